@@ -1,0 +1,53 @@
+"""The error tree. Every error a user can cause is one of these, and none of them ends in a traceback.
+
+    MllmuError
+    ├── RecipeError        a setting is unknown, mistyped or out of range
+    ├── PluginError        no such method, metric, task, family, source or portrait backend
+    ├── DataError          a data file is missing, damaged or contradicts itself
+    ├── ModelError         a model cannot be loaded, or its files do not fit together
+    ├── RunStoreError      a run folder cannot be written, or holds results of another recipe
+    └── GateError          the target model did not learn what it is meant to forget
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MllmuError(ValueError):
+    """Base of all errors meant for the user; the message says what, where, got, expected, what to do."""
+
+
+class RecipeError(MllmuError):
+    """A recipe names an unknown setting or gives a value that is not allowed."""
+
+
+class PluginError(MllmuError):
+    """A plug-in name that no file and no installed package provides, or a file that breaks the rule."""
+
+
+class DataError(MllmuError):
+    """Input data that is missing, damaged, or inconsistent."""
+
+
+class ModelError(MllmuError):
+    """A model, adapter or processor that cannot be loaded or does not fit."""
+
+
+class RunStoreError(MllmuError):
+    """A run folder that cannot be written or that belongs to another recipe."""
+
+
+class GateError(MllmuError):
+    """The memorisation gate: target and retain_model do not differ enough to measure forgetting."""
+
+
+def did_you_mean(got: str, known: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the nearest known word, or an empty string.
+
+    >>> did_you_mean("grad_dif", ["ga", "grad_diff"])
+    " Did you mean 'grad_diff'?"
+    """
+    near = difflib.get_close_matches(got, list(known), n=1, cutoff=0.5)
+    return f" Did you mean '{near[0]}'?" if near else ""

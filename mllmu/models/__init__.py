@@ -1,0 +1,1 @@
+"""Models: families, loading, adapters, and replying to samples."""
