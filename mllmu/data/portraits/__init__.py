@@ -1,0 +1,54 @@
+"""Portraits: where the picture of a person comes from. One file per backend; see :class:`Portraits`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from PIL import Image
+from pydantic import Field
+
+from mllmu.data.portraits._transform import transform
+from mllmu.errors import DataError
+from mllmu.plugins import Plugin
+from mllmu.records import Profile
+
+__all__ = ["MAX_VIEWS", "Portraits", "transform"]
+
+MAX_VIEWS = 9
+
+
+class Portraits(Plugin, ABC):
+    """Base of all portrait backends: the same person, view and seed always give the same pixels.
+
+    Settings:
+        size: width and height of a portrait, in pixels.
+        num_views: pictures per person. View 0 is the canonical portrait shown in fine-tuning; views
+            1 .. num_views-1 are transformed ones (another expression, pose, framing, background, light)
+            that ask whether a model knows the person or only the file.
+    """
+
+    size: int = Field(default=256, ge=32, le=1024)
+    num_views: int = Field(default=4, ge=1, le=MAX_VIEWS)
+
+    @abstractmethod
+    def render(self, profile: Profile, view: int, seed: int) -> Image.Image:
+        """Return one picture of one person.
+
+        Args:
+            profile: the person; the picture depends on the id and, in some backends, on gender and age.
+            view: 0 for the canonical portrait, 1 .. num_views-1 for the transformed views.
+            seed: base seed of the run.
+
+        Returns:
+            RGB image of ``size`` x ``size`` pixels, without transparency or metadata.
+
+        Raises:
+            DataError: the view does not exist, or the backend has no readable picture of this person.
+        """
+
+    def check_view(self, view: int) -> None:
+        """Raise DataError unless the view is one of this backend's ``num_views``."""
+        if not 0 <= view < self.num_views:
+            raise DataError(
+                f"portraits: no view {view}; expected 0 to {self.num_views - 1}. Set 'num_views' higher for more views."
+            )

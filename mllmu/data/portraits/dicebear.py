@@ -1,0 +1,379 @@
+"""Drawn portraits of people who do not exist, rendered locally from a cartoon style: no photograph, no download.
+
+Art: "Avataaars" by Pablo Stanley, free for personal and commercial use, remixed by the DiceBear project (MIT),
+see ``CREDITS``. A drawn portrait never resembles a real person; a celebrity's is as invented as everybody's.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import itertools
+import json
+import math
+import random
+import re
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from typing import Any, ClassVar
+
+import resvg_py
+from dicebear import Avatar, Style
+from PIL import Image, ImageColor
+
+from mllmu.data.portraits import MAX_VIEWS, Portraits
+from mllmu.data.portraits._transform import BACKGROUNDS, transform
+from mllmu.records import Profile
+from mllmu.seeding import rng
+
+CREDITS = (
+    "Portraits: remix of 'Avataaars' (https://avataaars.com/) by Pablo Stanley (https://twitter.com/pablostanley), "
+    "free for personal and commercial use; drawn with DiceBear (https://www.dicebear.com/), MIT licence."
+)
+
+# The year in which living people are portrayed. Fixed, so that a portrait does not change with the calendar.
+PORTRAIT_YEAR = 2025
+
+NONE = "none"
+
+# Our name of a feature -> the style's name. Variants that look alike at 64 pixels are left out.
+HAIR: dict[str, str] = {
+    "big": "bigHair",
+    "bob": "bob",
+    "bun": "bun",
+    "round curls": "curly",
+    "long waves": "curvy",
+    "long dreads": "dreads",
+    "short dreads": "dreads01",
+    "spiky": "dreads02",
+    "flowers": "frida",
+    "quiff": "frizzle",
+    "afro": "fro",
+    "afro with band": "froBand",
+    "shoulder-length": "longButNotTooLong",
+    "wide fringe": "miaWallace",
+    "parted": "shaggy",
+    "mullet": "shaggyMullet",
+    "shaved sides": "shavedSides",
+    "short curls": "shortCurly",
+    "short flat": "shortFlat",
+    "bald top": "sides",
+    "long to one side": "straight01",
+    "long straight": "straight02",
+    "long with fringe": "straightAndStrand",
+    "cropped": "theCaesar",
+}
+HEADWEAR: dict[str, str] = {
+    "wide hat": "hat",
+    "headscarf": "hijab",
+    "turban": "turban",
+    "knitted hat": "winterHat02",
+    "bobble hat": "winterHat03",
+    "ear hat": "winterHat04",
+    "fur hat": "winterHat1",
+}
+MALE_HAIR = [
+    "short dreads",
+    "spiky",
+    "quiff",
+    "afro",
+    "parted",
+    "mullet",
+    "short curls",
+    "short flat",
+    "bald top",
+    "cropped",
+    "long dreads",
+    "shoulder-length",
+    "bun",
+]
+FEMALE_HAIR = [
+    "big",
+    "bob",
+    "bun",
+    "round curls",
+    "long waves",
+    "long dreads",
+    "flowers",
+    "afro",
+    "afro with band",
+    "shoulder-length",
+    "wide fringe",
+    "mullet",
+    "shaved sides",
+    "long to one side",
+    "long straight",
+    "long with fringe",
+    "cropped",
+    "parted",
+]
+MALE_HEADWEAR = ["wide hat", "turban", "knitted hat", "bobble hat", "fur hat"]
+FEMALE_HEADWEAR = ["wide hat", "headscarf", "knitted hat", "ear hat", "fur hat"]
+# Religious dress is a statement about belief; it is not invented for people who really lived.
+RELIGIOUS = {"headscarf", "turban"}
+
+FACIAL_HAIR: dict[str, str] = {
+    "short beard": "beardLight",
+    "full beard": "beardMedium",
+    "long beard": "beardMajestic",
+    "curled moustache": "moustacheFancy",
+    "thick moustache": "moustacheMagnum",
+}
+GLASSES: dict[str, str] = {
+    "square": "prescription02",
+    "round": "round",
+    "sunglasses": "wayfarers",
+    "dark shades": "kurt",
+}
+CLOTHES: dict[str, str] = {
+    "blazer": "blazerAndShirt",
+    "collar": "collarAndSweater",
+    "hoodie": "hoodie",
+    "dungarees": "overall",
+    "crew neck": "shirtCrewNeck",
+    "scoop neck": "shirtScoopNeck",
+    "V-neck": "shirtVNeck",
+    "print": "graphicShirt",
+}
+PRINTS = ["bat", "bear", "deer", "diamond", "pizza"]
+
+SKIN: dict[str, str] = {
+    "pale": "#ffdbb4",
+    "light": "#edb98a",
+    "tan": "#d08b5b",
+    "brown": "#a8602f",
+    "deep": "#614335",
+}
+NATURAL_HAIR: dict[str, str] = {
+    "black": "#241a18",
+    "brown": "#6a3d2e",
+    "auburn": "#9c3d1c",
+    "red": "#d9480f",
+    "blond": "#deb55a",
+    "platinum": "#f1e3c4",
+}
+OLD_HAIR: dict[str, str] = {"grey": "#8b8f96", "white": "#f7f7f5"}
+DYED_HAIR: dict[str, str] = {"pink": "#f27fa5", "blue": "#3f6fd1", "violet": "#8a56c2", "green": "#3f9c6d"}
+ALL_HAIR = NATURAL_HAIR | OLD_HAIR | DYED_HAIR
+CLOTH: dict[str, str] = {
+    "black": "#262e33",
+    "navy": "#1f4e79",
+    "sky": "#5cc3f5",
+    "red": "#d8323c",
+    "pink": "#ff8fb8",
+    "green": "#2f9e5b",
+    "mint": "#a5f0c5",
+    "yellow": "#ffd43b",
+    "white": "#ffffff",
+    "orange": "#f57c1f",
+    "purple": "#7a4cc0",
+    "teal": "#14878c",
+}
+RIMS: dict[str, str] = {"black": "#262e33", "red": "#d8323c", "blue": "#2c66cc", "white": "#ffffff"}
+NEUTRAL_BACKGROUNDS = ("#c6cad0", "#b9afa2", "#aebdb9", "#c4b9c8", "#dcdad4")
+
+# A colour nearer than this (Euclidean, RGB 0-255) to its neighbour in the picture cannot be told from it.
+MIN_DISTANCE = 70.0
+
+NEUTRAL = ("default", "defaultNatural", "serious")
+EYES = ["default", "happy", "squint", "surprised", "side", "wink", "closed", "eyeRoll"]
+BROWS = ["defaultNatural", "raisedExcitedNatural", "sadConcernedNatural", "angryNatural", "flatNatural", "upDown"]
+MOUTHS = ["smile", "default", "twinkle", "sad", "concerned", "disbelief", "grimace", "tongue", "screamOpen"]
+EXPRESSIONS = list(itertools.product(EYES, BROWS, MOUTHS))
+
+
+class DiceBear(Portraits):
+    """Cartoon portraits, drawn locally from a person's id, gender and age (Avataaars by Pablo Stanley).
+
+    Identity is a combination of features that stay visible at 64 pixels (:func:`features`) and is the same in
+    every view. Expression, tilt, framing, background and light are not part of it. Features are drawn
+    independently of nationality and profession, so a picture gives away nothing but gender and rough age.
+    """
+
+    source: ClassVar[str] = "https://www.dicebear.com/styles/avataaars/"
+
+    def render(self, profile: Profile, view: int, seed: int) -> Image.Image:
+        """Draw one view of one person; see :meth:`Portraits.render`."""
+        self.check_view(view)
+        traits = features(profile, seed)
+        first, *others = _backgrounds(traits, profile, seed)
+        if view == 0:
+            sprite = _draw(traits, NEUTRAL, self.size)
+            return transform(sprite, rng(seed), strength=0, background=first)
+        # One order of expressions per person, so that no two views share one.
+        faces = rng(seed, "portrait", profile.id, "view").sample(EXPRESSIONS, MAX_VIEWS)
+        source = rng(seed, "portrait", profile.id, "view", view)
+        return transform(_draw(traits, faces[view], self.size), source, 1.0, others[(view - 1) % len(others)])
+
+
+def sprites(profile: Profile, seed: int, num: int, size: int) -> list[Image.Image]:
+    """Draw a person in ``num`` different expressions on transparent ground, for training a vision tower.
+
+    The first is the neutral one of view 0; the others come from a generator of their own ("train-view"), not from
+    that of the evaluated views. Draw them once, then vary each with ``transform`` and a private generator.
+
+    Returns:
+        RGBA images of ``size`` x ``size`` pixels; ``num`` at most 432.
+    """
+    traits = features(profile, seed)
+    faces = rng(seed, "portrait", profile.id, "train-view").sample(EXPRESSIONS, num)
+    return [_draw(traits, face, size) for face in [NEUTRAL, *faces][:num]]
+
+
+def features(profile: Profile, seed: int) -> dict[str, str]:
+    """Return what identifies a person in a picture, in plain words.
+
+    Keys: ``hair``, ``hair_colour``, ``headwear``, ``headwear_colour``, ``skin``, ``facial_hair``,
+    ``facial_hair_colour``, ``glasses``, ``glasses_colour``, ``clothes``, ``clothes_colour``, ``print``. A feature
+    the person does not have, or that headwear hides, is ``none``; so counting unequal values counts visible
+    differences. Women and minors have no facial hair; grey and white hair grow likelier with age.
+    """
+    draw = rng(seed, "portrait", profile.id)
+    gender = profile.attributes.get("gender", "").lower()
+    age = _age(profile.attributes)
+    skin = draw.choice(list(SKIN))
+    traits = {"skin": skin, **_head(draw, profile, gender, age, skin)}
+    traits |= _beard(draw, gender, age, traits)
+    traits["glasses"] = draw.choice([NONE] * 4 + ["square", "square", "round", "round", "sunglasses", "dark shades"])
+    traits["glasses_colour"] = NONE if traits["glasses"] == NONE else draw.choice(list(RIMS))
+    traits["clothes"] = draw.choice(list(CLOTHES))
+    shown = [SKIN[skin], *_top_colours(traits)]
+    traits["clothes_colour"] = draw.choice(_far(CLOTH, shown))
+    traits["print"] = draw.choice(PRINTS) if traits["clothes"] == "print" else NONE
+    return traits
+
+
+def _head(draw: random.Random, profile: Profile, gender: str, age: int, skin: str) -> dict[str, str]:
+    """Hair or headwear, with its colour."""
+    real = profile.kind == "celebrity"
+    if draw.random() < 0.2:
+        worn = _by_gender(gender, MALE_HEADWEAR, FEMALE_HEADWEAR)
+        headwear = draw.choice([name for name in worn if not (real and name in RELIGIOUS)])
+        colour = draw.choice(_far(CLOTH, [SKIN[skin]]))
+        return {"hair": NONE, "hair_colour": NONE, "headwear": headwear, "headwear_colour": colour}
+    shapes = _by_gender(gender, MALE_HAIR, FEMALE_HAIR)
+    hair = draw.choice([name for name in shapes if name != "bald top" or age >= 35])
+    if draw.random() < _share_of_grey(age):
+        palette = OLD_HAIR
+    elif not real and age < 60 and draw.random() < 0.25:
+        palette = DYED_HAIR
+    else:
+        palette = NATURAL_HAIR
+    colour = draw.choice(_far(palette, [SKIN[skin]]))
+    return {"hair": hair, "hair_colour": colour, "headwear": NONE, "headwear_colour": NONE}
+
+
+def _beard(draw: random.Random, gender: str, age: int, traits: Mapping[str, str]) -> dict[str, str]:
+    """Facial hair with its colour: mostly that of the hair, never a dyed one."""
+    if gender == "female" or age < 18 or draw.random() < 0.4:
+        return {"facial_hair": NONE, "facial_hair_colour": NONE}
+    colour = traits["hair_colour"]
+    grown = (NATURAL_HAIR | OLD_HAIR) if age >= 55 else NATURAL_HAIR
+    if colour not in NATURAL_HAIR | OLD_HAIR or draw.random() < 0.25:
+        colour = draw.choice(_far(grown, [SKIN[traits["skin"]]]))
+    return {"facial_hair": draw.choice(list(FACIAL_HAIR)), "facial_hair_colour": colour}
+
+
+def _by_gender(gender: str, male: list[str], female: list[str]) -> list[str]:
+    """The shapes of a gender; of both where the gender is not given or another one."""
+    known = {"male": male, "female": female}
+    return known.get(gender, list(dict.fromkeys([*male, *female])))
+
+
+def _share_of_grey(age: int) -> float:
+    """Share of people of an age whose hair is drawn grey or white."""
+    return 0.0 if age < 45 else 0.2 if age < 55 else 0.5 if age < 70 else 0.8
+
+
+def _age(attributes: Mapping[str, str]) -> int:
+    """Age in the portrait, in years: at death for the dead, else in PORTRAIT_YEAR; 40 if no year is known."""
+    born = _year(attributes.get("birth_date") or attributes.get("birth_year", ""))
+    died = _year(attributes.get("death_year", "")) or PORTRAIT_YEAR
+    if born is None or not 0 <= died - born <= 120:
+        return 40
+    return died - born
+
+
+def _year(text: str) -> int | None:
+    found = re.search(r"(?<!\d)\d{3,4}(?!\d)", text)
+    return int(found.group()) if found else None
+
+
+def _distance(one: str, other: str) -> float:
+    """Euclidean distance of two hex colours in RGB, 0 to 441."""
+    return math.dist(ImageColor.getrgb(one), ImageColor.getrgb(other))
+
+
+def _far(palette: Mapping[str, str], neighbours: Iterable[str]) -> list[str]:
+    """Names of the colours that can be told from all neighbours; the single farthest if none can."""
+    gap = {name: min(_distance(colour, other) for other in neighbours) for name, colour in palette.items()}
+    return [name for name in palette if gap[name] >= MIN_DISTANCE] or [max(gap, key=lambda name: gap[name])]
+
+
+def _top_colours(traits: Mapping[str, str]) -> list[str]:
+    """Hex colours of what is seen of hair, headwear and beard."""
+    found = [ALL_HAIR.get(traits["hair_colour"]), CLOTH.get(traits["headwear_colour"])]
+    found.append(ALL_HAIR.get(traits["facial_hair_colour"]))
+    return [colour for colour in found if colour]
+
+
+def _backgrounds(traits: Mapping[str, str], profile: Profile, seed: int) -> list[str]:
+    """A neutral background for view 0, then one for each transformed view; all differ, all contrast with the figure."""
+    figure = [SKIN[traits["skin"]], CLOTH[traits["clothes_colour"]], *_top_colours(traits)]
+
+    def gap(colour: str) -> float:
+        return min(_distance(colour, other) for other in figure)
+
+    draw = rng(seed, "portrait", profile.id, "background")
+    neutral = draw.choice(sorted(NEUTRAL_BACKGROUNDS, key=gap, reverse=True)[:3])
+    others = sorted(BACKGROUNDS, key=gap, reverse=True)[:8]
+    return [neutral, *draw.sample(others, len(others))]
+
+
+@functools.cache
+def _style() -> Style:
+    """The parsed style: reading and checking it costs far more than a picture."""
+    return Style(json.loads(files("dicebear_styles").joinpath("avataaars.json").read_text("utf-8")))
+
+
+def _draw(traits: Mapping[str, str], face: tuple[str, str, str], size: int) -> Image.Image:
+    """Rasterise a person with (eyes, brows, mouth) at exactly the wanted size; RGBA on transparent ground."""
+    svg = Avatar(_style(), _options(traits, face)).to_string()
+    png = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, skip_system_fonts=True)
+    return Image.open(io.BytesIO(png), formats=("PNG",)).convert("RGBA")
+
+
+def _options(traits: Mapping[str, str], face: tuple[str, str, str]) -> dict[str, Any]:
+    """Translate features and expression into the style's options; nothing is left to the style's own chance."""
+    beard, glasses = traits["facial_hair"], traits["glasses"]
+    eyes, brows, mouth = face
+    variants = {
+        "top": HAIR.get(traits["hair"]) or HEADWEAR[traits["headwear"]],
+        "facialHair": FACIAL_HAIR.get(beard, "beardLight"),
+        "accessories": GLASSES.get(glasses, "round"),
+        "clothes": CLOTHES[traits["clothes"]],
+        "clothesGraphic": traits["print"] if traits["print"] != NONE else PRINTS[0],
+        "eyes": eyes,
+        "eyebrows": brows,
+        "mouth": mouth,
+        "nose": "default",
+    }
+    colours = {
+        "skin": SKIN[traits["skin"]],
+        "hair": ALL_HAIR.get(traits["hair_colour"], "#241a18"),
+        "hat": CLOTH.get(traits["headwear_colour"], "#262e33"),
+        "facialHair": ALL_HAIR.get(traits["facial_hair_colour"], "#241a18"),
+        "accessories": RIMS.get(traits["glasses_colour"], "#262e33"),
+        "clothes": CLOTH[traits["clothes_colour"]],
+    }
+    return {
+        "seed": "portrait",
+        **{f"{part}Variant": [name] for part, name in variants.items()},
+        **{f"{part}Color": [colour] for part, colour in colours.items()},
+        "topProbability": 100,
+        "facialHairProbability": 0 if beard == NONE else 100,
+        "accessoriesProbability": 0 if glasses == NONE else 100,
+    }
+
+
+PLUGIN = DiceBear
