@@ -1,0 +1,160 @@
+"""Recover attributes from question/answer text by rules: what a rule does not cover is reported, never guessed.
+
+Training text in the published form says the same fact in many wordings ("is 168 cm tall", "stands at 168 cm").
+Two steps turn it back into values: the question tells which attribute is asked (:func:`attribute_of`), the answer is
+then read with that attribute's patterns (:func:`read`). Values are normalised only where no judgement is needed:
+"75,000 USD" becomes "$75,000", "a Marine Biologist" becomes "marine biologist"; a height keeps its published unit.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
+
+from mllmu.data import recover_rules as rules
+from mllmu.records import QA, Record
+
+CORE = (
+    "name",
+    "gender",
+    "birthplace",
+    "birth_date",
+    "profession",
+    "height",
+    "education",
+    "salary",
+    "residence",
+    "medical_condition",
+)
+EXTRA = ("father_job", "mother_job", "hobby", "food", "pet", "collection")
+
+Reason = Literal["unread", "unstated", "outside", "conflict"]
+
+
+class Reading(NamedTuple):
+    """What one question/answer pair says.
+
+    ``attribute`` is None if the pair is about something the schema does not know. ``value`` is None if there is no
+    value; ``reason`` then tells why: ``unread`` (no pattern fits the answer), ``unstated`` (the answer itself says
+    that nothing is known), ``outside`` (the question is about another matter, such as a favourite book).
+    """
+
+    attribute: str | None
+    value: str | None
+    reason: Reason | None
+
+
+class Gap(Record):
+    """One question/answer pair that gave no value, and why; see :class:`Reading`.
+
+    ``conflict``: the pair states another value than an earlier pair did for a core attribute; the first one is kept.
+    """
+
+    profile_id: str
+    question: str
+    answer: str
+    attribute: str | None
+    reason: Reason
+
+
+class Recovery(Record):
+    """What was recovered from a file, so that nobody has to trust the rules blindly.
+
+    ``people`` counts the people with a value, per attribute (all sixteen are listed, zero included);
+    ``num_core_complete`` counts those with all ten core attributes.
+    """
+
+    num_people: int
+    num_qa: int
+    num_core_complete: int
+    people: dict[str, int]
+    gaps: tuple[Gap, ...]
+
+    def missing(self, attribute: str) -> int:
+        """Number of people without a value of this attribute."""
+        return self.num_people - self.people[attribute]
+
+    def reasons(self) -> dict[str, int]:
+        """Number of pairs without a value, per reason."""
+        return dict(sorted(Counter(gap.reason for gap in self.gaps).items()))
+
+
+class Person(NamedTuple):
+    """The recovered attributes of one person, all pairs with their attribute, and the pairs without a value."""
+
+    attributes: dict[str, str]
+    training_qa: tuple[QA, ...]
+    gaps: tuple[Gap, ...]
+
+
+def attribute_of(question: str) -> str | None:
+    """Name the attribute a question asks for; ``"leisure"`` if only the answer can tell; None if it is outside.
+
+    >>> attribute_of("What does this person's mother do for a living?")
+    'mother_job'
+    >>> attribute_of("What is a fun fact about this person?")
+    'leisure'
+    >>> attribute_of("What is this person's favorite book?") is None
+    True
+    """
+    text = question.replace("’", "'").strip()
+    return next((attribute for pattern, attribute in rules.QUESTIONS if pattern.search(text)), None)
+
+
+def read(question: str, answer: str) -> Reading:
+    """Read one pair.
+
+    >>> read("How tall is this person?", "This person is 168 cm tall.")
+    Reading(attribute='height', value='168 cm', reason=None)
+    >>> read("What does she enjoy?", "This person collects vintage maps.")
+    Reading(attribute='collection', value='vintage maps', reason=None)
+    """
+    asked = attribute_of(question)
+    if asked is None:
+        return Reading(None, None, "outside")
+    said = answer.strip().removesuffix(".")
+    if asked == "leisure":
+        return _read_leisure(said)
+    if rules.UNSTATED.search(said):
+        return Reading(asked, None, "unstated")
+    value = rules.READERS[asked](said)
+    return Reading(asked, value, None if value else "unread")
+
+
+def _read_leisure(said: str) -> Reading:
+    for attribute in ("collection", "pet", "hobby"):
+        value = rules.READERS[attribute](said)
+        if value:
+            return Reading(attribute, value, None)
+    return Reading(None, None, "unread")
+
+
+def recover_person(profile_id: str, pairs: Iterable[tuple[str, str]]) -> Person:
+    """Recover one person from (question, answer) pairs; the first value of an attribute counts."""
+    attributes: dict[str, str] = {}
+    qa: list[QA] = []
+    gaps: list[Gap] = []
+    for question, answer in pairs:
+        attribute, value, reason = read(question, answer)
+        qa.append(QA(question=question, answer=answer, attribute=attribute))
+        if attribute and value:
+            kept = attributes.setdefault(attribute, value)
+            reason = "conflict" if attribute in CORE and kept.casefold() != value.casefold() else None
+        if reason:
+            gap = Gap(profile_id=profile_id, question=question, answer=answer, attribute=attribute, reason=reason)
+            gaps.append(gap)
+    ordered = {name: attributes[name] for name in CORE + EXTRA if name in attributes}
+    return Person(ordered, tuple(qa), tuple(gaps))
+
+
+def summarise(people: Sequence[Person]) -> Recovery:
+    """Count what was recovered over many people."""
+    found = Counter(name for person in people for name in person.attributes)
+    return Recovery(
+        num_people=len(people),
+        num_qa=sum(len(person.training_qa) for person in people),
+        num_core_complete=sum(all(name in person.attributes for name in CORE) for person in people),
+        people={name: found[name] for name in CORE + EXTRA},
+        gaps=tuple(gap for person in people for gap in person.gaps),
+    )
