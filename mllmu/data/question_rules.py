@@ -1,0 +1,153 @@
+"""The rules every set of questions keeps, as one check that the pipeline runs before anything is written."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from functools import cache
+from math import sqrt
+
+from mllmu.data.wordings import BLANK
+from mllmu.errors import DataError
+from mllmu.records import MODALITIES, Profile, Question, TaskName
+
+LETTERS = ("A", "B", "C", "D")
+SLOTS: dict[TaskName, int] = {"classification": 5, "generation": 2, "cloze": 2}
+"""Questions per person, variant and modality: 2 x (5 + 2 + 2) = 18."""
+NUM_WRONG = 3
+OTHER = "other"
+_BALANCE_FROM = 400  # fewer questions say nothing about the balance of letters
+
+
+def mentions(text: str, value: str) -> bool:
+    """Whether a text contains a value, whatever the case."""
+    return value.casefold().strip() in text.casefold()
+
+
+@cache
+def name_words(name: str) -> re.Pattern[str]:
+    """Pattern that finds any word of a name; words like 'de' or 'of' and initials do not count.
+
+    >>> bool(name_words("Joan of Arc").search("the siege of Paris"))
+    False
+    """
+    words = [w for w in re.split(r"[\s\-]+", name) if w[:1].isupper() and len(w.strip(".,'")) > 1]
+    return re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, words)) + r")(?!\w)" if words else r"(?!)")
+
+
+def check(questions: Sequence[Question], profiles: Sequence[Profile]) -> None:
+    """Raise DataError at the first broken rule.
+
+    Rules: ids are unique and say what the question is; 18 evaluation questions per person and variant, on
+    different attributes within task and modality; test asks what eval asks, in other words; the picture's
+    questions never say the name and the text's questions do; no question gives its answer away; four distinct
+    options with letters in balance; three distinct wrong alternatives. Published training text is exempt
+    from the rules of wording.
+    """
+    known = {p.id: p for p in profiles}
+    seen: set[str] = set()
+    for q in questions:
+        if q.profile_id not in known:
+            _fail(q, f"its person '{q.profile_id}' is not among the {len(known)} profiles")
+        if q.id in seen:
+            _fail(q, "the id occurs twice")
+        seen.add(q.id)
+        if not re.fullmatch(rf"{re.escape(f'{q.profile_id}.{q.variant}.{q.task}.{q.modality}')}\.\d+", q.id):
+            _fail(q, "expected the id <profile>.<variant>.<task>.<modality>.<n>")
+        _check_one(q, known[q.profile_id])
+    _check_slots(questions)
+    _check_pairs(questions)
+    _check_balance(questions)
+
+
+def _fail(question: Question, what: str) -> None:
+    raise DataError(f"question {question.id} ({question.attribute}): {what}. Got {question.text!r}. Rebuild the data.")
+
+
+def _check_one(q: Question, profile: Profile) -> None:
+    if q.modality == "text" and q.attribute == "name":
+        _fail(q, "the text modality says the name and cannot ask for it")
+    if q.task != "classification" and q.value not in q.answer:
+        _fail(q, f"the answer {q.answer!r} does not contain the value {q.value!r}")
+    if q.variant == "train" and profile.training_qa:
+        return
+    if q.value != profile.attributes.get(q.attribute):
+        _fail(q, f"the value {q.value!r} is not the profile's {profile.attributes.get(q.attribute)!r}")
+    if mentions(q.text, q.value):
+        _fail(q, f"the question contains its value {q.value!r}")
+    _check_subject(q, profile)
+    if q.variant != "train":
+        _check_wrong(q)
+
+
+def _check_subject(q: Question, profile: Profile) -> None:
+    if q.modality == "text":
+        if profile.name not in q.text:
+            _fail(q, f"a text question must say the name {profile.name!r}")
+        return
+    pattern = name_words(profile.name)
+    said = [q.text] if q.attribute == "name" else [q.text, q.answer, q.rewording, *q.options.values(), *q.alternatives]
+    for text in said:
+        if pattern.search(text):
+            _fail(q, f"a question with the picture must not say the name {profile.name!r}, found in {text!r}")
+
+
+def _check_wrong(q: Question) -> None:
+    """Options of a classification, wrong alternatives of the others."""
+    if q.task == "classification":
+        if q.attribute == "gender":
+            _fail(q, "a gender has no four options")
+        if tuple(q.options) != LETTERS or q.options.get(q.answer) != q.value:
+            _fail(q, f"expected options A-D with the value under {q.answer!r}, got {q.options}")
+        texts = list(q.options.values())
+        if any(mentions(q.text, option) for option in texts):
+            _fail(q, f"the question contains one of its options {texts}")
+    else:
+        texts = [q.answer, *q.alternatives]
+        if len(q.alternatives) != NUM_WRONG:
+            _fail(q, f"expected {NUM_WRONG} wrong alternatives, got {len(q.alternatives)}")
+    if len({t.casefold().strip() for t in texts}) != len(texts):
+        _fail(q, f"options or alternatives are not distinct: {texts}")
+    if q.task == "cloze" and (q.text.count(BLANK) != 1 or q.answer != q.value):
+        _fail(q, f"expected one blank {BLANK} and the bare value as answer, got {q.answer!r}")
+    if q.task == "generation" and (q.value not in q.rewording or q.rewording == q.answer):
+        _fail(q, f"expected a rewording with the value, got {q.rewording!r}")
+
+
+def _check_slots(questions: Sequence[Question]) -> None:
+    asked: dict[tuple[str, str], dict[tuple[str, str], list[str]]] = defaultdict(lambda: defaultdict(list))
+    for q in questions:
+        if q.variant != "train":
+            asked[q.profile_id, q.variant][q.task, q.modality].append(q.attribute)
+    for (person, variant), slots in asked.items():
+        for task, num in SLOTS.items():
+            for modality in MODALITIES:
+                got = slots[task, modality]
+                if len(got) != num or len(set(got)) != num:
+                    raise DataError(
+                        f"person {person}, {variant}, {task}, {modality}: expected {num} questions on different"
+                        f" attributes, got {got}. Rebuild the data."
+                    )
+
+
+def _check_pairs(questions: Sequence[Question]) -> None:
+    """A test question asks the attribute of the eval question in its slot, with other words."""
+    evals = {q.id: q for q in questions if q.variant == "eval"}
+    for q in questions:
+        twin = evals.get(q.id.replace(".test.", ".eval.", 1)) if q.variant == "test" else None
+        if twin and (twin.attribute != q.attribute or twin.text == q.text):
+            _fail(q, f"expected {twin.id} ({twin.attribute}) reworded")
+        if twin and q.task == "generation" and twin.answer == q.answer:
+            _fail(q, f"expected another answer wording than {twin.id}")
+
+
+def _check_balance(questions: Sequence[Question]) -> None:
+    """Each letter is right about 25 % of the time, within five standard errors."""
+    letters = Counter(q.answer for q in questions if q.task == "classification")
+    num = letters.total()
+    if num < _BALANCE_FROM:
+        return
+    for letter in LETTERS:
+        if abs(letters[letter] / num - 0.25) > 5 * sqrt(0.25 * 0.75 / num):
+            raise DataError(f"right options: {letter} is right {letters[letter]} of {num} times, expected about 25 %.")

@@ -1,0 +1,141 @@
+"""Loads and checks ``wordings.yaml``, the sentence templates of every question, and fills them in.
+
+Markers: ``{s}`` the subject, ``{s's}`` its possessive, ``{v}`` the value, ``{a}`` the article before the value,
+``__`` the blank of a cloze. Templates are filled by plain replacement, so braces in names and values are harmless.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from types import MappingProxyType
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError
+
+from mllmu.errors import DataError, did_you_mean
+from mllmu.records import Record
+
+Kind = Literal["fictitious", "celebrity"]
+Variant = Literal["train", "eval", "test"]
+
+SUBJECT = "this person"
+BLANK = "__"
+_AN = re.compile(r"^(?:hour|honest|heir|[aeio]|u(?!ni(?!n)|ro|s[aeiu]|k))", re.IGNORECASE)
+_A = re.compile(r"^(?:one\b|eu)", re.IGNORECASE)
+
+
+class Sentences(Record):
+    """Three disjoint sets of templates: for training, for evaluation, and for the reworded test."""
+
+    train: tuple[str, ...] = Field(min_length=8)
+    eval: tuple[str, ...] = Field(min_length=2)
+    test: tuple[str, ...] = Field(min_length=2)
+
+    def of(self, variant: Variant) -> tuple[str, ...]:
+        """The templates of one variant."""
+        return {"train": self.train, "eval": self.eval, "test": self.test}[variant]
+
+
+class Answers(Record):
+    """The canonical answer sentence as trained, and one rewording with the same meaning."""
+
+    train: str
+    test: str
+
+
+class Wordings(Record):
+    """Every template about one attribute."""
+
+    questions: Sentences
+    answers: Answers
+    cloze: Sentences
+
+
+def render_subject(template: str, name: str | None) -> str:
+    """Fill ``{s}`` and ``{s's}`` with a name, or with 'this person' (capitalised first in a sentence) if None.
+
+    >>> render_subject("{s's} height is __.", None)
+    "This person's height is __."
+    >>> render_subject("How tall is {s}?", "Ana Silva")
+    'How tall is Ana Silva?'
+    """
+    subject = name if name is not None else SUBJECT
+    if name is None and template.startswith("{s"):
+        subject = SUBJECT.capitalize()
+    return template.replace("{s's}", subject + "'s").replace("{s}", subject)
+
+
+def render_answer(template: str, value: str) -> str:
+    """Fill ``{v}`` with the value and ``{a}`` with the article that fits it.
+
+    >>> render_answer("This person works as {a} {v}.", "engineer")
+    'This person works as an engineer.'
+    """
+    return template.replace("{a}", article(value)).replace("{v}", value)
+
+
+def article(value: str) -> str:
+    """The indefinite article by sound of the first letters: 'an engineer', 'an hour', 'a university teacher'."""
+    return "an" if _AN.match(value) and not _A.match(value) else "a"
+
+
+@cache
+def wordings(kind: Kind) -> Mapping[str, Wordings]:
+    """The templates of all attributes of a kind of person, in schema order; read once and checked.
+
+    Raises:
+        DataError: the file breaks a rule (a marker missing, a blank not at the end, one sentence in two sets).
+    """
+    text = resources.files("mllmu.data").joinpath("wordings.yaml").read_text(encoding="utf-8")
+    return MappingProxyType(parse(yaml.safe_load(text), kind))
+
+
+def parse(raw: Any, kind: Kind) -> dict[str, Wordings]:
+    """Check the raw content of a wordings file and return one kind's templates by attribute."""
+    where = f"wordings.yaml: {kind}"
+    if not isinstance(raw, dict) or not isinstance(raw.get(kind), dict):
+        raise DataError(f"{where}: missing. Expected a mapping of attributes to questions, answers and cloze.")
+    found = {}
+    for attribute, entry in raw[kind].items():
+        try:
+            found[attribute] = Wordings.model_validate(entry)
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            place = ".".join([attribute, *map(str, fault["loc"])])
+            raise DataError(f"{where}.{place}: {fault['msg']} (got {fault.get('input')!r}).") from None
+        _check(found[attribute], f"{where}.{attribute}")
+    return found
+
+
+def wording(kind: Kind, attribute: str) -> Wordings:
+    """The templates of one attribute; an attribute without wordings raises DataError with the nearest match."""
+    known = wordings(kind)
+    if attribute not in known:
+        raise DataError(
+            f"attribute '{attribute}': no wordings for a {kind} profile.{did_you_mean(attribute, known)}"
+            f" Known: {', '.join(known)}. Add it to wordings.yaml or drop it from the profile."
+        )
+    return known[attribute]
+
+
+def _check(entry: Wordings, where: str) -> None:
+    """Markers are where they must be and no sentence is in two sets."""
+    for part, sentences in (("questions", entry.questions), ("cloze", entry.cloze)):
+        every = [t for variant in (sentences.train, sentences.eval, sentences.test) for t in variant]
+        twice = [t for t in every if [u.casefold() for u in every].count(t.casefold()) > 1]
+        if twice:
+            raise DataError(f"{where}.{part}: {twice[0]!r} occurs twice. Expected train, eval and test to be disjoint.")
+        for template in every:
+            if "{s}" not in template and "{s's}" not in template:
+                raise DataError(f"{where}.{part}: {template!r} names no subject. Expected {{s}} or {{s's}}.")
+            if template.count(BLANK) != (part == "cloze") or (part == "cloze" and not template.endswith(f"{BLANK}.")):
+                raise DataError(
+                    f"{where}.{part}: {template!r}: expected one {BLANK} before the final stop, cloze only."
+                )
+    for template in (entry.answers.train, entry.answers.test):
+        if template.count("{v}") != 1 or "{s" in template:
+            raise DataError(f"{where}.answers: {template!r}: expected exactly one {{v}} and no {{s}}.")
