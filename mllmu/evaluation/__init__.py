@@ -1,0 +1,1 @@
+"""Tasks, metrics, statistics and scoring: everything between a question and a number, without torch."""

@@ -1,0 +1,29 @@
+"""Multiple choice accuracy with a strict reading of the reply."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from mllmu.evaluation.metrics import Metric
+from mllmu.evaluation.parsing import parse_choice
+from mllmu.records import Response, Sample, Score, TaskName
+
+
+class Accuracy(Metric):
+    """Share of multiple choice replies that name the right option, among those that name one option clearly.
+
+    Score 1 or 0; None if no single option can be read (see :func:`mllmu.evaluation.parsing.parse_choice`).
+    Guessing gives 0.25. A reply like 'An artist' is unreadable here, whereas the published rule takes it for A
+    (metric accuracy_first_char).
+    """
+
+    source: ClassVar[str] = "https://arxiv.org/abs/2410.22108"
+    tasks: ClassVar[tuple[TaskName, ...]] = ("classification",)
+    label: ClassVar[str] = "Accuracy"
+
+    def score(self, sample: Sample, response: Response) -> Score:
+        letter, reason = parse_choice(response.text, sample.options)
+        return self.judged(sample, None if letter is None else float(letter == sample.target), reason)
+
+
+PLUGIN = Accuracy

@@ -1,0 +1,26 @@
+"""Multiple choice accuracy as published: the first character decides."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from mllmu.evaluation.metrics import Metric
+from mllmu.records import Response, Sample, Score, TaskName
+
+
+class AccuracyFirstChar(Metric):
+    """Share of replies whose first character is the right letter, the rule of the benchmark's released scripts.
+
+    Kept to compare with published numbers. It takes 'Answer: B' and 'An artist' for A, and an empty or unreadable
+    reply for wrong, so noise looks like forgetting.
+    """
+
+    source: ClassVar[str] = "https://github.com/franciscoliu/MLLMU-Bench"
+    tasks: ClassVar[tuple[TaskName, ...]] = ("classification",)
+    label: ClassVar[str] = "Accuracy (first character)"
+
+    def score(self, sample: Sample, response: Response) -> Score:
+        return self.judged(sample, float(response.text.strip()[:1].upper() == sample.target))
+
+
+PLUGIN = AccuracyFirstChar

@@ -1,0 +1,26 @@
+"""Overlap in single words."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from mllmu.evaluation.metrics import Metric
+from mllmu.evaluation.rouge import rouge_n
+from mllmu.records import Response, Sample, Score, TaskName
+
+
+class Rouge1(Metric):
+    """F1 of the words a reply shares with the true sentence, stemmed.
+
+    2PR / (P + R) over counted stems; 1 = the same words in any order, 0 = none in common or an empty reply.
+    """
+
+    source: ClassVar[str] = "https://aclanthology.org/W04-1013"
+    tasks: ClassVar[tuple[TaskName, ...]] = ("generation",)
+    label: ClassVar[str] = "ROUGE-1"
+
+    def score(self, sample: Sample, response: Response) -> Score:
+        return self.judged(sample, rouge_n(sample.target, response.text, n=1).f1)
+
+
+PLUGIN = Rouge1

@@ -1,0 +1,27 @@
+# ruff: noqa: N999 - the file name is the metric name, and the field writes ROUGE-L with a capital L
+"""How much of the true sentence is told."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from mllmu.evaluation.metrics import Metric
+from mllmu.evaluation.rouge import rouge_l
+from mllmu.records import Response, Sample, Score, TaskName
+
+
+class RougeLRecall(Metric):
+    """Recall of the longest common subsequence of a reply and the true sentence, stemmed.
+
+    LCS / words of the truth. Unlike the F1 it does not punish a long reply, so it finds leaks inside rambles.
+    """
+
+    source: ClassVar[str] = "https://aclanthology.org/W04-1013"
+    tasks: ClassVar[tuple[TaskName, ...]] = ("generation",)
+    label: ClassVar[str] = "ROUGE-L recall"
+
+    def score(self, sample: Sample, response: Response) -> Score:
+        return self.judged(sample, rouge_l(sample.target, response.text).recall)
+
+
+PLUGIN = RougeLRecall

@@ -1,0 +1,54 @@
+"""Free answers: the reply is one sentence."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from mllmu.evaluation.tasks import Task, answers_by_key
+from mllmu.records import Modality, Question, TaskName
+
+# The two published wordings differ by one word; both are kept so that numbers stay comparable.
+_INSTRUCTION: dict[Modality, str] = {
+    "image_text": "Answer the question based on your trained knowledge in one sentence accurately in ENGLISH.",
+    "text": "Answer the question based on your trained knowledge in one sentence in ENGLISH.",
+}
+
+
+class Generation(Task):
+    """An open question answered in one sentence.
+
+    A question of the ``train`` variant is put bare, as in fine-tuning; the others carry the published instruction.
+
+    Source: MLLMU-Bench, arXiv:2410.22108.
+    """
+
+    source: ClassVar[str] = "https://arxiv.org/abs/2410.22108"
+    task: ClassVar[TaskName] = "generation"
+    metrics: ClassVar[tuple[str, ...]] = (
+        "rougeL",
+        "rouge1",
+        "rouge2",
+        "rougeL_recall",
+        "bleu",
+        "probability",
+        "truth_ratio",
+        "right",
+        "wrong",
+        "refused",
+        "garbled",
+    )
+
+    max_new_tokens: int = Field(default=50, gt=0, description="most tokens a reply may have")
+
+    def prompt(self, question: Question) -> str:
+        if question.variant == "train":
+            return question.text
+        return f"{question.text}\n{_INSTRUCTION[question.modality]}"
+
+    def candidates(self, question: Question) -> dict[str, str]:
+        return answers_by_key(question)
+
+
+PLUGIN = Generation

@@ -1,0 +1,220 @@
+"""Metrics by hand: every expected number is derived in the test."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import pytest
+
+from mllmu.evaluation.metrics import Metric
+from mllmu.evaluation.outcome import distinct_trigrams, is_refusal
+from mllmu.evaluation.rouge import rouge_l, rouge_n
+from mllmu.plugins import build, find, names
+from mllmu.records import CandidateLogp, Response, Sample, Score
+from mllmu.seeding import rng
+
+VOCABULARY = "the a person works worked working as nurse nurses nursing lives in Riga Łódź $75,000 hiking 165 cm"
+
+
+def sentence(length: int, *keys: str | int) -> str:
+    return " ".join(rng(0, *keys).choices(VOCABULARY.split(), k=length))
+
+
+def sample(target: str, task: str = "generation", **changes: Any) -> Sample:
+    base = {
+        "id": "forget/q",
+        "question_id": "q",
+        "profile_id": "p",
+        "split": "forget",
+        "task": task,
+        "modality": "text",
+        "attribute": "profession",
+        "prompt": "?",
+        "target": target,
+        "value": target,
+        "max_new_tokens": 8,
+    }
+    return Sample(**(base | changes))
+
+
+def response(text: str = "", candidates: dict[str, tuple[float, int]] | None = None) -> Response:
+    logps = {key: CandidateLogp(logp=logp, num_tokens=num) for key, (logp, num) in (candidates or {}).items()}
+    return Response(sample_id="forget/q", text=text, num_tokens=1, finished=True, candidates=logps)
+
+
+def score(name: str, made: Sample, reply: Response) -> Score:
+    metric: Metric = build("metrics", name, {})
+    return metric.score(made, reply)
+
+
+def test_rouge_by_hand() -> None:
+    # truth: this person work as a nurs (6 stems); reply: a nurs work here (4 stems).
+    # common words: work, a, nurs = 3: P = 3/4, R = 3/6, F1 = 0.6.  Common pairs: (a, nurs) = 1 of 3 and 5: F1 = 0.25.
+    # longest common subsequence: a nurs = 2: P = 2/4, R = 2/6, F1 = 0.4.
+    made, reply = sample("This person works as a nurse."), response("A nurse works here")
+    assert score("rouge1", made, reply).value == pytest.approx(0.6)
+    assert score("rouge2", made, reply).value == pytest.approx(0.25)
+    assert score("rougeL", made, reply).value == pytest.approx(0.4)
+    assert score("rougeL_recall", made, reply).value == pytest.approx(1 / 3)
+
+
+def test_bleu_by_hand() -> None:
+    # five words, four right: p1 = 4/5, p2 = 3/4, p3 = 2/3, p4 = 1/2, no brevity penalty: (0.8*0.75*0.6667*0.5)^(1/4).
+    value = score("bleu", sample("she lives in old Riga"), response("she lives in old Rome")).value
+    assert value == pytest.approx(0.2**0.25)
+    assert score("bleu", sample("a b c d"), response("a b c d")).value == 1.0
+
+
+@pytest.mark.parametrize("name", ["rouge1", "rouge2", "rougeL", "rougeL_recall", "bleu"])
+def test_an_empty_reply_overlaps_with_nothing(name: str) -> None:
+    assert score(name, sample("This person works as a nurse."), response("")).value == 0.0
+
+
+def test_fast_rouge_equals_the_reference_package() -> None:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    reference = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+    for case in range(400):
+        target, reply = sentence(case % 13, "target", case), sentence(case // 13 % 13, "reply", case)
+        wanted = reference.score(target, reply)
+        ours = {"rouge1": rouge_n(target, reply, n=1), "rouge2": rouge_n(target, reply, n=2)}
+        for name, got in (ours | {"rougeL": rouge_l(target, reply)}).items():
+            assert tuple(got) == pytest.approx(tuple(wanted[name]), abs=1e-12), (name, target, reply)
+
+
+def test_rouge_of_two_thousand_replies_takes_well_under_two_seconds() -> None:
+    pairs = [(sentence(12, "target", case), sentence(12, "reply", case)) for case in range(2000)]
+    start = time.perf_counter()
+    for target, reply in pairs:
+        rouge_n(target, reply, n=1)
+        rouge_n(target, reply, n=2)
+        rouge_l(target, reply)
+    assert time.perf_counter() - start < 2
+
+
+def test_probability_is_the_geometric_mean_over_tokens() -> None:
+    # two tokens of probability 0.25 and 1: sqrt(0.25) = 0.5
+    made = sample("nurse", candidates={"target": "nurse"})
+    assert score("probability", made, response(candidates={"target": (math.log(0.25), 2)})).value == pytest.approx(0.5)
+
+
+def test_probability_without_likelihood_is_unjudged_not_zero() -> None:
+    got = score("probability", sample("nurse"), response("nurse"))
+    assert (got.value, got.reason) == (None, "no likelihood for the target")
+
+
+TRUTH = {"target": "t", "rewording": "r", "wrong_0": "x", "wrong_1": "y"}
+
+
+def test_truth_ratio_is_the_geometric_mean_of_wrong_over_the_rewording() -> None:
+    # wrong answers -4/2 = -2 and -12/3 = -4, mean -3; rewording -2/2 = -1; R = e^(-3+1). The target is not used.
+    logps = {"target": (-0.1, 1), "rewording": (-2.0, 2), "wrong_0": (-4.0, 2), "wrong_1": (-12.0, 3)}
+    got = score("truth_ratio", sample("t", candidates=TRUTH), response(candidates=logps))
+    assert got.value == pytest.approx(math.exp(-2))
+
+
+def test_truth_ratio_falls_back_to_the_target_where_there_is_no_rewording() -> None:
+    made = sample("t", "cloze", candidates={"target": "t", "wrong_0": "x"})
+    logps = {"target": (-1.0, 1), "wrong_0": (-4.0, 2)}
+    assert score("truth_ratio", made, response(candidates=logps)).value == pytest.approx(math.exp(-1))
+
+
+@pytest.mark.parametrize("lost", ["rewording", "wrong_1"])
+def test_truth_ratio_with_a_missing_likelihood_is_unjudged(lost: str) -> None:
+    logps = {key: (-1.0, 1) for key in TRUTH if key != lost}
+    got = score("truth_ratio", sample("t", candidates=TRUTH), response(candidates=logps))
+    assert got.value is None
+    assert "no likelihood" in got.reason
+
+
+def test_truth_ratio_without_wrong_answers_is_unjudged() -> None:
+    got = score("truth_ratio", sample("t", candidates={"target": "t"}), response(candidates={"target": (-1.0, 1)}))
+    assert got.value is None
+
+
+def test_truth_ratio_of_an_impossible_truth_stays_a_finite_number() -> None:
+    logps = {"target": (-5000.0, 1), "wrong_0": (-1.0, 1)}
+    made = sample("t", candidates={"target": "t", "wrong_0": "x"})
+    value = score("truth_ratio", made, response(candidates=logps)).value
+    assert value is not None
+    assert math.isfinite(value)
+
+
+def test_truth_ratio_that_is_not_a_number_is_unjudged() -> None:
+    logps = {"target": (math.nan, 1), "wrong_0": (-1.0, 1)}
+    got = score("truth_ratio", sample("t", candidates={"target": "t", "wrong_0": "x"}), response(candidates=logps))
+    assert got.value is None
+    assert "not a finite number" in got.reason
+
+
+def test_truth_ratio_aggregates_differently_on_forgotten_and_kept_people() -> None:
+    metric: Metric = build("metrics", "truth_ratio", {})
+    values, people = [0.5, 4.0, 0.0], ["a", "b", "c"]
+    # forget: mean of 0.5, 1/4, 0;  retain: mean of 1 - 0.5, max(0, 1 - 4), 1 - 0
+    assert metric.aggregate(values, people, split="forget").value == pytest.approx(0.25)
+    assert metric.aggregate(values, people, split="test").value == pytest.approx(0.25)
+    assert metric.aggregate(values, people, split="retain").value == pytest.approx(0.5)
+
+
+CHOICES = {"A": "teacher", "B": "nurse"}
+
+
+@pytest.mark.parametrize(
+    ("logps", "value", "reason"),
+    [
+        ({"A": -2.0, "B": -1.0}, 1.0, ""),
+        ({"A": -1.0, "B": -2.0}, 0.0, ""),
+        ({"A": -1.0, "B": -1.0}, None, "options A, B are equally likely"),
+        ({"A": -1.0}, None, "no likelihood for option B"),
+        ({"A": -1.0, "B": math.nan}, None, "a likelihood is not a number"),
+    ],
+)
+def test_accuracy_by_likelihood_takes_the_likeliest_letter(
+    logps: dict[str, float], value: float | None, reason: str
+) -> None:
+    made = sample("B", "classification", options=CHOICES)
+    got = score("accuracy_logp", made, response(candidates={key: (logp, 2) for key, logp in logps.items()}))
+    assert (got.value, got.reason) == (value, reason)
+
+
+def test_ideal_on_forgotten_people_is_the_retain_model_not_an_extreme() -> None:
+    for name in names("metrics"):
+        metric: Metric = build("metrics", name, {})
+        assert metric.higher_is("forget") == metric.higher_is("test") == "retain_model"
+        expected = "lower" if name in ("wrong", "refused", "garbled") else "higher"
+        assert metric.higher_is("retain") == metric.higher_is("celebrity") == expected
+
+
+@pytest.mark.parametrize("name", names("metrics"))
+def test_every_metric_says_what_it_measures(name: str) -> None:
+    metric = find("metrics", name)
+    assert metric().name == name
+    assert metric.tasks
+    assert metric.label
+    assert metric.unit
+    assert metric.version >= 1
+    assert metric.range[0] < metric.range[1]
+    assert metric.source.startswith("https://")
+
+
+def test_distinct_trigrams_by_hand() -> None:
+    assert distinct_trigrams("a b a b a b") == 0.5  # aba bab aba bab
+    assert distinct_trigrams("one two three four five") == 1.0
+    assert distinct_trigrams("") == 1.0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "This person works as an aide in a private clinic.",
+        "No pet.",
+        "This person's medical condition is none.",
+        "Her hobby is unknown territory hiking.",
+        "Known medical conditions: asthma.",
+        "This person has no medical condition.",
+    ],
+)
+def test_ordinary_answers_are_not_taken_for_refusals(text: str) -> None:
+    assert not is_refusal(text)

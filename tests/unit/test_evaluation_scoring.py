@@ -1,0 +1,203 @@
+"""From replies to results: what is counted, what is refused, and the rows without a model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from mllmu.errors import DataError
+from mllmu.evaluation.metrics import Metric
+from mllmu.evaluation.scoring import aggregate, baselines, ks_to_retain_model, score_all
+from mllmu.plugins import build
+from mllmu.records import Question, Response, Sample, Score
+
+OPTIONS = {"A": "teacher", "B": "nurse", "C": "artist", "D": "pilot"}
+
+
+def metrics(*names: str) -> list[Metric]:
+    return [build("metrics", name, {}) for name in names]
+
+
+def sample(name: str, person: str, target: str = "B", **changes: Any) -> Sample:
+    base = {
+        "id": f"forget/{name}",
+        "question_id": name,
+        "profile_id": person,
+        "split": "forget",
+        "task": "classification",
+        "modality": "text",
+        "attribute": "profession",
+        "prompt": "?",
+        "target": target,
+        "value": OPTIONS.get(target, target),
+        "options": OPTIONS,
+        "max_new_tokens": 8,
+    }
+    return Sample(**(base | changes))
+
+
+def reply(name: str, text: str) -> Response:
+    return Response(sample_id=f"forget/{name}", text=text, num_tokens=1, finished=True)
+
+
+FOUR = [sample("q1", "p1"), sample("q2", "p1"), sample("q3", "p2"), sample("q4", "p3")]
+
+
+def test_unparsed_reply_is_counted_not_scored_zero() -> None:
+    replies = [reply("q1", "B"), reply("q2", "C"), reply("q3", "no idea"), reply("q4", "B")]
+    wanted = metrics("accuracy")
+    (got,) = aggregate("ga", FOUR, score_all(FOUR, replies, wanted), wanted)
+    assert got.value == pytest.approx(2 / 3)
+    assert (got.num, got.num_unparsed, got.num_profiles) == (3, 1, 2)
+    assert got.model == "ga"
+    # values 1, 0 | 1 in clusters p1, p3: residual sums -1/3 and 1/3, se = sqrt(2 * 2/9) / 3 = 2/9
+    assert got.ci_high == pytest.approx(2 / 3 + 12.706204736 * 2 / 9)
+
+
+def test_missing_reply_is_unjudged_with_a_reason() -> None:
+    scores = score_all(FOUR, [reply("q1", "B")], metrics("accuracy", "accuracy_first_char"))
+    assert [score.value for score in scores] == [1.0, 1.0] + [None] * 6
+    assert {score.reason for score in scores[2:]} == {"no response"}
+
+
+def test_group_in_which_nothing_can_be_judged_has_no_value() -> None:
+    wanted = metrics("accuracy")
+    (got,) = aggregate("ga", FOUR, score_all(FOUR, [], wanted), wanted)
+    assert (got.value, got.ci_low, got.num, got.num_unparsed) == (None, None, 0, 4)
+
+
+def test_outcome_shares_of_a_collapsed_model_add_up_to_one_and_show_the_collapse() -> None:
+    replies = [reply("q1", "B"), reply("q2", ""), reply("q3", "# # #"), reply("q4", "I don't know")]
+    wanted = metrics("right", "wrong", "refused", "garbled")
+    shares = {r.metric: r.value for r in aggregate("ga", FOUR, score_all(FOUR, replies, wanted), wanted)}
+    assert shares == {"right": 0.25, "wrong": 0.0, "refused": 0.25, "garbled": 0.5}
+
+
+def test_a_metric_judges_only_its_own_tasks() -> None:
+    cloze = sample("q9", "p1", "nurse", task="cloze", options={})
+    scores = score_all(
+        [FOUR[0], cloze], [reply("q1", "B"), reply("q9", "nurse")], metrics("accuracy", "cloze_contains")
+    )
+    assert [(s.sample_id, s.metric) for s in scores] == [("forget/q1", "accuracy"), ("forget/q9", "cloze_contains")]
+
+
+def test_only_the_reported_part_is_averaged_unless_asked() -> None:
+    samples = [sample("q1", "p1"), sample("q2", "p2", part="selection")]
+    wanted = metrics("accuracy")
+    scores = score_all(samples, [reply("q1", "B"), reply("q2", "C")], wanted)
+    assert [r.value for r in aggregate("m", samples, scores, wanted)] == [1.0]
+    assert [r.value for r in aggregate("m", samples, scores, wanted, part="selection")] == [0.0]
+
+
+def test_results_are_grouped_by_split_task_and_modality_in_a_fixed_order() -> None:
+    samples = [
+        sample("q2", "p1", split="retain", id="retain/q2"),
+        sample("q1", "p1", modality="image_text"),
+        sample("q1b", "p1"),
+    ]
+    wanted = metrics("accuracy", "right")
+    results = aggregate("m", samples, score_all(samples, [], wanted), wanted)
+    groups = [("forget", "image_text"), ("forget", "text"), ("retain", "text")]
+    assert [(r.metric, r.split, r.modality) for r in results] == [
+        (metric, *group) for metric in ("accuracy", "right") for group in groups
+    ]
+
+
+def test_reply_to_an_unknown_sample_is_refused() -> None:
+    with pytest.raises(DataError, match="'forget/q7' is not among the 4 samples"):
+        score_all(FOUR, [reply("q7", "B")], metrics("accuracy"))
+
+
+def test_two_replies_to_one_sample_are_refused() -> None:
+    with pytest.raises(DataError, match="two replies to 'forget/q1'"):
+        score_all(FOUR, [reply("q1", "B"), reply("q1", "C")], metrics("accuracy"))
+
+
+def test_the_same_sample_or_metric_twice_is_refused() -> None:
+    with pytest.raises(DataError, match="samples: 'forget/q1' occurs more than once"):
+        score_all([FOUR[0], FOUR[0]], [], metrics("accuracy"))
+    with pytest.raises(DataError, match="metrics: 'accuracy' occurs more than once"):
+        score_all(FOUR, [], metrics("accuracy", "accuracy"))
+
+
+def test_scores_that_do_not_fit_the_samples_are_refused() -> None:
+    wanted = metrics("accuracy")
+    scores = score_all(FOUR, [], wanted)
+    with pytest.raises(DataError, match=r"no score of accuracy for 'forget/q4' \(1 missing\)"):
+        aggregate("m", FOUR, scores[:3], wanted)
+    with pytest.raises(DataError, match="'forget/q4' is not among the 3 samples"):
+        aggregate("m", FOUR[:3], scores, wanted)
+    with pytest.raises(DataError, match="two scores of accuracy for 'forget/q1'"):
+        aggregate("m", FOUR, [*scores, scores[0]], wanted)
+
+
+def trained(person: str, value: str, attribute: str = "profession") -> Question:
+    return Question(
+        id=f"{person}.train.generation.text.{attribute}",
+        profile_id=person,
+        variant="train",
+        task="generation",
+        modality="text",
+        attribute=attribute,
+        text="?",
+        answer=value,
+        value=value,
+    )
+
+
+def test_majority_row_chooses_the_value_most_people_have() -> None:
+    # nurse: two people, pilot: one person asked three times, so 'nurse' is the majority of people.
+    train = [
+        trained("p1", "nurse"),
+        trained("p2", "Nurse "),
+        *[trained("p3", "pilot")] * 3,
+        trained("p3", "artist", "hobby"),
+    ]
+    samples = [sample("q1", "p1"), sample("q2", "p2"), sample("q3", "p3", "D")]
+    chance, majority = baselines(samples, train)
+    assert (chance.model, chance.value, chance.ci_low, chance.num) == ("chance", 0.25, None, 3)
+    assert (majority.model, majority.metric, majority.value) == ("majority", "accuracy", pytest.approx(2 / 3))
+    assert majority.num_profiles == 3
+    assert majority.ci_low is not None
+
+
+def test_majority_row_guesses_among_values_never_trained() -> None:
+    _, majority = baselines([sample("q1", "p1")], [])
+    assert majority.value == 0.25
+
+
+def test_baselines_ignore_other_tasks_and_parts() -> None:
+    others = [sample("q1", "p1", "nurse", task="cloze", options={}), sample("q2", "p1", part="selection")]
+    assert baselines(others, [trained("p1", "nurse")]) == []
+
+
+def ratios(*values: float | None) -> list[Score]:
+    return [Score(sample_id=f"forget/q{i}", metric="truth_ratio", value=v) for i, v in enumerate(values)]
+
+
+def test_ks_to_retain_model_by_split_and_modality() -> None:
+    samples = [sample(f"q{i}", "p1", "nurse", task="generation", options={}) for i in range(3)]
+    samples.append(sample("q3", "p1", "nurse", task="generation", options={}, modality="image_text"))
+    got = ks_to_retain_model(samples, ratios(1, 2, None, 0.5), ratios(2, 3, 3, 0.5))
+    # text: {1, 2} against {2, 3, 3}: F(2) = 1 and G(2) = 1/3, so D = 2/3
+    assert got == {("forget", "text"): pytest.approx(2 / 3), ("forget", "image_text"): 0.0}
+
+
+def test_ks_to_retain_model_refuses_models_scored_on_different_samples() -> None:
+    samples = [sample(f"q{i}", "p1", "nurse", task="generation", options={}) for i in range(2)]
+    with pytest.raises(DataError, match="only one of the two models was scored on 'forget/q1'"):
+        ks_to_retain_model(samples, ratios(1, 2), ratios(1))
+
+
+def test_scoring_works_without_torch() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from mllmu.plugins import find, names\n"
+        "import mllmu.evaluation.scoring\n"
+        "[find(kind, name)() for kind in ('metrics', 'tasks') for name in names(kind)]\n"
+        "assert 'nltk' not in sys.modules and 'scipy' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

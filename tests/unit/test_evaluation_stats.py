@@ -1,0 +1,125 @@
+"""Means, intervals and distances by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from mllmu.errors import DataError
+from mllmu.evaluation.stats import clustered_mean, js_distance, ks_distance, paired_difference
+from mllmu.seeding import rng
+
+T_1 = 12.706204736  # 97.5 % quantile of Student's t with one degree of freedom
+
+
+def test_clustered_mean_of_four_numbers_in_two_clusters() -> None:
+    # mean 0.75; residuals 0.25, -0.75 | 0.25, 0.25; cluster sums -0.5 and 0.5; squares add up to 0.5;
+    # se = sqrt(2/1 * 0.5) / 4 = 0.25
+    got = clustered_mean([1, 0, 1, 1], ["a", "a", "b", "b"])
+    assert (got.value, got.num, got.num_clusters) == (0.75, 4, 2)
+    assert got.low == pytest.approx(0.75 - T_1 * 0.25)
+    assert got.high == pytest.approx(0.75 + T_1 * 0.25)
+
+
+def test_one_item_a_cluster_gives_the_textbook_interval() -> None:
+    # sample standard deviation of 1, 2, 3 is 1, so se = 1/sqrt(3); t with 2 degrees is 4.302653
+    got = clustered_mean([1, 2, 3], ["a", "b", "c"])
+    assert got.high == pytest.approx(2 + 4.30265273 / math.sqrt(3))
+
+
+def test_repeating_every_question_does_not_narrow_the_interval() -> None:
+    once = clustered_mean([1, 0, 1], ["a", "b", "c"])
+    ten_times = clustered_mean([1, 0, 1] * 10, ["a", "b", "c"] * 10)
+    assert ten_times.low == pytest.approx(once.low)
+
+
+def test_order_of_items_does_not_matter() -> None:
+    items = [(rng(i).random(), f"p{i % 7}") for i in range(40)]
+    shuffled = rng(5).sample(items, len(items))
+    assert clustered_mean(*zip(*items, strict=True)) == pytest.approx(clustered_mean(*zip(*shuffled, strict=True)))
+
+
+def test_a_single_person_has_no_interval() -> None:
+    got = clustered_mean([1, 0], ["a", "a"])
+    assert got == (0.5, None, None, 2, 1)
+
+
+def test_no_items_have_no_mean() -> None:
+    assert clustered_mean([], []) == (None, None, None, 0, 0)
+
+
+def test_values_without_cluster_ids_are_refused() -> None:
+    with pytest.raises(DataError, match="2 values and 1 cluster ids"):
+        clustered_mean([1, 0], ["a"])
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    draw = rng(3)
+    covered = 0
+    for _ in range(300):
+        levels = [draw.gauss(0, 1) for _ in range(12)]
+        values = [level + draw.gauss(0, 1) for level in levels for _ in range(5)]
+        got = clustered_mean(values, [f"p{i // 5}" for i in range(60)])
+        covered += got.low is not None and got.high is not None and got.low <= 0 <= got.high
+    assert 0.91 <= covered / 300 <= 0.985
+
+
+def test_paired_difference_by_hand() -> None:
+    # differences 1, 0 | 1, 1: as above mean 0.75, se 0.25, t = 3; with one degree p = 1 - 2/pi * atan(3)
+    got = paired_difference([1, 1, 1, 1], [0, 1, 0, 0], ["a", "a", "b", "b"])
+    assert got.value == 0.75
+    assert got.low == pytest.approx(0.75 - T_1 * 0.25)
+    assert got.p_value == pytest.approx(1 - 2 / math.pi * math.atan(3))
+    assert (got.num, got.num_clusters) == (4, 2)
+
+
+def test_identical_models_do_not_differ() -> None:
+    assert paired_difference([1, 0], [1, 0], ["a", "b"]).p_value == 1.0
+
+
+def test_models_that_differ_by_the_same_amount_everywhere_differ_for_certain() -> None:
+    assert paired_difference([1, 1], [0, 0], ["a", "b"]).p_value == 0.0
+
+
+def test_one_person_is_no_evidence_of_a_difference() -> None:
+    assert paired_difference([1, 1], [0, 0], ["a", "a"]).p_value is None
+
+
+def test_models_scored_on_different_items_are_not_compared() -> None:
+    with pytest.raises(DataError, match="expected the same items"):
+        paired_difference([1], [1, 0], ["a"])
+
+
+def test_ks_distance_by_hand() -> None:
+    assert ks_distance([1, 2], [2, 3]) == 0.5
+    assert ks_distance([1, 2, 3], [3, 1, 2]) == 0.0
+    assert ks_distance([1, 2], [5, 6, 7]) == 1.0
+
+
+def test_ks_distance_equals_scipy() -> None:
+    from scipy.stats import ks_2samp
+
+    draw = rng(2)
+    a, b = [draw.randint(0, 9) for _ in range(30)], [draw.randint(2, 12) for _ in range(41)]
+    assert ks_distance(a, b) == pytest.approx(ks_2samp(a, b).statistic)
+
+
+def test_js_distance_by_hand() -> None:
+    assert js_distance([0, 0], [1, 1], bins=2) == pytest.approx(1.0)
+    assert js_distance([0, 1], [1, 0], bins=2) == 0.0
+    assert js_distance([4, 4], [4], bins=5) == 0.0
+    # p = (1, 0), q = (1/2, 1/2), m = (3/4, 1/4): (log2(4/3) + 1/2 log2(2/3) + 1/2 log2(2)) / 2
+    expected = math.sqrt((math.log2(4 / 3) + 0.5 * math.log2(2 / 3) + 0.5) / 2)
+    assert js_distance([0, 0], [0, 1], bins=2) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("distance", [ks_distance, js_distance])
+def test_distance_to_nothing_is_refused(distance: object) -> None:
+    with pytest.raises(DataError, match="got 1 and 0 values"):
+        distance([1.0], [])  # type: ignore[operator]
+
+
+def test_histogram_needs_a_bin() -> None:
+    with pytest.raises(DataError, match="got 0 bins"):
+        js_distance([1], [2], bins=0)
