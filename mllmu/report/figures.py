@@ -1,0 +1,121 @@
+"""How the report draws: one palette, text kept as text, and figures that are the same bytes every time.
+
+A figure becomes a PNG (always light) and an SVG for the page, in which every palette colour is replaced by a CSS
+variable, so that the drawing follows the reader's light or dark scheme.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+PALETTE: dict[str, str] = {
+    "ink": "#1f2430",
+    "muted": "#69707d",
+    "line": "#d9dde3",
+    "on-dot": "#fffffe",
+    "blue": "#2f5fd0",
+    "teal": "#17897d",
+    "orange": "#cf5f22",
+    "sand": "#e0b568",
+    "violet": "#8664bd",
+    "red": "#c5403a",
+    "grey": "#8a92a0",
+}
+SERIES = ("blue", "orange", "teal", "violet", "red", "sand", "grey")
+
+_STYLE: dict[str, Any] = {
+    "font.family": ["DejaVu Sans"],
+    "font.size": 9,
+    "text.parse_math": False,  # names and values may hold dollar signs
+    "svg.fonttype": "none",
+    "text.color": PALETTE["ink"],
+    "axes.labelcolor": PALETTE["ink"],
+    "axes.edgecolor": PALETTE["line"],
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.formatter.useoffset": False,
+    "grid.color": PALETTE["line"],
+    "grid.linewidth": 0.6,
+    "xtick.color": PALETTE["muted"],
+    "ytick.color": PALETTE["muted"],
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "figure.dpi": 72,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A finished plot: file name without suffix, what it shows in words, SVG for the page, PNG bytes."""
+
+    name: str
+    alt: str
+    svg: str
+    png: bytes
+
+
+@contextmanager
+def style(name: str) -> Iterator[None]:
+    """Draw inside this: sets the report's look, and silences complaints about letters the font lacks."""
+    fonts = logging.getLogger("matplotlib.font_manager")
+    level = fonts.level
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        fonts.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            fonts.setLevel(level)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of a size in inches, laid out so that long labels get the room they need."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def settle(figure: Figure) -> None:
+    """Work out the layout once and keep it: it takes longer than the drawing, and labels are placed relative to it."""
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+
+
+def finish(figure: Figure, name: str, alt: str) -> Plot:
+    """Write a figure as SVG and PNG. Neither holds a date or a program version."""
+    settle(figure)
+    svg, png = io.BytesIO(), io.BytesIO()
+    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    figure.savefig(png, format="png", dpi=150, facecolor="#ffffff", metadata={"Software": None})
+    return Plot(name, alt, _inline(svg.getvalue().decode(), name), png.getvalue())
+
+
+def _inline(svg: str, name: str) -> str:
+    """Make an SVG file fit to stand in a page: no prolog, ids of its own, colours as CSS variables."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg \1 aria-hidden="true">', svg, count=1)
+    svg = re.sub(r"<style[^>]*>.*?</style>", "", svg, count=1, flags=re.DOTALL)
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    for variable, colour in PALETTE.items():
+        svg = svg.replace(f": {colour}", f": var(--{variable})")
+    return svg

@@ -1,0 +1,135 @@
+"""What a report is made from: plain values only, so a report can be rendered again without any model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, Literal
+
+from pydantic import Field
+
+from mllmu.errors import DataError, did_you_mean
+from mllmu.records import MetricResult, Modality, Record, Split, TaskName
+
+Role = Literal["base", "target", "retain_model", "baseline", "unlearned"]
+ROLES: tuple[Role, ...] = ("base", "target", "retain_model", "baseline", "unlearned")
+BASELINES: tuple[str, ...] = ("chance", "majority")
+"""Names in ``results`` that are no models: answers by luck, and always the most frequent value."""
+
+
+class ModelRow(Record):
+    """One evaluated model. ``modality`` is what it was unlearned with; ``peak_mib`` is accelerator memory in MiB."""
+
+    name: str = Field(min_length=1)
+    role: Role
+    method: str = ""
+    modality: Literal["image_text", "text", "both"] | None = None
+    forget_ratio: float | None = Field(default=None, ge=0, le=1, description="share of people to forget, e.g. 0.05")
+    seconds: float | None = Field(default=None, ge=0)
+    peak_mib: float | None = Field(default=None, ge=0)
+    settings: dict[str, Any] = Field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+class KsRow(Record):
+    """Kolmogorov-Smirnov distance (0 to 1) between a model's truth ratios and the retain_model's."""
+
+    model: str
+    split: Split
+    modality: Modality
+    value: float | None
+
+
+class CurvePoint(Record):
+    """One logged value of a training curve; ``name`` is the loss term. Values that are not finite are allowed."""
+
+    step: int
+    name: str
+    value: float
+
+
+class Portrait(Record):
+    """The pictures of one person as PNG bytes; the first is the canonical one, the others are transformed."""
+
+    id: str
+    name: str
+    role: Literal["forget", "retain"]
+    views: tuple[bytes, ...]
+
+
+class Example(Record):
+    """One question with the replies of all models. ``outcomes`` (model -> right, wrong, ...) is optional."""
+
+    question: str
+    image: bytes | None = None
+    split: Split
+    task: TaskName
+    modality: Modality
+    truth: str
+    replies: dict[str, str]
+    outcomes: dict[str, str] = Field(default_factory=dict)
+
+
+class ReportInput(Record):
+    """Everything the report shows.
+
+    Attributes:
+        models: one row per model; their order is the order of the report within each role.
+        results: metric results of all models, and of the ``chance`` and ``majority`` baselines.
+        provenance: nested plain values; ``seconds`` (stage -> seconds) and ``recipe`` (text) get their own place.
+        warnings: what a reader must know before believing a number, e.g. that the memorisation gate is off.
+        reference_rows: also print the paper's published numbers, apart and labelled as not comparable.
+    """
+
+    title: str
+    models: tuple[ModelRow, ...]
+    results: tuple[MetricResult, ...] = ()
+    ks: tuple[KsRow, ...] = ()
+    curves: dict[str, tuple[CurvePoint, ...]] = Field(default_factory=dict)
+    provenance: dict[str, Any] = Field(default_factory=dict)
+    portraits: tuple[Portrait, ...] = ()
+    examples: tuple[Example, ...] = ()
+    warnings: tuple[str, ...] = ()
+    reference_rows: bool = False
+
+
+def check(report: ReportInput) -> None:
+    """Refuse input whose numbers must not be put side by side.
+
+    Raises:
+        DataError: two models of one name; a result given twice or of an unlisted model; or two models that
+            were asked a different number of questions for the same metric, split, task and modality.
+    """
+    names = [row.name for row in report.models]
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise DataError(f"report.models: '{name}' is listed {count} times. Give every model a name of its own.")
+    seen: set[tuple[str, ...]] = set()
+    asked: dict[tuple[str, ...], tuple[str, int]] = {}
+    for result in report.results:
+        _check_known(result, names)
+        place = (result.metric, result.split, result.task, result.modality)
+        if (result.model, *place) in seen:
+            raise DataError(
+                f"report.results: {result.model}: {' '.join(place)} is given twice. Expected one result each."
+            )
+        seen.add((result.model, *place))
+        if result.model not in BASELINES:
+            _check_same_questions(result, asked.setdefault(place, (result.model, result.num + result.num_unparsed)))
+
+
+def _check_known(result: MetricResult, names: list[str]) -> None:
+    if result.model not in names and result.model not in BASELINES:
+        raise DataError(
+            f"report.results: model '{result.model}' is not in report.models.{did_you_mean(result.model, names)} "
+            f"Known: {', '.join([*names, *BASELINES])}."
+        )
+
+
+def _check_same_questions(result: MetricResult, first: tuple[str, int]) -> None:
+    num = result.num + result.num_unparsed
+    if num != first[1]:
+        raise DataError(
+            f"report.results: {result.metric} on {result.split} ({result.task}, {result.modality}): "
+            f"'{first[0]}' was asked {first[1]} questions and '{result.model}' {num}. "
+            "Only models that answered the same questions can be compared; evaluate both on the same samples."
+        )
