@@ -169,7 +169,7 @@ def dump_lines(records: Iterable[Record]) -> str:
 
 def parse_lines(text: str, kind: type[R], *, where: str) -> Iterator[R]:
     """Parse JSON lines into records; a bad line raises DataError naming file and line."""
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:

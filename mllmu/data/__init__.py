@@ -1,0 +1,1 @@
+"""Data: people, portraits, questions, splits."""

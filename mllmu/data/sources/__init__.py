@@ -1,0 +1,1 @@
+"""One file per source of people; each has ``profiles(seed) -> list[Profile]``."""

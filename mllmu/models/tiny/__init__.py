@@ -1,0 +1,1 @@
+"""The embedded tiny LLaVA: how it is built and pre-trained, and where its weights are."""
