@@ -1,0 +1,152 @@
+"""Losses as pure functions of logits and log-probabilities; methods and fine-tuning add them up.
+
+Shapes: B rows (one reply each), N labelled tokens of all rows together, V vocabulary. Log-probabilities and
+divergences are in nats. Prompt, picture and padding tokens are never among the N tokens (unless a method asks for
+``loss_on: all``, which labels the prompt too), so no loss here needs a mask.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from mllmu.errors import DataError, ModelError
+from mllmu.training.forward import Forward
+
+
+def answer_nll(forward: Forward) -> Tensor:
+    """Negative log-likelihood of the replies; lower means the model says them more readily.
+
+    L = -(1/N) * sum_N log p(token | everything before it)
+
+    The mean is over all labelled tokens of the batch, as in the paper and in the usual cross-entropy: a long reply
+    weighs more than a short one. It is *not* the mean over rows of each row's mean.
+
+    Args:
+        forward: one pass; ``token_logp_N`` [N] in nats.
+
+    Returns:
+        Scalar in nats per token, >= 0. A reply of one token with p = 1/2 and one of three tokens with p = 1/4 each
+        give (ln 2 + 3 * 2 ln 2) / 4 = 1.75 ln 2 = 1.213 (the mean of row means would be 1.5 ln 2).
+
+    Raises:
+        DataError: the batch has no labelled token.
+
+    Source: MLLMU-Bench, arXiv:2410.22108, the loss l of all its objectives.
+    """
+    _check_tokens(forward.logits_NV)
+    return -forward.token_logp_N.mean()
+
+
+def row_nll_B(forward: Forward) -> Tensor:
+    """Negative log-likelihood of each reply as a whole; lower means the model says it more readily.
+
+    nll_b = -sum over the tokens t of row b of log p(y_t | everything before it)
+
+    Args:
+        forward: one pass; tokens are *summed* within a row, nothing is averaged.
+
+    Returns:
+        [B] in nats, >= 0; 0 for a row without labelled tokens. With the two replies of :func:`answer_nll`:
+        [ln 2, 6 ln 2] = [0.693, 4.159].
+
+    Raises:
+        DataError: the batch has no labelled token.
+    """
+    _check_tokens(forward.logits_NV)
+    return -forward.row_logp_B
+
+
+def npo_loss(policy_logp_B: Tensor, reference_logp_B: Tensor, *, beta: float) -> Tensor:
+    """Negative preference optimisation on forget replies; lower means the replies are less likely.
+
+    L = (2 / beta) * mean_B[ softplus(beta * (policy - reference)) ]
+
+    Unlike gradient ascent it is bounded below: a reply that is already much less likely than under the reference
+    adds almost no gradient (its weight is 2 * sigmoid(beta * (policy - reference))), so training slows by itself.
+
+    Args:
+        policy_logp_B: [B] log p(reply | picture, question) of the trained model in nats, summed over the reply's
+            tokens (a mean would make the effect of beta depend on the length of the reply).
+        reference_logp_B: [B] the same under the frozen reference; no gradient flows into it.
+        beta: inverse temperature in 1/nat, > 0. As beta -> 0 the gradient tends to gradient ascent's, mean_B[policy].
+
+    Returns:
+        Scalar in nats, > 0. Equals 2 ln(2) / beta where policy == reference; policy -1, reference -3, beta 0.5 give
+        4 * ln(1 + e) = 5.253.
+
+    Source: Zhang et al. 2024, arXiv:2404.05868.
+    """
+    ratio_B = policy_logp_B - reference_logp_B.detach()
+    return F.softplus(beta * ratio_B).mean() * (2 / beta)
+
+
+def kl_to_reference(current_logits_NV: Tensor, reference_logits_NV: Tensor) -> Tensor:
+    """How far the model has moved from the reference; lower means it still predicts the same words.
+
+    L = (1/N) * sum_N sum_V p_ref * (log p_ref - log p_current), that is KL(reference || current)
+
+    Args:
+        current_logits_NV: [N, V] finite logits of the trained model at the labelled tokens.
+        reference_logits_NV: [N, V] the same tokens under the frozen reference; no gradient flows into it.
+
+    Returns:
+        Scalar in nats per token, >= 0; summed over the vocabulary, averaged over the labelled tokens of the batch.
+        0 where both agree. Reference (1/2, 1/2) and current (3/4, 1/4) give ln(4/3) / 2 = 0.144; the reverse
+        direction would give 0.131.
+
+    Raises:
+        DataError: there is no token.
+        ModelError: the two do not have the same shape.
+
+    Source: the KL minimisation baseline of TOFU, arXiv:2401.06121.
+    """
+    return _kl_sum(current_logits_NV, reference_logits_NV) / len(current_logits_NV)
+
+
+def kl_batchmean_published(current_logits_NV: Tensor, reference_logits_NV: Tensor, *, num_rows: int) -> Tensor:
+    """The same divergence in the reduction of the published code: summed over positions, divided by rows.
+
+    L = (1/B) * sum_N sum_V p_ref * (log p_ref - log p_current)
+
+    The published code reduces [B, T, V] tensors with 'batchmean', which divides by B alone. The loss therefore grows
+    with the length of the replies, about N/B times :func:`kl_to_reference`. The published sum also runs over padding;
+    padding never enters here, so the value does not depend on how a batch was padded.
+
+    Args:
+        current_logits_NV: [N, V] finite logits of the trained model at the labelled tokens.
+        reference_logits_NV: [N, V] the same tokens under the frozen reference; no gradient flows into it.
+        num_rows: B, >= 1.
+
+    Returns:
+        Scalar in nats per row, >= 0. Two tokens of one row, each as in :func:`kl_to_reference`, give ln(4/3) = 0.288.
+
+    Raises:
+        DataError: there is no token.
+        ModelError: the two do not have the same shape.
+
+    Source: released code of MLLMU-Bench, arXiv:2410.22108.
+    """
+    return _kl_sum(current_logits_NV, reference_logits_NV) / num_rows
+
+
+def _kl_sum(current_logits_NV: Tensor, reference_logits_NV: Tensor) -> Tensor:
+    """KL(reference || current) summed over tokens and vocabulary."""
+    if current_logits_NV.shape != reference_logits_NV.shape:
+        raise ModelError(
+            f"KL: current logits {list(current_logits_NV.shape)} and reference logits "
+            f"{list(reference_logits_NV.shape)} differ in shape. Expected the same tokens and vocabulary: "
+            "use a reference made from the same base model."
+        )
+    _check_tokens(current_logits_NV)
+    reference_logp_NV = reference_logits_NV.detach().log_softmax(-1)
+    return F.kl_div(current_logits_NV.log_softmax(-1), reference_logp_NV, reduction="sum", log_target=True)
+
+
+def _check_tokens(logits_NV: Tensor) -> None:
+    """A mean over nothing is NaN and would silently destroy the weights."""
+    if not len(logits_NV):
+        raise DataError(
+            "loss: got a batch without a single labelled token, expected a reply in every training question. "
+            "Look for empty answers in the training data."
+        )

@@ -1,0 +1,1 @@
+"""One file per unlearning method; adding a file adds the method."""

@@ -1,0 +1,58 @@
+"""KL minimisation."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from mllmu.training.losses import answer_nll, kl_batchmean_published, kl_to_reference
+from mllmu.unlearning.base import Method, Side, Step
+
+
+class KLMinimization(Method):
+    """Gradient ascent on forget while the predictions on retain stay those of the reference.
+
+    L = -nll(forget) + retain_weight * mean over retain tokens of KL(reference || current); unbounded below.
+
+    Cost of a step: 1 forward and backward pass on forget and 1 on retain, and 1 extra forward on retain (reference).
+    Published code: two phases, prompt in the loss, KL summed over positions (padding too, which is not reproduced),
+    and an additional cross-entropy on retain; ``schedule: two_phase``, ``loss_on: all``, ``reduction: batchmean`` and
+    ``add_ce: true`` reproduce that.
+    """
+
+    source: ClassVar[str] = "https://arxiv.org/abs/2401.06121"
+    uses_reference: ClassVar[bool] = True
+
+    epochs: float = Field(3, gt=0, description="passes over the forget set")
+    retain_weight: float = Field(1.0, gt=0, description="weight of the KL term")
+    reduction: Literal["token_mean", "batchmean"] = Field(
+        "token_mean", description="'batchmean' sums the KL over positions and divides by rows, as the published code"
+    )
+    add_ce: bool = Field(
+        default=False, description="also train on the retain replies (weight 1), as the published code"
+    )
+
+    @property
+    def uses_retain(self) -> bool:
+        return True
+
+    def loss(self, step: Step) -> dict[str, Tensor]:
+        terms = {}
+        if step.on_forget:
+            terms["forget_ascent"] = -answer_nll(step.forget.current)
+        if step.on_retain:
+            terms["retain_kl"] = self.retain_weight * self._kl(step.retain)
+            if self.add_ce:
+                terms["retain_nll"] = answer_nll(step.retain.current)
+        return terms
+
+    def _kl(self, retain: Side) -> Tensor:
+        current, reference = retain.current, retain.reference
+        if self.reduction == "token_mean":
+            return kl_to_reference(current.logits_NV, reference.logits_NV)
+        return kl_batchmean_published(current.logits_NV, reference.logits_NV, num_rows=current.num_rows)
+
+
+PLUGIN = KLMinimization

@@ -1,0 +1,22 @@
+"""Retraining without the forgotten people: the gold standard."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from mllmu.unlearning.base import Method
+
+
+class Retrain(Method):
+    """The model fine-tuned on the retain people only: what every other method should come close to.
+
+    It never saw the forget people, so its scores show what can be guessed without them.
+    Cost: a whole fine-tuning on retain; none here, because each run trains this model anyway to compare with.
+    """
+
+    source: ClassVar[str] = "https://arxiv.org/abs/2401.06121"
+    trains: ClassVar[bool] = False
+    model: ClassVar[Literal["target", "retain_model"]] = "retain_model"
+
+
+PLUGIN = Retrain
