@@ -139,6 +139,21 @@ class Score(Record):
     reason: str = ""
 
 
+class ModelRef(Record):
+    """A model on disk without its weights: what to load and what to put on top, in order.
+
+    Attributes:
+        base: 'tiny', a folder, or a hub id.
+        adapters: folders of adapters or weight changes, relative to the run folder, applied in this order.
+        guard: system prompt put before every question; empty for none.
+    """
+
+    base: str
+    revision: str | None = None
+    adapters: tuple[str, ...] = ()
+    guard: str = ""
+
+
 class MetricResult(Record):
     """One number over many samples, with everything needed to doubt it.
 

@@ -1,21 +1,21 @@
 """One file per model family: how its prompts look, which tokens are the answer, where adapters go.
 
-A family turns ``Turn`` values (picture, prompt, reply) into tensors. Everything else in the package is the same for
-all models.
+A family turns a ``Turn`` (picture, prompt, reply) into tokens and picture tensors. Padding, batching and caching are
+the same for all families, see ``mllmu.models.encoding``.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from mllmu.errors import ModelError
+from mllmu.errors import DataError
 from mllmu.plugins import Plugin
 
 IGNORE = -100
@@ -27,7 +27,7 @@ class Turn:
 
     prompt: str
     reply: str = ""
-    image: Image.Image | None = None
+    image: Path | None = None
     system: str = ""
 
 
@@ -56,79 +56,37 @@ class Family(Plugin):
 
     Class attributes:
         lora_targets: regular expression of the linear layers that get adapters: the language model only.
-        vision_parts: name fragments of the parameters that stay frozen (vision tower) unless asked otherwise.
-        projector_parts: the same for the projector.
         model_types: values of ``config.model_type`` this family handles.
+        picture_inputs: names of the picture tensors among the model's inputs.
     """
 
     lora_targets: ClassVar[str] = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-    vision_parts: ClassVar[tuple[str, ...]] = ("vision_tower",)
-    projector_parts: ClassVar[tuple[str, ...]] = ("multi_modal_projector",)
     model_types: ClassVar[tuple[str, ...]] = ()
+    picture_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
 
     @abstractmethod
     def render(self, turn: Turn) -> str:
         """The prompt text up to and including the place where the reply begins."""
 
-    def render_reply(self, turn: Turn, processor: Any) -> str:
-        """The reply as trained: one space, the text, end-of-sequence."""
-        return f" {turn.reply}{processor.tokenizer.eos_token}"
+    def prompt_ids(self, turn: Turn, processor: Any) -> tuple[list[int], dict[str, Tensor]]:
+        """Token ids of the prompt, image tokens expanded, and the picture tensors (empty without a picture)."""
+        images = [open_image(turn.image)] if turn.image is not None else None
+        inputs = processor(text=[self.render(turn)], images=images, return_tensors="pt")
+        return inputs["input_ids"][0].tolist(), {k: inputs[k] for k in self.picture_inputs if k in inputs}
 
-    def encode(self, turns: Sequence[Turn], processor: Any, *, padding_side: str = "right") -> Batch:
-        """Encode turns with replies; exactly the reply tokens (with end-of-sequence) are labels.
-
-        The prompt and the reply are tokenised apart and joined, so the boundary is exact by construction and the
-        prompt tokens are the same ones that generation sees.
-
-        Raises:
-            ModelError: a turn is longer than the model's context.
-        """
-        prompts = self.encode_prompts(turns, processor, padding_side="right")
-        lengths = prompts["attention_mask"].sum(1).tolist()
+    def reply_ids(self, reply: str, processor: Any) -> list[int]:
+        """Token ids of the reply as trained: one space, the text, end-of-sequence."""
         tokenizer = processor.tokenizer
-        replies = [
-            tokenizer(self.render_reply(turn, processor), add_special_tokens=False)["input_ids"] if turn.reply else []
-            for turn in turns
-        ]
-        width = max(n + len(reply) for n, reply in zip(lengths, replies, strict=True))
-        check_length(width, tokenizer)
-        ids = torch.full((len(turns), width), int(tokenizer.pad_token_id))
-        mask = torch.zeros((len(turns), width), dtype=torch.long)
-        labels = torch.full((len(turns), width), IGNORE)
-        for row, (n, reply) in enumerate(zip(lengths, replies, strict=True)):
-            end = n + len(reply)
-            start = width - end if padding_side == "left" else 0
-            ids[row, start : start + n] = prompts["input_ids"][row, :n]
-            ids[row, start + n : start + end] = torch.tensor(reply, dtype=torch.long)
-            labels[row, start + n : start + end] = torch.tensor(reply, dtype=torch.long)
-            mask[row, start : start + end] = 1
-        pictures = {k: v for k, v in prompts.items() if k not in ("input_ids", "attention_mask")}
-        return Batch(inputs={"input_ids": ids, "attention_mask": mask, **pictures}, labels=labels)
-
-    def encode_prompts(self, turns: Sequence[Turn], processor: Any, *, padding_side: str = "left") -> dict[str, Tensor]:
-        """Encode prompts only, padded on the given side; the picture tensors follow the order of the turns."""
-        images = [turn.image for turn in turns if turn.image is not None]
-        inputs = processor(
-            text=[self.render(turn) for turn in turns],
-            images=images or None,
-            return_tensors="pt",
-            padding=True,
-            padding_side=padding_side,
-        )
-        wanted = {"input_ids", "attention_mask", *self.picture_inputs}
-        return {k: v for k, v in inputs.items() if k in wanted}
-
-    @property
-    def picture_inputs(self) -> tuple[str, ...]:
-        """Names of the picture tensors among the model's inputs."""
-        return ("pixel_values",)
+        ids: list[int] = tokenizer(f" {reply}{tokenizer.eos_token}", add_special_tokens=False)["input_ids"]
+        return ids
 
 
-def check_length(num_tokens: int, tokenizer: Any) -> None:
-    """Refuse a prompt that does not fit the context instead of scoring a truncated one as wrong."""
-    limit = int(tokenizer.model_max_length)
-    if num_tokens > limit:
-        raise ModelError(
-            f"a prompt with its reply has {num_tokens} tokens, the model's context is {limit}. "
-            "Use fewer shots, shorter text or a model with a longer context."
-        )
+def open_image(path: Path) -> Image.Image:
+    """Open a picture completely as RGB; a missing or broken file raises DataError naming it."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such picture. Run the data stage again (mllmu data RECIPE --force).") from None
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise DataError(f"{path}: not a readable picture ({error}). Replace it or make the data again.") from None

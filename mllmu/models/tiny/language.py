@@ -28,7 +28,7 @@ from mllmu.records import Profile
 from mllmu.seeding import rng
 
 NUM_IMAGE_TOKENS = 17
-MICRO_BATCH = 32
+MICRO_BATCH = 24
 TASKS = {"classification": CLASSIFICATION(), "generation": GENERATION(), "cloze": CLOZE()}
 
 

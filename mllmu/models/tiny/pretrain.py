@@ -49,7 +49,7 @@ class Plan:
     vision_batch: int = 96
     num_people: int = 160
     plain_share: float = 0.25
-    language_steps: int = 4_200
+    language_steps: int = 2_400
     language_batch: int = 96
     learning_rate: float = 3e-3
     vocab_size: int = 4_096
@@ -128,7 +128,7 @@ def language_phase(plan: Plan, out: Path, report: Report) -> dict[str, float]:
     def on_step(step: int, loss: float) -> None:
         if step % 50 == 49:
             report("language", step + 1, plan.language_steps, {"loss": loss})
-        if step % 500 == 499:
+        if step % 300 == 299:
             report("exam", step + 1, plan.language_steps, exam.grade(encoder))
             save(model, processor, out / "checkpoint")
 

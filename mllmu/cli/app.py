@@ -1,0 +1,68 @@
+"""The command ``mllmu``: which commands there are, ``--version``, and what every command does on an error."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from mllmu.cli.data import data
+from mllmu.cli.failures import ExplainedErrors
+from mllmu.cli.ls import ls
+from mllmu.cli.pretrain import pretrain_tiny
+from mllmu.cli.run import run
+from mllmu.cli.stages import stage_command
+from mllmu.cli.validate import validate
+from mllmu.version import __version__
+
+EPILOG = "Start with: mllmu run recipes/demo.yaml. A command that was stopped continues where it was when repeated."
+
+
+class Group(TyperGroup):
+    """The commands, each under the rule that an error is one clear line and an exit code, not a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with ExplainedErrors():
+            return super().invoke(ctx)
+
+
+app = typer.Typer(
+    cls=Group,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=EPILOG,
+)
+
+
+def _print_version(asked: bool) -> None:  # noqa: FBT001 - the signature of an option callback
+    if asked:
+        typer.echo(f"mllmu {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Machine unlearning for multimodal LLMs: data, fine-tuning, unlearning, evaluation, report."""
+    del version
+
+
+app.command(rich_help_panel="Run")(run)
+app.command(rich_help_panel="Run")(validate)
+app.command(rich_help_panel="One stage")(data)
+for _stage in ("finetune", "unlearn", "evaluate", "score", "report"):
+    app.command(_stage, rich_help_panel="One stage")(stage_command(_stage))
+app.command(rich_help_panel="Look and build")(ls)
+app.command("pretrain-tiny", rich_help_panel="Look and build")(pretrain_tiny)
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code: 0 done, 2 an error that is the user's to fix, 130 Ctrl-C."""
+    app(prog_name="mllmu")

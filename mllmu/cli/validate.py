@@ -1,0 +1,24 @@
+"""``mllmu validate``: check a recipe without running it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mllmu.cli.options import Overrides, RecipePath
+
+
+def validate(
+    recipe: RecipePath,
+    *,
+    overrides: Overrides = None,
+    show: Annotated[bool, typer.Option("--show", help="Also print the recipe with all defaults filled in.")] = False,
+) -> None:
+    """Check every setting of a recipe, those of methods and metrics included, and run nothing."""
+    from mllmu.recipe import dump, load
+
+    checked = load(recipe, overrides or ())
+    typer.echo("valid")
+    if show:
+        typer.echo(dump(checked), nl=False)

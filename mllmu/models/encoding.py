@@ -1,0 +1,76 @@
+"""From turns to padded batches; token ids and pictures are computed once and remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mllmu.errors import ModelError
+from mllmu.models.families import IGNORE, Batch, Family, Turn
+
+
+class Encoder:
+    """Encodes turns for one model.
+
+    The prompt and the reply are tokenised apart and joined, so the labels are exact by construction and the prompt
+    tokens are the very ones that generation sees.
+    """
+
+    def __init__(self, family: Family, processor: Any, context: int) -> None:
+        self.family = family
+        self.processor = processor
+        self.context = context
+        self._prompts: dict[tuple[str, str, Path | None], list[int]] = {}
+        self._pictures: dict[Path, dict[str, Tensor]] = {}
+        self._replies: dict[str, list[int]] = {}
+
+    def prompt(self, turn: Turn) -> list[int]:
+        """Prompt token ids; also remembers the picture."""
+        key = (turn.system, turn.prompt, turn.image)
+        if key not in self._prompts:
+            ids, pictures = self.family.prompt_ids(turn, self.processor)
+            if turn.image is not None:
+                self._pictures.setdefault(turn.image, pictures)
+            self._prompts[key] = ids
+        return self._prompts[key]
+
+    def reply(self, text: str) -> list[int]:
+        """Reply token ids with end-of-sequence; an empty reply has none."""
+        if text not in self._replies:
+            self._replies[text] = self.family.reply_ids(text, self.processor) if text else []
+        return self._replies[text]
+
+    def batch(self, turns: Sequence[Turn], *, side: Literal["left", "right"] = "right") -> Batch:
+        """Encode and pad turns; see :class:`Batch`.
+
+        Raises:
+            ModelError: a turn does not fit the context; it is never truncated, the message shows its beginning.
+        """
+        pairs = [(self.prompt(turn), self.reply(turn.reply)) for turn in turns]
+        width = max(len(p) + len(r) for p, r in pairs)
+        for turn, (p, r) in zip(turns, pairs, strict=True):
+            if len(p) + len(r) > self.context:
+                raise ModelError(
+                    f"the prompt '{turn.prompt[:60]}...' has {len(p) + len(r)} tokens, the model's context is "
+                    f"{self.context}. Use fewer shots, shorter text, or a model with a longer context."
+                )
+        pad = int(self.processor.tokenizer.pad_token_id)
+        ids_BT = torch.full((len(turns), width), pad)
+        mask_BT, labels_BT = torch.zeros_like(ids_BT), torch.full_like(ids_BT, IGNORE)
+        for row, (p, r) in enumerate(pairs):
+            start = width - len(p) - len(r) if side == "left" else 0
+            end = start + len(p) + len(r)
+            ids_BT[row, start:end] = torch.tensor(p + r)
+            mask_BT[row, start:end] = 1
+            labels_BT[row, start + len(p) : end] = torch.tensor(r, dtype=torch.long)
+        pictures = self._joined([turn.image for turn in turns if turn.image is not None])
+        return Batch(inputs={"input_ids": ids_BT, "attention_mask": mask_BT, **pictures}, labels=labels_BT)
+
+    def _joined(self, paths: Sequence[Path]) -> dict[str, Tensor]:
+        if not paths:
+            return {}
+        return {key: torch.cat([self._pictures[path][key] for path in paths]) for key in self._pictures[paths[0]]}

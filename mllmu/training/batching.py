@@ -1,0 +1,53 @@
+"""Which question is trained at which step. The order depends on seed and epoch only, so a run can be resumed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mllmu.models.families import Turn
+from mllmu.records import Question
+from mllmu.seeding import rng
+
+
+def training_turns(questions: Sequence[Question], images: Path, *, modality: str) -> list[Turn]:
+    """Turns of the training questions of some people, in one modality or both.
+
+    Image+text questions show the canonical portrait ``<profile>_0.png``; text questions have the name instead.
+    """
+    return [
+        Turn(
+            prompt=q.text,
+            reply=q.answer,
+            image=images / f"{q.profile_id}_0.png" if q.modality == "image_text" else None,
+        )
+        for q in questions
+        if q.variant == "train" and modality in ("both", q.modality)
+    ]
+
+
+@dataclass(frozen=True)
+class Order:
+    """A seeded order of n items, epoch after epoch without end; every item comes once an epoch."""
+
+    num_items: int
+    batch_size: int
+    seed: int
+    label: str
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(self.num_items / self.batch_size)
+
+    def num_steps(self, epochs: float) -> int:
+        """Number of steps of so many epochs, at least one."""
+        return max(1, round(epochs * self.steps_per_epoch))
+
+    def indices(self, step: int) -> list[int]:
+        """Items of one step. The last batch of an epoch may be smaller."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = list(range(self.num_items))
+        rng(self.seed, "order", self.label, epoch).shuffle(order)
+        return order[place * self.batch_size : (place + 1) * self.batch_size]

@@ -1,0 +1,75 @@
+"""One forward pass over a batch, reduced to what losses need: the logits at the labelled tokens.
+
+Shapes: B rows, N labelled tokens of all rows together, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mllmu.models.families import IGNORE, Batch
+
+
+@dataclass(frozen=True)
+class Forward:
+    """Logits of the labelled tokens of a batch.
+
+    Attributes:
+        logits_NV: float32 logits that predict the labelled tokens.
+        labels_N: the labelled tokens.
+        row_N: index of the row each token belongs to.
+        num_rows: B.
+    """
+
+    logits_NV: Tensor
+    labels_N: Tensor
+    row_N: Tensor
+    num_rows: int
+
+    @cached_property
+    def token_logp_N(self) -> Tensor:
+        """[N] log p(token | everything before it), in nats."""
+        return -F.cross_entropy(self.logits_NV, self.labels_N, reduction="none")
+
+    @cached_property
+    def row_logp_B(self) -> Tensor:
+        """[B] log-probability of each reply: token log-probabilities *summed* over its labelled tokens, in nats."""
+        zeros = torch.zeros(self.num_rows, dtype=self.token_logp_N.dtype, device=self.token_logp_N.device)
+        return zeros.index_add(0, self.row_N, self.token_logp_N)
+
+    @cached_property
+    def row_length_B(self) -> Tensor:
+        """[B] number of labelled tokens of each reply."""
+        return torch.bincount(self.row_N, minlength=self.num_rows)
+
+
+def run_forward(model: Any, batch: Batch) -> Forward:
+    """Run a model on a batch; the language-model head is applied to labelled positions only.
+
+    Works for any ``...ForConditionalGeneration`` with ``.model`` and ``.lm_head``, with or without adapters.
+    """
+    core = model.get_base_model() if hasattr(model, "get_base_model") else model
+    hidden_BTD = core.model(**batch.inputs, use_cache=False).last_hidden_state
+    wanted_BT = batch.labels[:, 1:] != IGNORE
+    logits_NV = core.lm_head(hidden_BTD[:, :-1][wanted_BT])
+    row_N = wanted_BT.nonzero()[:, 0]
+    return Forward(logits_NV.float(), batch.labels[:, 1:][wanted_BT], row_N, len(batch.labels))
+
+
+def label_everything(batch: Batch, *, image_token_id: int | None) -> Batch:
+    """Make all text tokens labels, prompt included; padding and image tokens stay out.
+
+    This reproduces the published training code, whose loss covers the prompt (and, with older processors, no image
+    tokens). The first token of a row predicts nothing and is never counted.
+    """
+    ids = batch.inputs["input_ids"]
+    keep = batch.inputs["attention_mask"].bool()
+    if image_token_id is not None:
+        keep = keep & (ids != image_token_id)
+    return Batch(inputs=batch.inputs, labels=torch.where(keep, ids, torch.full_like(ids, IGNORE)))

@@ -1,0 +1,139 @@
+"""The one training loop: fine-tuning and every unlearning method run through it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mllmu.errors import ModelError
+from mllmu.progress import Progress
+from mllmu.runstore import explain_os_errors, write_atomic
+from mllmu.seeding import derive
+
+CHECKPOINT = "checkpoint.safetensors"
+CURVE = "curve.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How long and how fast: linear warm-up over a share of the steps, then linear decay to zero."""
+
+    num_steps: int
+    learning_rate: float
+    warmup: float = 0.0
+    weight_decay: float = 0.0
+    checkpoint_every_s: float = 60.0
+    max_grad_norm: float = 1.0
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step (0-based); never zero, so the last step counts too."""
+        rising = int(self.warmup * self.num_steps)
+        if step < rising:
+            return self.learning_rate * (step + 1) / (rising + 1)
+        return self.learning_rate * (self.num_steps - step) / max(1, self.num_steps - rising)
+
+
+@dataclass
+class Curve:
+    """Loss terms by step: ``points`` is a list of {step, name: value, ...}."""
+
+    points: list[dict[str, float]] = field(default_factory=list)
+
+
+def train(
+    model: Any,
+    terms: Callable[[int], dict[str, Tensor]],
+    schedule: Schedule,
+    *,
+    folder: Path,
+    seed: int,
+    progress: Progress,
+    label: str,
+) -> Curve:
+    """Minimise the sum of named loss terms; resumes from the checkpoint in ``folder`` if there is one.
+
+    The result of an interrupted and resumed run is bit-identical: order and dropout are derived from the step.
+
+    Args:
+        model: its trainable parameters are changed in place.
+        terms: step -> named scalar terms with gradient.
+        folder: where the checkpoint is kept; removed when training is complete.
+
+    Raises:
+        ModelError: the loss is not finite, with the step and what to change.
+    """
+    accelerator = Accelerator(cpu=next(model.parameters()).device.type == "cpu")
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trainable.values(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
+    curve = Curve()
+    first = load_checkpoint(folder, trainable, optimizer, curve)
+    optimizer = accelerator.prepare_optimizer(optimizer)
+    model.train()
+    progress.start(label, schedule.num_steps)
+    progress.advance(first)
+    saved = time.monotonic()
+    for step in range(first, schedule.num_steps):
+        torch.manual_seed(derive(seed, label, "step", step))
+        losses = terms(step)
+        total = torch.stack(list(losses.values())).sum()
+        if not torch.isfinite(total):
+            raise ModelError(
+                f"{label}: the loss is {total.item()} at step {step + 1} of {schedule.num_steps}. "
+                "Lower learning_rate or epochs; the run folder keeps everything finished before."
+            )
+        accelerator.backward(total)
+        accelerator.clip_grad_norm_(list(trainable.values()), schedule.max_grad_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.rate(step)
+        optimizer.step()
+        optimizer.zero_grad()
+        curve.points.append({"step": step, **{name: round(float(value), 6) for name, value in losses.items()}})
+        progress.advance(1, loss=float(total))
+        if time.monotonic() - saved > schedule.checkpoint_every_s:
+            save_checkpoint(folder, trainable, optimizer, curve, step + 1)
+            saved = time.monotonic()
+    progress.finish()
+    model.eval()
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    write_atomic(folder / CURVE, json.dumps(curve.points) + "\n")
+    return curve
+
+
+def save_checkpoint(
+    folder: Path, trainable: dict[str, Tensor], optimizer: Any, curve: Curve, next_step: int
+) -> None:
+    """Write parameters, optimiser state and curve as one safetensors file (no pickle), atomically."""
+    tensors = {f"p/{name}": p.detach().contiguous() for name, p in trainable.items()}
+    for name, parameter in trainable.items():
+        for key, value in optimizer.state[parameter].items():
+            tensors[f"o/{key}/{name}"] = torch.as_tensor(value).detach().contiguous()
+    temporary = folder / f".{CHECKPOINT}.tmp"
+    with explain_os_errors(folder / CHECKPOINT):
+        save_file(tensors, temporary, metadata={"step": str(next_step), "curve": json.dumps(curve.points)})
+        temporary.replace(folder / CHECKPOINT)
+
+
+def load_checkpoint(folder: Path, trainable: dict[str, Tensor], optimizer: Any, curve: Curve) -> int:
+    """Restore a checkpoint in place and return the next step, or 0 if there is none."""
+    path = folder / CHECKPOINT
+    if not path.is_file():
+        return 0
+    with safe_open(path, framework="pt") as file, torch.no_grad():
+        meta = file.metadata()
+        names = set(file.keys())
+        for name, parameter in trainable.items():
+            parameter.copy_(file.get_tensor(f"p/{name}"))
+            keys = [n for n in names if n.startswith("o/") and n.split("/", 2)[2] == name]
+            optimizer.state[parameter] = {n.split("/", 2)[1]: file.get_tensor(n) for n in keys}
+    curve.points[:] = json.loads(meta["curve"])
+    return int(meta["step"])

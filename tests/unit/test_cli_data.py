@@ -1,0 +1,105 @@
+"""Looking at the data of a run, and exporting it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mllmu.cli.data import export_parquet, read_splits, write_contact_sheet
+from mllmu.data.contact_sheet import GAP
+from mllmu.errors import DataError
+from mllmu.records import Profile, Question, dump_lines
+
+SPLITS = {"5": ["a"], "10": ["a"], "15": ["a", "a_0"]}
+
+
+def question(profile_id: str, modality: str) -> Question:
+    return Question.model_validate(
+        {
+            "id": f"{profile_id}.eval.cloze.{modality}.0",
+            "profile_id": profile_id,
+            "variant": "eval",
+            "task": "cloze",
+            "modality": modality,
+            "attribute": "residence",
+            "text": "This person lives in __.",
+            "answer": "Riga",
+            "value": "Riga",
+        }
+    )
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run folder with the people a (two views), a_0 (two views: its id begins with a file name of a) and hidden."""
+    folder = tmp_path / "run"
+    images = folder / "data" / "images"
+    images.mkdir(parents=True)
+    ids = ("a", "a_0", "hidden")
+    people = [Profile(id=i, kind="fictitious", attributes={"name": f"Name {i}"}) for i in ids]
+    questions = [question(i, m) for i in ids for m in ("image_text", "text")]
+    for number, person in enumerate(people):
+        for view in range(2):
+            Image.new("RGB", (40, 40), (80 * number, 100 * view, 10)).save(images / f"{person.id}_{view}.png")
+    (folder / "data" / "profiles.jsonl").write_text(dump_lines(people), encoding="utf-8")
+    (folder / "data" / "questions.jsonl").write_text(dump_lines(questions), encoding="utf-8")
+    (folder / "data" / "splits.json").write_text(json.dumps({**SPLITS, "holdout": ["hidden"]}), encoding="utf-8")
+    return folder
+
+
+def test_contact_sheet_shows_every_person_with_the_own_views_only(run: Path) -> None:
+    path = write_contact_sheet(run)
+    with Image.open(path) as sheet:
+        width, height = sheet.size
+        colours = {c for _, c in sheet.getcolors(maxcolors=100_000) or []}
+    assert path == run / "contact_sheet.png"
+    assert {(80 * number, 100 * view, 10) for number in range(3) for view in range(2)} <= colours
+    one_row = height - 2 * (128 + GAP)
+    assert width < 2 * 24 + 190 + 3 * 128 and 128 < one_row < 2 * 128
+
+
+def test_damaged_picture_is_named(run: Path) -> None:
+    broken = run / "data" / "images" / "a_1.png"
+    broken.write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"a_1\.png: not a readable picture"):
+        write_contact_sheet(run)
+
+
+def test_cut_off_picture_is_named(run: Path) -> None:
+    broken = run / "data" / "images" / "a_1.png"
+    Image.effect_noise((300, 300), 90).save(broken)
+    broken.write_bytes(broken.read_bytes()[:2000])
+    with pytest.raises(DataError, match=r"a_1\.png: not a readable picture"):
+        write_contact_sheet(run)
+
+
+def test_export_writes_the_published_layout_without_the_holdout_people(run: Path, tmp_path: Path) -> None:
+    from mllmu.data.parquet import read_questions
+
+    rows = export_parquet(run / "data", tmp_path / "exported")
+    assert (rows["Full_Set"], rows["forget_5"], rows["retain_5"], rows["forget_15"], rows["retain_15"]) == (
+        2,
+        1,
+        1,
+        2,
+        0,
+    )
+    assert {q.profile_id for q in read_questions(tmp_path / "exported")} == {"a", "a_0"}
+
+
+def test_export_of_other_forget_ratios_says_how_to_get_the_published_ones(run: Path, tmp_path: Path) -> None:
+    (run / "data" / "splits.json").write_text('{"10": ["a"]}', encoding="utf-8")
+    with pytest.raises(DataError, match=r"got 10\. Make the data with --set 'data\.splits\.forget_ratios"):
+        export_parquet(run / "data", tmp_path / "exported")
+    assert not (tmp_path / "exported").exists()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"5": "a"}'])
+def test_damaged_splits_are_an_error_that_names_the_file(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "splits.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=r"splits\.json: (damaged|expected)"):
+        read_splits(path)
