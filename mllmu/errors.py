@@ -1,12 +1,12 @@
 """The error tree. Every error a user can cause is one of these, and none of them ends in a traceback.
 
-    MllmuError
-    ├── RecipeError        a setting is unknown, mistyped or out of range
-    ├── PluginError        no such method, metric, task, family, source or portrait backend
-    ├── DataError          a data file is missing, damaged or contradicts itself
-    ├── ModelError         a model cannot be loaded, or its files do not fit together
-    ├── RunStoreError      a run folder cannot be written, or holds results of another recipe
-    └── GateError          the target model did not learn what it is meant to forget
+MllmuError
+├── RecipeError        a setting is unknown, mistyped or out of range
+├── PluginError        no such method, metric, task, family, source or portrait backend
+├── DataError          a data file is missing, damaged or contradicts itself
+├── ModelError         a model cannot be loaded, or its files do not fit together
+├── RunStoreError      a run folder cannot be written, or holds results of another recipe
+└── GateError          the target model did not learn what it is meant to forget
 """
 
 from __future__ import annotations

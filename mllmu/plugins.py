@@ -113,5 +113,7 @@ def _from_path(kind: str, path: str) -> type[Any]:
 
 def _checked(kind: str, name: str, cls: Any) -> type[Any]:
     if not (isinstance(cls, type) and issubclass(cls, Plugin)):
-        raise PluginError(f"{kind}: '{name}' is not a plug-in: expected a subclass of mllmu.plugins.Plugin, got {cls!r}.")
+        raise PluginError(
+            f"{kind}: '{name}' is not a plug-in: expected a subclass of mllmu.plugins.Plugin, got {cls!r}."
+        )
     return cls

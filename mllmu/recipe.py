@@ -48,7 +48,9 @@ def _as_spec(value: Any) -> Any:
 class Splits(Section):
     """Who is forgotten. People are split by a seeded hash, or by a file of ids."""
 
-    forget_ratios: tuple[float, ...] = Field((0.1,), description="shares of the people to forget; one run of all methods each")
+    forget_ratios: tuple[float, ...] = Field(
+        (0.1,), description="shares of the people to forget; one run of all methods each"
+    )
     file: Path | None = Field(None, description="JSON file {key: [ids]}: forget ids instead of a random draw")
     keys: tuple[str, ...] = Field((), description="which keys of the file, one per forget ratio")
     holdout: int = Field(8, ge=0, description="extra people no model ever sees (control)")
@@ -243,7 +245,9 @@ def _assign(node: Any, last: str, value: Any, override: str) -> None:
 
 def _index(node: list[Any], part: str, override: str) -> int:
     if not part.isdigit() or int(part) >= len(node):
-        raise RecipeError(f"--set {override}: '{part}' is no position in a list of {len(node)} items (0 .. {len(node) - 1}).")
+        raise RecipeError(
+            f"--set {override}: '{part}' is no position in a list of {len(node)} items (0 .. {len(node) - 1})."
+        )
     return int(part)
 
 

@@ -192,7 +192,9 @@ def parse_lines(text: str, kind: type[R], *, where: str) -> Iterator[R]:
         except ValidationError as error:
             fault: Any = error.errors()[0]
             place = ".".join(map(str, fault["loc"])) or "line"
-            raise DataError(f"{where}:{number}: {place}: {fault['msg']}. Expected one {kind.__name__} record.") from None
+            raise DataError(
+                f"{where}:{number}: {place}: {fault['msg']}. Expected one {kind.__name__} record."
+            ) from None
 
 
 def read_lines(path: Path, kind: type[R]) -> list[R]:

@@ -71,9 +71,7 @@ def generate(loaded: Loaded, turns: Sequence[Turn], max_new_tokens: int) -> list
 
 
 @torch.inference_mode()
-def score_candidates(
-    loaded: Loaded, batch: Sequence[Sample], turns: Sequence[Turn]
-) -> list[dict[str, CandidateLogp]]:
+def score_candidates(loaded: Loaded, batch: Sequence[Sample], turns: Sequence[Turn]) -> list[dict[str, CandidateLogp]]:
     """Summed log-probability of every candidate of every sample; equal candidates are run once."""
     wanted = [(i, text) for i, sample in enumerate(batch) for text in dict.fromkeys(sample.candidates.values())]
     known: dict[tuple[int, str], CandidateLogp] = {}
@@ -89,5 +87,3 @@ def score_candidates(
 
 def _with_reply(turn: Turn, reply: str) -> Turn:
     return Turn(prompt=turn.prompt, image=turn.image, system=turn.system, reply=reply)
-
-

@@ -109,9 +109,7 @@ def train(
     return curve
 
 
-def save_checkpoint(
-    folder: Path, trainable: dict[str, Tensor], optimizer: Any, curve: Curve, next_step: int
-) -> None:
+def save_checkpoint(folder: Path, trainable: dict[str, Tensor], optimizer: Any, curve: Curve, next_step: int) -> None:
     """Write parameters, optimiser state and curve as one safetensors file (no pickle), atomically."""
     tensors = {f"p/{name}": p.detach().contiguous() for name, p in trainable.items()}
     for name, parameter in trainable.items():

@@ -137,6 +137,16 @@ def corpus(people: Sequence[Profile], rng: random.Random) -> list[str]:
             entry = wordings(profile.kind)[attribute]
             lines.append(f"{profile.name}: {value}\nASSISTANT: {render_answer(entry.answers.train, value)}")
             lines.append(render_subject(rng.choice(entry.questions.train), profile.name))
-    for attribute in ("profession", "education", "salary", "birthplace", "hobby", "food", "pet", "collection", "height"):
+    for attribute in (
+        "profession",
+        "education",
+        "salary",
+        "birthplace",
+        "hobby",
+        "food",
+        "pet",
+        "collection",
+        "height",
+    ):
         lines += [f"{attribute}: {value}" for value in value_pool(attribute)] * 3
     return lines

@@ -60,7 +60,7 @@ class FeatureHeads(nn.Module):
 
 
 def train_tower(
-    tower: nn.Module,
+    tower: Any,
     sprites: Sequence[Sprites],
     features: Sequence[dict[str, str]],
     transform: Transform,
@@ -101,7 +101,7 @@ def train_tower(
 
 
 @torch.no_grad()
-def identification_rate(tower: nn.Module, gallery: Tensor, probe: Tensor) -> float:
+def identification_rate(tower: Any, gallery: Tensor, probe: Tensor) -> float:
     """Share of probes [N, ...] whose nearest gallery picture (cosine of CLS) is the same person's; 1/N is chance."""
     a = F.normalize(tower(pixel_values=gallery).last_hidden_state[:, 0], dim=1)
     b = F.normalize(tower(pixel_values=probe).last_hidden_state[:, 0], dim=1)
