@@ -96,7 +96,7 @@ class RunStore:
     def __init__(self, root: Path, *, force: bool = False) -> None:
         self.root = root
         self.force = force
-        self._redone: set[str] = set()
+        self._seen: set[str] = set()  # with force, a unit is redone once, not every time it is looked up
 
     def unit(self, name: str, inputs: Mapping[str, Any]) -> Unit:
         """Look up a unit by name and what it depends on.
@@ -107,8 +107,9 @@ class RunStore:
         plain = json.loads(json.dumps(dict(inputs), default=str))
         folder = self.root / name
         unit = Unit(name=name, folder=folder, building=folder.with_name(f".{folder.name}.building"), inputs=plain)
-        if folder.exists() and name not in self._redone:
+        if folder.exists() and name not in self._seen:
             self._check_finished(unit)
+        self._seen.add(name)
         if not unit.done:
             self._prepare(unit)
         return unit
@@ -116,7 +117,6 @@ class RunStore:
     def _check_finished(self, unit: Unit) -> None:
         old = _read_json(unit.folder / UNIT_FILE).get("inputs", {})
         if self.force:
-            self._redone.add(unit.name)
             with explain_os_errors(unit.folder):
                 shutil.rmtree(unit.folder)
         elif old != unit.inputs:

@@ -34,14 +34,27 @@ class Loaded:
     def family(self) -> Family:
         return self.encoder.family
 
+    @property
+    def image_token_id(self) -> int | None:
+        """Token that stands for a piece of the picture, if the model has one."""
+        config = self.model.config
+        found = getattr(config, "image_token_id", None) or getattr(config, "image_token_index", None)
+        return None if found is None else int(found)
+
 
 def tiny_folder() -> Path:
     """Folder of the embedded tiny model's weights."""
     return Path(str(resources.files("mllmu.models.tiny"))) / "weights"
 
 
-def load(section: ModelSection, ref: ModelRef, run_folder: Path) -> Loaded:
+def load(section: ModelSection, ref: ModelRef, run_folder: Path, encoder: Encoder | None = None) -> Loaded:
     """Load a model reference.
+
+    Args:
+        section: device, precision and family.
+        ref: what to load.
+        run_folder: where the reference's adapters are.
+        encoder: of another model of the same base, to use what it has already tokenised.
 
     Raises:
         ModelError: the base or an adapter is missing or does not fit; names the path and the reason.
@@ -51,7 +64,7 @@ def load(section: ModelSection, ref: ModelRef, run_folder: Path) -> Loaded:
     dtype = choose_dtype(section.dtype, device)
     try:
         config = AutoConfig.from_pretrained(source, revision=ref.revision)
-        processor = AutoProcessor.from_pretrained(source, revision=ref.revision)
+        encoder = encoder or make_encoder(section, source, ref.revision, config)
         model = AutoModelForImageTextToText.from_pretrained(
             source, revision=ref.revision, dtype=dtype, attn_implementation=attention(config, device)
         )
@@ -63,10 +76,15 @@ def load(section: ModelSection, ref: ModelRef, run_folder: Path) -> Loaded:
         ) from None
     for adapter in ref.adapters:
         model = apply_adapter(model, run_folder / adapter)
-    family = choose_family(section.family, str(config.model_type))
-    context = int(getattr(config.get_text_config(), "max_position_embeddings", 0) or 1 << 30)
     model.to(device).eval()
-    return Loaded(model=model, encoder=Encoder(family, processor, context), device=device)
+    return Loaded(model=model, encoder=encoder, device=device)
+
+
+def make_encoder(section: ModelSection, source: str, revision: str | None, config: Any) -> Encoder:
+    """Processor, family and context length of a base model."""
+    processor = AutoProcessor.from_pretrained(source, revision=revision)
+    context = int(getattr(config.get_text_config(), "max_position_embeddings", 0) or 1 << 30)
+    return Encoder(choose_family(section.family, str(config.model_type)), processor, context)
 
 
 def apply_adapter(model: Any, folder: Path) -> Any:

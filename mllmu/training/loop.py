@@ -97,8 +97,8 @@ def train(
             group["lr"] = schedule.rate(step)
         optimizer.step()
         optimizer.zero_grad()
-        curve.points.append({"step": step, **{name: round(float(value), 6) for name, value in losses.items()}})
-        progress.advance(1, loss=float(total))
+        curve.points.append({"step": step, **{name: round(value.item(), 6) for name, value in losses.items()}})
+        progress.advance(1, loss=total.item())
         if time.monotonic() - saved > schedule.checkpoint_every_s:
             save_checkpoint(folder, trainable, optimizer, curve, step + 1)
             saved = time.monotonic()

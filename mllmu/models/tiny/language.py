@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,13 +23,16 @@ from mllmu.evaluation.tasks.cloze import PLUGIN as CLOZE
 from mllmu.evaluation.tasks.generation import PLUGIN as GENERATION
 from mllmu.models.families import IGNORE
 from mllmu.models.tiny.build import IMAGE_SIZE
-from mllmu.models.tiny.drills import Drills, Row
+from mllmu.models.tiny.drills import LETTERS, MCQ_INSTRUCTION, Drills, Row
 from mllmu.models.tiny.vision import to_pixels
 from mllmu.records import Profile
 from mllmu.seeding import rng
 
 NUM_IMAGE_TOKENS = 17
 MICRO_BATCH = 24
+# A probe on an inner layer is asked at every token of an option whether that option is the right one: without it, the
+# one letter at the end is too thin a signal for a small model to learn comparing, and it stays at chance.
+LAYERS_AFTER_PROBE = 2
 TASKS = {"classification": CLASSIFICATION(), "generation": GENERATION(), "cloze": CLOZE()}
 
 
@@ -58,6 +62,22 @@ class PictureBank:
         return cls(torch.stack(rows))
 
 
+@dataclass(frozen=True)
+class Pass:
+    """Result of one forward pass.
+
+    ``logits_NV`` and ``labels_N`` are those of all reply tokens, ``lengths`` the number of reply tokens per row;
+    ``verdicts_E`` are the probe's logits at the tokens of multiple-choice options and ``fits_E`` what they should say:
+    1.0 for the right option, 0.0 for another.
+    """
+
+    logits_NV: Tensor
+    labels_N: Tensor
+    lengths: list[int]
+    verdicts_E: Tensor
+    fits_E: Tensor
+
+
 class Encoder:
     """Runs the language model on rows; pictures come from the bank instead of from pixels."""
 
@@ -66,6 +86,9 @@ class Encoder:
         self.tokenizer = tokenizer
         self.bank = bank
         self.image_id = tokenizer.convert_tokens_to_ids("<image>")
+        self.option_starts = torch.tensor(tokenizer.convert_tokens_to_ids([f"\n{letter}:" for letter in LETTERS]))
+        self.options_end = tokenizer.convert_tokens_to_ids(MCQ_INSTRUCTION)
+        self.probe = torch.nn.Linear(model.config.text_config.hidden_size, 1)
         self._tokens: dict[str, list[int]] = {}
         model.set_attn_implementation("eager")
 
@@ -79,8 +102,8 @@ class Encoder:
         image = "<image>" * NUM_IMAGE_TOKENS + "\n" if row.person is not None else ""
         return self.tokens(f"USER: {image}{row.prompt}\nASSISTANT:")
 
-    def forward(self, rows: Sequence[Row], views: Sequence[int]) -> tuple[Tensor, Tensor, list[int]]:
-        """Logits [N, V] and labels [N] of all reply tokens, and the number of reply tokens of each row."""
+    def forward(self, rows: Sequence[Row], views: Sequence[int]) -> Pass:
+        """Run some rows; see :class:`Pass` for what comes back."""
         pairs = [(self.prompt(row), self.tokens(f" {row.reply}</s>")) for row in rows]
         width = max(len(p) + len(r) for p, r in pairs)
         ids, labels = torch.zeros(len(rows), width, dtype=torch.long), torch.full((len(rows), width), IGNORE)
@@ -91,20 +114,32 @@ class Encoder:
             mask[i, : len(p) + len(r)] = 1
         shown = [(row.person, view) for row, view in zip(rows, views, strict=True) if row.person is not None]
         with torch.autocast("cpu", torch.bfloat16):
-            hidden = self._hidden(ids, mask, shown)
+            hidden, early = self._hidden(ids, mask, shown)
             wanted = labels[:, 1:] != IGNORE
             logits = self.model.lm_head(hidden[:, :-1][wanted])
-        return logits.float(), labels[:, 1:][wanted], wanted.sum(1).tolist()
+            inside, fits = self._options(rows, ids)
+            verdicts = self.probe(early[inside])[:, 0]
+        return Pass(logits.float(), labels[:, 1:][wanted], wanted.sum(1).tolist(), verdicts.float(), fits)
 
-    def _hidden(self, ids: Tensor, mask: Tensor, shown: Sequence[tuple[int | None, int]]) -> Tensor:
+    def _options(self, rows: Sequence[Row], ids: Tensor) -> tuple[Tensor, Tensor]:
+        """The tokens of the options and the one after each, as a mask [R, T]; for each 1.0 if the option is right."""
+        begun = torch.isin(ids, self.option_starts).long()
+        option = begun.cumsum(1) - begun  # how many options began before this token
+        closed = (ids == self.options_end).long()
+        option = option * (closed.cumsum(1) - closed == 0) * (closed.sum(1, keepdim=True) > 0)
+        right = torch.tensor([LETTERS.find(row.reply) + 1 for row in rows])
+        inside = option > 0
+        return inside, (option == right[:, None]).float()[inside]
+
+    def _hidden(self, ids: Tensor, mask: Tensor, shown: Sequence[tuple[int | None, int]]) -> tuple[Tensor, Tensor]:
         core = self.model.model
         embeds = core.language_model.embed_tokens(ids)
         if shown:
             pictures = torch.stack([self.bank.features_PVTD[person, view] for person, view in shown])
             projected = core.multi_modal_projector(pictures)
             embeds = embeds.masked_scatter((ids == self.image_id)[..., None], projected.to(embeds.dtype))
-        hidden: Tensor = core.language_model(inputs_embeds=embeds, attention_mask=mask).last_hidden_state
-        return hidden
+        out = core.language_model(inputs_embeds=embeds, attention_mask=mask, output_hidden_states=True)
+        return out.last_hidden_state, out.hidden_states[-1 - LAYERS_AFTER_PROBE]
 
 
 class Exam:
@@ -142,8 +177,8 @@ def _share_exact(encoder: Encoder, rows: Sequence[Row]) -> float:
     right = 0
     for start in range(0, len(rows), 64):
         chunk = rows[start : start + 64]
-        logits, labels, lengths = encoder.forward(chunk, [0] * len(chunk))
-        right += sum(bool(part.all()) for part in (logits.argmax(1) == labels).split(lengths))
+        out = encoder.forward(chunk, [0] * len(chunk))
+        right += sum(bool(part.all()) for part in (out.logits_NV.argmax(1) == out.labels_N).split(out.lengths))
     return round(right / len(rows), 4)
 
 
@@ -162,6 +197,7 @@ def train_language(
     The loss is the mean over micro-batches of the mean cross-entropy over their reply tokens, in nats.
     """
     matrices, others = _parameters(encoder.model)
+    others += encoder.probe.parameters()
     optimizers = [
         torch.optim.Muon(matrices, lr=learning_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0),
@@ -204,8 +240,11 @@ def _backward(encoder: Encoder, rows: list[Row], draw: random.Random) -> float:
     for start in range(0, len(rows), MICRO_BATCH):
         chunk = rows[start : start + MICRO_BATCH]
         views = [0 if draw.random() < 0.5 else draw.randrange(1, num_views) for _ in chunk]
-        logits, labels, _ = encoder.forward(chunk, views)
-        loss = F.cross_entropy(logits, labels) * len(chunk) / len(rows)
+        out = encoder.forward(chunk, views)
+        loss = F.cross_entropy(out.logits_NV, out.labels_N)
+        if len(out.fits_E):
+            loss = loss + F.binary_cross_entropy_with_logits(out.verdicts_E, out.fits_E)
+        loss = loss * len(chunk) / len(rows)
         loss.backward()
         total += loss.item()
     return total

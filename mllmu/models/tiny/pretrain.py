@@ -21,6 +21,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPVisionModel
 
+from mllmu.data.build import CELEBRITY_PORTRAIT_SEED
 from mllmu.data.portraits import transform
 from mllmu.data.portraits.dicebear import features, sprites
 from mllmu.data.sources.celebrities import Celebrities
@@ -34,8 +35,6 @@ from mllmu.seeding import derive, rng
 
 # The seed of people and faces met in pre-training; run seeds derive theirs otherwise, so nobody is met twice.
 PEOPLE_SEED = 987_654_321
-# Celebrities look the same in every run, whatever its seed, or the model could not know them.
-CELEBRITY_PORTRAIT_SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True)

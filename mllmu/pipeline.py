@@ -1,0 +1,161 @@
+"""A run from the first person to the report; reads like the method section of a paper.
+
+    data -> finetune -> unlearn -> evaluate -> score -> report
+
+Every stage makes what is missing and skips what is there, so the same command continues an interrupted run. A stage
+reads the folders of earlier stages and writes units (see :mod:`mllmu.runstore`) of its own::
+
+    data/                                    people, questions, splits, pictures
+    models/target, models/forget_10/<name>   adapters, and model.json: a reference to base, adapters and guard
+    eval/forget_10/<name>/replies, scores    what a model replied, and how every reply was judged
+    eval/forget_10/metrics.json              all numbers of one forget ratio
+    report/                                  index.html, tradeoff.csv, plots
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+
+from rich.console import Group
+
+from mllmu.data import build
+from mllmu.evaluation import gate, scoring
+from mllmu.evaluation.samples import metrics_of
+from mllmu.progress import Progress, SilentProgress
+from mllmu.recipe import Recipe
+from mllmu.report import ReportInput, render, terminal_table
+from mllmu.report.index import write_index
+from mllmu.runstore import RunStore, write_atomic
+from mllmu.stages import reporting
+from mllmu.stages.answers import Answers
+from mllmu.stages.context import Context, timed
+from mllmu.stages.lineup import RETAIN_MODEL, TARGET, jobs
+from mllmu.stages.models import Models
+from mllmu.stages.record import recorded
+
+STAGES = ("data", "finetune", "unlearn", "evaluate", "score", "report")
+CHEAP = ("score", "report")
+
+
+class Pipeline:
+    """One run of one recipe in one folder.
+
+    Args:
+        recipe: what to do.
+        root: the run folder; may hold an earlier, unfinished or finished run of the same recipe.
+        force: redo finished work (of the stage alone, if one is named), also if the settings changed.
+        gate: stop before unlearning if the target has not memorised the forget people.
+        progress: told what is going on.
+    """
+
+    def __init__(
+        self, recipe: Recipe, root: Path, *, force: bool = False, gate: bool = True, progress: Progress | None = None
+    ) -> None:
+        self.recipe = recipe
+        self.root = root
+        self.force = force
+        self.gate = gate and recipe.gate
+        self.progress = progress or SilentProgress()
+        self.jobs = jobs(recipe)
+        self.context = Context(recipe, root, self.progress)
+        self.models = Models(self.context)
+
+    def run(self, only: str | None = None) -> Path | None:
+        """Run all stages, or those up to ``only``; returns the page of the report if that was made."""
+        kept, redone = RunStore(self.root), RunStore(self.root, force=True)
+        last = only or STAGES[-1]
+        with recorded(self.context):
+            for stage in STAGES[: STAGES.index(last) + 1]:
+                # Judging and drawing are cheap, so asking for them by name does them again.
+                again = only in (None, stage) and (self.force or (stage == only and stage in CHEAP))
+                self.context.store = redone if again else kept
+                getattr(self, stage)()
+        return self.root / "report" / "index.html" if last == "report" else None
+
+    def data(self) -> None:
+        """People, pictures, questions, splits."""
+        section = self.recipe.data
+        self.progress.stage("data", f"{section.source.name} people, {section.portraits.name} portraits")
+        unit = self.context.data_unit()
+        if not unit.done:
+            with timed(unit) as facts:
+                facts |= build.make(section, self.recipe.seed, unit.building, self.progress)
+            unit.commit(facts)
+
+    def finetune(self) -> None:
+        """Teach everybody to the target, and everybody but the forgotten to one retain_model per ratio."""
+        data = self.context.dataset
+        self.progress.stage("finetune", f"target on {len(data.people)} people, {len(self.keys)} retain model(s)")
+        self.models.teach("", TARGET, data.people)
+        for key in self.keys:
+            self.models.teach(key, RETAIN_MODEL, data.retained(key))
+
+    def unlearn(self) -> None:
+        """Make the target forget, once per ratio and method; first make sure that there is something to forget."""
+        for key in self.keys:
+            count = len(self.context.dataset.splits[key])
+            self.progress.stage("gate", f"does the target know the {count} people to forget ({key} %)?")
+            self._pass_gate(self.answers[key])
+            self.progress.stage("unlearn", f"{count} people ({key} %), {len(self.jobs)} methods")
+            for job in self.jobs:
+                self.models.forget(key, job)
+
+    def _pass_gate(self, answers: Answers) -> None:
+        difference = gate.memorisation(answers.samples, answers.ask(TARGET), answers.ask(RETAIN_MODEL))
+        write_atomic(answers.folder / reporting.GATE_FILE, json.dumps(difference._asdict(), indent=1) + "\n")
+        if self.gate:
+            gate.check(difference)
+
+    def evaluate(self) -> None:
+        """Put the same samples to every model and keep the replies."""
+        for key, answers in self.answers.items():
+            self.progress.stage("evaluate", f"{len(answers.samples)} questions to {len(self.names)} models ({key} %)")
+            for place, name in enumerate(self.names):
+                answers.ask(name, twins=self.names[:place])
+
+    def score(self) -> None:
+        """Judge the replies and average; needs no model."""
+        metrics = metrics_of(self.recipe.evaluate)
+        taught = [question for question in self.context.dataset.questions if question.variant == "train"]
+        for key, answers in self.answers.items():
+            self.progress.stage("score", f"{len(metrics)} metrics, {len(self.names)} models ({key} %)")
+            scores = {name: answers.judge(name, metrics) for name in self.names}
+            results = [
+                r for name in self.names for r in scoring.aggregate(name, answers.samples, scores[name], metrics)
+            ]
+            results += scoring.baselines(answers.samples, taught)
+            distances = reporting.ks_rows(answers.samples, scores)
+            reporting.write_metrics(answers.folder / reporting.METRICS_FILE, results, distances)
+
+    def report(self) -> None:
+        """Draw one report per forget ratio; with several, an index page leads to them."""
+        folder = self.root / "report"
+        self.progress.stage("report", str(folder))
+        for key in self.keys:
+            render(self._report_input(key), folder / f"forget_{key}" if len(self.keys) > 1 else folder)
+        if len(self.keys) > 1:
+            write_index(folder, self.recipe.report.title or self.recipe.name, self.keys)
+
+    def terminal_table(self) -> Group:
+        """The result of every ratio in a few lines for a terminal."""
+        return Group(*(terminal_table(self._report_input(key)) for key in self.keys))
+
+    def _report_input(self, key: str) -> ReportInput:
+        return reporting.report_input(self.context, self.models, self.answers[key], self.jobs)
+
+    @property
+    def keys(self) -> list[str]:
+        """The forget ratios in percent."""
+        return self.context.keys
+
+    @cached_property
+    def answers(self) -> dict[str, Answers]:
+        """The replies of every ratio, by key."""
+        return {key: Answers(self.context, self.models, key) for key in self.keys}
+
+    @property
+    def names(self) -> list[str]:
+        """The models that are compared, in the order of the report."""
+        return [TARGET, RETAIN_MODEL, *(job.name for job in self.jobs)]

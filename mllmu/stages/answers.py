@@ -1,0 +1,89 @@
+"""Replies and scores of the models of a run, as units."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from mllmu.evaluation import samples as sampling
+from mllmu.evaluation import scoring
+from mllmu.evaluation.metrics import Metric
+from mllmu.evaluation.run import RESPONSES, collect
+from mllmu.records import Response, Sample, Score, dump_lines, read_lines
+from mllmu.runstore import Unit, digest, write_atomic
+from mllmu.stages.context import Context, timed
+from mllmu.stages.models import Models
+
+SCORES = "scores.jsonl"
+
+
+class Answers:
+    """What the models of one forget ratio reply to the same samples."""
+
+    def __init__(self, context: Context, models: Models, key: str) -> None:
+        recipe = context.recipe
+        self.context = context
+        self.models = models
+        self.key = key
+        self.folder = context.root / "eval" / f"forget_{key}"
+        self.samples: list[Sample] = sampling.render(
+            context.dataset, key, recipe.evaluate, selection=recipe.data.splits.selection, seed=recipe.seed
+        )
+        self._digest = digest([sample.model_dump() for sample in self.samples])
+        write_atomic(self.folder / "samples.jsonl", dump_lines(self.samples))
+
+    def ask(self, name: str, twins: Iterable[str] = ()) -> list[Response]:
+        """The replies of one model.
+
+        Args:
+            name: the model.
+            twins: models already asked; if one of them is the same model under another name, its replies are taken.
+        """
+        unit = self.unit(name)
+        if not unit.done:
+            ref = self.models.ref(self.key, name)
+            twin = next((other for other in twins if self.models.ref(self.key, other) == ref), None)
+            with timed(unit) as facts:
+                if twin is not None:
+                    write_atomic(unit.building / RESPONSES, dump_lines(self.replies(twin)))
+                else:
+                    collect(
+                        self.samples,
+                        lambda: self.models.load(ref),
+                        images=self.context.dataset.folder,
+                        guard=ref.guard,
+                        batch_size=self.context.recipe.evaluate.batch_size,
+                        folder=unit.building,
+                        progress=self.context.progress,
+                        label=name,
+                    )
+            unit.commit(facts)
+        return self.replies(name)
+
+    def unit(self, name: str) -> Unit:
+        """The unit of a model's replies; they depend on the model and on the samples."""
+        inputs = {"model": self.models.unit(self.key, name).fingerprint, "samples": self._digest}
+        return self.context.store.unit(f"eval/forget_{self.key}/{name}/replies", inputs)
+
+    def replies(self, name: str) -> list[Response]:
+        """Replies that have been collected."""
+        return read_lines(self._path(name), Response)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / name / "replies" / RESPONSES
+
+    def judge(self, name: str, metrics: Sequence[Metric]) -> list[Score]:
+        """The scores of one model by the metrics; needs no model."""
+        versions = {metric.name: metric.version for metric in metrics}
+        inputs = {"replies": self.unit(name).fingerprint, "metrics": versions}
+        unit = self.context.store.unit(f"eval/forget_{self.key}/{name}/scores", inputs)
+        if not unit.done:
+            with timed(unit) as facts:
+                scores = scoring.score_all(self.samples, self.replies(name), metrics)
+                write_atomic(unit.building / SCORES, dump_lines(scores))
+            unit.commit(facts)
+        return self.scores(name)
+
+    def scores(self, name: str) -> list[Score]:
+        """Scores that have been made."""
+        return read_lines(self.folder / name / "scores" / SCORES, Score)

@@ -1,0 +1,151 @@
+"""The models of a run as units: the target, the retain_models, and one per method, kept as references."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from mllmu.models.families import Turn
+from mllmu.models.loading import Loaded, load
+from mllmu.records import ModelRef
+from mllmu.runstore import Unit, digest, write_atomic
+from mllmu.seeding import derive
+from mllmu.stages.context import Context, timed
+from mllmu.stages.lineup import RETAIN_MODEL, TARGET, Job
+from mllmu.training.batching import training_turns
+from mllmu.training.finetune import finetune
+from mllmu.unlearning.run import Sides, unlearn
+
+MODEL_FILE = "model.json"
+
+
+def unit_name(key: str, name: str) -> str:
+    """Folder of a model: the target belongs to all forget ratios, every other model to one."""
+    return f"models/{TARGET}" if name == TARGET else f"models/forget_{key}/{name}"
+
+
+class Models:
+    """Makes the models of a run, or finds them made."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.units: dict[str, Unit] = {}
+        self._first: Loaded | None = None
+
+    def unit(self, key: str, name: str) -> Unit:
+        return self.units[unit_name(key, name)]
+
+    def ref(self, key: str, name: str) -> ModelRef:
+        """The reference of a model that has been made."""
+        path = self.unit(key, name).folder / MODEL_FILE
+        return ModelRef.model_validate_json(path.read_text(encoding="utf-8"))
+
+    def load(self, ref: ModelRef) -> Loaded:
+        """Load a model; all models of a run share one encoder, so no text or picture is prepared twice."""
+        encoder = self._first.encoder if self._first else None
+        loaded = load(self.context.recipe.model, ref, self.context.root, encoder)
+        self._first = self._first or loaded
+        return loaded
+
+    def teach(self, key: str, name: str, people: Sequence[str]) -> None:
+        """Fine-tune the base on some people."""
+        recipe = self.context.recipe
+        inputs = {
+            "data": self.context.data_unit().fingerprint,
+            "model": recipe.model.model_dump(mode="json", exclude={"device"}),
+            "finetune": recipe.finetune.model_dump(mode="json", exclude={"checkpoint_every_s"}),
+            "people": digest(list(people)),
+        }
+        unit = self._unit(key, name, inputs)
+        if unit.done:
+            return
+        base = ModelRef(base=recipe.model.path, revision=recipe.model.revision)
+        with timed(unit) as facts, peak_memory(facts):
+            finetune(
+                self.load(base),
+                self._turns(people, recipe.finetune.modality),
+                recipe.finetune,
+                folder=unit.building,
+                seed=derive(recipe.seed, "finetune"),
+                progress=self.context.progress,
+                label=name,
+            )
+        self._finish(unit, base.model_copy(update={"adapters": (unit.name,)}), facts)
+
+    def forget(self, key: str, job: Job) -> None:
+        """Apply an unlearning method to the target (or take the retain_model, if that is the method)."""
+        method, lora = job.method(), self.context.recipe.unlearn.lora
+        inputs = {
+            "start": self.unit(key, method.model).fingerprint,
+            "retain_model": self.unit(key, RETAIN_MODEL).fingerprint,
+            "method": job.spec,
+            "settings": method.model_dump(mode="json"),
+            "lora": lora.model_dump(mode="json") if lora and method.trains else None,
+            "forget": digest(self.context.dataset.splits[key]),
+        }
+        unit = self._unit(key, job.name, inputs)
+        if unit.done:
+            return
+        start = self.ref(key, method.model)
+        with timed(unit) as facts, peak_memory(facts):
+            if method.trains:
+                self._train(unit, key, job, start)
+        if method.trains:
+            made = start.model_copy(update={"adapters": (*start.adapters, unit.name)})
+        else:
+            names = [self.context.dataset.names[person] for person in self.context.dataset.splits[key]]
+            made = start.model_copy(update={"guard": method.guard_text(names)})
+        self._finish(unit, made, facts)
+
+    def _train(self, unit: Unit, key: str, job: Job, start: ModelRef) -> None:
+        method, data, recipe = job.method(), self.context.dataset, self.context.recipe
+        # the usual reference is the start with the new adapter off; anything else needs a second model in memory
+        apart = method.uses_reference and (method.reference != method.model or recipe.unlearn.lora is None)
+        sides = Sides(
+            forget=self._turns(data.splits[key], method.modality),
+            retain=self._turns(data.retained(key), method.modality) if method.uses_retain else (),
+            reference=self.load(self.ref(key, method.reference)) if apart else None,
+        )
+        unlearn(
+            self.load(start),
+            method,
+            sides,
+            lora=recipe.unlearn.lora,
+            folder=unit.building,
+            seed=derive(recipe.seed, "unlearn"),
+            progress=self.context.progress,
+            label=job.name,
+            checkpoint_every_s=recipe.finetune.checkpoint_every_s,
+        )
+
+    def _turns(self, people: Sequence[str], modality: str) -> list[Turn]:
+        data, wanted = self.context.dataset, set(people)
+        questions = [question for question in data.questions if question.profile_id in wanted]
+        return training_turns(questions, data.folder / "images", modality=modality)
+
+    def _unit(self, key: str, name: str, inputs: dict[str, Any]) -> Unit:
+        unit = self.context.store.unit(unit_name(key, name), inputs)
+        self.units[unit.name] = unit
+        return unit
+
+    def _finish(self, unit: Unit, ref: ModelRef, facts: dict[str, Any]) -> None:
+        write_atomic(unit.building / MODEL_FILE, json.dumps(ref.model_dump(), indent=1) + "\n")
+        unit.commit(facts)
+
+
+class peak_memory:  # noqa: N801 - used as a statement
+    """Context manager that adds ``peak_mib``, the accelerator's peak memory in MiB; nothing without one."""
+
+    def __init__(self, facts: dict[str, Any]) -> None:
+        self.facts = facts
+
+    def __enter__(self) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+
+    def __exit__(self, *error: object) -> None:
+        if torch.cuda.is_available():
+            self.facts["peak_mib"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)

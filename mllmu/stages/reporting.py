@@ -1,0 +1,180 @@
+"""From the run folder to the input of the report, without any model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mllmu import recipe as recipes
+from mllmu.evaluation import gate
+from mllmu.evaluation.outcome import outcome
+from mllmu.evaluation.scoring import ks_to_retain_model
+from mllmu.evaluation.stats import Difference
+from mllmu.records import MetricResult, Response, Sample, Score
+from mllmu.report import CurvePoint, Example, KsRow, ModelRow, Portrait, ReportInput
+from mllmu.runstore import write_atomic
+from mllmu.seeding import rng
+from mllmu.stages.answers import Answers
+from mllmu.stages.context import Context
+from mllmu.stages.lineup import RETAIN_MODEL, TARGET, Job
+from mllmu.stages.models import Models
+from mllmu.stages.record import describe, seconds_by_stage
+from mllmu.training.loop import CURVE
+
+METRICS_FILE = "metrics.json"
+GATE_FILE = "gate.json"
+NUM_PORTRAITS = 4
+CURVE_POINTS = 200
+
+
+def ks_rows(samples: Sequence[Sample], scores: dict[str, list[Score]]) -> list[KsRow]:
+    """Distance of every model's truth ratios to the retain_model's, if truth ratios were scored."""
+    if not any(score.metric == "truth_ratio" for score in scores[RETAIN_MODEL]):
+        return []
+    return [
+        KsRow(model=name, split=split, modality=modality, value=value)
+        for name, of_model in scores.items()
+        for (split, modality), value in ks_to_retain_model(samples, of_model, scores[RETAIN_MODEL]).items()
+    ]
+
+
+def write_metrics(path: Path, results: Sequence[MetricResult], distances: Sequence[KsRow]) -> None:
+    """Write all numbers of one forget ratio; no times, so equal runs give equal bytes."""
+    content = {
+        "results": [result.model_dump() for result in results],
+        "ks_to_retain_model": [row.model_dump() for row in distances],
+    }
+    write_atomic(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def report_input(context: Context, models: Models, answers: Answers, jobs: Sequence[Job]) -> ReportInput:
+    """Collect what the report of one forget ratio shows."""
+    key, recipe = answers.key, context.recipe
+    numbers = json.loads((answers.folder / METRICS_FILE).read_text(encoding="utf-8"))
+    rows = model_rows(models, key, jobs)
+    return ReportInput(
+        title=recipe.report.title or f"{recipe.name}: forgetting {key} % of the people",
+        models=rows,
+        results=tuple(MetricResult.model_validate(result) for result in numbers["results"]),
+        ks=tuple(KsRow.model_validate(row) for row in numbers["ks_to_retain_model"]),
+        curves={row.name: points for row in rows if (points := curve(models, key, row.name))},
+        provenance={
+            **describe(context),
+            "people": len(context.dataset.people),
+            "forgotten": len(context.dataset.splits[key]),
+            "seconds": seconds_by_stage(context.root),
+            "recipe": recipes.dump(recipe),
+        },
+        portraits=portraits(context, key),
+        examples=examples(context, answers, [row.name for row in rows]),
+        warnings=gate_warning(answers.folder / GATE_FILE),
+        reference_rows=recipe.report.reference_rows,
+    )
+
+
+def model_rows(models: Models, key: str, jobs: Sequence[Job]) -> tuple[ModelRow, ...]:
+    """Target, retain_model and the unlearned models, with what they cost."""
+    ratio = float(key) / 100
+    finetune = models.context.recipe.finetune.model_dump(mode="json")
+    rows = [
+        ModelRow(name=TARGET, role="target", settings=finetune, **_cost(models, key, TARGET)),
+        ModelRow(
+            name=RETAIN_MODEL,
+            role="retain_model",
+            forget_ratio=ratio,
+            settings=finetune,
+            **_cost(models, key, RETAIN_MODEL),
+        ),
+    ]
+    for job in jobs:
+        method = job.method()
+        rows.append(
+            ModelRow(
+                name=job.name,
+                role="unlearned",
+                method=job.spec,
+                modality=method.modality,
+                forget_ratio=ratio,
+                settings=method.model_dump(mode="json", exclude={"modality"}),
+                **_cost(models, key, job.name),
+            )
+        )
+    return tuple(rows)
+
+
+def _cost(models: Models, key: str, name: str) -> dict[str, Any]:
+    facts = models.unit(key, name).facts()
+    return {"seconds": facts.get("seconds"), "peak_mib": facts.get("peak_mib")}
+
+
+def curve(models: Models, key: str, name: str) -> tuple[CurvePoint, ...]:
+    """The training curve of a model, thinned to what a plot can show; empty if it was not trained."""
+    path = models.unit(key, name).folder / CURVE
+    if not path.is_file():
+        return ()
+    points = json.loads(path.read_text(encoding="utf-8"))
+    every = max(1, len(points) // CURVE_POINTS)
+    return tuple(
+        CurvePoint(step=int(point["step"]), name=term, value=value)
+        for point in points[::every]
+        for term, value in point.items()
+        if term != "step"
+    )
+
+
+def gate_warning(path: Path) -> tuple[str, ...]:
+    """What the memorisation gate found, if it would have stopped the run."""
+    if not path.is_file():
+        return ()
+    fault = gate.verdict(Difference(**json.loads(path.read_text(encoding="utf-8"))))
+    return (f"The memorisation gate is not passed: {fault}. The numbers below say little about unlearning.",) * bool(
+        fault
+    )
+
+
+def portraits(context: Context, key: str) -> tuple[Portrait, ...]:
+    """Pictures of some people to forget and to retain."""
+    data = context.dataset
+    shown = [(person, "forget") for person in data.splits[key][:NUM_PORTRAITS]]
+    shown += [(person, "retain") for person in data.retained(key)[:NUM_PORTRAITS]]
+    return tuple(
+        Portrait(
+            id=person,
+            name=data.names[person],
+            role=role,  # type: ignore[arg-type]
+            views=tuple((data.folder / "images" / f"{person}_{v}.png").read_bytes() for v in range(data.views(person))),
+        )
+        for person, role in shown
+    )
+
+
+def examples(context: Context, answers: Answers, names: Sequence[str]) -> tuple[Example, ...]:
+    """Some questions with everybody's reply: for every task one of the forget and one of the retain set in turn."""
+    replies = {name: {r.sample_id: r for r in answers.replies(name)} for name in names}
+    picked: list[Sample] = []
+    reported = [sample for sample in answers.samples if sample.part == "report"]
+    order = sorted(reported, key=lambda s: rng(context.recipe.seed, "example", s.id).random())
+    kinds = [(split, task) for task in context.recipe.evaluate.tasks for split in ("forget", "retain")]
+    while order and kinds and len(picked) < context.recipe.report.num_examples:
+        for split, task in kinds:
+            found = next((s for s in order if s.split == split and s.task == task and s not in picked), None)
+            picked += [found] if found else []
+        if len(picked) < len(kinds):
+            break
+    return tuple(_example(context, s, replies) for s in picked[: context.recipe.report.num_examples])
+
+
+def _example(context: Context, sample: Sample, replies: dict[str, dict[str, Response]]) -> Example:
+    image = (context.dataset.folder / sample.image).read_bytes() if sample.image else None
+    return Example(
+        question=sample.prompt,
+        image=image,
+        split=sample.split,
+        task=sample.task,
+        modality=sample.modality,
+        truth=sample.target,
+        replies={name: known[sample.id].text for name, known in replies.items()},
+        outcomes={name: outcome(sample, known[sample.id]) for name, known in replies.items()},
+    )

@@ -1,0 +1,53 @@
+"""Teach people to a model: the one fine-tuning of target and retain_model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from mllmu.errors import DataError
+from mllmu.models.adapters import add_trainable, save_trained
+from mllmu.models.families import Turn
+from mllmu.models.loading import Loaded
+from mllmu.progress import Progress
+from mllmu.recipe import Finetune
+from mllmu.seeding import derive
+from mllmu.training.batching import Order
+from mllmu.training.forward import run_forward
+from mllmu.training.loop import Schedule, train
+from mllmu.training.losses import answer_nll
+
+
+def finetune(
+    loaded: Loaded, turns: Sequence[Turn], section: Finetune, *, folder: Path, seed: int, progress: Progress, label: str
+) -> None:
+    """Train adapters (or, without LoRA, the language model) on the turns; the result is saved into ``folder``.
+
+    L = mean over the reply tokens of a step of -log p(token | picture, question, reply so far), in nats.
+
+    Every step mixes questions of many people. The order depends on seed and epoch alone, not on ``label``, so two
+    models that share a seed differ only in whom they are taught.
+
+    Raises:
+        DataError: there is nothing to learn.
+    """
+    if not turns:
+        raise DataError(f"{label}: nobody to teach. Check data.source and finetune.modality.")
+    model = add_trainable(loaded.model, loaded.encoder.family, section.lora, seed=derive(seed, "adapter"))
+    order = Order(num_items=len(turns), batch_size=section.batch_size, seed=seed, label="finetune")
+
+    def terms(step: int) -> dict[str, Tensor]:
+        batch = loaded.encoder.batch([turns[i] for i in order.indices(step)])
+        return {"nll": answer_nll(run_forward(model, batch.to(loaded.device)))}
+
+    schedule = Schedule(
+        num_steps=order.num_steps(section.epochs),
+        learning_rate=section.learning_rate,
+        warmup=section.warmup,
+        weight_decay=section.weight_decay,
+        checkpoint_every_s=section.checkpoint_every_s,
+    )
+    train(model, terms, schedule, folder=folder, seed=seed, progress=progress, label=label)
+    save_trained(model, folder)
