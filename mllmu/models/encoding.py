@@ -51,15 +51,8 @@ class Encoder:
             ModelError: a turn does not fit the context; it is never truncated, the message shows its beginning.
         """
         pairs = [(self.prompt(turn), self.reply(turn.reply)) for turn in turns]
-        width = max(len(p) + len(r) for p, r in pairs)
-        for turn, (p, r) in zip(turns, pairs, strict=True):
-            if len(p) + len(r) > self.context:
-                raise ModelError(
-                    f"the prompt '{turn.prompt[:60]}...' has {len(p) + len(r)} tokens, the model's context is "
-                    f"{self.context}. Use fewer shots, shorter text, or a model with a longer context."
-                )
-        pad = int(self.processor.tokenizer.pad_token_id)
-        ids_BT = torch.full((len(turns), width), pad)
+        width = max(self.check_length(turn, turn.reply) for turn in turns)
+        ids_BT = torch.full((len(turns), width), self.pad)
         mask_BT, labels_BT = torch.zeros_like(ids_BT), torch.full_like(ids_BT, IGNORE)
         for row, (p, r) in enumerate(pairs):
             start = width - len(p) - len(r) if side == "left" else 0
@@ -67,10 +60,26 @@ class Encoder:
             ids_BT[row, start:end] = torch.tensor(p + r)
             mask_BT[row, start:end] = 1
             labels_BT[row, start + len(p) : end] = torch.tensor(r, dtype=torch.long)
-        pictures = self._joined([turn.image for turn in turns if turn.image is not None])
-        return Batch(inputs={"input_ids": ids_BT, "attention_mask": mask_BT, **pictures}, labels=labels_BT)
+        return Batch(inputs={"input_ids": ids_BT, "attention_mask": mask_BT, **self.pictures(turns)}, labels=labels_BT)
 
-    def _joined(self, paths: Sequence[Path]) -> dict[str, Tensor]:
+    def check_length(self, turn: Turn, reply: str) -> int:
+        """Number of tokens of a turn with a reply; more than the context holds is a ModelError."""
+        length = len(self.prompt(turn)) + len(self.reply(reply))
+        if length > self.context:
+            raise ModelError(
+                f"the prompt '{turn.prompt[:60]}...' has {length} tokens, the model's context is {self.context}. "
+                "Use fewer shots, shorter text, or a model with a longer context."
+            )
+        return length
+
+    @property
+    def pad(self) -> int:
+        """The padding token."""
+        return int(self.processor.tokenizer.pad_token_id)
+
+    def pictures(self, turns: Sequence[Turn]) -> dict[str, Tensor]:
+        """The picture tensors of turns whose prompts have been encoded, in order; empty if none has a picture."""
+        paths = [turn.image for turn in turns if turn.image is not None]
         if not paths:
             return {}
         return {key: torch.cat([self._pictures[path][key] for path in paths]) for key in self._pictures[paths[0]]}

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers.utils import logging as library_logging
 
 from mllmu import plugins
-from mllmu.errors import ModelError
+from mllmu.errors import MllmuError, ModelError
 from mllmu.models.encoding import Encoder
 from mllmu.models.families import Family
 from mllmu.recipe import ModelSection
 from mllmu.records import ModelRef
 
 WEIGHTS_FILE = "weights.safetensors"
+ADAPTER_FILE = "adapter_model.safetensors"
+LOAD_FAULTS = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError)
+"""What the libraries raise on files that are missing, damaged, or made for another model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +41,13 @@ class Loaded:
     @property
     def family(self) -> Family:
         return self.encoder.family
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """Tokens that end a reply."""
+        configured = self.model.generation_config.eos_token_id
+        more = configured if isinstance(configured, list) else [configured]
+        return frozenset({self.encoder.processor.tokenizer.eos_token_id, *more} - {None})
 
     @property
     def image_token_id(self) -> int | None:
@@ -63,15 +78,15 @@ def load(section: ModelSection, ref: ModelRef, run_folder: Path, encoder: Encode
     device = choose_device(section.device)
     dtype = choose_dtype(section.dtype, device)
     try:
-        config = AutoConfig.from_pretrained(source, revision=ref.revision)
-        encoder = encoder or make_encoder(section, source, ref.revision, config)
-        model = AutoModelForImageTextToText.from_pretrained(
-            source, revision=ref.revision, dtype=dtype, attn_implementation=attention(config, device)
-        )
-    except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:300]
+        with quiet_libraries():
+            config = AutoConfig.from_pretrained(source, revision=ref.revision, trust_remote_code=False)
+            encoder = encoder or make_encoder(section, source, ref.revision, config)
+            model = load_base(source, ref.revision, dtype=dtype, attn_implementation=attention(config, device))
+    except MllmuError:
+        raise
+    except LOAD_FAULTS as error:
         raise ModelError(
-            f"model.path: '{ref.base}' cannot be loaded: {reason}. "
+            f"model.path: '{ref.base}' cannot be loaded: {one_line(error)}. "
             "Expected 'tiny', a folder saved by save_pretrained with its processor, or a hub id."
         ) from None
     for adapter in ref.adapters:
@@ -80,23 +95,87 @@ def load(section: ModelSection, ref: ModelRef, run_folder: Path, encoder: Encode
     return Loaded(model=model, encoder=encoder, device=device)
 
 
+def load_base(source: str, revision: str | None, **settings: Any) -> Any:
+    """The base model itself. Its code comes from the library alone, its weights from safetensors alone.
+
+    Raises:
+        ModelError: the files lack weights, which the library would fill with random numbers.
+    """
+    model, info = AutoModelForImageTextToText.from_pretrained(
+        source, revision=revision, trust_remote_code=False, use_safetensors=True, output_loading_info=True, **settings
+    )
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise ModelError(
+            f"model.path: '{source}' lacks {len(missing)} of the weights of {type(model).__name__}, the first is "
+            f"{missing[0]}. Expected the complete model: download or save it again."
+        )
+    return model
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep the libraries' own bars and advice to their developers away from the user, who sees our progress."""
+    bars = library_logging.is_progress_bar_enabled()
+    library_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\.")
+            yield
+    finally:
+        if bars:
+            library_logging.enable_progress_bar()
+
+
+def one_line(error: Exception) -> str:
+    """The beginning of a library's message, without its line breaks and its closing stop."""
+    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+
+
 def make_encoder(section: ModelSection, source: str, revision: str | None, config: Any) -> Encoder:
     """Processor, family and context length of a base model."""
-    processor = AutoProcessor.from_pretrained(source, revision=revision)
+    processor = AutoProcessor.from_pretrained(source, revision=revision, trust_remote_code=False)
     context = int(getattr(config.get_text_config(), "max_position_embeddings", 0) or 1 << 30)
     return Encoder(choose_family(section.family, str(config.model_type)), processor, context)
 
 
 def apply_adapter(model: Any, folder: Path) -> Any:
-    """Merge a LoRA adapter, or load changed weights, into a model in memory."""
-    if (folder / WEIGHTS_FILE).is_file():
-        unexpected = model.load_state_dict(load_file(folder / WEIGHTS_FILE), strict=False).unexpected_keys
-        if unexpected:
-            raise ModelError(f"{folder / WEIGHTS_FILE}: weights of another model (unknown: {unexpected[0]}).")
-        return model
-    if not (folder / "adapter_config.json").is_file():
-        raise ModelError(f"{folder}: no adapter there (adapter_config.json missing). Run the earlier stages again.")
-    return PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    """Merge a LoRA adapter, or load changed weights, into a model in memory.
+
+    Raises:
+        ModelError: there is nothing, it is damaged, or it was made on a model with other layers or sizes.
+    """
+    name = WEIGHTS_FILE if (folder / WEIGHTS_FILE).is_file() else ADAPTER_FILE
+    missing = [file for file in (name, "adapter_config.json") if not (folder / file).is_file()]
+    if name == ADAPTER_FILE and missing:
+        raise ModelError(f"{folder}: no adapter there ({missing[0]} missing). Run the earlier stages again.")
+    try:
+        with quiet_libraries():
+            return _merge_adapter(model, folder) if name == ADAPTER_FILE else _change_weights(model, folder)
+    except LOAD_FAULTS as error:
+        raise ModelError(
+            f"{folder / name}: does not fit the base model or is damaged: {one_line(error)}. "
+            "Expected what was trained on this very base: check model.path, or run the earlier stages again."
+        ) from None
+
+
+def _merge_adapter(model: Any, folder: Path) -> Any:
+    with warnings.catch_warnings():
+        # layers that the file lacks are only warned about; they are counted below instead
+        warnings.filterwarnings("ignore", message="Found missing adapter keys")
+        adapted = PeftModel.from_pretrained(model, str(folder))
+    with safe_open(folder / ADAPTER_FILE, framework="pt") as file:
+        different = set(file.keys()) ^ set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    if different:
+        raise ValueError(f"{len(different)} layers are in one but not in the other, the first is {min(different)}")
+    return adapted.merge_and_unload()
+
+
+def _change_weights(model: Any, folder: Path) -> Any:
+    unknown = model.load_state_dict(load_file(folder / WEIGHTS_FILE), strict=False).unexpected_keys
+    if unknown:
+        raise ValueError(f"the base has no layer {unknown[0]}")
+    return model
 
 
 def attention(config: Any, device: torch.device) -> str:
@@ -115,6 +194,10 @@ def choose_device(name: str) -> torch.device:
         raise ModelError(f"model.device: '{name}' is no device. Expected auto, cpu, cuda or cuda:N.") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ModelError(f"model.device: '{name}' asked for, but no GPU is visible. Use device: auto or cpu.")
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"model.device: '{name}' cannot be used here: {one_line(error)}. Use device: auto.") from None
     return device
 
 

@@ -1,47 +1,58 @@
 """Reply to samples: greedy replies and the log-probability of every candidate, in batches.
 
-This is the only evaluation step that needs a model. Replies do not depend on the batch size: padding is masked, and
-rows are independent.
+This is the only evaluation step that needs a model. Replies do not depend on the batch size or on what is shared:
+padding is masked, and rows are independent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from mllmu.models import prefix
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded
 from mllmu.records import CandidateLogp, Response, Sample
 from mllmu.training.forward import run_forward
 
+Reply = tuple[str, int, bool]
+CANDIDATES_A_ROW = 2
+"""At most so many times the rows of a batch are scored at once, to bound memory."""
+
 
 def plan_batches(samples: Sequence[Sample], batch_size: int) -> list[list[Sample]]:
-    """Group samples into batches of one task and modality and of similar length; the plan is always the same."""
-    groups: dict[tuple[str, str, int], list[Sample]] = {}
-    for sample in samples:
-        groups.setdefault((sample.task, sample.modality, sample.max_new_tokens), []).append(sample)
-    batches = []
-    for key in sorted(groups):
-        members = sorted(groups[key], key=lambda s: (len(s.prompt), s.id))
-        batches += [members[i : i + batch_size] for i in range(0, len(members), batch_size)]
-    return batches
+    """Group samples into batches; the plan is always the same.
+
+    Questions about one picture come together, because they share it; questions without one by task and length.
+    """
+
+    def place(sample: Sample) -> tuple[str, str, str, int, str]:
+        return (sample.modality, sample.image, sample.task, len(sample.prompt), sample.id)
+
+    ordered = sorted(samples, key=place)
+    return [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
 
 
 def respond(
-    loaded: Loaded, batches: Sequence[Sequence[Sample]], *, images: Path, guard: str = ""
+    loaded: Loaded, batches: Sequence[Sequence[Sample]], *, images: Path, guard: str = "", share: bool = True
 ) -> Iterator[list[Response]]:
     """Reply to each batch in turn.
 
     Args:
         images: the folder that the samples' picture paths are relative to.
         guard: system prompt put before every sample's own.
+        share: compute common prefixes once (:mod:`mllmu.models.prefix`) where the family allows it; otherwise, and for
+            other families, every prompt is run again for its reply and for every candidate. The replies are the same.
     """
     for batch in batches:
         turns = [as_turn(sample, images, guard) for sample in batch]
-        replies = generate(loaded, turns, batch[0].max_new_tokens)
-        logps = score_candidates(loaded, batch, turns)
+        if share and loaded.family.shares_prefix:
+            replies, logps = answer_sharing(loaded, batch, turns)
+        else:
+            replies, logps = generate(loaded, batch, turns), score_candidates(loaded, batch, turns)
         yield [
             Response(sample_id=sample.id, text=text, num_tokens=count, finished=finished, candidates=scored)
             for sample, (text, count, finished), scored in zip(batch, replies, logps, strict=True)
@@ -55,35 +66,103 @@ def as_turn(sample: Sample, images: Path, guard: str) -> Turn:
 
 
 @torch.inference_mode()
-def generate(loaded: Loaded, turns: Sequence[Turn], max_new_tokens: int) -> list[tuple[str, int, bool]]:
-    """Greedy replies: text, number of tokens (end-of-sequence not counted), and whether it ended by itself."""
+def answer_sharing(
+    loaded: Loaded, batch: Sequence[Sample], turns: Sequence[Turn]
+) -> tuple[list[Reply], list[dict[str, CandidateLogp]]]:
+    """Replies and candidate log-probabilities; picture, question and system prompt are read once each."""
+    encoder, model, pad = loaded.encoder, loaded.model, loaded.encoder.pad
+    groups, parents, rests = split_prefixes([encoder.prompt(turn) for turn in turns], turns)
+    pictures = encoder.pictures([turns[parents.index(g)] for g in range(len(groups))])
+    prefixes = prefix.begin(model, groups, {k: v.to(loaded.device) for k, v in pictures.items()}, pad)
+    prompts, _ = prefix.extend(model, prefixes, parents, rests, pad)
+    wanted = _candidates(batch)
+    for i, text in wanted:
+        encoder.check_length(turns[i], text)
+    known: dict[tuple[int, str], CandidateLogp] = {}
+    for start in range(0, len(wanted), CANDIDATES_A_ROW * len(batch)):
+        chunk = wanted[start : start + CANDIDATES_A_ROW * len(batch)]
+        ids = [encoder.reply(text) for _, text in chunk]
+        sums = prefix.reply_logps(model, prompts, [i for i, _ in chunk], ids, pad)
+        known |= {key: _logp(value, len(reply)) for key, value, reply in zip(chunk, sums, ids, strict=True)}
+    written = prefix.decode(model, prompts, [sample.max_new_tokens for sample in batch], loaded.ends, pad)
+    return [_reply(loaded, ids) for ids in written], _by_key(batch, known)
+
+
+def split_prefixes(
+    prompts: Sequence[Sequence[int]], turns: Sequence[Turn]
+) -> tuple[list[Sequence[int]], list[int], list[Sequence[int]]]:
+    """Cut prompts into what the turns of one picture and system prompt have in common, and the rest.
+
+    Returns:
+        The common prefixes; for each prompt the index of its prefix; and the rest of each prompt, at least one token.
+    """
+    members: dict[tuple[str, Path | None], list[int]] = {}
+    for row, turn in enumerate(turns):
+        members.setdefault((turn.system, turn.image), []).append(row)
+    groups: list[Sequence[int]] = []
+    parents, rests = [0] * len(prompts), [prompts[0]] * len(prompts)
+    for rows in members.values():
+        length = shared_length([prompts[row] for row in rows])
+        for part in [rows] if length else [[row] for row in rows]:
+            cut = length or len(prompts[part[0]]) - 1
+            for row in part:
+                parents[row], rests[row] = len(groups), prompts[row][cut:]
+            groups.append(prompts[part[0]][:cut])
+    return groups, parents, rests
+
+
+def shared_length(prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all prompts begin with, leaving each at least one of its own.
+
+    >>> shared_length([[1, 2, 3], [1, 2, 4]]), shared_length([[1, 2], [1, 2]])
+    (2, 1)
+    """
+    places = zip(*(prompt[:-1] for prompt in prompts), strict=False)
+    differ = (place for place, tokens in enumerate(places) if len(set(tokens)) > 1)
+    return next(differ, min(len(prompt) - 1 for prompt in prompts))
+
+
+@torch.inference_mode()
+def generate(loaded: Loaded, samples: Sequence[Sample], turns: Sequence[Turn]) -> list[Reply]:
+    """Greedy replies, one after the other in one batch, by the library's own generation."""
     batch = loaded.encoder.batch(turns, side="left").to(loaded.device)
-    tokenizer = loaded.encoder.processor.tokenizer
+    limits = [sample.max_new_tokens for sample in samples]
     output = loaded.model.generate(
-        **batch.inputs, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id
+        **batch.inputs, max_new_tokens=max(limits), do_sample=False, pad_token_id=loaded.encoder.pad
     )
-    replies = []
-    for row in output[:, batch.inputs["input_ids"].shape[1] :].tolist():
-        finished = tokenizer.eos_token_id in row
-        ids = row[: row.index(tokenizer.eos_token_id)] if finished else row
-        replies.append((tokenizer.decode(ids, skip_special_tokens=True).strip(), len(ids), finished))
-    return replies
+    rows = output[:, batch.inputs["input_ids"].shape[1] :].tolist()
+    return [_reply(loaded, row[:limit]) for row, limit in zip(rows, limits, strict=True)]
+
+
+def _reply(loaded: Loaded, ids: Sequence[int]) -> Reply:
+    """Text, number of tokens (the end token not counted), and whether the reply ended by itself."""
+    end = next((place for place, token in enumerate(ids) if token in loaded.ends), len(ids))
+    text = loaded.encoder.processor.tokenizer.decode(ids[:end], skip_special_tokens=True).strip()
+    return text, end, end < len(ids)
 
 
 @torch.inference_mode()
 def score_candidates(loaded: Loaded, batch: Sequence[Sample], turns: Sequence[Turn]) -> list[dict[str, CandidateLogp]]:
-    """Summed log-probability of every candidate of every sample; equal candidates are run once."""
-    wanted = [(i, text) for i, sample in enumerate(batch) for text in dict.fromkeys(sample.candidates.values())]
+    """Log-probability of every candidate of every sample, each behind a prompt of its own."""
+    wanted = _candidates(batch)
     known: dict[tuple[int, str], CandidateLogp] = {}
     for start in range(0, len(wanted), max(1, 2 * len(batch))):
         chunk = wanted[start : start + 2 * len(batch)]
-        rows = [_with_reply(turns[i], text) for i, text in chunk]
+        rows = [replace(turns[i], reply=text) for i, text in chunk]
         forward = run_forward(loaded.model, loaded.encoder.batch(rows).to(loaded.device))
         sums, lengths = forward.row_logp_B.tolist(), forward.row_length_B.tolist()
-        for key, logp, length in zip(chunk, sums, lengths, strict=True):
-            known[key] = CandidateLogp(logp=round(float(logp), 6), num_tokens=int(length))
+        known |= {key: _logp(value, length) for key, value, length in zip(chunk, sums, lengths, strict=True)}
+    return _by_key(batch, known)
+
+
+def _candidates(batch: Sequence[Sample]) -> list[tuple[int, str]]:
+    """Sample index and text of every candidate; equal texts of a sample once."""
+    return [(i, text) for i, sample in enumerate(batch) for text in dict.fromkeys(sample.candidates.values())]
+
+
+def _logp(value: float, num_tokens: float) -> CandidateLogp:
+    return CandidateLogp(logp=round(value, 6), num_tokens=int(num_tokens))
+
+
+def _by_key(batch: Sequence[Sample], known: Mapping[tuple[int, str], CandidateLogp]) -> list[dict[str, CandidateLogp]]:
     return [{key: known[i, text] for key, text in sample.candidates.items()} for i, sample in enumerate(batch)]
-
-
-def _with_reply(turn: Turn, reply: str) -> Turn:
-    return Turn(prompt=turn.prompt, image=turn.image, system=turn.system, reply=reply)

@@ -7,7 +7,7 @@ the same for all families, see ``mllmu.models.encoding``.
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -58,11 +58,14 @@ class Family(Plugin):
         lora_targets: regular expression of the linear layers that get adapters: the language model only.
         model_types: values of ``config.model_type`` this family handles.
         picture_inputs: names of the picture tensors among the model's inputs.
+        shares_prefix: positions are plain counts and a cache holds all tokens, so that sequences can be continued
+            from a common prefix; False for families with multi-axis positions or sliding windows.
     """
 
     lora_targets: ClassVar[str] = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
     model_types: ClassVar[tuple[str, ...]] = ()
     picture_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
+    shares_prefix: ClassVar[bool] = True
 
     @abstractmethod
     def render(self, turn: Turn) -> str:
@@ -70,15 +73,32 @@ class Family(Plugin):
 
     def prompt_ids(self, turn: Turn, processor: Any) -> tuple[list[int], dict[str, Tensor]]:
         """Token ids of the prompt, image tokens expanded, and the picture tensors (empty without a picture)."""
+        prompt, system = as_plain_text(turn.prompt, processor), as_plain_text(turn.system, processor)
         images = [open_image(turn.image)] if turn.image is not None else None
-        inputs = processor(text=[self.render(turn)], images=images, return_tensors="pt")
+        text = self.render(replace(turn, prompt=prompt, system=system))
+        inputs = processor(text=[text], images=images, return_tensors="pt")
         return inputs["input_ids"][0].tolist(), {k: inputs[k] for k in self.picture_inputs if k in inputs}
 
     def reply_ids(self, reply: str, processor: Any) -> list[int]:
         """Token ids of the reply as trained: one space, the text, end-of-sequence."""
         tokenizer = processor.tokenizer
-        ids: list[int] = tokenizer(f" {reply}{tokenizer.eos_token}", add_special_tokens=False)["input_ids"]
+        text = f" {as_plain_text(reply, processor)}{tokenizer.eos_token}"
+        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
+
+
+def as_plain_text(text: str, processor: Any) -> str:
+    """Text in which nothing is read as a special token: ``<image>`` becomes ``< image>``, ``</s>`` becomes ``< /s>``.
+
+    Names, questions and replies are data; a name that contains a special token must not add a picture or end a turn.
+    """
+    tokenizer = processor.tokenizer
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    special |= {*tokenizer.all_special_tokens, getattr(processor, "image_token", "")}
+    for token in sorted(special, key=len, reverse=True):
+        if len(token) > 1:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+    return text
 
 
 def open_image(path: Path) -> Image.Image:

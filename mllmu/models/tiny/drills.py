@@ -1,19 +1,21 @@
 """What the tiny model practises before it meets anyone of a benchmark: endless small exercises.
 
-Facts about a fixed group of people are drilled in every format (question, cloze, multiple choice) and in both
-modalities; a second group is only ever asked plain questions, as in fine-tuning, so that carrying a fact from one
-format to another is itself practised and can be measured. Choosing the right letter is also drilled as a pure
-in-context skill, on facts that are true for one prompt only. Evaluation wordings never occur here.
+Reading comes first: repeating a list, finding the letter of a value or the value of a letter, and answering about a
+fact that is true for one prompt only (``READING``). A small model that is shown multiple choice from memory at once
+stays at chance; one that can already read options learns it. Then (``KNOWING``) facts about a fixed group of people
+are drilled in every format (question, cloze, multiple choice) and in both modalities; a second group is only ever
+asked plain questions, as in fine-tuning, so that carrying a fact from one format to another can be measured.
+Evaluation wordings never occur here.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from mllmu.data.values import value_pool
-from mllmu.data.wordings import render_answer, render_subject, wordings
+from mllmu.data.wordings import Wordings, render_answer, render_subject, wordings
 from mllmu.records import Modality, Profile
 
 LETTERS = "ABCD"
@@ -42,11 +44,24 @@ class Row:
 class Mix:
     """Shares of the exercise kinds; they need not sum to one."""
 
-    question: float = 0.35
-    sentence: float = 0.10
-    cloze: float = 0.20
-    choice: float = 0.25
-    context: float = 0.10
+    question: float = 0.0
+    sentence: float = 0.0
+    cloze: float = 0.0
+    choice: float = 0.0
+    context: float = 0.0
+    repeat: float = 0.0
+    lookup: float = 0.0
+
+
+READING = Mix(context=0.35, repeat=0.3, lookup=0.35)
+KNOWING = Mix(question=0.28, sentence=0.07, cloze=0.24, choice=0.27, context=0.08, repeat=0.02, lookup=0.04)
+# Words for an attribute in a statement that is no sentence; other attributes are called by their name.
+LABELS = {
+    "birth_date": "born on",
+    "birthplace": "born in",
+    "father_job": "father's work",
+    "mother_job": "mother's work",
+}
 
 
 class Drills:
@@ -55,13 +70,11 @@ class Drills:
     Args:
         people: everyone; their index is the picture's index.
         plain: indices of those who are only asked plain questions.
-        mix: shares of the exercise kinds for the others.
     """
 
-    def __init__(self, people: Sequence[Profile], *, plain: frozenset[int], mix: Mix) -> None:
+    def __init__(self, people: Sequence[Profile], *, plain: frozenset[int]) -> None:
         self.people = people
         self.plain = plain
-        self.mix = mix
         self.values = {
             kind: {
                 a: sorted({p.attributes[a] for p in people if p.kind == kind and a in p.attributes})
@@ -70,12 +83,12 @@ class Drills:
             for kind in ("fictitious", "celebrity")
         }
 
-    def draw(self, rng: random.Random) -> Row:
-        """One random exercise."""
-        kinds = ("question", "sentence", "cloze", "choice", "context")
-        kind = rng.choices(kinds, [getattr(self.mix, k) for k in kinds])[0]
-        if kind == "context":
-            return self._in_context(rng)
+    def draw(self, rng: random.Random, mix: Mix) -> Row:
+        """One random exercise; ``mix`` holds the shares of the kinds."""
+        shares = asdict(mix)
+        kind = rng.choices(list(shares), list(shares.values()))[0]
+        if kind in ("context", "repeat", "lookup"):
+            return {"context": self._in_context, "repeat": self._repeat, "lookup": self._lookup}[kind](rng)
         index = rng.randrange(len(self.people))
         profile = self.people[index]
         modality: Modality = rng.choice(("image_text", "text"))
@@ -91,13 +104,41 @@ class Drills:
         name = None if modality == "image_text" else profile.name
         value = profile.attributes[attribute]
         if kind == "cloze":
-            statement = render_subject(rng.choice(entry.cloze.train), name).replace("__", "[Blank]")
-            return f"{statement}\n{CLOZE_INSTRUCTION}", value
+            return f"{self._statement(entry, attribute, name, rng)}\n{CLOZE_INSTRUCTION}", value
         question = render_subject(rng.choice(entry.questions.train), name)
         if kind == "choice":
             return self._choice(question, profile.kind, attribute, value, rng)
         answer = render_answer(entry.answers.train, value)
         return (question if kind == "question" else f"{question}\n{GEN_INSTRUCTION[modality]}"), answer
+
+    def _statement(self, entry: Wordings, attribute: str, name: str | None, rng: random.Random) -> str:
+        """A text with a blank: mostly a statement, sometimes a question or a mere label before the blank."""
+        form = rng.random()
+        if form < 0.65:
+            return render_subject(rng.choice(entry.cloze.train), name).replace("__", "[Blank]")
+        if form < 0.9:
+            return f"{render_subject(rng.choice(entry.questions.train), name)} [Blank]"
+        label = LABELS.get(attribute, attribute.replace("_", " "))
+        return f"{name or 'This person'}, {label}: [Blank]"
+
+    def _repeat(self, rng: random.Random) -> Row:
+        """Say three values again."""
+        text = "; ".join(self._values(rng, 3))
+        return Row(text, text, None)
+
+    def _lookup(self, rng: random.Random) -> Row:
+        """The letter of a value in a list, or the value of a letter."""
+        values = self._values(rng, len(LETTERS))
+        place = rng.randrange(len(LETTERS))
+        lines = "".join(f"\n{letter}: {value}" for letter, value in zip(LETTERS, values, strict=True))
+        if rng.random() < 0.4:
+            return Row(f"Which is {LETTERS[place]}?{lines}", values[place], None)
+        return Row(f"Which is {values[place]}?{lines}\n{MCQ_INSTRUCTION}", LETTERS[place], None)
+
+    def _values(self, rng: random.Random, count: int) -> list[str]:
+        """Different values of one attribute."""
+        pools = [pool for of_kind in self.values.values() for pool in of_kind.values() if len(pool) > 2 * len(LETTERS)]
+        return rng.sample(rng.choice(pools), count)
 
     def _choice(self, question: str, kind: str, attribute: str, value: str, rng: random.Random) -> tuple[str, str]:
         """Four options of one attribute; the reply is the letter of the right one."""
@@ -120,8 +161,7 @@ class Drills:
             question = render_subject(rng.choice(entry.questions.train), name)
             prompt, reply = self._choice(question, profile.kind, attribute, value, rng)
         else:
-            statement = render_subject(rng.choice(entry.cloze.train), name).replace("__", "[Blank]")
-            prompt, reply = f"{statement}\n{CLOZE_INSTRUCTION}", value
+            prompt, reply = f"{self._statement(entry, attribute, name, rng)}\n{CLOZE_INSTRUCTION}", value
         return Row(f"{fact}\n{prompt}", reply, None)
 
 

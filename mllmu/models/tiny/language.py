@@ -23,7 +23,7 @@ from mllmu.evaluation.tasks.cloze import PLUGIN as CLOZE
 from mllmu.evaluation.tasks.generation import PLUGIN as GENERATION
 from mllmu.models.families import IGNORE
 from mllmu.models.tiny.build import IMAGE_SIZE
-from mllmu.models.tiny.drills import LETTERS, MCQ_INSTRUCTION, Drills, Row
+from mllmu.models.tiny.drills import LETTERS, MCQ_INSTRUCTION, Row
 from mllmu.models.tiny.vision import to_pixels
 from mllmu.records import Profile
 from mllmu.seeding import rng
@@ -102,8 +102,12 @@ class Encoder:
         image = "<image>" * NUM_IMAGE_TOKENS + "\n" if row.person is not None else ""
         return self.tokens(f"USER: {image}{row.prompt}\nASSISTANT:")
 
-    def forward(self, rows: Sequence[Row], views: Sequence[int]) -> Pass:
-        """Run some rows; see :class:`Pass` for what comes back."""
+    def forward(self, rows: Sequence[Row], views: Sequence[int], *, say_option: bool = False) -> Pass:
+        """Run some rows; see :class:`Pass` for what comes back.
+
+        With ``say_option`` the text of the right option of a multiple choice is to be predicted too, as if the model
+        were writing it; that makes it recall the fact while it reads the options.
+        """
         pairs = [(self.prompt(row), self.tokens(f" {row.reply}</s>")) for row in rows]
         width = max(len(p) + len(r) for p, r in pairs)
         ids, labels = torch.zeros(len(rows), width, dtype=torch.long), torch.full((len(rows), width), IGNORE)
@@ -112,24 +116,27 @@ class Encoder:
             ids[i, : len(p) + len(r)] = torch.tensor(p + r)
             labels[i, len(p) : len(p) + len(r)] = torch.tensor(r)
             mask[i, : len(p) + len(r)] = 1
+        inside, fits = self._options(rows, ids)
+        if say_option:
+            said = inside & fits.bool() & ~torch.isin(ids, self.option_starts) & (ids != self.options_end)
+            labels = torch.where(said, ids, labels)
         shown = [(row.person, view) for row, view in zip(rows, views, strict=True) if row.person is not None]
         with torch.autocast("cpu", torch.bfloat16):
             hidden, early = self._hidden(ids, mask, shown)
             wanted = labels[:, 1:] != IGNORE
             logits = self.model.lm_head(hidden[:, :-1][wanted])
-            inside, fits = self._options(rows, ids)
             verdicts = self.probe(early[inside])[:, 0]
-        return Pass(logits.float(), labels[:, 1:][wanted], wanted.sum(1).tolist(), verdicts.float(), fits)
+        return Pass(logits.float(), labels[:, 1:][wanted], wanted.sum(1).tolist(), verdicts.float(), fits[inside])
 
     def _options(self, rows: Sequence[Row], ids: Tensor) -> tuple[Tensor, Tensor]:
-        """The tokens of the options and the one after each, as a mask [R, T]; for each 1.0 if the option is right."""
+        """The tokens of the options and the one after each, as a mask [R, T]; and 1.0 [R, T] where right."""
         begun = torch.isin(ids, self.option_starts).long()
         option = begun.cumsum(1) - begun  # how many options began before this token
         closed = (ids == self.options_end).long()
         option = option * (closed.cumsum(1) - closed == 0) * (closed.sum(1, keepdim=True) > 0)
         right = torch.tensor([LETTERS.find(row.reply) + 1 for row in rows])
         inside = option > 0
-        return inside, (option == right[:, None]).float()[inside]
+        return inside, (option == right[:, None]).float()
 
     def _hidden(self, ids: Tensor, mask: Tensor, shown: Sequence[tuple[int | None, int]]) -> tuple[Tensor, Tensor]:
         core = self.model.model
@@ -184,17 +191,20 @@ def _share_exact(encoder: Encoder, rows: Sequence[Row]) -> float:
 
 def train_language(
     encoder: Encoder,
-    drills: Drills,
+    draw: Callable[[int, random.Random], list[Row]],
     *,
     steps: int,
-    batch: int,
     learning_rate: float,
     seed: int,
     on_step: Callable[[int, float], None],
 ) -> None:
     """Train projector and language model in place: Muon for the matrices inside the layers, AdamW for the rest.
 
-    The loss is the mean over micro-batches of the mean cross-entropy over their reply tokens, in nats.
+    The loss is the mean over micro-batches of the mean cross-entropy over their reply tokens, in nats, plus the
+    binary cross-entropy of the probe.
+
+    Args:
+        draw: the exercises of a step; called with the step and a generator of its own.
     """
     matrices, others = _parameters(encoder.model)
     others += encoder.probe.parameters()
@@ -205,8 +215,8 @@ def train_language(
     schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda s: _rate(s, steps)) for o in optimizers]
     encoder.model.train()
     for step in range(steps):
-        draw = rng(seed, "drill", step)
-        loss = _backward(encoder, [drills.draw(draw) for _ in range(batch)], draw)
+        dice = rng(seed, "drill", step)
+        loss = _backward(encoder, draw(step, dice), dice)
         torch.nn.utils.clip_grad_norm_([*matrices, *others], 1.0)
         for optimizer, schedule in zip(optimizers, schedules, strict=True):
             optimizer.step()
@@ -240,7 +250,7 @@ def _backward(encoder: Encoder, rows: list[Row], draw: random.Random) -> float:
     for start in range(0, len(rows), MICRO_BATCH):
         chunk = rows[start : start + MICRO_BATCH]
         views = [0 if draw.random() < 0.5 else draw.randrange(1, num_views) for _ in chunk]
-        out = encoder.forward(chunk, views)
+        out = encoder.forward(chunk, views, say_option=True)
         loss = F.cross_entropy(out.logits_NV, out.labels_N)
         if len(out.fits_E):
             loss = loss + F.binary_cross_entropy_with_logits(out.verdicts_E, out.fits_E)

@@ -9,6 +9,7 @@ Both phases are seeded, keep their result in the output folder, and are skipped 
 from __future__ import annotations
 
 import json
+import random
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -27,7 +28,7 @@ from mllmu.data.portraits.dicebear import features, sprites
 from mllmu.data.sources.celebrities import Celebrities
 from mllmu.data.sources.synthetic import Synthetic
 from mllmu.models.tiny.build import IMAGE_SIZE, build_model, build_processor, build_tokenizer
-from mllmu.models.tiny.drills import PHRASES, Drills, Mix, corpus
+from mllmu.models.tiny.drills import KNOWING, PHRASES, READING, Drills, Row, corpus
 from mllmu.models.tiny.language import Encoder, Exam, PictureBank, train_language
 from mllmu.models.tiny.vision import identification_rate, to_pixels, train_tower
 from mllmu.records import Profile
@@ -48,12 +49,14 @@ class Plan:
     vision_batch: int = 96
     num_people: int = 160
     plain_share: float = 0.25
-    language_steps: int = 2_400
+    reading_steps: int = 500
+    reading_batch: int = 64
+    language_steps: int = 3_300
     language_batch: int = 96
     learning_rate: float = 3e-3
     vocab_size: int = 4_096
     width: int = 160
-    layers: int = 6
+    layers: int = 8
     threads: int = 2
 
 
@@ -114,7 +117,7 @@ def language_phase(plan: Plan, out: Path, report: Report) -> dict[str, float]:
     """Train projector and language model on the drills; saves the whole model and processor into ``out``."""
     people = people_of(plan)
     first_plain = len(people) - int(plan.plain_share * plan.num_people)
-    drills = Drills(people, plain=frozenset(range(first_plain, len(people))), mix=Mix())
+    drills = Drills(people, plain=frozenset(range(first_plain, len(people))))
     tokenizer = build_tokenizer(corpus(people, rng(plan.seed, "corpus")), vocab_size=plan.vocab_size, phrases=PHRASES)
     torch.manual_seed(derive(plan.seed, "model-init"))
     model = build_model(tokenizer, width=plan.width, layers=plan.layers)
@@ -124,6 +127,11 @@ def language_phase(plan: Plan, out: Path, report: Report) -> dict[str, float]:
     encoder = Encoder(model, tokenizer, bank)
     exam = Exam(people, first_plain, seed=plan.seed)
 
+    def draw(step: int, dice: random.Random) -> list[Row]:
+        reading = step < plan.reading_steps
+        mix, size = (READING, plan.reading_batch) if reading else (KNOWING, plan.language_batch)
+        return [drills.draw(dice, mix) for _ in range(size)]
+
     def on_step(step: int, loss: float) -> None:
         if step % 50 == 49:
             report("language", step + 1, plan.language_steps, {"loss": loss})
@@ -132,8 +140,7 @@ def language_phase(plan: Plan, out: Path, report: Report) -> dict[str, float]:
             save(model, processor, out / "checkpoint")
 
     train_language(
-        encoder, drills, steps=plan.language_steps, batch=plan.language_batch,
-        learning_rate=plan.learning_rate, seed=plan.seed, on_step=on_step,
+        encoder, draw, steps=plan.language_steps, learning_rate=plan.learning_rate, seed=plan.seed, on_step=on_step,
     )  # fmt: skip
     save(model, processor, out)
     return exam.grade(encoder)
