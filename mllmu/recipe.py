@@ -83,6 +83,9 @@ class ModelSection(Section):
     revision: str | None = None
     family: str = Field("auto", description="a model family, or 'auto' to choose by the model's config")
     device: str = Field("auto", description="'auto', 'cpu', 'cuda', 'cuda:1', ...")
+    packing: Literal["auto", "on", "off"] = Field(
+        "auto", description="train questions about one picture in one sequence; the losses are the same"
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: float32 on CPU, bfloat16 on GPU")
 
 

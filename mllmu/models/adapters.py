@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from mllmu.errors import ModelError
 from mllmu.models.families import Family
-from mllmu.models.loading import WEIGHTS_FILE
+from mllmu.models.loading import WEIGHTS_FILE, one_line, quiet_libraries
 from mllmu.recipe import Lora
+from mllmu.runstore import explain_os_errors
 
 
 def add_trainable(model: Any, family: Family, lora: Lora | None, *, seed: int) -> Any:
@@ -23,12 +26,18 @@ def add_trainable(model: Any, family: Family, lora: Lora | None, *, seed: int) -
     Vision tower and projector stay frozen: their names do not match the family's target pattern.
 
     Raises:
-        ModelError: the pattern matches no layer.
+        ModelError: the pattern is no regular expression, or matches no layer, or one that cannot have an adapter.
     """
     pattern = (lora.targets if lora else None) or family.lora_targets
-    matched = [name for name, _ in model.named_modules() if re.fullmatch(pattern, name)]
+    try:
+        matched = [name for name, _ in model.named_modules() if re.fullmatch(pattern, name)]
+    except re.error as error:
+        raise ModelError(f"lora.targets: {pattern!r} is no regular expression: {error}.") from None
     if not matched:
-        raise ModelError(f"lora.targets: the pattern {pattern!r} matches no layer of {type(model).__name__}.")
+        raise ModelError(
+            f"lora.targets: the pattern {pattern!r} matches no layer of {type(model).__name__}. "
+            f"It must match a whole layer name; leave it out to train the language model ({family.lora_targets!r})."
+        )
     model.requires_grad_(requires_grad=False)
     if lora is None:
         for name in matched:
@@ -42,20 +51,36 @@ def add_trainable(model: Any, family: Family, lora: Lora | None, *, seed: int) -
         target_modules=pattern,
         init_lora_weights="gaussian",
     )
-    return get_peft_model(model, config)
+    try:
+        with quiet_libraries():
+            return get_peft_model(model, config)
+    except ValueError as error:
+        raise ModelError(f"lora.targets: {one_line(error)}. Match linear layers only.") from None
 
 
 def without_adapter(model: Any) -> AbstractContextManager[Any]:
     """The model as it was before training: adapters off. This is the reference inside a loss."""
-    return model.disable_adapter() if hasattr(model, "disable_adapter") else nullcontext()
+    return model.disable_adapter() if isinstance(model, PeftModel) else nullcontext()
 
 
 def save_trained(model: Any, folder: Path) -> None:
     """Save the adapter, or the trained weights alone; never a full copy of the model."""
-    if hasattr(model, "peft_config"):
-        model.save_pretrained(str(folder))
-        for config in folder.glob("README.md"):
-            config.unlink()
+    if isinstance(model, PeftModel):
+        with explain_disk_errors(folder):
+            # embeddings are never trained; "auto" would ask the hub whether they were resized
+            model.save_pretrained(str(folder), save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)
         return
     trained = {name: p.detach().contiguous() for name, p in model.named_parameters() if p.requires_grad}
-    save_file(trained, folder / WEIGHTS_FILE)
+    with explain_disk_errors(folder / WEIGHTS_FILE):
+        save_file(trained, folder / WEIGHTS_FILE)
+
+
+@contextmanager
+def explain_disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full or unwritable disk into one clear message; the weights' writer has an error class of its own."""
+    with explain_os_errors(path):
+        try:
+            yield
+        except SafetensorError as error:
+            raise OSError(one_line(error)) from None

@@ -83,3 +83,14 @@ class Encoder:
         if not paths:
             return {}
         return {key: torch.cat([self._pictures[path][key] for path in paths]) for key in self._pictures[paths[0]]}
+
+
+def shared_length(prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all prompts begin with, leaving each at least one of its own.
+
+    >>> shared_length([[1, 2, 3], [1, 2, 4]]), shared_length([[1, 2], [1, 2]])
+    (2, 1)
+    """
+    places = zip(*(prompt[:-1] for prompt in prompts), strict=False)
+    differ = (place for place, tokens in enumerate(places) if len(set(tokens)) > 1)
+    return next(differ, min(len(prompt) - 1 for prompt in prompts))

@@ -32,11 +32,12 @@ LOAD_FAULTS = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportErr
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """A model ready to run: weights, encoder, and where it lives."""
+    """A model ready to run: weights, encoder, where it lives, and whether its training batches are packed."""
 
     model: Any
     encoder: Encoder
     device: torch.device
+    packs: bool = False
 
     @property
     def family(self) -> Family:
@@ -92,7 +93,7 @@ def load(section: ModelSection, ref: ModelRef, run_folder: Path, encoder: Encode
     for adapter in ref.adapters:
         model = apply_adapter(model, run_folder / adapter)
     model.to(device).eval()
-    return Loaded(model=model, encoder=encoder, device=device)
+    return Loaded(model=model, encoder=encoder, device=device, packs=choose_packing(section.packing, encoder.family))
 
 
 def load_base(source: str, revision: str | None, **settings: Any) -> Any:
@@ -220,3 +221,13 @@ def choose_family(name: str, model_type: str) -> Family:
             return chosen
     known_names = ", ".join(plugins.names("families"))
     raise ModelError(f"model.family: no family for model type '{model_type}'. Known: {known_names}. Name one.")
+
+
+def choose_packing(setting: str, family: Family) -> bool:
+    """'auto' packs where the family allows it; asking for it elsewhere raises ModelError."""
+    if setting == "on" and not family.shares_prefix:
+        raise ModelError(
+            f"model.packing: the family '{family.name}' cannot be packed (its positions are no plain counts, or its "
+            "cache forgets). Use packing: auto or off."
+        )
+    return setting != "off" and family.shares_prefix

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from mllmu.models import prefix
+from mllmu.models.encoding import shared_length
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded
 from mllmu.records import CandidateLogp, Response, Sample
@@ -109,17 +110,6 @@ def split_prefixes(
                 parents[row], rests[row] = len(groups), prompts[row][cut:]
             groups.append(prompts[part[0]][:cut])
     return groups, parents, rests
-
-
-def shared_length(prompts: Sequence[Sequence[int]]) -> int:
-    """How many tokens all prompts begin with, leaving each at least one of its own.
-
-    >>> shared_length([[1, 2, 3], [1, 2, 4]]), shared_length([[1, 2], [1, 2]])
-    (2, 1)
-    """
-    places = zip(*(prompt[:-1] for prompt in prompts), strict=False)
-    differ = (place for place, tokens in enumerate(places) if len(set(tokens)) > 1)
-    return next(differ, min(len(prompt) - 1 for prompt in prompts))
 
 
 @torch.inference_mode()

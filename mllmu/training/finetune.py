@@ -18,6 +18,7 @@ from mllmu.training.batching import Order
 from mllmu.training.forward import run_forward
 from mllmu.training.loop import Schedule, train
 from mllmu.training.losses import answer_nll
+from mllmu.training.packing import training_batch
 
 
 def finetune(
@@ -39,8 +40,8 @@ def finetune(
     order = Order(num_items=len(turns), batch_size=section.batch_size, seed=seed, label="finetune")
 
     def terms(step: int) -> dict[str, Tensor]:
-        batch = loaded.encoder.batch([turns[i] for i in order.indices(step)])
-        return {"nll": answer_nll(run_forward(model, batch.to(loaded.device)))}
+        batch = training_batch(loaded, [turns[i] for i in order.indices(step)])
+        return {"nll": answer_nll(run_forward(model, batch))}
 
     schedule = Schedule(
         num_steps=order.num_steps(section.epochs),

@@ -58,8 +58,9 @@ def run_forward(model: Any, batch: Batch) -> Forward:
     hidden_BTD = core.model(**batch.inputs, use_cache=False).last_hidden_state
     wanted_BT = batch.labels[:, 1:] != IGNORE
     logits_NV = core.lm_head(hidden_BTD[:, :-1][wanted_BT])
-    row_N = wanted_BT.nonzero()[:, 0]
-    return Forward(logits_NV.float(), batch.labels[:, 1:][wanted_BT], row_N, len(batch.labels))
+    row_N = wanted_BT.nonzero()[:, 0] if batch.replies is None else batch.replies[:, 1:][wanted_BT]
+    num_rows = len(batch.labels) if batch.replies is None else batch.num_replies
+    return Forward(logits_NV.float(), batch.labels[:, 1:][wanted_BT], row_N, num_rows)
 
 
 def label_everything(batch: Batch, *, image_token_id: int | None) -> Batch:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mllmu.errors import DataError
+from mllmu.errors import DataError, ModelError
 from mllmu.models.adapters import add_trainable, save_trained, without_adapter
 from mllmu.models.families import Batch, Turn
 from mllmu.models.loading import Loaded
@@ -21,6 +21,7 @@ from mllmu.seeding import derive
 from mllmu.training.batching import Order
 from mllmu.training.forward import Forward, label_everything, run_forward
 from mllmu.training.loop import Schedule, train
+from mllmu.training.packing import training_batch
 from mllmu.unlearning.base import Method, Phase, Side, Step
 
 
@@ -52,9 +53,15 @@ def unlearn(
 
     Raises:
         DataError: a side that the method needs is empty.
+        ModelError: the method needs a reference, and there is neither an adapter to switch off nor a second model.
     """
     if not sides.forget or (method.uses_retain and not sides.retain):
         raise DataError(f"{label}: nothing to {'retain' if sides.forget else 'forget'} in modality {method.modality}.")
+    if method.uses_reference and lora is None and sides.reference is None:
+        raise ModelError(
+            f"{label}: compares with a frozen reference, but without adapters there is none to switch off. "
+            "Set unlearn.lora, or load a second model and pass it as the reference."
+        )
     model = add_trainable(loaded.model, loaded.encoder.family, lora, seed=derive(seed, "adapter", label))
     engine = _Engine(model, loaded, method, sides, seed)
     schedule = Schedule(
@@ -102,10 +109,12 @@ class _Engine:
 
     def _side(self, turns: Sequence[Turn], order: Order, step: int) -> Side:
         def batch(loaded: Loaded) -> Batch:
-            encoded = loaded.encoder.batch([turns[i] for i in order.indices(step)])
-            if self.method.loss_on == "all":
-                encoded = label_everything(encoded, image_token_id=loaded.image_token_id)
-            return encoded.to(loaded.device)
+            chosen = [turns[i] for i in order.indices(step)]
+            if self.method.loss_on == "answer":
+                return training_batch(loaded, chosen)
+            # a shared prompt token would be counted once instead of once a question, so nothing is packed here
+            plain = loaded.encoder.batch(chosen).to(loaded.device)
+            return label_everything(plain, image_token_id=loaded.image_token_id)
 
         def current() -> Forward:
             return run_forward(self.model, batch(self.loaded))

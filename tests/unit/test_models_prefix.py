@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mllmu.models import prefix
+from mllmu.models.encoding import shared_length
 from mllmu.models.loading import Loaded, load
 from mllmu.models.respond import (
     as_turn,
@@ -18,7 +19,6 @@ from mllmu.models.respond import (
     plan_batches,
     respond,
     score_candidates,
-    shared_length,
     split_prefixes,
 )
 from mllmu.models.tiny.build import build_model, build_processor, build_tokenizer

@@ -42,13 +42,19 @@ class Batch:
             tensors, with P rows in the order of the turns.
         labels: [B, T] the reply tokens including end-of-sequence; IGNORE on prompt, image and padding tokens.
             Label t is the token *at* position t; it is predicted from position t - 1.
+        replies: [B, T] which reply a labelled token belongs to; None if row b is reply b (not packed).
+        num_replies: number of replies; only where they are not the rows.
     """
 
     inputs: dict[str, Tensor]
     labels: Tensor
+    replies: Tensor | None = None
+    num_replies: int = 0
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(inputs={k: v.to(device) for k, v in self.inputs.items()}, labels=self.labels.to(device))
+        inputs = {k: v.to(device) for k, v in self.inputs.items()}
+        replies = None if self.replies is None else self.replies.to(device)
+        return replace(self, inputs=inputs, labels=self.labels.to(device), replies=replies)
 
 
 class Family(Plugin):
@@ -66,6 +72,11 @@ class Family(Plugin):
     model_types: ClassVar[tuple[str, ...]] = ()
     picture_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
     shares_prefix: ClassVar[bool] = True
+
+    @property
+    def name(self) -> str:
+        """The plug-in's name, which is the name of its file."""
+        return type(self).__module__.rpartition(".")[2]
 
     @abstractmethod
     def render(self, turn: Turn) -> str:

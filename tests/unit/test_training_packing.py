@@ -1,0 +1,146 @@
+"""A packed batch gives the losses and gradients of the plain batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mllmu.models.adapters import add_trainable
+from mllmu.models.families import IGNORE, Batch, Turn
+from mllmu.models.loading import Loaded, load
+from mllmu.models.tiny.build import build_model, build_processor, build_tokenizer
+from mllmu.recipe import Lora, ModelSection
+from mllmu.records import ModelRef
+from mllmu.training.forward import Forward, run_forward
+from mllmu.training.losses import answer_nll, row_nll_B
+from mllmu.training.packing import attention_mask, fill, make_groups, pack
+
+SENTENCE = "Ada Bell lives in Riga and works as a baker ; the colour of her hat is red , blue or green ?"
+WORDS = SENTENCE.split()
+PICTURES = ("red.png", "blue.png", "")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("model")
+    tokenizer = build_tokenizer([SENTENCE], vocab_size=330)
+    torch.manual_seed(0)
+    build_model(tokenizer, width=64, layers=2, vision_width=32).save_pretrained(root)
+    build_processor(tokenizer).save_pretrained(root)
+    for number, name in enumerate(PICTURES[:2]):
+        Image.effect_mandelbrot((64, 64), (-2, -1.5, 1, 1.5 + number), 20).convert("RGB").save(root / name)
+    return root
+
+
+@pytest.fixture(scope="module")
+def loaded(folder: Path) -> Loaded:
+    return load(ModelSection(path=str(folder), device="cpu"), ModelRef(base=str(folder)), folder)
+
+
+@pytest.fixture(scope="module")
+def adapted(folder: Path) -> Loaded:
+    """With a LoRA adapter that already does something."""
+    fresh = load(ModelSection(path=str(folder), device="cpu"), ModelRef(base=str(folder)), folder)
+    model = add_trainable(fresh.model, fresh.family, Lora(rank=4, dropout=0.0), seed=1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    return Loaded(model=model, encoder=fresh.encoder, device=fresh.device)
+
+
+sentences = st.lists(st.sampled_from(WORDS), min_size=1, max_size=10).map(" ".join)
+drawn = st.lists(
+    st.tuples(st.sampled_from(PICTURES), sentences, sentences, st.sampled_from(["", "Be kind ."])),
+    min_size=1,
+    max_size=9,
+)
+
+
+def turns_of(folder: Path, rows: list[tuple[str, str, str, str]]) -> list[Turn]:
+    return [
+        Turn(prompt=prompt, reply=reply, image=folder / image if image else None, system=system)
+        for image, prompt, reply, system in rows
+    ]
+
+
+def both(loaded: Loaded, turns: list[Turn], capacity: int) -> tuple[Forward, Forward]:
+    packed = pack(loaded.encoder, turns, capacity=capacity, dtype=torch.float32)
+    return run_forward(loaded.model, packed), run_forward(loaded.model, loaded.encoder.batch(turns))
+
+
+@settings(max_examples=8, deadline=None)
+@given(rows=drawn, capacity=st.sampled_from([1, 80, 256]))
+def test_losses_and_reply_logps_equal_the_plain_batch(
+    loaded: Loaded, folder: Path, rows: list[tuple[str, str, str, str]], capacity: int
+) -> None:
+    packed, plain = both(loaded, turns_of(folder, rows), capacity)
+    assert packed.num_rows == plain.num_rows == len(rows)
+    assert packed.row_length_B.tolist() == plain.row_length_B.tolist()
+    assert torch.allclose(answer_nll(packed), answer_nll(plain), rtol=1e-5, atol=1e-6)
+    assert torch.allclose(row_nll_B(packed), row_nll_B(plain), rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_of_the_adapter_equal_the_plain_batch(adapted: Loaded, folder: Path) -> None:
+    rows = [(PICTURES[n % 3], " ".join(WORDS[n : n + 5]), " ".join(WORDS[-n - 3 :]), "") for n in range(8)]
+    gradients = []
+    for forward in both(adapted, turns_of(folder, rows), 100):
+        adapted.model.zero_grad()
+        answer_nll(forward).backward()
+        gradients.append({n: p.grad.clone() for n, p in adapted.model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    assert any(float(g.abs().max()) > 1e-3 for g in gradients[0].values())
+    for name, gradient in gradients[0].items():
+        assert torch.allclose(gradient, gradients[1][name], rtol=1e-4, atol=1e-6), name
+
+
+def test_a_picture_is_run_once_for_all_its_questions(loaded: Loaded, folder: Path) -> None:
+    turns = turns_of(folder, [("red.png", word, "yes", "") for word in WORDS[:6]])
+    packed: Batch = pack(loaded.encoder, turns, capacity=400, dtype=torch.float32)
+    plain = loaded.encoder.batch(turns)
+    assert len(packed.inputs["pixel_values"]) == 1
+    assert len(plain.inputs["pixel_values"]) == 6
+    assert packed.inputs["input_ids"].numel() < 0.6 * plain.inputs["input_ids"].numel()
+
+
+def test_labels_are_the_replies_and_nothing_else(loaded: Loaded, folder: Path) -> None:
+    turns = turns_of(folder, [("red.png", "Ada ?", "a baker", ""), ("", "Bell ?", "Riga", "")])
+    packed = pack(loaded.encoder, turns, capacity=10, dtype=torch.float32)
+    labelled = packed.labels != IGNORE
+    assert packed.replies is not None
+    for place, turn in enumerate(turns):
+        assert packed.labels[labelled & (packed.replies == place)].tolist() == loaded.encoder.reply(turn.reply)
+
+
+def test_the_mask_shows_prefix_and_own_block_only() -> None:
+    # one sequence: group 0 = prefix token, block 1, block 2; group 1 = prefix token, block 1; one token of padding
+    group = torch.tensor([[0, 0, 0, 1, 1, -1]])
+    block = torch.tensor([[0, 1, 2, 0, 1, 0]])
+    seen = attention_mask(group, block, torch.float32)[0, 0] == 0
+    expected = torch.tensor(
+        [
+            [1, 0, 0, 0, 0, 0],
+            [1, 1, 0, 0, 0, 0],
+            [1, 0, 1, 0, 0, 0],
+            [0, 0, 0, 1, 0, 0],
+            [0, 0, 0, 1, 1, 0],
+            [0, 0, 0, 0, 0, 1],
+        ]
+    )
+    assert seen.tolist() == expected.bool().tolist()
+
+
+def test_groups_are_split_at_the_capacity_and_sequences_filled_to_it(loaded: Loaded, folder: Path) -> None:
+    turns = turns_of(folder, [("red.png", word, "yes", "") for word in WORDS[:8]])
+    whole = make_groups(loaded.encoder, turns, 10_000)
+    split = make_groups(loaded.encoder, turns, whole[0].length // 2)
+    assert len(whole) == 1 and len(split) > 1
+    assert sorted(place for group in split for place in group.turns) == list(range(8))
+    sequences = fill(split, 10_000)
+    assert len(sequences) == 1
+    assert all(sum(group.length for group in sequence) <= 120 for sequence in fill(split, 120) if len(sequence) > 1)
