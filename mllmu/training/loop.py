@@ -11,16 +11,19 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from mllmu.errors import ModelError
+from mllmu.models.adapters import explain_disk_errors
+from mllmu.models.loading import one_line
 from mllmu.progress import Progress
-from mllmu.runstore import explain_os_errors, write_atomic
+from mllmu.runstore import write_atomic
 from mllmu.seeding import derive
 
 CHECKPOINT = "checkpoint.safetensors"
+TEMPORARY = f".{CHECKPOINT}.tmp"
 CURVE = "curve.json"
 
 
@@ -62,11 +65,12 @@ def train(
 ) -> Curve:
     """Minimise the sum of named loss terms; resumes from the checkpoint in ``folder`` if there is one.
 
-    The result of an interrupted and resumed run is bit-identical: order and dropout are derived from the step.
+    The result of an interrupted and resumed run is bit-identical: order and dropout are derived from the step. For the
+    same reason a checkpoint that cannot be used (cut short, of another version) only costs time: training starts over.
 
     Args:
         model: its trainable parameters are changed in place.
-        terms: step -> named scalar terms with gradient.
+        terms: step -> named scalar terms with gradient; a step without terms changes nothing.
         folder: where the checkpoint is kept; removed when training is complete.
 
     Raises:
@@ -76,7 +80,7 @@ def train(
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(trainable.values(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
     curve = Curve()
-    first = load_checkpoint(folder, trainable, optimizer, curve)
+    first = load_checkpoint(folder, trainable, optimizer, curve, progress)
     optimizer = accelerator.prepare_optimizer(optimizer)
     model.train()
     progress.start(label, schedule.num_steps)
@@ -85,14 +89,15 @@ def train(
     for step in range(first, schedule.num_steps):
         torch.manual_seed(derive(seed, label, "step", step))
         losses = terms(step)
+        if not losses:
+            progress.advance(1)
+            continue
         total = torch.stack(list(losses.values())).sum()
-        if not torch.isfinite(total):
-            raise ModelError(
-                f"{label}: the loss is {total.item()} at step {step + 1} of {schedule.num_steps}. "
-                "Lower learning_rate or epochs; the run folder keeps everything finished before."
-            )
+        where = f"step {step + 1} of {schedule.num_steps}"
+        _check_finite(total, f"{label}: the loss", where)
         accelerator.backward(total)
-        accelerator.clip_grad_norm_(list(trainable.values()), schedule.max_grad_norm)
+        norm = accelerator.clip_grad_norm_(list(trainable.values()), schedule.max_grad_norm)
+        _check_finite(norm, f"{label}: the norm of the gradient", where)
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate(step)
         optimizer.step()
@@ -104,9 +109,18 @@ def train(
             saved = time.monotonic()
     progress.finish()
     model.eval()
-    (folder / CHECKPOINT).unlink(missing_ok=True)
+    for leftover in (folder / CHECKPOINT, folder / TEMPORARY):
+        leftover.unlink(missing_ok=True)
     write_atomic(folder / CURVE, json.dumps(curve.points) + "\n")
     return curve
+
+
+def _check_finite(value: Tensor, what: str, where: str) -> None:
+    if not torch.isfinite(value):
+        raise ModelError(
+            f"{what} is {value.item()} at {where}, expected a finite number. "
+            "Lower learning_rate or epochs; the run folder keeps everything finished before."
+        )
 
 
 def save_checkpoint(folder: Path, trainable: dict[str, Tensor], optimizer: Any, curve: Curve, next_step: int) -> None:
@@ -115,23 +129,42 @@ def save_checkpoint(folder: Path, trainable: dict[str, Tensor], optimizer: Any, 
     for name, parameter in trainable.items():
         for key, value in optimizer.state[parameter].items():
             tensors[f"o/{key}/{name}"] = torch.as_tensor(value).detach().contiguous()
-    temporary = folder / f".{CHECKPOINT}.tmp"
-    with explain_os_errors(folder / CHECKPOINT):
-        save_file(tensors, temporary, metadata={"step": str(next_step), "curve": json.dumps(curve.points)})
-        temporary.replace(folder / CHECKPOINT)
+    with explain_disk_errors(folder / CHECKPOINT):
+        save_file(tensors, folder / TEMPORARY, metadata={"step": str(next_step), "curve": json.dumps(curve.points)})
+        (folder / TEMPORARY).replace(folder / CHECKPOINT)
 
 
-def load_checkpoint(folder: Path, trainable: dict[str, Tensor], optimizer: Any, curve: Curve) -> int:
-    """Restore a checkpoint in place and return the next step, or 0 if there is none."""
+def load_checkpoint(
+    folder: Path, trainable: dict[str, Tensor], optimizer: Any, curve: Curve, progress: Progress
+) -> int:
+    """Restore a checkpoint in place and return the next step; 0 if there is none or, with a note, none that fits."""
     path = folder / CHECKPOINT
     if not path.is_file():
         return 0
-    with safe_open(path, framework="pt") as file, torch.no_grad():
-        meta = file.metadata()
-        names = set(file.keys())
+    try:
+        tensors, step, points = _read_checkpoint(path, trainable)
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError) as error:
+        progress.note(f"{path}: not a checkpoint of this training ({one_line(error)}); training starts over.")
+        return 0
+    with torch.no_grad():
         for name, parameter in trainable.items():
-            parameter.copy_(file.get_tensor(f"p/{name}"))
-            keys = [n for n in names if n.startswith("o/") and n.split("/", 2)[2] == name]
-            optimizer.state[parameter] = {n.split("/", 2)[1]: file.get_tensor(n) for n in keys}
-    curve.points[:] = json.loads(meta["curve"])
-    return int(meta["step"])
+            parameter.copy_(tensors.pop(f"p/{name}"))
+    for place, value in tensors.items():
+        _, key, name = place.split("/", 2)
+        parameter = trainable[name]
+        # the optimiser counts its steps on the CPU; everything else lies beside the parameter
+        optimizer.state[parameter][key] = value if key == "step" else value.to(parameter.device)
+    curve.points[:] = points
+    return step
+
+
+def _read_checkpoint(path: Path, trainable: dict[str, Tensor]) -> tuple[dict[str, Tensor], int, list[dict[str, float]]]:
+    """Everything in a checkpoint, checked as a whole before anything is used."""
+    with safe_open(path, framework="pt") as file:
+        meta = file.metadata()
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+    shapes = {name: tuple(p.shape) for name, p in trainable.items()}
+    held = {key[2:]: tuple(value.shape) for key, value in tensors.items() if key.startswith("p/")}
+    if held != shapes or not {key.split("/", 2)[2] for key in tensors if key.startswith("o/")} <= set(shapes):
+        raise ValueError("it holds other parameters")
+    return tensors, int(meta["step"]), json.loads(meta["curve"])

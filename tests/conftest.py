@@ -1,0 +1,27 @@
+"""Fixtures shared by all tests. Models are built on the spot; nothing is downloaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from mllmu.models.loading import Loaded
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random LLaVA with its processor and three pictures; do not write into it."""
+    from helpers_models import make_base  # torch is imported only by tests that need a model
+
+    return make_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture
+def loaded(tiny_base: Path) -> Loaded:
+    """The random LLaVA, fresh for each test, which may train it."""
+    from helpers_models import load_ref
+
+    return load_ref(tiny_base)

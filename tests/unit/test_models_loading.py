@@ -1,0 +1,178 @@
+"""What can be wrong with a model on disk, and what the user is told."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from helpers_models import LORA, load_ref, make_base
+from safetensors.torch import load_file, save_file
+
+from mllmu.errors import ModelError
+from mllmu.models.adapters import add_trainable, save_trained
+from mllmu.models.loading import choose_device, choose_dtype, choose_family, load
+from mllmu.recipe import Lora, ModelSection
+from mllmu.records import ModelRef
+
+
+@pytest.fixture
+def copy(tiny_base: Path, tmp_path: Path) -> Path:
+    """A base folder that may be damaged."""
+    return Path(shutil.copytree(tiny_base, tmp_path / "copy"))
+
+
+def change(path: Path, **settings: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+
+def test_a_loaded_model_is_ready_to_run_and_says_what_it_is(tiny_base: Path) -> None:
+    ready = load_ref(tiny_base)
+    assert not ready.model.training
+    assert ready.device == torch.device("cpu")
+    assert ready.model.dtype == torch.float32
+    assert ready.encoder.context == 512
+    tokenizer = ready.encoder.processor.tokenizer
+    assert ready.image_token_id == tokenizer.convert_tokens_to_ids("<image>")
+    assert ready.ends == {tokenizer.eos_token_id}
+
+
+def test_an_encoder_can_be_shared(tiny_base: Path) -> None:
+    first = load_ref(tiny_base)
+    assert load_ref(tiny_base, encoder=first.encoder).encoder is first.encoder
+
+
+def test_loading_shows_neither_bars_nor_advice_and_leaves_the_library_as_it_was(
+    tiny_base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from transformers.utils import logging
+
+    assert logging.is_progress_bar_enabled()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ready = load_ref(tiny_base)
+        save_trained(add_trainable(ready.model, ready.family, LORA, seed=0), tmp_path)
+        load_ref(tiny_base, ".", ".", root=tmp_path)
+    assert capfd.readouterr() == ("", "")
+    assert logging.is_progress_bar_enabled()
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"model\.path: '.*/nowhere' cannot be loaded: .*Expected 'tiny', a folder"):
+        load_ref(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("files", ["processor_config.json", "tokenizer*", "config.json", "model.safetensors"])
+def test_an_incomplete_folder_is_named(copy: Path, files: str) -> None:
+    for file in copy.glob(files):
+        file.unlink()
+    with pytest.raises(ModelError, match=f"'{copy}' cannot be loaded: .*Expected 'tiny', a folder") as caught:
+        load_ref(copy)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors", "tokenizer.json", "processor_config.json"])
+def test_a_file_cut_short_is_an_error_of_the_model(copy: Path, file: str) -> None:
+    data = (copy / file).read_bytes()
+    (copy / file).write_bytes(data[: len(data) // 2])
+    with pytest.raises(ModelError, match=f"'{copy}' cannot be loaded"):
+        load_ref(copy)
+
+
+def test_weights_that_lack_a_layer_are_refused_instead_of_filled_with_noise(copy: Path) -> None:
+    weights = load_file(copy / "model.safetensors")
+    lost = next(name for name in weights if "q_proj" in name)
+    save_file({k: v for k, v in weights.items() if k != lost}, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"lacks 1 of the weights of Llava.*q_proj"):
+        load_ref(copy)
+
+
+def test_pickled_weights_are_never_read(copy: Path) -> None:
+    torch.save(load_file(copy / "model.safetensors"), copy / "pytorch_model.bin")
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_ref(copy)
+
+
+def test_code_beside_a_model_is_never_run(copy: Path) -> None:
+    (copy / "evil.py").write_text(f"open({str(copy / 'ran')!r}, 'w').close()\nclass C: pass\n")
+    change(copy / "config.json", model_type="evil", auto_map={"AutoConfig": "evil.C", "AutoProcessor": "evil.C"})
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_ref(copy)
+    assert not (copy / "ran").exists()
+
+
+def test_a_model_type_without_family_names_the_known_ones() -> None:
+    with pytest.raises(ModelError, match=r"no family for model type 'gpt_tv'. Known: .*llava.* Name one"):
+        choose_family("auto", "gpt_tv")
+
+
+def test_an_unknown_model_type_is_explained(copy: Path) -> None:
+    change(copy / "config.json", model_type="gpt_tv")
+    with pytest.raises(ModelError, match="gpt_tv"):
+        load_ref(copy)
+
+
+def test_the_reason_is_not_buried_in_another_error(copy: Path) -> None:
+    change(copy / "config.json", model_type="bert", architectures=["BertModel"])
+    with pytest.raises(ModelError) as caught:
+        load_ref(copy)
+    assert str(caught.value).startswith("model.family: no family for model type 'bert'")
+
+
+@pytest.mark.parametrize("made", ["lora", "full"])
+def test_an_adapter_that_is_not_there_sends_back_to_the_earlier_stage(
+    tiny_base: Path, tmp_path: Path, made: str
+) -> None:
+    (tmp_path / made).mkdir()
+    with pytest.raises(ModelError, match=f"{made}: no adapter there .*Run the earlier stages again"):
+        load_ref(tiny_base, made, root=tmp_path)
+    with pytest.raises(ModelError, match="nowhere: no adapter there"):
+        load_ref(tiny_base, "nowhere", root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "lora"),
+    [({"layers": 1}, LORA), ({"layers": 3}, LORA), ({"width": 64}, LORA), ({"layers": 3}, None), ({"width": 64}, None)],
+)
+def test_an_adapter_of_another_model_is_refused(
+    tiny_base: Path, tmp_path: Path, shape: dict[str, int], lora: Lora | None
+) -> None:
+    other = load_ref(make_base(tmp_path / "other", **shape))
+    (tmp_path / "adapter").mkdir()
+    save_trained(add_trainable(other.model, other.family, lora, seed=0), tmp_path / "adapter")
+    with pytest.raises(ModelError, match=r"adapter/.*safetensors: does not fit the base model"):
+        load_ref(tiny_base, "adapter", root=tmp_path)
+
+
+@pytest.mark.parametrize("lora", [LORA, None], ids=["lora", "full"])
+def test_a_damaged_adapter_is_named(tiny_base: Path, tmp_path: Path, lora: Lora | None) -> None:
+    ready = load_ref(tiny_base)
+    save_trained(add_trainable(ready.model, ready.family, lora, seed=0), tmp_path)
+    (weights,) = tmp_path.glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ModelError, match=rf"{weights.name}: does not fit the base model or is damaged"):
+        load_ref(tiny_base, ".", root=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:0", "meta"])
+def test_a_device_that_cannot_be_used_is_an_error(name: str) -> None:
+    if name == "cuda:0" and torch.cuda.is_available():
+        pytest.skip("there is such a device")
+    with pytest.raises(ModelError, match=rf"model\.device: '{name}'"):
+        choose_device(name)
+
+
+def test_automatic_precision_depends_on_the_device() -> None:
+    assert choose_dtype("auto", torch.device("cpu")) == torch.float32
+    assert choose_dtype("auto", torch.device("cuda")) == torch.bfloat16
+    assert choose_dtype("float32", torch.device("cuda")) == torch.float32
+    assert choose_dtype("bfloat16", torch.device("cpu")) == torch.bfloat16
+
+
+def test_the_embedded_model_is_loaded_by_its_name() -> None:
+    ready = load(ModelSection(device="cpu"), ModelRef(base="tiny"), Path())
+    assert ready.family == choose_family("auto", "llava")

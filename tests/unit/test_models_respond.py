@@ -1,0 +1,128 @@
+"""A reply does not depend on who else is in the batch, and its likelihood is the one computed by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from helpers_models import load_ref, sample
+
+from mllmu.models.families import Turn
+from mllmu.models.loading import Loaded
+from mllmu.models.respond import as_turn, plan_batches, respond
+from mllmu.records import Response, Sample
+
+PROMPTS = ("Where?", "Which is the hat's colour: red, blue or green?", "Where was this person born?")
+SAMPLES = [
+    sample(
+        number,
+        prompt=PROMPTS[number % 3],
+        image=("", "red.png", "green.png", "blue.png")[number % 4],
+        candidates={"target": "Riga", "wrong_0": "Tallinn, Latvia", "twin": "Riga"},
+        max_new_tokens=3 + number % 5,
+    )
+    for number in range(12)
+]
+
+
+def replies(
+    loaded: Loaded, base: Path, *, size: int, share: bool, guard: str = "", samples: list[Sample] = SAMPLES
+) -> dict[str, Response]:
+    batches = respond(loaded, plan_batches(samples, size), images=base, guard=guard, share=share)
+    return {response.sample_id: response for batch in batches for response in batch}
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_replies_do_not_depend_on_the_batch_size(loaded: Loaded, tiny_base: Path, share: bool) -> None:
+    alone = replies(loaded, tiny_base, size=1, share=False)
+    assert len({response.text for response in alone.values()}) > 1, "all replies alike would prove nothing"
+    for size in (3, 7):
+        together = replies(loaded, tiny_base, size=size, share=share)
+        assert set(together) == {one.id for one in SAMPLES}
+        for key, one in alone.items():
+            other = together[key]
+            assert (other.text, other.num_tokens, other.finished) == (one.text, one.num_tokens, one.finished)
+            for name, scored in one.candidates.items():
+                assert other.candidates[name].num_tokens == scored.num_tokens
+                assert other.candidates[name].logp == pytest.approx(scored.logp, abs=1e-4)
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_candidate_logp_is_the_sum_computed_by_hand_on_one_row(loaded: Loaded, tiny_base: Path, share: bool) -> None:
+    one = SAMPLES[1]
+    prompt = loaded.encoder.prompt(as_turn(one, tiny_base, ""))
+    reply = loaded.encoder.reply("Tallinn, Latvia")
+    pixels = loaded.encoder.pictures([as_turn(one, tiny_base, "")])["pixel_values"]
+    with torch.no_grad():
+        logits_TV = loaded.model(input_ids=torch.tensor([prompt + reply]), pixel_values=pixels).logits[0]
+    logp_TV = torch.log_softmax(logits_TV.double(), dim=-1)
+    by_hand = sum(float(logp_TV[len(prompt) - 1 + i, token]) for i, token in enumerate(reply))
+    got = replies(loaded, tiny_base, size=5, share=share)[one.id].candidates
+    assert got["wrong_0"].logp == pytest.approx(by_hand, abs=1e-4)
+    assert got["wrong_0"].num_tokens == len(reply)
+    assert got["twin"] == got["target"]
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_a_picture_goes_with_its_question_in_any_order(loaded: Loaded, tiny_base: Path, share: bool) -> None:
+    asked = [sample(n, image=SAMPLES[n].image, candidates={"target": "Riga"}) for n in range(12)]
+    forward, backward = (
+        [r for batch in respond(loaded, [order], images=tiny_base, share=share) for r in batch]
+        for order in (asked, asked[::-1])
+    )
+    by_picture: dict[str, set[float]] = {}
+    for one, first, last in zip(asked, forward, backward[::-1], strict=True):
+        assert first.sample_id == last.sample_id == one.id
+        assert first.text == last.text
+        assert first.candidates["target"].logp == pytest.approx(last.candidates["target"].logp, abs=1e-4)
+        by_picture.setdefault(one.image, set()).add(round(first.candidates["target"].logp, 3))
+    assert len(set.union(*by_picture.values())) == 4, "four pictures (one of them none) must give four likelihoods"
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_the_guard_stands_before_every_prompt(loaded: Loaded, tiny_base: Path, share: bool) -> None:
+    guard = "Say no more than you must."
+    asked = [sample(0, system="Be brief.", candidates={"target": "Riga"})]
+    turn = as_turn(asked[0], tiny_base, guard)
+    assert turn.system == f"{guard}\nBe brief."
+    text = loaded.encoder.processor.tokenizer.decode(loaded.encoder.prompt(turn))
+    assert text.startswith(guard)
+    guarded = replies(loaded, tiny_base, size=1, share=share, guard=guard, samples=asked)
+    spelled = replies(
+        loaded, tiny_base, size=1, share=share, samples=[asked[0].model_copy(update={"system": turn.system})]
+    )
+    bare = replies(loaded, tiny_base, size=1, share=share, samples=asked)
+    assert guarded == spelled
+    assert guarded[asked[0].id].candidates != bare[asked[0].id].candidates
+
+
+def test_a_turn_without_guard_or_system_has_no_system_text(tiny_base: Path) -> None:
+    assert as_turn(sample(0), tiny_base, "") == Turn(prompt="Where?")
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_a_reply_that_ends_by_itself_is_finished_and_its_end_is_not_counted(
+    tiny_base: Path, loaded: Loaded, share: bool
+) -> None:
+    plain = replies(loaded, tiny_base, size=1, share=share, samples=[sample(0)])["forget/000"]
+    assert (plain.num_tokens, plain.finished) == (6, False)
+    # whatever the model says third is declared to be the end
+    turn = as_turn(sample(0), tiny_base, "")
+    batch = loaded.encoder.batch([turn]).inputs
+    said = loaded.model.generate(**batch, max_new_tokens=6, do_sample=False, pad_token_id=0)[0][-6:].tolist()
+    ended = load_ref(tiny_base)
+    ended.model.generation_config.eos_token_id = [2, said[2]]
+    got = replies(ended, tiny_base, size=1, share=share, samples=[sample(0)])["forget/000"]
+    assert (got.num_tokens, got.finished) == (said.index(said[2]), True)
+    at_limit = replies(
+        ended, tiny_base, size=1, share=share, samples=[sample(0, max_new_tokens=said.index(said[2]) or 1)]
+    )
+    assert at_limit["forget/000"].finished == (said.index(said[2]) == 0)
+
+
+def test_the_plan_has_every_sample_once_and_does_not_depend_on_the_order() -> None:
+    plan = plan_batches(SAMPLES, 5)
+    assert sorted(one.id for batch in plan for one in batch) == [one.id for one in SAMPLES]
+    assert [len(batch) for batch in plan] == [5, 5, 2]
+    assert plan_batches(SAMPLES[::-1], 5) == plan
