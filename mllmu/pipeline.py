@@ -64,13 +64,12 @@ class Pipeline:
 
     def run(self, only: str | None = None) -> Path | None:
         """Run all stages, or those up to ``only``; returns the page of the report if that was made."""
-        kept, redone = RunStore(self.root), RunStore(self.root, force=True)
+        store = self.context.store = RunStore(self.root)
         last = only or STAGES[-1]
         with recorded(self.context):
             for stage in STAGES[: STAGES.index(last) + 1]:
                 # Judging and drawing are cheap, so asking for them by name does them again.
-                again = only in (None, stage) and (self.force or (stage == only and stage in CHEAP))
-                self.context.store = redone if again else kept
+                store.force = only in (None, stage) and (self.force or (stage == only and stage in CHEAP))
                 getattr(self, stage)()
         return self.root / "report" / "index.html" if last == "report" else None
 

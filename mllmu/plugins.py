@@ -11,10 +11,12 @@ checks the recipe, is hashed into fingerprints, and is printed by ``mllmu ls``.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -28,6 +30,17 @@ KINDS: dict[str, str] = {
     "sources": "mllmu.data.sources",
     "portraits": "mllmu.data.portraits",
 }
+NEEDED: dict[str, str] = {
+    "methods": "loss",
+    "metrics": "score",
+    "tasks": "sample",
+    "families": "render",
+    "sources": "profiles",
+    "portraits": "render",
+}
+"""What a plug-in of each kind must at least define."""
+MAX_SHOWN = 100
+"""Characters of a wrong value that an error message repeats."""
 
 
 class Plugin(BaseModel):
@@ -46,10 +59,18 @@ class Plugin(BaseModel):
 
 
 def names(kind: str) -> list[str]:
-    """All plug-in names of a kind, sorted: files of the folder and entry points of installed packages."""
-    package = importlib.import_module(_package(kind))
-    own = {m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")}
+    """All plug-in names of a kind, sorted: files of the folder and entry points of installed packages.
+
+    The folder is read, not imported, so a list costs nothing that the plug-ins would cost (torch, for families).
+    """
+    own = {m.name for m in pkgutil.iter_modules(_folders(_package(kind))) if not m.name.startswith("_")}
     return sorted(own | {e.name for e in entry_points(group=f"mllmu.{kind}")})
+
+
+def _folders(package: str) -> list[str]:
+    loaded = sys.modules.get(package)
+    spec = None if loaded else importlib.util.find_spec(package)
+    return list(loaded.__path__ if loaded else (spec and spec.submodule_search_locations) or ())
 
 
 def find(kind: str, name: str) -> type[Any]:
@@ -71,28 +92,42 @@ def build(kind: str, name: str, settings: Mapping[str, Any], *, where: str = "")
     try:
         return cls(**settings)
     except ValidationError as error:
-        raise RecipeError(explain(error, cls, where=where or kind, owner=f"of '{name}'")) from None
+        raise RecipeError(explain(error, cls, where=f"{where or kind}.", owner=f"of '{name}'")) from None
 
 
 def explain(error: ValidationError, cls: type[BaseModel], *, where: str, owner: str = "") -> str:
-    """Turn the first fault of a pydantic error into one sentence: where, what, got, expected, nearest match."""
+    """Turn the first fault of a pydantic error into one sentence: where, what, got, expected, nearest match.
+
+    Args:
+        where: put right before the path of the setting, e.g. ``recipe.yaml: `` or ``unlearn.methods[2].``.
+    """
     fault = error.errors(include_url=False)[0]
-    place = ".".join([where, *map(str, fault["loc"])])
+    place = (where + ".".join(map(str, fault["loc"]))).rstrip(".: ")
     if fault["type"] == "extra_forbidden":
         known = list(_model_at(cls, fault["loc"][:-1]).model_fields)
         hint = did_you_mean(str(fault["loc"][-1]), known)
         return f"{place}: unknown setting{' ' + owner if owner else ''}.{hint} Settings: {', '.join(known) or 'none'}."
-    return f"{place}: {fault['msg']} (got {fault.get('input')!r})."
+    return f"{place}: {fault['msg'].removeprefix('Value error, ')} (got {_short(fault.get('input'))})."
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]} ..."
 
 
 def _model_at(cls: type[BaseModel], path: tuple[int | str, ...]) -> type[BaseModel]:
-    """Follow field names into nested models; stops at the last model met."""
+    """Follow field names into nested models, also optional ones (``Lora | None``); stops at the last model met."""
     for key in path:
         field = cls.model_fields.get(str(key))
-        inner = field.annotation if field else None
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            cls = inner
+        cls = next(_models_in(field.annotation), cls) if field else cls
     return cls
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models_in(part)
 
 
 def _package(kind: str) -> str:
@@ -103,6 +138,8 @@ def _package(kind: str) -> str:
 
 def _from_path(kind: str, path: str) -> type[Any]:
     module, _, attribute = path.partition(":")
+    if not all(part.isidentifier() for part in [*module.split("."), attribute]):
+        raise PluginError(f"{kind}: '{path}' is no name of a class. Expected package.module:Class.")
     try:
         return _checked(kind, path, getattr(importlib.import_module(module), attribute, None))
     except ModuleNotFoundError as error:
@@ -116,4 +153,6 @@ def _checked(kind: str, name: str, cls: Any) -> type[Any]:
         raise PluginError(
             f"{kind}: '{name}' is not a plug-in: expected a subclass of mllmu.plugins.Plugin, got {cls!r}."
         )
+    if not callable(getattr(cls, NEEDED[kind], None)):
+        raise PluginError(f"{kind}: '{name}' is a plug-in of another kind: one of {kind} defines {NEEDED[kind]}().")
     return cls

@@ -8,10 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from mllmu import plugins
 from mllmu.errors import RecipeError
@@ -61,7 +70,30 @@ class Splits(Section):
     def _ratios(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if not value or any(not 0 < ratio < 1 for ratio in value):
             raise ValueError("forget ratios are shares between 0 and 1, e.g. [0.05, 0.1]")
+        if len(set(map(percent, value))) < len(value):
+            raise ValueError("two forget ratios are the same; name each once")
         return value
+
+    @model_validator(mode="after")
+    def _one_key_a_ratio(self) -> Self:
+        if self.file is None and self.keys:
+            raise ValueError("keys belong to a file of ids; name it with 'file', or leave 'keys' out")
+        if self.file is not None and len(self.keys) != len(self.forget_ratios):
+            raise ValueError(
+                f"got {len(self.keys)} keys for {len(self.forget_ratios)} forget_ratios; name one key of the file each"
+            )
+        if len(set(self.keys)) < len(self.keys):
+            raise ValueError("a key is named twice; every forget ratio has its own")
+        return self
+
+
+def percent(ratio: float) -> str:
+    """A share in percent, as it is printed and named on disk.
+
+    >>> percent(0.05), percent(0.125)
+    ('5', '12.5')
+    """
+    return f"{100 * ratio:g}"
 
 
 class DataSection(Section):
@@ -73,7 +105,13 @@ class DataSection(Section):
     splits: Splits = Splits()
     train_wordings: int = Field(6, ge=1, le=14, description="question wordings a fact is taught in")
 
-    _specs = field_validator("source", "celebrities", "portraits", mode="before")(_as_spec)
+    @field_validator("source", "celebrities", "portraits", mode="before")
+    @classmethod
+    def _specs(cls, value: Any, info: ValidationInfo) -> Any:
+        """A bare name is a plug-in without settings, and settings without a name belong to the default plug-in."""
+        if isinstance(value, dict) and "name" not in value:
+            return {"name": cls.model_fields[str(info.field_name)].default.name, **value}
+        return _as_spec(value)
 
 
 class ModelSection(Section):
@@ -126,10 +164,12 @@ class Unlearn(Section):
 class Evaluate(Section):
     """What is asked, and how it is scored."""
 
-    tasks: tuple[TaskName, ...] = TASKS
+    tasks: tuple[TaskName, ...] = Field(TASKS, min_length=1)
     metrics: tuple[str, ...] = Field((), description="empty: all metrics of the tasks")
     batch_size: int = Field(64, ge=1)
-    max_profiles: dict[Split, int] = Field({}, description="at most so many people of a set are asked (0: nobody)")
+    max_profiles: dict[Split, NonNegativeInt] = Field(
+        {}, description="at most so many people of a set are asked (0: nobody)"
+    )
 
 
 class Report(Section):
@@ -153,6 +193,33 @@ class Recipe(Section):
     evaluate: Evaluate = Evaluate()
     report: Report = Report()
 
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, value: str) -> str:
+        if not value.strip("."):
+            raise ValueError("the run folder is named after it, and dots alone are no folder name")
+        return value
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain YAML in which a setting given twice is an error; the first one would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' is given twice", key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep=deep)
+
+
+def read_yaml(text: str, *, where: str) -> Any:
+    """The value of a YAML text; RecipeError if it is none."""
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise RecipeError(f"{where}: not valid YAML: {' '.join(str(error).split())}.") from None
+
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file, apply ``a.b.c=value`` overrides, and check it completely.
@@ -161,14 +228,12 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: the file is missing, is not YAML, or holds an unknown or impossible setting.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        raw = yaml.safe_load(text) or {}
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise RecipeError(f"{path}: no such recipe. Give the path of a YAML file, e.g. recipes/demo.yaml.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read ({error}). Expected a YAML text file.") from None
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path}: not valid YAML: {' '.join(str(error).split())}.") from None
+    raw = read_yaml(text, where=str(path)) or {}
     if not isinstance(raw, dict):
         raise RecipeError(f"{path}: expected a mapping of settings, got {type(raw).__name__}.")
     for override in overrides:
@@ -181,7 +246,7 @@ def parse(raw: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
-        raise RecipeError(plugins.explain(error, Recipe, where=where)) from None
+        raise RecipeError(plugins.explain(error, Recipe, where=f"{where}: ")) from None
     check_plugins(recipe, where=where)
     return recipe
 
@@ -196,12 +261,6 @@ def check_plugins(recipe: Recipe, *, where: str = "recipe") -> None:
         plugins.find("metrics", name)
     if recipe.model.family != "auto":
         plugins.find("families", recipe.model.family)
-    splits = recipe.data.splits
-    if splits.file is not None and len(splits.keys) != len(splits.forget_ratios):
-        raise RecipeError(
-            f"{where}: data.splits.keys: got {len(splits.keys)} keys for {len(splits.forget_ratios)} forget_ratios. "
-            "Name one key of the file per ratio."
-        )
     for index, spec in enumerate(recipe.unlearn.methods):
         for settings in expand_modalities(spec):
             plugins.build("methods", spec.name, settings, where=f"{where}: unlearn.methods[{index}]")
@@ -210,47 +269,41 @@ def check_plugins(recipe: Recipe, *, where: str = "recipe") -> None:
 def expand_modalities(spec: PluginSpec) -> list[dict[str, Any]]:
     """One settings dictionary per modality of a method entry (``modality`` may be a list)."""
     modality = spec.settings.get("modality")
-    if not isinstance(modality, list):
+    if not isinstance(modality, list) or not modality:  # an empty list is left for the method to refuse
         return [spec.settings]
     return [spec.settings | {"modality": one} for one in modality]
 
 
 def apply_override(raw: dict[str, Any], override: str) -> None:
-    """Set one dotted key in place: ``finetune.lora.rank=8``, ``unlearn.methods.0.beta=0.1``; values are YAML."""
-    key, sign, value = override.partition("=")
+    """Set one dotted key in place: ``finetune.lora.rank=8``, ``unlearn.methods.0.beta=0.1``; values are YAML.
+
+    What is missing on the way is made, and a plug-in given by its bare name becomes ``{name: ...}`` to hold settings.
+    """
+    key, sign, text = override.partition("=")
     if not sign or not key.strip():
         raise RecipeError(f"--set {override}: expected key=value, e.g. --set finetune.epochs=3.")
+    value = read_yaml(text, where=f"--set {override}")
     *path, last = key.strip().split(".")
     node: Any = raw
     for part in path:
-        node = _child(node, part, override)
-    _assign(node, last, yaml.safe_load(value), override)
+        place = _index(node, part, override) if isinstance(node, list) else part
+        node = _enter(node, place, override)
+    node[_index(node, last, override) if isinstance(node, list) else last] = value
 
 
-def _child(node: Any, part: str, override: str) -> Any:
-    if isinstance(node, list):
-        return node[_index(node, part, override)]
-    if node.get(part) is None:
-        node[part] = {}
-    if isinstance(node[part], str):
-        node[part] = {"name": node[part]}
-    if not isinstance(node[part], (dict, list)):
-        raise RecipeError(f"--set {override}: '{part}' is a single value, it has no settings inside.")
-    return node[part]
-
-
-def _assign(node: Any, last: str, value: Any, override: str) -> None:
-    if isinstance(node, list):
-        node[_index(node, last, override)] = value
-    else:
-        node[last] = value
+def _enter(node: Any, place: Any, override: str) -> Any:
+    """The settings or the list inside a place of a mapping or a list."""
+    inside = node[place] if isinstance(node, list) else node.get(place)
+    if inside is None or isinstance(inside, str):
+        inside = node[place] = {} if inside is None else {"name": inside}
+    if not isinstance(inside, (dict, list)):
+        raise RecipeError(f"--set {override}: '{place}' is a single value, it has no settings inside.")
+    return inside
 
 
 def _index(node: list[Any], part: str, override: str) -> int:
-    if not part.isdigit() or int(part) >= len(node):
-        raise RecipeError(
-            f"--set {override}: '{part}' is no position in a list of {len(node)} items (0 .. {len(node) - 1})."
-        )
+    if not part.isdecimal() or int(part) >= len(node):
+        raise RecipeError(f"--set {override}: '{part}' is no position in a list of {len(node)}; the first is 0.")
     return int(part)
 
 

@@ -87,16 +87,20 @@ class Unit:
 
     def facts(self) -> dict[str, Any]:
         """What was measured while the unit was made (seconds, peak memory ...)."""
-        return dict(_read_json(self.folder / UNIT_FILE).get("facts", {}))
+        return dict(read_json(self.folder / UNIT_FILE).get("facts", {}))
 
 
 class RunStore:
-    """Access to one run folder."""
+    """Access to one run folder.
+
+    ``force`` may be switched between stages: finished units that are looked up for the first time while it is on are
+    redone. A unit that was looked up before is only an input of the stage, and is never touched again.
+    """
 
     def __init__(self, root: Path, *, force: bool = False) -> None:
         self.root = root
         self.force = force
-        self._seen: set[str] = set()  # with force, a unit is redone once, not every time it is looked up
+        self._seen: set[str] = set()
 
     def unit(self, name: str, inputs: Mapping[str, Any]) -> Unit:
         """Look up a unit by name and what it depends on.
@@ -115,10 +119,16 @@ class RunStore:
         return unit
 
     def _check_finished(self, unit: Unit) -> None:
-        old = _read_json(unit.folder / UNIT_FILE).get("inputs", {})
+        record = read_json(unit.folder / UNIT_FILE)
+        old = record.get("inputs", {})
         if self.force:
             with explain_os_errors(unit.folder):
                 shutil.rmtree(unit.folder)
+        elif not record:
+            raise RunStoreError(
+                f"{unit.folder}: has no {UNIT_FILE}, so nothing says what is in it. "
+                "Move it away, use --force to replace it, or --out for another run folder."
+            )
         elif old != unit.inputs:
             raise RunStoreError(
                 f"{unit.folder}: was made with other settings: {difference(old, unit.inputs)}. "
@@ -128,7 +138,7 @@ class RunStore:
     def _prepare(self, unit: Unit) -> None:
         marker = unit.building / "inputs.json"
         with explain_os_errors(unit.building):
-            if unit.building.exists() and (not marker.is_file() or _read_json(marker) != unit.inputs):
+            if unit.building.exists() and (not marker.is_file() or read_json(marker) != unit.inputs):
                 shutil.rmtree(unit.building)
             unit.building.mkdir(parents=True, exist_ok=True)
         if not marker.is_file():
@@ -151,7 +161,8 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "")
     return "nothing"
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of the run folder, {} if there is no file; RunStoreError if it is damaged."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

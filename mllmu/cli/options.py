@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from mllmu.cli.screen import progress, results
-from mllmu.errors import RecipeError
 
 if TYPE_CHECKING:
     from mllmu.recipe import Recipe
@@ -30,8 +29,6 @@ NoGate = Annotated[bool, typer.Option("--no-gate", help="Go on even if the targe
 
 def run_folder(recipe: Recipe, out: Path | None) -> Path:
     """The folder of a run: ``--out``, or ``runs/<name>``."""
-    if out is None and not recipe.name.strip("."):
-        raise RecipeError(f"name: got '{recipe.name}', which is no folder name. Rename the recipe or give --out.")
     return out or Path("runs") / recipe.name
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from PIL.Image import Image
 
+from mllmu import plugins
 from mllmu.data.portraits import Portraits
 from mllmu.data.question_rules import check
 from mllmu.data.questions import build
@@ -95,8 +96,12 @@ def make(section: DataSection, seed: int, folder: Path, progress: Progress) -> d
 def gather(section: DataSection, seed: int) -> tuple[list[Profile], list[Profile], list[Profile]]:
     """The people to teach, the holdout people (seen by no model), and the celebrities."""
     source = section.source.build("sources", "data.source")
-    people = source.profiles(seed)
-    celebrities = section.celebrities.build("sources", "data.celebrities").profiles(seed) if section.celebrities else []
+    people: list[Profile] = source.profiles(seed)
+    celebrities: list[Profile] = (
+        section.celebrities.build("sources", "data.celebrities").profiles(seed) if section.celebrities else []
+    )
+    _check_kind("data.source", people, "fictitious")
+    _check_kind("data.celebrities", celebrities, "celebrity")
     holdout = _holdout(section, len(people), seed)
     _check_distinct([*people, *holdout, *celebrities])
     return people, holdout, celebrities
@@ -104,14 +109,23 @@ def gather(section: DataSection, seed: int) -> tuple[list[Profile], list[Profile
 
 def _holdout(section: DataSection, num_people: int, seed: int) -> list[Profile]:
     """Invented people who continue the series of the synthetic source, so that they share nobody with it."""
-    from mllmu.data.sources.synthetic import Synthetic
-
     if not section.splits.holdout:
         return []
     settings: dict[str, Any] = section.source.settings if section.source.name == "synthetic" else {}
     first = int(settings.get("first_id", 1)) + num_people
     settings |= {"num_people": section.splits.holdout, "first_id": first, "id_prefix": HOLDOUT_PREFIX}
-    return Synthetic(**settings).profiles(seed)
+    series = plugins.build("sources", "synthetic", settings, where="data.splits.holdout")
+    people: list[Profile] = series.profiles(seed)
+    return people
+
+
+def _check_kind(where: str, profiles: Sequence[Profile], kind: str) -> None:
+    """Celebrities are never taught and never forgotten, so neither source may give people of the other kind."""
+    for profile in profiles:
+        if profile.kind != kind:
+            raise DataError(f"{where}: profile {profile.id} is of kind '{profile.kind}', expected '{kind}' only.")
+        if not profile.attributes.get("name"):
+            raise DataError(f"{where}: profile {profile.id} has no name. Every person needs the attribute 'name'.")
 
 
 def _check_distinct(profiles: Sequence[Profile]) -> None:

@@ -7,29 +7,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mllmu.errors import DataError, did_you_mean
-from mllmu.recipe import Splits
+from mllmu.recipe import Splits, percent
 from mllmu.seeding import rng
 
 HOLDOUT = "holdout"
-
-
-def ratio_key(ratio: float) -> str:
-    """A forget ratio as a key, in percent.
-
-    >>> ratio_key(0.05), ratio_key(0.125)
-    ('5', '12.5')
-    """
-    return f"{100 * ratio:g}"
+RATIO_TOLERANCE = 0.1
+"""A list of ids may be larger or smaller than its ratio by one person, or by this part of it."""
 
 
 def forget_ids(ids: Sequence[str], splits: Splits, seed: int) -> dict[str, list[str]]:
-    """The people to forget for each forget ratio, keyed by :func:`ratio_key`, in the order of ``ids``.
+    """The people to forget for each forget ratio, keyed by percent, in the order of ``ids``.
 
-    Drawn sets are nested: whoever is forgotten at 5 % is forgotten at 10 %, so that ratios can be compared. Ids from a
-    file are taken as they are.
+    Drawn sets are nested: whoever is forgotten at 5 % is forgotten at 10 %, so that ratios can be compared. At least
+    one person is forgotten. Ids from a file are taken as they are.
 
     Raises:
-        DataError: a ratio leaves nobody to forget or nobody to retain; the file is damaged or names unknown people.
+        DataError: a ratio leaves nobody to retain; the file is damaged, names unknown people, or does not agree with
+            the ratios.
     """
     if splits.file is not None:
         return _from_file(ids, splits, splits.file)
@@ -43,7 +37,7 @@ def forget_ids(ids: Sequence[str], splits: Splits, seed: int) -> dict[str, list[
                 "Lower the ratio or make more people."
             )
         forgotten = set(ranked[:count])
-        chosen[ratio_key(ratio)] = [person for person in ids if person in forgotten]
+        chosen[percent(ratio)] = [person for person in ids if person in forgotten]
     return chosen
 
 
@@ -57,22 +51,28 @@ def _from_file(ids: Sequence[str], splits: Splits, path: Path) -> dict[str, list
     if not isinstance(value, dict):
         raise DataError(f"{path}: expected an object of lists of ids, got {type(value).__name__}.")
     return {
-        ratio_key(ratio): _listed(ids, value, key, path)
+        percent(ratio): _listed(ids, value, key, ratio, path)
         for ratio, key in zip(splits.forget_ratios, splits.keys, strict=True)
     }
 
 
-def _listed(ids: Sequence[str], value: dict[str, object], key: str, path: Path) -> list[str]:
+def _listed(ids: Sequence[str], value: dict[str, object], key: str, ratio: float, path: Path) -> list[str]:
     listed = value.get(key)
     if not isinstance(listed, list) or not listed:
         raise DataError(f"{path}: no list of ids under '{key}'.{did_you_mean(key, value)} Keys: {', '.join(value)}.")
-    wanted = [str(person) for person in listed]
-    unknown = [person for person in wanted if person not in set(ids)]
+    wanted = {str(person) for person in listed}
+    unknown = sorted(wanted - set(ids))
     if unknown:
         raise DataError(
             f"{path}: '{key}' names {len(unknown)} people that the source does not have, first '{unknown[0]}'. "
             "Use the ids of the source, or a source that has these people."
         )
-    if len(set(wanted)) >= len(ids):
+    if len(wanted) >= len(ids):
         raise DataError(f"{path}: '{key}' names all {len(ids)} people; nobody would be retained.")
-    return [person for person in ids if person in set(wanted)]
+    # names of folders and titles of reports come from the ratio, so it must say what the list is
+    if abs(len(wanted) - ratio * len(ids)) > max(1.0, RATIO_TOLERANCE * ratio * len(ids)):
+        raise DataError(
+            f"{path}: '{key}' names {len(wanted)} of {len(ids)} people, {percent(len(wanted) / len(ids))} %, but its "
+            f"entry in data.splits.forget_ratios is {ratio:g}. Correct the ratio or the order of keys."
+        )
+    return [person for person in ids if person in wanted]

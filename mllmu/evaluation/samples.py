@@ -18,7 +18,7 @@ def render(dataset: Dataset, key: str, evaluate: Evaluate, *, selection: float, 
 
     Args:
         dataset: the data of the run.
-        key: forget ratio in percent, see :func:`mllmu.data.splits.ratio_key`.
+        key: forget ratio in percent, see :func:`mllmu.recipe.percent`.
         evaluate: tasks, and at most how many people of a set are asked.
         selection: share of forget and retain questions that are only for tuning (``part: selection``).
         seed: chooses the people of a limited set and the selection questions.
@@ -72,7 +72,5 @@ def _of_person(
 
 def metrics_of(evaluate: Evaluate) -> list[Metric]:
     """The metrics of a recipe: those it names, or all of its tasks."""
-    names = evaluate.metrics or dict.fromkeys(
-        name for task in evaluate.tasks for name in plugins.find("tasks", task).metrics
-    )
-    return [plugins.build("metrics", name, {}) for name in names]
+    names = evaluate.metrics or [name for task in evaluate.tasks for name in plugins.find("tasks", task).metrics]
+    return [plugins.build("metrics", name, {}) for name in dict.fromkeys(names)]

@@ -14,6 +14,7 @@ from mllmu.runstore import Unit, digest, write_atomic
 from mllmu.stages.context import Context, timed
 from mllmu.stages.models import Models
 
+SAMPLES = "samples.jsonl"
 SCORES = "scores.jsonl"
 
 
@@ -30,7 +31,6 @@ class Answers:
             context.dataset, key, recipe.evaluate, selection=recipe.data.splits.selection, seed=recipe.seed
         )
         self._digest = digest([sample.model_dump() for sample in self.samples])
-        write_atomic(self.folder / "samples.jsonl", dump_lines(self.samples))
 
     def ask(self, name: str, twins: Iterable[str] = ()) -> list[Response]:
         """The replies of one model.
@@ -41,6 +41,7 @@ class Answers:
         """
         unit = self.unit(name)
         if not unit.done:
+            write_atomic(self.folder / SAMPLES, dump_lines(self.samples))
             ref = self.models.ref(self.key, name)
             twin = next((other for other in twins if self.models.ref(self.key, other) == ref), None)
             with timed(unit) as facts:

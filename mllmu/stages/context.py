@@ -15,7 +15,7 @@ from mllmu.data import build
 from mllmu.data.splits import HOLDOUT
 from mllmu.progress import Progress
 from mllmu.recipe import Recipe
-from mllmu.runstore import RunStore, Unit, write_atomic
+from mllmu.runstore import RunStore, Unit, digest, write_atomic
 
 ELAPSED = "elapsed.json"
 
@@ -31,11 +31,16 @@ class Context:
 
     def data_unit(self) -> Unit:
         """The unit of the data; it depends on its settings, the seed, and the content of the files they name."""
+        settings = self.recipe.data.model_dump(mode="json")
+        return self.store.unit("data", {"seed": self.recipe.seed, "settings": settings, "files": self._files})
+
+    @cached_property
+    def _files(self) -> dict[str, str]:
+        """Digests of the files and folders that the settings of the data name, by path."""
         section = self.recipe.data
-        files = [section.source.settings.get("path"), section.splits.file]
-        hashes = {str(path): file_digest(Path(path)) for path in files if path and Path(path).is_file()}
-        inputs = {"seed": self.recipe.seed, "settings": section.model_dump(mode="json"), "files": hashes}
-        return self.store.unit("data", inputs)
+        used = [section.source.build("sources", "data.source"), section.portraits.build("portraits", "data.portraits")]
+        paths = [section.splits.file, *(getattr(plugin, "path", None) for plugin in used)]
+        return {str(path): content_digest(path) for path in paths if isinstance(path, Path) and path.exists()}
 
     @cached_property
     def dataset(self) -> build.Dataset:
@@ -47,8 +52,10 @@ class Context:
         return [key for key in self.dataset.splits if key != HOLDOUT]
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's content, first 16 hex digits."""
+def content_digest(path: Path) -> str:
+    """SHA-256 of a file's content, or of the names and contents of a folder's files; first 16 hex digits."""
+    if path.is_dir():
+        return digest({file.name: content_digest(file) for file in sorted(path.iterdir()) if file.is_file()})
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from mllmu import plugins
 from mllmu.recipe import Recipe, expand_modalities
+from mllmu.report.inputs import BASELINES
 
 TARGET = "target"
 RETAIN_MODEL = "retain_model"
@@ -34,7 +35,7 @@ def jobs(recipe: Recipe) -> list[Job]:
     name would occur twice: ``npo``, ``npo_text``, ``npo_2``.
     """
     found: list[Job] = []
-    taken = {TARGET, RETAIN_MODEL}
+    taken = {TARGET, RETAIN_MODEL, *BASELINES}
     for name, spec, settings in _entries(recipe):
         unique, count = name, 1
         while unique in taken:

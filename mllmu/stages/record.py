@@ -14,12 +14,14 @@ from typing import Any
 import torch
 
 from mllmu import recipe as recipes
-from mllmu.runstore import UNIT_FILE, write_atomic
+from mllmu.errors import RunStoreError
+from mllmu.runstore import UNIT_FILE, read_json, write_atomic
 from mllmu.stages.context import Context
 from mllmu.version import __version__
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "numpy", "pillow", "faker")
 RUN_FILE = "run.json"
+RECIPE_FILE = "recipe.yaml"
 
 
 def describe(context: Context) -> dict[str, Any]:
@@ -56,7 +58,7 @@ def seconds_by_stage(root: Path) -> dict[str, float]:
     """Seconds spent on all units of the run folder, by stage; interrupted attempts are included."""
     totals = {"data": 0.0, "finetune": 0.0, "unlearn": 0.0, "evaluate": 0.0, "score": 0.0}
     for path in sorted(root.rglob(UNIT_FILE)):
-        facts = json.loads(path.read_text(encoding="utf-8")).get("facts", {})
+        facts = read_json(path).get("facts", {})
         totals[_stage(path.parent.relative_to(root).as_posix())] += float(facts.get("seconds", 0.0))
     return {stage: round(seconds, 1) for stage, seconds in totals.items()}
 
@@ -71,12 +73,19 @@ def _stage(unit: str) -> str:
 
 @contextmanager
 def recorded(context: Context) -> Iterator[None]:
-    """Write ``recipe.yaml`` first, and ``run.json`` at the beginning and at the end, whatever the end is."""
-    write_atomic(context.root / "recipe.yaml", recipes.dump(context.recipe))
+    """Write ``recipe.yaml`` first, and ``run.json`` at the beginning and at the end, whatever the end is.
+
+    If the folder turns out to hold results of another recipe, it gets its own recipe back.
+    """
+    path = context.root / RECIPE_FILE
+    before = path.read_bytes() if path.is_file() else None
+    write_atomic(path, recipes.dump(context.recipe))
     _write(context, "running")
     try:
         yield
     except BaseException as error:
+        if isinstance(error, RunStoreError) and before is not None:
+            write_atomic(path, before)
         _write(context, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
         raise
     _write(context, "done")

@@ -1,0 +1,99 @@
+"""Who is forgotten: nested, seeded, by person, or exactly as a file says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mllmu.data.splits import forget_ids
+from mllmu.errors import DataError
+from mllmu.recipe import Splits
+
+IDS = [f"{number:03d}" for number in range(1, 41)]
+
+
+def from_file(path: Path, content: object, *keys: str, ratios: tuple[float, ...] = (0.1,)) -> dict[str, list[str]]:
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return forget_ids(IDS, Splits(file=path, keys=keys, forget_ratios=ratios), seed=0)
+
+
+def test_a_ratio_forgets_its_share_in_the_order_of_the_people() -> None:
+    chosen = forget_ids(IDS, Splits(forget_ratios=(0.05, 0.1, 0.5)), seed=0)
+    assert {key: len(ids) for key, ids in chosen.items()} == {"5": 2, "10": 4, "50": 20}
+    for ids in chosen.values():
+        assert ids == sorted(set(ids)) and set(ids) <= set(IDS)
+
+
+def test_who_is_forgotten_at_a_low_ratio_is_forgotten_at_a_high_one() -> None:
+    chosen = forget_ids(IDS, Splits(forget_ratios=(0.5, 0.05, 0.1)), seed=3)
+    assert set(chosen["5"]) < set(chosen["10"]) < set(chosen["50"])
+
+
+def test_the_draw_depends_on_the_seed_and_on_nothing_else() -> None:
+    splits = Splits(forget_ratios=(0.25,))
+    first = forget_ids(IDS, splits, seed=0)
+    assert forget_ids(IDS, splits, seed=0) == first
+    assert forget_ids(IDS, splits, seed=1) != first
+    assert set(forget_ids(IDS[::-1], splits, seed=0)["25"]) == set(first["25"])
+
+
+def test_nobody_is_drawn_much_more_often_than_the_others() -> None:
+    times = dict.fromkeys(IDS, 0)
+    for seed in range(200):
+        for person in forget_ids(IDS, Splits(forget_ratios=(0.25,)), seed)["25"]:
+            times[person] += 1
+    # 200 draws with chance 1/4: mean 50, standard deviation 6.1
+    assert all(25 <= count <= 75 for count in times.values())
+
+
+def test_somebody_is_forgotten_however_low_the_ratio() -> None:
+    assert len(forget_ids(IDS[:4], Splits(forget_ratios=(0.01,)), seed=0)["1"]) == 1
+
+
+def test_one_of_two_people_can_be_forgotten() -> None:
+    assert len(forget_ids(["a", "b"], Splits(forget_ratios=(0.1,)), seed=0)["10"]) == 1
+
+
+@pytest.mark.parametrize(("num", "ratio"), [(1, 0.1), (0, 0.1), (4, 0.9), (2, 0.8)])
+def test_a_ratio_that_leaves_nobody_to_retain_is_refused(num: int, ratio: float) -> None:
+    with pytest.raises(DataError, match=f"{ratio:g} of {num} people leaves nobody to retain. Lower the ratio"):
+        forget_ids(IDS[:num], Splits(forget_ratios=(ratio,)), seed=0)
+
+
+def test_ids_of_a_file_are_taken_as_they_are(tmp_path: Path) -> None:
+    content = {"five": ["002", "001"], "ten": ["040", "039", "038", "037"], "not asked for": "anything"}
+    chosen = from_file(tmp_path / "ids.json", content, "ten", "five", ratios=(0.1, 0.05))
+    assert chosen == {"10": ["037", "038", "039", "040"], "5": ["001", "002"]}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"forget_10": ["001", "041", "042"]}, "'forget_10' names 2 people that the source does not have, first '041'"),
+        ({"forget_10": IDS}, "'forget_10' names all 40 people; nobody would be retained"),
+        ({"forget_10": []}, "no list of ids under 'forget_10'"),
+        ({"forget_10": "001"}, "no list of ids under 'forget_10'"),
+        ({"forget10": ["001"]}, "no list of ids under 'forget_10'. Did you mean 'forget10'. Keys: forget10"),
+        ({"forget_10": [1, 2, 3, 4]}, "names 4 people that the source does not have, first '1'"),
+        ({"forget_10": IDS[:20]}, "'forget_10' names 20 of 40 people, 50 %, but .* is 0.1"),
+        ({"forget_10": IDS[:1]}, "'forget_10' names 1 of 40 people, 2.5 %, but"),
+        ([], "expected an object of lists of ids, got list"),
+        ("{", "cannot be read as JSON"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_an_error_that_names_it(content: object, said: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=rf"ids\.json: .*{said}"):
+        from_file(tmp_path / "ids.json", content, "forget_10")
+
+
+def test_a_file_may_miss_its_ratio_by_a_person(tmp_path: Path) -> None:
+    assert len(from_file(tmp_path / "ids.json", {"k": IDS[:5]}, "k")["10"]) == 5
+
+
+def test_a_missing_file_and_a_folder_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none\.json: no such file\. data\.splits\.file names"):
+        forget_ids(IDS, Splits(file=tmp_path / "none.json", keys=("k",)), seed=0)
+    with pytest.raises(DataError, match="cannot be read as JSON"):
+        forget_ids(IDS, Splits(file=tmp_path, keys=("k",)), seed=0)

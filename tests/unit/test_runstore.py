@@ -1,0 +1,141 @@
+"""The run folder never lies: whole units or none, the right ones skipped, the others named."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mllmu.errors import RunStoreError
+from mllmu.runstore import RunStore, difference, digest, write_atomic
+
+
+def finish(store: RunStore, name: str = "models/target", content: str = "weights", **inputs: Any) -> Path:
+    """Make a unit, or find it made; returns its folder."""
+    unit = store.unit(name, inputs)
+    if not unit.done:
+        write_atomic(unit.building / "file.txt", content)
+        unit.commit({"seconds": 1.5})
+    return unit.folder
+
+
+def test_a_file_is_replaced_as_a_whole_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "file.txt"
+    write_atomic(path, "ä")
+    write_atomic(path, b"second")
+    assert path.read_bytes() == b"second"
+    assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_disk_that_cannot_be_written_is_one_message_and_the_old_file_stays(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file.txt"
+    write_atomic(path, "old")
+
+    def fail(descriptor: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(RunStoreError, match=rf"file\.txt: cannot be written \({os.strerror(code)}\)\. Free space or"):
+        write_atomic(path, "new")
+    assert path.read_text() == "old"
+
+
+def test_a_file_where_a_folder_should_be_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "models").write_text("")
+    with pytest.raises(RunStoreError, match=r"models.*cannot be written"):
+        RunStore(tmp_path).unit("models/target", {})
+
+
+def test_a_unit_is_hidden_until_it_is_whole(tmp_path: Path) -> None:
+    unit = RunStore(tmp_path).unit("models/target", {"epochs": 3})
+    write_atomic(unit.building / "file.txt", "weights")
+    assert not unit.done and not unit.folder.exists()
+    unit.commit({"seconds": 2})
+    assert unit.done and not unit.building.exists()
+    assert unit.facts() == {"seconds": 2}
+    record = json.loads((unit.folder / "unit.json").read_text())
+    assert (record["name"], record["inputs"], record["fingerprint"]) == (
+        "models/target", {"epochs": 3}, unit.fingerprint,
+    )  # fmt: skip
+
+
+def test_the_same_inputs_skip_the_work(tmp_path: Path) -> None:
+    finish(RunStore(tmp_path), content="first", epochs=3, ratios=(0.1, 0.2), path=Path("x"))
+    folder = finish(RunStore(tmp_path), content="second", epochs=3, ratios=[0.1, 0.2], path="x")
+    assert (folder / "file.txt").read_text() == "first"
+
+
+def test_other_inputs_are_an_error_that_names_the_setting(tmp_path: Path) -> None:
+    finish(RunStore(tmp_path), settings={"epochs": 3, "lora": {"rank": 8}})
+    said = r"models/target: was made with other settings: settings\.lora\.rank was 8, is now 4\. Use --force"
+    with pytest.raises(RunStoreError, match=said):
+        RunStore(tmp_path).unit("models/target", {"settings": {"epochs": 3, "lora": {"rank": 4}}})
+
+
+def test_force_redoes_a_unit_once_however_often_it_is_looked_up(tmp_path: Path) -> None:
+    finish(RunStore(tmp_path), content="first", epochs=3)
+    store = RunStore(tmp_path, force=True)
+    finish(store, content="second", epochs=4)
+    folder = finish(store, content="third", epochs=4)
+    assert (folder / "file.txt").read_text() == "second"
+
+
+def test_force_spares_what_was_looked_up_before_it_was_on(tmp_path: Path) -> None:
+    for name in ("data", "scores"):
+        finish(RunStore(tmp_path), name, content="first")
+    store = RunStore(tmp_path)
+    store.unit("data", {})
+    store.force = True
+    assert (finish(store, "data", content="second") / "file.txt").read_text() == "first"
+    assert (finish(store, "scores", content="second") / "file.txt").read_text() == "second"
+
+
+def test_an_unfinished_unit_goes_on_with_the_same_inputs_and_starts_afresh_with_others(tmp_path: Path) -> None:
+    unit = RunStore(tmp_path).unit("models/target", {"epochs": 3})
+    write_atomic(unit.building / "checkpoint", "half")
+    assert (RunStore(tmp_path).unit("models/target", {"epochs": 3}).building / "checkpoint").is_file()
+    assert not (RunStore(tmp_path).unit("models/target", {"epochs": 4}).building / "checkpoint").exists()
+
+
+def test_leftovers_that_do_not_say_what_they_are_are_not_used(tmp_path: Path) -> None:
+    (tmp_path / ".data.building").mkdir()
+    (tmp_path / ".data.building" / "checkpoint").write_text("whose?")
+    unit = RunStore(tmp_path).unit("data", {})
+    assert [p.name for p in unit.building.iterdir()] == ["inputs.json"]
+
+
+def test_a_folder_of_unknown_origin_is_neither_used_nor_deleted(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "thesis.txt").write_text("mine")
+    with pytest.raises(RunStoreError, match=r"data: has no unit\.json, so nothing says what is in it\. Move it away"):
+        RunStore(tmp_path).unit("data", {})
+    assert (tmp_path / "data" / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff"])
+def test_a_damaged_record_says_what_to_delete(content: bytes, tmp_path: Path) -> None:
+    folder = finish(RunStore(tmp_path))
+    (folder / "unit.json").write_bytes(content)
+    with pytest.raises(RunStoreError, match=r"unit\.json: damaged .*Delete the folder .*target to make it anew"):
+        RunStore(tmp_path).unit("models/target", {})
+
+
+def test_the_first_difference_is_described() -> None:
+    assert difference({"a": {"b": 1}}, {"a": {"b": 2}}) == "a.b was 1, is now 2"
+    assert difference({"a": 1}, {"a": 1, "b": 2}) == "b was None, is now 2"
+    assert difference({"a": 1, "b": 2}, {"a": 1}) == "b was 2, is now None"
+    assert difference({"a": {"b": 1}}, {"a": None}) == "a was {'b': 1}, is now None"
+    assert difference({"a": [1]}, {"a": [1]}) == "nothing"
+
+
+def test_a_digest_depends_on_the_values_not_on_their_order() -> None:
+    assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
+    assert digest({"a": 1}) != digest({"a": 2})
+    assert digest({"a": [1, 2]}) != digest({"a": [2, 1]})

@@ -1,0 +1,59 @@
+"""Every method entry becomes models with names of their own that are safe as folders."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mllmu.recipe import parse
+from mllmu.report.inputs import BASELINES
+from mllmu.stages.lineup import RETAIN_MODEL, TARGET, Job, jobs
+from mllmu.unlearning.base import Method
+
+
+class chance(Method):  # noqa: N801 - named like a row of the report
+    """A method whose class has an unlucky name. Cost: none."""
+
+
+class target(Method):  # noqa: N801 - named like another model
+    """A method whose class has an unlucky name. Cost: none."""
+
+
+def lineup(*methods: Any) -> list[Job]:
+    return jobs(parse({"name": "mini", "unlearn": {"methods": list(methods)}}))
+
+
+def names(*methods: Any) -> list[str]:
+    return [job.name for job in lineup(*methods)]
+
+
+def test_a_model_is_called_like_its_method() -> None:
+    assert names("ga", {"name": "npo", "beta": 0.1}, "prompting") == ["ga", "npo", "prompting"]
+
+
+def test_two_entries_of_one_method_get_names_of_their_own() -> None:
+    found = lineup("npo", {"name": "npo", "beta": 0.1}, {"name": "npo", "beta": 0.2})
+    assert [job.name for job in found] == ["npo", "npo_2", "npo_3"]
+    assert [job.method().beta for job in found] == [0.4, 0.1, 0.2]
+
+
+def test_several_modalities_are_several_models_with_the_modality_in_the_name() -> None:
+    found = lineup({"name": "ga", "modality": ["image_text", "text"]}, "ga", {"name": "ga", "modality": "text"})
+    assert [job.name for job in found] == ["ga_image_text", "ga_text", "ga", "ga_2"]
+    assert [job.method().modality for job in found] == ["image_text", "text", "image_text", "text"]
+
+
+def test_a_method_by_its_path_is_called_like_its_class_and_never_like_another_row() -> None:
+    here = "test_stages_lineup"
+    assert names(f"{here}:chance", f"{here}:target", "retrain") == ["chance_2", "target_2", "retrain"]
+    assert {TARGET, RETAIN_MODEL, *BASELINES} == {"target", "retain_model", "chance", "majority"}
+
+
+def test_no_method_is_no_job() -> None:
+    assert names() == []
+
+
+@pytest.mark.parametrize("entry", ["ga", {"name": "npo", "modality": ["text"]}, "test_stages_lineup:chance"])
+def test_names_are_safe_as_folders(entry: Any) -> None:
+    assert all(character.isalnum() or character in "_-" for character in names(entry)[0])

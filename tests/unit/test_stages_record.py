@@ -1,0 +1,119 @@
+"""What a run leaves behind about itself: the recipe, how it ended, and with what it was made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mllmu.errors import DataError, RunStoreError
+from mllmu.progress import SilentProgress
+from mllmu.recipe import load, parse
+from mllmu.runstore import RunStore
+from mllmu.stages.context import ELAPSED, Context, content_digest, timed
+from mllmu.stages.record import installed, recorded, seconds_by_stage
+
+
+def context(root: Path, **settings: Any) -> Context:
+    return Context(parse({"name": "mini", **settings}), root, SilentProgress())
+
+
+def status(root: Path) -> str:
+    return str(json.loads((root / "run.json").read_text())["status"])
+
+
+def test_the_recipe_is_there_first_with_all_defaults(tmp_path: Path) -> None:
+    run = context(tmp_path, seed=7)
+    with recorded(run):
+        assert load(tmp_path / "recipe.yaml") == run.recipe
+        assert yaml.safe_load((tmp_path / "recipe.yaml").read_text())["finetune"]["lora"]["rank"] == 16
+        assert status(tmp_path) == "running"
+    assert status(tmp_path) == "done"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"), [(KeyboardInterrupt, "interrupted"), (DataError, "failed"), (KeyError, "failed")]
+)
+def test_the_end_is_recorded_whatever_it_is(error: type[BaseException], expected: str, tmp_path: Path) -> None:
+    with pytest.raises(error), recorded(context(tmp_path)):
+        raise error
+    assert status(tmp_path) == expected
+
+
+def test_a_folder_of_another_recipe_keeps_its_own(tmp_path: Path) -> None:
+    with recorded(context(tmp_path, seed=1)):
+        pass
+    with pytest.raises(RunStoreError), recorded(context(tmp_path, seed=2)):
+        raise RunStoreError("was made with other settings")
+    assert load(tmp_path / "recipe.yaml").seed == 1
+    with pytest.raises(DataError), recorded(context(tmp_path, seed=2)):
+        raise DataError("anything else")
+    assert load(tmp_path / "recipe.yaml").seed == 2
+
+
+def test_versions_seed_and_hardware_are_recorded(tmp_path: Path) -> None:
+    with recorded(context(tmp_path, seed=7)):
+        pass
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert (record["seed"], record["model"]) == (7, "tiny")
+    assert record["versions"]["torch"] == installed("torch") != "missing"
+    assert record["hardware"]["cores"] >= 1
+    assert installed("no-such-library") == "missing"
+
+
+def test_seconds_are_summed_by_stage_and_interrupted_attempts_count(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    seconds = {
+        "data": 1.0, "models/target": 2.0, "models/forget_10/retain_model": 3.0, "models/forget_10/ga": 4.0,
+        "eval/forget_10/ga/replies": 5.0, "eval/forget_10/ga/scores": 6.0,
+    }  # fmt: skip
+    for name, spent in seconds.items():
+        unit = store.unit(name, {})
+        (unit.building / ELAPSED).write_text(str(spent))
+        with timed(unit) as facts:
+            pass
+        unit.commit(facts)
+    expected = {"data": 1.0, "finetune": 5.0, "unlearn": 4.0, "evaluate": 5.0, "score": 6.0}
+    assert seconds_by_stage(tmp_path) == pytest.approx(expected, abs=0.1)
+
+
+def test_a_damaged_unit_is_an_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "unit.json").write_text("{")
+    with pytest.raises(RunStoreError, match=r"data/unit\.json: damaged"), recorded(context(tmp_path)):
+        pass
+
+
+def test_the_data_depend_on_the_content_of_the_files_they_are_made_from(tmp_path: Path) -> None:
+    text, ids, pictures = tmp_path / "people.jsonl", tmp_path / "ids.json", tmp_path / "pictures"
+    pictures.mkdir()
+    (pictures / "001.png").write_bytes(b"face")
+    text.write_text("a")
+    ids.write_text("{}")
+
+    def fingerprint() -> str:
+        data = {
+            "source": {"name": "mllmu_bench", "path": str(text)},
+            "portraits": {"name": "folder", "path": str(pictures)},
+            "splits": {"file": str(ids), "keys": ["forget_10"]},
+        }
+        return context(tmp_path / "run", data=data).data_unit().fingerprint
+
+    seen = [fingerprint()]
+    assert fingerprint() == seen[0]
+    for path in (text, ids, pictures / "001.png", pictures / "002.png"):
+        path.write_text(f"changed {path.name}")
+        seen.append(fingerprint())
+    assert len(set(seen)) == 5
+
+
+def test_a_folder_is_known_by_the_names_and_contents_of_its_files(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.png").write_bytes(b"1")
+    assert content_digest(tmp_path / "a") == content_digest(tmp_path / "b")
+    (tmp_path / "b" / "x.png").rename(tmp_path / "b" / "y.png")
+    assert content_digest(tmp_path / "a") != content_digest(tmp_path / "b")
