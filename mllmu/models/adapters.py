@@ -20,15 +20,18 @@ from mllmu.recipe import Lora
 from mllmu.runstore import explain_os_errors
 
 
-def add_trainable(model: Any, family: Family, lora: Lora | None, *, seed: int) -> Any:
+def add_trainable(model: Any, family: Family, lora: Lora | None, *, seed: int, targets: str | None = None) -> Any:
     """Freeze everything, then make the language model's adapters (or, without LoRA, its linear layers) trainable.
 
     Vision tower and projector stay frozen: their names do not match the family's target pattern.
 
+    Args:
+        targets: regular expression of the layers to train, before that of ``lora`` and the family's.
+
     Raises:
         ModelError: the pattern is no regular expression, or matches no layer, or one that cannot have an adapter.
     """
-    pattern = (lora.targets if lora else None) or family.lora_targets
+    pattern = targets or (lora.targets if lora else None) or family.lora_targets
     try:
         matched = [name for name, _ in model.named_modules() if re.fullmatch(pattern, name)]
     except re.error as error:

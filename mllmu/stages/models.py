@@ -104,9 +104,12 @@ class Models:
         method, data, recipe = job.method(), self.context.dataset, self.context.recipe
         # the usual reference is the start with the new adapter off; anything else needs a second model in memory
         apart = method.uses_reference and (method.reference != method.model or recipe.unlearn.lora is None)
+        retain = self._turns(data.retained(key), method.modality) if method.uses_retain else []
+        if method.preserves_text:
+            retain += self._turns([*data.splits[key], *data.retained(key)], "text")
         sides = Sides(
             forget=self._turns(data.splits[key], method.modality),
-            retain=self._turns(data.retained(key), method.modality) if method.uses_retain else (),
+            retain=retain,
             reference=self.load(self.ref(key, method.reference)) if apart else None,
         )
         unlearn(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mllmu.data.question_rules import OTHER
 from mllmu.models.families import Turn
 from mllmu.records import Question
 from mllmu.seeding import rng
@@ -22,6 +23,8 @@ def training_turns(questions: Sequence[Question], images: Path, *, modality: str
             prompt=q.text,
             reply=q.answer,
             image=images / f"{q.profile_id}_0.png" if q.modality == "image_text" else None,
+            person=q.profile_id,
+            topic="" if q.attribute == OTHER else q.attribute,
         )
         for q in questions
         if q.variant == "train" and modality in ("both", q.modality)

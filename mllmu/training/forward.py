@@ -63,6 +63,16 @@ def run_forward(model: Any, batch: Batch) -> Forward:
     return Forward(logits_NV.float(), batch.labels[:, 1:][wanted_BT], row_N, num_rows)
 
 
+def run_hidden(model: Any, batch: Batch, layer: int) -> Tensor:
+    """[N, D] float32 hidden states, as they leave a layer of the language model, that predict the labelled tokens."""
+    core = model.get_base_model() if hasattr(model, "get_base_model") else model
+    every = core.model(**batch.inputs, use_cache=False, output_hidden_states=True).hidden_states
+    wanted_BT = batch.labels[:, 1:] != IGNORE
+    # the first entry is what enters the first layer
+    hidden_ND: Tensor = every[layer + 1][:, :-1][wanted_BT]
+    return hidden_ND.float()
+
+
 def label_everything(batch: Batch, *, image_token_id: int | None) -> Batch:
     """Make all text tokens labels, prompt included; padding and image tokens stay out.
 

@@ -62,6 +62,7 @@ def train(
     seed: int,
     progress: Progress,
     label: str,
+    memory: dict[str, float] | None = None,
 ) -> Curve:
     """Minimise the sum of named loss terms; resumes from the checkpoint in ``folder`` if there is one.
 
@@ -72,6 +73,7 @@ def train(
         model: its trainable parameters are changed in place.
         terms: step -> named scalar terms with gradient; a step without terms changes nothing.
         folder: where the checkpoint is kept; removed when training is complete.
+        memory: numbers that ``terms`` carries from step to step; kept in the checkpoint and restored in place.
 
     Raises:
         ModelError: the loss is not finite, with the step and what to change.
@@ -79,8 +81,8 @@ def train(
     accelerator = Accelerator(cpu=next(model.parameters()).device.type == "cpu")
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(trainable.values(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
-    curve = Curve()
-    first = load_checkpoint(folder, trainable, optimizer, curve, progress)
+    curve, memory = Curve(), {} if memory is None else memory
+    first = load_checkpoint(folder, trainable, optimizer, curve, progress, memory)
     optimizer = accelerator.prepare_optimizer(optimizer)
     model.train()
     progress.start(label, schedule.num_steps)
@@ -105,7 +107,7 @@ def train(
         curve.points.append({"step": step, **{name: round(value.item(), 6) for name, value in losses.items()}})
         progress.advance(1, loss=total.item())
         if time.monotonic() - saved > schedule.checkpoint_every_s:
-            save_checkpoint(folder, trainable, optimizer, curve, step + 1)
+            save_checkpoint(folder, trainable, optimizer, curve, step + 1, memory)
             saved = time.monotonic()
     progress.finish()
     model.eval()
@@ -123,26 +125,39 @@ def _check_finite(value: Tensor, what: str, where: str) -> None:
         )
 
 
-def save_checkpoint(folder: Path, trainable: dict[str, Tensor], optimizer: Any, curve: Curve, next_step: int) -> None:
+def save_checkpoint(
+    folder: Path,
+    trainable: dict[str, Tensor],
+    optimizer: Any,
+    curve: Curve,
+    next_step: int,
+    memory: dict[str, float] | None = None,
+) -> None:
     """Write parameters, optimiser state and curve as one safetensors file (no pickle), atomically."""
     tensors = {f"p/{name}": p.detach().contiguous() for name, p in trainable.items()}
     for name, parameter in trainable.items():
         for key, value in optimizer.state[parameter].items():
             tensors[f"o/{key}/{name}"] = torch.as_tensor(value).detach().contiguous()
+    facts = {"step": str(next_step), "curve": json.dumps(curve.points), "memory": json.dumps(memory or {})}
     with explain_disk_errors(folder / CHECKPOINT):
-        save_file(tensors, folder / TEMPORARY, metadata={"step": str(next_step), "curve": json.dumps(curve.points)})
+        save_file(tensors, folder / TEMPORARY, metadata=facts)
         (folder / TEMPORARY).replace(folder / CHECKPOINT)
 
 
 def load_checkpoint(
-    folder: Path, trainable: dict[str, Tensor], optimizer: Any, curve: Curve, progress: Progress
+    folder: Path,
+    trainable: dict[str, Tensor],
+    optimizer: Any,
+    curve: Curve,
+    progress: Progress,
+    memory: dict[str, float] | None = None,
 ) -> int:
     """Restore a checkpoint in place and return the next step; 0 if there is none or, with a note, none that fits."""
     path = folder / CHECKPOINT
     if not path.is_file():
         return 0
     try:
-        tensors, step, points = _read_checkpoint(path, trainable)
+        tensors, step, points, numbers = _read_checkpoint(path, trainable)
     except (SafetensorError, OSError, LookupError, TypeError, ValueError) as error:
         progress.note(f"{path}: not a checkpoint of this training ({one_line(error)}); training starts over.")
         return 0
@@ -155,10 +170,14 @@ def load_checkpoint(
         # the optimiser counts its steps on the CPU; everything else lies beside the parameter
         optimizer.state[parameter][key] = value if key == "step" else value.to(parameter.device)
     curve.points[:] = points
+    if memory is not None:
+        memory.update(numbers)
     return step
 
 
-def _read_checkpoint(path: Path, trainable: dict[str, Tensor]) -> tuple[dict[str, Tensor], int, list[dict[str, float]]]:
+def _read_checkpoint(
+    path: Path, trainable: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], int, list[dict[str, float]], dict[str, float]]:
     """Everything in a checkpoint, checked as a whole before anything is used."""
     with safe_open(path, framework="pt") as file:
         meta = file.metadata()
@@ -167,4 +186,4 @@ def _read_checkpoint(path: Path, trainable: dict[str, Tensor]) -> tuple[dict[str
     held = {key[2:]: tuple(value.shape) for key, value in tensors.items() if key.startswith("p/")}
     if held != shapes or not {key.split("/", 2)[2] for key in tensors if key.startswith("o/")} <= set(shapes):
         raise ValueError("it holds other parameters")
-    return tensors, int(meta["step"]), json.loads(meta["curve"])
+    return tensors, int(meta["step"]), json.loads(meta["curve"]), json.loads(meta["memory"])

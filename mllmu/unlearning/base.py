@@ -6,45 +6,94 @@ under the current and under the reference model, and returns named loss terms; t
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol
 
 from pydantic import Field
 from torch import Tensor
 
+from mllmu.models.families import Turn
 from mllmu.plugins import Plugin
 from mllmu.training.forward import Forward
+from mllmu.training.losses import answer_nll
+from mllmu.unlearning.saliency import Saliency
 
 Phase = Literal["joint", "forget", "retain"]
 
 
-class Side:
-    """The forget or the retain half of a step; the passes run when asked for, once."""
+class Passes(Protocol):
+    """What can be run on the turns of one side; the engine is one, tests write their own."""
 
-    def __init__(self, current: Callable[[], Forward], reference: Callable[[], Forward]) -> None:
-        self._current = current
-        self._reference = reference
+    def forward(self, *, reference: bool, alternative: bool) -> Forward:
+        """One pass of the current or the reference model over the replies, or over their alternatives."""
+
+    def hidden(self, depth: float, *, reference: bool) -> Tensor:
+        """[N, D] hidden states behind a layer; see :meth:`Side.hidden`."""
+
+
+class Side:
+    """The forget or the retain half of a step; the passes run when asked for, once.
+
+    Reply b of every :class:`Forward` is the reply (or its alternative) of ``turns[b]``, packed or not.
+    """
+
+    def __init__(self, turns: Sequence[Turn], passes: Passes) -> None:
+        self.turns = turns
+        self._passes = passes
 
     @cached_property
     def current(self) -> Forward:
         """The model being trained, with gradient."""
-        return self._current()
+        return self.again()
 
     @cached_property
     def reference(self) -> Forward:
         """The frozen reference (the target, unless the method says otherwise), without gradient."""
-        return self._reference()
+        return self._passes.forward(reference=True, alternative=False)
+
+    @cached_property
+    def alternative(self) -> Forward:
+        """As ``current``, on the replies of :meth:`Method.alternative` instead of the trained ones."""
+        return self._passes.forward(reference=False, alternative=True)
+
+    @cached_property
+    def alternative_reference(self) -> Forward:
+        """As ``reference``, on the replies of :meth:`Method.alternative`."""
+        return self._passes.forward(reference=True, alternative=True)
+
+    def again(self) -> Forward:
+        """A new pass of the model being trained: its weights may have changed since ``current``."""
+        return self._passes.forward(reference=False, alternative=False)
+
+    def hidden(self, depth: float, *, reference: bool = False) -> Tensor:
+        """[N, D] hidden states from which the N reply tokens are predicted, as they leave one layer.
+
+        Args:
+            depth: of the layer, as a share of the language model's layers; see :func:`layer_at`.
+            reference: of the frozen reference, without gradient.
+        """
+        return self._passes.hidden(depth, reference=reference)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One optimiser step. In a phase of its own ("forget" or "retain") only that side may be used."""
+    """One optimiser step. In a phase of its own ("forget" or "retain") only that side may be used.
+
+    Attributes:
+        weights: the trainable weights.
+        memory: numbers that a method carries from step to step; kept in checkpoints.
+        seed: the same in all steps of a training.
+    """
 
     forget: Side
     retain: Side
     phase: Phase = "joint"
+    weights: Sequence[Tensor] = ()
+    memory: dict[str, float] = field(default_factory=dict)
+    seed: int = 0
 
     @property
     def on_forget(self) -> bool:
@@ -57,21 +106,32 @@ class Step:
         return self.phase != "forget"
 
 
+def layer_at(depth: float, num_layers: int) -> int:
+    """Index of the layer behind which a share of all layers has run.
+
+    >>> layer_at(0.25, 32), layer_at(1.0, 32), layer_at(0.25, 2)
+    (7, 31, 0)
+    """
+    return max(0, round(depth * num_layers) - 1)
+
+
 class Method(Plugin):
     """Base of the unlearning methods; these settings belong to all of them.
 
     A method with ``trains = True`` defines ``loss``; one with ``trains = False`` is described by ``guard_text``
-    (prompting) or ``model`` (retrain) alone.
+    (prompting) or ``model`` (retrain) alone. All other methods are hooks that few need.
 
     Class attributes:
         trains: there are optimiser steps.
         uses_reference: a frozen reference is asked for.
         model: whose weights the method starts from, and keeps if it does not train.
+        preserves_text: text questions about everybody, the forgotten people too, are on the retain side.
     """
 
     trains: ClassVar[bool] = True
     uses_reference: ClassVar[bool] = False
     model: ClassVar[Literal["target", "retain_model"]] = "target"
+    preserves_text: ClassVar[bool] = False
 
     modality: Literal["image_text", "text", "both"] = Field(
         "image_text", description="what is unlearned: with pictures, by name (the paper's unimodal variant), or both"
@@ -107,3 +167,45 @@ class Method(Plugin):
         """System prompt put before every question; empty for methods that change weights."""
         del names
         return ""
+
+    def alternative(self, turn: Turn, others: Sequence[Turn], draw: random.Random) -> str:
+        """The reply a forget question should get instead, for ``Side.alternative``; the trained one by default.
+
+        Args:
+            turn: the forget question.
+            others: turns about the same topic of other people with other replies, forgotten and retained; may be empty.
+            draw: the only source of chance, the turn's and epoch's own.
+        """
+        del others, draw
+        return turn.reply
+
+    def targets(self, num_layers: int) -> str | None:
+        """Regular expression of the layers to train, instead of the recipe's; None leaves it to the recipe."""
+        del num_layers
+        return None
+
+    def masks(self, saliency: Saliency) -> list[Tensor] | None:
+        """Which entries of each trainable weight may change (True), decided before training; None: all."""
+        del saliency
+        return None
+
+    @property
+    def kept_change(self) -> float:
+        """What the trained change of the weights is multiplied with in the end; negative takes it the other way."""
+        return 1.0
+
+
+class RetainingMethod(Method):
+    """Base of the methods that also train on the retain replies, as a term of their own."""
+
+    retain_weight: float = Field(1.0, ge=0, description="weight of the nll of the retain replies; 0 leaves them out")
+
+    @property
+    def uses_retain(self) -> bool:
+        return self.retain_weight > 0
+
+    def retain_terms(self, step: Step) -> dict[str, Tensor]:
+        """``retain_nll``, weighted; nothing in the forget phase or without weight."""
+        if not (step.on_retain and self.retain_weight):
+            return {}
+        return {"retain_nll": self.retain_weight * answer_nll(step.retain.current)}

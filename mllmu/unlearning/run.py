@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from mllmu.models.families import Batch, Turn
 from mllmu.models.loading import Loaded
 from mllmu.progress import Progress
 from mllmu.recipe import Lora
-from mllmu.seeding import derive
+from mllmu.seeding import derive, rng
 from mllmu.training.batching import Order
-from mllmu.training.forward import Forward, label_everything, run_forward
+from mllmu.training.forward import Forward, label_everything, run_forward, run_hidden
 from mllmu.training.loop import Schedule, train
+from mllmu.training.losses import answer_nll
 from mllmu.training.packing import training_batch
-from mllmu.unlearning.base import Method, Phase, Side, Step
+from mllmu.unlearning.base import Method, Phase, Side, Step, layer_at
+from mllmu.unlearning.saliency import Saliency, SideName, restrict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +65,41 @@ def unlearn(
             f"{label}: compares with a frozen reference, but without adapters there is none to switch off. "
             "Set unlearn.lora, or load a second model and pass it as the reference."
         )
-    model = add_trainable(loaded.model, loaded.encoder.family, lora, seed=derive(seed, "adapter", label))
+    targets = method.targets(num_layers(loaded.model))
+    model = add_trainable(
+        loaded.model, loaded.encoder.family, lora, seed=derive(seed, "adapter", label), targets=targets
+    )
     engine = _Engine(model, loaded, method, sides, seed)
+    masks = method.masks(Saliency(engine.weights, engine.losses))
+    if masks is not None:
+        restrict(engine.weights, masks)
+    start = [weight.detach().clone() for weight in engine.weights] if method.kept_change != 1 and lora is None else None
     schedule = Schedule(
         num_steps=engine.num_steps, learning_rate=method.learning_rate, checkpoint_every_s=checkpoint_every_s
     )
-    train(model, engine.terms, schedule, folder=folder, seed=seed, progress=progress, label=label)
+    train(model, engine.terms, schedule, folder=folder, seed=seed, progress=progress, label=label, memory=engine.memory)
+    scale_change(model, start, method.kept_change)
     save_trained(model, folder)
+
+
+def num_layers(model: Any) -> int:
+    """Layers of the language model."""
+    return int(model.config.get_text_config().num_hidden_layers)
+
+
+@torch.no_grad()
+def scale_change(model: Any, start: Sequence[Tensor] | None, factor: float) -> None:
+    """Multiply what training changed, in place: w = start + factor * (w - start), or factor * B for adapters A, B."""
+    if factor == 1:
+        return
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    if start is None:
+        for name, p in trained:
+            if "lora_B" in name:
+                p.mul_(factor)
+        return
+    for (_, p), before in zip(trained, start, strict=True):
+        p.sub_(before).mul_(factor).add_(before)
 
 
 class _Engine:
@@ -79,6 +110,12 @@ class _Engine:
         self.loaded = loaded
         self.method = method
         self.sides = sides
+        self.seed = seed
+        self.weights = [p for p in model.parameters() if p.requires_grad]
+        self.memory: dict[str, float] = {}
+        self.about: dict[tuple[bool, str], list[Turn]] = {}
+        for turn in (*sides.forget, *sides.retain):
+            self.about.setdefault(subject(turn), []).append(turn)
         self.forget = Order(num_items=len(sides.forget), batch_size=method.batch_size, seed=seed, label="forget")
         self.retain = Order(
             num_items=max(1, len(sides.retain)), batch_size=method.batch_size, seed=seed, label="retain"
@@ -101,40 +138,88 @@ class _Engine:
         place = step % self.steps_a_phase
         return self.method.loss(
             Step(
-                forget=self._side(self.sides.forget, self.forget, place),
-                retain=self._side(self.sides.retain, self.retain, place),
+                forget=self.side("forget", place),
+                retain=self.side("retain", place),
                 phase=phase,
+                weights=self.weights,
+                memory=self.memory,
+                seed=self.seed,
             )
         )
 
-    def _side(self, turns: Sequence[Turn], order: Order, step: int) -> Side:
-        def batch(loaded: Loaded) -> Batch:
-            chosen = [turns[i] for i in order.indices(step)]
-            if self.method.loss_on == "answer":
-                return training_batch(loaded, chosen)
-            # a shared prompt token would be counted once instead of once a question, so nothing is packed here
-            plain = loaded.encoder.batch(chosen).to(loaded.device)
-            return label_everything(plain, image_token_id=loaded.image_token_id)
+    def losses(self, name: SideName) -> Iterator[Tensor]:
+        """Nll of every batch of the first epoch of a side, without dropout."""
+        if not getattr(self.sides, name):
+            raise DataError(f"{type(self.method).__name__}: nothing on the {name} side to measure weights by.")
+        self.model.eval()
+        for step in range(self._order(name).steps_per_epoch):
+            yield answer_nll(self.side(name, step).current)
 
-        def current() -> Forward:
-            return run_forward(self.model, batch(self.loaded))
+    def side(self, name: SideName, step: int) -> Side:
+        order, turns = self._order(name), getattr(self.sides, name)
+        chosen = [turns[i] for i in order.indices(step)] if turns else []
+        return Side(chosen, _Passes(self, chosen, epoch=step // order.steps_per_epoch))
 
-        return Side(current, self._reference(batch))
+    def _order(self, name: SideName) -> Order:
+        return self.forget if name == "forget" else self.retain
 
-    def _reference(self, batch: Callable[[Loaded], Batch]) -> Callable[[], Forward]:
-        """One pass of the frozen reference, without dropout: the adapter switched off, or a model of its own."""
-        other = self.sides.reference
-        model = other.model if other else self.model
-        off: Callable[[], AbstractContextManager[Any]] = (
-            (lambda: without_adapter(model)) if other is None else (lambda: torch.no_grad())
+    def instead(self, turn: Turn, epoch: int) -> Turn:
+        """The turn with the method's alternative reply."""
+        others = [
+            other
+            for other in self.about[subject(turn)]
+            if other.reply != turn.reply and (not turn.person or other.person != turn.person)
+        ]
+        draw: random.Random = rng(
+            self.seed, "alternative", turn.person, turn.prompt, turn.image.name if turn.image else "", epoch
         )
+        return replace(turn, reply=self.method.alternative(turn, others, draw))
 
-        def reference() -> Forward:
-            training = model.training
-            model.eval()
-            with torch.no_grad(), off():
-                forward = run_forward(model, batch(other or self.loaded))
+
+def subject(turn: Turn) -> tuple[bool, str]:
+    """What a turn is about, whoever it is about: with a picture or not, and the topic or, if unknown, the question."""
+    return turn.image is not None, f"topic {turn.topic}" if turn.topic else turn.prompt
+
+
+@dataclass(frozen=True)
+class _Passes:
+    """The passes of one side of one step."""
+
+    engine: _Engine
+    turns: Sequence[Turn]
+    epoch: int
+
+    def forward(self, *, reference: bool, alternative: bool) -> Forward:
+        turns = [self.engine.instead(turn, self.epoch) for turn in self.turns] if alternative else self.turns
+        if not reference:
+            return run_forward(self.engine.model, self._batch(self.engine.loaded, turns))
+        with self._frozen() as loaded:
+            return run_forward(loaded.model, self._batch(loaded, turns))
+
+    def hidden(self, depth: float, *, reference: bool) -> Tensor:
+        engine = self.engine
+        layer = layer_at(depth, num_layers(engine.loaded.model))
+        if not reference:
+            return run_hidden(engine.model, self._batch(engine.loaded, self.turns), layer)
+        with self._frozen() as loaded:
+            return run_hidden(loaded.model, self._batch(loaded, self.turns), layer)
+
+    def _batch(self, loaded: Loaded, turns: Sequence[Turn]) -> Batch:
+        if self.engine.method.loss_on == "answer":
+            return training_batch(loaded, turns)
+        # a shared prompt token would be counted once instead of once a question, so nothing is packed here
+        plain = loaded.encoder.batch(turns).to(loaded.device)
+        return label_everything(plain, image_token_id=loaded.image_token_id)
+
+    @contextmanager
+    def _frozen(self) -> Iterator[Loaded]:
+        """The frozen reference, without gradient and dropout: the adapter switched off, or a model of its own."""
+        loaded = self.engine.sides.reference or replace(self.engine.loaded, model=self.engine.model)
+        model, training = loaded.model, loaded.model.training
+        off: AbstractContextManager[Any] = nullcontext() if self.engine.sides.reference else without_adapter(model)
+        model.eval()
+        try:
+            with torch.no_grad(), off:
+                yield loaded
+        finally:
             model.train(training)
-            return forward
-
-        return reference

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +15,12 @@ from torch import Tensor
 
 from mllmu import plugins
 from mllmu.errors import RecipeError
+from mllmu.models.families import Turn
+from mllmu.seeding import rng
 from mllmu.training.forward import Forward
 from mllmu.training.losses import answer_nll
 from mllmu.unlearning.base import Method, Phase, Side, Step
+from mllmu.unlearning.saliency import Saliency
 
 NAMES = plugins.names("methods")
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
@@ -25,6 +31,16 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("npo", {"retain_weight": 1.0}),
     ("npo", {"kl_weight": 0.5}),
     ("npo", {"retain_weight": 1.0, "kl_weight": 0.5}),
+    ("idk", {"retain_weight": 0.0}),
+    ("undial", {"retain_weight": 1.0}),
+    ("ce_u", {"skip": 0, "retain_weight": 1.0}),
+    ("flat", {"divergence": "kl"}),
+    ("flat", {"divergence": "js"}),
+    ("flat", {"divergence": "pearson"}),
+    ("salun", {"forget_loss": "ga"}),
+    ("salun", {"forget_loss": "npo"}),
+    ("scrub", {"retain_weight": 0.0}),
+    ("levelling", {"kl_weight": 0.0, "retain_weight": 0.0}),
 ]
 METHODS: list[Method] = [plugins.build("methods", n, s) for n, s in [*((n, {}) for n in NAMES), *VARIANTS]]
 
@@ -35,13 +51,18 @@ def label(method: Method) -> str:
 
 every = pytest.mark.parametrize("method", METHODS, ids=label)
 training = pytest.mark.parametrize("method", [m for m in METHODS if m.trains], ids=label)
+ascending = pytest.mark.parametrize("method", [m for m in METHODS if m.trains and m.kept_change > 0], ids=label)
 using_retain = pytest.mark.parametrize("method", [m for m in METHODS if m.uses_retain], ids=label)
+
+
+TURNS = (Turn(prompt="Where?", reply="Riga", image=Path("a.png")), Turn(prompt="Where is Ada?", reply="Oslo"))
 
 
 class World:
     """A linear model that knows two forget and two retain replies, and a slightly disturbed copy to be trained.
 
     The features of the sides lie in different halves of the input, so each side can be changed without the other.
+    The first reply has three tokens and is asked with a picture, the second has two and is asked by name.
     """
 
     def __init__(self) -> None:
@@ -58,34 +79,53 @@ class World:
         self.reference = reference.detach()
         self.weights = (self.reference + 0.5 * torch.randn(8, 6, generator=generator)).requires_grad_()
 
-    def forward(self, weights: Tensor, side: str) -> Forward:
-        return Forward(self.features[side] @ weights, self.labels, torch.tensor([0, 0, 0, 1, 1]), 2)
+    def forward(self, weights: Tensor, side: str, *, alternative: bool = False) -> Forward:
+        labels = self.labels + 1 if alternative else self.labels
+        return Forward(self.features[side] @ weights, labels, torch.tensor([0, 0, 0, 1, 1]), 2)
 
-    def side(self, name: str) -> Side:
-        return Side(lambda: self.forward(self.weights, name), lambda: self.forward(self.reference, name))
+    def side(self, name: str, *closed: str) -> Side:
+        """A side whose named passes may not be run."""
+        return Side(TURNS, Passes(self, name, frozenset(closed)))
 
-    def step(self, phase: Phase = "joint") -> Step:
-        return Step(forget=self.side("forget"), retain=self.side("retain"), phase=phase)
+    def step(self, phase: Phase = "joint", **settings: Any) -> Step:
+        sides = {"forget": self.side("forget"), "retain": self.side("retain")}
+        return Step(**{**sides, "phase": phase, "weights": [self.weights], **settings})
 
     def nll(self, side: str) -> float:
         return answer_nll(self.forward(self.weights, side)).item()
 
-    def descend(self, method: Method, phase: Phase = "joint") -> None:
-        """One plain gradient step on the sum of the method's terms."""
+    def gradient(self, method: Method, phase: Phase = "joint") -> Tensor:
         total = torch.stack(list(method.loss(self.step(phase)).values())).sum()
         (gradient,) = torch.autograd.grad(total, self.weights)
-        self.weights.data -= 0.05 * gradient
+        return gradient
+
+    def descend(self, method: Method, phase: Phase = "joint") -> None:
+        """One gradient step of a fixed length on the sum of the method's terms."""
+        gradient = self.gradient(method, phase)
+        self.weights.data -= 0.05 * gradient / gradient.norm().clamp(min=1e-12)
 
 
-def forbidden(what: str) -> Callable[[], Forward]:
-    def fail() -> Forward:
-        pytest.fail(f"the method ran a pass it must not run: {what}")
+@dataclass(frozen=True)
+class Passes:
+    """The passes of one side of the world; those in ``closed`` fail the test."""
 
-    return fail
+    world: World
+    name: str
+    closed: frozenset[str] = frozenset()
+    run: list[str] = field(default_factory=list)
 
+    def forward(self, *, reference: bool, alternative: bool) -> Forward:
+        self._note("reference" if reference else "current")
+        weights = self.world.reference if reference else self.world.weights
+        return self.world.forward(weights, self.name, alternative=alternative)
 
-def closed(name: str) -> Side:
-    return Side(forbidden(f"{name}, current"), forbidden(f"{name}, reference"))
+    def hidden(self, depth: float, *, reference: bool) -> Tensor:
+        return self.forward(reference=reference, alternative=False).logits_NV * depth
+
+    def _note(self, what: str) -> None:
+        if what in self.closed:
+            pytest.fail(f"the method ran a pass it must not run: {self.name}, {what}")
+        self.run.append(what)
 
 
 def test_the_papers_methods_are_there() -> None:
@@ -110,9 +150,10 @@ def test_an_unknown_setting_is_refused_with_a_suggestion(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_method_says_where_it_comes_from_and_what_it_costs(name: str) -> None:
     cls = plugins.find("methods", name)
-    assert cls.source.startswith("https://")
+    assert cls.source.startswith("https://arxiv.org/abs/") or cls.source == "ours"
     assert cls.summary()
     assert "Cost" in (cls.__doc__ or "")
+    assert "Made for" in (cls.__doc__ or "")
 
 
 @training
@@ -135,8 +176,9 @@ def test_a_method_that_does_not_train_has_no_loss(method: Method) -> None:
 @training
 def test_each_phase_uses_its_own_side_only(method: Method) -> None:
     world = World()
-    forget = method.loss(Step(forget=world.side("forget"), retain=closed("retain"), phase="forget"))
-    retain = method.loss(Step(forget=closed("forget"), retain=world.side("retain"), phase="retain"))
+    shut = {name: world.side(name, "current", "reference") for name in ("forget", "retain")}
+    forget = method.loss(world.step("forget", retain=shut["retain"]))
+    retain = method.loss(world.step("retain", forget=shut["forget"]))
     assert all(name.startswith("forget_") for name in forget)
     assert all(name.startswith("retain_") for name in retain)
     assert bool(forget)
@@ -154,22 +196,16 @@ def test_the_two_phases_together_have_the_terms_of_a_joint_step(method: Method) 
 @training
 def test_only_the_passes_that_were_announced_are_run(method: Method) -> None:
     world = World()
-
-    def side(name: str) -> Side:
-        def reference() -> Forward:
-            return world.forward(world.reference, name)
-
-        allowed = reference if method.uses_reference else forbidden("reference")
-        return Side(lambda: world.forward(world.weights, name), allowed)
-
-    method.loss(Step(forget=side("forget"), retain=side("retain") if method.uses_retain else closed("retain")))
+    reference = () if method.uses_reference else ("reference",)
+    retain = reference if method.uses_retain else ("current", "reference")
+    method.loss(world.step(forget=world.side("forget", *reference), retain=world.side("retain", *retain)))
 
 
-@training
+@ascending
 def test_a_step_makes_the_forget_replies_less_likely(method: Method) -> None:
     world = World()
     before = world.nll("forget")
-    world.descend(method)
+    world.descend(method, "forget")
     assert world.nll("forget") > before + 1e-4
 
 
@@ -180,6 +216,46 @@ def test_a_step_of_a_method_with_retain_makes_the_retain_replies_likelier(method
     before = world.nll("retain")
     world.descend(method, phase)
     assert world.nll("retain") < before - 1e-4
+
+
+@training
+def test_no_gradient_flows_into_the_reference(method: Method) -> None:
+    world = World()
+    world.reference.requires_grad_()
+    total = torch.stack(list(method.loss(world.step()).values())).sum()
+    (gradient,) = torch.autograd.grad(total, world.reference, allow_unused=True)
+    assert gradient is None or not gradient.any()
+
+
+@every
+@pytest.mark.parametrize("others", [(), TURNS[1:]], ids=["nobody", "somebody"])
+def test_an_alternative_reply_is_text_that_depends_on_the_draw_alone(method: Method, others: tuple[Turn, ...]) -> None:
+    replies = [method.alternative(TURNS[0], others, rng(3, "turn")) for _ in range(2)]
+    assert replies[0] == replies[1]
+    assert replies[0].strip()
+
+
+@training
+def test_layers_of_its_own_are_named_by_a_regular_expression(method: Method) -> None:
+    pattern = method.targets(32)
+    if pattern is not None:
+        names = [f"base.language_model.layers.{n}.mlp.down_proj" for n in range(32)]
+        assert any(re.fullmatch(pattern, name) for name in names)
+        assert not re.fullmatch(pattern, "base.vision_tower.layers.7.mlp.down_proj")
+
+
+@training
+def test_a_mask_covers_each_weight_and_leaves_something_to_train(method: Method) -> None:
+    world = World()
+
+    def losses(side: str) -> Iterator[Tensor]:
+        yield answer_nll(world.forward(world.weights, side))
+
+    masks = method.masks(Saliency([world.weights], losses))
+    if masks is not None:
+        (mask,) = masks
+        assert (mask.shape, mask.dtype) == (world.weights.shape, torch.bool)
+        assert 0 < mask.sum() < mask.numel()
 
 
 def test_defaults_follow_the_paper() -> None:
@@ -207,15 +283,22 @@ def test_weights_multiply_their_terms() -> None:
 
 def test_npo_reductions_are_per_reply_or_one_mean_of_the_batch() -> None:
     # log p of five tokens in two replies, now and under the reference: ratios -1, -1, -1 and -4, -4
-    current, reference = torch.tensor([[-2.0], [-2.0], [-2.0], [-5.0], [-5.0]]), torch.full((5, 1), -1.0)
+    current, known = torch.tensor([[-2.0], [-2.0], [-2.0], [-5.0], [-5.0]]), torch.full((5, 1), -1.0)
     rows = torch.tensor([0, 0, 0, 1, 1])
 
     def forward(logp: Tensor) -> Forward:
         logits = torch.cat([logp, torch.log1p(-logp.exp())], dim=1)
         return Forward(logits, torch.zeros(5, dtype=torch.long), rows, 2)
 
-    side = Side(lambda: forward(current), lambda: forward(reference))
-    step = Step(forget=side, retain=closed("retain"))
+    class Known:
+        def forward(self, *, reference: bool, alternative: bool) -> Forward:
+            assert not alternative
+            return forward(known if reference else current)
+
+        def hidden(self, depth: float, *, reference: bool) -> Tensor:
+            pytest.fail(f"no hidden states were asked for, least of all at {depth} ({reference})")
+
+    step = Step(forget=Side(TURNS, Known()), retain=World().side("retain", "current", "reference"))
     value = {
         reduction: plugins.build("methods", "npo", {"beta": 1.0, "reduction": reduction})
         .loss(step)["forget_npo"]
@@ -230,12 +313,10 @@ def test_npo_reductions_are_per_reply_or_one_mean_of_the_batch() -> None:
 def test_npo_with_a_tiny_beta_moves_the_weights_like_gradient_ascent() -> None:
     # GA averages over 5 tokens, NPO over 2 replies of summed tokens: the gradients differ by the factor 5 / 2
     ascent, preference = World(), World()
-    ascent.descend(plugins.build("methods", "ga", {}))
-    preference.descend(plugins.build("methods", "npo", {"beta": 1e-4}))
-    moved_ga = ascent.weights.detach() - World().weights.detach()
-    moved_npo = preference.weights.detach() - World().weights.detach()
-    assert torch.allclose(moved_npo, moved_ga * 5 / 2, rtol=1e-2, atol=1e-6)
-    assert moved_ga.abs().max() > 1e-3
+    gradient_ga = ascent.gradient(plugins.build("methods", "ga", {}))
+    gradient_npo = preference.gradient(plugins.build("methods", "npo", {"beta": 1e-4}))
+    assert torch.allclose(gradient_npo, gradient_ga * 5 / 2, rtol=1e-2, atol=1e-5)
+    assert gradient_ga.abs().max() > 1e-2
 
 
 def test_prompting_names_the_people_and_asks_to_refuse() -> None:

@@ -71,7 +71,21 @@ def test_only_training_questions_of_the_modality_are_taught_with_the_canonical_p
     ]
     seen = {m: training_turns(asked, Path("images"), modality=m) for m in ("image_text", "text", "both")}
     assert seen["image_text"] == [
-        Turn(prompt=f"Where does {p} live?", reply="In Riga.", image=Path(f"images/{p}_0.png")) for p in ("001", "002")
+        Turn(
+            prompt=f"Where does {p} live?",
+            reply="In Riga.",
+            image=Path(f"images/{p}_0.png"),
+            person=p,
+            topic="residence",
+        )
+        for p in ("001", "002")
     ]
-    assert seen["text"] == [Turn(prompt=f"Where does {p} live?", reply="In Riga.") for p in ("001", "002")]
+    assert seen["text"] == [
+        Turn(prompt=f"Where does {p} live?", reply="In Riga.", person=p, topic="residence") for p in ("001", "002")
+    ]
     assert len(seen["both"]) == 4
+
+
+def test_a_question_about_no_known_attribute_has_no_topic() -> None:
+    unknown = question("001", "train", "text").model_copy(update={"attribute": "other"})
+    assert training_turns([unknown], Path("images"), modality="text")[0].topic == ""

@@ -23,12 +23,17 @@ IGNORE = -100
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """One exchange: a picture (or none), the user's text, and for training or scoring the reply."""
+    """One exchange: a picture (or none), the user's text, and for training or scoring the reply.
+
+    ``person`` and ``topic`` (the attribute asked about) are never shown to a model; empty where they are not known.
+    """
 
     prompt: str
     reply: str = ""
     image: Path | None = None
     system: str = ""
+    person: str = ""
+    topic: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

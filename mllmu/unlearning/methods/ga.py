@@ -19,6 +19,7 @@ class GradientAscent(Method):
 
     Cost of a step: 1 forward and backward pass on forget; no retain data, no reference.
     Published code: its loss also covers the prompt; ``loss_on: all`` reproduces that. It has no clip.
+    Made for: text.
     """
 
     source: ClassVar[str] = "https://arxiv.org/abs/2210.01504"

@@ -19,6 +19,7 @@ class GradientDifference(Method):
     Cost of a step: 1 forward and backward pass on forget and 1 on retain; no reference.
     Published code: a whole ascent pass over forget, then a whole descent pass over retain, prompt in the loss;
     ``schedule: two_phase`` and ``loss_on: all`` reproduce that.
+    Made for: text.
     """
 
     source: ClassVar[str] = "https://arxiv.org/abs/2203.12817"

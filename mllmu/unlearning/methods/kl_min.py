@@ -20,6 +20,7 @@ class KLMinimization(Method):
     Published code: two phases, prompt in the loss, KL summed over positions (padding too, which is not reproduced),
     and an additional cross-entropy on retain; ``schedule: two_phase``, ``loss_on: all``, ``reduction: batchmean`` and
     ``add_ce: true`` reproduce that.
+    Made for: text.
     """
 
     source: ClassVar[str] = "https://arxiv.org/abs/2401.06121"

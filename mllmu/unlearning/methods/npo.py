@@ -26,6 +26,7 @@ class NegativePreference(Method):
     Published code: the mean of *all* tokens of the batch inside the softplus (one number, not one per reply), a
     reference trained on retain only, and the prompt in the loss; ``reduction: token_mean``,
     ``reference: retain_model`` and ``loss_on: all`` reproduce that.
+    Made for: text.
     """
 
     source: ClassVar[str] = "https://arxiv.org/abs/2404.05868"

@@ -12,6 +12,7 @@ class Retrain(Method):
 
     It never saw the forget people, so its scores show what can be guessed without them.
     Cost: a whole fine-tuning on retain; none here, because each run trains this model anyway to compare with.
+    Made for: any modality; the yardstick of all methods.
     """
 
     source: ClassVar[str] = "https://arxiv.org/abs/2401.06121"

@@ -1,0 +1,59 @@
+"""Unlearning pictures, not names: ascent on the weights that matter for the forget pictures."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from mllmu.training.losses import answer_nll
+from mllmu.unlearning.base import Method, Step
+from mllmu.unlearning.saliency import Saliency
+
+
+class MMUnlearner(Method):
+    """Forget who is in the picture while what is known by name stays, the forgotten people's too.
+
+    mask = 1 where F_forget / F_retain >= threshold, F the diagonal Fisher information at the start; the others never
+    change.  L = -forget_weight * nll(forget, pictures) + retain_weight * nll(retain)
+
+    The retain side holds the retained people's picture questions and *everybody's* text questions, which presumes
+    that the target was taught both (``finetune.modality: both``); otherwise this teaches them. Forgetting is meant
+    for pictures only, so the text scores on forget are not expected to fall.
+
+    The paper masks vision and language modules; here only the language model is trained. With adapters A, B only B
+    has a gradient at the start, so A stays as it was drawn.
+
+    Cost: before training 1 forward and backward pass over forget and over retain; a step: 1 forward and backward pass
+    on forget and 1 on retain. Memory: one boolean mask, and while it is made two more copies of the trained weights.
+    Made for: image_text.
+    """
+
+    source: ClassVar[str] = "https://arxiv.org/abs/2502.11051"
+    preserves_text: ClassVar[bool] = True
+
+    modality: Literal["image_text"] = Field("image_text", description="only the pictures are unlearned")
+    learning_rate: float = Field(1e-5, gt=0)
+    threshold: float = Field(1.0, gt=0, description="how much more a weight must matter for forget than for retain")
+    forget_weight: float = Field(1.0, gt=0)
+    retain_weight: float = Field(1.0, gt=0)
+
+    @property
+    def uses_retain(self) -> bool:
+        return True
+
+    def masks(self, saliency: Saliency) -> list[Tensor]:
+        pairs = zip(saliency.fisher("forget"), saliency.fisher("retain"), strict=True)
+        return [(forget > 0) & (forget >= self.threshold * retain) for forget, retain in pairs]
+
+    def loss(self, step: Step) -> dict[str, Tensor]:
+        terms = {}
+        if step.on_forget:
+            terms["forget_ascent"] = -self.forget_weight * answer_nll(step.forget.current)
+        if step.on_retain:
+            terms["retain_nll"] = self.retain_weight * answer_nll(step.retain.current)
+        return terms
+
+
+PLUGIN = MMUnlearner
