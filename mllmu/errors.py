@@ -6,7 +6,9 @@ MllmuError
 ├── DataError          a data file is missing, damaged or contradicts itself
 ├── ModelError         a model cannot be loaded, or its files do not fit together
 ├── RunStoreError      a run folder cannot be written, or holds results of another recipe
-└── GateError          the target model did not learn what it is meant to forget
+├── GateError          the target model did not learn what it is meant to forget
+├── EndpointError      an LLM endpoint has no key, cannot be reached, or does not answer as asked
+└── BudgetError        a command has spent what it may spend on an endpoint; everything so far is kept
 """
 
 from __future__ import annotations
@@ -41,6 +43,14 @@ class RunStoreError(MllmuError):
 
 class GateError(MllmuError):
     """The memorisation gate: target and retain_model do not differ enough to measure forgetting."""
+
+
+class EndpointError(MllmuError):
+    """An LLM endpoint that has no key, cannot be reached, refuses, or never answers as asked."""
+
+
+class BudgetError(MllmuError):
+    """The limit of requests, tokens or money of a command is reached; every reply so far is kept."""
 
 
 def did_you_mean(got: str, known: Iterable[str]) -> str:

@@ -29,6 +29,7 @@ KINDS: dict[str, str] = {
     "families": "mllmu.models.families",
     "sources": "mllmu.data.sources",
     "portraits": "mllmu.data.portraits",
+    "judges": "mllmu.judges",
 }
 NEEDED: dict[str, str] = {
     "methods": "loss",
@@ -37,6 +38,7 @@ NEEDED: dict[str, str] = {
     "families": "render",
     "sources": "profiles",
     "portraits": "render",
+    "judges": "session",
 }
 """What a plug-in of each kind must at least define."""
 MAX_SHOWN = 100

@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from mllmu.cli.data import data
 from mllmu.cli.failures import ExplainedErrors
+from mllmu.cli.judge import judge
 from mllmu.cli.ls import ls
 from mllmu.cli.pretrain import pretrain_tiny
 from mllmu.cli.run import run
@@ -59,6 +60,7 @@ app.command(rich_help_panel="Run")(validate)
 app.command(rich_help_panel="One stage")(data)
 for _stage in ("finetune", "unlearn", "evaluate", "score", "report"):
     app.command(_stage, rich_help_panel="One stage")(stage_command(_stage))
+app.command(rich_help_panel="One stage")(judge)
 app.command(rich_help_panel="Look and build")(ls)
 app.command("pretrain-tiny", rich_help_panel="Look and build")(pretrain_tiny)
 

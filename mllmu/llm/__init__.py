@@ -1,0 +1,24 @@
+"""One client for every LLM endpoint that speaks the OpenAI chat protocol: used by the judge and by the source ``llm``.
+
+``Client.ask_all`` puts many calls and yields checked objects; see docs/llm.md for what it promises about retries,
+budgets, the cache, and the key. Imports no torch.
+"""
+
+from mllmu.llm.budget import Budget
+from mllmu.llm.cache import ReplyCache
+from mllmu.llm.client import Call, Client, Message, Unanswered, count_cached
+from mllmu.llm.schema import fence, parse_object
+from mllmu.llm.settings import EndpointSettings
+
+__all__ = [
+    "Budget",
+    "Call",
+    "Client",
+    "EndpointSettings",
+    "Message",
+    "ReplyCache",
+    "Unanswered",
+    "count_cached",
+    "fence",
+    "parse_object",
+]

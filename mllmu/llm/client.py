@@ -1,0 +1,227 @@
+"""Many calls to one endpoint: cached, retried, repaired, counted, a few at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any, Generic, NamedTuple, Self, TypeVar
+
+from pydantic import BaseModel
+
+from mllmu.errors import EndpointError, MllmuError
+from mllmu.llm.budget import Budget
+from mllmu.llm.cache import Reply, ReplyCache
+from mllmu.llm.http import Endpoint, Rejected, Transient
+from mllmu.llm.schema import MAX_TEXT, json_schema, parse_object
+from mllmu.llm.settings import EndpointSettings
+from mllmu.seeding import rng
+
+T = TypeVar("T", bound=BaseModel)
+Message = Mapping[str, str]
+
+FIRST_PAUSE_S = 0.5
+MAX_FIRST_FAILURES = 5
+"""Calls that may go unanswered before the first success; then the settings are wrong, and trying on would only cost."""
+
+
+class Call(NamedTuple):
+    """One question to an endpoint. ``seed`` tells apart calls with equal messages, e.g. the votes of a judge."""
+
+    messages: tuple[Message, ...]
+    seed: int | None = None
+
+
+class Unanswered(NamedTuple):
+    """A call that got no usable answer, and why; the others are not affected."""
+
+    reason: str
+
+
+class _Stopped(Exception):  # noqa: N818
+    """Another call has stopped the run."""
+
+
+class Client(Generic[T]):
+    """Asks one endpoint for objects of one kind. To be used in a ``with`` block, for one command.
+
+    Every reply is on disk before it is used, so that neither a crash nor a budget loses one, and a call that was
+    answered before costs nothing. Threads do the waiting; results are yielded in the thread of the caller.
+
+    Args:
+        settings: of the endpoint.
+        kind: what every reply must be.
+
+    Raises:
+        EndpointError: no key.
+    """
+
+    def __init__(self, settings: EndpointSettings, kind: type[T]) -> None:
+        self.budget = Budget(settings)
+        self._settings = settings
+        self._kind = kind
+        self._endpoint = Endpoint(settings)
+        self._cache = ReplyCache(settings.cache_folder())
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._not_before = 0.0
+        self._unanswered_at_first: int | None = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._endpoint.close()
+        self._cache.close()
+
+    def ask_all(self, calls: Sequence[Call]) -> Iterator[tuple[int, T | Unanswered]]:
+        """Put all calls, at most ``concurrency`` at a time; yields (position of the call, answer) as they come.
+
+        Raises:
+            EndpointError: the endpoint cannot be used; raised after the answers that were under way.
+            BudgetError: the budget is reached; likewise.
+        """
+        stopped: MllmuError | None = None
+        with ThreadPoolExecutor(self._settings.concurrency, "llm") as pool:
+            places = {pool.submit(self.ask, call): place for place, call in enumerate(calls)}
+            try:
+                for future in as_completed(places):
+                    error = future.exception()
+                    if error is None:
+                        yield places[future], future.result()
+                    elif isinstance(error, MllmuError):
+                        stopped = stopped or error
+                        self._stop.set()
+                    elif not isinstance(error, _Stopped):
+                        raise error
+            finally:
+                if not all(future.done() for future in places):
+                    self._stop.set()
+        if stopped is not None:
+            raise stopped
+
+    def ask(self, call: Call) -> T | Unanswered:
+        """Put one call; a reply that is not what was asked for is sent back up to ``repair_turns`` times."""
+        fault, messages = "", call.messages
+        for _ in range(self._settings.repair_turns + 1):
+            try:
+                reply = self._complete(request_body(self._settings, self._kind, Call(messages, call.seed)))
+            except Rejected as error:
+                return self._unanswered(f"rejected by the endpoint: {error}")
+            found = parse_object(reply.text, self._kind)
+            if not isinstance(found, str):
+                self._unanswered_at_first = None
+                return found
+            fault = found if reply.finished else f"it was cut off by the token limit ({found})"
+            self.budget.fail("schema")
+            messages = (*call.messages, *_repair(reply.text, fault))
+        return self._unanswered(f"no reply fits the schema after {self._settings.repair_turns} repair turns: {fault}")
+
+    def _unanswered(self, reason: str) -> Unanswered:
+        """Count a failed call; a run that only ever fails is stopped."""
+        self.budget.fail("unanswered")
+        with self._lock:
+            if self._unanswered_at_first is not None:
+                self._unanswered_at_first += 1
+                if self._unanswered_at_first >= MAX_FIRST_FAILURES:
+                    raise EndpointError(
+                        f"{self._settings.base_url}: the first {MAX_FIRST_FAILURES} calls to '{self._settings.model}' "
+                        f"were all in vain: {reason}. Try another value of 'structured', a larger max_tokens or "
+                        "another model."
+                    )
+        return Unanswered(reason)
+
+    def _complete(self, body: dict[str, Any]) -> Reply:
+        """The reply to one request: from the cache, or from the endpoint in at most ``max_attempts`` tries."""
+        key = cache_key(self._settings, body)
+        if (kept := self._cache.get(key)) is not None:
+            self.budget.reuse()
+            return kept
+        for attempt in range(1, self._settings.max_attempts + 1):
+            self._wait_for_turn()
+            self.budget.reserve()
+            try:
+                reply = self._endpoint.post(body)
+            except Transient as fault:
+                self.budget.fail(fault.kind)
+                self._postpone(key, attempt, fault)
+            else:
+                self.budget.charge(reply)
+                self._cache.put(key, reply)
+                return reply
+        raise AssertionError("the last failed attempt raises")
+
+    def _postpone(self, key: str, attempt: int, fault: Transient) -> None:
+        """Pause before the next try: pause = first * 2^(attempt-1), times a jitter of 0.5 to 1, at least as asked.
+
+        A pause that the endpoint asks for holds for all calls, or the others would run into the same limit.
+        """
+        place = f"{self._settings.base_url} ({self._settings.model})"
+        if attempt == self._settings.max_attempts:
+            raise EndpointError(
+                f"{place}: no answer in {attempt} attempts, the last time: {fault}. Every reply so far is kept; "
+                "check that the endpoint is up and repeat the command."
+            )
+        if fault.wait_s > self._settings.max_wait_s:
+            raise EndpointError(
+                f"{place}: asks to wait {fault.wait_s:.0f} s, more than max_wait_s ({self._settings.max_wait_s:g}): "
+                f"{fault}. Every reply so far is kept; repeat the command later."
+            )
+        jitter = 0.5 + 0.5 * rng(0, "pause", key, attempt).random()
+        pause_s = min(self._settings.max_wait_s, FIRST_PAUSE_S * 2 ** (attempt - 1)) * jitter
+        if fault.wait_s:
+            with self._lock:
+                self._not_before = max(self._not_before, time.monotonic() + fault.wait_s)
+        if self._stop.wait(pause_s):
+            raise _Stopped
+
+    def _wait_for_turn(self) -> None:
+        with self._lock:
+            pause_s = self._not_before - time.monotonic()
+        if self._stop.wait(pause_s) if pause_s > 0 else self._stop.is_set():
+            raise _Stopped
+
+
+def request_body(settings: EndpointSettings, kind: type[BaseModel], call: Call) -> dict[str, Any]:
+    """The JSON of a request; it holds everything that decides the reply, and no key."""
+    schema, messages = json_schema(kind), [dict(message) for message in call.messages]
+    body: dict[str, Any] = {**settings.parameters, "model": settings.model, "messages": messages}
+    optional = {"temperature": settings.temperature, "max_tokens": settings.max_tokens, "seed": call.seed}
+    body |= {name: value for name, value in optional.items() if value is not None}
+    if settings.structured == "json_schema":
+        wanted = {"name": kind.__name__.strip("_"), "strict": True, "schema": schema}
+        body["response_format"] = {"type": "json_schema", "json_schema": wanted}
+        return body
+    messages[0]["content"] += (
+        f"\nReply with one JSON object that fits this JSON schema, and nothing else: {json.dumps(schema)}"
+    )
+    if settings.structured == "json_object":
+        body["response_format"] = {"type": "json_object"}
+    return body
+
+
+def cache_key(settings: EndpointSettings, body: Mapping[str, Any]) -> str:
+    """Digest of a request and the address it goes to; the key is no part of it."""
+    text = json.dumps({"base_url": settings.base_url, **body}, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def count_cached(settings: EndpointSettings, kind: type[BaseModel], calls: Sequence[Call]) -> int:
+    """How many of the calls would be answered from the cache."""
+    with ReplyCache(settings.cache_folder()) as cache:
+        return sum(cache.get(cache_key(settings, request_body(settings, kind, call))) is not None for call in calls)
+
+
+def _repair(reply: str, fault: str) -> tuple[Message, ...]:
+    return (
+        {"role": "assistant", "content": reply[:MAX_TEXT]},
+        {
+            "role": "user",
+            "content": f"This reply cannot be used: {fault}. Give the complete answer again, corrected, as one JSON "
+            "object of the schema and nothing else.",
+        },
+    )

@@ -1,0 +1,146 @@
+"""One POST to an endpoint: what comes back is a reply, a fault worth another try, or an error."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx2
+
+from mllmu.errors import EndpointError
+from mllmu.llm.cache import Reply
+from mllmu.llm.settings import HIDDEN, EndpointSettings
+
+MAX_BYTES = 8 * 2**20
+"""A reply of a chat is some kilobytes; an endpoint that sends more than this is out of its mind."""
+EXCERPT = 200
+CHARACTERS_PER_TOKEN = 4
+_AGAIN = frozenset({408, 409, 425, 429})
+_THIS_REQUEST = frozenset({400, 413, 422})
+
+
+class Transient(Exception):  # noqa: N818 - a signal between two modules, never seen by users
+    """No reply this time; trying again may help. ``wait_s``: the least pause that the endpoint asked for."""
+
+    def __init__(self, kind: str, detail: str, wait_s: float = 0.0) -> None:
+        super().__init__(detail)
+        self.kind = kind
+        self.wait_s = wait_s
+
+
+class Rejected(Exception):  # noqa: N818
+    """The endpoint will not answer this one request (too long, filtered, malformed)."""
+
+
+class Endpoint:
+    """The connection pool of one endpoint; safe to use from many threads.
+
+    Raises:
+        EndpointError: the key is missing.
+    """
+
+    def __init__(self, settings: EndpointSettings) -> None:
+        self._settings = settings
+        self._key = settings.key()
+        self._url = f"{settings.base_url}/chat/completions"
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        limits = httpx2.Limits(max_connections=settings.concurrency)
+        self._http = httpx2.Client(headers=headers, timeout=settings.timeout_s, limits=limits)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._http.close()
+
+    def post(self, body: dict[str, Any]) -> Reply:
+        """Send one request and read its reply.
+
+        Raises:
+            Transient: no connection, silence, a reply cut short, 408, 409, 425, 429, 5xx, or no chat reply in it.
+            Rejected: 400, 413, 422: this request, not the endpoint, is the trouble.
+            EndpointError: any other status (wrong key, wrong path, unknown model, a redirect).
+        """
+        try:
+            status, headers, content = self._exchange(body)
+        except httpx2.TimeoutException:
+            raise Transient("timeout", f"no complete reply within {self._settings.timeout_s:g} s") from None
+        except httpx2.RequestError as error:
+            raise Transient("connection", f"the connection failed ({self._plain(str(error))})") from None
+        text = content.decode("utf-8", errors="replace")
+        if status == 200:
+            return self._reply(text, body)
+        raise self._fault(status, headers, self._plain(text))
+
+    def _exchange(self, body: dict[str, Any]) -> tuple[int, httpx2.Headers, bytes]:
+        """Read the body piece by piece, so that neither an endless nor an endlessly slow one is waited for."""
+        content, deadline = bytearray(), time.monotonic() + self._settings.timeout_s
+        with self._http.stream("POST", self._url, json=body) as response:
+            for piece in response.iter_bytes():
+                content += piece
+                if len(content) > MAX_BYTES:
+                    raise EndpointError(f"{self._url}: sent more than {MAX_BYTES // 2**20} MiB for one reply.")
+                if time.monotonic() > deadline:
+                    raise httpx2.ReadTimeout("too slow")
+            return response.status_code, response.headers, bytes(content)
+
+    def _reply(self, text: str, body: dict[str, Any]) -> Reply:
+        try:
+            answer = json.loads(text)
+            choice = answer["choices"][0]
+            said = choice["message"].get("content") or choice["message"].get("refusal") or ""
+            usage = answer.get("usage") or {}
+            counted = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
+            finished = choice.get("finish_reason") != "length"
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            raise Transient("damaged", f"status 200, but no chat reply: {self._plain(text)}") from None
+        if not isinstance(said, str):
+            raise Transient("damaged", "status 200, but the content of the message is not text")
+        known = all(type(count) is int and count >= 0 for count in counted)
+        tokens_in, tokens_out = counted if known else (_estimate(json.dumps(body["messages"])), _estimate(said))
+        return Reply(
+            text=self._redact(said), tokens_in=tokens_in, tokens_out=tokens_out, finished=finished, estimated=not known
+        )
+
+    def _fault(self, status: int, headers: httpx2.Headers, text: str) -> Exception:
+        said = f"status {status}: {text or 'no explanation'}"
+        if status in _AGAIN or status >= 500:
+            return Transient(str(status), said, _retry_after_s(headers.get("retry-after", "")))
+        if status in _THIS_REQUEST:
+            return Rejected(said)
+        return EndpointError(f"{self._url}: {said}. {self._advice(status)}")
+
+    def _advice(self, status: int) -> str:
+        if status in (401, 403):
+            return f"The key in the environment variable {self._settings.key_variable or '(none)'} is not accepted."
+        if status == 404:
+            return f"Check base_url, and that the endpoint knows the model '{self._settings.model}'."
+        if 300 <= status < 400:
+            return "Redirects are not followed, since the key would go along; give the final address as base_url."
+        return "Check the settings of the endpoint."
+
+    def _plain(self, text: str) -> str:
+        """An excerpt for a message, in one line and without the key."""
+        line = " ".join(self._redact(text).split())
+        return line if len(line) <= EXCERPT else f"{line[:EXCERPT]} ..."
+
+    def _redact(self, text: str) -> str:
+        return text.replace(self._key, HIDDEN) if self._key else text
+
+
+def _estimate(text: str) -> int:
+    return math.ceil(len(text) / CHARACTERS_PER_TOKEN)
+
+
+def _retry_after_s(value: str) -> float:
+    """Seconds of a Retry-After header, given as a number or as a date; 0 if there is none or it is unreadable."""
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError):
+            return 0.0
+    return max(0.0, seconds) if math.isfinite(seconds) else 0.0

@@ -1,0 +1,134 @@
+"""The settings that every plug-in with an endpoint has."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, JsonValue, field_validator, model_validator
+
+from mllmu.errors import EndpointError
+from mllmu.plugins import Plugin
+
+HIDDEN = "(not shown)"
+"""Stands for a setting that may hold a secret by mistake, so that no error message repeats it."""
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}|")
+_RESERVED = frozenset({"model", "messages", "response_format", "stream", "n", "seed"})
+
+
+def _check_variable(value: str) -> str:
+    if value == HIDDEN:
+        raise ValueError(
+            "expected the NAME of an environment variable (letters, digits, _). "
+            "Keys are never written into a recipe: export the key under that name"
+        )
+    return value
+
+
+def _check_url(value: str) -> str:
+    if value == HIDDEN:
+        raise ValueError("a URL must not hold a user name or password; the key comes from the environment")
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.port == 0:
+        raise ValueError("expected http(s)://host[:port]/path, e.g. http://localhost:8000/v1, and nothing behind it")
+    return value.rstrip("/")
+
+
+class EndpointSettings(Plugin):
+    """Base of plug-ins that ask an endpoint: what to ask, how patiently, and how much it may cost."""
+
+    OPERATIONAL: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("key_variable", "concurrency", "timeout_s", "max_attempts", "max_wait_s", "cache"),
+            *("max_requests", "max_total_tokens", "max_cost", "price_in", "price_out"),
+        }
+    )
+    """Settings that change how an answer is got but not which one; left out of fingerprints."""
+
+    model: str = Field(min_length=1, description="the endpoint's name of the model")
+    base_url: Annotated[str, AfterValidator(_check_url)] = Field(
+        "https://api.openai.com/v1", description="everything before /chat/completions"
+    )
+    key_variable: Annotated[str, AfterValidator(_check_variable)] = Field(
+        "OPENAI_API_KEY", description="environment variable that holds the key; empty for a server without keys"
+    )
+    temperature: float | None = Field(0.0, ge=0, le=2, description="null: not sent, for models that refuse it")
+    max_tokens: int | None = Field(1000, ge=1, description="most tokens a reply may have; null: not sent")
+    parameters: dict[str, JsonValue] = Field({}, description="further fields of every request, e.g. {top_p: 0.9}")
+    structured: Literal["json_schema", "json_object", "prompt"] = Field(
+        "json_schema", description="how JSON is asked for; the two weaker ways put the schema into the prompt"
+    )
+    repair_turns: int = Field(2, ge=0, le=10, description="how often a reply that breaks the schema is sent back")
+    concurrency: int = Field(8, ge=1, le=256, description="requests under way at a time")
+    timeout_s: float = Field(60, gt=0, description="longest wait for one reply")
+    max_attempts: int = Field(6, ge=1, le=100, description="tries per request before the run stops")
+    max_wait_s: float = Field(
+        120, ge=0, description="longest pause between two tries, also if the server asks for more"
+    )
+    max_requests: int | None = Field(None, ge=0, description="budget of one command, in requests (failed ones count)")
+    max_total_tokens: int | None = Field(None, ge=0, description="budget of one command, in tokens read and written")
+    max_cost: float | None = Field(None, ge=0, description="budget of one command, in the currency of the prices")
+    price_in: float | None = Field(None, ge=0, description="price of a million tokens read")
+    price_out: float | None = Field(None, ge=0, description="price of a million tokens written")
+    cache: Path | None = Field(None, description="folder of kept replies; null: the user's cache folder, mllmu/llm")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _hide_secrets(cls, given: Any) -> Any:
+        """An error message repeats what was given, so whatever may be a key goes before anything is checked."""
+        if not isinstance(given, Mapping):
+            return given
+        return {name: HIDDEN if cls._may_be_secret(name, value) else value for name, value in given.items()}
+
+    @classmethod
+    def _may_be_secret(cls, name: str, value: Any) -> bool:
+        if name == "key_variable":
+            return not (isinstance(value, str) and _VARIABLE.fullmatch(value))
+        return name not in cls.model_fields or (name == "base_url" and "@" in str(value))
+
+    @field_validator("parameters")
+    @classmethod
+    def _nothing_reserved(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if taken := sorted(_RESERVED & set(value)):
+            raise ValueError(f"'{taken[0]}' is set by the program itself; leave it out")
+        return value
+
+    @model_validator(mode="after")
+    def _money_needs_prices(self) -> Self:
+        if (self.price_in is None) != (self.price_out is None):
+            raise ValueError("price_in and price_out belong together; give both or none")
+        if self.max_cost is not None and self.price_in is None:
+            raise ValueError("max_cost needs price_in and price_out, or nothing can be counted against it")
+        return self
+
+    def cache_folder(self) -> Path:
+        """Where replies are kept: the setting, or ``mllmu/llm`` in the user's cache folder."""
+        if self.cache is not None:
+            return self.cache
+        base = os.environ.get("XDG_CACHE_HOME")
+        return (Path(base) if base else Path.home() / ".cache") / "mllmu" / "llm"
+
+    def key(self) -> str:
+        """The key from the environment; empty if the endpoint needs none.
+
+        Raises:
+            EndpointError: the variable is not set, or holds what cannot be a key. The value is never shown.
+        """
+        if not self.key_variable:
+            return ""
+        key = os.environ.get(self.key_variable, "").strip()
+        if not key:
+            raise EndpointError(
+                f"no key for {self.base_url}: the environment variable {self.key_variable} is not set. "
+                f"Set it (export {self.key_variable}=...), name another one with key_variable, "
+                "or give an empty key_variable for a server that needs no key."
+            )
+        if not (key.isascii() and key.isprintable()) or " " in key:
+            raise EndpointError(
+                f"the environment variable {self.key_variable} holds no key: expected one printable word."
+            )
+        return key
