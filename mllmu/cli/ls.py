@@ -40,11 +40,21 @@ _BOUNDS = (
 def ls(
     kind: Annotated[str | None, typer.Argument(metavar="[KIND", help="methods, metrics, tasks ...")] = None,
     name: Annotated[str | None, typer.Argument(metavar="[NAME]]", help="One of them.")] = None,
+    *,
+    markdown: Annotated[bool, typer.Option("--markdown", help="All of a kind as a markdown table.")] = False,
 ) -> None:
     """List the kinds of plug-ins, the plug-ins of a kind, or the settings of one."""
     from mllmu.plugins import KINDS, find
 
     console = results()
+    if markdown:
+        from mllmu.cli.markdown import table
+
+        if kind is None or name is not None:
+            raise PluginError("--markdown makes a table of one kind. Expected its name alone, e.g. methods.")
+        _package_file(kind)
+        console.out(table(kind), end="")
+        return
     if kind is None:
         console.print(_listing({each: first_line(_package_file(each)) for each in KINDS}))
     elif name is None:

@@ -25,7 +25,7 @@ class DirectPreference(RetainingMethod):
 
     Cost of a step: 2 forward and backward passes and 2 extra forwards (reference) on forget, 1 forward and backward
     pass on retain.
-    Made for: text (preference tuning; as an unlearning baseline arXiv:2401.06121, from which beta and epochs are).
+    Made for: text, as preference tuning; a baseline of TOFU (arXiv:2401.06121), whose beta and epochs these are.
     """
 
     source: ClassVar[str] = "https://arxiv.org/abs/2305.18290"

@@ -13,6 +13,7 @@ class Prompting(Method):
     """Leave the weights alone and put a request to refuse before every question; the training-free baseline.
 
     Cost: no training; the guard's tokens lengthen every prompt, by a handful per name if names are listed.
+
     The benchmark's authors did not publish their wording, so this one is our own. Listing names tells the model whom
     to protect, but it also shows the forgotten names to the model; ``list_names: false`` asks in general terms.
     Made for: image_text.

@@ -26,7 +26,7 @@ class SaliencyUnlearning(RetainingMethod):
     With adapters A, B only B has a gradient at the start, so the share is of B, and A stays as it was drawn.
 
     Cost: before training 1 forward and backward pass over the whole forget set; a step: 1 forward and backward pass on
-    forget and 1 on retain, and for "npo" 1 extra forward (reference) on forget. Memory: one bit-like mask and, while
+    forget and 1 on retain, and for "npo" 1 extra forward (reference) on forget. Memory: one boolean mask and, while
     it is made, one more copy of the trained weights in float32.
     Made for: image classifiers and diffusion models.
     """
