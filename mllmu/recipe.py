@@ -7,6 +7,7 @@ included, before anything runs. An unknown key is an error that names the neares
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -292,13 +293,14 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
 
 
 def _enter(node: Any, place: Any, override: str) -> Any:
-    """The settings or the list inside a place of a mapping or a list."""
+    """The settings or the list inside a place, made this place's own: a YAML alias puts one object in several."""
     inside = node[place] if isinstance(node, list) else node.get(place)
-    if inside is None or isinstance(inside, str):
-        inside = node[place] = {} if inside is None else {"name": inside}
-    if not isinstance(inside, (dict, list)):
+    if isinstance(inside, str):
+        inside = {"name": inside}
+    if not isinstance(inside, (dict, list, type(None))):
         raise RecipeError(f"--set {override}: '{place}' is a single value, it has no settings inside.")
-    return inside
+    node[place] = copy(inside) if inside is not None else {}
+    return node[place]
 
 
 def _index(node: list[Any], part: str, override: str) -> int:

@@ -74,6 +74,13 @@ def test_an_override_gives_settings_to_a_plug_in_written_as_a_bare_name() -> Non
     assert parse(raw).data.source == PluginSpec(name="synthetic", num_people=12)  # type: ignore[call-arg]
 
 
+def test_an_override_of_an_aliased_section_leaves_the_other_place_alone(tmp_path: Path) -> None:
+    text = "name: mini\nfinetune: {lora: &lora {rank: 4}}\nunlearn: {lora: *lora}\n"
+    recipe = load(write(tmp_path / "mini.yaml", text), ["unlearn.lora.rank=2"])
+    assert recipe.finetune.lora is not None and recipe.finetune.lora.rank == 4
+    assert recipe.unlearn.lora is not None and recipe.unlearn.lora.rank == 2
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
