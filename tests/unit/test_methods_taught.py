@@ -1,0 +1,76 @@
+"""Every method makes a taught model forget, and those that train on retain keep the rest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers_models import LORA, load_ref, nll, turns_of
+
+from mllmu import plugins
+from mllmu.models.families import Turn
+from mllmu.progress import SilentProgress
+from mllmu.recipe import Finetune
+from mllmu.training.finetune import finetune
+from mllmu.unlearning.run import Sides, unlearn
+
+FAST: dict[str, Any] = {"learning_rate": 2e-2, "epochs": 8, "batch_size": 4}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "mmunlearner": FAST,
+    # its forget term sums over the tokens of a reply, the retain term averages
+    "sam_npo": FAST | {"modality": "both", "retain_weight": 10.0},
+    # the defaults fit the hidden states of a 7B
+    "rmu": FAST | {"modality": "both", "steering": 50.0, "retain_weight": 1.0},
+}
+KNOWN = 0.25
+"""Nats a token that the target needs for what it was taught."""
+TRAINING = [name for name in plugins.names("methods") if plugins.find("methods", name).trains]
+
+
+def facts(base: Path) -> tuple[list[Turn], list[Turn]]:
+    """Two facts about each of three people, asked with the picture and by name."""
+    seen = [
+        replace(turn, person=turn.image.stem if turn.image else "", topic=("home", "colour")[n % 2])
+        for n, turn in enumerate(turns_of(base))
+    ]
+    return seen, [replace(turn, image=None, prompt=f"{turn.prompt} {turn.person}") for turn in seen]
+
+
+@pytest.fixture(scope="module")
+def taught(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with a target that knows everything by heart."""
+    root = tmp_path_factory.mktemp("taught")
+    (root / "target").mkdir()
+    seen, told = facts(tiny_base)
+    section = Finetune(epochs=80, learning_rate=1e-2, batch_size=12, lora=None)
+    finetune(
+        load_ref(tiny_base), [*seen, *told], section,
+        folder=root / "target", seed=5, progress=SilentProgress(), label="target",
+    )  # fmt: skip
+    target = load_ref(tiny_base, "target", root=root)
+    assert nll(target, [*seen, *told]) < KNOWN
+    return root
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_a_method_forgets_what_was_taught_and_with_a_retain_term_keeps_the_rest(
+    tiny_base: Path, taught: Path, tmp_path: Path, name: str
+) -> None:
+    seen, told = facts(tiny_base)
+    method = plugins.build("methods", name, SETTINGS.get(name, FAST | {"modality": "both"}))
+    forget = [*seen[:2], *told[:2]] if method.modality == "both" else seen[:2]
+    retain = [*seen[2:], *(told if method.preserves_text else told[2:])]
+    target = load_ref(tiny_base, "target", root=taught)
+    unlearn(
+        target, method, Sides(forget=forget, retain=retain),
+        lora=LORA, folder=tmp_path, seed=1, progress=SilentProgress(), label="x",
+    )  # fmt: skip
+    after = load_ref(tiny_base, str(taught / "target"), str(tmp_path), root=tmp_path)
+    assert nll(after, forget) > KNOWN + 0.4
+    if method.uses_retain:
+        assert nll(after, retain) < 1.3
+        assert nll(after, forget) > nll(after, retain) + 0.15
+    if name == "levelling":
+        assert nll(after, forget) < -method.floor + 1.0, "facts were pushed far below their level"
