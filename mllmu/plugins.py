@@ -98,12 +98,14 @@ def build(kind: str, name: str, settings: Mapping[str, Any], *, where: str = "")
 
 
 def explain(error: ValidationError, cls: type[BaseModel], *, where: str, owner: str = "") -> str:
-    """Turn the first fault of a pydantic error into one sentence: where, what, got, expected, nearest match.
+    """Turn the most telling fault of a pydantic error into one sentence: where, what, got, expected, nearest match.
 
     Args:
         where: put right before the path of the setting, e.g. ``recipe.yaml: `` or ``unlearn.methods[2].``.
     """
-    fault = error.errors(include_url=False)[0]
+    faults = error.errors(include_url=False)
+    # a misspelt name is why another setting is missing, so it is told first
+    fault = min(faults, key=lambda each: each["type"] != "extra_forbidden")
     place = (where + ".".join(map(str, fault["loc"]))).rstrip(".: ")
     if fault["type"] == "extra_forbidden":
         known = list(_model_at(cls, fault["loc"][:-1]).model_fields)

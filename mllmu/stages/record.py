@@ -6,7 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -84,9 +84,10 @@ def recorded(context: Context) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if isinstance(error, RunStoreError) and before is not None:
-            write_atomic(path, before)
-        _write(context, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+        with suppress(RunStoreError):  # the disk may be what failed, and its first message says where
+            if isinstance(error, RunStoreError) and before is not None:
+                write_atomic(path, before)
+            _write(context, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
         raise
     _write(context, "done")
 

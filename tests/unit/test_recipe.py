@@ -113,6 +113,7 @@ def test_an_impossible_override_is_one_clear_message(change: str, said: str) -> 
         ("unlearn.methods.0.bta=1", r"recipe: unlearn.methods\[0\].bta:", "beta"),
         ("data.portraits.sise=64", "recipe: data.portraits.sise:", "size"),
         ("data.source.num_peple=2", "recipe: data.source.num_peple:", "num_people"),
+        ("data.source={name: mllmu_bench, paht: x}", "recipe: data.source.paht:", "path"),
     ],
 )
 def test_a_misspelt_setting_names_its_place_and_the_nearest_one(change: str, place: str, meant: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,17 @@ def test_a_folder_of_another_recipe_keeps_its_own(tmp_path: Path) -> None:
     with pytest.raises(DataError), recorded(context(tmp_path, seed=2)):
         raise DataError("anything else")
     assert load(tmp_path / "recipe.yaml").seed == 2
+
+
+def test_a_full_disk_hides_neither_the_first_error_nor_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for error in (RunStoreError("data/images/001_0.png: cannot be written"), KeyboardInterrupt()):
+        with monkeypatch.context() as patch, pytest.raises(type(error)) as caught, recorded(context(tmp_path)):
+            patch.setattr(os, "fsync", full)
+            raise error
+        assert caught.value is error
 
 
 def test_versions_seed_and_hardware_are_recorded(tmp_path: Path) -> None:
