@@ -8,10 +8,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from pydantic import Field
 
+from mllmu.llm import Preview
 from mllmu.plugins import Plugin
 from mllmu.records import Record
 
@@ -34,14 +35,6 @@ class Verdict(Record):
     sample_id: str
     value: float | None = Field(ge=LOWEST, le=HIGHEST)
     reason: str = ""
-
-
-class Preview(NamedTuple):
-    """What a judge would do: how many calls to an endpoint, how many of them are in the cache, the first prompts."""
-
-    num_calls: int
-    num_cached: int
-    prompts: tuple[str, ...]
 
 
 class Session(ABC):

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from mllmu.judges import Case, Judge, Preview, Session, Verdict
+from mllmu.judges import Case, Judge, Session, Verdict
 from mllmu.judges._rubric import Rating, messages, rubric
-from mllmu.llm import Call, Client, EndpointSettings, Unanswered, count_cached
+from mllmu.llm import Call, Client, EndpointSettings, Preview, Unanswered, count_cached
 
 MAX_REASON = 300
 

@@ -6,7 +6,7 @@ budgets, the cache, and the key. Imports no torch.
 
 from mllmu.llm.budget import Budget
 from mllmu.llm.cache import ReplyCache
-from mllmu.llm.client import Call, Client, Message, Unanswered, count_cached
+from mllmu.llm.client import Call, Client, Message, Preview, Unanswered, count_cached
 from mllmu.llm.schema import fence, parse_object
 from mllmu.llm.settings import EndpointSettings
 
@@ -16,6 +16,7 @@ __all__ = [
     "Client",
     "EndpointSettings",
     "Message",
+    "Preview",
     "ReplyCache",
     "Unanswered",
     "count_cached",

@@ -41,6 +41,14 @@ class Unanswered(NamedTuple):
     reason: str
 
 
+class Preview(NamedTuple):
+    """What a command would ask: how many calls, how many of them are in the cache, and the first prompts."""
+
+    num_calls: int
+    num_cached: int
+    prompts: tuple[str, ...]
+
+
 class _Stopped(Exception):  # noqa: N818
     """Another call has stopped the run."""
 
@@ -87,7 +95,7 @@ class Client(Generic[T]):
         """
         stopped: MllmuError | None = None
         with ThreadPoolExecutor(self._settings.concurrency, "llm") as pool:
-            places = {pool.submit(self.ask, call): place for place, call in enumerate(calls)}
+            places = {pool.submit(self._ask_or_stop, call): place for place, call in enumerate(calls)}
             try:
                 for future in as_completed(places):
                     error = future.exception()
@@ -95,7 +103,6 @@ class Client(Generic[T]):
                         yield places[future], future.result()
                     elif isinstance(error, MllmuError):
                         stopped = stopped or error
-                        self._stop.set()
                     elif not isinstance(error, _Stopped):
                         raise error
             finally:
@@ -103,6 +110,14 @@ class Client(Generic[T]):
                     self._stop.set()
         if stopped is not None:
             raise stopped
+
+    def _ask_or_stop(self, call: Call) -> T | Unanswered:
+        """Put one call; an error that ends the run keeps the other threads from beginning another request."""
+        try:
+            return self.ask(call)
+        except MllmuError:
+            self._stop.set()
+            raise
 
     def ask(self, call: Call) -> T | Unanswered:
         """Put one call; a reply that is not what was asked for is sent back up to ``repair_turns`` times."""

@@ -1,0 +1,187 @@
+"""Fictitious people invented by a language model, to order, and checked by rules."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any, ClassVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from mllmu.data.sources._llm_rules import Crowd, Person, Quota, fault, profile_of, quotas
+from mllmu.data.sources.celebrities import Celebrities
+from mllmu.data.sources.synthetic import Synthetic
+from mllmu.errors import DataError
+from mllmu.llm import Call, Client, EndpointSettings, Preview, Unanswered, count_cached, fence
+from mllmu.progress import Progress, SilentProgress
+from mllmu.records import Profile
+
+NUM_HOLDOUT = 100
+"""So many people that the source ``synthetic`` would make next may serve as holdout; their names are kept free."""
+MAX_TAKEN = 200
+"""Names that a prompt lists as taken; more would cost more than the few clashes they prevent."""
+
+
+class People(BaseModel):
+    """What a model replies to an order."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    people: list[Person]
+
+
+class Llm(EndpointSettings):
+    """Fictitious people with sixteen attributes and a biography, invented by a model behind an endpoint.
+
+    Every person is ordered: gender, age, country of birth and profession come from the balanced series of the source
+    ``synthetic``, and with them the ranges of salary and height. Whatever the model replies is checked by code: form
+    of every value, agreement with the order, salary against job and age, biography against values, name neither
+    taken nor a celebrity's, and not a near-duplicate. A person who fails is ordered again in the next round, up to
+    ``max_rounds``; rejections are counted and shown.
+
+    Replies come from the cache where there are any, so the same settings and seed give the same people again; on
+    another machine they do so only with the same cache. See docs/llm.md.
+
+    Source: the construction of MLLMU-Bench, arXiv:2410.22108 (a model invents profiles in batches); the orders, the
+    rules and the prompts are ours.
+    """
+
+    source: ClassVar[str] = "https://arxiv.org/abs/2410.22108"
+
+    num_people: int = Field(50, ge=1, le=10_000)
+    batch_size: int = Field(10, ge=1, le=50, description="people per request")
+    max_rounds: int = Field(
+        6, ge=1, le=50, description="how often rejected people are ordered again, the first included"
+    )
+    temperature: float | None = Field(1.0, ge=0, le=2, description="null: not sent, for models that refuse it")
+    max_tokens: int | None = Field(8000, ge=1, description="most tokens of a reply; about 400 per person")
+    id_prefix: str = Field("", pattern=r"^[A-Za-z0-9_-]{0,32}$")
+
+    def profiles(self, seed: int) -> list[Profile]:
+        """Order the people of a seed, without showing progress; see :meth:`generate`."""
+        return self.generate(seed, SilentProgress())
+
+    def generate(self, seed: int, progress: Progress) -> list[Profile]:
+        """Order people until all are there.
+
+        Raises:
+            DataError: some were still rejected after the last round; says how many and why.
+            EndpointError, BudgetError: the endpoint cannot be used, or the budget is reached; replies are kept.
+        """
+        orders = quotas(self.num_people, seed)
+        known = [person.name for person in Celebrities().profiles(seed)]
+        series = Synthetic(num_people=NUM_HOLDOUT, first_id=self.num_people + 1).profiles(seed)
+        hall = _Hall(Crowd([*known, *(person.name for person in series)]))
+        with Client(self, People) as client:
+            for attempt in range(1, self.max_rounds + 1):
+                missing = [order for order in orders if order.number not in hall.accepted]
+                if not missing:
+                    break
+                progress.start(f"people, round {attempt}", len(missing))
+                hall.admit(self._ask(client, missing, attempt, hall.crowd.names, progress))
+                progress.finish()
+            progress.note(self._summary(hall, client.budget.facts()))
+        self._check_complete(hall)
+        return [profile_of(hall.accepted[order.number], f"{self.id_prefix}{order.number:03d}") for order in orders]
+
+    def _ask(
+        self, client: Client[People], orders: Sequence[Quota], attempt: int, taken: Sequence[str], progress: Progress
+    ) -> Iterator[tuple[Quota, Person | str]]:
+        """One round; yields every order with what came back, in the order of the orders: a person, or the fault."""
+        batches = self._batches(orders)
+        answers: dict[int, People | Unanswered] = {}
+        for place, answer in client.ask_all([_call(batch, attempt, taken) for batch in batches]):
+            answers[place] = answer
+            progress.advance(len(batches[place]), **client.budget.figures())
+        for place, batch in enumerate(batches):
+            yield from _matched(batch, answers[place])
+
+    def _batches(self, orders: Sequence[Quota]) -> list[Sequence[Quota]]:
+        return [orders[start : start + self.batch_size] for start in range(0, len(orders), self.batch_size)]
+
+    def preview(self, seed: int, num_prompts: int) -> Preview:
+        """What the first round would ask; rejected people are ordered again on top."""
+        calls = [_call(batch, 1, ()) for batch in self._batches(quotas(self.num_people, seed))]
+        prompts = ["\n\n".join(part["content"] for part in call.messages) for call in calls[:num_prompts]]
+        return Preview(len(calls), count_cached(self, People, calls), tuple(prompts))
+
+    def _summary(self, hall: _Hall, spent: dict[str, float]) -> str:
+        figures = ", ".join(f"{name} {amount:g}" for name, amount in spent.items())
+        return f"{len(hall.accepted)} people accepted, {hall.rejected.total()} rejected ({hall.reasons()}); {figures}"
+
+    def _check_complete(self, hall: _Hall) -> None:
+        missing = self.num_people - len(hall.accepted)
+        if missing:
+            raise DataError(
+                f"sources.llm: {missing} of {self.num_people} people are still rejected after {self.max_rounds} rounds "
+                f"({hall.reasons()}). All replies are kept in {self.cache_folder()}; raise max_rounds to order the "
+                "rest again, use a smaller batch_size, or another model."
+            )
+
+
+class _Hall:
+    """Who got in, and how often which rule kept somebody out."""
+
+    def __init__(self, crowd: Crowd) -> None:
+        self.crowd = crowd
+        self.accepted: dict[int, Person] = {}
+        self.rejected: Counter[str] = Counter()
+
+    def admit(self, found: Iterator[tuple[Quota, Person | str]]) -> None:
+        """Check everybody in turn; the earlier order wins where two are alike."""
+        for order, person in found:
+            wrong = person if isinstance(person, str) else fault(person, order) or self.crowd.clash(person)
+            if wrong:
+                self.rejected[wrong.partition(":")[0]] += 1
+            elif isinstance(person, Person):
+                self.crowd.add(person)
+                self.accepted[order.number] = person
+
+    def reasons(self) -> str:
+        """The rules that rejected most, with counts."""
+        return ", ".join(f"{name} {count}" for name, count in self.rejected.most_common(4)) or "none"
+
+
+def _matched(batch: Sequence[Quota], answer: People | Unanswered) -> Iterator[tuple[Quota, Person | str]]:
+    if isinstance(answer, Unanswered):
+        yield from ((order, f"no usable reply: {answer.reason}") for order in batch)
+        return
+    rows: dict[int, Person] = {}
+    for person in answer.people:
+        rows.setdefault(person.number, person)
+    yield from ((order, rows.get(order.number, "missing in the reply")) for order in batch)
+
+
+def _call(batch: Sequence[Quota], attempt: int, taken: Sequence[str]) -> Call:
+    """The prompt for some orders. ``taken`` are names that a model has made up, so they stand fenced."""
+    words = prompts()
+    names = words["taken"].format(names=fence("names", ", ".join(taken[-MAX_TAKEN:]))) if taken else ""
+    order = words["order"].format(attempt=attempt, lines="\n".join(map(_line, batch)), taken=names)
+    return Call(
+        ({"role": "system", "content": words["system"].format()}, {"role": "user", "content": order.rstrip()}),
+    )
+
+
+def _line(quota: Quota) -> str:
+    ranges = {
+        "salary_low": f"${quota.salary[0]:,}",
+        "salary_high": f"${quota.salary[1]:,}",
+        "height_low": quota.height[0],
+        "height_high": quota.height[1],
+    }
+    line: str = prompts()["line"].format(**quota._asdict(), **ranges)
+    return line
+
+
+@cache
+def prompts() -> dict[str, Any]:
+    """Read ``llm_prompts.yaml`` once."""
+    text = files("mllmu.data").joinpath("llm_prompts.yaml").read_text(encoding="utf-8")
+    loaded: dict[str, Any] = yaml.safe_load(text)
+    return loaded
+
+
+PLUGIN = Llm
