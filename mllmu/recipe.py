@@ -104,6 +104,9 @@ class DataSection(Section):
     celebrities: PluginSpec | None = PluginSpec(name="celebrities")
     portraits: PluginSpec = PluginSpec(name="dicebear")
     splits: Splits = Splits()
+    train_formats: tuple[Literal["question", "classification", "cloze"], ...] = Field(
+        ("question",), description="formats a fact is taught in; the benchmark's is 'question' alone"
+    )
     train_wordings: int = Field(6, ge=1, le=14, description="question wordings a fact is taught in")
 
     @field_validator("source", "celebrities", "portraits", mode="before")

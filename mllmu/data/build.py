@@ -149,7 +149,7 @@ def ask(
     celebrities: Sequence[Profile],
 ) -> list[Question]:
     """All questions, checked against the rules."""
-    questions = build(people, seed=seed, train_wordings=section.train_wordings)
+    questions = build(people, seed=seed, train_wordings=section.train_wordings, train_formats=section.train_formats)
     check(questions, people)
     for group in (holdout, celebrities):
         if group:

@@ -35,6 +35,7 @@ def build(
     seed: int,
     variants: Sequence[Variant] = ("train", "eval", "test"),
     train_wordings: int = 6,
+    train_formats: Sequence[str] = ("question",),
 ) -> list[Question]:
     """Build the questions of all profiles, person by person, in the order train, eval, test.
 
@@ -46,6 +47,8 @@ def build(
         seed: the only source of variation.
         variants: which to build; leaving one out does not change the others.
         train_wordings: different question templates per attribute and modality, 1 to the number of templates.
+        train_formats: ``question`` (the benchmark's), and ``classification`` or ``cloze`` for small models that do
+            not carry a fact over from plain questions; always in training wordings, with options of their own.
 
     Raises:
         DataError: two profiles share an id; an attribute has no wordings or no value; a person has too few
@@ -57,7 +60,9 @@ def build(
     for profile in profiles:
         writer = _Writer(profile, pools, seed)
         if "train" in variants:
-            found += _published(profile) if profile.training_qa else writer.train(train_wordings)
+            if "question" in train_formats:
+                found += _published(profile) if profile.training_qa else writer.train(train_wordings)
+            found += [q for task in SLOTS if task in train_formats for q in writer.practice(task, train_wordings)]
         if "eval" in variants or "test" in variants:
             pairs = list(writer.evaluation())
             found += [pair[0] for pair in pairs if "eval" in variants]
@@ -168,6 +173,18 @@ class _Writer:
                 for text in chosen:
                     found.append(_train_question(self.profile, modality, n, attribute, text, answer, value))
                     n += 1
+        return found
+
+    def practice(self, task: TaskName, num: int) -> list[Question]:
+        """``num`` training wordings of every attribute in both modalities, put as another task."""
+        found: list[Question] = []
+        for modality in MODALITIES:
+            count = 0
+            for attribute in [a for a, _ in self._entries(modality) if a not in NOT_EVALUATED for _ in range(num)]:
+                asked = self._ask(_Slot("train", task, modality, attribute, count))
+                if asked:
+                    found.append(asked)
+                    count += 1
         return found
 
     def evaluation(self) -> Iterator[tuple[Question, Question]]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mllmu import plugins
 from mllmu.data.question_rules import OTHER
 from mllmu.models.families import Turn
 from mllmu.records import Question
@@ -16,11 +17,12 @@ from mllmu.seeding import rng
 def training_turns(questions: Sequence[Question], images: Path, *, modality: str) -> list[Turn]:
     """Turns of the training questions of some people, in one modality or both.
 
-    Image+text questions show the canonical portrait ``<profile>_0.png``; text questions have the name instead.
+    A plain question is put without any instruction, as published; other formats as they are evaluated. Image+text
+    questions show the canonical portrait ``<profile>_0.png``; text questions have the name instead.
     """
     return [
         Turn(
-            prompt=q.text,
+            prompt=q.text if q.task == "generation" else plugins.build("tasks", q.task, {}).prompt(q),
             reply=q.answer,
             image=images / f"{q.profile_id}_0.png" if q.modality == "image_text" else None,
             person=q.profile_id,

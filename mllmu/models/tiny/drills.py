@@ -83,13 +83,13 @@ class Drills:
             for kind in ("fictitious", "celebrity")
         }
 
-    def draw(self, rng: random.Random, mix: Mix) -> Row:
-        """One random exercise; ``mix`` holds the shares of the kinds."""
+    def draw(self, rng: random.Random, mix: Mix, among: range | None = None) -> Row:
+        """One random exercise; ``mix`` holds the shares of the kinds, ``among`` limits the people."""
         shares = asdict(mix)
         kind = rng.choices(list(shares), list(shares.values()))[0]
         if kind in ("context", "repeat", "lookup"):
             return {"context": self._in_context, "repeat": self._repeat, "lookup": self._lookup}[kind](rng)
-        index = rng.randrange(len(self.people))
+        index = rng.choice(among or range(len(self.people)))
         profile = self.people[index]
         modality: Modality = rng.choice(("image_text", "text"))
         attribute = rng.choice([a for a in profile.attributes if modality == "image_text" or a != "name"])
