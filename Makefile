@@ -1,21 +1,36 @@
+# The CPU build of PyTorch unless there is an NVIDIA driver; CONSTRAINTS=... and PYTHON=... choose otherwise.
 CONSTRAINTS ?= $(if $(shell command -v nvidia-smi 2>/dev/null),constraints/cuda.txt,constraints/cpu.txt)
 PYTHON ?= python3
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup test check
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check clean
 
-setup: $(VENV)/.installed
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-$(VENV)/.installed: pyproject.toml constraints/cpu.txt
+setup: $(VENV)/.installed  ## a virtual environment in .venv with everything in it
+
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "mllmu needs Python 3.11 or newer; name one: make setup PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c $(CONSTRAINTS) -e '.[dev]'
 	touch $@
 
-test: setup
-	$(BIN)/pytest tests
+demo: setup  ## unlearn on the embedded tiny model and write a report
+	$(BIN)/mllmu run recipes/demo.yaml
 
-check: setup
-	$(BIN)/ruff format --check mllmu tests
-	$(BIN)/ruff check mllmu tests
+test: setup  ## all tests, in JOBS processes (2)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile tests
+
+check: setup  ## format, lint and types
+	$(BIN)/ruff format --check mllmu tests examples
+	$(BIN)/ruff check mllmu tests examples
 	$(BIN)/mypy
+
+clean:  ## remove caches and builds; runs and .venv stay
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find mllmu tests examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,1 +1,130 @@
-"""mllmu."""
+"""Machine unlearning for multimodal LLMs: data, fine-tuning, unlearning, evaluation, report.
+
+The public names are those of ``__all__``; everything else may change. A name is imported when it is first used, so
+``import mllmu`` costs nothing, and reading recipes or records never imports torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from mllmu.version import __version__
+
+if TYPE_CHECKING:
+    from mllmu.data.portraits import Portraits
+    from mllmu.errors import MllmuError
+    from mllmu.evaluation.metrics import Metric
+    from mllmu.evaluation.tasks import Task
+    from mllmu.judges import Judge
+    from mllmu.models.families import Family
+    from mllmu.pipeline import Pipeline
+    from mllmu.plugins import Plugin
+    from mllmu.progress import Progress
+    from mllmu.recipe import Recipe
+    from mllmu.recipe import load as load_recipe
+    from mllmu.recipe import parse as parse_recipe
+    from mllmu.records import MetricResult, ModelRef, Profile, Question, Response, Sample, Score
+    from mllmu.unlearning.base import Method, RetainingMethod, Step
+
+__all__ = [
+    "Family",
+    "Judge",
+    "Method",
+    "Metric",
+    "MetricResult",
+    "MllmuError",
+    "ModelRef",
+    "Pipeline",
+    "Plugin",
+    "Portraits",
+    "Profile",
+    "Progress",
+    "Question",
+    "Recipe",
+    "Response",
+    "RetainingMethod",
+    "Sample",
+    "Score",
+    "Step",
+    "Task",
+    "__version__",
+    "load_recipe",
+    "parse_recipe",
+    "run",
+]
+
+_HOMES = {
+    "mllmu.data.portraits": ("Portraits",),
+    "mllmu.errors": ("MllmuError",),
+    "mllmu.evaluation.metrics": ("Metric",),
+    "mllmu.evaluation.tasks": ("Task",),
+    "mllmu.judges": ("Judge",),
+    "mllmu.models.families": ("Family",),
+    "mllmu.pipeline": ("Pipeline",),
+    "mllmu.plugins": ("Plugin",),
+    "mllmu.progress": ("Progress",),
+    "mllmu.recipe": ("Recipe", "load_recipe", "parse_recipe"),
+    "mllmu.records": ("MetricResult", "ModelRef", "Profile", "Question", "Response", "Sample", "Score"),
+    "mllmu.unlearning.base": ("Method", "RetainingMethod", "Step"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'mllmu' has no attribute '{name}'")
+    value = getattr(importlib.import_module(_HOME[name]), name.removesuffix("_recipe"))
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def run(
+    recipe: Recipe | Path | str,
+    out: Path | str | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    only: Literal["data", "finetune", "unlearn", "evaluate", "score", "report"] | None = None,
+    force: bool = False,
+    gate: bool = True,
+    progress: Progress | None = None,
+) -> Path:
+    """Run a recipe as ``mllmu run`` does; what is finished in the run folder is kept and skipped.
+
+    Args:
+        recipe: a YAML file, or a checked recipe from :func:`load_recipe` or :func:`parse_recipe`.
+        out: the run folder; default ``runs/<name of the recipe>``.
+        overrides: settings to change in the file, e.g. ``["finetune.epochs=3"]``.
+        only: stop behind this stage.
+        force: redo finished work (of the stage alone, if ``only`` names one), also if the settings changed.
+        gate: stop before unlearning if the target has not memorised the people to forget.
+        progress: told what is going on; nothing is shown by default.
+
+    Returns:
+        The run folder; after the last stage it holds ``report/index.html``.
+
+    Raises:
+        MllmuError: the recipe, the data, a model or the folder cannot be used; the message says what to do.
+    """
+    from mllmu.errors import RecipeError
+    from mllmu.recipe import Recipe, load
+
+    if isinstance(recipe, Recipe):
+        if overrides:
+            raise RecipeError(
+                "run: overrides change a recipe file, got a Recipe. Pass the path, or load_recipe(path, overrides)."
+            )
+        checked = recipe
+    else:
+        checked = load(Path(recipe), overrides)
+    folder = Path(out) if out is not None else Path("runs") / checked.name
+    # by name: torch is imported only after the recipe has turned out to be right
+    pipeline = __getattr__("Pipeline")(checked, folder, force=force, gate=gate, progress=progress)
+    pipeline.run(only)
+    return folder

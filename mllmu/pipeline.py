@@ -51,15 +51,21 @@ class Pipeline:
     """
 
     def __init__(
-        self, recipe: Recipe, root: Path, *, force: bool = False, gate: bool = True, progress: Progress | None = None
+        self,
+        recipe: Recipe,
+        root: Path | str,
+        *,
+        force: bool = False,
+        gate: bool = True,
+        progress: Progress | None = None,
     ) -> None:
         self.recipe = recipe
-        self.root = root
+        self.root = Path(root)
         self.force = force
         self.gate = gate and recipe.gate
         self.progress = progress or SilentProgress()
         self.jobs = jobs(recipe)
-        self.context = Context(recipe, root, self.progress)
+        self.context = Context(recipe, self.root, self.progress)
         self.models = Models(self.context)
 
     def run(self, only: str | None = None) -> Path | None:
