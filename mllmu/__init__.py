@@ -7,7 +7,6 @@ The public names are those of ``__all__``; everything else may change. A name is
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from mllmu.plugins import Plugin
     from mllmu.progress import Progress
     from mllmu.recipe import Recipe
-    from mllmu.recipe import load as load_recipe
-    from mllmu.recipe import parse as parse_recipe
     from mllmu.records import MetricResult, ModelRef, Profile, Question, Response, Sample, Score
     from mllmu.unlearning.base import Method, RetainingMethod, Step
 
@@ -52,7 +49,6 @@ __all__ = [
     "Task",
     "__version__",
     "load_recipe",
-    "parse_recipe",
     "run",
 ]
 
@@ -66,7 +62,7 @@ _HOMES = {
     "mllmu.pipeline": ("Pipeline",),
     "mllmu.plugins": ("Plugin",),
     "mllmu.progress": ("Progress",),
-    "mllmu.recipe": ("Recipe", "load_recipe", "parse_recipe"),
+    "mllmu.recipe": ("Recipe",),
     "mllmu.records": ("MetricResult", "ModelRef", "Profile", "Question", "Response", "Sample", "Score"),
     "mllmu.unlearning.base": ("Method", "RetainingMethod", "Step"),
 }
@@ -76,7 +72,7 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'mllmu' has no attribute '{name}'")
-    value = getattr(importlib.import_module(_HOME[name]), name.removesuffix("_recipe"))
+    value = getattr(importlib.import_module(_HOME[name]), name)
     globals()[name] = value
     return value
 
@@ -85,11 +81,21 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
+def load_recipe(path: Path | str, *overrides: str) -> Recipe:
+    """Read and check a recipe file; overrides change settings as ``--set`` does, e.g. ``"finetune.epochs=3"``.
+
+    Raises:
+        RecipeError: the file is missing, is not YAML, or holds an unknown or impossible setting.
+    """
+    from mllmu.recipe import load
+
+    return load(Path(path), overrides)
+
+
 def run(
     recipe: Recipe | Path | str,
     out: Path | str | None = None,
     *,
-    overrides: Sequence[str] = (),
     only: Literal["data", "finetune", "unlearn", "evaluate", "score", "report"] | None = None,
     force: bool = False,
     gate: bool = True,
@@ -98,9 +104,8 @@ def run(
     """Run a recipe as ``mllmu run`` does; what is finished in the run folder is kept and skipped.
 
     Args:
-        recipe: a YAML file, or a checked recipe from :func:`load_recipe` or :func:`parse_recipe`.
+        recipe: a YAML file, or what :func:`load_recipe` made of one.
         out: the run folder; default ``runs/<name of the recipe>``.
-        overrides: settings to change in the file, e.g. ``["finetune.epochs=3"]``.
         only: stop behind this stage.
         force: redo finished work (of the stage alone, if ``only`` names one), also if the settings changed.
         gate: stop before unlearning if the target has not memorised the people to forget.
@@ -112,19 +117,9 @@ def run(
     Raises:
         MllmuError: the recipe, the data, a model or the folder cannot be used; the message says what to do.
     """
-    from mllmu.errors import RecipeError
-    from mllmu.recipe import Recipe, load
-
-    if isinstance(recipe, Recipe):
-        if overrides:
-            raise RecipeError(
-                "run: overrides change a recipe file, got a Recipe. Pass the path, or load_recipe(path, overrides)."
-            )
-        checked = recipe
-    else:
-        checked = load(Path(recipe), overrides)
+    checked = load_recipe(recipe) if isinstance(recipe, (Path, str)) else recipe
     folder = Path(out) if out is not None else Path("runs") / checked.name
-    # by name: torch is imported only after the recipe has turned out to be right
+    # by name, and late: torch is imported only after the recipe has turned out to be right
     pipeline = __getattr__("Pipeline")(checked, folder, force=force, gate=gate, progress=progress)
     pipeline.run(only)
     return folder
