@@ -131,5 +131,6 @@ def show_agreement(root: Path, models: Sequence[str], name: str, other: str) -> 
     kappa = "undefined (no variation)" if found.kappa is None else f"{found.kappa:.3f}"
     results().print(
         f"agreement of {name} and {other} on {found.num} replies: quadratic-weighted kappa {kappa}, "
-        f"same points {100 * (found.exact or 0.0):.1f} %, mean difference {found.mean_difference or 0.0:+.2f}"
+        f"same points {100 * (found.exact or 0.0):.1f} %, mean difference {found.mean_difference or 0.0:+.2f}",
+        soft_wrap=True,
     )

@@ -25,6 +25,7 @@ class Encoder:
         self.processor = processor
         self.context = context
         self._prompts: dict[tuple[str, str, Path | None], list[int]] = {}
+        self._first: dict[Path, list[int]] = {}
         self._pictures: dict[Path, dict[str, Tensor]] = {}
         self._replies: dict[str, list[int]] = {}
 
@@ -32,9 +33,14 @@ class Encoder:
         """Prompt token ids; also remembers the picture."""
         key = (turn.system, turn.prompt, turn.image)
         if key not in self._prompts:
+            first = self._first.get(turn.image) if self.family.image_mark and turn.image else None
+            if first is not None:
+                self._prompts[key] = self.family.prompt_ids_again(turn, self.processor, first)
+                return self._prompts[key]
             ids, pictures = self.family.prompt_ids(turn, self.processor)
             if turn.image is not None:
                 self._pictures.setdefault(turn.image, pictures)
+                self._first[turn.image] = ids
             self._prompts[key] = ids
         return self._prompts[key]
 

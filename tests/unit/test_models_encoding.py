@@ -88,3 +88,10 @@ def test_a_missing_or_broken_picture_is_named(loaded: Loaded, tmp_path: Path) ->
     (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     with pytest.raises(DataError, match=r"cut\.png: not a readable picture"):
         loaded.encoder.batch([Turn(prompt="?", image=tmp_path / "cut.png")])
+
+
+def test_another_question_about_a_picture_gets_the_ids_it_would_get_alone(loaded: Loaded) -> None:
+    picture = sorted(Path(loaded.model.config._name_or_path).glob("*.png"))[0]
+    turns = [Turn(prompt=text, image=picture) for text in ("Who is this?", "What is <image> here?", "Where </s>?")]
+    alone = [loaded.family.prompt_ids(turn, loaded.encoder.processor)[0] for turn in turns]
+    assert [loaded.encoder.prompt(turn) for turn in turns] == alone

@@ -7,7 +7,9 @@ the same for all families, see ``mllmu.models.encoding``.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -71,12 +73,15 @@ class Family(Plugin):
         picture_inputs: names of the picture tensors among the model's inputs.
         shares_prefix: positions are plain counts and a cache holds all tokens, so that sequences can be continued
             from a common prefix; False for families with multi-axis positions or sliding windows.
+        image_mark: token that stands for a picture in rendered text, and is repeated for each of its pieces; empty
+            if only the processor can tell which tokens a picture becomes.
     """
 
     lora_targets: ClassVar[str] = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
     model_types: ClassVar[tuple[str, ...]] = ()
     picture_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
     shares_prefix: ClassVar[bool] = True
+    image_mark: ClassVar[str] = ""
 
     @property
     def name(self) -> str:
@@ -89,11 +94,23 @@ class Family(Plugin):
 
     def prompt_ids(self, turn: Turn, processor: Any) -> tuple[list[int], dict[str, Tensor]]:
         """Token ids of the prompt, image tokens expanded, and the picture tensors (empty without a picture)."""
-        prompt, system = as_plain_text(turn.prompt, processor), as_plain_text(turn.system, processor)
         images = [open_image(turn.image)] if turn.image is not None else None
-        text = self.render(replace(turn, prompt=prompt, system=system))
-        inputs = processor(text=[text], images=images, return_tensors="pt")
+        inputs = processor(text=[self._text(turn, processor)], images=images, return_tensors="pt")
         return inputs["input_ids"][0].tolist(), {k: inputs[k] for k in self.picture_inputs if k in inputs}
+
+    def prompt_ids_again(self, turn: Turn, processor: Any, earlier: Sequence[int]) -> list[int]:
+        """Token ids of another prompt with the picture of ``earlier``: the picture is not processed a second time.
+
+        Only for families with an ``image_mark``; equals what :meth:`prompt_ids` gives.
+        """
+        count = list(earlier).count(processor.tokenizer.convert_tokens_to_ids(self.image_mark))
+        text = self._text(turn, processor).replace(self.image_mark, self.image_mark * count, 1)
+        ids: list[int] = processor.tokenizer(text)["input_ids"]
+        return ids
+
+    def _text(self, turn: Turn, processor: Any) -> str:
+        prompt, system = as_plain_text(turn.prompt, processor), as_plain_text(turn.system, processor)
+        return self.render(replace(turn, prompt=prompt, system=system))
 
     def reply_ids(self, reply: str, processor: Any) -> list[int]:
         """Token ids of the reply as trained: one space, the text, end-of-sequence."""
@@ -108,13 +125,17 @@ def as_plain_text(text: str, processor: Any) -> str:
 
     Names, questions and replies are data; a name that contains a special token must not add a picture or end a turn.
     """
-    tokenizer = processor.tokenizer
-    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    special |= {*tokenizer.all_special_tokens, getattr(processor, "image_token", "")}
-    for token in sorted(special, key=len, reverse=True):
-        if len(token) > 1:
-            text = text.replace(token, f"{token[0]} {token[1:]}")
+    for token in _special_texts(processor.tokenizer, getattr(processor, "image_token", "")):
+        text = text.replace(token, f"{token[0]} {token[1:]}")
     return text
+
+
+@lru_cache(maxsize=16)
+def _special_texts(tokenizer: Any, image_token: str) -> tuple[str, ...]:
+    """The special tokens of a tokenizer as text, the longest first."""
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    special |= {*tokenizer.all_special_tokens, image_token}
+    return tuple(sorted((token for token in special if len(token) > 1), key=lambda token: (-len(token), token)))
 
 
 def open_image(path: Path) -> Image.Image:

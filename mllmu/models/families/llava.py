@@ -12,6 +12,7 @@ class Llava(Family):
 
     source: ClassVar[str] = "https://arxiv.org/abs/2310.03744"
     model_types: ClassVar[tuple[str, ...]] = ("llava",)
+    image_mark: ClassVar[str] = "<image>"
 
     def render(self, turn: Turn) -> str:
         system = f"{turn.system}\n" if turn.system else ""
