@@ -57,7 +57,10 @@ def report_input(context: Context, models: Models, answers: Answers, jobs: Seque
     return ReportInput(
         title=recipe.report.title or f"{recipe.name}: forgetting {key} % of the people",
         models=rows,
-        results=tuple(MetricResult.model_validate(result) for result in numbers["results"]),
+        results=(
+            *(MetricResult.model_validate(result) for result in numbers["results"]),
+            *judged(answers.folder, rows),
+        ),
         ks=tuple(KsRow.model_validate(row) for row in numbers["ks_to_retain_model"]),
         curves={row.name: points for row in rows if (points := curve(models, key, row.name))},
         provenance={
@@ -72,6 +75,14 @@ def report_input(context: Context, models: Models, answers: Answers, jobs: Seque
         warnings=gate_warning(answers.folder / GATE_FILE),
         reference_rows=recipe.report.reference_rows,
     )
+
+
+def judged(folder: Path, rows: Sequence[ModelRow]) -> list[MetricResult]:
+    """The means that judges gave to the models of the report, if any judge has been asked."""
+    names = {row.name for row in rows}
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("judge_*.json"))]
+    results = [MetricResult.model_validate(result) for content in found for result in content["results"]]
+    return [result for result in results if result.model in names]
 
 
 def model_rows(models: Models, key: str, jobs: Sequence[Job]) -> tuple[ModelRow, ...]:
