@@ -143,7 +143,8 @@ class Method(Plugin):
         "answer", description="'all' also trains on the prompt tokens, as the published code does"
     )
     schedule: Literal["joint", "two_phase"] = Field(
-        "joint", description="'two_phase': all forget steps, then all retain steps, as the published code does"
+        "joint",
+        description="'two_phase': passes over the forget set, then as many over the whole retain set (published code)",
     )
     reference: Literal["target", "retain_model"] = Field(
         "target", description="the frozen reference; the published NPO code uses a model trained on retain only"

@@ -120,12 +120,12 @@ class _Engine:
         self.retain = Order(
             num_items=max(1, len(sides.retain)), batch_size=method.batch_size, seed=seed, label="retain"
         )
-        self.steps_a_phase = self.forget.num_steps(method.epochs)
+        self.forget_steps = self.forget.num_steps(method.epochs)
 
     @property
     def num_steps(self) -> int:
-        """Steps over the forget set; twice as many if the retain steps follow in a phase of their own."""
-        return self.steps_a_phase * (2 if self._two_phases else 1)
+        """Steps over the forget set; with a retain phase, also those over the whole retain set that follow."""
+        return self.forget_steps + (self.retain.num_steps(self.method.epochs) if self._two_phases else 0)
 
     @property
     def _two_phases(self) -> bool:
@@ -134,8 +134,8 @@ class _Engine:
     def terms(self, step: int) -> dict[str, Tensor]:
         phase: Phase = "joint"
         if self._two_phases:
-            phase = "forget" if step < self.steps_a_phase else "retain"
-        place = step % self.steps_a_phase
+            phase = "forget" if step < self.forget_steps else "retain"
+        place = step % self.forget_steps if phase != "retain" else step - self.forget_steps
         return self.method.loss(
             Step(
                 forget=self.side("forget", place),
