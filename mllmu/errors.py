@@ -7,6 +7,7 @@ MllmuError
 ├── ModelError         a model cannot be loaded, or its files do not fit together
 ├── RunStoreError      a run folder cannot be written, or holds results of another recipe
 ├── GateError          the target model did not learn what it is meant to forget
+├── DependencyError    a library that only an optional extra installs is missing
 ├── EndpointError      an LLM endpoint has no key, cannot be reached, or does not answer as asked
 └── BudgetError        a command has spent what it may spend on an endpoint; everything so far is kept
 """
@@ -14,7 +15,8 @@ MllmuError
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class MllmuError(ValueError):
@@ -45,6 +47,10 @@ class GateError(MllmuError):
     """The memorisation gate: target and retain_model do not differ enough to measure forgetting."""
 
 
+class DependencyError(MllmuError):
+    """A library is missing that only an optional extra of the package installs."""
+
+
 class EndpointError(MllmuError):
     """An LLM endpoint that has no key, cannot be reached, refuses, or never answers as asked."""
 
@@ -61,3 +67,17 @@ def did_you_mean(got: str, known: Iterable[str]) -> str:
     """
     near = difflib.get_close_matches(got, list(known), n=1, cutoff=0.5)
     return f" Did you mean '{near[0]}'?" if near else ""
+
+
+@contextmanager
+def needs_extra(what: str, extra: str) -> Iterator[None]:
+    """Import optional libraries inside this: one that is missing is a DependencyError that says how to get it.
+
+    Args:
+        what: the setting or command that needs it.
+        extra: the extra of the package that installs it.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise DependencyError(f"{what}: {error}. Install what it needs: pip install 'mllmu[{extra}]'.") from None
