@@ -6,7 +6,7 @@ Ten configs, one folder each, ``<Config>/train-00000-of-00001.parquet`` (Test_Se
     ft_Data       all fictitious people      image metadata (JSON list of {ID, Question, Answer}: training pairs)
     Test_Set      all fictitious people      ID images (transformed portraits) + the three tasks, reworded
     Retain_Set    the celebrities (published name; not the retained people)       columns of Full_Set
-    forget_R, retain_R   R = 5, 10, 15       columns of Full_Set without Directory
+    forget_R, retain_Q   R = 5, 10, 15       columns of Full_Set without Directory; Q = 100 - R, the rest of the people
 
 The published schema has no question ids, attributes, values, alternatives or rewordings, and no text-only training
 pairs. :func:`export` keeps those in ``mllmu_index.jsonl`` beside the configs, so :func:`read_questions` gives back
@@ -72,7 +72,7 @@ def export(
     Args:
         folder: created if missing; files of an earlier export are replaced.
         profiles: fictitious people and celebrities; rows keep this order.
-        questions: of these people. eval of fictitious people goes to Full_Set, forget_R and retain_R, eval of
+        questions: of these people. eval of fictitious people goes to Full_Set, forget_R and retain_Q, eval of
             celebrities to Retain_Set, test to Test_Set, image_text train to ft_Data; others stand in the index only.
         splits: for each of 5, 10, 15 the ids of the forgotten fictitious people.
         images_dir: portraits, ``<id>.png`` (also jpg, jpeg, webp), and transformed views ``<id>_1.png``,
@@ -93,7 +93,7 @@ def export(
     for ratio in RATIOS:
         forgotten = set(splits[ratio])
         plan[f"forget_{ratio}"] = (PART, [p for p in invented if p.id in forgotten])
-        plan[f"retain_{ratio}"] = (PART, [p for p in invented if p.id not in forgotten])
+        plan[f"retain_{100 - ratio}"] = (PART, [p for p in invented if p.id not in forgotten])
     for config, (schema, people) in plan.items():
         num_shards = 2 if config == "Test_Set" else 1
         size = -(-len(people) // num_shards)

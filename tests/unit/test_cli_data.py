@@ -80,7 +80,7 @@ def test_export_writes_the_published_layout_without_the_holdout_people(run: Path
     from mllmu.data.parquet import read_questions
 
     rows = export_parquet(run / "data", tmp_path / "exported")
-    assert (rows["Full_Set"], rows["forget_5"], rows["retain_5"], rows["forget_15"], rows["retain_15"]) == (
+    assert (rows["Full_Set"], rows["forget_5"], rows["retain_95"], rows["forget_15"], rows["retain_85"]) == (
         2,
         1,
         1,

@@ -83,7 +83,7 @@ def test_every_config_has_the_rows_of_its_people(exported: tuple[Path, dict[str,
     folder, counts, _ = exported
     assert counts == {
         "Full_Set": 16, "ft_Data": 16, "Test_Set": 16, "Retain_Set": 4,
-        "forget_5": 1, "retain_5": 15, "forget_10": 2, "retain_10": 14, "forget_15": 3, "retain_15": 13,
+        "forget_5": 1, "retain_95": 15, "forget_10": 2, "retain_90": 14, "forget_15": 3, "retain_85": 13,
     }  # fmt: skip
     assert {config: len(rows(folder, config)) for config in counts} == counts
     assert [row["ID"] for row in rows(folder, "forget_10")] == ["p01", "p03"]
