@@ -9,6 +9,7 @@ from mllmu.evaluation import samples as sampling
 from mllmu.evaluation import scoring
 from mllmu.evaluation.metrics import Metric
 from mllmu.evaluation.run import RESPONSES, collect
+from mllmu.evaluation.tasks import Part
 from mllmu.records import Response, Sample, Score, dump_lines, read_lines
 from mllmu.runstore import Unit, digest, write_atomic
 from mllmu.stages.context import Context, timed
@@ -19,17 +20,26 @@ SCORES = "scores.jsonl"
 
 
 class Answers:
-    """What the models of one forget ratio reply to the same samples."""
+    """What the models of one forget ratio reply to the same samples.
 
-    def __init__(self, context: Context, models: Models, key: str) -> None:
+    Args:
+        part: keep the samples of this part alone; all if not given.
+        place: folder of the replies in the run folder.
+    """
+
+    def __init__(
+        self, context: Context, models: Models, key: str, *, part: Part | None = None, place: str = "eval"
+    ) -> None:
         recipe = context.recipe
         self.context = context
         self.models = models
         self.key = key
-        self.folder = context.root / "eval" / f"forget_{key}"
-        self.samples: list[Sample] = sampling.render(
+        self.place = f"{place}/forget_{key}"
+        self.folder = context.root / self.place
+        samples = sampling.render(
             context.dataset, key, recipe.evaluate, selection=recipe.data.splits.selection, seed=recipe.seed
         )
+        self.samples: list[Sample] = [sample for sample in samples if part in (None, sample.part)]
         self._digest = digest([sample.model_dump() for sample in self.samples])
 
     def ask(self, name: str, twins: Iterable[str] = ()) -> list[Response]:
@@ -64,7 +74,7 @@ class Answers:
     def unit(self, name: str) -> Unit:
         """The unit of a model's replies; they depend on the model and on the samples."""
         inputs = {"model": self.models.unit(self.key, name).fingerprint, "samples": self._digest}
-        return self.context.store.unit(f"eval/forget_{self.key}/{name}/replies", inputs)
+        return self.context.store.unit(f"{self.place}/{name}/replies", inputs)
 
     def replies(self, name: str) -> list[Response]:
         """Replies that have been collected."""
@@ -77,7 +87,7 @@ class Answers:
         """The scores of one model by the metrics; needs no model."""
         versions = {metric.name: metric.version for metric in metrics}
         inputs = {"replies": self.unit(name).fingerprint, "metrics": versions}
-        unit = self.context.store.unit(f"eval/forget_{self.key}/{name}/scores", inputs)
+        unit = self.context.store.unit(f"{self.place}/{name}/scores", inputs)
         if not unit.done:
             with timed(unit) as facts:
                 scores = scoring.score_all(self.samples, self.replies(name), metrics)

@@ -126,12 +126,14 @@ class Method(Plugin):
         uses_reference: a frozen reference is asked for.
         model: whose weights the method starts from, and keeps if it does not train.
         preserves_text: text questions about everybody, the forgotten people too, are on the retain side.
+        tuned: the settings ``mllmu tune`` searches, around their value in the recipe.
     """
 
     trains: ClassVar[bool] = True
     uses_reference: ClassVar[bool] = False
     model: ClassVar[Literal["target", "retain_model"]] = "target"
     preserves_text: ClassVar[bool] = False
+    tuned: ClassVar[tuple[str, ...]] = ("learning_rate", "epochs")
 
     modality: Literal["image_text", "text", "both"] = Field(
         "image_text", description="what is unlearned: with pictures, by name (the paper's unimodal variant), or both"
@@ -198,6 +200,8 @@ class Method(Plugin):
 
 class RetainingMethod(Method):
     """Base of the methods that also train on the retain replies, as a term of their own."""
+
+    tuned: ClassVar[tuple[str, ...]] = (*Method.tuned, "retain_weight")
 
     retain_weight: float = Field(1.0, ge=0, description="weight of the nll of the retain replies; 0 leaves them out")
 

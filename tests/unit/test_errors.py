@@ -8,9 +8,9 @@ from mllmu.errors import DependencyError, MllmuError, did_you_mean, needs_extra
 
 
 def test_a_missing_library_is_one_sentence_with_the_command_that_installs_it() -> None:
-    with pytest.raises(DependencyError, match=r"^x: No module named 'nowhere_at_all'. Install .*'mllmu\[tune\]'\.$"):
-        with needs_extra("x", "tune"):
-            import nowhere_at_all  # noqa: F401
+    expected = r"^x: No module named 'nowhere_at_all'. Install .*'mllmu\[tune\]'\.$"
+    with pytest.raises(DependencyError, match=expected), needs_extra("x", "tune"):
+        import nowhere_at_all  # noqa: F401
     assert issubclass(DependencyError, MllmuError)
 
 

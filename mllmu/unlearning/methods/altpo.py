@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mllmu.models.families import Turn
 from mllmu.training.losses_preference import dpo_loss
-from mllmu.unlearning.base import RetainingMethod, Step
+from mllmu.unlearning.base import Method, RetainingMethod, Step
 from mllmu.unlearning.refusals import REFUSALS
 
 
@@ -33,6 +33,7 @@ class AlternatePreference(RetainingMethod):
 
     source: ClassVar[str] = "https://arxiv.org/abs/2409.13474"
     uses_reference: ClassVar[bool] = True
+    tuned: ClassVar[tuple[str, ...]] = (*Method.tuned, "beta", "retain_weight")
 
     epochs: float = Field(10, gt=0, description="passes over the forget set")
     beta: float = Field(0.1, gt=0, description="inverse temperature, 1/nat; smaller moves further from the reference")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mllmu.models.families import Turn
 from mllmu.training.losses_preference import dpo_loss
-from mllmu.unlearning.base import RetainingMethod, Step
+from mllmu.unlearning.base import Method, RetainingMethod, Step
 from mllmu.unlearning.refusals import REFUSALS
 
 
@@ -30,6 +30,7 @@ class DirectPreference(RetainingMethod):
 
     source: ClassVar[str] = "https://arxiv.org/abs/2305.18290"
     uses_reference: ClassVar[bool] = True
+    tuned: ClassVar[tuple[str, ...]] = (*Method.tuned, "beta", "retain_weight")
 
     epochs: float = Field(5, gt=0, description="passes over the forget set")
     beta: float = Field(0.1, gt=0, description="inverse temperature, 1/nat; smaller moves further from the reference")

@@ -23,6 +23,7 @@ class GradientDifference(Method):
     """
 
     source: ClassVar[str] = "https://arxiv.org/abs/2203.12817"
+    tuned: ClassVar[tuple[str, ...]] = (*Method.tuned, "retain_weight")
 
     forget_weight: float = Field(1.0, gt=0)
     retain_weight: float = Field(1.0, gt=0)

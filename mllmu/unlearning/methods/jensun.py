@@ -30,6 +30,7 @@ class JensenShannon(Method):
 
     source: ClassVar[str] = "https://arxiv.org/abs/2509.02820"
     uses_reference: ClassVar[bool] = True
+    tuned: ClassVar[tuple[str, ...]] = (*Method.tuned, "retain_weight")
 
     epochs: float = Field(10, gt=0, description="passes over the forget set")
     learning_rate: float = Field(1e-5, gt=0)

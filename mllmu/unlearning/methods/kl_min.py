@@ -25,6 +25,7 @@ class KLMinimization(Method):
 
     source: ClassVar[str] = "https://arxiv.org/abs/2401.06121"
     uses_reference: ClassVar[bool] = True
+    tuned: ClassVar[tuple[str, ...]] = (*Method.tuned, "retain_weight")
 
     epochs: float = Field(3, gt=0, description="passes over the forget set")
     retain_weight: float = Field(1.0, gt=0, description="weight of the KL term")

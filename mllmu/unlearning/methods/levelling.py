@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mllmu.training.losses import kl_to_reference
 from mllmu.training.losses_bounded import excess_B
-from mllmu.unlearning.base import RetainingMethod, Step
+from mllmu.unlearning.base import Method, RetainingMethod, Step
 
 
 class Levelling(RetainingMethod):
@@ -31,6 +31,7 @@ class Levelling(RetainingMethod):
 
     source: ClassVar[str] = "ours"
     uses_reference: ClassVar[bool] = True
+    tuned: ClassVar[tuple[str, ...]] = (*Method.tuned, "retain_weight", "kl_weight")
 
     modality: Literal["image_text", "text", "both"] = Field("both", description="what is unlearned")
     epochs: float = Field(5, gt=0, description="passes over the forget set")

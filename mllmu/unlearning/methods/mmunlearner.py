@@ -32,6 +32,7 @@ class MMUnlearner(Method):
 
     source: ClassVar[str] = "https://arxiv.org/abs/2502.11051"
     preserves_text: ClassVar[bool] = True
+    tuned: ClassVar[tuple[str, ...]] = (*Method.tuned, "threshold", "retain_weight")
 
     modality: Literal["image_text"] = Field("image_text", description="only the pictures are unlearned")
     learning_rate: float = Field(1e-5, gt=0)

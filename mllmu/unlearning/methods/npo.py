@@ -31,6 +31,7 @@ class NegativePreference(Method):
 
     source: ClassVar[str] = "https://arxiv.org/abs/2404.05868"
     uses_reference: ClassVar[bool] = True
+    tuned: ClassVar[tuple[str, ...]] = (*Method.tuned, "beta", "retain_weight", "kl_weight")
 
     epochs: float = Field(2, gt=0, description="passes over the forget set")
     beta: float = Field(0.4, gt=0, description="inverse temperature, 1/nat; towards 0 it becomes gradient ascent")

@@ -29,6 +29,7 @@ class PrimalDual(Method):
     """
 
     source: ClassVar[str] = "https://arxiv.org/abs/2506.05314"
+    tuned: ClassVar[tuple[str, ...]] = (*Method.tuned, "limit", "dual_rate")
 
     epochs: float = Field(10, gt=0, description="passes over the forget set")
     learning_rate: float = Field(1e-5, gt=0)

@@ -33,6 +33,7 @@ class RepresentationMisdirection(Method):
 
     source: ClassVar[str] = "https://arxiv.org/abs/2403.03218"
     uses_reference: ClassVar[bool] = True
+    tuned: ClassVar[tuple[str, ...]] = (*Method.tuned, "steering", "retain_weight")
 
     learning_rate: float = Field(5e-5, gt=0)
     depth: float = Field(0.25, gt=0, le=1, description="which layer, as a share of the language model's layers")

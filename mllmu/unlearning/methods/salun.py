@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mllmu.models.families import Turn
 from mllmu.training.losses import answer_nll, npo_loss
-from mllmu.unlearning.base import RetainingMethod, Step
+from mllmu.unlearning.base import Method, RetainingMethod, Step
 from mllmu.unlearning.refusals import REFUSALS
 from mllmu.unlearning.saliency import Saliency, largest
 
@@ -33,6 +33,7 @@ class SaliencyUnlearning(RetainingMethod):
 
     source: ClassVar[str] = "https://arxiv.org/abs/2310.12508"
     uses_reference: ClassVar[bool] = True
+    tuned: ClassVar[tuple[str, ...]] = (*Method.tuned, "share", "retain_weight")
 
     epochs: float = Field(5, gt=0, description="passes over the forget set")
     share: float = Field(0.5, gt=0, le=1, description="share of the weights with a gradient that may change")

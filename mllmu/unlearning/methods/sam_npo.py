@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mllmu.training.losses import npo_loss
-from mllmu.unlearning.base import RetainingMethod, Step
+from mllmu.unlearning.base import Method, RetainingMethod, Step
 from mllmu.unlearning.saliency import sharpness_aware
 
 
@@ -27,6 +27,7 @@ class SharpnessAwareNPO(RetainingMethod):
 
     source: ClassVar[str] = "https://arxiv.org/abs/2502.05374"
     uses_reference: ClassVar[bool] = True
+    tuned: ClassVar[tuple[str, ...]] = (*Method.tuned, "beta", "radius", "retain_weight")
 
     epochs: float = Field(5, gt=0, description="passes over the forget set")
     beta: float = Field(0.1, gt=0, description="inverse temperature, 1/nat; towards 0 it becomes gradient ascent")

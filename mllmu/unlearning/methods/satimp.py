@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mllmu.training.losses_bounded import weighted_ascent
-from mllmu.unlearning.base import RetainingMethod, Step
+from mllmu.unlearning.base import Method, RetainingMethod, Step
 
 
 class SaturationImportance(RetainingMethod):
@@ -24,6 +24,7 @@ class SaturationImportance(RetainingMethod):
     """
 
     source: ClassVar[str] = "https://arxiv.org/abs/2505.11953"
+    tuned: ClassVar[tuple[str, ...]] = (*Method.tuned, "known", "unknown", "retain_weight")
 
     epochs: float = Field(5, gt=0, description="passes over the forget set")
     learning_rate: float = Field(1e-5, gt=0)

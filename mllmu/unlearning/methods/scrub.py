@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mllmu.training.losses import kl_to_reference
-from mllmu.unlearning.base import RetainingMethod, Step
+from mllmu.unlearning.base import Method, RetainingMethod, Step
 
 
 class Scrub(RetainingMethod):
@@ -27,6 +27,7 @@ class Scrub(RetainingMethod):
 
     source: ClassVar[str] = "https://arxiv.org/abs/2302.09880"
     uses_reference: ClassVar[bool] = True
+    tuned: ClassVar[tuple[str, ...]] = (*Method.tuned, "kl_weight", "retain_weight")
 
     epochs: float = Field(5, gt=0, description="passes over the forget set")
     forget_weight: float = Field(1.0, gt=0)

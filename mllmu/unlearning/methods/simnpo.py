@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mllmu.training.losses_preference import simnpo_loss
-from mllmu.unlearning.base import RetainingMethod, Step
+from mllmu.unlearning.base import Method, RetainingMethod, Step
 
 
 class SimpleNegativePreference(RetainingMethod):
@@ -24,6 +24,7 @@ class SimpleNegativePreference(RetainingMethod):
     """
 
     source: ClassVar[str] = "https://arxiv.org/abs/2410.07163"
+    tuned: ClassVar[tuple[str, ...]] = (*Method.tuned, "beta", "forget_weight", "retain_weight")
 
     epochs: float = Field(10, gt=0, description="passes over the forget set")
     learning_rate: float = Field(1e-5, gt=0)

@@ -25,6 +25,7 @@ class TaskVector(Method):
     """
 
     source: ClassVar[str] = "https://arxiv.org/abs/2212.04089"
+    tuned: ClassVar[tuple[str, ...]] = (*Method.tuned, "strength")
 
     epochs: float = Field(5, gt=0, description="passes over the forget set")
     strength: float = Field(1.0, gt=0, description="how far to go backwards, in lengths of the learned change")

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mllmu.training.losses_bounded import undial_loss
-from mllmu.unlearning.base import RetainingMethod, Step
+from mllmu.unlearning.base import Method, RetainingMethod, Step
 
 
 class AdjustedDistillation(RetainingMethod):
@@ -27,6 +27,7 @@ class AdjustedDistillation(RetainingMethod):
 
     source: ClassVar[str] = "https://arxiv.org/abs/2402.10052"
     uses_reference: ClassVar[bool] = True
+    tuned: ClassVar[tuple[str, ...]] = (*Method.tuned, "strength", "retain_weight")
 
     epochs: float = Field(10, gt=0, description="passes over the forget set")
     learning_rate: float = Field(1e-4, gt=0)

@@ -1,0 +1,124 @@
+"""Tuning: only selection questions are used, every method has the same budget, and a stopped search goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mini_run
+import pytest
+
+from mllmu import recipe as recipes
+from mllmu.errors import RecipeError
+from mllmu.progress import SilentProgress
+from mllmu.records import Response, Sample, read_lines
+from mllmu.search.objective import main_scores, standing
+
+pytest.importorskip("optuna")
+
+from mllmu.search import tune as tuning
+
+METHODS = "unlearn.methods=[{name: ga, learning_rate: 0.01}, {name: npo, beta: 0.2, learning_rate: 0.01}, prompting]"
+SELECTION = "data.splits.selection=0.5"
+
+
+def search(base: Path, root: Path, *overrides: str, num_trials: int = 2, **how: Any) -> list[tuning.Trial]:
+    recipe = recipes.parse(mini_run.settings(base, SELECTION, METHODS, *overrides))
+    return tuning.tune(recipe, root, num_trials=num_trials, progress=SilentProgress(), **how)
+
+
+@pytest.fixture(scope="module")
+def tuned(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuning.Trial]]:
+    root = tmp_path_factory.mktemp("tune") / "run"
+    return root, search(base, root)
+
+
+def test_every_training_method_gets_the_same_number_of_trials_its_own_settings_first(
+    tuned: tuple[Path, list[tuning.Trial]],
+) -> None:
+    trials = tuned[1]
+    assert sorted((t.method, t.number) for t in trials) == [("ga", 0), ("ga", 1), ("npo", 0), ("npo", 1)]
+    own = next(t for t in trials if t.method == "npo" and t.number == 0)
+    assert (own.settings["beta"], own.settings["learning_rate"]) == (0.2, 0.01)
+    other = next(t for t in trials if t.method == "npo" and t.number == 1)
+    assert other.settings != own.settings
+    assert 0.05 <= other.settings["beta"] <= 0.8
+    assert all(t.objective == pytest.approx(t.gap + t.loss) for t in trials)
+
+
+def test_no_reported_question_is_asked(tuned: tuple[Path, list[tuning.Trial]]) -> None:
+    samples = read_lines(tuned[0] / "tune/eval/forget_40/samples.jsonl", Sample)
+    assert {sample.part for sample in samples} == {"selection"}
+    assert {sample.split for sample in samples} == {"forget", "retain"}
+
+
+def test_the_best_settings_are_a_recipe_that_can_be_run(tuned: tuple[Path, list[tuning.Trial]]) -> None:
+    root, trials = tuned
+    best = recipes.load(root / tuning.FOLDER / tuning.BEST_FILE)
+    first = {name: next(t for t in trials if t.method == name) for name in ("ga", "npo")}
+    assert [spec.name for spec in best.unlearn.methods] == ["ga", "npo", "prompting"]
+    for spec in best.unlearn.methods[:2]:
+        assert spec.settings == first[spec.name].settings
+        assert first[spec.name].objective == min(t.objective for t in trials if t.method == spec.name)
+
+
+def test_a_search_that_was_stopped_goes_on_and_gives_the_same_trials(
+    base: Path, tuned: tuple[Path, list[tuning.Trial]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, trials = tuned
+    before = mini_run.unit_times(root)
+    longer = search(base, root, num_trials=3)
+    after = mini_run.unit_times(root)
+    assert {name: after[name] for name in before} == before, "nothing is trained or asked again"
+    assert len(after) > len(before)
+    known = {(t.method, t.number): t for t in longer}
+    assert all(known[t.method, t.number] == t for t in trials)
+    lines = (root / tuning.FOLDER / tuning.TRIALS_FILE).read_text().splitlines()
+    assert [json.loads(line)["method"] for line in lines] == ["ga"] * 3 + ["npo"] * 3
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.splits.selection=0", r"data\.splits\.selection: 0 keeps no question apart"),
+        ("unlearn.methods=[prompting]", "no method with anything to tune"),
+    ],
+)
+def test_what_cannot_be_tuned_is_said_before_any_work(base: Path, tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        search(base, tmp_path / "run", override)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_ratio_that_is_not_in_the_recipe_is_named(base: Path, tuned: tuple[Path, list[tuning.Trial]]) -> None:
+    with pytest.raises(RecipeError, match=r"--ratio 5: not a forget ratio.*Expected one of: 40"):
+        search(base, tuned[0], key="5")
+
+
+def test_what_is_switched_off_is_not_searched_and_no_bound_is_passed() -> None:
+    assert "kl_weight" not in tuning.space("npo", {})
+    assert tuning.space("npo", {"kl_weight": 0.5})["kl_weight"] == (0.125, 2.0)
+    assert tuning.space("salun", {"share": 0.5})["share"] == (0.125, 1.0)
+    assert tuning.space("retrain", {}) == {}
+
+
+def test_an_unreadable_reply_does_not_help() -> None:
+    def sample(split: str, number: int) -> Sample:
+        fields = {"question_id": "q", "profile_id": "1", "attribute": "residence", "value": "Riga", "target": "A"}
+        options = {"A": "Riga", "B": "Oslo"}
+        return Sample.model_validate(
+            fields | {"id": f"{split}/{number}", "split": split, "task": "classification", "modality": "text"}
+            | {"prompt": "?", "options": options, "max_new_tokens": 4}
+        )  # fmt: skip
+
+    samples = [sample("forget", 0), sample("forget", 1), sample("retain", 2), sample("retain", 3)]
+
+    def scores(*texts: str) -> dict[Any, float]:
+        replies = [Response(sample_id=s.id, text=t, num_tokens=1, finished=True) for s, t in zip(samples, texts)]  # noqa: B905
+        return main_scores(samples, replies)
+
+    target, gold = scores("A", "A", "A", "A"), scores("A", "B", "A", "A")
+    found = standing(scores("%%", "%%", "%%", "A"), target, gold)
+    assert (found.gap, found.loss) == (0.5, 0.5)
+    assert standing(gold, target, gold).objective == 0
