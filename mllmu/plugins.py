@@ -29,6 +29,7 @@ KINDS: dict[str, str] = {
     "families": "mllmu.models.families",
     "sources": "mllmu.data.sources",
     "portraits": "mllmu.data.portraits",
+    "questions": "mllmu.data.writers",
     "judges": "mllmu.judges",
 }
 NEEDED: dict[str, str] = {
@@ -38,6 +39,7 @@ NEEDED: dict[str, str] = {
     "families": "render",
     "sources": "profiles",
     "portraits": "render",
+    "questions": "write",
     "judges": "session",
 }
 """What a plug-in of each kind must at least define."""

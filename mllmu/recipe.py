@@ -103,13 +103,14 @@ class DataSection(Section):
     source: PluginSpec = PluginSpec(name="synthetic")
     celebrities: PluginSpec | None = PluginSpec(name="celebrities")
     portraits: PluginSpec = PluginSpec(name="dicebear")
+    questions: PluginSpec = PluginSpec(name="template")
     splits: Splits = Splits()
     train_formats: tuple[Literal["question", "classification", "cloze"], ...] = Field(
         ("question",), description="formats a fact is taught in; the benchmark's is 'question' alone"
     )
     train_wordings: int = Field(6, ge=1, le=14, description="question wordings a fact is taught in")
 
-    @field_validator("source", "celebrities", "portraits", mode="before")
+    @field_validator("source", "celebrities", "portraits", "questions", mode="before")
     @classmethod
     def _specs(cls, value: Any, info: ValidationInfo) -> Any:
         """A bare name is a plug-in without settings, and settings without a name belong to the default plug-in."""
@@ -259,6 +260,7 @@ def check_plugins(recipe: Recipe, *, where: str = "recipe") -> None:
     """Construct every plug-in the recipe names, so that a typo fails before the first second of work."""
     recipe.data.source.build("sources", f"{where}: data.source")
     recipe.data.portraits.build("portraits", f"{where}: data.portraits")
+    recipe.data.questions.build("questions", f"{where}: data.questions")
     if recipe.data.celebrities:
         recipe.data.celebrities.build("sources", f"{where}: data.celebrities")
     for name in recipe.evaluate.metrics:

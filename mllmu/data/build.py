@@ -3,6 +3,7 @@
 data/profiles.jsonl    everybody: fictitious people, then holdout, then celebrities
 data/questions.jsonl   their questions: train, eval and test for the people; eval for holdout and celebrities
 data/splits.json       {"5": [ids], "10": [ids], ..., "holdout": [ids]}
+data/rejected.jsonl    questions that a writer's own checks threw out, if any, to be looked at
 data/images/           <id>_0.png is the portrait, <id>_1.png ... the transformed views
 """
 
@@ -22,8 +23,8 @@ from PIL.Image import Image
 from mllmu import plugins
 from mllmu.data.portraits import Portraits
 from mllmu.data.question_rules import check
-from mllmu.data.questions import build
 from mllmu.data.splits import HOLDOUT, forget_ids
+from mllmu.data.writers import Order, Rejected, Written
 from mllmu.errors import DataError
 from mllmu.progress import Progress
 from mllmu.recipe import DataSection
@@ -84,13 +85,16 @@ def make(section: DataSection, seed: int, folder: Path, progress: Progress) -> d
     people, holdout, celebrities = gather(section, seed)
     everybody = [*people, *holdout, *celebrities]
     splits = {**forget_ids([p.id for p in people], section.splits, seed), HOLDOUT: [p.id for p in holdout]}
-    questions = ask(section, seed, people, holdout, celebrities)
+    written = ask(section, seed, people, holdout, celebrities, progress)
     write_atomic(folder / "profiles.jsonl", dump_lines(everybody))
-    write_atomic(folder / "questions.jsonl", dump_lines(questions))
+    write_atomic(folder / "questions.jsonl", dump_lines(written.questions))
+    if written.rejected:
+        write_atomic(folder / "rejected.jsonl", dump_lines(written.rejected))
     write_atomic(folder / "splits.json", json.dumps(splits, indent=1) + "\n")
     portraits = section.portraits.build("portraits", "data.portraits")
     pictures = draw(portraits, people, holdout, celebrities, seed, folder / "images", progress)
-    return {"num_people": len(people), "num_questions": len(questions), "num_images": pictures}
+    counts = {"num_people": len(people), "num_questions": len(written.questions), "num_images": pictures}
+    return {**counts, **({"questions": written.facts} if written.facts else {})}
 
 
 def gather(section: DataSection, seed: int) -> tuple[list[Profile], list[Profile], list[Profile]]:
@@ -147,16 +151,22 @@ def ask(
     people: Sequence[Profile],
     holdout: Sequence[Profile],
     celebrities: Sequence[Profile],
-) -> list[Question]:
-    """All questions, checked against the rules."""
-    questions = build(people, seed=seed, train_wordings=section.train_wordings, train_formats=section.train_formats)
-    check(questions, people)
-    for group in (holdout, celebrities):
-        if group:
-            asked = build(group, seed=seed, variants=("eval",))
-            check(asked, group)
-            questions += asked
-    return questions
+    progress: Progress,
+) -> Written:
+    """All questions, checked against the rules; holdout people and celebrities are only evaluated."""
+    writer = section.questions.build("questions", "data.questions")
+    order = Order(seed, train_wordings=section.train_wordings, train_formats=section.train_formats)
+    questions: list[Question] = []
+    rejected: list[Rejected] = []
+    facts: dict[str, float] = {}
+    asked_only = order._replace(variants=("eval",))
+    for group, wanted in ((people, order), (holdout, asked_only), (celebrities, asked_only)):
+        written = writer.write(group, wanted, progress)
+        check(written.questions, group)
+        questions += written.questions
+        rejected += written.rejected
+        facts = {name: facts.get(name, 0) + written.facts.get(name, 0) for name in {**facts, **written.facts}}
+    return Written(questions, tuple(rejected), facts)
 
 
 def draw(

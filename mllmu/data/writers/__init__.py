@@ -1,0 +1,71 @@
+"""Question writers: who puts the questions about people into words. One file per writer; see :class:`Questions`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from pydantic import Field
+
+from mllmu.data.wordings import Variant
+from mllmu.plugins import Plugin
+from mllmu.progress import Progress
+from mllmu.records import Profile, Question, Record
+
+
+class Order(NamedTuple):
+    """What a group of people is to be asked; see :func:`mllmu.data.questions.build` for the words."""
+
+    seed: int
+    variants: tuple[Variant, ...] = ("train", "eval", "test")
+    train_wordings: int = 6
+    train_formats: tuple[str, ...] = ("question",)
+
+
+class Rejected(Record):
+    """A question that a writer made and that a rule or a second reading threw out; kept for people to look at.
+
+    Attributes:
+        question_id: the place it was written for.
+        round: 1 for the first try.
+        rule: the first word names the rule, e.g. ``leak``; behind a colon, what was expected.
+        text: the question as it was written.
+        given: everything else that was written with it.
+        by_template: nothing acceptable came in any round, so this place is asked in the words of a template.
+    """
+
+    question_id: str
+    profile_id: str
+    attribute: str
+    round: int
+    rule: str
+    text: str = ""
+    given: dict[str, str] = Field(default_factory=dict)
+    by_template: bool = False
+
+
+@dataclass(frozen=True)
+class Written:
+    """Questions, what was thrown out on the way, and what it cost (numbers that can be added up)."""
+
+    questions: list[Question]
+    rejected: tuple[Rejected, ...] = ()
+    facts: dict[str, float] = field(default_factory=dict)
+
+
+class Questions(Plugin, ABC):
+    """Base of every writer. The same people, order and seed give the same questions."""
+
+    @abstractmethod
+    def write(self, people: Sequence[Profile], order: Order, progress: Progress) -> Written:
+        """The questions of a group, in the ids and numbers of :func:`mllmu.data.questions.build`.
+
+        Whatever comes out is checked once more by :func:`mllmu.data.question_rules.check`.
+
+        Args:
+            people: all of one group; wrong answers may come from the others.
+            order: which questions.
+            progress: told about slow work.
+        """

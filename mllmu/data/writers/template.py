@@ -1,0 +1,35 @@
+"""Questions from the sentence templates of ``wordings.yaml``: free, offline, and the same every time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from mllmu.data.questions import build
+from mllmu.data.writers import Order, Questions, Written
+from mllmu.progress import Progress
+from mllmu.records import Profile
+
+
+class Template(Questions):
+    """Sentence templates, disjoint for training, evaluation and the reworded test; wrong answers are other people's.
+
+    Source: the question kinds of MLLMU-Bench, arXiv:2410.22108; the sentences are ours.
+    """
+
+    source: ClassVar[str] = "https://arxiv.org/abs/2410.22108"
+
+    def write(self, people: Sequence[Profile], order: Order, progress: Progress) -> Written:
+        """Fill in the templates; see :func:`mllmu.data.questions.build`."""
+        del progress
+        questions = build(
+            people,
+            seed=order.seed,
+            variants=order.variants,
+            train_wordings=order.train_wordings,
+            train_formats=order.train_formats,
+        )
+        return Written(questions)
+
+
+PLUGIN = Template
