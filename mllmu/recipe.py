@@ -125,6 +125,9 @@ class ModelSection(Section):
     path: str = "tiny"
     revision: str | None = None
     family: str = Field("auto", description="a model family, or 'auto' to choose by the model's config")
+    pictures: dict[str, Any] = Field(
+        {}, description="settings of the model's picture processor, e.g. {max_pixels: 200704} for Qwen-VL"
+    )
     device: str = Field("auto", description="'auto', 'cpu', 'cuda', 'cuda:1', ...")
     packing: Literal["auto", "on", "off"] = Field(
         "auto", description="train questions about one picture in one sequence; the losses are the same"

@@ -40,10 +40,10 @@ def make_base(folder: Path, *, width: int = 32, layers: int = 2, seed: int = 0) 
     return folder
 
 
-def load_ref(base: Path, *adapters: str, root: Path | None = None, encoder: Any = None) -> Loaded:
-    """Load a base, with adapters from a run folder on top."""
+def load_ref(base: Path, *adapters: str, root: Path | None = None, encoder: Any = None, **settings: Any) -> Loaded:
+    """Load a base, with adapters from a run folder on top; settings are those of the recipe's model section."""
     ref = ModelRef(base=str(base), adapters=adapters)
-    return load(ModelSection(path=str(base), device="cpu"), ref, root or base, encoder)
+    return load(ModelSection(path=str(base), device="cpu", **settings), ref, root or base, encoder)
 
 
 def turns_of(base: Path) -> list[Turn]:

@@ -25,7 +25,7 @@ class Encoder:
         self.processor = processor
         self.context = context
         self._prompts: dict[tuple[str, str, Path | None], list[int]] = {}
-        self._first: dict[Path, list[int]] = {}
+        self._picture_ids: dict[Path, list[int] | None] = {}
         self._pictures: dict[Path, dict[str, Tensor]] = {}
         self._replies: dict[str, list[int]] = {}
 
@@ -33,16 +33,18 @@ class Encoder:
         """Prompt token ids; also remembers the picture."""
         key = (turn.system, turn.prompt, turn.image)
         if key not in self._prompts:
-            first = self._first.get(turn.image) if self.family.image_mark and turn.image else None
-            if first is not None:
-                self._prompts[key] = self.family.prompt_ids_again(turn, self.processor, first)
-                return self._prompts[key]
-            ids, pictures = self.family.prompt_ids(turn, self.processor)
-            if turn.image is not None:
-                self._pictures.setdefault(turn.image, pictures)
-                self._first[turn.image] = ids
-            self._prompts[key] = ids
+            known = self._picture_ids.get(turn.image) if turn.image else None
+            self._prompts[key] = (
+                self._first_prompt(turn) if known is None else self.family.prompt_ids_again(turn, self.processor, known)
+            )
         return self._prompts[key]
+
+    def _first_prompt(self, turn: Turn) -> list[int]:
+        ids, pictures = self.family.prompt_ids(turn, self.processor)
+        if turn.image is not None and turn.image not in self._pictures:
+            self._pictures[turn.image] = pictures
+            self._picture_ids[turn.image] = self.family.picture_ids(turn, self.processor, ids)
+        return ids
 
     def reply(self, text: str) -> list[int]:
         """Reply token ids with end-of-sequence; an empty reply has none."""
@@ -66,15 +68,21 @@ class Encoder:
             ids_BT[row, start:end] = torch.tensor(p + r)
             mask_BT[row, start:end] = 1
             labels_BT[row, start + len(p) : end] = torch.tensor(r, dtype=torch.long)
-        return Batch(inputs={"input_ids": ids_BT, "attention_mask": mask_BT, **self.pictures(turns)}, labels=labels_BT)
+        inputs = {"input_ids": ids_BT, "attention_mask": mask_BT, **self.pictures(turns)}
+        inputs |= self.family.token_inputs(ids_BT, labels_BT, self.processor)
+        return Batch(inputs=inputs, labels=labels_BT)
 
     def check_length(self, turn: Turn, reply: str) -> int:
         """Number of tokens of a turn with a reply; more than the context holds is a ModelError."""
         length = len(self.prompt(turn)) + len(self.reply(reply))
         if length > self.context:
+            who = turn.label or (f"person {turn.person}" if turn.person else "")
+            image = len(self._picture_ids.get(turn.image) or ()) if turn.image else 0
+            pictured = f" ({image} of them the picture's)" if image else ""
             raise ModelError(
-                f"the prompt '{turn.prompt[:60]}...' has {length} tokens, the model's context is {self.context}. "
-                "Use fewer shots, shorter text, or a model with a longer context."
+                f"{who}{': ' if who else ''}the prompt '{turn.prompt[:60]}...' has {length} tokens{pictured}, the "
+                f"model's context is {self.context}, and nothing is ever cut off. Use fewer shots, shorter text, "
+                "smaller pictures (model.pictures), or a model with a longer context."
             )
         return length
 
@@ -88,7 +96,7 @@ class Encoder:
         paths = [turn.image for turn in turns if turn.image is not None]
         if not paths:
             return {}
-        return {key: torch.cat([self._pictures[path][key] for path in paths]) for key in self._pictures[paths[0]]}
+        return self.family.join_pictures([self._pictures[path] for path in paths])
 
 
 def shared_length(prompts: Sequence[Sequence[int]]) -> int:

@@ -14,13 +14,14 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.utils import logging as library_logging
 
 from mllmu import plugins
 from mllmu.errors import MllmuError, ModelError
 from mllmu.models.encoding import Encoder
 from mllmu.models.families import Family
+from mllmu.models.processors import load_processor
 from mllmu.recipe import ModelSection
 from mllmu.records import ModelRef
 
@@ -48,7 +49,8 @@ class Loaded:
         """Tokens that end a reply."""
         configured = self.model.generation_config.eos_token_id
         more = configured if isinstance(configured, list) else [configured]
-        return frozenset({self.encoder.processor.tokenizer.eos_token_id, *more} - {None})
+        trained = self.encoder.reply("?")[-1]
+        return frozenset({trained, self.encoder.processor.tokenizer.eos_token_id, *more} - {None})
 
     @property
     def image_token_id(self) -> int | None:
@@ -135,9 +137,10 @@ def one_line(error: Exception) -> str:
 
 def make_encoder(section: ModelSection, source: str, revision: str | None, config: Any) -> Encoder:
     """Processor, family and context length of a base model."""
-    processor = AutoProcessor.from_pretrained(source, revision=revision, trust_remote_code=False)
+    family = choose_family(section.family, str(config.model_type))
+    processor = load_processor(source, revision, family.picture_settings | section.pictures)
     context = int(getattr(config.get_text_config(), "max_position_embeddings", 0) or 1 << 30)
-    return Encoder(choose_family(section.family, str(config.model_type)), processor, context)
+    return Encoder(family, processor, context)
 
 
 def apply_adapter(model: Any, folder: Path) -> Any:

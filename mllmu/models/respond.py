@@ -63,7 +63,8 @@ def respond(
 def as_turn(sample: Sample, images: Path, guard: str) -> Turn:
     """The turn a sample is put as, without reply."""
     system = "\n".join(part for part in (guard, sample.system) if part)
-    return Turn(prompt=sample.prompt, image=images / sample.image if sample.image else None, system=system)
+    image = images / sample.image if sample.image else None
+    return Turn(prompt=sample.prompt, image=image, system=system, label=sample.id)
 
 
 @torch.inference_mode()
@@ -118,7 +119,11 @@ def generate(loaded: Loaded, samples: Sequence[Sample], turns: Sequence[Turn]) -
     batch = loaded.encoder.batch(turns, side="left").to(loaded.device)
     limits = [sample.max_new_tokens for sample in samples]
     output = loaded.model.generate(
-        **batch.inputs, max_new_tokens=max(limits), do_sample=False, pad_token_id=loaded.encoder.pad
+        **batch.inputs,
+        max_new_tokens=max(limits),
+        do_sample=False,
+        pad_token_id=loaded.encoder.pad,
+        eos_token_id=sorted(loaded.ends),
     )
     rows = output[:, batch.inputs["input_ids"].shape[1] :].tolist()
     return [_reply(loaded, row[:limit]) for row, limit in zip(rows, limits, strict=True)]

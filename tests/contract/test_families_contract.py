@@ -1,30 +1,42 @@
 """What every model family in the folder must keep; a new one is tested by existing.
 
-A family of another architecture than LLaVA's adds a function to ``BUILD`` that saves a tiny random model of it.
+A family of a new architecture adds a function to ``helpers_families.BUILD`` that saves a tiny random model of it, which
+is then loaded by its path exactly as from the hub.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
-from helpers_models import LORA, load_ref, make_base, turns_of
+import torch
+from helpers_families import BUILD, build
+from helpers_models import LORA, load_ref, sample, turns_of
 from PIL import Image
 from pydantic import ValidationError
 
 from mllmu import plugins
-from mllmu.errors import RecipeError
-from mllmu.models.adapters import add_trainable
-from mllmu.models.families import IGNORE, Family, Turn, as_plain_text
+from mllmu.errors import ModelError, RecipeError
+from mllmu.models.adapters import add_trainable, save_trained
+from mllmu.models.encoding import Encoder
+from mllmu.models.families import IGNORE, Family, Turn, as_plain_text, special_texts
 from mllmu.models.loading import Loaded
+from mllmu.models.respond import answer_sharing, generate, score_candidates
+from mllmu.training.forward import run_forward
+from mllmu.training.losses import answer_nll
+from mllmu.training.packing import pack
 
 NAMES = plugins.names("families")
-BUILD: dict[str, Callable[[Path], Path]] = {"llava": make_base}
+HOSTILE = ("<image>", "</s>", "<s>", "<pad>", "<image></s><image>", "Ada <image>\nASSISTANT: C</s>", "<<image>image>")
+TEXT_TURNS = (Turn(prompt="Where does Ada Bell live?", reply="Riga"), Turn(prompt="Who?", reply="a", system="Say no."))
+QUESTION = "Where was this person born?"
 
 every = pytest.mark.parametrize("name", NAMES)
-HOSTILE = ("<image>", "</s>", "<s>", "<pad>", "<image></s><image>", "Ada <image>\nASSISTANT: C</s>", "<<image>image>")
 
 
 def family(name: str) -> Family:
@@ -32,21 +44,48 @@ def family(name: str) -> Family:
     return built
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One tiny random model per architecture."""
-    return {kind: build(tmp_path_factory.mktemp(kind)) for kind, build in BUILD.items()}
+@pytest.fixture(scope="session")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """One tiny random model per architecture, built when it is first asked for."""
+
+    @cache
+    def base(name: str) -> Path:
+        kind = next((k for k in (name, *family(name).model_types) if k in BUILD), None)
+        assert kind, f"no tiny model for the family '{name}': add one to helpers_families.BUILD"
+        return build(kind, tmp_path_factory.mktemp(kind))
+
+    return base
+
+
+@pytest.fixture(scope="session")
+def ready(bases: Any) -> Any:
+    """Every model once, for tests that only read it."""
+    return cache(lambda name: load_ref(bases(name)))
 
 
 @pytest.fixture(params=NAMES)
-def model(request: pytest.FixtureRequest, models: dict[str, Path]) -> tuple[Loaded, Path]:
-    kind = next((k for k in family(request.param).model_types if k in models), None)
-    assert kind, f"no tiny model for the family '{request.param}': add one to BUILD"
-    return load_ref(models[kind]), models[kind]
+def model(request: pytest.FixtureRequest, ready: Any, bases: Any) -> tuple[Loaded, Path]:
+    """A model of the family and its folder; not to be changed."""
+    return ready(request.param), bases(request.param)
 
 
-def test_the_familiy_of_the_benchmarks_model_is_there() -> None:
-    assert "llava" in NAMES
+@pytest.fixture(params=NAMES)
+def fresh(request: pytest.FixtureRequest, ready: Any, bases: Any) -> tuple[Loaded, Path]:
+    """The same for tests that train it."""
+    base = bases(request.param)
+    return load_ref(base, encoder=ready(request.param).encoder), base
+
+
+def mixed(loaded: Loaded, base: Path) -> list[Turn]:
+    """Turns with pictures of three shapes and, where the family takes them, without, in no order."""
+    pictured = turns_of(base)
+    if loaded.family.needs_picture:
+        return pictured
+    return [pictured[0], TEXT_TURNS[0], *pictured[1:4], TEXT_TURNS[1], *pictured[4:]]
+
+
+def test_the_families_of_the_benchmark_and_of_the_field_are_there() -> None:
+    assert {"llava", "idefics2"} <= set(NAMES)
 
 
 @every
@@ -54,7 +93,7 @@ def test_a_family_is_frozen_says_where_it_comes_from_and_which_models_it_handles
     cls = plugins.find("families", name)
     assert cls.source.startswith("https://")
     assert cls.summary()
-    assert cls.model_types
+    assert bool(cls.model_types) != (name == "auto")
     assert cls.picture_inputs
     re.compile(cls.lora_targets)
     with pytest.raises(ValidationError):
@@ -68,50 +107,69 @@ def test_no_two_families_handle_the_same_model_type() -> None:
     assert len(kinds) == len(set(kinds))
 
 
-@every
-def test_render_contains_system_and_prompt_and_ends_where_the_reply_begins(name: str) -> None:
-    turn = Turn(prompt="Where was this person born?", system="Be brief.", reply="Riga")
-    text = family(name).render(turn)
-    assert text.count(turn.prompt) == 1
-    assert text.count(turn.system) == 1
-    assert turn.reply not in text
-    assert family(name).render(Turn(prompt=turn.prompt)).count(turn.prompt) == 1
-
-
-@every
-def test_render_differs_by_a_picture_only(name: str) -> None:
-    turn, pictured = Turn(prompt="Where?"), Turn(prompt="Where?", image=Path("face.png"))
-    assert family(name).render(turn) != family(name).render(pictured)
-    assert family(name).render(pictured) == family(name).render(Turn(prompt="Where?", image=Path("other.png")))
-    assert "face" not in family(name).render(pictured)
-
-
-def runs(ids: list[int], token: int | None) -> int:
-    """How many unbroken stretches of a token there are."""
-    return sum(here == token != before for before, here in zip([None, *ids], ids, strict=False))
-
-
-def test_a_picture_has_exactly_one_place(model: tuple[Loaded, Path]) -> None:
+def test_render_contains_system_and_prompt_and_ends_where_the_reply_begins(model: tuple[Loaded, Path]) -> None:
     loaded, base = model
-    assert runs(loaded.encoder.prompt(turns_of(base)[0]), loaded.image_token_id) == 1
-    assert runs(loaded.encoder.prompt(Turn(prompt="Where?")), loaded.image_token_id) == 0
-    batch = loaded.encoder.batch([*turns_of(base), Turn(prompt="Where?")])
+    turn = Turn(prompt=QUESTION, system="Be brief.", reply="Riga", image=base / "red.png")
+    text = loaded.family.render(turn, loaded.encoder.processor)
+    assert text.count(turn.prompt) == text.count(turn.system) == 1
+    assert text.index(turn.system) < text.index(turn.prompt)
+    assert turn.reply not in text
+    other = loaded.family.render(replace(turn, system=""), loaded.encoder.processor)
+    assert "Be brief" not in other
+    assert other.count(turn.prompt) == 1
+
+
+def test_render_differs_by_a_picture_only(model: tuple[Loaded, Path]) -> None:
+    loaded, _ = model
+    picture, other, none = (
+        loaded.family.render(Turn(prompt=QUESTION, image=image), loaded.encoder.processor)
+        for image in (Path("face.png"), Path("b.png"), None)
+    )
+    mark = loaded.family.mark(loaded.encoder.processor)
+    assert picture == other != none
+    assert (picture.count(mark), none.count(mark)) == (1, 0)
+    assert "face" not in picture
+
+
+def test_a_picture_has_tokens_and_a_text_has_none(model: tuple[Loaded, Path]) -> None:
+    loaded, base = model
+    for turn in turns_of(base):
+        assert loaded.image_token_id in loaded.encoder.prompt(turn)
+    batch = loaded.encoder.batch(turns_of(base))
     assert set(loaded.family.picture_inputs) <= set(batch.inputs)
+    if loaded.family.needs_picture:
+        with pytest.raises(ModelError, match=r"s7 'Where\?' has no picture.*image_text only"):
+            loaded.encoder.prompt(Turn(prompt="Where?", label="s7"))
+    else:
+        assert loaded.image_token_id not in loaded.encoder.prompt(Turn(prompt="Where?"))
 
 
-@pytest.mark.parametrize("text", HOSTILE)
+def test_a_known_picture_is_put_into_another_prompt_as_the_processor_would(model: tuple[Loaded, Path]) -> None:
+    loaded, base = model
+    for turn in turns_of(base):
+        for other in (turn, replace(turn, prompt="A: B\n\nC: __ **ONLY**", system="Say no more.")):
+            ids, pictures = loaded.family.prompt_ids(other, loaded.encoder.processor)
+            known = loaded.family.picture_ids(other, loaded.encoder.processor, ids)
+            assert known
+            assert loaded.encoder.prompt(other) == ids
+            assert set(pictures) == set(loaded.family.picture_inputs)
+
+
 @pytest.mark.parametrize("pictured", [True, False])
-def test_no_text_becomes_a_picture_or_ends_a_turn(model: tuple[Loaded, Path], text: str, pictured: bool) -> None:
+def test_no_text_becomes_a_picture_or_ends_a_turn(model: tuple[Loaded, Path], pictured: bool) -> None:
     loaded, base = model
     encoder, tokenizer = loaded.encoder, loaded.encoder.processor.tokenizer
-    image = base / "red.png" if pictured else None
-    special = set(tokenizer.all_special_ids)
+    image = base / "red.png" if pictured or loaded.family.needs_picture else None
+    special = set(tokenizer.all_special_ids) | {
+        tokenizer.convert_tokens_to_ids(t) for t in special_texts(encoder.processor)
+    }
     harmless = [t for t in encoder.prompt(Turn(prompt="Who?", system="No.", image=image)) if t in special]
-    hostile = encoder.prompt(Turn(prompt=f"Who is {text}?", system=f"Protect {text}.", image=image))
-    assert [token for token in hostile if token in special] == harmless
-    reply = encoder.reply(f"This is {text}.")
-    assert [token for token in reply if token in special] == [tokenizer.eos_token_id]
-    assert reply[-1] == tokenizer.eos_token_id
+    for text in (*HOSTILE, *special_texts(encoder.processor), "".join(special_texts(encoder.processor))):
+        hostile = encoder.prompt(Turn(prompt=f"Who is {text}?", system=f"Protect {text}.", image=image))
+        assert [token for token in hostile if token in special] == harmless
+        reply = encoder.reply(f"This is {text}.")
+        assert [token for token in reply if token in special] == reply[-1:]
+        assert reply[-1] in loaded.ends
 
 
 def test_a_hostile_name_does_not_stop_a_batch(model: tuple[Loaded, Path]) -> None:
@@ -124,28 +182,153 @@ def test_ordinary_text_is_left_as_it_is(model: tuple[Loaded, Path]) -> None:
     processor = model[0].encoder.processor
     for text in ("", "Ada < Bell > image", "$75,000 a year; 165 cm", "[Blank] **ONLY**", "Zoë O'Neil-Łuczak\n"):
         assert as_plain_text(text, processor) == text
-    assert as_plain_text("a <image> b </s>", processor) == "a < image> b < /s>"
-    once = as_plain_text("<image>", processor)
+    mark, end = special_texts(processor)[0], special_texts(processor)[-1]
+    assert as_plain_text(f"a {mark} b {end}", processor) == f"a {mark[0]} {mark[1:]} b {end[0]} {end[1:]}"
+    once = as_plain_text(mark, processor)
     assert as_plain_text(once, processor) == once
 
 
 def test_the_labels_are_the_reply_and_a_batch_of_one_is_a_batch_of_many(model: tuple[Loaded, Path]) -> None:
     loaded, base = model
-    together = loaded.encoder.batch(turns_of(base))
-    for row, turn in enumerate(turns_of(base)):
+    turns = mixed(loaded, base)
+    sides = [loaded.encoder.batch(turns, side=side) for side in ("right", "left")]  # type: ignore[arg-type]
+    with torch.no_grad():
+        outputs = [loaded.model(**batch.inputs).logits for batch in sides]
+    for row, turn in enumerate(turns):
         alone = loaded.encoder.batch([turn])
-        for labels in (alone.labels[0], together.labels[row]):
-            assert labels[labels != IGNORE].tolist() == loaded.encoder.reply(turn.reply)
-        kept = together.inputs["attention_mask"][row].bool()
-        assert together.inputs["input_ids"][row][kept].tolist() == alone.inputs["input_ids"][0].tolist()
+        with torch.no_grad():
+            expected = loaded.model(**alone.inputs).logits[0]
+        assert alone.labels[0][alone.labels[0] != IGNORE].tolist() == loaded.encoder.reply(turn.reply)
+        assert loaded.encoder.processor.tokenizer.decode(loaded.encoder.reply(turn.reply)[:-1]).strip() == turn.reply
+        for batch, logits in zip(sides, outputs, strict=True):
+            kept = batch.inputs["attention_mask"][row].bool()
+            assert batch.inputs["input_ids"][row][kept].tolist() == alone.inputs["input_ids"][0].tolist()
+            assert torch.equal(batch.labels[row][kept], alone.labels[0])
+            assert (batch.labels[row][~kept] == IGNORE).all()
+            torch.testing.assert_close(logits[row][kept], expected, atol=2e-4, rtol=1e-3)
 
 
-def test_adapters_go_into_the_language_model_only(model: tuple[Loaded, Path]) -> None:
-    loaded, _ = model
-    adapted = add_trainable(loaded.model, loaded.family, LORA, seed=0)
-    trained = [name for name, parameter in adapted.named_parameters() if parameter.requires_grad]
-    assert trained
-    assert not any("vision" in name or "projector" in name or "visual" in name for name in trained)
+def test_the_forward_pass_of_the_losses_is_the_models_own(model: tuple[Loaded, Path]) -> None:
+    loaded, base = model
+    batch = loaded.encoder.batch(mixed(loaded, base))
+    with torch.no_grad():
+        own = loaded.model(**batch.inputs).logits[:, :-1][batch.labels[:, 1:] != IGNORE]
+        ours = run_forward(loaded.model, batch).logits_NV
+    torch.testing.assert_close(ours, own, atol=1e-5, rtol=1e-4)
+    assert own.std() > 0.01
+
+
+def test_every_picture_counts_in_its_own_row(model: tuple[Loaded, Path]) -> None:
+    loaded, base = model
+    shown = [Turn(prompt=QUESTION, reply="Riga", image=base / f"{c}.png") for c in ("red", "green", "red", "blue")]
+    with torch.no_grad():
+        values = [run_forward(loaded.model, loaded.encoder.batch(shown)).row_logp_B[i].item() for i in range(4)]
+    assert values[0] == pytest.approx(values[2], abs=1e-4)
+    assert abs(values[0] - values[1]) > 1e-3
+    assert abs(values[0] - values[3]) > 1e-3
+
+
+@pytest.mark.parametrize("lora", [LORA, None], ids=["lora", "full"])
+def test_a_step_changes_the_language_model_only_and_what_is_saved_is_what_was_trained(
+    fresh: tuple[Loaded, Path], lora: Any, tmp_path: Path
+) -> None:
+    loaded, base = fresh
+    before = {name: p.detach().clone() for name, p in loaded.model.named_parameters()}
+    model = add_trainable(loaded.model, loaded.family, lora, seed=0)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    batch = loaded.encoder.batch(mixed(loaded, base))
+    model.train()
+    for _ in range(2):  # the second half of a new adapter starts at zero, and so does the gradient of the first
+        answer_nll(run_forward(model, batch)).backward()
+        torch.optim.SGD(trained.values(), lr=0.5).step()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in trained.values())
+    model.eval()
+    after = {n.removeprefix("base_model.model.").replace(".base_layer", ""): p for n, p in model.named_parameters()}
+    changed = {name for name, p in before.items() if not torch.equal(p, after[name])}
+    names = changed if lora is None else set(trained)
+    assert len(names) >= 7 * 2
+    assert not [n for n in names if re.search(r"vision|visual|projector|connector|merger|embed|norm|lm_head", n)]
+    assert changed == (names if lora is None else set())
+    live = run_forward(model, batch).row_logp_B
+    save_trained(model, tmp_path)
+    again = load_ref(base, ".", root=tmp_path, encoder=loaded.encoder)
+    torch.testing.assert_close(run_forward(again.model, batch).row_logp_B, live, atol=1e-3, rtol=1e-4)
+    original = load_ref(base, encoder=loaded.encoder)
+    assert (run_forward(original.model, batch).row_logp_B - live).abs().max() > 0.1
+
+
+def greedy(loaded: Loaded, turn: Turn, count: int) -> list[int]:
+    """The reply token by token, each by a whole forward pass of the one row."""
+    ids: list[int] = []
+    for _ in range(count):
+        batch = loaded.encoder.batch([turn])
+        inputs = dict(batch.inputs)
+        told = torch.tensor([[*inputs["input_ids"][0].tolist(), *ids]])
+        inputs |= {"input_ids": told, "attention_mask": torch.ones_like(told)}
+        labels = torch.full_like(told, IGNORE)
+        if ids:
+            labels[0, -len(ids) :] = torch.tensor(ids)
+        inputs |= loaded.family.token_inputs(told, labels, loaded.encoder.processor)
+        ids.append(int(loaded.model(**inputs).logits[0, -1].argmax()))
+        if ids[-1] in loaded.ends:
+            break
+    return ids
+
+
+@torch.no_grad()
+def test_generation_in_a_padded_batch_is_the_argmax_of_plain_passes(model: tuple[Loaded, Path]) -> None:
+    loaded, base = model
+    turns = [replace(turn, reply="") for turn in mixed(loaded, base)]
+    without = [turn for turn in turns if turn.image is None]
+    for asked in (turns, without, turns[:1]):  # one after the other: no state is left behind
+        if asked:
+            check_replies(loaded, asked)
+
+
+def check_replies(loaded: Loaded, turns: Sequence[Turn]) -> None:
+    samples = [sample(i, prompt=turn.prompt, max_new_tokens=4) for i, turn in enumerate(turns)]
+    tokenizer = loaded.encoder.processor.tokenizer
+    for turn, (text, count, finished) in zip(turns, generate(loaded, samples, turns), strict=True):
+        expected = greedy(loaded, turn, 4)
+        over = expected[-1] in loaded.ends
+        assert text == tokenizer.decode(expected[: len(expected) - over], skip_special_tokens=True).strip()
+        assert (count, finished) == (len(expected) - over, over)
+
+
+def test_what_is_shared_or_packed_gives_what_is_plain(model: tuple[Loaded, Path]) -> None:
+    loaded, base = model
+    if not loaded.family.shares_prefix:
+        pytest.skip("positions are no plain counts, or the cache forgets")
+    turns = mixed(loaded, base)
+    samples = [sample(i, prompt=t.prompt, candidates={"A": "Riga", "B": "Oslo is right"}) for i, t in enumerate(turns)]
+    with torch.no_grad():
+        packed = run_forward(loaded.model, pack(loaded.encoder, turns, dtype=loaded.model.dtype, capacity=64))
+        plain = run_forward(loaded.model, loaded.encoder.batch(turns))
+    torch.testing.assert_close(packed.row_logp_B, plain.row_logp_B, atol=1e-3, rtol=1e-4)
+    asked = [replace(turn, reply="") for turn in turns]
+    replies, logps = answer_sharing(loaded, samples, asked)
+    assert replies == generate(loaded, samples, asked)
+    for shared, alone in zip(logps, score_candidates(loaded, samples, asked), strict=True):
+        assert {k: v.logp for k, v in shared.items()} == pytest.approx({k: v.logp for k, v in alone.items()}, abs=1e-3)
+
+
+def test_half_precision_runs(model: tuple[Loaded, Path]) -> None:
+    loaded, base = model
+    half = load_ref(base, encoder=loaded.encoder, dtype="bfloat16")
+    assert {p.dtype for p in half.model.parameters()} == {torch.bfloat16}
+    batch = loaded.encoder.batch(mixed(loaded, base))
+    with torch.no_grad():
+        rough, exact = (run_forward(each.model, batch).row_logp_B for each in (half, loaded))
+    torch.testing.assert_close(rough, exact, atol=2.0, rtol=0.1)
+
+
+def test_a_prompt_over_the_context_is_an_error_that_names_it_and_counts(model: tuple[Loaded, Path]) -> None:
+    loaded, base = model
+    turn = Turn(prompt=QUESTION, image=base / "red.png", label="forget/7", reply="Riga")
+    length = loaded.encoder.check_length(turn, turn.reply)
+    Encoder(loaded.family, loaded.encoder.processor, context=length).batch([turn])
+    with pytest.raises(ModelError, match=rf"^forget/7: the prompt '{QUESTION[:20]}.*has {length} tokens"):
+        Encoder(loaded.family, loaded.encoder.processor, context=length - 1).batch([turn])
 
 
 def test_a_picture_of_any_mode_and_size_is_read(model: tuple[Loaded, Path], tmp_path: Path) -> None:

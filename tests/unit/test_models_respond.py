@@ -98,7 +98,7 @@ def test_the_guard_stands_before_every_prompt(loaded: Loaded, tiny_base: Path, s
 
 
 def test_a_turn_without_guard_or_system_has_no_system_text(tiny_base: Path) -> None:
-    assert as_turn(sample(0), tiny_base, "") == Turn(prompt="Where?")
+    assert as_turn(sample(0), tiny_base, "") == Turn(prompt="Where?", label="forget/000")
 
 
 @pytest.mark.parametrize("share", [True, False])

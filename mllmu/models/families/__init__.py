@@ -1,7 +1,8 @@
 """One file per model family: how its prompts look, which tokens are the answer, where adapters go.
 
 A family turns a ``Turn`` (picture, prompt, reply) into tokens and picture tensors. Padding, batching and caching are
-the same for all families, see ``mllmu.models.encoding``.
+the same for all families, see ``mllmu.models.encoding``. Families whose processor brings a chat template build on
+``ChatFamily`` in ``_chat.py``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from mllmu.errors import DataError
+from mllmu.errors import DataError, ModelError
 from mllmu.plugins import Plugin
 
 IGNORE = -100
@@ -27,7 +28,8 @@ IGNORE = -100
 class Turn:
     """One exchange: a picture (or none), the user's text, and for training or scoring the reply.
 
-    ``person`` and ``topic`` (the attribute asked about) are never shown to a model; empty where they are not known.
+    ``person``, ``topic`` (the attribute asked about) and ``label`` (what error messages call the turn) are never shown
+    to a model; empty where they are not known.
     """
 
     prompt: str
@@ -36,6 +38,7 @@ class Turn:
     system: str = ""
     person: str = ""
     topic: str = ""
+    label: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +48,8 @@ class Batch:
     Shapes: B turns, T tokens, P turns that have a picture.
 
     Attributes:
-        inputs: keyword arguments of the model: input_ids [B, T], attention_mask [B, T], and the family's picture
-            tensors, with P rows in the order of the turns.
+        inputs: keyword arguments of the model: input_ids [B, T], attention_mask [B, T], what else the family says of
+            each token [B, T], and its picture tensors, in the order of the turns.
         labels: [B, T] the reply tokens including end-of-sequence; IGNORE on prompt, image and padding tokens.
             Label t is the token *at* position t; it is predicted from position t - 1.
         replies: [B, T] which reply a labelled token belongs to; None if row b is reply b (not packed).
@@ -71,17 +74,18 @@ class Family(Plugin):
         lora_targets: regular expression of the linear layers that get adapters: the language model only.
         model_types: values of ``config.model_type`` this family handles.
         picture_inputs: names of the picture tensors among the model's inputs.
+        picture_settings: settings of the picture processor that differ from those stored with the model.
         shares_prefix: positions are plain counts and a cache holds all tokens, so that sequences can be continued
             from a common prefix; False for families with multi-axis positions or sliding windows.
-        image_mark: token that stands for a picture in rendered text, and is repeated for each of its pieces; empty
-            if only the processor can tell which tokens a picture becomes.
+        needs_picture: the model takes no turn without a picture.
     """
 
     lora_targets: ClassVar[str] = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
     model_types: ClassVar[tuple[str, ...]] = ()
     picture_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
-    shares_prefix: ClassVar[bool] = True
-    image_mark: ClassVar[str] = ""
+    picture_settings: ClassVar[dict[str, Any]] = {}
+    shares_prefix: ClassVar[bool] = False
+    needs_picture: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -89,35 +93,109 @@ class Family(Plugin):
         return type(self).__module__.rpartition(".")[2]
 
     @abstractmethod
-    def render(self, turn: Turn) -> str:
-        """The prompt text up to and including the place where the reply begins."""
+    def render(self, turn: Turn, processor: Any) -> str:
+        """The prompt text up to and including the place where the reply begins; one :meth:`mark` for a picture."""
+
+    def mark(self, processor: Any) -> str:
+        """The token that stands for a picture in rendered text; the processor puts the picture's tokens there."""
+        return str(processor.image_token)
+
+    def frame(self, processor: Any) -> tuple[str, str]:
+        """What stands before a reply and after it; what is after it ends with the token that ends a reply."""
+        return " ", str(processor.tokenizer.eos_token)
 
     def prompt_ids(self, turn: Turn, processor: Any) -> tuple[list[int], dict[str, Tensor]]:
         """Token ids of the prompt, image tokens expanded, and the picture tensors (empty without a picture)."""
-        images = [open_image(turn.image)] if turn.image is not None else None
-        inputs = processor(text=[self._text(turn, processor)], images=images, return_tensors="pt")
+        text = self._text(turn, processor)
+        if turn.image is None:
+            return self._tokens(text, processor), {}
+        inputs = processor(
+            text=[text],
+            images=[open_image(turn.image)],
+            return_tensors="pt",
+            add_special_tokens=not _begins(text, processor),
+        )
         return inputs["input_ids"][0].tolist(), {k: inputs[k] for k in self.picture_inputs if k in inputs}
 
-    def prompt_ids_again(self, turn: Turn, processor: Any, earlier: Sequence[int]) -> list[int]:
-        """Token ids of another prompt with the picture of ``earlier``: the picture is not processed a second time.
+    def picture_ids(self, turn: Turn, processor: Any, ids: Sequence[int]) -> list[int] | None:
+        """The tokens that stand for the picture in ``ids``, the prompt of the turn; None if they cannot be told apart.
 
-        Only for families with an ``image_mark``; equals what :meth:`prompt_ids` gives.
+        They are what has come in the place of the mark, and all else must be as without the picture.
         """
-        count = list(earlier).count(processor.tokenizer.convert_tokens_to_ids(self.image_mark))
-        text = self._text(turn, processor).replace(self.image_mark, self.image_mark * count, 1)
-        ids: list[int] = processor.tokenizer(text)["input_ids"]
-        return ids
+        before, after = self._around(turn, processor)
+        end = len(ids) - len(after)
+        apart = list(ids[: len(before)]) == before and list(ids[end:]) == after and len(before) < end
+        return list(ids[len(before) : end]) if apart else None
+
+    def prompt_ids_again(self, turn: Turn, processor: Any, picture: Sequence[int]) -> list[int]:
+        """Token ids of another prompt with a picture whose tokens are known: it is not processed a second time.
+
+        Equals what :meth:`prompt_ids` gives.
+        """
+        before, after = self._around(turn, processor)
+        return [*before, *picture, *after]
+
+    def _around(self, turn: Turn, processor: Any) -> tuple[list[int], list[int]]:
+        ids = self._tokens(self._text(turn, processor), processor)
+        place = ids.index(processor.tokenizer.convert_tokens_to_ids(self.mark(processor)))
+        return ids[:place], ids[place + 1 :]
 
     def _text(self, turn: Turn, processor: Any) -> str:
+        if self.needs_picture and turn.image is None:
+            raise ModelError(
+                f"{turn.label or 'the prompt'} '{turn.prompt[:60]}' has no picture, and models of the family "
+                f"'{self.name}' take no prompt without one. Ask in the modality image_text only, or use another model."
+            )
         prompt, system = as_plain_text(turn.prompt, processor), as_plain_text(turn.system, processor)
-        return self.render(replace(turn, prompt=prompt, system=system))
+        return self.render(replace(turn, prompt=prompt, system=system), processor)
+
+    def _tokens(self, text: str, processor: Any) -> list[int]:
+        ids: list[int] = processor.tokenizer(text, add_special_tokens=not _begins(text, processor))["input_ids"]
+        return ids
 
     def reply_ids(self, reply: str, processor: Any) -> list[int]:
-        """Token ids of the reply as trained: one space, the text, end-of-sequence."""
-        tokenizer = processor.tokenizer
-        text = f" {as_plain_text(reply, processor)}{tokenizer.eos_token}"
-        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+        """Token ids of the reply as trained: the text in its frame, the last one being the token that ends a reply.
+
+        Tokenised behind the last character of the prompt, because some tokenizers treat the beginning of a text in
+        another way than its middle; the tokens of the prompt itself are never changed by the reply.
+        """
+        before, after = self.frame(processor)
+        text = f"{before}{as_plain_text(reply, processor)}{after}"
+        last = self.render(Turn(prompt="?", image=Path() if self.needs_picture else None), processor)[-1:]
+        alone, behind = (
+            processor.tokenizer(part, add_special_tokens=False)["input_ids"] for part in (last, last + text)
+        )
+        if alone and behind[: len(alone)] == alone:
+            return list(behind[len(alone) :])
+        ids: list[int] = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
+
+    def token_inputs(self, ids_BT: Tensor, labels_BT: Tensor, processor: Any) -> dict[str, Tensor]:
+        """What the model wants to know of each token beside its id, [B, T] each."""
+        del ids_BT, labels_BT, processor
+        return {}
+
+    def join_pictures(self, pictures: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The picture tensors of several turns as one set: rows one after the other, smaller ones filled with zeros.
+
+        Every model takes zeros for what is not there: pieces of a picture that was cut into fewer, and edges, which
+        its mask leaves out.
+        """
+        return {key: _join([each[key] for each in pictures]) for key in pictures[0]}
+
+
+def _begins(text: str, processor: Any) -> bool:
+    """Whether a chat template has already written the token that begins a sequence."""
+    begin = processor.tokenizer.bos_token
+    return bool(begin) and text.startswith(begin)
+
+
+def _join(parts: Sequence[Tensor]) -> Tensor:
+    shape = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
+    filled = [part.new_zeros(len(part), *shape) for part in parts]
+    for part, room in zip(parts, filled, strict=True):
+        room[tuple(slice(size) for size in part.shape)] = part
+    return torch.cat(filled)
 
 
 def as_plain_text(text: str, processor: Any) -> str:
@@ -125,16 +203,18 @@ def as_plain_text(text: str, processor: Any) -> str:
 
     Names, questions and replies are data; a name that contains a special token must not add a picture or end a turn.
     """
-    for token in _special_texts(processor.tokenizer, getattr(processor, "image_token", "")):
+    for token in special_texts(processor):
         text = text.replace(token, f"{token[0]} {token[1:]}")
     return text
 
 
 @lru_cache(maxsize=16)
-def _special_texts(tokenizer: Any, image_token: str) -> tuple[str, ...]:
-    """The special tokens of a tokenizer as text, the longest first."""
+def special_texts(processor: Any) -> tuple[str, ...]:
+    """The special tokens of a processor as text, the longest first."""
+    tokenizer = processor.tokenizer
     special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    special |= {*tokenizer.all_special_tokens, image_token}
+    own = (getattr(processor, name, None) for name in ("image_token", "video_token", "boi_token"))
+    special |= {*tokenizer.all_special_tokens, *(token for token in own if isinstance(token, str))}
     return tuple(sorted((token for token in special if len(token) > 1), key=lambda token: (-len(token), token)))
 
 

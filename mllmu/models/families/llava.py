@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from mllmu.models.families import Family, Turn
 
@@ -12,11 +12,11 @@ class Llava(Family):
 
     source: ClassVar[str] = "https://arxiv.org/abs/2310.03744"
     model_types: ClassVar[tuple[str, ...]] = ("llava",)
-    image_mark: ClassVar[str] = "<image>"
+    shares_prefix: ClassVar[bool] = True
 
-    def render(self, turn: Turn) -> str:
+    def render(self, turn: Turn, processor: Any) -> str:
         system = f"{turn.system}\n" if turn.system else ""
-        image = "<image>\n" if turn.image is not None else ""
+        image = f"{self.mark(processor)}\n" if turn.image is not None else ""
         return f"{system}USER: {image}{turn.prompt}\nASSISTANT:"
 
 
