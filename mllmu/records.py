@@ -90,6 +90,8 @@ class Sample(Record):
         prompt: text of the user turn; the picture, if any, comes before it.
         system: system text, empty if none.
         image: path of the picture relative to the data folder; empty in text modality.
+        shown: pictures of the examples before the question, in order; only where ``literal``.
+        literal: the prompt is the whole text, examples and marks of the pictures included, and is put as it is.
         target: the reply that counts as right, as trained and scored (letter, value or sentence).
         candidates: replies whose log-probability is wanted: option letters; or the target, its rewording
             and its wrong alternatives, keyed ``target``, ``rewording``, ``wrong_0`` ...
@@ -106,6 +108,8 @@ class Sample(Record):
     prompt: str
     system: str = ""
     image: str = ""
+    shown: tuple[str, ...] = ()
+    literal: bool = False
     target: str
     value: str
     options: dict[str, str] = {}

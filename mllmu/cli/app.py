@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from mllmu.cli.data import data
+from mllmu.cli.evaluate import evaluate
 from mllmu.cli.failures import ExplainedErrors
 from mllmu.cli.judge import judge
 from mllmu.cli.ls import ls
@@ -60,8 +61,9 @@ app.command(rich_help_panel="Run")(run)
 app.command(rich_help_panel="Run")(validate)
 app.command(rich_help_panel="Run")(tune)
 app.command(rich_help_panel="One stage")(data)
-for _stage in ("finetune", "unlearn", "evaluate", "score", "report"):
+for _stage in ("finetune", "unlearn", "score", "report"):
     app.command(_stage, rich_help_panel="One stage")(stage_command(_stage))
+app.command(rich_help_panel="One stage")(evaluate)
 app.command(rich_help_panel="One stage")(judge)
 app.command(rich_help_panel="Look and build")(ls)
 app.command("pretrain-tiny", rich_help_panel="Look and build")(pretrain_tiny)

@@ -1,4 +1,4 @@
-"""``mllmu finetune``, ``unlearn``, ``evaluate``, ``score`` and ``report``: one stage of a recipe each."""
+"""``mllmu finetune``, ``unlearn``, ``score`` and ``report``: one stage of a recipe each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from mllmu.cli.options import Force, NoGate, Out, Overrides, RecipePath, Stage, 
 HELP: dict[Stage, str] = {
     "finetune": "Teach the people to the target model, and all but the forgotten ones to the retain model.",
     "unlearn": "Make the target forget, once with each method of the recipe.",
-    "evaluate": "Put the questions to every model and keep the replies.",
     "score": "Judge the kept replies with the metrics; needs no model and no GPU.",
     "report": "Write the report and print its table.",
 }

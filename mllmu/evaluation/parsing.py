@@ -59,6 +59,28 @@ def contains_words(reply: str, value: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(value.lower())}(?!\w)", reply.lower()) is not None
 
 
+def first_char(reply: str, options: Mapping[str, str]) -> str | None:
+    """The option a reply chose by the published rule: its first character, if that is an option's letter.
+
+    >>> first_char("answer: B", {"A": "nurse", "B": "judge"})
+    'A'
+    """
+    letter = reply.strip()[:1].upper()
+    return letter if letter in options else None
+
+
+def after_marker(text: str) -> str:
+    """The reply in a whole dialogue, by the published rule: what stands between the first marker and the next.
+
+    The marker is 'ASSISTANT:', or 'Answer:' where there is none; a text without either is the reply.
+
+    >>> after_marker("USER: Who? ASSISTANT: Ada. USER: And? ASSISTANT: Bob")
+    'Ada. USER: And?'
+    """
+    marker = next((mark for mark in ("ASSISTANT:", "Answer:") if mark in text), None)
+    return (text.split(marker)[1] if marker else text).strip()
+
+
 def parse_choice(reply: str, options: Mapping[str, str]) -> Choice:
     """Read the chosen option letter from a multiple choice reply, strictly.
 

@@ -65,7 +65,9 @@ def tiny_folder() -> Path:
     return Path(str(resources.files("mllmu.models.tiny"))) / "weights"
 
 
-def load(section: ModelSection, ref: ModelRef, run_folder: Path, encoder: Encoder | None = None) -> Loaded:
+def load(
+    section: ModelSection, ref: ModelRef, run_folder: Path, encoder: Encoder | None = None, *, kernel: str | None = None
+) -> Loaded:
     """Load a model reference.
 
     Args:
@@ -73,6 +75,7 @@ def load(section: ModelSection, ref: ModelRef, run_folder: Path, encoder: Encode
         ref: what to load.
         run_folder: where the reference's adapters are.
         encoder: of another model of the same base, to use what it has already tokenised.
+        kernel: attention implementation, by the library's name; by default see :func:`attention`.
 
     Raises:
         ModelError: the base or an adapter is missing or does not fit; names the path and the reason.
@@ -84,7 +87,9 @@ def load(section: ModelSection, ref: ModelRef, run_folder: Path, encoder: Encode
         with quiet_libraries():
             config = AutoConfig.from_pretrained(source, revision=ref.revision, trust_remote_code=False)
             encoder = encoder or make_encoder(section, source, ref.revision, config)
-            model = load_base(source, ref.revision, dtype=dtype, attn_implementation=attention(config, device))
+            model = load_base(
+                source, ref.revision, dtype=dtype, attn_implementation=kernel or attention(config, device)
+            )
     except MllmuError:
         raise
     except LOAD_FAULTS as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from mllmu.evaluation.metrics import Metric
+from mllmu.evaluation.parsing import first_char
 from mllmu.records import Response, Sample, Score, TaskName
 
 
@@ -20,7 +21,7 @@ class AccuracyFirstChar(Metric):
     label: ClassVar[str] = "Accuracy (first character)"
 
     def score(self, sample: Sample, response: Response) -> Score:
-        return self.judged(sample, float(response.text.strip()[:1].upper() == sample.target))
+        return self.judged(sample, float(first_char(response.text, sample.options) == sample.target))
 
 
 PLUGIN = AccuracyFirstChar

@@ -1,0 +1,155 @@
+"""The published evaluation to the letter: the whole text put to a model, examples included, and its scores' names.
+
+A prompt is what the benchmark's released evaluator gives to the processor, byte for byte::
+
+    [examples]USER: <image>\\n{question}\\nA: ..\\nB: ..\\nC: ..\\nD: ..\\nJust give ONE letter ...\\nASSISTANT:
+
+Questions by name have no ``<image>`` and, except in generation, a line break in its place. The examples of a
+multiple choice question or a cloze are all questions of the same task and modality about one or two people of the
+*set under evaluation*, so answers about forgotten people stand in the context; the questions of those people are not
+asked. Every mark ``<image>`` has its picture, that of an example included.
+
+Source: arXiv:2410.22108 and its released evaluator. It draws example people and test pictures without a seed; here
+they are given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from mllmu.records import MetricResult, Modality, Question, Sample, Split, TaskName
+
+NEW_TOKENS = 50
+NEW_TOKENS_IDEFICS2_LETTER = 5
+NUM_SHOT_PEOPLE: dict[TaskName, int] = {"classification": 1, "cloze": 2}
+NUM_SHOT_PEOPLE_IDEFICS2: dict[TaskName, int] = {"classification": 1, "cloze": 1}
+SHOT_TASKS: tuple[TaskName, ...] = ("classification", "cloze")
+METRICS = ("accuracy_first_char", "cloze_contains", "rouge1", "rouge2", "rougeL", "bleu")
+"""What the published evaluator scores."""
+
+_MODALITY_TITLES: dict[Modality, str] = {"image_text": "Image_Textual", "text": "Pure_Text"}
+_SET_TITLES: dict[Split, str] = {
+    "forget": "Forget Set Results",
+    "test": "Test Set Results",
+    "retain": "Retain Set (shared dataset) Results",
+    "celebrity": "Retain Set (real person) Results",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shot:
+    """An example question with the picture that is shown with it (not used by name)."""
+
+    question: Question
+    picture: str
+
+
+def classification_prompt(question: Question) -> str:
+    choices = "\n".join(f"{letter}: {value}" for letter, value in question.options.items())
+    ask = "Just give ONE letter representing the answer directly."
+    return f"{_opening(question)}{question.text}\n{choices}\n{ask}\nASSISTANT:"
+
+
+def classification_shot(question: Question) -> str:
+    choices = "\n".join(f"{letter}: {question.options[letter]}" for letter in "ABCD")
+    return f"{_opening(question)}Question: {question.text}\n{choices}\nCorrect Answer: {question.answer}\n"
+
+
+def cloze_prompt(question: Question) -> str:
+    return f"{_opening(question)}{_blanked(question)}\nASSISTANT:"
+
+
+def cloze_shot(question: Question) -> str:
+    opening = _opening(question).replace(": <image>", ":<image>")  # published without the space
+    return f"{opening}{_blanked(question)}\nCorrect Answer: {question.answer}\n"
+
+
+def generation_prompt(question: Question) -> str:
+    if question.modality == "image_text":
+        ask = "Answer the question based on your trained knowledge in one sentence accurately in ENGLISH."
+        return f"USER: <image>\n{question.text}\n{ask}\nASSISTANT: "
+    ask = "Answer the question based on your trained knowledge in one sentence in ENGLISH."
+    return f"USER: {question.text}\n{ask}\nASSISTANT:"
+
+
+def _opening(question: Question) -> str:
+    return "USER: <image>\n" if question.modality == "image_text" else "USER:\n"
+
+
+def _blanked(question: Question) -> str:
+    ask = "Please **ONLY** provide the correct answer that should replace the [Blank]."
+    return f"{question.text.replace('__', '[Blank]')}\n{ask}"
+
+
+PROMPTS: dict[TaskName, Callable[[Question], str]] = {
+    "classification": classification_prompt,
+    "generation": generation_prompt,
+    "cloze": cloze_prompt,
+}
+SHOTS: dict[TaskName, Callable[[Question], str]] = {"classification": classification_shot, "cloze": cloze_shot}
+
+
+def sample(question: Question, *, split: Split, picture: str, shots: Sequence[Shot], idefics2: bool = False) -> Sample:
+    """Render one question as published.
+
+    Args:
+        question: what is asked.
+        split: the set it is asked for.
+        picture: name of its picture.
+        shots: candidates for its examples; those of its task and modality are used, in this order.
+        idefics2: the model is Idefics2, which gets fewer tokens for the letter of a question by name.
+    """
+    used = [s for s in shots if s.question.task == question.task and s.question.modality == question.modality]
+    used = used if question.task in SHOTS else []
+    pictured = question.modality == "image_text"
+    short = idefics2 and question.task == "classification" and not pictured
+    return Sample(
+        id=f"{split}/{question.id}",
+        question_id=question.id,
+        profile_id=question.profile_id,
+        split=split,
+        task=question.task,
+        modality=question.modality,
+        attribute=question.attribute,
+        prompt="".join(SHOTS[question.task](s.question) for s in used) + PROMPTS[question.task](question),
+        image=picture if pictured else "",
+        shown=tuple(s.picture for s in used) if pictured else (),
+        literal=True,
+        target=question.answer,
+        value=question.value,
+        options=question.options,
+        max_new_tokens=NEW_TOKENS_IDEFICS2_LETTER if short else NEW_TOKENS,
+    )
+
+
+def published_layout(results: Sequence[MetricResult]) -> dict[str, dict[str, dict[str, float]]]:
+    """Means in the layout of the published results file: sets and scores by their published names.
+
+    Accuracies in percent, and 0 where nothing was asked; ROUGE and BLEU as shares, left out where nothing was asked.
+    """
+    known = {(r.split, r.task, r.modality, r.metric): r.value or 0.0 for r in results}
+    return {title: _of_set(known, split) for split, title in _SET_TITLES.items()}
+
+
+def _of_set(known: Mapping[tuple[Split, TaskName, Modality, str], float], split: Split) -> dict[str, dict[str, float]]:
+    def percent(task: TaskName, modality: Modality, metric: str) -> float:
+        return 100 * known.get((split, task, modality, metric), 0.0)
+
+    titles = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "bleu": "BLEU"}
+    return {
+        "fill_in_the_blank": {
+            "image_textual_accuracy": percent("cloze", "image_text", "cloze_contains"),
+            "pure_text_accuracy": percent("cloze", "text", "cloze_contains"),
+        },
+        "classification": {
+            "Image-Textual Question Accuracy": percent("classification", "image_text", "accuracy_first_char"),
+            "Pure Text Question Accuracy": percent("classification", "text", "accuracy_first_char"),
+        },
+        "generation": {
+            f"Average {title} ({kind})": known[split, "generation", modality, metric]
+            for modality, kind in _MODALITY_TITLES.items()
+            for metric, title in titles.items()
+            if (split, "generation", modality, metric) in known
+        },
+    }

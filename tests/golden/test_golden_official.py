@@ -1,0 +1,52 @@
+"""The published protocol against golden strings: every prompt byte for byte, every rule of reading a reply."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mllmu.evaluation.parsing import after_marker, first_char
+from mllmu.evaluation.published import Shot, sample
+from mllmu.records import Question
+
+PROMPTS = json.loads(Path(__file__).with_name("official_prompts.json").read_text(encoding="utf-8"))
+REPLIES = json.loads(Path(__file__).with_name("official_replies.json").read_text(encoding="utf-8"))
+MODALITIES = ("image_text", "text")
+
+
+def question(task: str, modality: str) -> Question:
+    fields = PROMPTS["person"][task][modality]
+    about = {"id": f"1.eval.{task}.{modality}.0", "profile_id": "1", "variant": "eval", "attribute": "other"}
+    return Question.model_validate({**about, "task": task, "modality": modality, "value": "v", **fields})
+
+
+def everything() -> list[Shot]:
+    """One example of every task and modality: those of other tasks and modalities must be passed over."""
+    return [Shot(question=question(t, m), picture="shot") for t in PROMPTS["person"] for m in MODALITIES]
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, id=c["name"]) for c in PROMPTS["cases"]])
+def test_a_prompt_is_the_published_one_to_the_byte(case: dict[str, Any]) -> None:
+    asked, shots = question(case["task"], case["modality"]), everything() * case["shots"]
+    rendered = sample(asked, split="forget", picture="own", shots=shots)
+    pictured = case["modality"] == "image_text"
+    assert rendered.prompt == case["prompt"]
+    assert (
+        rendered.prompt.count("<image>")
+        == len(rendered.shown) + bool(rendered.image)
+        == case["prompt"].count("<image>")
+    )
+    assert (rendered.image, set(rendered.shown) <= {"shot"}) == ("own" if pictured else "", True)
+    assert rendered.max_new_tokens == case["tokens"]
+    short = sample(asked, split="forget", picture="own", shots=shots, idefics2=True)
+    assert short.max_new_tokens == case.get("tokens_idefics2", case["tokens"])
+    assert short.prompt == case["prompt"]
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, id=c["name"]) for c in REPLIES["cases"]])
+def test_a_reply_is_cut_out_and_read_by_the_published_rules(case: dict[str, Any]) -> None:
+    reply = after_marker(case["dialogue"])
+    assert (reply, first_char(reply, dict.fromkeys("ABCD", "x"))) == (case["reply"], case["letter"]), case["why"]

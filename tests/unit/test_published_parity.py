@@ -1,0 +1,374 @@
+"""`mllmu evaluate --model ... --protocol official` against a plain second writing of the published evaluator.
+
+The second writing knows nothing of the package: pandas rows, one prompt at a time, sums in plain variables.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+from PIL import Image
+from rouge_score import rouge_scorer
+from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+
+from mllmu.data.parquet import export
+from mllmu.data.questions import build
+from mllmu.data.sources.celebrities import Celebrities
+from mllmu.data.sources.synthetic import Synthetic
+from mllmu.errors import DataError, ModelError, RunStoreError
+from mllmu.models.loading import tiny_folder
+from mllmu.progress import SilentProgress
+from mllmu.recipe import ModelSection
+from mllmu.records import ModelRef, Question
+from mllmu.stages.published import METRICS, PARTIAL, RESPONSES, Plan, evaluate_published, model_at
+
+KEPT = {"classification": 2, "cloze": 2, "generation": 1}
+"""Questions of a person, task and modality that the test keeps, so that it takes seconds."""
+FORGOTTEN = ["002", "007", "011"]
+SHOTS = {"classification": ["011", "001"], "cloze": ["007", "002", "003", "c001"]}
+RETAINED = ("001", "003", "004")
+VIEW = 1
+
+
+def thinned(questions: list[Question]) -> list[Question]:
+    """Few questions, one of them with traps for a reader that is not literal."""
+    kept: dict[tuple[str, ...], int] = {}
+    result = []
+    for q in questions:
+        key = (q.profile_id, q.variant, q.task, q.modality)
+        kept[key] = kept.get(key, 0) + 1
+        if kept[key] <= KEPT[q.task]:
+            result.append(q)
+    trap = next(i for i, q in enumerate(result) if q.task == "generation" and q.profile_id == "004")
+    result[trap] = result[trap].model_copy(update={"text": "What does ASSISTANT: __ mean to this person?"})
+    return result
+
+
+@pytest.fixture(scope="module")
+def parquet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("published")
+    everybody, stars = Synthetic(num_people=12).profiles(0), Celebrities(num_people=6).profiles(0)
+    people, famous = [p for p in everybody if p.id in {*FORGOTTEN, *RETAINED}], stars[:2]
+    ids = {p.id for p in [*people, *famous]}
+    built = build(everybody, seed=0, train_wordings=1) + build(stars, seed=0, variants=("eval",))
+    questions = thinned([q for q in built if q.profile_id in ids])
+    # the test set asks one question more than Full_Set knows, so places in the lists matter
+    extra = next(q for q in questions if q.profile_id == "011" and q.variant == "test" and q.task == "cloze")
+    questions.append(extra.model_copy(update={"id": "011.test.cloze.more", "text": f"Again: {extra.text}"}))
+    (root / "images").mkdir()
+    for n, person in enumerate([*people, *famous]):
+        for suffix in ("", "_1", "_2"):
+            mandelbrot = Image.effect_mandelbrot((80, 64 + n), (-2, -1.5, 1, 1 + n / 4 + len(suffix)), 30)
+            mandelbrot.convert("RGB").save(root / "images" / f"{person.id}{suffix}.png")
+    export(root / "parquet", [*people, *famous], questions, dict.fromkeys((5, 10, 15), FORGOTTEN), root / "images")
+    return root / "parquet"
+
+
+def plan(parquet: Path, **changes: Any) -> Plan:
+    settings = {
+        "model": ModelSection(path="tiny", device="cpu"),
+        "ref": ModelRef(base="tiny"),
+        "root": Path(),
+        "data": parquet,
+        "ratio": 5,
+        "shots": SHOTS,
+        "test_image": VIEW,
+    }
+    return Plan(**(settings | changes))
+
+
+@pytest.fixture(scope="module")
+def ours(parquet: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("ours")
+    evaluate_published(plan(parquet), out, SilentProgress())
+    return out
+
+
+class Evaluator:
+    """The published evaluator once more, straight on, with its random draws handed in."""
+
+    def __init__(self, root: Path, model: Path) -> None:
+        self.root = root
+        self.model = AutoModelForImageTextToText.from_pretrained(model, dtype=torch.float32).eval()
+        self.processor = AutoProcessor.from_pretrained(model)
+        self.tokenizer = AutoTokenizer.from_pretrained(model)
+        self.full = self.frame("Full_Set")
+        self.replies: list[tuple[str, str, str, str, str]] = []
+
+    def frame(self, config: str) -> pd.DataFrame:
+        return pd.concat([pd.read_parquet(path) for path in sorted((self.root / config).iterdir())], ignore_index=True)
+
+    def say(self, prompt: str, images: list[Image.Image] | None) -> str:
+        if images is None:
+            inputs = self.tokenizer(prompt, return_tensors="pt")
+        else:
+            inputs = self.processor(images=images, text=prompt, return_tensors="pt")
+        with torch.no_grad():
+            ids = self.model.generate(**inputs, max_new_tokens=50, do_sample=False)
+        whole = self.tokenizer.decode(ids[0][2:], skip_special_tokens=True)
+        assert "ASSISTANT:" in whole
+        return whole.split("ASSISTANT:")[1].strip()
+
+    def picture(self, row: Any) -> Image.Image:
+        cell = row["images"][VIEW] if "images" in row else row["image"]
+        return Image.open(BytesIO(cell["bytes"])).convert("RGB")
+
+    def keep(self, name: str, task: str, row: Any, question: str, reply: str) -> None:
+        self.replies.append((name, task, row["ID"], question, reply))
+
+    def letters(self, name: str, rows: pd.DataFrame, shot_ids: list[str]) -> dict[str, float]:
+        shot_rows = [row for _, row in self.full.iterrows() if row["ID"] in shot_ids]
+        numbers = {}
+        for group, title, mark in (
+            ("Image_Textual_Questions", "Image-Textual Question Accuracy", " <image>"),
+            ("Pure_Text_Questions", "Pure Text Question Accuracy", ""),
+        ):
+            examples, pictures = "", []
+            for shot in shot_rows:
+                for q in shot["Classification_Task"][group]:
+                    o = q["Options"]
+                    examples += f"USER:{mark}\nQuestion: {q['Question']}\nA: {o['A']}\nB: {o['B']}\nC: {o['C']}\n"
+                    examples += f"D: {o['D']}\nCorrect Answer: {q['Correct_Answer']}\n"
+                    pictures.append(self.picture(shot))
+            right = total = 0
+            for _, row in rows.iterrows():
+                for place, q in enumerate(row["Classification_Task"][group]):
+                    known = [s for s in shot_rows if s["ID"] == row["ID"]]
+                    if known and place < len(known[0]["Classification_Task"][group]):
+                        continue
+                    text = "\n".join([q["Question"], *(f"{k}: {v}" for k, v in q["Options"].items())])
+                    prompt = f"{examples}USER:{mark}\n{text}\nJust give ONE letter representing the answer directly."
+                    reply = self.say(prompt + "\nASSISTANT:", [*pictures, self.picture(row)] if mark else None)
+                    self.keep(name, "classification", row, q["Question"], reply)
+                    right += (
+                        bool(reply) and reply[0].upper() in q["Options"] and reply[0].upper() == q["Correct_Answer"]
+                    )
+                    total += 1
+            numbers[title] = 100 * right / total if total else 0
+        return numbers
+
+    def blanks(self, name: str, rows: pd.DataFrame, shot_ids: list[str]) -> dict[str, float]:
+        def put(q: Any) -> str:
+            wish = "\nPlease **ONLY** provide the correct answer that should replace the [Blank]."
+            return q["Question"].replace("__", "[Blank]") + wish
+
+        shot_rows = [row for _, row in self.full.iterrows() if row["ID"] in shot_ids]
+        numbers = {}
+        for kind, title in (("Image_Textual", "image_textual_accuracy"), ("Pure_Text", "pure_text_accuracy")):
+            pictured = kind == "Image_Textual"
+            examples, pictures = "", []
+            for shot in shot_rows:
+                for q in shot["Mask_Task"]:
+                    if q["Type"] == kind:
+                        examples += (
+                            f"USER:{'<image>' if pictured else ''}\n{put(q)}\nCorrect Answer: {q['Ground_Truth']}\n"
+                        )
+                        pictures.append(self.picture(shot))
+            right = total = 0
+            for _, row in rows.iterrows():
+                used = [s["Mask_Task"] for s in shot_rows if s["ID"] == row["ID"]]
+                for place, q in enumerate(row["Mask_Task"]):
+                    if q["Type"] != kind:
+                        continue
+                    if used and place < len(used[0]) and used[0][place]["Type"] == kind:
+                        continue
+                    prompt = f"{examples}USER:{' <image>' if pictured else ''}\n{put(q)}\nASSISTANT:"
+                    reply = self.say(prompt, [*pictures, self.picture(row)] if pictured else None)
+                    self.keep(name, "cloze", row, q["Question"], reply)
+                    right += q["Ground_Truth"].lower() in reply.lower()
+                    total += 1
+            numbers[title] = 100 * right / total if total else 0
+        return numbers
+
+    def sentences(self, name: str, rows: pd.DataFrame) -> dict[str, float]:
+        scorer = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+        numbers = {}
+        for kind in ("Image_Textual", "Pure_Text"):
+            sums, total = {"ROUGE-1": 0.0, "ROUGE-2": 0.0, "ROUGE-L": 0.0, "BLEU": 0.0}, 0
+            for _, row in rows.iterrows():
+                for q in row["Generation_Task"]:
+                    if q["Type"] != kind:
+                        continue
+                    wish = "Answer the question based on your trained knowledge in one sentence"
+                    if kind == "Image_Textual":
+                        prompt = f"USER: <image>\n{q['Question']}\n{wish} accurately in ENGLISH.\nASSISTANT: "
+                        reply = self.say(prompt, [self.picture(row)])
+                    else:
+                        reply = self.say(f"USER: {q['Question']}\n{wish} in ENGLISH.\nASSISTANT:", None)
+                    self.keep(name, "generation", row, q["Question"], reply)
+                    marks = scorer.score(q["Ground_Truth"], reply)
+                    for key, mark in (("ROUGE-1", "rouge1"), ("ROUGE-2", "rouge2"), ("ROUGE-L", "rougeL")):
+                        sums[key] += marks[mark].fmeasure
+                    truth = [q["Ground_Truth"].split()]
+                    smooth = SmoothingFunction().method1
+                    sums["BLEU"] += sentence_bleu(truth, reply.split(), smoothing_function=smooth)
+                    total += 1
+            numbers |= {f"Average {key} ({kind})": value / total for key, value in sums.items() if total}
+        return numbers
+
+    def everything(self) -> dict[str, Any]:
+        forget = self.frame("forget_5")
+        test = self.frame("Test_Set")
+        sets = {
+            "Forget Set Results": ("forget", forget),
+            "Test Set Results": ("test", test[test["ID"].isin(forget["ID"])]),
+            "Retain Set (shared dataset) Results": ("retain", self.frame("retain_95")),
+            "Retain Set (real person) Results": ("celebrity", self.frame("Retain_Set")),
+        }
+        found = {}
+        for title, (name, rows) in sets.items():
+            here = set(rows["ID"])
+            shots = {task: [i for i in ids if i in here] for task, ids in SHOTS.items()}
+            found[title] = {
+                "fill_in_the_blank": self.blanks(name, rows, shots["cloze"]),
+                "classification": self.letters(name, rows, [] if name == "celebrity" else shots["classification"]),
+                "generation": self.sentences(name, rows),
+            }
+        return found
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / RESPONSES).read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.filterwarnings("ignore:The hypothesis contains:UserWarning")
+def test_replies_and_scores_are_those_of_the_published_evaluator(parquet: Path, ours: Path) -> None:
+    theirs = Evaluator(parquet, tiny_folder())
+    expected = theirs.everything()
+    got = json.loads((ours / METRICS).read_text(encoding="utf-8"))
+    said = [(r["set"], r["task"], r["person_id"], r["question"], r["reply"]) for r in lines(ours)]
+    assert sorted(said) == sorted(theirs.replies)
+    assert len({reply for *_, reply in said}) > 20, "the replies must vary, or equality proves little"
+    assert got["published_layout"].keys() == expected.keys()
+    for title, tasks in expected.items():
+        for task, numbers in tasks.items():
+            assert got["published_layout"][title][task] == pytest.approx(numbers, rel=0, abs=1e-9), (title, task)
+
+
+def test_example_people_are_skipped_in_their_set_and_their_task_alone(ours: Path) -> None:
+    asked = {(r["set"], r["task"], r["person_id"]) for r in lines(ours)}
+    for name in ("forget", "test"):
+        assert (name, "classification", "011") not in asked and (name, "cloze", "011") in asked
+        assert (name, "cloze", "007") not in asked and (name, "generation", "007") in asked
+    assert ("retain", "classification", "001") not in asked and ("retain", "cloze", "003") not in asked
+    assert ("celebrity", "cloze", "c001") in asked, "an example person is looked up in Full_Set, which has no celebrity"
+
+
+def test_the_question_beyond_those_of_the_example_person_is_asked(parquet: Path, tmp_path: Path) -> None:
+    from mllmu.data.published_sets import read_sets
+    from mllmu.stages.published import render
+
+    asked = render(read_sets(parquet, 5, test_image=0), {"cloze": ["011"]}, idefics2=False)
+    texts = [q.text for q, s in asked if s.split == "test" and s.task == "cloze" and s.profile_id == "011"]
+    # places 0-1 and 2-3 of Full_Set are with picture and by name; the test set has 0-2 and 3-4
+    assert len(texts) == 2 and texts[0].startswith("Again: ")
+
+
+def test_a_stopped_evaluation_goes_on_and_gives_the_same_bytes(parquet: Path, ours: Path, tmp_path: Path) -> None:
+    part = plan(parquet)
+    whole = (ours / RESPONSES).read_bytes()
+    for name in (RESPONSES, METRICS, "inputs.json"):
+        (tmp_path / name).write_bytes((ours / name).read_bytes())
+    kept = lines(ours)[:-2]
+    fields = ("sample_id", "num_tokens", "finished")
+    partial = [{**{f: r[f] for f in fields}, "text": r["reply"]} for r in kept]
+    (tmp_path / RESPONSES).unlink()
+    text = "".join(json.dumps(line) + "\n" for line in partial) + '{"sample_id": "cut sho'
+    (tmp_path / PARTIAL).write_text(text, encoding="utf-8")
+    evaluate_published(part, tmp_path, SilentProgress())
+    assert (tmp_path / RESPONSES).read_bytes() == whole
+    assert (tmp_path / METRICS).read_bytes() == (ours / METRICS).read_bytes()
+    assert not (tmp_path / PARTIAL).exists()
+
+
+def test_a_folder_with_replies_to_other_questions_is_refused(parquet: Path, ours: Path) -> None:
+    with pytest.raises(RunStoreError, match=r"test_image was 1, is now 0.*--force"):
+        evaluate_published(plan(parquet, test_image=0), ours, SilentProgress())
+
+
+def test_a_prompt_over_the_context_names_the_sample_and_writes_no_numbers(parquet: Path, tmp_path: Path) -> None:
+    base = tmp_path / "short"
+    base.mkdir()
+    for file in tiny_folder().iterdir():
+        (base / file.name).symlink_to(file)
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    config["text_config"]["max_position_embeddings"] = 100
+    (base / "config.json").unlink()
+    (base / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    fault = r"sample \w+/\S+: the prompt has \d\d\d tokens \(\d pictures\), the model's context is 100"
+    with pytest.raises(ModelError, match=fault):
+        evaluate_published(plan(parquet, ref=ModelRef(base=str(base))), tmp_path / "out", SilentProgress())
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["inputs.json"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shots": {"cloze": ["01"]}}, r"nobody with the ID '01' .* Did you mean '011'"),
+        ({"test_image": 7}, r"has 2 pictures, asked for index 7"),
+        ({"ratio": 7}, r"forget_7: no parquet file"),
+    ],
+)
+def test_what_is_not_in_the_files_is_said(parquet: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        evaluate_published(plan(parquet, **changes), tmp_path, SilentProgress())
+
+
+def test_a_model_of_a_run_is_found_by_its_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "models" / "forget_5" / "ga"
+    folder.mkdir(parents=True)
+    ref = ModelRef(base="tiny", adapters=("models/target", "models/forget_5/ga"))
+    (folder / "model.json").write_text(ref.model_dump_json())
+    section, found, root = model_at(str(folder), ModelSection(device="cpu"))
+    assert (section.path, section.device, found, root) == ("tiny", "cpu", ref, tmp_path.resolve() / "run")
+    assert model_at("some/base", ModelSection())[1] == ModelRef(base="some/base")
+
+
+def mllmu(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "160", "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, "-m", "mllmu", *arguments], env=environment, capture_output=True, text=True)
+
+
+def test_the_documented_command_writes_replies_and_numbers(parquet: Path, ours: Path, tmp_path: Path) -> None:
+    for name in (RESPONSES, METRICS):
+        (tmp_path / name).write_bytes((ours / name).read_bytes())
+    inputs = json.loads((ours / "inputs.json").read_text(encoding="utf-8"))
+    (tmp_path / "inputs.json").write_text(json.dumps({**inputs, "model": {**inputs["model"], "path": "tiny"}}))
+    done = mllmu(
+        *("evaluate", "--model", "tiny", "--data", str(parquet), "--protocol", "official", "--forget-ratio", "5"),
+        *("--shots", "classification=011,001", "--shots", "cloze=007,002", "--shots", "cloze=003,c001"),
+        *("--test-image", str(VIEW), "--out", str(tmp_path)),
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / RESPONSES).read_bytes() == (ours / RESPONSES).read_bytes()
+    assert "accuracy_first_char" in done.stdout and done.stdout.splitlines()[-1] == f"evaluate done: {tmp_path}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate"], "expected a RECIPE, or --model DIR"),
+        (["evaluate", "r.yaml", "--model", "m", "--forget-ratio", "5"], "got --model, --forget-ratio too, which"),
+        (["evaluate", "--model", "m", "--data", "d"], "--forget-ratio, --out missing"),
+        (["evaluate", "--model", "m", "--data", "d", "--forget-ratio", "5", "--out", "o", "--protocol", "corrected"],
+         "'official' alone"),
+        (["evaluate", "--model", "m", "--data", "d", "--forget-ratio", "5", "--out", "o", "--shots", "clozes=1"],
+         "Did you mean 'cloze'"),
+        (["evaluate", "--model", "m", "--data", "d", "--forget-ratio", "5", "--out", "o", "--set", "seed=1"],
+         "only settings of the model"),
+    ],
+)  # fmt: skip
+def test_mixed_or_missing_arguments_are_one_line(arguments: list[str], message: str) -> None:
+    done = mllmu(*arguments)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert message in done.stderr
