@@ -43,8 +43,9 @@ def tokenizer(*special: str, bos: str | None = None, eos: str = "</s>", **named:
             single=f"{bos} $A", special_tokens=[(bos, built.token_to_id(bos))]
         )
     return hf.PreTrainedTokenizerFast(
-        tokenizer_object=built, pad_token="<pad>", bos_token=bos, eos_token=eos, extra_special_tokens=named
-    )
+        tokenizer_object=built, pad_token="<pad>", bos_token=bos, eos_token=eos, extra_special_tokens=named,
+        model_input_names=["input_ids", "attention_mask"],
+    )  # fmt: skip
 
 
 def text_settings(tok: Any, **more: Any) -> dict[str, Any]:
@@ -114,13 +115,207 @@ def qwen2_5_vl(folder: Path) -> None:
     save(folder, hf.Qwen2_5_VLForConditionalGeneration(config), processor)
 
 
+def qwen2_vl(folder: Path) -> None:
+    tok = qwen_tokenizer()
+    pictures = hf.Qwen2VLImageProcessorPil(patch_size=8, min_pixels=16 * 16, max_pixels=48 * 48)
+    config = hf.Qwen2VLConfig(
+        vision_config={"depth": 1, "embed_dim": 16, "hidden_size": 32, "mlp_ratio": 2, "num_heads": 2, "patch_size": 8},
+        text_config=text_settings(tok, rope_parameters=MROPE),
+        **qwen_ids(tok),
+    )
+    processor = hf.Qwen2VLProcessor(pictures, tok, chat_template=QWEN_CHAT)
+    save(folder, hf.Qwen2VLForConditionalGeneration(config), processor)
+
+
+def qwen3_vl(folder: Path) -> None:
+    tok = qwen_tokenizer()
+    pictures = hf.Qwen2VLImageProcessorPil(patch_size=8, min_pixels=16 * 16, max_pixels=48 * 48)
+    config = hf.Qwen3VLConfig(
+        vision_config={
+            "depth": 2, "hidden_size": 16, "intermediate_size": 24, "num_heads": 2, "patch_size": 8,
+            "out_hidden_size": 32, "num_position_embeddings": 36, "deepstack_visual_indexes": [0],
+        },
+        text_config=text_settings(tok, head_dim=16, rope_parameters=MROPE | {"mrope_interleaved": True}),
+        **qwen_ids(tok),
+    )  # fmt: skip
+    processor = hf.Qwen3VLProcessor(pictures, tok, chat_template=QWEN_CHAT)
+    save(folder, hf.Qwen3VLForConditionalGeneration(config), processor)
+
+
+INSTRUCT = (
+    "{% for m in messages %}{% if m.role == 'system' %}<<SYS>>\n{{ m.content[0].text }}\n<</SYS>>\n\n{% elif m.role == "
+    "'user' %}[INST] {% for c in m.content %}{% if c.type == 'image' %}<image>\n{% else %}{{ c.text }}{% endif %}"
+    "{% endfor %} [/INST]{% else %} {{ m.content[0].text }}</s>{% endif %}{% endfor %}"
+)
+TILES = [[16, 32], [32, 16], [32, 32]]
+
+
+def llava_next(folder: Path) -> None:
+    tok = tokenizer(bos="<s>", image_token="<image>")
+    pictures = hf.LlavaNextImageProcessorPil(
+        size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}, image_grid_pinpoints=TILES
+    )
+    processor = hf.LlavaNextProcessor(
+        pictures, tok, patch_size=8, vision_feature_select_strategy="default", num_additional_image_tokens=1,
+        chat_template=INSTRUCT,
+    )  # fmt: skip
+    config = hf.LlavaNextConfig(
+        vision_config={"model_type": "clip_vision_model", **VISION, "image_size": 16, "patch_size": 8},
+        text_config={"model_type": "mistral", **text_settings(tok)},
+        image_token_index=tok.convert_tokens_to_ids("<image>"),
+        image_grid_pinpoints=TILES,
+        vision_feature_layer=-1,
+    )
+    save(folder, hf.LlavaNextForConditionalGeneration(config), processor)
+
+
+def llava_onevision(folder: Path) -> None:
+    tok = tokenizer("<|im_start|>", eos="<|im_end|>", image_token="<image>", video_token="<video>")
+    pictures = hf.LlavaOnevisionImageProcessorPil(size={"height": 16, "width": 16}, image_grid_pinpoints=TILES)
+    processor = hf.LlavaOnevisionProcessor(
+        pictures, tok, num_image_tokens=4, vision_feature_select_strategy="full", chat_template=ONEVISION
+    )
+    config = hf.LlavaOnevisionConfig(
+        vision_config={"model_type": "siglip_vision_model", **VISION, "image_size": 16, "patch_size": 8,
+                       "vision_use_head": False},
+        text_config={"model_type": "qwen2", **text_settings(tok)},
+        image_token_index=tok.convert_tokens_to_ids("<image>"),
+        video_token_index=tok.convert_tokens_to_ids("<video>"),
+        image_grid_pinpoints=TILES,
+    )  # fmt: skip
+    save(folder, hf.LlavaOnevisionForConditionalGeneration(config), processor)
+
+
+ONEVISION = (
+    "{% for m in messages %}<|im_start|>{{ m.role }} {% for c in m.content if c.type == 'image' %}<image>{% endfor %}"
+    "{{ '\n' }}{% for c in m.content if c.type == 'text' %}{{ c.text }}{% endfor %}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def tiled(name: str, folder: Path) -> None:
+    """Idefics3 and SmolVLM, which differ in their names only."""
+    rows = [f"<row_{i}_col_{j}>" for i in range(1, 4) for j in range(1, 4)]
+    tok = tokenizer(
+        "<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>", *rows, bos="<|im_start|>",
+        eos="<end_of_utterance>",
+    )  # fmt: skip
+    pictures = getattr(hf, f"{name}ImageProcessorPil")(size={"longest_edge": 32}, max_image_size={"longest_edge": 16})
+    template = IDEFICS.replace("START", "<|im_start|>")
+    processor = getattr(hf, f"{name}Processor")(pictures, tok, image_seq_len=1, chat_template=template)
+    config = getattr(hf, f"{name}Config")(
+        vision_config={**VISION, "image_size": 16, "patch_size": 8},
+        text_config={"model_type": "llama", **text_settings(tok)},
+        image_token_id=tok.convert_tokens_to_ids("<image>"),
+        scale_factor=2,
+    )
+    save(folder, getattr(hf, f"{name}ForConditionalGeneration")(config), processor)
+
+
+def idefics3(folder: Path) -> None:
+    tiled("Idefics3", folder)
+
+
+def smolvlm(folder: Path) -> None:
+    tiled("SmolVLM", folder)
+
+
+def internvl(folder: Path) -> None:
+    tok = tokenizer(
+        "<|im_start|>", eos="<|im_end|>", start_image_token="<img>", end_image_token="</img>",
+        context_image_token="<IMG_CONTEXT>", video_token="<video>",
+    )  # fmt: skip
+    pictures = hf.GotOcr2ImageProcessorPil(size={"height": 32, "width": 32}, max_patches=2)
+    chat = CHATML.replace("IMAGE", "<IMG_CONTEXT>\n")
+    processor = hf.InternVLProcessor(pictures, tok, image_seq_length=4, chat_template=chat)
+    config = hf.InternVLConfig(
+        vision_config={**VISION, "image_size": [32, 32], "patch_size": [8, 8]},
+        text_config={"model_type": "qwen2", **text_settings(tok)},
+        image_token_id=processor.image_token_id,
+        image_seq_length=4,
+        tie_word_embeddings=False,
+    )
+    save(folder, hf.InternVLForConditionalGeneration(config), processor)
+
+
+def siglip(size: int) -> dict[str, Any]:
+    return {
+        "model_type": "siglip_vision_model",
+        **VISION,
+        "image_size": size,
+        "patch_size": 8,
+        "vision_use_head": False,
+    }
+
+
+def paligemma(folder: Path) -> None:
+    tok = tokenizer(bos="<bos>", eos="<eos>", image_token="<image>")
+    pictures = hf.SiglipImageProcessorPil(size={"height": 16, "width": 16}, image_seq_length=4)
+    processor = hf.PaliGemmaProcessor(pictures, tok)
+    config = hf.PaliGemmaConfig(
+        vision_config=siglip(16) | {"projection_dim": 32},
+        text_config={"model_type": "gemma2", **text_settings(tok), "head_dim": 16, "query_pre_attn_scalar": 16},
+        image_token_index=tok.convert_tokens_to_ids("<image>"),
+        projection_dim=32,
+        hidden_size=32,
+    )
+    save(folder, hf.PaliGemmaForConditionalGeneration(config), processor)
+
+
+GEMMA = (
+    "{{ bos_token }}{% if messages[0].role == 'system' %}{% set first = messages[0].content[0].text + '\n\n' %}"
+    "{% set rest = messages[1:] %}{% else %}{% set first = '' %}{% set rest = messages %}{% endif %}{% for m in rest %}"
+    "<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n{{ first if loop.first }}"
+    "{% for c in m.content %}{% if c.type == 'image' %}<start_of_image>{% else %}{{ c.text | trim }}{% endif %}"
+    "{% endfor %}<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+
+
+def gemma3(folder: Path) -> None:
+    tok = tokenizer(
+        "<start_of_turn>", "<end_of_turn>", bos="<bos>", eos="<eos>", boi_token="<start_of_image>",
+        eoi_token="<end_of_image>", image_token="<image_soft_token>",
+    )  # fmt: skip
+    pictures = hf.Gemma3ImageProcessorPil(size={"height": 32, "width": 32})
+    processor = hf.Gemma3Processor(pictures, tok, image_seq_length=4, chat_template=GEMMA)
+    config = hf.Gemma3Config(
+        vision_config=siglip(32),
+        text_config=text_settings(tok, head_dim=16, query_pre_attn_scalar=16, sliding_window=8,
+                                  layer_types=["sliding_attention", "full_attention"]),
+        mm_tokens_per_image=4,
+        boi_token_index=tok.boi_token_id,
+        eoi_token_index=tok.eoi_token_id,
+        image_token_index=tok.image_token_id,
+    )  # fmt: skip
+    model = hf.Gemma3ForConditionalGeneration(config)
+    model.model.multi_modal_projector.mm_input_projection_weight.data.normal_()  # starts at zero: pictures unseen
+    save(folder, model, processor)
+
+
+def vipllava(folder: Path) -> None:
+    """No family of its own: the model of the family ``auto``."""
+    tok = tokenizer("<|im_start|>", eos="<|im_end|>", image_token="<image>")
+    pictures = hf.CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    processor = hf.LlavaProcessor(
+        pictures, tok, patch_size=8, vision_feature_select_strategy="default", num_additional_image_tokens=1,
+        chat_template=CHATML.replace("IMAGE", "<image>\n"),
+    )  # fmt: skip
+    config = hf.VipLlavaConfig(
+        vision_config={"model_type": "clip_vision_model", **VISION, "image_size": 16, "patch_size": 8},
+        text_config={"model_type": "llama", **text_settings(tok)},
+        image_token_index=tok.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=[-1, -2],
+    )
+    save(folder, hf.VipLlavaForConditionalGeneration(config), processor)
+
+
 def save(folder: Path, model: Any, processor: Any) -> None:
     """Save model, processor and pictures of three shapes."""
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    shapes = ((64, 64), (64, 40), (30, 50))
+    shapes = ((64, 64), (64, 40), (32, 64))
     for number, (colour, shape) in enumerate(zip(COLOURS, shapes, strict=True)):
         Image.effect_mandelbrot(shape, (-2, -1.5, 1, 1.5 + number), 20).convert("RGB").save(folder / f"{colour}.png")
 
@@ -132,7 +327,17 @@ def llava(folder: Path) -> None:
 BUILD: dict[str, Callable[[Path], None]] = {
     "llava": llava,
     "idefics2": idefics2,
+    "idefics3": idefics3,
+    "smolvlm": smolvlm,
+    "qwen2_vl": qwen2_vl,
     "qwen2_5_vl": qwen2_5_vl,
+    "qwen3_vl": qwen3_vl,
+    "llava_next": llava_next,
+    "llava_onevision": llava_onevision,
+    "internvl": internvl,
+    "paligemma": paligemma,
+    "gemma3": gemma3,
+    "auto": vipllava,
 }
 
 

@@ -15,6 +15,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils import logging as library_logging
 
 from mllmu import plugins
@@ -218,7 +219,11 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def choose_family(name: str, model_type: str) -> Family:
-    """The family named in the recipe, or the one that handles the model type."""
+    """The family named in the recipe, or the one that handles the model type, or the one for all others.
+
+    Raises:
+        ModelError: the library knows no such model for pictures and text.
+    """
     if name != "auto":
         family: Family = plugins.build("families", name, {})
         return family
@@ -227,8 +232,14 @@ def choose_family(name: str, model_type: str) -> Family:
         if model_type in cls.model_types:
             chosen: Family = cls()
             return chosen
+    if model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        other: Family = plugins.build("families", "auto", {})
+        return other
     known_names = ", ".join(plugins.names("families"))
-    raise ModelError(f"model.family: no family for model type '{model_type}'. Known: {known_names}. Name one.")
+    raise ModelError(
+        f"model.family: no family for model type '{model_type}', which is no model for pictures and text. "
+        f"Known: {known_names}. Name one, or another model."
+    )
 
 
 def choose_packing(setting: str, family: Family) -> bool:

@@ -33,6 +33,9 @@ def load_processor(source: str, revision: str | None, settings: Mapping[str, Any
     processor = AutoProcessor.from_pretrained(source, revision=revision, trust_remote_code=False)
     if settings:
         processor.image_processor = change_pictures(processor.image_processor, settings)
+        # some processors overrule their picture processor
+        overruled = getattr(processor, "images_kwargs", None) or {}
+        processor.images_kwargs = {**overruled, **{k: v for k, v in settings.items() if k in overruled}}
     if processor.tokenizer.pad_token_id is None:
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
     return processor

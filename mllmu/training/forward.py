@@ -57,10 +57,17 @@ def run_forward(model: Any, batch: Batch) -> Forward:
     core = model.get_base_model() if hasattr(model, "get_base_model") else model
     hidden_BTD = core.model(**batch.inputs, use_cache=False).last_hidden_state
     wanted_BT = batch.labels[:, 1:] != IGNORE
-    logits_NV = core.lm_head(hidden_BTD[:, :-1][wanted_BT])
+    logits_NV = apply_head(core, hidden_BTD[:, :-1][wanted_BT])
     row_N = wanted_BT.nonzero()[:, 0] if batch.replies is None else batch.replies[:, 1:][wanted_BT]
     num_rows = len(batch.labels) if batch.replies is None else batch.num_replies
     return Forward(logits_NV.float(), batch.labels[:, 1:][wanted_BT], row_N, num_rows)
+
+
+def apply_head(core: Any, hidden_ND: Tensor) -> Tensor:
+    """[N, V] logits of hidden states; some models bound them: cap * tanh(logits / cap)."""
+    logits_NV: Tensor = core.lm_head(hidden_ND)
+    cap = getattr(core.config.get_text_config(), "final_logit_softcapping", None) if hasattr(core, "config") else None
+    return logits_NV if cap is None else torch.tanh(logits_NV / cap) * cap
 
 
 def run_hidden(model: Any, batch: Batch, layer: int) -> Tensor:

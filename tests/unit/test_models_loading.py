@@ -106,7 +106,9 @@ def test_code_beside_a_model_is_never_run(copy: Path) -> None:
 
 
 def test_a_model_type_without_family_names_the_known_ones() -> None:
-    with pytest.raises(ModelError, match=r"no family for model type 'gpt_tv'. Known: .*llava.* Name one"):
+    with pytest.raises(
+        ModelError, match=r"no family for model type 'gpt_tv', which is no .* Known: .*llava.* Name one"
+    ):
         choose_family("auto", "gpt_tv")
 
 

@@ -8,7 +8,7 @@ the same for all families, see ``mllmu.models.encoding``. Families whose process
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -113,9 +113,23 @@ class Family(Plugin):
             text=[text],
             images=[open_image(turn.image)],
             return_tensors="pt",
-            add_special_tokens=not _begins(text, processor),
+            add_special_tokens=self.opens(text, processor),
         )
-        return inputs["input_ids"][0].tolist(), {k: inputs[k] for k in self.picture_inputs if k in inputs}
+        return inputs["input_ids"][0].tolist(), self.picture_tensors(inputs)
+
+    def picture_tensors(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The picture tensors among what the processor made."""
+        return {key: inputs[key] for key in self.picture_inputs if key in inputs}
+
+    def opens(self, text: str, processor: Any) -> bool:
+        """Whether the tokenizer must put its own first token before a text, because no template has written it."""
+        begin = processor.tokenizer.bos_token
+        return not (begin and text.startswith(begin))
+
+    def spelled(self, text: str, processor: Any) -> str:
+        """The text as the processor changes it around the picture, the mark itself still standing for it."""
+        del processor
+        return text
 
     def picture_ids(self, turn: Turn, processor: Any, ids: Sequence[int]) -> list[int] | None:
         """The tokens that stand for the picture in ``ids``, the prompt of the turn; None if they cannot be told apart.
@@ -136,7 +150,7 @@ class Family(Plugin):
         return [*before, *picture, *after]
 
     def _around(self, turn: Turn, processor: Any) -> tuple[list[int], list[int]]:
-        ids = self._tokens(self._text(turn, processor), processor)
+        ids = self._tokens(self.spelled(self._text(turn, processor), processor), processor)
         place = ids.index(processor.tokenizer.convert_tokens_to_ids(self.mark(processor)))
         return ids[:place], ids[place + 1 :]
 
@@ -150,7 +164,7 @@ class Family(Plugin):
         return self.render(replace(turn, prompt=prompt, system=system), processor)
 
     def _tokens(self, text: str, processor: Any) -> list[int]:
-        ids: list[int] = processor.tokenizer(text, add_special_tokens=not _begins(text, processor))["input_ids"]
+        ids: list[int] = processor.tokenizer(text, add_special_tokens=self.opens(text, processor))["input_ids"]
         return ids
 
     def reply_ids(self, reply: str, processor: Any) -> list[int]:
@@ -161,7 +175,8 @@ class Family(Plugin):
         """
         before, after = self.frame(processor)
         text = f"{before}{as_plain_text(reply, processor)}{after}"
-        last = self.render(Turn(prompt="?", image=Path() if self.needs_picture else None), processor)[-1:]
+        ask = Turn(prompt="?", image=Path() if self.needs_picture else None)
+        last = self.spelled(self.render(ask, processor), processor)[-1:]
         alone, behind = (
             processor.tokenizer(part, add_special_tokens=False)["input_ids"] for part in (last, last + text)
         )
@@ -182,12 +197,6 @@ class Family(Plugin):
         its mask leaves out.
         """
         return {key: _join([each[key] for each in pictures]) for key in pictures[0]}
-
-
-def _begins(text: str, processor: Any) -> bool:
-    """Whether a chat template has already written the token that begins a sequence."""
-    begin = processor.tokenizer.bos_token
-    return bool(begin) and text.startswith(begin)
 
 
 def _join(parts: Sequence[Tensor]) -> Tensor:

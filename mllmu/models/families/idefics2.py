@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar
 
-from mllmu.models.families import Turn
 from mllmu.models.families._chat import ChatFamily
 
 
@@ -19,9 +18,8 @@ class Idefics2(ChatFamily):
     picture_settings: ClassVar[dict[str, Any]] = {"do_image_splitting": False}
     shares_prefix: ClassVar[bool] = True
 
-    def render(self, turn: Turn, processor: Any) -> str:
-        # the processor writes this space itself, when it has put the picture's tokens there
-        return re.sub(rf"{re.escape(self.mark(processor))}(?=[^\s<])", r"\g<0> ", super().render(turn, processor))
+    def spelled(self, text: str, processor: Any) -> str:
+        return re.sub(rf"{re.escape(self.mark(processor))}(?=[^\s<])", r"\g<0> ", text)
 
 
 PLUGIN = Idefics2

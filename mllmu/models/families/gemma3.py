@@ -1,0 +1,33 @@
+"""Gemma 3: a picture becomes 256 tokens, which see each other."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from mllmu.models.families._chat import ChatFamily
+
+
+class Gemma3(ChatFamily):
+    """Gemma 3 (4B and up): SigLIP, pooled to 256 tokens a picture, which see each other; local and global attention.
+
+    Local layers forget what is far away and the tokens of a picture look forward, so ``shares_prefix`` is False.
+    """
+
+    source: ClassVar[str] = "https://arxiv.org/abs/2503.19786"
+    model_types: ClassVar[tuple[str, ...]] = ("gemma3",)
+
+    def mark(self, processor: Any) -> str:
+        return str(processor.boi_token)
+
+    def spelled(self, text: str, processor: Any) -> str:
+        mark = self.mark(processor)
+        return text.replace(mark, f"\n\n{mark}\n\n")
+
+    def token_inputs(self, ids_BT: Tensor, labels_BT: Tensor, processor: Any) -> dict[str, Tensor]:
+        del labels_BT
+        return {"token_type_ids": (ids_BT == processor.tokenizer.image_token_id).long()}
+
+
+PLUGIN = Gemma3

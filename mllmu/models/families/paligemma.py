@@ -1,0 +1,51 @@
+"""PaliGemma: the whole prompt sees itself, and there is no prompt without a picture."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from mllmu.models.families import IGNORE, Family, Turn
+
+
+class PaliGemma(Family):
+    """PaliGemma 1 and 2: SigLIP, Gemma; plain prompts without turns; picture and question see each other.
+
+    The tokens of a prompt depend on all of it, so nothing can be shared or packed.
+    """
+
+    source: ClassVar[str] = "https://arxiv.org/abs/2407.07726"
+    model_types: ClassVar[tuple[str, ...]] = ("paligemma",)
+    needs_picture: ClassVar[bool] = True
+
+    def render(self, turn: Turn, processor: Any) -> str:
+        system = f"{turn.system}\n" if turn.system else ""
+        image = self.mark(processor) if turn.image is not None else ""
+        return f"{image}{system}{turn.prompt}"
+
+    def frame(self, processor: Any) -> tuple[str, str]:
+        return "", str(processor.tokenizer.eos_token)
+
+    def opens(self, text: str, processor: Any) -> bool:
+        del text, processor
+        return False  # the processor writes the first token itself, behind the picture
+
+    def spelled(self, text: str, processor: Any) -> str:
+        mark = self.mark(processor)
+        return text.replace(mark, f"{mark}{processor.tokenizer.bos_token}") + "\n"
+
+    def prompt_ids(self, turn: Turn, processor: Any) -> tuple[list[int], dict[str, Tensor]]:
+        with warnings.catch_warnings():
+            # the processor makes labels of its own, in a way that numpy warns about; they are not used
+            warnings.filterwarnings("ignore", category=DeprecationWarning, message="__array__ implementation")
+            return super().prompt_ids(turn, processor)
+
+    def token_inputs(self, ids_BT: Tensor, labels_BT: Tensor, processor: Any) -> dict[str, Tensor]:
+        # 0: seen by all of the prompt; 1: the reply, seen by what follows
+        del ids_BT, processor
+        return {"token_type_ids": (labels_BT != IGNORE).long()}
+
+
+PLUGIN = PaliGemma
