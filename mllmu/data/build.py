@@ -5,26 +5,24 @@ data/questions.jsonl   their questions: train, eval and test for the people; eva
 data/splits.json       {"5": [ids], "10": [ids], ..., "holdout": [ids]}
 data/rejected.jsonl    questions that a writer's own checks threw out, if any, to be looked at
 data/images/           <id>_0.png is the portrait, <id>_1.png ... the transformed views
+data/source.json       what the sources read, left out and why; only for sources that report it
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-from PIL.Image import Image
+from typing import Any, NamedTuple
 
 from mllmu import plugins
-from mllmu.data.portraits import Portraits
-from mllmu.data.question_rules import check
+from mllmu.data.pictures import draw, wanted
+from mllmu.data.question_rules import check, check_published
+from mllmu.data.sources import Source, adapted
 from mllmu.data.splits import HOLDOUT, forget_ids
-from mllmu.data.writers import Order, Rejected, Written
+from mllmu.data.writers import Order, Questions, Rejected, Written
 from mllmu.errors import DataError
 from mllmu.progress import Progress
 from mllmu.recipe import DataSection
@@ -34,6 +32,7 @@ from mllmu.runstore import write_atomic
 # Celebrities look the same in every run, whatever its seed, or a model that knows them could not recognise them.
 CELEBRITY_PORTRAIT_SEED = 0
 HOLDOUT_PREFIX = "h"
+SOURCE_REPORT = "source.json"
 
 
 @dataclass(frozen=True)
@@ -76,38 +75,61 @@ class Dataset:
         return count
 
 
+class Makers(NamedTuple):
+    """The sources of the people and of the celebrities."""
+
+    people: Source
+    celebrities: Source | None
+
+
+def makers(section: DataSection) -> Makers:
+    """Construct the sources that a recipe names."""
+    people = adapted(section.source.build("sources", "data.source"))
+    if section.celebrities is None:
+        return Makers(people, None)
+    return Makers(people, adapted(section.celebrities.build("sources", "data.celebrities")))
+
+
 def make(section: DataSection, seed: int, folder: Path, progress: Progress) -> dict[str, Any]:
     """Write the data into ``folder`` and return counts.
 
     Raises:
         DataError: the source contradicts itself, two people share a picture, or a question breaks a rule.
     """
-    people, holdout, celebrities = gather(section, seed)
+    sources = makers(section)
+    people, holdout, celebrities = gather(section, seed, sources)
     everybody = [*people, *holdout, *celebrities]
-    splits = {**forget_ids([p.id for p in people], section.splits, seed), HOLDOUT: [p.id for p in holdout]}
-    written = ask(section, seed, people, holdout, celebrities, progress)
+    forgotten = forget_ids([p.id for p in people], section.splits, seed, sources.people.forget_ids())
+    splits = {**forgotten, HOLDOUT: [p.id for p in holdout]}
+    written, flaws = ask(section, seed, sources, (people, holdout, celebrities), progress)
     write_atomic(folder / "profiles.jsonl", dump_lines(everybody))
     write_atomic(folder / "questions.jsonl", dump_lines(written.questions))
     if written.rejected:
         write_atomic(folder / "rejected.jsonl", dump_lines(written.rejected))
     write_atomic(folder / "splits.json", json.dumps(splits, indent=1) + "\n")
     portraits = section.portraits.build("portraits", "data.portraits")
-    pictures = draw(portraits, people, holdout, celebrities, seed, folder / "images", progress)
-    counts = {"num_people": len(people), "num_questions": len(written.questions), "num_images": pictures}
+    shots = wanted(portraits, sources.people, people, seed=seed, num_views=portraits.num_views)
+    # holdout people and celebrities are only ever shown as they are, so they need the one portrait
+    shots += wanted(portraits, None, holdout, seed=seed, num_views=1)
+    shots += wanted(portraits, sources.celebrities, celebrities, seed=CELEBRITY_PORTRAIT_SEED, num_views=1)
+    equal = draw(shots, folder / "images", progress)
+    _report(sources, flaws, equal, folder, progress)
+    counts = {"num_people": len(people), "num_questions": len(written.questions), "num_images": len(shots)}
     return {**counts, **({"questions": written.facts} if written.facts else {})}
 
 
-def gather(section: DataSection, seed: int) -> tuple[list[Profile], list[Profile], list[Profile]]:
+def gather(
+    section: DataSection, seed: int, sources: Makers | None = None
+) -> tuple[list[Profile], list[Profile], list[Profile]]:
     """The people to teach, the holdout people (seen by no model), and the celebrities."""
-    source = section.source.build("sources", "data.source")
-    people: list[Profile] = source.profiles(seed)
-    celebrities: list[Profile] = (
-        section.celebrities.build("sources", "data.celebrities").profiles(seed) if section.celebrities else []
-    )
+    sources = sources or makers(section)
+    people = sources.people.profiles(seed)
+    celebrities = sources.celebrities.profiles(seed) if sources.celebrities else []
     _check_kind("data.source", people, "fictitious")
     _check_kind("data.celebrities", celebrities, "celebrity")
     holdout = _holdout(section, len(people), seed)
-    _check_distinct([*people, *holdout, *celebrities])
+    published = {p.id for p in people if sources.people.published}
+    _check_distinct([*people, *holdout, *celebrities], published)
     return people, holdout, celebrities
 
 
@@ -132,80 +154,81 @@ def _check_kind(where: str, profiles: Sequence[Profile], kind: str) -> None:
             raise DataError(f"{where}: profile {profile.id} has no name. Every person needs the attribute 'name'.")
 
 
-def _check_distinct(profiles: Sequence[Profile]) -> None:
-    """Nobody may be on two sides: one id or one name, one person."""
+def _check_distinct(profiles: Sequence[Profile], published: Collection[str]) -> None:
+    """Nobody may be on two sides: one id or one name, one person; only published people may share a name."""
     seen: dict[tuple[str, str], str] = {}
     for profile in profiles:
         for what, value in (("id", profile.id), ("name", profile.name.casefold())):
-            if (what, value) in seen:
+            other = seen.get((what, value))
+            as_published = what == "name" and profile.id in published and other in published
+            if other is not None and not as_published:
                 raise DataError(
-                    f"profile {profile.id}: the {what} '{value}' already belongs to profile {seen[what, value]}. "
+                    f"profile {profile.id}: the {what} '{value}' already belongs to profile {other}. "
                     "One person must not be on two sides of a split; rename or remove one of them."
                 )
             seen[what, value] = profile.id
 
 
 def ask(
-    section: DataSection,
-    seed: int,
-    people: Sequence[Profile],
-    holdout: Sequence[Profile],
-    celebrities: Sequence[Profile],
-    progress: Progress,
-) -> Written:
-    """All questions, checked against the rules; holdout people and celebrities are only evaluated."""
+    section: DataSection, seed: int, sources: Makers, groups: Sequence[Sequence[Profile]], progress: Progress
+) -> tuple[Written, dict[str, dict[str, int]]]:
+    """All questions, checked against the rules, and the number of flaws of published ones, by side and flaw.
+
+    Args:
+        groups: people, holdout people and celebrities; the last two are only evaluated.
+    """
     writer = section.questions.build("questions", "data.questions")
     order = Order(seed, train_wordings=section.train_wordings, train_formats=section.train_formats)
     questions: list[Question] = []
     rejected: list[Rejected] = []
     facts: dict[str, float] = {}
-    asked_only = order._replace(variants=("eval",))
-    for group, wanted in ((people, order), (holdout, asked_only), (celebrities, asked_only)):
-        written = writer.write(group, wanted, progress)
-        check(written.questions, group)
+    flaws: dict[str, dict[str, int]] = {}
+    makers_of_groups = (sources.people, None, sources.celebrities)
+    for side, source, group in zip(("people", "holdout", "celebrities"), makers_of_groups, groups, strict=True):
+        wanted_here = order if side == "people" else order._replace(variants=("eval",))
+        written, found = _asked(source, writer, group, wanted_here, progress)
         questions += written.questions
         rejected += written.rejected
         facts = {name: facts.get(name, 0) + written.facts.get(name, 0) for name in {**facts, **written.facts}}
-    return Written(questions, tuple(rejected), facts)
+        flaws |= {side: found} if found else {}
+    return Written(questions, tuple(rejected), facts), flaws
 
 
-def draw(
-    portraits: Portraits,
-    people: Sequence[Profile],
-    holdout: Sequence[Profile],
-    celebrities: Sequence[Profile],
-    seed: int,
-    folder: Path,
-    progress: Progress,
-) -> int:
-    """Draw all pictures and return how many; two people with the same pixels are an error.
-
-    Holdout people and celebrities are only ever shown as they are, so they need the one portrait.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    jobs = [(p, view, seed) for p in people for view in range(portraits.num_views)]
-    jobs += [(p, 0, seed) for p in holdout] + [(p, 0, CELEBRITY_PORTRAIT_SEED) for p in celebrities]
-    hashes: dict[str, str] = {}
-    progress.start("portraits", len(jobs))
-    for profile, view, portrait_seed in jobs:
-        path = folder / f"{profile.id}_{view}.png"
-        png = _png(portraits.render(profile, view, portrait_seed))
-        other = hashes.setdefault(hashlib.sha256(png).hexdigest(), path.name)
-        if other != path.name:
-            raise DataError(
-                f"{path.name}: the same pixels as {other}. A picture must stand for one person and one view; "
-                "replace one of the two."
-            )
-        write_atomic(path, png)
-        progress.advance()
-    progress.finish()
-    return len(jobs)
+def _asked(
+    source: Source | None, writer: Questions, group: Sequence[Profile], order: Order, progress: Progress
+) -> tuple[Written, dict[str, int]]:
+    """Checked questions about a group: the source's own, and the writer's in the variants of which it has none."""
+    own = [q for q in (source and source.questions(group, order.seed)) or () if q.variant in order.variants]
+    missing = tuple(variant for variant in order.variants if variant not in {q.variant for q in own})
+    written = writer.write(group, order._replace(variants=missing), progress) if missing else Written([])
+    if not own:
+        check(written.questions, group)
+        return written, {}
+    place = {person.id: number for number, person in enumerate(group)}
+    questions = [*own, *written.questions]
+    questions.sort(key=lambda q: (place.get(q.profile_id, len(place)), order.variants.index(q.variant)))
+    written = replace(written, questions=questions)
+    if source and source.published:
+        return written, check_published(questions, group)
+    check(questions, group)
+    return written, {}
 
 
-def _png(image: Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()
+def _report(
+    sources: Makers, flaws: dict[str, Any], equal: list[tuple[str, str]], folder: Path, progress: Progress
+) -> None:
+    """Write what the sources tell about themselves, and show each's summary in a line."""
+    told = {"people": sources.people.account()}
+    if sources.celebrities:
+        told["celebrities"] = sources.celebrities.account()
+    content: dict[str, Any] = {side: account for side, account in told.items() if account}
+    for side, account in content.items():
+        if summary := account.get("summary"):
+            progress.note(f"{side}: {summary}")
+    content |= {"flaws": flaws} if flaws else {}
+    content |= {"equal_pictures": equal} if equal else {}
+    if content:
+        write_atomic(folder / SOURCE_REPORT, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def load(folder: Path) -> Dataset:

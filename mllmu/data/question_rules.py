@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from math import sqrt
 
@@ -46,6 +46,57 @@ def check(questions: Sequence[Question], profiles: Sequence[Profile]) -> None:
     from the rules of wording.
     """
     known = {p.id: p for p in profiles}
+    _check_ids(questions, known)
+    for q in questions:
+        _check_one(q, known[q.profile_id])
+    _check_slots(questions)
+    _check_pairs(questions)
+    _check_balance(questions)
+
+
+def check_published(questions: Sequence[Question], profiles: Sequence[Profile]) -> dict[str, int]:
+    """Check that published questions can be used, and count their flaws instead of refusing them.
+
+    Usable: ids are unique and say what the question is, the person is known, question and answer have text, a
+    classification has its answer among at least two options. Anything else that breaks a rule of :func:`check` is the
+    published benchmark's own trait, and is counted.
+
+    Returns:
+        Number of questions per flaw, without flaws that do not occur; a question may have several.
+
+    Raises:
+        DataError: a question cannot be used.
+    """
+    known = {p.id: p for p in profiles}
+    _check_ids(questions, known)
+    flaws: Counter[str] = Counter()
+    for q in questions:
+        if not q.text.strip() or not q.answer.strip():
+            _fail(q, "the question or its answer is empty")
+        if q.task == "classification" and (len(q.options) < 2 or q.answer not in q.options):
+            _fail(q, f"the answer {q.answer!r} is not one of at least two options {q.options}")
+        if q.variant != "train":
+            flaws.update(_flaws(q, known[q.profile_id]))
+    return dict(sorted(flaws.items()))
+
+
+def _flaws(q: Question, profile: Profile) -> Iterator[str]:
+    if q.value and mentions(q.text, q.value):
+        yield "the question contains its answer"
+    if q.modality == "image_text" and q.attribute != "name" and name_words(profile.name).search(q.text):
+        yield "a question with the picture says a word of the name"
+    if q.modality == "text" and profile.name not in q.text:
+        yield "a text question does not say the whole name"
+    if q.task == "classification":
+        if len({option.casefold().strip() for option in q.options.values()}) < len(q.options):
+            yield "two options are the same"
+        if tuple(q.options) != LETTERS:
+            yield "not the options A to D"
+    if q.task == "cloze" and q.text.count(BLANK) != 1:
+        yield "not exactly one blank"
+
+
+def _check_ids(questions: Sequence[Question], known: Mapping[str, Profile]) -> None:
     seen: set[str] = set()
     for q in questions:
         if q.profile_id not in known:
@@ -55,10 +106,6 @@ def check(questions: Sequence[Question], profiles: Sequence[Profile]) -> None:
         seen.add(q.id)
         if not re.fullmatch(rf"{re.escape(f'{q.profile_id}.{q.variant}.{q.task}.{q.modality}')}\.\d+", q.id):
             _fail(q, "expected the id <profile>.<variant>.<task>.<modality>.<n>")
-        _check_one(q, known[q.profile_id])
-    _check_slots(questions)
-    _check_pairs(questions)
-    _check_balance(questions)
 
 
 def _fail(question: Question, what: str) -> None:

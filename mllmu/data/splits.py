@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mllmu.errors import DataError, did_you_mean
@@ -15,11 +15,14 @@ RATIO_TOLERANCE = 0.1
 """A list of ids may be larger or smaller than its ratio by one person, or by this part of it."""
 
 
-def forget_ids(ids: Sequence[str], splits: Splits, seed: int) -> dict[str, list[str]]:
+def forget_ids(
+    ids: Sequence[str], splits: Splits, seed: int, prescribed: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, list[str]]:
     """The people to forget for each forget ratio, keyed by percent, in the order of ``ids``.
 
     Drawn sets are nested: whoever is forgotten at 5 % is forgotten at 10 %, so that ratios can be compared. At least
-    one person is forgotten. Ids from a file are taken as they are.
+    one person is forgotten. Ids from a file are taken as they are, and so are those that the source prescribes for a
+    ratio (``prescribed``, by percent) if there is no file.
 
     Raises:
         DataError: a ratio leaves nobody to retain; the file is damaged, names unknown people, or does not agree with
@@ -30,6 +33,9 @@ def forget_ids(ids: Sequence[str], splits: Splits, seed: int) -> dict[str, list[
     ranked = sorted(ids, key=lambda person: rng(seed, "forget", person).random())
     chosen = {}
     for ratio in splits.forget_ratios:
+        if key := (prescribed or {}).get(percent(ratio)):
+            chosen[percent(ratio)] = _listed(ids, {"prescribed": list(key)}, "prescribed", ratio, Path("data.source"))
+            continue
         count = max(1, round(ratio * len(ids)))
         if count >= len(ids):
             raise DataError(

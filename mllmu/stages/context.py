@@ -38,8 +38,9 @@ class Context:
     def _files(self) -> dict[str, str]:
         """Digests of the files and folders that the settings of the data name, by path."""
         section = self.recipe.data
-        used = [section.source.build("sources", "data.source"), section.portraits.build("portraits", "data.portraits")]
-        paths = [section.splits.file, *(getattr(plugin, "path", None) for plugin in used)]
+        portraits = section.portraits.build("portraits", "data.portraits")
+        sources = [source for source in build.makers(section) if source]
+        paths = [section.splits.file, getattr(portraits, "path", None), *(p for s in sources for p in s.files())]
         return {str(path): content_digest(path) for path in paths if isinstance(path, Path) and path.exists()}
 
     @cached_property
@@ -53,9 +54,10 @@ class Context:
 
 
 def content_digest(path: Path) -> str:
-    """SHA-256 of a file's content, or of the names and contents of a folder's files; first 16 hex digits."""
+    """SHA-256 of a file's content, or of the names and contents of all files in a folder; first 16 hex digits."""
     if path.is_dir():
-        return digest({file.name: content_digest(file) for file in sorted(path.iterdir()) if file.is_file()})
+        files = {f.relative_to(path).as_posix(): f for f in sorted(path.rglob("*")) if f.is_file()}
+        return digest({name: content_digest(file) for name, file in files.items()})
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 

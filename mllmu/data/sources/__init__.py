@@ -1,1 +1,90 @@
-"""One file per source of people; each has ``profiles(seed) -> list[Profile]``."""
+"""Where the people come from: one file per source, see :class:`Source`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from mllmu.plugins import Plugin
+from mllmu.records import Profile, Question
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["Source", "adapted"]
+
+
+class Source(Plugin, ABC):
+    """Base of all sources: the people, and whatever else the source brings about them.
+
+    Only :meth:`profiles` is needed. What a source does not bring, the data stage makes: questions, pictures, and who
+    is forgotten.
+
+    ``published``: the text and pictures are used as somebody published them. Questions then need only be usable;
+    flaws of wording, equal names and equal pictures are counted and reported (``data/source.json``), not refused.
+    """
+
+    published: ClassVar[bool] = False
+
+    @abstractmethod
+    def profiles(self, seed: int) -> list[Profile]:
+        """The people, in the order in which they are asked; equal seeds give equal people.
+
+        Raises:
+            DataError: the source is missing, damaged, or contradicts itself.
+        """
+
+    def questions(self, profiles: Sequence[Profile], seed: int) -> list[Question] | None:
+        """The source's own questions about its people, or None.
+
+        A variant (train, eval, test) with at least one question here is taken as it is; the others are written by
+        :mod:`mllmu.data.questions`. For celebrities only ``eval`` is used.
+        """
+        del profiles, seed
+        return None
+
+    def num_views(self, profile: Profile) -> int:
+        """Number of the source's own pictures of a person; 0: the portraits of the recipe are drawn instead.
+
+        Picture 0 is the portrait; the others are shown by the test questions.
+        """
+        del profile
+        return 0
+
+    def picture(self, profile: Profile, view: int) -> Image:
+        """One of the ``num_views`` pictures, in RGB, as large as it is; raises DataError if it cannot be read."""
+        raise NotImplementedError(f"{type(self).__name__} has no picture {view} of {profile.id}")
+
+    def forget_ids(self) -> Mapping[str, Sequence[str]]:
+        """Who is forgotten, by percent (``{"5": [ids]}``), where the source prescribes it; others are drawn."""
+        return {}
+
+    def account(self) -> dict[str, Any]:
+        """What was read, and what was left out and why, as JSON values; ``summary`` is shown as one line."""
+        return {}
+
+    def files(self) -> list[Path]:
+        """Files and folders whose content the data depend on."""
+        path = getattr(self, "path", None)
+        return [path] if isinstance(path, Path) else []
+
+
+class _Plain(Source):
+    """A plug-in that has ``profiles`` and nothing else."""
+
+    plugin: Any
+
+    def profiles(self, seed: int) -> list[Profile]:
+        people: list[Profile] = self.plugin.profiles(seed)
+        return people
+
+    def files(self) -> list[Path]:
+        path = getattr(self.plugin, "path", None)
+        return [path] if isinstance(path, Path) else []
+
+
+def adapted(plugin: Any) -> Source:
+    """A plug-in of the kind 'sources' as a :class:`Source`; it need not be derived from it."""
+    return plugin if isinstance(plugin, Source) else _Plain(plugin=plugin)

@@ -1,0 +1,69 @@
+"""Which pictures a data set needs, and drawing them: a source's own, or portraits of the recipe's backend."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL.Image import Image
+
+from mllmu.data.portraits import Portraits
+from mllmu.data.sources import Source
+from mllmu.errors import DataError
+from mllmu.progress import Progress
+from mllmu.records import Profile
+from mllmu.runstore import write_atomic
+
+
+class Shot(NamedTuple):
+    """A picture to be made: its file, and how."""
+
+    name: str
+    render: Callable[[], Image]
+    published: bool
+
+
+def wanted(
+    portraits: Portraits, source: Source | None, people: Sequence[Profile], *, seed: int, num_views: int
+) -> list[Shot]:
+    """The pictures of some people: all the source has of a person, or ``num_views`` drawn portraits if it has none."""
+    return [shot for person in people for shot in _of(portraits, source, person, seed, num_views)]
+
+
+def _of(portraits: Portraits, source: Source | None, person: Profile, seed: int, num_views: int) -> list[Shot]:
+    own = source.num_views(person) if source else 0
+    names = [f"{person.id}_{view}.png" for view in range(own or num_views)]
+    if source and own:
+        return [Shot(n, partial(source.picture, person, v), source.published) for v, n in enumerate(names)]
+    return [Shot(n, partial(portraits.render, person, v, seed), published=False) for v, n in enumerate(names)]
+
+
+def draw(shots: Sequence[Shot], folder: Path, progress: Progress) -> list[tuple[str, str]]:
+    """Draw all pictures; two with the same pixels are an error, or returned by name if they were published so."""
+    folder.mkdir(parents=True, exist_ok=True)
+    hashes: dict[str, str] = {}
+    equal: list[tuple[str, str]] = []
+    progress.start("portraits", len(shots))
+    for name, render, published in shots:
+        png = _png(render())
+        other = hashes.setdefault(hashlib.sha256(png).hexdigest(), name)
+        if other != name and not published:
+            raise DataError(
+                f"{name}: the same pixels as {other}. A picture must stand for one person and one view; "
+                "replace one of the two."
+            )
+        equal += [(other, name)] if other != name else []
+        write_atomic(folder / name, png)
+        progress.advance()
+    progress.finish()
+    return equal
+
+
+def _png(image: Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
