@@ -65,6 +65,7 @@ class Question(Record):
         options: letter -> value, classification only.
         alternatives: wrong answers in the same wording and of the same type (generation, cloze): truth ratio.
         rewording: the right answer in other words (generation only; empty elsewhere).
+        support: the passage of the profile that proves the answer, where a model wrote the question.
     """
 
     id: str
@@ -79,6 +80,7 @@ class Question(Record):
     options: dict[str, str] = {}
     alternatives: tuple[str, ...] = ()
     rewording: str = ""
+    support: str = ""
 
 
 class Sample(Record):

@@ -24,7 +24,7 @@ from mllmu.data.sources import Source, adapted
 from mllmu.data.splits import HOLDOUT, forget_ids
 from mllmu.data.writers import Order, Questions, Rejected, Written
 from mllmu.errors import DataError
-from mllmu.progress import Progress
+from mllmu.progress import Progress, SilentProgress
 from mllmu.recipe import DataSection
 from mllmu.records import Profile, Question, dump_lines, read_lines
 from mllmu.runstore import write_atomic
@@ -97,7 +97,7 @@ def make(section: DataSection, seed: int, folder: Path, progress: Progress) -> d
         DataError: the source contradicts itself, two people share a picture, or a question breaks a rule.
     """
     sources = makers(section)
-    people, holdout, celebrities = gather(section, seed, sources)
+    people, holdout, celebrities = gather(section, seed, sources, progress)
     everybody = [*people, *holdout, *celebrities]
     forgotten = forget_ids([p.id for p in people], section.splits, seed, sources.people.forget_ids())
     splits = {**forgotten, HOLDOUT: [p.id for p in holdout]}
@@ -119,11 +119,11 @@ def make(section: DataSection, seed: int, folder: Path, progress: Progress) -> d
 
 
 def gather(
-    section: DataSection, seed: int, sources: Makers | None = None
+    section: DataSection, seed: int, sources: Makers | None = None, progress: Progress | None = None
 ) -> tuple[list[Profile], list[Profile], list[Profile]]:
     """The people to teach, the holdout people (seen by no model), and the celebrities."""
     sources = sources or makers(section)
-    people = sources.people.profiles(seed)
+    people = sources.people.generate(seed, progress or SilentProgress())
     celebrities = sources.celebrities.profiles(seed) if sources.celebrities else []
     _check_kind("data.source", people, "fictitious")
     _check_kind("data.celebrities", celebrities, "celebrity")

@@ -142,6 +142,13 @@ def magnitude(attribute: str, value: str) -> float | None:
     return numbers[0]
 
 
+def same_form(attribute: str, value: str, other: str) -> bool:
+    """Whether two values are written alike, where the attribute is a number: '$75,000' and '$60,000', not '60k'."""
+    if attribute not in _NUMERIC:
+        return True
+    return _shape(value) == _shape(other) and magnitude(attribute, value) != magnitude(attribute, other)
+
+
 @cache
 def _shape(value: str) -> str:
     """The value with digits and months blanked: '$75,000' -> '$0', so that '5 feet' is not offered beside '165 cm'."""

@@ -48,7 +48,7 @@ def check(questions: Sequence[Question], profiles: Sequence[Profile]) -> None:
     known = {p.id: p for p in profiles}
     _check_ids(questions, known)
     for q in questions:
-        _check_one(q, known[q.profile_id])
+        check_one(q, known[q.profile_id])
     _check_slots(questions)
     _check_pairs(questions)
     _check_balance(questions)
@@ -112,7 +112,8 @@ def _fail(question: Question, what: str) -> None:
     raise DataError(f"question {question.id} ({question.attribute}): {what}. Got {question.text!r}. Rebuild the data.")
 
 
-def _check_one(q: Question, profile: Profile) -> None:
+def check_one(q: Question, profile: Profile) -> None:
+    """The rules that a question keeps by itself, see :func:`check`."""
     if q.modality == "text" and q.attribute == "name":
         _fail(q, "the text modality says the name and cannot ask for it")
     if q.task != "classification" and q.value not in q.answer:

@@ -13,7 +13,7 @@ from typing import Any
 
 from mllmu.data import distractors
 from mllmu.data.question_rules import LETTERS, OTHER, SLOTS, check, mentions, name_words
-from mllmu.data.wordings import Variant, Wordings, render_answer, render_subject, wording, wordings
+from mllmu.data.wordings import Variant, Wordings, blanked, render_answer, render_subject, wording, wordings
 from mllmu.errors import DataError
 from mllmu.records import MODALITIES, QA, Modality, Profile, Question, TaskName
 from mllmu.seeding import derive, rng
@@ -279,9 +279,7 @@ class _Writer:
         for qa in self.profile.training_qa:
             if qa.attribute != slot.attribute:
                 continue
-            whole = rf"(?<!\w){re.escape(value)}(?!\w)"
-            template = re.sub(whole, "{v}", re.sub(rf"\ban? {whole}", "{a} {v}", qa.answer))
-            faithful = template.count("{v}") == 1 and render_answer(template, value) == qa.answer
-            if faithful and self._may_say(slot.modality, slot.attribute, qa.answer):
+            template = blanked(qa.answer, value)
+            if template and self._may_say(slot.modality, slot.attribute, qa.answer):
                 return template
         return entry.answers.train

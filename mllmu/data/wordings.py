@@ -83,6 +83,17 @@ def article(value: str) -> str:
     return "an" if _AN.match(value) and not _A.match(value) else "a"
 
 
+def blanked(sentence: str, value: str) -> str | None:
+    """The template of an answer sentence: :func:`render_answer` backwards; None if the value is not there once.
+
+    >>> blanked("She is an engineer.", "engineer")
+    'She is {a} {v}.'
+    """
+    whole = rf"(?<!\w){re.escape(value)}(?!\w)"
+    template = re.sub(whole, "{v}", re.sub(rf"\ban? {whole}", "{a} {v}", sentence))
+    return template if template.count("{v}") == 1 and render_answer(template, value) == sentence else None
+
+
 @cache
 def wordings(kind: Kind) -> Mapping[str, Wordings]:
     """The templates of all attributes of a kind of person, in schema order; read once and checked.

@@ -62,13 +62,14 @@ class Client(Generic[T]):
     Args:
         settings: of the endpoint.
         kind: what every reply must be.
+        budget: shared by the clients of one command that ask for several kinds; default: one of its own.
 
     Raises:
         EndpointError: no key.
     """
 
-    def __init__(self, settings: EndpointSettings, kind: type[T]) -> None:
-        self.budget = Budget(settings)
+    def __init__(self, settings: EndpointSettings, kind: type[T], budget: Budget | None = None) -> None:
+        self.budget = budget or Budget(settings)
         self._settings = settings
         self._kind = kind
         self._endpoint = Endpoint(settings)

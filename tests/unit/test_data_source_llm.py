@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from llm_server import KEY, Body, LlmServer
+from llm_factory import DONORS, ORDER, Row, invent, person
+from llm_server import KEY, LlmServer
 
 from mllmu.data.question_rules import check
 from mllmu.data.questions import build as build_questions
@@ -21,12 +21,7 @@ from mllmu.errors import BudgetError, DataError, EndpointError
 from mllmu.llm import client as client_module
 from mllmu.plugins import find
 
-Row = dict[str, Any]
 SEED = 3
-ORDER = re.compile(
-    r"number (\d+): (\w+), born in (\d+) in ([\w ]+), ([\w ]+), salary (\S+) to (\S+), height (\d+) to (\d+) cm"
-)
-DONORS = [person.attributes for person in Synthetic(num_people=120).profiles(77)]
 
 
 @pytest.fixture(autouse=True)
@@ -34,39 +29,6 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(client_module, "FIRST_PAUSE_S", 0.01)
-
-
-def invent(body: Body, spoil: Callable[[Row, int], None] | None = None) -> str:
-    """What an obedient model replies to an order; ``spoil`` changes a row, given the number of the attempt."""
-    order = body["messages"][1]["content"]
-    attempt = int(re.findall(r"attempt (\d+)", order)[0])
-    rows = [person(*found) for found in ORDER.findall(order)]
-    for row in rows:
-        if spoil:
-            spoil(row, attempt)
-    return json.dumps({"people": rows})
-
-
-def person(
-    number: str, gender: str, year: str, country: str, job: str, salary: str, _: str, height: str, __: str
-) -> Row:
-    donor = DONORS[int(number)]
-    row: Row = {
-        **donor,
-        "number": int(number),
-        "gender": gender,
-        "birthplace": f"Westham, {country}",
-        "birth_date": f"March {int(number) % 28 + 1}, {year}",
-        "profession": job,
-        "salary": salary,
-        "height": f"{height} cm",
-        "residence": "Oldport, Iceland",
-    }
-    row["biography"] = (
-        f"{row['name']} was born in Westham in {year} and works as a {job} in Oldport today. "
-        + "It is a quiet life. " * 9
-    )
-    return row
 
 
 @pytest.fixture

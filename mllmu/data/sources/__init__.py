@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mllmu.plugins import Plugin
+from mllmu.progress import Progress
 from mllmu.records import Profile, Question
 
 if TYPE_CHECKING:
@@ -35,6 +36,11 @@ class Source(Plugin, ABC):
         Raises:
             DataError: the source is missing, damaged, or contradicts itself.
         """
+
+    def generate(self, seed: int, progress: Progress) -> list[Profile]:
+        """The same people, for a source that takes its time and says how far it is."""
+        del progress
+        return self.profiles(seed)
 
     def questions(self, profiles: Sequence[Profile], seed: int) -> list[Question] | None:
         """The source's own questions about its people, or None.

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import cache
-from importlib.resources import files
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from mllmu.data.llm_prompts import prompts
+from mllmu.data.sources import Source
 from mllmu.data.sources._llm_rules import Crowd, Person, Quota, fault, profile_of, quotas
 from mllmu.data.sources.celebrities import Celebrities
 from mllmu.data.sources.synthetic import Synthetic
@@ -33,7 +32,7 @@ class People(BaseModel):
     people: list[Person]
 
 
-class Llm(EndpointSettings):
+class Llm(EndpointSettings, Source):
     """Fictitious people with sixteen attributes and a biography, invented by a model behind an endpoint.
 
     Every person is ordered: gender, age, country of birth and profession come from the balanced series of the source
@@ -157,7 +156,7 @@ def _matched(batch: Sequence[Quota], answer: People | Unanswered) -> Iterator[tu
 
 def _call(batch: Sequence[Quota], attempt: int, taken: Sequence[str]) -> Call:
     """The prompt for some orders. ``taken`` are names that a model has made up, so they stand fenced."""
-    words = prompts()
+    words = prompts("people")
     names = words["taken"].format(names=fence("names", ", ".join(taken[-MAX_TAKEN:]))) if taken else ""
     order = words["order"].format(attempt=attempt, lines="\n".join(map(_line, batch)), taken=names)
     return Call(
@@ -172,16 +171,8 @@ def _line(quota: Quota) -> str:
         "height_low": quota.height[0],
         "height_high": quota.height[1],
     }
-    line: str = prompts()["line"].format(**quota._asdict(), **ranges)
+    line: str = prompts("people")["line"].format(**quota._asdict(), **ranges)
     return line
-
-
-@cache
-def prompts() -> dict[str, Any]:
-    """Read ``llm_prompts.yaml`` once."""
-    text = files("mllmu.data").joinpath("llm_prompts.yaml").read_text(encoding="utf-8")
-    loaded: dict[str, Any] = yaml.safe_load(text)
-    return loaded
 
 
 PLUGIN = Llm

@@ -1,0 +1,176 @@
+"""What a question from a model must fulfil before it may be asked: grounded, fair, nameless beside the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from mllmu.data import distractors
+from mllmu.data.question_rules import NUM_WRONG, check_one, mentions, name_words
+from mllmu.data.wordings import BLANK, SUBJECT, blanked, render_answer, render_subject, wordings
+from mllmu.data.writers._llm_talk import Item, profile_text
+from mllmu.errors import DataError
+from mllmu.evaluation.parsing import contains_words, normalise
+from mllmu.records import Profile, Question
+
+LETTERS = (8, 300)
+"""Fewest and most characters of a question or an answer sentence."""
+MAX_VALUE = 80
+MAX_ANSWER = 60
+"""A second reading may say the value in a sentence, but not a list of guesses: so many characters beside the value."""
+NONE = "none"
+_GENERIC = frozenset({"university", "college", "school", "institute", "academy", "named", "with", "from", "city"})
+"""Words of a value that give nothing away: a question may ask for a university."""
+
+
+def drafted(item: Item, planned: Question) -> Question:
+    """The question that an item makes in a planned place: the plan's attribute, value and letter, the model's words."""
+    wrong = tuple(item.wrong[:NUM_WRONG])
+    given = {"text": item.question, "support": " ".join(item.support.split())}
+    if planned.task == "classification":
+        place = list(planned.options).index(planned.answer)
+        values = [*wrong[:place], planned.value, *wrong[place:]]
+        return planned.model_copy(update={**given, "options": dict(zip(planned.options, values, strict=False))})
+    if planned.task == "cloze":
+        return planned.model_copy(update={**given, "alternatives": wrong})
+    template = blanked(item.answer, planned.value) or ""
+    filled = tuple(render_answer(template, value) for value in wrong)
+    return planned.model_copy(
+        update={**given, "answer": item.answer, "rewording": item.rewording, "alternatives": filled}
+    )
+
+
+def reworded(question: Question, wrong: Sequence[str], text: str, twin: Question) -> Question:
+    """The test twin of a question: other words, the same values; options in the twin's order, sentences swapped."""
+    given = {"text": text, "support": question.support}
+    if question.task == "classification":
+        place = list(twin.options).index(twin.answer)
+        values = [*wrong[:place], question.value, *wrong[place:]]
+        return twin.model_copy(update={**given, "options": dict(zip(twin.options, values, strict=True))})
+    if question.task == "cloze":
+        return twin.model_copy(update={**given, "alternatives": tuple(wrong)})
+    template = blanked(question.rewording, question.value) or ""
+    return twin.model_copy(
+        update={
+            **given,
+            "answer": question.rewording,
+            "rewording": question.answer,
+            "alternatives": tuple(render_answer(template, value) for value in wrong),
+        }
+    )
+
+
+def fault(item: Item, draft: Question, profile: Profile) -> str:
+    """The first rule that a written question breaks, as ``<rule>: <what was expected>``; empty if it breaks none."""
+    return next(_faults(item, draft, profile), "")
+
+
+def _faults(item: Item, draft: Question, profile: Profile) -> Iterator[str]:
+    yield from _of_support(draft, profile)
+    yield from _of_wrong(item.wrong, draft, profile)
+    if draft.task == "generation":
+        yield from _of_sentences(item, draft.value)
+    yield from text_faults(draft, profile)
+
+
+def _of_support(draft: Question, profile: Profile) -> Iterator[str]:
+    if not draft.support or draft.support not in " ".join(profile_text(profile).split()):
+        yield "support: expected a passage that stands in the profile word for word"
+    elif not mentions(draft.support, draft.value):
+        yield "support: expected a passage with the value in it"
+
+
+def _of_wrong(wrong: Sequence[str], draft: Question, profile: Profile) -> Iterator[str]:
+    plain = [value.casefold().strip() for value in (draft.value, *wrong)]
+    if len(wrong) != NUM_WRONG:
+        yield f"wrong: expected {NUM_WRONG} wrong values"
+    if any(not _printable(value, (1, MAX_VALUE)) for value in wrong):
+        yield f"wrong: expected plain values of at most {MAX_VALUE} characters"
+    if any(one in other for n, one in enumerate(plain) for m, other in enumerate(plain) if n != m):
+        yield "wrong: expected values of which none contains another one or the right one"
+    true = {value.casefold() for value in profile.attributes.values()}
+    if any(value in true for value in plain[1:]):
+        yield "wrong: expected values that are not true of another attribute"
+    if any(not distractors.same_form(draft.attribute, draft.value, value) for value in wrong):
+        yield "wrong: expected the form of the right value"
+
+
+def _of_sentences(item: Item, value: str) -> Iterator[str]:
+    templates = [blanked(sentence, value) for sentence in (item.answer, item.rewording)]
+    if not all(templates):
+        yield "answer: expected two sentences that contain the value once, spelt as in the profile"
+    elif overlap(*[template or "" for template in templates]) >= 1:
+        yield "answer: expected a rewording in other words"
+    if not all(_printable(sentence, LETTERS) for sentence in (item.answer, item.rewording)):
+        yield f"answer: expected one line of {LETTERS[0]} to {LETTERS[1]} characters"
+
+
+def text_faults(draft: Question, profile: Profile) -> Iterator[str]:
+    """Rules about the words of a question, written or reworded, and last the rules of every question."""
+    text = draft.text
+    if not _printable(text, LETTERS):
+        yield f"text: expected one line of {LETTERS[0]} to {LETTERS[1]} characters"
+    if draft.task == "cloze" and (text.count(BLANK) != 1 or "___" in text or text.endswith("?")):
+        yield f"blank: expected a statement with {BLANK} once"
+    if draft.task != "cloze" and ("_" in text or not text.endswith(("?", "."))):
+        yield "text: expected a question or a request, with its mark at the end"
+    if draft.modality == "image_text" and (SUBJECT not in text.casefold() or name_words(profile.name).search(text)):
+        yield f"name: expected '{SUBJECT}' and no part of the name beside the picture"
+    if draft.modality == "text" and profile.name not in text:
+        yield "name: expected the full name where there is no picture"
+    if mentions(text, draft.value) or _telling(draft.value) & set(normalise(text).split()):
+        yield "leak: expected a question that does not hold its answer or a telling word of it"
+    if any(contains_words(text, told) for told in _told(draft.attribute, profile)):
+        yield "leak: expected a question that tells nothing else about the person"
+    if normalise(text) in _taught(profile, draft.attribute):
+        yield "taught: expected other words than a question of the training set"
+    try:
+        check_one(draft, profile)
+    except DataError as error:
+        yield f"rules: {str(error).partition('): ')[2].partition('. Got ')[0]}"
+
+
+def _telling(value: str) -> set[str]:
+    return {word for word in normalise(value).split() if len(word) > 3 and word not in _GENERIC}
+
+
+def _told(asked: str, profile: Profile) -> set[str]:
+    """What the profile says about other attributes, whole and up to a comma."""
+    others = [v for a, v in profile.attributes.items() if a not in (asked, "name", "gender") and v != NONE]
+    return {part for value in others for part in (value, *value.split(", ")) if len(part) > 3}
+
+
+def _taught(profile: Profile, attribute: str) -> set[str]:
+    entry = wordings(profile.kind)[attribute]
+    templates = (*entry.questions.train, *entry.cloze.train)
+    texts = [render_subject(template, name) for template in templates for name in (None, profile.name)]
+    return {normalise(text) for text in [*texts, *(qa.question for qa in profile.training_qa)]}
+
+
+def overlap(one: str, other: str) -> float:
+    """Share of words in common, 0 to 1: |A and B| / |A or B| of the sets of words; 1 where there are none.
+
+    >>> overlap("Where was this person born?", "In which city was this person born?")
+    0.5
+    """
+    a, b = (set(normalise(text).split()) for text in (one, other))
+    return len(a & b) / len(a | b) if a | b else 1.0
+
+
+def distance_fault(question: Question, text: str, name: str, most: float) -> str:
+    """Whether a reworded question still has too many words of the old one; the subject does not count."""
+    bare = [t.replace(name, "").replace(SUBJECT, "").replace(SUBJECT.capitalize(), "") for t in (question.text, text)]
+    return f"overlap: expected at most {100 * most:g} % of the words in common" if overlap(*bare) > most else ""
+
+
+def agrees(question: Question, answer: str) -> bool:
+    """Whether a second reading gives the right answer: its letter, or the value and little else."""
+    said, value = normalise(answer), normalise(question.value)
+    if question.task == "classification":
+        return answer.strip(" .:()").upper() == question.answer or said == value
+    if question.value.casefold() == NONE:
+        return said.split()[:1] in ([NONE], ["no"])
+    return contains_words(said, value) and len(said) <= len(value) + MAX_ANSWER
+
+
+def _printable(text: str, letters: tuple[int, int]) -> bool:
+    return text.isprintable() and text == " ".join(text.split()) and letters[0] <= len(text) <= letters[1]

@@ -1,0 +1,103 @@
+"""Questions written by a language model behind an endpoint, grounded in the profile and read twice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from mllmu.data.questions import build
+from mllmu.data.writers import Order, Questions, Written
+from mllmu.data.writers._llm_desk import Desk, by_person
+from mllmu.data.writers._llm_talk import Sheet, write_call
+from mllmu.errors import DataError
+from mllmu.llm import Budget, EndpointSettings, Preview, count_cached
+from mllmu.progress import Progress
+from mllmu.records import Profile, Question
+
+
+class Llm(EndpointSettings, Questions):
+    """The 18 questions a person and their rewordings for the Test set, in a model's words, checked twice.
+
+    Code decides what is asked: which attributes, the right value, and the letter it stands under, as the templates do.
+    The model writes the question, the wrong answers, the sentences, and quotes the passage of the profile that proves
+    the answer. Code then checks what it can (:mod:`mllmu.data.writers._llm_rules`), and a second reading, by
+    ``checker`` or by the same model, answers every question from the profile alone; where it answers otherwise, the
+    question goes. Rewordings for the Test set are made of accepted questions without the profile, and checked alike.
+    What was thrown out is written again, up to ``max_rounds`` times, and is kept in ``data/rejected.jsonl``.
+
+    Training questions, and people of other kinds than ``kinds``, stay with the templates. At least four calls a person
+    with a Test set and two without.
+
+    Source: the construction of MLLMU-Bench, arXiv:2410.22108 (a model writes and paraphrases questions); the plan, the
+    rules, the second reading and the prompts are ours.
+    """
+
+    source: ClassVar[str] = "https://arxiv.org/abs/2410.22108"
+
+    kinds: tuple[Literal["fictitious", "celebrity"], ...] = Field(
+        ("fictitious",), min_length=1, description="whom the model asks about; the others are asked by template"
+    )
+    checker: str = Field("", description="model of the second reading, at the same endpoint; empty: the same model")
+    max_rounds: int = Field(
+        3, ge=1, le=20, description="how often a rejected question is written again, first included"
+    )
+    max_overlap: float = Field(0.7, gt=0, le=1, description="most words a rewording may share with its question")
+    fallback: Literal["template", "stop"] = Field(
+        "template", description="what happens to a question that is still rejected after the last round"
+    )
+    temperature: float | None = Field(0.7, ge=0, le=2, description="null: not sent, for models that refuse it")
+    max_tokens: int | None = Field(6000, ge=1, description="most tokens of a reply; about 150 a question")
+
+    def write(self, people: Sequence[Profile], order: Order, progress: Progress) -> Written:
+        """Write, check, reword and check; see the class.
+
+        Raises:
+            DataError: ``fallback: stop``, and some questions were still rejected after the last round.
+            EndpointError, BudgetError: the endpoint cannot be used, or the budget is reached; replies are kept.
+        """
+        plan = _template(people, order)
+        chosen = {profile.id: profile for profile in people if profile.kind in self.kinds}
+        planned = [q for q in plan if q.variant == "eval" and q.profile_id in chosen]
+        if not planned:
+            return Written(plan)
+        twins = {q.id.replace(".test.", ".eval.", 1): q for q in plan if q.variant == "test"}
+        budget = Budget(self)
+        desk = Desk(self, chosen, planned, twins, budget, progress)
+        desk.work()
+        self._check_complete(desk)
+        figures = ", ".join(f"{name} {amount:g}" for name, amount in budget.facts().items())
+        progress.note(f"questions: {desk.summary()}; {figures}")
+        final = desk.final
+        return Written([final.get(q.id, q) for q in plan], desk.rejected(), {**desk.facts(), **budget.facts()})
+
+    def _check_complete(self, desk: Desk) -> None:
+        if desk.missing and self.fallback == "stop":
+            raise DataError(
+                f"data.questions: {len(desk.missing)} of {desk.num_planned} questions are still rejected after "
+                f"{self.max_rounds} rounds ({desk.reasons()}). All replies are kept in {self.cache_folder()}; raise "
+                "max_rounds, use another model, or set fallback: template to ask these in the words of the templates."
+            )
+
+    def preview(self, people: Sequence[Profile], order: Order, num_prompts: int) -> Preview:
+        """The first prompts, and how many calls there would be if nothing had to be written again."""
+        chosen = {profile.id: profile for profile in people if profile.kind in self.kinds}
+        planned = [q for q in _template(people, order) if q.variant == "eval" and q.profile_id in chosen]
+        calls = [write_call(chosen[person], places, 1) for person, places in by_person(planned).items()]
+        shown = tuple("\n\n".join(part["content"] for part in call.messages) for call in calls[:num_prompts])
+        a_person = 4 if "test" in order.variants else 2
+        return Preview(a_person * len(calls), count_cached(self, Sheet, calls), shown)
+
+
+def _template(people: Sequence[Profile], order: Order) -> list[Question]:
+    return build(
+        people,
+        seed=order.seed,
+        variants=order.variants,
+        train_wordings=order.train_wordings,
+        train_formats=order.train_formats,
+    )
+
+
+PLUGIN = Llm
