@@ -19,6 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import DynamicCache
 
+from mllmu.models.pictures import core, embedded
+
 
 @dataclass
 class State:
@@ -77,22 +79,16 @@ def _read(
     hidden_RQD = (
         core(model)
         .model(
-            input_ids=ids_RQ,
+            **embedded(model, {"input_ids": ids_RQ, **pictures}),
             attention_mask=mask_RS,
             position_ids=state.length_R[:, None] + steps_Q,
             past_key_values=state.cache,
             use_cache=True,
-            **pictures,
         )
         .last_hidden_state
     )
     last_RD = hidden_RQD[torch.arange(len(ids), device=device), lengths - 1]
     return State(state.cache, mask_RS, state.length_R + lengths, last_RD), hidden_RQD
-
-
-def core(model: Any) -> Any:
-    """The model itself, without the adapter's wrapper."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def reply_logps(

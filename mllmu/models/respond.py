@@ -16,6 +16,7 @@ from mllmu.models import prefix
 from mllmu.models.encoding import shared_length
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded
+from mllmu.models.pictures import picture_inputs
 from mllmu.records import CandidateLogp, Response, Sample
 from mllmu.training.forward import run_forward
 
@@ -74,7 +75,7 @@ def answer_sharing(
     """Replies and candidate log-probabilities; picture, question and system prompt are read once each."""
     encoder, model, pad = loaded.encoder, loaded.model, loaded.encoder.pad
     groups, parents, rests = split_prefixes([encoder.prompt(turn) for turn in turns], turns)
-    pictures = encoder.pictures([turns[parents.index(g)] for g in range(len(groups))])
+    pictures = picture_inputs(loaded, [turns[parents.index(g)] for g in range(len(groups))])
     prefixes = prefix.begin(model, groups, {k: v.to(loaded.device) for k, v in pictures.items()}, pad)
     prompts, _ = prefix.extend(model, prefixes, parents, rests, pad)
     wanted = _candidates(batch)

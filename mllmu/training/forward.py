@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mllmu.models.families import IGNORE, Batch
+from mllmu.models.pictures import core, embedded
 
 
 @dataclass(frozen=True)
@@ -54,26 +55,25 @@ def run_forward(model: Any, batch: Batch) -> Forward:
 
     Works for any ``...ForConditionalGeneration`` with ``.model`` and ``.lm_head``, with or without adapters.
     """
-    core = model.get_base_model() if hasattr(model, "get_base_model") else model
-    hidden_BTD = core.model(**batch.inputs, use_cache=False).last_hidden_state
+    hidden_BTD = core(model).model(**embedded(model, batch.inputs), use_cache=False).last_hidden_state
     wanted_BT = batch.labels[:, 1:] != IGNORE
-    logits_NV = apply_head(core, hidden_BTD[:, :-1][wanted_BT])
+    logits_NV = apply_head(core(model), hidden_BTD[:, :-1][wanted_BT])
     row_N = wanted_BT.nonzero()[:, 0] if batch.replies is None else batch.replies[:, 1:][wanted_BT]
     num_rows = len(batch.labels) if batch.replies is None else batch.num_replies
     return Forward(logits_NV.float(), batch.labels[:, 1:][wanted_BT], row_N, num_rows)
 
 
-def apply_head(core: Any, hidden_ND: Tensor) -> Tensor:
+def apply_head(own: Any, hidden_ND: Tensor) -> Tensor:
     """[N, V] logits of hidden states; some models bound them: cap * tanh(logits / cap)."""
-    logits_NV: Tensor = core.lm_head(hidden_ND)
-    cap = getattr(core.config.get_text_config(), "final_logit_softcapping", None) if hasattr(core, "config") else None
+    logits_NV: Tensor = own.lm_head(hidden_ND)
+    cap = getattr(own.config.get_text_config(), "final_logit_softcapping", None) if hasattr(own, "config") else None
     return logits_NV if cap is None else torch.tanh(logits_NV / cap) * cap
 
 
 def run_hidden(model: Any, batch: Batch, layer: int) -> Tensor:
     """[N, D] float32 hidden states, as they leave a layer of the language model, that predict the labelled tokens."""
-    core = model.get_base_model() if hasattr(model, "get_base_model") else model
-    every = core.model(**batch.inputs, use_cache=False, output_hidden_states=True).hidden_states
+    inputs = embedded(model, batch.inputs)
+    every = core(model).model(**inputs, use_cache=False, output_hidden_states=True).hidden_states
     wanted_BT = batch.labels[:, 1:] != IGNORE
     # the first entry is what enters the first layer
     hidden_ND: Tensor = every[layer + 1][:, :-1][wanted_BT]

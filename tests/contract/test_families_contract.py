@@ -333,7 +333,7 @@ def test_what_is_shared_or_packed_gives_what_is_plain(model: tuple[Loaded, Path]
     turns = mixed(loaded, base)
     samples = [sample(i, prompt=t.prompt, candidates={"A": "Riga", "B": "Oslo is right"}) for i, t in enumerate(turns)]
     with torch.no_grad():
-        packed = run_forward(loaded.model, pack(loaded.encoder, turns, dtype=loaded.model.dtype, capacity=64))
+        packed = run_forward(loaded.model, pack(loaded, turns, capacity=64))
         plain = run_forward(loaded.model, loaded.encoder.batch(turns))
     torch.testing.assert_close(packed.row_logp_B, plain.row_logp_B, atol=1e-3, rtol=1e-4)
     asked = [replace(turn, reply="") for turn in turns]

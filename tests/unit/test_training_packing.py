@@ -70,7 +70,7 @@ def turns_of(folder: Path, rows: list[tuple[str, str, str, str]]) -> list[Turn]:
 
 
 def both(loaded: Loaded, turns: list[Turn], capacity: int) -> tuple[Forward, Forward]:
-    packed = pack(loaded.encoder, turns, capacity=capacity, dtype=torch.float32)
+    packed = pack(loaded, turns, capacity=capacity)
     return run_forward(loaded.model, packed), run_forward(loaded.model, loaded.encoder.batch(turns))
 
 
@@ -101,7 +101,7 @@ def test_gradients_of_the_adapter_equal_the_plain_batch(adapted: Loaded, folder:
 
 def test_a_picture_is_run_once_for_all_its_questions(loaded: Loaded, folder: Path) -> None:
     turns = turns_of(folder, [("red.png", word, "yes", "") for word in WORDS[:6]])
-    packed: Batch = pack(loaded.encoder, turns, capacity=400, dtype=torch.float32)
+    packed: Batch = pack(loaded, turns, capacity=400)
     plain = loaded.encoder.batch(turns)
     assert len(packed.inputs["pixel_values"]) == 1
     assert len(plain.inputs["pixel_values"]) == 6
@@ -110,7 +110,7 @@ def test_a_picture_is_run_once_for_all_its_questions(loaded: Loaded, folder: Pat
 
 def test_labels_are_the_replies_and_nothing_else(loaded: Loaded, folder: Path) -> None:
     turns = turns_of(folder, [("red.png", "Ada ?", "a baker", ""), ("", "Bell ?", "Riga", "")])
-    packed = pack(loaded.encoder, turns, capacity=10, dtype=torch.float32)
+    packed = pack(loaded, turns, capacity=10)
     labelled = packed.labels != IGNORE
     assert packed.replies is not None
     for place, turn in enumerate(turns):

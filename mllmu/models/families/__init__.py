@@ -78,6 +78,8 @@ class Family(Plugin):
         shares_prefix: positions are plain counts and a cache holds all tokens, so that sequences can be continued
             from a common prefix; False for families with multi-axis positions or sliding windows.
         needs_picture: the model takes no turn without a picture.
+        picture_parts: modules of the model that a picture goes through, the vision tower first, if their output simply
+            takes the places of the picture's tokens; empty: pictures are put in as pixels. See ``models.pictures``.
     """
 
     lora_targets: ClassVar[str] = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
@@ -86,6 +88,7 @@ class Family(Plugin):
     picture_settings: ClassVar[dict[str, Any]] = {}
     shares_prefix: ClassVar[bool] = False
     needs_picture: ClassVar[bool] = False
+    picture_parts: ClassVar[tuple[str, ...]] = ()
 
     @property
     def name(self) -> str:
@@ -189,6 +192,11 @@ class Family(Plugin):
         """What the model wants to know of each token beside its id, [B, T] each."""
         del ids_BT, labels_BT, processor
         return {}
+
+    def picture_features(self, model: Any, pictures: dict[str, Tensor]) -> Tensor:
+        """[F, D] what the ``picture_parts`` make of pictures: one row per picture token, pictures in order."""
+        output = model.model.get_image_features(**pictures)
+        return torch.cat(list(getattr(output, "pooler_output", output)))
 
     def join_pictures(self, pictures: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The picture tensors of several turns as one set: rows one after the other, smaller ones filled with zeros.
