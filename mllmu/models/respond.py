@@ -1,7 +1,7 @@
 """Reply to samples: greedy replies and the log-probability of every candidate, in batches.
 
 This is the only evaluation step that needs a model. Replies do not depend on the batch size or on what is shared:
-padding is masked, and rows are independent.
+padding is masked, and rows are independent. A batch that does not fit into memory is halved, and so are all after it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from mllmu.errors import ModelError
 from mllmu.models import prefix
 from mllmu.models.encoding import shared_length
 from mllmu.models.families import Turn
@@ -23,6 +24,9 @@ from mllmu.training.forward import run_forward
 Reply = tuple[str, int, bool]
 CANDIDATES_A_ROW = 2
 """At most so many times the rows of a batch are scored at once, to bound memory."""
+BUCKETS = 4
+"""Prompts of a batch go on from their prefixes in so many parts, short ones apart from long ones: less padding."""
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def plan_batches(samples: Sequence[Sample], batch_size: int) -> list[list[Sample]]:
@@ -49,16 +53,54 @@ def respond(
         share: compute common prefixes once (:mod:`mllmu.models.prefix`) where the family allows it; otherwise, and for
             other families, every prompt is run again for its reply and for every candidate. The replies are the same.
     """
-    for batch in batches:
-        turns = [as_turn(sample, images, guard) for sample in batch]
-        if share and loaded.family.shares_prefix:
-            replies, logps = answer_sharing(loaded, batch, turns)
+    share = share and loaded.family.shares_prefix
+    waiting = [list(batch) for batch in reversed(batches)]
+    most = max(map(len, waiting), default=1)
+    while waiting:
+        batch = waiting.pop()
+        if len(batch) > most:
+            waiting += [batch[most:], batch[:most]]
+            continue
+        try:
+            replies = answer(loaded, batch, images=images, guard=guard, share=share)
+        except (MemoryError, RuntimeError) as error:
+            most = half_of(batch, error)
+            waiting.append(batch)
         else:
-            replies, logps = generate(loaded, batch, turns), score_candidates(loaded, batch, turns)
-        yield [
-            Response(sample_id=sample.id, text=text, num_tokens=count, finished=finished, candidates=scored)
-            for sample, (text, count, finished), scored in zip(batch, replies, logps, strict=True)
-        ]
+            yield replies
+
+
+def half_of(batch: Sequence[Sample], error: Exception) -> int:
+    """The size to go on with after a batch that did not fit into memory; other errors are raised again.
+
+    Raises:
+        ModelError: not even one sample fits.
+    """
+    if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in OUT_OF_MEMORY):
+        raise error
+    if len(batch) == 1:
+        raise ModelError(
+            f"out of memory with a single question ({batch[0].id}). Use a smaller model, a GPU with more memory, or "
+            "smaller pictures (model.pictures)."
+        ) from None
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return len(batch) // 2
+
+
+def answer(
+    loaded: Loaded, batch: Sequence[Sample], *, images: Path, guard: str = "", share: bool = True
+) -> list[Response]:
+    """Replies to one batch, in its order; see :func:`respond`."""
+    turns = [as_turn(sample, images, guard) for sample in batch]
+    if share:
+        replies, logps = answer_sharing(loaded, batch, turns)
+    else:
+        replies, logps = generate(loaded, batch, turns), score_candidates(loaded, batch, turns)
+    return [
+        Response(sample_id=sample.id, text=text, num_tokens=count, finished=finished, candidates=scored)
+        for sample, (text, count, finished), scored in zip(batch, replies, logps, strict=True)
+    ]
 
 
 def as_turn(sample: Sample, images: Path, guard: str) -> Turn:
@@ -77,18 +119,44 @@ def answer_sharing(
     groups, parents, rests = split_prefixes([encoder.prompt(turn) for turn in turns], turns)
     pictures = picture_inputs(loaded, [turns[parents.index(g)] for g in range(len(groups))])
     prefixes = prefix.begin(model, groups, {k: v.to(loaded.device) for k, v in pictures.items()}, pad)
-    prompts, _ = prefix.extend(model, prefixes, parents, rests, pad)
     wanted = _candidates(batch)
     for i, text in wanted:
         encoder.check_length(turns[i], text)
+    replies: dict[int, Reply] = {}
     known: dict[tuple[int, str], CandidateLogp] = {}
-    for start in range(0, len(wanted), CANDIDATES_A_ROW * len(batch)):
-        chunk = wanted[start : start + CANDIDATES_A_ROW * len(batch)]
-        ids = [encoder.reply(text) for _, text in chunk]
-        sums = prefix.reply_logps(model, prompts, [i for i, _ in chunk], ids, pad)
-        known |= {key: _logp(value, len(reply)) for key, value, reply in zip(chunk, sums, ids, strict=True)}
-    written = prefix.decode(model, prompts, [sample.max_new_tokens for sample in batch], loaded.ends, pad)
-    return [_reply(loaded, ids) for ids in written], _by_key(batch, known)
+    for rows in buckets([len(rest) for rest in rests]):
+        prompts, _ = prefix.extend(model, prefixes, [parents[row] for row in rows], [rests[row] for row in rows], pad)
+        known |= _score_behind(loaded, prompts, rows, [key for key in wanted if key[0] in rows])
+        written = prefix.decode(model, prompts, [batch[row].max_new_tokens for row in rows], loaded.ends, pad)
+        replies |= {row: _reply(loaded, ids) for row, ids in zip(rows, written, strict=True)}
+    return [replies[row] for row in range(len(batch))], _by_key(batch, known)
+
+
+def buckets(lengths: Sequence[int]) -> list[list[int]]:
+    """Rows by length, the shortest first, in at most ``BUCKETS`` parts of about the same number.
+
+    >>> buckets([9, 2, 8, 1, 3, 7, 4, 5])
+    [[3, 1], [4, 6], [7, 5], [2, 0]]
+    """
+    ordered = sorted(range(len(lengths)), key=lambda row: lengths[row])
+    size = -(-len(ordered) // BUCKETS)
+    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+
+def _score_behind(
+    loaded: Loaded, prompts: prefix.State, rows: Sequence[int], wanted: Sequence[tuple[int, str]]
+) -> dict[tuple[int, str], CandidateLogp]:
+    """Log-probabilities of the candidates of some rows, whose prompts have been read; replies of a length together."""
+    ids = {key: loaded.encoder.reply(key[1]) for key in wanted}
+    ordered = sorted(wanted, key=lambda key: len(ids[key]))
+    place = {row: number for number, row in enumerate(rows)}
+    known: dict[tuple[int, str], CandidateLogp] = {}
+    for start in range(0, len(ordered), CANDIDATES_A_ROW * len(rows)):
+        chunk = ordered[start : start + CANDIDATES_A_ROW * len(rows)]
+        replies = [ids[key] for key in chunk]
+        sums = prefix.reply_logps(loaded.model, prompts, [place[row] for row, _ in chunk], replies, loaded.encoder.pad)
+        known |= {key: _logp(value, len(reply)) for key, value, reply in zip(chunk, sums, replies, strict=True)}
+    return known
 
 
 def split_prefixes(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from helpers_models import load_ref, sample
 
+from mllmu.errors import ModelError
+from mllmu.models import respond as respond_module
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded
 from mllmu.models.respond import as_turn, plan_batches, respond
@@ -126,3 +129,50 @@ def test_the_plan_has_every_sample_once_and_does_not_depend_on_the_order() -> No
     assert sorted(one.id for batch in plan for one in batch) == [one.id for one in SAMPLES]
     assert [len(batch) for batch in plan] == [5, 5, 2]
     assert plan_batches(SAMPLES[::-1], 5) == plan
+
+
+class Scarce:
+    """Answers like the model, but has memory for some rows only."""
+
+    def __init__(self, rows: int, error: Exception) -> None:
+        self.rows = rows
+        self.error = error
+        self.sizes: list[int] = []
+        self.real = respond_module.answer
+
+    def __call__(self, loaded: Loaded, batch: list[Sample], **settings: Any) -> list[Response]:
+        self.sizes.append(len(batch))
+        if len(batch) > self.rows:
+            raise self.error
+        return self.real(loaded, batch, **settings)
+
+
+OUT_OF_MEMORY = [
+    MemoryError(),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory"),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
+def test_a_batch_that_does_not_fit_is_halved_and_no_reply_is_lost(
+    loaded: Loaded, tiny_base: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = replies(loaded, tiny_base, size=12, share=True)
+    scarce = Scarce(3, error)
+    monkeypatch.setattr(respond_module, "answer", scarce)
+    got = replies(loaded, tiny_base, size=8, share=True)
+    assert scarce.sizes == [8, 4, 2, 2, 2, 2, 2, 2], "8 and 4 fail; what is left is asked by twos, the last four too"
+    assert got.keys() == expected.keys()
+    assert [got[key].text for key in got] == [expected[key].text for key in got]
+
+
+def test_one_question_that_does_not_fit_is_named_and_other_errors_are_not_swallowed(
+    loaded: Loaded, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(respond_module, "answer", Scarce(0, MemoryError()))
+    with pytest.raises(ModelError, match="out of memory with a single question \\(forget/"):
+        replies(loaded, tiny_base, size=1, share=True)
+    monkeypatch.setattr(respond_module, "answer", Scarce(0, RuntimeError("shapes differ")))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        replies(loaded, tiny_base, size=2, share=True)
