@@ -75,6 +75,14 @@ class Recovery(Record):
         """Number of people without a value of this attribute."""
         return self.num_people - self.people[attribute]
 
+    def unavailable(self) -> dict[str, list[str]]:
+        """People whose text itself says that a core attribute is not available, with these attributes."""
+        found: dict[str, list[str]] = {}
+        for gap in self.gaps:
+            if gap.reason == "unstated" and gap.attribute in CORE:
+                found.setdefault(gap.profile_id, []).append(gap.attribute)
+        return found
+
     def reasons(self) -> dict[str, int]:
         """Number of pairs without a value, per reason."""
         return dict(sorted(Counter(gap.reason for gap in self.gaps).items()))

@@ -72,6 +72,13 @@ def test_a_bad_line_is_named_with_its_number(tmp_path: Path, bad: str, message: 
         source(tmp_path, line("a", NAME), bad).profiles(seed=1)
 
 
+def test_a_text_that_says_nothing_is_known_is_reported_as_unavailable(tmp_path: Path) -> None:
+    silent = {"Question": "What is this person's annual salary?", "Answer": "There is no information on it."}
+    told = source(tmp_path, line("a", NAME, silent), line("b", NAME)).account()
+    assert told["unavailable"] == {"a": ["salary"]}
+    assert told["summary"].startswith("2 people, 3 training pairs, 0 people with all ten core attributes; 1 say ")
+
+
 def test_too_few_people_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="got 1 people, expected at least 2"):
         source(tmp_path, line("a", NAME), num_people=2).profiles(seed=1)
@@ -83,7 +90,7 @@ def test_a_missing_or_binary_file_is_a_data_error(tmp_path: Path) -> None:
     (tmp_path / "raw.jsonl").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="not UTF-8"):
         PLUGIN(path=tmp_path / "raw.jsonl").profiles(seed=1)
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="no config Full_Set, ft_Data, Test_Set; it has none"):
         PLUGIN(path=tmp_path).profiles(seed=1)
 
 
@@ -102,9 +109,18 @@ def published_file() -> Path:
 def test_the_published_text_is_read_almost_completely() -> None:
     report = PLUGIN(path=published_file()).report()
     unstated = {(gap.profile_id, gap.attribute) for gap in report.gaps if gap.reason == "unstated"}
+    source_people = PLUGIN(path=published_file()).profiles(0)
+
+    def silent_of(person: str) -> list[str]:
+        return report.unavailable().get(person, [])
+
     for name in CORE:
         silent = sum(attribute == name for _, attribute in unstated)
         assert report.missing(name) <= silent, f"{name}: not read although the text states it"
     assert report.num_core_complete / (report.num_people - len({person for person, _ in unstated})) >= 0.98
+    told_or_unavailable = [
+        person for person in source_people if all(a in person.attributes or a in silent_of(person.id) for a in CORE)
+    ]
+    assert len(told_or_unavailable) == report.num_people, "a core attribute that the text states was not read"
     assert report.reasons().get("conflict", 0) == 0
     assert report.reasons()["unread"] / report.num_qa < 0.02

@@ -1,6 +1,6 @@
-"""The published training text of MLLMU-Bench as a profile source.
+"""MLLMU-Bench as published: the whole data set, or its training text alone.
 
-The file holds one person a line, ``{"ID": "001", "metadata": [{"Question": ..., "Answer": ...}, ...]}``. Attributes
+A text file holds one person a line, ``{"ID": "001", "metadata": [{"Question": ..., "Answer": ...}, ...]}``. Attributes
 are recovered from the text by rules, see :mod:`mllmu.data.recover`; the text itself is kept word for word.
 """
 
@@ -9,13 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mllmu.data.recover import Person, Recovery, recover_person, summarise
+from mllmu.data.sources._mllmu_tables import CELEBRITIES, Reader, training_store
+from mllmu.data.sources._published import Found, Published
+from mllmu.data.tables import ParquetTable, Store, is_hub_name
 from mllmu.errors import DataError
-from mllmu.plugins import Plugin
 from mllmu.records import Profile
 
 _SHAPE = '{"ID": "001", "metadata": [{"Question": "...", "Answer": "..."}, ...]}'
@@ -42,33 +44,71 @@ class _Read(NamedTuple):
     person: Person
 
 
-class MllmuBench(Plugin):
-    """People of the published MLLMU-Bench training text (JSON lines), attributes recovered by rules.
+class MllmuBench(Published):
+    """MLLMU-Bench as published: from the hub, a local copy of its parquet tables, or its training text alone.
 
-    ``profiles(seed)`` returns one fictitious Profile a line, in file order, with the published text in
-    ``training_qa``; the seed changes nothing, since nothing is drawn. What the rules could not read is missing from
-    ``attributes`` and listed by :meth:`report`: an attribute is never guessed.
+    With tables, everything is used as it is: training text, questions, portraits, transformed portraits and forget
+    sets; celebrities are ``part: celebrities`` (the config Retain_Set). Flaws of the text and rows that cannot be used
+    are counted and listed in ``data/source.json``. With a JSON lines file (one person a line, ``{"ID", "metadata"}``)
+    there is the training text only, and questions and portraits are made.
+
+    Attributes are recovered from the training text by rules, and from the biography where the text says nothing; what
+    cannot be read is missing and listed by :meth:`report`, never guessed.
 
     Raises:
-        DataError: the file is missing or not UTF-8; a line is not JSON, lacks a key, has a wrong type or an
-            unknown key; an ID appears twice; a person has no readable name; the file has fewer than ``num_people``.
+        DataError: the file, folder or repository is missing or damaged; a config, column or shard is missing; tables
+            for evaluation are given where training text is needed; the celebrities stand in for the retained people;
+            a picture cannot be decoded; nobody, or fewer than ``num_people``, can be used.
 
-    Source: https://arxiv.org/abs/2410.22108 (the ``ft_Data`` part of the Hub data set MLLMMU/MLLMU-Bench).
+    Source: https://arxiv.org/abs/2410.22108 (the Hub data set MLLMMU/MLLMU-Bench).
     """
 
     source: ClassVar[str] = "https://arxiv.org/abs/2410.22108"
 
-    path: Path = Field(description="JSON lines file, one person a line")
-    num_people: int | None = Field(default=None, gt=0, description="only the first n people of the file")
+    path: Path = Field(description="JSON lines file, folder of parquet configs, or hub name MLLMMU/MLLMU-Bench")
+    part: Literal["people", "celebrities"] = Field(default="people", description="celebrities: the config Retain_Set")
+    train_path: Path | None = Field(
+        default=None, description="training text from here, not ft_Data: MLLMMU/baseline_train_split or a copy of it"
+    )
 
-    def profiles(self, seed: int) -> list[Profile]:
-        """Return the people in file order; ``seed`` is part of the source interface and has no effect here."""
-        del seed
-        return [self._profile(line) for line in self._people()]
+    def read(self) -> Found:
+        """Read the tables, or the training text if ``path`` is a file."""
+        if self._text_only():
+            return Found(people=[self._profile(line) for line in self._people()])
+        reader = self._reader()
+        return reader.celebrities() if self.part == "celebrities" else reader.people()
 
     def report(self) -> Recovery:
         """Count what was recovered per attribute, and list every pair that gave no value and why."""
-        return summarise([line.person for line in self._people()])
+        if self._text_only():
+            return summarise([line.person for line in self._people()])
+        reader = self._reader()
+        reader.people()
+        return reader.report()
+
+    def account(self) -> dict[str, Any]:
+        """What was used of every config; of a training text, how many people state all ten core attributes."""
+        if not self._text_only():
+            return super().account()
+        report = self.report()
+        silent = report.unavailable()
+        summary = (
+            f"{report.num_people} people, {report.num_qa} training pairs, {report.num_core_complete} people with all "
+            f"ten core attributes; {len(silent)} say themselves that one is not available"
+        )
+        return {"summary": summary, "people": report.people, "unavailable": silent, "pairs_without": report.reasons()}
+
+    def files(self) -> list[Path]:
+        return [path for path in (self.path, self.train_path) if path and path.exists()]
+
+    def _text_only(self) -> bool:
+        return not self.path.is_dir() and not is_hub_name(self.path)
+
+    def _reader(self) -> Reader:
+        if self.path.name == CELEBRITIES and self.part == "celebrities" and self.path.is_dir():
+            return Reader(Store(self.path.parent, self.revision))
+        training = training_store(self.train_path) if self.train_path else None
+        return Reader(Store(self.path, self.revision), training)
 
     def _profile(self, line: _Read) -> Profile:
         attributes, training_qa, _ = line.person
@@ -101,9 +141,22 @@ class MllmuBench(Plugin):
         return people
 
     def _lines(self) -> Iterator[tuple[int, _Line]]:
+        if self.path.suffix == ".parquet" and self.path.is_file():
+            raise DataError(_one_table(self.path))
         for number, text in enumerate(_read_text(self.path).split("\n"), start=1):
             if text.strip():
                 yield number, _parse(text, where=f"{self.path}:{number}")
+
+
+def _one_table(path: Path) -> str:
+    """Why a single parquet file is not enough, and what to name instead."""
+    columns = ParquetTable(str(path), [path]).columns
+    if "metadata" not in columns:
+        return (
+            f"{path}: got evaluation data (columns {', '.join(columns)}; no 'metadata'), expected training text. "
+            "Name the folder that holds all configs, ft_Data among them."
+        )
+    return f"{path}: one table of training text has no questions. Name the folder that holds all configs."
 
 
 def _read_text(path: Path) -> str:

@@ -1,0 +1,283 @@
+"""The published data set from its tables: used as it is, nothing dropped silently, and every usual trap explained."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from published_copy import NUM_CELEBRITIES, NUM_PEOPLE, change, rename, shards, write_copy
+
+from mllmu.data import build, tables
+from mllmu.data.sources._mllmu_tables import attributes_of
+from mllmu.data.sources._published import right_letter
+from mllmu.data.sources.mllmu_bench import PLUGIN
+from mllmu.errors import DataError
+from mllmu.progress import SilentProgress
+from mllmu.recipe import DataSection
+from mllmu.records import Question
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> build.Dataset:
+    return write_copy(tmp_path_factory.mktemp("published"))
+
+
+@pytest.fixture
+def bench(original: build.Dataset, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    shutil.copytree(original.folder.parent / "bench", tmp_path / "bench")
+    return tmp_path / "bench"
+
+
+def whole(original: build.Dataset) -> Path:
+    return original.folder.parent / "bench"
+
+
+def made(path: Path, folder: Path, **settings: Any) -> build.Dataset:
+    section = DataSection.model_validate(
+        {
+            "source": {"name": "mllmu_bench", "path": path, **settings},
+            "celebrities": {"name": "mllmu_bench", "path": path, "part": "celebrities"},
+            "splits": {"forget_ratios": [0.05, 0.1, 0.15], "holdout": 0},
+        }
+    )
+    build.make(section, 0, folder, SilentProgress())
+    return build.load(folder)
+
+
+def plain(questions: list[Question], variant: str) -> list[tuple[Any, ...]]:
+    return [(q.id, q.text, q.answer, q.options) for q in questions if q.variant == variant]
+
+
+def skipped(source: PLUGIN) -> list[tuple[str, str, str, str]]:
+    return [(s["config"], s["id"], s["what"], s["reason"]) for s in source.account()["skipped"]]
+
+
+def test_a_published_copy_gives_back_people_questions_pictures_and_forget_sets(
+    original: build.Dataset, tmp_path: Path
+) -> None:
+    dataset = made(whole(original), tmp_path)
+    assert dataset.splits == original.splits
+    assert dataset.people == original.people
+    assert dataset.celebrities == original.celebrities
+    assert dataset.names == original.names
+    for variant in ("eval", "test"):
+        assert sorted(plain(dataset.questions, variant)) == sorted(plain(original.questions, variant))
+    train = [q for q in original.questions if q.variant == "train" and q.modality == "image_text"]
+    again = [q for q in dataset.questions if q.variant == "train" and q.modality == "image_text"]
+    assert [(q.profile_id, q.text, q.answer) for q in again] == [(q.profile_id, q.text, q.answer) for q in train]
+    for person in original.people + original.celebrities:
+        assert dataset.views(person) == original.views(person) == (1 if person.startswith("c") else 4)
+        for view in range(original.views(person)):
+            name = f"images/{person}_{view}.png"
+            with Image.open(tmp_path / name) as ours, Image.open(original.folder / name) as theirs:
+                assert ours.tobytes() == theirs.tobytes()
+
+
+def test_every_row_and_question_is_accounted_for(original: build.Dataset, tmp_path: Path) -> None:
+    made(whole(original), tmp_path)
+    told = json.loads((tmp_path / "source.json").read_text())
+    configs = told["people"]["configs"]
+    assert configs["Full_Set"] == {
+        "rows": NUM_PEOPLE, "rows_skipped": 0, "questions": NUM_PEOPLE * 18, "questions_skipped": 0
+    }  # fmt: skip
+    assert {name: value["rows"] for name, value in configs.items()} == {
+        "Full_Set": 20, "ft_Data": 20, "Test_Set": 20, "forget_5": 1, "forget_10": 2, "forget_15": 3,
+        "retain_95": 19, "retain_90": 18, "retain_85": 17,
+    }  # fmt: skip
+    assert told["celebrities"]["configs"]["Retain_Set"]["rows"] == NUM_CELEBRITIES
+    assert told["people"]["skipped"] == []
+    assert told["people"]["summary"].startswith("120 of 120 rows and 1040 of 1040 questions of 9 configs used")
+
+
+def test_the_same_rows_come_through_the_hub_library(
+    original: build.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    repository = tmp_path / "repository"
+    shutil.copytree(whole(original), repository)
+    configs = "".join(
+        f"- config_name: {config.name}\n  data_files: {config.name}/train-*.parquet\n"
+        for config in sorted(repository.iterdir())
+        if config.is_dir()
+    )
+    (repository / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    for module in (tables, __import__("mllmu.data.sources.mllmu_bench", fromlist=["x"])):
+        monkeypatch.setattr(module, "is_hub_name", lambda path: path == repository)
+    hub, local = PLUGIN(path=repository), PLUGIN(path=whole(original))
+    people = local.profiles(0)
+    assert hub.profiles(0) == people
+    assert hub.questions(people, 0) == local.questions(people, 0)
+    assert hub.forget_ids() == local.forget_ids()
+    assert hub.num_views(people[3]) == 4
+    for view in (0, 2):
+        assert hub.picture(people[3], view).tobytes() == local.picture(people[3], view).tobytes()
+
+
+def test_a_name_the_hub_does_not_have_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("datasets")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def absent(*_: Any, **__: Any) -> None:
+        raise FileNotFoundError("Dataset 'no/such' doesn't exist on the Hub")
+
+    monkeypatch.setattr("datasets.get_dataset_config_names", absent)
+    with pytest.raises(DataError, match="no/such: neither a folder here nor a data set that the hub gives: Dataset"):
+        PLUGIN(path=Path("no/such")).profiles(0)
+
+
+def test_what_cannot_be_used_is_listed_with_its_reason(bench: Path) -> None:
+    def damage(rows: list[dict[str, Any]]) -> None:
+        rows[1]["ID"] = "../etc"
+        rows[2]["ID"] = rows[0]["ID"]
+        rows[3]["Classification_Task"]["Image_Textual_Questions"][0]["Correct_Answer"] = "Z"
+        rows[4]["Mask_Task"][0]["Question"] = "There is no gap here."
+        rows[5]["Generation_Task"][1]["Ground_Truth"] = " "
+        rows[6]["Generation_Task"][0]["Type"] = "Video"
+
+    change(shards(bench, "Full_Set")[0], damage)
+    source = PLUGIN(path=bench)
+    people = source.profiles(0)
+    assert len(people) == NUM_PEOPLE - 2
+    found = skipped(source)
+    assert [f for f in found if f[0] == "Full_Set"] == [
+        ("Full_Set", "../etc", "row", "the ID '../etc' is not made of 1 to 64 letters, digits, '_' and '-'"),
+        ("Full_Set", "001", "row", "the ID was already given in row 0"),
+        (
+            "Full_Set",
+            "004",
+            "classification.image_text.0",
+            "the right answer 'Z' is none of the options ['A', 'B', 'C', 'D']",
+        ),
+        ("Full_Set", "005", "cloze.image_text.0", "there is no blank __ in it"),
+        ("Full_Set", "006", "generation.image_text.1", "there is no right answer"),
+        ("Full_Set", "007", "Generation_Task[0]", "the Type 'Video' is neither of ['Image_Textual', 'Pure_Text']"),
+    ]
+    assert {f[1] for f in found if f[0] == "Test_Set"} == {"002", "003"}
+    asked = source.questions(people, 0)
+    assert asked is not None
+    ids = {q.id for q in asked}
+    assert "004.eval.classification.image_text.0" not in ids
+    assert "004.eval.classification.image_text.1" in ids, "the others keep their numbers"
+    assert source.account()["configs"]["Full_Set"]["questions_skipped"] == 4
+
+
+def test_keys_of_biographies_vary_and_mean_the_same() -> None:
+    noisy = {
+        "Name:": " Ada Bell ", "Born": "Riga, Latvia", "date of birth:": "May 1, 1980", "Employment": "baker",
+        "Medical Condition:": "None", "Annual Salary": "$1", "Parent": {"Father:": "pilot", "mother": "judge"},
+        "Fun Facts": ["x"], "Height": "", "Star Sign": "Leo",
+    }  # fmt: skip
+    assert attributes_of(json.dumps(noisy)) == {
+        "name": "Ada Bell", "birthplace": "Riga, Latvia", "birth_date": "May 1, 1980", "profession": "baker",
+        "medical_condition": "None", "salary": "$1", "father_job": "pilot", "mother_job": "judge",
+    }  # fmt: skip
+    assert attributes_of("{not json") == {}
+    assert attributes_of(None) == {}
+
+
+def test_right_answers_are_published_in_several_ways() -> None:
+    options = {"A": "nurse", "B": "A baker", "C": "judge"}
+    given = {"B": "B", " b ": "B", "B.": "B", "B: A baker": "B", "(c)": "C", "A baker": "B", "judge": "C"}
+    assert {said: right_letter(said, options) for said in given} == given
+    assert right_letter("An artist", options) is None
+    assert right_letter("D", options) is None
+
+
+def test_baseline_training_splits_stand_in_for_ft_data(bench: Path, original: build.Dataset, tmp_path: Path) -> None:
+    text = {p.id: [(qa.question, qa.answer) for qa in p.training_qa] for p in PLUGIN(path=whole(original)).profiles(0)}
+    for config, ratio in (("forget_05", "forget_5"), ("retain_05", "retain_95")):
+        (tmp_path / "splits" / config).mkdir(parents=True)
+        target = tmp_path / "splits" / config / "train-00000-of-00001.parquet"
+        shutil.copy(shards(bench, "ft_Data")[0], target)
+        ids = set(original.splits["5"]) if "forget" in config else set(original.people) - set(original.splits["5"])
+        change(target, lambda rows, ids=ids: [r for r in rows if json.loads(r["metadata"])[0]["ID"] in ids])
+        assert ratio
+    shutil.rmtree(bench / "ft_Data")
+    source = PLUGIN(path=bench, train_path=tmp_path / "splits")
+    assert {p.id: [(qa.question, qa.answer) for qa in p.training_qa] for p in source.profiles(0)} == text
+
+
+def test_evaluation_tables_are_no_training_text(bench: Path, tmp_path: Path) -> None:
+    for path in shards(bench, "Full_Set"):
+        shutil.copy(path, shards(bench, "ft_Data")[0])
+    with pytest.raises(DataError, match=r"ft_Data: no column 'metadata'; it has image, ID.*Expected training text"):
+        PLUGIN(path=bench).profiles(0)
+    with pytest.raises(DataError, match=r"got evaluation data .*no 'metadata'.*expected training text"):
+        PLUGIN(path=shards(bench, "Full_Set")[0]).profiles(0)
+    with pytest.raises(DataError, match="one table of training text has no questions"):
+        PLUGIN(path=shards(whole_again(bench, tmp_path), "ft_Data")[0]).profiles(0)
+
+
+def whole_again(bench: Path, tmp_path: Path) -> Path:
+    shutil.copytree(bench, tmp_path / "again")
+    rename(shards(tmp_path / "again", "ft_Data")[0], {"biography": "metadata"})
+    return tmp_path / "again"
+
+
+def test_the_celebrity_folder_is_not_the_retained_people(bench: Path) -> None:
+    with pytest.raises(DataError, match=r"'Retain_Set' is itself one config.*holds the celebrities; the retained"):
+        PLUGIN(path=bench / "Retain_Set").profiles(0)
+    celebrities = PLUGIN(path=bench / "Retain_Set", part="celebrities").profiles(0)
+    assert {p.kind for p in celebrities} == {"celebrity"}
+    shutil.copy(shards(bench, "Retain_Set")[0], shards(bench, "retain_95")[0])
+    with pytest.raises(DataError, match=r"retain_95: none of its 5 people is in Full_Set.*celebrities of Retain_Set"):
+        PLUGIN(path=bench).profiles(0)
+
+
+def test_a_celebrity_with_a_number_for_an_id_is_nobody_else(bench: Path) -> None:
+    change(shards(bench, "Retain_Set")[0], lambda rows: rows[0].update(ID="001"))
+    assert PLUGIN(path=bench, part="celebrities").profiles(0)[0].id == "c001"
+
+
+def test_a_missing_shard_config_or_column_is_named(bench: Path) -> None:
+    shards(bench, "Test_Set")[1].unlink()
+    with pytest.raises(DataError, match="Test_Set: shard 00001 of 2 is missing; it has train-00000-of-00002"):
+        PLUGIN(path=bench).profiles(0)
+    rename(shards(bench, "Full_Set")[0], {"Mask_Task": ""})
+    with pytest.raises(DataError, match="Full_Set: no column 'Mask_Task'"):
+        PLUGIN(path=bench).profiles(0)
+    shutil.rmtree(bench / "Test_Set")
+    with pytest.raises(DataError, match="no config Test_Set; it has Full_Set, Retain_Set"):
+        PLUGIN(path=bench).profiles(0)
+
+
+def test_a_git_lfs_pointer_is_explained(bench: Path) -> None:
+    shards(bench, "Full_Set")[0].write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(DataError, match=r"a git-lfs pointer, not the data. Run 'git lfs pull'"):
+        PLUGIN(path=bench).profiles(0)
+
+
+def png(size: tuple[int, int]) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("1", size).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"\x89PNG\r\n\x1a\nbroken", r"row 0, image: the picture cannot be decoded"),
+        (png((8_000, 8_000)), r"row 0, image: picture too large: .* got 8000 x 8000"),
+        (png((14_000, 14_000)), r"row 0, image: picture too large: .* got far more"),
+        (None, r"row 0, image: the image cell holds no bytes"),
+    ],
+)
+def test_a_picture_that_cannot_be_used_is_an_error(bench: Path, tmp_path: Path, data: bytes | None, said: str) -> None:
+    change(shards(bench, "Full_Set")[0], lambda rows: rows[0]["image"].update(bytes=data))
+    with pytest.raises(DataError, match=said):
+        made(bench, tmp_path / "data")
+
+
+def test_fewer_people_have_forget_sets_of_their_own(original: build.Dataset, tmp_path: Path) -> None:
+    dataset = made(whole(original), tmp_path, num_people=8)
+    assert dataset.people == original.people[:8]
+    assert all(set(ids) <= set(dataset.people) for ids in dataset.splits.values())
