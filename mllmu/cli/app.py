@@ -15,6 +15,7 @@ from mllmu.cli.ls import ls
 from mllmu.cli.pretrain import pretrain_tiny
 from mllmu.cli.run import run
 from mllmu.cli.stages import stage_command
+from mllmu.cli.trust import trust
 from mllmu.cli.tune import tune
 from mllmu.cli.validate import validate
 from mllmu.version import __version__
@@ -60,6 +61,7 @@ def _root(
 app.command(rich_help_panel="Run")(run)
 app.command(rich_help_panel="Run")(validate)
 app.command(rich_help_panel="Run")(tune)
+app.command(rich_help_panel="Run")(trust)
 app.command(rich_help_panel="One stage")(data)
 for _stage in ("finetune", "unlearn", "score", "report"):
     app.command(_stage, rich_help_panel="One stage")(stage_command(_stage))

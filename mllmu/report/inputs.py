@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from mllmu.errors import DataError, did_you_mean
+from mllmu.evaluation.trust import TrustRow
 from mllmu.records import MetricResult, Modality, Record, Split, TaskName
 
 Role = Literal["base", "target", "retain_model", "baseline", "unlearned"]
@@ -77,6 +78,7 @@ class ReportInput(Record):
         results: metric results of all models, and of the ``chance`` and ``majority`` baselines.
         provenance: nested plain values; ``seconds`` (stage -> seconds) and ``recipe`` (text) get their own place.
         warnings: what a reader must know before believing a number, e.g. that the memorisation gate is off.
+        trust: how well each metric tells models that know from models that do not, if that was measured.
         reference_rows: also print the paper's published numbers, apart and labelled as not comparable.
     """
 
@@ -90,6 +92,7 @@ class ReportInput(Record):
     examples: tuple[Example, ...] = ()
     warnings: tuple[str, ...] = ()
     reference_rows: bool = False
+    trust: tuple[TrustRow, ...] = ()
 
 
 def check(report: ReportInput) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mllmu.evaluation.trust import TrustRow
 from mllmu.records import Modality
 from mllmu.report.inputs import ModelRow
-from mllmu.report.numbers import MODALITY_LABELS, Interval, Numbers, listing, percent
+from mllmu.report.numbers import MAIN_METRIC, METRIC_LABELS, MODALITY_LABELS, Interval, Numbers, listing, percent
 from mllmu.report.tradeoff import ALL_TASKS, TradeoffRow
 
 _SHALLOW = 0.5
 """Forgetting counts as shallow when less than this part of it shows on reworded questions."""
+
+_WEAK_AUC = 0.7
+"""A metric that orders fewer pairs of models correctly is called weak."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,9 @@ def headline(numbers: Numbers) -> str:
     )
 
 
-def readings(numbers: Numbers, rows: list[TradeoffRow]) -> list[tuple[str, list[Reading]]]:
+def readings(
+    numbers: Numbers, rows: list[TradeoffRow], trust: Sequence[TrustRow] = ()
+) -> list[tuple[str, list[Reading]]]:
     """All findings as (what was asked, findings); tasks are averaged."""
     groups: list[tuple[str, list[Reading]]] = []
     for modality in numbers.modalities:
@@ -48,7 +55,7 @@ def readings(numbers: Numbers, rows: list[TradeoffRow]) -> list[tuple[str, list[
         found += _shallow(numbers, modality)
         found += _collapsed(of_modality)
         groups.append((MODALITY_LABELS[modality], found))
-    between = _between_modalities(rows)
+    between = [*_between_modalities(rows), *_weak_metrics(trust)]
     return [*groups, ("both", between)] if between else groups
 
 
@@ -177,3 +184,16 @@ def _between_modalities(rows: list[TradeoffRow]) -> list[Reading]:
         f"{_points(text)} when asked by name."
     )
     return [Reading("Picture against name", sentence)]
+
+
+def _weak_metrics(trust: Sequence[TrustRow]) -> list[Reading]:
+    """Main metrics that hardly tell models that know from models that do not, where that was measured."""
+    names = [
+        f"{METRIC_LABELS[row.metric]} ({row.task}, {MODALITY_LABELS[row.modality]}, AUC {row.auc:.2f})"
+        for row in trust
+        if row.metric == MAIN_METRIC[row.task] and row.auc is not None and row.auc < _WEAK_AUC
+    ]
+    if not names:
+        return []
+    text = f"{listing(names)}: hardly better than chance at telling models that know the people from others."
+    return [Reading("Weak evidence", text, bad=True)]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rich.table import Table
 from rich.text import Text
 
+from mllmu.evaluation.trust import TrustRow
 from mllmu.records import MODALITIES, SPLITS, MetricResult, Modality, Split, TaskName
 from mllmu.report.inputs import BASELINES, ModelRow, ReportInput
 from mllmu.report.numbers import (
@@ -151,15 +153,45 @@ def ks_table(report: ReportInput, numbers: Numbers) -> Grid | None:
 
 
 def metric_rows(report: ReportInput, numbers: Numbers) -> list[tuple[str, ...]]:
-    """Every result as text: model, metric, split, task, modality, value, interval, judged, unparsed, people."""
+    """Every result as text: model, metric, split, task, modality, value, interval, AUC, judged, unparsed, people.
+
+    AUC: how well the metric tells models that know from models that do not; only where it was measured.
+    """
+    known = {(row.metric, row.task, row.modality): row for row in report.trust}
     order = {name: i for i, name in enumerate([*BASELINES, *(row.name for row in numbers.models)])}
     results = sorted(
         report.results, key=lambda r: (order[r.model], r.modality, r.task, SPLITS.index(r.split), r.metric)
     )
     return [
-        (*(r.model, r.metric, r.split, r.task, r.modality, show(r.metric, r.value), _interval(r)), *_counts(r))
+        (
+            *(r.model, r.metric, r.split, r.task, r.modality, show(r.metric, r.value), _interval(r)),
+            *((_figure(known, r),) if known else ()),
+            *_counts(r),
+        )
         for r in results
     ]
+
+
+def _figure(known: Mapping[tuple[str, TaskName, Modality], TrustRow], result: MetricResult) -> str:
+    row = known.get((result.metric, result.task, result.modality))
+    return "–" if row is None or row.auc is None or result.split not in ("forget", "test") else f"{row.auc:.2f}"
+
+
+def trust_table(report: ReportInput) -> Grid | None:
+    """What is known about every metric, the most trustworthy first; None if nothing was measured."""
+    if not report.trust:
+        return None
+    head = ("metric", "task", "asked with", "AUC", "95 % interval", "rounded weights", "taught again", "trust")
+    return Grid(head, tuple(_trust_cells(row) for row in report.trust))
+
+
+def _trust_cells(row: TrustRow) -> tuple[str, ...]:
+    def two(value: float | None) -> str:
+        return "–" if value is None else f"{value:.2f}"
+
+    interval = "–" if row.auc_low is None else f"{two(row.auc_low)} to {two(row.auc_high)}"
+    figures = (two(row.quantisation), two(row.relearning), two(row.trust))
+    return (row.metric, row.task, MODALITY_LABELS[row.modality], two(row.auc), interval, *figures)
 
 
 def _counts(result: MetricResult) -> tuple[str, str, str]:

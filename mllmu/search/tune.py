@@ -127,7 +127,9 @@ class _Search:
         self.key = keys[0] if key is None else key
         if self.key not in keys:
             raise RecipeError(f"--ratio {key}: not a forget ratio of the recipe. Expected one of: {', '.join(keys)}.")
-        self.answers = Answers(self.context, self.models, self.key, part="selection", place=f"{FOLDER}/eval")
+        self.answers = Answers(
+            self.context, self.models, self.key, keep=lambda sample: sample.part == "selection", place=f"{FOLDER}/eval"
+        )
         if not {"forget", "retain"} <= {sample.split for sample in self.answers.samples}:
             raise RecipeError("data.splits.selection: so small that no question of forget or retain is kept apart.")
         self.target, self.gold = self._scores(TARGET), self._scores(RETAIN_MODEL)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from mllmu.evaluation import samples as sampling
 from mllmu.evaluation import scoring
 from mllmu.evaluation.metrics import Metric
 from mllmu.evaluation.run import RESPONSES, collect
-from mllmu.evaluation.tasks import Part
 from mllmu.records import Response, Sample, Score, dump_lines, read_lines
 from mllmu.runstore import Unit, digest, write_atomic
 from mllmu.stages.context import Context, timed
@@ -23,12 +22,18 @@ class Answers:
     """What the models of one forget ratio reply to the same samples.
 
     Args:
-        part: keep the samples of this part alone; all if not given.
+        keep: which samples are asked; all if not given.
         place: folder of the replies in the run folder.
     """
 
     def __init__(
-        self, context: Context, models: Models, key: str, *, part: Part | None = None, place: str = "eval"
+        self,
+        context: Context,
+        models: Models,
+        key: str,
+        *,
+        keep: Callable[[Sample], bool] = lambda _: True,
+        place: str = "eval",
     ) -> None:
         recipe = context.recipe
         self.context = context
@@ -39,7 +44,7 @@ class Answers:
         samples = sampling.render(
             context.dataset, key, recipe.evaluate, selection=recipe.data.splits.selection, seed=recipe.seed
         )
-        self.samples: list[Sample] = [sample for sample in samples if part in (None, sample.part)]
+        self.samples: list[Sample] = [sample for sample in samples if keep(sample)]
         self._digest = digest([sample.model_dump() for sample in self.samples])
 
     def ask(self, name: str, twins: Iterable[str] = ()) -> list[Response]:

@@ -50,30 +50,34 @@ class Models:
         self._first = self._first or loaded
         return loaded
 
-    def teach(self, key: str, name: str, people: Sequence[str]) -> None:
-        """Fine-tune the base on some people."""
+    def teach(
+        self, key: str, name: str, people: Sequence[str], *, seed: int | None = None, start: ModelRef | None = None
+    ) -> None:
+        """Fine-tune the base, or the model ``start``, on some people; ``seed`` replaces the recipe's."""
         recipe = self.context.recipe
-        inputs = {
+        inputs: dict[str, Any] = {
             "data": self.context.data_unit().fingerprint,
             "model": recipe.model.model_dump(mode="json", exclude={"device"}),
             "finetune": recipe.finetune.model_dump(mode="json", exclude={"checkpoint_every_s"}),
             "people": digest(list(people)),
         }
+        inputs |= {"seed": seed} if seed is not None else {}
+        inputs |= {"start": start.model_dump()} if start is not None else {}
         unit = self._unit(key, name, inputs)
         if unit.done:
             return
-        base = ModelRef(base=recipe.model.path, revision=recipe.model.revision)
+        base = start or ModelRef(base=recipe.model.path, revision=recipe.model.revision)
         with timed(unit) as facts, peak_memory(facts):
             finetune(
                 self.load(base),
                 self._turns(people, recipe.finetune.modality),
                 recipe.finetune,
                 folder=unit.building,
-                seed=derive(recipe.seed, "finetune"),
+                seed=derive(recipe.seed if seed is None else seed, "finetune"),
                 progress=self.context.progress,
                 label=name,
             )
-        self._finish(unit, base.model_copy(update={"adapters": (unit.name,)}), facts)
+        self._finish(unit, base.model_copy(update={"adapters": (*base.adapters, unit.name)}), facts)
 
     def forget(self, key: str, job: Job) -> None:
         """Apply an unlearning method to the target (or take the retain_model, if that is the method)."""

@@ -12,9 +12,10 @@ from mllmu.evaluation import gate
 from mllmu.evaluation.outcome import outcome
 from mllmu.evaluation.scoring import ks_to_retain_model
 from mllmu.evaluation.stats import Difference
+from mllmu.evaluation.trust import TrustRow
 from mllmu.records import MetricResult, Response, Sample, Score
 from mllmu.report import CurvePoint, Example, KsRow, ModelRow, Portrait, ReportInput
-from mllmu.runstore import write_atomic
+from mllmu.runstore import read_json, write_atomic
 from mllmu.seeding import rng
 from mllmu.stages.answers import Answers
 from mllmu.stages.context import Context
@@ -25,6 +26,7 @@ from mllmu.training.loop import CURVE
 
 METRICS_FILE = "metrics.json"
 GATE_FILE = "gate.json"
+TRUST_FILE = "trust/trust.json"
 NUM_PORTRAITS = 4
 CURVE_POINTS = 200
 
@@ -74,7 +76,13 @@ def report_input(context: Context, models: Models, answers: Answers, jobs: Seque
         examples=examples(context, answers, [row.name for row in rows]),
         warnings=gate_warning(answers.folder / GATE_FILE),
         reference_rows=recipe.report.reference_rows,
+        trust=trust_rows(context.root / TRUST_FILE),
     )
+
+
+def trust_rows(path: Path) -> tuple[TrustRow, ...]:
+    """What ``mllmu trust`` has found in this run folder, if it was run."""
+    return tuple(TrustRow.model_validate(row) for row in read_json(path).get("rows", []))
 
 
 def judged(folder: Path, rows: Sequence[ModelRow]) -> list[MetricResult]:

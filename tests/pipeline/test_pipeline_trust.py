@@ -1,0 +1,74 @@
+"""The pool of models on a mini run: what it trains, that it can be stopped, and that its numbers mean something."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import mini_run
+import pytest
+
+from mllmu import recipe as recipes
+from mllmu.errors import RecipeError
+from mllmu.evaluation.trust import TrustRow
+from mllmu.progress import SilentProgress
+from mllmu.search import trust as trusting
+
+TAUGHT = ("finetune.epochs=4", "evaluate.tasks=[generation]", "finetune.lora=null", "data.celebrities=null")
+METHODS = "unlearn.methods=[{name: ga, learning_rate: 0.02, epochs: 4}, prompting]"
+
+
+def measure(base: Path, root: Path, pool: int = 2) -> list[TrustRow]:
+    recipe = recipes.parse(mini_run.settings(base, METHODS, *TAUGHT))
+    return trusting.trust(recipe, root, pool=pool, bits=4, progress=SilentProgress())
+
+
+@pytest.fixture(scope="module")
+def measured(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[TrustRow]]:
+    root = tmp_path_factory.mktemp("trust") / "run"
+    return root, measure(base, root)
+
+
+def test_the_probability_of_the_answer_tells_taught_models_from_others(measured: tuple[Path, list[TrustRow]]) -> None:
+    found = {(row.metric, row.modality): row for row in measured[1]}
+    row = found["probability", "text"]
+    assert (row.auc, row.num_with, row.num_without) == (1.0, 2, 2)
+    assert row.quantisation is not None
+    assert row.relearning is not None
+    assert 0 <= row.quantisation <= 1
+    assert 0 <= row.relearning <= 1
+
+
+def test_only_forget_questions_are_asked_and_the_file_holds_the_rows(measured: tuple[Path, list[TrustRow]]) -> None:
+    root, rows = measured
+    content = json.loads((root / trusting.TRUST_FILE).read_text())
+    assert (content["pool"], content["bits"], content["key"]) == (2, 4, "40")
+    assert [TrustRow.model_validate(row) for row in content["rows"]] == rows
+    asked = (root / "trust/eval/forget_40/samples.jsonl").read_text()
+    assert '"split":"forget"' in asked
+    assert '"split":"retain"' not in asked
+
+
+def test_nothing_is_trained_twice_and_a_larger_pool_adds_to_it(
+    base: Path, measured: tuple[Path, list[TrustRow]]
+) -> None:
+    before = mini_run.unit_times(measured[0])
+    assert measure(base, measured[0]) == measured[1]
+    assert mini_run.unit_times(measured[0]) == before
+    assert {"models/forget_40/trust_with_1", "models/forget_40/trust_relearned_ga"} <= set(before)
+    assert not any("prompting" in name and "trust" in name for name in before), "it does not train"
+
+
+def test_the_two_kinds_of_one_seed_differ_in_the_people_alone(measured: tuple[Path, list[TrustRow]]) -> None:
+    def inputs(name: str) -> dict[str, object]:
+        return dict(json.loads((measured[0] / f"models/forget_40/{name}/unit.json").read_text())["inputs"])
+
+    knows, lacks = inputs("trust_with_0"), inputs("trust_without_0")
+    assert {key for key in knows if knows[key] != lacks[key]} == {"people"}
+    assert inputs("trust_with_1")["seed"] != knows["seed"]
+
+
+def test_a_pool_of_one_is_refused_before_any_work(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="--pool 1: expected at least 2"):
+        measure(base, tmp_path / "run", pool=1)
+    assert not (tmp_path / "run").exists()
