@@ -133,6 +133,18 @@ class ModelSection(Section):
         "auto", description="train questions about one picture in one sequence; the losses are the same"
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: float32 on CPU, bfloat16 on GPU")
+    quantize: Literal["int8", "nf4"] | None = Field(
+        None, description="language model in 8 or 4 bits, adapters beside it (QLoRA); needs the extra 'qlora'"
+    )
+    attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
+        "auto", description="attention kernel; auto: sdpa, on CPU eager for short contexts"
+    )
+    device_map: Literal["auto", "balanced", "sequential"] | None = Field(
+        None, description="spread one model over all GPUs, for evaluation of what does not fit one"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="compute activations again in the backward pass: less memory, about a third more time"
+    )
 
 
 class Lora(Section):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ from mllmu.models.loading import WEIGHTS_FILE, one_line, quiet_libraries
 from mllmu.recipe import Lora
 from mllmu.runstore import explain_os_errors
 
+NEW = "default"
+"""PEFT's name of the adapter in training; one of this name is saved without a folder of its own."""
+
 
 def add_trainable(model: Any, family: Family, lora: Lora | None, *, seed: int, targets: str | None = None) -> Any:
     """Freeze everything, then make the language model's adapters (or, without LoRA, its linear layers) trainable.
@@ -29,7 +32,8 @@ def add_trainable(model: Any, family: Family, lora: Lora | None, *, seed: int, t
         targets: regular expression of the layers to train, before that of ``lora`` and the family's.
 
     Raises:
-        ModelError: the pattern is no regular expression, or matches no layer, or one that cannot have an adapter.
+        ModelError: the pattern is no regular expression, or matches no layer, or one that cannot have an adapter; or
+            weights are to be trained that are not float32.
     """
     pattern = targets or (lora.targets if lora else None) or family.lora_targets
     try:
@@ -43,9 +47,7 @@ def add_trainable(model: Any, family: Family, lora: Lora | None, *, seed: int, t
         )
     model.requires_grad_(requires_grad=False)
     if lora is None:
-        for name in matched:
-            model.get_submodule(name).requires_grad_(requires_grad=True)
-        return model
+        return _train_weights(model, matched)
     torch.manual_seed(seed)
     config = LoraConfig(
         r=lora.rank,
@@ -56,14 +58,56 @@ def add_trainable(model: Any, family: Family, lora: Lora | None, *, seed: int, t
     )
     try:
         with quiet_libraries():
-            return get_peft_model(model, config)
+            return _add_adapter(model, config) if isinstance(model, PeftModel) else get_peft_model(model, config)
     except ValueError as error:
         raise ModelError(f"lora.targets: {one_line(error)}. Match linear layers only.") from None
 
 
+def _train_weights(model: Any, layers: Sequence[str]) -> Any:
+    for name in layers:
+        layer = model.get_submodule(name)
+        if isinstance(model, PeftModel) or getattr(layer, "quant_state", None) or not layer.weight.is_floating_point():
+            raise ModelError("lora: null trains the weights themselves, which model.quantize rounds. Use adapters.")
+        if layer.weight.dtype != torch.float32:
+            precision = str(layer.weight.dtype).removeprefix("torch.")
+            raise ModelError(
+                f"lora: null trains the weights themselves, and in {precision} most small steps are rounded away. "
+                "Set model.dtype: float32, or train adapters, which are always float32."
+            )
+        layer.requires_grad_(requires_grad=True)
+    return model
+
+
+def _add_adapter(model: PeftModel, config: LoraConfig) -> PeftModel:
+    """Put a new adapter on a model that has frozen ones beside its weights."""
+    earlier = list(model.peft_config)
+    model.add_adapter(NEW, config)
+    _activate(model, [*earlier, NEW])
+    return model
+
+
+def _activate(model: PeftModel, names: Sequence[str]) -> None:
+    """Let some adapters work; only the new one is trained."""
+    model.base_model.set_adapter(list(names))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(f".{NEW}." in name and NEW in names)
+
+
 def without_adapter(model: Any) -> AbstractContextManager[Any]:
-    """The model as it was before training: adapters off. This is the reference inside a loss."""
-    return model.disable_adapter() if isinstance(model, PeftModel) else nullcontext()
+    """The model as it was before training: the new adapter off. This is the reference inside a loss."""
+    if not isinstance(model, PeftModel):
+        return nullcontext()
+    earlier = [name for name in model.peft_config if name != NEW]
+    return _only(model, earlier) if earlier else model.disable_adapter()
+
+
+@contextmanager
+def _only(model: PeftModel, names: Sequence[str]) -> Iterator[None]:
+    _activate(model, names)
+    try:
+        yield
+    finally:
+        _activate(model, [*names, NEW])
 
 
 def save_trained(model: Any, folder: Path) -> None:
@@ -71,7 +115,7 @@ def save_trained(model: Any, folder: Path) -> None:
     if isinstance(model, PeftModel):
         with explain_disk_errors(folder):
             # embeddings are never trained; "auto" would ask the hub whether they were resized
-            model.save_pretrained(str(folder), save_embedding_layers=False)
+            model.save_pretrained(str(folder), save_embedding_layers=False, selected_adapters=[NEW])
         (folder / "README.md").unlink(missing_ok=True)
         return
     trained = {name: p.detach().contiguous() for name, p in model.named_parameters() if p.requires_grad}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,9 @@ from torch import Tensor
 
 from mllmu.errors import ModelError
 from mllmu.models.families import IGNORE, Batch, Family, Turn
+
+PICTURES_MIB = 4096
+"""Prepared pictures are kept in memory up to this size; one is 1 MiB for LLaVA-1.5, up to 30 where it is cut up."""
 
 
 class Encoder:
@@ -26,7 +30,7 @@ class Encoder:
         self.context = context
         self._prompts: dict[tuple[str, str, Path | None], list[int]] = {}
         self._picture_ids: dict[Path, list[int] | None] = {}
-        self._pictures: dict[Path, dict[str, Tensor]] = {}
+        self._pictures = Pictures(PICTURES_MIB)
         self._replies: dict[str, list[int]] = {}
 
     def prompt(self, turn: Turn) -> list[int]:
@@ -40,9 +44,9 @@ class Encoder:
         return self._prompts[key]
 
     def _first_prompt(self, turn: Turn) -> list[int]:
-        ids, pictures = self.family.prompt_ids(turn, self.processor)
-        if turn.image is not None and turn.image not in self._pictures:
-            self._pictures[turn.image] = pictures
+        ids, tensors = self.family.prompt_ids(turn, self.processor)
+        if turn.image is not None and turn.image not in self._picture_ids:
+            self._pictures.keep(turn.image, tensors)
             self._picture_ids[turn.image] = self.family.picture_ids(turn, self.processor, ids)
         return ids
 
@@ -86,6 +90,11 @@ class Encoder:
             )
         return length
 
+    def check(self, turns: Sequence[Turn]) -> None:
+        """Encode all turns and measure them, so that one that does not fit is found before hours of work."""
+        for turn in turns:
+            self.check_length(turn, turn.reply)
+
     @property
     def pad(self) -> int:
         """The padding token."""
@@ -93,10 +102,40 @@ class Encoder:
 
     def pictures(self, turns: Sequence[Turn]) -> dict[str, Tensor]:
         """The picture tensors of turns whose prompts have been encoded, in order; empty if none has a picture."""
-        paths = [turn.image for turn in turns if turn.image is not None]
-        if not paths:
-            return {}
-        return self.family.join_pictures([self._pictures[path] for path in paths])
+        shown = [turn for turn in turns if turn.image is not None]
+        return self.family.join_pictures([self._picture(turn) for turn in shown]) if shown else {}
+
+    def _picture(self, turn: Turn) -> dict[str, Tensor]:
+        path = turn.image or Path()
+        tensors = self._pictures.get(path)
+        if tensors is None:
+            tensors = self.family.prompt_ids(turn, self.processor)[1]
+            self._pictures.keep(path, tensors)
+        return tensors
+
+
+class Pictures:
+    """Picture tensors by path, at most so many MiB; the one used longest ago goes first."""
+
+    def __init__(self, limit_mib: float) -> None:
+        self.limit_mib = limit_mib
+        self.held_mib = 0.0
+        self._held: OrderedDict[Path, dict[str, Tensor]] = OrderedDict()
+
+    def get(self, path: Path) -> dict[str, Tensor] | None:
+        if path in self._held:
+            self._held.move_to_end(path)
+        return self._held.get(path)
+
+    def keep(self, path: Path, tensors: dict[str, Tensor]) -> None:
+        self._held[path] = tensors
+        self.held_mib += _mib(tensors)
+        while self.held_mib > self.limit_mib and len(self._held) > 1:
+            self.held_mib -= _mib(self._held.popitem(last=False)[1])
+
+
+def _mib(tensors: dict[str, Tensor]) -> float:
+    return sum(tensor.nbytes for tensor in tensors.values()) / 2**20
 
 
 def shared_length(prompts: Sequence[Sequence[int]]) -> int:

@@ -23,11 +23,14 @@ from mllmu.errors import MllmuError, ModelError
 from mllmu.models.encoding import Encoder
 from mllmu.models.families import Family
 from mllmu.models.processors import load_processor
+from mllmu.models.quantize import quantization
 from mllmu.recipe import ModelSection
 from mllmu.records import ModelRef
 
 WEIGHTS_FILE = "weights.safetensors"
 ADAPTER_FILE = "adapter_model.safetensors"
+EARLIER = "earlier_"
+"""Beginning of the names of adapters that are kept beside the weights; the one in training has PEFT's own name."""
 LOAD_FAULTS = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError)
 """What the libraries raise on files that are missing, damaged, or made for another model."""
 
@@ -66,42 +69,82 @@ def tiny_folder() -> Path:
     return Path(str(resources.files("mllmu.models.tiny"))) / "weights"
 
 
-def load(
-    section: ModelSection, ref: ModelRef, run_folder: Path, encoder: Encoder | None = None, *, kernel: str | None = None
-) -> Loaded:
+def load(section: ModelSection, ref: ModelRef, run_folder: Path, encoder: Encoder | None = None) -> Loaded:
     """Load a model reference.
 
     Args:
-        section: device, precision and family.
+        section: device, precision, attention kernel and family.
         ref: what to load.
         run_folder: where the reference's adapters are.
         encoder: of another model of the same base, to use what it has already tokenised.
-        kernel: attention implementation, by the library's name; by default see :func:`attention`.
 
     Raises:
         ModelError: the base or an adapter is missing or does not fit; names the path and the reason.
     """
     source = str(tiny_folder()) if ref.base == "tiny" else ref.base
     device = choose_device(section.device)
-    dtype = choose_dtype(section.dtype, device)
     try:
         with quiet_libraries():
             config = AutoConfig.from_pretrained(source, revision=ref.revision, trust_remote_code=False)
             encoder = encoder or make_encoder(section, source, ref.revision, config)
-            model = load_base(
-                source, ref.revision, dtype=dtype, attn_implementation=kernel or attention(config, device)
-            )
+            settings = load_settings(section, config, encoder.family, device)
+            model = load_base(source, ref.revision, **settings)
     except MllmuError:
         raise
     except LOAD_FAULTS as error:
         raise ModelError(
-            f"model.path: '{ref.base}' cannot be loaded: {one_line(error)}. "
+            f"model.path: '{ref.base}' cannot be loaded: {one_line(error)}. {torchvision_hint(error)}"
             "Expected 'tiny', a folder saved by save_pretrained with its processor, or a hub id."
         ) from None
     for adapter in ref.adapters:
-        model = apply_adapter(model, run_folder / adapter)
-    model.to(device).eval()
-    return Loaded(model=model, encoder=encoder, device=device, packs=choose_packing(section.packing, encoder.family))
+        model = apply_adapter(model, run_folder / adapter, merge=section.quantize is None)
+    if "device_map" not in settings:
+        model.to(device)
+    model.eval()
+    if section.gradient_checkpointing:
+        compute_activations_again(model)
+    return Loaded(model=model, encoder=encoder, device=device, packs=choose_packing(section, encoder.family))
+
+
+def load_settings(section: ModelSection, config: Any, family: Family, device: torch.device) -> dict[str, Any]:
+    """Precision, attention kernel, and where the weights go, as the library takes them.
+
+    Raises:
+        ModelError: ``device_map`` without a GPU.
+        DependencyError: ``quantize`` without bitsandbytes.
+    """
+    dtype = choose_dtype(section.dtype, device)
+    kernel = section.attn_implementation
+    settings: dict[str, Any] = {
+        "dtype": dtype,
+        "attn_implementation": attention(config, device) if kernel == "auto" else kernel,
+    }
+    if section.quantize:
+        settings |= {
+            "quantization_config": quantization(section.quantize, config, family, dtype),
+            "device_map": {"": str(device)},  # packed weights are made where they stay
+        }
+    if section.device_map:
+        if device.type != "cuda":
+            raise ModelError(
+                f"model.device_map: '{section.device_map}' spreads a model over GPUs, but the device is {device}. "
+                "Leave it out, or run where GPUs are visible."
+            )
+        settings["device_map"] = section.device_map
+    return settings
+
+
+def compute_activations_again(model: Any) -> None:
+    """Checkpoint the activations of every layer while training; frozen inputs are no obstacle without re-entrance."""
+    newer = getattr(model, "activation_checkpointing_enable", None)
+    (newer or model.gradient_checkpointing_enable)({"use_reentrant": False})
+
+
+def torchvision_hint(error: Exception) -> str:
+    """What to do about a processor that does not work on pictures alone."""
+    if "torchvision" not in str(error).lower():
+        return ""
+    return "This model's processor needs torchvision: install the version that belongs to your torch. "
 
 
 def load_base(source: str, revision: str | None, **settings: Any) -> Any:
@@ -149,8 +192,12 @@ def make_encoder(section: ModelSection, source: str, revision: str | None, confi
     return Encoder(family, processor, context)
 
 
-def apply_adapter(model: Any, folder: Path) -> Any:
+def apply_adapter(model: Any, folder: Path, *, merge: bool = True) -> Any:
     """Merge a LoRA adapter, or load changed weights, into a model in memory.
+
+    Args:
+        merge: otherwise the adapter is kept beside the weights, frozen: weights of 4 or 8 bits would swallow it, as its
+            changes are mostly smaller than their steps.
 
     Raises:
         ModelError: there is nothing, it is damaged, or it was made on a model with other layers or sizes.
@@ -161,7 +208,9 @@ def apply_adapter(model: Any, folder: Path) -> Any:
         raise ModelError(f"{folder}: no adapter there ({missing[0]} missing). Run the earlier stages again.")
     try:
         with quiet_libraries():
-            return _merge_adapter(model, folder) if name == ADAPTER_FILE else _change_weights(model, folder)
+            if name == WEIGHTS_FILE:
+                return _change_weights(model, folder)
+            return _attach_adapter(model, folder).merge_and_unload() if merge else _attach_adapter(model, folder)
     except LOAD_FAULTS as error:
         raise ModelError(
             f"{folder / name}: does not fit the base model or is damaged: {one_line(error)}. "
@@ -169,16 +218,24 @@ def apply_adapter(model: Any, folder: Path) -> Any:
         ) from None
 
 
-def _merge_adapter(model: Any, folder: Path) -> Any:
+def _attach_adapter(model: Any, folder: Path) -> Any:
+    """The model with an adapter beside its weights, on top of those that it has already; all of them frozen."""
+    earlier = list(model.peft_config) if isinstance(model, PeftModel) else []
+    name = f"{EARLIER}{len(earlier)}"
     with warnings.catch_warnings():
         # layers that the file lacks are only warned about; they are counted below instead
         warnings.filterwarnings("ignore", message="Found missing adapter keys")
-        adapted = PeftModel.from_pretrained(model, str(folder))
+        if earlier:
+            model.load_adapter(str(folder), adapter_name=name)
+        else:
+            model = PeftModel.from_pretrained(model, str(folder), adapter_name=name)
+    model.base_model.set_adapter([*earlier, name], inference_mode=True)
     with safe_open(folder / ADAPTER_FILE, framework="pt") as file:
-        different = set(file.keys()) ^ set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+        held = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+        different = set(file.keys()) ^ set(held)
     if different:
         raise ValueError(f"{len(different)} layers are in one but not in the other, the first is {min(different)}")
-    return adapted.merge_and_unload()
+    return model
 
 
 def _change_weights(model: Any, folder: Path) -> Any:
@@ -242,11 +299,17 @@ def choose_family(name: str, model_type: str) -> Family:
     )
 
 
-def choose_packing(setting: str, family: Family) -> bool:
-    """'auto' packs where the family allows it; asking for it elsewhere raises ModelError."""
-    if setting == "on" and not family.shares_prefix:
+def choose_packing(section: ModelSection, family: Family) -> bool:
+    """'auto' packs where the family and the attention kernel allow it; asking for it elsewhere raises ModelError."""
+    masked = section.attn_implementation != "flash_attention_2"
+    if section.packing == "on" and not family.shares_prefix:
         raise ModelError(
             f"model.packing: the family '{family.name}' cannot be packed (its positions are no plain counts, or its "
             "cache forgets). Use packing: auto or off."
         )
-    return setting != "off" and family.shares_prefix
+    if section.packing == "on" and not masked:
+        raise ModelError(
+            "model.packing: flash_attention_2 takes no mask of its own, which packing needs. "
+            "Use packing: off, or attn_implementation: sdpa."
+        )
+    return section.packing != "off" and family.shares_prefix and masked

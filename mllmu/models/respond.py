@@ -53,6 +53,8 @@ def respond(
         share: compute common prefixes once (:mod:`mllmu.models.prefix`) where the family allows it; otherwise, and for
             other families, every prompt is run again for its reply and for every candidate. The replies are the same.
     """
+    for batch in batches:
+        check_budget(loaded, batch, [as_turn(sample, images, guard) for sample in batch])
     share = share and loaded.family.shares_prefix
     waiting = [list(batch) for batch in reversed(batches)]
     most = max(map(len, waiting), default=1)
@@ -103,6 +105,17 @@ def answer(
     ]
 
 
+def check_budget(loaded: Loaded, batch: Sequence[Sample], turns: Sequence[Turn]) -> None:
+    """Measure the prompts with their candidates, before the first reply is written.
+
+    Raises:
+        ModelError: one does not fit the context; names the sample.
+    """
+    loaded.encoder.check(turns)
+    for i, text in _candidates(batch):
+        loaded.encoder.check_length(turns[i], text)
+
+
 def as_turn(sample: Sample, images: Path, guard: str) -> Turn:
     """The turn a sample is put as, without reply."""
     system = "\n".join(part for part in (guard, sample.system) if part)
@@ -120,8 +133,6 @@ def answer_sharing(
     pictures = picture_inputs(loaded, [turns[parents.index(g)] for g in range(len(groups))])
     prefixes = prefix.begin(model, groups, {k: v.to(loaded.device) for k, v in pictures.items()}, pad)
     wanted = _candidates(batch)
-    for i, text in wanted:
-        encoder.check_length(turns[i], text)
     replies: dict[int, Reply] = {}
     known: dict[tuple[int, str], CandidateLogp] = {}
     for rows in buckets([len(rest) for rest in rests]):

@@ -20,6 +20,8 @@ from mllmu.training.finetune import finetune
 from mllmu.unlearning.run import Sides, unlearn
 
 MODEL_FILE = "model.json"
+SAME_RESULT = {"device", "device_map", "gradient_checkpointing"}
+"""Settings of the model that change where and how it is computed, but nothing that is computed."""
 
 
 def unit_name(key: str, name: str) -> str:
@@ -57,7 +59,7 @@ class Models:
         recipe = self.context.recipe
         inputs: dict[str, Any] = {
             "data": self.context.data_unit().fingerprint,
-            "model": recipe.model.model_dump(mode="json", exclude={"device"}),
+            "model": recipe.model.model_dump(mode="json", exclude=SAME_RESULT),
             "finetune": recipe.finetune.model_dump(mode="json", exclude={"checkpoint_every_s"}),
             "people": digest(list(people)),
         }

@@ -224,7 +224,7 @@ def _ask(
 
 def load_as_published(plan: Plan) -> Loaded:
     """The model with the library's own attention and the processor as it is stored, as the published script has it."""
-    loaded = load(plan.model, plan.ref, plan.root, kernel="sdpa")
+    loaded = load(plan.model.model_copy(update={"attn_implementation": "sdpa"}), plan.ref, plan.root)
     source = str(tiny_folder()) if plan.ref.base == "tiny" else plan.ref.base
     with quiet_libraries():
         processor = AutoProcessor.from_pretrained(source, revision=plan.ref.revision, trust_remote_code=False)

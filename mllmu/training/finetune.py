@@ -36,6 +36,7 @@ def finetune(
     """
     if not turns:
         raise DataError(f"{label}: nobody to teach. Check data.source and finetune.modality.")
+    loaded.encoder.check(turns)
     model = add_trainable(loaded.model, loaded.encoder.family, section.lora, seed=derive(seed, "adapter"))
     order = Order(num_items=len(turns), batch_size=section.batch_size, seed=seed, label="finetune")
 

@@ -65,6 +65,7 @@ def unlearn(
             f"{label}: compares with a frozen reference, but without adapters there is none to switch off. "
             "Set unlearn.lora, or load a second model and pass it as the reference."
         )
+    loaded.encoder.check([*sides.forget, *sides.retain])
     targets = method.targets(num_layers(loaded.model))
     model = add_trainable(
         loaded.model, loaded.encoder.family, lora, seed=derive(seed, "adapter", label), targets=targets

@@ -343,6 +343,20 @@ def test_what_is_shared_or_packed_gives_what_is_plain(model: tuple[Loaded, Path]
         assert {k: v.logp for k, v in shared.items()} == pytest.approx({k: v.logp for k, v in alone.items()}, abs=1e-3)
 
 
+def test_checkpointed_activations_give_the_same_gradients(fresh: tuple[Loaded, Path]) -> None:
+    loaded, base = fresh
+    batch = loaded.encoder.batch(mixed(loaded, base))
+    found = []
+    for settings in ({}, {"gradient_checkpointing": True}):
+        model = add_trainable(load_ref(base, encoder=loaded.encoder, **settings).model, loaded.family, LORA, seed=0)
+        model.train()
+        answer_nll(run_forward(model, batch)).backward()
+        found.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
+    assert any(layer.gradient_checkpointing for layer in model.modules() if hasattr(layer, "gradient_checkpointing"))
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient)
+
+
 def test_half_precision_runs(model: tuple[Loaded, Path]) -> None:
     loaded, base = model
     half = load_ref(base, encoder=loaded.encoder, dtype="bfloat16")

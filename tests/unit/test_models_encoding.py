@@ -10,7 +10,7 @@ import torch
 from helpers_models import COLOURS, turns_of
 
 from mllmu.errors import DataError, ModelError
-from mllmu.models.encoding import Encoder
+from mllmu.models.encoding import Encoder, Pictures
 from mllmu.models.families import IGNORE, Turn
 from mllmu.models.loading import Loaded
 
@@ -95,3 +95,24 @@ def test_another_question_about_a_picture_gets_the_ids_it_would_get_alone(loaded
     turns = [Turn(prompt=text, image=picture) for text in ("Who is this?", "What is <image> here?", "Where </s>?")]
     alone = [loaded.family.prompt_ids(turn, loaded.encoder.processor)[0] for turn in turns]
     assert [loaded.encoder.prompt(turn) for turn in turns] == alone
+
+
+def test_pictures_that_are_no_longer_in_memory_are_prepared_again(loaded: Loaded, tiny_base: Path) -> None:
+    encoder = Encoder(loaded.family, loaded.encoder.processor, loaded.encoder.context)
+    encoder._pictures = Pictures(limit_mib=0.06)  # one of 64 x 64 x 3 floats is 0.047
+    turns = turns_of(tiny_base)
+    assert torch.equal(encoder.pictures(turns)["pixel_values"], loaded.encoder.batch(turns).inputs["pixel_values"])
+    encoder.check(turns)
+    assert torch.equal(encoder.batch(turns).inputs["pixel_values"], loaded.encoder.pictures(turns)["pixel_values"])
+    assert 0.04 < encoder._pictures.held_mib < 0.06
+
+
+def test_the_picture_used_longest_ago_goes_first() -> None:
+    held = Pictures(limit_mib=2)
+    for name in "ab":
+        held.keep(Path(name), {"x": torch.zeros(2**18)})  # 1 MiB each
+    held.get(Path("a"))
+    held.keep(Path("c"), {"x": torch.zeros(2**18)})
+    assert [held.get(Path(name)) is not None for name in "abc"] == [True, False, True]
+    held.keep(Path("d"), {"x": torch.zeros(2**20)})  # larger than all there is room for, and still kept: it is in use
+    assert [held.get(Path(name)) is not None for name in "acd"] == [False, False, True]

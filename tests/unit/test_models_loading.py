@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers_models import LORA, load_ref, make_base
+from helpers_families import build
+from helpers_models import LORA, load_ref, make_base, turns_of
 from safetensors.torch import load_file, save_file
 
 from mllmu.errors import ModelError
 from mllmu.models.adapters import add_trainable, save_trained
-from mllmu.models.loading import choose_device, choose_dtype, choose_family, load
+from mllmu.models.loading import choose_device, choose_dtype, choose_family, choose_packing, load
 from mllmu.recipe import Lora, ModelSection
 from mllmu.records import ModelRef
 
@@ -178,3 +179,70 @@ def test_automatic_precision_depends_on_the_device() -> None:
 def test_the_embedded_model_is_loaded_by_its_name() -> None:
     ready = load(ModelSection(device="cpu"), ModelRef(base="tiny"), Path())
     assert ready.family == choose_family("auto", "llava")
+
+
+@pytest.mark.parametrize("kernel", ["eager", "sdpa"])
+def test_the_attention_kernel_can_be_chosen(tiny_base: Path, kernel: str) -> None:
+    assert load_ref(tiny_base, attn_implementation=kernel).model.config._attn_implementation == kernel
+
+
+def test_a_kernel_that_is_not_installed_is_an_error_and_packing_with_it_too(tiny_base: Path) -> None:
+    with pytest.raises(ModelError, match=r"cannot be loaded: .*[Ff]lash"):
+        load_ref(tiny_base, attn_implementation="flash_attention_2")
+    section = ModelSection(attn_implementation="flash_attention_2")
+    family = choose_family("auto", "llava")
+    assert not choose_packing(section, family)
+    with pytest.raises(ModelError, match=r"model\.packing: flash_attention_2 takes no mask"):
+        choose_packing(section.model_copy(update={"packing": "on"}), family)
+
+
+def test_packing_is_for_families_that_share_a_prefix() -> None:
+    section = ModelSection(packing="on")
+    assert choose_packing(section, choose_family("auto", "llava"))
+    with pytest.raises(ModelError, match=r"model\.packing: the family 'paligemma' cannot be packed"):
+        choose_packing(section, choose_family("auto", "paligemma"))
+
+
+def test_a_model_cannot_be_spread_over_gpus_that_are_not_there(tiny_base: Path) -> None:
+    with pytest.raises(ModelError, match=r"model\.device_map: 'auto' spreads a model over GPUs, but the device is cpu"):
+        load_ref(tiny_base, device_map="auto")
+
+
+def test_settings_of_the_picture_processor_are_used_and_checked(tiny_base: Path) -> None:
+    smaller = load_ref(tiny_base, pictures={"image_mean": [0.0, 0.0, 0.0]})
+    assert list(smaller.encoder.processor.image_processor.image_mean) == [0.0, 0.0, 0.0]
+    with pytest.raises(ModelError, match=r"model\.pictures\.image_men: .*Did you mean 'image_mean'\? Settings: .*size"):
+        load_ref(tiny_base, pictures={"image_men": 1})
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "fewer"),
+    [
+        ("idefics2", {"do_image_splitting": True}, False),
+        ("smolvlm", {"do_image_splitting": False}, True),
+        ("qwen2_5_vl", {"max_pixels": 32 * 32}, True),
+        ("internvl", {"crop_to_patches": False}, True),
+    ],
+)
+def test_they_change_how_many_tokens_a_picture_takes(
+    tmp_path: Path, kind: str, settings: dict[str, object], fewer: bool
+) -> None:
+    base = build(kind, tmp_path)
+    turns = turns_of(base)[-2:]
+    usual, changed = load_ref(base).encoder, load_ref(base, pictures=settings)
+    assert (len(changed.encoder.prompt(turns[0])) < len(usual.prompt(turns[0]))) is fewer
+    assert len(changed.encoder.prompt(turns[0])) != len(usual.prompt(turns[0]))
+    changed.model(**changed.encoder.batch(turns).inputs)
+
+
+def test_a_model_of_a_type_without_family_is_asked_by_its_chat_template() -> None:
+    assert choose_family("auto", "aya_vision").name == "auto"
+
+
+def test_a_processor_that_needs_torchvision_says_so(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise ImportError("FooImageProcessor requires the Torchvision library but it was not found")
+
+    monkeypatch.setattr("mllmu.models.loading.load_processor", refuse)
+    with pytest.raises(ModelError, match="needs torchvision: install the version that belongs to your torch"):
+        load_ref(tiny_base)
