@@ -24,6 +24,7 @@ SHEET_PEOPLE = 200
 SHEET_PIXELS = 256
 RATIO_KEYS = ("5", "10", "15")
 HOLDOUT_KEY = "holdout"
+NUM_PROMPTS = 1
 
 
 def data(
@@ -40,11 +41,17 @@ def data(
     export_dir: Annotated[
         Path | None, typer.Option("--export-dir", metavar="DIR", help="Where --export writes its files.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the first prompts and count the calls to endpoints; make nothing.")
+    ] = False,
     out: Out = None,
     force: Force = False,
 ) -> None:
     """Make the people, their portraits and their questions."""
     _check_export(export, export_dir)
+    if dry_run:
+        show_calls(recipe, overrides or ())
+        return
     folder = execute(recipe, overrides, out, force=force, no_gate=False, only="data")
     console = results()
     if contact_sheet:
@@ -52,6 +59,26 @@ def data(
     if export_dir is not None:
         rows = export_parquet(folder / "data", export_dir)
         console.print(f"exported: {export_dir} ({sum(rows.values())} rows in {len(rows)} configs)", soft_wrap=True)
+
+
+def show_calls(recipe: Path, overrides: Sequence[str]) -> None:
+    """Print the first prompts that an endpoint would get, and how many calls there would be."""
+    from mllmu.cli.judge import show_prompts
+    from mllmu.data.preview import previews
+    from mllmu.recipe import load
+
+    loaded = load(recipe, overrides)
+    asked = previews(loaded.data, loaded.seed, NUM_PROMPTS)
+    for part in asked:
+        show_prompts(part.preview)
+        known = "" if part.known else "; the people are not there yet, so their prompts cannot be shown"
+        results().print(
+            f"{part.part}: {part.preview.num_calls} calls to an endpoint, {part.preview.num_cached} of them already in "
+            f"the cache; retries, repairs and what has to be written again come on top{known}",
+            soft_wrap=True,
+        )
+    if not asked:
+        results().print("no part of the data asks an endpoint")
 
 
 def _check_export(export: str | None, export_dir: Path | None) -> None:

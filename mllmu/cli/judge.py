@@ -16,6 +16,7 @@ from mllmu.cli.screen import progress, results
 if TYPE_CHECKING:
     from mllmu.evaluation.judge import Judged
     from mllmu.judges import Judge
+    from mllmu.llm import Preview
 
 NUM_PROMPTS = 2
 
@@ -94,12 +95,17 @@ def show_preview(root: Path, models: Sequence[str], judging: Judge) -> None:
 
     cases = [case for docket in dockets(root, models) for case in docket.cases]
     preview, console = judging.preview(cases, NUM_PROMPTS), results()
-    for number, prompt in enumerate(preview.prompts, start=1):
-        console.print(Text(f"--- prompt {number} ---\n{prompt}\n"))
+    show_prompts(preview)
     console.print(
         f"{len(cases)} replies, {preview.num_calls} calls to an endpoint, {preview.num_cached} of them already in the "
         "cache; retries and repairs come on top"
     )
+
+
+def show_prompts(preview: Preview) -> None:
+    """Print prompts as they are."""
+    for number, prompt in enumerate(preview.prompts, start=1):
+        results().print(Text(f"--- prompt {number} ---\n{prompt}\n"))
 
 
 def show(judged: Judged) -> None:

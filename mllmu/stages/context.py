@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mllmu import plugins
 from mllmu.data import build
 from mllmu.data.splits import HOLDOUT
 from mllmu.progress import Progress
@@ -31,8 +32,16 @@ class Context:
 
     def data_unit(self) -> Unit:
         """The unit of the data; it depends on its settings, the seed, and the content of the files they name."""
-        settings = self.recipe.data.model_dump(mode="json")
-        return self.store.unit("data", {"seed": self.recipe.seed, "settings": settings, "files": self._files})
+        inputs = {"seed": self.recipe.seed, "settings": self._data_settings(), "files": self._files}
+        return self.store.unit("data", inputs)
+
+    def _data_settings(self) -> dict[str, Any]:
+        """All settings but those that only say how patiently, or for how much, an endpoint is asked."""
+        settings: dict[str, Any] = self.recipe.data.model_dump(mode="json")
+        for part, kind in (("source", "sources"), ("questions", "questions")):
+            idle: frozenset[str] = getattr(plugins.find(kind, settings[part]["name"]), "OPERATIONAL", frozenset())
+            settings[part] = {name: value for name, value in settings[part].items() if name not in idle}
+        return settings
 
     @cached_property
     def _files(self) -> dict[str, str]:

@@ -14,6 +14,8 @@ from mllmu.records import Profile, Question
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from mllmu.llm import Preview
+
 __all__ = ["Source", "adapted"]
 
 
@@ -41,6 +43,11 @@ class Source(Plugin, ABC):
         """The same people, for a source that takes its time and says how far it is."""
         del progress
         return self.profiles(seed)
+
+    def preview(self, seed: int, num_prompts: int) -> Preview | None:
+        """What :meth:`profiles` would ask an endpoint; None for a source without one."""
+        del seed, num_prompts
+        return None
 
     def questions(self, profiles: Sequence[Profile], seed: int) -> list[Question] | None:
         """The source's own questions about its people, or None.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import Field
 
@@ -13,6 +13,9 @@ from mllmu.data.wordings import Variant
 from mllmu.plugins import Plugin
 from mllmu.progress import Progress
 from mllmu.records import Profile, Question, Record
+
+if TYPE_CHECKING:
+    from mllmu.llm import Preview
 
 
 class Order(NamedTuple):
@@ -69,3 +72,8 @@ class Questions(Plugin, ABC):
             order: which questions.
             progress: told about slow work.
         """
+
+    def preview(self, people: Sequence[Profile], order: Order, num_prompts: int) -> Preview | None:
+        """What :meth:`write` would ask an endpoint; None for a writer without one."""
+        del people, order, num_prompts
+        return None
