@@ -66,6 +66,8 @@ class Question(Record):
         alternatives: wrong answers in the same wording and of the same type (generation, cloze): truth ratio.
         rewording: the right answer in other words (generation only; empty elsewhere).
         support: the passage of the profile that proves the answer, where a model wrote the question.
+        view: which picture of the person the question is about; None leaves it to the split (the portrait, or the
+            transformed views in turn on test).
     """
 
     id: str
@@ -80,6 +82,7 @@ class Question(Record):
     options: dict[str, str] = {}
     alternatives: tuple[str, ...] = ()
     rewording: str = ""
+    view: int | None = Field(default=None, ge=0)
     support: str = ""
 
 

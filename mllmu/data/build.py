@@ -199,7 +199,8 @@ def _asked(
 ) -> tuple[Written, dict[str, int]]:
     """Checked questions about a group: the source's own, and the writer's in the variants of which it has none."""
     own = [q for q in (source and source.questions(group, order.seed)) or () if q.variant in order.variants]
-    missing = tuple(variant for variant in order.variants if variant not in {q.variant for q in own})
+    filled = source.filled if source and own else order.variants
+    missing = tuple(v for v in order.variants if v in filled and v not in {q.variant for q in own})
     written = writer.write(group, order._replace(variants=missing), progress) if missing else Written([])
     if not own:
         check(written.questions, group)

@@ -58,8 +58,8 @@ def _of_person(
     views = dataset.views(questions[0].profile_id) if questions else 0
     shown = 0
     for question in questions:
-        view = 0
-        if split == "test" and question.modality == "image_text":
+        view = question.view or 0
+        if split == "test" and question.modality == "image_text" and question.view is None:
             if views < 2:
                 continue
             view = 1 + shown % (views - 1)

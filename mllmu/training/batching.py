@@ -18,14 +18,15 @@ def training_turns(questions: Sequence[Question], images: Path, *, modality: str
     """Turns of the training questions of some people, in one modality or both.
 
     A plain question is put without any instruction, as published; other formats as they are evaluated. Image+text
-    questions show the canonical portrait ``<profile>_0.png``; text questions have the name instead.
+    questions show their picture, if none is named the canonical portrait ``<profile>_0.png``; text questions have the
+    name instead.
     """
     tasks = {name: plugins.build("tasks", name, {}) for name in ("classification", "cloze")}
     return [
         Turn(
             prompt=tasks[q.task].prompt(q) if q.task in tasks else q.text,
             reply=q.answer,
-            image=images / f"{q.profile_id}_0.png" if q.modality == "image_text" else None,
+            image=images / f"{q.profile_id}_{q.view or 0}.png" if q.modality == "image_text" else None,
             person=q.profile_id,
             topic="" if q.attribute == OTHER else q.attribute,
         )

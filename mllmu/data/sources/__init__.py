@@ -27,9 +27,11 @@ class Source(Plugin, ABC):
 
     ``published``: the text and pictures are used as somebody published them. Questions then need only be usable;
     flaws of wording, equal names and equal pictures are counted and reported (``data/source.json``), not refused.
+    ``filled``: the variants that are written for a source that brings questions, but none of this variant.
     """
 
     published: ClassVar[bool] = False
+    filled: ClassVar[tuple[str, ...]] = ("train", "eval", "test")
 
     @abstractmethod
     def profiles(self, seed: int) -> list[Profile]:
@@ -52,8 +54,8 @@ class Source(Plugin, ABC):
     def questions(self, profiles: Sequence[Profile], seed: int) -> list[Question] | None:
         """The source's own questions about its people, or None.
 
-        A variant (train, eval, test) with at least one question here is taken as it is; the others are written by
-        :mod:`mllmu.data.questions`. For celebrities only ``eval`` is used.
+        A variant (train, eval, test) with at least one question here is taken as it is; those of the others that are
+        in ``filled`` are written by the recipe's writer. For celebrities only ``eval`` is used.
         """
         del profiles, seed
         return None

@@ -60,7 +60,7 @@ def attributes_of(biography: Any) -> dict[str, str]:
     """
     try:
         cell = json.loads(biography) if isinstance(biography, str) else biography
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         return {}
     found: dict[str, str] = {}
     for key, value in cell.items() if isinstance(cell, dict) else ():

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from PIL.Image import Image
 from pydantic import Field
@@ -24,6 +24,12 @@ OTHER = "other"
 BLANK = "__"
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _ASKED = frozenset({"leisure"})  # only an answer could tell which attribute is meant
+
+
+class Loads(Protocol):
+    """A picture that has not been read yet."""
+
+    def load(self) -> Image: ...
 
 
 class Shown(NamedTuple):
@@ -82,7 +88,7 @@ class Found:
 
     people: list[Profile] = field(default_factory=list)
     questions: dict[str, list[Question]] = field(default_factory=dict)
-    pictures: dict[str, list[Shown]] = field(default_factory=dict)
+    pictures: dict[str, list[Loads]] = field(default_factory=dict)
     forget: dict[str, list[str]] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
 
@@ -97,6 +103,7 @@ class Published(Source):
     """
 
     published: ClassVar[bool] = True
+    filled: ClassVar[tuple[str, ...]] = ()
 
     path: Path = Field(description="folder of parquet configs, or a hub repository by its name")
     revision: str | None = Field(default=None, description="commit, tag or branch on the hub")
@@ -178,6 +185,7 @@ class Asker:
         options: Mapping[str, Any] | None = None,
         alternatives: Sequence[str] = (),
         rewording: str = "",
+        view: int | None = None,
     ) -> Question | None:
         """One question; it gets the next number of its person, task and modality, also if it is left out."""
         key = f"{person}.{self.variant}.{task}.{modality}"
@@ -206,6 +214,7 @@ class Asker:
             options=shown,
             alternatives=tuple(alternatives),
             rewording=rewording,
+            view=view,
         )
 
     def _value(self, person: str, attribute: str, task: TaskName, answer: str) -> str:

@@ -64,6 +64,7 @@ class MllmuBench(Published):
     """
 
     source: ClassVar[str] = "https://arxiv.org/abs/2410.22108"
+    filled: ClassVar[tuple[str, ...]] = ("train",)
 
     path: Path = Field(description="JSON lines file, folder of parquet configs, or hub name MLLMMU/MLLMU-Bench")
     part: Literal["people", "celebrities"] = Field(default="people", description="celebrities: the config Retain_Set")

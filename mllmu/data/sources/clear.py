@@ -1,0 +1,144 @@
+"""CLEAR: fictitious authors with many pictures each, every picture with a caption, and the questions of TOFU."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Any, ClassVar
+
+from mllmu.data.sources._published import Asker, Found, Published, Shown
+from mllmu.data.tables import Store, Table
+from mllmu.errors import DataError
+from mllmu.records import Profile
+from mllmu.seeding import rng
+
+FULL = "full"
+TEXT = "full+tofu"
+BLOCK = 20
+"""TOFU asks this many questions about an author, one author after the other."""
+ASK = "Describe this picture and the person in it."
+NAME = "What is the name of the person in this picture?"
+_FORGET = re.compile(r"forget(\d\d)$")
+_PERTURBED = re.compile(r"(?:forget\d\d|retain)_perturbed$")
+NUM_OPTIONS = 4
+
+
+class Clear(Published):
+    """CLEAR as published: captions of many pictures a person (image+text) and TOFU's questions (text).
+
+    Every picture is taught with its caption, and asked again: for the caption (generation, with the published
+    paraphrase and wrong captions where there are some) and for the name (classification with published wrong names).
+    TOFU rows have no name: they come in blocks of twenty an author, and a block belongs to whoever is named in most of
+    its rows; a block that names nobody is listed as left out. Forget sets are ``forget01``, ``05`` and ``10``.
+
+    Source: https://huggingface.co/datasets/therem/CLEAR (arXiv:2410.18057). The words that ask for a caption are ours.
+    """
+
+    source: ClassVar[str] = "https://huggingface.co/datasets/therem/CLEAR"
+
+    def read(self) -> Found:
+        store = Store(self.path, self.revision)
+        configs = store.configs()
+        if FULL not in configs:
+            raise DataError(
+                f"{self.path.as_posix()}: no config {FULL}; it has {', '.join(configs) or 'none'}. Expected a copy of "
+                "therem/CLEAR with a folder of parquet files per config."
+            )
+        found = Found()
+        ids = self._captions(store, configs, found)
+        if TEXT in configs:
+            self._texts(store.table(TEXT), found, ids)
+        else:
+            found.tally.notes.append(f"no config {TEXT}: there are no text questions")
+        for config in configs:
+            if match := _FORGET.fullmatch(config):
+                names = [row["name"] for row in store.table(config).rows(("name",))]
+                found.tally.rows[config] = len(names)
+                found.forget[str(int(match[1]))] = list(dict.fromkeys(ids[n] for n in names if n in ids))
+        return found
+
+    def _captions(self, store: Store, configs: list[str], found: Found) -> dict[str, str]:
+        """Pictures with their captions; returns the id of every name."""
+        table = store.table(FULL)
+        table.need(("image", "caption", "name"))
+        wrong = _perturbed(store, configs)
+        teacher, asker = Asker(FULL, "train", found.tally), Asker(FULL, "eval", found.tally)
+        ids: dict[str, str] = {}
+        for number, row in enumerate(table.rows(("caption", "name"))):
+            found.tally.rows[FULL] += 1
+            name, caption = row["name"], row["caption"]
+            if not isinstance(name, str) or not name.strip():
+                found.tally.skip(FULL, number, "", "row", "there is no name")
+                continue
+            if name not in ids:
+                ids[name] = f"{len(ids) + 1:03d}"
+                found.people.append(Profile(id=ids[name], kind="fictitious", attributes={"name": name}))
+            person = ids[name]
+            view = len(found.pictures.setdefault(person, []))
+            found.pictures[person].append(Shown(table, number, "image"))
+            more = wrong.get((name, caption), {})
+            options = _options(person, view, name, more.get("perturbed_names") or ())
+            made = [
+                teacher.add(number, person, "generation", "image_text", ASK, caption, attribute="caption", view=view),
+                asker.add(
+                    number, person, "generation", "image_text", ASK, caption, attribute="caption", view=view,
+                    alternatives=more.get("perturbed_captions") or (), rewording=more.get("paraphrased_caption") or "",
+                ),
+                asker.add(
+                    number, person, "classification", "image_text", NAME, name, attribute="name", view=view,
+                    options=options,
+                ) if options else None,
+            ]  # fmt: skip
+            found.questions.setdefault(person, []).extend(q for q in made if q)
+        return ids
+
+    def _texts(self, table: Table, found: Found, ids: dict[str, str]) -> None:
+        table.need(("question", "answer"))
+        teacher, asker = Asker(TEXT, "train", found.tally), Asker(TEXT, "eval", found.tally)
+        rows = list(enumerate(table.rows(("question", "answer"))))
+        found.tally.rows[TEXT] = len(rows)
+        asked = [(number, row) for number, row in rows if row["question"]]  # the others are the captions once more
+        for first in range(0, len(asked), BLOCK):
+            block = asked[first : first + BLOCK]
+            person = _named([row for _, row in block], ids)
+            for number, row in block:
+                if person is None:
+                    reason = "its block of twenty rows names nobody of the config full"
+                    found.tally.skip(TEXT, number, "", "row", reason)
+                    continue
+                for who in (teacher, asker):
+                    question = who.add(number, person, "generation", "text", row["question"], row["answer"])
+                    found.questions[person] += [question] if question else []
+
+
+def _perturbed(store: Store, configs: list[str]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Wrong captions, wrong names and paraphrases by name and caption."""
+    columns = ("perturbed_captions", "paraphrased_caption", "perturbed_names")
+    known: dict[tuple[str, str], dict[str, Any]] = {}
+    for config in configs:
+        if _PERTURBED.fullmatch(config):
+            table = store.table(config)
+            table.need(("name", "caption"))
+            here = tuple(column for column in columns if column in table.columns)
+            for row in table.rows(("name", "caption", *here)):
+                known.setdefault((row["name"], row["caption"]), row)
+    return known
+
+
+def _options(person: str, view: int, name: str, wrong: Any) -> dict[str, str]:
+    """The name among three published wrong ones, in an order drawn by the picture; empty if there are too few."""
+    others = [other for other in dict.fromkeys(wrong) if other != name][: NUM_OPTIONS - 1]
+    if len(others) < NUM_OPTIONS - 1:
+        return {}
+    shuffled = [name, *others]
+    rng(0, "clear", person, view).shuffle(shuffled)
+    return dict(zip("ABCD", shuffled, strict=True))
+
+
+def _named(rows: list[dict[str, Any]], ids: dict[str, str]) -> str | None:
+    """Who is named in most rows of a block; None if nobody is."""
+    counts = Counter(name for row in rows for name in ids if name in f"{row['question']} {row['answer']}")
+    return ids[counts.most_common(1)[0][0]] if counts else None
+
+
+PLUGIN = Clear

@@ -1,0 +1,188 @@
+"""FIUBench: fictitious facial identities with private facts, each question with a paraphrase and wrong answers."""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from PIL.Image import Image
+from pydantic import Field
+
+from mllmu.data.sources._published import Asker, Found, Published, usable_id
+from mllmu.data.tables import is_hub_name, picture
+from mllmu.errors import DataError
+from mllmu.records import Profile, Question
+
+FILES = ("full.json", "full_data.json")
+_SPLIT = re.compile(r"forget(\d+)$")
+_QA_KEYS = ("qa_list", "question_and_answer")
+_SHAPE = (
+    'Expected FIUBench\'s full.json: rows {"image_path": ..., "qa_list": [{"question": ..., "answer": ..., '
+    '"paraphrased_question": ..., "paraphrased_answer": ..., "perturbed_answer": [...]}]}.'
+)
+
+
+class _File(NamedTuple):
+    """A picture in the folder, or inside one of its zip files."""
+
+    folder: Path
+    member: str
+    archive: Path | None
+
+    def load(self) -> Image:
+        where = f"{self.archive or self.folder}: {self.member}"
+        if self.archive is None:
+            return picture((self.folder / self.member).read_bytes(), where)
+        with zipfile.ZipFile(self.archive) as opened:
+            return picture(opened.read(self.member), where)
+
+
+class Fiubench(Published):
+    """FIUBench as published: about 400 faces, twenty questions each, all with the picture.
+
+    A person is named by the file of the face. Training uses the question as it is; evaluation asks it again, with the
+    paraphrased answer as rewording and the perturbed answers as wrong alternatives; Test is the paraphrased question
+    with the paraphrased answer (and the same picture: there are no others). Forget sets come from ``split.json``.
+    Pictures are read from the folder or straight from its zip files.
+
+    Source: https://huggingface.co/datasets/gray311/FIUBench (arXiv:2411.03554).
+    """
+
+    source: ClassVar[str] = "https://huggingface.co/datasets/gray311/FIUBench"
+
+    path: Path = Field(description="folder with full.json and SFHQ.zip (or its pictures), or hub name gray311/FIUBench")
+
+    def read(self) -> Found:
+        found = Found()
+        name = next((name for name in FILES if (self.folder / name).is_file()), None)
+        if name is None:
+            raise DataError(f"{self.path.as_posix()}: none of {', '.join(FILES)} is in it. {_SHAPE}")
+        pictures = _pictures(self.folder)
+        teacher, asker, tester = (Asker(name, variant, found.tally) for variant in ("train", "eval", "test"))
+        for number, row in enumerate(_rows(self.folder / name)):
+            found.tally.rows[name] += 1
+            face = Path(str(row.get("image_path") or row.get("image") or "")).name
+            person = usable_id(Path(face).stem)
+            shown = pictures.get(face)
+            if person is None or shown is None or person in found.pictures:
+                reason = "it names no picture" if person is None else f"the picture {face} is missing"
+                reason = "the picture was already given" if person in found.pictures else reason
+                found.tally.skip(name, number, face, "row", reason)
+                continue
+            listed = row.get("name")
+            found.pictures[person] = [shown]
+            found.people.append(
+                Profile(id=person, kind="fictitious", attributes={"name": str(listed or f"person {person}")})
+            )
+            found.questions[person] = [
+                q for qa in _pairs(row) for q in _asked(qa, number, person, teacher, asker, tester) if q
+            ]
+        found.forget = self._forget({p.id for p in found.people}, found)
+        return found
+
+    @cached_property
+    def folder(self) -> Path:
+        """The folder with the files; a repository of the hub is fetched as files."""
+        if not is_hub_name(self.path):
+            return self.path
+        from huggingface_hub import snapshot_download
+
+        try:
+            got = snapshot_download(
+                self.path.as_posix(), repo_type="dataset", revision=self.revision, allow_patterns=["*.json", "SFHQ.zip"]
+            )
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{self.path.as_posix()}: the hub does not give this data set: {' '.join(str(error).split())[:300]}. "
+                "Check the name and the network, or name a local copy."
+            ) from None
+        return Path(got)
+
+    def _forget(self, people: set[str], found: Found) -> dict[str, list[str]]:
+        """Forget sets by percent; ``split.json`` lists the stems of the pictures."""
+        path = self.folder / "split.json"
+        if not path.is_file():
+            found.tally.notes.append("no split.json: forget sets are drawn by the seed")
+            return {}
+        splits = _json(path)
+        listed = splits.items() if isinstance(splits, dict) else ()
+        return {
+            match[1]: [stem for stem in map(str, ids) if stem in people]
+            for key, ids in listed
+            if (match := _SPLIT.fullmatch(key)) and isinstance(ids, list)
+        }
+
+
+def _json(path: Path) -> Any:
+    """A JSON file, or JSON lines as a list."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError:
+            return [json.loads(line) for line in text.splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"{path}: not readable as JSON ({error}). {_SHAPE}") from None
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    rows = _json(path)
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise DataError(f"{path}: expected a list of rows. {_SHAPE}")
+    if not any(key in rows[0] for key in _QA_KEYS):
+        raise DataError(f"{path}: no {' or '.join(_QA_KEYS)}; a row has {', '.join(rows[0])}. {_SHAPE}")
+    yield from rows
+
+
+def _pictures(folder: Path) -> dict[str, _File]:
+    """Pictures by file name, in the folder and in its zip files; the folder wins."""
+    found: dict[str, _File] = {}
+    for archive in sorted(folder.glob("*.zip")):
+        try:
+            with zipfile.ZipFile(archive) as opened:
+                members = opened.namelist()
+        except (zipfile.BadZipFile, OSError) as error:
+            raise DataError(f"{archive}: not a readable zip file ({error}). Download it again.") from None
+        found |= {Path(member).name: _File(folder, member, archive) for member in members if _is_picture(member)}
+    files = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if _is_picture(path.name)]
+    return found | {Path(file).name: _File(folder, file, None) for file in files}
+
+
+def _is_picture(name: str) -> bool:
+    return Path(name).suffix.lower() in (".jpg", ".jpeg", ".png", ".webp") and not Path(name).name.startswith(".")
+
+
+def _pairs(row: dict[str, Any]) -> list[dict[str, Any]]:
+    listed = next((row[key] for key in _QA_KEYS if key in row), None)
+    return [item for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
+
+
+def _texts(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) and value else [str(v) for v in value] if isinstance(value, list) else []
+
+
+def _asked(
+    qa: dict[str, Any], number: int, person: str, teacher: Asker, asker: Asker, tester: Asker
+) -> Iterator[Question | None]:
+    question, answer = qa.get("question", qa.get("q")), qa.get("answer", qa.get("a"))
+    attribute = qa.get("attribute") if isinstance(qa.get("attribute"), str) else None
+    wrong = [w for w in _texts(qa.get("perturbed_answer")) if w != answer]
+    other = next(iter(_texts(qa.get("paraphrased_answer"))), "")
+    yield teacher.add(number, person, "generation", "image_text", question, answer, attribute=attribute)
+    yield asker.add(
+        number, person, "generation", "image_text", question, answer,
+        attribute=attribute, alternatives=wrong, rewording=other,
+    )  # fmt: skip
+    for text in _texts(qa.get("paraphrased_question"))[:1]:
+        yield tester.add(
+            number, person, "generation", "image_text", text, other or answer,
+            attribute=attribute, alternatives=wrong, rewording=str(answer), view=0,
+        )  # fmt: skip
+
+
+PLUGIN = Fiubench
