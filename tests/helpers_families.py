@@ -301,11 +301,12 @@ def vipllava(folder: Path) -> None:
         chat_template=CHATML.replace("IMAGE", "<image>\n"),
     )  # fmt: skip
     config = hf.VipLlavaConfig(
-        vision_config={"model_type": "clip_vision_model", **VISION, "image_size": 16, "patch_size": 8},
+        vision_config={"model_type": "clip_vision_model", **VISION, "num_hidden_layers": 2, "image_size": 16,
+                       "patch_size": 8},
         text_config={"model_type": "llama", **text_settings(tok)},
         image_token_index=tok.convert_tokens_to_ids("<image>"),
         vision_feature_layer=[-1, -2],
-    )
+    )  # fmt: skip
     save(folder, hf.VipLlavaForConditionalGeneration(config), processor)
 
 

@@ -160,7 +160,7 @@ def test_a_known_picture_is_put_into_another_prompt_as_the_processor_would(model
             assert set(pictures) == set(loaded.family.picture_inputs)
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of PaliGemma's processor
+@pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")  # of the library's processors
 def test_a_prompt_is_what_the_librarys_own_way_makes_of_it(model: tuple[Loaded, Path]) -> None:
     loaded, base = model
     processor = loaded.encoder.processor

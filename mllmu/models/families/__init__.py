@@ -7,6 +7,7 @@ the same for all families, see ``mllmu.models.encoding``. Families whose process
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -112,12 +113,11 @@ class Family(Plugin):
         text = self._text(turn, processor)
         if turn.image is None:
             return self._tokens(text, processor), {}
-        inputs = processor(
-            text=[text],
-            images=[open_image(turn.image)],
-            return_tensors="pt",
-            add_special_tokens=self.opens(text, processor),
-        )
+        images, special = [open_image(turn.image)], self.opens(text, processor)
+        with warnings.catch_warnings():
+            # some processors hand tensors to numpy in a way that it warns about
+            warnings.filterwarnings("ignore", category=DeprecationWarning, message="__array_")
+            inputs = processor(text=[text], images=images, return_tensors="pt", add_special_tokens=special)
         return inputs["input_ids"][0].tolist(), self.picture_tensors(inputs)
 
     def picture_tensors(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:

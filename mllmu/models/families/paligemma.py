@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -35,12 +34,6 @@ class PaliGemma(Family):
     def spelled(self, text: str, processor: Any) -> str:
         mark = self.mark(processor)
         return text.replace(mark, f"{mark}{processor.tokenizer.bos_token}") + "\n"
-
-    def prompt_ids(self, turn: Turn, processor: Any) -> tuple[list[int], dict[str, Tensor]]:
-        with warnings.catch_warnings():
-            # the processor makes labels of its own, in a way that numpy warns about; they are not used
-            warnings.filterwarnings("ignore", category=DeprecationWarning, message="__array__ implementation")
-            return super().prompt_ids(turn, processor)
 
     def token_inputs(self, ids_BT: Tensor, labels_BT: Tensor, processor: Any) -> dict[str, Tensor]:
         # 0: seen by all of the prompt; 1: the reply, seen by what follows
