@@ -9,6 +9,7 @@ reads the folders of earlier stages and writes units (see :mod:`mllmu.runstore`)
     models/target, models/forget_10/<name>   adapters, and model.json: a reference to base, adapters and guard
     eval/forget_10/<name>/replies, scores    what a model replied, and how every reply was judged
     eval/forget_10/metrics.json              all numbers of one forget ratio
+    protocols/<label>/forget_10/<name>       replies under the further protocols of evaluate.compare, if any
     report/                                  index.html, tradeoff.csv, plots
 """
 
@@ -33,6 +34,7 @@ from mllmu.stages.answers import Answers
 from mllmu.stages.context import Context, timed
 from mllmu.stages.lineup import RETAIN_MODEL, TARGET, jobs
 from mllmu.stages.models import Models
+from mllmu.stages.protocols import Comparison, write_comparison
 from mllmu.stages.record import recorded
 
 STAGES = ("data", "finetune", "unlearn", "evaluate", "score", "report")
@@ -119,6 +121,10 @@ class Pipeline:
             self.progress.stage("evaluate", f"{len(answers.samples)} questions to {len(self.names)} models ({key} %)")
             for place, name in enumerate(self.names):
                 answers.ask(name, twins=self.names[:place])
+        for key, comparison in self.comparisons.items():
+            others = ", ".join(self.recipe.evaluate.compare)
+            self.progress.stage("evaluate", f"the same models under other protocols: {others} ({key} %)")
+            comparison.ask(self.names)
 
     def score(self) -> None:
         """Judge the replies and average; needs no model."""
@@ -139,7 +145,10 @@ class Pipeline:
         folder = self.root / "report"
         self.progress.stage("report", str(folder))
         for key in self.keys:
-            render(self._report_input(key), folder / f"forget_{key}" if len(self.keys) > 1 else folder)
+            place = folder / f"forget_{key}" if len(self.keys) > 1 else folder
+            render(self._report_input(key), place)
+            if key in self.comparisons:
+                write_comparison(place, self.comparisons[key].results(self.names))
         if len(self.keys) > 1:
             write_index(folder, self.recipe.report.title or self.recipe.name, self.keys)
 
@@ -159,6 +168,12 @@ class Pipeline:
     def answers(self) -> dict[str, Answers]:
         """The replies of every ratio, by key."""
         return {key: Answers(self.context, self.models, key) for key in self.keys}
+
+    @cached_property
+    def comparisons(self) -> dict[str, Comparison]:
+        """The replies of every ratio under further protocols, by key; empty if the recipe names none."""
+        wanted = self.answers.items() if self.recipe.evaluate.compare else ()
+        return {key: Comparison(self.context, self.models, answers) for key, answers in wanted}
 
     @property
     def names(self) -> list[str]:

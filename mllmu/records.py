@@ -86,6 +86,14 @@ class Question(Record):
     support: str = ""
 
 
+class Exchange(Record):
+    """A question with its right reply, shown as an example; ``image`` as in :class:`Sample`."""
+
+    prompt: str
+    reply: str
+    image: str = ""
+
+
 class Sample(Record):
     """A question as it is put to a model: the user turn (without chat template) and the picture.
 
@@ -95,8 +103,8 @@ class Sample(Record):
         prompt: text of the user turn; the picture, if any, comes before it.
         system: system text, empty if none.
         image: path of the picture relative to the data folder; empty in text modality.
-        shown: pictures of the examples before the question, in order; only where ``literal``.
-        literal: the prompt is the whole text, examples and marks of the pictures included, and is put as it is.
+        examples: exchanges that come before the question, in order.
+        literal: the prompt is the whole text, examples and marks of all pictures included, and is put as it is.
         target: the reply that counts as right, as trained and scored (letter, value or sentence).
         candidates: replies whose log-probability is wanted: option letters; or the target, its rewording
             and its wrong alternatives, keyed ``target``, ``rewording``, ``wrong_0`` ...
@@ -113,7 +121,7 @@ class Sample(Record):
     prompt: str
     system: str = ""
     image: str = ""
-    shown: tuple[str, ...] = ()
+    examples: tuple[Exchange, ...] = ()
     literal: bool = False
     target: str
     value: str

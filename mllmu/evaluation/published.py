@@ -17,14 +17,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from mllmu.records import MetricResult, Modality, Question, Sample, Split, TaskName
+from mllmu.records import Exchange, MetricResult, Modality, Question, Sample, Split, TaskName
+from mllmu.runstore import read_json
 
 NEW_TOKENS = 50
 NEW_TOKENS_IDEFICS2_LETTER = 5
 NUM_SHOT_PEOPLE: dict[TaskName, int] = {"classification": 1, "cloze": 2}
 NUM_SHOT_PEOPLE_IDEFICS2: dict[TaskName, int] = {"classification": 1, "cloze": 1}
-SHOT_TASKS: tuple[TaskName, ...] = ("classification", "cloze")
+"""How many people the published evaluator draws for the examples of a set."""
 METRICS = ("accuracy_first_char", "cloze_contains", "rouge1", "rouge2", "rougeL", "bleu")
 """What the published evaluator scores."""
 
@@ -103,6 +105,7 @@ def sample(question: Question, *, split: Split, picture: str, shots: Sequence[Sh
     used = [s for s in shots if s.question.task == question.task and s.question.modality == question.modality]
     used = used if question.task in SHOTS else []
     pictured = question.modality == "image_text"
+    examples = tuple(_exchange(shot, pictured=pictured) for shot in used)
     short = idefics2 and question.task == "classification" and not pictured
     return Sample(
         id=f"{split}/{question.id}",
@@ -112,15 +115,27 @@ def sample(question: Question, *, split: Split, picture: str, shots: Sequence[Sh
         task=question.task,
         modality=question.modality,
         attribute=question.attribute,
-        prompt="".join(SHOTS[question.task](s.question) for s in used) + PROMPTS[question.task](question),
+        prompt="".join(example.prompt for example in examples) + PROMPTS[question.task](question),
         image=picture if pictured else "",
-        shown=tuple(s.picture for s in used) if pictured else (),
+        examples=examples,
         literal=True,
         target=question.answer,
         value=question.value,
         options=question.options,
         max_new_tokens=NEW_TOKENS_IDEFICS2_LETTER if short else NEW_TOKENS,
     )
+
+
+def _exchange(shot: Shot, *, pictured: bool) -> Exchange:
+    """An example; its text holds the reply already."""
+    text = SHOTS[shot.question.task](shot.question)
+    return Exchange(prompt=text, reply=shot.question.answer, image=shot.picture if pictured else "")
+
+
+def is_idefics2(base: str) -> bool:
+    """Whether a base model is Idefics2: by its config where there is one on disk, by its published name otherwise."""
+    kind = read_json(Path(base) / "config.json").get("model_type", "")
+    return kind == "idefics2" or base.startswith("HuggingFaceM4/idefics2")
 
 
 def published_layout(results: Sequence[MetricResult]) -> dict[str, dict[str, dict[str, float]]]:

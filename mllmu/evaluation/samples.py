@@ -2,37 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from mllmu import plugins
 from mllmu.data.build import Dataset
+from mllmu.errors import RecipeError
+from mllmu.evaluation import published
+from mllmu.evaluation.examples import Examples, choose
 from mllmu.evaluation.metrics import Metric
 from mllmu.evaluation.tasks import Part, Task
-from mllmu.recipe import Evaluate
-from mllmu.records import SPLITS, Question, Sample, Split
+from mllmu.recipe import Evaluate, Protocol
+from mllmu.records import SPLITS, Exchange, Question, Sample, Split
 from mllmu.seeding import rng
 
+BY_LIKELIHOOD = ("accuracy_logp", "probability", "truth_ratio")
+"""Metrics of log-probabilities, which the published protocol does not compute."""
 
-def render(dataset: Dataset, key: str, evaluate: Evaluate, *, selection: float, seed: int) -> list[Sample]:
+
+def render(
+    dataset: Dataset, key: str, evaluate: Evaluate, *, selection: float, seed: int, idefics2: bool = False
+) -> list[Sample]:
     """All samples of one forget ratio, set by set, in the order of the people.
 
     Args:
         dataset: the data of the run.
         key: forget ratio in percent, see :func:`mllmu.recipe.percent`.
-        evaluate: tasks, and at most how many people of a set are asked.
+        evaluate: tasks, protocol, and at most how many people of a set are asked.
         selection: share of forget and retain questions that are only for tuning (``part: selection``).
-        seed: chooses the people of a limited set and the selection questions.
+        seed: chooses the people of a limited set, the selection questions and the example people.
+        idefics2: the model is Idefics2, which the published protocol treats in its own way.
     """
-    tasks: dict[str, Task] = {name: plugins.build("tasks", name, {}) for name in evaluate.tasks}
+    protocol = evaluate.protocol
+    settings = {} if protocol.max_new_tokens is None else {"max_new_tokens": protocol.max_new_tokens}
+    tasks: dict[str, Task] = {name: plugins.build("tasks", name, settings) for name in evaluate.tasks}
+    members = {split: _members(dataset, key, split, evaluate, seed) for split in SPLITS}
+    examples = choose(protocol.shots, dataset, key, members, seed=seed, idefics2=idefics2)
+    asking = _Asking(dataset, protocol, tasks, examples, selection, seed, idefics2)
     asked: dict[tuple[str, str], list[Question]] = {}
     for question in dataset.questions:
         if question.variant != "train" and question.task in tasks:
             asked.setdefault((question.profile_id, question.variant), []).append(question)
     samples = []
     for split in SPLITS:
-        for person in _members(dataset, key, split, evaluate, seed):
-            questions = asked.get((person, "test" if split == "test" else "eval"), [])
-            samples += list(_of_person(dataset, tasks, split, questions, selection, seed))
+        for person in members[split]:
+            samples += list(asking.samples(split, asked.get((person, "test" if split == "test" else "eval"), [])))
     return samples
 
 
@@ -51,26 +65,71 @@ def _members(dataset: Dataset, key: str, split: Split, evaluate: Evaluate, seed:
     return [person for person in everyone if person in chosen]
 
 
-def _of_person(
-    dataset: Dataset, tasks: dict[str, Task], split: Split, questions: Sequence[Question], selection: float, seed: int
-) -> Iterator[Sample]:
-    """Forget, retain ... show the portrait; test shows the transformed views in turn (none: no picture questions)."""
-    views = dataset.views(questions[0].profile_id) if questions else 0
-    shown = 0
-    for question in questions:
-        view = question.view or 0
-        if split == "test" and question.modality == "image_text" and question.view is None:
-            if views < 2:
-                continue
-            view = 1 + shown % (views - 1)
-            shown += 1
-        aside = split in ("forget", "retain") and rng(seed, "selection", question.id).random() < selection
+@dataclass(frozen=True)
+class _Asking:
+    """How the questions about one person become samples."""
+
+    dataset: Dataset
+    protocol: Protocol
+    tasks: Mapping[str, Task]
+    examples: Examples
+    selection: float
+    seed: int
+    idefics2: bool
+
+    def samples(self, split: Split, questions: Sequence[Question]) -> Iterator[Sample]:
+        """The samples of one person in a set; an example person's questions are left out."""
+        views = self.dataset.views(questions[0].profile_id) if questions and split == "test" else 1
+        shown = 0
+        for question in questions:
+            view = question.view or 0
+            if split == "test" and question.modality == "image_text" and question.view is None:
+                if views < 2:
+                    continue
+                view = 1 + self._place(question, shown, views - 1)
+                shown += 1
+            if not self.examples.skips(split, question):
+                yield self._sample(question, split, f"images/{question.profile_id}_{view}.png")
+
+    def _place(self, question: Question, shown: int, count: int) -> int:
+        """Which of a person's transformed portraits a question of the test set shows, from 0."""
+        wanted = self.protocol.test_image
+        if wanted == "each":
+            return shown % count
+        if wanted == "one":
+            return rng(self.seed, "test image", question.profile_id, question.task).randrange(count)
+        if wanted >= count:
+            raise RecipeError(
+                f"evaluate.protocol.test_image: {wanted} asked for, but person {question.profile_id} has {count} "
+                "transformed portraits; the first is 0. Raise data.portraits.num_views or lower the index."
+            )
+        return wanted
+
+    def _sample(self, question: Question, split: Split, image: str) -> Sample:
+        shots = self.examples.of(split, question)
+        draw = rng(self.seed, "selection", question.id)
+        aside = split in ("forget", "retain") and draw.random() < self.selection
         part: Part = "selection" if aside else "report"
-        image = f"images/{question.profile_id}_{view}.png"
-        yield tasks[question.task].sample(question, split=split, part=part, image=image)
+        task = self.tasks[question.task]
+        sample = task.sample(question, split=split, part=part, image=image)
+        if self.protocol.prompts == "chat":
+            examples = (
+                Exchange(
+                    prompt=task.prompt(shot.question),
+                    reply=shot.question.answer,
+                    image=shot.picture if question.modality == "image_text" else "",
+                )
+                for shot in shots
+            )
+            return sample.model_copy(update={"examples": tuple(examples)})
+        literal = published.sample(question, split=split, picture=image, shots=shots, idefics2=self.idefics2)
+        limit = {} if self.protocol.max_new_tokens == published.NEW_TOKENS else {"max_new_tokens": task.max_new_tokens}
+        return literal.model_copy(update={"part": part, **limit})
 
 
 def metrics_of(evaluate: Evaluate) -> list[Metric]:
-    """The metrics of a recipe: those it names, or all of its tasks."""
+    """The metrics of a recipe: those it names, or all of its tasks that its protocol has the numbers for."""
     names = evaluate.metrics or [name for task in evaluate.tasks for name in plugins.find("tasks", task).metrics]
+    if evaluate.protocol.prompts == "published" and not evaluate.metrics:
+        names = [name for name in names if name not in BY_LIKELIHOOD]
     return [plugins.build("metrics", name, {}) for name in dict.fromkeys(names)]

@@ -28,16 +28,16 @@ class Encoder:
         self.family = family
         self.processor = processor
         self.context = context
-        self._prompts: dict[tuple[str, str, Path | None], list[int]] = {}
+        self._prompts: dict[tuple[str, str, Path | None, tuple[Turn, ...]], list[int]] = {}
         self._picture_ids: dict[Path, list[int] | None] = {}
         self._pictures = Pictures(PICTURES_MIB)
         self._replies: dict[str, list[int]] = {}
 
     def prompt(self, turn: Turn) -> list[int]:
         """Prompt token ids; also remembers the picture."""
-        key = (turn.system, turn.prompt, turn.image)
+        key = (turn.system, turn.prompt, turn.image, turn.before)
         if key not in self._prompts:
-            known = self._picture_ids.get(turn.image) if turn.image else None
+            known = self._picture_ids.get(turn.image) if turn.image and not turn.before else None
             self._prompts[key] = (
                 self._first_prompt(turn) if known is None else self.family.prompt_ids_again(turn, self.processor, known)
             )
@@ -45,8 +45,9 @@ class Encoder:
 
     def _first_prompt(self, turn: Turn) -> list[int]:
         ids, tensors = self.family.prompt_ids(turn, self.processor)
-        if turn.image is not None and turn.image not in self._picture_ids:
-            self._pictures.keep(turn.image, tensors)
+        if turn.pictures and self._pictures.get(turn.pictures) is None:
+            self._pictures.keep(turn.pictures, tensors)
+        if turn.image is not None and not turn.before and turn.image not in self._picture_ids:
             self._picture_ids[turn.image] = self.family.picture_ids(turn, self.processor, ids)
         return ids
 
@@ -102,33 +103,32 @@ class Encoder:
 
     def pictures(self, turns: Sequence[Turn]) -> dict[str, Tensor]:
         """The picture tensors of turns whose prompts have been encoded, in order; empty if none has a picture."""
-        shown = [turn for turn in turns if turn.image is not None]
+        shown = [turn for turn in turns if turn.pictures]
         return self.family.join_pictures([self._picture(turn) for turn in shown]) if shown else {}
 
     def _picture(self, turn: Turn) -> dict[str, Tensor]:
-        path = turn.image or Path()
-        tensors = self._pictures.get(path)
+        tensors = self._pictures.get(turn.pictures)
         if tensors is None:
             tensors = self.family.prompt_ids(turn, self.processor)[1]
-            self._pictures.keep(path, tensors)
+            self._pictures.keep(turn.pictures, tensors)
         return tensors
 
 
 class Pictures:
-    """Picture tensors by path, at most so many MiB; the one used longest ago goes first."""
+    """Picture tensors by the pictures of a prompt, at most so many MiB; the one used longest ago goes first."""
 
     def __init__(self, limit_mib: float) -> None:
         self.limit_mib = limit_mib
         self.held_mib = 0.0
-        self._held: OrderedDict[Path, dict[str, Tensor]] = OrderedDict()
+        self._held: OrderedDict[tuple[Path, ...], dict[str, Tensor]] = OrderedDict()
 
-    def get(self, path: Path) -> dict[str, Tensor] | None:
-        if path in self._held:
-            self._held.move_to_end(path)
-        return self._held.get(path)
+    def get(self, paths: tuple[Path, ...]) -> dict[str, Tensor] | None:
+        if paths in self._held:
+            self._held.move_to_end(paths)
+        return self._held.get(paths)
 
-    def keep(self, path: Path, tensors: dict[str, Tensor]) -> None:
-        self._held[path] = tensors
+    def keep(self, paths: tuple[Path, ...], tensors: dict[str, Tensor]) -> None:
+        self._held[paths] = tensors
         self.held_mib += _mib(tensors)
         while self.held_mib > self.limit_mib and len(self._held) > 1:
             self.held_mib -= _mib(self._held.popitem(last=False)[1])

@@ -48,7 +48,7 @@ def encode(loaded: Loaded, sample: Sample, open_picture: OpenPicture, *, guard: 
     """The model's inputs for one sample, checked against the context."""
     processor = loaded.encoder.processor
     text = f"{guard}\n{sample.prompt}" if guard else sample.prompt
-    names = [*sample.shown, sample.image] if sample.image else []
+    names = [*(example.image for example in sample.examples), sample.image] if sample.image else []
     if names:
         inputs = processor(images=[open_picture(name) for name in names], text=text, return_tensors="pt")
     elif sample.task == "cloze":
@@ -73,7 +73,7 @@ def check_longest(loaded: Loaded, samples: Sequence[Sample], open_picture: OpenP
     """
     longest: dict[tuple[str, str, int], Sample] = {}
     for sample in samples:
-        kind = (sample.task, sample.modality, len(sample.shown))
+        kind = (sample.task, sample.modality, len(sample.examples))
         if kind not in longest or len(sample.prompt) > len(longest[kind].prompt):
             longest[kind] = sample
     for sample in longest.values():

@@ -62,7 +62,7 @@ _identities: WeakKeyDictionary[Any, tuple[tuple[int, ...], str]] = WeakKeyDictio
 def picture_inputs(loaded: Loaded, turns: Sequence[Turn]) -> dict[str, Tensor]:
     """The pictures of turns whose prompts have been encoded: as features if the tower is frozen, else as pixels.
 
-    Each picture is run alone, so its features do not depend on when and with which others it was first asked for.
+    Each picture is run alone (with those of its own examples, if any), so its features do not depend on when and with which others it was first asked for.
     """
     encoder = loaded.encoder
     shown = [turn for turn in turns if turn.image is not None]
@@ -72,7 +72,7 @@ def picture_inputs(loaded: Loaded, turns: Sequence[Turn]) -> dict[str, Tensor]:
     tower = _identity(loaded)
     found = []
     for turn in shown:
-        key = (turn.image, tower, str(loaded.device))
+        key = (turn.pictures, tower, str(loaded.device))
         features = memory.get(key)
         if features is None:
             features = _features(loaded, turn)

@@ -15,7 +15,8 @@ import torch
 from mllmu.errors import ModelError
 from mllmu.models import prefix
 from mllmu.models.encoding import shared_length
-from mllmu.models.families import Turn
+from mllmu.models.families import Turn, open_image
+from mllmu.models.literal import OpenPicture, check_longest, respond_literally
 from mllmu.models.loading import Loaded
 from mllmu.models.pictures import picture_inputs
 from mllmu.records import CandidateLogp, Response, Sample
@@ -54,7 +55,10 @@ def respond(
             other families, every prompt is run again for its reply and for every candidate. The replies are the same.
     """
     for batch in batches:
-        check_budget(loaded, batch, [as_turn(sample, images, guard) for sample in batch])
+        if batch[0].literal:
+            check_longest(loaded, batch, opener(images))
+        else:
+            check_budget(loaded, batch, [as_turn(sample, images, guard) for sample in batch])
     share = share and loaded.family.shares_prefix
     waiting = [list(batch) for batch in reversed(batches)]
     most = max(map(len, waiting), default=1)
@@ -94,6 +98,8 @@ def answer(
     loaded: Loaded, batch: Sequence[Sample], *, images: Path, guard: str = "", share: bool = True
 ) -> list[Response]:
     """Replies to one batch, in its order; see :func:`respond`."""
+    if batch[0].literal:
+        return list(respond_literally(loaded, batch, opener(images), guard=guard))
     turns = [as_turn(sample, images, guard) for sample in batch]
     if share:
         replies, logps = answer_sharing(loaded, batch, turns)
@@ -103,6 +109,11 @@ def answer(
         Response(sample_id=sample.id, text=text, num_tokens=count, finished=finished, candidates=scored)
         for sample, (text, count, finished), scored in zip(batch, replies, logps, strict=True)
     ]
+
+
+def opener(images: Path) -> OpenPicture:
+    """Opens pictures by their path in a folder."""
+    return lambda name: open_image(images / name)
 
 
 def check_budget(loaded: Loaded, batch: Sequence[Sample], turns: Sequence[Turn]) -> None:
@@ -120,7 +131,11 @@ def as_turn(sample: Sample, images: Path, guard: str) -> Turn:
     """The turn a sample is put as, without reply."""
     system = "\n".join(part for part in (guard, sample.system) if part)
     image = images / sample.image if sample.image else None
-    return Turn(prompt=sample.prompt, image=image, system=system, label=sample.id)
+    before = tuple(
+        Turn(prompt=one.prompt, reply=one.reply, image=images / one.image if one.image else None)
+        for one in sample.examples
+    )
+    return Turn(prompt=sample.prompt, image=image, system=system, label=sample.id, before=before)
 
 
 @torch.inference_mode()
@@ -178,9 +193,9 @@ def split_prefixes(
     Returns:
         The common prefixes; for each prompt the index of its prefix; and the rest of each prompt, at least one token.
     """
-    members: dict[tuple[str, Path | None], list[int]] = {}
+    members: dict[tuple[str, tuple[Turn, ...], Path | None], list[int]] = {}
     for row, turn in enumerate(turns):
-        members.setdefault((turn.system, turn.image), []).append(row)
+        members.setdefault((turn.system, turn.before, turn.image), []).append(row)
     groups: list[Sequence[int]] = []
     parents, rests = [0] * len(prompts), [prompts[0]] * len(prompts)
     for rows in members.values():

@@ -8,7 +8,9 @@ from pathlib import Path
 from mllmu.evaluation import samples as sampling
 from mllmu.evaluation import scoring
 from mllmu.evaluation.metrics import Metric
+from mllmu.evaluation.published import is_idefics2
 from mllmu.evaluation.run import RESPONSES, collect
+from mllmu.recipe import Evaluate
 from mllmu.records import Response, Sample, Score, dump_lines, read_lines
 from mllmu.runstore import Unit, digest, write_atomic
 from mllmu.stages.context import Context, timed
@@ -24,6 +26,7 @@ class Answers:
     Args:
         keep: which samples are asked; all if not given.
         place: folder of the replies in the run folder.
+        evaluate: what is asked, if not what the recipe says.
     """
 
     def __init__(
@@ -34,6 +37,7 @@ class Answers:
         *,
         keep: Callable[[Sample], bool] = lambda _: True,
         place: str = "eval",
+        evaluate: Evaluate | None = None,
     ) -> None:
         recipe = context.recipe
         self.context = context
@@ -42,7 +46,12 @@ class Answers:
         self.place = f"{place}/forget_{key}"
         self.folder = context.root / self.place
         samples = sampling.render(
-            context.dataset, key, recipe.evaluate, selection=recipe.data.splits.selection, seed=recipe.seed
+            context.dataset,
+            key,
+            evaluate or recipe.evaluate,
+            selection=recipe.data.splits.selection,
+            seed=recipe.seed,
+            idefics2=recipe.model.family == "idefics2" or is_idefics2(recipe.model.path),
         )
         self.samples: list[Sample] = [sample for sample in samples if keep(sample)]
         self._digest = digest([sample.model_dump() for sample in self.samples])

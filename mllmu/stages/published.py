@@ -112,7 +112,7 @@ def evaluate_published(plan: Plan, out: Path, progress: Progress, *, force: bool
     """
     progress.stage("evaluate", f"{plan.ref.base}, official protocol, {plan.ratio} % forgotten")
     sets = read_sets(plan.data, plan.ratio, test_image=plan.test_image)
-    asked = render(sets, plan.shots, idefics2=_is_idefics2(plan.ref.base))
+    asked = render(sets, plan.shots, idefics2=published.is_idefics2(plan.ref.base))
     known = _start(out, plan.inputs(), force=force)
     replies = _ask(plan, asked, sets, known, out, progress)
     metrics = [plugins.build("metrics", name, {}) for name in (*published.METRICS, *MORE_METRICS)]
@@ -123,12 +123,6 @@ def evaluate_published(plan: Plan, out: Path, progress: Progress, *, force: bool
     write_atomic(out / METRICS, json.dumps(_summary(plan, asked, results), indent=1, ensure_ascii=False) + "\n")
     (out / PARTIAL).unlink(missing_ok=True)
     return results
-
-
-def _is_idefics2(base: str) -> bool:
-    """By the model's config where there is one, by its published name otherwise."""
-    kind = read_json(Path(base) / "config.json").get("model_type", "")
-    return kind == "idefics2" or base.startswith("HuggingFaceM4/idefics2")
 
 
 def render(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from mllmu.evaluation.outcome import outcome
 from mllmu.evaluation.scoring import ks_to_retain_model
 from mllmu.evaluation.stats import Difference
 from mllmu.evaluation.trust import TrustRow
+from mllmu.recipe import Protocol
 from mllmu.records import MetricResult, Response, Sample, Score
 from mllmu.report import CurvePoint, Example, KsRow, ModelRow, Portrait, ReportInput
+from mllmu.report.inputs import BASELINES
 from mllmu.runstore import read_json, write_atomic
 from mllmu.seeding import rng
 from mllmu.stages.answers import Answers
@@ -60,7 +62,7 @@ def report_input(context: Context, models: Models, answers: Answers, jobs: Seque
         title=recipe.report.title or f"{recipe.name}: forgetting {key} % of the people",
         models=rows,
         results=(
-            *(MetricResult.model_validate(result) for result in numbers["results"]),
+            *as_read(numbers["results"], recipe.evaluate.protocol.parser),
             *judged(answers.folder, rows),
         ),
         ks=tuple(KsRow.model_validate(row) for row in numbers["ks_to_retain_model"]),
@@ -74,7 +76,7 @@ def report_input(context: Context, models: Models, answers: Answers, jobs: Seque
         },
         portraits=portraits(context, key),
         examples=examples(context, answers, [row.name for row in rows]),
-        warnings=gate_warning(answers.folder / GATE_FILE),
+        warnings=(*gate_warning(answers.folder / GATE_FILE), *protocol_warning(recipe.evaluate.protocol)),
         reference_rows=recipe.report.reference_rows,
         trust=trust_rows(context.root / TRUST_FILE),
     )
@@ -83,6 +85,24 @@ def report_input(context: Context, models: Models, answers: Answers, jobs: Seque
 def trust_rows(path: Path) -> tuple[TrustRow, ...]:
     """What ``mllmu trust`` has found in this run folder, if it was run."""
     return tuple(TrustRow.model_validate(row) for row in read_json(path).get("rows", []))
+
+
+def as_read(results: Sequence[dict[str, Any]], parser: str) -> Iterator[MetricResult]:
+    """Results for the report, where ``accuracy`` is the one of the recipe's parser."""
+    names = {"accuracy": "accuracy_strict", "accuracy_first_char": "accuracy"} if parser == "first_char" else {}
+    for result in results:
+        baseline = result["model"] in BASELINES
+        yield MetricResult.model_validate(
+            result if baseline else result | {"metric": names.get(result["metric"], result["metric"])}
+        )
+
+
+def protocol_warning(protocol: Protocol) -> tuple[str, ...]:
+    """What a reader must know of a protocol that is not the default one."""
+    if protocol.name == "corrected" and protocol.parser == "strict":
+        return ()
+    letter = "accuracy looks at the first character of a reply alone, and what is unreadable counts as wrong"
+    return (f"Asked under the protocol '{protocol.name}'{'' if protocol.parser == 'strict' else f': {letter}'}.",)
 
 
 def judged(folder: Path, rows: Sequence[ModelRow]) -> list[MetricResult]:

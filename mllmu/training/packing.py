@@ -100,7 +100,7 @@ def make_groups(encoder: Encoder, turns: Sequence[Turn], capacity: int | None) -
     members: dict[object, list[int]] = {}
     for place, turn in enumerate(turns):
         encoder.check_length(turn, turn.reply)
-        members.setdefault((turn.system, turn.image), []).append(place)
+        members.setdefault((turn.system, turn.before, turn.image), []).append(place)
     groups: list[Group] = []
     for places in members.values():
         prompts = [encoder.prompt(turns[place]) for place in places]

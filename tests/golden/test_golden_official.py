@@ -34,12 +34,10 @@ def test_a_prompt_is_the_published_one_to_the_byte(case: dict[str, Any]) -> None
     rendered = sample(asked, split="forget", picture="own", shots=shots)
     pictured = case["modality"] == "image_text"
     assert rendered.prompt == case["prompt"]
-    assert (
-        rendered.prompt.count("<image>")
-        == len(rendered.shown) + bool(rendered.image)
-        == case["prompt"].count("<image>")
-    )
-    assert (rendered.image, set(rendered.shown) <= {"shot"}) == ("own" if pictured else "", True)
+    pictures = [name for name in (*(one.image for one in rendered.examples), rendered.image) if name]
+    assert len(pictures) == case["prompt"].count("<image>")
+    assert rendered.image == ("own" if pictured else "")
+    assert {example.image for example in rendered.examples} <= {"shot" if pictured else ""}
     assert rendered.max_new_tokens == case["tokens"]
     short = sample(asked, split="forget", picture="own", shots=shots, idefics2=True)
     assert short.max_new_tokens == case.get("tokens_idefics2", case["tokens"])

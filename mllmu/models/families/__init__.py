@@ -30,7 +30,7 @@ class Turn:
     """One exchange: a picture (or none), the user's text, and for training or scoring the reply.
 
     ``person``, ``topic`` (the attribute asked about) and ``label`` (what error messages call the turn) are never shown
-    to a model; empty where they are not known.
+    to a model; empty where they are not known. ``before`` are exchanges shown before this one, each with its reply.
     """
 
     prompt: str
@@ -40,6 +40,12 @@ class Turn:
     person: str = ""
     topic: str = ""
     label: str = ""
+    before: tuple[Turn, ...] = ()
+
+    @property
+    def pictures(self) -> tuple[Path, ...]:
+        """The pictures of the exchanges before and of this one, in order."""
+        return tuple(turn.image for turn in (*self.before, self) if turn.image is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +106,12 @@ class Family(Plugin):
     def render(self, turn: Turn, processor: Any) -> str:
         """The prompt text up to and including the place where the reply begins; one :meth:`mark` for a picture."""
 
+    def dialogue(self, turn: Turn, processor: Any) -> str:
+        """As :meth:`render`, behind the exchanges that come before."""
+        before, after = self.frame(processor) if turn.before else ("", "")
+        told = (f"{self.render(one, processor)}{before}{one.reply}{after}" for one in turn.before)
+        return "".join(told) + self.render(turn, processor)
+
     def mark(self, processor: Any) -> str:
         """The token that stands for a picture in rendered text; the processor puts the picture's tokens there."""
         return str(processor.image_token)
@@ -109,11 +121,11 @@ class Family(Plugin):
         return " ", str(processor.tokenizer.eos_token)
 
     def prompt_ids(self, turn: Turn, processor: Any) -> tuple[list[int], dict[str, Tensor]]:
-        """Token ids of the prompt, image tokens expanded, and the picture tensors (empty without a picture)."""
+        """Token ids of the prompt, image tokens expanded, and the tensors of all its pictures (empty without any)."""
         text = self._text(turn, processor)
-        if turn.image is None:
+        if not turn.pictures:
             return self._tokens(text, processor), {}
-        images, special = [open_image(turn.image)], self.opens(text, processor)
+        images, special = [open_image(picture) for picture in turn.pictures], self.opens(text, processor)
         with warnings.catch_warnings():
             # some processors hand tensors to numpy in a way that it warns about
             warnings.filterwarnings("ignore", category=DeprecationWarning, message="__array_")
@@ -163,8 +175,7 @@ class Family(Plugin):
                 f"{turn.label or 'the prompt'} '{turn.prompt[:60]}' has no picture, and models of the family "
                 f"'{self.name}' take no prompt without one. Ask in the modality image_text only, or use another model."
             )
-        prompt, system = as_plain_text(turn.prompt, processor), as_plain_text(turn.system, processor)
-        return self.render(replace(turn, prompt=prompt, system=system), processor)
+        return self.dialogue(_plain(turn, processor), processor)
 
     def _tokens(self, text: str, processor: Any) -> list[int]:
         ids: list[int] = processor.tokenizer(text, add_special_tokens=self.opens(text, processor))["input_ids"]
@@ -205,6 +216,12 @@ class Family(Plugin):
         its mask leaves out.
         """
         return {key: _join([each[key] for each in pictures]) for key in pictures[0]}
+
+
+def _plain(turn: Turn, processor: Any) -> Turn:
+    """A turn, and those before it, in which nothing is read as a special token."""
+    texts = {name: as_plain_text(getattr(turn, name), processor) for name in ("prompt", "system", "reply")}
+    return replace(turn, **texts, before=tuple(_plain(one, processor) for one in turn.before))
 
 
 def _join(parts: Sequence[Tensor]) -> Tensor:

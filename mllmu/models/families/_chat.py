@@ -39,6 +39,9 @@ class ChatFamily(Family):
         style = style_of(processor, self.mark(processor))
         return write(processor, messages(turn, style, self.mark(processor)))
 
+    def dialogue(self, turn: Turn, processor: Any) -> str:
+        return self.render(turn, processor)
+
     def frame(self, processor: Any) -> tuple[str, str]:
         style = style_of(processor, self.mark(processor))
         return style.before, style.after
@@ -57,6 +60,7 @@ def messages(turn: Turn, style: Style, mark: str, *, reply: str | None = None) -
         return [{"type": "text", "text": text}] if style.parts else text
 
     opening = [{"role": "system", "content": said(turn.system)}] if turn.system and style.system else []
+    opening += [each for one in turn.before for each in messages(one, style, mark, reply=one.reply)]
     closing = [] if reply is None else [{"role": "assistant", "content": said(reply)}]
     return [*opening, {"role": "user", "content": user}, *closing]
 

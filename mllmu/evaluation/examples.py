@@ -1,0 +1,113 @@
+"""Which people's questions are shown as examples before a question (few-shot), and whose are then not asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from mllmu.data.build import Dataset
+from mllmu.errors import RecipeError, did_you_mean
+from mllmu.evaluation.published import NUM_SHOT_PEOPLE, NUM_SHOT_PEOPLE_IDEFICS2, Shot
+from mllmu.recipe import Shots
+from mllmu.records import Modality, Question, Split, TaskName
+from mllmu.seeding import rng
+
+NO_EXAMPLES: tuple[Split, ...] = ("celebrity", "holdout")
+"""Sets whose people are never examples: celebrities are not in the published list that examples are looked up in."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The example people of one forget ratio, by set and task.
+
+    Examples of the pool are the same in all sets; those drawn from the set under evaluation are its own, and put
+    forgotten answers into the context.
+    """
+
+    shots: Shots
+    people: Mapping[tuple[Split, TaskName], Sequence[str]]
+    seed: int
+    _asked: Mapping[tuple[str, TaskName, Modality], Sequence[Question]] = field(repr=False)
+
+    def of(self, split: Split, question: Question) -> list[Shot]:
+        """The examples of a question, in the order in which they are shown."""
+        found = []
+        for person in self.people.get((split, question.task), ()):
+            known = self._asked.get((person, question.task, question.modality), ())
+            if self.shots.questions == "one" and known:
+                draw = rng(self.seed, "example", person, question.task, question.modality)
+                known = [known[draw.randrange(len(known))]]
+            found += [Shot(question=each, picture=f"images/{person}_{each.view or 0}.png") for each in known]
+        return found
+
+    def skips(self, split: Split, question: Question) -> bool:
+        """Whether a question is not asked, because its person is an example of its task."""
+        if self.shots.drawn_from == "pool":
+            return split == "retain" and any(question.profile_id in people for people in self.people.values())
+        return question.profile_id in self.people.get((split, question.task), ())
+
+
+def choose(
+    shots: Shots, dataset: Dataset, key: str, members: Mapping[Split, Sequence[str]], *, seed: int, idefics2: bool
+) -> Examples:
+    """Draw, or look up, the example people.
+
+    A set with fewer people than examples keeps one to ask; it then has fewer examples.
+
+    Args:
+        shots: how many, or who, and where from.
+        key: forget ratio in percent.
+        members: who is asked in each set.
+        seed: draws the people, by their ids, never by their order.
+        idefics2: as published, Idefics2 gets fewer.
+
+    Raises:
+        RecipeError: a listed person is not in the data, or is to be forgotten and listed for the pool.
+    """
+    numbers = NUM_SHOT_PEOPLE_IDEFICS2 if idefics2 else NUM_SHOT_PEOPLE
+    wanted = {task: numbers[task] if value == "published" else value for task, value in shots.by_task.items()}
+    _check_listed(shots, wanted, dataset, key)
+    people: dict[tuple[Split, TaskName], Sequence[str]] = {}
+    for split, asked in members.items():
+        for task, value in wanted.items():
+            if shots.drawn_from == "pool":
+                people[split, task] = _of_pool(value, dataset.retained(key), members["retain"], seed)
+            elif split not in NO_EXAMPLES:
+                people[split, task] = _of_set(value, asked, dataset.people, seed, split, task)
+    index: dict[tuple[str, TaskName, Modality], list[Question]] = {}
+    for question in dataset.questions:
+        if question.variant == "eval":
+            index.setdefault((question.profile_id, question.task, question.modality), []).append(question)
+    return Examples(shots, people, seed, index)
+
+
+def _of_pool(value: int | Sequence[str], retained: Sequence[str], asked: Sequence[str], seed: int) -> Sequence[str]:
+    """Retained people, first those who are not asked anyway."""
+    if not isinstance(value, int):
+        return value
+    busy = set(asked)
+    return sorted(retained, key=lambda person: (person in busy, rng(seed, "pool", person).random()))[:value]
+
+
+def _of_set(
+    value: int | Sequence[str], asked: Sequence[str], order: Sequence[str], seed: int, split: Split, task: TaskName
+) -> Sequence[str]:
+    """People of the set under evaluation, in the order of the data."""
+    if isinstance(value, int):
+        drawn = sorted(asked, key=lambda person: rng(seed, "shot", split, task, person).random())
+        chosen = set(drawn[: max(0, min(value, len(asked) - 1))])
+    else:
+        chosen = set(value) & set(asked)
+    return [person for person in order if person in chosen]
+
+
+def _check_listed(shots: Shots, wanted: Mapping[TaskName, int | Sequence[str]], dataset: Dataset, key: str) -> None:
+    known = dataset.people if shots.drawn_from == "asked" else dataset.retained(key)
+    for task, value in wanted.items():
+        for person in value if not isinstance(value, int) else ():
+            if person not in known:
+                where = "taught people" if shots.drawn_from == "asked" else f"people retained at {key} %"
+                raise RecipeError(
+                    f"evaluate.protocol.shots.{task}: '{person}' is not among the {len(known)} {where}."
+                    f"{did_you_mean(person, known)} Expected ids of data/profiles.jsonl."
+                )
