@@ -62,7 +62,8 @@ _identities: WeakKeyDictionary[Any, tuple[tuple[int, ...], str]] = WeakKeyDictio
 def picture_inputs(loaded: Loaded, turns: Sequence[Turn]) -> dict[str, Tensor]:
     """The pictures of turns whose prompts have been encoded: as features if the tower is frozen, else as pixels.
 
-    Each picture is run alone (with those of its own examples, if any), so its features do not depend on when and with which others it was first asked for.
+    Each picture is run alone, or with those of the examples before it, so its features do not depend on when and with
+    which others it was first asked for.
     """
     encoder = loaded.encoder
     shown = [turn for turn in turns if turn.image is not None]
