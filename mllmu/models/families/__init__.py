@@ -220,8 +220,9 @@ class Family(Plugin):
 
 def _plain(turn: Turn, processor: Any) -> Turn:
     """A turn, and those before it, in which nothing is read as a special token."""
-    texts = {name: as_plain_text(getattr(turn, name), processor) for name in ("prompt", "system", "reply")}
-    return replace(turn, **texts, before=tuple(_plain(one, processor) for one in turn.before))
+    prompt, reply, system = (as_plain_text(text, processor) for text in (turn.prompt, turn.reply, turn.system))
+    before = tuple(_plain(one, processor) for one in turn.before)
+    return replace(turn, prompt=prompt, reply=reply, system=system, before=before)
 
 
 def _join(parts: Sequence[Tensor]) -> Tensor:

@@ -59,7 +59,7 @@ def messages(turn: Turn, style: Style, mark: str, *, reply: str | None = None) -
     def said(text: str) -> Any:
         return [{"type": "text", "text": text}] if style.parts else text
 
-    opening = [{"role": "system", "content": said(turn.system)}] if turn.system and style.system else []
+    opening: list[Message] = [{"role": "system", "content": said(turn.system)}] if turn.system and style.system else []
     opening += [each for one in turn.before for each in messages(one, style, mark, reply=one.reply)]
     closing = [] if reply is None else [{"role": "assistant", "content": said(reply)}]
     return [*opening, {"role": "user", "content": user}, *closing]
