@@ -23,10 +23,11 @@ from rich.console import Group
 
 from mllmu.data import build
 from mllmu.evaluation import gate, scoring
+from mllmu.evaluation.judge import run as let_judge
 from mllmu.evaluation.samples import metrics_of
 from mllmu.progress import Progress, SilentProgress
 from mllmu.recipe import Recipe
-from mllmu.report import ReportInput, render, terminal_table
+from mllmu.report import ReportInput, render, terminal_judgements, terminal_table
 from mllmu.report.index import write_index
 from mllmu.runstore import RunStore, write_atomic
 from mllmu.stages import reporting
@@ -139,6 +140,9 @@ class Pipeline:
             results += scoring.baselines(answers.samples, taught)
             distances = reporting.ks_rows(answers.samples, scores)
             reporting.write_metrics(answers.folder / reporting.METRICS_FILE, results, distances)
+        for spec in self.recipe.evaluate.judges:
+            judge = spec.build("judges", "evaluate.judges")
+            let_judge(self.root, self.names, judge, progress=self.progress, force=self.context.store.force)
 
     def report(self) -> None:
         """Draw one report per forget ratio; with several, an index page leads to them."""
@@ -154,7 +158,8 @@ class Pipeline:
 
     def terminal_table(self) -> Group:
         """The result of every ratio in a few lines for a terminal."""
-        return Group(*(terminal_table(self._report_input(key)) for key in self.keys))
+        shown = [self._report_input(key) for key in self.keys]
+        return Group(*(table for one in shown for table in (terminal_table(one), *terminal_judgements(one))))
 
     def _report_input(self, key: str) -> ReportInput:
         return reporting.report_input(self.context, self.models, self.answers[key], self.jobs)

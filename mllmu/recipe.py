@@ -259,10 +259,25 @@ class Evaluate(Section):
     )
     tasks: tuple[TaskName, ...] = Field(TASKS, min_length=1)
     metrics: tuple[str, ...] = Field((), description="empty: all metrics of the tasks")
+    judges: tuple[PluginSpec, ...] = Field(
+        (),
+        description="who gives points to free answers in the score stage, e.g. [rule]; 'mllmu judge' asks others later",
+    )
     batch_size: int = Field(64, ge=1)
     max_profiles: dict[Split, NonNegativeInt] = Field(
         {}, description="at most so many people of a set are asked (0: nobody)"
     )
+
+    @field_validator("judges", mode="before")
+    @classmethod
+    def _specs(cls, value: Any) -> Any:
+        return [_as_spec(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+    @model_validator(mode="after")
+    def _judges_need_free_answers(self) -> Self:
+        if self.judges and "generation" not in self.tasks:
+            raise ValueError("judges read free answers only; put 'generation' among the tasks, or leave 'judges' out")
+        return self
 
 
 class Report(Section):
@@ -351,6 +366,7 @@ def check_plugins(recipe: Recipe, *, where: str = "recipe") -> None:
     recipe.data.questions.build("questions", f"{where}: data.questions")
     if recipe.data.celebrities:
         recipe.data.celebrities.build("sources", f"{where}: data.celebrities")
+    _check_judges(recipe, where)
     for name in recipe.evaluate.metrics:
         plugins.find("metrics", name)
     if recipe.model.family != "auto":
@@ -358,6 +374,15 @@ def check_plugins(recipe: Recipe, *, where: str = "recipe") -> None:
     for index, spec in enumerate(recipe.unlearn.methods):
         for settings in expand_modalities(spec):
             plugins.build("methods", spec.name, settings, where=f"{where}: unlearn.methods[{index}]")
+
+
+def _check_judges(recipe: Recipe, where: str) -> None:
+    built = [
+        spec.build("judges", f"{where}: evaluate.judges[{index}]") for index, spec in enumerate(recipe.evaluate.judges)
+    ]
+    names = [judge.name for judge in built]
+    if len(set(names)) < len(names):
+        raise RecipeError(f"{where}: evaluate.judges: two are named alike ({', '.join(names)}). Give each a 'label'.")
 
 
 def expand_modalities(spec: PluginSpec) -> list[dict[str, Any]]:

@@ -206,6 +206,7 @@ def _summary(root: Path, key: str, judge: Judge, judged: Sequence[tuple[Docket, 
     path = root / "eval" / f"forget_{key}" / f"judge_{judge.name}.json"
     content = {
         "judge": judge.identity(),
+        "replies": {docket.model: docket.fingerprint for docket, _ in judged},
         "results": [result.model_dump() for result in results],
         "spent": spent,
     }

@@ -19,6 +19,7 @@ from rich.table import Table
 from mllmu.report import plots, provenance, tables
 from mllmu.report.figures import Plot
 from mllmu.report.inputs import Example, ReportInput
+from mllmu.report.judging import judgements
 from mllmu.report.numbers import MODALITY_LABELS, Numbers
 from mllmu.report.reading import headline, readings
 from mllmu.report.scatter import plottable
@@ -93,6 +94,7 @@ def _page(report: ReportInput, numbers: Numbers, rows: list[TradeoffRow], drawn:
         plots=_grouped(drawn),
         sets=tables.four_set_tables(numbers),
         ks=tables.ks_table(report, numbers),
+        judgements=judgements(report, numbers),
         metrics=tables.metric_rows(report, numbers),
         trust=tables.trust_table(report),
         costs=tables.cost_rows(numbers),

@@ -17,7 +17,7 @@ from mllmu.recipe import Protocol
 from mllmu.records import MetricResult, Response, Sample, Score
 from mllmu.report import CurvePoint, Example, KsRow, ModelRow, Portrait, ReportInput
 from mllmu.report.inputs import BASELINES
-from mllmu.runstore import read_json, write_atomic
+from mllmu.runstore import UNIT_FILE, read_json, write_atomic
 from mllmu.seeding import rng
 from mllmu.stages.answers import Answers
 from mllmu.stages.context import Context
@@ -76,7 +76,11 @@ def report_input(context: Context, models: Models, answers: Answers, jobs: Seque
         },
         portraits=portraits(context, key),
         examples=examples(context, answers, [row.name for row in rows]),
-        warnings=(*gate_warning(answers.folder / GATE_FILE), *protocol_warning(recipe.evaluate.protocol)),
+        warnings=(
+            *gate_warning(answers.folder / GATE_FILE),
+            *protocol_warning(recipe.evaluate.protocol),
+            *stale_judges(answers.folder),
+        ),
         reference_rows=recipe.report.reference_rows,
         trust=trust_rows(context.root / TRUST_FILE),
     )
@@ -106,11 +110,39 @@ def protocol_warning(protocol: Protocol) -> tuple[str, ...]:
 
 
 def judged(folder: Path, rows: Sequence[ModelRow]) -> list[MetricResult]:
-    """The means that judges gave to the models of the report, if any judge has been asked."""
+    """The means that judges gave to the models of the report, if any judge has been asked.
+
+    Points for replies that have been collected anew since are left out, see :func:`stale_judges`.
+    """
     names = {row.name for row in rows}
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("judge_*.json"))]
+    found = [content for content, old in _judge_files(folder) if not old]
     results = [MetricResult.model_validate(result) for content in found for result in content["results"]]
     return [result for result in results if result.model in names]
+
+
+def stale_judges(folder: Path) -> tuple[str, ...]:
+    """A warning for every judge whose replies have been replaced."""
+    return tuple(
+        f"The points of a judge ({path.stem.removeprefix('judge_')}) are not shown: it has judged replies that were "
+        "replaced since then. Run 'mllmu judge' again with --force."
+        for path, (_, old) in zip(_judge_paths(folder), _judge_files(folder), strict=True)
+        if old
+    )
+
+
+def _judge_paths(folder: Path) -> list[Path]:
+    return sorted(folder.glob("judge_*.json"))
+
+
+def _judge_files(folder: Path) -> list[tuple[dict[str, Any], bool]]:
+    """What every judge wrote, and whether any of the replies that it has judged is not there any more."""
+    found = []
+    for path in _judge_paths(folder):
+        content = read_json(path)
+        units = {name: read_json(folder / name / "replies" / UNIT_FILE) for name in content.get("replies", {})}
+        old = any(unit.get("fingerprint") != content["replies"][name] for name, unit in units.items())
+        found.append((content, old))
+    return found
 
 
 def model_rows(models: Models, key: str, jobs: Sequence[Job]) -> tuple[ModelRow, ...]:

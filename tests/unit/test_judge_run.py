@@ -200,7 +200,7 @@ def test_progress_is_told_the_rate_the_failures_and_the_cost(root: Path, server:
 def test_two_settings_of_one_judge_live_side_by_side(root: Path) -> None:
     run(root, MODELS, Rule(), progress=SilentProgress())
     run(root, MODELS, Rule(label="again"), progress=SilentProgress())
-    assert verdicts(root, MODELS, "rule") == verdicts(root, MODELS, "again")
+    assert verdicts(root, MODELS, "rule") == verdicts(root, MODELS, "rule_again")
     assert len(verdicts(root, MODELS, "rule")) == 2 * NUM_JUDGED
 
 

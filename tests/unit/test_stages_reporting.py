@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mllmu.records import MetricResult
 from mllmu.report import ModelRow
-from mllmu.stages.reporting import judged
+from mllmu.stages.reporting import judged, stale_judges
 
 
 def result(model: str) -> dict[str, object]:
@@ -34,3 +34,15 @@ def test_results_of_every_judge_are_taken_for_the_listed_models_only(tmp_path: P
 
 def test_without_a_judge_nothing_is_added(tmp_path: Path) -> None:
     assert judged(tmp_path, [ModelRow(name="target", role="target")]) == []
+
+
+def test_points_for_replies_that_were_replaced_are_left_out_with_a_warning(tmp_path: Path) -> None:
+    rows = [ModelRow(name="target", role="target")]
+    replies = tmp_path / "target" / "replies"
+    replies.mkdir(parents=True)
+    (replies / "unit.json").write_text(json.dumps({"fingerprint": "f1"}))
+    (tmp_path / "judge_rule.json").write_text(json.dumps({"replies": {"target": "f1"}, "results": [result("target")]}))
+    assert len(judged(tmp_path, rows)) == 1 and stale_judges(tmp_path) == ()
+    (replies / "unit.json").write_text(json.dumps({"fingerprint": "f2"}))
+    assert judged(tmp_path, rows) == []
+    assert "points of a judge (rule) are not shown" in stale_judges(tmp_path)[0]
