@@ -103,7 +103,9 @@ def _frozen(loaded: Loaded) -> bool:
     """Everything that pictures go through is known and not being trained."""
     parts = _parts(loaded)
     trained = any(p.requires_grad for part in parts for p in part.parameters())
-    return bool(parts) and not (trained and torch.is_grad_enabled())
+    # an adapter inside can be switched off, which the weights do not tell
+    adapted = any("lora_" in name for part in parts for name, _ in part.named_parameters())
+    return bool(parts) and not adapted and not (trained and torch.is_grad_enabled())
 
 
 def _identity(loaded: Loaded) -> str:

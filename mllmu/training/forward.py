@@ -5,7 +5,8 @@ Shapes: B rows, N labelled tokens of all rows together, V vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -91,3 +92,9 @@ def label_everything(batch: Batch, *, image_token_id: int | None) -> Batch:
     if image_token_id is not None:
         keep = keep & (ids != image_token_id)
     return Batch(inputs=batch.inputs, labels=torch.where(keep, ids, torch.full_like(ids, IGNORE)))
+
+
+def without_ends(batch: Batch, ends: Collection[int]) -> Batch:
+    """Take the tokens that end a reply out of the labels, as in the published training code, which has none."""
+    ended = torch.isin(batch.labels, torch.tensor(sorted(ends), device=batch.labels.device))
+    return replace(batch, labels=batch.labels.masked_fill(ended, IGNORE))

@@ -29,7 +29,7 @@ CURVE = "curve.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """How long and how fast: linear warm-up over a share of the steps, then linear decay to zero."""
+    """How long and how fast: linear warm-up over a share of the steps, then linear decay to zero, or none."""
 
     num_steps: int
     learning_rate: float
@@ -37,12 +37,15 @@ class Schedule:
     weight_decay: float = 0.0
     checkpoint_every_s: float = 60.0
     max_grad_norm: float = 1.0
+    decay: bool = True
 
     def rate(self, step: int) -> float:
         """Learning rate of a step (0-based); never zero, so the last step counts too."""
         rising = int(self.warmup * self.num_steps)
         if step < rising:
             return self.learning_rate * (step + 1) / (rising + 1)
+        if not self.decay:
+            return self.learning_rate
         return self.learning_rate * (self.num_steps - step) / max(1, self.num_steps - rising)
 
 

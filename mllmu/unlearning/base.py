@@ -7,12 +7,12 @@ under the current and under the reference model, and returns named loss terms; t
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from mllmu.models.families import Turn
@@ -22,6 +22,11 @@ from mllmu.training.losses import answer_nll
 from mllmu.unlearning.saliency import Saliency
 
 Phase = Literal["joint", "forget", "retain"]
+
+PUBLISHED: dict[str, Any] = {"loss_on": "all", "train_end": False, "layers": "published"}
+"""What the benchmark's released training scripts have in common; see ``compat``."""
+PUBLISHED_LAYERS = r".*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+"""The layers that PEFT adapts when it is given bare names, wherever they are: the vision tower's q, k and v too."""
 
 
 class Passes(Protocol):
@@ -125,6 +130,7 @@ class Method(Plugin):
         trains: there are optimiser steps.
         uses_reference: a frozen reference is asked for.
         model: whose weights the method starts from, and keeps if it does not train.
+        official: settings by which the method does what the benchmark's released script does; empty without such one.
         preserves_text: text questions about everybody, the forgotten people too, are on the retain side.
         tuned: the settings ``mllmu tune`` searches, around their value in the recipe.
     """
@@ -132,9 +138,14 @@ class Method(Plugin):
     trains: ClassVar[bool] = True
     uses_reference: ClassVar[bool] = False
     model: ClassVar[Literal["target", "retain_model"]] = "target"
+    official: ClassVar[dict[str, Any]] = {}
     preserves_text: ClassVar[bool] = False
     tuned: ClassVar[tuple[str, ...]] = ("learning_rate", "epochs")
 
+    compat: Literal["corrected", "official"] = Field(
+        "corrected",
+        description="'official': the other settings default to those of the benchmark's released script",
+    )
     modality: Literal["image_text", "text", "both"] = Field(
         "image_text", description="what is unlearned: with pictures, by name (the paper's unimodal variant), or both"
     )
@@ -144,6 +155,13 @@ class Method(Plugin):
     loss_on: Literal["answer", "all"] = Field(
         "answer", description="'all' also trains on the prompt tokens, as the published code does"
     )
+    train_end: bool = Field(
+        default=True, description="train the token that ends a reply too; the published code has none"
+    )
+    layers: Literal["recipe", "published"] = Field(
+        "recipe", description="'published' also adapts the vision tower's q, k and v, which have the same names"
+    )
+    decay: Literal["linear", "none"] = Field("linear", description="of the learning rate, to zero; or not at all")
     schedule: Literal["joint", "two_phase"] = Field(
         "joint",
         description="'two_phase': passes over the forget set, then as many over the whole retain set (published code)",
@@ -151,6 +169,15 @@ class Method(Plugin):
     reference: Literal["target", "retain_model"] = Field(
         "target", description="the frozen reference; the published NPO code uses a model trained on retain only"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_published(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping) or value.get("compat") != "official":
+            return value
+        if not cls.official:
+            raise ValueError("the benchmark has no script of this method; leave out 'compat: official'")
+        return {**cls.official, **value}
 
     @property
     def uses_retain(self) -> bool:
@@ -185,7 +212,7 @@ class Method(Plugin):
     def targets(self, num_layers: int) -> str | None:
         """Regular expression of the layers to train, instead of the recipe's; None leaves it to the recipe."""
         del num_layers
-        return None
+        return PUBLISHED_LAYERS if self.layers == "published" else None
 
     def masks(self, saliency: Saliency) -> list[Tensor] | None:
         """Which entries of each trainable weight may change (True), decided before training; None: all."""

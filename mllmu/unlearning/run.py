@@ -20,7 +20,7 @@ from mllmu.progress import Progress
 from mllmu.recipe import Lora
 from mllmu.seeding import derive, rng
 from mllmu.training.batching import Order
-from mllmu.training.forward import Forward, label_everything, run_forward, run_hidden
+from mllmu.training.forward import Forward, label_everything, run_forward, run_hidden, without_ends
 from mllmu.training.loop import Schedule, train
 from mllmu.training.losses import answer_nll
 from mllmu.training.packing import training_batch
@@ -76,7 +76,10 @@ def unlearn(
         restrict(engine.weights, masks)
     start = [weight.detach().clone() for weight in engine.weights] if method.kept_change != 1 and lora is None else None
     schedule = Schedule(
-        num_steps=engine.num_steps, learning_rate=method.learning_rate, checkpoint_every_s=checkpoint_every_s
+        num_steps=engine.num_steps,
+        learning_rate=method.learning_rate,
+        decay=method.decay == "linear",
+        checkpoint_every_s=checkpoint_every_s,
     )
     train(model, engine.terms, schedule, folder=folder, seed=seed, progress=progress, label=label, memory=engine.memory)
     scale_change(model, start, method.kept_change)
@@ -206,11 +209,14 @@ class _Passes:
             return run_hidden(loaded.model, self._batch(loaded, self.turns), layer)
 
     def _batch(self, loaded: Loaded, turns: Sequence[Turn]) -> Batch:
-        if self.engine.method.loss_on == "answer":
-            return training_batch(loaded, turns)
+        method = self.engine.method
+        if method.loss_on == "answer":
+            batch = training_batch(loaded, turns)
+            return batch if method.train_end else without_ends(batch, loaded.ends)
         # a shared prompt token would be counted once instead of once a question, so nothing is packed here
         plain = loaded.encoder.batch(turns).to(loaded.device)
-        return label_everything(plain, image_token_id=loaded.image_token_id)
+        whole = label_everything(plain, image_token_id=loaded.image_token_id)
+        return whole if method.train_end else without_ends(whole, loaded.ends)
 
     @contextmanager
     def _frozen(self) -> Iterator[Loaded]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor
 
 from mllmu.training.losses import answer_nll
-from mllmu.unlearning.base import Method, Step
+from mllmu.unlearning.base import PUBLISHED, Method, Step
 
 
 class GradientDifference(Method):
@@ -17,12 +17,13 @@ class GradientDifference(Method):
     L = -forget_weight * nll(forget) + retain_weight * nll(retain), each a mean over tokens; unbounded below.
 
     Cost of a step: 1 forward and backward pass on forget and 1 on retain; no reference.
-    Published code: a whole ascent pass over forget, then a whole descent pass over retain, prompt in the loss;
-    ``schedule: two_phase`` and ``loss_on: all`` reproduce that.
+    Published code: a whole ascent pass over forget, then a whole descent pass over retain, at one learning rate, and
+    what is said of gradient ascent; ``compat: official`` reproduces that.
     Made for: text.
     """
 
     source: ClassVar[str] = "https://arxiv.org/abs/2203.12817"
+    official: ClassVar[dict[str, Any]] = {**PUBLISHED, "schedule": "two_phase", "decay": "none"}
     tuned: ClassVar[tuple[str, ...]] = (*Method.tuned, "retain_weight")
 
     forget_weight: float = Field(1.0, gt=0)

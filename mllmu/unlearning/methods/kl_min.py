@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
 
 from mllmu.training.losses import answer_nll, kl_batchmean_published, kl_to_reference
-from mllmu.unlearning.base import Method, Side, Step
+from mllmu.unlearning.base import PUBLISHED, Method, Side, Step
 
 
 class KLMinimization(Method):
@@ -18,12 +18,19 @@ class KLMinimization(Method):
 
     Cost of a step: 1 forward and backward pass on forget and 1 on retain, and 1 extra forward on retain (reference).
     Published code: two phases, prompt in the loss, KL summed over positions (padding too, which is not reproduced),
-    and an additional cross-entropy on retain; ``schedule: two_phase``, ``loss_on: all``, ``reduction: batchmean`` and
-    ``add_ce: true`` reproduce that.
+    and an additional cross-entropy on retain, beside what is said of gradient ascent; ``compat: official`` reproduces
+    that.
     Made for: text.
     """
 
     source: ClassVar[str] = "https://arxiv.org/abs/2401.06121"
+    official: ClassVar[dict[str, Any]] = {
+        **PUBLISHED,
+        "schedule": "two_phase",
+        "decay": "none",
+        "reduction": "batchmean",
+        "add_ce": True,
+    }
     uses_reference: ClassVar[bool] = True
     tuned: ClassVar[tuple[str, ...]] = (*Method.tuned, "retain_weight")
 

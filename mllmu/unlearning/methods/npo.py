@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
 
 from mllmu.training.forward import Forward
 from mllmu.training.losses import answer_nll, kl_to_reference, npo_loss, row_nll_B
-from mllmu.unlearning.base import Method, Step
+from mllmu.unlearning.base import PUBLISHED, Method, Step
 
 
 class NegativePreference(Method):
@@ -24,12 +24,12 @@ class NegativePreference(Method):
     Cost of a step: 1 forward and backward pass and 1 extra forward (reference) on forget; with a weight 1 forward
     and backward pass on retain, with ``kl_weight`` 1 extra forward there.
     Published code: the mean of *all* tokens of the batch inside the softplus (one number, not one per reply), a
-    reference trained on retain only, and the prompt in the loss; ``reduction: token_mean``,
-    ``reference: retain_model`` and ``loss_on: all`` reproduce that.
+    reference trained on retain only, and what is said of gradient ascent; ``compat: official`` reproduces that.
     Made for: text.
     """
 
     source: ClassVar[str] = "https://arxiv.org/abs/2404.05868"
+    official: ClassVar[dict[str, Any]] = {**PUBLISHED, "reduction": "token_mean", "reference": "retain_model"}
     uses_reference: ClassVar[bool] = True
     tuned: ClassVar[tuple[str, ...]] = (*Method.tuned, "beta", "retain_weight", "kl_weight")
 
