@@ -31,6 +31,7 @@ KINDS: dict[str, str] = {
     "portraits": "mllmu.data.portraits",
     "questions": "mllmu.data.writers",
     "judges": "mllmu.judges",
+    "utility": "mllmu.evaluation.utility",
 }
 NEEDED: dict[str, str] = {
     "methods": "loss",
@@ -41,6 +42,7 @@ NEEDED: dict[str, str] = {
     "portraits": "render",
     "questions": "write",
     "judges": "session",
+    "utility": "read",
 }
 """What a plug-in of each kind must at least define."""
 MAX_SHOWN = 100

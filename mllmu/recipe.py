@@ -25,7 +25,7 @@ from pydantic import (
 
 from mllmu import plugins
 from mllmu.errors import RecipeError
-from mllmu.records import TASKS, Split, TaskName
+from mllmu.records import PEOPLE_SPLITS, TASKS, Split, TaskName
 
 Modalities = Literal["image_text", "text", "both"]
 
@@ -264,19 +264,30 @@ class Evaluate(Section):
         description="who gives points to free answers in the score stage, e.g. [rule]; 'mllmu judge' asks others later",
     )
     batch_size: int = Field(64, ge=1)
+    utility: tuple[PluginSpec, ...] = Field((), description="general benchmarks: [mmmu, llava_bench], with settings")
     max_profiles: dict[Split, NonNegativeInt] = Field(
         {}, description="at most so many people of a set are asked (0: nobody)"
     )
 
-    @field_validator("judges", mode="before")
+    @field_validator("judges", "utility", mode="before")
     @classmethod
     def _specs(cls, value: Any) -> Any:
         return [_as_spec(item) for item in value] if isinstance(value, (list, tuple)) else value
 
     @model_validator(mode="after")
     def _judges_need_free_answers(self) -> Self:
-        if self.judges and "generation" not in self.tasks:
+        asked_freely = "generation" in self.tasks or any(spec.name == "llava_bench" for spec in self.utility)
+        if self.judges and not asked_freely:
             raise ValueError("judges read free answers only; put 'generation' among the tasks, or leave 'judges' out")
+        return self
+
+    @model_validator(mode="after")
+    def _limits_of_people(self) -> Self:
+        if odd := [split for split in self.max_profiles if split not in PEOPLE_SPLITS]:
+            raise ValueError(f"max_profiles limits sets of people; for '{odd[0]}' set num_questions in 'utility'")
+        names = [spec.name for spec in self.utility]
+        if len(set(names)) < len(names):
+            raise ValueError("a benchmark is named twice in 'utility'; name each once")
         return self
 
 
@@ -367,6 +378,8 @@ def check_plugins(recipe: Recipe, *, where: str = "recipe") -> None:
     if recipe.data.celebrities:
         recipe.data.celebrities.build("sources", f"{where}: data.celebrities")
     _check_judges(recipe, where)
+    for spec in recipe.evaluate.utility:
+        spec.build("utility", f"{where}: evaluate.utility")
     for name in recipe.evaluate.metrics:
         plugins.find("metrics", name)
     if recipe.model.family != "auto":

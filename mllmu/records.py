@@ -16,11 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mllmu.errors import DataError
 
 Modality = Literal["image_text", "text"]
-Split = Literal["forget", "retain", "test", "celebrity", "holdout"]
+Split = Literal["forget", "retain", "test", "celebrity", "holdout", "mmmu", "llava_bench"]
 TaskName = Literal["classification", "generation", "cloze"]
 
 MODALITIES: tuple[Modality, ...] = ("image_text", "text")
-SPLITS: tuple[Split, ...] = ("forget", "test", "retain", "celebrity", "holdout")
+PEOPLE_SPLITS: tuple[Split, ...] = ("forget", "test", "retain", "celebrity", "holdout")
+SPLITS: tuple[Split, ...] = (*PEOPLE_SPLITS, "mmmu", "llava_bench")
 TASKS: tuple[TaskName, ...] = ("classification", "generation", "cloze")
 
 

@@ -134,17 +134,26 @@ class Store:
                 return sorted(get_dataset_config_names(self.path.as_posix(), revision=self.revision))
         return sorted(folder.name for folder in self.path.iterdir() if any(folder.glob("*.parquet")))
 
-    def table(self, config: str) -> Table:
-        """Open one config."""
+    def table(self, config: str, part: str = "train") -> Table:
+        """Open one part of one config; files without the name of a part are all taken for ``train``."""
         if self.on_hub:
-            return HubTable(f"{self.path.as_posix()}/{config}", self._from_hub(config))
-        return ParquetTable(str(self.path / config), sorted((self.path / config).glob("*.parquet")))
+            return HubTable(f"{self.path.as_posix()}/{config}", self._from_hub(config, part))
+        folder = self.path / config
+        named, every = sorted(folder.glob(f"{part}-*.parquet")), sorted(folder.glob("*.parquet"))
+        return ParquetTable(str(folder), named or (every if part == "train" else []))
 
-    def _from_hub(self, config: str) -> Any:
+    def single(self, part: str) -> Table:
+        """Open a data set without configs: the parquet files of the folder itself, or of ``data`` in it."""
+        if self.on_hub:
+            return HubTable(self.path.as_posix(), self._from_hub(None, part))
+        here = next((name for name in (".", "data") if any((self.path / name).glob("*.parquet"))), ".")
+        return self.table(here, part)
+
+    def _from_hub(self, config: str | None, part: str) -> Any:
         with needs_extra(f"{self.path} (on the hub)", "hub"):
             from datasets import load_dataset
         with _explained(self.path):
-            data = load_dataset(self.path.as_posix(), config, split="train", revision=self.revision)
+            data = load_dataset(self.path.as_posix(), config, split=part, revision=self.revision)
         return data.with_format(None).cast(undecoded(data.features))
 
 

@@ -23,7 +23,17 @@ from mllmu.evaluation.agreement import ReplyId
 from mllmu.evaluation.metrics import Metric
 from mllmu.judges import HIGHEST, LOWEST, Case, Judge, Session, Verdict
 from mllmu.progress import Progress
-from mllmu.records import MetricResult, Response, Sample, Score, TaskName, dump_lines, parse_lines, read_lines
+from mllmu.records import (
+    PEOPLE_SPLITS,
+    MetricResult,
+    Response,
+    Sample,
+    Score,
+    TaskName,
+    dump_lines,
+    parse_lines,
+    read_lines,
+)
 from mllmu.runstore import UNIT_FILE, RunStore, Unit, explain_os_errors, read_json, write_atomic
 
 SCORES = "scores.jsonl"
@@ -105,7 +115,8 @@ def _docket(folder: Path, model: str) -> Docket:
 
 def _case(sample: Sample, response: Response) -> Case:
     """The question without its last line, which tells the model how to answer and not what."""
-    question = sample.prompt.rpartition("\n")[0] or sample.prompt
+    bare = sample.split not in PEOPLE_SPLITS  # a general benchmark adds no such line to an open question
+    question = sample.prompt if bare else sample.prompt.rpartition("\n")[0] or sample.prompt
     return Case(
         sample_id=sample.id, question=question, reference=sample.target, value=sample.value, reply=response.text
     )

@@ -13,7 +13,7 @@ from mllmu.evaluation.examples import Examples, choose
 from mllmu.evaluation.metrics import Metric
 from mllmu.evaluation.tasks import Part, Task
 from mllmu.recipe import Evaluate, Protocol
-from mllmu.records import SPLITS, Exchange, Question, Sample, Split
+from mllmu.records import PEOPLE_SPLITS, Exchange, Question, Sample, Split
 from mllmu.seeding import rng
 
 BY_LIKELIHOOD = ("accuracy_logp", "probability", "truth_ratio")
@@ -36,7 +36,7 @@ def render(
     protocol = evaluate.protocol
     settings = {} if protocol.max_new_tokens is None else {"max_new_tokens": protocol.max_new_tokens}
     tasks: dict[str, Task] = {name: plugins.build("tasks", name, settings) for name in evaluate.tasks}
-    members = {split: _members(dataset, key, split, evaluate, seed) for split in SPLITS}
+    members = {split: _members(dataset, key, split, evaluate, seed) for split in PEOPLE_SPLITS}
     examples = choose(protocol.shots, dataset, key, members, seed=seed, idefics2=idefics2)
     asking = _Asking(dataset, protocol, tasks, examples, selection, seed, idefics2)
     asked: dict[tuple[str, str], list[Question]] = {}
@@ -44,7 +44,7 @@ def render(
         if question.variant != "train" and question.task in tasks:
             asked.setdefault((question.profile_id, question.variant), []).append(question)
     samples = []
-    for split in SPLITS:
+    for split in PEOPLE_SPLITS:
         for person in members[split]:
             samples += list(asking.samples(split, asked.get((person, "test" if split == "test" else "eval"), [])))
     return samples
@@ -128,8 +128,10 @@ class _Asking:
 
 
 def metrics_of(evaluate: Evaluate) -> list[Metric]:
-    """The metrics of a recipe: those it names, or all of its tasks that its protocol has the numbers for."""
+    """The metrics of a recipe: those it names, or all of its tasks that its protocol has the numbers for; and its general
+    benchmarks'."""
     names = evaluate.metrics or [name for task in evaluate.tasks for name in plugins.find("tasks", task).metrics]
     if evaluate.protocol.prompts == "published" and not evaluate.metrics:
         names = [name for name in names if name not in BY_LIKELIHOOD]
+    names = [*names, *(name for spec in evaluate.utility for name in plugins.find("utility", spec.name).metrics)]
     return [plugins.build("metrics", name, {}) for name in dict.fromkeys(names)]

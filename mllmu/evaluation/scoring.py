@@ -53,7 +53,7 @@ def score_all(samples: Sequence[Sample], responses: Iterable[Response], metrics:
         _judge(metric, sample, replies.get(sample.id))
         for sample in samples
         for metric in metrics
-        if sample.task in metric.tasks
+        if metric.judges(sample.split, sample.task)
     ]
 
 
@@ -86,7 +86,7 @@ def aggregate(
         _result(model, metric, group, members, values.get(metric.name, {}))
         for metric in metrics
         for group, members in groups.items()
-        if group[1] in metric.tasks
+        if metric.judges(group[0], group[1])
     ]
 
 

@@ -13,6 +13,7 @@ from mllmu.evaluation.run import RESPONSES, collect
 from mllmu.recipe import Evaluate
 from mllmu.records import Response, Sample, Score, dump_lines, read_lines
 from mllmu.runstore import Unit, digest, write_atomic
+from mllmu.stages import utility
 from mllmu.stages.context import Context, timed
 from mllmu.stages.models import Models
 
@@ -53,7 +54,7 @@ class Answers:
             seed=recipe.seed,
             idefics2=recipe.model.family == "idefics2" or is_idefics2(recipe.model.path),
         )
-        self.samples: list[Sample] = [sample for sample in samples if keep(sample)]
+        self.samples: list[Sample] = [sample for sample in (*samples, *utility.samples(context)) if keep(sample)]
         self._digest = digest([sample.model_dump() for sample in self.samples])
 
     def ask(self, name: str, twins: Iterable[str] = ()) -> list[Response]:

@@ -18,12 +18,13 @@ Ideal = Literal["higher", "lower", "retain_model"]
 class Metric(Plugin):
     """Base of every metric: ``score`` judges one reply, ``aggregate`` turns many judgements into a mean.
 
-    A subclass sets ``tasks`` (what it can judge), ``unit``, ``range`` (lowest and highest value of the aggregate),
-    ``version`` (raised whenever the same replies would give other numbers), ``label`` (a column title), and ``best``
-    (the good direction where knowledge is wanted).
+    A subclass sets ``tasks`` (what it can judge), ``splits`` (only if not all sets concern it), ``unit``, ``range``
+    (lowest and highest value of the aggregate), ``version`` (raised whenever the same replies would give other
+    numbers), ``label`` (a column title), and ``best`` (the good direction where knowledge is wanted).
     """
 
     tasks: ClassVar[tuple[TaskName, ...]]
+    splits: ClassVar[tuple[Split, ...]] = ()
     unit: ClassVar[str] = "share"
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
     version: ClassVar[int] = 1
@@ -34,6 +35,10 @@ class Metric(Plugin):
     def name(self) -> str:
         """The plug-in's name, which is the name of its file."""
         return type(self).__module__.rpartition(".")[2]
+
+    def judges(self, split: Split, task: TaskName) -> bool:
+        """Whether it judges replies to this task in this set."""
+        return task in self.tasks and (not self.splits or split in self.splits)
 
     @abstractmethod
     def score(self, sample: Sample, response: Response) -> Score:
