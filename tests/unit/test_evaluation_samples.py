@@ -14,7 +14,7 @@ from mllmu.data.portraits import Portraits
 from mllmu.evaluation.samples import metrics_of, render
 from mllmu.progress import SilentProgress
 from mllmu.recipe import DataSection, Evaluate
-from mllmu.records import SPLITS, Profile, Sample
+from mllmu.records import PEOPLE_SPLITS, Profile, Sample
 
 
 class Painted(Portraits):
@@ -62,19 +62,21 @@ def test_every_set_has_its_people_and_nobody_else(dataset: build.Dataset) -> Non
     assert people(samples, "holdout") == set(dataset.holdout)
     sides = [people(samples, split) for split in ("forget", "retain", "celebrity", "holdout")]
     assert sum(map(len, sides)) == len(set().union(*sides)) == 8 + 6 + 2
-    assert Counter(sample.split for sample in samples) == {split: 18 * len(people(samples, split)) for split in SPLITS}
+    assert Counter(sample.split for sample in samples) == {
+        split: 18 * len(people(samples, split)) for split in PEOPLE_SPLITS
+    }
 
 
 def test_every_sample_is_asked_once_and_comes_set_by_set(dataset: build.Dataset) -> None:
     samples = ask(dataset)
     assert len({sample.id for sample in samples}) == len(samples)
-    assert list(dict.fromkeys(sample.split for sample in samples)) == list(SPLITS)
+    assert list(dict.fromkeys(sample.split for sample in samples)) == list(PEOPLE_SPLITS)
     assert all(sample.id == f"{sample.split}/{sample.question_id}" for sample in samples)
 
 
 def test_only_the_test_set_shows_transformed_views_and_it_shows_no_other(dataset: build.Dataset) -> None:
     samples = ask(dataset)
-    shown = {split: Counter(s.image[-6:] for s in samples if s.split == split and s.image) for split in SPLITS}
+    shown = {split: Counter(s.image[-6:] for s in samples if s.split == split and s.image) for split in PEOPLE_SPLITS}
     for split in ("forget", "retain", "celebrity", "holdout"):
         assert set(shown[split]) == {"_0.png"}
     assert set(shown["test"]) == {"_1.png", "_2.png", "_3.png"}
