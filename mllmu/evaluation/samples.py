@@ -128,8 +128,10 @@ class _Asking:
 
 
 def metrics_of(evaluate: Evaluate) -> list[Metric]:
-    """The metrics of a recipe: those it names, or all of its tasks that its protocol has the numbers for; and its general
-    benchmarks'."""
+    """The metrics of a recipe: those it names, or all of its tasks that its protocol has the numbers for.
+
+    Those of its general benchmarks come on top.
+    """
     names = evaluate.metrics or [name for task in evaluate.tasks for name in plugins.find("tasks", task).metrics]
     if evaluate.protocol.prompts == "published" and not evaluate.metrics:
         names = [name for name in names if name not in BY_LIKELIHOOD]

@@ -54,7 +54,8 @@ class Answers:
             seed=recipe.seed,
             idefics2=recipe.model.family == "idefics2" or is_idefics2(recipe.model.path),
         )
-        self.samples: list[Sample] = [sample for sample in (*samples, *utility.samples(context)) if keep(sample)]
+        general = () if evaluate else utility.samples(context)  # a protocol is about the questions on people
+        self.samples: list[Sample] = [sample for sample in (*samples, *general) if keep(sample)]
         self._digest = digest([sample.model_dump() for sample in self.samples])
 
     def ask(self, name: str, twins: Iterable[str] = ()) -> list[Response]:
