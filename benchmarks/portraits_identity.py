@@ -1,0 +1,92 @@
+"""Do the drawn views of one person show one face? Nearest neighbour on the embedded model's vision features.
+
+    python benchmarks/portraits_identity.py --people 500 --out benchmarks/portraits_identity_202611.json
+
+Every view 1, 2, 3 ... of a person is looked up among the portraits (view 0) of all people. Beside the features stands
+a lower line: the pixels themselves, at 16 x 16. People come from the source ``synthetic`` with a seed that the
+pre-training of the tower never used, so it has met none of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText
+
+from mllmu import plugins
+from mllmu.data.portraits._identity import Identity, measure
+from mllmu.data.sources.synthetic import Synthetic
+from mllmu.models.loading import tiny_folder
+from mllmu.models.tiny.vision import to_pixels
+
+SIDE = 64
+BATCH = 100
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--people", type=int, default=500)
+    parser.add_argument("--views", type=int, default=4)
+    parser.add_argument("--size", type=int, default=192, help="as in recipes/demo.yaml; the model sees 64 x 64")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--portraits", default="dicebear")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    began = time.monotonic()
+    backend = plugins.build("portraits", options.portraits, {"size": options.size, "num_views": options.views})
+    people = Synthetic(num_people=options.people).profiles(options.seed)
+    pictures = [
+        [backend.render(person, view, options.seed).resize((SIDE, SIDE), Image.Resampling.BICUBIC) for person in people]
+        for view in range(options.views)
+    ]
+    drawn_s = time.monotonic() - began
+    tower = AutoModelForImageTextToText.from_pretrained(tiny_folder(), dtype=torch.float32).eval().model.vision_tower
+    features = [_features(tower, view) for view in pictures]
+    pixels = [_pixels(view) for view in pictures]
+    rows = {}
+    for view in range(1, options.views):
+        rows[f"view {view}, features"] = measure(features[0], features[view])
+        rows[f"view {view}, 16 x 16 pixels"] = measure(pixels[0], pixels[view])
+    _show(rows)
+    if options.out:
+        record: dict[str, Any] = {
+            **{name: str(value) for name, value in vars(options).items()},
+            "seconds": {"drawing": round(drawn_s, 1), "all": round(time.monotonic() - began, 1)},
+            "torch": torch.__version__,
+            "results": {name: row._asdict() for name, row in rows.items()},
+        }
+        options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+@torch.no_grad()
+def _features(tower: Any, pictures: list[Image.Image]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """The CLS token of the last layer, the one that training sees."""
+    parts = [
+        tower(pixel_values=to_pixels(pictures[start : start + BATCH])).last_hidden_state[:, 0]
+        for start in range(0, len(pictures), BATCH)
+    ]
+    return np.asarray(torch.cat(parts).numpy(), dtype=np.float32)
+
+
+def _pixels(pictures: list[Image.Image]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Colours at 16 x 16, less their mean."""
+    rows = np.stack([np.asarray(p.resize((16, 16)), dtype=np.float32).ravel() for p in pictures])
+    return np.asarray(rows - rows.mean(axis=0), dtype=np.float32)
+
+
+def _show(rows: dict[str, Identity]) -> None:
+    print(f"{'':26} nearest    same   other  closest  ranked")
+    for name, row in rows.items():
+        figures = f"{row.same:7.3f} {row.other:7.3f} {row.closest_other:8.3f} {row.ranked:7.4f}"
+        print(f"{name:26} {100 * row.nearest:6.1f}% {figures}")
+
+
+if __name__ == "__main__":
+    main()
