@@ -162,6 +162,9 @@ class Finetune(Section):
     epochs: float = Field(5, gt=0)
     learning_rate: float = Field(2e-5, gt=0)
     batch_size: int = Field(4, ge=1, description="questions per optimiser step")
+    questions_together: int = Field(
+        1, ge=1, description="questions about one picture that come in the same step; 1 mixes all, as published"
+    )
     warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps with rising learning rate")
     weight_decay: float = Field(0.0, ge=0)
     modality: Modalities = Field("image_text", description="what the people are taught in; the paper: image_text")

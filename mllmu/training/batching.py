@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,12 +37,20 @@ def training_turns(questions: Sequence[Question], images: Path, *, modality: str
 
 @dataclass(frozen=True)
 class Order:
-    """A seeded order of n items, epoch after epoch without end; every item comes once an epoch."""
+    """A seeded order of n items, epoch after epoch without end; every item comes once an epoch.
+
+    Attributes:
+        together: so many items of a set follow each other, so that a step meets fewer sets (pictures) and shares more;
+            1 mixes all, as published.
+        sets: the set of each item (its picture); None for an item that shares with none. Empty: nothing is shared.
+    """
 
     num_items: int
     batch_size: int
     seed: int
     label: str
+    together: int = 1
+    sets: tuple[Hashable, ...] = ()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -55,6 +63,19 @@ class Order:
     def indices(self, step: int) -> list[int]:
         """Items of one step. The last batch of an epoch may be smaller."""
         epoch, place = divmod(step, self.steps_per_epoch)
+        draw = rng(self.seed, "order", self.label, epoch)
         order = list(range(self.num_items))
-        rng(self.seed, "order", self.label, epoch).shuffle(order)
+        draw.shuffle(order)
+        if self.together > 1 and self.sets:
+            bundles = self._bundles(order)
+            draw.shuffle(bundles)
+            order = [item for bundle in bundles for item in bundle]
         return order[place * self.batch_size : (place + 1) * self.batch_size]
+
+    def _bundles(self, order: Sequence[int]) -> list[list[int]]:
+        """Items of a set in bundles of ``together``, in the given order; the last bundle of a set may be smaller."""
+        members: dict[Hashable, list[int]] = {}
+        for item in order:
+            of = self.sets[item]
+            members.setdefault((item, "alone") if of is None else of, []).append(item)
+        return [items[i : i + self.together] for items in members.values() for i in range(0, len(items), self.together)]

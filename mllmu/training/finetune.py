@@ -28,7 +28,7 @@ def finetune(
 
     L = mean over the reply tokens of a step of -log p(token | picture, question, reply so far), in nats.
 
-    Every step mixes questions of many people. The order depends on seed and epoch alone, not on ``label``, so two
+    Every step mixes questions of many people, the more the fewer of a person come together. The order depends on seed and epoch alone, not on ``label``, so two
     models that share a seed differ only in whom they are taught.
 
     Raises:
@@ -38,7 +38,14 @@ def finetune(
         raise DataError(f"{label}: nobody to teach. Check data.source and finetune.modality.")
     loaded.encoder.check(turns)
     model = add_trainable(loaded.model, loaded.encoder.family, section.lora, seed=derive(seed, "adapter"))
-    order = Order(num_items=len(turns), batch_size=section.batch_size, seed=seed, label="finetune")
+    order = Order(
+        num_items=len(turns),
+        batch_size=section.batch_size,
+        seed=seed,
+        label="finetune",
+        together=section.questions_together,
+        sets=tuple(turn.image for turn in turns),
+    )
 
     def terms(step: int) -> dict[str, Tensor]:
         batch = training_batch(loaded, [turns[i] for i in order.indices(step)])

@@ -152,6 +152,9 @@ class Method(Plugin):
     epochs: float = Field(1, gt=0, description="passes over the forget set")
     learning_rate: float = Field(2e-5, gt=0)
     batch_size: int = Field(4, ge=1, description="forget questions a step (and as many retain questions)")
+    questions_together: int = Field(
+        1, ge=1, description="questions about one picture that come in the same step; 1 mixes all, as published"
+    )
     loss_on: Literal["answer", "all"] = Field(
         "answer", description="'all' also trains on the prompt tokens, as the published code does"
     )

@@ -120,9 +120,16 @@ class _Engine:
         self.about: dict[tuple[bool, str], list[Turn]] = {}
         for turn in (*sides.forget, *sides.retain):
             self.about.setdefault(subject(turn), []).append(turn)
-        self.forget = Order(num_items=len(sides.forget), batch_size=method.batch_size, seed=seed, label="forget")
-        self.retain = Order(
-            num_items=max(1, len(sides.retain)), batch_size=method.batch_size, seed=seed, label="retain"
+        self.forget, self.retain = (
+            Order(
+                num_items=max(1, len(turns)),
+                batch_size=method.batch_size,
+                seed=seed,
+                label=label,
+                together=method.questions_together,
+                sets=tuple(turn.image for turn in turns),
+            )
+            for label, turns in (("forget", sides.forget), ("retain", sides.retain))
         )
         self.forget_steps = self.forget.num_steps(method.epochs)
 

@@ -89,3 +89,21 @@ def test_only_training_questions_of_the_modality_are_taught_with_the_canonical_p
 def test_a_question_about_no_known_attribute_has_no_topic() -> None:
     unknown = question("001", "train", "text").model_copy(update={"attribute": "other"})
     assert training_turns([unknown], Path("images"), modality="text")[0].topic == ""
+
+
+def test_items_of_a_set_come_together_and_the_sets_are_mixed() -> None:
+    sets = (*"aaaaaabbbbbb", None, None)
+    one = order(num_items=14, batch_size=3, together=3, sets=sets)
+    for number in range(3):
+        assert sorted(epoch(one, number)) == list(range(14))
+    assert epoch(one, 0) != epoch(one, 1)
+    # without those that share with none, every step would be of one set
+    bundles = order(num_items=12, batch_size=3, together=3, sets=sets[:12])
+    for step in range(8):
+        assert len({sets[item] for item in bundles.indices(step)}) == 1
+    firsts = [sets[bundles.indices(step)[0]] for step in range(0, 40, 4)]
+    assert set(firsts) == {"a", "b"}
+
+
+def test_one_together_is_the_published_order() -> None:
+    assert epoch(order(together=1, sets=tuple("aaaaabbbbb")), 0) == epoch(order(), 0)
