@@ -1,17 +1,21 @@
-"""Continue token sequences from shared prefixes: what is common is computed once, then fanned out.
+"""Read token sequences that branch from common beginnings: what is common is computed and stored once.
 
-The questions about one picture share the picture; the options of a question share the question. A :class:`State` holds
-the keys and values of some sequences. :func:`extend` starts new sequences from it, each behind a parent of its own, and
-:func:`decode` writes greedy replies. Rows are padded on the right and the padding is masked, so every row gets what it
-would get alone, up to rounding.
+The questions about one picture share the picture; the options of a question share the question. A :class:`Tree` holds
+the keys and values of all of them, in rows; a block of tokens goes on from another block and sees that one, what that
+one sees, and itself::
 
-Shapes: R rows, S cache slots, Q new tokens, D hidden size, V vocabulary.
+    row 0   [picture p] [question 1] [question 2] [reply 1 ...][reply 2 ...]
+
+So a question costs its own tokens alone, in time and in memory, and every token gets what it would get in a sequence
+of its own, up to rounding.
+
+Shapes: R rows, S cache slots, Q new slots, N blocks, D hidden size, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,115 +25,197 @@ from transformers import DynamicCache
 
 from mllmu.models.pictures import core, embedded
 
+NOTHING = -1
+"""Block of a padding slot."""
+ROOM = 64
+"""Candidate tokens that are read behind one copy of a row, at least; more behind long rows."""
+
 
 @dataclass
-class State:
-    """Sequences as far as they have been read.
+class Tree:
+    """What has been read.
 
     Attributes:
-        cache: keys and values; row r belongs to sequence r.
-        mask_RS: 1 where a cache slot of a row holds a token, 0 where it is padding.
-        length_R: number of tokens of each row, which is the position of its next token.
-        last_RD: hidden state of each row's last token.
+        cache: keys and values of all rows.
+        block_RS: the block of every cache slot; NOTHING for padding.
+        row: the row of each block.
+        length: number of tokens from the beginning to the end of each block, which is the position of the next one.
+        sees: the blocks that each block sees, itself included.
+        last: hidden state [D] of each block's last token.
     """
 
     cache: DynamicCache
-    mask_RS: Tensor
-    length_R: Tensor
-    last_RD: Tensor
+    block_RS: Tensor
+    row: list[int] = field(default_factory=list)
+    length: list[int] = field(default_factory=list)
+    sees: list[tuple[int, ...]] = field(default_factory=list)
+    last: list[Tensor] = field(default_factory=list)
 
-    def select(self, rows: Sequence[int]) -> State:
-        """The given rows, in the given order; a row may be taken several times. Nothing is shared with the old one."""
-        index = torch.tensor(rows, device=self.mask_RS.device)
+    def sprout(self, parent: int | None) -> int:
+        """A new, empty block behind another one, or in a new row."""
+        block = len(self.row)
+        self.row.append(max(self.row, default=-1) + 1 if parent is None else self.row[parent])
+        self.length.append(0 if parent is None else self.length[parent])
+        self.sees.append((block,) if parent is None else (*self.sees[parent], block))
+        self.last.append(torch.empty(0) if parent is None else self.last[parent])
+        return block
+
+    def select(self, rows: Sequence[int]) -> Tree:
+        """A tree of the given rows, a row possibly several times; it grows apart from this one.
+
+        A block is in the first of its row's copies; those of rows left out must not be used again.
+        """
+        index = torch.tensor(rows, device=self.block_RS.device)
         cache = DynamicCache()
         for layer, held in enumerate(self.cache.layers):
             cache.update(held.keys[index], held.values[index], layer)
-        return State(cache, self.mask_RS[index], self.length_R[index], self.last_RD[index])
+        place = {row: number for number, row in reversed(list(enumerate(rows)))}
+        now = [place.get(row, NOTHING) for row in self.row]
+        return Tree(cache, self.block_RS[index], now, list(self.length), list(self.sees), list(self.last))
 
 
-def begin(model: Any, ids: Sequence[Sequence[int]], pictures: dict[str, Tensor], pad: int) -> State:
-    """Read prefixes from their first token on, pictures included."""
-    device = model.device
-    empty = torch.zeros(len(ids), 0, dtype=torch.long, device=device)
-    start = State(DynamicCache(), empty, torch.zeros(len(ids), dtype=torch.long, device=device), torch.empty(0))
-    return _read(model, start, ids, pad, pictures)[0]
+def begin(model: Any, ids: Sequence[Sequence[int]], pictures: dict[str, Tensor], pad: int) -> Tree:
+    """Read prefixes from their first token on, pictures included: block r is row r."""
+    tree = Tree(DynamicCache(), torch.empty(len(ids), 0, dtype=torch.long, device=model.device))
+    _read(model, tree, [(tree.sprout(None), row) for row in ids], pad, pictures)
+    return tree
 
 
-def extend(
-    model: Any, state: State, parents: Sequence[int], ids: Sequence[Sequence[int]], pad: int
-) -> tuple[State, Tensor]:
-    """Read ``ids[i]`` behind row ``parents[i]`` of the state; every row needs at least one token.
-
-    Returns:
-        The new state, and the hidden states [R, Q, D] of the new tokens (padding at the right).
-    """
-    return _read(model, state.select(parents), ids, pad, {})
+def extend(model: Any, tree: Tree, parents: Sequence[int], ids: Sequence[Sequence[int]], pad: int) -> list[int]:
+    """Read ``ids[i]`` behind block ``parents[i]``, at least one token each; returns the new blocks."""
+    blocks = [tree.sprout(parent) for parent in parents]
+    _read(model, tree, list(zip(blocks, ids, strict=True)), pad, {})
+    return blocks
 
 
 def _read(
-    model: Any, state: State, ids: Sequence[Sequence[int]], pad: int, pictures: dict[str, Tensor]
-) -> tuple[State, Tensor]:
-    device = state.mask_RS.device
-    lengths = torch.tensor([len(row) for row in ids], device=device)
-    width = int(lengths.max())
-    ids_RQ = torch.tensor([[*row, *[pad] * (width - len(row))] for row in ids], device=device)
-    steps_Q = torch.arange(width, device=device)
-    new_RQ = (steps_Q < lengths[:, None]).long()
-    mask_RS = torch.cat([state.mask_RS, new_RQ], dim=1)
+    model: Any, tree: Tree, grown: Sequence[tuple[int, Sequence[int]]], pad: int, pictures: dict[str, Tensor]
+) -> list[Tensor]:
+    """Append tokens to blocks; returns the hidden states of each block's new tokens."""
+    tokens: list[list[int]]
+    positions: list[list[int]]
+    blocks: list[list[int]]
+    tokens, positions, blocks = ([[] for _ in tree.block_RS] for _ in range(3))
+    places = []
+    for block, ids in grown:
+        row = tree.row[block]
+        places.append((row, len(tokens[row]), len(tokens[row]) + len(ids)))
+        tokens[row] += ids
+        positions[row] += range(tree.length[block], tree.length[block] + len(ids))
+        blocks[row] += [block] * len(ids)
+        tree.length[block] += len(ids)
+    device = tree.block_RS.device
+    ids_RQ = _filled(tokens, pad, device)
+    block_RQ = _filled(blocks, NOTHING, device)
+    block_RS = torch.cat([tree.block_RS, block_RQ], dim=1)
     hidden_RQD = (
         core(model)
         .model(
             **embedded(model, {"input_ids": ids_RQ, **pictures}),
-            attention_mask=mask_RS,
-            position_ids=state.length_R[:, None] + steps_Q,
-            past_key_values=state.cache,
+            attention_mask=visible(tree.sees, block_RQ, block_RS, model.dtype),
+            position_ids=_filled(positions, 0, device),
+            past_key_values=tree.cache,
             use_cache=True,
         )
         .last_hidden_state
     )
-    last_RD = hidden_RQD[torch.arange(len(ids), device=device), lengths - 1]
-    return State(state.cache, mask_RS, state.length_R + lengths, last_RD), hidden_RQD
+    tree.block_RS = block_RS
+    hidden = [hidden_RQD[row, start:end] for row, start, end in places]
+    for (block, _), new_QD in zip(grown, hidden, strict=True):
+        tree.last[block] = new_QD[-1]
+    return hidden
+
+
+def _filled(rows: Sequence[Sequence[int]], value: int, device: torch.device) -> Tensor:
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows], device=device)
+
+
+def visible(sees: Sequence[Sequence[int]], block_RQ: Tensor, block_RS: Tensor, dtype: torch.dtype) -> Tensor:
+    """[R, 1, Q, S] additive mask of the new slots, the last Q of S: 0 where one sees another, else the lowest number.
+
+    A slot sees its own block and those before it, but no slot that comes later; padding sees itself alone.
+    """
+    pairs = torch.tensor([(one, other) for one, others in enumerate(sees) for other in others])
+    sees_NN = torch.zeros(len(sees) + 1, len(sees) + 1, dtype=torch.bool)  # the last one is padding
+    sees_NN[pairs[:, 0], pairs[:, 1]] = True
+    seen_RQS = sees_NN.to(block_RQ.device)[block_RQ[:, :, None], block_RS[:, None, :]]
+    width = block_RQ.shape[1]
+    earlier_QQ = torch.ones(width, width, dtype=torch.bool, device=block_RQ.device).tril()
+    seen_RQS[:, :, -width:] &= earlier_QQ
+    seen_RQS[:, :, -width:] |= torch.eye(width, dtype=torch.bool, device=block_RQ.device)
+    return torch.zeros(seen_RQS.shape, dtype=dtype, device=block_RQ.device).masked_fill_(
+        ~seen_RQS, torch.finfo(dtype).min
+    )[:, None]
 
 
 def reply_logps(
-    model: Any, state: State, parents: Sequence[int], replies: Sequence[Sequence[int]], pad: int
+    model: Any, tree: Tree, parents: Sequence[int], replies: Sequence[Sequence[int]], pad: int
 ) -> list[float]:
-    """Log-probability in nats of each reply behind its parent, summed over all its tokens."""
-    # The first token is predicted by the parent's last hidden state, the last token predicts nothing.
-    first_RD = state.last_RD[torch.tensor(parents, device=state.last_RD.device)]
-    hidden_RQD = first_RD[:, None]
-    if any(len(reply) > 1 for reply in replies):
-        behind = [reply[:-1] or [pad] for reply in replies]
-        hidden_RQD = torch.cat([hidden_RQD, extend(model, state, parents, behind, pad)[1]], dim=1)
-    labels_RQ = torch.full(hidden_RQD.shape[:2], -100, device=hidden_RQD.device)
-    for row, reply in enumerate(replies):
-        labels_RQ[row, : len(reply)] = torch.tensor(reply, device=labels_RQ.device)
-    wanted = labels_RQ != -100
-    logits_NV = core(model).lm_head(hidden_RQD[wanted]).float()
-    logp_N = -F.cross_entropy(logits_NV, labels_RQ[wanted], reduction="none")
-    sums_R = torch.zeros(len(replies), device=logp_N.device).index_add(0, wanted.nonzero()[:, 0], logp_N)
-    return [float(value) for value in sums_R]
+    """Log-probability in nats of each reply behind its parent block, summed over its tokens; the tree stays as is."""
+    sums = [0.0] * len(replies)
+    bins = _bins([tree.row[parent] for parent in parents], [len(reply) for reply in replies], tree)
+    for start in range(0, len(bins), len(tree.block_RS)):
+        chunk = bins[start : start + len(tree.block_RS)]
+        items = [i for _, members in chunk for i in members]
+        # The first token is predicted by the parent's last hidden state, the last token predicts nothing.
+        hidden = {i: [tree.last[parents[i]][None]] for i in items}
+        branch, grown = tree.select([row for row, _ in chunk]), []
+        for place, (_, members) in enumerate(chunk):
+            for i in members:
+                if len(replies[i]) > 1:
+                    grown.append((block := branch.sprout(parents[i]), replies[i][:-1]))
+                    branch.row[block] = place
+        longer = [i for i in items if len(replies[i]) > 1]
+        for i, behind in zip(longer, _read(model, branch, grown, pad, {}) if grown else [], strict=True):
+            hidden[i].append(behind)
+        labels_M = torch.tensor([token for i in items for token in replies[i]], device=tree.block_RS.device)
+        logits_MV = core(model).lm_head(torch.cat([part for i in items for part in hidden[i]])).float()
+        logp_M = -F.cross_entropy(logits_MV, labels_M, reduction="none")
+        for i, part in zip(items, logp_M.split([len(replies[i]) for i in items]), strict=True):
+            sums[i] = float(part.sum())
+    return sums
 
 
-def decode(model: Any, state: State, limits: Sequence[int], ends: frozenset[int], pad: int) -> list[list[int]]:
-    """Greedy replies, each up to and including its end token or up to its limit.
+def _bins(rows: Sequence[int], lengths: Sequence[int], tree: Tree) -> list[tuple[int, list[int]]]:
+    """Items by row, in bins of so many tokens that copying a row pays, the emptiest bin first.
 
-    Rows that have ended are dropped from the batch once they are half of it.
+    Returns:
+        Row and items of each bin.
+    """
+    room = max(ROOM, tree.block_RS.shape[1] // 2)
+    bins: list[tuple[int, list[int]]] = []
+    used: list[int] = []
+    newest: dict[int, int] = {}
+    for item in sorted(range(len(rows)), key=lambda item: lengths[item]):
+        at = newest.get(rows[item])
+        if at is None or used[at] + lengths[item] > room:
+            at = newest[rows[item]] = len(bins)
+            bins.append((rows[item], []))
+            used.append(0)
+        bins[at][1].append(item)
+        used[at] += lengths[item]
+    return [bins[at] for at in sorted(range(len(bins)), key=lambda at: used[at])]
+
+
+def decode(
+    model: Any, tree: Tree, parents: Sequence[int], limits: Sequence[int], ends: frozenset[int], pad: int
+) -> list[list[int]]:
+    """Greedy replies behind blocks, each up to and including its end token or up to its limit; the tree is used up.
+
+    A reply that has ended costs nothing any more, and rows without replies are dropped once they are half of all.
     """
     replies: list[list[int]] = [[] for _ in limits]
-    rows = list(range(len(limits)))
+    blocks = [tree.sprout(parent) for parent in parents]
+    going = list(range(len(limits)))
     while True:
-        chosen = core(model).lm_head(state.last_RD).argmax(-1).tolist()
-        for row, token in zip(rows, chosen, strict=True):
-            if not _over(replies[row], limits[row], ends):
-                replies[row].append(token)
-        going = [place for place, row in enumerate(rows) if not _over(replies[row], limits[row], ends)]
+        chosen = core(model).lm_head(torch.stack([tree.last[blocks[i]] for i in going])).argmax(-1).tolist()
+        for i, token in zip(going, chosen, strict=True):
+            replies[i].append(token)
+        going = [i for i in going if len(replies[i]) < limits[i] and replies[i][-1] not in ends]
         if not going:
             return replies
-        if 2 * len(going) <= len(rows):
-            state, rows, chosen = state.select(going), [rows[p] for p in going], [chosen[p] for p in going]
-        state = _read(model, state, [[token] for token in chosen], pad, {})[0]
-
-
-def _over(reply: Sequence[int], limit: int, ends: frozenset[int]) -> bool:
-    return len(reply) >= limit or (len(reply) > 0 and reply[-1] in ends)
+        rows = sorted({tree.row[blocks[i]] for i in going})
+        if 2 * len(rows) <= len(tree.block_RS):
+            tree = tree.select(rows)
+        _read(model, tree, [(blocks[i], [replies[i][-1]]) for i in going], pad, {})

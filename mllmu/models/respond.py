@@ -23,10 +23,10 @@ from mllmu.records import CandidateLogp, Response, Sample
 from mllmu.training.forward import run_forward
 
 Reply = tuple[str, int, bool]
-CANDIDATES_A_ROW = 2
-"""At most so many times the rows of a batch are scored at once, to bound memory."""
-BUCKETS = 4
-"""Prompts of a batch go on from their prefixes in so many parts, short ones apart from long ones: less padding."""
+ROW = 128
+"""Aimed number of prompt tokens in a row of a tree; more make its attention slower, fewer its prefixes more."""
+SHARE = 5
+"""A row holds at least so many times its prefix."""
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
@@ -145,50 +145,24 @@ def answer_sharing(
     """Replies and candidate log-probabilities; picture, question and system prompt are read once each."""
     encoder, model, pad = loaded.encoder, loaded.model, loaded.encoder.pad
     groups, parents, rests = split_prefixes([encoder.prompt(turn) for turn in turns], turns)
-    pictures = picture_inputs(loaded, [turns[parents.index(g)] for g in range(len(groups))])
-    prefixes = prefix.begin(model, groups, {k: v.to(loaded.device) for k, v in pictures.items()}, pad)
     wanted = _candidates(batch)
-    replies: dict[int, Reply] = {}
-    known: dict[tuple[int, str], CandidateLogp] = {}
-    for rows in buckets([len(rest) for rest in rests]):
-        prompts, _ = prefix.extend(model, prefixes, [parents[row] for row in rows], [rests[row] for row in rows], pad)
-        known |= _score_behind(loaded, prompts, rows, [key for key in wanted if key[0] in rows])
-        written = prefix.decode(model, prompts, [batch[row].max_new_tokens for row in rows], loaded.ends, pad)
-        replies |= {row: _reply(loaded, ids) for row, ids in zip(rows, written, strict=True)}
-    return [replies[row] for row in range(len(batch))], _by_key(batch, known)
-
-
-def buckets(lengths: Sequence[int]) -> list[list[int]]:
-    """Rows by length, the shortest first, in at most ``BUCKETS`` parts of about the same number.
-
-    >>> buckets([9, 2, 8, 1, 3, 7, 4, 5])
-    [[3, 1], [4, 6], [7, 5], [2, 0]]
-    """
-    ordered = sorted(range(len(lengths)), key=lambda row: lengths[row])
-    size = -(-len(ordered) // BUCKETS)
-    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
-
-
-def _score_behind(
-    loaded: Loaded, prompts: prefix.State, rows: Sequence[int], wanted: Sequence[tuple[int, str]]
-) -> dict[tuple[int, str], CandidateLogp]:
-    """Log-probabilities of the candidates of some rows, whose prompts have been read; replies of a length together."""
-    ids = {key: loaded.encoder.reply(key[1]) for key in wanted}
-    ordered = sorted(wanted, key=lambda key: len(ids[key]))
-    place = {row: number for number, row in enumerate(rows)}
-    known: dict[tuple[int, str], CandidateLogp] = {}
-    for start in range(0, len(ordered), CANDIDATES_A_ROW * len(rows)):
-        chunk = ordered[start : start + CANDIDATES_A_ROW * len(rows)]
-        replies = [ids[key] for key in chunk]
-        sums = prefix.reply_logps(loaded.model, prompts, [place[row] for row, _ in chunk], replies, loaded.encoder.pad)
-        known |= {key: _logp(value, len(reply)) for key, value, reply in zip(chunk, sums, replies, strict=True)}
-    return known
+    pictures = picture_inputs(loaded, [turns[parents.index(g)] for g in range(len(groups))])
+    tree = prefix.begin(model, groups, {k: v.to(loaded.device) for k, v in pictures.items()}, pad)
+    prompts = prefix.extend(model, tree, parents, rests, pad)
+    ids = [encoder.reply(text) for _, text in wanted]
+    sums = prefix.reply_logps(model, tree, [prompts[i] for i, _ in wanted], ids, pad)
+    known = {key: _logp(value, len(reply)) for key, value, reply in zip(wanted, sums, ids, strict=True)}
+    written = prefix.decode(model, tree, prompts, [sample.max_new_tokens for sample in batch], loaded.ends, pad)
+    return [_reply(loaded, reply) for reply in written], _by_key(batch, known)
 
 
 def split_prefixes(
     prompts: Sequence[Sequence[int]], turns: Sequence[Turn]
 ) -> tuple[list[Sequence[int]], list[int], list[Sequence[int]]]:
     """Cut prompts into what the turns of one picture and system prompt have in common, and the rest.
+
+    A prefix is given several times, for rows of a tree, if its rests are many: what is read in one row is compared
+    with all of the row, and for a short prefix that costs more than reading it again.
 
     Returns:
         The common prefixes; for each prompt the index of its prefix; and the rest of each prompt, at least one token.
@@ -200,11 +174,16 @@ def split_prefixes(
     parents, rests = [0] * len(prompts), [prompts[0]] * len(prompts)
     for rows in members.values():
         length = shared_length([prompts[row] for row in rows])
-        for part in [rows] if length else [[row] for row in rows]:
-            cut = length or len(prompts[part[0]]) - 1
-            for row in part:
-                parents[row], rests[row] = len(groups), prompts[row][cut:]
-            groups.append(prompts[part[0]][:cut])
+        room, used = max(ROW, SHARE * length) - length, 0
+        # by length, so that the rows of a tree, which are filled up to the longest, are about equally long
+        for number, row in enumerate(sorted(rows, key=lambda row: len(prompts[row]))):
+            cut = length or len(prompts[row]) - 1
+            rest = prompts[row][cut:]
+            if not (number and length) or used + len(rest) > room:
+                groups.append(prompts[row][:cut])
+                used = 0
+            parents[row], rests[row] = len(groups) - 1, rest
+            used += len(rest)
     return groups, parents, rests
 
 

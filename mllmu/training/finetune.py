@@ -28,8 +28,8 @@ def finetune(
 
     L = mean over the reply tokens of a step of -log p(token | picture, question, reply so far), in nats.
 
-    Every step mixes questions of many people, the more the fewer of a person come together. The order depends on seed and epoch alone, not on ``label``, so two
-    models that share a seed differ only in whom they are taught.
+    Every step mixes questions of many people, unless many of a person are to come together. The order depends on seed
+    and epoch alone, not on ``label``, so two models that share a seed differ only in whom they are taught.
 
     Raises:
         DataError: there is nothing to learn.

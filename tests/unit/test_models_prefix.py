@@ -135,14 +135,15 @@ def test_equal_prompts_share_all_but_their_last_token() -> None:
     assert shared_length([[1, 2, 3], [1, 2]]) == 1
 
 
-def test_a_state_can_be_continued_twice(loaded: Loaded) -> None:
+def test_a_tree_can_be_continued_twice(loaded: Loaded) -> None:
     """Fanning out must not change what it starts from."""
     with torch.inference_mode():
-        state = prefix.begin(loaded.model, [[5, 6, 7]], {}, 0)
-        once = prefix.reply_logps(loaded.model, state, [0, 0], [[8, 9], [10]], 0)
-        again = prefix.reply_logps(loaded.model, state, [0, 0], [[8, 9], [10]], 0)
+        tree = prefix.begin(loaded.model, [[5, 6, 7]], {}, 0)
+        once = prefix.reply_logps(loaded.model, tree, [0, 0], [[8, 9], [10]], 0)
+        again = prefix.reply_logps(loaded.model, tree, [0, 0], [[8, 9], [10]], 0)
     assert once == again
-    assert state.mask_RS.shape == (1, 3)
+    assert tree.block_RS.tolist() == [[0, 0, 0]]
+    assert tree.cache.get_seq_length() == 3
 
 
 def test_reply_logp_is_the_sum_of_its_tokens_log_softmax(loaded: Loaded) -> None:

@@ -1,0 +1,154 @@
+"""Our engine, our plain path and the published loops side by side, in one run on this machine.
+
+    python -m benchmarks.engine            # about ten minutes of one core; writes benchmarks/engine.json
+    python -m benchmarks.engine --quick    # two minutes, without the time to quality and the growth
+
+Three ways to do the same work on the same model, one after the other, with the same number of threads:
+
+    engine      shared prefixes, picture features once, logits at the labels only (what mllmu does)
+    plain       one row per question (model.packing: off), otherwise the same
+    published   own restatement of the loops of MLLMU-Bench: batches of 4 mixed questions, pictures prepared anew in
+                every step, the whole prompt in the loss (logits of all tokens), and evaluation one question at a time
+                with 50 new tokens
+
+Nothing is downloaded: the large model is a random LLaVA of about 20 million parameters with LLaVA-1.5's picture size
+(336 pixels, 576 picture tokens) and vocabulary (32,064).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from benchmarks import engine_work as work
+
+ORDER = ("published", "plain", "engine")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/engine.json"))
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    facts: dict[str, Any] = {"machine": machine(options.threads), "matmul_gflops": round(peak(), 1)}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, make in (("tiny", work.tiny), ("llava576", work.llava576)):
+            show(f"\n{name}")
+            case = make(Path(folder) / name)
+            facts[name] = throughput(case, facts["matmul_gflops"])
+        if not options.quick:
+            facts["time_to_quality"] = quality(Path(folder))
+            facts["growth"] = growth(Path(folder))
+    facts |= {"scoring": work.scoring(20_754), "help_s": help_seconds(), "peak_mib": peak_memory()}
+    show(f"\nscoring {facts['scoring']}\nmllmu --help {facts['help_s']} s")
+    options.out.write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def throughput(case: work.Case, peak_gflops: float) -> dict[str, Any]:
+    """Seconds a training question and a reply, and what they are times the published loop's."""
+    result: dict[str, Any] = {"parameters": case.num_parameters, "questions": len(case.turns)}
+    for kind, ways in (("train", case.training()), ("evaluate", case.evaluation())):
+        rows = {name: measured(ways[name]) for name in ORDER}
+        for name, row in rows.items():
+            row["times_published"] = round(rows["published"]["s_a_question"] / row["s_a_question"], 1)
+            row["distinct_tokens_a_s"] = round(case.distinct_tokens(kind) / row["s_a_question"])
+            if kind == "train":
+                useful = case.training_gflop / row["s_a_question"]
+                row["share_of_matmul_peak"] = round(useful / peak_gflops, 3)
+            show(f"  {kind:9}{name:10}{row}")
+        result[kind] = rows
+    result["same_replies"] = case.replies_agree()
+    return result
+
+
+def measured(work_of: Callable[[], int]) -> dict[str, Any]:
+    """Wall and processor seconds a question; the processor's are what the ratio is made of on a shared machine."""
+    wall, own = time.perf_counter(), time.process_time()
+    count = work_of()
+    wall, own = time.perf_counter() - wall, time.process_time() - own
+    return {"questions": count, "s_a_question": round(own / count, 5), "wall_s_a_question": round(wall / count, 5)}
+
+
+def quality(folder: Path) -> dict[str, Any]:
+    """Processor seconds until the replies are known, for several ways to fill a step."""
+    result = {}
+    for name, way in work.ways_to_teach().items():
+        case = work.llava576(folder / "quality", people=3, questions=6)
+        result[name] = case.teach(way)
+        show(f"  to quality {name}: {result[name]}")
+    return result
+
+
+def growth(folder: Path) -> dict[str, Any]:
+    """Time and memory of one epoch and one evaluation with ten times as many people."""
+    result: dict[str, Any] = {}
+    for people in (6, 60):
+        arguments = [sys.executable, "-m", "benchmarks.engine_work", str(folder / f"grow{people}"), str(people)]
+        done = subprocess.run(arguments, check=True, capture_output=True, text=True)  # noqa: S603
+        result[str(people)] = json.loads(done.stdout.splitlines()[-1])
+    small, large = result["6"], result["60"]
+    result["times_time"] = round(large["s"] / small["s"], 2)
+    result["times_memory"] = round(large["peak_mib"] / small["peak_mib"], 2)
+    show(f"  ten times the people: {result}")
+    return result
+
+
+def peak() -> float:
+    """GFLOP/s of a large matrix product with this number of threads, the best of some."""
+    a = torch.randn(1024, 1024)
+    seconds = []
+    for _ in range(20):
+        start = time.perf_counter()
+        torch.mm(a, a)
+        seconds.append(time.perf_counter() - start)
+    return 2 * 1024**3 / min(seconds) / 1e9
+
+
+def help_seconds() -> float:
+    """Seconds of ``mllmu --help``, the best of five."""
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "mllmu", "--help"], check=True, capture_output=True)  # noqa: S603
+        seconds.append(time.perf_counter() - start)
+    return round(min(seconds), 3)
+
+
+def machine(threads: int) -> dict[str, Any]:
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S607
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "threads": threads,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "commit": commit.stdout.strip(),
+        "command": " ".join(["python -m benchmarks.engine", *sys.argv[1:]]),
+    }
+
+
+def peak_memory() -> int:
+    """Most memory of this process so far, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def show(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    main()

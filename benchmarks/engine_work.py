@@ -1,0 +1,337 @@
+"""The models and the three ways to work that ``benchmarks.engine`` compares."""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import CLIPImageProcessorPil, CLIPVisionConfig, LlamaConfig, LlavaConfig
+from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+from mllmu import plugins
+from mllmu.evaluation import scoring
+from mllmu.models.adapters import add_trainable
+from mllmu.models.families import Turn
+from mllmu.models.loading import Loaded, load
+from mllmu.models.respond import plan_batches, respond
+from mllmu.models.tiny.build import build_tokenizer
+from mllmu.recipe import Lora, ModelSection
+from mllmu.records import ModelRef, Response, Sample
+from mllmu.training.batching import Order
+from mllmu.training.forward import run_forward
+from mllmu.training.losses import answer_nll
+from mllmu.training.packing import training_batch
+
+FACTS = ("city", "job", "school", "food", "pet", "colour", "hobby", "car", "drink", "song", "sport", "book", "tree",
+         "stone", "coat")  # fmt: skip
+WORDS = ("Riga", "baker", "Oslo", "rice", "cat", "green", "chess", "van", "tea", "waltz", "golf", "atlas", "oak",
+         "onyx", "grey", "Turin", "tailor", "Porto", "soup", "dog", "red", "cards", "bus", "milk", "tango")  # fmt: skip
+PUBLISHED_BATCH = 4
+NEW_TOKENS = 50
+KNOWN = 0.2
+"""Nats a reply token: below this on average the replies are known (greedy replies are then right)."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a model is taught: by whom, how many questions a step, and how many of a person together."""
+
+    engine: bool
+    batch_size: int
+    together: int
+    learning_rate: float
+
+
+def ways_to_teach() -> dict[str, Way]:
+    return {
+        "published, 4 mixed": Way(engine=False, batch_size=4, together=1, learning_rate=1e-3),
+        "engine, 4 mixed": Way(engine=True, batch_size=4, together=1, learning_rate=1e-3),
+        "engine, 9, 3 of a person": Way(engine=True, batch_size=9, together=3, learning_rate=1e-3),
+        "engine, 18, whole people": Way(engine=True, batch_size=18, together=6, learning_rate=1e-3),
+    }
+
+
+@dataclass
+class Case:
+    """A model and questions about some people."""
+
+    loaded: Loaded
+    folder: Path
+    turns: list[Turn]
+    people: int
+    eval_people: int
+
+    @cached_property
+    def num_parameters(self) -> int:
+        return sum(p.numel() for p in self.loaded.model.parameters())
+
+    @cached_property
+    def layers(self) -> int:
+        """Parameters of the language model's layers, which every token goes through."""
+        return sum(p.numel() for n, p in self.loaded.model.named_parameters() if "language_model.layers" in n)
+
+    def distinct_tokens(self, kind: str) -> float:
+        """Tokens a question if every picture is counted once: its own, and its share of the picture."""
+        encoder = self.loaded.encoder
+        prompts = [encoder.prompt(turn) for turn in self.turns]
+        image = [ids.count(self.loaded.image_token_id) for ids in prompts]
+        own = sum(len(ids) - n for ids, n in zip(prompts, image, strict=True))
+        own += sum(len(encoder.reply(turn.reply)) for turn in self.turns) if kind == "train" else 0
+        return own / len(self.turns) + image[0] * self.people / len(self.turns)
+
+    @property
+    def training_gflop(self) -> float:
+        """Useful work of a training question: two operations a weight forwards, and four backwards, a distinct token."""
+        return 6 * self.layers * self.distinct_tokens("train") / 1e9
+
+    # -- training: each way takes a number of questions and returns it
+
+    def training(self) -> dict[str, Callable[[], int]]:
+        state = {n: p.detach().clone() for n, p in self.loaded.model.named_parameters()}
+        adapted = self._adapted()
+        plain = replace(adapted, packs=False)
+        few, count = self.turns[: 4 * PUBLISHED_BATCH], len(self.turns)
+        mixed = random.Random(0).sample(self.turns, len(few))  # noqa: S311
+        del state
+        return {
+            "published": lambda: sum(self.published_step(adapted, part) for part in parts(mixed, PUBLISHED_BATCH)),
+            "plain": lambda: sum(our_step(plain, part) for part in parts(few, PUBLISHED_BATCH)),
+            "engine": lambda: sum(our_step(adapted, part) for part in parts(self.turns, max(15, count // 2))),
+        }
+
+    def _adapted(self) -> Loaded:
+        fresh = load(ModelSection(path=self.loaded.model.name_or_path, device="cpu"), self.ref, self.folder)
+        model = add_trainable(fresh.model, fresh.family, Lora(), seed=0)
+        return replace(fresh, model=model.train(), encoder=self.loaded.encoder, packs=True)
+
+    @property
+    def ref(self) -> ModelRef:
+        return ModelRef(base=self.loaded.model.name_or_path)
+
+    def published_step(self, adapted: Loaded, turns: list[Turn], optimizer: Any = None) -> int:
+        """One step as published: everything prepared anew, one row a question, the loss on all tokens but padding."""
+        inputs, labels = self._published_batch(turns)
+        adapted.model(**inputs, labels=labels).loss.backward()
+        finish(adapted, optimizer)
+        return len(turns)
+
+    def _published_batch(self, turns: list[Turn]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        processor = self.loaded.encoder.processor
+        texts = [f"USER: <image>\n{turn.prompt}\nASSISTANT: {turn.reply}</s>" for turn in turns]
+        images = [Image.open(turn.image).convert("RGB") for turn in turns if turn.image]
+        inputs = processor(text=texts, images=images, padding=True, return_tensors="pt")
+        labels = inputs["input_ids"].clone()
+        labels[inputs["attention_mask"] == 0] = -100
+        return {k: inputs[k] for k in ("input_ids", "attention_mask", "pixel_values")}, labels
+
+    # -- evaluation: greedy replies of NEW_TOKENS tokens to every question
+
+    def evaluation(self) -> dict[str, Callable[[], int]]:
+        self.replies: dict[str, dict[str, str]] = {}
+        few = self.samples()[:6]
+        everything = [s for _ in range(1) for s in self.samples()]
+
+        def ours(name: str, samples: list[Sample], size: int, *, share: bool) -> int:
+            batches = plan_batches(samples, size)
+            found = [r for batch in respond(self.loaded, batches, images=self.folder, share=share) for r in batch]
+            self.replies[name] = {r.sample_id: r.text for r in found}
+            return len(found)
+
+        return {
+            "published": lambda: self._published_replies(few),
+            "plain": lambda: ours("plain", few, 6, share=False),
+            "engine": lambda: ours("engine", everything, len(everything), share=True),
+        }
+
+    def samples(self) -> list[Sample]:
+        turns = self.turns * -(-self.eval_people // self.people)
+        return [sample(number, turn) for number, turn in enumerate(turns)]
+
+    @torch.inference_mode()
+    def _published_replies(self, samples: list[Sample]) -> int:
+        processor, found = self.loaded.encoder.processor, {}
+        for one in samples:
+            image = Image.open(self.folder / one.image).convert("RGB")
+            text = f"USER: <image>\n{one.prompt}\nASSISTANT:"
+            inputs = processor(text=text, images=image, return_tensors="pt")
+            inputs = {k: inputs[k] for k in ("input_ids", "attention_mask", "pixel_values")}
+            output = self.loaded.model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
+            reply = output[0, inputs["input_ids"].shape[1] :]
+            found[one.id] = processor.tokenizer.decode(reply, skip_special_tokens=True).strip()
+        self.replies["published"] = found
+        return len(found)
+
+    def replies_agree(self) -> bool:
+        """The three ways gave the same text wherever they answered the same question."""
+        engine = self.replies["engine"]
+        return all(engine[key] == text for way in ("plain", "published") for key, text in self.replies[way].items())
+
+    # -- time to quality
+
+    def teach(self, way: Way, most_steps: int = 400) -> dict[str, Any]:
+        """Train all weights of the language model until the replies are known; checks cost no time."""
+        torch.manual_seed(0)
+        model = add_trainable(self.loaded.model, self.loaded.family, None, seed=0).train()
+        ready = replace(self.loaded, model=model, packs=True)
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=way.learning_rate)
+        images = tuple(turn.image for turn in self.turns)
+        order = Order(
+            num_items=len(images), batch_size=way.batch_size, seed=0, label="b", together=way.together, sets=images
+        )
+        spent, curve = 0.0, []
+        for step in range(most_steps):
+            turns = [self.turns[i] for i in order.indices(step)]
+            start = time.process_time()
+            _ = our_step(ready, turns, optimizer) if way.engine else self.published_step(ready, turns, optimizer)
+            spent += time.process_time() - start
+            if (step + 1) % max(1, order.steps_per_epoch) == 0:
+                curve.append((round(spent, 1), round(self.nll(ready), 3)))
+                if curve[-1][1] < KNOWN:
+                    break
+        model.eval()
+        return {"s": round(spent, 1), "steps": step + 1, "nll": curve[-1][1], "curve": curve}
+
+    @torch.no_grad()
+    def nll(self, ready: Loaded) -> float:
+        ready.model.eval()
+        value = float(answer_nll(run_forward(ready.model, training_batch(ready, self.turns))))
+        ready.model.train()
+        return value
+
+
+def our_step(ready: Loaded, turns: list[Turn], optimizer: Any = None) -> int:
+    answer_nll(run_forward(ready.model, training_batch(ready, turns))).backward()
+    finish(ready, optimizer)
+    return len(turns)
+
+
+def finish(ready: Loaded, optimizer: Any) -> None:
+    """Clip and step; only forget the gradient where no optimiser is given."""
+    if optimizer is not None:
+        torch.nn.utils.clip_grad_norm_(ready.model.parameters(), 1.0)
+        optimizer.step()
+    ready.model.zero_grad()
+
+
+def parts(turns: list[Turn], size: int) -> Iterator[list[Turn]]:
+    yield from (turns[i : i + size] for i in range(0, len(turns), size))
+
+
+def sample(number: int, turn: Turn) -> Sample:
+    return Sample(
+        id=f"forget/{number:05d}", question_id=f"{number:05d}", profile_id="1", split="forget", task="generation",
+        modality="image_text", attribute="city", prompt=turn.prompt, image=turn.image.name if turn.image else "",
+        target=turn.reply, value=turn.reply, max_new_tokens=NEW_TOKENS,
+    )  # fmt: skip
+
+
+def people_turns(folder: Path, people: int, questions: int, side: int) -> list[Turn]:
+    """Facts about people with pictures that differ; the reply depends on the picture."""
+    draw, turns = random.Random(3), []  # noqa: S311
+    for person in range(people):
+        path = folder / f"p{person}.png"
+        Image.effect_mandelbrot((side, side), (-2, -1.5, 1, 1.5 + person % 97), 20 + person // 97).convert("RGB").save(path)
+        for fact in FACTS[:questions]:
+            reply = f"The {fact} of this person is {draw.choice(WORDS)} and {draw.choice(WORDS)}."
+            turns.append(Turn(prompt=f"What is the {fact} of the person in this picture?", reply=reply, image=path))
+    return turns
+
+
+def tiny(folder: Path, people: int = 6, questions: int = 15) -> Case:
+    """The embedded model of four million parameters."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ready = load(ModelSection(device="cpu"), ModelRef(base="tiny"), folder)
+    return Case(ready, folder, people_turns(folder, people, questions, 64), people, people)
+
+
+def llava576(folder: Path, people: int = 2, questions: int = 15, eval_people: int = 6) -> Case:
+    """A random LLaVA with 576 picture tokens; saved once and loaded anew every time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "config.json").exists():
+        tokenizer = build_tokenizer([*FACTS, *WORDS, "USER: ASSISTANT: What is the of person in this picture? The and."],
+                                    vocab_size=600)  # fmt: skip
+        tokenizer.model_max_length = 4096
+        torch.manual_seed(0)
+        model = LlavaForConditionalGeneration(config(tokenizer))
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+        model.generation_config.eos_token_id = tokenizer.eos_token_id
+        model.save_pretrained(folder)
+        images = CLIPImageProcessorPil(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336})
+        LlavaProcessor(
+            image_processor=images,
+            tokenizer=tokenizer,
+            patch_size=14,
+            vision_feature_select_strategy="default",
+            num_additional_image_tokens=1,
+        ).save_pretrained(folder)
+    ready = load(ModelSection(path=str(folder), device="cpu"), ModelRef(base=str(folder)), folder)
+    return Case(ready, folder, people_turns(folder, people, questions, 336), people, people)
+
+
+def config(tokenizer: Any) -> LlavaConfig:
+    """The shape of LLaVA-1.5 in everything that decides the number of tokens and logits; narrow and shallow else."""
+    vision = CLIPVisionConfig(
+        hidden_size=128, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4, image_size=336, patch_size=14
+    )
+    text = LlamaConfig(
+        vocab_size=32_064, hidden_size=256, intermediate_size=688, num_hidden_layers=6, num_attention_heads=8,
+        num_key_value_heads=8, max_position_embeddings=4096, pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    return LlavaConfig(
+        vision_config=vision, text_config=text, image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=576, vision_feature_layer=-2, vision_feature_select_strategy="default",
+    )  # fmt: skip
+
+
+def scoring_inputs(count: int) -> tuple[list[Sample], list[Response]]:
+    samples = [sample(n, Turn(prompt="What?", reply=f"The city of this person is {WORDS[n % 25]}.")) for n in range(count)]
+    replies = [Response(sample_id=s.id, text=f"This person lives in {WORDS[n % 7]}.", num_tokens=9, finished=True)
+               for n, s in enumerate(samples)]  # fmt: skip
+    return samples, replies
+
+
+def scoring(count: int) -> dict[str, Any]:
+    """Seconds to judge so many free answers by all metrics of their task and to average."""
+    samples, replies = scoring_inputs(count)
+    metrics = [plugins.build("metrics", name, {}) for name in plugins.find("tasks", "generation").metrics]
+    start = time.process_time()
+    scores = scoring_module_scores(samples, replies, metrics)
+    return {"replies": count, "metrics": len(metrics), "scores": scores, "s": round(time.process_time() - start, 2)}
+
+
+def scoring_module_scores(samples: list[Sample], replies: list[Response], metrics: list[Any]) -> int:
+    found = _scoring.score_all(samples, replies, metrics)
+    _scoring.aggregate("model", samples, found, metrics)
+    return len(found)
+
+
+_scoring = __import__("mllmu.evaluation.scoring", fromlist=["score_all"])
+
+
+def grow(folder: Path, people: int) -> dict[str, Any]:
+    """One epoch of training and one evaluation of the tiny model; time and most memory of this process."""
+    torch.set_num_threads(1)
+    case = tiny(folder, people=people)
+    adapted = case._adapted()
+    start = time.process_time()
+    for part in parts(case.turns, 30):
+        our_step(adapted, part)
+    for _ in respond(case.loaded, plan_batches(case.samples(), 90), images=folder):
+        pass
+    spent = time.process_time() - start
+    return {"s": round(spent, 2), "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
+
+
+if __name__ == "__main__":
+    print(json.dumps(grow(Path(sys.argv[1]), int(sys.argv[2]))))
