@@ -69,7 +69,6 @@ class Case:
     folder: Path
     turns: list[Turn]
     people: int
-    eval_people: int
 
     @cached_property
     def num_parameters(self) -> int:
@@ -97,16 +96,14 @@ class Case:
     # -- training: each way takes a number of questions and returns it
 
     def training(self) -> dict[str, Callable[[], int]]:
-        state = {n: p.detach().clone() for n, p in self.loaded.model.named_parameters()}
         adapted = self._adapted()
         plain = replace(adapted, packs=False)
-        few, count = self.turns[: 4 * PUBLISHED_BATCH], len(self.turns)
+        few = self.turns[: 2 * PUBLISHED_BATCH]
         mixed = random.Random(0).sample(self.turns, len(few))  # noqa: S311
-        del state
         return {
             "published": lambda: sum(self.published_step(adapted, part) for part in parts(mixed, PUBLISHED_BATCH)),
             "plain": lambda: sum(our_step(plain, part) for part in parts(few, PUBLISHED_BATCH)),
-            "engine": lambda: sum(our_step(adapted, part) for part in parts(self.turns, max(15, count // 2))),
+            "engine": lambda: sum(our_step(adapted, part) for part in parts(self.turns[:45], 15)),
         }
 
     def _adapted(self) -> Loaded:
@@ -138,8 +135,8 @@ class Case:
 
     def evaluation(self) -> dict[str, Callable[[], int]]:
         self.replies: dict[str, dict[str, str]] = {}
-        few = self.samples()[:6]
-        everything = [s for _ in range(1) for s in self.samples()]
+        everything = self.samples()
+        few = everything[:4]
 
         def ours(name: str, samples: list[Sample], size: int, *, share: bool) -> int:
             batches = plan_batches(samples, size)
@@ -149,13 +146,12 @@ class Case:
 
         return {
             "published": lambda: self._published_replies(few),
-            "plain": lambda: ours("plain", few, 6, share=False),
+            "plain": lambda: ours("plain", few, 4, share=False),
             "engine": lambda: ours("engine", everything, len(everything), share=True),
         }
 
     def samples(self) -> list[Sample]:
-        turns = self.turns * -(-self.eval_people // self.people)
-        return [sample(number, turn) for number, turn in enumerate(turns)]
+        return [sample(number, turn) for number, turn in enumerate(self.turns)]
 
     @torch.inference_mode()
     def _published_replies(self, samples: list[Sample]) -> int:
@@ -251,10 +247,10 @@ def tiny(folder: Path, people: int = 6, questions: int = 15) -> Case:
     """The embedded model of four million parameters."""
     folder.mkdir(parents=True, exist_ok=True)
     ready = load(ModelSection(device="cpu"), ModelRef(base="tiny"), folder)
-    return Case(ready, folder, people_turns(folder, people, questions, 64), people, people)
+    return Case(ready, folder, people_turns(folder, people, questions, 64), people)
 
 
-def llava576(folder: Path, people: int = 2, questions: int = 15, eval_people: int = 6) -> Case:
+def llava576(folder: Path, people: int = 6, questions: int = 15, width: int = 256, layers: int = 6) -> Case:
     """A random LLaVA with 576 picture tokens; saved once and loaded anew every time."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "config.json").exists():
@@ -262,7 +258,10 @@ def llava576(folder: Path, people: int = 2, questions: int = 15, eval_people: in
                                     vocab_size=600)  # fmt: skip
         tokenizer.model_max_length = 4096
         torch.manual_seed(0)
-        model = LlavaForConditionalGeneration(config(tokenizer))
+        model = LlavaForConditionalGeneration(config(tokenizer, width, layers))
+        with torch.no_grad():  # they stay frozen, and at their initial size no training could make any token likely
+            model.lm_head.weight.mul_(15)
+            model.get_input_embeddings().weight.mul_(15)
         model.generation_config.pad_token_id = tokenizer.pad_token_id
         model.generation_config.eos_token_id = tokenizer.eos_token_id
         model.save_pretrained(folder)
@@ -275,17 +274,17 @@ def llava576(folder: Path, people: int = 2, questions: int = 15, eval_people: in
             num_additional_image_tokens=1,
         ).save_pretrained(folder)
     ready = load(ModelSection(path=str(folder), device="cpu"), ModelRef(base=str(folder)), folder)
-    return Case(ready, folder, people_turns(folder, people, questions, 336), people, people)
+    return Case(ready, folder, people_turns(folder, people, questions, 336), people)
 
 
-def config(tokenizer: Any) -> LlavaConfig:
+def config(tokenizer: Any, width: int, layers: int) -> LlavaConfig:
     """The shape of LLaVA-1.5 in everything that decides the number of tokens and logits; narrow and shallow else."""
     vision = CLIPVisionConfig(
         hidden_size=128, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4, image_size=336, patch_size=14
     )
     text = LlamaConfig(
-        vocab_size=32_064, hidden_size=256, intermediate_size=688, num_hidden_layers=6, num_attention_heads=8,
-        num_key_value_heads=8, max_position_embeddings=4096, pad_token_id=tokenizer.pad_token_id,
+        vocab_size=32_064, hidden_size=width, intermediate_size=43 * width // 16, num_hidden_layers=layers,
+        num_attention_heads=width // 32, num_key_value_heads=width // 32, max_position_embeddings=4096, pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
     return LlavaConfig(
