@@ -123,7 +123,7 @@ def help_seconds() -> float:
     seconds = []
     for _ in range(5):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-m", "mllmu", "--help"], check=True, capture_output=True)  # noqa: S603
+        subprocess.run([sys.executable, "-m", "mllmu", "--help"], check=True, capture_output=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     return round(min(seconds), 3)

@@ -15,11 +15,17 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import CLIPImageProcessorPil, CLIPVisionConfig, LlamaConfig, LlavaConfig
-from transformers import LlavaForConditionalGeneration, LlavaProcessor
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+)
 
 from mllmu import plugins
-from mllmu.evaluation import scoring
+from mllmu.evaluation.scoring import aggregate, score_all
 from mllmu.models.adapters import add_trainable
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded, load
@@ -236,7 +242,9 @@ def people_turns(folder: Path, people: int, questions: int, side: int) -> list[T
     draw, turns = random.Random(3), []  # noqa: S311
     for person in range(people):
         path = folder / f"p{person}.png"
-        Image.effect_mandelbrot((side, side), (-2, -1.5, 1, 1.5 + person % 97), 20 + person // 97).convert("RGB").save(path)
+        Image.effect_mandelbrot((side, side), (-2, -1.5, 1, 1.5 + person % 97), 20 + person // 97).convert("RGB").save(
+            path
+        )
         for fact in FACTS[:questions]:
             reply = f"The {fact} of this person is {draw.choice(WORDS)} and {draw.choice(WORDS)}."
             turns.append(Turn(prompt=f"What is the {fact} of the person in this picture?", reply=reply, image=path))
@@ -254,8 +262,8 @@ def llava576(folder: Path, people: int = 6, questions: int = 15, width: int = 25
     """A random LLaVA with 576 picture tokens; saved once and loaded anew every time."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "config.json").exists():
-        tokenizer = build_tokenizer([*FACTS, *WORDS, "USER: ASSISTANT: What is the of person in this picture? The and."],
-                                    vocab_size=600)  # fmt: skip
+        text = "USER: ASSISTANT: What is the of person in this picture? The and."
+        tokenizer = build_tokenizer([*FACTS, *WORDS, text], vocab_size=600)
         tokenizer.model_max_length = 4096
         torch.manual_seed(0)
         model = LlavaForConditionalGeneration(config(tokenizer, width, layers))
@@ -280,11 +288,17 @@ def llava576(folder: Path, people: int = 6, questions: int = 15, width: int = 25
 def config(tokenizer: Any, width: int, layers: int) -> LlavaConfig:
     """The shape of LLaVA-1.5 in everything that decides the number of tokens and logits; narrow and shallow else."""
     vision = CLIPVisionConfig(
-        hidden_size=128, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4, image_size=336, patch_size=14
+        hidden_size=128,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        image_size=336,
+        patch_size=14,
     )
     text = LlamaConfig(
         vocab_size=32_064, hidden_size=width, intermediate_size=43 * width // 16, num_hidden_layers=layers,
-        num_attention_heads=width // 32, num_key_value_heads=width // 32, max_position_embeddings=4096, pad_token_id=tokenizer.pad_token_id,
+        num_attention_heads=width // 32, num_key_value_heads=width // 32, max_position_embeddings=4096,
+        pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
     return LlavaConfig(
@@ -294,7 +308,9 @@ def config(tokenizer: Any, width: int, layers: int) -> LlavaConfig:
 
 
 def scoring_inputs(count: int) -> tuple[list[Sample], list[Response]]:
-    samples = [sample(n, Turn(prompt="What?", reply=f"The city of this person is {WORDS[n % 25]}.")) for n in range(count)]
+    samples = [
+        sample(n, Turn(prompt="What?", reply=f"The city of this person is {WORDS[n % 25]}.")) for n in range(count)
+    ]
     replies = [Response(sample_id=s.id, text=f"This person lives in {WORDS[n % 7]}.", num_tokens=9, finished=True)
                for n, s in enumerate(samples)]  # fmt: skip
     return samples, replies
@@ -305,17 +321,14 @@ def scoring(count: int) -> dict[str, Any]:
     samples, replies = scoring_inputs(count)
     metrics = [plugins.build("metrics", name, {}) for name in plugins.find("tasks", "generation").metrics]
     start = time.process_time()
-    scores = scoring_module_scores(samples, replies, metrics)
-    return {"replies": count, "metrics": len(metrics), "scores": scores, "s": round(time.process_time() - start, 2)}
-
-
-def scoring_module_scores(samples: list[Sample], replies: list[Response], metrics: list[Any]) -> int:
-    found = _scoring.score_all(samples, replies, metrics)
-    _scoring.aggregate("model", samples, found, metrics)
-    return len(found)
-
-
-_scoring = __import__("mllmu.evaluation.scoring", fromlist=["score_all"])
+    scores = score_all(samples, replies, metrics)
+    aggregate("model", samples, scores, metrics)
+    return {
+        "replies": count,
+        "metrics": len(metrics),
+        "scores": len(scores),
+        "s": round(time.process_time() - start, 2),
+    }
 
 
 def grow(folder: Path, people: int) -> dict[str, Any]:
