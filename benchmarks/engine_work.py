@@ -96,7 +96,7 @@ class Case:
 
     @property
     def training_gflop(self) -> float:
-        """Useful work of a training question: two operations a weight forwards, and four backwards, a distinct token."""
+        """Useful work of a training question: six operations a weight and distinct token, forwards and backwards."""
         return 6 * self.layers * self.distinct_tokens("train") / 1e9
 
     # -- training: each way takes a number of questions and returns it

@@ -66,7 +66,7 @@ def picture_inputs(loaded: Loaded, turns: Sequence[Turn]) -> dict[str, Tensor]:
     which others it was first asked for.
     """
     encoder = loaded.encoder
-    shown = [turn for turn in turns if turn.image is not None]
+    shown = [turn for turn in turns if turn.pictures]
     if not shown or not _frozen(loaded):
         return encoder.pictures(turns)
     memory = _memories.setdefault(encoder, FeatureMemory())
