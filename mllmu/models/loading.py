@@ -23,7 +23,7 @@ from mllmu.errors import MllmuError, ModelError
 from mllmu.models.encoding import Encoder
 from mllmu.models.families import Family
 from mllmu.models.processors import load_processor
-from mllmu.models.quantize import quantization
+from mllmu.models.quantize import keep_gradients, quantization
 from mllmu.recipe import ModelSection
 from mllmu.records import ModelRef
 
@@ -96,6 +96,8 @@ def load(section: ModelSection, ref: ModelRef, run_folder: Path, encoder: Encode
             f"model.path: '{ref.base}' cannot be loaded: {one_line(error)}. {torchvision_hint(error)}"
             "Expected 'tiny', a folder saved by save_pretrained with its processor, or a hub id."
         ) from None
+    if section.quantize:
+        keep_gradients(model)
     for adapter in ref.adapters:
         model = apply_adapter(model, run_folder / adapter, merge=section.quantize is None)
     if "device_map" not in settings:

@@ -16,6 +16,8 @@ from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 from mllmu.errors import needs_extra
 from mllmu.models.families import Family
 
+REPACKS = "support_avx512bf16_for_cpu"
+
 
 def quantization(kind: str, config: Any, family: Family, compute: torch.dtype) -> BitsAndBytesConfig:
     """How the library is to load the weights.
@@ -52,3 +54,14 @@ def kept_layers(config: Any, family: Family) -> list[str]:
         outline = AutoModelForImageTextToText.from_config(config)
     linear = [name for name, layer in outline.named_modules() if isinstance(layer, nn.Linear)]
     return [name for name in linear if not re.fullmatch(family.lora_targets, name)]
+
+
+def keep_gradients(model: Any) -> None:
+    """Keep weights of 4 bits in the form that gradients go through.
+
+    On some CPUs the library packs them anew at the first evaluation, and what is trained after that gets no gradient,
+    without an error.
+    """
+    for layer in model.modules():
+        if hasattr(layer, REPACKS):
+            setattr(layer, REPACKS, False)

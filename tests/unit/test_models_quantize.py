@@ -158,3 +158,21 @@ def test_a_quantised_model_learns_keeps_its_adapter_and_is_loaded_again(tmp_path
     second = teach(again, base, seed=1)
     with without_adapter(second):
         torch.testing.assert_close(logps(second, again, base), logps(model, small, base), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+@pytest.mark.filterwarnings("ignore")
+def test_an_evaluation_in_between_takes_no_gradient_away(tmp_path: Path, kind: str) -> None:
+    pytest.importorskip("bitsandbytes", reason="needs the extra 'qlora'")
+    base = make_base(tmp_path / "base", width=192)
+    found = []
+    for evaluated in (False, True):
+        loaded = load_ref(base, quantize=kind)
+        if evaluated:
+            logps(loaded.model, loaded, base)
+        model = add_trainable(loaded.model, loaded.family, LORA, seed=0)
+        model.train()
+        answer_nll(run_forward(model, loaded.encoder.batch(turns_of(base)))).backward()
+        found.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
+    assert all(torch.equal(found[0][name], gradient) for name, gradient in found[1].items())
+    assert max(gradient.abs().max() for gradient in found[0].values()) > 0
