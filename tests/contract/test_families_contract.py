@@ -239,6 +239,28 @@ def test_the_labels_are_the_reply_and_a_batch_of_one_is_a_batch_of_many(model: t
             torch.testing.assert_close(logits[row][kept], expected, atol=2e-4, rtol=1e-3)
 
 
+def test_examples_before_a_question_are_a_dialogue_with_pictures_of_their_own(model: tuple[Loaded, Path]) -> None:
+    loaded, base = model
+    pictured = turns_of(base)
+    told = replace(pictured[0], before=(pictured[2], pictured[4]))
+    if loaded.family.needs_picture:
+        with pytest.raises(ModelError, match="no dialogue"):
+            loaded.encoder.prompt(told)
+        return
+    turns = [pictured[1], told, TEXT_TURNS[0], replace(pictured[3], before=(TEXT_TURNS[0],)), pictured[5]]
+    batch = loaded.encoder.batch(turns, side="left")
+    mark = loaded.family.mark(loaded.encoder.processor)
+    assert loaded.family.dialogue(told, loaded.encoder.processor).count(mark) == 3
+    with torch.no_grad():
+        together = loaded.model(**batch.inputs).logits
+        for row, turn in enumerate(turns):
+            alone = loaded.model(**loaded.encoder.batch([turn]).inputs).logits[0]
+            torch.testing.assert_close(together[row, -len(alone) :], alone, atol=2e-4, rtol=1e-3)
+    other = replace(told, before=(pictured[4], pictured[2]))
+    values = run_forward(loaded.model, loaded.encoder.batch([told, other])).row_logp_B.tolist()
+    assert abs(values[0] - values[1]) > 1e-4  # each picture is where it was shown
+
+
 def test_the_forward_pass_of_the_losses_is_the_models_own(model: tuple[Loaded, Path]) -> None:
     loaded, base = model
     batch = loaded.encoder.batch(mixed(loaded, base))

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from mllmu.errors import ModelError
 from mllmu.models.families import IGNORE, Family, Turn
 
 
@@ -23,6 +24,14 @@ class PaliGemma(Family):
         system = f"{turn.system}\n" if turn.system else ""
         image = self.mark(processor) if turn.image is not None else ""
         return f"{image}{system}{turn.prompt}"
+
+    def dialogue(self, turn: Turn, processor: Any) -> str:
+        if turn.before:
+            raise ModelError(
+                f"{turn.label or 'the prompt'} comes with examples, but PaliGemma takes one question and no dialogue. "
+                "Ask without examples (evaluate.protocol.shots), or use another model."
+            )
+        return self.render(turn, processor)
 
     def frame(self, processor: Any) -> tuple[str, str]:
         return "", str(processor.tokenizer.eos_token)

@@ -1,0 +1,36 @@
+"""The table of docs/models.md is what the plug-ins say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mllmu import plugins
+from mllmu.models.families._chat import ChatFamily
+
+PAGE = Path(__file__).parents[2] / "docs" / "models.md"
+
+
+def row(name: str) -> str:
+    cls: Any = plugins.find("families", name)
+    types = ", ".join(cls.model_types) or "any other"
+    asked = "chat template" if issubclass(cls, ChatFamily) else "own prompt"
+    pictures = ", ".join(f"{key}: {str(value).lower()}" for key, value in cls.picture_settings.items()) or "as stored"
+    needs = "a picture in every prompt" if cls.needs_picture else ""
+    shared = "yes" if cls.shares_prefix else "no"
+    return f"| `{name}` | {types} | {asked} | {pictures} | {shared} | {needs} |"
+
+
+@pytest.mark.parametrize("name", plugins.names("families"))
+def test_a_family_has_its_row(name: str) -> None:
+    assert row(name) in PAGE.read_text(encoding="utf-8").splitlines()
+
+
+def test_the_table_has_no_other_rows() -> None:
+    rows = [
+        line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| `") and "|" in line[3:]
+    ]
+    families = [line for line in rows if line.count("|") == 7]
+    assert len(families) == len(plugins.names("families"))
