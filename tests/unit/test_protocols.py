@@ -250,3 +250,54 @@ def test_the_table_counts_what_could_not_be_read() -> None:
     lines = list(table({"this run": rows[:1], "official": rows[1:]}))
     assert lines[0].startswith("### Classification (Accuracy, %")
     assert lines[3:5] == ["| this run | 50.0 (2?) |", "| official | – (2?) |"]
+
+
+@pytest.mark.parametrize("kind", ["idefics2", "qwen2_5_vl"])
+def test_chat_templates_tell_examples_as_earlier_exchanges(kind: str, tiny_base: Path, tmp_path: Path) -> None:
+    import helpers_families
+    from helpers_models import sample
+
+    from mllmu.models.respond import as_turn
+
+    loaded = load_ref(helpers_families.build(kind, tmp_path))
+    asked = [few_shot(tiny_base, n, "green.png", "Where?" + "!" * n) for n in range(2)]
+    alone = sample(3, image="green.png", prompt="Where?")
+    texts = [loaded.family.dialogue(as_turn(s, tiny_base, ""), loaded.encoder.processor) for s in (asked[0], alone)]
+    mark = loaded.family.mark(loaded.encoder.processor)
+    assert (texts[0].count(mark), texts[1].count(mark)) == (3, 1)
+    assert texts[0].index("Riga, Latvia") < texts[0].index("Which hat?") < texts[0].index("green")
+    assert texts[0].endswith(texts[1][-40:])
+    said = [
+        [r.text for batch in respond(loaded, plan_batches(asked, size), images=tiny_base) for r in batch]
+        for size in (1, 2)
+    ]
+    assert said[0] == said[1]
+
+
+def test_the_literal_path_feeds_idefics2_as_the_published_script_does(tiny_base: Path, tmp_path: Path) -> None:
+    import helpers_families
+    import torch
+    from helpers_models import sample
+
+    from mllmu.models.families import open_image
+
+    loaded = load_ref(helpers_families.build("idefics2", tmp_path))
+    processor, model = loaded.encoder.processor, loaded.model
+    text = "USER: <image>\nQuestion: Who?\nCorrect Answer: B\nUSER: <image>\nWho?\nASSISTANT:"
+    shown = [{"prompt": "", "reply": "B", "image": "red.png"}]
+    asked = [
+        sample(1, task="classification", image="blue.png", prompt=text, examples=shown, literal=True),
+        sample(2, task="cloze", prompt="USER:\nShe is [Blank].\nASSISTANT:", literal=True),
+    ]
+    ours = [r.text for batch in respond(loaded, [asked], images=tiny_base) for r in batch]
+    pictures = [open_image(tiny_base / name) for name in ("red.png", "blue.png")]
+    inputs = [
+        processor(images=pictures, text=text, return_tensors="pt"),
+        processor(images=None, text=asked[1].prompt, return_tensors="pt"),
+    ]
+    with torch.no_grad():
+        whole = [
+            processor.decode(model.generate(**one, max_new_tokens=6, do_sample=False)[0][2:], skip_special_tokens=True)
+            for one in inputs
+        ]
+    assert ours == [one.split("ASSISTANT:")[1].strip() for one in whole]
