@@ -119,7 +119,7 @@ def evaluate_published(plan: Plan, out: Path, progress: Progress, *, force: bool
     samples = [sample for _, sample in asked]
     results = scoring.aggregate("model", samples, scoring.score_all(samples, replies, metrics), metrics)
     lines = (_line(question, sample, reply) for (question, sample), reply in zip(asked, replies, strict=True))
-    write_atomic(out / RESPONSES, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    write_atomic(out / RESPONSES, "".join(_one_line(line) + "\n" for line in lines))
     write_atomic(out / METRICS, json.dumps(_summary(plan, asked, results), indent=1, ensure_ascii=False) + "\n")
     (out / PARTIAL).unlink(missing_ok=True)
     return results
@@ -239,6 +239,14 @@ def _line(question: Question, sample: Sample, reply: Response) -> dict[str, Any]
         num_tokens=reply.num_tokens,
         finished=reply.finished,
     ).model_dump()
+
+
+def _one_line(value: dict[str, Any]) -> str:
+    """JSON that stays one line for every reader: some end a line at U+0085, U+2028 or U+2029 too."""
+    text = json.dumps(value, ensure_ascii=False)
+    for mark in ("\x85", "\u2028", "\u2029"):
+        text = text.replace(mark, f"\\u{ord(mark):04x}")
+    return text
 
 
 def _summary(plan: Plan, asked: Sequence[tuple[Question, Sample]], results: Sequence[MetricResult]) -> dict[str, Any]:

@@ -372,3 +372,11 @@ def test_mixed_or_missing_arguments_are_one_line(arguments: list[str], message: 
     done = mllmu(*arguments)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
     assert message in done.stderr
+
+
+def test_a_reply_with_odd_line_ends_stays_one_line() -> None:
+    from mllmu.stages.published import _one_line
+
+    value = {"reply": "a\x85b\u2028c\u2029d\ne Né"}
+    assert len(_one_line(value).splitlines()) == 1 and "Né" in _one_line(value)
+    assert json.loads(_one_line(value)) == value
