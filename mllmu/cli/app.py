@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from mllmu.cli.data import data
 from mllmu.cli.evaluate import evaluate
+from mllmu.cli.export_model import export_model
 from mllmu.cli.failures import ExplainedErrors
 from mllmu.cli.judge import judge
 from mllmu.cli.ls import ls
@@ -68,6 +69,7 @@ for _stage in ("finetune", "unlearn", "score", "report"):
 app.command(rich_help_panel="One stage")(evaluate)
 app.command(rich_help_panel="One stage")(judge)
 app.command(rich_help_panel="Look and build")(ls)
+app.command("export-model", rich_help_panel="Look and build")(export_model)
 app.command("pretrain-tiny", rich_help_panel="Look and build")(pretrain_tiny)
 
 

@@ -1,0 +1,51 @@
+"""An exported model is an ordinary folder: the usual Auto classes load it and it gives the same logits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from typer.testing import CliRunner
+
+from mllmu import recipe as recipes
+from mllmu.cli.app import app
+from mllmu.errors import ModelError
+from mllmu.models.loading import load
+from mllmu.records import ModelRef
+from mllmu.stages.export_model import export_model, find_models
+
+
+def test_an_exported_model_gives_the_same_logits(finished: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["export-model", str(finished), "forget_40/ga", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    ref = ModelRef.model_validate_json((finished / "models/forget_40/ga/model.json").read_text())
+    ours = load(recipes.load(finished / "recipe.yaml").model, ref, finished).model
+    theirs = AutoModelForImageTextToText.from_pretrained(tmp_path / "out", attn_implementation="eager")
+    processor = AutoProcessor.from_pretrained(tmp_path / "out")
+    batch = processor.tokenizer(["Where was this person born?"], return_tensors="pt")
+    with torch.no_grad():
+        assert torch.equal(ours(**batch).logits, theirs(**batch).logits)
+    target = ModelRef.model_validate_json((finished / "models/target/model.json").read_text())
+    untouched = load(recipes.load(finished / "recipe.yaml").model, target, finished).model
+    with torch.no_grad():
+        assert not torch.equal(untouched(**batch).logits, theirs(**batch).logits), "the adapters are in the weights"
+    assert json.loads((tmp_path / "out" / "mllmu.json").read_text())["model"] == "forget_40/ga"
+    assert not list(tmp_path.glob(".*")), "nothing half-written stays"
+
+
+def test_a_guard_is_said_to_be_outside_the_weights(finished: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["export-model", str(finished), "forget_40/prompting", str(tmp_path / "out")])
+    assert "Its guard is a system prompt and not in the weights" in done.output
+    assert json.loads((tmp_path / "out" / "mllmu.json").read_text())["guard"]
+
+
+def test_a_wrong_name_or_a_taken_folder_is_an_error(finished: Path, tmp_path: Path) -> None:
+    assert {"target", "forget_40/retain_model", "forget_40/npo"} <= set(find_models(finished))
+    with pytest.raises(ModelError, match=r"no model 'forget_40/np'\. Did you mean 'forget_40/npo'"):
+        export_model(finished, "forget_40/np", tmp_path / "out")
+    (tmp_path / "mine").write_text("x")
+    with pytest.raises(ModelError, match="already there"):
+        export_model(finished, "target", tmp_path / "mine")
