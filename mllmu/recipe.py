@@ -25,7 +25,7 @@ from pydantic import (
 
 from mllmu import plugins
 from mllmu.errors import RecipeError
-from mllmu.records import PEOPLE_SPLITS, TASKS, Split, TaskName
+from mllmu.records import MODALITIES, PEOPLE_SPLITS, TASKS, Modality, Split, TaskName
 
 Modalities = Literal["image_text", "text", "both"]
 
@@ -261,6 +261,9 @@ class Evaluate(Section):
         {}, description="further protocols under which all models are asked too, by a label; see docs/protocols.md"
     )
     tasks: tuple[TaskName, ...] = Field(TASKS, min_length=1)
+    modalities: tuple[Modality, ...] = Field(
+        MODALITIES, min_length=1, description="[image_text] for models that take no prompt without a picture"
+    )
     metrics: tuple[str, ...] = Field((), description="empty: all metrics of the tasks")
     judges: tuple[PluginSpec, ...] = Field(
         (),

@@ -41,7 +41,8 @@ def render(
     asking = _Asking(dataset, protocol, tasks, examples, selection, seed, idefics2)
     asked: dict[tuple[str, str], list[Question]] = {}
     for question in dataset.questions:
-        if question.variant != "train" and question.task in tasks:
+        wanted = question.task in tasks and question.modality in evaluate.modalities
+        if question.variant != "train" and wanted:
             asked.setdefault((question.profile_id, question.variant), []).append(question)
     samples = []
     for split in PEOPLE_SPLITS:

@@ -143,7 +143,7 @@ def test_a_picture_has_tokens_and_a_text_has_none(model: tuple[Loaded, Path]) ->
     batch = loaded.encoder.batch(turns_of(base))
     assert set(loaded.family.picture_inputs) <= set(batch.inputs)
     if loaded.family.needs_picture:
-        with pytest.raises(ModelError, match=r"s7 'Where\?' has no picture.*image_text only"):
+        with pytest.raises(ModelError, match=r"s7 'Where\?' has no picture.*finetune\.modality .* to image_text"):
             loaded.encoder.prompt(Turn(prompt="Where?", label="s7"))
     else:
         assert loaded.image_token_id not in loaded.encoder.prompt(Turn(prompt="Where?"))

@@ -147,6 +147,12 @@ def test_the_selection_part_grows_with_its_share_and_does_not_depend_on_what_els
     assert aside(0.4) == aside(0.4)
 
 
+def test_only_the_modalities_of_the_recipe_are_asked(dataset: build.Dataset) -> None:
+    every, pictured = ask(dataset), ask(dataset, modalities=["image_text"])
+    assert pictured == [sample for sample in every if sample.modality == "image_text"]
+    assert 0 < len(pictured) < len(every)
+
+
 def test_only_the_tasks_of_the_recipe_are_asked(dataset: build.Dataset) -> None:
     assert {sample.task for sample in ask(dataset, tasks=("cloze", "classification"))} == {"cloze", "classification"}
 

@@ -173,7 +173,8 @@ class Family(Plugin):
         if self.needs_picture and turn.image is None:
             raise ModelError(
                 f"{turn.label or 'the prompt'} '{turn.prompt[:60]}' has no picture, and models of the family "
-                f"'{self.name}' take no prompt without one. Ask in the modality image_text only, or use another model."
+                f"'{self.name}' take no prompt without one. Set finetune.modality and that of the methods to "
+                "image_text, and evaluate.modalities to [image_text]."
             )
         return self.dialogue(_plain(turn, processor), processor)
 
