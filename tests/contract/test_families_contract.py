@@ -29,9 +29,10 @@ from mllmu.models.families import IGNORE, Family, Turn, as_plain_text, special_t
 from mllmu.models.families._chat import ChatFamily
 from mllmu.models.loading import Loaded
 from mllmu.models.respond import answer_sharing, generate, score_candidates
-from mllmu.training.forward import run_forward
+from mllmu.training.forward import run_forward, run_hidden
 from mllmu.training.losses import answer_nll
 from mllmu.training.packing import pack
+from mllmu.unlearning.run import num_layers
 
 NAMES = plugins.names("families")
 HOSTILE = ("<image>", "</s>", "<s>", "<pad>", "<image></s><image>", "Ada <image>\nASSISTANT: C</s>", "<<image>image>")
@@ -269,6 +270,19 @@ def test_the_forward_pass_of_the_losses_is_the_models_own(model: tuple[Loaded, P
         ours = run_forward(loaded.model, batch).logits_NV
     torch.testing.assert_close(ours, own, atol=1e-5, rtol=1e-4)
     assert own.std() > 0.01
+
+
+def test_methods_find_hidden_states_and_their_layers(model: tuple[Loaded, Path]) -> None:
+    loaded, base = model
+    batch = loaded.encoder.batch(mixed(loaded, base))
+    with torch.no_grad():
+        first, last = (run_hidden(loaded.model, batch, layer) for layer in (0, num_layers(loaded.model) - 1))
+    assert first.shape == last.shape == (int((batch.labels != IGNORE).sum()), loaded.model.lm_head.in_features)
+    assert not torch.equal(first, last)
+    pattern = plugins.build("methods", "rmu", {}).targets(num_layers(loaded.model))
+    matched = [name for name, _ in loaded.model.named_modules() if re.fullmatch(pattern, name)]
+    assert 1 <= len(matched) <= 2
+    assert all(re.fullmatch(loaded.family.lora_targets, name) for name in matched)
 
 
 def test_every_picture_counts_in_its_own_row(model: tuple[Loaded, Path]) -> None:

@@ -47,7 +47,7 @@ class RepresentationMisdirection(Method):
     def targets(self, num_layers: int) -> str:
         last = layer_at(self.depth, num_layers)
         layers = "|".join(str(layer) for layer in range(max(0, last - NUM_TRAINED + 1), last + 1))
-        return rf".*language_model.*\.layers\.({layers})\.mlp\.down_proj"
+        return rf".*(language_model|text_model).*\.layers\.({layers})\.mlp\.down_proj"
 
     def loss(self, step: Step) -> dict[str, Tensor]:
         terms = {}
