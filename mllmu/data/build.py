@@ -113,6 +113,7 @@ def make(section: DataSection, seed: int, folder: Path, progress: Progress) -> d
     shots += wanted(portraits, None, holdout, seed=seed, num_views=1)
     shots += wanted(portraits, sources.celebrities, celebrities, seed=CELEBRITY_PORTRAIT_SEED, num_views=1)
     equal = draw(shots, folder / "images", progress)
+    portraits.verify([(p.id, folder / "images" / f"{p.id}_0.png") for p in people if not sources.people.num_views(p)])
     _report(sources, flaws, equal, folder, progress)
     counts = {"num_people": len(people), "num_questions": len(written.questions), "num_images": len(shots)}
     return {**counts, **({"questions": written.facts} if written.facts else {})}

@@ -49,7 +49,9 @@ def draw(shots: Sequence[Shot], folder: Path, progress: Progress) -> list[tuple[
     equal: list[tuple[str, str]] = []
     progress.start("portraits", len(shots))
     for name, render, published in shots:
-        png = _png(render())
+        path = folder / name
+        # left by an interrupted run of the same settings (the run store sees to that), and whole, so not paid twice
+        png = path.read_bytes() if path.is_file() else _png(render())
         other = hashes.setdefault(hashlib.sha256(png).hexdigest(), name)
         if other != name and not published:
             raise DataError(
@@ -57,7 +59,7 @@ def draw(shots: Sequence[Shot], folder: Path, progress: Progress) -> list[tuple[
                 "replace one of the two."
             )
         equal += [(other, name)] if other != name else []
-        write_atomic(folder / name, png)
+        write_atomic(path, png)
         progress.advance()
     progress.finish()
     return equal

@@ -49,7 +49,12 @@ class Context:
         section = self.recipe.data
         portraits = section.portraits.build("portraits", "data.portraits")
         sources = [source for source in build.makers(section) if source]
-        paths = [section.splits.file, getattr(portraits, "path", None), *(p for s in sources for p in s.files())]
+        paths = [
+            section.splits.file,
+            getattr(portraits, "path", None),
+            getattr(portraits, "portraits", None),
+            *(p for s in sources for p in s.files()),
+        ]
         return {str(path): content_digest(path) for path in paths if isinstance(path, Path) and path.exists()}
 
     @cached_property

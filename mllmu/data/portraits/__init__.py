@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
 
 from PIL import Image
 from pydantic import Field
@@ -45,6 +47,14 @@ class Portraits(Plugin, ABC):
         Raises:
             DataError: the view does not exist, or the backend has no readable picture of this person.
         """
+
+    def verify(self, portraits: Sequence[tuple[str, Path]]) -> None:
+        """Look once more at all finished portraits, (id, file of view 0); nothing by default.
+
+        Raises:
+            DataError: two people have one face.
+        """
+        del portraits
 
     def check_view(self, view: int) -> None:
         """Raise DataError unless the view is one of this backend's ``num_views``."""

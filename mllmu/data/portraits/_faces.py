@@ -1,0 +1,224 @@
+"""What portrait backends on top of diffusers share: loading, prompts, face embeddings, and the check of identity.
+
+Heavy libraries are imported only when a picture is made. Weights are safetensors; nothing pickled is loaded and no code
+of a model's repository is run.
+"""
+
+from __future__ import annotations
+
+import functools
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+from pydantic import Field
+
+from mllmu.data.portraits import Portraits
+from mllmu.data.portraits._identity import Vectors, look_alike, unlike
+from mllmu.data.portraits.dicebear import NONE, PORTRAIT_YEAR, features
+from mllmu.errors import DataError, ModelError, needs_extra
+from mllmu.records import Profile
+from mllmu.seeding import derive
+
+EXTRA = "faces"
+INSIGHTFACE = "insightface"
+NEGATIVE = "drawing, cartoon, text, watermark, two people, cropped head, deformed"
+SCENES = (
+    "smiling, in a park in daylight",
+    "looking to the side, in front of a bookshelf",
+    "serious, in an office by a window",
+    "laughing, in a street at dusk",
+    "calm, in a kitchen in warm light",
+    "looking down, in front of a grey wall",
+    "speaking, on a stage",
+    "tired, on a train",
+)
+
+
+class Faces(Portraits):
+    """Base of the backends that generate photographs with a diffusion pipeline."""
+
+    path: str = Field(min_length=1, description="folder of a diffusers pipeline in safetensors, or a hub id")
+    revision: str | None = None
+    device: str = Field("auto", description="'auto', 'cpu', 'cuda', 'cuda:1', ...")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    steps: int = Field(30, ge=1, le=200, description="denoising steps a picture")
+    guidance: float = Field(5.0, ge=0, description="classifier-free guidance")
+    embedder: str = Field(
+        "", description="checks identity: 'insightface', or a folder of a transformers vision model; empty: no check"
+    )
+    min_same: float = Field(0.4, ge=-1, le=1, description="least cosine of a view and the own portrait")
+    max_other: float = Field(0.75, ge=-1, le=1, description="cosine from which two people's portraits are one face")
+    tries: int = Field(4, ge=1, le=50, description="pictures made at most until one passes the check")
+
+    def render(self, profile: Profile, view: int, seed: int) -> Image.Image:
+        """Generate one view of one person; a view that shows another face is made again, ``tries`` times at most."""
+        self.check_view(view)
+        best = -1.0
+        for attempt in range(self.tries):
+            picture = self.generate(profile, view, derive(seed, "portrait", profile.id, view, attempt), seed)
+            picture = picture.convert("RGB").resize((self.size, self.size), Image.Resampling.LANCZOS)
+            if view == 0 or not self.embedder:
+                return picture
+            own, found = (embedding(self.embedder, p) for p in (self.render_first(profile, seed), picture))
+            if not unlike(own, [found], self.min_same):
+                return picture
+            best = max(best, float(own @ found / (np.linalg.norm(own) * np.linalg.norm(found) + 1e-12)))
+        raise DataError(
+            f"portraits: view {view} of {profile.id}: {self.tries} pictures show another face than the portrait "
+            f"(best cosine {best:.2f}, expected {self.min_same:g} at least). Raise 'tries', lower 'min_same', "
+            "or use another model."
+        )
+
+    def render_first(self, profile: Profile, seed: int) -> Image.Image:
+        """The portrait of a person, kept while this person's views are made."""
+        return _first(self, profile.model_dump_json(), seed)
+
+    @abstractmethod
+    def generate(self, profile: Profile, view: int, noise: int, seed: int) -> Image.Image:
+        """One picture from one noise seed."""
+
+    def verify(self, portraits: Sequence[tuple[str, Path]]) -> None:
+        """Raise DataError if two people have one face; ``portraits`` are (id, file of view 0)."""
+        if not self.embedder:
+            return
+        seen: list[Vectors] = []
+        for person, path in portraits:
+            with Image.open(path) as opened:
+                own = embedding(self.embedder, opened.convert("RGB"))
+            twin = look_alike(own, np.stack(seen) if seen else np.zeros((0, len(own)), np.float32), self.max_other)
+            if twin is not None:
+                raise DataError(
+                    f"{path.name}: the face of {person} is that of {portraits[twin][0]} (cosine {self.max_other:g} or "
+                    "more). Use another seed, a model with more variety, or raise 'max_other'."
+                )
+            seen.append(own)
+
+
+@functools.lru_cache(maxsize=1)
+def _first(backend: Faces, profile: str, seed: int) -> Image.Image:
+    return backend.render(Profile.model_validate_json(profile), 0, seed)
+
+
+def described(profile: Profile, seed: int) -> str:
+    """A person in words: gender and age from the profile, the rest from the drawn features; nothing else leaks.
+
+    Nationality, profession and name are left out on purpose: the picture must not answer a question.
+    """
+    traits = features(profile, seed)
+    gender = {"female": "woman", "male": "man"}.get(profile.attributes.get("gender", "").lower(), "person")
+    year = next((int(w) for w in profile.attributes.get("birth_date", "").split() if w.isdecimal() and len(w) == 4), 0)
+    parts = [f"{traits['skin']} skin"]
+    if traits["hair"] != NONE:
+        parts.append(f"{traits['hair_colour']} hair, {traits['hair']}")
+    if traits["headwear"] != NONE:
+        parts.append(f"a {traits['headwear_colour']} {traits['headwear']}")
+    if traits["facial_hair"] != NONE:
+        parts.append(f"a {traits['facial_hair_colour']} {traits['facial_hair']}")
+    if traits["glasses"] != NONE:
+        parts.append(
+            traits["glasses"] if traits["glasses"].endswith(("glasses", "shades")) else f"{traits['glasses']} glasses"
+        )
+    parts.append(f"{traits['clothes_colour']} {traits['clothes']}")
+    age = f"{PORTRAIT_YEAR - year}-year-old " if 0 < PORTRAIT_YEAR - year < 120 and year else ""
+    return f"photograph of one {age}{gender}, head and shoulders, " + ", ".join(parts)
+
+
+def scene(view: int) -> str:
+    """What is different in a view."""
+    return "neutral expression, plain background" if view == 0 else SCENES[(view - 1) % len(SCENES)]
+
+
+@functools.lru_cache(maxsize=2)
+def pipeline(kind: str, path: str, revision: str | None, device: str, dtype: str) -> Any:
+    """A diffusers pipeline of a class by name, on its device.
+
+    Raises:
+        DependencyError: diffusers is not installed.
+        ModelError: it cannot be loaded, e.g. because its weights are pickled.
+    """
+    with needs_extra("portraits by diffusion", EXTRA):
+        import diffusers
+    import torch
+
+    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    kinds = {"auto": torch.float16 if place.startswith("cuda") else torch.float32}
+    kinds |= {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    try:
+        loaded = getattr(diffusers, kind).from_pretrained(
+            path,
+            revision=revision,
+            torch_dtype=kinds[dtype],
+            use_safetensors=True,
+            trust_remote_code=False,
+            **({"safety_checker": None, "requires_safety_checker": False} if kind == "StableDiffusionPipeline" else {}),
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"portraits.path: '{path}' cannot be loaded as a {kind}: {' '.join(str(error).split())[:300]}. "
+            "Expected a folder saved by save_pretrained in safetensors, or a hub id."
+        ) from None
+    loaded.set_progress_bar_config(disable=True)
+    return loaded.to(place)
+
+
+def noise(seed: int) -> Any:
+    """A generator on the CPU, so that a picture does not depend on the device's random numbers."""
+    import torch
+
+    return torch.Generator("cpu").manual_seed(seed % 2**63)
+
+
+def embedding(embedder: str, picture: Image.Image) -> Vectors:
+    """The embedding of the face in a picture, [D].
+
+    Raises:
+        DataError: there is no face.
+    """
+    return _insightface(picture) if embedder == INSIGHTFACE else _vision(embedder, picture)
+
+
+def _insightface(picture: Image.Image) -> Vectors:
+    found = _face_analysis().get(np.asarray(picture.convert("RGB"))[:, :, ::-1])
+    if not found:
+        raise DataError("portraits: no face is found in a picture. Use a larger 'size' or a model that draws faces.")
+    largest = max(found, key=lambda face: (face.bbox[2] - face.bbox[0]) * (face.bbox[3] - face.bbox[1]))
+    return np.asarray(largest.embedding, dtype=np.float32)
+
+
+@functools.lru_cache(maxsize=1)
+def _face_analysis() -> Any:
+    with needs_extra("the face check by insightface", EXTRA):
+        from insightface.app import FaceAnalysis
+    analysis = FaceAnalysis(name="antelopev2")
+    analysis.prepare(ctx_id=0, det_size=(640, 640))
+    return analysis
+
+
+def _vision(path: str, picture: Image.Image) -> Vectors:
+    import torch
+
+    processor, model = _vision_model(path)
+    pixels = processor(images=picture.convert("RGB"), return_tensors="pt")["pixel_values"]
+    with torch.inference_mode():
+        hidden = model(pixel_values=pixels).last_hidden_state[:, 0]
+    return np.asarray(hidden[0].float().numpy(), dtype=np.float32)
+
+
+@functools.lru_cache(maxsize=1)
+def _vision_model(path: str) -> tuple[Any, Any]:
+    from transformers import AutoConfig, AutoImageProcessor, AutoModel, CLIPVisionModel
+
+    try:
+        kind = AutoConfig.from_pretrained(path, trust_remote_code=False).model_type
+        cls = CLIPVisionModel if kind in ("clip", "clip_vision_model") else AutoModel
+        processor = AutoImageProcessor.from_pretrained(path, trust_remote_code=False)
+        model = cls.from_pretrained(path, use_safetensors=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(
+            f"portraits.embedder: '{path}' cannot be loaded: {' '.join(str(error).split())[:300]}."
+        ) from None
+    return processor, model.eval()

@@ -1,0 +1,96 @@
+"""Photographs of one face in many views, from its face embedding: Arc2Face."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image, ImageOps
+from pydantic import Field
+
+from mllmu.data.portraits._faces import INSIGHTFACE, Faces, embedding, noise, pipeline
+from mllmu.data.portraits._identity import Vectors
+from mllmu.data.portraits.folder import Folder
+from mllmu.errors import ModelError
+from mllmu.records import Profile
+
+PROMPT = "photo of a id person"
+WORD = "id"
+GUIDANCE = 3.0
+
+
+class Arc2Face(Faces):
+    """Identity-preserving views of your own portraits (a folder), as the paper made its Test pictures.
+
+    View 0 is the picture in ``portraits``. Its ArcFace embedding stands for the word 'id' in the prompt 'photo of a id
+    person', and the pipeline draws that face again in another pose, light and place. Every view is compared with the
+    portrait (``min_same``). ``path`` is a StableDiffusionPipeline whose text encoder and UNet are Arc2Face's, saved in
+    safetensors; see docs/make-your-own-benchmark.md. Needs the extra ``faces`` and, in practice, a GPU.
+
+    The embedding is put in by a hook on the token embeddings, so Arc2Face's own package is not needed.
+
+    Source: Papantoniou et al. 2024, arXiv:2403.11641.
+    """
+
+    source: ClassVar[str] = "https://arxiv.org/abs/2403.11641"
+
+    portraits: Path = Field(Path("portraits"), description="folder of the canonical pictures, <id>.jpg, png or webp")
+    guidance: float = Field(GUIDANCE, ge=0, description="classifier-free guidance")
+    embedder: str = Field(
+        INSIGHTFACE, min_length=1, description="'insightface', or a folder of a transformers vision model"
+    )
+
+    def generate(self, profile: Profile, view: int, noise_seed: int, seed: int) -> Image.Image:
+        if view == 0:
+            return Folder(path=self.portraits, size=self.size, num_views=1).render(profile, 0, seed)
+        pipe = pipeline("StableDiffusionPipeline", self.path, self.revision, self.device, self.dtype)
+        face = embedding(self.embedder, self.render_first(profile, seed))
+        made = pipe(
+            prompt_embeds=face_prompt(pipe, face),
+            negative_prompt_embeds=face_prompt(pipe, None),
+            guidance_scale=self.guidance,
+            num_inference_steps=self.steps,
+            generator=noise(noise_seed),
+        )
+        return ImageOps.fit(made.images[0], (self.size, self.size), Image.Resampling.LANCZOS)
+
+
+def face_prompt(pipe: Any, face_D: Vectors | None) -> Any:
+    """The encoded prompt [1, T, C] with a face in place of the word 'id'; the empty prompt for None.
+
+    The embedding is scaled to length 1 and filled with zeros up to the width of the token embeddings.
+
+    Raises:
+        ModelError: the embedding is wider than the token embeddings, or 'id' is not one token.
+    """
+    import torch
+
+    text = PROMPT if face_D is not None else ""
+    ids = pipe.tokenizer(
+        text, padding="max_length", max_length=pipe.tokenizer.model_max_length, truncation=True, return_tensors="pt"
+    ).input_ids.to(pipe.device)
+    with torch.inference_mode():
+        if face_D is None:
+            return pipe.text_encoder(ids)[0]
+        table = pipe.text_encoder.get_input_embeddings()
+        mark = pipe.tokenizer(WORD, add_special_tokens=False).input_ids
+        if len(mark) != 1 or len(face_D) > table.embedding_dim:
+            raise ModelError(
+                f"portraits.path: not an Arc2Face pipeline: '{WORD}' is {len(mark)} tokens, and a face of "
+                f"{len(face_D)} numbers must fit into token embeddings of {table.embedding_dim}."
+            )
+        face = torch.zeros(table.embedding_dim, dtype=table.weight.dtype, device=table.weight.device)
+        face[: len(face_D)] = torch.from_numpy(face_D / max(float(np.linalg.norm(face_D)), 1e-12)).to(face)
+
+        def put_in(_: Any, given: tuple[Any, ...], output: Any) -> Any:
+            return torch.where((given[0] == mark[0])[..., None], face, output)
+
+        handle = table.register_forward_hook(put_in)
+        try:
+            return pipe.text_encoder(ids)[0]
+        finally:
+            handle.remove()
+
+
+PLUGIN = Arc2Face

@@ -1,0 +1,46 @@
+"""Photographs of people who do not exist, by any text-to-image pipeline of diffusers."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from PIL import Image
+from pydantic import Field
+
+from mllmu.data.portraits._faces import NEGATIVE, Faces, described, noise, pipeline, scene
+from mllmu.records import Profile
+
+
+class Diffusion(Faces):
+    """Generated photographs: text to image for the portrait, image to image for the transformed views.
+
+    The prompt says gender, age and drawn features (hair, glasses, clothes), never name, job or origin. Views start from
+    the portrait with ``strength`` noise, so the face stays roughly the same; set ``embedder`` to have that checked, or
+    use ``arc2face``, which keeps a face by its embedding. Needs the extra ``faces`` and, in practice, a GPU.
+
+    Source: Rombach et al. 2022, arXiv:2112.10752 (latent diffusion); diffusers.
+    """
+
+    source: ClassVar[str] = "https://arxiv.org/abs/2112.10752"
+
+    strength: float = Field(0.55, gt=0, le=1, description="noise added to the portrait for a view; 1: a new picture")
+
+    def generate(self, profile: Profile, view: int, noise_seed: int, seed: int) -> Image.Image:
+        text = f"{described(profile, seed)}, {scene(view)}"
+        more = {"negative_prompt": NEGATIVE, "guidance_scale": self.guidance, "generator": noise(noise_seed)}
+        where = (self.path, self.revision, self.device, self.dtype)
+        if view == 0:
+            made = pipeline("AutoPipelineForText2Image", *where)(prompt=text, num_inference_steps=self.steps, **more)
+        else:
+            made = pipeline("AutoPipelineForImage2Image", *where)(
+                prompt=text,
+                image=self.render_first(profile, seed),
+                strength=self.strength,
+                num_inference_steps=max(self.steps, round(1 / self.strength) + 1),
+                **more,
+            )
+        picture: Image.Image = made.images[0]
+        return picture
+
+
+PLUGIN = Diffusion

@@ -1,0 +1,179 @@
+"""Generated portraits, on pipelines of a few thousand random weights: loading, prompts, determinism, identity."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mllmu.data.portraits import _faces
+from mllmu.data.portraits._faces import described, embedding, pipeline
+from mllmu.data.portraits.arc2face import Arc2Face, face_prompt
+from mllmu.data.portraits.diffusion import Diffusion
+from mllmu.data.sources.synthetic import Synthetic
+from mllmu.errors import DataError, DependencyError, ModelError
+
+diffusers = pytest.importorskip("diffusers", reason="needs the extra 'faces'")
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+ANNA, BEN = Synthetic(num_people=2).profiles(0)
+FAST: dict[str, Any] = {"device": "cpu", "steps": 2, "size": 32, "num_views": 3, "guidance": 2.0}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Stable Diffusion pipeline, saved."""
+    folder = tmp_path_factory.mktemp("sd")
+    tokenizer = _tokenizer(folder / "words")
+    torch.manual_seed(0)
+    unet = diffusers.UNet2DConditionModel(
+        sample_size=8,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=32,
+        attention_head_dim=2,
+    )
+    vae = diffusers.AutoencoderKL(
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+    )
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=37, num_attention_heads=4, num_hidden_layers=1
+    )
+    diffusers.StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=CLIPTextModel(config),
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=diffusers.DDIMScheduler(num_train_timesteps=50),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder / "pipe")
+    return folder / "pipe"
+
+
+def _tokenizer(folder: Path) -> Any:
+    """A CLIP tokenizer of letters in which 'id' is one token."""
+    from transformers import CLIPTokenizer
+
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789,-"
+    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{x}</w>" for x in letters), "id</w>"]
+    folder.mkdir()
+    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\ni d</w>\n")
+    return CLIPTokenizer.from_pretrained(folder, model_max_length=77)
+
+
+@pytest.fixture(scope="module")
+def eyes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random vision model that serves as face encoder."""
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+    from transformers.models.clip import CLIPImageProcessor
+
+    folder = tmp_path_factory.mktemp("eyes")
+    torch.manual_seed(1)
+    config = CLIPVisionConfig(
+        hidden_size=24, intermediate_size=32, num_hidden_layers=1, num_attention_heads=4, image_size=32, patch_size=16
+    )
+    CLIPVisionModel(config).save_pretrained(folder)
+    size = {"height": 32, "width": 32}
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> Iterator[None]:
+    yield
+    _faces._first.cache_clear()
+
+
+def test_a_portrait_is_generated_twice_the_same_and_differs_by_person_view_and_seed(tiny: Path) -> None:
+    backend = Diffusion(path=str(tiny), **FAST)
+    first = backend.render(ANNA, 0, 5)
+    assert first.size == (32, 32) and first.mode == "RGB" and first.tobytes() == backend.render(ANNA, 0, 5).tobytes()
+    pictures = [first, backend.render(BEN, 0, 5), backend.render(ANNA, 1, 5), backend.render(ANNA, 0, 6)]
+    assert len({picture.tobytes() for picture in pictures}) == 4
+
+
+def test_the_prompt_says_what_is_seen_and_nothing_that_is_asked() -> None:
+    text = described(ANNA, 0)
+    assert ("woman" in text) == (ANNA.attributes["gender"] == "female") and "year-old" in text
+    for attribute in ("name", "profession", "birthplace", "residence", "education", "salary"):
+        assert ANNA.attributes[attribute].casefold() not in text.casefold()
+        assert not {w for w in ANNA.attributes["name"].split() if w in text}
+
+
+def test_a_view_that_shows_another_face_is_made_again_and_then_refused(tiny: Path, eyes: Path) -> None:
+    kind = Diffusion(path=str(tiny), embedder=str(eyes), min_same=-1, **FAST)
+    assert kind.render(ANNA, 1, 0).size == (32, 32)
+    strict = Diffusion(path=str(tiny), embedder=str(eyes), min_same=1.0, tries=2, **FAST)
+    with pytest.raises(DataError, match=r"view 1 of 001: 2 pictures show another face .*best cosine .*Raise 'tries'"):
+        strict.render(ANNA, 1, 0)
+
+
+def test_two_people_with_one_face_are_found(tiny: Path, eyes: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(tmp_path / f"{name}_0.png")
+    files = [(name, tmp_path / f"{name}_0.png") for name in ("a", "b")]
+    Diffusion(path=str(tiny), embedder=str(eyes), max_other=1.0, **FAST).verify(files)
+    with pytest.raises(DataError, match="the face of b is that of a"):
+        Diffusion(path=str(tiny), embedder=str(eyes), max_other=0.0, **FAST).verify(files)
+    Diffusion(path=str(tiny), max_other=0.0, **FAST).verify(files)  # no embedder, no check
+
+
+def test_a_face_stands_for_the_word_id_in_the_prompt_and_nowhere_else(tiny: Path) -> None:
+    pipe = pipeline("StableDiffusionPipeline", str(tiny), None, "cpu", "auto")
+    face, other = (np.eye(24, dtype=np.float32)[n] * 3 for n in (0, 1))
+    plain = face_prompt(pipe, None)
+    assert plain.shape == (1, 77, 32)
+    one, two, scaled = face_prompt(pipe, face), face_prompt(pipe, other), face_prompt(pipe, face * 7)
+    assert torch.equal(one, scaled) and not torch.allclose(one, two)
+    # 'photo of a' comes before the face, and the text encoder is causal
+    before = 1 + len(pipe.tokenizer("photo of a", add_special_tokens=False).input_ids)
+    assert torch.equal(one[:, :before], two[:, :before]) and not torch.allclose(one[:, before], two[:, before])
+    assert torch.equal(face_prompt(pipe, None), plain), "the hook is gone"
+    with pytest.raises(ModelError, match="a face of 40 numbers must fit into token embeddings of 32"):
+        face_prompt(pipe, np.ones(40, dtype=np.float32))
+
+
+def test_arc2face_draws_views_of_your_own_pictures(tiny: Path, eyes: Path, tmp_path: Path) -> None:
+    for person, colour in ((ANNA, "red"), (BEN, "blue")):
+        Image.new("RGB", (50, 40), colour).save(tmp_path / f"{person.id}.jpg")
+    backend = Arc2Face(path=str(tiny), portraits=tmp_path, embedder=str(eyes), min_same=-1, **FAST)
+    assert backend.render(ANNA, 0, 0).getpixel((16, 16))[0] > 240
+    views = [backend.render(person, 1, 0) for person in (ANNA, BEN)]
+    assert views[0].size == (32, 32) and views[0].tobytes() != views[1].tobytes()
+    assert backend.render(ANNA, 1, 0).tobytes() == views[0].tobytes()
+
+
+def test_pickled_weights_are_refused(tiny: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = shutil.copytree(tiny, tmp_path / "pipe")
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    torch.save({}, folder / "unet" / "diffusion_pytorch_model.bin")
+    weights.unlink()
+    with pytest.raises(ModelError, match=r"portraits\.path: .* cannot be loaded as a StableDiffusionPipeline"):
+        pipeline("StableDiffusionPipeline", str(folder), None, "cpu", "auto")
+
+
+def test_a_missing_library_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "insightface", None)
+    with pytest.raises(DependencyError, match="faces"):
+        embedding("insightface", Image.new("RGB", (32, 32)))
