@@ -92,10 +92,9 @@ def _read(
     model: Any, tree: Tree, grown: Sequence[tuple[int, Sequence[int]]], pad: int, pictures: dict[str, Tensor]
 ) -> list[Tensor]:
     """Append tokens to blocks; returns the hidden states of each block's new tokens."""
-    tokens: list[list[int]]
-    positions: list[list[int]]
-    blocks: list[list[int]]
-    tokens, positions, blocks = ([[] for _ in tree.block_RS] for _ in range(3))
+    tokens: list[list[int]] = [[] for _ in tree.block_RS]
+    positions: list[list[int]] = [[] for _ in tree.block_RS]
+    blocks: list[list[int]] = [[] for _ in tree.block_RS]
     places = []
     for block, ids in grown:
         row = tree.row[block]
