@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from mllmu.data.build import Dataset
 from mllmu.errors import RecipeError, did_you_mean
 from mllmu.evaluation.published import NUM_SHOT_PEOPLE, NUM_SHOT_PEOPLE_IDEFICS2, Shot
-from mllmu.recipe import Shots
+from mllmu.protocol import Shots
 from mllmu.records import Modality, Question, Split, TaskName
 from mllmu.seeding import rng
 

@@ -12,7 +12,8 @@ from mllmu.evaluation import published
 from mllmu.evaluation.examples import Examples, choose
 from mllmu.evaluation.metrics import Metric
 from mllmu.evaluation.tasks import Part, Task
-from mllmu.recipe import Evaluate, Protocol
+from mllmu.protocol import Protocol
+from mllmu.recipe import Evaluate
 from mllmu.records import PEOPLE_SPLITS, Exchange, Question, Sample, Split
 from mllmu.seeding import rng
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mllmu import plugins
 from mllmu.evaluation import scoring
-from mllmu.recipe import Protocol
+from mllmu.protocol import Protocol
 from mllmu.records import SPLITS, TASKS, MetricResult, TaskName
 from mllmu.runstore import write_atomic
 from mllmu.stages.answers import Answers

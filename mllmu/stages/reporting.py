@@ -13,7 +13,7 @@ from mllmu.evaluation.outcome import outcome
 from mllmu.evaluation.scoring import ks_to_retain_model
 from mllmu.evaluation.stats import Difference
 from mllmu.evaluation.trust import TrustRow
-from mllmu.recipe import Protocol
+from mllmu.protocol import Protocol
 from mllmu.records import MetricResult, Response, Sample, Score
 from mllmu.report import CurvePoint, Example, KsRow, ModelRow, Portrait, ReportInput
 from mllmu.report.inputs import BASELINES

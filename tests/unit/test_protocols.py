@@ -15,7 +15,8 @@ from mllmu.data.sources.synthetic import Synthetic
 from mllmu.errors import RecipeError
 from mllmu.evaluation.samples import BY_LIKELIHOOD, metrics_of, render
 from mllmu.models.respond import plan_batches, respond
-from mllmu.recipe import OFFICIAL, Evaluate, parse
+from mllmu.protocol import OFFICIAL
+from mllmu.recipe import Evaluate, parse
 from mllmu.records import Sample
 from mllmu.stages.protocols import table
 from mllmu.stages.reporting import as_read, protocol_warning
