@@ -54,6 +54,8 @@ def respond(
         share: compute common prefixes once (:mod:`mllmu.models.prefix`) where the family allows it; otherwise, and for
             other families, every prompt is run again for its reply and for every candidate. The replies are the same.
     """
+    kinds = [[[s for s in batch if s.literal is kind] for kind in (True, False)] for batch in batches]
+    batches = [batch for parts in kinds for batch in parts if batch]
     for batch in batches:
         if batch[0].literal:
             check_longest(loaded, batch, opener(images))

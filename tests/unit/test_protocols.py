@@ -218,6 +218,17 @@ def test_replies_with_examples_are_the_same_alone_batched_and_shared(tiny_base: 
     assert one["forget/009"].candidates["target"] != one["forget/010"].candidates["target"], "examples must be seen"
 
 
+def test_literal_and_other_samples_may_share_a_batch(tiny_base: Path) -> None:
+    from helpers_models import sample
+
+    loaded = load_ref(tiny_base)
+    literal = sample(1, prompt="USER: Where?\nASSISTANT:", literal=True)
+    plain = sample(2, prompt="Where?", candidates={"target": "Riga"})
+    said = {r.sample_id: r for batch in respond(loaded, [[plain, literal]], images=tiny_base) for r in batch}
+    assert said["forget/001"].text == said["forget/002"].text, "the same dialogue, written out or rendered"
+    assert set(said["forget/002"].candidates) == {"target"} and not said["forget/001"].candidates
+
+
 def test_a_guard_stands_before_a_literal_prompt(tmp_path: Path) -> None:
     from helpers_models import sample
 
