@@ -310,6 +310,23 @@ def vipllava(folder: Path) -> None:
     save(folder, hf.VipLlavaForConditionalGeneration(config), processor)
 
 
+def aya_vision(folder: Path) -> None:
+    """No family of its own either, and its mark of a picture is no token."""
+    names = ("<|START_OF_IMG|>", "<|END_OF_IMG|>", "<|IMG_PATCH|>", "<|IMG_LINE_BREAK|>", "TILE", "TILE_GLOBAL")
+    tok = tokenizer("<|im_start|>", *names, eos="<|im_end|>")
+    pictures = hf.GotOcr2ImageProcessorPil(size={"height": 32, "width": 32}, max_patches=2, crop_to_patches=True)
+    processor = hf.AyaVisionProcessor(
+        pictures, tok, patch_size=8, img_size=32, downsample_factor=2, chat_template=CHATML.replace("IMAGE", "<image>"),
+    )  # fmt: skip
+    config = hf.AyaVisionConfig(
+        vision_config=siglip(32),
+        text_config={"model_type": "cohere2", **text_settings(tok), "sliding_window": 64},
+        image_token_index=tok.convert_tokens_to_ids("<|IMG_PATCH|>"),
+        downsample_factor=2,
+    )
+    save(folder, hf.AyaVisionForConditionalGeneration(config), processor)
+
+
 def save(folder: Path, model: Any, processor: Any) -> None:
     """Save model, processor and pictures of three shapes."""
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
@@ -339,6 +356,7 @@ BUILD: dict[str, Callable[[Path], None]] = {
     "paligemma": paligemma,
     "gemma3": gemma3,
     "auto": vipllava,
+    "aya_vision": aya_vision,
 }
 
 

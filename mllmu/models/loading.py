@@ -96,6 +96,7 @@ def load(section: ModelSection, ref: ModelRef, run_folder: Path, encoder: Encode
             f"model.path: '{ref.base}' cannot be loaded: {one_line(error)}. {torchvision_hint(error)}"
             "Expected 'tiny', a folder saved by save_pretrained with its processor, or a hub id."
         ) from None
+    check_parts(model)
     if section.quantize:
         keep_gradients(model)
     for adapter in ref.adapters:
@@ -134,6 +135,16 @@ def load_settings(section: ModelSection, config: Any, family: Family, device: to
             )
         settings["device_map"] = section.device_map
     return settings
+
+
+def check_parts(model: Any) -> None:
+    """Training and scoring put the head on labelled positions alone, so a model must have a body and a head apart."""
+    missing = [name for name in ("model", "lm_head") if not hasattr(model, name)]
+    if missing:
+        raise ModelError(
+            f"model.path: {type(model).__name__} has no part '{missing[0]}'. Expected a model whose logits are "
+            "lm_head(model(...)), as those of the families are (mllmu ls families)."
+        )
 
 
 def compute_activations_again(model: Any) -> None:

@@ -151,7 +151,10 @@ class Family(Plugin):
 
         They are what has come in the place of the mark, and all else must be as without the picture.
         """
-        before, after = self._around(turn, processor)
+        around = self._around(turn, processor)
+        if around is None:
+            return None
+        before, after = around
         end = len(ids) - len(after)
         apart = list(ids[: len(before)]) == before and list(ids[end:]) == after and len(before) < end
         return list(ids[len(before) : end]) if apart else None
@@ -161,12 +164,19 @@ class Family(Plugin):
 
         Equals what :meth:`prompt_ids` gives.
         """
-        before, after = self._around(turn, processor)
+        around = self._around(turn, processor)
+        if around is None:
+            return self.prompt_ids(turn, processor)[0]
+        before, after = around
         return [*before, *picture, *after]
 
-    def _around(self, turn: Turn, processor: Any) -> tuple[list[int], list[int]]:
+    def _around(self, turn: Turn, processor: Any) -> tuple[list[int], list[int]] | None:
+        """The tokens before and after the mark of the picture; None if the mark is no single token."""
         ids = self._tokens(self.spelled(self._text(turn, processor), processor), processor)
-        place = ids.index(processor.tokenizer.convert_tokens_to_ids(self.mark(processor)))
+        mark = processor.tokenizer.convert_tokens_to_ids(self.mark(processor))
+        if mark is None or ids.count(mark) != 1:
+            return None
+        place = ids.index(mark)
         return ids[:place], ids[place + 1 :]
 
     def _text(self, turn: Turn, processor: Any) -> str:
