@@ -21,7 +21,8 @@ TaskName = Literal["classification", "generation", "cloze"]
 
 MODALITIES: tuple[Modality, ...] = ("image_text", "text")
 PEOPLE_SPLITS: tuple[Split, ...] = ("forget", "test", "retain", "celebrity", "holdout")
-SPLITS: tuple[Split, ...] = (*PEOPLE_SPLITS, "mmmu", "llava_bench")
+GENERAL_SPLITS: tuple[Split, ...] = ("mmmu", "llava_bench")
+SPLITS: tuple[Split, ...] = (*PEOPLE_SPLITS, *GENERAL_SPLITS)
 TASKS: tuple[TaskName, ...] = ("classification", "generation", "cloze")
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
-from mllmu.records import Modality, Split, TaskName
+from mllmu.records import GENERAL_SPLITS, Modality, Split, TaskName
 from mllmu.report.figures import PALETTE, SERIES, Plot, finish, new_figure, style
 from mllmu.report.inputs import CurvePoint, ReportInput
 from mllmu.report.numbers import (
@@ -14,10 +15,11 @@ from mllmu.report.numbers import (
     MODALITY_LABELS,
     OUTCOMES,
     UTILITY_SPLITS,
+    Interval,
     Numbers,
 )
 from mllmu.report.scatter import scatter
-from mllmu.report.tradeoff import ALL_TASKS, TradeoffRow
+from mllmu.report.tradeoff import ALL_TASKS, TradeoffRow, mark_front
 
 _MODALITY_COLOURS: dict[Modality, str] = {"image_text": "blue", "text": "sand"}
 _OUTCOME_COLOURS = {"right": "blue", "wrong": "sand", "refused": "violet", "garbled": "red"}
@@ -35,7 +37,28 @@ def tradeoff_plots(numbers: Numbers, rows: list[TradeoffRow]) -> list[Plot]:
         chance = _chance(numbers, task, modality)
         what = "mean of all tasks" if task == ALL_TASKS else task
         plots.append(scatter(group, f"tradeoff_{task}_{modality}", f"{MODALITY_LABELS[modality]}, {what}", chance))
-    return [plot for plot in plots if plot]
+    return [plot for plot in [*plots, *_single_utility_plots(numbers, rows)] if plot]
+
+
+def _single_utility_plots(numbers: Numbers, rows: list[TradeoffRow]) -> list[Plot | None]:
+    """Forgetting against each kind of utility alone, if general benchmarks were asked (the paper's figure 4)."""
+    if not any(numbers.cells("image_text", (split,)) for split in GENERAL_SPLITS):
+        return []
+    group = [row for row in rows if row.task == ALL_TASKS and row.modality == "image_text"]
+    plots = []
+    for split in (*UTILITY_SPLITS, *GENERAL_SPLITS):
+        against = mark_front([replace(row, utility=_utility(numbers, row.model.name, split)) for row in group])
+        title = f"{MODALITY_LABELS['image_text']}, against {split} alone"
+        plots.append(scatter(against, f"tradeoff_against_{split}", title, None, against=f"{split}, score"))
+    return plots
+
+
+def _utility(numbers: Numbers, model: str, split: Split) -> Interval | None:
+    """Mean main score in a set; on MMMU the share of all its questions, as it is usually given."""
+    if split != "mmmu":
+        return numbers.score(model, "image_text", (split,))
+    share = numbers.share(model, "mmmu_accuracy", numbers.cells("image_text", (split,)), "image_text")
+    return None if share is None else Interval(share)
 
 
 def _chance(numbers: Numbers, task: str, modality: Modality) -> Any:

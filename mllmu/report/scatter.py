@@ -17,11 +17,17 @@ def plottable(row: TradeoffRow) -> bool:
     return row.drop is not None and row.utility is not None
 
 
-def scatter(rows: list[TradeoffRow], name: str, title: str, chance: Interval | None) -> Plot | None:
+RETAIN_AND_CELEBRITY = "retain and celebrity, mean score"
+
+
+def scatter(
+    rows: list[TradeoffRow], name: str, title: str, chance: Interval | None, *, against: str = RETAIN_AND_CELEBRITY
+) -> Plot | None:
     """Draw the rows of one modality and task; None if no model has both coordinates.
 
-    x = target's forget score - model's, y = mean of retain and celebrity, both in points of 100. Bars are the
-    95 % intervals of the two scores themselves. ``chance`` draws a horizontal line where guessing would be.
+    x = target's forget score - model's, y = the utility of the rows, both in points of 100; ``against`` says what that
+    is. Bars are the 95 % intervals of the two scores themselves. ``chance`` draws a horizontal line where guessing
+    would be.
     """
     shown = [row for row in rows if plottable(row)]
     if not shown:
@@ -31,7 +37,7 @@ def scatter(rows: list[TradeoffRow], name: str, title: str, chance: Interval | N
         axes = figure.add_subplot()
         axes.set_title(title)
         axes.set_xlabel("forgotten: points below the target on forget people  →")
-        axes.set_ylabel("utility: retain and celebrity, mean score  →")
+        axes.set_ylabel(f"utility: {against}  →")
         _limits(axes, shown, chance)
         _backdrop(axes, shown, chance)
         for row in shown:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mllmu.records import Modality, TaskName
 from mllmu.report.inputs import ModelRow, ReportInput, check
@@ -55,7 +55,7 @@ def tradeoff_rows(report: ReportInput) -> list[TradeoffRow]:
         tasks = numbers.tasks(modality)
         choices: list[TaskName | None] = [None, *tasks] if len(tasks) > 1 else [None]
         for task in choices:
-            rows += _mark_front([_row(numbers, i, modality, task) for i in range(len(numbers.models))])
+            rows += mark_front([_row(numbers, i, modality, task) for i in range(len(numbers.models))])
     return rows
 
 
@@ -81,11 +81,12 @@ def _row(numbers: Numbers, index: int, modality: Modality, task: TaskName | None
     )
 
 
-def _mark_front(rows: list[TradeoffRow]) -> list[TradeoffRow]:
-    """Mark the unlearned models that nobody beats. A collapsed model is no candidate."""
+def mark_front(rows: list[TradeoffRow]) -> list[TradeoffRow]:
+    """Mark the unlearned models that nobody beats, and no others. A collapsed model is no candidate."""
+    rows = [replace(row, on_front=False) for row in rows]
     rivals = [row for row in rows if row.model.role in ("unlearned", "target") and not row.collapsed]
     return [
-        TradeoffRow(**{**vars(row), "on_front": True})
+        replace(row, on_front=True)
         if row.model.role == "unlearned"
         and row in rivals
         and _complete(row)
