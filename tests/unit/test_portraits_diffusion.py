@@ -16,8 +16,10 @@ from mllmu.data.portraits import _faces
 from mllmu.data.portraits._faces import described, embedding, pipeline
 from mllmu.data.portraits.arc2face import Arc2Face, face_prompt
 from mllmu.data.portraits.diffusion import Diffusion
+from mllmu.data.portraits.ip_adapter_faceid import IpAdapterFaceid, adapted, face_tensor
 from mllmu.data.sources.synthetic import Synthetic
-from mllmu.errors import DataError, DependencyError, ModelError
+from mllmu.errors import DataError, DependencyError, ModelError, RecipeError
+from mllmu.plugins import build
 
 diffusers = pytest.importorskip("diffusers", reason="needs the extra 'faces'")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -160,6 +162,76 @@ def test_arc2face_draws_views_of_your_own_pictures(tiny: Path, eyes: Path, tmp_p
     views = [backend.render(person, 1, 0) for person in (ANNA, BEN)]
     assert views[0].size == (32, 32) and views[0].tobytes() != views[1].tobytes()
     assert backend.render(ANNA, 1, 0).tobytes() == views[0].tobytes()
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random IP-Adapter-FaceID for the tiny pipeline and faces of 24 numbers."""
+    from safetensors.torch import save_file
+
+    pipe = pipeline("StableDiffusionPipeline", str(tiny), None, "cpu", "auto")
+    torch.manual_seed(2)
+    weights = {
+        "image_proj.proj.0.weight": torch.randn(48, 24),
+        "image_proj.proj.0.bias": torch.zeros(48),
+        "image_proj.proj.2.weight": torch.randn(4 * 32, 48),
+        "image_proj.proj.2.bias": torch.zeros(4 * 32),
+        "image_proj.norm.weight": torch.ones(32),
+        "image_proj.norm.bias": torch.zeros(32),
+    }
+    number = 1
+    for name, module in pipe.unet.named_modules():
+        if name.endswith("attn2"):
+            for part in ("to_k_ip", "to_v_ip"):
+                weights[f"ip_adapter.{number}.{part}.weight"] = torch.randn(module.to_k.weight.shape)
+            number += 2
+    folder = tmp_path_factory.mktemp("adapter")
+    save_file(weights, folder / "face.safetensors")
+    return folder
+
+
+def test_an_ip_adapter_puts_a_face_beside_a_prompt(tiny: Path, eyes: Path, adapter: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for person in (ANNA, BEN):
+        noise = rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{person.id}.png")
+    made = {"path": str(tiny), "portraits": tmp_path, "embedder": str(eyes), "adapter": str(adapter), "min_same": -1}
+    backend = IpAdapterFaceid(**made, weight_name="face.safetensors", **FAST)
+    views = [backend.render(person, view, 0) for person in (ANNA, BEN) for view in (1, 2)]
+    assert len({view.tobytes() for view in views}) == 4
+    assert backend.render(BEN, 2, 0).tobytes() == views[3].tobytes()
+    twin = ANNA.model_copy(update={"id": BEN.id})  # ANNA's prompt with BEN's face and noise
+    other = BEN.model_copy(update={"id": ANNA.id})
+    assert backend.render(twin, 1, 0).tobytes() != backend.render(other, 1, 0).tobytes()
+    unguided = IpAdapterFaceid(**made, weight_name="face.safetensors", **{**FAST, "guidance": 1.0})
+    assert unguided.render(ANNA, 1, 0).size == (32, 32)
+
+
+def test_the_face_and_not_only_the_prompt_decides(tiny: Path, adapter: Path) -> None:
+    pipe = adapted(str(tiny), None, "cpu", "auto", str(adapter), "face.safetensors")
+    pipe.set_ip_adapter_scale(1.0)
+    pictures = []
+    for place in (0, 1):
+        face = face_tensor(pipe, np.eye(24, dtype=np.float32)[place] * 9, guided=True)
+        assert face.shape == (2, 1, 1, 24) and face[0].abs().sum() == 0 and face[1].norm() == 1
+        generator = torch.Generator("cpu").manual_seed(0)
+        made = pipe(
+            prompt="a person",
+            ip_adapter_image_embeds=[face],
+            num_inference_steps=2,
+            generator=generator,
+            width=16,
+            height=16,
+        )
+        pictures.append(made.images[0].tobytes())
+    assert pictures[0] != pictures[1]
+
+
+def test_a_pickled_or_missing_adapter_is_refused(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="weight_name"):
+        build("portraits", "ip_adapter_faceid", {"path": "x", "adapter": "y", "weight_name": "face.bin"})
+    with pytest.raises(ModelError, match=r"portraits\.adapter: .* cannot be loaded"):
+        adapted(str(tiny), None, "cpu", "auto", str(tmp_path), "face.safetensors")
 
 
 def test_pickled_weights_are_refused(tiny: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from pydantic import Field
 from mllmu.data.portraits import Portraits
 from mllmu.data.portraits._identity import Vectors, look_alike, unlike
 from mllmu.data.portraits.dicebear import NONE, PORTRAIT_YEAR, features
+from mllmu.data.portraits.folder import Folder
 from mllmu.errors import DataError, ModelError, needs_extra
 from mllmu.records import Profile
 from mllmu.seeding import derive
@@ -98,6 +99,19 @@ class Faces(Portraits):
             seen.append(own)
 
 
+class OwnFaces(Faces):
+    """Base of the backends that show the faces of your own pictures in other views."""
+
+    portraits: Path = Field(Path("portraits"), description="folder of the canonical pictures, <id>.jpg, png or webp")
+    embedder: str = Field(
+        INSIGHTFACE, min_length=1, description="'insightface', or a folder of a transformers vision model"
+    )
+
+    def own(self, profile: Profile, seed: int) -> Image.Image:
+        """The person's own picture."""
+        return Folder(path=self.portraits, size=self.size, num_views=1).render(profile, 0, seed)
+
+
 @functools.lru_cache(maxsize=1)
 def _first(backend: Faces, profile: str, seed: int) -> Image.Image:
     return backend.render(Profile.model_validate_json(profile), 0, seed)
@@ -109,8 +123,6 @@ def described(profile: Profile, seed: int) -> str:
     Nationality, profession and name are left out on purpose: the picture must not answer a question.
     """
     traits = features(profile, seed)
-    gender = {"female": "woman", "male": "man"}.get(profile.attributes.get("gender", "").lower(), "person")
-    year = next((int(w) for w in profile.attributes.get("birth_date", "").split() if w.isdecimal() and len(w) == 4), 0)
     parts = [f"{traits['skin']} skin"]
     if traits["hair"] != NONE:
         parts.append(f"{traits['hair_colour']} hair, {traits['hair']}")
@@ -123,8 +135,16 @@ def described(profile: Profile, seed: int) -> str:
             traits["glasses"] if traits["glasses"].endswith(("glasses", "shades")) else f"{traits['glasses']} glasses"
         )
     parts.append(f"{traits['clothes_colour']} {traits['clothes']}")
-    age = f"{PORTRAIT_YEAR - year}-year-old " if 0 < PORTRAIT_YEAR - year < 120 and year else ""
-    return f"photograph of one {age}{gender}, head and shoulders, " + ", ".join(parts)
+    return f"photograph of one {who(profile)}, head and shoulders, " + ", ".join(parts)
+
+
+def who(profile: Profile) -> str:
+    """Gender and age in words, e.g. '37-year-old woman'; 'person' where neither is known."""
+    gender = {"female": "woman", "male": "man"}.get(profile.attributes.get("gender", "").lower(), "person")
+    words = profile.attributes.get("birth_date", "").split()
+    year = next((int(word) for word in words if word.isdecimal() and len(word) == 4), 0)
+    age = PORTRAIT_YEAR - year
+    return f"{age}-year-old {gender}" if year and 0 < age < 120 else gender
 
 
 def scene(view: int) -> str:

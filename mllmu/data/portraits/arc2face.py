@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image, ImageOps
 from pydantic import Field
 
-from mllmu.data.portraits._faces import INSIGHTFACE, Faces, embedding, noise, pipeline
+from mllmu.data.portraits._faces import OwnFaces, embedding, noise, pipeline
 from mllmu.data.portraits._identity import Vectors
-from mllmu.data.portraits.folder import Folder
 from mllmu.errors import ModelError
 from mllmu.records import Profile
 
@@ -20,7 +18,7 @@ WORD = "id"
 GUIDANCE = 3.0
 
 
-class Arc2Face(Faces):
+class Arc2Face(OwnFaces):
     """Identity-preserving views of your own portraits (a folder), as the paper made its Test pictures.
 
     View 0 is the picture in ``portraits``. Its ArcFace embedding stands for the word 'id' in the prompt 'photo of a id
@@ -35,15 +33,11 @@ class Arc2Face(Faces):
 
     source: ClassVar[str] = "https://arxiv.org/abs/2403.11641"
 
-    portraits: Path = Field(Path("portraits"), description="folder of the canonical pictures, <id>.jpg, png or webp")
     guidance: float = Field(GUIDANCE, ge=0, description="classifier-free guidance")
-    embedder: str = Field(
-        INSIGHTFACE, min_length=1, description="'insightface', or a folder of a transformers vision model"
-    )
 
     def generate(self, profile: Profile, view: int, noise_seed: int, seed: int) -> Image.Image:
         if view == 0:
-            return Folder(path=self.portraits, size=self.size, num_views=1).render(profile, 0, seed)
+            return self.own(profile, seed)
         pipe = pipeline("StableDiffusionPipeline", self.path, self.revision, self.device, self.dtype)
         face = embedding(self.embedder, self.render_first(profile, seed))
         made = pipe(

@@ -1,0 +1,85 @@
+"""Photographs of one face in many scenes, from its face embedding beside a text prompt: IP-Adapter-FaceID."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image, ImageOps
+from pydantic import Field
+
+from mllmu.data.portraits._faces import NEGATIVE, OwnFaces, embedding, noise, pipeline, scene, who
+from mllmu.data.portraits._identity import Vectors
+from mllmu.errors import ModelError
+from mllmu.records import Profile
+
+
+class IpAdapterFaceid(OwnFaces):
+    """Identity-preserving views of your own portraits (a folder), in scenes that a prompt describes.
+
+    View 0 is the picture in ``portraits``. Its ArcFace embedding is given to the UNet through an IP-Adapter-FaceID
+    beside a prompt with gender, age and scene, so views vary more than with ``arc2face`` and keep the face less
+    exactly. Every view is compared with the portrait (``min_same``). Needs the extra ``faces`` and, in practice, a GPU.
+
+    The adapter must be in safetensors, with keys ``image_proj.*`` and ``ip_adapter.*``; the published file is pickled
+    and has to be converted once by its user, see docs/make-your-own-benchmark.md.
+
+    Source: Ye et al. 2023, arXiv:2308.06721.
+    """
+
+    source: ClassVar[str] = "https://arxiv.org/abs/2308.06721"
+
+    adapter: str = Field(min_length=1, description="folder or hub id of the adapter")
+    weight_name: str = Field(
+        "ip-adapter-faceid_sd15.safetensors",
+        pattern=r"^[\w.-]+\.safetensors$",
+        description="its file",
+    )
+    adapter_scale: float = Field(0.8, gt=0, le=2, description="weight of the face against the text")
+
+    def generate(self, profile: Profile, view: int, noise_seed: int, seed: int) -> Image.Image:
+        if view == 0:
+            return self.own(profile, seed)
+        pipe = adapted(self.path, self.revision, self.device, self.dtype, self.adapter, self.weight_name)
+        pipe.set_ip_adapter_scale(self.adapter_scale)
+        face = face_tensor(pipe, embedding(self.embedder, self.render_first(profile, seed)), guided=self.guidance > 1)
+        made = pipe(
+            prompt=f"photograph of one {who(profile)}, head and shoulders, {scene(view)}",
+            negative_prompt=NEGATIVE,
+            ip_adapter_image_embeds=[face],
+            guidance_scale=self.guidance,
+            num_inference_steps=self.steps,
+            generator=noise(noise_seed),
+        )
+        return ImageOps.fit(made.images[0], (self.size, self.size), Image.Resampling.LANCZOS)
+
+
+@functools.lru_cache(maxsize=1)
+def adapted(path: str, revision: str | None, device: str, dtype: str, adapter: str, weight_name: str) -> Any:
+    """A pipeline of its own with the adapter in it; others must not be changed by it.
+
+    Raises:
+        ModelError: the adapter is missing or does not fit.
+    """
+    pipe = pipeline.__wrapped__("AutoPipelineForText2Image", path, revision, device, dtype)
+    try:
+        pipe.load_ip_adapter(adapter, subfolder="", weight_name=weight_name, image_encoder_folder=None)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(
+            f"portraits.adapter: '{adapter}' cannot be loaded ({' '.join(str(error).split())[:200]}). Expected "
+            f"{weight_name} with keys image_proj.* and ip_adapter.*, made for the model in 'path'."
+        ) from None
+    return pipe
+
+
+def face_tensor(pipe: Any, face_D: Vectors, *, guided: bool) -> Any:
+    """The face at length 1 as [1, 1, 1, D]; with guidance a face of zeros before it, [2, 1, 1, D]."""
+    import torch
+
+    unit = torch.from_numpy(face_D / max(float(np.linalg.norm(face_D)), 1e-12))[None, None, None]
+    both = torch.cat([torch.zeros_like(unit), unit]) if guided else unit
+    return both.to(pipe.device, pipe.dtype)
+
+
+PLUGIN = IpAdapterFaceid
