@@ -10,13 +10,11 @@ import inspect
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers_families import BUILD, build
 from helpers_models import LORA, load_ref, sample, turns_of
 from PIL import Image
 from pydantic import ValidationError
@@ -45,38 +43,6 @@ every = pytest.mark.parametrize("name", NAMES)
 def family(name: str) -> Family:
     built: Family = plugins.build("families", name, {})
     return built
-
-
-@pytest.fixture(scope="session")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """One tiny random model per architecture, built when it is first asked for."""
-
-    @cache
-    def base(name: str) -> Path:
-        kind = next((k for k in (name, *family(name).model_types) if k in BUILD), None)
-        assert kind, f"no tiny model for the family '{name}': add one to helpers_families.BUILD"
-        return build(kind, tmp_path_factory.mktemp(kind))
-
-    return base
-
-
-@pytest.fixture(scope="session")
-def ready(bases: Any) -> Any:
-    """Every model once, for tests that only read it."""
-    return cache(lambda name: load_ref(bases(name)))
-
-
-@pytest.fixture(params=NAMES)
-def model(request: pytest.FixtureRequest, ready: Any, bases: Any) -> tuple[Loaded, Path]:
-    """A model of the family and its folder; not to be changed."""
-    return ready(request.param), bases(request.param)
-
-
-@pytest.fixture(params=NAMES)
-def fresh(request: pytest.FixtureRequest, ready: Any, bases: Any) -> tuple[Loaded, Path]:
-    """The same for tests that train it."""
-    base = bases(request.param)
-    return load_ref(base, encoder=ready(request.param).encoder), base
 
 
 def mixed(loaded: Loaded, base: Path) -> list[Turn]:

@@ -11,10 +11,12 @@ import pytest
 import torch
 from helpers_families import build
 from helpers_models import LORA, load_ref, make_base, turns_of
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from mllmu.errors import ModelError
 from mllmu.models.adapters import add_trainable, save_trained
+from mllmu.models.families import Turn
 from mllmu.models.loading import choose_device, choose_dtype, choose_family, choose_packing, load
 from mllmu.recipe import Lora, ModelSection
 from mllmu.records import ModelRef
@@ -246,3 +248,16 @@ def test_a_processor_that_needs_torchvision_says_so(tiny_base: Path, monkeypatch
     monkeypatch.setattr("mllmu.models.loading.load_processor", refuse)
     with pytest.raises(ModelError, match="needs torchvision: install the version that belongs to your torch"):
         load_ref(tiny_base)
+
+
+def test_a_picture_the_processor_cannot_prepare_is_named(tmp_path: Path) -> None:
+    loaded = load_ref(build("qwen2_5_vl", tmp_path))
+    Image.new("RGB", (2000, 2)).save(tmp_path / "line.png")
+    with pytest.raises(ModelError, match=r"line\.png: Qwen2_5_VLProcessor cannot prepare .*'Who\?': .*aspect ratio"):
+        loaded.encoder.prompt(Turn(prompt="Who?", image=tmp_path / "line.png"))
+
+
+def test_a_processor_without_the_size_of_its_patches_is_explained(copy: Path) -> None:
+    change(copy / "processor_config.json", patch_size=None)
+    with pytest.raises(ModelError, match=r"red\.png: LlavaProcessor cannot prepare .*patch_size"):
+        load_ref(copy).encoder.prompt(turns_of(copy)[0])

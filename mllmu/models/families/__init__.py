@@ -126,10 +126,17 @@ class Family(Plugin):
         if not turn.pictures:
             return self._tokens(text, processor), {}
         images, special = [open_image(picture) for picture in turn.pictures], self.opens(text, processor)
-        with warnings.catch_warnings():
-            # some processors hand tensors to numpy in a way that it warns about
-            warnings.filterwarnings("ignore", category=DeprecationWarning, message="__array_")
-            inputs = processor(text=[text], images=images, return_tensors="pt", add_special_tokens=special)
+        try:
+            with warnings.catch_warnings():
+                # some processors hand tensors to numpy in a way that it warns about
+                warnings.filterwarnings("ignore", category=DeprecationWarning, message="__array_")
+                inputs = processor(text=[text], images=images, return_tensors="pt", add_special_tokens=special)
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"{turn.pictures[-1]}: {type(processor).__name__} cannot prepare this picture for the prompt "
+                f"'{turn.prompt[:60]}': {' '.join(str(error).split())[:300]}. Check the processor's files beside the "
+                "model (patch_size, chat template), model.pictures, and the picture's shape."
+            ) from None
         return inputs["input_ids"][0].tolist(), self.picture_tensors(inputs)
 
     def picture_tensors(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
