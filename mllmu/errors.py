@@ -4,6 +4,7 @@ MllmuError
 ├── RecipeError        a setting is unknown, mistyped or out of range
 ├── PluginError        no such method, metric, task, family, source or portrait backend
 ├── DataError          a data file is missing, damaged or contradicts itself
+│   └── FaultsError    many rows of a table are wrong; lists every fault
 ├── ModelError         a model cannot be loaded, or its files do not fit together
 ├── RunStoreError      a run folder cannot be written, or holds results of another recipe
 ├── GateError          the target model did not learn what it is meant to forget
@@ -33,6 +34,20 @@ class PluginError(MllmuError):
 
 class DataError(MllmuError):
     """Input data that is missing, damaged, or inconsistent."""
+
+
+class FaultsError(DataError):
+    """Every fault of a table at once, so that one look at the table mends them all.
+
+    Args:
+        summary: what is wrong and what to do, in one sentence.
+        faults: one line each, in the order of the rows.
+    """
+
+    def __init__(self, summary: str, faults: Iterable[object]) -> None:
+        self.faults = tuple(map(str, faults))
+        self.summary = summary
+        super().__init__("\n".join([summary, *self.faults]))
 
 
 class ModelError(MllmuError):

@@ -15,7 +15,7 @@ from types import TracebackType
 
 import typer
 
-from mllmu.errors import MllmuError
+from mllmu.errors import FaultsError, MllmuError
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -41,7 +41,8 @@ class ExplainedErrors:
             raise typer.Exit(INTERRUPTED)
         message = explanation(error) if error is not None else None
         if message is not None:
-            typer.echo(f"error: {plain_line(message)}", err=True)
+            for line in _lines(error, message):
+                typer.echo(line, err=True)
             raise typer.Exit(USER_ERROR)
 
 
@@ -59,6 +60,13 @@ def explanation(error: BaseException) -> str | None:
     if os.strerror(errno.ENOSPC) in str(error):  # weights are written by a library with an error class of its own
         return f"the disk is full ({error}). {_free_space()}"
     return None
+
+
+def _lines(error: BaseException | None, message: str) -> list[str]:
+    """One line, or one more for every fault of a table."""
+    if isinstance(error, FaultsError):
+        return [f"error: {plain_line(error.summary)}", *(f"  {plain_line(fault)}" for fault in error.faults)]
+    return [f"error: {plain_line(message)}"]
 
 
 def _of_os_error(error: OSError) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from mllmu.data import distractors
 from mllmu.data.question_rules import LETTERS, OTHER, SLOTS, check, mentions, name_words
-from mllmu.data.wordings import Variant, Wordings, blanked, render_answer, render_subject, wording, wordings
+from mllmu.data.wordings import FACT, Variant, Wordings, blanked, render_answer, render_subject, wording, wordings
 from mllmu.errors import DataError
 from mllmu.records import MODALITIES, QA, Modality, Profile, Question, TaskName
 from mllmu.seeding import derive, rng
@@ -213,8 +213,10 @@ class _Writer:
 
     def _entries(self, modality: Modality) -> list[tuple[str, Wordings]]:
         """The person's attributes with their wordings, in schema order; the text modality does not ask the name."""
-        every = wordings(self.profile.kind).items()
-        return [(a, e) for a, e in every if a in self.profile.attributes and (modality, a) != ("text", "name")]
+        own = self.profile.attributes
+        known = [a for a in wordings(self.profile.kind) if a in own]
+        every = [*known, *sorted(a for a in own if a.startswith(FACT))]
+        return [(a, wording(self.profile.kind, a)) for a in every if (modality, a) != ("text", "name")]
 
     def _texts(self, templates: Sequence[str], modality: Modality, value: str) -> list[str]:
         """Rendered questions that do not contain the value."""

@@ -1,7 +1,8 @@
 """Loads and checks ``wordings.yaml``, the sentence templates of every question, and fills them in.
 
 Markers: ``{s}`` the subject, ``{s's}`` its possessive, ``{v}`` the value, ``{a}`` the article before the value,
-``__`` the blank of a cloze. Templates are filled by plain replacement, so braces in names and values are harmless.
+``__`` the blank of a cloze. Sentences about a fact that only a recipe names have ``{l}`` for its label.
+Templates are filled by plain replacement, so braces in names and values are harmless.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ Kind = Literal["fictitious", "celebrity"]
 Variant = Literal["train", "eval", "test"]
 
 SUBJECT = "this person"
+FACT = "fact_"
+"""Begins the name of an attribute that a recipe defines: ``fact_home_town`` is asked as 'home town'."""
 BLANK = "__"
 _AN = re.compile(r"^(?:hour|honest|heir|[aeio]|u(?!ni(?!n)|ro|s[aeiu]|k))", re.IGNORECASE)
 _A = re.compile(r"^(?:one\b|eu)", re.IGNORECASE)
@@ -101,11 +104,27 @@ def wordings(kind: Kind) -> Mapping[str, Wordings]:
     Raises:
         DataError: the file breaks a rule (a marker missing, a blank not at the end, one sentence in two sets).
     """
-    text = resources.files("mllmu.data").joinpath("wordings.yaml").read_text(encoding="utf-8")
-    return MappingProxyType(parse(yaml.safe_load(text), kind))
+    return MappingProxyType(parse(_raw(), kind))
 
 
-def parse(raw: Any, kind: Kind) -> dict[str, Wordings]:
+@cache
+def fact_wordings(attribute: str) -> Wordings:
+    """The templates of a fact, its label filled in.
+
+    >>> fact_wordings("fact_home_town").answers.train
+    "This person's home town is {v}."
+    """
+    label = attribute.removeprefix(FACT).replace("_", " ")
+    raw = yaml.safe_load(yaml.safe_dump(_raw()["fact"]).replace("{l}", label))
+    return parse({"fact": raw}, "fact")["any"]
+
+
+@cache
+def _raw() -> Any:
+    return yaml.safe_load(resources.files("mllmu.data").joinpath("wordings.yaml").read_text(encoding="utf-8"))
+
+
+def parse(raw: Any, kind: Kind | Literal["fact"]) -> dict[str, Wordings]:
     """Check the raw content of a wordings file and return one kind's templates by attribute."""
     where = f"wordings.yaml: {kind}"
     if not isinstance(raw, dict) or not isinstance(raw.get(kind), dict):
@@ -124,6 +143,8 @@ def parse(raw: Any, kind: Kind) -> dict[str, Wordings]:
 
 def wording(kind: Kind, attribute: str) -> Wordings:
     """The templates of one attribute; an attribute without wordings raises DataError with the nearest match."""
+    if attribute.startswith(FACT):
+        return fact_wordings(attribute)
     known = wordings(kind)
     if attribute not in known:
         raise DataError(

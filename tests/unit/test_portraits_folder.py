@@ -121,3 +121,48 @@ def test_id_cannot_escape_the_folder(tmp_path: Path, name: str) -> None:
     forged = Profile.model_construct(id=name, kind="fictitious", attributes={"name": "x"})
     with pytest.raises(DataError, match="profile id"):
         Folder(path=tmp_path / "pictures").render(forged, 0, 0)
+
+
+def test_picture_that_is_too_small_is_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (31, 400), RED).save(tmp_path / "anna.png")
+    with pytest.raises(DataError, match=r"anna\.png: picture too small: 31 x 400 pixels, expected at least 32 a side"):
+        Folder(path=tmp_path).render(person(), 0, 0)
+
+
+def test_file_that_is_too_large_is_refused_unopened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mllmu.data.portraits.folder.MAX_BYTES", 10)
+    two_halves().save(tmp_path / "anna.png")
+    with pytest.raises(DataError, match=r"anna\.png: larger than"):
+        Folder(path=tmp_path).render(person(), 0, 0)
+
+
+def test_two_types_of_one_name_are_refused(tmp_path: Path) -> None:
+    two_halves().save(tmp_path / "anna.png")
+    two_halves().save(tmp_path / "anna.jpg")
+    with pytest.raises(DataError, match=r"both anna\.jpg and anna\.png"):
+        Folder(path=tmp_path).render(person(), 0, 0)
+
+
+def test_link_out_of_the_folder_is_refused_and_one_inside_is_followed(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    two_halves().save(tmp_path / "secret.png")
+    (folder / "anna.png").symlink_to(tmp_path / "secret.png")
+    with pytest.raises(DataError, match=r"anna\.png: a link that leads out of the folder"):
+        Folder(path=folder).render(person(), 0, 0)
+    two_halves().save(folder / "real.png")
+    (folder / "berta.png").symlink_to(folder / "real.png")
+    assert near(Folder(path=folder, size=32).render(person("berta"), 0, 0).getpixel((16, 4)), RED)
+
+
+def test_place_of_the_camera_is_dropped(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif.get_ifd(0x8825)[1] = "N"
+    exif.get_ifd(0x8825)[2] = (48.0, 51.0, 29.0)
+    two_halves().save(tmp_path / "anna.jpg", exif=exif, comment=b"a name")
+    with Image.open(tmp_path / "anna.jpg") as opened:
+        assert opened.getexif().get_ifd(0x8825)
+    image = Folder(path=tmp_path, size=32).render(person(), 0, 0)
+    image.save(tmp_path / "out.png")
+    with Image.open(tmp_path / "out.png") as written:
+        assert not written.getexif() and not written.info

@@ -18,7 +18,9 @@ from mllmu.records import Profile
 from mllmu.seeding import rng
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+MAX_BYTES = 50_000_000
 MAX_PIXELS = 50_000_000
+MIN_SIDE = 32
 ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -26,9 +28,10 @@ class Folder(Portraits):
     """Pictures from a folder: ``<id>.jpg`` (or jpeg, png, webp), and optionally ``<id>_<view>.jpg`` per view.
 
     The EXIF orientation is applied, then the picture is cropped to its central square and scaled to ``size``;
-    metadata (place, device, time) and transparency are dropped. A view above 0 without a file of its own is made
-    from the canonical picture by ``transform``. As ``anna_1.jpg`` is view 1 of ``anna``, do not give another
-    person the id ``anna_1``.
+    metadata (place, device, time) and transparency are dropped. Refused are pictures of less than 32 pixels a side, of
+    more than 50 million pixels or 50 MB, and links that lead out of the folder. A view above 0 without a file of its
+    own is made from the canonical picture by ``transform``. As ``anna_1.jpg`` is view 1 of ``anna``, give nobody
+    else the id ``anna_1``.
 
     Settings:
         path: the folder; relative to the working directory.
@@ -43,18 +46,14 @@ class Folder(Portraits):
         self.check_view(view)
         if not ID_PATTERN.fullmatch(profile.id):
             raise DataError(f"profile id {profile.id!r}: expected letters, digits, '_' and '-' only, 1 to 64 of them.")
-        own = self._find(f"{profile.id}_{view}") if view else None
+        own = find(self.path, f"{profile.id}_{view}") if view else None
         if own:
-            return _square(own, self.size)
-        canonical = self._find(profile.id)
+            return read(own, self.size)
+        canonical = find(self.path, profile.id)
         if canonical is None:
             raise DataError(self._missing(profile.id))
-        picture = _square(canonical, self.size)
+        picture = read(canonical, self.size)
         return transform(picture, rng(seed, "portrait", profile.id, "view", view), 1.0) if view else picture
-
-    def _find(self, stem: str) -> Path | None:
-        names = [stem + ending for suffix in SUFFIXES for ending in (suffix, suffix.upper())]
-        return next((self.path / name for name in names if (self.path / name).is_file()), None)
 
     def _missing(self, stem: str) -> str:
         """Say which file is missing, and which files have a similar name."""
@@ -66,15 +65,33 @@ class Folder(Portraits):
         return f"{self.path}: no picture of '{stem}'. Expected {stem}{'|'.join(SUFFIXES)}. {hint}"
 
 
-def _square(path: Path, size: int) -> Image.Image:
+def find(folder: Path, stem: str) -> Path | None:
+    """The picture of a name in a folder, whatever its type.
+
+    Raises:
+        DataError: it is a link that leads out of the folder, or has two types (which one is meant?).
+    """
+    names = dict.fromkeys(stem + ending for suffix in SUFFIXES for ending in (suffix, suffix.upper()))
+    found = {(folder / name).resolve(): folder / name for name in names if (folder / name).is_file()}
+    for target, path in found.items():
+        if not target.is_relative_to(folder.resolve()):
+            raise DataError(f"{path}: a link that leads out of the folder. Copy the picture into {folder}.")
+    paths = list(found.values())
+    if len(paths) > 1:
+        raise DataError(f"{folder}: both {paths[0].name} and {paths[1].name}; one picture a name. Remove one of them.")
+    return paths[0] if paths else None
+
+
+def read(path: Path, size: int) -> Image.Image:
     """Read a picture upright, crop its central square, scale it; a fresh RGB image without metadata."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
+            if path.stat().st_size > MAX_BYTES:
+                raise DataError(f"{path}: larger than {MAX_BYTES // 1_000_000} MB. Save it smaller.")
             with Image.open(path, formats=("JPEG", "PNG", "WEBP")) as opened:
                 # Checked before a pixel is decoded: a small file can claim a picture that fills the memory.
-                if opened.width * opened.height > MAX_PIXELS:
-                    raise DataError(_too_large(path, f"{opened.width} x {opened.height} pixels"))
+                _check_size(path, opened.width, opened.height)
                 upright = ImageOps.exif_transpose(opened).convert("RGBA")
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise DataError(_too_large(path, "far more")) from None
@@ -87,6 +104,16 @@ def _square(path: Path, size: int) -> Image.Image:
     fitted = ImageOps.fit(upright, (size, size), Image.Resampling.LANCZOS)
     ground = Image.new("RGBA", fitted.size, "white")
     return Image.alpha_composite(ground, fitted).convert("RGB")
+
+
+def _check_size(path: Path, width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise DataError(_too_large(path, f"{width} x {height} pixels"))
+    if min(width, height) < MIN_SIDE:
+        raise DataError(
+            f"{path}: picture too small: {width} x {height} pixels, expected at least {MIN_SIDE} a side. "
+            "Replace it by a larger one."
+        )
 
 
 def _too_large(path: Path, got: str) -> str:

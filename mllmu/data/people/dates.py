@@ -1,0 +1,130 @@
+"""Finds dates in text, however they are written, and moves them; the way of writing stays."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from datetime import date, timedelta
+from typing import NamedTuple
+
+MONTHS = (
+    *("January", "February", "March", "April", "May", "June"),
+    *("July", "August", "September", "October", "November", "December"),
+)
+_MONTH = "|".join(f"{name}|{name[:3]}\\.?" for name in MONTHS)
+_YEAR = r"(?:19|20)\d\d"
+_ISO = re.compile(r"\b(\d{4})-(\d{1,2})-(\d{1,2})\b")
+_NUMERIC = re.compile(r"\b(\d{1,2})([./-])(\d{1,2})\2(\d{4}|\d{2})\b")
+_MONTH_FIRST = re.compile(rf"\b({_MONTH})\s+(\d{{1,2}})(?:st|nd|rd|th)?,?\s+(\d{{4}})\b", re.IGNORECASE)
+_DAY_FIRST = re.compile(rf"\b(\d{{1,2}})(?:st|nd|rd|th|\.)?(?:\s+of)?\s+({_MONTH})\s+(\d{{4}})\b", re.IGNORECASE)
+_MONTH_YEAR = re.compile(rf"\b({_MONTH})\s+({_YEAR})\b", re.IGNORECASE)
+_YEAR_ONLY = re.compile(rf"(?<![\w$€£.,/-])({_YEAR})(?![\w/-]|[.,]\d)")
+
+
+class Found(NamedTuple):
+    """A date in a text, and how to write another day in its place."""
+
+    start: int
+    end: int
+    day: date
+    write: Callable[[date], str]
+
+
+def find(text: str) -> list[Found]:
+    """All dates of a text in order, never overlapping; '14 May 1990' is one date and not also the year 1990."""
+    taken: list[Found] = []
+    for found in _all(text):
+        if all(found.end <= other.start or found.start >= other.end for other in taken):
+            taken.append(found)
+    return sorted(taken, key=lambda found: found.start)
+
+
+def parse(text: str, *, day_first: bool | None = None) -> date | None:
+    """The one day that a whole text stands for, or None; 03/04/1990 is one only if ``day_first`` says which.
+
+    >>> parse("May 14, 1990"), parse("14.05.1990"), parse("03/04/1990")
+    (datetime.date(1990, 5, 14), datetime.date(1990, 5, 14), None)
+    """
+    plain = text.strip()
+    for pattern, order in ((_ISO, (1, 2, 3)), (_MONTH_FIRST, (3, 1, 2)), (_DAY_FIRST, (3, 2, 1))):
+        if match := pattern.fullmatch(plain):
+            return _day(*(match[group] for group in order))
+    match = _NUMERIC.fullmatch(plain)
+    if not match or len(match[4]) != 4:
+        return None
+    if match[2] == ".":
+        return _day(match[4], match[3], match[1])
+    if day_first is None:
+        return None
+    return _day(match[4], match[3], match[1]) if day_first else _day(match[4], match[1], match[3])
+
+
+def printed(day: date) -> str:
+    """``May 14, 1990``, in English whatever the machine's locale."""
+    return f"{MONTHS[day.month - 1]} {day.day}, {day.year}"
+
+
+def shift(text: str, days: int) -> tuple[str, int]:
+    """Move every date of a text by a number of days; also how many there were.
+
+    >>> shift("born 14.05.1990, hired in May 2012", 20)
+    ('born 03.06.1990, hired in June 2012', 2)
+    """
+    found = find(text)
+    for each in reversed(found):
+        text = text[: each.start] + each.write(moved(each.day, days)) + text[each.end :]
+    return text, len(found)
+
+
+def moved(day: date, days: int) -> date:
+    """A day so many days later; kept inside the calendar."""
+    return day + timedelta(days=max(-day.toordinal() + 1, min(days, date.max.toordinal() - day.toordinal())))
+
+
+def _all(text: str) -> Iterator[Found]:
+    """Candidates, the most telling pattern first."""
+    for match in _ISO.finditer(text):
+        yield from _found(match, _day(match[1], match[2], match[3]), lambda day: day.isoformat())
+    for match in _MONTH_FIRST.finditer(text):
+        yield from _found(match, _day(match[3], match[1], match[2]), printed)
+    for match in _DAY_FIRST.finditer(text):
+        yield from _found(match, _day(match[3], match[2], match[1]), _day_month_year)
+    for match in _NUMERIC.finditer(text):
+        yield from _numeric(match)
+    for match in _MONTH_YEAR.finditer(text):
+        yield from _found(match, _day(match[2], match[1], "15"), lambda day: f"{MONTHS[day.month - 1]} {day.year}")
+    for match in _YEAR_ONLY.finditer(text):
+        yield from _found(match, _day(match[1], "7", "1"), lambda day: str(day.year))
+
+
+def _numeric(match: re.Match[str]) -> Iterator[Found]:
+    """14.05.1990 and 05/14/90; where both readings are days, the first number is taken for the day."""
+    mark, year = match[2], match[4]
+    full = year if len(year) == 4 else f"{'20' if int(year) < 30 else '19'}{year}"
+    if day := _day(full, match[3], match[1]):
+        yield from _found(match, day, lambda d: f"{d.day:02d}{mark}{d.month:02d}{mark}{d.year}")
+    elif day := _day(full, match[1], match[3]):
+        yield from _found(match, day, lambda d: f"{d.month:02d}{mark}{d.day:02d}{mark}{d.year}")
+
+
+def _day_month_year(day: date) -> str:
+    return f"{day.day} {MONTHS[day.month - 1]} {day.year}"
+
+
+def _found(match: re.Match[str], day: date | None, write: Callable[[date], str]) -> Iterator[Found]:
+    if day:
+        yield Found(match.start(), match.end(), day, write)
+
+
+def _day(year: str, month: str, day: str) -> date | None:
+    """A day by its printed parts, the month by number or name; None if the calendar has no such day."""
+    number = int(month) if month.isdecimal() else _number_of(month)
+    try:
+        return date(int(year), number, int(day))
+    except ValueError:
+        return None
+
+
+def _number_of(month: str) -> int:
+    short = month[:3].casefold()
+    return next(number for number, name in enumerate(MONTHS, start=1) if name[:3].casefold() == short)

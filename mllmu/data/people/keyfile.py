@@ -1,0 +1,135 @@
+"""The key file: the secret from which fakes are drawn, and who is behind each of them.
+
+Who has it can undo the pseudonyms; who has it not, cannot, even with the table of another person and this program:
+fakes are drawn by HMAC-SHA256 under a secret of 256 random bits. It is made at the first use, readable by its owner
+only, and never lies in a run folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import random
+import secrets
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mllmu.errors import DataError
+from mllmu.runstore import explain_os_errors
+
+FORMAT = "mllmu-people-key-1"
+RUN_FILES = ("recipe.yaml", "run.json")
+OWNER_ONLY = 0o600
+
+
+class _Content(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    format: str = Field(pattern=f"^{FORMAT}$")
+    secret: str = Field(pattern="^[0-9a-f]{64}$")
+    replaced: dict[str, dict[str, str]] = {}
+    people: dict[str, dict[str, str]] = {}
+
+
+class Key:
+    """A key file in memory.
+
+    Attributes:
+        replaced: kind -> original -> fake; what once got a fake keeps it.
+        people: pseudonymous id -> the original id, name and other identifiers.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._content = _load(path)
+        self._secret = bytes.fromhex(self._content.secret)
+        self.replaced = self._content.replaced
+        self.people = self._content.people
+
+    @property
+    def name(self) -> str:
+        """A fingerprint by which a run says which key it was made with; tells nothing about the secret."""
+        return hashlib.sha256(b"mllmu key name" + self._secret).hexdigest()[:16]
+
+    def number(self, *keys: str) -> int:
+        """256 bits that depend on the secret and the keys; the same in any order of calls."""
+        message = "\x1f".join(keys).encode()
+        return int.from_bytes(hmac.digest(self._secret, message, "sha256"), "big")
+
+    def draw(self, *keys: str) -> random.Random:
+        """A generator of an item's own."""
+        return random.Random(self.number(*keys))  # noqa: S311 - the seed is the secret
+
+    def save(self) -> None:
+        """Write the key file completely or not at all, readable by its owner only."""
+        content = {
+            "format": FORMAT,
+            "secret": self._content.secret,
+            "replaced": {kind: dict(sorted(pairs.items())) for kind, pairs in sorted(self.replaced.items())},
+            "people": dict(sorted(self.people.items())),
+        }
+        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        if self.path.is_file() and self.path.read_text(encoding="utf-8") == text:
+            return
+        temporary = self.path.with_name(f".{self.path.name}.tmp")
+        with explain_os_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.unlink(missing_ok=True)
+            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, OWNER_ONLY)
+            with open(handle, "w", encoding="utf-8") as file:  # noqa: PTH123 - opened by its handle
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.path)
+
+
+def reveal(path: Path, ids: list[str]) -> dict[str, dict[str, str]]:
+    """Who is behind pseudonymous ids (all of them, if none is named).
+
+    Raises:
+        DataError: no key file, or an id that it does not know.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such key file. Name the file that data.source.key named when the data were made.")
+    people = Key(path).people
+    unknown = [one for one in ids if one not in people]
+    if unknown:
+        raise DataError(f"{path}: knows no '{unknown[0]}' among {len(people)} people. Is it the key of this run?")
+    return {one: people[one] for one in ids or people}
+
+
+def _load(path: Path) -> _Content:
+    refuse_run_folder(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return _Content(format=FORMAT, secret=secrets.token_hex(32))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: the key file cannot be read ({error}). Name the right file, or a new one.") from None
+    try:
+        return _Content.model_validate_json(text)
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors()[0]["loc"])) or "file"
+        raise DataError(
+            f"{path}: not a key file (wrong {place}). It is never overwritten; restore it from a copy, or name a new "
+            "file in data.source.key (everybody then gets new pseudonyms)."
+        ) from None
+
+
+def refuse_run_folder(path: Path) -> None:
+    """The key must not travel with the results."""
+    for folder in path.resolve().parents:
+        if all((folder / name).is_file() for name in RUN_FILES):
+            raise DataError(
+                f"data.source.key: {path} lies in the run folder {folder}. Whoever gets the results would get the key; "
+                "keep it elsewhere."
+            )
+
+
+def originals(key: Key) -> dict[str, Any]:
+    """Fake -> original of all kinds, to read a text backwards."""
+    return {fake: original for pairs in key.replaced.values() for original, fake in pairs.items()}

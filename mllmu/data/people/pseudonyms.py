@@ -1,0 +1,226 @@
+"""Replaces who people are: in their attributes, in their texts, and in what others' texts say about them."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
+
+from mllmu.data.people import dates, patterns
+from mllmu.data.people.fakes import Fakes
+from mllmu.data.people.keyfile import Key
+from mllmu.data.people.lexicon import Hit, Lexicon, words
+from mllmu.data.people.patterns import Match
+from mllmu.data.people.persons import Person
+from mllmu.data.wordings import FACT
+from mllmu.records import Profile
+
+PLACES = ("birthplace", "residence")
+KEPT = ("gender", "height", "salary")
+"""Attributes that are numbers or one of three words, and so cannot hide a name."""
+MIN_ID_LETTERS = 4
+"""A shorter id is not looked for in texts: '7' would be everywhere."""
+MIN_JOINED = 6
+
+
+class Pseudonyms:
+    """Pseudonyms of the people of one table.
+
+    Args:
+        people: all of them; whoever is in the table is recognised in everybody's text.
+        sources: target -> head of its column, for the count of what was replaced.
+        region: where telephone numbers without a country code belong.
+        shift_days: dates of a person move by at most so many days, by the same number all of them.
+    """
+
+    def __init__(
+        self, key: Key, people: Sequence[Person], sources: Mapping[str, str], *, region: str, shift_days: int
+    ) -> None:
+        self._key, self._sources, self._region, self._shift_days = key, sources, region, shift_days
+        self._fakes = Fakes(key, frozenset(_original_words(people)))
+        self._days = {day for person in people if (day := _birth(person))}
+        self._ids = {person.identity: _id_of(key, person.identity) for person in people}
+        self.lexicon = Lexicon()
+        self.counts: Counter[tuple[str, str]] = Counter()
+        for person in sorted(people, key=lambda each: self.id_of(each)):
+            self._learn(person)
+
+    def id_of(self, person: Person) -> str:
+        """The pseudonymous id of a person."""
+        return self._ids[person.identity]
+
+    def profile(self, person: Person) -> Profile:
+        """The person as everything after the source knows it; counts what is replaced."""
+        pid, attributes = self.id_of(person), {}
+        self._count("id", "id") if person.id else None
+        for attribute, value in person.attributes.items():
+            attributes[attribute] = self._attribute(person, pid, attribute, value)
+        biography = self.scrub(person.biography, person, "biography", free=True)
+        return Profile(id=pid, kind="fictitious", attributes=attributes, biography=biography)
+
+    def name_of(self, person: Person) -> str:
+        """The name that stands for a person's: word for word, so that namesakes stay namesakes."""
+        return str(self._key.people[self.id_of(person)]["pseudonym"])
+
+    def scrub(self, text: str, person: Person, target: str, *, free: bool) -> str:
+        """A text without anybody's identity; ``free``: also guess at names of people who are not in the table."""
+        for hit in reversed(self._hits(text, person, free=free)):
+            self._count(hit.kind, target)
+            text = text[: hit.start] + hit.fake + text[hit.end :]
+        return text
+
+    def _attribute(self, person: Person, pid: str, attribute: str, value: str) -> str:
+        if attribute in KEPT:
+            return value
+        if attribute == "name":
+            self._count("name", attribute)
+            return self.name_of(person)
+        if attribute in PLACES:
+            self._count("place", attribute)
+            city, *_, country = value.split(", ")
+            return f"{self._fakes.city(city, country)}, {country}"
+        if attribute == "birth_date" and (day := dates.parse(value)):
+            self._count("date", attribute)
+            return dates.printed(dates.moved(day, self._shift(pid)))
+        return self.scrub(value, person, attribute, free=attribute.startswith(FACT))
+
+    def _count(self, kind: str, target: str) -> None:
+        self.counts[kind, self._sources.get(target, target)] += 1
+
+    def _shift(self, pid: str) -> int:
+        return int(self._key.people[pid]["shift_days"])
+
+    def _hits(self, text: str, person: Person, *, free: bool) -> list[Hit]:
+        """What is to be replaced, from left to right. Where two finds overlap, the more certain one counts."""
+        taken: list[Hit] = []
+        for hit in self._all_hits(text, person, free=free):
+            if all(hit.end <= other.start or hit.start >= other.end for other in taken):
+                taken.append(hit)
+        return sorted(taken)
+
+    def _all_hits(self, text: str, person: Person, *, free: bool) -> Iterator[Hit]:
+        pid = self.id_of(person)
+        for match in patterns.net(text):
+            yield self._hit(match)
+        yield from self.lexicon.find(text, pid)
+        for found in dates.find(text):
+            yield Hit(found.start, found.end, "date", found.write(dates.moved(found.day, self._shift(pid))))
+        for match in (*patterns.accounts(text), *patterns.phones(text, self._region), *patterns.numbers(text)):
+            yield self._hit(match)
+        if free:
+            for match in patterns.others(text):
+                yield Hit(match.start, match.end, "name", self._stranger(match.key))
+
+    def _hit(self, match: Match) -> Hit:
+        makers = {
+            "email": self._fakes.email,
+            "url": self._fakes.url,
+            "handle": self._fakes.handle,
+            "phone": self._fakes.phone,
+        }
+        make = makers.get(match.kind)
+        return Hit(
+            match.start, match.end, match.kind, make(match.key) if make else self._fakes.code("number", match.key)
+        )
+
+    def _stranger(self, name: str) -> str:
+        first, *rest = name.split()
+        return " ".join([self._fakes.given(first, ""), *(self._fakes.family(word) for word in rest[-1:])])
+
+    def _learn(self, person: Person) -> None:
+        """Give a person a pseudonym and teach the lexicon every form in which the person may be met."""
+        pid, gender = self.id_of(person), person.attributes.get("gender", "")
+        parts = _name_words(person.name)
+        fakes = [self._fakes.given(word, gender) for word in parts[:-1]] + [self._fakes.family(parts[-1])]
+        if len(parts) == 1:
+            fakes.insert(0, self._fakes.given(f"of {parts[0]}", gender))
+        self._remember(person, pid, self._unique(" ".join(fakes), pid, gender))
+        self._learn_name(person.name, parts, fakes[-len(parts) :], pid)
+        self._learn_identifiers(person, pid)
+
+    def _unique(self, name: str, pid: str, gender: str) -> str:
+        """A name nobody else of the table has got; namesakes but for an initial get a middle name."""
+        others = {known.get("pseudonym") for other, known in self._key.people.items() if other != pid}
+        if name not in others:
+            return name
+        first, _, rest = name.partition(" ")
+        return f"{first} {self._fakes.given(f'of {pid}', gender)} {rest}"
+
+    def _remember(self, person: Person, pid: str, pseudonym: str) -> None:
+        known = self._key.people.setdefault(pid, {})
+        known |= {"id": person.id, "name": person.name, **person.identifiers}
+        known.setdefault("pseudonym", pseudonym)
+        known.setdefault("shift_days", str(self._new_shift(person, pid)))
+
+    def _new_shift(self, person: Person, pid: str) -> int:
+        """A number of days, never 0, that makes nobody's day of birth of this one."""
+        birth, days = _birth(person), 0
+        for attempt in range(100):
+            number = self._key.number("shift", pid, str(attempt))
+            days = (number // 2 % self._shift_days + 1) * (1 if number % 2 else -1)
+            if birth is None or dates.moved(birth, days) not in self._days:
+                break
+        return days
+
+    def _learn_name(self, name: str, parts: Sequence[str], fakes: Sequence[str], pid: str) -> None:
+        pseudonym = str(self._key.people[pid]["pseudonym"])
+        joined = "".join(fakes).casefold()
+        if len(parts) > 1:
+            first, _, rest = name.partition(" ")
+            forms = (
+                name,
+                f"{rest} {first}",
+                " ".join(parts),
+                " ".join([*parts[1:], parts[0]]),
+                f"{parts[0]} {parts[-1]}",
+            )
+            for form in forms:
+                self.lexicon.add(form, "name", pseudonym, owner=pid)
+            for form in (parts[0] + parts[-1], parts[-1] + parts[0]):
+                if len(form) >= MIN_JOINED:
+                    self.lexicon.add(form, "name", joined, owner=pid)
+        for word, fake in zip(parts, fakes, strict=True):
+            self.lexicon.add(word, "name", fake, owner=pid, loose=False)
+
+    def _learn_identifiers(self, person: Person, pid: str) -> None:
+        if len(person.id) >= MIN_ID_LETTERS:
+            self.lexicon.add(person.id, "id", pid, owner=pid)
+        if phone := person.identifiers.get("phone"):
+            fake = self._fakes.phone(patterns.phone_key(phone, self._region))
+            self.lexicon.add(phone, "phone", fake, owner=pid)
+        if address := person.identifiers.get("address"):
+            fake = self._fakes.address(address)
+            for part in {address, *(p for p in address.split(",") if len(p.split()) > 1)}:
+                self.lexicon.add(part, "address", fake, owner=pid)
+        for place in (person.attributes[target] for target in PLACES if target in person.attributes):
+            *cities, country = place.split(", ")
+            for city in cities:
+                self.lexicon.add(city, "place", self._fakes.city(cities[0], country), loose=False)
+
+
+def _original_words(people: Sequence[Person]) -> Iterator[str]:
+    """Words that no fake may contain: of names, of cities, of e-mail addresses and ids."""
+    for person in people:
+        places = [person.attributes.get(target, "").rpartition(", ")[0] for target in PLACES]
+        for text in (person.name, person.id, person.identifiers.get("email", "").partition("@")[0], *places):
+            yield from (word.plain for word in words(text) if word.plain.isalpha() and len(word.plain) > 1)
+
+
+def _name_words(name: str) -> list[str]:
+    """The words of a name that tell who it is: no initials, no 'de' or 'van', no titles.
+
+    >>> _name_words("Dr. Anna M. de la Cruz")
+    ['Anna', 'Cruz']
+    """
+    found = [w.strip(".,") for w in name.split() if not (w.endswith(".") or (w[0].islower() and len(w) < 4))]
+    return [word for word in found if len(word) > 1] or [re.sub(r"\W", "", name)]
+
+
+def _birth(person: Person) -> date | None:
+    return dates.parse(person.attributes.get("birth_date", ""))
+
+
+def _id_of(key: Key, identity: str) -> str:
+    """An id that says nothing: ten hexadecimal digits under the key."""
+    return f"p{key.number('person', identity.casefold()) % 2**40:010x}"

@@ -1,0 +1,183 @@
+"""Reads a table of people from CSV, Excel, JSON or JSON lines, every cell as trimmed text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import unicodedata
+from collections.abc import Iterable, Sequence
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mllmu.errors import DataError, FaultsError, did_you_mean, needs_extra
+
+SUFFIXES = (".csv", ".tsv", ".xlsx", ".json", ".jsonl")
+MAX_BYTES = 100_000_000
+MAX_SHOWN = 60
+
+
+class Fault(NamedTuple):
+    """One thing that is wrong with one cell."""
+
+    row: int
+    column: str
+    got: str
+    expected: str
+
+    def __str__(self) -> str:
+        got = self.got if len(self.got) <= MAX_SHOWN else f"{self.got[:MAX_SHOWN]} ..."
+        return f"row {self.row}, column '{self.column}': got {got!r}, expected {self.expected}"
+
+
+class Row(NamedTuple):
+    """One line of the table. ``number`` is what a spreadsheet shows beside it: the first row of people is row 2."""
+
+    number: int
+    cells: dict[str, str]
+
+
+class Table(NamedTuple):
+    """The head of the table and its rows; faults are rows that do not have the shape of the head."""
+
+    columns: tuple[str, ...]
+    rows: list[Row]
+    faults: list[Fault]
+
+
+def read(path: Path) -> Table:
+    """Read a table of people; empty rows are left out, empty cells are ``""``.
+
+    Raises:
+        DataError: no such file, a type of file that is not read, not UTF-8, damaged, too large, or a head that
+            repeats a column or is missing.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise DataError(
+            f"{path}: a table of people is {', '.join(SUFFIXES)}, got '{suffix or path.name}'."
+            f"{did_you_mean(suffix, SUFFIXES)} Save it as one of these."
+        )
+    content = _bytes(path)
+    if suffix == ".xlsx":
+        return _tabular(_sheet(path, content), path)
+    text = _text(path, content)
+    if suffix in (".json", ".jsonl"):
+        return _objects(_json(path, text, lines=suffix == ".jsonl"), path)
+    return _tabular(_csv(path, text), path)
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise DataError(f"{path}: larger than {MAX_BYTES // 1_000_000} MB. Expected a table of people; split it.")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file. Set data.source.path to the table of people.") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}). Expected a table of people.") from None
+
+
+def _text(path: Path, content: bytes) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}). Save it as 'CSV UTF-8', or as .xlsx."
+        ) from None
+
+
+def _csv(path: Path, text: str) -> list[list[Any]]:
+    head = text.partition("\n")[0]
+    delimiter = max(",;\t", key=head.count)
+    try:
+        return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+    except csv.Error as error:
+        raise DataError(f"{path}: damaged CSV ({error}). Save the table again as 'CSV UTF-8', or as .xlsx.") from None
+
+
+def _sheet(path: Path, content: bytes) -> list[list[Any]]:
+    """The first sheet of an Excel file; formulas count as the values Excel last computed."""
+    with needs_extra(f"{path}: reading Excel", "people"):
+        import openpyxl
+    from zipfile import BadZipFile
+
+    try:
+        book = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True)
+        return [list(row) for row in book.worksheets[0].iter_rows(values_only=True)]
+    except (BadZipFile, KeyError, ValueError, IndexError, OSError, SyntaxError) as error:
+        raise DataError(f"{path}: not a readable Excel file ({error}). Save it again as .xlsx or CSV.") from None
+
+
+def _json(path: Path, text: str, *, lines: bool) -> list[Any]:
+    try:
+        if lines:
+            return [json.loads(line) for line in text.split("\n") if line.strip()]
+        value = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DataError(f"{path}: not JSON ({error}). Expected one object a person.") from None
+    if not isinstance(value, list):
+        raise DataError(f"{path}: expected a list of objects, one a person, got {type(value).__name__}.")
+    return value
+
+
+def _tabular(rows: Sequence[Sequence[Any]], path: Path) -> Table:
+    """Rows of cells under a head."""
+    if not rows or not any(_cell(cell) for cell in rows[0]):
+        raise DataError(f"{path}: the first row names no column. Expected a head such as id, name, consent ...")
+    columns = [_cell(cell) for cell in rows[0]]
+    while not columns[-1]:
+        columns.pop()
+    _check_head(columns, path)
+    found, faults = [], []
+    for number, row in enumerate(rows[1:], start=2):
+        cells = [_cell(cell) for cell in row]
+        if not any(cells):
+            continue
+        if any(cells[len(columns) :]):
+            faults.append(Fault(number, columns[-1], f"{len(cells)} cells", f"{len(columns)}; quote cells with commas"))
+        padded = cells + [""] * len(columns)
+        found.append(Row(number, dict(zip(columns, padded, strict=False))))
+    return Table(tuple(columns), found, faults)
+
+
+def _check_head(columns: Sequence[str], path: Path) -> None:
+    for place, column in enumerate(columns):
+        if not column:
+            raise DataError(f"{path}: column {place + 1} has no name in the first row. Name it or delete it.")
+        if column in columns[:place]:
+            raise DataError(f"{path}: the column '{column}' is there twice. Rename or delete one of the two.")
+
+
+def _objects(items: Iterable[Any], path: Path) -> Table:
+    """JSON objects; numbered like the rows of a spreadsheet, the first person is row 2."""
+    rows, faults, columns = [], [], dict[str, None]()
+    for number, item in enumerate(items, start=2):
+        if not isinstance(item, dict):
+            faults.append(Fault(number, "", repr(item), "an object with one value a column"))
+            continue
+        for column, value in item.items():
+            columns[column] = None
+            if isinstance(value, (dict, list)):
+                faults.append(Fault(number, column, json.dumps(value, ensure_ascii=False), "a text, number or date"))
+        rows.append(Row(number, {column: _cell(value) for column, value in item.items()}))
+    if faults and not rows:
+        raise FaultsError(f"{path}: no person could be read.", faults)
+    _check_head(list(columns), path)
+    return Table(tuple(columns), [Row(r.number, {c: r.cells.get(c, "") for c in columns}) for r in rows], faults)
+
+
+def _cell(value: Any) -> str:
+    """A cell as people read it: dates as 1990-05-14, whole numbers without '.0', composed Unicode, one space."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, datetime):
+        return value.date().isoformat()
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return " ".join(unicodedata.normalize("NFC", str(value)).split())
