@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -245,7 +247,40 @@ def test_pickled_weights_are_refused(tiny: Path, tmp_path: Path) -> None:
         pipeline("StableDiffusionPipeline", str(folder), None, "cpu", "auto")
 
 
+class FakeAnalysis:
+    """Has the two methods of insightface's class that are used; finds as many faces as it is told."""
+
+    faces: ClassVar[list[Any]] = []
+
+    def __init__(self, name: str) -> None:
+        assert name == "antelopev2"
+
+    def prepare(self, ctx_id: int, det_size: tuple[int, int]) -> None:
+        assert self.faces and det_size and ctx_id == 0
+
+    def get(self, pixels: np.ndarray) -> list[Any]:
+        assert pixels[0, 0].tolist() == [0, 0, 255], "blue, green, red"
+        return [face for face in self.faces if face.bbox]
+
+
+def test_the_largest_face_of_a_picture_counts_and_no_face_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = Image.new("RGB", (8, 8), "red")
+    monkeypatch.setitem(sys.modules, "insightface", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "insightface.app", SimpleNamespace(FaceAnalysis=FakeAnalysis))
+    _faces._face_analysis.cache_clear()
+    with pytest.raises(ModelError, match="insightface cannot load 'antelopev2'"):
+        embedding("insightface", picture)
+    small, large = (SimpleNamespace(bbox=[0, 0, n, n], embedding=np.full(3, n)) for n in (2, 5))
+    monkeypatch.setattr(FakeAnalysis, "faces", [small, large])
+    assert embedding("insightface", picture).tolist() == [5, 5, 5]
+    monkeypatch.setattr(FakeAnalysis, "faces", [SimpleNamespace(bbox=[])])
+    with pytest.raises(DataError, match="no face is found"):
+        embedding("insightface", picture)
+    _faces._face_analysis.cache_clear()
+
+
 def test_a_missing_library_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "insightface", None)
+    _faces._face_analysis.cache_clear()
+    monkeypatch.setitem(sys.modules, "insightface", None)
     with pytest.raises(DependencyError, match="faces"):
         embedding("insightface", Image.new("RGB", (32, 32)))

@@ -26,6 +26,7 @@ from mllmu.seeding import derive
 
 EXTRA = "faces"
 INSIGHTFACE = "insightface"
+FACE_MODEL = "antelopev2"
 NEGATIVE = "drawing, cartoon, text, watermark, two people, cropped head, deformed"
 SCENES = (
     "smiling, in a park in daylight",
@@ -213,8 +214,15 @@ def _insightface(picture: Image.Image) -> Vectors:
 def _face_analysis() -> Any:
     with needs_extra("the face check by insightface", EXTRA):
         from insightface.app import FaceAnalysis
-    analysis = FaceAnalysis(name="antelopev2")
-    analysis.prepare(ctx_id=0, det_size=(640, 640))
+    try:
+        analysis = FaceAnalysis(name=FACE_MODEL)
+        analysis.prepare(ctx_id=0, det_size=(640, 640))
+    except (OSError, RuntimeError, ValueError, AssertionError) as error:
+        why = " ".join(str(error).split())[:200] or "no models"
+        raise ModelError(
+            f"portraits.embedder: insightface cannot load '{FACE_MODEL}': {why}. "
+            f"Put its .onnx files into ~/.insightface/models/{FACE_MODEL}, or name a vision model by its folder."
+        ) from None
     return analysis
 
 
