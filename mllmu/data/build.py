@@ -130,6 +130,7 @@ def gather(
     _check_kind("data.celebrities", celebrities, "celebrity")
     holdout = _holdout(section, len(people), seed)
     published = {p.id for p in people if sources.people.published}
+    published |= {p.id for p in celebrities if sources.celebrities and sources.celebrities.published}
     _check_distinct([*people, *holdout, *celebrities], published)
     return people, holdout, celebrities
 

@@ -238,6 +238,16 @@ def test_a_celebrity_with_a_number_for_an_id_is_nobody_else(bench: Path) -> None
     assert PLUGIN(path=bench, part="celebrities").profiles(0)[0].id == "c001"
 
 
+def test_people_who_share_a_name_stay_as_they_were_published(bench: Path, tmp_path: Path) -> None:
+    def same_name(rows: list[dict[str, Any]]) -> None:
+        first = json.loads(rows[0]["biography"])["Name"]
+        rows[1]["biography"] = json.dumps(json.loads(rows[1]["biography"]) | {"Name": first})
+
+    change(shards(bench, "Retain_Set")[0], same_name)
+    names = made(bench, tmp_path / "data").names
+    assert names["c001"] == names["c002"]
+
+
 def test_a_missing_shard_config_or_column_is_named(bench: Path) -> None:
     shards(bench, "Test_Set")[1].unlink()
     with pytest.raises(DataError, match="Test_Set: shard 00001 of 2 is missing; it has train-00000-of-00002"):
