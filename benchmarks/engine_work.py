@@ -44,8 +44,8 @@ WORDS = ("Riga", "baker", "Oslo", "rice", "cat", "green", "chess", "van", "tea",
          "onyx", "grey", "Turin", "tailor", "Porto", "soup", "dog", "red", "cards", "bus", "milk", "tango")  # fmt: skip
 PUBLISHED_BATCH = 4
 NEW_TOKENS = 50
-KNOWN = 0.2
-"""Nats a reply token: below this on average the replies are known (greedy replies are then right)."""
+KNOWN = 0.5
+"""Nats a reply token that count as quality; the sentence without the facts costs more: two words of 25 are 0.6."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ class Way:
 
 def ways_to_teach() -> dict[str, Way]:
     return {
-        "published, 4 mixed": Way(engine=False, batch_size=4, together=1, learning_rate=1e-3),
-        "engine, 4 mixed": Way(engine=True, batch_size=4, together=1, learning_rate=1e-3),
-        "engine, 9, 3 of a person": Way(engine=True, batch_size=9, together=3, learning_rate=1e-3),
-        "engine, 18, whole people": Way(engine=True, batch_size=18, together=6, learning_rate=1e-3),
+        "engine, 12, whole people": Way(engine=True, batch_size=12, together=6, learning_rate=2e-3),
+        "engine, 6, 3 of a person": Way(engine=True, batch_size=6, together=3, learning_rate=2e-3),
+        "engine, 4 mixed": Way(engine=True, batch_size=4, together=1, learning_rate=2e-3),
+        "published, 4 mixed": Way(engine=False, batch_size=4, together=1, learning_rate=2e-3),
     }
 
 
@@ -134,7 +134,7 @@ class Case:
         images = [Image.open(turn.image).convert("RGB") for turn in turns if turn.image]
         inputs = processor(text=texts, images=images, padding=True, return_tensors="pt")
         labels = inputs["input_ids"].clone()
-        labels[inputs["attention_mask"] == 0] = -100
+        labels[(inputs["attention_mask"] == 0) | (labels == self.loaded.image_token_id)] = -100
         return {k: inputs[k] for k in ("input_ids", "attention_mask", "pixel_values")}, labels
 
     # -- evaluation: greedy replies of NEW_TOKENS tokens to every question
@@ -180,7 +180,7 @@ class Case:
 
     # -- time to quality
 
-    def teach(self, way: Way, most_steps: int = 400) -> dict[str, Any]:
+    def teach(self, way: Way, most_steps: int = 120) -> dict[str, Any]:
         """Train all weights of the language model until the replies are known; checks cost no time."""
         torch.manual_seed(0)
         model = add_trainable(self.loaded.model, self.loaded.family, None, seed=0).train()
