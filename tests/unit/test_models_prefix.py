@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mllmu.models import prefix
+from mllmu.models.adapters import add_trainable
 from mllmu.models.encoding import shared_length
 from mllmu.models.loading import Loaded, load
 from mllmu.models.respond import (
@@ -22,7 +23,7 @@ from mllmu.models.respond import (
     split_prefixes,
 )
 from mllmu.models.tiny.build import build_model, build_processor, build_tokenizer
-from mllmu.recipe import ModelSection
+from mllmu.recipe import Lora, ModelSection
 from mllmu.records import ModelRef, Sample
 
 WORDS = "Ada Bell lives in Riga and works as a baker ; the colour of her hat is red , blue or green ? yes no"
@@ -154,3 +155,55 @@ def test_reply_logp_is_the_sum_of_its_tokens_log_softmax(loaded: Loaded) -> None
         logits = loaded.model(input_ids=torch.tensor([prompt + reply])).logits[0].log_softmax(-1)
     by_hand = sum(float(logits[len(prompt) - 1 + i, token]) for i, token in enumerate(reply))
     assert got == pytest.approx(by_hand, abs=1e-4)
+
+
+def test_a_question_is_stored_once_and_sees_its_own_picture_and_itself_alone(loaded: Loaded) -> None:
+    with torch.inference_mode():
+        tree = prefix.begin(loaded.model, [[5, 6], [7]], {}, 0)
+        blocks = prefix.extend(loaded.model, tree, [0, 0, 1], [[8, 9], [10], [11]], 0)
+    assert blocks == [2, 3, 4]
+    assert tree.block_RS.tolist() == [[0, 0, 2, 2, 3], [1, -1, 4, -1, -1]]
+    assert [tree.length[block] for block in blocks] == [4, 3, 2]
+    mask = prefix.visible(tree.sees, tree.block_RS[:, 2:], tree.block_RS, torch.float32)
+    assert (mask[0, 0] == 0).tolist() == [
+        [True, True, True, False, False],
+        [True, True, True, True, False],
+        [True, True, False, False, True],
+    ]
+    assert (mask[1, 0, 0] == 0).tolist() == [True, False, True, False, False]
+
+
+def test_likelihoods_do_not_depend_on_how_many_candidates_are_read_at_once(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replies = [[8, 9, 10], [11], [12, 13], [8, 9, 10], [14, 15, 16, 17]]
+    found = []
+    for room in (1, 4, 1000):
+        monkeypatch.setattr(prefix, "ROOM", room)
+        with torch.inference_mode():
+            tree = prefix.begin(loaded.model, [[5, 6, 7], [7, 5, 5]], {}, 0)
+            found.append(prefix.reply_logps(loaded.model, tree, [0, 1, 0, 1, 0], replies, 0))
+    assert found[1] == pytest.approx(found[0], abs=1e-4)
+    assert found[2] == pytest.approx(found[0], abs=1e-4)
+    assert abs(found[0][0] - found[0][3]) > 1e-3, "the same words behind another prefix"
+
+
+@settings(max_examples=6, deadline=None)
+@given(samples=many_samples(), adapted=st.booleans())
+def test_an_adapter_changes_replies_and_both_ways_alike(folder: Path, samples: list[Sample], adapted: bool) -> None:
+    ready = load(ModelSection(path=str(folder), device="cpu"), ModelRef(base=str(folder)), folder)
+    if adapted:
+        torch.manual_seed(2)
+        model = add_trainable(ready.model, ready.family, Lora(rank=4, dropout=0.0), seed=1).eval()
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.2)
+        ready = Loaded(model=model, encoder=ready.encoder, device=ready.device)
+    ways = [
+        {r.sample_id: r for rs in respond(ready, plan_batches(samples, 9), images=folder, share=share) for r in rs}
+        for share in (True, False)
+    ]
+    for key, one in ways[0].items():
+        assert one.text == ways[1][key].text
+        for name, scored in one.candidates.items():
+            assert scored.logp == pytest.approx(ways[1][key].candidates[name].logp, abs=1e-3)

@@ -86,17 +86,22 @@ def test_losses_and_reply_logps_equal_the_plain_batch(
     assert torch.allclose(row_nll_B(packed), row_nll_B(plain), rtol=1e-4, atol=1e-4)
 
 
-def test_gradients_of_the_adapter_equal_the_plain_batch(adapted: Loaded, folder: Path) -> None:
-    rows = [(PICTURES[n % 3], " ".join(WORDS[n : n + 5]), " ".join(WORDS[-n - 3 :]), "") for n in range(8)]
+@settings(max_examples=6, deadline=None)
+@given(rows=drawn, capacity=st.sampled_from([1, 100, 400]), lora=st.booleans())
+def test_gradients_equal_those_of_the_plain_batch(
+    loaded: Loaded, adapted: Loaded, folder: Path, rows: list[tuple[str, str, str, str]], capacity: int, lora: bool
+) -> None:
+    ready = adapted if lora else loaded
     gradients = []
-    for forward in both(adapted, turns_of(folder, rows), 100):
-        adapted.model.zero_grad()
+    for forward in both(ready, turns_of(folder, rows), capacity):
+        ready.model.zero_grad()
         answer_nll(forward).backward()
-        gradients.append({n: p.grad.clone() for n, p in adapted.model.named_parameters() if p.grad is not None})
-    assert gradients[0].keys() == gradients[1].keys()
-    assert any(float(g.abs().max()) > 1e-3 for g in gradients[0].values())
-    for name, gradient in gradients[0].items():
-        assert torch.allclose(gradient, gradients[1][name], rtol=1e-4, atol=1e-6), name
+        gradients.append({n: p.grad.clone() for n, p in ready.model.named_parameters() if p.grad is not None})
+    weights = [name for name in gradients[0] if "language_model" in name and "norm" not in name]
+    assert any(float(gradients[0][name].abs().max()) > 1e-3 for name in weights)
+    for name in weights:
+        scale = float(gradients[1][name].abs().max())
+        assert torch.allclose(gradients[0][name], gradients[1][name], rtol=1e-4, atol=1e-4 * scale + 1e-7), name
 
 
 def test_a_picture_is_run_once_for_all_its_questions(loaded: Loaded, folder: Path) -> None:
