@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -44,6 +43,8 @@ WORDS = ("Riga", "baker", "Oslo", "rice", "cat", "green", "chess", "van", "tea",
          "onyx", "grey", "Turin", "tailor", "Porto", "soup", "dog", "red", "cards", "bus", "milk", "tango")  # fmt: skip
 PUBLISHED_BATCH = 4
 NEW_TOKENS = 50
+"""Of a reply, as published; SHORT is what an answer of one sentence needs, if the model has learned to end it."""
+SHORT = 8
 KNOWN = 0.5
 """Nats a reply token that count as quality; the sentence without the facts costs more: two words of 25 are 0.6."""
 
@@ -139,9 +140,9 @@ class Case:
 
     # -- evaluation: greedy replies of NEW_TOKENS tokens to every question
 
-    def evaluation(self) -> dict[str, Callable[[], int]]:
+    def evaluation(self, new_tokens: int) -> dict[str, Callable[[], int]]:
         self.replies: dict[str, dict[str, str]] = {}
-        everything = self.samples()
+        everything = self.samples(new_tokens)
         few = everything[:4]
 
         def ours(name: str, samples: list[Sample], size: int, *, share: bool) -> int:
@@ -156,8 +157,9 @@ class Case:
             "engine": lambda: ours("engine", everything, len(everything), share=True),
         }
 
-    def samples(self) -> list[Sample]:
-        return [sample(number, turn) for number, turn in enumerate(self.turns)]
+    def samples(self, new_tokens: int = NEW_TOKENS) -> list[Sample]:
+        made = [sample(number, turn) for number, turn in enumerate(self.turns)]
+        return [one.model_copy(update={"max_new_tokens": new_tokens}) for one in made]
 
     @torch.inference_mode()
     def _published_replies(self, samples: list[Sample]) -> int:
@@ -167,7 +169,7 @@ class Case:
             text = f"USER: <image>\n{one.prompt}\nASSISTANT:"
             inputs = processor(text=text, images=image, return_tensors="pt")
             inputs = {k: inputs[k] for k in ("input_ids", "attention_mask", "pixel_values")}
-            output = self.loaded.model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
+            output = self.loaded.model.generate(**inputs, max_new_tokens=one.max_new_tokens, do_sample=False)
             reply = output[0, inputs["input_ids"].shape[1] :]
             found[one.id] = processor.tokenizer.decode(reply, skip_special_tokens=True).strip()
         self.replies["published"] = found
@@ -342,7 +344,13 @@ def grow(folder: Path, people: int) -> dict[str, Any]:
     for _ in respond(case.loaded, plan_batches(case.samples(), 90), images=folder):
         pass
     spent = time.process_time() - start
-    return {"s": round(spent, 2), "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
+    return {"s": round(spent, 2), "peak_mib": peak_memory()}
+
+
+def peak_memory() -> int:
+    """Most memory of this process so far, in MiB; not that of the process that started it, as getrusage says."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) // 1024
 
 
 if __name__ == "__main__":

@@ -21,14 +21,44 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import DynamicCache
+from transformers import Cache
+from transformers.cache_utils import DynamicLayer
 
 from mllmu.models.pictures import core, embedded
 
 NOTHING = -1
 """Block of a padding slot."""
+SHORT, STEPS_AHEAD = 32, 32
+"""After a step of at most so many tokens a row, room is made for so many steps."""
 ROOM = 64
 """Candidate tokens that are read behind one copy of a row, at least; more behind long rows."""
+
+
+class GrowingLayer(DynamicLayer):  # type: ignore[misc]
+    """Keys and values with room behind them: a new token is written there, and what was read is not copied again."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.keys, self.values = key_states, value_states
+            self.room: tuple[Tensor, ...] = ()
+            return self.keys, self.values
+        used, new = self.keys.shape[2], key_states.shape[2]
+        if not self.room or self.room[0].shape[2] < used + new:
+            spare = STEPS_AHEAD * new if new <= SHORT else 0
+            self.room = tuple(
+                torch.cat([old, old.new_empty(*old.shape[:2], new + spare, old.shape[3])], dim=2)
+                for old in (self.keys, self.values)
+            )
+        for room, states in zip(self.room, (key_states, value_states), strict=True):
+            room[:, :, used : used + new] = states
+        self.keys, self.values = (room[:, :, : used + new] for room in self.room)
+        return self.keys, self.values
+
+
+def new_cache() -> Cache:
+    """An empty cache for one tree; two trees never share one."""
+    return Cache(layer_class_to_replicate=GrowingLayer)
 
 
 @dataclass
@@ -44,7 +74,7 @@ class Tree:
         last: hidden state [D] of each block's last token.
     """
 
-    cache: DynamicCache
+    cache: Cache
     block_RS: Tensor
     row: list[int] = field(default_factory=list)
     length: list[int] = field(default_factory=list)
@@ -66,7 +96,7 @@ class Tree:
         A block is in the first of its row's copies; those of rows left out must not be used again.
         """
         index = torch.tensor(rows, device=self.block_RS.device)
-        cache = DynamicCache()
+        cache = new_cache()
         for layer, held in enumerate(self.cache.layers):
             cache.update(held.keys[index], held.values[index], layer)
         place = {row: number for number, row in reversed(list(enumerate(rows)))}
@@ -74,9 +104,14 @@ class Tree:
         return Tree(cache, self.block_RS[index], now, list(self.length), list(self.sees), list(self.last))
 
 
+def takes_masks(model: Any) -> bool:
+    """Whether the attention kernel honours a mask of our own; the flash kernels silently do not."""
+    return "flash" not in str(core(model).config.get_text_config()._attn_implementation)
+
+
 def begin(model: Any, ids: Sequence[Sequence[int]], pictures: dict[str, Tensor], pad: int) -> Tree:
     """Read prefixes from their first token on, pictures included: block r is row r."""
-    tree = Tree(DynamicCache(), torch.empty(len(ids), 0, dtype=torch.long, device=model.device))
+    tree = Tree(new_cache(), torch.empty(len(ids), 0, dtype=torch.long, device=model.device))
     _read(model, tree, [(tree.sprout(None), row) for row in ids], pad, pictures)
     return tree
 

@@ -61,7 +61,7 @@ def respond(
             check_longest(loaded, batch, opener(images))
         else:
             check_budget(loaded, batch, [as_turn(sample, images, guard) for sample in batch])
-    share = share and loaded.family.shares_prefix
+    share = share and loaded.family.shares_prefix and prefix.takes_masks(loaded.model)
     waiting = [list(batch) for batch in reversed(batches)]
     most = max(map(len, waiting), default=1)
     while waiting:

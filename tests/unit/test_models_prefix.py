@@ -207,3 +207,18 @@ def test_an_adapter_changes_replies_and_both_ways_alike(folder: Path, samples: l
         assert one.text == ways[1][key].text
         for name, scored in one.candidates.items():
             assert scored.logp == pytest.approx(ways[1][key].candidates[name].logp, abs=1e-3)
+
+
+def test_a_kernel_without_masks_is_not_given_one(loaded: Loaded, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert prefix.takes_masks(loaded.model)
+    monkeypatch.setattr(loaded.model.config.get_text_config(), "_attn_implementation_internal", "flash_attention_2")
+    assert not prefix.takes_masks(loaded.model)
+
+
+def test_a_cache_that_grows_token_by_token_holds_what_was_put_in() -> None:
+    layer, parts = prefix.GrowingLayer(), [torch.randn(2, 3, width, 4) for width in (5, 1, 1, 40, 2)]
+    for number in range(len(parts)):
+        keys, values = layer.update(parts[number], -parts[number])
+        assert torch.equal(keys, torch.cat(parts[: number + 1], dim=2))
+        assert torch.equal(values, -keys)
+        assert layer.get_seq_length() == keys.shape[2]
