@@ -49,6 +49,10 @@ class Models:
         """Load a model; all models of a run share one encoder, so no text or picture is prepared twice."""
         encoder = self._first.encoder if self._first else None
         loaded = load(self.context.recipe.model, ref, self.context.root, encoder)
+        if self._first is None and not loaded.packs and self.context.recipe.model.packing == "auto":
+            self.context.progress.note(
+                f"model.packing: models of the family '{loaded.family.name}' are trained one question a row here."
+            )
         self._first = self._first or loaded
         return loaded
 
