@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from llm_server import Body
@@ -133,16 +134,23 @@ def _answered(profile: dict[str, str], number: str, question: str, options: str)
     return {"number": int(number), "answer": answer}
 
 
-def recognised(text: str) -> tuple[str, int, bool, str | None] | None:
-    """Which attribute a question asks, by which template, as a cloze or not, and whose name it says; None: unknown."""
-    found: list[tuple[str, str, int, bool]] = []
+@cache
+def _patterns() -> list[tuple[re.Pattern[str], str, int, bool]]:
+    """Every template of evaluation and test, as a pattern with the subject as its group."""
+    found = []
     for attribute, entry in wordings("fictitious").items():
         for cloze, sentences in ((False, entry.questions), (True, entry.cloze)):
             for templates in (sentences.eval, sentences.test):
                 for place, template in enumerate(templates):
                     pattern = re.escape(template.replace("{s's}", "{s}'s")).replace(re.escape("{s}"), "(.+)")
-                    if match := re.fullmatch(pattern, text):
-                        found.append((match[1], attribute, place, cloze))
+                    found.append((re.compile(pattern), attribute, place, cloze))
+    return found
+
+
+@cache
+def recognised(text: str) -> tuple[str, int, bool, str | None] | None:
+    """Which attribute a question asks, by which template, as a cloze or not, and whose name it says; None: unknown."""
+    found = [(match[1], *rest) for pattern, *rest in _patterns() if (match := pattern.fullmatch(text))]
     if not found:
         return None
     subject, attribute, place, cloze = min(found, key=lambda one: len(one[0]))
