@@ -106,6 +106,7 @@ class DataSection(Section):
     portraits: PluginSpec = PluginSpec(name="dicebear")
     questions: PluginSpec = PluginSpec(name="template")
     splits: Splits = Splits()
+    review: Path | None = Field(None, description="what the page of 'mllmu data review' saved: faults to leave out")
     train_formats: tuple[Literal["question", "classification", "cloze"], ...] = Field(
         ("question",), description="formats a fact is taught in; the benchmark's is 'question' alone"
     )

@@ -14,6 +14,7 @@ from mllmu.cli.failures import ExplainedErrors
 from mllmu.cli.judge import judge
 from mllmu.cli.ls import ls
 from mllmu.cli.pretrain import pretrain_tiny
+from mllmu.cli.review import WithDefault, review
 from mllmu.cli.run import run
 from mllmu.cli.stages import stage_command
 from mllmu.cli.trust import trust
@@ -63,7 +64,10 @@ app.command(rich_help_panel="Run")(run)
 app.command(rich_help_panel="Run")(validate)
 app.command(rich_help_panel="Run")(tune)
 app.command(rich_help_panel="Run")(trust)
-app.command(rich_help_panel="One stage")(data)
+_data = typer.Typer(cls=WithDefault, help="Make the people, portraits and questions; review them.")
+_data.command("make", context_settings={"help_option_names": ["-h", "--help"]})(data)
+_data.command()(review)
+app.add_typer(_data, name="data", rich_help_panel="One stage")
 for _stage in ("finetune", "unlearn", "score", "report"):
     app.command(_stage, rich_help_panel="One stage")(stage_command(_stage))
 app.command(rich_help_panel="One stage")(evaluate)

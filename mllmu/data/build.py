@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mllmu import plugins
+from mllmu.data import review
 from mllmu.data.pictures import draw, wanted
 from mllmu.data.question_rules import check, check_published
+from mllmu.data.review import Faults
 from mllmu.data.sources import Source, adapted
 from mllmu.data.splits import HOLDOUT, forget_ids
 from mllmu.data.writers import Order, Questions, Rejected, Written
@@ -98,23 +100,31 @@ def make(section: DataSection, seed: int, folder: Path, progress: Progress) -> d
     """
     sources = makers(section)
     people, holdout, celebrities = gather(section, seed, sources, progress)
+    faults = review.load(section.review, [*people, *holdout, *celebrities])
+    people, holdout, celebrities = (review.keep(group, faults) for group in (people, holdout, celebrities))
     everybody = [*people, *holdout, *celebrities]
     forgotten = forget_ids([p.id for p in people], section.splits, seed, sources.people.forget_ids())
     splits = {**forgotten, HOLDOUT: [p.id for p in holdout]}
-    written, flaws = ask(section, seed, sources, (people, holdout, celebrities), progress)
+    written, flaws = ask(section, seed, sources, (people, holdout, celebrities), progress, faults)
+    if section.review:
+        write_atomic(folder / "review.json", faults.model_dump_json() + "\n")
     write_atomic(folder / "profiles.jsonl", dump_lines(everybody))
     write_atomic(folder / "questions.jsonl", dump_lines(written.questions))
     if written.rejected:
         write_atomic(folder / "rejected.jsonl", dump_lines(written.rejected))
     write_atomic(folder / "splits.json", json.dumps(splits, indent=1) + "\n")
     portraits = section.portraits.build("portraits", "data.portraits")
-    shots = wanted(portraits, sources.people, people, seed=seed, num_views=portraits.num_views)
+    again = faults.ids("portrait")
+    review.refuse_own_pictures(again, [p for p in people if sources.people.num_views(p)])
+    shots = wanted(portraits, sources.people, people, seed=seed, num_views=portraits.num_views, redrawn=again)
     # holdout people and celebrities are only ever shown as they are, so they need the one portrait
-    shots += wanted(portraits, None, holdout, seed=seed, num_views=1)
-    shots += wanted(portraits, sources.celebrities, celebrities, seed=CELEBRITY_PORTRAIT_SEED, num_views=1)
+    shots += wanted(portraits, None, holdout, seed=seed, num_views=1, redrawn=again)
+    shots += wanted(
+        portraits, sources.celebrities, celebrities, seed=CELEBRITY_PORTRAIT_SEED, num_views=1, redrawn=again
+    )
     equal = draw(shots, folder / "images", progress)
     portraits.verify([(p.id, folder / "images" / f"{p.id}_0.png") for p in people if not sources.people.num_views(p)])
-    _report(sources, flaws, equal, folder, progress)
+    _report(sources, flaws, equal, review.counts(faults), folder, progress)
     counts = {"num_people": len(people), "num_questions": len(written.questions), "num_images": len(shots)}
     return {**counts, **({"questions": written.facts} if written.facts else {})}
 
@@ -172,7 +182,12 @@ def _check_distinct(profiles: Sequence[Profile], published: Collection[str]) -> 
 
 
 def ask(
-    section: DataSection, seed: int, sources: Makers, groups: Sequence[Sequence[Profile]], progress: Progress
+    section: DataSection,
+    seed: int,
+    sources: Makers,
+    groups: Sequence[Sequence[Profile]],
+    progress: Progress,
+    faults: Faults | None = None,
 ) -> tuple[Written, dict[str, dict[str, int]]]:
     """All questions, checked against the rules, and the number of flaws of published ones, by side and flaw.
 
@@ -181,6 +196,7 @@ def ask(
     """
     writer = section.questions.build("questions", "data.questions")
     order = Order(seed, train_wordings=section.train_wordings, train_formats=section.train_formats)
+    order = order._replace(banned=faults.banned) if faults else order
     questions: list[Question] = []
     rejected: list[Rejected] = []
     facts: dict[str, float] = {}
@@ -193,6 +209,8 @@ def ask(
         rejected += written.rejected
         facts = {name: facts.get(name, 0) + written.facts.get(name, 0) for name in {**facts, **written.facts}}
         flaws |= {side: found} if found else {}
+    if faults:
+        questions = review.without(questions, faults)
     return Written(questions, tuple(rejected), facts), flaws
 
 
@@ -218,12 +236,18 @@ def _asked(
 
 
 def _report(
-    sources: Makers, flaws: dict[str, Any], equal: list[tuple[str, str]], folder: Path, progress: Progress
+    sources: Makers,
+    flaws: dict[str, Any],
+    equal: list[tuple[str, str]],
+    reviewed: dict[str, Any],
+    folder: Path,
+    progress: Progress,
 ) -> None:
     """Write what the sources tell about themselves, and show each's summary in a line."""
     told = {"people": sources.people.account()}
     if sources.celebrities:
         told["celebrities"] = sources.celebrities.account()
+    told["review"] = reviewed
     content: dict[str, Any] = {side: account for side, account in told.items() if account}
     for side, account in content.items():
         if summary := account.get("summary"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +17,7 @@ from mllmu.errors import DataError
 from mllmu.progress import Progress
 from mllmu.records import Profile
 from mllmu.runstore import write_atomic
+from mllmu.seeding import derive
 
 
 class Shot(NamedTuple):
@@ -28,10 +29,17 @@ class Shot(NamedTuple):
 
 
 def wanted(
-    portraits: Portraits, source: Source | None, people: Sequence[Profile], *, seed: int, num_views: int
+    portraits: Portraits,
+    source: Source | None,
+    people: Sequence[Profile],
+    *,
+    seed: int,
+    num_views: int,
+    redrawn: Collection[str] = (),
 ) -> list[Shot]:
     """The pictures of some people: all the source has of a person, or ``num_views`` drawn portraits if it has none."""
-    return [shot for person in people for shot in _of(portraits, source, person, seed, num_views)]
+    seeds = {person: derive(seed, "review", person) for person in redrawn}
+    return [shot for p in people for shot in _of(portraits, source, p, seeds.get(p.id, seed), num_views)]
 
 
 def _of(portraits: Portraits, source: Source | None, person: Profile, seed: int, num_views: int) -> list[Shot]:

@@ -7,7 +7,7 @@ questions take from the others is the set of values that wrong answers are drawn
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,7 @@ def build(
     variants: Sequence[Variant] = ("train", "eval", "test"),
     train_wordings: int = 6,
     train_formats: Sequence[str] = ("question",),
+    banned: Collection[tuple[str, str, str, str]] = frozenset(),
 ) -> list[Question]:
     """Build the questions of all profiles, person by person, in the order train, eval, test.
 
@@ -49,6 +50,7 @@ def build(
         train_wordings: different question templates per attribute and modality, 1 to the number of templates.
         train_formats: ``question`` (the benchmark's), and ``classification`` or ``cloze`` for small models that do
             not carry a fact over from plain questions; always in training wordings, with options of their own.
+        banned: (person, task, modality, attribute) that eval and test do not ask; see :mod:`mllmu.data.review`.
 
     Raises:
         DataError: two profiles share an id; an attribute has no wordings or no value; a person has too few
@@ -58,7 +60,7 @@ def build(
     pools = distractors.collect(profiles)
     found: list[Question] = []
     for profile in profiles:
-        writer = _Writer(profile, pools, seed)
+        writer = _Writer(profile, pools, seed, banned)
         if "train" in variants:
             if "question" in train_formats:
                 found += _published(profile) if profile.training_qa else writer.train(train_wordings)
@@ -155,6 +157,7 @@ class _Writer:
     profile: Profile
     pools: distractors.Pools
     seed: int
+    banned: Collection[tuple[str, str, str, str]] = frozenset()
 
     def train(self, num: int) -> list[Question]:
         """``num`` wordings of every attribute in both modalities, with the canonical answer."""
@@ -199,6 +202,8 @@ class _Writer:
         order = rng(self.seed, self.profile.id, "attributes", task, modality).sample(askable, len(askable))
         pairs: list[tuple[Question, Question]] = []
         for attribute in order:
+            if (self.profile.id, task, modality, attribute) in self.banned:
+                continue
             asked = self._ask(_Slot("eval", task, modality, attribute, len(pairs)))
             twin = asked and self._ask(_Slot("test", task, modality, attribute, len(pairs)))
             if asked and twin:

@@ -51,6 +51,7 @@ class Context:
         sources = [source for source in build.makers(section) if source]
         paths = [
             section.splits.file,
+            section.review,
             getattr(portraits, "path", None),
             getattr(portraits, "portraits", None),
             *(p for s in sources for p in s.files()),

@@ -25,6 +25,7 @@ class Order(NamedTuple):
     variants: tuple[Variant, ...] = ("train", "eval", "test")
     train_wordings: int = 6
     train_formats: tuple[str, ...] = ("question",)
+    banned: frozenset[tuple[str, str, str, str]] = frozenset()
 
 
 class Rejected(Record):

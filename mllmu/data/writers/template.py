@@ -28,6 +28,7 @@ class Template(Questions):
             variants=order.variants,
             train_wordings=order.train_wordings,
             train_formats=order.train_formats,
+            banned=order.banned,
         )
         return Written(questions)
 

@@ -1,0 +1,181 @@
+"""Looking at people, portraits and questions before anything is trained, and building again without what was marked.
+
+The page is one file without links: open it in a browser, mark faults, save ``faults.json``, name it in
+``data.review``. A marked person is left out; a marked portrait is drawn again (all views of the person, so that they
+stay one face); a marked question of the evaluation gives its place to another attribute, its twin of the test set too;
+a marked training question is left out.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Collection, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from mllmu.errors import DataError, did_you_mean
+from mllmu.records import Profile, Question, Record, read_lines
+from mllmu.runstore import write_atomic
+
+FORMAT = "mllmu-review-1"
+FAULTS = "faults.json"
+PAGE = "review.html"
+THUMB = 128
+Banned = tuple[str, str, str, str]
+"""Person, task, modality, attribute."""
+
+
+class Mark(Record):
+    """Something that a person found wrong; ``id`` is a profile's, a question's, or of a profile for portraits."""
+
+    what: Literal["person", "portrait", "question"]
+    id: str
+    reason: str = ""
+    attribute: str = ""
+    text: str = ""
+
+
+class Faults(Record):
+    """The content of ``faults.json``."""
+
+    format: Literal["mllmu-review-1"]
+    marks: tuple[Mark, ...] = Field(default=(), max_length=1_000_000)
+
+    def ids(self, what: str) -> frozenset[str]:
+        """Ids of everything of a kind that is marked."""
+        return frozenset(mark.id for mark in self.marks if mark.what == what)
+
+    @property
+    def banned(self) -> frozenset[Banned]:
+        """What is not evaluated any more: the place of a question and its attribute."""
+        parts = [(mark.id.split("."), mark.attribute) for mark in self.marks if mark.what == "question"]
+        return frozenset((p[0], p[2], p[3], attribute) for p, attribute in parts if p[1] in ("eval", "test"))
+
+    @property
+    def untaught(self) -> frozenset[tuple[str, str, str]]:
+        """Person, attribute and text of training questions that are left out."""
+        taught = [m for m in self.marks if m.what == "question" and m.id.split(".")[1] == "train"]
+        return frozenset((mark.id.split(".")[0], mark.attribute, mark.text) for mark in taught)
+
+
+def load(path: Path | None, known: Sequence[Profile]) -> Faults:
+    """Read a file of marks; every mark must be about somebody of this data set.
+
+    Raises:
+        DataError: no such file, not a file of marks, or it names somebody unknown.
+    """
+    if path is None:
+        return Faults(format=FORMAT)
+    try:
+        faults = Faults.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file. data.review names what the review page saved.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}). Expected what the review page saved.") from None
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(map(str, fault["loc"])) or "file"
+        raise DataError(f"{path}: {place}: {fault['msg']}. Expected what the review page saved.") from None
+    ids = {person.id for person in known}
+    for mark in faults.marks:
+        _check_mark(mark, ids, path)
+    return faults
+
+
+def _check_mark(mark: Mark, ids: set[str], path: Path) -> None:
+    parts = mark.id.split(".")
+    if mark.what == "question" and len(parts) != 5:
+        raise DataError(f"{path}: no question has the id '{mark.id}'. Expected <person>.eval.<task>.<modality>.<n>.")
+    if parts[0] not in ids:
+        raise DataError(
+            f"{path}: marks {mark.what} '{mark.id}', but nobody has that id.{did_you_mean(parts[0], ids)} "
+            "Is it the review of other data?"
+        )
+
+
+def keep(people: Sequence[Profile], faults: Faults) -> list[Profile]:
+    """The people who are not marked."""
+    gone = faults.ids("person")
+    return [person for person in people if person.id not in gone]
+
+
+def without(questions: Sequence[Question], faults: Faults) -> list[Question]:
+    """The questions less the training questions that were marked.
+
+    Raises:
+        DataError: a marked question of the evaluation is still asked, because its writer replaces none.
+    """
+    for q in questions:
+        if q.variant != "train" and (q.profile_id, q.task, q.modality, q.attribute) in faults.banned:
+            raise DataError(
+                f"data.review: question {q.id} is marked, but its source or writer puts no other in its place. Mark "
+                "the person, or use data.questions: template."
+            )
+    return [q for q in questions if (q.profile_id, q.attribute, q.text) not in faults.untaught or q.variant != "train"]
+
+
+def refuse_own_pictures(marked: Collection[str], people: Sequence[Profile]) -> None:
+    """A picture that comes from a file cannot be drawn again."""
+    for person in people:
+        if person.id in marked:
+            raise DataError(
+                f"data.review: the portrait of {person.id} is marked, but it is the source's own picture. Replace the "
+                "file and unmark it, or mark the person."
+            )
+
+
+def counts(faults: Faults) -> dict[str, Any]:
+    """How many marks of each kind were honoured, for ``source.json``."""
+    found = {what: len(faults.ids(what)) for what in ("person", "portrait", "question")}
+    told = f"{found['person']} people left out, {found['portrait']} drawn again, {found['question']} questions replaced"
+    return {"summary": told, **found} if faults.marks else {}
+
+
+def write_page(run: Path) -> Path:
+    """Write ``review.html`` into a run folder and return its path.
+
+    Raises:
+        DataError: the folder holds no data, or a picture cannot be read.
+    """
+    folder = run / "data"
+    people = read_lines(folder / "profiles.jsonl", Profile)
+    questions: dict[str, list[Question]] = {}
+    for question in read_lines(folder / "questions.jsonl", Question):
+        questions.setdefault(question.profile_id, []).append(question)
+    shown = [
+        {"person": person, "views": _thumbs(folder / "images", person.id), "questions": questions.get(person.id, [])}
+        for person in people
+    ]
+    earlier = folder / "review.json"
+    marks = Faults.model_validate_json(earlier.read_text(encoding="utf-8")).marks if earlier.is_file() else ()
+    path = run / PAGE
+    write_atomic(path, _render(run.resolve().name, shown, [mark.model_dump() for mark in marks]))
+    return path
+
+
+def _render(title: str, people: list[dict[str, Any]], marks: list[dict[str, Any]]) -> str:
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = files("mllmu.data").joinpath("review.html.j2").read_text(encoding="utf-8")
+    return environment.from_string(template).render(title=title, people=people, earlier=marks, format=FORMAT)
+
+
+def _thumbs(images: Path, person: str) -> list[str]:
+    """The views of a person as data addresses."""
+    from PIL import Image
+
+    found: list[str] = []
+    while (path := images / f"{person}_{len(found)}.png").is_file():
+        buffer = io.BytesIO()
+        try:
+            with Image.open(path) as opened:
+                opened.convert("RGB").resize((THUMB, THUMB)).save(buffer, "WEBP", quality=75)
+        except (OSError, SyntaxError) as error:
+            raise DataError(f"{path}: not a readable picture ({error}). Make the data again with --force.") from None
+        found.append(f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}")
+    return found
