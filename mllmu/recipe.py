@@ -148,6 +148,12 @@ class ModelSection(Section):
         False, description="compute activations again in the backward pass: less memory, about a third more time"
     )
 
+    @field_validator("packing", mode="before")
+    @classmethod
+    def _yaml_on_and_off(cls, value: Any) -> Any:
+        """YAML reads a bare on or off as true or false."""
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
 
 class Lora(Section):
     """Low-rank adapters; the published setting is rank 16, alpha 16, dropout 0.05."""

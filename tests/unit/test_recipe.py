@@ -263,3 +263,11 @@ def test_every_error_of_a_recipe_is_one_for_the_user() -> None:
 
 def test_a_share_is_printed_in_percent_without_noise() -> None:
     assert [percent(ratio) for ratio in (0.05, 0.1, 0.125, 0.3, 1 / 3)] == ["5", "10", "12.5", "30", "33.3333"]
+
+
+@pytest.mark.parametrize("text", ["on", "off", "auto"])
+def test_packing_is_what_was_written_though_yaml_has_ideas_of_its_own(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"name: x\nmodel: {{packing: {text}}}\n")
+    assert load(path).model.packing == text
+    assert load(path, ["model.packing=off"]).model.packing == "off"
