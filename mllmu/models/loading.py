@@ -22,6 +22,7 @@ from mllmu import plugins
 from mllmu.errors import MllmuError, ModelError
 from mllmu.models.encoding import Encoder
 from mllmu.models.families import Family
+from mllmu.models.modifiers import MODIFIER_FILE, apply_modifier, is_modifier
 from mllmu.models.processors import load_processor
 from mllmu.models.quantize import keep_gradients, quantization
 from mllmu.recipe import ModelSection
@@ -206,7 +207,7 @@ def make_encoder(section: ModelSection, source: str, revision: str | None, confi
 
 
 def apply_adapter(model: Any, folder: Path, *, merge: bool = True) -> Any:
-    """Merge a LoRA adapter, or load changed weights, into a model in memory.
+    """Merge a LoRA adapter, or load changed weights, into a model in memory, or let a modifier act.
 
     Args:
         merge: otherwise the adapter is kept beside the weights, frozen: weights of 4 or 8 bits would swallow it, as its
@@ -215,6 +216,14 @@ def apply_adapter(model: Any, folder: Path, *, merge: bool = True) -> Any:
     Raises:
         ModelError: there is nothing, it is damaged, or it was made on a model with other layers or sizes.
     """
+    if is_modifier(folder):
+        try:
+            return apply_modifier(model, folder, weights_file=WEIGHTS_FILE, adapter_file=ADAPTER_FILE)
+        except (*LOAD_FAULTS, AttributeError) as error:
+            raise ModelError(
+                f"{folder / MODIFIER_FILE}: does not fit the base model or is damaged: {one_line(error)}. "
+                "Expected what was made on this very base: check model.path, or run the earlier stages again."
+            ) from None
     name = WEIGHTS_FILE if (folder / WEIGHTS_FILE).is_file() else ADAPTER_FILE
     missing = [file for file in (name, "adapter_config.json") if not (folder / file).is_file()]
     if name == ADAPTER_FILE and missing:

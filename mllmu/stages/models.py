@@ -101,9 +101,9 @@ class Models:
             return
         start = self.ref(key, method.model)
         with timed(unit) as facts, peak_memory(facts):
-            if method.trains:
+            if method.trains or method.modifies:
                 self._train(unit, key, job, start)
-        if method.trains:
+        if method.trains or method.modifies:
             made = start.model_copy(update={"adapters": (*start.adapters, unit.name)})
         else:
             names = [self.context.dataset.names[person] for person in self.context.dataset.splits[key]]

@@ -10,16 +10,20 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from mllmu.models.families import Turn
+from mllmu.models.modifiers import Modifier, ModifierSettings
 from mllmu.plugins import Plugin
 from mllmu.training.forward import Forward
 from mllmu.training.losses import answer_nll
 from mllmu.unlearning.saliency import Saliency
+
+if TYPE_CHECKING:
+    from mllmu.unlearning.probing import Probe
 
 Phase = Literal["joint", "forget", "retain"]
 
@@ -124,10 +128,12 @@ class Method(Plugin):
     """Base of the unlearning methods; these settings belong to all of them.
 
     A method with ``trains = True`` defines ``loss``; one with ``trains = False`` is described by ``guard_text``
-    (prompting) or ``model`` (retrain) alone. All other methods are hooks that few need.
+    (prompting), ``model`` (retrain) or ``modifier`` alone. All other methods are hooks that few need.
 
     Class attributes:
         trains: there are optimiser steps.
+        modifies: what it makes is a modifier (see :mod:`mllmu.models.modifiers`) and no change of the weights; if it
+            trains, the modifier's parameters are trained.
         uses_reference: a frozen reference is asked for.
         model: whose weights the method starts from, and keeps if it does not train.
         official: settings by which the method does what the benchmark's released script does; empty without such one.
@@ -136,6 +142,7 @@ class Method(Plugin):
     """
 
     trains: ClassVar[bool] = True
+    modifies: ClassVar[bool] = False
     uses_reference: ClassVar[bool] = False
     model: ClassVar[Literal["target", "retain_model"]] = "target"
     official: ClassVar[dict[str, Any]] = {}
@@ -220,6 +227,16 @@ class Method(Plugin):
     def masks(self, saliency: Saliency) -> list[Tensor] | None:
         """Which entries of each trainable weight may change (True), decided before training; None: all."""
         del saliency
+        return None
+
+    def modifier(self, probe: Probe) -> Modifier:
+        """The modifier, made from what can be measured before training; for methods with ``modifies``."""
+        del probe
+        raise TypeError(f"{type(self).__name__} makes no modifier")
+
+    @property
+    def at_inference(self) -> ModifierSettings | None:
+        """How the trained weights act at inference, if they are not simply taken over."""
         return None
 
     @property

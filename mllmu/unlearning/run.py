@@ -16,6 +16,7 @@ from mllmu.errors import DataError, ModelError
 from mllmu.models.adapters import add_trainable, save_trained, without_adapter
 from mllmu.models.families import Batch, Turn
 from mllmu.models.loading import Loaded
+from mllmu.models.modifiers import write_settings
 from mllmu.progress import Progress
 from mllmu.recipe import Lora
 from mllmu.seeding import derive, rng
@@ -25,7 +26,11 @@ from mllmu.training.loop import Schedule, train
 from mllmu.training.losses import answer_nll
 from mllmu.training.packing import training_batch
 from mllmu.unlearning.base import Method, Phase, Side, Step, layer_at
+from mllmu.unlearning.probing import Probe
 from mllmu.unlearning.saliency import Saliency, SideName, restrict
+
+PROBE_BATCH = 32
+"""Turns a pass when a model is only measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +71,12 @@ def unlearn(
             "Set unlearn.lora, or load a second model and pass it as the reference."
         )
     loaded.encoder.check([*sides.forget, *sides.retain])
+    if method.modifies:
+        _modify(
+            loaded, method, sides, lora=lora, folder=folder, seed=seed, progress=progress, label=label,
+            checkpoint_every_s=checkpoint_every_s,
+        )  # fmt: skip
+        return
     targets = method.targets(num_layers(loaded.model))
     model = add_trainable(
         loaded.model, loaded.encoder.family, lora, seed=derive(seed, "adapter", label), targets=targets
@@ -84,6 +95,45 @@ def unlearn(
     train(model, engine.terms, schedule, folder=folder, seed=seed, progress=progress, label=label, memory=engine.memory)
     scale_change(model, start, method.kept_change)
     save_trained(model, folder)
+    if method.at_inference:
+        write_settings(folder, method.at_inference)
+
+
+def _modify(
+    loaded: Loaded,
+    method: Method,
+    sides: Sides,
+    *,
+    lora: Lora | None,
+    folder: Path,
+    seed: int,
+    progress: Progress,
+    label: str,
+    checkpoint_every_s: float,
+) -> None:
+    """Make a modifier and, if the method trains, train its parameters while the model itself stays as it is."""
+    loaded.model.requires_grad_(requires_grad=False)
+    loaded.model.eval()
+    progress.start(f"{label}: measuring", 1)
+    modifier = method.modifier(
+        Probe(loaded=loaded, forget=sides.forget, retain=sides.retain, lora=lora, seed=derive(seed, "adapter", label),
+              batch_size=PROBE_BATCH)
+    ).to(loaded.device)  # fmt: skip
+    progress.finish()
+    if method.trains:
+        modifier.attach(loaded.model)
+        engine = _Engine(loaded.model, loaded, method, sides, seed)
+        schedule = Schedule(
+            num_steps=engine.num_steps,
+            learning_rate=method.learning_rate,
+            decay=method.decay == "linear",
+            checkpoint_every_s=checkpoint_every_s,
+        )
+        train(
+            modifier, engine.terms, schedule, folder=folder, seed=seed, progress=progress, label=label,
+            memory=engine.memory,
+        )  # fmt: skip
+    modifier.save(folder)
 
 
 def num_layers(model: Any) -> int:

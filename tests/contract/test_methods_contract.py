@@ -41,6 +41,9 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("salun", {"forget_loss": "npo"}),
     ("scrub", {"retain_weight": 0.0}),
     ("levelling", {"kl_weight": 0.0, "retain_weight": 0.0}),
+    ("whp", {"strength": 3.0}),
+    ("manu", {"share": 0.1, "vision": True}),
+    ("router", {"requests": 1}),
 ]
 METHODS: list[Method] = [plugins.build("methods", n, s) for n, s in [*((n, {}) for n in NAMES), *VARIANTS]]
 
@@ -51,8 +54,10 @@ def label(method: Method) -> str:
 
 every = pytest.mark.parametrize("method", METHODS, ids=label)
 training = pytest.mark.parametrize("method", [m for m in METHODS if m.trains], ids=label)
-ascending = pytest.mark.parametrize("method", [m for m in METHODS if m.trains and m.kept_change > 0], ids=label)
-using_retain = pytest.mark.parametrize("method", [m for m in METHODS if m.uses_retain], ids=label)
+ascending = pytest.mark.parametrize(
+    "method", [m for m in METHODS if m.trains and m.kept_change > 0 and not m.at_inference], ids=label
+)
+using_retain = pytest.mark.parametrize("method", [m for m in METHODS if m.uses_retain and m.trains], ids=label)
 
 
 TURNS = (Turn(prompt="Where?", reply="Riga", image=Path("a.png")), Turn(prompt="Where is Ada?", reply="Oslo"))

@@ -108,13 +108,14 @@ def test_every_method_takes_packed_steps_and_changes_adapters_only(
         retain=[turn for turn in sides.retain if turn.image or modality == "both"],
     )
     before = state(loaded.model)
-    settings = {"learning_rate": 1e-2, "epochs": 2, "batch_size": 2}
-    curve = run(loaded, plugins.build("methods", name, settings), chosen, tmp_path / name)
+    method = plugins.build("methods", name, {"learning_rate": 1e-2, "epochs": 2, "batch_size": 2})
+    curve = run(loaded, method, chosen, tmp_path / name)
     assert len(curve) == len(chosen.forget)
     assert all(key.startswith(("forget_", "retain_")) for point in curve for key in set(point) - {"step"})
     after = {key.replace(".base_layer", ""): value for key, value in state(loaded.model).items()}
     assert all(torch.equal(after[key], value) for key, value in before.items())
-    assert any(value.any() for key, value in after.items() if "lora_B" in key)
+    new = ("vector_D", ".up.") if method.modifies else ("lora_B",)
+    assert any(value.any() for key, value in after.items() if any(part in key for part in new))
 
 
 def test_the_others_are_other_people_with_other_replies_on_the_same_topic_and_modality(

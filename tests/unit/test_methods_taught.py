@@ -23,10 +23,19 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "sam_npo": FAST | {"modality": "both", "retain_weight": 10.0},
     # the defaults fit the hidden states of a 7B
     "rmu": FAST | {"modality": "both", "steering": 50.0, "retain_weight": 1.0},
+    # what is known by heart can hardly be reinforced, so much of the little difference is taken off
+    "whp": FAST | {"modality": "both", "strength": 20.0},
+    "manu": {"modality": "both", "share": 0.2},
+    "steering": FAST | {"learning_rate": 1.0, "epochs": 20, "modality": "both"},
+    "router": FAST | {"learning_rate": 0.1, "epochs": 20, "modality": "both"},
 }
 KNOWN = 0.25
 """Nats a token that the target needs for what it was taught."""
-TRAINING = [name for name in plugins.names("methods") if plugins.find("methods", name).trains]
+CHANGING = [
+    name
+    for name in plugins.names("methods")
+    if plugins.find("methods", name).trains or plugins.find("methods", name).modifies
+]
 
 
 def facts(base: Path) -> tuple[list[Turn], list[Turn]]:
@@ -54,7 +63,7 @@ def taught(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("name", TRAINING)
+@pytest.mark.parametrize("name", CHANGING)
 def test_a_method_forgets_what_was_taught_and_with_a_retain_term_keeps_the_rest(
     tiny_base: Path, taught: Path, tmp_path: Path, name: str
 ) -> None:
@@ -69,7 +78,7 @@ def test_a_method_forgets_what_was_taught_and_with_a_retain_term_keeps_the_rest(
     )  # fmt: skip
     after = load_ref(tiny_base, str(taught / "target"), str(tmp_path), root=tmp_path)
     assert nll(after, forget) > KNOWN + 0.4
-    if method.uses_retain:
+    if method.trains and method.uses_retain:
         assert nll(after, retain) < 1.3
         assert nll(after, forget) > nll(after, retain) + 0.15
     if name == "levelling":

@@ -1,0 +1,411 @@
+"""Changes that act while a model runs: neurons switched off, a vector added, adapters chosen by a gate, logits lowered.
+
+A modifier lies in a folder as plain JSON and safetensors, and the folder stands among the adapters of a
+:class:`mllmu.records.ModelRef`, so whoever loads the model gets the modified one: evaluation, judges, attacks. Leave
+the folder out of the list and the model is as before.
+
+Every modifier decides token by token, from nothing but what the model has computed for that token and those it attends
+to. A cached prefix, a packed batch and one question alone therefore get the same result.
+
+Shapes: B rows, T tokens of a pass, S tokens with the cached ones, D hidden size, R requests, r rank.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from abc import abstractmethod
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from mllmu.errors import ModelError
+from mllmu.runstore import write_atomic
+
+MODIFIER_FILE = "modifier.json"
+TENSOR_FILE = "modifier.safetensors"
+_LAYER = re.compile(r"(?:.*\.)?(?:language_model|text_model)\.(?:.*\.)?layers\.(\d+)")
+
+
+class ModifierSettings(BaseModel):
+    """What ``modifier.json`` holds.
+
+    Attributes:
+        layer: index of the layer whose output is read, and for ``steering`` changed.
+        strength: factor of the change.
+        facts: what was measured when it was made, for the reader.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: Literal["logit_steering", "steering", "experts", "pruned"]
+    layer: int = 0
+    strength: float = 1.0
+    facts: dict[str, float] = {}
+
+
+class Modifier(nn.Module):
+    """Base: what is trained or loaded are its parameters and buffers; ``attach`` lets it act on a model."""
+
+    def __init__(self, settings: ModifierSettings) -> None:
+        super().__init__()
+        self.settings = settings
+
+    @abstractmethod
+    def attach(self, model: Any) -> None:
+        """Act on every pass of the model from now on."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """What is saved beside the settings."""
+
+    def register(self, model: Any) -> None:
+        """Make this a part of the model, so that it moves to the model's device with it."""
+        core = core_of(model)
+        count = sum(isinstance(child, Modifier) for child in core.children())
+        core.add_module(f"modifier_{count}", self)
+
+    def save(self, folder: Path) -> None:
+        """Write the modifier into a folder."""
+        held = {name: value.detach().contiguous().cpu() for name, value in self.tensors().items()}
+        if held:
+            save_file(held, folder / TENSOR_FILE)
+        write_settings(folder, self.settings)
+
+
+def write_settings(folder: Path, settings: ModifierSettings) -> None:
+    """Write ``modifier.json``; with it the folder is a modifier."""
+    write_atomic(folder / MODIFIER_FILE, json.dumps(settings.model_dump(), indent=1) + "\n")
+
+
+def core_of(model: Any) -> Any:
+    """The model itself, without the adapter's wrapper."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def decoder_layers(model: Any) -> list[Any]:
+    """The layers of the language model, first to last."""
+    found = {int(m[1]): module for name, module in core_of(model).named_modules() if (m := _LAYER.fullmatch(name))}
+    if not found:
+        raise ModelError(f"{type(model).__name__}: no layers of a language model found, so nothing can act on one.")
+    return [found[number] for number in sorted(found)]
+
+
+class Gate(nn.Module):
+    """Which request a token belongs to, if any: decided once by a linear score, and from then on kept.
+
+    score_sr = h_s . w_r - threshold_r;  token t belongs to argmax_r of max over s of score_sr, if that is above 0
+
+    s runs over the tokens that t attends to, itself included, so the attention mask decides (padding, other questions
+    of a packed batch and what comes later do not count). Scores of cached tokens lie in a layer of their own behind
+    those of the model, so whoever copies, extends or reorders a cache carries them along.
+    """
+
+    gate_RD: Tensor
+    threshold_R: Tensor
+
+    def __init__(self, gate_RD: Tensor, threshold_R: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("gate_RD", gate_RD.float())
+        self.register_buffer("threshold_R", threshold_R.float())
+        self.slot = 0
+
+    def watch(self, model: Any, layer: int) -> Any:
+        """The layer whose output is to be read; chooses the place in the cache."""
+        gates = sum(isinstance(module, Gate) for module in core_of(model).modules())
+        if any(isinstance(module, LogitSteering) for module in core_of(model).modules()):
+            raise ValueError("its logits are steered already, and nothing can be put on top of that")
+        layers = decoder_layers(model)
+        self.slot = len(layers) + gates - 1
+        return layers[layer]
+
+    def score(self, hidden_BTD: Tensor) -> Tensor:
+        """[B, T, R] how clearly a token by itself belongs to each request; above 0 is enough."""
+        return hidden_BTD.float() @ self.gate_RD.T - self.threshold_R
+
+    def forward(self, hidden_BTD: Tensor, layer_inputs: dict[str, Any]) -> Tensor:
+        """[B, T, R] ones and zeros, at most one 1 a token.
+
+        Args:
+            hidden_BTD: output of the layer for the tokens of this pass.
+            layer_inputs: what the layer was called with by name: ``attention_mask``, ``past_key_values``.
+        """
+        held_BSR = self._with_earlier(self.score(hidden_BTD), layer_inputs.get("past_key_values"))
+        visible_BTS = _visible(layer_inputs.get("attention_mask"), hidden_BTD.shape[1], held_BSR.shape[1]).to(
+            held_BSR.device
+        )
+        held_BSR = held_BSR[:, -visible_BTS.shape[-1] :]
+        best = [held.masked_fill(~visible_BTS, -torch.inf).amax(-1) for held in held_BSR.mT[:, :, None].unbind(1)]
+        best_BTR = torch.stack(best, dim=-1)
+        chosen_BTR = nn.functional.one_hot(best_BTR.argmax(-1), best_BTR.shape[-1]) * (best_BTR > 0)
+        return chosen_BTR.to(hidden_BTD.dtype)
+
+    def _with_earlier(self, score_BTR: Tensor, cache: Any) -> Tensor:
+        if cache is None:
+            return score_BTR
+        while len(cache.layers) <= self.slot:
+            cache.layers.append(DynamicLayer())
+        held_B1SR: Tensor = cache.layers[self.slot].update(score_BTR[:, None], score_BTR[:, None])[0]
+        return held_B1SR[:, 0]
+
+
+def _visible(mask: Tensor | None, num_new: int, num_held: int) -> Tensor:
+    """[B or 1, T, S] which earlier tokens a new one attends to, from the mask that the layer got (none: all)."""
+    if mask is None:
+        return torch.ones(1, num_new, num_held, dtype=torch.bool).tril(num_held - num_new)
+    return mask[:, 0] if mask.dtype == torch.bool else mask[:, 0] >= 0
+
+
+class Steering(Modifier):
+    """Adds a vector to the hidden state of every token at which the gate fires: h + strength * v."""
+
+    def __init__(self, settings: ModifierSettings, gate: Gate, vector_D: Tensor) -> None:
+        super().__init__(settings)
+        self.gate = gate
+        self.vector_D = nn.Parameter(vector_D.float())
+
+    def attach(self, model: Any) -> None:
+        self.register(model)
+        self.gate.watch(model, self.settings.layer).register_forward_hook(self._steer, with_kwargs=True)
+
+    def _steer(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+        del module, args
+        hidden_BTD = output[0] if isinstance(output, tuple) else output
+        fires_BT1 = self.gate(hidden_BTD, kwargs).sum(-1, keepdim=True)
+        changed = hidden_BTD + fires_BT1 * (self.settings.strength * self.vector_D).to(hidden_BTD.dtype)
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"gate_RD": self.gate.gate_RD, "threshold_R": self.gate.threshold_R, "vector_D": self.vector_D}
+
+
+class Experts(Modifier):
+    """One low-rank adapter per request in the layers behind a gate; a token uses the adapter its gate names, or none.
+
+    The gate reads the output of one layer and only later layers have adapters, so no adapter can change a gate.
+
+    Args:
+        owner_GR: [G, R] 1 where what the gate tells apart (a person) belongs to a request.
+        factors: per linear layer A [R, r, in] and B [R, out, r].
+    """
+
+    owner_GR: Tensor
+
+    def __init__(
+        self, settings: ModifierSettings, gate: Gate, owner_GR: Tensor, factors: dict[str, tuple[Tensor, Tensor]]
+    ) -> None:
+        super().__init__(settings)
+        self.gate = gate
+        self.register_buffer("owner_GR", owner_GR.float())
+        self.names = list(factors)
+        self.down = nn.ParameterList(nn.Parameter(down_RrI.float()) for down_RrI, _ in factors.values())
+        self.up = nn.ParameterList(nn.Parameter(up_ROr.float()) for _, up_ROr in factors.values())
+        self._chosen_BTR = torch.empty(0)
+
+    def attach(self, model: Any) -> None:
+        self.register(model)
+        self.gate.watch(model, self.settings.layer).register_forward_hook(self._choose, with_kwargs=True)
+        for place, name in enumerate(self.names):
+            core_of(model).get_submodule(name).register_forward_hook(self._adapt(place))
+
+    def _choose(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        del module, args
+        chosen_BTG = self.gate(output[0] if isinstance(output, tuple) else output, kwargs)
+        self._chosen_BTR = chosen_BTG @ self.owner_GR.to(chosen_BTG.dtype)
+
+    def _adapt(self, place: int) -> Any:
+        def adapt(module: Any, args: Any, output_BTO: Tensor) -> Tensor:
+            del module
+            if not self._chosen_BTR.any():
+                return output_BTO
+            down_RrI, up_ROr = self.down[place].to(args[0].dtype), self.up[place].to(args[0].dtype)
+            small_BTRr = torch.einsum("bti,rki->btrk", args[0], down_RrI) * self._chosen_BTR[..., None]
+            return output_BTO + self.settings.strength * torch.einsum("btrk,rok->bto", small_BTRr, up_ROr)
+
+        return adapt
+
+    def tensors(self) -> dict[str, Tensor]:
+        held = {"gate_RD": self.gate.gate_RD, "threshold_R": self.gate.threshold_R, "owner_GR": self.owner_GR}
+        for name, down, up in zip(self.names, self.down, self.up, strict=True):
+            held |= {f"down/{name}": down, f"up/{name}": up}
+        return held
+
+
+class Pruned(Modifier):
+    """Switches neurons off: their columns in the layer that reads them are set to zero when the model is loaded."""
+
+    def __init__(self, settings: ModifierSettings, masks: dict[str, Tensor]) -> None:
+        super().__init__(settings)
+        self.masks = masks
+
+    @torch.no_grad()
+    def attach(self, model: Any) -> None:
+        for name, off_F in self.masks.items():
+            weight_OF = core_of(model).get_submodule(name).weight
+            if weight_OF.shape[1] != len(off_F):
+                raise ValueError(f"{name} reads {weight_OF.shape[1]} neurons, the mask has {len(off_F)}")
+            weight_OF[:, off_F.to(weight_OF.device)] = 0
+
+    def tensors(self) -> dict[str, Tensor]:
+        return dict(self.masks)
+
+
+class LogitSteering(Modifier):
+    """Two passes, plain and reinforced, and logits = plain - strength * relu(reinforced - plain).
+
+    The reinforced model is the same one with changed weights, kept as differences: factors of adapters, or whole
+    matrices. What leaves the body of the model is both hidden states side by side, [B, T, 2D], and its head turns
+    them into one vector of logits, so everything that runs body and head apart needs to know nothing about it. The
+    keys and values of the second pass are further layers of the same cache.
+    """
+
+    def __init__(self, settings: ModifierSettings, changes: dict[str, tuple[Tensor, ...]]) -> None:
+        super().__init__(settings)
+        self.changes = list(changes)
+        for place, parts in enumerate(changes.values()):
+            for number, part in enumerate(parts):
+                self.register_buffer(f"part_{place}_{number}", part)
+        self._counts = [len(parts) for parts in changes.values()]
+        self._reinforced = False
+
+    def attach(self, model: Any) -> None:
+        core = core_of(model)
+        if any(isinstance(module, (LogitSteering, Gate)) for module in core.modules()):
+            raise ValueError("the model is steered already, and logits can only be steered on a plain one")
+        self.register(model)
+        for place, name in enumerate(self.changes):
+            core.get_submodule(name).register_forward_hook(self._change(place))
+        self._num_layers = len(decoder_layers(model))
+        self._config = core.config.get_text_config()
+        core.model.register_forward_hook(self._run_again, with_kwargs=True)
+        core.lm_head.register_forward_pre_hook(self._apart)
+        core.lm_head.register_forward_hook(self._combine)
+
+    def _change(self, place: int) -> Any:
+        def change(module: Any, args: Any, output: Tensor) -> Tensor:
+            del module
+            added = args[0]
+            if not self._reinforced:
+                return output
+            for number in range(self._counts[place]):
+                added = nn.functional.linear(added, getattr(self, f"part_{place}_{number}").to(added.dtype))
+            return torch.add(output, added)
+
+        return change
+
+    def _run_again(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+        cache = getattr(output, "past_key_values", None)
+        own = DynamicCache(config=self._config)
+        if cache is not None and len(cache.layers) > self._num_layers:
+            own.layers = list(cache.layers[self._num_layers :])
+        self._reinforced = True
+        try:
+            # not the module itself, which would run this again
+            second = module.forward(*args, **{**kwargs, "past_key_values": None if cache is None else own})
+        finally:
+            self._reinforced = False
+        if cache is not None:
+            cache.layers[self._num_layers :] = own.layers
+        output.last_hidden_state = torch.cat([output.last_hidden_state, second.last_hidden_state], dim=-1)
+        return output
+
+    def _apart(self, module: Any, args: Any) -> Any:
+        del module
+        return (torch.stack(args[0].chunk(2, dim=-1)), *args[1:])
+
+    def _combine(self, module: Any, args: Any, output: Tensor) -> Tensor:
+        del module, args
+        plain: Tensor = output[0]
+        reinforced: Tensor = output[1]
+        return plain - (reinforced - plain).relu() * self.settings.strength
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {}  # the weights of the reinforced model lie in the folder as they were trained
+
+
+def is_modifier(folder: Path) -> bool:
+    """Whether a folder among the adapters holds a modifier."""
+    return (folder / MODIFIER_FILE).is_file()
+
+
+def apply_modifier(model: Any, folder: Path, *, weights_file: str, adapter_file: str) -> Any:
+    """Read a modifier and let it act on a model.
+
+    Raises:
+        ValueError, OSError, KeyError: the files are missing, damaged, or made for another model.
+    """
+    try:
+        settings = ModifierSettings.model_validate_json((folder / MODIFIER_FILE).read_text(encoding="utf-8"))
+    except ValidationError as error:
+        raise ValueError(f"{MODIFIER_FILE}: {error.errors()[0]['msg']}") from None
+    made = _READ[settings.kind](settings, folder, model, weights_file, adapter_file)
+    made.requires_grad_(requires_grad=False)
+    made.attach(model)
+    return model
+
+
+def _read_gate(held: dict[str, Tensor]) -> Gate:
+    return Gate(held.pop("gate_RD"), held.pop("threshold_R"))
+
+
+def _read_steering(settings: ModifierSettings, folder: Path, *_: Any) -> Modifier:
+    held = load_file(folder / TENSOR_FILE)
+    return Steering(settings, _read_gate(held), held["vector_D"])
+
+
+def _read_experts(settings: ModifierSettings, folder: Path, *_: Any) -> Modifier:
+    held = load_file(folder / TENSOR_FILE)
+    gate = _read_gate(held)
+    names = [name.removeprefix("down/") for name in held if name.startswith("down/")]
+    return Experts(
+        settings, gate, held["owner_GR"], {name: (held[f"down/{name}"], held[f"up/{name}"]) for name in names}
+    )
+
+
+def _read_pruned(settings: ModifierSettings, folder: Path, *_: Any) -> Modifier:
+    return Pruned(settings, load_file(folder / TENSOR_FILE))
+
+
+def _read_logit_steering(
+    settings: ModifierSettings, folder: Path, model: Any, weights_file: str, adapter_file: str
+) -> Modifier:
+    if (folder / weights_file).is_file():
+        return LogitSteering(settings, dict(_differences(load_file(folder / weights_file), core_of(model))))
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    if config.get("use_dora") or config.get("use_rslora"):
+        raise ValueError("only plain low-rank adapters can be applied to logits")
+    return LogitSteering(settings, _factors(folder / adapter_file, config["lora_alpha"] / config["r"]))
+
+
+def _differences(weights: dict[str, Tensor], core: Any) -> Iterable[tuple[str, tuple[Tensor, ...]]]:
+    for name, reinforced_OI in weights.items():
+        module = name.removesuffix(".weight")
+        if module == name:
+            raise ValueError(f"{name} is no weight matrix, so it cannot be kept as a difference")
+        plain_OI = core.get_submodule(module).weight
+        yield module, ((reinforced_OI - plain_OI.to(reinforced_OI)).to(plain_OI),)
+
+
+def _factors(path: Path, scale: float) -> dict[str, tuple[Tensor, ...]]:
+    with safe_open(path, framework="pt") as file:
+        held = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+    names = [key.removesuffix(".lora_A.weight") for key in held if key.endswith(".lora_A.weight")]
+    return {
+        name.removeprefix("base_model.model."): (held[f"{name}.lora_A.weight"], scale * held[f"{name}.lora_B.weight"])
+        for name in names
+    }
+
+
+_READ: dict[str, Any] = {
+    "logit_steering": _read_logit_steering,
+    "steering": _read_steering,
+    "experts": _read_experts,
+    "pruned": _read_pruned,
+}

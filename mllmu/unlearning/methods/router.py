@@ -1,0 +1,97 @@
+"""An adapter per deletion request, and a router."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from mllmu.models.families import Turn
+from mllmu.models.modifiers import Experts, Modifier, ModifierSettings, core_of
+from mllmu.training.losses import answer_nll
+from mllmu.unlearning.base import RetainingMethod, Step
+from mllmu.unlearning.probing import seeded_normal
+from mllmu.unlearning.refusals import REFUSALS
+
+if TYPE_CHECKING:
+    from mllmu.unlearning.probing import Probe
+
+RANK, ALPHA = 8, 16.0
+"""Size of the adapters in a run without any."""
+
+
+class RoutedAdapters(RetainingMethod):
+    """One small adapter for each deletion request, used only where a router finds that request's people.
+
+    router: behind one layer, the best of the people's linear scores h . w_p - threshold_p so far in the question, if
+    above 0, and the request that the person belongs to (as the gate of ``steering``)
+    adapters: in all linear layers behind it, B_r A_r x for the token's request r, nothing for other tokens
+    L = nll(refusal | forget) + retain_weight * nll(retain), the adapters alone are trained
+
+    The forgotten people are split into ``requests``, in the order of the data. Requests do not touch each other, and a
+    later one can be another folder behind this one. How often the router is right is in the folder's ``modifier.json``.
+    A token is routed before any adapter has acted and by what it attends to, so a shared prefix stays shared.
+
+    Cost: before training 1 forward pass over forget and retain (at most 256 turns each); a step: 1 forward and
+    backward pass on forget and 1 on retain. Memory and time of R adapters in training and at inference.
+    Made for: both modalities, requests one after the other.
+    """
+
+    source: ClassVar[str] = "https://arxiv.org/abs/2606.12809"
+    modifies: ClassVar[bool] = True
+    tuned: ClassVar[tuple[str, ...]] = (*RetainingMethod.tuned, "false_alarms")
+
+    epochs: float = Field(5, gt=0, description="passes over the forget set")
+    learning_rate: float = Field(3e-4, gt=0)
+    requests: int = Field(2, ge=1, description="deletion requests that the forgotten people make")
+    depth: float = Field(0.5, gt=0, lt=1, description="where the router is, as a share of the language model's layers")
+    false_alarms: float = Field(0.01, gt=0, lt=1, description="share of retained questions given to a request")
+
+    @property
+    def uses_retain(self) -> bool:
+        return True
+
+    def modifier(self, probe: Probe) -> Modifier:
+        layer = min(probe.layer(self.depth), probe.num_layers - 2)
+        people = probe.people()
+        count = min(self.requests, len(people))
+        owner_GR = torch.eye(count)[[number * count // len(people) for number in range(len(people))]]
+        gate, confusion = probe.gate(people, layer, false_alarms=self.false_alarms)
+        sent_GR = confusion[:-1, :-1] @ owner_GR
+        facts = {
+            "requests": float(count),
+            "routed_right": round(float((sent_GR * owner_GR).sum() / len(people)), 4),
+            "routed_nowhere": round(float(confusion[:-1, -1].mean()), 4),
+            "retain_routed": round(1 - float(confusion[-1, -1]), 4),
+        }
+        rank, alpha = (probe.lora.rank, probe.lora.alpha) if probe.lora else (RANK, ALPHA)
+        settings = ModifierSettings(kind="experts", layer=layer, strength=alpha / rank, facts=facts)
+        return Experts(settings, gate, owner_GR, adapters(probe, layer, count, rank))
+
+    def loss(self, step: Step) -> dict[str, Tensor]:
+        terms = {"forget_refusal": answer_nll(step.forget.alternative)} if step.on_forget else {}
+        return terms | self.retain_terms(step)
+
+    def alternative(self, turn: Turn, others: Sequence[Turn], draw: random.Random) -> str:
+        del turn, others
+        return draw.choice(REFUSALS)
+
+
+def adapters(probe: Probe, layer: int, requests: int, rank: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """Factors [R, r, in] and [R, out, r] for every linear layer behind a layer; the second starts at zero."""
+    pattern, factors = probe.loaded.family.lora_targets, {}
+    for name, module in core_of(probe.loaded.model).named_modules():
+        place = re.search(r"\.layers\.(\d+)\.", name)
+        if place and int(place[1]) > layer and re.fullmatch(pattern, name):
+            size_out, size_in = module.weight.shape
+            down_RrI = seeded_normal(probe.seed, name, (requests, rank, size_in), scale=1 / rank)
+            factors[name] = (down_RrI, torch.zeros(requests, size_out, rank))
+    return factors
+
+
+PLUGIN = RoutedAdapters

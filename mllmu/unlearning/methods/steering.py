@@ -1,0 +1,73 @@
+"""Refusal steering at inference."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from mllmu.models.families import Turn
+from mllmu.models.modifiers import Modifier, ModifierSettings, Steering
+from mllmu.training.losses import answer_nll
+from mllmu.unlearning.base import RetainingMethod, Step
+from mllmu.unlearning.probing import seeded_normal
+from mllmu.unlearning.refusals import REFUSALS
+
+if TYPE_CHECKING:
+    from mllmu.unlearning.probing import Probe
+
+
+class RefusalSteering(RetainingMethod):
+    """Add one vector behind one layer wherever the forgotten people are spoken of, so that the model declines.
+
+    h_t = h_t + v  where  max over people p and s <= t of h_s . w_p - threshold_p > 0: once open, a gate stays open
+    w_p: linear discriminant of a person's questions from the retained ones, at the last prompt token
+    threshold_p: all together are passed at any token by the share ``false_alarms`` of the retained questions
+    L(v) = nll(refusal | forget) + retain_weight * nll(retain), the model's weights frozen
+
+    The vector is trained, since a model that has never declined has no direction of refusal to be found in it. Weights
+    stay untouched: without the modifier's folder the target is back. Whoever has the weights has the facts.
+
+    Cost: before training 1 forward pass over forget and retain (at most 256 turns each); a step: 1 forward and
+    backward pass on forget and 1 on retain; one trained vector. At inference one product of a vector a token.
+    Made for: both modalities, as an inference-time guard (layer 17 of 32 in the paper).
+    """
+
+    source: ClassVar[str] = "https://arxiv.org/abs/2605.15687"
+    modifies: ClassVar[bool] = True
+    tuned: ClassVar[tuple[str, ...]] = (*RetainingMethod.tuned, "false_alarms")
+
+    epochs: float = Field(5, gt=0, description="passes over the forget set")
+    learning_rate: float = Field(1e-2, gt=0, description="of the vector; much higher than for weights")
+    depth: float = Field(0.5, gt=0, le=1, description="which layer, as a share of the language model's layers")
+    strength: float = Field(1.0, gt=0, description="factor of the vector")
+    false_alarms: float = Field(0.01, gt=0, lt=1, description="share of retained questions at which the gate fires")
+
+    @property
+    def uses_retain(self) -> bool:
+        return True
+
+    def modifier(self, probe: Probe) -> Modifier:
+        layer = probe.layer(self.depth)
+        gate, confusion = probe.gate(probe.people(), layer, false_alarms=self.false_alarms)
+        facts = {
+            "fires_on_forget": round(1 - float(confusion[:-1, -1].mean()), 4),
+            "fires_on_retain": round(1 - float(confusion[-1, -1]), 4),
+        }
+        settings = ModifierSettings(kind="steering", layer=layer, strength=self.strength, facts=facts)
+        start_D = seeded_normal(probe.seed, "vector", (gate.gate_RD.shape[1],), scale=1e-3)
+        return Steering(settings, gate, start_D)
+
+    def loss(self, step: Step) -> dict[str, Tensor]:
+        terms = {"forget_refusal": answer_nll(step.forget.alternative)} if step.on_forget else {}
+        return terms | self.retain_terms(step)
+
+    def alternative(self, turn: Turn, others: Sequence[Turn], draw: random.Random) -> str:
+        del turn, others
+        return draw.choice(REFUSALS)
+
+
+PLUGIN = RefusalSteering

@@ -1,0 +1,220 @@
+"""Modifiers act alike in every way a model is run, are plain files, and go away with their folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from helpers_models import LORA, load_ref, logits, nll, sample, turns_of
+from safetensors.torch import save_file
+
+from mllmu.errors import ModelError
+from mllmu.models.adapters import add_trainable, save_trained
+from mllmu.models.loading import Loaded
+from mllmu.models.modifiers import (
+    MODIFIER_FILE,
+    Experts,
+    Gate,
+    LogitSteering,
+    ModifierSettings,
+    Pruned,
+    Steering,
+    decoder_layers,
+    write_settings,
+)
+from mllmu.models.respond import plan_batches, respond
+from mllmu.training.forward import run_forward
+from mllmu.training.packing import pack
+
+WIDTH = 32
+
+
+def some_gate(groups: int = 2) -> Gate:
+    """A gate that opens at some tokens of some questions and not at others."""
+    gate_RD = torch.randn(groups, WIDTH, generator=torch.Generator().manual_seed(4))
+    return Gate(gate_RD, torch.full((groups,), 4.0))
+
+
+def steering(folder: Path, base: Path) -> None:
+    del base
+    vector_D = 3 * torch.randn(WIDTH, generator=torch.Generator().manual_seed(5))
+    Steering(ModifierSettings(kind="steering", layer=0, strength=2.0), some_gate(), vector_D).save(folder)
+
+
+def experts(folder: Path, base: Path) -> None:
+    model, generator = load_ref(base).model, torch.Generator().manual_seed(6)
+    factors = {}
+    for name, module in model.named_modules():
+        if ".layers.1." in name and "language_model" in name and isinstance(module, torch.nn.Linear):
+            size_out, size_in = module.weight.shape
+            factors[name] = (
+                torch.randn(2, 3, size_in, generator=generator),
+                torch.randn(2, size_out, 3, generator=generator),
+            )
+    Experts(ModifierSettings(kind="experts", layer=0, strength=0.5), some_gate(), torch.eye(2), factors).save(folder)
+
+
+def pruned(folder: Path, base: Path) -> None:
+    names = [n for n, _ in load_ref(base).model.named_modules() if n.endswith("down_proj")]
+    model = load_ref(base).model
+    sizes = {name: model.get_submodule(name).weight.shape[1] for name in names}
+    Pruned(ModifierSettings(kind="pruned"), {n: torch.arange(size) % 2 == 0 for n, size in sizes.items()}).save(folder)
+
+
+def logit_steering(folder: Path, base: Path, *, whole: bool = False) -> None:
+    """Reinforced by an adapter, or by whole matrices, of random numbers."""
+    loaded = load_ref(base)
+    model = add_trainable(loaded.model, loaded.family, None if whole else LORA, seed=0)
+    torch.manual_seed(7)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.3 * torch.randn_like(parameter)
+    save_trained(model, folder)
+    write_settings(folder, ModifierSettings(kind="logit_steering", strength=2.0))
+
+
+def logit_steering_whole(folder: Path, base: Path) -> None:
+    logit_steering(folder, base, whole=True)
+
+
+KINDS: list[Callable[[Path, Path], None]] = [steering, experts, pruned, logit_steering, logit_steering_whole]
+
+
+@pytest.fixture(params=KINDS, ids=lambda made: made.__name__)
+def modified(request: pytest.FixtureRequest, tiny_base: Path, tmp_path: Path) -> Loaded:
+    request.param(tmp_path, tiny_base)
+    return load_ref(tiny_base, str(tmp_path), root=tmp_path)
+
+
+SAMPLES = [
+    sample(n, image=image, prompt=prompt, max_new_tokens=8, candidates={"target": "Riga, Latvia", "wrong_0": "Oslo"})
+    for n, (image, prompt) in enumerate(
+        (image, prompt) for image in ("red.png", "green.png", "") for prompt in ("Where?", "Which is the hat's colour?")
+    )
+]
+
+
+def test_a_modifier_changes_the_model_and_leaves_with_its_folder(modified: Loaded, tiny_base: Path) -> None:
+    turns = turns_of(tiny_base)
+    plain = load_ref(tiny_base)
+    assert nll(modified, turns) != pytest.approx(nll(plain, turns), abs=1e-3)
+
+
+def test_shared_prefixes_give_what_the_librarys_own_generation_gives(modified: Loaded, tiny_base: Path) -> None:
+    batches = plan_batches(SAMPLES, 4)
+    shared, plain = (
+        [reply for batch in respond(modified, batches, images=tiny_base, share=share) for reply in batch]
+        for share in (True, False)
+    )
+    assert [r.text for r in shared] == [r.text for r in plain]
+    for one, other in zip(shared, plain, strict=True):
+        for key, found in one.candidates.items():
+            assert found.logp == pytest.approx(other.candidates[key].logp, abs=2e-4)
+
+
+def test_a_packed_batch_gives_what_each_question_alone_gives(modified: Loaded, tiny_base: Path) -> None:
+    turns = turns_of(tiny_base)
+    with torch.no_grad():
+        packed = run_forward(modified.model, pack(modified, turns))
+        alone = [run_forward(modified.model, modified.encoder.batch([turn])).row_logp_B for turn in turns]
+    assert torch.allclose(packed.row_logp_B, torch.cat(alone), atol=2e-4)
+
+
+def test_padding_changes_nothing(modified: Loaded, tiny_base: Path) -> None:
+    turns = turns_of(tiny_base)
+    with torch.no_grad():
+        together = run_forward(modified.model, modified.encoder.batch(turns, side="left")).row_logp_B
+        alone = [run_forward(modified.model, modified.encoder.batch([turn])).row_logp_B for turn in turns]
+    assert torch.allclose(together, torch.cat(alone), atol=2e-4)
+
+
+def test_what_lies_on_disk_is_json_and_safetensors(modified: Loaded, tmp_path: Path) -> None:
+    del modified
+    assert {path.suffix for path in tmp_path.iterdir()} <= {".json", ".safetensors"}
+    json.loads((tmp_path / MODIFIER_FILE).read_text())
+
+
+def test_logits_are_lowered_by_hand(tiny_base: Path, tmp_path: Path) -> None:
+    logit_steering(tmp_path, tiny_base)
+    turn = turns_of(tiny_base)[0]
+    plain = logits(load_ref(tiny_base).model, load_ref(tiny_base), turn)
+    (tmp_path / MODIFIER_FILE).rename(tmp_path / "aside")
+    reinforced = load_ref(tiny_base, str(tmp_path), root=tmp_path)
+    better = logits(reinforced.model, reinforced, turn)
+    (tmp_path / "aside").rename(tmp_path / MODIFIER_FILE)
+    steered = load_ref(tiny_base, str(tmp_path), root=tmp_path)
+    expected = plain - 2.0 * (better - plain).clamp(min=0)
+    assert (better - plain).abs().max() > 0.1
+    assert torch.allclose(logits(steered.model, steered, turn), expected, atol=2e-3)
+
+
+def test_a_gate_stays_open_once_it_has_opened_and_obeys_the_mask() -> None:
+    gate = Gate(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([1.0, 1.0]))
+    # token 1 speaks of request 0, token 3 more clearly of request 1
+    hidden = torch.tensor([[[0.0, 0.0], [2.0, 0.0], [0.0, 0.0], [0.0, 5.0]]])
+    assert gate(hidden, {})[0].tolist() == [[0, 0], [1, 0], [1, 0], [0, 1]]
+    unseen = torch.full((1, 1, 4, 4), torch.finfo(torch.float32).min).triu(1)
+    unseen[..., 1:, 1] = torch.finfo(torch.float32).min  # nobody sees token 1, not even itself
+    assert gate(hidden, {"attention_mask": unseen})[0].tolist() == [[0, 0], [0, 0], [0, 0], [0, 1]]
+    assert gate(hidden, {"attention_mask": unseen >= 0})[0].tolist() == [[0, 0], [0, 0], [0, 0], [0, 1]]
+
+
+def test_a_token_without_a_request_is_left_exactly_as_it_was(tiny_base: Path, tmp_path: Path) -> None:
+    turns = turns_of(tiny_base)
+    closed = Gate(torch.zeros(1, WIDTH), torch.ones(1))
+    Steering(ModifierSettings(kind="steering"), closed, torch.full((WIDTH,), 9.0)).save(tmp_path)
+    assert nll(load_ref(tiny_base, str(tmp_path), root=tmp_path), turns) == nll(load_ref(tiny_base), turns)
+
+
+def test_an_adapter_may_follow_a_modifier_and_a_second_gate_too(tiny_base: Path, tmp_path: Path) -> None:
+    first, second, third = tmp_path / "first", tmp_path / "second", tmp_path / "third"
+    for folder in (first, second, third):
+        folder.mkdir()
+    steering(first, tiny_base)
+    experts(second, tiny_base)
+    pruned(third, tiny_base)
+    turns = turns_of(tiny_base)
+    loaded = load_ref(tiny_base, "first", "second", "third", root=tmp_path)
+    packed = run_forward(loaded.model, pack(loaded, turns)).row_logp_B
+    alone = [run_forward(loaded.model, loaded.encoder.batch([turn])).row_logp_B for turn in turns]
+    assert torch.allclose(packed, torch.cat(alone), atol=2e-4)
+    model = add_trainable(loaded.model, loaded.family, LORA, seed=0)  # a relearning attack trains on top
+    run_forward(model, loaded.encoder.batch(turns)).row_logp_B.sum().backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "modifier.json"),
+        ('{"kind": "eval"}', "Input should be 'logit_steering'"),
+        ('{"kind": "steering", "code": "x"}', "Extra inputs are not permitted"),
+        ('{"kind": "steering"}', "does not fit the base model or is damaged"),
+    ],
+)
+def test_a_damaged_modifier_is_refused_by_name(tiny_base: Path, tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / MODIFIER_FILE).write_text(content)
+    with pytest.raises(ModelError, match=message):
+        load_ref(tiny_base, str(tmp_path), root=tmp_path)
+
+
+def test_masks_of_another_model_are_refused(tiny_base: Path, tmp_path: Path) -> None:
+    name = next(n for n, _ in load_ref(tiny_base).model.named_modules() if n.endswith("down_proj"))
+    save_file({name: torch.ones(3, dtype=torch.bool)}, tmp_path / "modifier.safetensors")
+    write_settings(tmp_path, ModifierSettings(kind="pruned"))
+    with pytest.raises(ModelError, match="the mask has 3"):
+        load_ref(tiny_base, str(tmp_path), root=tmp_path)
+
+
+def test_logits_cannot_be_steered_twice(tiny_base: Path, tmp_path: Path) -> None:
+    logit_steering(tmp_path, tiny_base)
+    with pytest.raises(ModelError, match="steered already"):
+        load_ref(tiny_base, str(tmp_path), str(tmp_path), root=tmp_path)
+
+
+def test_the_layers_of_the_language_model_are_found_without_those_of_the_vision_tower(loaded: Loaded) -> None:
+    assert len(decoder_layers(loaded.model)) == 2
+    assert LogitSteering.__doc__
