@@ -10,10 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
+from PIL.Image import Image
 from pydantic import Field, model_validator
 
+from mllmu.data.portraits import folder
+from mllmu.data.sources import Source
+from mllmu.data.sources._wikidata import people
 from mllmu.errors import DataError
-from mllmu.plugins import Plugin
 from mllmu.records import Profile, Record, read_lines
 
 FACTS = Path(__file__).parent.parent / "celebrities.jsonl"
@@ -52,7 +55,7 @@ class Celebrity(Record):
         return self
 
 
-class Celebrities(Plugin):
+class Celebrities(Source):
     """Historical public figures that no stage trains on.
 
     Ids are ``c001``, ``c002`` ... in file order, so a smaller ``num_people`` is a prefix of a larger one.
@@ -62,7 +65,17 @@ class Celebrities(Plugin):
         "Liu et al. 2024, MLLMU-Bench, arXiv:2410.22108 (its celebrity set; these facts are our own)"
     )
 
-    num_people: int = Field(NUM_CELEBRITIES, ge=1, le=NUM_CELEBRITIES)
+    num_people: int = Field(NUM_CELEBRITIES, ge=1, description="the first so many")
+    path: Path | None = Field(None, description="an export of the Wikidata query service (CSV, JSON), not our list")
+    columns: dict[str, str] = Field({}, description="attribute -> head of a column of the export, where unusual")
+    pictures: Path | None = Field(None, description="folder of pictures, named by id; people without one are drawn")
+    size: int = Field(256, ge=32, le=1024, description="width and height of the pictures")
+
+    @model_validator(mode="after")
+    def _has_so_many(self) -> Self:
+        if self.path is None and self.num_people > NUM_CELEBRITIES:
+            raise ValueError(f"the built-in list has {NUM_CELEBRITIES} people; name an export in 'path' for more")
+        return self
 
     def profiles(self, seed: int) -> list[Profile]:
         """Return the first ``num_people`` celebrities; real people do not depend on ``seed``.
@@ -71,7 +84,25 @@ class Celebrities(Plugin):
             DataError: the file of facts is missing, damaged, or contradicts itself.
         """
         del seed
+        if self.path is not None:
+            return people(self.path, self.columns)[: self.num_people]
         return [_profile(number, row) for number, row in enumerate(load(FACTS)[: self.num_people], start=1)]
+
+    def num_views(self, profile: Profile) -> int:
+        """One picture if the folder has one of this person."""
+        return int(self.pictures is not None and folder.find(self.pictures, profile.id) is not None)
+
+    def picture(self, profile: Profile, view: int) -> Image:
+        """The person's picture from the folder, without metadata."""
+        del view
+        file = self.pictures and folder.find(self.pictures, profile.id)
+        if file is None:
+            raise DataError(f"{self.pictures}: no picture of {profile.id}. The folder changed; make the data again.")
+        return folder.read(file, self.size)
+
+    def files(self) -> list[Path]:
+        """The export and the folder of pictures."""
+        return [path for path in (self.path, self.pictures) if path]
 
 
 def century(year: int) -> str:
