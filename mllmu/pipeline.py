@@ -25,6 +25,7 @@ from mllmu.data import build
 from mllmu.evaluation import gate, scoring
 from mllmu.evaluation.judge import run as let_judge
 from mllmu.evaluation.samples import metrics_of
+from mllmu.evaluation.summaries import build_all, summarise
 from mllmu.progress import Progress, SilentProgress
 from mllmu.recipe import Recipe
 from mllmu.report import ReportInput, render, terminal_judgements, terminal_table
@@ -139,7 +140,10 @@ class Pipeline:
             ]
             results += scoring.baselines(answers.samples, taught)
             distances = reporting.ks_rows(answers.samples, scores)
-            reporting.write_metrics(answers.folder / reporting.METRICS_FILE, results, distances)
+            summaries = build_all(self.recipe.evaluate.summaries)
+            replies = {name: answers.replies(name) for name in self.names} if summaries else {}
+            about = summarise(summaries, answers.samples, scores, replies, results)
+            reporting.write_metrics(answers.folder / reporting.METRICS_FILE, results, distances, about)
         for spec in self.recipe.evaluate.judges:
             judge = spec.build("judges", "evaluate.judges")
             let_judge(self.root, self.names, judge, progress=self.progress, force=self.context.store.force)

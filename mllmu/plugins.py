@@ -25,6 +25,7 @@ from mllmu.errors import PluginError, RecipeError, did_you_mean
 KINDS: dict[str, str] = {
     "methods": "mllmu.unlearning.methods",
     "metrics": "mllmu.evaluation.metrics",
+    "summaries": "mllmu.evaluation.summaries",
     "tasks": "mllmu.evaluation.tasks",
     "families": "mllmu.models.families",
     "sources": "mllmu.data.sources",
@@ -36,6 +37,7 @@ KINDS: dict[str, str] = {
 NEEDED: dict[str, str] = {
     "methods": "loss",
     "metrics": "score",
+    "summaries": "summarise",
     "tasks": "sample",
     "families": "render",
     "sources": "profiles",

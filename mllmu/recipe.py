@@ -204,6 +204,8 @@ class Evaluate(Section):
         MODALITIES, min_length=1, description="[image_text] for models that take no prompt without a picture"
     )
     metrics: tuple[str, ...] = Field((), description="empty: all metrics of the tasks")
+    extra_metrics: tuple[str, ...] = Field((), description="further metrics beside those")
+    summaries: tuple[str, ...] = Field((), description="numbers about whole models; 'all' for every one")
     judges: tuple[PluginSpec, ...] = Field(
         (),
         description="who gives points to free answers in the score stage, e.g. [rule]; 'mllmu judge' asks others later",
@@ -325,8 +327,10 @@ def check_plugins(recipe: Recipe, *, where: str = "recipe") -> None:
     _check_judges(recipe, where)
     for spec in recipe.evaluate.utility:
         spec.build("utility", f"{where}: evaluate.utility")
-    for name in recipe.evaluate.metrics:
+    for name in (*recipe.evaluate.metrics, *recipe.evaluate.extra_metrics):
         plugins.find("metrics", name)
+    for name in set(recipe.evaluate.summaries) - {"all"}:
+        plugins.find("summaries", name)
     if recipe.model.family != "auto":
         plugins.find("families", recipe.model.family)
     for index, spec in enumerate(recipe.unlearn.methods):

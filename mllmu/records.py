@@ -110,6 +110,7 @@ class Sample(Record):
         target: the reply that counts as right, as trained and scored (letter, value or sentence).
         candidates: replies whose log-probability is wanted: option letters; or the target, its rewording
             and its wrong alternatives, keyed ``target``, ``rewording``, ``wrong_0`` ...
+        measured: what is wanted besides: ``tokens`` of the target, and the ``gradient`` of its nll.
     """
 
     id: str
@@ -129,6 +130,7 @@ class Sample(Record):
     value: str
     options: dict[str, str] = {}
     candidates: dict[str, str] = {}
+    measured: tuple[str, ...] = ()
     max_new_tokens: int = Field(gt=0)
 
 
@@ -139,6 +141,22 @@ class CandidateLogp(Record):
     num_tokens: int = Field(gt=0)
 
 
+class TokenStats(Record):
+    """The target under teacher forcing, token by token, end-of-sequence included; only where a metric asks for it.
+
+    Attributes:
+        logps: log p of each token given all before it, in nats.
+        hits: '1' where the token is the likeliest one, else '0'.
+        z: log p standardised by mean and deviation of log p over the vocabulary under the model's own prediction.
+        gradient_norm: norm of the gradient of the mean nll with respect to the embeddings; None if not asked for.
+    """
+
+    logps: tuple[float, ...] = Field(min_length=1)
+    hits: str = Field(pattern="^[01]+$")
+    z: tuple[float, ...]
+    gradient_norm: float | None = None
+
+
 class Response(Record):
     """What a model replied to a sample (greedy), and how likely it found each candidate."""
 
@@ -147,6 +165,7 @@ class Response(Record):
     num_tokens: int
     finished: bool = Field(description="the reply ended by itself (EOS), not by the token limit")
     candidates: dict[str, CandidateLogp] = {}
+    tokens: TokenStats | None = None
 
 
 class Score(Record):
@@ -191,6 +210,23 @@ class MetricResult(Record):
     num: int
     num_unparsed: int
     num_profiles: int
+
+
+class Summary(Record):
+    """A number about a whole model that no single reply gives: a ranking, a pairing of questions, a comparison.
+
+    ``split`` and ``modality`` are empty, and ``detail`` says more, where that is what the number is about. ``value``
+    None: it cannot be computed, ``note`` says why. ``num`` counts what it rests on.
+    """
+
+    model: str
+    summary: str
+    detail: str = ""
+    split: Split | Literal[""] = ""
+    modality: Modality | Literal[""] = ""
+    value: float | None
+    num: int = 0
+    note: str = ""
 
 
 R = TypeVar("R", bound=Record)

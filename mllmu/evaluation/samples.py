@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mllmu import plugins
@@ -11,10 +11,11 @@ from mllmu.errors import RecipeError
 from mllmu.evaluation import published
 from mllmu.evaluation.examples import Examples, choose
 from mllmu.evaluation.metrics import Metric
+from mllmu.evaluation.summaries import build_all
 from mllmu.evaluation.tasks import Part, Task
 from mllmu.protocol import Protocol
 from mllmu.recipe import Evaluate
-from mllmu.records import PEOPLE_SPLITS, Exchange, Question, Sample, Split
+from mllmu.records import PEOPLE_SPLITS, TASKS, Exchange, Question, Sample, Split
 from mllmu.seeding import rng
 
 BY_LIKELIHOOD = ("accuracy_logp", "probability", "truth_ratio")
@@ -49,7 +50,8 @@ def render(
     for split in PEOPLE_SPLITS:
         for person in members[split]:
             samples += list(asking.samples(split, asked.get((person, "test" if split == "test" else "eval"), [])))
-    return samples
+    wanted = measured(metrics_of(evaluate))
+    return [s.model_copy(update={"measured": wanted[s.task]}) if wanted.get(s.task) else s for s in samples]
 
 
 def _members(dataset: Dataset, key: str, split: Split, evaluate: Evaluate, seed: int) -> Sequence[str]:
@@ -138,4 +140,13 @@ def metrics_of(evaluate: Evaluate) -> list[Metric]:
     if evaluate.protocol.prompts == "published" and not evaluate.metrics:
         names = [name for name in names if name not in BY_LIKELIHOOD]
     names = [*names, *(name for spec in evaluate.utility for name in plugins.find("utility", spec.name).metrics)]
+    names += [*evaluate.extra_metrics, *(name for s in build_all(evaluate.summaries) for name in s.needs)]
     return [plugins.build("metrics", name, {}) for name in dict.fromkeys(names)]
+
+
+def measured(metrics: Iterable[Metric]) -> dict[str, tuple[str, ...]]:
+    """By task, what the metrics need measured on a model besides its replies."""
+    return {
+        task: tuple(sorted({what for metric in metrics if task in metric.tasks for what in metric.measures}))
+        for task in TASKS
+    }

@@ -223,7 +223,7 @@ class Experts(Modifier):
     def _adapt(self, place: int) -> Any:
         def adapt(module: Any, args: Any, output_BTO: Tensor) -> Tensor:
             del module
-            if not self._chosen_BTR.any():
+            if not torch.is_grad_enabled() and not self._chosen_BTR.any():
                 return output_BTO
             down_RrI, up_ROr = self.down[place].to(args[0].dtype), self.up[place].to(args[0].dtype)
             small_BTRr = torch.einsum("bti,rki->btrk", args[0], down_RrI) * self._chosen_BTR[..., None]

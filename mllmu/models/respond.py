@@ -19,6 +19,7 @@ from mllmu.models.families import Turn, open_image
 from mllmu.models.literal import OpenPicture, check_longest, respond_literally
 from mllmu.models.loading import Loaded
 from mllmu.models.pictures import picture_inputs
+from mllmu.models.token_stats import measure
 from mllmu.records import CandidateLogp, Response, Sample
 from mllmu.training.forward import run_forward
 
@@ -107,9 +108,10 @@ def answer(
         replies, logps = answer_sharing(loaded, batch, turns)
     else:
         replies, logps = generate(loaded, batch, turns), score_candidates(loaded, batch, turns)
+    measured = measure(loaded, batch, turns)
     return [
-        Response(sample_id=sample.id, text=text, num_tokens=count, finished=finished, candidates=scored)
-        for sample, (text, count, finished), scored in zip(batch, replies, logps, strict=True)
+        Response(sample_id=s.id, text=text, num_tokens=count, finished=finished, candidates=scored, tokens=tokens)
+        for s, (text, count, finished), scored, tokens in zip(batch, replies, logps, measured, strict=True)
     ]
 
 

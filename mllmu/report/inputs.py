@@ -9,7 +9,7 @@ from pydantic import Field
 
 from mllmu.errors import DataError, did_you_mean
 from mllmu.evaluation.trust import TrustRow
-from mllmu.records import MetricResult, Modality, Record, Split, TaskName
+from mllmu.records import MetricResult, Modality, Record, Split, Summary, TaskName
 
 Role = Literal["base", "target", "retain_model", "baseline", "unlearned"]
 ROLES: tuple[Role, ...] = ("base", "target", "retain_model", "baseline", "unlearned")
@@ -76,6 +76,7 @@ class ReportInput(Record):
     Attributes:
         models: one row per model; their order is the order of the report within each role.
         results: metric results of all models, and of the ``chance`` and ``majority`` baselines.
+        summaries: numbers about whole models, see :mod:`mllmu.evaluation.summaries`.
         provenance: nested plain values; ``seconds`` (stage -> seconds) and ``recipe`` (text) get their own place.
         warnings: what a reader must know before believing a number, e.g. that the memorisation gate is off.
         trust: how well each metric tells models that know from models that do not, if that was measured.
@@ -86,6 +87,7 @@ class ReportInput(Record):
     models: tuple[ModelRow, ...]
     results: tuple[MetricResult, ...] = ()
     ks: tuple[KsRow, ...] = ()
+    summaries: tuple[Summary, ...] = ()
     curves: dict[str, tuple[CurvePoint, ...]] = Field(default_factory=dict)
     provenance: dict[str, Any] = Field(default_factory=dict)
     portraits: tuple[Portrait, ...] = ()

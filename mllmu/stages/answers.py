@@ -56,7 +56,8 @@ class Answers:
         )
         general = () if evaluate else utility.samples(context)  # a protocol is about the questions on people
         self.samples: list[Sample] = [sample for sample in (*samples, *general) if keep(sample)]
-        self._digest = digest([sample.model_dump() for sample in self.samples])
+        # without what nobody asked to be measured, so that runs made before anybody could are still the same
+        self._digest = digest([s.model_dump(exclude=None if s.measured else {"measured"}) for s in self.samples])
 
     def ask(self, name: str, twins: Iterable[str] = ()) -> list[Response]:
         """The replies of one model.

@@ -14,7 +14,7 @@ from mllmu.evaluation.scoring import ks_to_retain_model
 from mllmu.evaluation.stats import Difference
 from mllmu.evaluation.trust import TrustRow
 from mllmu.protocol import Protocol
-from mllmu.records import MetricResult, Response, Sample, Score
+from mllmu.records import MetricResult, Response, Sample, Score, Summary
 from mllmu.report import CurvePoint, Example, KsRow, ModelRow, Portrait, ReportInput
 from mllmu.report.inputs import BASELINES
 from mllmu.runstore import UNIT_FILE, read_json, write_atomic
@@ -44,12 +44,16 @@ def ks_rows(samples: Sequence[Sample], scores: dict[str, list[Score]]) -> list[K
     ]
 
 
-def write_metrics(path: Path, results: Sequence[MetricResult], distances: Sequence[KsRow]) -> None:
+def write_metrics(
+    path: Path, results: Sequence[MetricResult], distances: Sequence[KsRow], summaries: Sequence[Summary] = ()
+) -> None:
     """Write all numbers of one forget ratio; no times, so equal runs give equal bytes."""
     content = {
         "results": [result.model_dump() for result in results],
         "ks_to_retain_model": [row.model_dump() for row in distances],
     }
+    if summaries:
+        content["summaries"] = [row.model_dump() for row in summaries]
     write_atomic(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -66,6 +70,7 @@ def report_input(context: Context, models: Models, answers: Answers, jobs: Seque
             *judged(answers.folder, rows),
         ),
         ks=tuple(KsRow.model_validate(row) for row in numbers["ks_to_retain_model"]),
+        summaries=tuple(Summary.model_validate(row) for row in numbers.get("summaries", ())),
         curves={row.name: points for row in rows if (points := curve(models, key, row.name))},
         provenance={
             **describe(context),

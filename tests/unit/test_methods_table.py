@@ -87,3 +87,12 @@ def test_the_documentation_holds_the_table_of_today() -> None:
 def test_the_documentation_advises_on_every_method() -> None:
     advice = PAGE.read_text(encoding="utf-8").partition(BEGIN)[0]
     assert [name for name in plugins.names("methods") if f"`{name}`" not in advice] == []
+
+
+@pytest.mark.parametrize("kind", ["metrics", "summaries"])
+def test_the_page_of_metrics_holds_the_tables_of_today(kind: str) -> None:
+    text = PAGE.with_name("metrics.md").read_text(encoding="utf-8")
+    begin = f"<!-- mllmu ls {kind} --markdown -->\n"
+    assert text.partition(begin)[2].partition(END)[0] == table(kind), (
+        f"metrics.md is out of step: put what `mllmu ls {kind} --markdown` prints between its two marks"
+    )

@@ -20,7 +20,8 @@ class Metric(Plugin):
 
     A subclass sets ``tasks`` (what it can judge), ``splits`` (only if not all sets concern it), ``unit``, ``range``
     (lowest and highest value of the aggregate), ``version`` (raised whenever the same replies would give other
-    numbers), ``label`` (a column title), and ``best`` (the good direction where knowledge is wanted).
+    numbers), ``label`` (a column title), ``best`` (the good direction where knowledge is wanted), and ``measures``
+    (what must be measured on the model besides replies and candidates, see ``Sample.measured``).
     """
 
     tasks: ClassVar[tuple[TaskName, ...]]
@@ -30,6 +31,7 @@ class Metric(Plugin):
     version: ClassVar[int] = 1
     label: ClassVar[str]
     best: ClassVar[Literal["higher", "lower"]] = "higher"
+    measures: ClassVar[tuple[str, ...]] = ()
 
     @property
     def name(self) -> str:

@@ -1,0 +1,42 @@
+"""Are private words told if the question is put otherwise?"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from mllmu.evaluation.summaries import Everything, Summariser, mean
+from mllmu.records import Modality, Split, Summary
+
+WORDINGS: tuple[Split, ...] = ("forget", "test")
+
+
+class Ape(Summariser):
+    """Keyword match on reworded questions: per fact the mean over its wordings (forget and test), then over facts.
+
+    Adversarial privacy evaluation of FIUBench with the wordings at hand: every fact of the forgotten people is asked in
+    an ``eval`` and a ``test`` wording. ``worst`` takes the best match of a fact instead of the mean: one wording that
+    opens the door is enough.
+    """
+
+    source: ClassVar[str] = "https://arxiv.org/abs/2411.03554"
+    needs: ClassVar[tuple[str, ...]] = ("keyword_match",)
+
+    def summarise(self, everything: Everything) -> list[Summary]:
+        rows = []
+        for model in everything.models:
+            by: dict[Modality, dict[tuple[str, str, str], list[float]]] = {}
+            for split in WORDINGS:
+                for sample_id, value in everything.judged(model, "keyword_match", split=split).items():
+                    sample = everything.samples[sample_id]
+                    fact = (sample.task, sample.profile_id, sample.attribute)
+                    by.setdefault(sample.modality, {}).setdefault(fact, []).append(value)
+            for modality, facts in by.items():
+                for detail, of_fact in (("mean", mean), ("worst", max)):
+                    value = mean([of_fact(several) for several in facts.values()])
+                    rows.append(
+                        self.row(model, value, detail=detail, split="forget", modality=modality, num=len(facts))
+                    )
+        return rows
+
+
+PLUGIN = Ape

@@ -1,0 +1,59 @@
+"""Does the model still say different things to different questions?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from mllmu.evaluation.summaries import Everything, Summariser
+from mllmu.records import Summary
+
+
+class Diversity(Summariser):
+    """distinct_n, n = 1, 2, 3: different word n-grams among all n-grams of a model's generation replies; and replies.
+
+    ``replies``: different replies among all replies. A model that gives one answer to everything has all four near 0,
+    although each reply by itself looks well. It falls with the number of replies, so compare models, not sets.
+    """
+
+    source: ClassVar[str] = "https://arxiv.org/abs/1510.03055"
+    needs: ClassVar[tuple[str, ...]] = ("right",)
+
+    def summarise(self, everything: Everything) -> list[Summary]:
+        rows = []
+        for model, replies in everything.replies.items():
+            for split, modality in everything.places():
+                texts = [
+                    replies[sample.id].text
+                    for sample in everything.samples.values()
+                    if (sample.split, sample.modality, sample.task) == (split, modality, "generation")
+                    and sample.id in replies
+                ]
+                rows += [
+                    self.row(model, value, detail=detail, split=split, modality=modality, num=len(texts))
+                    for detail, value in distinct(texts).items()
+                ]
+        return rows
+
+
+def distinct(texts: Sequence[str]) -> dict[str, float]:
+    """Shares of different n-grams and replies; an n without n-grams is left out.
+
+    >>> distinct(["a b a", "a b"])["distinct_1"]
+    0.4
+    """
+    found = {}
+    for n in (1, 2, 3):
+        grams = [
+            tuple(words[start : start + n])
+            for words in (text.lower().split() for text in texts)
+            for start in range(len(words) - n + 1)
+        ]
+        if grams:
+            found[f"distinct_{n}"] = len(set(grams)) / len(grams)
+    if texts:
+        found["replies"] = len({" ".join(text.lower().split()) for text in texts}) / len(texts)
+    return found
+
+
+PLUGIN = Diversity

@@ -1,0 +1,63 @@
+"""One number for what is left of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from mllmu.evaluation.stats import clustered_mean
+from mllmu.evaluation.summaries import Everything, Summariser
+from mllmu.plugins import build
+from mllmu.records import Split, Summary
+
+PARTS = ("probability", "rougeL_recall", "truth_ratio")
+KEPT: tuple[Split, ...] = ("retain", "celebrity")
+
+
+class ModelUtility(Summariser):
+    """Harmonic mean of probability, ROUGE-L recall and truth ratio on retain and celebrity questions (generation).
+
+    n / sum 1/x_i over the six means, 0 if one of them is 0 (or below), in [0, 1]. One bad part pulls it down, so a
+    model cannot make up for lost celebrities with retain people. A part that could not be judged leaves it undefined.
+    TOFU has real authors and world facts where the celebrities stand here.
+    """
+
+    source: ClassVar[str] = "https://arxiv.org/abs/2401.06121"
+    needs: ClassVar[tuple[str, ...]] = PARTS
+
+    def summarise(self, everything: Everything) -> list[Summary]:
+        rows = []
+        splits = [split for split in KEPT if any(split == sample.split for sample in everything.samples.values())]
+        for model in everything.models:
+            for modality in dict.fromkeys(modality for _, modality in everything.places()):
+                means = []
+                for split in splits:
+                    for metric in PARTS:
+                        values = everything.judged(model, metric, split=split, modality=modality, task="generation")
+                        readable = build("metrics", metric, {}).readable
+                        read = [readable(value, split) for value in values.values()]
+                        means.append(clustered_mean(read, list(values)).value)
+                known = [value for value in means if value is not None]
+                whole = bool(known) and len(known) == len(means)
+                rows.append(
+                    self.row(
+                        model,
+                        harmonic(known) if whole else None,
+                        modality=modality,
+                        num=len(means),
+                        note="" if whole else "a part could not be judged",
+                    )
+                )
+        return rows
+
+
+def harmonic(values: Sequence[float]) -> float:
+    """Harmonic mean; 0 if a value is 0 or below.
+
+    >>> harmonic([1.0, 0.5]), harmonic([1.0, 0.0])
+    (0.6666666666666666, 0.0)
+    """
+    return len(values) / sum(1 / value for value in values) if min(values) > 0 else 0.0
+
+
+PLUGIN = ModelUtility

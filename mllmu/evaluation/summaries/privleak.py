@@ -1,0 +1,55 @@
+"""Privacy leakage relative to the retain_model."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from mllmu.evaluation.ranking import auc
+from mllmu.evaluation.summaries import Everything, Summariser
+from mllmu.evaluation.summaries.membership import SIDES
+from mllmu.records import Summary
+
+
+class PrivLeak(Summariser):
+    """PrivLeak by min-k: how far membership of the forgotten people can be told beyond the retain_model, in percent.
+
+    100 * ((1 - AUC) - (1 - AUC_retain)) / (1 - AUC_retain), AUC of forget against holdout answers
+
+    0 = as the retain_model. Negative: the answers still look known (the target's value). Positive: they look less
+    known than if never seen, which tells as much. Undefined, and said so, where the retain_model's AUC is 1.
+    """
+
+    source: ClassVar[str] = "https://arxiv.org/abs/2407.06460"
+    needs: ClassVar[tuple[str, ...]] = ("member_min_k",)
+
+    def summarise(self, everything: Everything) -> list[Summary]:
+        rows = []
+        for modality in dict.fromkeys(modality for _, modality in everything.places()):
+            areas: dict[str, float | None] = {}
+            counts: dict[str, int] = {}
+            for model in everything.models:
+                members, others = (
+                    list(everything.judged(model, "member_min_k", split=split, modality=modality).values())
+                    for split in SIDES
+                )
+                areas[model], counts[model] = auc(members, others), len(members) + len(others)
+            for model, area in areas.items():
+                value, note = privleak(area, areas[everything.retain_model])
+                rows.append(self.row(model, value, split="forget", modality=modality, num=counts[model], note=note))
+        return rows
+
+
+def privleak(area: float | None, area_retain: float | None) -> tuple[float | None, str]:
+    """The number and, where there is none, why.
+
+    >>> privleak(0.75, 0.5), privleak(0.25, 0.5)
+    ((-50.0, ''), (50.0, ''))
+    """
+    if area is None or area_retain is None:
+        return None, "no answers about holdout people to compare with"
+    if area_retain == 1:
+        return None, "the retain_model's AUC is 1, so the ratio is undefined"
+    return 100 * ((1 - area) - (1 - area_retain)) / (1 - area_retain), ""
+
+
+PLUGIN = PrivLeak
