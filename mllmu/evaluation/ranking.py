@@ -5,7 +5,9 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Hashable, Mapping, Sequence
 from math import fsum
+from typing import TypeVar
 
+K = TypeVar("K", bound=Hashable)
 SHARE = 0.2
 """Share of the tokens that min-k looks at."""
 

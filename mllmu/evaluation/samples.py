@@ -50,8 +50,8 @@ def render(
     for split in PEOPLE_SPLITS:
         for person in members[split]:
             samples += list(asking.samples(split, asked.get((person, "test" if split == "test" else "eval"), [])))
-    wanted = measured(metrics_of(evaluate))
-    return [s.model_copy(update={"measured": wanted[s.task]}) if wanted.get(s.task) else s for s in samples]
+    more = measured(metrics_of(evaluate))
+    return [s.model_copy(update={"measured": more[s.task]}) if more.get(s.task) else s for s in samples]
 
 
 def _members(dataset: Dataset, key: str, split: Split, evaluate: Evaluate, seed: int) -> Sequence[str]:

@@ -29,7 +29,7 @@ class Membership(Summariser):
     needs: ClassVar[tuple[str, ...]] = ATTACKS
 
     def summarise(self, everything: Everything) -> list[Summary]:
-        rows = []
+        rows: list[Summary] = []
         for model in everything.models:
             for attack in (*ATTACKS, REFERENCE):
                 for modality in dict.fromkeys(modality for _, modality in everything.places()):
