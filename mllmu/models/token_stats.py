@@ -49,7 +49,7 @@ def _of_turns(loaded: Loaded, turns: Sequence[Turn], *, gradient: bool) -> list[
         # rows do not touch each other, so the gradient of the sum holds every row's own
         (-forward.row_logp_B / forward.row_length_B).sum().backward()
         gradient_BTD = seen[0].grad
-        assert gradient_BTD is not None, "the loss depends on the embeddings"
+        assert gradient_BTD is not None  # noqa: S101 - the loss depends on the embeddings
         norm_B = gradient_BTD.float().flatten(1).norm(dim=1)
     return _read(forward, norm_B)
 
