@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from mllmu.cli.data import data
+from mllmu.cli.depth import depth
 from mllmu.cli.evaluate import evaluate
 from mllmu.cli.export_model import export_model
 from mllmu.cli.failures import ExplainedErrors
@@ -64,6 +65,7 @@ app.command(rich_help_panel="Run")(run)
 app.command(rich_help_panel="Run")(validate)
 app.command(rich_help_panel="Run")(tune)
 app.command(rich_help_panel="Run")(trust)
+app.command(rich_help_panel="Run")(depth)
 _data = typer.Typer(cls=WithDefault, help="Make the people, portraits and questions; review them.")
 _data.command("make", context_settings={"help_option_names": ["-h", "--help"]})(data)
 _data.command()(review)

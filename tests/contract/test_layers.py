@@ -21,7 +21,8 @@ LAYERS: dict[str, float] = {
     "mllmu.llm": 1, "mllmu.judges": 1, "mllmu.data": 1, "mllmu.evaluation": 1, "mllmu.report": 1,
     "mllmu.models": 2, "mllmu.training": 2,
     "mllmu.training.loop": 3, "mllmu.training.finetune": 3,
-    "mllmu.unlearning": 4, "mllmu.evaluation.run": 4, "mllmu.evaluation.attacks": 4, "mllmu.judges.local": 4,
+    "mllmu.unlearning": 4, "mllmu.depth": 4,
+    "mllmu.evaluation.run": 4, "mllmu.evaluation.attacks": 4, "mllmu.judges.local": 4,
     "mllmu.stages": 6, "mllmu.pipeline": 6, "mllmu.sweep": 6, "mllmu.search": 6, "mllmu.cli": 7, "mllmu.__main__": 7,
 }  # fmt: skip
 """Layer of a module, or of a package with all that is in it; the longest name counts."""
