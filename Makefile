@@ -27,10 +27,10 @@ test: setup  ## all tests, in JOBS processes (2)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile tests
 
 check: setup  ## format, lint and types
-	$(BIN)/ruff format --check mllmu tests examples
-	$(BIN)/ruff check mllmu tests examples
+	$(BIN)/ruff format --check mllmu tests examples benchmarks
+	$(BIN)/ruff check mllmu tests examples benchmarks
 	$(BIN)/mypy
 
 clean:  ## remove caches and builds; runs and .venv stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	find mllmu tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
+	find mllmu tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -5,40 +5,16 @@ Shapes: L layers, N labelled tokens of all rows together, D hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mllmu.errors import ModelError
 from mllmu.models.families import IGNORE, Batch
-from mllmu.models.pictures import core
+from mllmu.models.parts import core, decoder_layers, last_norm
 from mllmu.training.forward import apply_head
-
-
-def blocks(model: Any) -> Sequence[nn.Module]:
-    """The layers of the language model, the first one first."""
-    found: Sequence[nn.Module] = language_model(model).layers
-    return found
-
-
-def language_model(model: Any) -> Any:
-    """The part of a model that has ``layers`` and the ``norm`` behind them.
-
-    Raises:
-        ModelError: the model is built in another way.
-    """
-    inner = core(model).model
-    for name in ("language_model", "text_model"):
-        part = getattr(inner, name, None)
-        if part is not None and hasattr(part, "layers") and hasattr(part, "norm"):
-            return part
-    raise ModelError(
-        f"depth: {type(core(model)).__name__} has no language_model or text_model with 'layers' and 'norm', "
-        "so its layers cannot be looked into."
-    )
 
 
 @torch.no_grad()
@@ -50,7 +26,7 @@ def hidden_states(model: Any, batch: Batch) -> list[Tensor]:
     def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
         seen.append(_hidden(output)[:, :-1][wanted_BT].float())
 
-    handles = [block.register_forward_hook(keep) for block in blocks(model)]
+    handles = [block.register_forward_hook(keep) for block in decoder_layers(model)]
     try:
         core(model).model(**batch.inputs, use_cache=False)
     finally:
@@ -62,7 +38,7 @@ def hidden_states(model: Any, batch: Batch) -> list[Tensor]:
 @torch.no_grad()
 def read_out(model: Any, hidden_ND: Tensor) -> Tensor:
     """[N, V] log-probabilities that the last norm and the head would give to hidden states of any layer: logit lens."""
-    normed_ND = language_model(model).norm(hidden_ND.to(core(model).dtype))
+    normed_ND = last_norm(model)(hidden_ND.to(core(model).dtype))
     return torch.log_softmax(apply_head(core(model), normed_ND).float(), dim=-1)
 
 
@@ -77,7 +53,7 @@ def replaced(model: Any, layer: int, batch: Batch, hidden_ND: Tensor) -> Iterato
         changed_BTD[wanted_BT] = hidden_ND.to(changed_BTD.dtype)
         return (changed_BTD, *output[1:]) if isinstance(output, tuple) else changed_BTD
 
-    handle = blocks(model)[layer].register_forward_hook(swap)
+    handle = decoder_layers(model)[layer].register_forward_hook(swap)
     try:
         yield
     finally:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mllmu.depth.layers import blocks, hidden_states, read_out, replaced
+from mllmu.depth.layers import hidden_states, read_out, replaced
 from mllmu.depth.numbers import cka, erased, erased_depth
 from mllmu.depth.probing import Probe, run_probe
 from mllmu.evaluation.depth import DepthRow, LayerRow
 from mllmu.models.families import IGNORE, Batch, Turn
 from mllmu.models.loading import Loaded
+from mllmu.models.parts import decoder_layers
 from mllmu.records import Modality
 from mllmu.training.forward import run_forward
 
@@ -47,7 +48,7 @@ class Depths:
     def look(self, loaded: Loaded, guard: str = "") -> Look:
         """Run the questions through a model; ``guard`` is its system prompt."""
         rows: list[list[Tensor]] = []
-        count_layers = len(blocks(loaded.model))
+        count_layers = len(decoder_layers(loaded.model))
         hits_L, logps_L = torch.zeros(count_layers).double(), torch.zeros(count_layers).double()
         for batch in self._batches(loaded, guard):
             states = hidden_states(loaded.model, batch)
@@ -63,7 +64,7 @@ class Depths:
     def drops(self, look: Look) -> list[float]:
         """By layer, what the target's mean log p of the fact's tokens loses with this model's states, in nats."""
         before = self._logp(None, look)
-        return [before - self._logp(layer, look) for layer in range(len(blocks(self.target.model)))]
+        return [before - self._logp(layer, look) for layer in range(len(decoder_layers(self.target.model)))]
 
     @torch.no_grad()
     def _logp(self, layer: int | None, look: Look) -> float:

@@ -22,7 +22,8 @@ from mllmu import plugins
 from mllmu.errors import MllmuError, ModelError
 from mllmu.models.encoding import Encoder
 from mllmu.models.families import Family
-from mllmu.models.modifiers import MODIFIER_FILE, apply_modifier, is_modifier
+from mllmu.models.modifier_files import apply_modifier, is_modifier
+from mllmu.models.modifiers import MODIFIER_FILE
 from mllmu.models.processors import load_processor
 from mllmu.models.quantize import keep_gradients, quantization
 from mllmu.recipe import ModelSection

@@ -13,26 +13,22 @@ Shapes: B rows, T tokens of a pass, S tokens with the cached ones, D hidden size
 from __future__ import annotations
 
 import json
-import re
 from abc import abstractmethod
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from pydantic import BaseModel, ConfigDict
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from mllmu.errors import ModelError
+from mllmu.models.parts import core, decoder_layers
 from mllmu.runstore import write_atomic
 
 MODIFIER_FILE = "modifier.json"
 TENSOR_FILE = "modifier.safetensors"
-_LAYER = re.compile(r"(?:.*\.)?(?:language_model|text_model)\.(?:.*\.)?layers\.(\d+)")
 
 
 class ModifierSettings(BaseModel):
@@ -68,9 +64,9 @@ class Modifier(nn.Module):
 
     def register(self, model: Any) -> None:
         """Make this a part of the model, so that it moves to the model's device with it."""
-        core = core_of(model)
-        count = sum(isinstance(child, Modifier) for child in core.children())
-        core.add_module(f"modifier_{count}", self)
+        own = core(model)
+        count = sum(isinstance(child, Modifier) for child in own.children())
+        own.add_module(f"modifier_{count}", self)
 
     def save(self, folder: Path) -> None:
         """Write the modifier into a folder."""
@@ -83,19 +79,6 @@ class Modifier(nn.Module):
 def write_settings(folder: Path, settings: ModifierSettings) -> None:
     """Write ``modifier.json``; with it the folder is a modifier."""
     write_atomic(folder / MODIFIER_FILE, json.dumps(settings.model_dump(), indent=1) + "\n")
-
-
-def core_of(model: Any) -> Any:
-    """The model itself, without the adapter's wrapper."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def decoder_layers(model: Any) -> list[Any]:
-    """The layers of the language model, first to last."""
-    found = {int(m[1]): module for name, module in core_of(model).named_modules() if (m := _LAYER.fullmatch(name))}
-    if not found:
-        raise ModelError(f"{type(model).__name__}: no layers of a language model found, so nothing can act on one.")
-    return [found[number] for number in sorted(found)]
 
 
 class Gate(nn.Module):
@@ -119,8 +102,8 @@ class Gate(nn.Module):
 
     def watch(self, model: Any, layer: int) -> Any:
         """The layer whose output is to be read; chooses the place in the cache."""
-        gates = sum(isinstance(module, Gate) for module in core_of(model).modules())
-        if any(isinstance(module, LogitSteering) for module in core_of(model).modules()):
+        gates = sum(isinstance(module, Gate) for module in core(model).modules())
+        if any(isinstance(module, LogitSteering) for module in core(model).modules()):
             raise ValueError("its logits are steered already, and nothing can be put on top of that")
         layers = decoder_layers(model)
         self.slot = len(layers) + gates - 1
@@ -213,7 +196,7 @@ class Experts(Modifier):
         self.register(model)
         self.gate.watch(model, self.settings.layer).register_forward_hook(self._choose, with_kwargs=True)
         for place, name in enumerate(self.names):
-            core_of(model).get_submodule(name).register_forward_hook(self._adapt(place))
+            core(model).get_submodule(name).register_forward_hook(self._adapt(place))
 
     def _choose(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         del module, args
@@ -248,7 +231,7 @@ class Pruned(Modifier):
     @torch.no_grad()
     def attach(self, model: Any) -> None:
         for name, off_F in self.masks.items():
-            weight_OF = core_of(model).get_submodule(name).weight
+            weight_OF = core(model).get_submodule(name).weight
             if weight_OF.shape[1] != len(off_F):
                 raise ValueError(f"{name} reads {weight_OF.shape[1]} neurons, the mask has {len(off_F)}")
             weight_OF[:, off_F.to(weight_OF.device)] = 0
@@ -276,17 +259,17 @@ class LogitSteering(Modifier):
         self._reinforced = False
 
     def attach(self, model: Any) -> None:
-        core = core_of(model)
-        if any(isinstance(module, (LogitSteering, Gate)) for module in core.modules()):
+        own = core(model)
+        if any(isinstance(module, (LogitSteering, Gate)) for module in own.modules()):
             raise ValueError("the model is steered already, and logits can only be steered on a plain one")
         self.register(model)
         for place, name in enumerate(self.changes):
-            core.get_submodule(name).register_forward_hook(self._change(place))
+            own.get_submodule(name).register_forward_hook(self._change(place))
         self._num_layers = len(decoder_layers(model))
-        self._config = core.config.get_text_config()
-        core.model.register_forward_hook(self._run_again, with_kwargs=True)
-        core.lm_head.register_forward_pre_hook(self._apart)
-        core.lm_head.register_forward_hook(self._combine)
+        self._config = own.config.get_text_config()
+        own.model.register_forward_hook(self._run_again, with_kwargs=True)
+        own.lm_head.register_forward_pre_hook(self._apart)
+        own.lm_head.register_forward_hook(self._combine)
 
     def _change(self, place: int) -> Any:
         def change(module: Any, args: Any, output: Tensor) -> Tensor:
@@ -328,84 +311,3 @@ class LogitSteering(Modifier):
 
     def tensors(self) -> dict[str, Tensor]:
         return {}  # the weights of the reinforced model lie in the folder as they were trained
-
-
-def is_modifier(folder: Path) -> bool:
-    """Whether a folder among the adapters holds a modifier."""
-    return (folder / MODIFIER_FILE).is_file()
-
-
-def apply_modifier(model: Any, folder: Path, *, weights_file: str, adapter_file: str) -> Any:
-    """Read a modifier and let it act on a model.
-
-    Raises:
-        ValueError, OSError, KeyError: the files are missing, damaged, or made for another model.
-    """
-    try:
-        settings = ModifierSettings.model_validate_json((folder / MODIFIER_FILE).read_text(encoding="utf-8"))
-    except ValidationError as error:
-        raise ValueError(f"{MODIFIER_FILE}: {error.errors()[0]['msg']}") from None
-    made = _READ[settings.kind](settings, folder, model, weights_file, adapter_file)
-    made.requires_grad_(requires_grad=False)
-    made.attach(model)
-    return model
-
-
-def _read_gate(held: dict[str, Tensor]) -> Gate:
-    return Gate(held.pop("gate_RD"), held.pop("threshold_R"))
-
-
-def _read_steering(settings: ModifierSettings, folder: Path, *_: Any) -> Modifier:
-    held = load_file(folder / TENSOR_FILE)
-    return Steering(settings, _read_gate(held), held["vector_D"])
-
-
-def _read_experts(settings: ModifierSettings, folder: Path, *_: Any) -> Modifier:
-    held = load_file(folder / TENSOR_FILE)
-    gate = _read_gate(held)
-    names = [name.removeprefix("down/") for name in held if name.startswith("down/")]
-    return Experts(
-        settings, gate, held["owner_GR"], {name: (held[f"down/{name}"], held[f"up/{name}"]) for name in names}
-    )
-
-
-def _read_pruned(settings: ModifierSettings, folder: Path, *_: Any) -> Modifier:
-    return Pruned(settings, load_file(folder / TENSOR_FILE))
-
-
-def _read_logit_steering(
-    settings: ModifierSettings, folder: Path, model: Any, weights_file: str, adapter_file: str
-) -> Modifier:
-    if (folder / weights_file).is_file():
-        return LogitSteering(settings, dict(_differences(load_file(folder / weights_file), core_of(model))))
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    if config.get("use_dora") or config.get("use_rslora"):
-        raise ValueError("only plain low-rank adapters can be applied to logits")
-    return LogitSteering(settings, _factors(folder / adapter_file, config["lora_alpha"] / config["r"]))
-
-
-def _differences(weights: dict[str, Tensor], core: Any) -> Iterable[tuple[str, tuple[Tensor, ...]]]:
-    for name, reinforced_OI in weights.items():
-        module = name.removesuffix(".weight")
-        if module == name:
-            raise ValueError(f"{name} is no weight matrix, so it cannot be kept as a difference")
-        plain_OI = core.get_submodule(module).weight
-        yield module, ((reinforced_OI - plain_OI.to(reinforced_OI)).to(plain_OI),)
-
-
-def _factors(path: Path, scale: float) -> dict[str, tuple[Tensor, ...]]:
-    with safe_open(path, framework="pt") as file:
-        held = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-    names = [key.removesuffix(".lora_A.weight") for key in held if key.endswith(".lora_A.weight")]
-    return {
-        name.removeprefix("base_model.model."): (held[f"{name}.lora_A.weight"], scale * held[f"{name}.lora_B.weight"])
-        for name in names
-    }
-
-
-_READ: dict[str, Any] = {
-    "logit_steering": _read_logit_steering,
-    "steering": _read_steering,
-    "experts": _read_experts,
-    "pruned": _read_pruned,
-}

@@ -21,16 +21,12 @@ from torch import Tensor
 
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded
+from mllmu.models.parts import core
 
 FEATURES = "picture_features"
 """Among the inputs of a batch: [F, D] the features of its pictures, in order, instead of their pixels."""
 MOST_BYTES = 2**30
 """Memory of the remembered features of a run; the longest unused go first."""
-
-
-def core(model: Any) -> Any:
-    """The model itself, without the adapter's wrapper."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 class FeatureMemory:

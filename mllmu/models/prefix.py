@@ -24,7 +24,8 @@ from torch.nn import functional as F
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
-from mllmu.models.pictures import core, embedded
+from mllmu.models.parts import core
+from mllmu.models.pictures import embedded
 
 NOTHING = -1
 """Block of a padding slot."""

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mllmu.models.families import IGNORE, Batch
-from mllmu.models.pictures import core, embedded
+from mllmu.models.parts import core
+from mllmu.models.pictures import embedded
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from torch import Tensor
 from mllmu.errors import DataError, ModelError
 from mllmu.models.families import IGNORE, Turn
 from mllmu.models.loading import Loaded
-from mllmu.models.modifiers import Gate, core_of, decoder_layers
+from mllmu.models.modifiers import Gate
+from mllmu.models.parts import core, decoder_layers
 from mllmu.recipe import Lora
 from mllmu.seeding import derive, rng
 from mllmu.training.forward import label_everything, run_hidden
@@ -103,7 +104,7 @@ class Probe:
     @torch.no_grad()
     def importance(self, turns: Sequence[Turn], pattern: str) -> dict[str, Tensor]:
         """[F] importance of every neuron by the name of the layer that reads it; see :class:`Activity`."""
-        modules = {n: m for n, m in core_of(self.loaded.model).named_modules() if re.fullmatch(pattern, n)}
+        modules = {n: m for n, m in core(self.loaded.model).named_modules() if re.fullmatch(pattern, n)}
         if not modules:
             raise ModelError(f"no layer of {type(self.loaded.model).__name__} is named like {pattern!r}.")
         activity = {name: Activity() for name in modules}
@@ -112,7 +113,7 @@ class Probe:
             for rows in self._batches(range(len(few)), key=lambda row: len(few[row].prompt)):
                 plain = self.loaded.encoder.batch([few[row] for row in rows]).to(self.loaded.device)
                 mask.append(plain.inputs["attention_mask"].bool())
-                core_of(self.loaded.model).model(**plain.inputs, use_cache=False)
+                core(self.loaded.model).model(**plain.inputs, use_cache=False)
         return {name: seen.importance() for name, seen in activity.items()}
 
     def _few(self, turns: Sequence[Turn]) -> list[Turn]:

@@ -12,8 +12,9 @@ import torch
 from helpers_models import load_ref, turns_of
 
 from mllmu import recipe as recipes
-from mllmu.depth.layers import blocks, hidden_states, read_out, replaced
+from mllmu.depth.layers import hidden_states, read_out, replaced
 from mllmu.evaluation.depth import Depth
+from mllmu.models.parts import decoder_layers
 from mllmu.progress import SilentProgress
 from mllmu.search.depth import DEPTH_FILE, FOLDER, depth
 from mllmu.training.forward import run_forward
@@ -50,7 +51,7 @@ def test_the_last_layer_read_out_is_what_the_model_says(family: str, tmp_path: P
     loaded = load_ref(base)
     batch = loaded.encoder.batch(turns_of(base))
     states = hidden_states(loaded.model, batch)
-    assert len(states) == len(blocks(loaded.model))
+    assert len(states) == len(decoder_layers(loaded.model))
     with torch.no_grad():
         plain = run_forward(loaded.model, batch)
         expected = torch.log_softmax(plain.logits_NV, -1)

@@ -11,7 +11,8 @@ from helpers_models import LORA, load_ref, turns_of
 from mllmu.models.adapters import add_trainable
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded
-from mllmu.models.pictures import FEATURES, FeatureMemory, core, embedded, picture_inputs
+from mllmu.models.parts import core
+from mllmu.models.pictures import FEATURES, FeatureMemory, embedded, picture_inputs
 
 
 def asked(loaded: Loaded, base: Path) -> list[Turn]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from mllmu.errors import DataError
 from mllmu.plugins import Plugin
 from mllmu.progress import Progress
 from mllmu.records import Profile, Question
@@ -70,7 +71,7 @@ class Source(Plugin, ABC):
 
     def picture(self, profile: Profile, view: int) -> Image:
         """One of the ``num_views`` pictures, in RGB, as large as it is; raises DataError if it cannot be read."""
-        raise NotImplementedError(f"{type(self).__name__} has no picture {view} of {profile.id}")
+        raise DataError(f"{type(self).__name__} has no picture {view} of {profile.id}.")
 
     def forget_ids(self) -> Mapping[str, Sequence[str]]:
         """Who is forgotten, by percent (``{"5": [ids]}``), where the source prescribes it; others are drawn."""

@@ -12,7 +12,8 @@ from pydantic import Field
 from torch import Tensor
 
 from mllmu.models.families import Turn
-from mllmu.models.modifiers import Experts, Modifier, ModifierSettings, core_of
+from mllmu.models.modifiers import Experts, Modifier, ModifierSettings
+from mllmu.models.parts import core
 from mllmu.training.losses import answer_nll
 from mllmu.unlearning.base import RetainingMethod, Step
 from mllmu.unlearning.probing import seeded_normal
@@ -85,7 +86,7 @@ class RoutedAdapters(RetainingMethod):
 def adapters(probe: Probe, layer: int, requests: int, rank: int) -> dict[str, tuple[Tensor, Tensor]]:
     """Factors [R, r, in] and [R, out, r] for every linear layer behind a layer; the second starts at zero."""
     pattern, factors = probe.loaded.family.lora_targets, {}
-    for name, module in core_of(probe.loaded.model).named_modules():
+    for name, module in core(probe.loaded.model).named_modules():
         place = re.search(r"\.layers\.(\d+)\.", name)
         if place and int(place[1]) > layer and re.fullmatch(pattern, name):
             size_out, size_in = module.weight.shape
