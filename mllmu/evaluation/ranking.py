@@ -33,9 +33,7 @@ def auc(members: Sequence[float], others: Sequence[float]) -> float | None:
     return _wins(members, others) / (len(members) * len(others))
 
 
-def matched_auc(
-    members: Mapping[Hashable, Sequence[float]], others: Mapping[Hashable, Sequence[float]]
-) -> float | None:
+def matched_auc(members: Mapping[K, Sequence[float]], others: Mapping[K, Sequence[float]]) -> float | None:
     """The same over pairs of one stratum only, e.g. answers of one length: what length alone gives away is gone.
 
     None if no stratum has both.
