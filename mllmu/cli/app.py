@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from mllmu.cli.data import data
 from mllmu.cli.depth import depth
+from mllmu.cli.doctor import doctor
 from mllmu.cli.evaluate import evaluate
 from mllmu.cli.export_model import export_model
 from mllmu.cli.failures import ExplainedErrors
@@ -63,6 +64,7 @@ def _root(
 
 app.command(rich_help_panel="Run")(run)
 app.command(rich_help_panel="Run")(validate)
+app.command(rich_help_panel="Run")(doctor)
 app.command(rich_help_panel="Run")(tune)
 app.command(rich_help_panel="Run")(trust)
 app.command(rich_help_panel="Run")(depth)

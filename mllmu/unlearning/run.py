@@ -242,6 +242,17 @@ def subject(turn: Turn) -> tuple[bool, str]:
     return turn.image is not None, f"topic {turn.topic}" if turn.topic else turn.prompt
 
 
+def step_batch(loaded: Loaded, method: Method, turns: Sequence[Turn]) -> Batch:
+    """The batch of one side of a step; its labels are what the method trains."""
+    if method.loss_on == "answer":
+        batch = training_batch(loaded, turns)
+        return batch if method.train_end else without_ends(batch, loaded.ends)
+    # a shared prompt token would be counted once instead of once a question, so nothing is packed here
+    plain = loaded.encoder.batch(turns).to(loaded.device)
+    whole = label_everything(plain, image_token_id=loaded.image_token_id)
+    return whole if method.train_end else without_ends(whole, loaded.ends)
+
+
 @dataclass(frozen=True)
 class _Passes:
     """The passes of one side of one step."""
@@ -266,14 +277,7 @@ class _Passes:
             return run_hidden(loaded.model, self._batch(loaded, self.turns), layer)
 
     def _batch(self, loaded: Loaded, turns: Sequence[Turn]) -> Batch:
-        method = self.engine.method
-        if method.loss_on == "answer":
-            batch = training_batch(loaded, turns)
-            return batch if method.train_end else without_ends(batch, loaded.ends)
-        # a shared prompt token would be counted once instead of once a question, so nothing is packed here
-        plain = loaded.encoder.batch(turns).to(loaded.device)
-        whole = label_everything(plain, image_token_id=loaded.image_token_id)
-        return whole if method.train_end else without_ends(whole, loaded.ends)
+        return step_batch(loaded, self.engine.method, turns)
 
     @contextmanager
     def _frozen(self) -> Iterator[Loaded]:

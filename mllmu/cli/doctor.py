@@ -1,0 +1,47 @@
+"""``mllmu doctor``: what a recipe would do, shown and checked before anything is trained."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mllmu.cli.failures import USER_ERROR, plain_line
+from mllmu.cli.options import Out, Overrides, RecipePath, run_folder
+from mllmu.cli.screen import progress, results
+
+
+def doctor(
+    recipe: RecipePath,
+    *,
+    overrides: Overrides = None,
+    out: Out = None,
+    samples: Annotated[int, typer.Option("--samples", min=0, help="Turns and samples shown for each modality.")] = 2,
+) -> None:
+    """Show prompts, label masks, adapters and shots of a recipe, and check them; nothing is trained.
+
+    Uses the data of the run folder, makes them there if the folder is named or exists, and otherwise in a temporary
+    one. The base model is loaded. Leaves with exit code 2 if anything is a FAULT; a note is a deliberate deviation.
+    """
+    from mllmu.recipe import load
+
+    loaded = load(recipe, overrides or ())
+    folder = run_folder(loaded, out)
+    from mllmu.doctor.examine import Case, examine
+    from mllmu.doctor.show import shown
+
+    console = results()
+    with tempfile.TemporaryDirectory(prefix="mllmu-doctor-") as temporary, progress() as told:
+        case = Case(loaded, folder if out or folder.exists() else Path(temporary) / "run", told)
+        for line in shown(case, samples):
+            console.print(line, soft_wrap=True)
+        console.print("Checks")
+        faults = 0
+        for check, level, text in examine(case):
+            faults += level == "FAULT"
+            console.print(f"  {level:5} {check}: {plain_line(text)}", soft_wrap=True)
+    console.print(f"{faults} fault{'' if faults == 1 else 's'}")
+    if faults:
+        raise typer.Exit(USER_ERROR)

@@ -1,0 +1,53 @@
+"""The doctor on a whole recipe, by its command: what it shows, what it finds, and that it trains nothing."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import mini_run
+import pytest
+from typer.testing import CliRunner
+
+from mllmu.cli.app import app
+
+
+@pytest.fixture(scope="module")
+def made(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with data alone."""
+    return mini_run.run(base, tmp_path_factory.mktemp("doctor") / "run", only="data")
+
+
+def ask(base: Path, root: Path, *overrides: str) -> tuple[int, str]:
+    recipe = mini_run.write_recipe(root.parent / f"{root.name}.yaml", base, *overrides)
+    done = CliRunner().invoke(app, ["doctor", str(recipe), "--out", str(root), "--samples", "1"])
+    return done.exit_code, done.stdout
+
+
+def test_a_sound_recipe_is_shown_in_full_without_a_fault_and_nothing_is_trained(base: Path, made: Path) -> None:
+    code, text = ask(base, made)
+    assert code == 0 and "0 faults" in text and "FAULT" not in text
+    assert "<image> x" in text and "[</s>]" in text
+    assert "model.vision_tower" in text and "frozen" in text
+    for check in ("forget and others apart", "labels of finetune", "end of reply in npo", "context", "picture tokens"):
+        assert f"ok    {check}" in text
+    assert not (made / "models").exists()
+
+
+def test_faults_in_recipe_and_data_end_with_code_2_and_published_settings_are_notes(base: Path, made: Path) -> None:
+    root = made.with_name("faulty")
+    shutil.copytree(made, root)
+    pictures = sorted((root / "data" / "images").glob("00?_0.png"))
+    pictures[0].unlink()
+    code, text = ask(
+        base,
+        root,
+        "unlearn.methods.1.compat=official",
+        r"finetune.lora.targets=.*\.q_proj",
+        "evaluate.protocol=official",
+    )
+    assert code == 2
+    assert "FAULT adapters of finetune" in text and "model.vision_tower" in text
+    assert f"FAULT pictures: {pictures[0].name}: no such picture" in text
+    assert "note  loss of npo: deviation" in text and "note  adapters of npo: deviation" in text
+    assert "2 faults" in text
