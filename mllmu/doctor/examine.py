@@ -12,7 +12,7 @@ from mllmu.doctor import data_checks, masks, method_checks, model_checks
 from mllmu.doctor.verdict import Verdict
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded
-from mllmu.models.pictures import core
+from mllmu.models.parts import core
 from mllmu.pipeline import Pipeline
 from mllmu.progress import Progress
 from mllmu.recipe import Recipe

@@ -15,7 +15,7 @@ from mllmu.doctor.verdict import Verdict, verdict
 from mllmu.models.families import Turn
 from mllmu.models.literal import encode
 from mllmu.models.loading import Loaded
-from mllmu.models.pictures import core
+from mllmu.models.parts import core
 from mllmu.models.respond import as_turn, opener
 from mllmu.records import Sample
 
