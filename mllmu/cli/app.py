@@ -15,6 +15,7 @@ from mllmu.cli.export_model import export_model
 from mllmu.cli.failures import ExplainedErrors
 from mllmu.cli.judge import judge
 from mllmu.cli.ls import ls
+from mllmu.cli.plan import plan
 from mllmu.cli.pretrain import pretrain_tiny
 from mllmu.cli.review import WithDefault, review
 from mllmu.cli.run import run
@@ -65,6 +66,7 @@ def _root(
 app.command(rich_help_panel="Run")(run)
 app.command(rich_help_panel="Run")(validate)
 app.command(rich_help_panel="Run")(doctor)
+app.command(rich_help_panel="Run")(plan)
 app.command(rich_help_panel="Run")(tune)
 app.command(rich_help_panel="Run")(trust)
 app.command(rich_help_panel="Run")(depth)

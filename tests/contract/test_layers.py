@@ -23,7 +23,7 @@ LAYERS: dict[str, float] = {
     "mllmu.training.loop": 3, "mllmu.training.finetune": 3,
     "mllmu.unlearning": 4, "mllmu.depth": 4,
     "mllmu.evaluation.run": 4, "mllmu.evaluation.attacks": 4, "mllmu.judges.local": 4,
-    "mllmu.stages": 6, "mllmu.pipeline": 6, "mllmu.sweep": 6, "mllmu.search": 6, "mllmu.doctor": 6,
+    "mllmu.stages": 6, "mllmu.pipeline": 6, "mllmu.sweep": 6, "mllmu.search": 6, "mllmu.doctor": 6, "mllmu.planning": 6,
     "mllmu.cli": 7, "mllmu.__main__": 7,
 }  # fmt: skip
 """Layer of a module, or of a package with all that is in it; the longest name counts."""

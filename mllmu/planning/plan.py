@@ -1,0 +1,346 @@
+"""The plan of a recipe on a device: what every stage holds, computes and takes, and what to change if it is too much.
+
+Memory of a training step = weights + adapters (or trained weights) + optimiser + the most that a step allocates. The
+last part is simulated on the model's own code, see :mod:`mllmu.planning.simulate`; the rest is counted. Time is
+operations / (peak of the device * utilisation) for training and for reading prompts, and bytes of the weights / memory
+bandwidth for every token that is written.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from mllmu.errors import RecipeError, did_you_mean
+from mllmu.planning import workload as loads
+from mllmu.planning.facts import BYTES, ModelFacts, describe
+from mllmu.planning.pictures import picture_sizes
+from mllmu.planning.simulate import StepCost, step_cost
+from mllmu.recipe import Lora, Recipe
+from mllmu.stages.lineup import jobs
+from mllmu.training.packing import CAPACITY, SHARE
+
+GIB = 2**30
+TRAIN_UTILISATION = 0.35
+READ_UTILISATION = 0.35
+WRITE_UTILISATION = 0.4
+OVERHEAD = 1.06
+"""What an allocator holds beyond what is alive."""
+
+
+class Device(BaseModel):
+    """A device: memory in GiB, peak of dense operations in TFLOP/s, memory bandwidth in GB/s."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    memory: float
+    tflops: float
+    gb_s: float
+
+
+class StagePlan(BaseModel):
+    """One line of the plan. Memory in GiB, ``tokens`` through the language model, ``tflop`` in 10^12 operations."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    stage: str
+    what: str
+    weights: float
+    trained: float = 0.0
+    optimiser: float = 0.0
+    activations: float = 0.0
+    cache: float = 0.0
+    peak: float
+    tokens: int
+    tflop: float
+    hours: float
+    fits: bool
+
+
+class Plan(BaseModel):
+    """All stages, and what they were computed from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    recipe: str
+    model: str
+    family: str
+    device: str
+    memory: float
+    dtype: str
+    parameters: int
+    vision_parameters: int
+    trainable: int
+    image_tokens: int
+    packed: bool
+    gradient_checkpointing: bool
+    quantize: str | None
+    stages: tuple[StagePlan, ...]
+    hours: float
+    advice: tuple[str, ...] = Field((), description="what to change, with what it would need then")
+    assumptions: tuple[str, ...] = ()
+
+
+def devices() -> dict[str, Device]:
+    """The known devices by name."""
+    text = (resources.files("mllmu.planning") / "devices.yaml").read_text(encoding="utf-8")
+    return {name: Device.model_validate(value) for name, value in yaml.safe_load(text).items()}
+
+
+def find_device(name: str) -> Device:
+    """A device by name; an unknown one raises RecipeError with the nearest."""
+    known = devices()
+    if name not in known:
+        raise RecipeError(f"--device: no '{name}'.{did_you_mean(name, known)} Known: {', '.join(known)}.")
+    return known[name]
+
+
+def make_plan(recipe: Recipe, device: str) -> Plan:
+    """Plan a recipe for a device."""
+    planner = Planner(recipe, device)
+    stages = tuple(planner.stages())
+    facts = planner.facts
+    return Plan(
+        recipe=recipe.name,
+        model=facts.name,
+        family=facts.family.name,
+        device=device,
+        memory=planner.device.memory,
+        dtype=str(facts.dtype).removeprefix("torch."),
+        parameters=facts.parameters,
+        vision_parameters=facts.vision,
+        trainable=facts.trainable(recipe.finetune.lora),
+        image_tokens=planner.image_tokens,
+        packed=facts.packs,
+        gradient_checkpointing=recipe.model.gradient_checkpointing,
+        quantize=recipe.model.quantize,
+        stages=stages,
+        hours=sum(stage.hours for stage in stages),
+        advice=tuple(planner.advice(stages)),
+        assumptions=planner.assumptions(),
+    )
+
+
+def training_peak(weights: float, trained: float, step: float) -> float:
+    """Bytes at the worst moment of training.
+
+    weights + trained + 2 * trained (AdamW's two averages) + max(step, 2 * trained)
+
+    Args:
+        weights: of the frozen part.
+        trained: of what is trained.
+        step: the most that forward and backward pass allocate. When they are done only the gradients are left, and
+            the optimiser's arithmetic takes as much again.
+    """
+    return weights + 3 * trained + max(step, 2 * trained)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """A part of a step as it is run at once: questions, and the sequences and tokens they fill."""
+
+    questions: int
+    sequences: int
+    tokens: int
+
+
+class Planner:
+    """Computes the lines of a plan; simulated steps are remembered by their shape."""
+
+    def __init__(self, recipe: Recipe, device: str) -> None:
+        self.recipe = recipe
+        self.name = device
+        self.device = find_device(device)
+        self.facts: ModelFacts = describe(recipe.model, device="cpu" if device == "cpu" else "cuda")
+        self.work = loads.of_recipe(recipe)
+        size = int(recipe.data.portraits.settings.get("size", 336))
+        self.image_tokens, self.patches = picture_sizes(recipe.model, self.facts, size)
+        self._steps: dict[Any, StepCost] = {}
+
+    def stages(self) -> Iterator[StagePlan]:
+        """The lines: fine-tuning, every method, evaluation."""
+        section, work = self.recipe.finetune, self.work
+        taught = [work.people] + [work.people - gone for gone in work.forgotten]
+        questions = sum(work.training_questions(people, section.modality) for people in taught)
+        yield self._training(
+            "finetune",
+            f"target and {len(work.forgotten)} retain model(s)",
+            questions=round(questions * section.epochs),
+            batch=section.batch_size,
+            modality=section.modality,
+            lora=section.lora,
+        )
+        for job in jobs(self.recipe):
+            if job.method().trains:
+                yield self._unlearning(job)
+        yield self._evaluation(2 + len(jobs(self.recipe)))
+
+    def _unlearning(self, job: Any) -> StagePlan:
+        method = job.method()
+        forgotten = sum(self.work.training_questions(people, method.modality) for people in self.work.forgotten)
+        sides = 1 + int(method.uses_retain)
+        lora = self.recipe.unlearn.lora
+        # without an adapter to switch off, or with another model as reference, a second one is in memory
+        apart = method.uses_reference and (method.reference != method.model or lora is None)
+        return self._training(
+            "unlearn",
+            job.name,
+            questions=round(forgotten * method.epochs) * sides,
+            batch=method.batch_size,
+            modality=method.modality,
+            lora=lora,
+            sides=sides,
+            reference=method.uses_reference,
+            models=2 if apart else 1,
+        )
+
+    def _training(
+        self,
+        stage: str,
+        what: str,
+        *,
+        questions: int,
+        batch: int,
+        modality: str,
+        lora: Lora | None,
+        sides: int = 1,
+        reference: bool = False,
+        models: int = 1,
+    ) -> StagePlan:
+        facts, model = self.facts, self.recipe.model
+        trained = facts.trainable(lora) * (4 if lora else BYTES[facts.dtype])
+        shape = self.shape(batch, modality)
+        cost = self.step(shape, lora).whole(checkpointing=model.gradient_checkpointing)
+        # the sides wait for each other, and for the logits of the reference
+        logits = batch * loads.TRAINED_REPLY_TOKENS * int(facts.text.vocab_size) * 4
+        step = cost.peak + (sides - 1) * cost.kept + sides * logits * reference
+        activations = max(step, 2 * trained)
+        # without adapters the trained weights are among the weights already
+        weights = models * facts.resident - (0 if lora else trained)
+        per_question = cost.both + cost.forward * int(reference)
+        flop = questions * (per_question / shape.questions + self._vision(modality))
+        peak = training_peak(weights, trained, step) / GIB * (OVERHEAD if self.name != "cpu" else 1)
+        return StagePlan(
+            stage=stage,
+            what=what,
+            weights=weights / GIB,
+            trained=trained / GIB,
+            optimiser=2 * trained / GIB,
+            activations=activations / GIB,
+            peak=peak,
+            tokens=round(questions * shape.sequences * shape.tokens / shape.questions),
+            tflop=flop / 1e12,
+            hours=flop / (self.device.tflops * 1e12 * TRAIN_UTILISATION) / 3600,
+            fits=peak <= self.device.memory,
+        )
+
+    def shape(self, questions: int, modality: str) -> Shape:
+        """Questions of different people side by side; they share sequences as far as packing goes."""
+        shown = 0 if modality == "text" else self.image_tokens
+        length = shown + loads.TEMPLATE_TOKENS + loads.QUESTION_TOKENS["question"] + loads.TRAINED_REPLY_TOKENS
+        room = max(CAPACITY, SHARE * (shown + loads.TEMPLATE_TOKENS // 2), length)
+        fit = min(questions, room // length) if self.facts.packs else 1
+        return Shape(questions=questions, sequences=math.ceil(questions / fit), tokens=fit * length)
+
+    def step(self, shape: Shape, lora: Lora | None) -> StepCost:
+        """The simulated cost of one part of a step."""
+        key = (shape, lora)
+        if key not in self._steps:
+            self._steps[key] = step_cost(
+                self.facts.config,
+                self.facts.build,
+                self.facts.family,
+                lora,
+                sequences=shape.sequences,
+                tokens=shape.tokens,
+                labelled=shape.questions * loads.TRAINED_REPLY_TOKENS,
+                packed=self.facts.packs,
+            )
+        return self._steps[key]
+
+    def _vision(self, modality: str) -> float:
+        """Operations of the vision tower for a question: 2 per weight and patch (attention adds a few per cent)."""
+        share = {"text": 0.0, "both": 0.5}.get(modality, 1.0)
+        return share * 2 * self.facts.vision * self.patches
+
+    def _evaluation(self, num_models: int) -> StagePlan:
+        facts, evaluate = self.facts, self.recipe.evaluate
+        people = sum(sum(sets.values()) for sets in self.work.asked)
+        # half of the questions show a picture, which the questions about one person in a batch share
+        read = written = 0.0
+        for task in evaluate.tasks:
+            asked = people * loads.ASKED_PER_PERSON[task]
+            reply = loads.REPLY_TOKENS[task]
+            prompt = loads.TEMPLATE_TOKENS + loads.QUESTION_TOKENS[task] + loads.CANDIDATES[task] * reply
+            read += asked * prompt
+            written += asked * reply
+        read += people * self.image_tokens * (1 if facts.packs else 9)
+        row = loads.TEMPLATE_TOKENS + max(loads.QUESTION_TOKENS.values()) + self.image_tokens
+        rows = evaluate.batch_size * (1 + (2 if facts.packs else 1))
+        cache = rows * row * facts.kv_token
+        logits = 2 * evaluate.batch_size * loads.REPLY_TOKENS["generation"] * int(facts.text.vocab_size) * 4
+        flop = num_models * (2 * facts.language * (read + written) + people * 2 * facts.vision * self.patches)
+        steps = num_models * written / evaluate.batch_size * 1.5
+        writing = steps * (facts.resident + cache) / (self.device.gb_s * 1e9 * WRITE_UTILISATION)
+        reading = flop / (self.device.tflops * 1e12 * READ_UTILISATION)
+        peak = (facts.resident + cache + logits) / GIB * (OVERHEAD if self.name != "cpu" else 1)
+        return StagePlan(
+            stage="evaluate",
+            what=f"{num_models} models, batches of {evaluate.batch_size}",
+            weights=facts.resident / GIB,
+            activations=logits / GIB,
+            cache=cache / GIB,
+            peak=peak,
+            tokens=round(num_models * (read + written)),
+            tflop=flop / 1e12,
+            hours=(reading + writing) / 3600,
+            fits=peak <= self.device.memory,
+        )
+
+    def advice(self, stages: tuple[StagePlan, ...]) -> Iterator[str]:
+        """What to change for what does not fit, each with the peak it would lead to."""
+        worst = max(stages, key=lambda stage: stage.peak if stage.stage != "evaluate" else 0)
+        if not worst.fits:
+            yield from self._training_advice(worst)
+        evaluation = stages[-1]
+        if not evaluation.fits:
+            room = self.device.memory - evaluation.weights * OVERHEAD
+            share = room / (evaluation.peak - evaluation.weights * OVERHEAD)
+            batch = int(self.recipe.evaluate.batch_size * share)
+            yield (
+                f"evaluate: --set evaluate.batch_size={batch}"
+                if batch >= 1
+                else f"evaluate: the weights alone take {evaluation.weights:.1f} GiB; use a larger device"
+            )
+
+    def _training_advice(self, worst: StagePlan) -> Iterator[str]:
+        tried: tuple[dict[str, Any], ...] = (
+            {"gradient_checkpointing": True},
+            {"gradient_checkpointing": True, "quantize": "nf4"},
+        )
+        for change in tried:
+            model = self.recipe.model.model_copy(update=change)
+            other = Planner(self.recipe.model_copy(update={"model": model}), self.name)
+            peak = max(stage.peak for stage in other.stages() if stage.stage != "evaluate")
+            settings = " ".join(f"--set model.{k}={str(v).lower()}" for k, v in change.items())
+            fits = "fits" if peak <= self.device.memory else "still too much"
+            yield f"training: {settings}: {peak:.1f} GiB, {fits}"
+            if peak <= self.device.memory:
+                return
+        yield (
+            f"training: of {worst.peak:.1f} GiB the weights take {worst.weights:.1f}: a smaller batch_size (it changes "
+            "the result), a smaller model, or a larger device"
+        )
+
+    def assumptions(self) -> tuple[str, ...]:
+        """What the numbers rest on."""
+        return (
+            f"{self.work.people} people, {self.work.trained:g} training questions each and modality; "
+            f"{self.image_tokens} image tokens; question, template and answer about "
+            f"{loads.TEMPLATE_TOKENS + loads.QUESTION_TOKENS['question'] + loads.TRAINED_REPLY_TOKENS} tokens",
+            f"time at {TRAIN_UTILISATION:.0%} of {self.device.tflops:g} TFLOP/s; writing at {WRITE_UTILISATION:.0%} of "
+            f"{self.device.gb_s:g} GB/s; reading data, drawing pictures and saving are not counted",
+        )

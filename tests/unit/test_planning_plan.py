@@ -1,0 +1,94 @@
+"""mllmu plan: known models have their published size without a network, and advice leads to what fits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from mllmu.cli.app import app
+from mllmu.errors import ModelError, RecipeError
+from mllmu.planning.facts import describe, known_models
+from mllmu.planning.plan import devices, find_device, make_plan, training_peak
+from mllmu.recipe import ModelSection, Recipe, parse
+
+LLAVA = "llava-hf/llava-1.5-7b-hf"
+
+
+def recipe(path: str, **sections: Any) -> Recipe:
+    methods = [{"name": "ga", "modality": "image_text"}, {"name": "npo", "modality": "text"}, "prompting"]
+    raw = {"name": "planned", "model": {"path": path}, "unlearn": {"methods": methods}, "evaluate": {"batch_size": 16}}
+    return parse(raw | sections)
+
+
+@pytest.mark.parametrize("name", known_models())
+def test_a_model_made_from_the_known_config_has_the_published_number_of_weights(name: str) -> None:
+    facts = describe(ModelSection(path=name), device="cuda")
+    assert facts.parameters == known_models()[name]["parameters"]
+    assert str(facts.dtype) == "torch.bfloat16"
+
+
+def test_a_picture_that_is_cut_into_tiles_takes_seventeen_times_the_tokens_of_a_whole_one() -> None:
+    name = "HuggingFaceTB/SmolVLM-500M-Instruct"
+    whole = describe(ModelSection(path=name, pictures={"do_image_splitting": False}), device="cuda")
+    assert whole.image_tokens == 64
+    assert describe(ModelSection(path=name), device="cuda").image_tokens == 17 * 64
+
+
+def test_four_bits_take_about_a_quarter_of_the_language_models_layers() -> None:
+    whole = describe(ModelSection(path=LLAVA), device="cuda")
+    packed = describe(ModelSection(path=LLAVA, quantize="nf4"), device="cuda")
+    layers = 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008)
+    assert whole.resident - packed.resident == pytest.approx(layers * (2 - 0.516), rel=1e-3)
+
+
+def test_the_worst_moment_of_training_by_hand() -> None:
+    """100 frozen; 10 trained and 20 of AdamW; a step takes 5, but gradients and the optimiser's arithmetic 2 * 10."""
+    assert training_peak(100, 10, 5) == 150
+    assert training_peak(100, 10, 50) == 180
+
+
+def test_what_does_not_fit_gets_advice_that_makes_it_fit() -> None:
+    plan = make_plan(recipe(LLAVA), "a100-40gb")
+    first = plan.stages[0]
+    assert not first.fits
+    assert plan.advice[0].startswith("training: --set model.gradient_checkpointing=true")
+    assert plan.advice[0].endswith("fits")
+    changed = make_plan(recipe(LLAVA, model={"path": LLAVA, "gradient_checkpointing": True}), "a100-40gb")
+    assert all(stage.fits for stage in changed.stages)
+    assert changed.advice == ()
+    assert changed.stages[0].tflop > first.tflop, "what is not kept is computed again"
+
+
+def test_stages_are_the_runs_own_and_more_teaching_takes_longer() -> None:
+    plan = make_plan(recipe("tiny"), "cpu")
+    assert [stage.what for stage in plan.stages[1:-1]] == ["ga", "npo"]
+    longer = make_plan(recipe("tiny", finetune={"epochs": 10}), "cpu")
+    assert longer.stages[0].hours == pytest.approx(2 * plan.stages[0].hours, rel=1e-3)
+    assert longer.stages[-1] == plan.stages[-1]
+
+
+def test_an_unknown_device_and_an_unknown_model_say_what_there_is() -> None:
+    with pytest.raises(RecipeError, match="Did you mean 'h100-80gb'"):
+        find_device("h100-80")
+    with pytest.raises(ModelError, match="Expected 'tiny', a folder"):
+        describe(ModelSection(path="/no/such/folder"), device="cpu")
+    assert all(device.memory > 0 for device in devices().values())
+
+
+def test_the_command_prints_a_table_or_json(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({"name": "planned", "unlearn": {"methods": ["ga"]}}))
+    shown = CliRunner().invoke(app, ["plan", str(path), "--device", "cpu"])
+    assert shown.exit_code == 0, shown.output
+    assert "finetune" in shown.output
+    assert "assumed:" in shown.output
+    machine = CliRunner().invoke(app, ["plan", str(path), "--device", "cpu", "--json"])
+    stages = json.loads(machine.stdout)["stages"]
+    assert [stage["stage"] for stage in stages] == ["finetune", "unlearn", "evaluate"]
+    wrong = CliRunner().invoke(app, ["plan", str(path), "--device", "abacus"])
+    assert wrong.exit_code == 2
