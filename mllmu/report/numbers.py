@@ -23,7 +23,7 @@ METRIC_LABELS: dict[str, str] = {
     "cloze_contains": "answer contained",
 }
 MODALITY_LABELS: dict[str, str] = {"image_text": "image + text", "text": "text only", "both": "both"}
-_DECIMALS = ("rouge", "bleu", "truth_ratio", "probability", "factuality")
+_DECIMALS = ("rouge", "bleu", "truth_ratio", "probability", "factuality", "exposure", "member_")
 
 Cell = tuple[Split, TaskName]
 

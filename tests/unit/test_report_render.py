@@ -27,7 +27,7 @@ from mllmu.report import (
     terminal_table,
     tradeoff_rows,
 )
-from mllmu.report.numbers import MAIN_METRIC, OUTCOMES, Interval, Numbers, listing, mean_interval
+from mllmu.report.numbers import MAIN_METRIC, OUTCOMES, Interval, Numbers, listing, mean_interval, show
 from mllmu.report.provenance import stage_rows
 from mllmu.report.reading import readings
 from mllmu.report.tables import four_set_tables, goodness
@@ -445,6 +445,7 @@ def test_terminal_table_prints_scores_per_modality_and_names_as_they_are() -> No
 
 
 def test_printed_values_are_as_documented() -> None:
+    assert "0.25" in show("exposure", 0.25) and "0.25" in show("member_loss", 0.25), "in nats, not in percent"
     for module in (mllmu.report.numbers, mllmu.report.provenance):
         found = doctest.testmod(module)
         assert found.attempted > 0 and found.failed == 0
