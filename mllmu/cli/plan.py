@@ -58,7 +58,7 @@ def table(made: Plan) -> Table:
     from rich.table import Table
 
     shown = Table(box=None, pad_edge=False, header_style="bold")
-    shown.add_column("stage")
+    shown.add_column("stage", no_wrap=True, min_width=len("finetune"))
     shown.add_column("what")
     for name in ("weights", "trained", "optimiser", "step", "cache", "peak GiB", "Mtokens", "PFLOP", "time", ""):
         shown.add_column(name, justify="right")

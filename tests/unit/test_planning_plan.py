@@ -83,9 +83,10 @@ def test_an_unknown_device_and_an_unknown_model_say_what_there_is() -> None:
 def test_the_command_prints_a_table_or_json(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump({"name": "planned", "unlearn": {"methods": ["ga"]}}))
-    shown = CliRunner().invoke(app, ["plan", str(path), "--device", "cpu"])
-    assert shown.exit_code == 0, shown.output
-    assert "finetune" in shown.output
+    for width in ("80", "140"):
+        shown = CliRunner().invoke(app, ["plan", str(path), "--device", "cpu"], env={"COLUMNS": width})
+        assert shown.exit_code == 0, shown.output
+        assert "finetune" in shown.output, f"at {width} columns"
     assert "assumed:" in shown.output
     machine = CliRunner().invoke(app, ["plan", str(path), "--device", "cpu", "--json"])
     stages = json.loads(machine.stdout)["stages"]
