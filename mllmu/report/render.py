@@ -24,6 +24,7 @@ from mllmu.report.numbers import MODALITY_LABELS, Numbers
 from mllmu.report.reading import headline, readings
 from mllmu.report.scatter import plottable
 from mllmu.report.tradeoff import ALL_TASKS, TradeoffRow, csv_text, tradeoff_rows
+from mllmu.report.whole import CASES, whole_tables
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _FEW_REPLIES = 6
@@ -94,6 +95,8 @@ def _page(report: ReportInput, numbers: Numbers, rows: list[TradeoffRow], drawn:
         plots=_grouped(drawn),
         sets=tables.four_set_tables(numbers),
         ks=tables.ks_table(report, numbers),
+        sheets=whole_tables(report, numbers),
+        cases=CASES,
         judgements=judgements(report, numbers),
         metrics=tables.metric_rows(report, numbers),
         trust=tables.trust_table(report),

@@ -1,0 +1,145 @@
+"""Numbers about whole models in the report: near or past the retain_model, and only what was measured."""
+
+from __future__ import annotations
+
+import doctest
+from pathlib import Path
+
+from mllmu.evaluation.trust import TrustRow
+from mllmu.records import Summary
+from mllmu.report import ModelRow, ReportInput, render
+from mllmu.report import sheets as module
+from mllmu.report.numbers import Numbers
+from mllmu.report.sheets import Sheet
+from mllmu.report.whole import whole_tables
+
+MODELS = (
+    ModelRow(name="target", role="target"),
+    ModelRow(name="retain_model", role="retain_model"),
+    ModelRow(name="npo", role="unlearned", method="npo"),
+)
+
+
+def rows(summary: str, values: tuple[float | None, ...], detail: str = "", **more: object) -> list[Summary]:
+    return [
+        Summary.model_validate({"model": row.name, "summary": summary, "detail": detail, "value": value, **more})
+        for row, value in zip(MODELS, values, strict=True)
+        if value is not None or more.get("note")
+    ]
+
+
+def tables(*found: Summary, trust: tuple[TrustRow, ...] = ()) -> list[Sheet]:
+    report = ReportInput(title="t", models=MODELS, summaries=found, trust=trust)
+    return whole_tables(report, Numbers(report))
+
+
+def column(table: Sheet, head: str) -> list[str]:
+    place = [each.head for each in table.columns].index(head)
+    return [row.cells[place].text + ("›" if row.cells[place].beyond else "") for row in table.rows]
+
+
+def test_nothing_measured_gives_no_table() -> None:
+    assert tables() == []
+
+
+def test_arrows_point_from_the_target_to_the_retain_model_and_numbers_past_it_are_marked() -> None:
+    privleak = rows("privleak", (-60.0, 0.0, 12.0), split="forget", modality="text", num=96)
+    keywords = rows("ape", (0.9, 0.1, 0.3), "mean", split="forget", modality="text", num=16)
+    utility = rows("model_utility", (0.8, 0.8, 0.4), modality="text", num=6)
+    (table,) = tables(*privleak, *keywords, *utility)
+    assert column(table, "PrivLeak") == ["-60.0", "0.0", "+12.0›"]
+    assert column(table, "keywords") == ["90.0", "10.0", "30.0"]
+    assert [(c.head, c.arrow, c.under) for c in table.columns] == [
+        ("model utility", "↑", "n 6"),
+        ("PrivLeak", "↑", "n 96"),
+        ("keywords", "↓", "n 16"),
+    ]
+    shades = {c.head: cell.shade for c, cell in zip(table.columns, table.rows[2].cells, strict=True)}
+    # utility is half of the target's; PrivLeak is 0.8 and keywords 0.75 of the way: step = floor(6 * goodness)
+    assert shades == {"model utility": 3, "PrivLeak": 4, "keywords": 4}
+    assert all(cell.shade is None for row in table.rows[:2] for cell in row.cells)
+
+
+def test_a_number_that_cannot_be_computed_is_a_dash_with_its_reason_below() -> None:
+    found = rows("privleak", (-60.0, 0.0, None), split="forget", modality="text", note="the AUC is 1")
+    (table,) = tables(*found)
+    assert column(table, "PrivLeak")[2] == "–"
+    assert table.notes == ("PrivLeak of npo: the AUC is 1",)
+
+
+def test_a_column_that_nobody_could_compute_is_left_out() -> None:
+    assert tables(*rows("privleak", (None, None, None), split="forget", modality="text", note="no holdout")) == []
+
+
+def test_membership_shows_the_attack_its_controls_and_the_trust_of_its_metric() -> None:
+    where = {"split": "forget", "modality": "text", "num": 40}
+    found = [
+        *rows("membership", (0.95, 0.5, 0.7), "min_k_pp auc", **where),
+        *rows("membership", (0.90, 0.5, 0.6), "min_k_pp matched_auc", **where),
+        *rows("membership", (0.40, 0.0, 0.1), "min_k_pp tpr_at_1", **where),
+    ]
+    trust = tuple(
+        TrustRow(metric="member_min_k_pp", task=task, modality="text", auc=auc, num_with=9, num_without=9)
+        for task, auc in (("generation", 0.9), ("cloze", 0.8))
+    )
+    (table,) = tables(*found, trust=trust)
+    assert (table.columns[0].head, table.columns[0].under) == ("min-k++", "n 40, trust 0.80 to 0.90")
+    assert (table.rows[2].cells[0].text, table.rows[2].cells[0].under) == ("0.70", "matched 0.60, found 0.10")
+
+
+def test_the_four_cases_of_a_fact_are_a_bar_that_adds_up() -> None:
+    cases = {"acc_r": (1.0, 0.0, 0.5), "face_only": (0.0, 0.1, 0.2), "name_only": (0.0, 0.1, 0.3), "acc_f": (0, 0.8, 0)}
+    found = [row for detail, values in cases.items() for row in rows("both_ways", values, detail, split="forget")]
+    (table,) = tables(*found)
+    assert [row.bar for row in table.rows] == [(100.0, 0.0, 0.0, 0.0), (0.0, 10.0, 10.0, 80.0), (50.0, 20.0, 30.0, 0.0)]
+    assert "forget: face only" in [c.head for c in table.columns]
+
+
+def test_distances_are_summed_over_metrics_and_what_went_past_is_counted() -> None:
+    def near(metric: str, value: float, note: str = "") -> Summary:
+        return Summary(
+            model="npo",
+            summary="oracle_distance",
+            detail=metric,
+            split="forget",
+            modality="text",
+            value=value,
+            note=note,
+        )
+
+    found = [
+        near("accuracy classification", 0.2),
+        near("rougeL generation", 0.5),
+        near("bleu generation", 0.9, "beyond"),
+    ]
+    summed, details = tables(*found)
+    assert [(c.text, c.under) for c in summed.rows[0].cells] == [("0.50", "3 metrics, 1 past")]
+    assert [(c.head, c.under) for c in details.columns] == [
+        ("accuracy", "classification"),
+        ("bleu", "generation"),
+        ("rougeL", "generation"),
+    ]
+    assert [cell.beyond for cell in details.rows[0].cells] == [False, True, False]
+    assert details.folded and not summed.folded
+
+
+def test_a_column_is_explained_once_though_two_tables_have_it() -> None:
+    both = [
+        row
+        for modality in ("image_text", "text")
+        for row in rows("ape", (0.9, 0.1, 0.3), "mean", split="forget", modality=modality)
+    ]
+    assert [bool(table.columns[0].reads) for table in tables(*both)] == [True, False]
+
+
+def test_the_page_holds_the_tables_only_if_something_was_measured(tmp_path: Path) -> None:
+    found = tuple(rows("ape", (0.9, 0.1, 0.3), "mean", split="forget", modality="text"))
+    for folder, summaries in (("with", found), ("without", ())):
+        render(ReportInput(title="t", models=MODELS, summaries=summaries), tmp_path / folder)
+    assert 'id="whole"' in (tmp_path / "with" / "index.html").read_text(encoding="utf-8")
+    assert 'id="whole"' not in (tmp_path / "without" / "index.html").read_text(encoding="utf-8")
+
+
+def test_printed_values_are_as_documented() -> None:
+    done = doctest.testmod(module)
+    assert done.attempted > 0 and done.failed == 0
