@@ -7,7 +7,6 @@ included, before anything runs. An unknown key is an error that names the neares
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import copy
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -23,10 +22,11 @@ from pydantic import (
     model_validator,
 )
 
-from mllmu import plugins
+from mllmu import grid, plugins
 from mllmu.errors import RecipeError
 from mllmu.protocol import Protocol
 from mllmu.records import MODALITIES, PEOPLE_SPLITS, TASKS, Modality, Split, TaskName
+from mllmu.settings import read
 
 Modalities = Literal["image_text", "text", "both"]
 
@@ -267,44 +267,40 @@ class Recipe(Section):
         return value
 
 
-class _Loader(yaml.SafeLoader):
-    """Plain YAML in which a setting given twice is an error; the first one would be lost without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' is given twice", key.start_mark)
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep=deep)
-
-
-def read_yaml(text: str, *, where: str) -> Any:
-    """The value of a YAML text; RecipeError if it is none."""
-    try:
-        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise RecipeError(f"{where}: not valid YAML: {' '.join(str(error).split())}.") from None
-
-
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file, apply ``a.b.c=value`` overrides, and check it completely.
 
     Raises:
-        RecipeError: the file is missing, is not YAML, or holds an unknown or impossible setting.
+        RecipeError: the file is missing, is not YAML, or holds an unknown or impossible setting; or it is a grid, and
+            the overrides do not leave one recipe of it.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise RecipeError(f"{path}: no such recipe. Give the path of a YAML file, e.g. recipes/demo.yaml.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read ({error}). Expected a YAML text file.") from None
-    raw = read_yaml(text, where=str(path)) or {}
-    if not isinstance(raw, dict):
-        raise RecipeError(f"{path}: expected a mapping of settings, got {type(raw).__name__}.")
-    for override in overrides:
-        apply_override(raw, override)
-    return parse(raw, where=str(path))
+    found = load_all(path, overrides)
+    if len(found) > 1:
+        raise RecipeError(
+            f"{path}: a grid of {len(found)} recipes ({', '.join(found)}), and one is needed here. "
+            "Set what it varies to one value each."
+        )
+    return next(iter(found.values()))
+
+
+def load_all(path: Path, overrides: Sequence[str] = ()) -> dict[str, Recipe]:
+    """All recipes of a file: one for each combination of its ``grid``, by name, or the one of a plain file, by "".
+
+    Raises:
+        RecipeError: as :func:`load`, or the grid is not one; every combination is checked.
+    """
+    raw = read(path)
+    grid.override(raw, overrides, where=str(path))
+    if grid.KEY not in raw:
+        return {"": parse(raw, where=str(path))}
+    found = grid.combinations(raw, where=str(path))
+    return {name: _titled(parse(one, where=f"{path} ({name})"), name) for name, one in found.items()}
+
+
+def _titled(recipe: Recipe, name: str) -> Recipe:
+    """One of a grid, whose report says which one."""
+    title = f"{recipe.report.title or recipe.name}: {name}"
+    return recipe.model_copy(update={"report": recipe.report.model_copy(update={"title": title})})
 
 
 def parse(raw: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
@@ -353,40 +349,6 @@ def expand_modalities(spec: PluginSpec) -> list[dict[str, Any]]:
     if not isinstance(modality, list) or not modality:  # an empty list is left for the method to refuse
         return [spec.settings]
     return [spec.settings | {"modality": one} for one in modality]
-
-
-def apply_override(raw: dict[str, Any], override: str) -> None:
-    """Set one dotted key in place: ``finetune.lora.rank=8``, ``unlearn.methods.0.beta=0.1``; values are YAML.
-
-    What is missing on the way is made, and a plug-in given by its bare name becomes ``{name: ...}`` to hold settings.
-    """
-    key, sign, text = override.partition("=")
-    if not sign or not key.strip():
-        raise RecipeError(f"--set {override}: expected key=value, e.g. --set finetune.epochs=3.")
-    value = read_yaml(text, where=f"--set {override}")
-    *path, last = key.strip().split(".")
-    node: Any = raw
-    for part in path:
-        place = _index(node, part, override) if isinstance(node, list) else part
-        node = _enter(node, place, override)
-    node[_index(node, last, override) if isinstance(node, list) else last] = value
-
-
-def _enter(node: Any, place: Any, override: str) -> Any:
-    """The settings or the list inside a place, made this place's own: a YAML alias puts one object in several."""
-    inside = node[place] if isinstance(node, list) else node.get(place)
-    if isinstance(inside, str):
-        inside = {"name": inside}
-    if not isinstance(inside, (dict, list, type(None))):
-        raise RecipeError(f"--set {override}: '{place}' is a single value, it has no settings inside.")
-    node[place] = copy(inside) if inside is not None else {}
-    return node[place]
-
-
-def _index(node: list[Any], part: str, override: str) -> int:
-    if not part.isdecimal() or int(part) >= len(node):
-        raise RecipeError(f"--set {override}: '{part}' is no position in a list of {len(node)}; the first is 0.")
-    return int(part)
 
 
 def dump(recipe: Recipe) -> str:

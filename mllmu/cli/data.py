@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mllmu.cli.options import Force, Out, Overrides, RecipePath, execute
+from mllmu.cli.options import Force, Out, Overrides, RecipePath, each, execute
 from mllmu.cli.screen import results
 from mllmu.errors import DataError, MllmuError, did_you_mean
 
@@ -52,23 +52,24 @@ def data(
     if dry_run:
         show_calls(recipe, overrides or ())
         return
-    folder = execute(recipe, overrides, out, force=force, no_gate=False, only="data")
     console = results()
-    if contact_sheet:
-        console.print(f"contact sheet: {write_contact_sheet(folder)}", soft_wrap=True)
-    if export_dir is not None:
-        rows = export_parquet(folder / "data", export_dir)
-        console.print(f"exported: {export_dir} ({sum(rows.values())} rows in {len(rows)} configs)", soft_wrap=True)
+    for run in execute(recipe, overrides, out, force=force, no_gate=False, only="data"):
+        if contact_sheet:
+            console.print(f"contact sheet: {write_contact_sheet(run.folder)}", soft_wrap=True)
+        if export_dir is not None:
+            place = export_dir / run.name
+            rows = export_parquet(run.folder / "data", place)
+            console.print(f"exported: {place} ({sum(rows.values())} rows in {len(rows)} configs)", soft_wrap=True)
 
 
 def show_calls(recipe: Path, overrides: Sequence[str]) -> None:
     """Print the first prompts that an endpoint would get, and how many calls there would be."""
     from mllmu.cli.judge import show_prompts
     from mllmu.data.preview import previews
-    from mllmu.recipe import load
 
-    loaded = load(recipe, overrides)
-    asked = previews(loaded.data, loaded.seed, NUM_PROMPTS)
+    asked = [
+        part for run in each(recipe, overrides) for part in previews(run.recipe.data, run.recipe.seed, NUM_PROMPTS)
+    ]
     for part in asked:
         show_prompts(part.preview)
         known = "" if part.known else "; the people are not there yet, so their prompts cannot be shown"

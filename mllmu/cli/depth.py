@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mllmu.cli.options import NoGate, Out, Overrides, RecipePath, run_folder
+from mllmu.cli.options import NoGate, Out, Overrides, RecipePath, each
 from mllmu.cli.screen import progress, results
 
 
@@ -12,12 +12,9 @@ def depth(recipe: RecipePath, *, overrides: Overrides = None, out: Out = None, n
     Writes one page with four measures per layer and modality: logit lens, similarity to the target, activation
     patching, and a linear probe with its control. Uses the models of the run folder and makes those that are missing.
     """
-    from mllmu.recipe import load
+    for run in each(recipe, overrides, out):
+        from mllmu.search.depth import depth as measure
 
-    loaded = load(recipe, overrides or ())
-    folder = run_folder(loaded, out)
-    from mllmu.search.depth import depth as measure
-
-    with progress() as shown:
-        page = measure(loaded, folder, gate=not no_gate, progress=shown)
-    results().print(f"page: {page}", soft_wrap=True)
+        with progress() as shown:
+            page = measure(run.recipe, run.folder, gate=not no_gate, progress=shown)
+        results().print(f"page: {page}", soft_wrap=True)

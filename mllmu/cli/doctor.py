@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mllmu.cli.failures import USER_ERROR, plain_line
-from mllmu.cli.options import Out, Overrides, RecipePath, run_folder
+from mllmu.cli.options import Out, Overrides, RecipePath, Run, each
 from mllmu.cli.screen import progress, results
 
 
@@ -25,16 +25,20 @@ def doctor(
     Uses the data of the run folder, makes them there if the folder is named or exists, and otherwise in a temporary
     one. The base model is loaded. Leaves with exit code 2 if anything is a FAULT; a note is a deliberate deviation.
     """
-    from mllmu.recipe import load
+    faults = sum(_examined(run, samples, keep=out is not None) for run in each(recipe, overrides, out))
+    results().print(f"{faults} fault{'' if faults == 1 else 's'}")
+    if faults:
+        raise typer.Exit(USER_ERROR)
 
-    loaded = load(recipe, overrides or ())
-    folder = run_folder(loaded, out)
+
+def _examined(run: Run, samples: int, *, keep: bool) -> int:
+    """Show one recipe and its checks; return the number of faults."""
     from mllmu.doctor.examine import Case, examine
     from mllmu.doctor.show import shown
 
     console = results()
     with tempfile.TemporaryDirectory(prefix="mllmu-doctor-") as temporary, progress() as told:
-        case = Case(loaded, folder if out or folder.exists() else Path(temporary) / "run", told)
+        case = Case(run.recipe, run.folder if keep or run.folder.exists() else Path(temporary) / "run", told)
         for line in shown(case, samples):
             console.print(line, soft_wrap=True)
         console.print("Checks")
@@ -42,6 +46,4 @@ def doctor(
         for check, level, text in examine(case):
             faults += level == "FAULT"
             console.print(f"  {level:5} {check}: {plain_line(text)}", soft_wrap=True)
-    console.print(f"{faults} fault{'' if faults == 1 else 's'}")
-    if faults:
-        raise typer.Exit(USER_ERROR)
+    return faults

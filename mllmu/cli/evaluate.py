@@ -140,7 +140,8 @@ def parse_shots(given: Sequence[str]) -> dict[TaskName, list[str]]:
 
 def model_section(path: str, overrides: Sequence[str]) -> ModelSection:
     """The model's settings: the defaults, changed by ``--set model.dtype=float32`` and the like."""
-    from mllmu.recipe import apply_override, parse
+    from mllmu.recipe import parse
+    from mllmu.settings import apply_override
 
     raw: dict[str, Any] = {"name": "saved", "model": {"path": path}}
     for override in overrides:

@@ -39,11 +39,15 @@ class ExplainedErrors:
         if isinstance(error, KeyboardInterrupt):
             typer.echo("\ninterrupted; the same command continues where it stopped", err=True)
             raise typer.Exit(INTERRUPTED)
-        message = explanation(error) if error is not None else None
-        if message is not None:
-            for line in _lines(error, message):
-                typer.echo(line, err=True)
+        if error is not None and explanation(error) is not None:
+            tell(error)
             raise typer.Exit(USER_ERROR)
+
+
+def tell(error: BaseException) -> None:
+    """Print an error of the user's on stderr: one line, or one more for every fault of a table."""
+    for line in _lines(error):
+        typer.echo(line, err=True)
 
 
 def explanation(error: BaseException) -> str | None:
@@ -62,11 +66,10 @@ def explanation(error: BaseException) -> str | None:
     return None
 
 
-def _lines(error: BaseException | None, message: str) -> list[str]:
-    """One line, or one more for every fault of a table."""
+def _lines(error: BaseException) -> list[str]:
     if isinstance(error, FaultsError):
         return [f"error: {plain_line(error.summary)}", *(f"  {plain_line(fault)}" for fault in error.faults)]
-    return [f"error: {plain_line(message)}"]
+    return [f"error: {plain_line(explanation(error) or str(error))}"]
 
 
 def _of_os_error(error: OSError) -> str | None:

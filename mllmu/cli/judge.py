@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from mllmu.cli.options import Force, Out, RecipePath, run_folder
+from mllmu.cli.options import Force, Out, RecipePath, each
 from mllmu.cli.screen import progress, results
 
 if TYPE_CHECKING:
@@ -49,11 +49,15 @@ def judge(
     Works on the kept replies of an evaluated run; needs no model. Verdicts are kept one by one, so the same command
     continues where it was stopped, also by its budget.
     """
-    from mllmu.evaluation.judge import run
-    from mllmu.recipe import load
+    judging = build_judge(name, settings or ())
+    for run in each(recipe, out=out):
+        _judge(run.folder, judging, compare, dry_run=dry_run, force=force)
 
-    root = run_folder(load(recipe), out)
-    judging, models = build_judge(name, settings or ()), model_names(root)
+
+def _judge(root: Path, judging: Judge, compare: str | None, *, dry_run: bool, force: bool) -> None:
+    from mllmu.evaluation.judge import run
+
+    models = model_names(root)
     if dry_run:
         show_preview(root, models, judging)
         return
@@ -68,7 +72,7 @@ def judge(
 def build_judge(name: str, settings: Sequence[str]) -> Judge:
     """The judge of a name, with ``key=value`` settings."""
     from mllmu.plugins import build
-    from mllmu.recipe import apply_override
+    from mllmu.settings import apply_override
 
     raw: dict[str, Any] = {}
     for setting in settings:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 
+from mllmu.cli.failures import explanation, tell
 from mllmu.cli.screen import progress, results
+from mllmu.errors import MllmuError
 
 if TYPE_CHECKING:
     from mllmu.recipe import Recipe
@@ -27,32 +29,77 @@ Force = Annotated[bool, typer.Option("--force", help="Redo finished work, also i
 NoGate = Annotated[bool, typer.Option("--no-gate", help="Go on even if the target has not memorised the people.")]
 
 
-def run_folder(recipe: Recipe, out: Path | None) -> Path:
-    """The folder of a run: ``--out``, or ``runs/<name>``."""
-    return out or Path("runs") / recipe.name
+class Run(NamedTuple):
+    """A recipe and its run folder; the name says which one of a grid it is, and is empty for a recipe alone."""
+
+    name: str
+    recipe: Recipe
+    folder: Path
+
+
+def each(
+    path: Path, overrides: Sequence[str] | None = None, out: Path | None = None, *, quiet: bool = False
+) -> Iterator[Run]:
+    """The recipe of a file with its run folder, ``--out`` or ``runs/<name>``; all of a grid in folders below that.
+
+    Every recipe is checked before the first one is given out. One of a grid is named on stdout when its turn comes,
+    unless ``quiet``.
+    """
+    from mllmu.recipe import load_all
+
+    for name, recipe in load_all(path, overrides or ()).items():
+        if name and not quiet:
+            typer.echo(f"{name}:")
+        yield Run(name, recipe, (out or Path("runs") / recipe.name) / name)
 
 
 def execute(
     path: Path, overrides: Sequence[str] | None, out: Path | None, *, force: bool, no_gate: bool, only: Stage | None
-) -> Path:
+) -> list[Run]:
     """Run all stages, or ``only`` one; print the table if there is a new report, and where everything is.
 
-    Returns:
-        The run folder.
-    """
-    from mllmu.recipe import load
+    A recipe of a grid that fails does not keep the others from being run; a page links the reports of all.
 
-    recipe = load(path, overrides or ())
-    folder = run_folder(recipe, out)
+    Returns:
+        What was run.
+
+    Raises:
+        MllmuError: a recipe failed; those of a grid have told why by then.
+    """
+    done, failed = [], []
+    for run in each(path, overrides, out):
+        try:
+            _execute(run, force=force, no_gate=no_gate, only=only)
+            done.append(run)
+        except Exception as error:
+            if not run.name or explanation(error) is None:
+                raise
+            tell(error)
+            failed.append(run.name)
+        if run.name and only in {None, "report"}:
+            typer.echo(f"all reports: {link_reports(run.folder.parent, run.recipe.name)}")
+    if failed:
+        raise MllmuError(f"failed: {', '.join(failed)}; the reasons are above. The same command goes on with them.")
+    return done
+
+
+def _execute(run: Run, *, force: bool, no_gate: bool, only: Stage | None) -> None:
     # Only now: a wrong recipe is reported before the seconds it takes to import torch.
     from mllmu.pipeline import Pipeline
 
     with progress() as shown:
-        pipeline = Pipeline(recipe, folder, force=force, gate=not no_gate, progress=shown)
+        pipeline = Pipeline(run.recipe, run.folder, force=force, gate=not no_gate, progress=shown)
         report = pipeline.run(only)
     console = results()
     if report is not None:
         console.print(pipeline.terminal_table())
     label = "report" if report is not None else f"{only} done"
-    console.print(f"{label}: {report or folder}", soft_wrap=True)
-    return folder
+    console.print(f"{label}: {report or run.folder}", soft_wrap=True)
+
+
+def link_reports(root: Path, title: str) -> Path:
+    """Write the page of a grid: every report that is in a folder below ``root``, earlier ones too."""
+    from mllmu.report.index import write_links
+
+    found = sorted(page.parent.parent.name for page in root.glob("*/report/index.html"))
+    return write_links(root, title, "One report per recipe of the grid.", {n: f"{n}/report/index.html" for n in found})

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mllmu.cli.options import Overrides, RecipePath
+from mllmu.cli.options import Overrides, RecipePath, each
 from mllmu.cli.screen import results
 
 if TYPE_CHECKING:
@@ -23,16 +23,18 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
     """Say what a recipe needs: parameters, memory, tokens, operations and time per stage; loads no weights."""
-    from mllmu.recipe import load
+    for run in each(recipe, overrides, quiet=as_json):
+        from mllmu.planning.plan import make_plan
 
-    checked = load(recipe, overrides or ())
-    from mllmu.planning.plan import find_device, make_plan
+        made = make_plan(run.recipe, device)
+        if as_json:
+            typer.echo(made.model_dump_json(indent=1))
+        else:
+            show(made)
 
-    find_device(device)
-    made = make_plan(checked, device)
-    if as_json:
-        typer.echo(made.model_dump_json(indent=1))
-        return
+
+def show(made: Plan) -> None:
+    """Print a plan."""
     console = results()
     for line in heading(made):
         console.print(line, soft_wrap=True)

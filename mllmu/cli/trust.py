@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from mllmu.cli.options import Out, Overrides, RecipePath, run_folder
+from mllmu.cli.options import Out, Overrides, RecipePath, each
 from mllmu.cli.screen import progress, results
 
 if TYPE_CHECKING:
@@ -25,17 +25,14 @@ def trust(recipe: RecipePath, *, pool: Pool = 10, bits: Bits = 4, overrides: Ove
     Unlearned models are also rounded to fewer bits and taught again, to see what only seemed forgotten. The report
     of the same run folder shows the figures beside each metric. Takes two trainings per member of the pool.
     """
-    from mllmu.recipe import load
+    for run in each(recipe, overrides, out):
+        from mllmu.search.trust import trust as measure
+        from mllmu.stages.reporting import TRUST_FILE
 
-    loaded = load(recipe, overrides or ())
-    folder = run_folder(loaded, out)
-    from mllmu.search.trust import trust as measure
-    from mllmu.stages.reporting import TRUST_FILE
-
-    with progress() as shown:
-        rows = measure(loaded, folder, pool=pool, bits=bits, progress=shown)
-    results().print(table(rows))
-    results().print(f"figures: {folder / TRUST_FILE}; mllmu report {recipe} shows them", soft_wrap=True)
+        with progress() as shown:
+            rows = measure(run.recipe, run.folder, pool=pool, bits=bits, progress=shown)
+        results().print(table(rows))
+        results().print(f"figures: {run.folder / TRUST_FILE}; mllmu report {recipe} shows them", soft_wrap=True)
 
 
 def table(rows: Sequence[TrustRow]) -> Table:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from mllmu.cli.options import Force, Out, Overrides, RecipePath, run_folder
+from mllmu.cli.options import Force, Out, Overrides, RecipePath, each
 from mllmu.cli.screen import progress, results
 
 if TYPE_CHECKING:
@@ -35,17 +35,14 @@ def tune(
     Judged by the questions kept apart for tuning (data.splits.selection): the distance to the retain model on
     forgotten people plus what is lost on the others. A search that was stopped goes on where it was.
     """
-    from mllmu.recipe import load
+    for run in each(recipe, overrides, out):
+        from mllmu.search.tune import BEST_FILE, FOLDER
+        from mllmu.search.tune import tune as search
 
-    loaded = load(recipe, overrides or ())
-    folder = run_folder(loaded, out)
-    from mllmu.search.tune import BEST_FILE, FOLDER
-    from mllmu.search.tune import tune as search
-
-    with progress() as shown:
-        found = search(loaded, folder, num_trials=trials, key=ratio, progress=shown, force=force)
-    results().print(table(found))
-    results().print(f"best settings: {folder / FOLDER / BEST_FILE}", soft_wrap=True)
+        with progress() as shown:
+            found = search(run.recipe, run.folder, num_trials=trials, key=ratio, progress=shown, force=force)
+        results().print(table(found))
+        results().print(f"best settings: {run.folder / FOLDER / BEST_FILE}", soft_wrap=True)
 
 
 def table(trials: Sequence[Trial]) -> Table:

@@ -14,7 +14,8 @@ from mllmu.data.sources.synthetic import Synthetic
 from mllmu.models.tiny.build import build_model, build_processor, build_tokenizer
 from mllmu.pipeline import Pipeline
 from mllmu.progress import Progress
-from mllmu.recipe import apply_override, parse
+from mllmu.recipe import parse
+from mllmu.settings import apply_override
 
 JOBS = ("ga", "npo", "prompting", "retrain")
 MODELS = ("target", "retain_model", *JOBS)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from mllmu.errors import MllmuError, PluginError, RecipeError
-from mllmu.recipe import PluginSpec, Recipe, apply_override, dump, expand_modalities, load, parse, percent
+from mllmu.recipe import PluginSpec, Recipe, dump, expand_modalities, load, load_all, parse, percent
+from mllmu.settings import apply_override
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 
@@ -35,8 +36,33 @@ def test_a_name_is_enough_and_everything_else_has_the_papers_default() -> None:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_of_the_project_is_valid_and_written_out_it_reads_the_same(path: Path, tmp_path: Path) -> None:
-    recipe = load(path)
-    assert load(write(tmp_path / "again.yaml", dump(recipe))) == recipe
+    for recipe in load_all(path).values():
+        assert load(write(tmp_path / "again.yaml", dump(recipe))) == recipe
+
+
+def test_the_papers_grid_is_every_method_at_every_ratio_in_both_modalities_on_both_models() -> None:
+    folder = RECIPES[0].parent
+    grid = load_all(folder / "paper_grid.yaml")
+    assert [recipe.model.path for recipe in grid.values()] == ["llava-hf/llava-1.5-7b-hf", "HuggingFaceM4/idefics2-8b"]
+    for recipe in grid.values():
+        assert recipe.data.splits.forget_ratios == (0.05, 0.1, 0.15)
+        found = {(spec.name, s.get("modality")) for spec in recipe.unlearn.methods for s in expand_modalities(spec)}
+        trained = {(name, way) for name in ("ga", "grad_diff", "kl_min", "npo") for way in ("image_text", "text")}
+        assert found == trained | {("prompting", None)}
+
+
+@pytest.mark.parametrize("path", [p for p in RECIPES if p.stem.endswith(("_grid", "_forget05"))],
+                         ids=lambda path: path.stem)  # fmt: skip
+def test_recipes_of_published_models_have_the_published_settings(path: Path) -> None:
+    for recipe in load_all(path).values():
+        taught = recipe.finetune
+        assert (taught.epochs, taught.batch_size, taught.learning_rate, taught.modality) == (5, 4, 2e-5, "image_text")
+        for lora in (taught.lora, recipe.unlearn.lora):
+            assert lora is not None and (lora.rank, lora.alpha, lora.dropout) == (16, 16, 0.05)
+        settings = {spec.name: spec.settings for spec in recipe.unlearn.methods}
+        assert set(settings) == {"ga", "grad_diff", "kl_min", "npo", "prompting"}
+        assert (settings["ga"]["epochs"], settings["kl_min"]["epochs"], settings["npo"]["epochs"]) == (1, 3, 2)
+        assert settings["npo"]["beta"] == 0.4
 
 
 def test_there_are_recipes() -> None:
