@@ -25,6 +25,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from mllmu.models.parts import core, decoder_layers
+from mllmu.models.segments import reading
 from mllmu.runstore import write_atomic
 
 MODIFIER_FILE = "modifier.json"
@@ -120,15 +121,22 @@ class Gate(nn.Module):
             hidden_BTD: output of the layer for the tokens of this pass.
             layer_inputs: what the layer was called with by name: ``attention_mask``, ``past_key_values``.
         """
+        if (levels := reading()) is not None:
+            best_BTR = levels.highest(self.slot, self.score(hidden_BTD)[0])[None]
+        else:
+            best_BTR = self._best_in_rows(hidden_BTD, layer_inputs)
+        chosen_BTR = nn.functional.one_hot(best_BTR.argmax(-1), best_BTR.shape[-1]) * (best_BTR > 0)
+        return chosen_BTR.to(hidden_BTD.dtype)
+
+    def _best_in_rows(self, hidden_BTD: Tensor, layer_inputs: dict[str, Any]) -> Tensor:
+        """[B, T, R] highest score among the tokens that each attends to by the mask."""
         held_BSR = self._with_earlier(self.score(hidden_BTD), layer_inputs.get("past_key_values"))
         visible_BTS = _visible(layer_inputs.get("attention_mask"), hidden_BTD.shape[1], held_BSR.shape[1]).to(
             held_BSR.device
         )
         held_BSR = held_BSR[:, -visible_BTS.shape[-1] :]
         best = [held.masked_fill(~visible_BTS, -torch.inf).amax(-1) for held in held_BSR.mT[:, :, None].unbind(1)]
-        best_BTR = torch.stack(best, dim=-1)
-        chosen_BTR = nn.functional.one_hot(best_BTR.argmax(-1), best_BTR.shape[-1]) * (best_BTR > 0)
-        return chosen_BTR.to(hidden_BTD.dtype)
+        return torch.stack(best, dim=-1)
 
     def _with_earlier(self, score_BTR: Tensor, cache: Any) -> Tensor:
         if cache is None:
@@ -289,11 +297,15 @@ class LogitSteering(Modifier):
         if cache is not None and len(cache.layers) > self._num_layers:
             own.layers = list(cache.layers[self._num_layers :])
         self._reinforced = True
+        if (levels := reading()) is not None:
+            levels.offset = self._num_layers  # the second pass is kept as if by further layers
         try:
             # not the module itself, which would run this again
             second = module.forward(*args, **{**kwargs, "past_key_values": None if cache is None else own})
         finally:
             self._reinforced = False
+            if levels is not None:
+                levels.offset = 0
         if cache is not None:
             cache.layers[self._num_layers :] = own.layers
         output.last_hidden_state = torch.cat([output.last_hidden_state, second.last_hidden_state], dim=-1)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -56,30 +57,37 @@ _identities: WeakKeyDictionary[Any, tuple[tuple[int, ...], str]] = WeakKeyDictio
 
 
 def picture_inputs(loaded: Loaded, turns: Sequence[Turn]) -> dict[str, Tensor]:
-    """The pictures of turns whose prompts have been encoded: as features if the tower is frozen, else as pixels.
+    """The pictures of turns whose prompts have been encoded: as features if the tower is frozen, else as pixels."""
+    shown = [turn.pictures for turn in turns if turn.pictures]
+    found = features_of(loaded, shown)
+    if not shown or found is None:
+        return loaded.encoder.pictures(turns)
+    return {FEATURES: torch.cat([features for one in found for features in one])}
 
-    Each picture is run alone, or with those of the examples before it, so its features do not depend on when and with
-    which others it was first asked for.
+
+def features_of(loaded: Loaded, shown: Sequence[Sequence[Path]]) -> list[list[Tensor]] | None:
+    """The features [F, D] of every picture of some turns; None if pictures must go in as pixels.
+
+    Each picture is run alone, so its features do not depend on when and with which others it was first asked for.
     """
-    encoder = loaded.encoder
-    shown = [turn for turn in turns if turn.pictures]
-    if not shown or not _frozen(loaded):
-        return encoder.pictures(turns)
-    memory = _memories.setdefault(encoder, FeatureMemory())
-    tower = _identity(loaded)
-    found = []
-    for turn in shown:
-        key = (turn.pictures, tower, str(loaded.device))
+    if not _frozen(loaded):
+        return None
+    memory, tower = _memories.setdefault(loaded.encoder, FeatureMemory()), None
+    found: dict[Path, Tensor] = {}
+    for picture in dict.fromkeys(picture for pictures in shown for picture in pictures):
+        tower = tower or _identity(loaded)
+        key = (picture, tower, str(loaded.device))
         features = memory.get(key)
         if features is None:
-            features = _features(loaded, turn)
+            features = _features(loaded, picture)
             memory.keep(key, features)
-        found.append(features)
-    return {FEATURES: torch.cat(found)}
+        found[picture] = features
+    return [[found[picture] for picture in pictures] for pictures in shown]
 
 
-def _features(loaded: Loaded, turn: Turn) -> Tensor:
-    model = core(loaded.model)
+def _features(loaded: Loaded, picture: Path) -> Tensor:
+    model, turn = core(loaded.model), Turn(prompt="?", image=picture)
+    loaded.encoder.prompt(turn)
     training = model.training
     model.eval()
     try:

@@ -13,21 +13,15 @@ from pathlib import Path
 import torch
 
 from mllmu.errors import ModelError
-from mllmu.models import prefix
-from mllmu.models.encoding import shared_length
 from mllmu.models.families import Turn, open_image
 from mllmu.models.literal import OpenPicture, check_longest, respond_literally
 from mllmu.models.loading import Loaded
-from mllmu.models.pictures import picture_inputs
+from mllmu.models.sharing import Prompt, read_and_write
 from mllmu.models.token_stats import measure
 from mllmu.records import CandidateLogp, Response, Sample
 from mllmu.training.forward import run_forward
 
 Reply = tuple[str, int, bool]
-ROW = 128
-"""Aimed number of prompt tokens in a row of a tree; more make its attention slower, fewer its prefixes more."""
-SHARE = 5
-"""A row holds at least so many times its prefix."""
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
@@ -62,7 +56,7 @@ def respond(
             check_longest(loaded, batch, opener(images))
         else:
             check_budget(loaded, batch, [as_turn(sample, images, guard) for sample in batch])
-    share = share and loaded.family.shares_prefix and prefix.takes_masks(loaded.model)
+    share = share and loaded.family.shares_prefix
     waiting = [list(batch) for batch in reversed(batches)]
     most = max(map(len, waiting), default=1)
     while waiting:
@@ -146,49 +140,14 @@ def as_turn(sample: Sample, images: Path, guard: str) -> Turn:
 def answer_sharing(
     loaded: Loaded, batch: Sequence[Sample], turns: Sequence[Turn]
 ) -> tuple[list[Reply], list[dict[str, CandidateLogp]]]:
-    """Replies and candidate log-probabilities; picture, question and system prompt are read once each."""
-    encoder, model, pad = loaded.encoder, loaded.model, loaded.encoder.pad
-    groups, parents, rests = split_prefixes([encoder.prompt(turn) for turn in turns], turns)
-    wanted = _candidates(batch)
-    pictures = picture_inputs(loaded, [turns[parents.index(g)] for g in range(len(groups))])
-    tree = prefix.begin(model, groups, {k: v.to(loaded.device) for k, v in pictures.items()}, pad)
-    prompts = prefix.extend(model, tree, parents, rests, pad)
-    ids = [encoder.reply(text) for _, text in wanted]
-    sums = prefix.reply_logps(model, tree, [prompts[i] for i, _ in wanted], ids, pad)
-    known = {key: _logp(value, len(reply)) for key, value, reply in zip(wanted, sums, ids, strict=True)}
-    written = prefix.decode(model, tree, prompts, [sample.max_new_tokens for sample in batch], loaded.ends, pad)
+    """Replies and candidate log-probabilities; examples, pictures, questions and system prompts are read once each."""
+    encoder, wanted = loaded.encoder, _candidates(batch)
+    prompts = [Prompt(encoder.prompt(turn), turn) for turn in turns]
+    replies = [encoder.reply(text) for _, text in wanted]
+    limits = [sample.max_new_tokens for sample in batch]
+    written, sums = read_and_write(loaded, prompts, limits, loaded.ends, [i for i, _ in wanted], replies)
+    known = {key: _logp(value, len(reply)) for key, value, reply in zip(wanted, sums, replies, strict=True)}
     return [_reply(loaded, reply) for reply in written], _by_key(batch, known)
-
-
-def split_prefixes(
-    prompts: Sequence[Sequence[int]], turns: Sequence[Turn]
-) -> tuple[list[Sequence[int]], list[int], list[Sequence[int]]]:
-    """Cut prompts into what the turns of one picture and system prompt have in common, and the rest.
-
-    A prefix is given several times, for rows of a tree, if its rests are many: what is read in one row is compared
-    with all of the row, and for a short prefix that costs more than reading it again.
-
-    Returns:
-        The common prefixes; for each prompt the index of its prefix; and the rest of each prompt, at least one token.
-    """
-    members: dict[tuple[str, tuple[Turn, ...], Path | None], list[int]] = {}
-    for row, turn in enumerate(turns):
-        members.setdefault((turn.system, turn.before, turn.image), []).append(row)
-    groups: list[Sequence[int]] = []
-    parents, rests = [0] * len(prompts), [prompts[0]] * len(prompts)
-    for rows in members.values():
-        length = shared_length([prompts[row] for row in rows])
-        room, used = max(ROW, SHARE * length) - length, 0
-        # by length, so that the rows of a tree, which are filled up to the longest, are about equally long
-        for number, row in enumerate(sorted(rows, key=lambda row: len(prompts[row]))):
-            cut = length or len(prompts[row]) - 1
-            rest = prompts[row][cut:]
-            if not (number and length) or used + len(rest) > room:
-                groups.append(prompts[row][:cut])
-                used = 0
-            parents[row], rests[row] = len(groups) - 1, rest
-            used += len(rest)
-    return groups, parents, rests
 
 
 @torch.inference_mode()

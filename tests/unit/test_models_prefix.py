@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 from mllmu.models import prefix
 from mllmu.models.adapters import add_trainable
 from mllmu.models.encoding import shared_length
+from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded, load
 from mllmu.models.respond import (
     as_turn,
@@ -20,11 +22,12 @@ from mllmu.models.respond import (
     plan_batches,
     respond,
     score_candidates,
-    split_prefixes,
 )
+from mllmu.models.segments import Level
+from mllmu.models.sharing import SHORTEST, Plan, Prompt, plan
 from mllmu.models.tiny.build import build_model, build_processor, build_tokenizer
 from mllmu.recipe import Lora, ModelSection
-from mllmu.records import ModelRef, Sample
+from mllmu.records import Exchange, ModelRef, Sample
 
 WORDS = "Ada Bell lives in Riga and works as a baker ; the colour of her hat is red , blue or green ? yes no"
 
@@ -48,7 +51,13 @@ def loaded(folder: Path) -> Loaded:
 
 
 def sample(
-    number: int, *, image: str = "", prompt: str = "Where?", limit: int = 6, replies: tuple[str, ...] = ()
+    number: int,
+    *,
+    image: str = "",
+    prompt: str = "Where?",
+    limit: int = 6,
+    replies: tuple[str, ...] = (),
+    shown: tuple[str, ...] = (),
 ) -> Sample:
     return Sample(
         id=f"forget/{number:03d}",
@@ -63,6 +72,7 @@ def sample(
         target="Riga",
         value="Riga",
         candidates={f"c{i}": text for i, text in enumerate(replies)},
+        examples=tuple(Exchange(prompt="Who wears red ?", reply="Ada Bell", image=image) for image in shown),
         max_new_tokens=limit,
     )
 
@@ -80,6 +90,7 @@ def many_samples(draw: st.DrawFn) -> list[Sample]:
             prompt=draw(texts),
             limit=draw(st.integers(1, 9)),
             replies=tuple(draw(st.lists(texts, max_size=3))),
+            shown=draw(st.sampled_from([(), ("",), ("blue.png", "red.png")])),
         )
         for number in range(count)
     ]
@@ -118,17 +129,52 @@ def test_every_row_of_a_batch_sees_its_own_picture(loaded: Loaded, folder: Path)
     assert len({round(logp, 4) for logp in logps}) == 4, "different pictures must give different likelihoods"
 
 
-def test_prompts_are_cut_where_they_differ_and_keep_a_token_of_their_own(loaded: Loaded, folder: Path) -> None:
-    turns = [as_turn(sample(n, image=image), folder, "") for n, image in enumerate(["red.png", "", "red.png"])]
+def asked(folder: Path, *images: str, system: str = "") -> list[Turn]:
+    return [as_turn(sample(n, image=image), folder, system) for n, image in enumerate(images)]
+
+
+def pieces(plans: list[Plan], prompts: list[list[int]]) -> dict[int, list[list[int]]]:
+    """The tokens of every prompt as they are read, level by level."""
+    found: dict[int, list[list[int]]] = {}
+    for each in plans:
+        for number, prompt in enumerate(each.members):
+            chain, node = [], number
+            for step in reversed(each.steps):
+                i, piece = step.pieces[node]
+                chain.append(prompts[i][piece])
+                node = step.parents[node]
+            found[prompt] = chain[::-1]
+    return found
+
+
+def test_prompts_are_cut_where_they_differ_and_keep_a_token_of_their_own(folder: Path) -> None:
+    turns = asked(folder, "red.png", "", "red.png")
     prompts = [[7, 1, 2, 3], [7, 5], [7, 1, 9]]
-    groups, parents, rests = split_prefixes(prompts, turns)
-    assert (groups, parents, rests) == ([[7, 1], [7]], [0, 1, 0], [[2, 3], [5], [9]])
-    assert [*groups[parents[0]], *rests[0]] == prompts[0]
+    plans = plan([Prompt(ids, turn) for ids, turn in zip(prompts, turns, strict=True)], [1, 0, 1])
+    assert [len(each.steps) for each in plans] == [2, 1]
+    assert pieces(plans, prompts) == {0: [[7, 1], [2, 3]], 1: [[7, 5]], 2: [[7, 1], [9]]}
+    assert len(plans[0].steps[0].pieces) == 1, "what two prompts have in common is read once"
 
 
-def test_prompts_with_nothing_in_common_stand_alone(folder: Path) -> None:
-    turns = [as_turn(sample(n), folder, "") for n in range(2)]
-    assert split_prefixes([[1, 2], [3, 4]], turns) == ([[1], [3]], [0, 1], [[2], [4]])
+def test_a_long_opening_is_read_once_for_all_pictures(folder: Path) -> None:
+    opening = list(range(10, 10 + SHORTEST))
+    turns = asked(folder, "red.png", "green.png", "red.png", system="Say no .")
+    # the two pictures have the same tokens, 4 and 4, and must not be taken for one
+    prompts = [[*opening, 4, 4, 1], [*opening, 4, 4, 2], [*opening, 4, 4, 3]]
+    shown = [Prompt(ids, turn) for ids, turn in zip(prompts, turns, strict=True)]
+    plans = plan(shown, [SHORTEST] * 3)
+    assert pieces(plans, prompts)[0] == [opening, [4, 4], [1]]
+    assert [len(step.pieces) for step in plans[0].steps] == [1, 2, 3]
+    assert [len(step.pieces) for step in plan(shown, [0] * 3)[0].steps] == [2, 3], "pictures may stand before it"
+    assert [len(step.pieces) for step in plan(shown[:1], [SHORTEST])[0].steps] == [1, 1]
+
+
+def test_a_long_opening_is_shared_by_name_too(folder: Path) -> None:
+    opening = list(range(10, 10 + SHORTEST))
+    turns = asked(folder, "", "", system="Say no .")
+    prompts = [[*opening, 1], [*opening, 2, 3]]
+    plans = plan([Prompt(ids, turn) for ids, turn in zip(prompts, turns, strict=True)], [0, 0])
+    assert pieces(plans, prompts) == {0: [opening, [1]], 1: [opening, [2, 3]]}
 
 
 def test_equal_prompts_share_all_but_their_last_token() -> None:
@@ -136,56 +182,53 @@ def test_equal_prompts_share_all_but_their_last_token() -> None:
     assert shared_length([[1, 2, 3], [1, 2]]) == 1
 
 
-def test_a_tree_can_be_continued_twice(loaded: Loaded) -> None:
-    """Fanning out must not change what it starts from."""
-    with torch.inference_mode():
-        tree = prefix.begin(loaded.model, [[5, 6, 7]], {}, 0)
-        once = prefix.reply_logps(loaded.model, tree, [0, 0], [[8, 9], [10]], 0)
-        again = prefix.reply_logps(loaded.model, tree, [0, 0], [[8, 9], [10]], 0)
-    assert once == again
-    assert tree.block_RS.tolist() == [[0, 0, 0]]
-    assert tree.cache.get_seq_length() == 3
+def read(loaded: Loaded, ids: list[list[int]], above: Level | None = None, parents: Sequence[int] = ()) -> Level:
+    return prefix.read(loaded.model, above, parents or [0] * len(ids), ids)
 
 
+def logps(loaded: Loaded, level: Level, parents: list[int], replies: list[list[int]]) -> list[float]:
+    return prefix.reply_logps(loaded.model, level, prefix.next_logits(loaded.model, level), parents, replies)
+
+
+@torch.inference_mode()
+def test_a_level_can_be_continued_twice(loaded: Loaded) -> None:
+    """Going on must not change what it starts from."""
+    level = read(loaded, [[5, 6, 7], [5, 6]])
+    first = prefix.next_logits(loaded.model, level)
+    found = []
+    for _ in range(2):
+        scored = logps(loaded, level, [0, 0, 1], [[8, 9], [10], [8, 9]])
+        found.append((scored, prefix.decode(loaded.model, level, first, [3, 5], frozenset())))
+    assert found[0] == found[1]
+    assert level.lengths.tolist() == level.ends.tolist() == [3, 2]
+
+
+@torch.inference_mode()
 def test_reply_logp_is_the_sum_of_its_tokens_log_softmax(loaded: Loaded) -> None:
     prompt, reply = [5, 6, 7], [8, 9, 11]
-    with torch.inference_mode():
-        state = prefix.begin(loaded.model, [prompt], {}, 0)
-        got = prefix.reply_logps(loaded.model, state, [0], [reply], 0)[0]
-        logits = loaded.model(input_ids=torch.tensor([prompt + reply])).logits[0].log_softmax(-1)
+    got = logps(loaded, read(loaded, [prompt]), [0], [reply])[0]
+    logits = loaded.model(input_ids=torch.tensor([prompt + reply])).logits[0].log_softmax(-1)
     by_hand = sum(float(logits[len(prompt) - 1 + i, token]) for i, token in enumerate(reply))
     assert got == pytest.approx(by_hand, abs=1e-4)
 
 
-def test_a_question_is_stored_once_and_sees_its_own_picture_and_itself_alone(loaded: Loaded) -> None:
-    with torch.inference_mode():
-        tree = prefix.begin(loaded.model, [[5, 6], [7]], {}, 0)
-        blocks = prefix.extend(loaded.model, tree, [0, 0, 1], [[8, 9], [10], [11]], 0)
-    assert blocks == [2, 3, 4]
-    assert tree.block_RS.tolist() == [[0, 0, 2, 2, 3], [1, -1, 4, -1, -1]]
-    assert [tree.length[block] for block in blocks] == [4, 3, 2]
-    mask = prefix.visible(tree.sees, tree.block_RS[:, 2:], tree.block_RS, torch.float32)
-    assert (mask[0, 0] == 0).tolist() == [
-        [True, True, True, False, False],
-        [True, True, True, True, False],
-        [True, True, False, False, True],
-    ]
-    assert (mask[1, 0, 0] == 0).tolist() == [True, False, True, False, False]
-
-
-def test_likelihoods_do_not_depend_on_how_many_candidates_are_read_at_once(
-    loaded: Loaded, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@torch.inference_mode()
+def test_likelihoods_do_not_depend_on_how_much_is_read_at_once(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
     replies = [[8, 9, 10], [11], [12, 13], [8, 9, 10], [14, 15, 16, 17]]
     found = []
-    for room in (1, 4, 1000):
-        monkeypatch.setattr(prefix, "ROOM", room)
-        with torch.inference_mode():
-            tree = prefix.begin(loaded.model, [[5, 6, 7], [7, 5, 5]], {}, 0)
-            found.append(prefix.reply_logps(loaded.model, tree, [0, 1, 0, 1, 0], replies, 0))
+    for tokens, logits in ((1, 1), (4, 700), (1000, 2**24)):
+        monkeypatch.setattr(prefix, "MOST_TOKENS", tokens)
+        monkeypatch.setattr(prefix, "MOST_LOGITS", logits)
+        found.append(logps(loaded, read(loaded, [[5, 6, 7], [7, 5, 5]]), [0, 1, 0, 1, 0], replies))
     assert found[1] == pytest.approx(found[0], abs=1e-4)
     assert found[2] == pytest.approx(found[0], abs=1e-4)
     assert abs(found[0][0] - found[0][3]) > 1e-3, "the same words behind another prefix"
+
+
+@torch.inference_mode()
+def test_the_likeliest_token_is_the_first_of_equals() -> None:
+    logits = torch.tensor([[1.0, 3.0, 3.0], [0.0, -1.0, -2.0]])
+    assert prefix.best(logits) == prefix.best(logits.bfloat16()) == [1, 0]
 
 
 @settings(max_examples=6, deadline=None)
@@ -207,18 +250,3 @@ def test_an_adapter_changes_replies_and_both_ways_alike(folder: Path, samples: l
         assert one.text == ways[1][key].text
         for name, scored in one.candidates.items():
             assert scored.logp == pytest.approx(ways[1][key].candidates[name].logp, abs=1e-3)
-
-
-def test_a_kernel_without_masks_is_not_given_one(loaded: Loaded, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert prefix.takes_masks(loaded.model)
-    monkeypatch.setattr(loaded.model.config.get_text_config(), "_attn_implementation_internal", "flash_attention_2")
-    assert not prefix.takes_masks(loaded.model)
-
-
-def test_a_cache_that_grows_token_by_token_holds_what_was_put_in() -> None:
-    layer, parts = prefix.GrowingLayer(), [torch.randn(2, 3, width, 4) for width in (5, 1, 1, 40, 2)]
-    for number in range(len(parts)):
-        keys, values = layer.update(parts[number], -parts[number])
-        assert torch.equal(keys, torch.cat(parts[: number + 1], dim=2))
-        assert torch.equal(values, -keys)
-        assert layer.get_seq_length() == keys.shape[2]

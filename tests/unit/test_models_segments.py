@@ -1,0 +1,141 @@
+"""Attention level by level is attention over everything that a token sees, computed in one go by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from mllmu.models import segments
+from mllmu.models.segments import Fan, Level, Reading, join, weigh
+
+HEADS, KEYS, SIZE = 4, 2, 8
+CPU = torch.device("cpu")
+counts = st.integers(1, 5)
+
+
+def random(*shape: int) -> Tensor:
+    return torch.randn(*shape)
+
+
+class Written:
+    """Every sequence in full, kept apart: keys, values and the queries' results by hand."""
+
+    def __init__(self, window: int | None) -> None:
+        self.window = window
+        self.chains: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {(): (random(0, KEYS, SIZE), random(0, KEYS, SIZE))}
+
+    def add(self, before: tuple[int, ...], node: int, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor) -> Tensor:
+        k_SKD, v_SKD = (torch.cat(pair) for pair in zip(self.chains[before], (k_TKD, v_TKD), strict=True))
+        self.chains[(*before, node)] = (k_SKD, v_SKD)
+        k_SHD, v_SHD = (x.repeat_interleave(HEADS // KEYS, dim=1) for x in (k_SKD, v_SKD))
+        score_HTS = torch.einsum("thd,shd->hts", q_THD, k_SHD) * SIZE**-0.5
+        far_TS = torch.arange(len(k_SKD) - len(q_THD), len(k_SKD))[:, None] - torch.arange(len(k_SKD))
+        unseen_TS = (far_TS < 0) | (far_TS >= (self.window or len(k_SKD)))
+        return torch.einsum("hts,shd->thd", score_HTS.masked_fill(unseen_TS, -torch.inf).softmax(-1), v_SHD)
+
+
+def run(level: Level, written: Written, names: Sequence[tuple[int, ...]], nodes: list[int], sizes: list[int]) -> None:
+    """Read random tokens of some nodes and compare; ``names`` are the sequences that end with each node's parent."""
+    module = SimpleNamespace(layer_idx=0, sliding_window=written.window)
+    current = Reading(level, nodes, sizes, CPU)
+    q, k, v = random(sum(sizes), HEADS, SIZE), random(sum(sizes), KEYS, SIZE), random(sum(sizes), KEYS, SIZE)
+    got = current.attend(module, q, k, v, SIZE**-0.5).split(sizes)
+    parts = [x.split(sizes) for x in (q, k, v)]
+    for i, node in enumerate(nodes):
+        expected = written.add(names[node], node, *(part[i] for part in parts))
+        torch.testing.assert_close(got[i], expected, atol=1e-5, rtol=1e-4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    data=st.data(),
+    roots=st.lists(counts, min_size=1, max_size=3),
+    children=st.lists(st.tuples(st.integers(0, 2), counts), min_size=1, max_size=6),
+    window=st.sampled_from([None, None, 3, 100]),
+    few=st.sampled_from([0, 2, 100]),
+)
+def test_every_token_gets_what_it_gets_in_a_sequence_of_its_own(
+    data: st.DataObject, roots: list[int], children: list[tuple[int, int]], window: int | None, few: int
+) -> None:
+    torch.manual_seed(0)
+    segments.FEW, before = few, segments.FEW
+    try:
+        written, top = Written(window), Level(None, [0] * len(roots))
+        run(top, written, [()] * len(roots), list(range(len(roots))), roots)
+        parents = [parent % len(roots) for parent, _ in children]
+        middle = Level(top, parents)
+        names = [(parent,) for parent in parents]
+        run(middle, written, names, list(range(len(parents))), [size for _, size in children])
+        going, level = list(range(len(parents))), None
+        place: dict[int, int] = {}
+        for _ in range(data.draw(st.integers(0, 5))):
+            if level is None or data.draw(st.booleans()):
+                level = (level or middle).growing([place.get(i, i) for i in going])
+                place = {i: number for number, i in enumerate(going)}
+            current = Reading(level, [place[i] for i in going], [1] * len(going), CPU)
+            q, k, v = (random(len(going), heads, SIZE) for heads in (HEADS, KEYS, KEYS))
+            got = current.attend(SimpleNamespace(layer_idx=0, sliding_window=window), q, k, v, SIZE**-0.5)
+            for row, i in enumerate(going):
+                chain = (parents[i], i)
+                expected = written.add(chain, -1, q[row][None], k[row][None], v[row][None])
+                written.chains[chain] = written.chains.pop((*chain, -1))
+                torch.testing.assert_close(got[row][None], expected, atol=1e-5, rtol=1e-4)
+            going = sorted(data.draw(st.sets(st.sampled_from(going), min_size=1)))
+    finally:
+        segments.FEW = before
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("heads", [KEYS, HEADS])
+def test_both_kernels_give_the_same_at_once_or_in_parts(
+    causal: bool, heads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    q, k, v = random(3, heads, 5, SIZE), random(3, KEYS, 5, SIZE), random(3, KEYS, 5, SIZE)
+    mask = None if causal else torch.zeros(3, 1, 5, 5).masked_fill(torch.rand(3, 1, 5, 5) < 0.3, torch.finfo().min)
+    found = []
+    for few, scores in ((0, 1), (100, 2**20), (100, 3 * KEYS * 5 * 2)):
+        monkeypatch.setattr(segments, "FEW", few)
+        monkeypatch.setattr(segments, "MOST_SCORES", scores)
+        found.append(weigh(q, k, v, 0.3, mask, causal=causal))
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], atol=1e-5, rtol=1e-4)
+
+
+def test_two_levels_count_by_the_weight_of_their_keys() -> None:
+    """Weights e^0 = 1 and 3 e^0 = 3 of four equal keys: the mean of one and three."""
+    q = torch.zeros(1, 1, 1, 2)
+    one = weigh(q, torch.zeros(1, 1, 1, 2), torch.full((1, 1, 1, 2), 4.0), 1.0, None, causal=False)
+    three = weigh(q, torch.zeros(1, 1, 3, 2), torch.full((1, 1, 3, 2), 8.0), 1.0, None, causal=False)
+    assert one[1].item() == 0
+    assert three[1].item() == pytest.approx(1.0986, abs=1e-4)
+    assert join([one, three]).flatten().tolist() == pytest.approx([7, 7])
+
+
+@given(owners=st.lists(st.integers(0, 3), min_size=1, max_size=12))
+def test_tokens_come_back_from_where_they_were_put(owners: list[int]) -> None:
+    fan, tokens = Fan(torch.tensor(owners), 4, CPU), torch.arange(len(owners))
+    spread = fan.spread(tokens)
+    assert fan.gather(spread).tolist() == tokens.tolist()
+    for group in range(4):
+        own = [i for i, owner in enumerate(owners) if owner == group]
+        assert spread[group, : len(own)].tolist() == own
+
+
+def test_the_highest_score_is_that_of_a_token_and_all_it_sees() -> None:
+    top = Level(None, [0, 0])
+    first = Reading(top, [0, 1], [2, 1], CPU).highest(7, torch.tensor([[1.0], [3.0], [2.0]]))
+    below = Level(top, [1, 0, 0])
+    second = Reading(below, [0, 1, 2], [1, 2, 1], CPU).highest(7, torch.tensor([[0.0], [5.0], [4.0], [1.0]]))
+    assert first.flatten().tolist() == [1, 3, 2]
+    assert second.flatten().tolist() == [2, 5, 5, 3]
+    below.keys[0] = below.values[0] = random(3, KEYS, 2, SIZE)
+    grown = below.growing([2, 0])
+    assert Reading(grown, [0, 1], [1, 1], CPU).highest(7, torch.tensor([[4.0], [1.0]])).flatten().tolist() == [4, 2]
+    assert Reading(grown, [1], [1], CPU).highest(7, torch.tensor([[0.0]])).flatten().tolist() == [2]
