@@ -11,14 +11,19 @@ reads the folders of earlier stages and writes units (see :mod:`mllmu.runstore`)
     eval/forget_10/metrics.json              all numbers of one forget ratio
     protocols/<label>/forget_10/<name>       replies under the further protocols of evaluate.compare, if any
     report/                                  index.html, tradeoff.csv, plots
+
+With ``workers: 2`` or more in the recipe, the models of a stage are made and asked by that many processes at a time;
+the stage itself then finds everything there.
 """
 
 from __future__ import annotations
 
 import json
-from functools import cached_property
+from collections.abc import Callable, Iterable
+from functools import cached_property, partial
 from pathlib import Path
 
+import torch
 from rich.console import Group
 
 from mllmu.data import build
@@ -38,6 +43,7 @@ from mllmu.stages.lineup import RETAIN_MODEL, TARGET, jobs
 from mllmu.stages.models import Models
 from mllmu.stages.protocols import Comparison, write_comparison
 from mllmu.stages.record import recorded
+from mllmu.workers import Team
 
 STAGES = ("data", "finetune", "unlearn", "evaluate", "score", "report")
 CHEAP = ("score", "report")
@@ -71,12 +77,13 @@ class Pipeline:
         self.jobs = jobs(recipe)
         self.context = Context(recipe, self.root, self.progress)
         self.models = Models(self.context)
+        self.team = Team(recipe.workers, partial(hire, recipe, self.root), self.progress)
 
     def run(self, only: str | None = None) -> Path | None:
         """Run all stages, or those up to ``only``; returns the page of the report if that was made."""
         store = self.context.store = RunStore(self.root)
         last = only or STAGES[-1]
-        with recorded(self.context):
+        with recorded(self.context), self.team:
             for stage in STAGES[: STAGES.index(last) + 1]:
                 # Judging and drawing are cheap, so asking for them by name does them again.
                 store.force = only in (None, stage) and (self.force or (stage == only and stage in CHEAP))
@@ -97,17 +104,20 @@ class Pipeline:
         """Teach everybody to the target, and everybody but the forgotten to one retain_model per ratio."""
         data = self.context.dataset
         self.progress.stage("finetune", f"target on {len(data.people)} people, {len(self.keys)} retain model(s)")
-        self.models.teach("", TARGET, data.people)
-        for key in self.keys:
-            self.models.teach(key, RETAIN_MODEL, data.retained(key))
+        taught = [(self.keys[0], TARGET), *((key, RETAIN_MODEL) for key in self.keys)]
+        self._ahead("make", taught)
+        for key, name in taught:
+            self.models.make(key, name)
 
     def unlearn(self) -> None:
         """Make the target forget, once per ratio and method; first make sure that there is something to forget."""
         for key in self.keys:
             count = len(self.context.dataset.splits[key])
             self.progress.stage("gate", f"does the target know the {count} people to forget ({key} %)?")
+            self._ahead("ask", [(key, TARGET), (key, RETAIN_MODEL)])
             self._pass_gate(self.answers[key])
             self.progress.stage("unlearn", f"{count} people ({key} %), {len(self.jobs)} methods")
+            self._ahead("make", [(key, job.name) for job in self.jobs])
             for job in self.jobs:
                 self.models.forget(key, job)
 
@@ -121,12 +131,28 @@ class Pipeline:
         """Put the same samples to every model and keep the replies."""
         for key, answers in self.answers.items():
             self.progress.stage("evaluate", f"{len(answers.samples)} questions to {len(self.names)} models ({key} %)")
+            self._ahead("ask", [(key, name) for name in answers.distinct(self.names)])
             for place, name in enumerate(self.names):
                 answers.ask(name, twins=self.names[:place])
         for key, comparison in self.comparisons.items():
             others = ", ".join(self.recipe.evaluate.compare)
             self.progress.stage("evaluate", f"the same models under other protocols: {others} ({key} %)")
             comparison.ask(self.names)
+
+    def _ahead(self, what: str, places: Iterable[tuple[str, str]]) -> None:
+        """Have the missing ones of some units made by worker processes, if the recipe wants any."""
+        if self.recipe.workers > 1:
+            find = self.models.planned if what == "make" else lambda key, name: self.answers[key].unit(name)
+            self.team.do([(what, key, name) for key, name in places if not find(key, name).done])
+
+    def do(self, what: str, key: str, name: str) -> None:
+        """One task of a worker process: ``make`` or ``ask`` a model."""
+        for known in (TARGET, RETAIN_MODEL, name):
+            self.models.planned(key, known)
+        if what == "make":
+            self.models.make(key, name)
+        else:
+            self.answers[key].ask(name)
 
     def score(self) -> None:
         """Judge the replies and average; needs no model."""
@@ -188,3 +214,11 @@ class Pipeline:
     def names(self) -> list[str]:
         """The models that are compared, in the order of the report."""
         return [TARGET, RETAIN_MODEL, *(job.name for job in self.jobs)]
+
+
+def hire(recipe: Recipe, root: Path, place: int, progress: Progress) -> Callable[[str, str, str], None]:
+    """Make this process ready to work for a run: its share of the cores, a GPU of its own if there are several."""
+    torch.set_num_threads(max(1, torch.get_num_threads() // recipe.workers))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(place % torch.cuda.device_count())
+    return Pipeline(recipe, root, gate=False, progress=progress).do

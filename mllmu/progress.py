@@ -1,7 +1,7 @@
 """How long work says where it is: live bars on a terminal, a few lines in a log, nothing in tests.
 
 The pipeline calls ``stage`` once a stage, and around every countable task ``start``, ``advance`` ... ``finish``. There
-is one task at a time; starting another ends the one before.
+is one task at a time; starting another ends the one before. Tasks that go on side by side have a ``lane`` each.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ class Progress(Protocol):
     def note(self, text: str) -> None:
         """One line worth reading later."""
 
+    def lane(self) -> Progress:
+        """A progress for one of several tasks that go on at the same time, shown in the same place."""
+
     def close(self) -> None:
         """Nothing more will be reported; whatever is shown live is put away."""
 
@@ -55,6 +58,9 @@ class SilentProgress:
 
     def note(self, text: str) -> None:
         del text
+
+    def lane(self) -> Progress:
+        return self
 
     def close(self) -> None:
         return
@@ -123,6 +129,9 @@ class PlainProgress:
     def note(self, text: str) -> None:
         self._say(f"  {text}")
 
+    def lane(self) -> Progress:
+        return PlainProgress(self._console, every_s=self._every_s, clock=self._clock)
+
     def close(self) -> None:
         self._task = None
 
@@ -136,12 +145,14 @@ class RichProgress:
     A finished task leaves one line; the bar itself goes away. ``close`` must be called, or the cursor stays hidden.
     """
 
-    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, console: Console, *, clock: Callable[[], float] = time.monotonic, bars: Bars | None = None
+    ) -> None:
         self._console = console
         self._clock = clock
         self._task: _Task | None = None
         self._row: TaskID | None = None
-        self._bars = Bars(
+        self._bars = bars or Bars(
             TextColumn("  {task.description}", markup=False),
             BarColumn(bar_width=28),
             MofNCompleteColumn(),
@@ -177,10 +188,14 @@ class RichProgress:
     def note(self, text: str) -> None:
         self._console.print(Text(f"  {text}"))
 
+    def lane(self) -> Progress:
+        return RichProgress(self._console, clock=self._clock, bars=self._bars)
+
     def close(self) -> None:
         if self._row is not None:
             self._bars.remove_task(self._row)
-            self._bars.stop()
+            if not self._bars.task_ids:  # other lanes may still show theirs
+                self._bars.stop()
         self._task = self._row = None
 
 

@@ -251,6 +251,7 @@ class Recipe(Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     seed: int = Field(0, ge=0)
+    workers: int = Field(1, ge=1, le=64, description="models made at the same time, each on its share of cores, or GPU")
     data: DataSection = DataSection()
     model: ModelSection = ModelSection()
     finetune: Finetune = Finetune()

@@ -88,6 +88,11 @@ class Answers:
             unit.commit(facts)
         return self.replies(name)
 
+    def distinct(self, names: Sequence[str]) -> list[str]:
+        """The names without those of a model that is there under an earlier name."""
+        refs = [self.models.ref(self.key, name) for name in names]
+        return [name for place, name in enumerate(names) if refs[place] not in refs[:place]]
+
     def unit(self, name: str) -> Unit:
         """The unit of a model's replies; they depend on the model and on the samples."""
         inputs = {"model": self.models.unit(self.key, name).fingerprint, "samples": self._digest}

@@ -14,7 +14,7 @@ from mllmu.records import ModelRef
 from mllmu.runstore import Unit, digest, write_atomic
 from mllmu.seeding import derive
 from mllmu.stages.context import Context, timed
-from mllmu.stages.lineup import RETAIN_MODEL, TARGET, Job
+from mllmu.stages.lineup import RETAIN_MODEL, TARGET, Job, jobs
 from mllmu.training.batching import training_turns
 from mllmu.training.finetune import finetune
 from mllmu.unlearning.run import Sides, unlearn
@@ -34,6 +34,7 @@ class Models:
 
     def __init__(self, context: Context) -> None:
         self.context = context
+        self.jobs = {job.name: job for job in jobs(context.recipe)}
         self.units: dict[str, Unit] = {}
         self._first: Loaded | None = None
 
@@ -44,6 +45,21 @@ class Models:
         """The reference of a model that has been made."""
         path = self.unit(key, name).folder / MODEL_FILE
         return ModelRef.model_validate_json(path.read_text(encoding="utf-8"))
+
+    def planned(self, key: str, name: str) -> Unit:
+        """The unit of a model of the run, made or not yet; an unlearned one needs those of target and retain_model."""
+        data = self.context.dataset
+        if name in {TARGET, RETAIN_MODEL}:
+            return self.taught(key, name, data.people if name == TARGET else data.retained(key))
+        return self.forgotten(key, self.jobs[name])
+
+    def make(self, key: str, name: str) -> None:
+        """Make a model of the run, unless it is there."""
+        data = self.context.dataset
+        if name in {TARGET, RETAIN_MODEL}:
+            self.teach(key, name, data.people if name == TARGET else data.retained(key))
+        else:
+            self.forget(key, self.jobs[name])
 
     def load(self, ref: ModelRef) -> Loaded:
         """Load a model; all models of a run share one encoder, so no text or picture is prepared twice."""
@@ -56,10 +72,10 @@ class Models:
         self._first = self._first or loaded
         return loaded
 
-    def teach(
+    def taught(
         self, key: str, name: str, people: Sequence[str], *, seed: int | None = None, start: ModelRef | None = None
-    ) -> None:
-        """Fine-tune the base, or the model ``start``, on some people; ``seed`` replaces the recipe's."""
+    ) -> Unit:
+        """The unit of a fine-tuned model, made or not yet."""
         recipe = self.context.recipe
         inputs: dict[str, Any] = {
             "data": self.context.data_unit().fingerprint,
@@ -69,7 +85,14 @@ class Models:
         }
         inputs |= {"seed": seed} if seed is not None else {}
         inputs |= {"start": start.model_dump()} if start is not None else {}
-        unit = self._unit(key, name, inputs)
+        return self._unit(key, name, inputs)
+
+    def teach(
+        self, key: str, name: str, people: Sequence[str], *, seed: int | None = None, start: ModelRef | None = None
+    ) -> None:
+        """Fine-tune the base, or the model ``start``, on some people; ``seed`` replaces the recipe's."""
+        recipe = self.context.recipe
+        unit = self.taught(key, name, people, seed=seed, start=start)
         if unit.done:
             return
         base = start or ModelRef(base=recipe.model.path, revision=recipe.model.revision)
@@ -85,8 +108,8 @@ class Models:
             )
         self._finish(unit, base.model_copy(update={"adapters": (*base.adapters, unit.name)}), facts)
 
-    def forget(self, key: str, job: Job) -> None:
-        """Apply an unlearning method to the target (or take the retain_model, if that is the method)."""
+    def forgotten(self, key: str, job: Job) -> Unit:
+        """The unit of an unlearned model, made or not yet; needs the units of the target and the retain_model."""
         method, lora = job.method(), self.context.recipe.unlearn.lora
         inputs = {
             "start": self.unit(key, method.model).fingerprint,
@@ -96,7 +119,11 @@ class Models:
             "lora": lora.model_dump(mode="json") if lora and method.trains else None,
             "forget": digest(self.context.dataset.splits[key]),
         }
-        unit = self._unit(key, job.name, inputs)
+        return self._unit(key, job.name, inputs)
+
+    def forget(self, key: str, job: Job) -> None:
+        """Apply an unlearning method to the target (or take the retain_model, if that is the method)."""
+        method, unit = job.method(), self.forgotten(key, job)
         if unit.done:
             return
         start = self.ref(key, method.model)
