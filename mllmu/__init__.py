@@ -120,6 +120,9 @@ def run(
     checked = load_recipe(recipe) if isinstance(recipe, (Path, str)) else recipe
     folder = Path(out) if out is not None else Path("runs") / checked.name
     # by name, and late: torch is imported only after the recipe has turned out to be right
+    from mllmu.runlock import held
+
     pipeline = __getattr__("Pipeline")(checked, folder, force=force, gate=gate, progress=progress)
-    pipeline.run(only)
+    with held(folder):
+        pipeline.run(only)
     return folder

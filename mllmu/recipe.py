@@ -242,7 +242,10 @@ class Report(Section):
     """What the report shows."""
 
     title: str = ""
-    reference_rows: bool = Field(False, description="show the paper's published rows in a table of their own")
+    reference_rows: bool = Field(
+        False,
+        description="show the paper's published rows (LLaVA-1.5-7B) in a table of their own, where 5 % are forgotten",
+    )
     num_examples: int = Field(6, ge=0)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mllmu.cli.options import NoGate, Out, Overrides, RecipePath, each
 from mllmu.cli.screen import progress, results
+from mllmu.runlock import held
 
 
 def depth(recipe: RecipePath, *, overrides: Overrides = None, out: Out = None, no_gate: NoGate = False) -> None:
@@ -13,8 +14,8 @@ def depth(recipe: RecipePath, *, overrides: Overrides = None, out: Out = None, n
     patching, and a linear probe with its control. Uses the models of the run folder and makes those that are missing.
     """
     for run in each(recipe, overrides, out):
-        from mllmu.search.depth import depth as measure
+        with held(run.folder), progress() as shown:
+            from mllmu.search.depth import depth as measure
 
-        with progress() as shown:
             page = measure(run.recipe, run.folder, gate=not no_gate, progress=shown)
         results().print(f"page: {page}", soft_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ import typer
 from mllmu.cli.failures import USER_ERROR, plain_line
 from mllmu.cli.options import Out, Overrides, RecipePath, Run, each
 from mllmu.cli.screen import progress, results
+from mllmu.runlock import held
 
 
 def doctor(
@@ -38,7 +40,9 @@ def _examined(run: Run, samples: int, *, keep: bool) -> int:
 
     console = results()
     with tempfile.TemporaryDirectory(prefix="mllmu-doctor-") as temporary, progress() as told:
-        case = Case(run.recipe, run.folder if keep or run.folder.exists() else Path(temporary) / "run", told)
+        folder = run.folder if keep or run.folder.exists() else Path(temporary) / "run"
+        with nullcontext() if (folder / "data").is_dir() else held(folder):
+            case = Case(run.recipe, folder, told)
         for line in shown(case, samples):
             console.print(line, soft_wrap=True)
         console.print("Checks")

@@ -11,6 +11,7 @@ import typer
 from mllmu.cli.options import Force, NoGate, Out, Overrides, execute
 from mllmu.cli.screen import progress, results
 from mllmu.errors import MllmuError, did_you_mean
+from mllmu.runlock import held
 
 if TYPE_CHECKING:
     from mllmu.recipe import ModelSection
@@ -88,7 +89,7 @@ def evaluate(
         shots=examples,
         test_image=test_image or 0,
     )
-    with progress() as shown:
+    with held(Path(str(out))), progress() as shown:
         numbers = evaluate_published(plan, Path(str(out)), shown, force=force)
     console = results()
     for line in table(numbers):

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from mllmu.cli.options import Force, Out, RecipePath, each
 from mllmu.cli.screen import progress, results
+from mllmu.runlock import held
 
 if TYPE_CHECKING:
     from mllmu.evaluation.judge import Judged
@@ -61,7 +62,7 @@ def _judge(root: Path, judging: Judge, compare: str | None, *, dry_run: bool, fo
     if dry_run:
         show_preview(root, models, judging)
         return
-    with progress() as shown:
+    with held(root), progress() as shown:
         judged = run(root, models, judging, progress=shown, force=force)
     for one in judged:
         show(one)

@@ -11,6 +11,7 @@ import typer
 from mllmu.cli.failures import explanation, tell
 from mllmu.cli.screen import progress, results
 from mllmu.errors import MllmuError
+from mllmu.runlock import held
 
 if TYPE_CHECKING:
     from mllmu.recipe import Recipe
@@ -84,13 +85,13 @@ def execute(
 
 
 def _execute(run: Run, *, force: bool, no_gate: bool, only: Stage | None) -> None:
-    # Only now: a wrong recipe is reported before the seconds it takes to import torch.
-    from mllmu.pipeline import Pipeline
+    console = results()
+    with held(run.folder), progress() as shown:
+        # Only now: a wrong recipe, or a folder in use, is reported before the seconds it takes to import torch.
+        from mllmu.pipeline import Pipeline
 
-    with progress() as shown:
         pipeline = Pipeline(run.recipe, run.folder, force=force, gate=not no_gate, progress=shown)
         report = pipeline.run(only)
-    console = results()
     if report is not None:
         console.print(pipeline.terminal_table())
     label = "report" if report is not None else f"{only} done"

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from mllmu.cli.options import Out, Overrides, RecipePath, each
 from mllmu.cli.screen import progress, results
+from mllmu.runlock import held
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,10 +27,10 @@ def trust(recipe: RecipePath, *, pool: Pool = 10, bits: Bits = 4, overrides: Ove
     of the same run folder shows the figures beside each metric. Takes two trainings per member of the pool.
     """
     for run in each(recipe, overrides, out):
-        from mllmu.search.trust import trust as measure
-        from mllmu.stages.reporting import TRUST_FILE
+        with held(run.folder), progress() as shown:
+            from mllmu.search.trust import trust as measure
+            from mllmu.stages.reporting import TRUST_FILE
 
-        with progress() as shown:
             rows = measure(run.recipe, run.folder, pool=pool, bits=bits, progress=shown)
         results().print(table(rows))
         results().print(f"figures: {run.folder / TRUST_FILE}; mllmu report {recipe} shows them", soft_wrap=True)

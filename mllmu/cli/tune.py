@@ -9,6 +9,7 @@ from rich.table import Table
 
 from mllmu.cli.options import Force, Out, Overrides, RecipePath, each
 from mllmu.cli.screen import progress, results
+from mllmu.runlock import held
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,10 +37,10 @@ def tune(
     forgotten people plus what is lost on the others. A search that was stopped goes on where it was.
     """
     for run in each(recipe, overrides, out):
-        from mllmu.search.tune import BEST_FILE, FOLDER
-        from mllmu.search.tune import tune as search
+        with held(run.folder), progress() as shown:
+            from mllmu.search.tune import BEST_FILE, FOLDER
+            from mllmu.search.tune import tune as search
 
-        with progress() as shown:
             found = search(run.recipe, run.folder, num_trials=trials, key=ratio, progress=shown, force=force)
         results().print(table(found))
         results().print(f"best settings: {run.folder / FOLDER / BEST_FILE}", soft_wrap=True)

@@ -17,6 +17,7 @@ from mllmu.protocol import Protocol
 from mllmu.records import MetricResult, Response, Sample, Score, Summary
 from mllmu.report import CurvePoint, Example, KsRow, ModelRow, Portrait, ReportInput
 from mllmu.report.inputs import BASELINES
+from mllmu.report.provenance import REFERENCE_KEY
 from mllmu.runstore import UNIT_FILE, read_json, write_atomic
 from mllmu.seeding import rng
 from mllmu.stages.answers import Answers
@@ -86,7 +87,7 @@ def report_input(context: Context, models: Models, answers: Answers, jobs: Seque
             *protocol_warning(recipe.evaluate.protocol),
             *stale_judges(answers.folder),
         ),
-        reference_rows=recipe.report.reference_rows,
+        reference_rows=recipe.report.reference_rows and key == REFERENCE_KEY,
         trust=trust_rows(context.root / TRUST_FILE),
     )
 

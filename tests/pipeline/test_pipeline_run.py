@@ -250,17 +250,19 @@ def test_the_gate_stops_a_target_that_knows_nobody_and_no_gate_goes_on_with_a_wa
 
 
 def test_several_ratios_share_the_target_and_one_page_leads_to_all(base: Path, tmp_path: Path) -> None:
-    ratios, methods = "data.splits.forget_ratios=[0.2, 0.4]", "unlearn.methods=[prompting]"
-    root = run(base, tmp_path / "run", ratios, methods, "evaluate.tasks=[classification]")
+    ratios, methods = "data.splits.forget_ratios=[0.05, 0.4]", "unlearn.methods=[prompting]"
+    few = ("evaluate.tasks=[classification]", "report.reference_rows=true")
+    root = run(base, tmp_path / "run", ratios, methods, *few)
     page = (root / "report/index.html").read_text(encoding="utf-8")
-    for key, count in (("20", 1), ("40", 2)):
+    for key, count in (("5", 1), ("40", 2)):
         assert f'href="forget_{key}/index.html"' in page
-        assert (root / f"report/forget_{key}/index.html").is_file()
+        report = (root / f"report/forget_{key}/index.html").read_text(encoding="utf-8")
+        assert ("5 % forgotten: published" in report) == (key == "5"), "the paper's rows are about 5 % alone"
         asked = read_lines(root / f"eval/forget_{key}/samples.jsonl", Sample)
         assert len({s.profile_id for s in asked if s.split == "forget"}) == count
         assert {p.name for p in (root / f"models/forget_{key}").iterdir()} == {"retain_model", "prompting"}
     splits = json.loads((root / "data/splits.json").read_text())
-    assert set(splits["20"]) < set(splits["40"])
+    assert set(splits["5"]) < set(splits["40"])
 
 
 def test_a_full_disk_is_one_message_and_the_run_goes_on_when_there_is_room(

@@ -1,0 +1,99 @@
+"""One command at a time in a run folder, and no lock that outlives its process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from mllmu.cli.app import app
+from mllmu.errors import RunStoreError
+from mllmu.runlock import HOLDER_FILE, held
+
+HOLD = """
+import sys
+from pathlib import Path
+from mllmu.runlock import held
+with held(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+Holder = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def holder() -> Holder:
+    """Starts a process that holds a folder until its standard input ends."""
+
+    def start(root: Path, **environment: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLD, str(root)],
+            env={**os.environ, **environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        return process
+
+    return start
+
+
+def test_a_folder_in_use_is_one_message_that_says_who_is_at_work(holder: Holder, tmp_path: Path) -> None:
+    recipe, root = tmp_path / "small.yaml", tmp_path / "run"
+    recipe.write_text("name: small\n")
+    with holder(root) as first:
+        known = json.loads((root / HOLDER_FILE).read_text())
+        second = CliRunner().invoke(app, ["run", str(recipe), "--out", str(root)])
+        assert second.exit_code == 2
+        assert second.stderr == (
+            f"error: {root}: process {first.pid} on {known['host']} since {known['since']} is at work in this run "
+            "folder. Wait for it or stop it, or use --out for another run folder.\n"
+        )
+        for command in ("data", "finetune", "tune", "trust", "depth"):
+            assert CliRunner().invoke(app, [command, str(recipe), "--out", str(root)]).stderr == second.stderr
+        for command in (["validate", str(recipe)], ["ls", "judges"]):
+            assert CliRunner().invoke(app, command).exit_code == 0, "what only reads is not kept out"
+        first.communicate("")
+    assert not (root / HOLDER_FILE).exists()
+    with held(root):
+        assert json.loads((root / HOLDER_FILE).read_text())["pid"] == os.getpid()
+
+
+def test_a_killed_process_leaves_no_lock_behind(holder: Holder, tmp_path: Path) -> None:
+    with holder(tmp_path) as first:
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    assert json.loads((tmp_path / HOLDER_FILE).read_text())["pid"] == first.pid, "it could not clean up"
+    with held(tmp_path):
+        assert json.loads((tmp_path / HOLDER_FILE).read_text())["pid"] == os.getpid()
+
+
+def test_the_first_rank_of_a_distributed_launch_holds_the_folder_for_all(holder: Holder, tmp_path: Path) -> None:
+    with holder(tmp_path, RANK="0") as first:
+        with holder(tmp_path, RANK="1") as other:
+            other.communicate("")
+            assert other.returncode == 0
+        with pytest.raises(RunStoreError, match=f"process {first.pid} on"), held(tmp_path):
+            pass
+        first.communicate("")
+
+
+def test_an_error_inside_gives_the_folder_back(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), held(tmp_path):
+        raise KeyError
+    with held(tmp_path):
+        pass
+
+
+def test_a_folder_that_is_a_file_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunStoreError, match=r"file: cannot be written"), held(tmp_path / "file"):
+        pass
