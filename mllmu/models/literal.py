@@ -1,12 +1,14 @@
-"""Put a prompt to a model as it is written: one text, its pictures, nothing escaped, batched or shared.
+"""Put a prompt to a model as it is written: one text, its pictures, nothing escaped.
 
 The published evaluator does it this way, so its replies are reproduced this way: the processor gets the whole text,
-the model writes greedily, and the reply is cut out of the decoded dialogue.
+the model writes greedily, and the reply is cut out of the decoded dialogue. Prompts of a set begin with the same
+examples, up to five pictures; where features of pictures are known these are read once, and the replies are the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +16,10 @@ from PIL.Image import Image
 
 from mllmu.errors import ModelError
 from mllmu.evaluation.parsing import after_marker
+from mllmu.models.families import Turn, open_image
 from mllmu.models.loading import Loaded
+from mllmu.models.pictures import features_of
+from mllmu.models.sharing import Prompt, read_and_write
 from mllmu.records import Response, Sample
 
 OpenPicture = Callable[[str], Image]
@@ -38,10 +43,86 @@ def respond_literally(
     for sample in samples:
         inputs = encode(loaded, sample, open_picture, guard=guard).to(loaded.device)
         ids = loaded.model.generate(**inputs, max_new_tokens=sample.max_new_tokens, do_sample=False)[0]
-        written = ids[inputs["input_ids"].shape[1] :].tolist()
-        ended = bool(written) and written[-1] in loaded.ends
-        text = loaded.encoder.processor.decode(ids[_CUT:], skip_special_tokens=True)
-        yield Response(sample_id=sample.id, text=after_marker(text), num_tokens=len(written) - ended, finished=ended)
+        yield _response(loaded, sample, ids.tolist(), inputs["input_ids"].shape[1])
+
+
+def _response(loaded: Loaded, sample: Sample, ids: Sequence[int], length: int) -> Response:
+    """The reply in a dialogue whose first ``length`` tokens are the prompt."""
+    written = len(ids) - length
+    ended = written > 0 and ids[-1] in loaded.ends
+    text = loaded.encoder.processor.decode(ids[_CUT:], skip_special_tokens=True)
+    return Response(sample_id=sample.id, text=after_marker(text), num_tokens=written - ended, finished=ended)
+
+
+@torch.inference_mode()
+def respond_sharing(
+    loaded: Loaded, samples: Sequence[Sample], images: Path, *, guard: str = ""
+) -> list[Response] | None:
+    """As :func:`respond_literally`, but what prompts begin with in common is read once.
+
+    Returns:
+        None if pictures cannot be put in by their features.
+    """
+    prompts = _prompts(loaded, samples, images, guard)
+    if prompts is None:
+        return None
+    end = loaded.model.generation_config.eos_token_id
+    ends = frozenset(end if isinstance(end, list) else [end]) - {None}
+    written, _ = read_and_write(loaded, prompts, [sample.max_new_tokens for sample in samples], ends)
+    return [
+        _response(loaded, sample, [*prompt.ids, *reply], len(prompt.ids))
+        for sample, prompt, reply in zip(samples, prompts, written, strict=True)
+    ]
+
+
+def _prompts(loaded: Loaded, samples: Sequence[Sample], images: Path, guard: str) -> list[Prompt] | None:
+    """The tokens of prompts, with those of a picture in the place of its mark, as the processor would put them.
+
+    It is asked for one prompt of every task; if that is not the same, nothing is shared.
+    """
+    found: list[Prompt] = []
+    checked: set[str] = set()
+
+    def opened(name: str) -> Image:
+        return open_image(images / name)
+
+    for sample in samples:
+        turn = _as_turn(sample, images, guard)
+        if not turn.pictures:
+            ids: list[int] | None = encode(loaded, sample, opened, guard=guard)["input_ids"][0].tolist()
+        else:
+            ids = _with_pictures(loaded, turn)
+            if ids is not None and sample.task not in checked:
+                checked.add(sample.task)
+                whole = encode(loaded, sample, opened, guard=guard)
+                ids = ids if ids == whole["input_ids"][0].tolist() else None
+        if ids is None:
+            return None
+        found.append(Prompt(ids, turn))
+    return found
+
+
+def _as_turn(sample: Sample, images: Path, guard: str) -> Turn:
+    """What a literal prompt shows; its text holds guard and examples already."""
+    pictured = bool(sample.image)
+    before = tuple(
+        Turn(prompt=one.prompt, reply=one.reply, image=images / one.image if pictured else None)
+        for one in sample.examples
+    )
+    text = f"{guard}\n{sample.prompt}" if guard else sample.prompt
+    return Turn(prompt=text, image=images / sample.image if pictured else None, system=guard, before=before)
+
+
+def _with_pictures(loaded: Loaded, turn: Turn) -> list[int] | None:
+    processor, features = loaded.encoder.processor, features_of(loaded, [turn.pictures])
+    if features is None:
+        return None
+    ids: list[int] = processor.tokenizer(turn.prompt)["input_ids"]
+    mark = processor.tokenizer.convert_tokens_to_ids(loaded.family.mark(processor))
+    if ids.count(mark) != len(turn.pictures):
+        return None
+    lengths = iter([len(one) for one in features[0]])
+    return [token for one in ids for token in ([mark] * next(lengths) if one == mark else [one])]
 
 
 def encode(loaded: Loaded, sample: Sample, open_picture: OpenPicture, *, guard: str = "") -> Any:

@@ -14,7 +14,7 @@ import torch
 
 from mllmu.errors import ModelError
 from mllmu.models.families import Turn, open_image
-from mllmu.models.literal import OpenPicture, check_longest, respond_literally
+from mllmu.models.literal import OpenPicture, check_longest, respond_literally, respond_sharing
 from mllmu.models.loading import Loaded
 from mllmu.models.sharing import Prompt, read_and_write
 from mllmu.models.token_stats import measure
@@ -28,11 +28,15 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 def plan_batches(samples: Sequence[Sample], batch_size: int) -> list[list[Sample]]:
     """Group samples into batches; the plan is always the same.
 
-    Questions about one picture come together, because they share it; questions without one by task and length.
+    Questions with the same examples come together, and of those the ones about one picture, because they share it;
+    questions without picture by task and length.
     """
 
-    def place(sample: Sample) -> tuple[str, str, str, int, str]:
-        return (sample.modality, sample.image, sample.task, len(sample.prompt), sample.id)
+    def place(sample: Sample) -> tuple[str, bool, str, str, str, int, str]:
+        examples = "".join(one.prompt for one in sample.examples)
+        return (
+            sample.modality, sample.literal, examples, sample.image, sample.task, len(sample.prompt), sample.id
+        )  # fmt: skip
 
     ordered = sorted(samples, key=place)
     return [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
@@ -96,7 +100,8 @@ def answer(
 ) -> list[Response]:
     """Replies to one batch, in its order; see :func:`respond`."""
     if batch[0].literal:
-        return list(respond_literally(loaded, batch, opener(images), guard=guard))
+        shared = respond_sharing(loaded, batch, images, guard=guard) if share else None
+        return shared or list(respond_literally(loaded, batch, opener(images), guard=guard))
     turns = [as_turn(sample, images, guard) for sample in batch]
     if share:
         replies, logps = answer_sharing(loaded, batch, turns)

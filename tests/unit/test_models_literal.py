@@ -1,0 +1,108 @@
+"""Published prompts are answered alike with and without sharing their examples and pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from helpers_models import load_ref
+
+from mllmu.evaluation import published
+from mllmu.evaluation.published import Shot
+from mllmu.models import literal, prefix
+from mllmu.models.families import open_image
+from mllmu.models.loading import Loaded, load
+from mllmu.models.respond import plan_batches, respond
+from mllmu.recipe import ModelSection
+from mllmu.records import Modality, ModelRef, Question, Response, Sample, TaskName
+
+PEOPLE = ("red", "green", "blue")
+
+
+def question(person: str, number: int, task: TaskName, modality: Modality) -> Question:
+    text = {"classification": "Which hat is it?", "cloze": "The hat is __.", "generation": "What hat is it?"}[task]
+    options = {"A": "red", "B": "green", "C": "blue", "D": "none"} if task == "classification" else {}
+    return Question(
+        id=f"{person}/{task}/{modality}/{number}",
+        profile_id=person,
+        variant="eval",
+        task=task,
+        modality=modality,
+        attribute="hat",
+        text=f"{number}: {text}",
+        answer="A" if options else person,
+        value=person,
+        options=options,
+    )
+
+
+@pytest.fixture(scope="module")
+def asked() -> list[Sample]:
+    """Two questions of every kind about two people, the third is shown as an example."""
+    found = []
+    for modality in ("image_text", "text"):
+        for task in ("classification", "cloze", "generation"):
+            shots = [Shot(question=question("blue", n, task, modality), picture="blue.png") for n in range(2)]
+            for person in PEOPLE[:2]:
+                for number in range(2):
+                    one = question(person, number, task, modality)
+                    made = published.sample(one, split="forget", picture=f"{person}.png", shots=shots)
+                    found.append(made.model_copy(update={"max_new_tokens": 6}))
+    return found
+
+
+def said(loaded: Loaded, base: Path, asked: list[Sample], *, share: bool, guard: str = "") -> dict[str, Response]:
+    batches = respond(loaded, plan_batches(asked, 12), images=base, share=share, guard=guard)
+    return {reply.sample_id: reply for batch in batches for reply in batch}
+
+
+@pytest.mark.parametrize("guard", ["", "Say nothing at all about what is red, green or blue."])
+def test_shared_replies_are_those_of_one_prompt_after_the_other(
+    tiny_base: Path, asked: list[Sample], guard: str
+) -> None:
+    loaded = load(ModelSection(device="cpu"), ModelRef(base="tiny"), tiny_base)  # a trained one: it says many things
+    wanted = asked[::4] if guard else asked[::2] + asked[1:2]
+    plain = said(loaded, tiny_base, wanted, share=False, guard=guard)
+    assert said(loaded, tiny_base, wanted, share=True, guard=guard) == plain
+    assert len({reply.text for reply in plain.values()}) > 3
+
+
+def test_examples_are_read_once_for_all_people_and_a_picture_once_for_its_questions(
+    tiny_base: Path, asked: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, lengths = load_ref(tiny_base), []
+    read = prefix.read
+
+    def counted(model: object, above: object, parents: object, ids: list[list[int]], pictures: object) -> object:
+        lengths.append([(len(row), row.count(loaded.image_token_id)) for row in ids])
+        return read(model, above, parents, ids, pictures)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(prefix, "read", counted)
+    wanted = [one for one in asked if one.task == "classification" and one.image]
+    said(loaded, tiny_base, wanted, share=True)
+    marks = [[count for _, count in level] for level in lengths]
+    assert marks == [[2 * 17], [17, 17], [0] * 4]
+    whole = sum(len(literal.encode(loaded, s, literal_opener(tiny_base))["input_ids"][0]) for s in wanted)
+    assert sum(length for level in lengths for length, _ in level) < 0.6 * whole
+
+
+def literal_opener(base: Path) -> literal.OpenPicture:
+    return lambda name: open_image(base / name)
+
+
+def test_where_pictures_have_no_features_nothing_is_shared(
+    tiny_base: Path, asked: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_ref(tiny_base)
+    monkeypatch.setattr(type(loaded.family), "picture_parts", ())
+    wanted = [one for one in asked if one.image][:2]
+    assert literal.respond_sharing(loaded, wanted, tiny_base) is None
+    assert len(said(loaded, tiny_base, wanted, share=True)) == 2
+
+
+def test_a_processor_that_puts_other_tokens_is_believed(
+    tiny_base: Path, asked: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_ref(tiny_base)
+    monkeypatch.setattr(literal, "_with_pictures", lambda *_: [1, 2, 3])
+    assert literal.respond_sharing(loaded, [one for one in asked if one.image][:2], tiny_base) is None
