@@ -16,6 +16,7 @@ from mllmu.cli.failures import ExplainedErrors
 from mllmu.cli.judge import judge
 from mllmu.cli.ls import ls
 from mllmu.cli.plan import plan
+from mllmu.cli.pool import pool
 from mllmu.cli.pretrain import pretrain_tiny
 from mllmu.cli.review import WithDefault, review
 from mllmu.cli.run import run
@@ -70,6 +71,7 @@ app.command(rich_help_panel="Run")(plan)
 app.command(rich_help_panel="Run")(tune)
 app.command(rich_help_panel="Run")(trust)
 app.command(rich_help_panel="Run")(depth)
+app.command(rich_help_panel="Look and build")(pool)
 _data = typer.Typer(cls=WithDefault, help="Make the people, portraits and questions; review them.")
 _data.command("make", context_settings={"help_option_names": ["-h", "--help"]})(data)
 _data.command()(review)

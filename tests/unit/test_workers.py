@@ -57,7 +57,7 @@ def test_two_workers_share_the_tasks_and_report(tmp_path: Path) -> None:
     assert set(written) == set("abcd")
     assert {text.split()[0] for text in written.values()} == {"0", "1"}
     assert len({text.split()[1] for text in written.values()} - {str(os.getpid())}) == 2
-    assert sorted(said[1] for said in heard.said if said[0] == "start") == list("abcd")
+    assert sorted(str(said[1]) for said in heard.said if said[0] == "start") == list("abcd")
     assert heard.said.count(("advance", 1, {"loss": 0.5})) == 4
 
 
