@@ -22,6 +22,14 @@ from mllmu.records import Sample
 LANGUAGE = re.compile(r"(?:^|\.)(?:language_model|text_model|lm_head)(?:\.|$)")
 """Names of layers of the language model; the others with a name like a layer's belong to the way of the picture."""
 UNBOUNDED = 1 << 62
+COUNTING = (
+    "patch_size",
+    "num_additional_image_tokens",
+    "vision_feature_select_strategy",
+    "image_seq_length",
+    "image_seq_len",
+)
+"""Settings of a processor that decide how many tokens a picture has."""
 
 
 def targets_of(layers: Iterable[str], pattern: str) -> list[str]:
@@ -130,6 +138,10 @@ def picture_tokens(loaded: Loaded, turns: Mapping[Path, Turn]) -> Verdict:
         fault = _picture_fault(loaded, turn, tokens)
         found += [f"{path.name}: {fault}"] if fault else []
         counts.add(tokens)
+    if found:
+        own = loaded.encoder.processor
+        used = [f"{name} {value}" for name in COUNTING if (value := getattr(own, name, None)) is not None]
+        found.insert(0, f"the processor counts with {', '.join(used) or 'settings of its own'} (processor_config.json)")
     fine = f"{len(turns)} pictures of {' or '.join(map(str, sorted(counts)))} tokens have as many features"
     return verdict("picture tokens", found, fine if turns else "no picture is trained or asked about")
 

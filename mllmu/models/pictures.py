@@ -20,6 +20,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from mllmu.errors import ModelError
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded
 from mllmu.models.parts import core
@@ -87,16 +88,22 @@ def features_of(loaded: Loaded, shown: Sequence[Sequence[Path]]) -> list[list[Te
 
 def _features(loaded: Loaded, picture: Path) -> Tensor:
     model, turn = core(loaded.model), Turn(prompt="?", image=picture)
-    loaded.encoder.prompt(turn)
+    tokens = loaded.encoder.prompt(turn).count(-1 if loaded.image_token_id is None else loaded.image_token_id)
     training = model.training
     model.eval()
     try:
         # the features outlive an evaluation and are trained on later, so they must be ordinary tensors
         with torch.inference_mode(mode=False), torch.no_grad():
             pixels = {key: value.to(loaded.device).clone() for key, value in loaded.encoder.pictures([turn]).items()}
-            return loaded.family.picture_features(model, pixels)
+            features = loaded.family.picture_features(model, pixels)
     finally:
         model.train(training)
+    if len(features) != tokens:  # every later picture of a batch would get a part of the one before
+        raise ModelError(
+            f"{picture}: the processor gives it {tokens} tokens and the model {len(features)} features. The processor "
+            f"({type(loaded.encoder.processor).__name__}) does not fit the model; 'mllmu doctor' names its settings."
+        )
+    return features
 
 
 def _parts(loaded: Loaded) -> list[Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from pathlib import Path
 
@@ -51,3 +53,23 @@ def test_faults_in_recipe_and_data_end_with_code_2_and_published_settings_are_no
     assert f"FAULT pictures: {pictures[0].name}: no such picture" in text
     assert "note  loss of npo: deviation" in text and "note  adapters of npo: deviation" in text
     assert "2 faults" in text
+
+
+@pytest.mark.parametrize(("setting", "value"), [("num_additional_image_tokens", 0), ("patch_size", 32)])
+def test_a_model_saved_with_a_processor_that_counts_its_pictures_otherwise_is_a_fault(
+    base: Path, made: Path, tmp_path: Path, setting: str, value: int
+) -> None:
+    wrong, root = tmp_path / "base", tmp_path / "run"
+    shutil.copytree(base, wrong)
+    shutil.copytree(made, root)
+    config = wrong / "processor_config.json"
+    settings = json.loads(config.read_text())
+    assert settings[setting] != value
+    config.write_text(json.dumps(settings | {setting: value}))
+    code, text = ask(wrong, root)
+    assert code == 2
+    fault = next(line for line in text.splitlines() if "picture tokens:" in line)
+    assert re.search(rf"FAULT picture tokens: the processor counts with .*{setting} {value}", fault)
+    assert re.search(r"\.png: \d+ tokens in the prompt, \d+ features from the model", fault)
+    done = CliRunner().invoke(app, ["finetune", str(tmp_path / "run.yaml"), "--out", str(root)])
+    assert done.exit_code == 2 and re.search(r"\.png: the processor gives it \d+ tokens and the model \d+", done.stderr)
