@@ -9,6 +9,7 @@ MllmuError
 ├── RunStoreError      a run folder cannot be written, or holds results of another recipe
 ├── GateError          the target model did not learn what it is meant to forget
 ├── DependencyError    a library that only an optional extra installs is missing
+├── ProcessError       a process of a run with several is gone, or there may be only one
 ├── EndpointError      an LLM endpoint has no key, cannot be reached, or does not answer as asked
 └── BudgetError        a command has spent what it may spend on an endpoint; everything so far is kept
 """
@@ -64,6 +65,10 @@ class GateError(MllmuError):
 
 class DependencyError(MllmuError):
     """A library is missing that only an optional extra of the package installs."""
+
+
+class ProcessError(MllmuError):
+    """A run in several processes: one has failed or is gone, or the command works in one alone."""
 
 
 class EndpointError(MllmuError):

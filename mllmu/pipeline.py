@@ -31,6 +31,7 @@ from mllmu.evaluation import gate, scoring
 from mllmu.evaluation.judge import run as let_judge
 from mllmu.evaluation.samples import metrics_of
 from mllmu.evaluation.summaries import build_all, summarise
+from mllmu.processes import follow, leading, leads, only_alone
 from mllmu.progress import Progress, SilentProgress
 from mllmu.recipe import Recipe
 from mllmu.report import ReportInput, render, terminal_judgements, terminal_table
@@ -80,10 +81,18 @@ class Pipeline:
         self.team = Team(recipe.workers, partial(hire, recipe, self.root), self.progress)
 
     def run(self, only: str | None = None) -> Path | None:
-        """Run all stages, or those up to ``only``; returns the page of the report if that was made."""
+        """Run all stages, or those up to ``only``; returns the page of the report if that was made.
+
+        Of several processes only the leading one does; the others help it where work is shared.
+        """
+        if self.recipe.workers > 1:
+            only_alone(f"workers: {self.recipe.workers}")
+        if not leads():
+            follow(self.models)
+            return None
         store = self.context.store = RunStore(self.root)
         last = only or STAGES[-1]
-        with recorded(self.context), self.team:
+        with leading(), recorded(self.context), self.team:
             for stage in STAGES[: STAGES.index(last) + 1]:
                 # Judging and drawing are cheap, so asking for them by name does them again.
                 store.force = only in (None, stage) and (self.force or (stage == only and stage in CHEAP))

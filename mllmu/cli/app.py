@@ -24,8 +24,11 @@ from mllmu.cli.stages import stage_command
 from mllmu.cli.trust import trust
 from mllmu.cli.tune import tune
 from mllmu.cli.validate import validate
+from mllmu.processes import only_alone
 from mllmu.version import __version__
 
+TOGETHER = ("run", "finetune", "unlearn", "evaluate", "score", "report")
+"""Commands that several processes can carry out."""
 EPILOG = "Start with: mllmu run recipes/demo.yaml. A command that was stopped continues where it was when repeated."
 
 
@@ -55,6 +58,7 @@ def _print_version(asked: bool) -> None:  # noqa: FBT001 - the signature of an o
 
 @app.callback()
 def _root(
+    context: typer.Context,
     *,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
@@ -62,6 +66,8 @@ def _root(
 ) -> None:
     """Machine unlearning for multimodal LLMs: data, fine-tuning, unlearning, evaluation, report."""
     del version
+    if context.invoked_subcommand not in TOGETHER:
+        only_alone(f"mllmu {context.invoked_subcommand}")
 
 
 app.command(rich_help_panel="Run")(run)

@@ -11,6 +11,7 @@ import typer
 from mllmu.cli.options import Force, NoGate, Out, Overrides, execute
 from mllmu.cli.screen import progress, results
 from mllmu.errors import MllmuError, did_you_mean
+from mllmu.processes import only_alone
 from mllmu.runlock import held
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def evaluate(
         _check_recipe_alone(recipe, used)
         execute(recipe, overrides, out, force=force, no_gate=no_gate, only="evaluate")
         return
+    only_alone("the evaluation of a saved model")
     _check_saved(given, used, out, no_gate=no_gate)
     examples, settings = parse_shots(shots or ()), model_section(str(model), overrides or ())
     from mllmu.stages.published import Plan, evaluate_published, model_at

@@ -15,7 +15,8 @@ from types import TracebackType
 
 import typer
 
-from mllmu.errors import FaultsError, MllmuError
+from mllmu.errors import FaultsError, MllmuError, ProcessError
+from mllmu.processes import leads
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -40,7 +41,9 @@ class ExplainedErrors:
             typer.echo("\ninterrupted; the same command continues where it stopped", err=True)
             raise typer.Exit(INTERRUPTED)
         if error is not None and explanation(error) is not None:
-            tell(error)
+            # the other processes of a run say the same; what only one of them says is a ProcessError
+            if leads() or isinstance(error, ProcessError) or not isinstance(error, MllmuError):
+                tell(error)
             raise typer.Exit(USER_ERROR)
 
 

@@ -11,6 +11,7 @@ import typer
 from mllmu.cli.failures import explanation, tell
 from mllmu.cli.screen import progress, results
 from mllmu.errors import MllmuError
+from mllmu.processes import leads
 from mllmu.runlock import held
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ def execute(
     Raises:
         MllmuError: a recipe failed; those of a grid have told why by then.
     """
+    if not leads():
+        return _assist(path, overrides, out)
     done, failed = [], []
     for run in each(path, overrides, out):
         try:
@@ -96,6 +99,16 @@ def _execute(run: Run, *, force: bool, no_gate: bool, only: Stage | None) -> Non
         console.print(pipeline.terminal_table())
     label = "report" if report is not None else f"{only} done"
     console.print(f"{label}: {report or run.folder}", soft_wrap=True)
+
+
+def _assist(path: Path, overrides: Sequence[str] | None, out: Path | None) -> list[Run]:
+    """Help the leading one of several processes with the same recipes, without a word."""
+    from mllmu.pipeline import Pipeline
+
+    done = list(each(path, overrides, out, quiet=True))
+    for run in done:
+        Pipeline(run.recipe, run.folder).run()
+    return done
 
 
 def link_reports(root: Path, title: str) -> Path:

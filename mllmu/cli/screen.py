@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
-from mllmu.progress import PlainProgress, Progress, RichProgress
+from mllmu.processes import leads
+from mllmu.progress import PlainProgress, Progress, RichProgress, SilentProgress
 
 WIDE = 140
 """Columns where there is no terminal to ask: a table written to a file should not be folded at 80."""
@@ -28,9 +29,14 @@ def _console(*, stderr: bool) -> Console:
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """Progress on stderr: live bars on a terminal, a few lines elsewhere; the bars are gone when the block ends."""
+    """Progress on stderr: live bars on a terminal, a few lines elsewhere; the bars are gone when the block ends.
+
+    Of several processes only the leading one shows it.
+    """
     console = _console(stderr=True)
-    shown = RichProgress(console) if console.is_terminal else PlainProgress(console)
+    shown: Progress = SilentProgress()
+    if leads():
+        shown = RichProgress(console) if console.is_terminal else PlainProgress(console)
     try:
         yield shown
     finally:

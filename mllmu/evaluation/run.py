@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from mllmu import processes
 from mllmu.models.loading import Loaded
 from mllmu.models.respond import plan_batches, respond
 from mllmu.progress import Progress
@@ -13,7 +14,8 @@ from mllmu.records import Response, Sample, dump_lines, parse_lines
 from mllmu.runstore import explain_os_errors, write_atomic
 
 RESPONSES = "responses.jsonl"
-PARTIAL = "responses.partial.jsonl"
+PARTIAL, OF_FOLLOWER, PARTIALS = "responses.partial.jsonl", "responses.partial.{}.jsonl", "responses.partial*.jsonl"
+"""Replies so far: of the only or the leading process, of another one, and of all."""
 
 
 def collect(
@@ -29,29 +31,52 @@ def collect(
 ) -> list[Response]:
     """Reply to every sample; replies are written batch by batch and read back after an interruption.
 
+    Of several processes each takes a share of the batches, whole ones, so that no reply depends on their number; each
+    keeps its replies in a file of its own, and the leading one puts them together.
+
     Args:
         load: loads the model; called only if a reply is missing.
         images: the folder the samples' picture paths start from.
         guard: system prompt of the model.
         folder: gets ``responses.jsonl``, in the order of the samples.
+
+    Returns:
+        All replies; nothing where this process does not lead.
     """
-    partial = folder / PARTIAL
-    known = {response.sample_id: response for response in read_partial(partial)}
+    known = read_known(folder)
+    processes.wait_for_all()  # before anybody writes more
     batches = [[s for s in batch if s.id not in known] for batch in plan_batches(samples, batch_size)]
     batches = [batch for batch in batches if batch]
-    progress.start(label, len(samples))
+    batches = [batches[place] for place in processes.own_share([weight(batch) for batch in batches])]
+    progress.start(label, len(known) + sum(map(len, batches)))
     progress.advance(len(known))
     if batches:
-        write_atomic(partial, dump_lines(known.values()))
+        partial = folder / (PARTIAL if processes.leads() else OF_FOLLOWER.format(processes.rank()))
+        write_atomic(partial, dump_lines(read_partial(partial)))
         for replies in respond(load(), batches, images=images, guard=guard):
             append(partial, replies)
-            known |= {response.sample_id: response for response in replies}
             progress.advance(len(replies))
     progress.finish()
+    processes.wait_for_all()
+    if not processes.leads():
+        return []
+    known = read_known(folder)
     ordered = [known[sample.id] for sample in samples]
     write_atomic(folder / RESPONSES, dump_lines(ordered))
-    partial.unlink(missing_ok=True)
+    for path in folder.glob(PARTIALS):
+        path.unlink()
     return ordered
+
+
+def weight(batch: Sequence[Sample]) -> float:
+    """About how long a batch takes, to share batches fairly among processes: what is read and what may be written."""
+    return sum(len(sample.prompt) for sample in batch) + len(batch) * max(sample.max_new_tokens for sample in batch)
+
+
+def read_known(folder: Path) -> dict[str, Response]:
+    """Replies of an interrupted evaluation, of all its processes, by sample."""
+    found = [response for path in sorted(folder.glob(PARTIALS)) for response in read_partial(path)]
+    return {response.sample_id: response for response in found}
 
 
 def read_partial(path: Path) -> list[Response]:

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils import logging as library_logging
 
-from mllmu import plugins
+from mllmu import plugins, processes
 from mllmu.errors import MllmuError, ModelError
 from mllmu.models.encoding import Encoder
 from mllmu.models.families import Family
@@ -130,6 +130,8 @@ def load_settings(section: ModelSection, config: Any, family: Family, device: to
             "device_map": {"": str(device)},  # packed weights are made where they stay
         }
     if section.device_map:
+        if processes.count() > 1:
+            raise ModelError("model.device_map: spreads a model over all GPUs, which leaves none to other processes.")
         if device.type != "cuda":
             raise ModelError(
                 f"model.device_map: '{section.device_map}' spreads a model over GPUs, but the device is {device}. "
@@ -277,18 +279,35 @@ def attention(config: Any, device: torch.device) -> str:
 def choose_device(name: str) -> torch.device:
     """'auto' takes the first GPU if there is one; an unusable name raises ModelError."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return own_gpu() if torch.cuda.is_available() else torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
         raise ModelError(f"model.device: '{name}' is no device. Expected auto, cpu, cuda or cuda:N.") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ModelError(f"model.device: '{name}' asked for, but no GPU is visible. Use device: auto or cpu.")
+    if device.type == "cuda" and processes.count() > 1:
+        if device.index is not None:
+            raise ModelError(f"model.device: '{name}' would be the GPU of all {processes.count()} processes. Use auto.")
+        device = own_gpu()
     try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         raise ModelError(f"model.device: '{name}' cannot be used here: {one_line(error)}. Use device: auto.") from None
     return device
+
+
+def own_gpu() -> torch.device:
+    """The GPU of this process: the first, or one of its own where several processes are at work."""
+    if processes.count() == 1:
+        return torch.device("cuda")
+    number, available = processes.local_rank(), torch.cuda.device_count()
+    if number >= available:
+        raise ModelError(
+            f"model.device: process {number} of this machine has no GPU of its own, {available} are visible. "
+            "Start as many processes as there are GPUs, or set model.device: cpu."
+        )
+    return torch.device("cuda", number)
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:

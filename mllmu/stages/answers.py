@@ -9,7 +9,7 @@ from mllmu.evaluation import samples as sampling
 from mllmu.evaluation import scoring
 from mllmu.evaluation.metrics import Metric
 from mllmu.evaluation.published import is_idefics2
-from mllmu.evaluation.run import RESPONSES, collect
+from mllmu.evaluation.run import RESPONSES
 from mllmu.recipe import Evaluate
 from mllmu.records import Response, Sample, Score, dump_lines, read_lines
 from mllmu.runstore import Unit, digest, write_atomic
@@ -75,14 +75,12 @@ class Answers:
                 if twin is not None:
                     write_atomic(unit.building / RESPONSES, dump_lines(self.replies(twin)))
                 else:
-                    collect(
-                        self.samples,
-                        lambda: self.models.load(ref),
+                    self.models.reply(
+                        ref=ref,
+                        samples=self.folder / SAMPLES,
                         images=self.context.dataset.folder,
-                        guard=ref.guard,
                         batch_size=self.context.recipe.evaluate.batch_size,
                         folder=unit.building,
-                        progress=self.context.progress,
                         label=name,
                     )
             unit.commit(facts)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from mllmu.evaluation.run import collect
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded, load
-from mllmu.records import ModelRef
+from mllmu.processes import shared
+from mllmu.records import ModelRef, Sample, read_lines
 from mllmu.runstore import Unit, digest, write_atomic
 from mllmu.seeding import derive
 from mllmu.stages.context import Context, timed
@@ -97,16 +100,28 @@ class Models:
             return
         base = start or ModelRef(base=recipe.model.path, revision=recipe.model.revision)
         with timed(unit) as facts, peak_memory(facts):
-            finetune(
-                self.load(base),
-                self._turns(people, recipe.finetune.modality),
-                recipe.finetune,
+            self.finetune(
+                base=base,
+                people=people,
                 folder=unit.building,
                 seed=derive(recipe.seed if seed is None else seed, "finetune"),
-                progress=self.context.progress,
                 label=name,
             )
         self._finish(unit, base.model_copy(update={"adapters": (*base.adapters, unit.name)}), facts)
+
+    @shared
+    def finetune(self, *, base: ModelRef, people: Sequence[str], folder: Path, seed: int, label: str) -> None:
+        """Fine-tune a model on some people; what is trained is saved into ``folder``."""
+        section = self.context.recipe.finetune
+        finetune(
+            self.load(base),
+            self._turns(people, section.modality),
+            section,
+            folder=folder,
+            seed=seed,
+            progress=self.context.progress,
+            label=label,
+        )
 
     def forgotten(self, key: str, job: Job) -> Unit:
         """The unit of an unlearned model, made or not yet; needs the units of the target and the retain_model."""
@@ -129,7 +144,8 @@ class Models:
         start = self.ref(key, method.model)
         with timed(unit) as facts, peak_memory(facts):
             if method.trains or method.modifies:
-                self._train(unit, key, job, start)
+                frozen = self.ref(key, method.reference)
+                self.unlearn(key=key, job=job, start=start, reference=frozen, folder=unit.building)
         if method.trains or method.modifies:
             made = start.model_copy(update={"adapters": (*start.adapters, unit.name)})
         else:
@@ -137,7 +153,9 @@ class Models:
             made = start.model_copy(update={"guard": method.guard_text(names)})
         self._finish(unit, made, facts)
 
-    def _train(self, unit: Unit, key: str, job: Job, start: ModelRef) -> None:
+    @shared
+    def unlearn(self, *, key: str, job: Job, start: ModelRef, reference: ModelRef, folder: Path) -> None:
+        """Let a method train, or measure, on a model; what it changes is saved into ``folder``."""
         method, data, recipe = job.method(), self.context.dataset, self.context.recipe
         # the usual reference is the start with the new adapter off; anything else needs a second model in memory
         apart = method.uses_reference and (method.reference != method.model or recipe.unlearn.lora is None)
@@ -147,18 +165,32 @@ class Models:
         sides = Sides(
             forget=self._turns(data.splits[key], method.modality),
             retain=retain,
-            reference=self.load(self.ref(key, method.reference)) if apart else None,
+            reference=self.load(reference) if apart else None,
         )
         unlearn(
             self.load(start),
             method,
             sides,
             lora=recipe.unlearn.lora,
-            folder=unit.building,
+            folder=folder,
             seed=derive(recipe.seed, "unlearn"),
             progress=self.context.progress,
             label=job.name,
             checkpoint_every_s=recipe.finetune.checkpoint_every_s,
+        )
+
+    @shared
+    def reply(self, *, ref: ModelRef, samples: Path, images: Path, batch_size: int, folder: Path, label: str) -> None:
+        """Put the samples in a file to a model; its replies are written into ``folder``."""
+        collect(
+            read_lines(samples, Sample),
+            lambda: self.load(ref),
+            images=images,
+            guard=ref.guard,
+            batch_size=batch_size,
+            folder=folder,
+            progress=self.context.progress,
+            label=label,
         )
 
     def _turns(self, people: Sequence[str], modality: str) -> list[Turn]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -11,11 +12,12 @@ from mllmu.errors import DataError
 from mllmu.models.adapters import add_trainable, save_trained
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded
+from mllmu.processes import leads
 from mllmu.progress import Progress
 from mllmu.recipe import Finetune
 from mllmu.seeding import derive
 from mllmu.training.batching import Order
-from mllmu.training.forward import run_forward
+from mllmu.training.distributed import forward
 from mllmu.training.loop import Schedule, train
 from mllmu.training.losses import answer_nll
 from mllmu.training.packing import training_batch
@@ -48,8 +50,8 @@ def finetune(
     )
 
     def terms(step: int) -> dict[str, Tensor]:
-        batch = training_batch(loaded, [turns[i] for i in order.indices(step)])
-        return {"nll": answer_nll(run_forward(model, batch))}
+        chosen = [turns[i] for i in order.indices(step)]
+        return {"nll": answer_nll(forward(model, chosen, partial(training_batch, loaded)))}
 
     schedule = Schedule(
         num_steps=order.num_steps(section.epochs),
@@ -59,4 +61,5 @@ def finetune(
         checkpoint_every_s=section.checkpoint_every_s,
     )
     train(model, terms, schedule, folder=folder, seed=seed, progress=progress, label=label)
-    save_trained(model, folder)
+    if leads():
+        save_trained(model, folder)

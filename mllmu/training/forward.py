@@ -57,12 +57,22 @@ def run_forward(model: Any, batch: Batch) -> Forward:
 
     Works for any ``...ForConditionalGeneration`` with ``.model`` and ``.lm_head``, with or without adapters.
     """
+    num_rows = len(batch.labels) if batch.replies is None else batch.num_replies
+    return Forward(run_logits(model, batch), *labelled(batch), num_rows)
+
+
+def run_logits(model: Any, batch: Batch) -> Tensor:
+    """[N, V] float32 logits that predict the labelled tokens."""
     hidden_BTD = core(model).model(**embedded(model, batch.inputs), use_cache=False).last_hidden_state
     wanted_BT = batch.labels[:, 1:] != IGNORE
-    logits_NV = apply_head(core(model), hidden_BTD[:, :-1][wanted_BT])
+    return apply_head(core(model), hidden_BTD[:, :-1][wanted_BT]).float()
+
+
+def labelled(batch: Batch) -> tuple[Tensor, Tensor]:
+    """[N] the labelled tokens of a batch, and [N] the row, or the packed reply, that each belongs to."""
+    wanted_BT = batch.labels[:, 1:] != IGNORE
     row_N = wanted_BT.nonzero()[:, 0] if batch.replies is None else batch.replies[:, 1:][wanted_BT]
-    num_rows = len(batch.labels) if batch.replies is None else batch.num_replies
-    return Forward(logits_NV.float(), batch.labels[:, 1:][wanted_BT], row_N, num_rows)
+    return batch.labels[:, 1:][wanted_BT], row_N
 
 
 def apply_head(own: Any, hidden_ND: Tensor) -> Tensor:

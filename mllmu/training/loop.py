@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -18,9 +17,11 @@ from torch import Tensor
 from mllmu.errors import ModelError
 from mllmu.models.adapters import explain_disk_errors
 from mllmu.models.loading import one_line
+from mllmu.processes import leads
 from mllmu.progress import Progress
 from mllmu.runstore import write_atomic
 from mllmu.seeding import derive
+from mllmu.training.distributed import agree, average_gradients
 
 CHECKPOINT = "checkpoint.safetensors"
 TEMPORARY = f".{CHECKPOINT}.tmp"
@@ -71,6 +72,7 @@ def train(
 
     The result of an interrupted and resumed run is bit-identical: order and dropout are derived from the step. For the
     same reason a checkpoint that cannot be used (cut short, of another version) only costs time: training starts over.
+    With several processes each has its share of every step (see :mod:`mllmu.training.distributed`); process 0 writes.
 
     Args:
         model: its trainable parameters are changed in place.
@@ -81,12 +83,11 @@ def train(
     Raises:
         ModelError: the loss is not finite, with the step and what to change.
     """
-    accelerator = Accelerator(cpu=next(model.parameters()).device.type == "cpu")
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(trainable.values(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
     curve, memory = Curve(), {} if memory is None else memory
+    agree(list(trainable.values()))
     first = load_checkpoint(folder, trainable, optimizer, curve, progress, memory)
-    optimizer = accelerator.prepare_optimizer(optimizer)
     model.train()
     progress.start(label, schedule.num_steps)
     progress.advance(first)
@@ -100,8 +101,9 @@ def train(
         total = torch.stack(list(losses.values())).sum()
         where = f"step {step + 1} of {schedule.num_steps}"
         _check_finite(total, f"{label}: the loss", where)
-        accelerator.backward(total)
-        norm = accelerator.clip_grad_norm_(list(trainable.values()), schedule.max_grad_norm)
+        total.backward()
+        average_gradients(list(trainable.values()))
+        norm = torch.nn.utils.clip_grad_norm_(trainable.values(), schedule.max_grad_norm)
         _check_finite(norm, f"{label}: the norm of the gradient", where)
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate(step)
@@ -109,14 +111,15 @@ def train(
         optimizer.zero_grad()
         curve.points.append({"step": step, **{name: round(value.item(), 6) for name, value in losses.items()}})
         progress.advance(1, loss=total.item())
-        if time.monotonic() - saved > schedule.checkpoint_every_s:
+        if leads() and time.monotonic() - saved > schedule.checkpoint_every_s:
             save_checkpoint(folder, trainable, optimizer, curve, step + 1, memory)
             saved = time.monotonic()
     progress.finish()
     model.eval()
-    for leftover in (folder / CHECKPOINT, folder / TEMPORARY):
-        leftover.unlink(missing_ok=True)
-    write_atomic(folder / CURVE, json.dumps(curve.points) + "\n")
+    if leads():
+        for leftover in (folder / CHECKPOINT, folder / TEMPORARY):
+            leftover.unlink(missing_ok=True)
+        write_atomic(folder / CURVE, json.dumps(curve.points) + "\n")
     return curve
 
 

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,14 @@ from mllmu.models.adapters import add_trainable, save_trained, without_adapter
 from mllmu.models.families import Batch, Turn
 from mllmu.models.loading import Loaded
 from mllmu.models.modifiers import write_settings
+from mllmu.processes import leads
 from mllmu.progress import Progress
 from mllmu.recipe import Lora
 from mllmu.seeding import derive, rng
+from mllmu.training import distributed
 from mllmu.training.batching import Order
-from mllmu.training.forward import Forward, label_everything, run_forward, run_hidden, without_ends
+from mllmu.training.distributed import MakeBatch
+from mllmu.training.forward import Forward, label_everything, without_ends
 from mllmu.training.loop import Schedule, train
 from mllmu.training.losses import answer_nll
 from mllmu.training.packing import training_batch
@@ -94,6 +98,8 @@ def unlearn(
     )
     train(model, engine.terms, schedule, folder=folder, seed=seed, progress=progress, label=label, memory=engine.memory)
     scale_change(model, start, method.kept_change)
+    if not leads():
+        return
     save_trained(model, folder)
     if method.at_inference:
         write_settings(folder, method.at_inference)
@@ -119,6 +125,7 @@ def _modify(
         Probe(loaded=loaded, forget=sides.forget, retain=sides.retain, lora=lora, seed=derive(seed, "adapter", label),
               batch_size=PROBE_BATCH)
     ).to(loaded.device)  # fmt: skip
+    distributed.agree(list(modifier.tensors().values()))
     progress.finish()
     if method.trains:
         modifier.attach(loaded.model)
@@ -133,7 +140,8 @@ def _modify(
             modifier, engine.terms, schedule, folder=folder, seed=seed, progress=progress, label=label,
             memory=engine.memory,
         )  # fmt: skip
-    modifier.save(folder)
+    if leads():
+        modifier.save(folder)
 
 
 def num_layers(model: Any) -> int:
@@ -264,20 +272,20 @@ class _Passes:
     def forward(self, *, reference: bool, alternative: bool) -> Forward:
         turns = [self.engine.instead(turn, self.epoch) for turn in self.turns] if alternative else self.turns
         if not reference:
-            return run_forward(self.engine.model, self._batch(self.engine.loaded, turns))
+            return distributed.forward(self.engine.model, turns, self._encoded(self.engine.loaded))
         with self._frozen() as loaded:
-            return run_forward(loaded.model, self._batch(loaded, turns))
+            return distributed.forward(loaded.model, turns, self._encoded(loaded))
 
     def hidden(self, depth: float, *, reference: bool) -> Tensor:
         engine = self.engine
         layer = layer_at(depth, num_layers(engine.loaded.model))
         if not reference:
-            return run_hidden(engine.model, self._batch(engine.loaded, self.turns), layer)
+            return distributed.hidden(engine.model, self.turns, self._encoded(engine.loaded), layer)
         with self._frozen() as loaded:
-            return run_hidden(loaded.model, self._batch(loaded, self.turns), layer)
+            return distributed.hidden(loaded.model, self.turns, self._encoded(loaded), layer)
 
-    def _batch(self, loaded: Loaded, turns: Sequence[Turn]) -> Batch:
-        return step_batch(loaded, self.engine.method, turns)
+    def _encoded(self, loaded: Loaded) -> MakeBatch:
+        return partial(step_batch, loaded, self.engine.method)
 
     @contextmanager
     def _frozen(self) -> Iterator[Loaded]:

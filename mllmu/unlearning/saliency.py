@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mllmu.training.distributed import gradients
+
 SideName = Literal["forget", "retain"]
 
 
@@ -39,8 +41,9 @@ class Saliency:
         count = 0
         for loss in self._losses(side):
             count += 1
-            for total, gradient in zip(sums, torch.autograd.grad(loss, list(self._weights)), strict=True):
-                total += of(gradient.float())
+            for total, gradient in zip(sums, gradients(loss, self._weights), strict=True):
+                if gradient is not None:
+                    total += of(gradient.float())
         return [total / count for total in sums]
 
 
@@ -83,13 +86,12 @@ def sharpness_aware(loss: Callable[[], Tensor], weights: Sequence[Tensor], *, rh
 
     Source: Foret et al. 2021, arXiv:2010.01412.
     """
-    first = torch.autograd.grad(loss(), list(weights), allow_unused=True)
-    gradients = [torch.zeros_like(w) if g is None else g for w, g in zip(weights, first, strict=True)]
-    norm = torch.stack([gradient.float().norm() for gradient in gradients]).norm()
+    first = [torch.zeros_like(w) if g is None else g for w, g in zip(weights, gradients(loss(), weights), strict=True)]
+    norm = torch.stack([gradient.float().norm() for gradient in first]).norm()
     scale = rho / norm.clamp(min=torch.finfo(torch.float32).tiny)
     before = [weight.detach().clone() for weight in weights]
     with torch.no_grad():
-        for weight, gradient in zip(weights, gradients, strict=True):
+        for weight, gradient in zip(weights, first, strict=True):
             weight.add_(gradient * scale.to(gradient.dtype))
     value = loss()
     there = torch.autograd.grad(value, list(weights), allow_unused=True)

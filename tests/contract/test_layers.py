@@ -17,8 +17,8 @@ ROOT = Path(mllmu.__file__).parent
 HEAVY = {"torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers", "bitsandbytes"}
 LAYERS: dict[str, float] = {
     "mllmu": 0, "mllmu.version": 0, "mllmu.errors": 0, "mllmu.records": 0, "mllmu.recipe": 0, "mllmu.plugins": 0,
-    "mllmu.runstore": 0, "mllmu.seeding": 0, "mllmu.progress": 0, "mllmu.workers": 0, "mllmu.protocol": 0,
-    "mllmu.grid": 0, "mllmu.runlock": 0, "mllmu.settings": 0,
+    "mllmu.runstore": 0, "mllmu.seeding": 0, "mllmu.processes": 0, "mllmu.progress": 0, "mllmu.workers": 0,
+    "mllmu.protocol": 0, "mllmu.grid": 0, "mllmu.runlock": 0, "mllmu.settings": 0,
     "mllmu.llm": 1, "mllmu.judges": 1, "mllmu.data": 1, "mllmu.evaluation": 1, "mllmu.report": 1,
     "mllmu.models": 2, "mllmu.training": 2,
     "mllmu.training.loop": 3, "mllmu.training.finetune": 3,

@@ -1,0 +1,151 @@
+"""A step divided among processes: each runs its share of the questions, and all see the logits of all.
+
+Losses here are means over tokens, over replies, differences between passes, and whatever a method makes up, so the
+mean of the losses of shares is not the loss. Instead every process gathers the logits of all and computes the very
+same loss. Backward reaches only its own share:
+
+    dL/dw = sum over processes of (dL/dlogits of its share) * (dlogits/dw)
+          = mean over processes of the gradient there, as the gather hands back its gradient times their number
+
+which is how ``DistributedDataParallel`` and FSDP average too, and leaves terms right that depend on the weights
+directly. Exact for every loss on logits or hidden states, but for the order of sums.
+
+Shapes: B replies, N labelled tokens of all of them, X what is gathered for each (vocabulary, or hidden size).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from mllmu import processes
+from mllmu.models.families import Batch, Turn
+from mllmu.training.forward import Forward, labelled, run_hidden, run_logits
+
+MakeBatch = Callable[[Sequence[Turn]], Batch]
+"""Encodes turns as a batch; the turns of a step, or a share of them."""
+
+
+def forward(model: Any, turns: Sequence[Turn], make: MakeBatch) -> Forward:
+    """One pass over the turns of a step; reply b is that of ``turns[b]``, whoever has run it."""
+    logits_NV, labels_N, row_N = _together(partial(run_logits, model), turns, make)
+    return Forward(logits_NV, labels_N, row_N, len(turns))
+
+
+def hidden(model: Any, turns: Sequence[Turn], make: MakeBatch, layer: int) -> Tensor:
+    """[N, D] hidden states behind a layer for the turns of a step; see :func:`mllmu.training.forward.run_hidden`."""
+    return _together(partial(run_hidden, model, layer=layer), turns, make)[0]
+
+
+def _together(run: Callable[[Batch], Tensor], turns: Sequence[Turn], make: MakeBatch) -> tuple[Tensor, Tensor, Tensor]:
+    """[N, X] what ``run`` gives for the labelled tokens, the tokens [N], and the index of the turn of each [N]."""
+    if processes.count() == 1:
+        batch = make(turns)
+        return run(batch), *labelled(batch)
+    places = share(turns, processes.count())[processes.rank()]
+    # whoever has nothing to do runs a turn for nothing, so that all have the same graph
+    batch = make([turns[place] for place in places or [0]])
+    own_NX, (labels_N, row_N) = run(batch), labelled(batch)
+    if not places:
+        own_NX, labels_N, row_N = own_NX[:0], labels_N[:0], row_N[:0]
+    row_N = torch.tensor(places, device=row_N.device, dtype=row_N.dtype)[row_N]
+    sizes = _sizes(own_NX)
+    facts_N2 = _gather(torch.stack([labels_N, row_N], dim=1), sizes)
+    return _Gather.apply(own_NX, sizes), facts_N2[:, 0], facts_N2[:, 1]
+
+
+def share(turns: Sequence[Turn], number: int) -> list[list[int]]:
+    """Places of the turns of each process, about as many for each; turns of one picture stay together.
+
+    >>> share([Turn(prompt="a"), Turn(prompt="b"), Turn(prompt="c")], 2)
+    [[0, 1], [2]]
+    """
+    first: dict[object, int] = {}
+    for place, turn in enumerate(turns):
+        first.setdefault((turn.system, turn.before, turn.image), place)
+    ordered = sorted(
+        range(len(turns)), key=lambda place: first[turns[place].system, turns[place].before, turns[place].image]
+    )
+    small, larger = divmod(len(turns), number)
+    ends = [n * small + min(n, larger) for n in range(number + 1)]
+    return [ordered[start:end] for start, end in pairwise(ends)]
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of all processes, in their order; the gradient of the own rows times the number of processes."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, sizes: list[int]) -> Tensor:
+        start = sum(sizes[: processes.rank()])
+        ctx.own = slice(start, start + len(own))
+        return _gather(own, sizes)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0][ctx.own] * processes.count(), None
+
+
+def _sizes(own: Tensor) -> list[int]:
+    """Number of rows of every process."""
+    counts = [torch.zeros(1, dtype=torch.long, device=own.device) for _ in range(processes.count())]
+    processes.team()
+    dist.all_gather(counts, torch.tensor([len(own)], device=own.device))
+    return [int(count) for count in counts]
+
+
+def _gather(own: Tensor, sizes: Sequence[int]) -> Tensor:
+    padded = own.new_zeros(max(sizes), *own.shape[1:])
+    padded[: len(own)] = own
+    everyone = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(everyone, padded)
+    return torch.cat([rows[:size] for rows, size in zip(everyone, sizes, strict=True)])
+
+
+def average_gradients(weights: Sequence[Tensor]) -> None:
+    """Put the mean over processes into every ``grad``; a weight that no process has reached keeps none."""
+    if processes.count() == 1:
+        return
+    for weight, gradient in zip(weights, average(weights, [weight.grad for weight in weights]), strict=True):
+        weight.grad = gradient
+
+
+def gradients(value: Tensor, weights: Sequence[Tensor]) -> list[Tensor | None]:
+    """Gradient of a loss of :func:`forward` for each weight, the same in all processes; None: it has no influence."""
+    found = torch.autograd.grad(value, list(weights), allow_unused=True)
+    return list(found) if processes.count() == 1 else average(weights, found)
+
+
+def average(weights: Sequence[Tensor], values: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Means over processes of values like the weights; None counts as 0, and stays None where it is so everywhere."""
+    processes.team()
+    there = torch.tensor([value is not None for value in values], device=weights[0].device, dtype=torch.float32)
+    flat = torch.cat(
+        [
+            there,
+            *(
+                torch.zeros_like(weight, dtype=torch.float32).flatten() if value is None else value.float().flatten()
+                for weight, value in zip(weights, values, strict=True)
+            ),
+        ]
+    )
+    dist.all_reduce(flat)
+    reached, *sums = flat.split([len(there), *(weight.numel() for weight in weights)])
+    return [
+        (total / processes.count()).view_as(weight).to(weight.dtype) if found else None
+        for weight, total, found in zip(weights, sums, reached.tolist(), strict=True)
+    ]
+
+
+def agree(weights: Sequence[Tensor]) -> None:
+    """Make tensors those of the leading process, in place."""
+    if processes.count() > 1:
+        processes.team()
+        with torch.no_grad():
+            for weight in weights:
+                dist.broadcast(weight, 0)
