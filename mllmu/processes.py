@@ -20,9 +20,6 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from pydantic import validate_call
-from pydantic_core import to_jsonable_python
-
 from mllmu.errors import MllmuError, ProcessError
 
 LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR")
@@ -192,6 +189,9 @@ def shared(method: Shared) -> Shared:
     "Plain" is what pydantic can write as JSON and read again by the method's annotations: numbers, texts, paths,
     records, sequences of them.
     """
+    from pydantic import validate_call  # not above: the command line does without
+    from pydantic_core import to_jsonable_python
+
     received = validate_call(method)
 
     @functools.wraps(method)
