@@ -88,11 +88,11 @@ class Pipeline:
         if self.recipe.workers > 1:
             only_alone(f"workers: {self.recipe.workers}")
         if not leads():
-            follow(self.models)
+            follow(self.models, self.root)
             return None
         store = self.context.store = RunStore(self.root)
         last = only or STAGES[-1]
-        with leading(), recorded(self.context), self.team:
+        with leading(self.root), recorded(self.context), self.team:
             for stage in STAGES[: STAGES.index(last) + 1]:
                 # Judging and drawing are cheap, so asking for them by name does them again.
                 store.force = only in (None, stage) and (self.force or (stage == only and stage in CHEAP))

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 from mllmu.errors import MllmuError, ProcessError
@@ -72,19 +73,22 @@ class Team:
         self._control = dist.new_group(backend="gloo", timeout=PATIENCE)
         self._notes = dist.PrefixStore("mllmu", store)  # type: ignore[attr-defined]
         self.busy = False
+        self.run = ""
+        self._early: dict[str, Any] | None = None
         atexit.register(self._leave)
 
-    def send(self, message: dict[str, Any] | None) -> None:
-        """Leader: give all followers a message; None lets them go."""
-        self._exchange(json.dumps(message).encode())
+    def send(self, task: str, arguments: Any = None) -> None:
+        """Leader: give all followers a task of the run; one without a name ends the run."""
+        self._exchange(json.dumps({"run": self.run, "task": task, "arguments": arguments}).encode())
 
     def receive(self) -> dict[str, Any] | None:
-        """Follower: wait for the next message."""
+        """Follower: wait for the next task of the run; None at its end, which may be that another has begun."""
         try:
-            message: dict[str, Any] | None = json.loads(self._exchange(b""))
+            message: dict[str, Any] = self._early or json.loads(self._exchange(b""))
         except RuntimeError:  # the leader is gone, and has said why
             raise SystemExit(2) from None
-        return message
+        self._early = message if message["run"] != self.run else None
+        return message if message["task"] and not self._early else None
 
     def _exchange(self, content: bytes) -> bytes:
         import torch
@@ -163,8 +167,8 @@ def team() -> Team:
 
 
 @contextmanager
-def leading() -> Iterator[None]:
-    """Around the leader's run: lets the followers go at its end, whatever the end is.
+def leading(run: Path) -> Iterator[None]:
+    """Around the leader's work on a run folder: lets the followers go at its end, whatever the end is.
 
     Raises:
         ProcessError: the followers have ended in a task of an earlier run.
@@ -175,12 +179,13 @@ def leading() -> Iterator[None]:
     own = team()
     if own.busy:
         raise ProcessError("the other processes have ended with the error before. The same command goes on.")
+    own.run = str(run)
     try:
         yield
     finally:
         if not own.busy:
             with suppress(RuntimeError):  # those who are gone need not be told
-                own.send(None)
+                own.send("")
 
 
 def shared(method: Shared) -> Shared:
@@ -199,7 +204,7 @@ def shared(method: Shared) -> Shared:
         if count() == 1:
             method(owner, **arguments)
             return
-        team().send({"task": method.__name__, "arguments": to_jsonable_python(arguments)})
+        team().send(method.__name__, to_jsonable_python(arguments))
         with team().working():
             method(owner, **arguments)
 
@@ -207,8 +212,9 @@ def shared(method: Shared) -> Shared:
     return call  # type: ignore[return-value]
 
 
-def follow(owner: Any) -> None:
-    """Take part in the tasks of the leader, shared methods of ``owner``, until it lets go."""
+def follow(owner: Any, run: Path) -> None:
+    """Take part in the leader's work on a run folder: its tasks are shared methods of ``owner``."""
+    team().run = str(run)
     while (message := team().receive()) is not None:
         with team().working():
             getattr(type(owner), message["task"]).received(owner, **message["arguments"])
