@@ -196,7 +196,7 @@ def ask(
     """
     writer = section.questions.build("questions", "data.questions")
     order = Order(seed, train_wordings=section.train_wordings, train_formats=section.train_formats)
-    order = order._replace(banned=faults.banned) if faults else order
+    order = order._replace(banned=faults.banned, unsaid=faults.unsaid) if faults else order
     questions: list[Question] = []
     rejected: list[Rejected] = []
     facts: dict[str, float] = {}

@@ -37,6 +37,7 @@ def build(
     train_wordings: int = 6,
     train_formats: Sequence[str] = ("question",),
     banned: Collection[tuple[str, str, str, str]] = frozenset(),
+    unsaid: Collection[tuple[str, str, str]] = frozenset(),
 ) -> list[Question]:
     """Build the questions of all profiles, person by person, in the order train, eval, test.
 
@@ -51,6 +52,7 @@ def build(
         train_formats: ``question`` (the benchmark's), and ``classification`` or ``cloze`` for small models that do
             not carry a fact over from plain questions; always in training wordings, with options of their own.
         banned: (person, task, modality, attribute) that eval and test do not ask; see :mod:`mllmu.data.review`.
+        unsaid: (person, task, text) in which eval and test do not ask.
 
     Raises:
         DataError: two profiles share an id; an attribute has no wordings or no value; a person has too few
@@ -60,7 +62,7 @@ def build(
     pools = distractors.collect(profiles)
     found: list[Question] = []
     for profile in profiles:
-        writer = _Writer(profile, pools, seed, banned)
+        writer = _Writer(profile, pools, seed, banned, unsaid)
         if "train" in variants:
             if "question" in train_formats:
                 found += _published(profile) if profile.training_qa else writer.train(train_wordings)
@@ -158,6 +160,7 @@ class _Writer:
     pools: distractors.Pools
     seed: int
     banned: Collection[tuple[str, str, str, str]] = frozenset()
+    unsaid: Collection[tuple[str, str, str]] = frozenset()
 
     def train(self, num: int) -> list[Question]:
         """``num`` wordings of every attribute in both modalities, with the canonical answer."""
@@ -237,6 +240,8 @@ class _Writer:
         entry, value = wording(self.profile.kind, slot.attribute), self.profile.attributes[slot.attribute]
         templates = (entry.cloze if slot.task == "cloze" else entry.questions).of(slot.variant)
         texts = self._texts(templates, slot.modality, value)
+        if slot.variant != "train":
+            texts = [text for text in texts if (self.profile.id, slot.task, text) not in self.unsaid]
         if not texts or not self._may_say(slot.modality, slot.attribute, value):
             return None
         dice = rng(self.seed, self.profile.id, slot.key, slot.attribute)

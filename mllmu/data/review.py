@@ -2,8 +2,8 @@
 
 The page is one file without links: open it in a browser, mark faults, save ``faults.json``, name it in
 ``data.review``. A marked person is left out; a marked portrait is drawn again (all views of the person, so that they
-stay one face); a marked question of the evaluation gives its place to another attribute, its twin of the test set too;
-a marked training question is left out.
+stay one face); a marked question of the evaluation gives its place to another attribute, its twin of the test set too,
+or asks the same attribute in other words (``same_fact``); a marked training question is left out.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ PAGE = "review.html"
 THUMB = 128
 Banned = tuple[str, str, str, str]
 """Person, task, modality, attribute."""
+Unsaid = tuple[str, str, str]
+"""Person, task, text."""
 
 
 class Mark(Record):
@@ -37,6 +39,7 @@ class Mark(Record):
     reason: str = ""
     attribute: str = ""
     text: str = ""
+    same_fact: bool = False
 
 
 class Faults(Record):
@@ -52,8 +55,18 @@ class Faults(Record):
     @property
     def banned(self) -> frozenset[Banned]:
         """What is not evaluated any more: the place of a question and its attribute."""
-        parts = [(mark.id.split("."), mark.attribute) for mark in self.marks if mark.what == "question"]
-        return frozenset((p[0], p[2], p[3], attribute) for p, attribute in parts if p[1] in ("eval", "test"))
+        parts = [(mark.id.split("."), mark.attribute) for mark in self._asked if not mark.same_fact]
+        return frozenset((p[0], p[2], p[3], attribute) for p, attribute in parts)
+
+    @property
+    def unsaid(self) -> frozenset[Unsaid]:
+        """Whose question is not put in these words any more."""
+        parts = [(mark.id.split("."), mark.text) for mark in self._asked if mark.same_fact]
+        return frozenset((p[0], p[2], text) for p, text in parts)
+
+    @property
+    def _asked(self) -> list[Mark]:
+        return [m for m in self.marks if m.what == "question" and m.id.split(".")[1] in ("eval", "test")]
 
     @property
     def untaught(self) -> frozenset[tuple[str, str, str]]:
@@ -107,13 +120,15 @@ def without(questions: Sequence[Question], faults: Faults) -> list[Question]:
     """The questions less the training questions that were marked.
 
     Raises:
-        DataError: a marked question of the evaluation is still asked, because its writer replaces none.
+        DataError: a marked question of the evaluation is still asked, because its source replaces none.
     """
+    banned, unsaid = faults.banned, faults.unsaid
     for q in questions:
-        if q.variant != "train" and (q.profile_id, q.task, q.modality, q.attribute) in faults.banned:
+        marked = (q.profile_id, q.task, q.modality, q.attribute) in banned or (q.profile_id, q.task, q.text) in unsaid
+        if q.variant != "train" and marked:
             raise DataError(
-                f"data.review: question {q.id} is marked, but its source or writer puts no other in its place. Mark "
-                "the person, or use data.questions: template."
+                f"data.review: question {q.id} is marked, but it is its source's own, and no other is put in its "
+                "place. Mark the person, or correct the source."
             )
     return [q for q in questions if (q.profile_id, q.attribute, q.text) not in faults.untaught or q.variant != "train"]
 

@@ -28,7 +28,7 @@ DATA: dict[str, Any] = {
 }
 
 
-def make(folder: Path, marks: list[dict[str, str]] | None = None) -> build.Dataset:
+def make(folder: Path, marks: list[dict[str, Any]] | None = None) -> build.Dataset:
     data = dict(DATA)
     if marks is not None:
         path = folder.with_suffix(".json")
@@ -43,7 +43,7 @@ def test_marks_are_honoured_and_counted(tmp_path: Path) -> None:
     first, second, third = before.people[:3]
     asked = next(q for q in before.questions if q.profile_id == second and q.variant == "eval" and q.task == "cloze")
     taught = next(q for q in before.questions if q.profile_id == second and q.variant == "train")
-    marks = [{"what": "person", "id": first, "reason": "odd"}, {"what": "portrait", "id": third}]
+    marks: list[dict[str, Any]] = [{"what": "person", "id": first, "reason": "odd"}, {"what": "portrait", "id": third}]
     marks += [{"what": "question", "id": q.id, "attribute": q.attribute, "text": q.text} for q in (asked, taught)]
     after = make(tmp_path / "after", marks)
 
@@ -62,6 +62,15 @@ def test_marks_are_honoured_and_counted(tmp_path: Path) -> None:
     told = json.loads((tmp_path / "after" / "data" / "source.json").read_text())["review"]
     assert (told["person"], told["portrait"], told["question"]) == (1, 1, 2)
     assert review.load(tmp_path / "after" / "data" / "review.json", after.profiles + before.profiles).ids("person")
+
+
+def test_a_question_can_be_kept_to_its_fact_in_other_words(tmp_path: Path) -> None:
+    before = {q.id: q for q in make(tmp_path / "before").questions}
+    asked = next(q for q in before.values() if q.variant == "eval" and q.task == "classification")
+    mark = {"what": "question", "id": asked.id, "attribute": asked.attribute, "text": asked.text, "same_fact": True}
+    after = {q.id: q for q in make(tmp_path / "after", [mark]).questions}
+    assert {name for name in before if after[name] != before[name]} == {asked.id}
+    assert after[asked.id].attribute == asked.attribute and after[asked.id].text != asked.text
 
 
 @pytest.mark.parametrize(
@@ -112,6 +121,8 @@ def test_a_browser_saves_what_was_marked(tmp_path: Path) -> None:
     drive = """<script>
       document.querySelector('[data-what=person]').click();
       document.querySelector('[data-what=question]').click();
+      const other = document.querySelectorAll('[data-what=question]')[1];
+      other.click(); other.parentElement.querySelector('.same').click();
       document.body.innerHTML = '<pre id=out></pre>';
       document.getElementById('out').textContent = JSON.stringify(saved);
     </script>"""
@@ -125,5 +136,5 @@ def test_a_browser_saves_what_was_marked(tmp_path: Path) -> None:
     path = tmp_path / "faults.json"
     path.write_text(json.dumps(saved), encoding="utf-8")
     faults = review.load(path, build.load(tmp_path / "run" / "data").profiles)
-    assert (len(faults.ids("person")), len(faults.ids("question"))) == (1, 1)
-    assert len(faults.banned) == 1
+    assert (len(faults.ids("person")), len(faults.ids("question"))) == (1, 2)
+    assert len(faults.banned) == len(faults.unsaid) == 1

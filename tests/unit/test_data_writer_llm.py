@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llm_factory import Row, factory
+from llm_factory import Row, factory, recognised
 from llm_server import KEY, Body, LlmServer
 
 from mllmu.data.question_rules import check
 from mllmu.data.questions import build
 from mllmu.data.sources.celebrities import Celebrities
 from mllmu.data.sources.synthetic import Synthetic
+from mllmu.data.wordings import render_subject, wordings
 from mllmu.data.writers import Order, Written
 from mllmu.data.writers._llm_rules import agrees, overlap
 from mllmu.data.writers._llm_talk import profile_text
@@ -290,6 +291,91 @@ def test_the_budget_counts_writing_rewording_and_reading_together(server: LlmSer
     facts = written(server, tmp_path, price_in=1.0, price_out=2.0).facts
     assert facts["requests"] == len(server.bodies)
     assert facts["cost"] == pytest.approx((100 * 1.0 + 10 * 2.0) * len(server.bodies) / 1e6)
+
+
+def spoken_anew(row: Row, attempt: int) -> None:
+    """A model that finds other words when it is asked once more: those of the next template."""
+    known = recognised(row["question"]) if attempt > 3 and "wrong" in row else None
+    if known:
+        attribute, place, cloze, name = known
+        entry = wordings("fictitious")[attribute]
+        templates = (entry.cloze if cloze else entry.questions).eval
+        row["question"] = render_subject(templates[(place + 1) % len(templates)], name)
+
+
+def said(question: Question) -> tuple[str, str, str]:
+    return question.profile_id, question.task, question.text
+
+
+def first_words(body: Body) -> str:
+    return str(body["messages"][0]["content"][:10])
+
+
+def test_a_question_marked_in_a_review_makes_room_for_another_fact_and_nothing_else_is_asked_again(
+    server: LlmServer, tmp_path: Path
+) -> None:
+    old = {q.id: q for q in written(server, tmp_path).questions}
+    paid = len(server.bodies)
+    marked = old[f"{PEOPLE[1].id}.eval.classification.text.2"]
+    order = ORDER._replace(banned=frozenset({(marked.profile_id, marked.task, marked.modality, marked.attribute)}))
+    found = written(server, tmp_path, order=order)
+    new = {q.id: q for q in found.questions}
+    check(found.questions, PEOPLE)
+    twin = marked.id.replace(".eval.", ".test.")
+    assert {name for name in old if new[name] != old[name]} == {marked.id, twin} and set(new) == set(old)
+    assert new[marked.id].attribute == new[twin].attribute != marked.attribute
+    assert new[marked.id].support and new[twin].support and new[twin].text != new[marked.id].text
+    assert [first_words(body) for body in server.bodies[paid:]][:4] == [
+        "You write ",
+        "You answer",
+        "You reword",
+        "You answer",
+    ]
+    assert len(server.bodies) - paid <= 6  # a rewording may be asked for again
+    assert found.facts["written"] == 4 * 18 and found.facts["by_template"] == 0
+
+
+def test_a_marked_question_can_be_asked_in_other_words_and_a_marked_rewording_leaves_its_question_as_it_is(
+    server: LlmServer, tmp_path: Path
+) -> None:
+    spoiled(server, spoken_anew)
+    old = {q.id: q for q in written(server, tmp_path).questions}
+    first, second = (old[f"{PEOPLE[n].id}.eval.{place}.0"] for n, place in ((0, "cloze.text"), (2, "generation.text")))
+    twin = old[second.id.replace(".eval.", ".test.")]
+    order = ORDER._replace(unsaid=frozenset({said(first), said(twin)}))
+    new = {q.id: q for q in written(server, tmp_path, order=order).questions}
+    changed = {name for name in old if new[name] != old[name]}
+    assert changed - {first.id.replace(".eval.", ".test.")} == {first.id, twin.id}
+    assert new[first.id].attribute == first.attribute and new[first.id].text != first.text
+    assert new[twin.id].attribute == twin.attribute and new[twin.id].text != twin.text
+
+
+def test_a_second_review_changes_what_it_marks_alone(server: LlmServer, tmp_path: Path) -> None:
+    spoiled(server, spoken_anew)
+    old = {q.id: q for q in written(server, tmp_path).questions}
+    one = old[f"{PEOPLE[0].id}.eval.classification.image_text.3"]
+    banned = frozenset({(one.profile_id, one.task, one.modality, one.attribute)})
+    once = {q.id: q for q in written(server, tmp_path, order=ORDER._replace(banned=banned)).questions}
+    paid = len(server.bodies)
+    other = old[f"{PEOPLE[0].id}.eval.classification.text.1"]
+    both = ORDER._replace(banned=banned, unsaid=frozenset({said(other)}))
+    found = written(server, tmp_path, order=both)
+    twice = {q.id: q for q in found.questions}
+    assert {name.replace(".test.", ".eval.") for name in old if twice[name] != once[name]} == {other.id}
+    assert len(server.bodies) - paid <= 6
+    again = both._replace(unsaid=both.unsaid | {said(twice[other.id])})
+    thrice = written(server, tmp_path, order=again)
+    assert {r.rule for r in thrice.rejected if r.question_id == other.id} == {"marked: expected other words"}
+    assert thrice.facts["by_template"] == 1, "this model has no third way to say it"
+    assert said({q.id: q for q in thrice.questions}[other.id]) not in again.unsaid
+
+
+def test_marks_about_people_whom_the_templates_ask_are_honoured_too(server: LlmServer, tmp_path: Path) -> None:
+    famous = Celebrities(num_people=5).profiles(0)
+    marked = next(q for q in plan(famous, EVAL).values() if q.task == "cloze")
+    order = EVAL._replace(banned=frozenset({(marked.profile_id, marked.task, marked.modality, marked.attribute)}))
+    found = {q.id: q for q in written(server, tmp_path, people=famous, order=order).questions}
+    assert found[marked.id].attribute != marked.attribute and server.bodies == []
 
 
 def test_unusable_replies_are_asked_for_again_in_the_next_round(server: LlmServer, tmp_path: Path) -> None:

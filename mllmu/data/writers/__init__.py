@@ -19,13 +19,17 @@ if TYPE_CHECKING:
 
 
 class Order(NamedTuple):
-    """What a group of people is to be asked; see :func:`mllmu.data.questions.build` for the words."""
+    """What a group of people is to be asked; see :func:`mllmu.data.questions.build` for the words.
+
+    ``banned`` and ``unsaid`` are what a review has marked, see :class:`mllmu.data.review.Faults`.
+    """
 
     seed: int
     variants: tuple[Variant, ...] = ("train", "eval", "test")
     train_wordings: int = 6
     train_formats: tuple[str, ...] = ("question",)
     banned: frozenset[tuple[str, str, str, str]] = frozenset()
+    unsaid: frozenset[tuple[str, str, str]] = frozenset()
 
 
 class Rejected(Record):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel
@@ -39,6 +40,38 @@ class Accepted(NamedTuple):
     wrong: tuple[str, ...]
 
 
+class Sides(NamedTuple):
+    """Evaluation questions, and their Test twins by the id of the evaluation question (none without a Test set)."""
+
+    planned: Sequence[Question]
+    twins: Mapping[str, Question]
+
+
+class Review(NamedTuple):
+    """What a desk must know that fills places anew after a review.
+
+    Attributes:
+        asked: the questions that stay.
+        unsaid: (person, task, text) that a review has marked.
+        kept: evaluation questions that stay while their Test twin is written anew, by id.
+    """
+
+    asked: Sequence[Question] = ()
+    unsaid: frozenset[tuple[str, str, str]] = frozenset()
+    kept: Mapping[str, Accepted] = MappingProxyType({})
+
+
+def sides(questions: Iterable[Question]) -> Sides:
+    """Evaluation questions and their twins."""
+    every = list(questions)
+    return Sides([q for q in every if q.variant == "eval"], {first_id(q): q for q in every if q.variant == "test"})
+
+
+def first_id(question: Question) -> str:
+    """The id of the evaluation question that a question is the twin of, or its own."""
+    return question.id.replace(".test.", ".eval.", 1)
+
+
 def by_person(questions: Sequence[Question]) -> dict[str, list[Place]]:
     """The questions of every person, numbered from 1."""
     found: dict[str, list[Place]] = {}
@@ -49,37 +82,44 @@ def by_person(questions: Sequence[Question]) -> dict[str, list[Place]]:
 
 
 class Desk:
-    """Fills planned places with questions.
+    """Fills planned places with questions, in one call per person and round.
+
+    After a review each place has calls of its own, in rounds of their own, so that the next review pays for what it
+    marks and changes nothing else.
 
     Args:
         settings: of the writer.
         people: by id.
-        planned: the places, as evaluation questions of the templates.
-        twins: the Test questions of the templates, by the id of the evaluation question; empty without a Test set.
+        places: what is planned, as questions of the templates.
         budget: of the whole work.
         progress: told about every reply.
+        review: if the places are filled anew because a review has marked what was there.
     """
 
     def __init__(
         self,
         settings: Llm,
         people: Mapping[str, Profile],
-        planned: Sequence[Question],
-        twins: Mapping[str, Question],
+        places: Sides,
         budget: Budget,
         progress: Progress,
+        review: Review | None = None,
     ) -> None:
         self._settings = settings
         self._people = people
-        self._places = by_person(planned)
-        self._numbers = {place.question.id: place.number for place in _flat(self._places)}
-        self._twins = twins
+        self._places = {q.id: [Place(1, q)] for q in places.planned} if review else by_person(places.planned)
+        self._calls = {place.question.id: (call, place.number) for call, ps in self._places.items() for place in ps}
+        self._twins = places.twins
         self._budget = budget
         self._progress = progress
-        self._written: dict[str, Accepted] = {}
+        self._review = review or Review()
+        self._rounds = range(1, settings.max_rounds + 1)
+        if review:
+            self._rounds = range(settings.max_rounds + 1, 2 * settings.max_rounds + 1)
+        self._written: dict[str, Accepted] = dict(self._review.kept)
         self._reworded: dict[str, Question] = {}
         self._rejected: list[Rejected] = []
-        self.num_planned = len(planned)
+        self.num_planned = len(places.planned)
 
     def work(self) -> None:
         """Write until everything is accepted or the rounds are over, then reword likewise."""
@@ -93,20 +133,17 @@ class Desk:
             Client(settings, Others, self._budget) as other,
             Client(settings.model_copy(update=calm), Answers, self._budget) as reader,
         ):
-            for attempt in range(1, settings.max_rounds + 1):
+            for attempt in self._rounds:
                 self._write(writer, reader, attempt)
-            for attempt in range(1, settings.max_rounds + 1) if self._twins else ():
+            for attempt in self._rounds if self._twins else ():
                 self._reword(other, reader, attempt)
 
     def _write(self, writer: Client[Sheet], reader: Client[Answers], attempt: int) -> None:
         todo = self._left(lambda place: place.question.id not in self._written)
-        people = self._people
-        sheets = self._ask(
-            writer, "questions", todo, lambda person, places: write_call(people[person], places, attempt)
-        )
         drafts: dict[str, Accepted] = {}
-        for place in _flat(todo):
-            item = _entry(sheets[place.question.profile_id], "questions", place.number)
+        for place, item in self._ask(
+            writer, "questions", todo, lambda places: write_call(self._person(places), places, attempt)
+        ):
             if isinstance(item, str):
                 self._reject(place.question, attempt, item)
             else:
@@ -118,11 +155,8 @@ class Desk:
         """Take a question on if it keeps the rules and nobody has asked this person in the same words."""
         profile = self._people[planned.profile_id]
         draft = drafted(item, planned)
-        others = [*drafts.values(), *self._written.values()]
-        wrong = fault(item, draft, profile)
-        if not wrong and any(_same(other.question, draft) for other in others):
-            wrong = "twice: expected words of its own"
-        if wrong:
+        others = [accepted.question for accepted in (*drafts.values(), *self._written.values())]
+        if wrong := fault(item, draft, profile) or self._known(draft, others):
             given = {"answer": item.answer, "wrong": "; ".join(item.wrong), "support": item.support}
             self._reject(planned, attempt, wrong, item.question, given)
         else:
@@ -132,13 +166,11 @@ class Desk:
         written = self._written
         left = self._left(lambda place: place.question.id in written and self._twin(place).id not in self._reworded)
         todo = {
-            person: [Place(place.number, written[place.question.id].question) for place in places]
-            for person, places in left.items()
+            call: [Place(place.number, written[place.question.id].question) for place in places]
+            for call, places in left.items()
         }
-        sheets = self._ask(client, "rewordings", todo, lambda _, places: reword_call(places, attempt))
         drafts: list[Question] = []
-        for place in _flat(todo):
-            found = _entry(sheets[place.question.profile_id], "questions", place.number)
+        for place, found in self._ask(client, "rewordings", todo, lambda places: reword_call(places, attempt)):
             accepted, twin = self._written[place.question.id], self._twin(place)
             if isinstance(found, str):
                 self._reject(twin, attempt, found)
@@ -155,22 +187,28 @@ class Desk:
         profile = self._people[draft.profile_id]
         wrong = next(text_faults(draft, profile), "")
         wrong = wrong or distance_fault(question, draft.text, profile.name, self._settings.max_overlap)
-        if not wrong and any(_same(other, draft) for other in [*drafts, *self._reworded.values()]):
-            wrong = "twice: expected words of its own"
-        return wrong
+        return wrong or self._known(draft, [*drafts, *self._reworded.values()])
+
+    def _known(self, draft: Question, others: Sequence[Question]) -> str:
+        if any(_same(other, draft) for other in (*others, *self._review.asked)):
+            return "twice: expected words of its own"
+        return (
+            "marked: expected other words" if (draft.profile_id, draft.task, draft.text) in self._review.unsaid else ""
+        )
+
+    def _person(self, places: Sequence[Place]) -> Profile:
+        return self._people[places[0].question.profile_id]
 
     def _read(self, reader: Client[Answers], questions: Sequence[Question], attempt: int) -> list[Question]:
         """Second reading: those that are answered rightly from the profile alone."""
         todo: dict[str, list[Place]] = {}
         for question in questions:
-            first = question.id.replace(".test.", ".eval.", 1)
-            todo.setdefault(question.profile_id, []).append(Place(self._numbers[first], question))
-        sheets = self._ask(
-            reader, "second reading", todo, lambda person, places: answer_call(self._people[person], places, attempt)
-        )
+            call, number = self._calls[first_id(question)]
+            todo.setdefault(call, []).append(Place(number, question))
         right = []
-        for place in _flat(todo):
-            said = _entry(sheets[place.question.profile_id], "answers", place.number)
+        for place, said in self._ask(
+            reader, "second reading", todo, lambda places: answer_call(self._person(places), places, attempt)
+        ):
             if not isinstance(said, str) and agrees(place.question, said.answer):
                 right.append(place.question)
                 continue
@@ -181,23 +219,23 @@ class Desk:
         return right
 
     def _ask(
-        self, client: Client[T], label: str, groups: Groups, call: Callable[[str, Sequence[Place]], Call]
-    ) -> dict[str, T | Unanswered]:
-        """One call per person; the replies by person."""
+        self, client: Client[T], label: str, groups: Groups, call: Callable[[Sequence[Place]], Call]
+    ) -> list[tuple[Place, Any]]:
+        """One call per group; every place with its entry in the reply, or with why there is none."""
         if not groups:
-            return {}
-        people = list(groups)
-        self._progress.start(label, len(people))
-        found: dict[str, T | Unanswered] = {}
-        for number, reply in client.ask_all([call(person, groups[person]) for person in people]):
-            found[people[number]] = reply
+            return []
+        asked = list(groups.values())
+        self._progress.start(label, len(asked))
+        replies: dict[int, T | Unanswered] = {}
+        for number, reply in client.ask_all([call(places) for places in asked]):
+            replies[number] = reply
             self._progress.advance(1, **self._budget.figures())
         self._progress.finish()
-        return found
+        return [(place, _entry(replies[n], place.number)) for n, places in enumerate(asked) for place in places]
 
     def _left(self, wanted: Callable[[Place], bool]) -> dict[str, list[Place]]:
-        found = {person: [place for place in places if wanted(place)] for person, places in self._places.items()}
-        return {person: places for person, places in found.items() if places}
+        found = {call: [place for place in places if wanted(place)] for call, places in self._places.items()}
+        return {call: places for call, places in found.items() if places}
 
     def _twin(self, place: Place) -> Question:
         return self._twins[place.question.id]
@@ -236,29 +274,21 @@ class Desk:
 
     def rejected(self) -> tuple[Rejected, ...]:
         """Everything that was thrown out, in order; the places that went to the templates are marked."""
-        lost = {name.replace(".test.", ".eval.", 1) for name in self.missing}
+        lost = set(self.missing)
         return tuple(
             one.model_copy(update={"by_template": one.question_id.replace(".test.", ".eval.", 1) in lost})
             for one in self._rejected
         )
 
-    def facts(self) -> dict[str, float]:
-        """Counts that can be added up."""
-        left = len(self.missing)
-        return {"written": self.num_planned - left, "by_template": left, "rejected": len(self._rejected)}
+    def accepted(self, name: str) -> Accepted | None:
+        """What was accepted in the place of an evaluation question."""
+        return self._written.get(name)
 
-    def reasons(self) -> str:
-        """The rules that rejected most, with counts."""
-        counts = Counter(one.rule.partition(":")[0] for one in self._rejected)
-        return ", ".join(f"{name} {count}" for name, count in counts.most_common(4)) or "none"
 
-    def summary(self) -> str:
-        """One line for the log."""
-        facts = self.facts()
-        return (
-            f"{facts['written']:g} of {self.num_planned} written by the model, {facts['by_template']:g} by template, "
-            f"{facts['rejected']:g} rejected ({self.reasons()})"
-        )
+def reasons(rejected: Iterable[Rejected]) -> str:
+    """The rules that rejected most, with counts."""
+    counts = Counter(one.rule.partition(":")[0] for one in rejected)
+    return ", ".join(f"{name} {count}" for name, count in counts.most_common(4)) or "none"
 
 
 def _flat(groups: Groups) -> list[Place]:
@@ -269,9 +299,10 @@ def _same(one: Question, other: Question) -> bool:
     return one.profile_id == other.profile_id and one.text.casefold() == other.text.casefold()
 
 
-def _entry(sheet: BaseModel | Unanswered, field: str, number: int) -> Any:
-    """The entry of a number in a reply, or why there is none."""
+def _entry(sheet: BaseModel | Unanswered, number: int) -> Any:
+    """The entry of a number in a reply (whose only field is their list), or why there is none."""
     if isinstance(sheet, Unanswered):
         return f"no reply: {sheet.reason}"
+    (field,) = type(sheet).model_fields
     found = (entry for entry in getattr(sheet, field) if entry.number == number)
     return next(found, "missing: expected an entry of its number")

@@ -7,14 +7,15 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from mllmu.data.questions import build
 from mllmu.data.writers import Order, Questions, Written
-from mllmu.data.writers._llm_desk import Desk, by_person
+from mllmu.data.writers._llm_desk import Desk, by_person, reasons, sides
+from mllmu.data.writers._llm_review import opened, reviewed, unmarked
 from mllmu.data.writers._llm_talk import Sheet, write_call
+from mllmu.data.writers.template import filled_in
 from mllmu.errors import DataError
 from mllmu.llm import Budget, EndpointSettings, Preview, count_cached
 from mllmu.progress import Progress
-from mllmu.records import Profile, Question
+from mllmu.records import Profile
 
 
 class Llm(EndpointSettings, Questions):
@@ -57,47 +58,49 @@ class Llm(EndpointSettings, Questions):
             DataError: ``fallback: stop``, and some questions were still rejected after the last round.
             EndpointError, BudgetError: the endpoint cannot be used, or the budget is reached; replies are kept.
         """
-        plan = _template(people, order)
+        plan = filled_in(people, order)
         chosen = {profile.id: profile for profile in people if profile.kind in self.kinds}
-        planned = [q for q in plan if q.variant == "eval" and q.profile_id in chosen]
-        if not planned:
+        if not any(q.variant == "eval" and q.profile_id in chosen for q in plan):
             return Written(plan)
-        twins = {q.id.replace(".test.", ".eval.", 1): q for q in plan if q.variant == "test"}
-        budget = Budget(self)
-        desk = Desk(self, chosen, planned, twins, budget, progress)
-        desk.work()
-        self._check_complete(desk)
-        figures = ", ".join(f"{name} {amount:g}" for name, amount in budget.facts().items())
-        progress.note(f"questions: {desk.summary()}; {figures}")
-        final = desk.final
-        return Written([final.get(q.id, q) for q in plan], desk.rejected(), {**desk.facts(), **budget.facts()})
+        # what a review has marked is planned at first, so that all the rest is what it was and is not paid again
+        before = [q for q in filled_in(people, unmarked(order)) if q.profile_id in chosen]
+        budget, first = Budget(self), sides(before)
+        desk = self._done(Desk(self, chosen, first, budget, progress))
+        asked, rejected = {**{q.id: q for q in before}, **desk.final}, desk.rejected()
+        if places := opened(asked.values(), plan, order):
+            again = self._done(
+                Desk(self, chosen, sides(places), budget, progress, reviewed(desk, asked, places, order))
+            )
+            asked |= {**{q.id: q for q in places}, **again.final}
+            rejected += again.rejected()
+        written = sum(bool(asked[q.id].support) for q in first.planned)
+        facts = {"written": written, "by_template": len(first.planned) - written, "rejected": len(rejected)}
+        told = [f"{written} of {len(first.planned)} written by the model, {facts['by_template']} by template"]
+        told += [f"{len(rejected)} rejected ({reasons(rejected)})", f"{len(sides(places).planned)} anew after a review"]
+        spent = ", ".join(f"{name} {amount:g}" for name, amount in budget.facts().items())
+        progress.note(f"questions: {', '.join(told[: 2 + bool(places)])}; {spent}")
+        return Written([asked.get(q.id, q) for q in plan], rejected, {**facts, **budget.facts()})
 
-    def _check_complete(self, desk: Desk) -> None:
+    def _done(self, desk: Desk) -> Desk:
+        """The desk with its work done."""
+        desk.work()
         if desk.missing and self.fallback == "stop":
             raise DataError(
                 f"data.questions: {len(desk.missing)} of {desk.num_planned} questions are still rejected after "
-                f"{self.max_rounds} rounds ({desk.reasons()}). All replies are kept in {self.cache_folder()}; raise "
-                "max_rounds, use another model, or set fallback: template to ask these in the words of the templates."
+                f"{self.max_rounds} rounds ({reasons(desk.rejected())}). All replies are kept in "
+                f"{self.cache_folder()}; raise max_rounds, use another model, or set fallback: template to ask these "
+                "in the words of the templates."
             )
+        return desk
 
     def preview(self, people: Sequence[Profile], order: Order, num_prompts: int) -> Preview:
         """The first prompts, and how many calls there would be if nothing had to be written again."""
         chosen = {profile.id: profile for profile in people if profile.kind in self.kinds}
-        planned = [q for q in _template(people, order) if q.variant == "eval" and q.profile_id in chosen]
+        planned = sides([q for q in filled_in(people, order) if q.profile_id in chosen]).planned
         calls = [write_call(chosen[person], places, 1) for person, places in by_person(planned).items()]
         shown = tuple("\n\n".join(part["content"] for part in call.messages) for call in calls[:num_prompts])
         a_person = 4 if "test" in order.variants else 2
         return Preview(a_person * len(calls), count_cached(self, Sheet, calls), shown)
-
-
-def _template(people: Sequence[Profile], order: Order) -> list[Question]:
-    return build(
-        people,
-        seed=order.seed,
-        variants=order.variants,
-        train_wordings=order.train_wordings,
-        train_formats=order.train_formats,
-    )
 
 
 PLUGIN = Llm

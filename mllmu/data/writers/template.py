@@ -8,7 +8,7 @@ from typing import ClassVar
 from mllmu.data.questions import build
 from mllmu.data.writers import Order, Questions, Written
 from mllmu.progress import Progress
-from mllmu.records import Profile
+from mllmu.records import Profile, Question
 
 
 class Template(Questions):
@@ -22,15 +22,12 @@ class Template(Questions):
     def write(self, people: Sequence[Profile], order: Order, progress: Progress) -> Written:
         """Fill in the templates; see :func:`mllmu.data.questions.build`."""
         del progress
-        questions = build(
-            people,
-            seed=order.seed,
-            variants=order.variants,
-            train_wordings=order.train_wordings,
-            train_formats=order.train_formats,
-            banned=order.banned,
-        )
-        return Written(questions)
+        return Written(filled_in(people, order))
+
+
+def filled_in(people: Sequence[Profile], order: Order) -> list[Question]:
+    """The questions of an order in the words of the templates."""
+    return build(people, **order._asdict())
 
 
 PLUGIN = Template
