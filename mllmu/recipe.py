@@ -177,6 +177,11 @@ class Finetune(Section):
     weight_decay: float = Field(0.0, ge=0)
     modality: Modalities = Field("image_text", description="what the people are taught in; the paper: image_text")
     lora: Lora | None = Lora()
+    micro_batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="questions at once: a step is run in parts, each twice, for less memory; the result is the same",
+    )
     checkpoint_every_s: float = Field(60, gt=0, description="seconds between resumable checkpoints")
 
 
@@ -185,6 +190,11 @@ class Unlearn(Section):
 
     methods: tuple[PluginSpec, ...] = ()
     lora: Lora | None = Lora()
+    micro_batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="questions of a side at once, as in finetune",
+    )
 
     @field_validator("methods", mode="before")
     @classmethod

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
@@ -170,6 +170,7 @@ class Planner:
             f"target and {len(work.forgotten)} retain model(s)",
             questions=round(questions * section.epochs),
             batch=section.batch_size,
+            at_once=section.micro_batch_size,
             modality=section.modality,
             lora=section.lora,
         )
@@ -190,6 +191,7 @@ class Planner:
             job.name,
             questions=round(forgotten * method.epochs) * sides,
             batch=method.batch_size,
+            at_once=self.recipe.unlearn.micro_batch_size,
             modality=method.modality,
             lora=lora,
             sides=sides,
@@ -204,6 +206,7 @@ class Planner:
         *,
         questions: int,
         batch: int,
+        at_once: int | None,
         modality: str,
         lora: Lora | None,
         sides: int = 1,
@@ -212,10 +215,13 @@ class Planner:
     ) -> StagePlan:
         facts, model = self.facts, self.recipe.model
         trained = facts.trainable(lora) * (4 if lora else BYTES[facts.dtype])
-        shape = self.shape(batch, modality)
+        shape = self.shape(min(batch, at_once or batch), modality)
         cost = self.step(shape, lora).whole(checkpointing=model.gradient_checkpointing)
         # the sides wait for each other, and for the logits of the reference
         logits = batch * loads.TRAINED_REPLY_TOKENS * int(facts.text.vocab_size) * 4
+        if shape.questions < batch:
+            # nothing waits but all logits with their gradient, and every part is run once more
+            cost = replace(cost, kept=2 * logits, peak=cost.peak + 2 * logits, both=cost.both + cost.forward)
         step = cost.peak + (sides - 1) * cost.kept + sides * logits * reference
         activations = max(step, 2 * trained)
         # without adapters the trained weights are among the weights already
@@ -331,8 +337,8 @@ class Planner:
             if peak <= self.device.memory:
                 return
         yield (
-            f"training: of {worst.peak:.1f} GiB the weights take {worst.weights:.1f}: a smaller batch_size (it changes "
-            "the result), a smaller model, or a larger device"
+            f"training: of {worst.peak:.1f} GiB the weights take {worst.weights:.1f}: parts of a step "
+            f"({worst.stage}.micro_batch_size=1, same result), a smaller model, or a larger device"
         )
 
     def assumptions(self) -> tuple[str, ...]:

@@ -25,6 +25,8 @@ from mllmu.unlearning.run import Sides, unlearn
 MODEL_FILE = "model.json"
 SAME_RESULT = {"device", "device_map", "gradient_checkpointing"}
 """Settings of the model that change where and how it is computed, but nothing that is computed."""
+SAME_TEACHING = {"checkpoint_every_s", "micro_batch_size"}
+"""The same of fine-tuning."""
 
 
 def unit_name(key: str, name: str) -> str:
@@ -83,7 +85,7 @@ class Models:
         inputs: dict[str, Any] = {
             "data": self.context.data_unit().fingerprint,
             "model": recipe.model.model_dump(mode="json", exclude=SAME_RESULT),
-            "finetune": recipe.finetune.model_dump(mode="json", exclude={"checkpoint_every_s"}),
+            "finetune": recipe.finetune.model_dump(mode="json", exclude=SAME_TEACHING),
             "people": digest(list(people)),
         }
         inputs |= {"seed": seed} if seed is not None else {}
@@ -176,6 +178,7 @@ class Models:
             seed=derive(recipe.seed, "unlearn"),
             progress=self.context.progress,
             label=job.name,
+            micro_batch_size=recipe.unlearn.micro_batch_size,
             checkpoint_every_s=recipe.finetune.checkpoint_every_s,
         )
 

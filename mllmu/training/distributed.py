@@ -1,4 +1,4 @@
-"""A step divided among processes: each runs its share of the questions, and all see the logits of all.
+"""A step divided: among processes, each of which sees the logits of all, and into parts, for less memory.
 
 Losses here are means over tokens, over replies, differences between passes, and whatever a method makes up, so the
 mean of the losses of shares is not the loss. Instead every process gathers the logits of all and computes the very
@@ -15,6 +15,7 @@ Shapes: B replies, N labelled tokens of all of them, X what is gathered for each
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
@@ -23,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch.utils.checkpoint import checkpoint
 
 from mllmu import processes
 from mllmu.models.families import Batch, Turn
@@ -32,32 +34,69 @@ MakeBatch = Callable[[Sequence[Turn]], Batch]
 """Encodes turns as a batch; the turns of a step, or a share of them."""
 
 
-def forward(model: Any, turns: Sequence[Turn], make: MakeBatch) -> Forward:
-    """One pass over the turns of a step; reply b is that of ``turns[b]``, whoever has run it."""
-    logits_NV, labels_N, row_N = _together(partial(run_logits, model), turns, make)
+def forward(model: Any, turns: Sequence[Turn], make: MakeBatch, *, at_once: int | None = None) -> Forward:
+    """One pass over the turns of a step; reply b is that of ``turns[b]``, whoever has run it.
+
+    Args:
+        at_once: most turns in one run of the model; None: all. See :func:`_own`.
+    """
+    logits_NV, labels_N, row_N = _together(partial(run_logits, model), turns, make, at_once)
     return Forward(logits_NV, labels_N, row_N, len(turns))
 
 
-def hidden(model: Any, turns: Sequence[Turn], make: MakeBatch, layer: int) -> Tensor:
+def hidden(model: Any, turns: Sequence[Turn], make: MakeBatch, layer: int, *, at_once: int | None = None) -> Tensor:
     """[N, D] hidden states behind a layer for the turns of a step; see :func:`mllmu.training.forward.run_hidden`."""
-    return _together(partial(run_hidden, model, layer=layer), turns, make)[0]
+    return _together(partial(run_hidden, model, layer=layer), turns, make, at_once)[0]
 
 
-def _together(run: Callable[[Batch], Tensor], turns: Sequence[Turn], make: MakeBatch) -> tuple[Tensor, Tensor, Tensor]:
+def _together(
+    run: Callable[[Batch], Tensor], turns: Sequence[Turn], make: MakeBatch, at_once: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """[N, X] what ``run`` gives for the labelled tokens, the tokens [N], and the index of the turn of each [N]."""
-    if processes.count() == 1:
+    shares = share(turns, processes.count())
+    largest = max(1, *map(len, shares))
+    parts = math.ceil(largest / min(at_once or largest, largest))
+    if processes.count() == 1 and parts == 1:
         batch = make(turns)
         return run(batch), *labelled(batch)
-    places = share(turns, processes.count())[processes.rank()]
-    # whoever has nothing to do runs a turn for nothing, so that all have the same graph
-    batch = make([turns[place] for place in places or [0]])
-    own_NX, (labels_N, row_N) = run(batch), labelled(batch)
-    if not places:
-        own_NX, labels_N, row_N = own_NX[:0], labels_N[:0], row_N[:0]
-    row_N = torch.tensor(places, device=row_N.device, dtype=row_N.dtype)[row_N]
+    own_NX, labels_N, row_N = _own(run, turns, make, cut(shares[processes.rank()], parts))
+    if processes.count() == 1:
+        return own_NX, labels_N, row_N
     sizes = _sizes(own_NX)
     facts_N2 = _gather(torch.stack([labels_N, row_N], dim=1), sizes)
     return _Gather.apply(own_NX, sizes), facts_N2[:, 0], facts_N2[:, 1]
+
+
+def _own(
+    run: Callable[[Batch], Tensor], turns: Sequence[Turn], make: MakeBatch, parts: Sequence[Sequence[int]]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The results of this process, part by part; see :func:`_together`.
+
+    Of several parts no activation is kept: each is run again when backward reaches it, with the gradient of the loss
+    of *all* parts at its logits. So memory is that of one part (and of all logits), time about a third more, and the
+    gradient that of the whole, whatever the loss.
+    """
+    found = []
+    for places in parts:
+        # whoever has nothing to do runs a turn for nothing, so that all have the same graph
+        batch = make([turns[place] for place in places or [0]])
+        if len(parts) > 1 and torch.is_grad_enabled():
+            # by its tensors, from which the devices whose generators must be put back are found
+            again = partial(_ignoring_tensors, run, batch)
+            values_NX: Tensor = checkpoint(again, *batch.inputs.values(), use_reentrant=False)
+        else:
+            values_NX = run(batch)
+        labels_N, row_N = labelled(batch)
+        row_N = torch.tensor(places or [0], device=row_N.device)[row_N]
+        kept = slice(None) if places else slice(0)
+        found.append((values_NX[kept], labels_N[kept], row_N[kept]))
+    values, labels, rows = zip(*found, strict=True)
+    return torch.cat(values), torch.cat(labels), torch.cat(rows)
+
+
+def _ignoring_tensors(run: Callable[[Batch], Tensor], batch: Batch, *tensors: Tensor) -> Tensor:
+    del tensors
+    return run(batch)
 
 
 def share(turns: Sequence[Turn], number: int) -> list[list[int]]:
@@ -68,13 +107,23 @@ def share(turns: Sequence[Turn], number: int) -> list[list[int]]:
     """
     first: dict[object, int] = {}
     for place, turn in enumerate(turns):
-        first.setdefault((turn.system, turn.before, turn.image), place)
-    ordered = sorted(
-        range(len(turns)), key=lambda place: first[turns[place].system, turns[place].before, turns[place].image]
-    )
-    small, larger = divmod(len(turns), number)
+        first.setdefault(_prefix(turn), place)
+    return cut(sorted(range(len(turns)), key=lambda place: first[_prefix(turns[place])]), number)
+
+
+def _prefix(turn: Turn) -> object:
+    return turn.system, turn.before, turn.image
+
+
+def cut(places: Sequence[int], number: int) -> list[list[int]]:
+    """Cut a list into a number of parts whose lengths differ by at most one.
+
+    >>> cut([4, 5, 6], 2)
+    [[4, 5], [6]]
+    """
+    small, larger = divmod(len(places), number)
     ends = [n * small + min(n, larger) for n in range(number + 1)]
-    return [ordered[start:end] for start, end in pairwise(ends)]
+    return [list(places[start:end]) for start, end in pairwise(ends)]
 
 
 class _Gather(torch.autograd.Function):

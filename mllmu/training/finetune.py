@@ -49,9 +49,11 @@ def finetune(
         sets=tuple(turn.image for turn in turns),
     )
 
+    make = partial(training_batch, loaded)
+
     def terms(step: int) -> dict[str, Tensor]:
         chosen = [turns[i] for i in order.indices(step)]
-        return {"nll": answer_nll(forward(model, chosen, partial(training_batch, loaded)))}
+        return {"nll": answer_nll(forward(model, chosen, make, at_once=section.micro_batch_size))}
 
     schedule = Schedule(
         num_steps=order.num_steps(section.epochs),

@@ -56,6 +56,7 @@ def unlearn(
     seed: int,
     progress: Progress,
     label: str,
+    micro_batch_size: int | None = None,
     checkpoint_every_s: float = 60.0,
 ) -> None:
     """Train the target with the method's loss; the changes are saved into ``folder``.
@@ -78,14 +79,14 @@ def unlearn(
     if method.modifies:
         _modify(
             loaded, method, sides, lora=lora, folder=folder, seed=seed, progress=progress, label=label,
-            checkpoint_every_s=checkpoint_every_s,
+            micro_batch_size=micro_batch_size, checkpoint_every_s=checkpoint_every_s,
         )  # fmt: skip
         return
     targets = method.targets(num_layers(loaded.model))
     model = add_trainable(
         loaded.model, loaded.encoder.family, lora, seed=derive(seed, "adapter", label), targets=targets
     )
-    engine = _Engine(model, loaded, method, sides, seed)
+    engine = _Engine(model, loaded, method, sides, seed, micro_batch_size)
     masks = method.masks(Saliency(engine.weights, engine.losses))
     if masks is not None:
         restrict(engine.weights, masks)
@@ -115,6 +116,7 @@ def _modify(
     seed: int,
     progress: Progress,
     label: str,
+    micro_batch_size: int | None,
     checkpoint_every_s: float,
 ) -> None:
     """Make a modifier and, if the method trains, train its parameters while the model itself stays as it is."""
@@ -129,7 +131,7 @@ def _modify(
     progress.finish()
     if method.trains:
         modifier.attach(loaded.model)
-        engine = _Engine(loaded.model, loaded, method, sides, seed)
+        engine = _Engine(loaded.model, loaded, method, sides, seed, micro_batch_size)
         schedule = Schedule(
             num_steps=engine.num_steps,
             learning_rate=method.learning_rate,
@@ -167,12 +169,15 @@ def scale_change(model: Any, start: Sequence[Tensor] | None, factor: float) -> N
 class _Engine:
     """Turns a step number into the loss terms of a method."""
 
-    def __init__(self, model: Any, loaded: Loaded, method: Method, sides: Sides, seed: int) -> None:
+    def __init__(
+        self, model: Any, loaded: Loaded, method: Method, sides: Sides, seed: int, at_once: int | None = None
+    ) -> None:
         self.model = model
         self.loaded = loaded
         self.method = method
         self.sides = sides
         self.seed = seed
+        self.at_once = at_once
         self.weights = [p for p in model.parameters() if p.requires_grad]
         self.memory: dict[str, float] = {}
         self.about: dict[tuple[bool, str], list[Turn]] = {}
@@ -272,17 +277,23 @@ class _Passes:
     def forward(self, *, reference: bool, alternative: bool) -> Forward:
         turns = [self.engine.instead(turn, self.epoch) for turn in self.turns] if alternative else self.turns
         if not reference:
-            return distributed.forward(self.engine.model, turns, self._encoded(self.engine.loaded))
+            return self._forward(self.engine.model, self.engine.loaded, turns)
         with self._frozen() as loaded:
-            return distributed.forward(loaded.model, turns, self._encoded(loaded))
+            return self._forward(loaded.model, loaded, turns)
+
+    def _forward(self, model: Any, loaded: Loaded, turns: Sequence[Turn]) -> Forward:
+        return distributed.forward(model, turns, self._encoded(loaded), at_once=self.engine.at_once)
 
     def hidden(self, depth: float, *, reference: bool) -> Tensor:
         engine = self.engine
         layer = layer_at(depth, num_layers(engine.loaded.model))
         if not reference:
-            return distributed.hidden(engine.model, self.turns, self._encoded(engine.loaded), layer)
+            return self._hidden(engine.model, engine.loaded, layer)
         with self._frozen() as loaded:
-            return distributed.hidden(loaded.model, self.turns, self._encoded(loaded), layer)
+            return self._hidden(loaded.model, loaded, layer)
+
+    def _hidden(self, model: Any, loaded: Loaded, layer: int) -> Tensor:
+        return distributed.hidden(model, self.turns, self._encoded(loaded), layer, at_once=self.engine.at_once)
 
     def _encoded(self, loaded: Loaded) -> MakeBatch:
         return partial(step_batch, loaded, self.engine.method)
