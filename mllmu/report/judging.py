@@ -14,6 +14,8 @@ from mllmu.report.tables import Grid
 
 PREFIX = "factuality_"
 BY_RULES = "rule"
+WORST, BEST = 1.0, 10.0
+"""Points; an interval is cut there."""
 
 
 class Judgement(NamedTuple):
@@ -52,9 +54,10 @@ def _cell(result: MetricResult | None) -> str:
     if result is None:
         return "–"
     value = usable(result.value)
-    half = "" if result.ci_low is None or result.ci_high is None else f" ±{(result.ci_high - result.ci_low) / 2:.1f}"
+    low, high = usable(result.ci_low), usable(result.ci_high)
+    span = "" if low is None or high is None else f", {max(low, WORST):.1f}–{min(high, BEST):.1f}"
     lost = f", {result.num_unparsed} not judged" if result.num_unparsed else ""
-    return f"{'–' if value is None else f'{value:.1f}{half}'} (n {result.num}{lost})"
+    return f"{'–' if value is None else f'{value:.1f}{span}'} (n {result.num}{lost})"
 
 
 def terminal_judgements(report: ReportInput) -> list[Table]:

@@ -18,13 +18,14 @@ from mllmu.report.numbers import (
     Interval,
     Numbers,
 )
-from mllmu.report.scatter import scatter
+from mllmu.report.scatter import MANY, scatter
 from mllmu.report.tradeoff import ALL_TASKS, TradeoffRow, mark_front
 
 _MODALITY_COLOURS: dict[Modality, str] = {"image_text": "blue", "text": "sand"}
 _OUTCOME_COLOURS = {"right": "blue", "wrong": "sand", "refused": "violet", "garbled": "red"}
 _OUTCOME_SPLITS: tuple[Split, ...] = ("forget", "retain")
 _ROW_INCHES = 0.27
+CURVE_POINTS = 80
 
 
 def tradeoff_plots(numbers: Numbers, rows: list[TradeoffRow]) -> list[Plot]:
@@ -148,10 +149,10 @@ def curve_plot(report: ReportInput, numbers: Numbers) -> Plot | None:
     if not order:
         return None
     terms = list(dict.fromkeys(point.name for name in order for point in report.curves[name]))
-    columns = min(4, len(order))
+    columns = min(4 if len(order) <= MANY else 5, len(order))
     lines = math.ceil(len(order) / columns)
     with style("curves"):
-        figure = new_figure(max(5.0, 2.6 * columns), 0.6 + 1.75 * lines)
+        figure = new_figure(max(5.0, min(2.6 * columns, 10.4)), 0.6 + (1.75 if columns < 5 else 1.4) * lines)
         panels = figure.subplots(lines, columns, squeeze=False).ravel()
         for axes, name in zip(panels, order, strict=False):
             _curve(axes, name, report.curves[name], terms)
@@ -172,8 +173,14 @@ def _curve(axes: Any, name: str, points: tuple[CurvePoint, ...], terms: list[str
     axes.tick_params(labelsize=7)
     axes.locator_params(nbins=4)
     for term in dict.fromkeys(point.name for point in points):
-        line = sorted((p.step, p.value) for p in points if p.name == term and math.isfinite(p.value))
+        line = _thinned(sorted((p.step, p.value) for p in points if p.name == term and math.isfinite(p.value)))
         if line:
             colour = PALETTE[SERIES[terms.index(term) % len(SERIES)]]
             marker = "o" if len(line) == 1 else None
             axes.plot(*zip(*line, strict=True), color=colour, linewidth=1.2, marker=marker, markersize=3, label=term)
+
+
+def _thinned(line: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    """Every so many points of a line, the last one included: a panel has no room for more."""
+    every = max(1, math.ceil(len(line) / CURVE_POINTS))
+    return [*line[::every], *line[-1:]] if every > 1 else line

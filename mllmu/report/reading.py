@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -54,6 +55,7 @@ def readings(
         found += _unmoved(numbers, unmoved)
         found += _shallow(numbers, modality)
         found += _collapsed(of_modality)
+        found += _unreadable(of_modality)
         groups.append((MODALITY_LABELS[modality], found))
     between = [*_between_modalities(rows), *_weak_metrics(trust)]
     return [*groups, ("both", between)] if between else groups
@@ -75,16 +77,21 @@ def _gap(numbers: Numbers, modality: Modality) -> list[Reading]:
         f"On the people to forget the target scores {_points(start.value)} and a model that never saw them "
         f"{_points(ideal.value)}: {_points(start.value - ideal.value)} points can be forgotten."
     )
-    if _overlap(start, ideal):
-        text += " Their intervals overlap, so the differences between methods below may be noise."
+    if not _clearly_above(start, ideal):
+        text += " The 95 % interval of that difference reaches zero, so what sets methods apart below may be noise."
         return [Reading("Too little was learned", text, bad=True)]
     return [Reading("What there is to forget", text)]
 
 
-def _overlap(a: Interval, b: Interval) -> bool:
-    if a.low is None or a.high is None or b.low is None or b.high is None:
-        return a.value <= b.value
-    return a.low <= b.high
+def _clearly_above(a: Interval, b: Interval) -> bool:
+    """Whether the 95 % interval of a - b lies above zero.
+
+    Its lower end is a - b - sqrt((a - low_a)^2 + (high_b - b)^2), as if the two were independent; both answered the
+    same questions, so the true interval is narrower. Source: Zou and Donner 2008, doi:10.1002/sim.3095.
+    """
+    if a.low is None or b.high is None:
+        return a.value > b.value
+    return a.value - b.value > math.hypot(a.value - a.low, b.high - b.value)
 
 
 def _front(rows: list[TradeoffRow], unmoved: list[str]) -> list[Reading]:
@@ -107,7 +114,8 @@ def _front(rows: list[TradeoffRow], unmoved: list[str]) -> list[Reading]:
 def _nearest(numbers: Numbers, rows: list[TradeoffRow]) -> list[Reading]:
     """The model closest to never having learned, and what it paid in utility."""
     target = next((row for row in rows if row.model.role == "target"), None)
-    sane = [row for row in rows if row.model.role == "unlearned" and not row.collapsed and row.distance is not None]
+    sane = [row for row in rows if row.model.role == "unlearned" and not row.collapsed and not row.partial]
+    sane = [row for row in sane if row.distance is not None]
     if not sane or numbers.first("retain_model") is None:
         return []
     best = min(sane, key=lambda row: (row.distance or 0.0, row.number))
@@ -119,13 +127,13 @@ def _nearest(numbers: Numbers, rows: list[TradeoffRow]) -> list[Reading]:
 
 
 def _unmoved_names(rows: list[TradeoffRow]) -> list[str]:
-    """Models whose forget interval still holds the target's score."""
-    target = next((row for row in rows if row.model.role == "target"), None)
-    if target is None or target.forget is None:
-        return []
-    level = target.forget.value
-    unlearned = [row for row in rows if row.model.role == "unlearned" and row.forget]
-    return [r.model.name for r in unlearned if r.forget and r.forget.high is not None and r.forget.high >= level]
+    """Models whose forget interval still holds the target's score over the same tasks."""
+    known = [row for row in rows if row.model.role == "unlearned" and row.forget and row.drop is not None]
+    return [
+        r.model.name
+        for r in known
+        if r.forget and r.forget.high is not None and r.forget.high >= r.forget.value + (r.drop or 0.0)
+    ]
 
 
 def _unmoved(numbers: Numbers, names: list[str]) -> list[Reading]:
@@ -168,11 +176,29 @@ def _collapsed(rows: list[TradeoffRow]) -> list[Reading]:
     return [Reading("Collapsed", text, bad=True)]
 
 
+def _unreadable(rows: list[TradeoffRow]) -> list[Reading]:
+    partial = [row for row in rows if row.partial and not row.collapsed]
+    if not partial:
+        return []
+    names = listing(f"{row.model.name} ({', '.join(row.standing.missing)})" for row in partial)
+    text = (
+        f"{names}: in these tasks not one reply could be read in some set, so the scores are means of the other tasks, "
+        "compared with the target and the retain_model on the same. Such a model is not on the front."
+    )
+    return [Reading("Not all of it can be read", text, bad=True)]
+
+
 def _between_modalities(rows: list[TradeoffRow]) -> list[Reading]:
     """The unlearned model whose forgetting differs most between asking with the picture and asking by name."""
     drops: dict[str, dict[Modality, float]] = {}
     for row in rows:
-        if row.task == ALL_TASKS and row.model.role == "unlearned" and row.drop is not None and not row.collapsed:
+        if (
+            row.task == ALL_TASKS
+            and row.model.role == "unlearned"
+            and row.drop is not None
+            and not row.collapsed
+            and not row.partial
+        ):
             drops.setdefault(row.model.name, {})[row.modality] = row.drop
     both = {name: drop for name, drop in drops.items() if len(drop) == 2}
     if not both:

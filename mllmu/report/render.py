@@ -16,14 +16,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from rich.table import Table
 
-from mllmu.report import plots, provenance, tables
+from mllmu.report import plots, provenance, results, tables
 from mllmu.report.figures import Plot
 from mllmu.report.inputs import Example, ReportInput
 from mllmu.report.judging import judgements
-from mllmu.report.numbers import MODALITY_LABELS, Numbers
+from mllmu.report.numbers import FEW_PEOPLE, MODALITY_LABELS, Numbers, between
 from mllmu.report.reading import headline, readings
-from mllmu.report.scatter import plottable
-from mllmu.report.tradeoff import ALL_TASKS, TradeoffRow, csv_text, tradeoff_rows
+from mllmu.report.scatter import MANY, plottable
+from mllmu.report.tradeoff import ALL_TASKS, TradeoffRow, csv_text, overview, tradeoff_rows
 from mllmu.report.whole import CASES, whole_tables
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -36,7 +36,8 @@ def render(report: ReportInput, folder: Path) -> Path:
 
     Args:
         report: everything to show.
-        folder: gets ``index.html``, ``tradeoff.csv`` and ``plots/*.png``; files of the same names are replaced.
+        folder: gets ``index.html``, ``plots/*.png``, and the numbers as ``tradeoff.csv``, ``metrics.csv`` and, if there
+            are any about whole models, ``summaries.csv``; files of the same names are replaced.
 
     Returns:
         The path of ``index.html``.
@@ -50,7 +51,11 @@ def render(report: ReportInput, folder: Path) -> Path:
     (folder / "plots").mkdir(parents=True, exist_ok=True)
     for plot in drawn:
         (folder / "plots" / f"{plot.name}.png").write_bytes(plot.png)
-    (folder / "tradeoff.csv").write_text(csv_text(rows), encoding="utf-8", newline="")
+    sheets = {"tradeoff": csv_text(rows), "metrics": results.results_csv(report.results)}
+    if report.summaries:
+        sheets["summaries"] = results.summaries_csv(report.summaries)
+    for name, text in sheets.items():
+        (folder / f"{name}.csv").write_text(text, encoding="utf-8", newline="")
     page = folder / "index.html"
     page.write_text(_page(report, numbers, rows, drawn), encoding="utf-8", newline="")
     return page
@@ -83,29 +88,35 @@ def _page(report: ReportInput, numbers: Numbers, rows: list[TradeoffRow], drawn:
     )
     environment.filters["png"] = _data_uri
     environment.filters["breakable"] = _breakable
+    environment.filters["between"] = between
     script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
     overall = [row for row in rows if row.task == ALL_TASKS]
+    few = max((r.num_profiles for r in report.results if r.split == "forget"), default=FEW_PEOPLE)
     return environment.get_template("index.html.j2").render(
         report=report,
         numbers=numbers,
         headline=headline(numbers),
         readings=readings(numbers, rows, report.trust),
-        tradeoff=[[row for row in overall if row.modality == m] for m in numbers.modalities],
+        overview=overview(rows),
+        few=few if few < FEW_PEOPLE else 0,
+        partial=[row for row in overall if row.partial],
         unplotted=[row for row in overall if not plottable(row)],
         plots=_grouped(drawn),
-        sets=tables.four_set_tables(numbers),
+        sets=tables.four_set_tables(numbers, report.trust),
         ks=tables.ks_table(report, numbers),
         sheets=whole_tables(report, numbers),
         cases=CASES,
         judgements=judgements(report, numbers),
-        metrics=tables.metric_rows(report, numbers),
-        trust=tables.trust_table(report),
+        metrics=results.results_text(report, numbers) if report.results else "",
+        num_results=len(report.results),
+        trust=results.trust_table(report),
         costs=tables.cost_rows(numbers),
         examples=[_example_view(example, numbers) for example in report.examples],
         provenance=provenance.provenance_rows(report.provenance),
         stages=provenance.stage_rows(report.provenance),
         recipe=provenance.recipe_text(report.provenance),
         reference=provenance.REFERENCE,
+        many=len(numbers.models) > MANY,
         modality_labels=MODALITY_LABELS,
         # Both texts are this package's own files, so they may go into the page as they are.
         style=Markup((_TEMPLATES / "style.css").read_text(encoding="utf-8")),  # noqa: S704

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
 from rich.text import Text
 
 from mllmu.evaluation.trust import TrustRow
-from mllmu.records import MODALITIES, SPLITS, MetricResult, Modality, Split, TaskName
+from mllmu.records import MODALITIES, SPLITS, TASKS, MetricResult, Modality, Split, TaskName
 from mllmu.report.inputs import BASELINES, ModelRow, ReportInput
 from mllmu.report.numbers import (
+    FEW_PEOPLE,
     MAIN_METRIC,
     METRIC_LABELS,
     MODALITY_LABELS,
     Cell,
     Interval,
     Numbers,
+    between,
     duration,
     is_percent,
     percent,
@@ -32,14 +34,27 @@ UNPARSED_ALARM = 0.2
 
 @dataclass(frozen=True)
 class SetCell:
-    """One cell of a four-set table. ``shade`` is 0 (bad) to 5 (good), None where it has no meaning."""
+    """One cell of a four-set table: value, interval, and how many replies could not be read, if any.
+
+    ``shade`` is 0 (bad) to 5 (good), None where it has no meaning; ``alarm``: so many were unreadable that the value is
+    over a chosen few.
+    """
 
     value: str
-    half: str
+    between: str
     count: str
     title: str
     shade: int | None
     alarm: bool
+
+
+@dataclass(frozen=True)
+class SetColumn:
+    """A set of people in a four-set table: what was asked, and whether that is too few people for an interval."""
+
+    split: str
+    asked: str
+    few: bool
 
 
 @dataclass(frozen=True)
@@ -60,16 +75,18 @@ class SetTable:
     modality: str
     metric: str
     unit: str
-    splits: tuple[str, ...]
+    trust: str
+    columns: tuple[SetColumn, ...]
     rows: tuple[SetRow, ...]
 
 
-def four_set_tables(numbers: Numbers) -> list[SetTable]:
-    """One table per modality and task that any model was asked."""
-    return [_set_table(numbers, m, task) for m in numbers.modalities for task in numbers.tasks(m)]
+def four_set_tables(numbers: Numbers, trust: Sequence[TrustRow] = ()) -> list[SetTable]:
+    """One table per task and modality that any model was asked; ``trust``: what is known about their metrics."""
+    places = [(task, m) for task in TASKS for m in numbers.modalities if task in numbers.tasks(m)]
+    return [_set_table(numbers, m, task, trust) for task, m in places]
 
 
-def _set_table(numbers: Numbers, modality: Modality, task: TaskName) -> SetTable:
+def _set_table(numbers: Numbers, modality: Modality, task: TaskName, trust: Sequence[TrustRow]) -> SetTable:
     splits = [split for split in numbers.splits(modality) if numbers.cells(modality, [split], task)]
     metric = MAIN_METRIC[task]
     lucky = [name for name in BASELINES if any(numbers.result(name, metric, (s, task), modality) for s in splits)]
@@ -77,7 +94,22 @@ def _set_table(numbers: Numbers, modality: Modality, task: TaskName) -> SetTable
     for number, row in enumerate(numbers.models, start=1):
         rows.append(SetRow(number, row.name, row.role, _set_cells(numbers, row.name, row, splits, task, modality)))
     unit = "%" if is_percent(metric) else "0 to 1"
-    return SetTable(task, MODALITY_LABELS[modality], METRIC_LABELS[metric], unit, tuple(splits), tuple(rows))
+    columns = tuple(_set_column(numbers, (split, task), modality) for split in splits)
+    known = {(row.metric, row.task, row.modality): row.auc for row in trust}
+    auc = known.get((metric, task, modality))
+    return SetTable(
+        task, MODALITY_LABELS[modality], METRIC_LABELS[metric], unit,
+        "" if auc is None else f"{auc:.2f}", columns, tuple(rows),
+    )  # fmt: skip
+
+
+def _set_column(numbers: Numbers, cell: Cell, modality: Modality) -> SetColumn:
+    """All models were asked the same, see :func:`mllmu.report.inputs.check`."""
+    of_models = (numbers.result(row.name, MAIN_METRIC[cell[1]], cell, modality) for row in numbers.models)
+    found = [result for result in of_models if result]
+    asked = max((result.num + result.num_unparsed for result in found), default=0)
+    people = max((result.num_profiles for result in found), default=0)  # of the judged replies
+    return SetColumn(cell[0], f"n {asked}, {people} people", few=people < FEW_PEOPLE)
 
 
 def _set_cells(
@@ -96,16 +128,13 @@ def _set_cells(
 def _set_cell(result: MetricResult | None, score: Interval | None, shade: float | None) -> SetCell:
     if result is None:
         return SetCell("–", "", "", "not asked", None, alarm=False)
-    half = f"±{show(result.metric, score.half)}" if score and score.half is not None else ""
     asked = result.num + result.num_unparsed
-    count = f"n {result.num}" + (f", {result.num_unparsed} unparsed" if result.num_unparsed else "")
+    count = f"{result.num_unparsed} of {asked} unparsed" if result.num_unparsed else ""
     title = f"{result.num} replies judged, {result.num_unparsed} not, {result.num_profiles} people"
-    if score and score.half is not None:
-        title += f"; 95 % interval {show(result.metric, score.low)} to {show(result.metric, score.high)}"
     alarm = asked > 0 and result.num_unparsed / asked >= UNPARSED_ALARM
     value = show(result.metric, score.value if score else None)
     step = None if shade is None or alarm else min(5, int(shade * 6))
-    return SetCell(value, half, count, title, step, alarm=alarm)
+    return SetCell(value, between(score, result.metric), count, title, step, alarm=alarm)
 
 
 def goodness(numbers: Numbers, score: Interval, cell: Cell, modality: Modality) -> float | None:
@@ -152,58 +181,6 @@ def ks_table(report: ReportInput, numbers: Numbers) -> Grid | None:
     return Grid(("model", *(f"{split}, {MODALITY_LABELS[m]}" for split, m in columns)), tuple(rows))
 
 
-def metric_rows(report: ReportInput, numbers: Numbers) -> list[tuple[str, ...]]:
-    """Every result as text: model, metric, split, task, modality, value, interval, AUC, judged, unparsed, people.
-
-    AUC: how well the metric tells models that know from models that do not; only where it was measured.
-    """
-    known = {(row.metric, row.task, row.modality): row for row in report.trust}
-    order = {name: i for i, name in enumerate([*BASELINES, *(row.name for row in numbers.models)])}
-    results = sorted(
-        report.results, key=lambda r: (order[r.model], r.modality, r.task, SPLITS.index(r.split), r.metric)
-    )
-    return [
-        (
-            *(r.model, r.metric, r.split, r.task, r.modality, show(r.metric, r.value), _interval(r)),
-            *((_figure(known, r),) if known else ()),
-            *_counts(r),
-        )
-        for r in results
-    ]
-
-
-def _figure(known: Mapping[tuple[str, TaskName, Modality], TrustRow], result: MetricResult) -> str:
-    row = known.get((result.metric, result.task, result.modality))
-    return "–" if row is None or row.auc is None or result.split not in ("forget", "test") else f"{row.auc:.2f}"
-
-
-def trust_table(report: ReportInput) -> Grid | None:
-    """What is known about every metric, the most trustworthy first; None if nothing was measured."""
-    if not report.trust:
-        return None
-    head = ("metric", "task", "asked with", "AUC", "95 % interval", "rounded weights", "taught again", "trust")
-    return Grid(head, tuple(_trust_cells(row) for row in report.trust))
-
-
-def _trust_cells(row: TrustRow) -> tuple[str, ...]:
-    def two(value: float | None) -> str:
-        return "–" if value is None else f"{value:.2f}"
-
-    interval = "–" if row.auc_low is None else f"{two(row.auc_low)} to {two(row.auc_high)}"
-    figures = (two(row.quantisation), two(row.relearning), two(row.trust))
-    return (row.metric, row.task, MODALITY_LABELS[row.modality], two(row.auc), interval, *figures)
-
-
-def _counts(result: MetricResult) -> tuple[str, str, str]:
-    return str(result.num), str(result.num_unparsed), str(result.num_profiles)
-
-
-def _interval(result: MetricResult) -> str:
-    if result.ci_low is None or result.ci_high is None:
-        return "–"
-    return f"{show(result.metric, result.ci_low)} to {show(result.metric, result.ci_high)}"
-
-
 @dataclass(frozen=True)
 class CostRow:
     """What a model cost and how it was made."""
@@ -242,22 +219,29 @@ def cost_rows(numbers: Numbers) -> list[CostRow]:
 def terminal(report: ReportInput, numbers: Numbers, rows: list[TradeoffRow]) -> Table:
     """The compact table for the end of a run; names are printed as they are, never as markup."""
     asked = " / ".join(MODALITY_LABELS[m] for m in numbers.modalities) or "no results"
-    table = Table(title=Text(report.title), caption=f"mean main score in % by modality ({asked}); * Pareto front")
-    table.add_column("model", overflow="fold")
     splits: tuple[Split, ...] = ("forget", "test", "retain", "celebrity")
+    front = {row.model.name for row in rows if row.on_front and row.task == "all"}
+    lines = [(row.name, [_terminal_score(numbers, row.name, split) for split in splits]) for row in numbers.models]
+    caption = f"mean main score in % by modality ({asked}); * Pareto front"
+    if any("(" in cell for _, cells in lines for cell in cells):
+        caption += "; (in brackets) without a task in which no reply could be read"
+    table = Table(title=Text(report.title), caption=Text(caption))
+    table.add_column("model", overflow="fold")
     for column in (*splits, "garbled"):
         table.add_column(column, justify="right", no_wrap=True)
-    front = {row.model.name for row in rows if row.on_front and row.task == "all"}
-    for row in numbers.models:
-        cells = [_terminal_score(numbers, row.name, split) for split in splits]
-        name = Text(row.name + (" *" if row.name in front else ""))
-        table.add_row(name, *cells, _terminal_garbled(numbers, row.name), style="bold" if row.name in front else "")
+    for name, cells in lines:
+        shown = Text(name + (" *" if name in front else ""))
+        table.add_row(shown, *cells, _terminal_garbled(numbers, name), style="bold" if name in front else "")
     return table
 
 
 def _terminal_score(numbers: Numbers, model: str, split: Split) -> str:
-    scores = [numbers.score(model, modality, [split]) for modality in numbers.modalities]
-    return " / ".join(f"{100 * s.value:.1f}" if s else "–" for s in scores)
+    cells = []
+    for modality in numbers.modalities:
+        whole = numbers.score(model, modality, [split])
+        rest = numbers.score(model, modality, [split], numbers.readable(model, modality, [split]))
+        cells.append(f"{100 * whole.value:.1f}" if whole else f"({100 * rest.value:.1f})" if rest else "–")
+    return " / ".join(cells)
 
 
 def _terminal_garbled(numbers: Numbers, model: str) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from mllmu.records import Modality, TaskName
+from mllmu.records import Modality, Split, TaskName
 from mllmu.report.inputs import ModelRow, ReportInput, check
-from mllmu.report.numbers import COLLAPSE_SHARE, UTILITY_SPLITS, Interval, Numbers
+from mllmu.report.numbers import COLLAPSE_SHARE, Interval, Numbers, Standing
+from mllmu.report.spreadsheet import csv_of
 
 ALL_TASKS = "all"
+_GARBLED: tuple[Split, Split] = ("forget", "retain")
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class TradeoffRow:
         distance: absolute difference to the retain_model's forget score (without a retain_model: the forget score
             itself); lower is better. Forgetting more than a model that never learned is not better.
         utility: mean main score over retain and celebrity, 0 to 1; higher is better.
+        standing: the same with what else is known, see :class:`mllmu.report.numbers.Standing`.
         collapsed: at least half of the replies about retain people are garbled, in this modality over all tasks.
         on_front: no other unlearned model, nor the target, is at least as good on both and better on one.
     """
@@ -40,6 +41,19 @@ class TradeoffRow:
     garbled_retain: float | None
     collapsed: bool
     on_front: bool = False
+    standing: Standing = field(default_factory=Standing)
+
+    @property
+    def partial(self) -> bool:
+        """Some task could not be read, so the scores are means of the others and no candidate for the front."""
+        return bool(self.standing.missing)
+
+    @property
+    def level(self) -> float | None:
+        """The height in a plot: the utility, or where it would be if the missing tasks were as the target's."""
+        if self.partial:
+            return self.standing.level
+        return self.utility.value if self.utility else None
 
 
 def tradeoff_rows(report: ReportInput) -> list[TradeoffRow]:
@@ -61,30 +75,33 @@ def tradeoff_rows(report: ReportInput) -> list[TradeoffRow]:
 
 def _row(numbers: Numbers, index: int, modality: Modality, task: TaskName | None) -> TradeoffRow:
     model = numbers.models[index]
-    forget = numbers.score(model.name, modality, ("forget",), task)
-    target, gold = numbers.first("target"), numbers.first("retain_model")
-    start = numbers.score(target.name, modality, ("forget",), task) if target else None
-    ideal = numbers.score(gold.name, modality, ("forget",), task) if gold else Interval(0.0)
-    garbled_retain = numbers.share(model.name, "garbled", numbers.cells(modality, ("retain",)), modality)
+    standing = numbers.standing(model.name, modality, task)
+    garbled_forget, garbled_retain = (
+        numbers.share(model.name, "garbled", numbers.cells(modality, (split,)), modality) for split in _GARBLED
+    )
     return TradeoffRow(
         number=index + 1,
         model=model,
         modality=modality,
         task=task or ALL_TASKS,
-        forget=forget,
-        drop=start.value - forget.value if start and forget else None,
-        distance=abs(forget.value - ideal.value) if ideal and forget else None,
-        utility=numbers.score(model.name, modality, UTILITY_SPLITS, task),
-        garbled_forget=numbers.share(model.name, "garbled", numbers.cells(modality, ("forget",)), modality),
+        forget=standing.forget,
+        drop=standing.drop,
+        distance=standing.gap,
+        utility=standing.utility,
+        garbled_forget=garbled_forget,
         garbled_retain=garbled_retain,
         collapsed=garbled_retain is not None and garbled_retain >= COLLAPSE_SHARE,
+        standing=standing,
     )
 
 
 def mark_front(rows: list[TradeoffRow]) -> list[TradeoffRow]:
-    """Mark the unlearned models that nobody beats, and no others. A collapsed model is no candidate."""
+    """Mark the unlearned models that nobody beats, and no others.
+
+    A collapsed model is no candidate, and neither is one with a task that cannot be read.
+    """
     rows = [replace(row, on_front=False) for row in rows]
-    rivals = [row for row in rows if row.model.role in ("unlearned", "target") and not row.collapsed]
+    rivals = [row for row in rows if row.model.role in ("unlearned", "target") and not (row.collapsed or row.partial)]
     return [
         replace(row, on_front=True)
         if row.model.role == "unlearned"
@@ -107,22 +124,41 @@ def _beats(a: TradeoffRow, b: TradeoffRow) -> bool:
     return as_good and (a.distance < b.distance or a.utility.value > b.utility.value)
 
 
+@dataclass(frozen=True)
+class Overview:
+    """One model of the table under the plots: its rows by modality, and its mean distance from the retain_model."""
+
+    number: int
+    model: ModelRow
+    distance: float | None
+    rows: tuple[TradeoffRow, ...]
+
+
+def overview(rows: list[TradeoffRow]) -> list[Overview]:
+    """The rows of the mean over all tasks, one line per model, in report order."""
+    by: dict[int, list[TradeoffRow]] = {}
+    for row in rows:
+        if row.task == ALL_TASKS:
+            by.setdefault(row.number, []).append(row)
+    found = []
+    for number, of_model in sorted(by.items()):
+        far = [row.standing.distance for row in of_model if row.standing.distance is not None]
+        mean = sum(far) / len(far) if far else None
+        found.append(Overview(number, of_model[0].model, mean, tuple(of_model)))
+    return found
+
+
 CSV_FIELDS = (
     *("number", "model", "role", "method", "unlearned_with", "forget_ratio", "modality", "task"),
     *("forget", "forget_low", "forget_high", "drop_from_target", "distance_to_retain_model"),
     *("utility", "utility_low", "utility_high", "garbled_forget", "garbled_retain"),
-    *("collapsed", "on_front", "seconds", "peak_mib"),
+    *("collapsed", "on_front", "seconds", "peak_mib", "distance_with_utility", "tasks_missing"),
 )
 
 
 def csv_text(rows: list[TradeoffRow]) -> str:
-    """The rows as CSV; scores are 0 to 1 with six decimals, an unknown value is an empty cell."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(CSV_FIELDS)
-    for row in rows:
-        writer.writerow([_cell(value) for value in _values(row)])
-    return out.getvalue()
+    """The rows as CSV; scores are 0 to 1."""
+    return csv_of(CSV_FIELDS, (_values(row) for row in rows))
 
 
 def _values(row: TradeoffRow) -> list[object]:
@@ -133,16 +169,5 @@ def _values(row: TradeoffRow) -> list[object]:
         *(row.drop, row.distance),
         *((utility.value, utility.low, utility.high) if utility else (None, None, None)),
         *(row.garbled_forget, row.garbled_retain, row.collapsed, row.on_front, model.seconds, model.peak_mib),
+        *(row.standing.distance, " ".join(row.standing.missing)),
     ]
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.6f}"
-    text = str(value)
-    # A spreadsheet would run a cell that starts like a formula; a leading apostrophe makes it text.
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

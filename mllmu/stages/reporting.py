@@ -170,7 +170,7 @@ def model_rows(models: Models, key: str, jobs: Sequence[Job]) -> tuple[ModelRow,
         rows.append(
             ModelRow(
                 name=job.name,
-                role="unlearned",
+                role="retain_model" if method.model == RETAIN_MODEL else "unlearned",
                 method=job.spec,
                 modality=method.modality,
                 forget_ratio=ratio,

@@ -1,20 +1,102 @@
 (function () {
   "use strict";
+  var MOST = 300;
+
+  // All results: unpacked from compact text when first looked at, and only the first few that match are shown.
+  var data = document.getElementById("metric-data");
   var box = document.getElementById("metric-filter");
-  var rows = Array.prototype.slice.call(document.querySelectorAll("#metric-rows tr"));
+  var body = document.getElementById("metric-rows");
   var count = document.getElementById("metric-count");
-  var texts = rows.map(function (row) { return row.textContent.toLowerCase(); });
-  function filter() {
-    var words = box.value.toLowerCase().split(/\s+/).filter(Boolean);
-    var shown = 0;
-    rows.forEach(function (row, i) {
-      var keep = words.every(function (word) { return texts[i].indexOf(word) >= 0; });
-      row.hidden = !keep;
-      shown += keep ? 1 : 0;
+  var rows = null;
+
+  function unpack() {
+    var lines = data.textContent.split("\n").map(function (line) { return line.split("\t"); });
+    var names = lines.shift();
+    rows = [];
+    names.forEach(function (name, place) {
+      lines.forEach(function (line) {
+        if (!line[5 + place]) { return; }
+        var part = line[5 + place].split("|");
+        var cells = [name].concat(line.slice(0, 4));
+        if (body.dataset.auc) { cells.push(line[4] || "\u2013"); }
+        cells.push(part[0], part[1] === "\u2013" ? "\u2013" : part[1] + " to " + part[2], part[3], part[4], part[5]);
+        rows.push({ cells: cells, text: cells.slice(0, 5).join(" ").toLowerCase() });
+      });
     });
-    count.textContent = shown + " of " + rows.length + " rows";
   }
-  if (box) { box.hidden = false; box.addEventListener("input", filter); filter(); }
+
+  function cell(text, place) {
+    var made = document.createElement(place ? "td" : "th");
+    if (!place) { made.scope = "row"; }
+    if (place > 4) { made.className = "num"; }
+    made.textContent = text;
+    return made;
+  }
+
+  function filter() {
+    if (!rows) { unpack(); }
+    var words = box.value.toLowerCase().split(/\s+/).filter(Boolean);
+    var found = rows.filter(function (row) {
+      return words.every(function (word) { return row.text.indexOf(word) >= 0; });
+    });
+    body.textContent = "";
+    found.slice(0, MOST).forEach(function (row) {
+      var line = document.createElement("tr");
+      row.cells.map(cell).forEach(function (one) { line.appendChild(one); });
+      body.appendChild(line);
+    });
+    count.textContent = found.length + " of " + rows.length + " rows" + (found.length > MOST ? ", the first " + MOST + " are shown" : "");
+  }
+
+  if (data) {
+    var fold = document.getElementById("metric-details");
+    box.hidden = false;
+    box.addEventListener("input", filter);
+    fold.addEventListener("toggle", function () { if (fold.open && !rows) { filter(); } });
+  }
+
+  // A click on a heading sorts the unlearned models by that column; the yardsticks stay on top.
+  function value(row, place) {
+    var text = row.cells[place].textContent.trim();
+    var number = parseFloat(text.replace(/^[^\d+\-\u2013]+/, "").replace("<", ""));
+    return { text: text.toLowerCase(), number: number };
+  }
+
+  function sortBy(table, place, head) {
+    var down = head.getAttribute("aria-sort") === "ascending";
+    table.querySelectorAll("th[aria-sort]").forEach(function (other) { other.removeAttribute("aria-sort"); });
+    head.setAttribute("aria-sort", down ? "descending" : "ascending");
+    var group = table.tBodies[0];
+    var keyed = Array.prototype.filter.call(group.rows, function (row) { return row.className.indexOf("unlearned") >= 0; });
+    keyed = keyed.map(function (row) { return { row: row, key: value(row, place) }; });
+    keyed.sort(function (a, b) {
+      var order;
+      if (!place) {
+        order = a.row.cells[0].dataset.name < b.row.cells[0].dataset.name ? -1 : 1;
+      } else if (isNaN(a.key.number) || isNaN(b.key.number)) {
+        return isNaN(a.key.number) - isNaN(b.key.number);
+      } else {
+        order = a.key.number - b.key.number;
+      }
+      return down ? -order : order;
+    });
+    keyed.forEach(function (one) { group.appendChild(one.row); });
+  }
+
+  document.querySelectorAll("table.sortable").forEach(function (table) {
+    var lines = table.tHead.rows;
+    var heads = lines.length > 1
+      ? Array.prototype.slice.call(lines[0].querySelectorAll("th[rowspan]")).concat(Array.prototype.slice.call(lines[1].cells))
+      : Array.prototype.slice.call(lines[0].cells);
+    heads.forEach(function (head, place) {
+      head.tabIndex = 0;
+      head.title = "sort by this column";
+      head.addEventListener("click", function () { sortBy(table, place, head); });
+      head.addEventListener("keydown", function (event) {
+        if (event.key === "Enter" || event.key === " ") { event.preventDefault(); sortBy(table, place, head); }
+      });
+    });
+  });
 
   // Paper cannot unfold: open what is short before printing, and fold it again afterwards.
   var folded = [];
