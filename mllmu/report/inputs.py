@@ -18,7 +18,10 @@ BASELINES: tuple[str, ...] = ("chance", "majority")
 
 
 class ModelRow(Record):
-    """One evaluated model. ``modality`` is what it was unlearned with; ``peak_mib`` is accelerator memory in MiB."""
+    """One evaluated model. ``modality`` is what it was unlearned with; ``peak_mib`` is accelerator memory in MiB.
+
+    ``trainable`` counts the parameters that were trained, ``tokens_per_s`` what their training read in all its passes.
+    """
 
     name: str = Field(min_length=1)
     role: Role
@@ -27,6 +30,8 @@ class ModelRow(Record):
     forget_ratio: float | None = Field(default=None, ge=0, le=1, description="share of people to forget, e.g. 0.05")
     seconds: float | None = Field(default=None, ge=0)
     peak_mib: float | None = Field(default=None, ge=0)
+    tokens_per_s: float | None = Field(default=None, ge=0)
+    trainable: int | None = Field(default=None, ge=0)
     settings: dict[str, Any] = Field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 

@@ -191,7 +191,10 @@ class CostRow:
     modality: str
     forget_ratio: str
     seconds: str
+    relative: str
     peak: str
+    speed: str
+    trainable: str
     settings: str
     warnings: tuple[str, ...]
 
@@ -206,7 +209,10 @@ def cost_rows(numbers: Numbers) -> list[CostRow]:
             modality=MODALITY_LABELS[row.modality] if row.modality else "–",
             forget_ratio=percent(row.forget_ratio),
             seconds=duration(row.seconds),
-            peak=f"{row.peak_mib:,.0f}" if row.peak_mib is not None else "–",
+            relative=_relative(row.seconds, numbers),
+            peak=_count(row.peak_mib),
+            speed=_count(row.tokens_per_s),
+            trainable=_count(row.trainable),
             settings=", ".join(
                 f"{k}={json.dumps(v, default=str, ensure_ascii=False)}" for k, v in row.settings.items()
             ),
@@ -214,6 +220,18 @@ def cost_rows(numbers: Numbers) -> list[CostRow]:
         )
         for row in numbers.models
     ]
+
+
+def _count(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}"
+
+
+def _relative(seconds: float | None, numbers: Numbers) -> str:
+    """Time as a share of what teaching the retain_model anew took: what unlearning is there to save."""
+    gold = numbers.first("retain_model")
+    if seconds is None or gold is None or not gold.seconds:
+        return "–"
+    return f"{100 * seconds / gold.seconds:.0f} %"
 
 
 def terminal(report: ReportInput, numbers: Numbers, rows: list[TradeoffRow]) -> Table:

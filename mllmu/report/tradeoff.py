@@ -153,6 +153,7 @@ CSV_FIELDS = (
     *("forget", "forget_low", "forget_high", "drop_from_target", "distance_to_retain_model"),
     *("utility", "utility_low", "utility_high", "garbled_forget", "garbled_retain"),
     *("collapsed", "on_front", "seconds", "peak_mib", "distance_with_utility", "tasks_missing"),
+    *("tokens_per_s", "trainable"),
 )
 
 
@@ -170,4 +171,5 @@ def _values(row: TradeoffRow) -> list[object]:
         *((utility.value, utility.low, utility.high) if utility else (None, None, None)),
         *(row.garbled_forget, row.garbled_retain, row.collapsed, row.on_front, model.seconds, model.peak_mib),
         *(row.standing.distance, " ".join(row.standing.missing)),
+        *(model.tokens_per_s, model.trainable),
     ]

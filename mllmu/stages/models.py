@@ -20,6 +20,7 @@ from mllmu.stages.context import Context, timed
 from mllmu.stages.lineup import RETAIN_MODEL, TARGET, Job, jobs
 from mllmu.training.batching import training_turns
 from mllmu.training.finetune import finetune
+from mllmu.training.meter import metered
 from mllmu.unlearning.run import Sides, unlearn
 
 MODEL_FILE = "model.json"
@@ -101,7 +102,7 @@ class Models:
         if unit.done:
             return
         base = start or ModelRef(base=recipe.model.path, revision=recipe.model.revision)
-        with timed(unit) as facts, peak_memory(facts):
+        with timed(unit) as facts, peak_memory(facts), metered(facts):
             self.finetune(
                 base=base,
                 people=people,
@@ -144,7 +145,7 @@ class Models:
         if unit.done:
             return
         start = self.ref(key, method.model)
-        with timed(unit) as facts, peak_memory(facts):
+        with timed(unit) as facts, peak_memory(facts), metered(facts):
             if method.trains or method.modifies:
                 frozen = self.ref(key, method.reference)
                 self.unlearn(key=key, job=job, start=start, reference=frozen, folder=unit.building)

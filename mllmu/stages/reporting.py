@@ -183,7 +183,7 @@ def model_rows(models: Models, key: str, jobs: Sequence[Job]) -> tuple[ModelRow,
 
 def _cost(models: Models, key: str, name: str) -> dict[str, Any]:
     facts = models.unit(key, name).facts()
-    return {"seconds": facts.get("seconds"), "peak_mib": facts.get("peak_mib")}
+    return {name: facts.get(name) for name in ("seconds", "peak_mib", "tokens_per_s", "trainable")}
 
 
 def curve(models: Models, key: str, name: str) -> tuple[CurvePoint, ...]:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from mllmu.models.families import IGNORE, Batch
 from mllmu.models.parts import core
 from mllmu.models.pictures import embedded
+from mllmu.training import meter
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ def run_forward(model: Any, batch: Batch) -> Forward:
 
 def run_logits(model: Any, batch: Batch) -> Tensor:
     """[N, V] float32 logits that predict the labelled tokens."""
+    meter.count(batch)
     hidden_BTD = core(model).model(**embedded(model, batch.inputs), use_cache=False).last_hidden_state
     wanted_BT = batch.labels[:, 1:] != IGNORE
     return apply_head(core(model), hidden_BTD[:, :-1][wanted_BT]).float()
@@ -84,6 +86,7 @@ def apply_head(own: Any, hidden_ND: Tensor) -> Tensor:
 
 def run_hidden(model: Any, batch: Batch, layer: int) -> Tensor:
     """[N, D] float32 hidden states, as they leave a layer of the language model, that predict the labelled tokens."""
+    meter.count(batch)
     inputs = embedded(model, batch.inputs)
     every = core(model).model(**inputs, use_cache=False, output_hidden_states=True).hidden_states
     wanted_BT = batch.labels[:, 1:] != IGNORE

@@ -21,6 +21,7 @@ from mllmu.processes import leads
 from mllmu.progress import Progress
 from mllmu.runstore import write_atomic
 from mllmu.seeding import derive
+from mllmu.training import meter
 from mllmu.training.distributed import agree, average_gradients
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -89,6 +90,7 @@ def train(
     agree(list(trainable.values()))
     first = load_checkpoint(folder, trainable, optimizer, curve, progress, memory)
     model.train()
+    meter.begin(trainable.values())
     progress.start(label, schedule.num_steps)
     progress.advance(first)
     saved = time.monotonic()
@@ -115,6 +117,7 @@ def train(
             save_checkpoint(folder, trainable, optimizer, curve, step + 1, memory)
             saved = time.monotonic()
     progress.finish()
+    meter.end()
     model.eval()
     if leads():
         for leftover in (folder / CHECKPOINT, folder / TEMPORARY):
