@@ -226,8 +226,13 @@ class Pipeline:
 
 
 def hire(recipe: Recipe, root: Path, place: int, progress: Progress) -> Callable[[str, str, str], None]:
-    """Make this process ready to work for a run: its share of the cores, a GPU of its own if there are several."""
+    """Make this process ready to do tasks of a run."""
+    return hired(recipe, root, place, progress).do
+
+
+def hired(recipe: Recipe, root: Path, place: int, progress: Progress) -> Pipeline:
+    """The pipeline of a worker process, with its share of the cores, and a GPU of its own if there are several."""
     torch.set_num_threads(max(1, torch.get_num_threads() // recipe.workers))
     if torch.cuda.is_available():
         torch.cuda.set_device(place % torch.cuda.device_count())
-    return Pipeline(recipe, root, gate=False, progress=progress).do
+    return Pipeline(recipe, root, gate=False, progress=progress)

@@ -30,7 +30,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         RunStoreError: the disk is full or the place cannot be written; names the path and the reason.
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # workers of a run may write the same file
     with explain_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:

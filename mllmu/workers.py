@@ -25,7 +25,7 @@ PATIENCE_S = 5.0
 """How long a worker may tidy up before it is killed."""
 
 Task = tuple[str, ...]
-Hire = Callable[[int, Progress], Callable[..., None]]
+Hire = Callable[[int, Progress], Callable[..., object]]
 """Place of the worker (0, 1 ...) and its progress -> what does a task. Called in the worker; must be picklable."""
 
 
@@ -145,7 +145,7 @@ def _work(connection: Connection, hire: Hire, place: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which then ends this process
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    do: Callable[..., None] | None = None
+    do: Callable[..., object] | None = None
     while True:
         try:
             task = connection.recv()

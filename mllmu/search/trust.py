@@ -8,29 +8,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from mllmu.errors import RecipeError
 from mllmu.evaluation import scoring
 from mllmu.evaluation import trust as trusting
 from mllmu.evaluation.metrics import Metric
-from mllmu.evaluation.run import RESPONSES, collect
+from mllmu.evaluation.run import RESPONSES
 from mllmu.evaluation.samples import metrics_of
 from mllmu.evaluation.trust import TrustRow
-from mllmu.models.loading import Loaded
-from mllmu.models.rounding import round_weights
-from mllmu.pipeline import Pipeline
+from mllmu.pipeline import Pipeline, hired
 from mllmu.progress import Progress
 from mllmu.recipe import Recipe
 from mllmu.records import Modality, Response, TaskName, read_lines
-from mllmu.runstore import write_atomic
+from mllmu.runstore import Unit, write_atomic
 from mllmu.seeding import derive
 from mllmu.stages.answers import Answers
-from mllmu.stages.context import timed
-from mllmu.stages.lineup import RETAIN_MODEL
+from mllmu.stages.lineup import RETAIN_MODEL, TARGET
 from mllmu.stages.reporting import TRUST_FILE
+from mllmu.workers import Task, Team
 
 FOLDER = "trust"
+KINDS = ("with", "without")
 MIN_POOL = 2
 
 Cell = tuple[str, TaskName, Modality]
@@ -58,7 +58,10 @@ def trust(recipe: Recipe, root: Path, *, pool: int, bits: int, progress: Progres
         raise RecipeError(f"--pool {pool}: expected at least {MIN_POOL} models of each kind, better 10 or more.")
     pipeline = Pipeline(recipe, root, gate=recipe.gate, progress=progress)
     pipeline.run("unlearn")
-    measured = _Measurement(pipeline, bits)
+    measured = Measurement(pipeline, bits)
+    if recipe.workers > 1:
+        with Team(recipe.workers, partial(_hire, recipe, root, bits), progress) as team:
+            team.do(measured.missing(pool))
     known, unknown = measured.pool(pool)
     again = measured.robustness([job.name for job in pipeline.jobs if job.method().trains])
     rows = [_row(cell, known, unknown, again) for cell in measured.cells()]
@@ -89,7 +92,22 @@ def _row(
     )
 
 
-class _Measurement:
+def _hire(recipe: Recipe, root: Path, bits: int, place: int, progress: Progress) -> Callable[[str, str], object]:
+    """Make this process ready to train members of the pool; the models of the recipe are there."""
+    worker = hired(recipe, root, place, progress)
+    for name in (TARGET, RETAIN_MODEL):
+        worker.models.planned(worker.keys[0], name)
+    return Measurement(worker, bits).member
+
+
+class Measurement:
+    """The models of a pool, and what the metrics say about them.
+
+    Args:
+        pipeline: its run is done up to the unlearned models.
+        bits: of the rounded weights.
+    """
+
     def __init__(self, pipeline: Pipeline, bits: int) -> None:
         self.pipeline = pipeline
         self.bits = bits
@@ -108,19 +126,34 @@ class _Measurement:
         places = sorted({(sample.task, sample.modality) for sample in self.answers.samples})
         return [(m.name, task, modality) for m in self.metrics for task, modality in places if task in m.tasks]
 
+    def missing(self, size: int) -> list[Task]:
+        """The members of the pool that have not replied yet."""
+        members = [(kind, str(number)) for kind in KINDS for number in range(size)]
+        return [member for member in members if not self._taught(*member).done or not self._asked(*member).done]
+
     def pool(self, size: int) -> tuple[list[Values], list[Values]]:
         """Oriented values of the models that were taught everybody, and of those that never saw the forget people."""
-        data, models, recipe = self.pipeline.context.dataset, self.pipeline.models, self.pipeline.recipe
-        kinds = {"with": data.people, "without": data.retained(self.key)}
         self.pipeline.progress.stage("pool", f"{size} models with and {size} without the forget people")
-        found: dict[str, list[Values]] = {}
-        for kind, people in kinds.items():
-            for number in range(size):
-                name = f"{FOLDER}_{kind}_{number}"
-                # both kinds of one number share their seed, so they differ in nothing but the people
-                models.teach(self.key, name, people, seed=derive(recipe.seed, FOLDER, number))
-                found.setdefault(kind, []).append(self.values(name, self.answers.ask(name)))
-        return found["with"], found["without"]
+        has, lacks = ([self.member(kind, str(number)) for number in range(size)] for kind in KINDS)
+        return has, lacks
+
+    def member(self, kind: str, number: str) -> Values:
+        """Train and ask one model; both kinds of a number share their seed, so they differ in their people alone."""
+        name, people, seed = self._plan(kind, number)
+        self.pipeline.models.teach(self.key, name, people, seed=seed)
+        return self.values(name, self.answers.ask(name))
+
+    def _plan(self, kind: str, number: str) -> tuple[str, Sequence[str], int]:
+        data = self.pipeline.context.dataset
+        people = data.people if kind == "with" else data.retained(self.key)
+        return f"{FOLDER}_{kind}_{number}", people, derive(self.pipeline.recipe.seed, FOLDER, int(number))
+
+    def _taught(self, kind: str, number: str) -> Unit:
+        name, people, seed = self._plan(kind, number)
+        return self.pipeline.models.taught(self.key, name, people, seed=seed)
+
+    def _asked(self, kind: str, number: str) -> Unit:
+        return self.answers.unit(f"{FOLDER}_{kind}_{number}")
 
     def robustness(self, names: Sequence[str]) -> dict[str, Values]:
         """By attack and cell, the mean over the unlearned models of what stays hidden."""
@@ -148,29 +181,11 @@ class _Measurement:
         }
 
     def _ask_rounded(self, name: str) -> list[Response]:
-        models, context = self.pipeline.models, self.pipeline.context
-        ref = models.ref(self.key, name)
-
-        def load() -> Loaded:
-            loaded = models.load(ref)
-            round_weights(loaded.model, loaded.family, bits=self.bits)
-            return loaded
-
+        models = self.pipeline.models
         inputs = {"model": models.unit(self.key, name).fingerprint, "bits": self.bits}
-        unit = context.store.unit(f"{self.answers.place}/{name}_{self.bits}_bits/replies", inputs)
+        unit = self.pipeline.context.store.unit(f"{self.answers.place}/{name}_{self.bits}_bits/replies", inputs)
         if not unit.done:
-            with timed(unit) as facts:
-                collect(
-                    self.answers.samples,
-                    load,
-                    images=context.dataset.folder,
-                    guard=ref.guard,
-                    batch_size=context.recipe.evaluate.batch_size,
-                    folder=unit.building,
-                    progress=context.progress,
-                    label=f"{name}, {self.bits} bits",
-                )
-            unit.commit(facts)
+            self.answers.collect(unit, models.ref(self.key, name), f"{name}, {self.bits} bits", bits=self.bits)
         return read_lines(unit.folder / RESPONSES, Response)
 
     def _ask_relearned(self, name: str) -> list[Response]:

@@ -11,7 +11,7 @@ from mllmu.evaluation.metrics import Metric
 from mllmu.evaluation.published import is_idefics2
 from mllmu.evaluation.run import RESPONSES
 from mllmu.recipe import Evaluate
-from mllmu.records import Response, Sample, Score, dump_lines, read_lines
+from mllmu.records import ModelRef, Response, Sample, Score, dump_lines, read_lines
 from mllmu.runstore import Unit, digest, write_atomic
 from mllmu.stages import utility
 from mllmu.stages.context import Context, timed
@@ -68,23 +68,29 @@ class Answers:
         """
         unit = self.unit(name)
         if not unit.done:
-            write_atomic(self.folder / SAMPLES, dump_lines(self.samples))
             ref = self.models.ref(self.key, name)
             twin = next((other for other in twins if self.models.ref(self.key, other) == ref), None)
-            with timed(unit) as facts:
-                if twin is not None:
-                    write_atomic(unit.building / RESPONSES, dump_lines(self.replies(twin)))
-                else:
-                    self.models.reply(
-                        ref=ref,
-                        samples=self.folder / SAMPLES,
-                        images=self.context.dataset.folder,
-                        batch_size=self.context.recipe.evaluate.batch_size,
-                        folder=unit.building,
-                        label=name,
-                    )
-            unit.commit(facts)
+            if twin is None:
+                self.collect(unit, ref, name)
+            else:
+                write_atomic(unit.building / RESPONSES, dump_lines(self.replies(twin)))
+                unit.commit({"seconds": 0.0})
         return self.replies(name)
+
+    def collect(self, unit: Unit, ref: ModelRef, label: str, *, bits: int | None = None) -> None:
+        """Make a unit of replies of a model; with ``bits`` its weights are rounded first."""
+        write_atomic(self.folder / SAMPLES, dump_lines(self.samples))
+        with timed(unit) as facts:
+            self.models.reply(
+                ref=ref,
+                samples=self.folder / SAMPLES,
+                images=self.context.dataset.folder,
+                batch_size=self.context.recipe.evaluate.batch_size,
+                folder=unit.building,
+                label=label,
+                bits=bits,
+            )
+        unit.commit(facts)
 
     def distinct(self, names: Sequence[str]) -> list[str]:
         """The names without those of a model that is there under an earlier name."""

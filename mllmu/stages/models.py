@@ -12,6 +12,7 @@ import torch
 from mllmu.evaluation.run import collect
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded, load
+from mllmu.models.rounding import round_weights
 from mllmu.processes import shared
 from mllmu.records import ModelRef, Sample, read_lines
 from mllmu.runstore import Unit, digest, write_atomic
@@ -184,11 +185,28 @@ class Models:
         )
 
     @shared
-    def reply(self, *, ref: ModelRef, samples: Path, images: Path, batch_size: int, folder: Path, label: str) -> None:
-        """Put the samples in a file to a model; its replies are written into ``folder``."""
+    def reply(
+        self,
+        *,
+        ref: ModelRef,
+        samples: Path,
+        images: Path,
+        batch_size: int,
+        folder: Path,
+        label: str,
+        bits: int | None = None,
+    ) -> None:
+        """Put the samples in a file to a model, its weights rounded to ``bits``; its replies go into ``folder``."""
+
+        def answering() -> Loaded:
+            loaded = self.load(ref)
+            if bits is not None:
+                round_weights(loaded.model, loaded.family, bits=bits)
+            return loaded
+
         collect(
             read_lines(samples, Sample),
-            lambda: self.load(ref),
+            answering,
             images=images,
             guard=ref.guard,
             batch_size=batch_size,

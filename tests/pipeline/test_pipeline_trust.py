@@ -72,3 +72,9 @@ def test_a_pool_of_one_is_refused_before_any_work(base: Path, tmp_path: Path) ->
     with pytest.raises(RecipeError, match="--pool 1: expected at least 2"):
         measure(base, tmp_path / "run", pool=1)
     assert not (tmp_path / "run").exists()
+
+
+def test_two_workers_measure_the_same(base: Path, measured: tuple[Path, list[TrustRow]], tmp_path: Path) -> None:
+    recipe = recipes.parse(mini_run.settings(base, METHODS, *TAUGHT, "workers=2"))
+    rows = trusting.trust(recipe, tmp_path / "run", pool=2, bits=4, progress=SilentProgress())
+    assert rows == measured[1]
