@@ -195,6 +195,9 @@ class Unlearn(Section):
         ge=1,
         description="questions of a side at once, as in finetune",
     )
+    reference_mib: float = Field(
+        1024, ge=0, description="memory a side for what the frozen reference says, computed once; 0: in every step"
+    )
 
     @field_validator("methods", mode="before")
     @classmethod

@@ -182,6 +182,7 @@ class Models:
             label=job.name,
             micro_batch_size=recipe.unlearn.micro_batch_size,
             checkpoint_every_s=recipe.finetune.checkpoint_every_s,
+            reference_mib=recipe.unlearn.reference_mib,
         )
 
     @shared

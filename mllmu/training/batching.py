@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from mllmu import plugins
@@ -63,6 +64,17 @@ class Order:
     def indices(self, step: int) -> list[int]:
         """Items of one step. The last batch of an epoch may be smaller."""
         epoch, place = divmod(step, self.steps_per_epoch)
+        if epoch not in self._drawn:
+            self._drawn.clear()
+            self._drawn[epoch] = self._draw(epoch)
+        return self._drawn[epoch][place * self.batch_size : (place + 1) * self.batch_size]
+
+    @cached_property
+    def _drawn(self) -> dict[int, list[int]]:
+        """The order of the epoch asked for last; drawing one of many items anew takes longer than a step's batch."""
+        return {}
+
+    def _draw(self, epoch: int) -> list[int]:
         draw = rng(self.seed, "order", self.label, epoch)
         order = list(range(self.num_items))
         draw.shuffle(order)
@@ -70,7 +82,7 @@ class Order:
             bundles = self._bundles(order)
             draw.shuffle(bundles)
             order = [item for bundle in bundles for item in bundle]
-        return order[place * self.batch_size : (place + 1) * self.batch_size]
+        return order
 
     def _bundles(self, order: Sequence[int]) -> list[list[int]]:
         """Items of a set in bundles of ``together``, in the given order; the last bundle of a set may be smaller."""

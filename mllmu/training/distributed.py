@@ -40,17 +40,24 @@ def forward(model: Any, turns: Sequence[Turn], make: MakeBatch, *, at_once: int 
     Args:
         at_once: most turns in one run of the model; None: all. See :func:`_own`.
     """
-    logits_NV, labels_N, row_N = _together(partial(run_logits, model), turns, make, at_once)
+    logits_NV, labels_N, row_N = together(partial(run_logits, model), turns, make, at_once)
     return Forward(logits_NV, labels_N, row_N, len(turns))
 
 
 def hidden(model: Any, turns: Sequence[Turn], make: MakeBatch, layer: int, *, at_once: int | None = None) -> Tensor:
     """[N, D] hidden states behind a layer for the turns of a step; see :func:`mllmu.training.forward.run_hidden`."""
-    return _together(partial(run_hidden, model, layer=layer), turns, make, at_once)[0]
+    return together(partial(run_hidden, model, layer=layer), turns, make, at_once)[0]
 
 
-def _together(
-    run: Callable[[Batch], Tensor], turns: Sequence[Turn], make: MakeBatch, at_once: int | None
+@torch.no_grad()
+def tokens(turns: Sequence[Turn], make: MakeBatch, *, at_once: int | None = None) -> tuple[Tensor, Tensor]:
+    """[N] the labelled tokens of a step and [N] the turn of each, in the order of :func:`forward`, without a pass."""
+    _, labels_N, row_N = together(lambda batch: labelled(batch)[0][:, None], turns, make, at_once)
+    return labels_N, row_N
+
+
+def together(
+    run: Callable[[Batch], Tensor], turns: Sequence[Turn], make: MakeBatch, at_once: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """[N, X] what ``run`` gives for the labelled tokens, the tokens [N], and the index of the turn of each [N]."""
     shares = share(turns, processes.count())
@@ -70,7 +77,7 @@ def _together(
 def _own(
     run: Callable[[Batch], Tensor], turns: Sequence[Turn], make: MakeBatch, parts: Sequence[Sequence[int]]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The results of this process, part by part; see :func:`_together`.
+    """The results of this process, part by part; see :func:`together`.
 
     Of several parts no activation is kept: each is run again when backward reaches it, with the gradient of the loss
     of *all* parts at its logits. So memory is that of one part (and of all logits), time about a third more, and the

@@ -64,10 +64,15 @@ def run_forward(model: Any, batch: Batch) -> Forward:
 
 def run_logits(model: Any, batch: Batch) -> Tensor:
     """[N, V] float32 logits that predict the labelled tokens."""
+    return apply_head(core(model), run_labelled(model, batch)).float()
+
+
+def run_labelled(model: Any, batch: Batch) -> Tensor:
+    """[N, D] hidden states behind the last layer, in the model's precision, that predict the labelled tokens."""
     meter.count(batch)
     hidden_BTD = core(model).model(**embedded(model, batch.inputs), use_cache=False).last_hidden_state
-    wanted_BT = batch.labels[:, 1:] != IGNORE
-    return apply_head(core(model), hidden_BTD[:, :-1][wanted_BT]).float()
+    hidden_ND: Tensor = hidden_BTD[:, :-1][batch.labels[:, 1:] != IGNORE]
+    return hidden_ND
 
 
 def labelled(batch: Batch) -> tuple[Tensor, Tensor]:

@@ -34,7 +34,7 @@ def answer_nll(forward: Forward) -> Tensor:
 
     Source: MLLMU-Bench, arXiv:2410.22108, the loss l of all its objectives.
     """
-    _check_tokens(forward.logits_NV)
+    _check_tokens(forward.labels_N)
     return -forward.token_logp_N.mean()
 
 
@@ -53,7 +53,7 @@ def row_nll_B(forward: Forward) -> Tensor:
     Raises:
         DataError: the batch has no labelled token.
     """
-    _check_tokens(forward.logits_NV)
+    _check_tokens(forward.labels_N)
     return -forward.row_logp_B
 
 
@@ -143,9 +143,9 @@ def _kl_sum(current_logits_NV: Tensor, reference_logits_NV: Tensor) -> Tensor:
     return F.kl_div(current_logits_NV.log_softmax(-1), reference_logp_NV, reduction="sum", log_target=True)
 
 
-def _check_tokens(logits_NV: Tensor) -> None:
+def _check_tokens(of_tokens: Tensor) -> None:
     """A mean over nothing is NaN and would silently destroy the weights."""
-    if not len(logits_NV):
+    if not len(of_tokens):
         raise DataError(
             "loss: got a batch without a single labelled token, expected a reply in every training question. "
             "Look for empty answers in the training data."

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from mllmu.training.losses import answer_nll
 from mllmu.training.packing import training_batch
 from mllmu.unlearning.base import Method, Phase, Side, Step, layer_at
 from mllmu.unlearning.probing import Probe
+from mllmu.unlearning.reference import ReferenceMemory
 from mllmu.unlearning.saliency import Saliency, SideName, restrict
 
 PROBE_BATCH = 32
@@ -58,11 +59,16 @@ def unlearn(
     label: str,
     micro_batch_size: int | None = None,
     checkpoint_every_s: float = 60.0,
+    reference_mib: float = 1024,
 ) -> None:
     """Train the target with the method's loss; the changes are saved into ``folder``.
 
     The reference is the same weights with the new adapter off, so it needs no second model in memory. Without LoRA
     that is impossible and the reference must be loaded apart.
+
+    Args:
+        reference_mib: memory for what the reference gives the replies, see :mod:`mllmu.unlearning.reference`; 0 runs
+            it in every step.
 
     Raises:
         DataError: a side that the method needs is empty.
@@ -86,7 +92,10 @@ def unlearn(
     model = add_trainable(
         loaded.model, loaded.encoder.family, lora, seed=derive(seed, "adapter", label), targets=targets
     )
-    engine = _Engine(model, loaded, method, sides, seed, micro_batch_size)
+    engine = _Engine(
+        model, loaded, method, sides, seed, at_once=micro_batch_size, reference_mib=reference_mib,
+        note=lambda text: progress.note(f"{label}: {text}"),
+    )  # fmt: skip
     masks = method.masks(Saliency(engine.weights, engine.losses))
     if masks is not None:
         restrict(engine.weights, masks)
@@ -131,7 +140,9 @@ def _modify(
     progress.finish()
     if method.trains:
         modifier.attach(loaded.model)
-        engine = _Engine(loaded.model, loaded, method, sides, seed, micro_batch_size)
+        engine = _Engine(
+            loaded.model, loaded, method, sides, seed, at_once=micro_batch_size, reference_mib=0, note=progress.note
+        )
         schedule = Schedule(
             num_steps=engine.num_steps,
             learning_rate=method.learning_rate,
@@ -170,14 +181,24 @@ class _Engine:
     """Turns a step number into the loss terms of a method."""
 
     def __init__(
-        self, model: Any, loaded: Loaded, method: Method, sides: Sides, seed: int, at_once: int | None = None
+        self,
+        model: Any,
+        loaded: Loaded,
+        method: Method,
+        sides: Sides,
+        seed: int,
+        *,
+        at_once: int | None,
+        reference_mib: float,
+        note: Callable[[str], None],
     ) -> None:
+        self.at_once, self.reference_mib, self.note = at_once, reference_mib, note
+        self.references: dict[tuple[SideName, bool], ReferenceMemory] = {}
         self.model = model
         self.loaded = loaded
         self.method = method
         self.sides = sides
         self.seed = seed
-        self.at_once = at_once
         self.weights = [p for p in model.parameters() if p.requires_grad]
         self.memory: dict[str, float] = {}
         self.about: dict[tuple[bool, str], list[Turn]] = {}
@@ -232,7 +253,40 @@ class _Engine:
     def side(self, name: SideName, step: int) -> Side:
         order, turns = self._order(name), getattr(self.sides, name)
         chosen = [turns[i] for i in order.indices(step)] if turns else []
-        return Side(chosen, _Passes(self, chosen, epoch=step // order.steps_per_epoch))
+        return Side(chosen, _Passes(self, name, chosen, epoch=step // order.steps_per_epoch))
+
+    def reference_of(self, name: SideName, *, alternative: bool) -> ReferenceMemory:
+        """What the reference gives the replies of a side, or their alternatives, in the whole training."""
+        if (name, alternative) not in self.references:
+            order, turns = self._order(name), getattr(self.sides, name)
+            num_steps = self.num_steps - self.forget_steps if name == "retain" and self._two_phases else self.forget_steps
+            met = {(item, step // order.steps_per_epoch) for step in range(num_steps) for item in order.indices(step)}
+            self.references[name, alternative] = ReferenceMemory(
+                [self.instead(turns[item], epoch) if alternative else turns[item] for item, epoch in sorted(met)],
+                frozen=self.frozen,
+                batches=self.batches,
+                at_once=self.at_once,
+                most_bytes=self.reference_mib * 2**20,
+                note=self.note,
+            )
+        return self.references[name, alternative]
+
+    def batches(self, loaded: Loaded) -> MakeBatch:
+        """Encodes turns as the method trains them."""
+        return partial(step_batch, loaded, self.method)
+
+    @contextmanager
+    def frozen(self) -> Iterator[Loaded]:
+        """The frozen reference, without gradient and dropout: the adapter switched off, or a model of its own."""
+        loaded = self.sides.reference or replace(self.loaded, model=self.model)
+        model, training = loaded.model, loaded.model.training
+        off: AbstractContextManager[Any] = nullcontext() if self.sides.reference else without_adapter(model)
+        model.eval()
+        try:
+            with torch.no_grad(), off:
+                yield loaded
+        finally:
+            model.train(training)
 
     def _order(self, name: SideName) -> Order:
         return self.forget if name == "forget" else self.retain
@@ -271,42 +325,33 @@ class _Passes:
     """The passes of one side of one step."""
 
     engine: _Engine
+    name: SideName
     turns: Sequence[Turn]
     epoch: int
+    made: dict[tuple[Turn, ...], Batch] = field(default_factory=dict)
 
     def forward(self, *, reference: bool, alternative: bool) -> Forward:
-        turns = [self.engine.instead(turn, self.epoch) for turn in self.turns] if alternative else self.turns
+        engine = self.engine
+        turns = [engine.instead(turn, self.epoch) for turn in self.turns] if alternative else list(self.turns)
         if not reference:
-            return self._forward(self.engine.model, self.engine.loaded, turns)
-        with self._frozen() as loaded:
-            return self._forward(loaded.model, loaded, turns)
-
-    def _forward(self, model: Any, loaded: Loaded, turns: Sequence[Turn]) -> Forward:
-        return distributed.forward(model, turns, self._encoded(loaded), at_once=self.engine.at_once)
+            return distributed.forward(engine.model, turns, self._make, at_once=engine.at_once)
+        known = engine.reference_of(self.name, alternative=alternative) if engine.reference_mib else None
+        if known and known.holds(turns):
+            return known.recall(turns, *distributed.tokens(turns, self._make, at_once=engine.at_once))
+        with engine.frozen() as loaded:
+            return distributed.forward(loaded.model, turns, engine.batches(loaded), at_once=engine.at_once)
 
     def hidden(self, depth: float, *, reference: bool) -> Tensor:
         engine = self.engine
         layer = layer_at(depth, num_layers(engine.loaded.model))
         if not reference:
-            return self._hidden(engine.model, engine.loaded, layer)
-        with self._frozen() as loaded:
-            return self._hidden(loaded.model, loaded, layer)
+            return distributed.hidden(engine.model, self.turns, self._make, layer, at_once=engine.at_once)
+        with engine.frozen() as loaded:
+            return distributed.hidden(loaded.model, self.turns, engine.batches(loaded), layer, at_once=engine.at_once)
 
-    def _hidden(self, model: Any, loaded: Loaded, layer: int) -> Tensor:
-        return distributed.hidden(model, self.turns, self._encoded(loaded), layer, at_once=self.engine.at_once)
-
-    def _encoded(self, loaded: Loaded) -> MakeBatch:
-        return partial(step_batch, loaded, self.engine.method)
-
-    @contextmanager
-    def _frozen(self) -> Iterator[Loaded]:
-        """The frozen reference, without gradient and dropout: the adapter switched off, or a model of its own."""
-        loaded = self.engine.sides.reference or replace(self.engine.loaded, model=self.engine.model)
-        model, training = loaded.model, loaded.model.training
-        off: AbstractContextManager[Any] = nullcontext() if self.engine.sides.reference else without_adapter(model)
-        model.eval()
-        try:
-            with torch.no_grad(), off:
-                yield loaded
-        finally:
-            model.train(training)
+    def _make(self, turns: Sequence[Turn]) -> Batch:
+        """The batch of turns for the model in training; several passes of a step take the same one."""
+        key = tuple(turns)
+        if key not in self.made:
+            self.made[key] = step_batch(self.engine.loaded, self.engine.method, turns)
+        return self.made[key]

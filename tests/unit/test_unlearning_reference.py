@@ -1,0 +1,204 @@
+"""What the reference gives a reply is computed once; recalling it changes the time and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers_models import LORA, Watcher, load_ref, turns_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mllmu import plugins
+from mllmu.models.families import Batch, Turn
+from mllmu.models.loading import Loaded
+from mllmu.training import loop
+from mllmu.training.forward import labelled, run_forward
+from mllmu.training.loop import CURVE
+from mllmu.unlearning import reference
+from mllmu.unlearning.reference import ReferenceMemory
+from mllmu.unlearning.run import Sides, step_batch, unlearn
+
+WAYS: tuple[dict[str, Any], ...] = ({}, {"train_end": False}, {"loss_on": "all"})
+MANY = 1e9
+
+
+@pytest.fixture(scope="module")
+def model(tiny_base: Path) -> Loaded:
+    return load_ref(tiny_base)
+
+
+@pytest.fixture(scope="module")
+def turns(tiny_base: Path) -> list[Turn]:
+    """Twelve exchanges about three people, with picture and by name."""
+    seen = [replace(turn, person=turn.image.stem if turn.image else "") for turn in turns_of(tiny_base)]
+    return [*seen, *(replace(turn, image=None, prompt=f"{turn.prompt} {turn.person}") for turn in seen)]
+
+
+def memory_of(
+    loaded: Loaded, turns: Sequence[Turn], way: dict[str, Any], *, most_bytes: float = MANY, notes: Any = None
+) -> tuple[ReferenceMemory, Callable[[Sequence[Turn]], Batch]]:
+    method = plugins.build("methods", "ga", way)
+
+    @contextmanager
+    def frozen() -> Iterator[Loaded]:
+        with torch.no_grad():
+            yield loaded
+
+    note = notes.append if notes is not None else pytest.fail
+    known = ReferenceMemory(
+        turns, frozen=frozen, batches=lambda of: partial(step_batch, of, method), at_once=None,
+        most_bytes=most_bytes, note=note,
+    )
+    return known, partial(step_batch, loaded, method)
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    steps=st.lists(st.lists(st.integers(0, 11), min_size=1, max_size=6, unique=True), min_size=1, max_size=4),
+    way=st.sampled_from(WAYS),
+    packs=st.booleans(),
+    chunk=st.sampled_from([1, 5, 32]),
+)
+def test_what_is_recalled_is_what_a_pass_gives(
+    model: Loaded, turns: list[Turn], steps: list[list[int]], way: dict[str, Any], packs: bool, chunk: int
+) -> None:
+    ready = replace(model, packs=packs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reference, "CHUNK", chunk)
+        known, batch = memory_of(ready, turns, way)
+        for step in steps:
+            chosen = [turns[i] for i in step]
+            recalled = known.recall(chosen, *labelled(batch(chosen)))
+            with torch.no_grad():
+                plain = run_forward(ready.model, batch(chosen))
+            assert recalled.labels_N.tolist() == plain.labels_N.tolist()
+            assert recalled.row_N.tolist() == plain.row_N.tolist()
+            torch.testing.assert_close(recalled.token_logp_N, plain.token_logp_N, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(recalled.row_logp_B, plain.row_logp_B, atol=1e-4, rtol=1e-5)
+            torch.testing.assert_close(recalled.logits_NV, plain.logits_NV, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=["answer", "no_end", "all"])
+def test_it_does_not_depend_on_what_was_asked_before(model: Loaded, turns: list[Turn], way: dict[str, Any]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reference, "CHUNK", 4)
+        (early, batch), (late, _) = (memory_of(model, turns, way) for _ in range(2))
+        for chosen in (turns[3:9], turns[:2], turns[6:]):
+            early.recall(chosen, *labelled(batch(chosen))).row_logp_B  # noqa: B018 - runs the passes
+            early.recall(chosen, *labelled(batch(chosen))).logits_NV  # noqa: B018
+        last = turns[8:3:-1]
+        one, other = (known.recall(last, *labelled(batch(last))) for known in (early, late))
+        assert torch.equal(one.token_logp_N, other.token_logp_N)
+        assert torch.equal(one.logits_NV, other.logits_NV)
+
+
+def test_logits_that_do_not_fit_are_computed_again_with_one_note(model: Loaded, turns: list[Turn]) -> None:
+    notes: list[str] = []
+    known, batch = memory_of(model, turns, {}, most_bytes=1000, notes=notes)
+    for chosen in (turns[:3], turns[2:7]):
+        recalled = known.recall(chosen, *labelled(batch(chosen)))
+        with torch.no_grad():
+            assert torch.equal(recalled.logits_NV, run_forward(model.model, batch(chosen)).logits_NV)
+        assert recalled.row_logp_B.shape == (len(chosen),)
+    assert len(notes) == 1
+    assert "run in every step" in notes[0] and "unlearn.reference_mib" in notes[0]
+
+
+def trained(
+    base: Path, folder: Path, sides: Sides, name: str, *, reference_mib: float = 64, lora: Any = LORA, **settings: Any
+) -> tuple[list[dict[str, float]], Any]:
+    """The curve of a method and the model it made."""
+    folder.mkdir(exist_ok=True)
+    loaded = load_ref(base)
+    method = plugins.build("methods", name, {"learning_rate": 2e-3, "batch_size": 3, "epochs": 3} | settings)
+    unlearn(
+        loaded, method, sides, lora=lora, folder=folder, seed=4, progress=Watcher(), label="x",
+        checkpoint_every_s=0, reference_mib=reference_mib,
+    )  # fmt: skip
+    return list(json.loads((folder / CURVE).read_text())), loaded
+
+
+@pytest.fixture
+def sides(turns: list[Turn]) -> Sides:
+    return Sides(forget=turns[:2] + turns[6:8], retain=turns[2:6] + turns[8:])
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "npo": {"retain_weight": 1.0},
+    "kl_min": {"schedule": "two_phase"},
+    "dpo": {},
+    "scrub": {},
+    "undial": {"loss_on": "all"},
+    "sam_npo": {},
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_training_with_it_is_the_training_without(
+    tiny_base: Path, sides: Sides, tmp_path: Path, name: str
+) -> None:
+    kept, again = (
+        trained(tiny_base, tmp_path / str(mib), sides, name, modality="both", reference_mib=mib, **CASES[name])[0]
+        for mib in (64, 0)
+    )
+    assert len(kept) == len(again) >= 6
+    for one, other in zip(kept, again, strict=True):
+        assert one == pytest.approx(other, rel=5e-3, abs=5e-4)
+
+
+@pytest.mark.parametrize(("name", "passes"), [("npo", 1), ("kl_min", 1), ("ga", 0)])
+def test_a_pass_for_all_epochs(
+    tiny_base: Path, sides: Sides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, passes: int
+) -> None:
+    done = []
+
+    def counted(model: Any, batch: Batch) -> Any:
+        done.append(batch.num_replies)
+        return run_labelled(model, batch)
+
+    run_labelled = reference.run_labelled
+    monkeypatch.setattr(reference, "run_labelled", counted)
+    trained(tiny_base, tmp_path / name, sides, name, modality="both", epochs=4)
+    assert len(done) == passes
+
+
+@pytest.mark.parametrize("name", ["npo", "kl_min", "dpo"])
+def test_killed_training_recalls_the_same_numbers(
+    tiny_base: Path, sides: Sides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(reference, "CHUNK", 2)
+    _, plain = trained(tiny_base, tmp_path / "plain", sides, name, modality="both")
+    save, saved = loop.save_checkpoint, []
+
+    def dying(*args: Any, **kwargs: Any) -> None:
+        save(*args, **kwargs)
+        saved.append(1)
+        if len(saved) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "save_checkpoint", dying)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tiny_base, tmp_path / "killed", sides, name, modality="both")
+    monkeypatch.setattr(loop, "save_checkpoint", save)
+    _, resumed = trained(tiny_base, tmp_path / "killed", sides, name, modality="both")
+    ends = [{n: p for n, p in one.model.named_parameters() if "lora" in n} for one in (plain, resumed)]
+    assert ends[0] and all(torch.equal(value, ends[1][key]) for key, value in ends[0].items())
+    assert (tmp_path / "killed" / CURVE).read_text() == (tmp_path / "plain" / CURVE).read_text()
+
+
+def test_another_model_as_reference_is_recalled_too(tiny_base: Path, sides: Sides, tmp_path: Path) -> None:
+    other = load_ref(tiny_base)
+    both = replace(sides, reference=other)
+    curves = [
+        trained(tiny_base, tmp_path / str(mib), both, "npo", lora=None, reference_mib=mib)[0] for mib in (64, 0)
+    ]
+    for one, again in zip(*curves, strict=True):
+        assert one == pytest.approx(again, rel=5e-3, abs=5e-4)
