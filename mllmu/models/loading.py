@@ -344,14 +344,15 @@ def choose_family(name: str, model_type: str) -> Family:
 def choose_packing(section: ModelSection, family: Family) -> bool:
     """'auto' packs where the family and the attention kernel allow it; asking for it elsewhere raises ModelError."""
     masked = section.attn_implementation != "flash_attention_2"
-    if section.packing == "on" and not family.shares_prefix:
+    able = family.packs or family.shares_prefix
+    if section.packing == "on" and not able:
         raise ModelError(
-            f"model.packing: the family '{family.name}' cannot be packed (its positions are no plain counts, or its "
-            "cache forgets). Use packing: auto or off."
+            f"model.packing: the family '{family.name}' cannot be packed (its pictures see the question, or nobody "
+            "has said how its layers mask). Use packing: auto or off."
         )
     if section.packing == "on" and not masked:
         raise ModelError(
             "model.packing: flash_attention_2 takes no mask of its own, which packing needs. "
             "Use packing: off, or attn_implementation: sdpa."
         )
-    return section.packing != "off" and family.shares_prefix and masked
+    return section.packing != "off" and able and masked

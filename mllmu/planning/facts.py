@@ -46,6 +46,7 @@ class ModelFacts:
     Attributes:
         parameters, vision, language: number of weights: all, in vision tower and projector, in the language model.
         resident: bytes of all weights as loaded.
+        packs, shares: questions about one picture are trained in one sequence, and asked behind one common prefix.
         kv_token: bytes that the keys and values of one token take in the cache.
         shapes: (rows, columns) of every linear layer by name.
         image_tokens, patches: of one portrait; None if only the processor knows.
@@ -55,6 +56,7 @@ class ModelFacts:
     config: Any
     family: Family
     packs: bool
+    shares: bool
     dtype: torch.dtype
     quantize: str | None
     parameters: int
@@ -153,6 +155,7 @@ def _measured(
         config=config,
         family=family,
         packs=choose_packing(section, family),
+        shares=family.shares_prefix,
         dtype=dtype,
         quantize=section.quantize,
         parameters=sum(p.numel() for p in model.parameters()),

@@ -283,9 +283,9 @@ class Planner:
             prompt = loads.TEMPLATE_TOKENS + loads.QUESTION_TOKENS[task] + loads.CANDIDATES[task] * reply
             read += asked * prompt
             written += asked * reply
-        read += people * self.image_tokens * (1 if facts.packs else 9)
+        read += people * self.image_tokens * (1 if facts.shares else 9)
         row = loads.TEMPLATE_TOKENS + max(loads.QUESTION_TOKENS.values()) + self.image_tokens
-        rows = evaluate.batch_size * (1 + (2 if facts.packs else 1))
+        rows = evaluate.batch_size * (1 + (2 if facts.shares else 1))
         cache = rows * row * facts.kv_token
         logits = 2 * evaluate.batch_size * loads.REPLY_TOKENS["generation"] * int(facts.text.vocab_size) * 4
         flop = num_models * (2 * facts.language * (read + written) + people * 2 * facts.vision * self.patches)

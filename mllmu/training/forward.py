@@ -70,9 +70,15 @@ def run_logits(model: Any, batch: Batch) -> Tensor:
 def run_labelled(model: Any, batch: Batch) -> Tensor:
     """[N, D] hidden states behind the last layer, in the model's precision, that predict the labelled tokens."""
     meter.count(batch)
-    hidden_BTD = core(model).model(**embedded(model, batch.inputs), use_cache=False).last_hidden_state
+    hidden_BTD = core(model).model(**arguments(model, batch), use_cache=False).last_hidden_state
     hidden_ND: Tensor = hidden_BTD[:, :-1][batch.labels[:, 1:] != IGNORE]
     return hidden_ND
+
+
+def arguments(model: Any, batch: Batch) -> dict[str, Any]:
+    """The batch as the model takes it: pictures put in, and masks by the kind of layer where it has several."""
+    masks = {"attention_mask": batch.masks} if batch.masks else {}
+    return {**embedded(model, batch.inputs), **masks}
 
 
 def labelled(batch: Batch) -> tuple[Tensor, Tensor]:
@@ -92,8 +98,7 @@ def apply_head(own: Any, hidden_ND: Tensor) -> Tensor:
 def run_hidden(model: Any, batch: Batch, layer: int) -> Tensor:
     """[N, D] float32 hidden states, as they leave a layer of the language model, that predict the labelled tokens."""
     meter.count(batch)
-    inputs = embedded(model, batch.inputs)
-    every = core(model).model(**inputs, use_cache=False, output_hidden_states=True).hidden_states
+    every = core(model).model(**arguments(model, batch), use_cache=False, output_hidden_states=True).hidden_states
     wanted_BT = batch.labels[:, 1:] != IGNORE
     # the first entry is what enters the first layer
     hidden_ND: Tensor = every[layer + 1][:, :-1][wanted_BT]

@@ -78,9 +78,9 @@ def num_tokens(batch: Batch) -> Tensor:
 
     A packed row has padding at its end alone, with position 0; its last token has another, for no group is that short.
     """
-    mask = batch.inputs["attention_mask"]
-    if mask.dim() == 2:
-        return mask.sum()
-    positions_BT = batch.inputs["position_ids"]
+    if batch.replies is None:
+        return batch.inputs["attention_mask"].sum()
+    positions = batch.inputs["position_ids"]
+    positions_BT = positions[0] if positions.dim() == 3 else positions  # of several axes the first
     places_T = torch.arange(1, positions_BT.shape[-1] + 1, device=positions_BT.device)
     return (places_T * (positions_BT > 0)).amax(-1).sum()

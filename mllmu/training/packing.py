@@ -16,13 +16,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from mllmu.models.encoding import Encoder, shared_length
 from mllmu.models.families import IGNORE, Batch, Turn
+from mllmu.models.families._masks import Layout, additive, runs
 from mllmu.models.loading import Loaded
+from mllmu.models.parts import core
 from mllmu.models.pictures import picture_inputs
 
 CAPACITY = 128
@@ -56,38 +59,73 @@ def pack(loaded: Loaded, turns: Sequence[Turn], *, capacity: int | None = None) 
     """Encode turns as packed sequences; the losses of the batch equal those of ``loaded.encoder.batch(turns)``.
 
     Args:
-        loaded: a model of a family with ``shares_prefix``.
+        loaded: a model of a family that can be packed.
         turns: with replies.
         capacity: a group is split, prefix and all, when it passes so many tokens; chosen by the prefixes if not given.
     """
-    encoder = loaded.encoder
-    groups = make_groups(encoder, turns, capacity)
-    capacity = capacity or room_for(groups)
-    sequences = fill(groups, max(capacity, *(group.length for group in groups)))
-    width = max(sum(group.length for group in sequence) for sequence in sequences)
-    shape = (len(sequences), width)
-    ids_BT = torch.full(shape, encoder.pad)
-    labels_BT, positions_BT = torch.full(shape, IGNORE), torch.zeros(shape, dtype=torch.long)
-    group_BT, block_BT, reply_BT = torch.full(shape, -1), torch.zeros(shape, dtype=torch.long), torch.zeros_like(ids_BT)
-    for b, sequence in enumerate(sequences):
-        at = 0
-        for g, group in enumerate(sequence):
-            group_BT[b, at : at + group.length] = g
-            ids_BT[b, at : at + len(group.prefix)] = torch.tensor(group.prefix)
-            positions_BT[b, at : at + len(group.prefix)] = torch.arange(len(group.prefix))
-            at += len(group.prefix)
-            for k, (turn, (rest, reply)) in enumerate(zip(group.turns, group.blocks, strict=True), start=1):
-                end = at + len(rest) + len(reply)
-                ids_BT[b, at:end] = torch.tensor([*rest, *reply])
-                labels_BT[b, at + len(rest) : end] = torch.tensor(reply, dtype=torch.long)
-                positions_BT[b, at:end] = torch.arange(end - at) + len(group.prefix)
-                block_BT[b, at:end], reply_BT[b, at:end] = k, turn
-                at = end
-    shown = [turns[group.turns[0]] for sequence in sequences for group in sequence]
-    mask = attention_mask(group_BT, block_BT, loaded.model.dtype)
-    inputs = {"input_ids": ids_BT, "attention_mask": mask, "position_ids": positions_BT}
-    inputs |= picture_inputs(loaded, shown)
-    return Batch(inputs=inputs, labels=labels_BT, replies=reply_BT, num_replies=len(turns))
+    groups = make_groups(loaded.encoder, turns, capacity)
+    sequences = fill(groups, max(capacity or room_for(groups), *(group.length for group in groups)))
+    rows = [lay_out(loaded, turns, sequence) for sequence in sequences]
+    ids_BT = filled([row.ids for row in rows], loaded.encoder.pad)
+    positions_ABT = torch.stack([filled(axis, 0) for axis in zip(*(row.positions for row in rows), strict=True)])
+    group_BT = filled([row.group for row in rows], -1)
+    masks = packed_masks(loaded, ids_BT, positions_ABT[0], group_BT, filled([row.block for row in rows], 0))
+    inputs = {"input_ids": ids_BT, "position_ids": positions_ABT[0] if len(positions_ABT) == 1 else positions_ABT}
+    if "" in masks:
+        inputs["attention_mask"] = masks.pop("")
+    inputs |= picture_inputs(loaded, [turns[group.turns[0]] for sequence in sequences for group in sequence])
+    return Batch(
+        inputs=inputs,
+        labels=filled([row.labels for row in rows], IGNORE),
+        replies=filled([row.reply for row in rows], 0),
+        num_replies=len(turns),
+        masks=masks,
+    )
+
+
+@dataclass
+class Row:
+    """A sequence as it grows: each token's id, label, group, block (0: the prefix) and reply, and positions by axis."""
+
+    ids: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    group: list[int] = field(default_factory=list)
+    block: list[int] = field(default_factory=list)
+    reply: list[int] = field(default_factory=list)
+    positions: list[list[int]] = field(default_factory=list)
+
+    def add(
+        self, ids: Sequence[int], labels: Sequence[int], places: Sequence[Sequence[int]], *, of: tuple[int, int, int]
+    ) -> None:
+        """Append tokens of one group, block and reply."""
+        self.ids += ids
+        self.labels += labels
+        for number, same in zip(of, (self.group, self.block, self.reply), strict=True):
+            same += [number] * len(ids)
+        self.positions = self.positions or [[] for _ in places]
+        for axis, more in zip(self.positions, places, strict=True):
+            axis += more
+
+
+def lay_out(loaded: Loaded, turns: Sequence[Turn], sequence: Sequence[Group]) -> Row:
+    """Put groups side by side; in every block positions go on from the prefix, on all axes alike."""
+    row = Row()
+    for number, group in enumerate(sequence):
+        pictures = partial(loaded.encoder.pictures, [turns[group.turns[0]]])
+        places = loaded.family.positions(core(loaded.model), group.prefix, pictures)
+        row.add(group.prefix, [IGNORE] * len(group.prefix), places, of=(number, 0, 0))
+        start = 1 + max(max(axis, default=-1) for axis in places)
+        for block, (turn, (rest, reply)) in enumerate(zip(group.turns, group.blocks, strict=True), start=1):
+            following = range(start, start + len(rest) + len(reply))
+            labels = [*[IGNORE] * len(rest), *reply]
+            row.add([*rest, *reply], labels, [following] * len(places), of=(number, block, turn))
+    return row
+
+
+def filled(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    """[B, T] rows of numbers, filled up to the longest."""
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows])
 
 
 def room_for(groups: Sequence[Group]) -> int:
@@ -132,15 +170,19 @@ def fill(groups: Sequence[Group], room: int) -> list[list[Group]]:
     return sequences
 
 
-def attention_mask(group_BT: Tensor, block_BT: Tensor, dtype: torch.dtype) -> Tensor:
-    """[B, 1, T, T] additive mask: 0 where the token (row) sees the token (column), the lowest number elsewhere.
+def packed_masks(
+    loaded: Loaded, ids_BT: Tensor, position_BT: Tensor, group_BT: Tensor, block_BT: Tensor
+) -> dict[str, Tensor]:
+    """Additive attention masks [B, 1, T, T] by the kind of layer, or one for all named ""; the prefix is block 0."""
+    layout = Layout(kin(group_BT, block_BT), position_BT, runs(ids_BT == loaded.image_token_id))
+    seen = loaded.family.packed_masks(core(loaded.model), layout)
+    return {kind: additive(seen_BTT, loaded.model.dtype) for kind, seen_BTT in seen.items()}
 
-    Block 0 is the prefix of its group. Padding (group -1) sees itself, so that no row is empty.
+
+def kin(group_BT: Tensor, block_BT: Tensor) -> Tensor:
+    """[B, T, T] True where two tokens are of one group, and the second is of its prefix or of the first one's block.
+
+    Padding (group -1) is a group of its own, so that no token sees nothing.
     """
-    length = group_BT.shape[1]
     same_group = group_BT[:, :, None] == group_BT[:, None, :]
-    same_block = (block_BT[:, None, :] == 0) | (block_BT[:, :, None] == block_BT[:, None, :])
-    earlier = torch.ones(length, length, dtype=torch.bool).tril()
-    seen = same_group & same_block & earlier
-    mask = torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
-    return mask[:, None]
+    return same_group & ((block_BT[:, None, :] == 0) | (block_BT[:, :, None] == block_BT[:, None, :]))

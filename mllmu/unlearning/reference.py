@@ -41,7 +41,13 @@ class Recalled(Forward):
     _logits: Callable[[], Tensor]
 
     def __init__(
-        self, labels_N: Tensor, row_N: Tensor, num_rows: int, *, logp: Callable[[], Tensor], logits: Callable[[], Tensor]
+        self,
+        labels_N: Tensor,
+        row_N: Tensor,
+        num_rows: int,
+        *,
+        logp: Callable[[], Tensor],
+        logits: Callable[[], Tensor],
     ) -> None:
         # the fields are frozen, and two of them are computed below
         self.__dict__.update(labels_N=labels_N, row_N=row_N, num_rows=num_rows, _logp=logp, _logits=logits)

@@ -259,7 +259,9 @@ class _Engine:
         """What the reference gives the replies of a side, or their alternatives, in the whole training."""
         if (name, alternative) not in self.references:
             order, turns = self._order(name), getattr(self.sides, name)
-            num_steps = self.num_steps - self.forget_steps if name == "retain" and self._two_phases else self.forget_steps
+            num_steps = (
+                self.num_steps - self.forget_steps if name == "retain" and self._two_phases else self.forget_steps
+            )
             met = {(item, step // order.steps_per_epoch) for step in range(num_steps) for item in order.indices(step)}
             self.references[name, alternative] = ReferenceMemory(
                 [self.instead(turns[item], epoch) if alternative else turns[item] for item, epoch in sorted(met)],

@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_models import LORA, load_ref, sample, turns_of
+from helpers_models import COLOURS, LORA, load_ref, sample, turns_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
@@ -29,7 +31,8 @@ from mllmu.models.loading import Loaded
 from mllmu.models.respond import answer_sharing, generate, score_candidates
 from mllmu.training.forward import run_forward, run_hidden
 from mllmu.training.losses import answer_nll
-from mllmu.training.packing import pack
+from mllmu.training.meter import num_tokens
+from mllmu.training.packing import make_groups, pack
 from mllmu.unlearning.run import num_layers
 
 NAMES = plugins.names("families")
@@ -328,16 +331,78 @@ def check_replies(loaded: Loaded, turns: Sequence[Turn]) -> None:
         assert (count, finished) == (len(expected) - over, over)
 
 
-def test_what_is_shared_or_packed_gives_what_is_plain(model: tuple[Loaded, Path]) -> None:
+words = st.lists(st.sampled_from(QUESTION.split()), min_size=1, max_size=9).map(" ".join)
+drawn = st.lists(
+    st.tuples(st.sampled_from([*COLOURS, ""]), words, words, st.sampled_from(["", "Be kind."]), st.booleans()),
+    min_size=1,
+    max_size=7,
+)
+
+
+def packable(loaded: Loaded) -> bool:
+    return loaded.family.packs or loaded.family.shares_prefix
+
+
+def test_what_is_packed_has_the_losses_and_gradients_of_what_is_plain(model: tuple[Loaded, Path]) -> None:
+    loaded, base = model
+    if not packable(loaded):
+        pytest.skip("cannot be packed")
+    told = tuple(turns_of(base)[2:3])
+
+    @settings(max_examples=5, deadline=None, derandomize=True)
+    @given(rows=drawn, capacity=st.sampled_from([1, 90, 600]))
+    def check(rows: list[tuple[str, str, str, str, bool]], capacity: int) -> None:
+        turns = [
+            Turn(prompt=prompt, reply=reply, image=base / f"{image}.png" if image else None, system=system,
+                 before=told if after else ())
+            for image, prompt, reply, system, after in rows
+        ]  # fmt: skip
+        batch = pack(loaded, turns, capacity=capacity)
+        assert num_tokens(batch) == sum(group.length for group in make_groups(loaded.encoder, turns, capacity))
+        packed, plain = (run_forward(loaded.model, each) for each in (batch, loaded.encoder.batch(turns)))
+        assert packed.row_length_B.tolist() == plain.row_length_B.tolist()
+        torch.testing.assert_close(answer_nll(packed), answer_nll(plain), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(packed.row_logp_B, plain.row_logp_B, rtol=1e-4, atol=1e-3)
+        same_gradients(loaded, answer_nll(packed), answer_nll(plain))
+
+    check()
+
+
+def same_gradients(loaded: Loaded, one: torch.Tensor, other: torch.Tensor) -> None:
+    """Both losses have the same gradients for every layer that can be trained."""
+    trained = [p for n, p in loaded.model.named_parameters() if re.fullmatch(loaded.family.lora_targets + ".weight", n)]
+    assert len(trained) >= 7
+    for found, expected in zip(torch.autograd.grad(one, trained), torch.autograd.grad(other, trained), strict=True):
+        scale = float(expected.abs().max())
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * scale + 1e-7)
+
+
+def test_a_family_that_cannot_be_packed_gives_a_picture_another_meaning_by_what_is_asked(
+    model: tuple[Loaded, Path],
+) -> None:
+    """The proof: where the state of the picture depends on the question behind it, no two questions can share it."""
+    loaded, base = model
+    turns = [Turn(prompt=prompt, reply="Riga", image=base / "red.png") for prompt in ("Which colour?", "Say no more!")]
+    states = []
+    for turn in turns:
+        batch = loaded.encoder.batch([turn])
+        with torch.no_grad():
+            hidden_1TD = loaded.model.model(**batch.inputs, use_cache=False).last_hidden_state
+        states.append(hidden_1TD[0][batch.inputs["input_ids"][0] == loaded.image_token_id])
+    moved = (states[0] - states[1]).abs().max()
+    if loaded.family.name == "paligemma":
+        assert not packable(loaded)
+        assert moved > 1e-2
+    else:  # the family "auto" too, of which this is known for this one model only
+        assert moved < 1e-4
+
+
+def test_what_is_shared_gives_what_is_plain(model: tuple[Loaded, Path]) -> None:
     loaded, base = model
     if not loaded.family.shares_prefix:
-        pytest.skip("positions are no plain counts, or the cache forgets")
+        pytest.skip("replies are not read behind a common prefix")
     turns = mixed(loaded, base)
     samples = [sample(i, prompt=t.prompt, candidates={"A": "Riga", "B": "Oslo is right"}) for i, t in enumerate(turns)]
-    with torch.no_grad():
-        packed = run_forward(loaded.model, pack(loaded, turns, capacity=64))
-        plain = run_forward(loaded.model, loaded.encoder.batch(turns))
-    torch.testing.assert_close(packed.row_logp_B, plain.row_logp_B, atol=1e-3, rtol=1e-4)
     asked = [replace(turn, reply="") for turn in turns]
     replies, logps = answer_sharing(loaded, samples, asked)
     assert replies == generate(loaded, samples, asked)
@@ -349,8 +414,8 @@ def test_checkpointed_activations_give_the_same_gradients(fresh: tuple[Loaded, P
     loaded, base = fresh
     batch = loaded.encoder.batch(mixed(loaded, base))
     found = []
-    for settings in ({}, {"gradient_checkpointing": True}):
-        model = add_trainable(load_ref(base, encoder=loaded.encoder, **settings).model, loaded.family, LORA, seed=0)
+    for chosen in ({}, {"gradient_checkpointing": True}):
+        model = add_trainable(load_ref(base, encoder=loaded.encoder, **chosen).model, loaded.family, LORA, seed=0)
         model.train()
         answer_nll(run_forward(model, batch)).backward()
         found.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})

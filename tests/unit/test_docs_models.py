@@ -19,7 +19,7 @@ def row(name: str) -> str:
     asked = "chat template" if issubclass(cls, ChatFamily) else "own prompt"
     pictures = ", ".join(f"{key}: {str(value).lower()}" for key, value in cls.picture_settings.items()) or "as stored"
     needs = "a picture in every prompt" if cls.needs_picture else ""
-    shared = "yes" if cls.shares_prefix else "no"
+    shared = "yes" if cls.shares_prefix else "in training" if cls.packs else "no"
     return f"| `{name}` | {types} | {asked} | {pictures} | {shared} | {needs} |"
 
 

@@ -12,13 +12,14 @@ from PIL import Image
 
 from mllmu.models.adapters import add_trainable
 from mllmu.models.families import IGNORE, Batch, Turn
+from mllmu.models.families._masks import Layout, additive
 from mllmu.models.loading import Loaded, load
 from mllmu.models.tiny.build import build_model, build_processor, build_tokenizer
 from mllmu.recipe import Lora, ModelSection
 from mllmu.records import ModelRef
 from mllmu.training.forward import Forward, run_forward
 from mllmu.training.losses import answer_nll, row_nll_B
-from mllmu.training.packing import attention_mask, fill, make_groups, pack
+from mllmu.training.packing import fill, kin, make_groups, pack
 
 SENTENCE = "Ada Bell lives in Riga and works as a baker ; the colour of her hat is red , blue or green ?"
 WORDS = SENTENCE.split()
@@ -126,7 +127,8 @@ def test_the_mask_shows_prefix_and_own_block_only() -> None:
     # one sequence: group 0 = prefix token, block 1, block 2; group 1 = prefix token, block 1; one token of padding
     group = torch.tensor([[0, 0, 0, 1, 1, -1]])
     block = torch.tensor([[0, 1, 2, 0, 1, 0]])
-    seen = attention_mask(group, block, torch.float32)[0, 0] == 0
+    layout = Layout(kin(group, block), torch.tensor([[0, 1, 1, 0, 1, 0]]), torch.full((1, 6), -1))
+    seen = additive(layout.causal(), torch.float32)[0, 0] == 0
     expected = torch.tensor(
         [
             [1, 0, 0, 0, 0, 0],

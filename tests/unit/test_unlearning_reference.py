@@ -142,9 +142,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_training_with_it_is_the_training_without(
-    tiny_base: Path, sides: Sides, tmp_path: Path, name: str
-) -> None:
+def test_a_training_with_it_is_the_training_without(tiny_base: Path, sides: Sides, tmp_path: Path, name: str) -> None:
     kept, again = (
         trained(tiny_base, tmp_path / str(mib), sides, name, modality="both", reference_mib=mib, **CASES[name])[0]
         for mib in (64, 0)
@@ -197,8 +195,6 @@ def test_killed_training_recalls_the_same_numbers(
 def test_another_model_as_reference_is_recalled_too(tiny_base: Path, sides: Sides, tmp_path: Path) -> None:
     other = load_ref(tiny_base)
     both = replace(sides, reference=other)
-    curves = [
-        trained(tiny_base, tmp_path / str(mib), both, "npo", lora=None, reference_mib=mib)[0] for mib in (64, 0)
-    ]
+    curves = [trained(tiny_base, tmp_path / str(mib), both, "npo", lora=None, reference_mib=mib)[0] for mib in (64, 0)]
     for one, again in zip(*curves, strict=True):
         assert one == pytest.approx(again, rel=5e-3, abs=5e-4)

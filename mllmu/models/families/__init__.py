@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from mllmu.errors import DataError, ModelError
+from mllmu.models.families._masks import Layout
 from mllmu.plugins import Plugin
 
 IGNORE = -100
@@ -61,17 +62,19 @@ class Batch:
             Label t is the token *at* position t; it is predicted from position t - 1.
         replies: [B, T] which reply a labelled token belongs to; None if row b is reply b (not packed).
         num_replies: number of replies; only where they are not the rows.
+        masks: attention masks [B, 1, T, T] by the kind of layer, instead of one in ``inputs``; empty for most models.
     """
 
     inputs: dict[str, Tensor]
     labels: Tensor
     replies: Tensor | None = None
     num_replies: int = 0
+    masks: dict[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> Batch:
-        inputs = {k: v.to(device) for k, v in self.inputs.items()}
+        inputs, masks = ({k: v.to(device) for k, v in tensors.items()} for tensors in (self.inputs, self.masks))
         replies = None if self.replies is None else self.replies.to(device)
-        return replace(self, inputs=inputs, labels=self.labels.to(device), replies=replies)
+        return replace(self, inputs=inputs, labels=self.labels.to(device), replies=replies, masks=masks)
 
 
 class Family(Plugin):
@@ -82,8 +85,9 @@ class Family(Plugin):
         model_types: values of ``config.model_type`` this family handles.
         picture_inputs: names of the picture tensors among the model's inputs.
         picture_settings: settings of the picture processor that differ from those stored with the model.
-        shares_prefix: positions are plain counts and a cache holds all tokens, so that sequences can be continued
-            from a common prefix; False for families with multi-axis positions or sliding windows.
+        shares_prefix: questions about one picture can be answered behind one common prefix, and trained so too.
+        packs: they can be trained in one sequence: :meth:`positions` and :meth:`packed_masks` say all that the model
+            must be told for that. Every family with ``shares_prefix`` can.
         needs_picture: the model takes no turn without a picture.
         picture_parts: modules of the model that a picture goes through, the vision tower first, if their output simply
             takes the places of the picture's tokens; empty: pictures are put in as pixels. See ``models.pictures``.
@@ -94,6 +98,7 @@ class Family(Plugin):
     picture_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
     picture_settings: ClassVar[dict[str, Any]] = {}
     shares_prefix: ClassVar[bool] = False
+    packs: ClassVar[bool] = False
     needs_picture: ClassVar[bool] = False
     picture_parts: ClassVar[tuple[str, ...]] = ()
 
@@ -221,6 +226,23 @@ class Family(Plugin):
         """What the model wants to know of each token beside its id, [B, T] each."""
         del ids_BT, labels_BT, processor
         return {}
+
+    def positions(
+        self, model: Any, ids: Sequence[int], pictures: Callable[[], Mapping[str, Tensor]]
+    ) -> Sequence[Sequence[int]]:
+        """[A][T] positions of the first tokens of a prompt on each of the model's A axes; the next one is at max + 1.
+
+        Args:
+            model: without an adapter's wrapper.
+            pictures: fetches the tensors of all pictures among ``ids``.
+        """
+        del model, pictures
+        return [range(len(ids))]
+
+    def packed_masks(self, model: Any, layout: Layout) -> dict[str, Tensor]:
+        """Which tokens a packed token sees, [B, T, T], by the kind of layer; one mask named "" is for all layers."""
+        del model
+        return {"": layout.causal()}
 
     def picture_features(self, model: Any, pictures: dict[str, Tensor]) -> Tensor:
         """[F, D] what the ``picture_parts`` make of pictures: one row per picture token, pictures in order."""

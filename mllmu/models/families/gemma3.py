@@ -7,16 +7,19 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from mllmu.models.families._chat import ChatFamily
+from mllmu.models.families._masks import Layout
 
 
 class Gemma3(ChatFamily):
     """Gemma 3 (4B and up): SigLIP, pooled to 256 tokens a picture, which see each other; local and global attention.
 
-    Local layers forget what is far away and the tokens of a picture look forward, so ``shares_prefix`` is False.
+    Local layers forget what is far away and the tokens of a picture look forward, so ``shares_prefix`` is False. In a
+    packed sequence each kind of layer gets a mask of its own, so it ``packs``.
     """
 
     source: ClassVar[str] = "https://arxiv.org/abs/2503.19786"
     model_types: ClassVar[tuple[str, ...]] = ("gemma3",)
+    packs: ClassVar[bool] = True
 
     def mark(self, processor: Any) -> str:
         return str(processor.boi_token)
@@ -28,6 +31,14 @@ class Gemma3(ChatFamily):
     def token_inputs(self, ids_BT: Tensor, labels_BT: Tensor, processor: Any) -> dict[str, Tensor]:
         del labels_BT
         return {"token_type_ids": (ids_BT == processor.tokenizer.image_token_id).long()}
+
+    def packed_masks(self, model: Any, layout: Layout) -> dict[str, Tensor]:
+        earlier_BTT, picture_BTT = layout.causal(), layout.pictured()
+        near_BTT = layout.near(model.config.get_text_config().sliding_window)
+        return {
+            "full_attention": earlier_BTT | picture_BTT,
+            "sliding_attention": (earlier_BTT & near_BTT) | picture_BTT,
+        }
 
 
 PLUGIN = Gemma3
