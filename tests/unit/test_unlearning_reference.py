@@ -156,14 +156,13 @@ def test_a_training_with_it_is_the_training_without(tiny_base: Path, sides: Side
 def test_a_pass_for_all_epochs(
     tiny_base: Path, sides: Sides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, passes: int
 ) -> None:
-    done = []
+    done, run = [], ReferenceMemory._run
 
-    def counted(model: Any, batch: Batch) -> Any:
-        done.append(batch.num_replies)
-        return run_labelled(model, batch)
+    def counted(self: ReferenceMemory, place: int, kind: Any) -> None:
+        done.append(kind)
+        run(self, place, kind)
 
-    run_labelled = reference.run_labelled
-    monkeypatch.setattr(reference, "run_labelled", counted)
+    monkeypatch.setattr(ReferenceMemory, "_run", counted)
     trained(tiny_base, tmp_path / name, sides, name, modality="both", epochs=4)
     assert len(done) == passes
 
