@@ -174,7 +174,8 @@ def packed_masks(
     loaded: Loaded, ids_BT: Tensor, position_BT: Tensor, group_BT: Tensor, block_BT: Tensor
 ) -> dict[str, Tensor]:
     """Additive attention masks [B, 1, T, T] by the kind of layer, or one for all named ""; the prefix is block 0."""
-    layout = Layout(kin(group_BT, block_BT), position_BT, runs(ids_BT == loaded.image_token_id))
+    picture = -1 if loaded.image_token_id is None else loaded.image_token_id
+    layout = Layout(kin(group_BT, block_BT), position_BT, runs(ids_BT.eq(picture)))
     seen = loaded.family.packed_masks(core(loaded.model), layout)
     return {kind: additive(seen_BTT, loaded.model.dtype) for kind, seen_BTT in seen.items()}
 

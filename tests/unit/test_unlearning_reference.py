@@ -54,8 +54,12 @@ def memory_of(
 
     note = notes.append if notes is not None else pytest.fail
     known = ReferenceMemory(
-        turns, frozen=frozen, batches=lambda of: partial(step_batch, of, method), at_once=None,
-        most_bytes=most_bytes, note=note,
+        turns,
+        frozen=frozen,
+        batches=lambda of: partial(step_batch, of, method),
+        at_once=None,
+        most_bytes=most_bytes,
+        note=note,
     )
     return known, partial(step_batch, loaded, method)
 
