@@ -143,6 +143,7 @@ class Pipeline:
             self._ahead("ask", [(key, name) for name in answers.distinct(self.names)])
             for place, name in enumerate(self.names):
                 answers.ask(name, twins=self.names[:place])
+            answers.weigh(self.names, metrics_of(self.recipe.evaluate))
         for key, comparison in self.comparisons.items():
             others = ", ".join(self.recipe.evaluate.compare)
             self.progress.stage("evaluate", f"the same models under other protocols: {others} ({key} %)")

@@ -157,8 +157,19 @@ class TokenStats(Record):
     gradient_norm: float | None = None
 
 
+class Fluency(Record):
+    """Log-probability of a reply under the base model, in nats, summed over ``num_tokens`` tokens including EOS."""
+
+    sample_id: str
+    logp: float
+    num_tokens: int = Field(gt=0)
+
+
 class Response(Record):
-    """What a model replied to a sample (greedy), and how likely it found each candidate."""
+    """What a model replied to a sample (greedy), and how likely it found each candidate.
+
+    ``fluency``: how likely the base model finds the reply, if that was asked; kept in a file of its own.
+    """
 
     sample_id: str
     text: str
@@ -166,6 +177,7 @@ class Response(Record):
     finished: bool = Field(description="the reply ended by itself (EOS), not by the token limit")
     candidates: dict[str, CandidateLogp] = {}
     tokens: TokenStats | None = None
+    fluency: Fluency | None = None
 
 
 class Score(Record):

@@ -23,7 +23,7 @@ METRIC_LABELS: dict[str, str] = {
     "cloze_contains": "answer contained",
 }
 MODALITY_LABELS: dict[str, str] = {"image_text": "image + text", "text": "text only", "both": "both"}
-_DECIMALS = ("rouge", "bleu", "truth_ratio", "probability", "factuality", "exposure", "member_")
+_DECIMALS = ("rouge", "bleu", "truth_ratio", "probability", "factuality", "exposure", "member_", "reply_perplexity")
 
 FEW_PEOPLE = 5
 """With fewer people an interval is marked: it rests on a guess about how people differ."""

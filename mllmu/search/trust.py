@@ -112,7 +112,8 @@ class Measurement:
         self.pipeline = pipeline
         self.bits = bits
         self.key = pipeline.keys[0]
-        self.metrics: list[Metric] = metrics_of(pipeline.recipe.evaluate)
+        # the base model is not asked about the replies of a pool
+        self.metrics: list[Metric] = [m for m in metrics_of(pipeline.recipe.evaluate) if not m.weighed]
         self.answers = Answers(
             pipeline.context,
             pipeline.models,

@@ -10,15 +10,17 @@ from mllmu.evaluation import scoring
 from mllmu.evaluation.metrics import Metric
 from mllmu.evaluation.published import is_idefics2
 from mllmu.evaluation.run import RESPONSES
+from mllmu.models.fluency import fluencies
 from mllmu.recipe import Evaluate
-from mllmu.records import ModelRef, Response, Sample, Score, dump_lines, read_lines
+from mllmu.records import Fluency, ModelRef, Response, Sample, Score, dump_lines, read_lines
 from mllmu.runstore import Unit, digest, write_atomic
 from mllmu.stages import utility
 from mllmu.stages.context import Context, timed
-from mllmu.stages.models import Models
+from mllmu.stages.models import SAME_RESULT, Models
 
 SAMPLES = "samples.jsonl"
 SCORES = "scores.jsonl"
+FLUENCIES = "fluency.jsonl"
 
 
 class Answers:
@@ -103,8 +105,46 @@ class Answers:
         return self.context.store.unit(f"{self.place}/{name}/replies", inputs)
 
     def replies(self, name: str) -> list[Response]:
-        """Replies that have been collected."""
-        return read_lines(self._path(name), Response)
+        """Replies that have been collected, with how likely the base finds them where it was asked."""
+        replies = read_lines(self._path(name), Response)
+        path = self.folder / name / "fluency" / FLUENCIES
+        if not path.is_file():
+            return replies
+        known = {found.sample_id: found for found in read_lines(path, Fluency)}
+        return [reply.model_copy(update={"fluency": known.get(reply.sample_id)}) for reply in replies]
+
+    def weigh(self, names: Sequence[str], metrics: Sequence[Metric]) -> None:
+        """Let the base model say how likely it finds the replies of some models, if a metric wants to know."""
+        tasks = {task for metric in metrics if metric.weighed for task in metric.tasks}
+        missing = [name for name in names if tasks and not self._fluency_unit(name).done]
+        if not missing:
+            return
+        section = self.context.recipe.model
+        base = self.models.load(ModelRef(base=section.path, revision=section.revision))
+        asked = [sample for sample in self.samples if sample.task in tasks]
+        self.context.progress.start("replies under the base model", len(missing))
+        for name in missing:
+            unit = self._fluency_unit(name)
+            with timed(unit) as facts:
+                found = fluencies(
+                    base,
+                    asked,
+                    read_lines(self._path(name), Response),
+                    images=self.context.dataset.folder,
+                    batch_size=self.context.recipe.evaluate.batch_size,
+                )
+                write_atomic(unit.building / FLUENCIES, dump_lines(found))
+            unit.commit(facts)
+            self.context.progress.advance(1)
+        self.context.progress.finish()
+
+    def _fluency_unit(self, name: str) -> Unit:
+        section = self.context.recipe.model
+        inputs = {
+            "replies": self.unit(name).fingerprint,
+            "base": section.model_dump(mode="json", exclude=SAME_RESULT),
+        }
+        return self.context.store.unit(f"{self.place}/{name}/fluency", inputs)
 
     def _path(self, name: str) -> Path:
         return self.folder / name / "replies" / RESPONSES
@@ -113,6 +153,8 @@ class Answers:
         """The scores of one model by the metrics; needs no model."""
         versions = {metric.name: metric.version for metric in metrics}
         inputs = {"replies": self.unit(name).fingerprint, "metrics": versions}
+        if any(metric.weighed for metric in metrics):
+            inputs["fluency"] = self._fluency_unit(name).fingerprint
         unit = self.context.store.unit(f"{self.place}/{name}/scores", inputs)
         if not unit.done:
             with timed(unit) as facts:

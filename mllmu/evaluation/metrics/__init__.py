@@ -21,7 +21,8 @@ class Metric(Plugin):
     A subclass sets ``tasks`` (what it can judge), ``splits`` (only if not all sets concern it), ``unit``, ``range``
     (lowest and highest value of the aggregate), ``version`` (raised whenever the same replies would give other
     numbers), ``label`` (a column title), ``best`` (the good direction where knowledge is wanted), and ``measures``
-    (what must be measured on the model besides replies and candidates, see ``Sample.measured``).
+    (what must be measured on the model besides replies and candidates, see ``Sample.measured``), and ``weighed`` (it
+    needs the likelihood of the replies under the base model, see ``Response.fluency``).
     """
 
     tasks: ClassVar[tuple[TaskName, ...]]
@@ -32,6 +33,7 @@ class Metric(Plugin):
     label: ClassVar[str]
     best: ClassVar[Literal["higher", "lower"]] = "higher"
     measures: ClassVar[tuple[str, ...]] = ()
+    weighed: ClassVar[bool] = False
 
     @property
     def name(self) -> str:

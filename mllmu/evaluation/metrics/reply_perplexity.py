@@ -1,0 +1,54 @@
+"""Does the model still write sentences?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+from mllmu.evaluation.metrics import Metric
+from mllmu.evaluation.stats import Estimate, clustered_mean
+from mllmu.records import Response, Sample, Score, Split, TaskName
+
+
+class ReplyPerplexity(Metric):
+    """Perplexity of a model's own replies under the base model: exp(mean over replies of their nll per token).
+
+    1 = the base would have said the same. Names and places that only the target was taught surprise the base too, so
+    compare with the target and the retain_model, not with 1; noise is many times higher. A reply's value is its nll per
+    token in nats, end-of-sequence included, behind question and picture; averaging before the exponential keeps one
+    wild reply from deciding. Costs one pass of the base over all free replies.
+    """
+
+    source: ClassVar[str] = "https://arxiv.org/abs/2405.12523"
+    tasks: ClassVar[tuple[TaskName, ...]] = ("generation",)
+    unit: ClassVar[str] = "perplexity"
+    range: ClassVar[tuple[float, float]] = (1.0, math.inf)
+    label: ClassVar[str] = "Perplexity"
+    best: ClassVar[Literal["higher", "lower"]] = "lower"
+    weighed: ClassVar[bool] = True
+
+    def score(self, sample: Sample, response: Response) -> Score:
+        if not response.text.strip():
+            return self.judged(sample, None, "empty reply")
+        if response.fluency is None:
+            return self.judged(sample, None, "not weighed by the base model")
+        return self.judged(sample, -response.fluency.logp / response.fluency.num_tokens)
+
+    def aggregate(self, values: Sequence[float], clusters: Sequence[str], *, split: Split) -> Estimate:
+        """exp of the mean and of its bounds; a value too large for a float is infinite."""
+        del split
+        value, low, high, num, num_clusters = clustered_mean(values, clusters)
+        return Estimate(_exp(value), _exp(low), _exp(high), num, num_clusters)
+
+
+def _exp(nll: float | None) -> float | None:
+    """Of mean nll in nats; capped, as an infinite number is no JSON.
+
+    >>> _exp(0.0), _exp(None)
+    (1.0, None)
+    """
+    return None if nll is None else math.exp(min(nll, 700.0))
+
+
+PLUGIN = ReplyPerplexity

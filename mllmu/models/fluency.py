@@ -1,0 +1,45 @@
+"""How likely the base model finds what another model said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mllmu.models.loading import Loaded
+from mllmu.models.respond import as_turn, half_of, plan_batches, score_candidates
+from mllmu.records import Fluency, Response, Sample
+
+REPLY = "reply"
+
+
+def fluencies(
+    loaded: Loaded, samples: Sequence[Sample], replies: Sequence[Response], *, images: Path, batch_size: int
+) -> Iterator[Fluency]:
+    """Log-probability of each reply behind its question (and picture), summed over its tokens and the end, in nats.
+
+    Empty replies, and replies to prompts that are put literally, are left out. The guard of the model that replied is
+    not put before the question: the base is asked as everybody is.
+
+    Args:
+        samples: the questions of the replies.
+        images: the folder that the samples' picture paths are relative to.
+    """
+    said = {reply.sample_id: reply.text for reply in replies if reply.text.strip()}
+    asked = [
+        s.model_copy(update={"candidates": {REPLY: said[s.id]}}) for s in samples if s.id in said and not s.literal
+    ]
+    waiting = list(reversed(plan_batches(asked, batch_size)))
+    most = batch_size
+    while waiting:
+        batch = waiting.pop()
+        if len(batch) > most:
+            waiting += [batch[most:], batch[:most]]
+            continue
+        try:
+            found = score_candidates(loaded, batch, [as_turn(sample, images, "") for sample in batch])
+        except (MemoryError, RuntimeError) as error:
+            most = half_of(batch, error)
+            waiting.append(batch)
+        else:
+            for sample, known in zip(batch, found, strict=True):
+                yield Fluency(sample_id=sample.id, logp=known[REPLY].logp, num_tokens=known[REPLY].num_tokens)
