@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,6 @@ import torch
 from mllmu.models.families import Batch
 from mllmu.training import meter
 from mllmu.training.meter import metered, num_tokens
-from mllmu.training.packing import attention_mask
 
 
 def plain(*lengths: int) -> Batch:
@@ -23,16 +23,20 @@ def plain(*lengths: int) -> Batch:
 def packed() -> Batch:
     """Two rows of six: a prefix of two tokens with replies of two and one, and a prefix of one with a reply of one."""
     positions_BT = torch.tensor([[0, 1, 2, 3, 2, 0], [0, 1, 0, 0, 0, 0]])
-    group_BT = torch.tensor([[0, 0, 0, 0, 0, -1], [0, 0, -1, -1, -1, -1]])
-    mask = attention_mask(group_BT, torch.zeros_like(group_BT), torch.float32)
-    return Batch(
-        inputs={"input_ids": positions_BT, "attention_mask": mask, "position_ids": positions_BT}, labels=positions_BT
-    )
+    inputs = {"input_ids": positions_BT, "attention_mask": torch.zeros(2, 1, 6, 6), "position_ids": positions_BT}
+    return Batch(inputs=inputs, labels=positions_BT, replies=positions_BT, num_replies=4)
+
+
+def along_three_axes() -> Batch:
+    """The same rows, with a position on each of three axes, and masks by the kind of layer."""
+    one = packed()
+    positions_3BT = one.inputs["position_ids"].expand(3, -1, -1)
+    return replace(one, inputs={"input_ids": one.labels, "position_ids": positions_3BT}, masks={"full": one.labels})
 
 
 def test_padding_is_not_read() -> None:
     assert int(num_tokens(plain(3, 5))) == 8
-    assert int(num_tokens(packed())) == 7
+    assert int(num_tokens(packed())) == int(num_tokens(along_three_axes())) == 7
 
 
 def test_speed_is_tokens_over_the_seconds_of_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
