@@ -30,3 +30,15 @@ def loaded(tiny_base: Path) -> Loaded:
     from helpers_models import load_ref
 
     return load_ref(tiny_base)
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What asking a server on loopback needs: the key, no proxy in between, and short pauses before a second try."""
+    from llm_server import KEY
+
+    from mllmu.llm import client
+
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(client, "FIRST_PAUSE_S", 0.01)

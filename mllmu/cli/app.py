@@ -18,6 +18,7 @@ from mllmu.cli.ls import ls
 from mllmu.cli.plan import plan
 from mllmu.cli.pool import pool
 from mllmu.cli.pretrain import pretrain_tiny
+from mllmu.cli.reveal import reveal
 from mllmu.cli.review import WithDefault, review
 from mllmu.cli.run import run
 from mllmu.cli.stages import stage_command
@@ -81,6 +82,7 @@ app.command(rich_help_panel="Look and build")(pool)
 _data = typer.Typer(cls=WithDefault, help="Make the people, portraits and questions; review them.")
 _data.command("make", context_settings={"help_option_names": ["-h", "--help"]})(data)
 _data.command()(review)
+_data.command()(reveal)
 app.add_typer(_data, name="data", rich_help_panel="One stage")
 for _stage in ("finetune", "unlearn", "score", "report"):
     app.command(_stage, rich_help_panel="One stage")(stage_command(_stage))

@@ -110,7 +110,7 @@ def show_preview(root: Path, models: Sequence[str], judging: Judge) -> None:
 def show_prompts(preview: Preview) -> None:
     """Print prompts as they are."""
     for number, prompt in enumerate(preview.prompts, start=1):
-        results().print(Text(f"--- prompt {number} ---\n{prompt}\n"))
+        results().print(Text(f"--- prompt {number} ---\n{prompt}\n"), soft_wrap=True)
 
 
 def show(judged: Judged) -> None:

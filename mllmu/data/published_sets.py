@@ -11,22 +11,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from pydantic import TypeAdapter
 
 from mllmu.data.parquet_schema import GROUPS, TYPES, TaskRow, validated
+from mllmu.data.tables import Store, Table, picture
 from mllmu.errors import DataError
 from mllmu.records import MODALITIES, Modality, Question, Split, TaskName
 
 FULL_SET, TEST_SET, CELEBRITIES = "Full_Set", "Test_Set", "Retain_Set"
 PUBLISHED_SPLITS: tuple[Split, ...] = ("forget", "test", "retain", "celebrity")
-_CACHED_GROUPS = 4
 _OPENED_PICTURES = 32
 
 
@@ -41,10 +38,10 @@ class Person:
 
 @dataclass(frozen=True)
 class Pictures:
-    """The pictures of some configs, by a name like ``forget_5/012``, or ``Test_Set/012/1`` where there are several."""
+    """The pictures of some configs, by a name like ``forget_5/012``, or ``Test_Set/012#1`` where there are several."""
 
-    places: dict[str, tuple[Path, int, int]] = field(default_factory=dict)
-    """Person's name -> file, row group, row of the group."""
+    places: dict[str, tuple[Table, int]] = field(default_factory=dict)
+    """Person's name -> table, row."""
 
     def open(self, name: str) -> Image.Image:
         """A picture as RGB; DataError if it is not there or cannot be decoded."""
@@ -57,29 +54,13 @@ class Pictures:
 @lru_cache(maxsize=_OPENED_PICTURES)
 def _picture(pictures: Pictures, name: str) -> Image.Image:
     person, _, number = name.partition("#")
-    path, group, row = pictures.places[person]
-    cell = _cells(path, group)[row]
+    table, row = pictures.places[person]
+    cell = table.cell(row, "images" if "images" in table.columns else "image")
     if number:
         if not cell or int(number) >= len(cell):
-            raise DataError(f"{path}: '{person}' has {len(cell or ())} pictures, asked for index {number}.")
+            raise DataError(f"{table.name}: '{person}' has {len(cell or ())} pictures, asked for index {number}.")
         cell = cell[int(number)]
-    try:
-        with Image.open(BytesIO(cell["bytes"])) as image:
-            return image.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, TypeError) as error:
-        raise DataError(
-            f"{path}: the picture of '{person}' cannot be decoded ({error}). Expected image cells "
-            "{bytes, path} with the bytes of a picture file; download or export the data again."
-        ) from None
-
-
-@lru_cache(maxsize=_CACHED_GROUPS)
-def _cells(path: Path, group: int) -> list[Any]:
-    """The image cells of one row group."""
-    with pq.ParquetFile(path) as file:
-        column = "images" if "images" in file.schema_arrow.names else "image"
-        cells: list[Any] = file.read_row_group(group, columns=[column])[column].to_pylist()
-    return cells
+    return picture(cell, f"{table.name}: '{person}'")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,33 +110,24 @@ def _people(root: Path, config: str, pictures: Pictures, *, view: int | None = N
         if name in pictures.places:
             raise DataError(f"{where}: ID '{row.ID}' appears twice. Expected one row a person.")
         pictures.places[name] = place
-        picture = name if view is None else f"{name}#{view}"
-        yield Person(id=row.ID, picture=picture, questions=tuple(_questions(row, variant, where)))
+        shown = name if view is None else f"{name}#{view}"
+        yield Person(id=row.ID, picture=shown, questions=tuple(_questions(row, variant, where)))
 
 
-def _rows(root: Path, config: str) -> Iterator[tuple[str, tuple[Path, int, int], TaskRow]]:
+def _rows(root: Path, config: str) -> Iterator[tuple[str, tuple[Table, int], TaskRow]]:
     """Where each row of a config is, and its tasks; shards in the order of their names."""
-    paths = sorted((root / config).glob("*.parquet"))
-    if not paths:
+    if not any((root / config).glob("*.parquet")):
         raise DataError(
             f"{root / config}: no parquet file. Expected the folder of the published configs with {FULL_SET}, "
             f"{TEST_SET}, {CELEBRITIES}, forget_R and retain_Q (Q = 100 - R), as `mllmu data --export mllmu-bench` "
             "writes it."
         )
+    table, columns = Store(root).table(config), list(TaskRow.model_fields)
+    table.need(columns)
     adapter = TypeAdapter(TaskRow)
-    for path in paths:
-        try:
-            with pq.ParquetFile(path) as file:
-                groups = [
-                    file.read_row_group(group, columns=list(TaskRow.model_fields)).to_pylist()
-                    for group in range(file.num_row_groups)
-                ]
-        except (pa.ArrowInvalid, OSError) as error:
-            raise DataError(f"{path}: not a readable parquet file ({error}). Download or export it again.") from None
-        for group, rows in enumerate(groups):
-            for number, row in enumerate(rows):
-                where = f"{path}: row group {group}, row {number}"
-                yield where, (path, group, number), validated(adapter, row, where)
+    for number, row in enumerate(table.rows(columns)):
+        where = table.where(number)
+        yield where, (table, number), validated(adapter, row, where)
 
 
 def _questions(row: TaskRow, variant: str, where: str) -> Iterator[Question]:

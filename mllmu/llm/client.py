@@ -76,6 +76,7 @@ class Client(Generic[T]):
         self._cache = ReplyCache(settings.cache_folder())
         self._stop = threading.Event()
         self._lock = threading.Lock()
+        self._asked: dict[str, threading.Lock] = {}
         self._not_before = 0.0
         self._unanswered_at_first: int | None = 0
 
@@ -152,8 +153,14 @@ class Client(Generic[T]):
         return Unanswered(reason)
 
     def _complete(self, body: dict[str, Any]) -> Reply:
-        """The reply to one request: from the cache, or from the endpoint in at most ``max_attempts`` tries."""
+        """The reply to one request: from the cache, or from the endpoint. Equal requests wait for the first one."""
         key = cache_key(self._settings, body)
+        with self._lock:
+            alone = self._asked.setdefault(key, threading.Lock())
+        with alone:
+            return self._kept_or_asked(key, body)
+
+    def _kept_or_asked(self, key: str, body: dict[str, Any]) -> Reply:
         if (kept := self._cache.get(key)) is not None:
             self.budget.reuse()
             return kept

@@ -22,7 +22,6 @@ from typer.testing import CliRunner
 from mllmu.cli.app import app
 from mllmu.data.question_rules import check
 from mllmu.data.writers import Rejected
-from mllmu.llm import client as client_module
 from mllmu.records import Profile, Question, read_lines
 
 NUM_PEOPLE = 4
@@ -34,10 +33,7 @@ def answer(body: Body) -> str:
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[LlmServer]:
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(client_module, "FIRST_PAUSE_S", 0.01)
+def server(endpoint: None) -> Iterator[LlmServer]:
     with LlmServer(answer) as running:
         yield running
 

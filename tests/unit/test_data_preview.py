@@ -16,11 +16,7 @@ from mllmu.progress import SilentProgress
 from mllmu.recipe import DataSection, load
 from mllmu.stages.context import Context
 
-
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+pytestmark = pytest.mark.usefixtures("endpoint")
 
 
 @pytest.fixture

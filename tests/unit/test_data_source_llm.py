@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from llm_factory import DONORS, ORDER, Row, invent, person
-from llm_server import KEY, LlmServer
+from llm_server import LlmServer
 
 from mllmu.data.question_rules import check
 from mllmu.data.questions import build as build_questions
@@ -18,17 +18,11 @@ from mllmu.data.sources.llm import Llm
 from mllmu.data.sources.synthetic import Synthetic
 from mllmu.data.values import ATTRIBUTES
 from mllmu.errors import BudgetError, DataError, EndpointError
-from mllmu.llm import client as client_module
 from mllmu.plugins import find
 
+pytestmark = pytest.mark.usefixtures("endpoint")
+
 SEED = 3
-
-
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(client_module, "FIRST_PAUSE_S", 0.01)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from llm_factory import Row, factory, recognised
-from llm_server import KEY, Body, LlmServer
+from llm_server import Body, LlmServer
 
 from mllmu.data.question_rules import check
 from mllmu.data.questions import build
@@ -21,22 +21,16 @@ from mllmu.data.writers._llm_rules import agrees, overlap
 from mllmu.data.writers._llm_talk import profile_text
 from mllmu.data.writers.llm import Llm
 from mllmu.errors import BudgetError, DataError
-from mllmu.llm import client as client_module
 from mllmu.plugins import find
 from mllmu.progress import SilentProgress
 from mllmu.records import Profile, Question
+
+pytestmark = pytest.mark.usefixtures("endpoint")
 
 ORDER = Order(0, train_wordings=1)
 EVAL = ORDER._replace(variants=("eval",))
 PEOPLE = Synthetic(num_people=4).profiles(1)
 Spoil = Callable[[Row, int], None]
-
-
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(client_module, "FIRST_PAUSE_S", 0.01)
 
 
 @pytest.fixture

@@ -17,9 +17,10 @@ from mllmu.errors import BudgetError, DataError, RunStoreError
 from mllmu.evaluation.judge import run, verdicts
 from mllmu.judges.endpoint import Endpoint
 from mllmu.judges.rule import Rule
-from mllmu.llm import client as client_module
 from mllmu.progress import SilentProgress
 from mllmu.records import Response, Sample, Score, dump_lines, read_lines
+
+pytestmark = pytest.mark.usefixtures("endpoint")
 
 MODELS = ("target", "retain_model", "ga")
 RIGHT, WRONG = "This person works as a nurse.", "This person works as a baker."
@@ -75,13 +76,6 @@ def root(tmp_path: Path) -> Path:
     (forget / "samples.jsonl").write_text(dump_lines(SAMPLES), encoding="utf-8")
     (folder / "recipe.yaml").write_text("name: run\nunlearn:\n  methods: [ga]\n", encoding="utf-8")
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(client_module, "FIRST_PAUSE_S", 0.01)
 
 
 def grade(body: Body) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llm_server import KEY, Body, LlmServer, rating
+from llm_server import Body, LlmServer, rating
 
 from mllmu.errors import DataError, ModelError
 from mllmu.evaluation.agreement import agreement, quadratic_kappa, read_people
@@ -19,15 +19,9 @@ from mllmu.judges import Case, Judge
 from mllmu.judges.endpoint import Endpoint
 from mllmu.judges.local import Local
 from mllmu.judges.rule import Rule, judged
-from mllmu.llm import client as client_module
 from mllmu.plugins import find, names
 
-
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(client_module, "FIRST_PAUSE_S", 0.01)
+pytestmark = pytest.mark.usefixtures("endpoint")
 
 
 @pytest.fixture

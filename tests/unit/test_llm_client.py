@@ -18,21 +18,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mllmu.errors import BudgetError, EndpointError, MllmuError, RecipeError, RunStoreError
 from mllmu.llm import Call, Client, EndpointSettings, ReplyCache, Unanswered, count_cached
-from mllmu.llm import client as client_module
 from mllmu.plugins import explain
+
+pytestmark = pytest.mark.usefixtures("endpoint")
 
 
 class Rating(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     score: int = Field(ge=1, le=10)
     reason: str
-
-
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(client_module, "FIRST_PAUSE_S", 0.01)
 
 
 @pytest.fixture
@@ -75,6 +69,15 @@ def test_a_passing_fault_is_tried_again_and_counted(
     found, facts = ask(settings(server, tmp_path), 1)
     assert found == {0: Rating(score=7, reason="fine")}
     assert (facts[counted], facts["requests"], facts["answered"]) == (2, 3, 1)
+
+
+def test_equal_calls_at_the_same_time_are_paid_once(server: LlmServer, tmp_path: Path) -> None:
+    server.script = ["500"]
+    with Client(settings(server, tmp_path, concurrency=4), Rating) as client:
+        found = dict(client.ask_all([*calls(2), *calls(2), *calls(2)]))
+    facts = client.budget.facts()
+    assert len(found) == 6 and len(server.bodies) == 3, "two calls, and one second try"
+    assert (facts["answered"], facts["cached"]) == (2, 4)
 
 
 def test_silence_ends_at_the_timeout_and_is_tried_again(server: LlmServer, tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 from PIL import Image
 from PIL.ImageDraw import Draw
+from typer.testing import CliRunner
 
+from mllmu.cli.app import app
 from mllmu.data import build
 from mllmu.data.people import dates, keyfile, patterns
 from mllmu.data.people.lexicon import plain, words
@@ -215,6 +217,20 @@ def test_the_key_file_undoes_it_and_is_readable_by_its_owner_only(folder: Path) 
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     with pytest.raises(DataError, match="knows no 'p0' among 10 people"):
         keyfile.reveal(key, ["p0"])
+
+
+def test_the_command_says_who_is_behind_ids_names_and_other_fakes(folder: Path) -> None:
+    people, key = People(**settings(folder)).profiles(0), str(folder / "secret" / "key.json")
+    ask = lambda *who: CliRunner().invoke(app, ["data", "reveal", key, *who])  # noqa: E731
+    everybody = ask().stdout.splitlines()
+    assert len(everybody) == len(ROWS) and all(any(r["name"] in line for line in everybody) for r in ROWS)
+    one = people[3]
+    assert ask(one.id).stdout == ask(one.name).stdout == ask(one.name.upper()).stdout
+    assert ask(one.id).stdout.splitlines()[0] in everybody
+    city = one.attributes["birthplace"].partition(",")[0]
+    assert ask(city).stdout.startswith(f"{city}: original ")
+    wrong = ask("Nobody")
+    assert wrong.exit_code == 2 and wrong.stdout == "" and "knows no 'Nobody'" in wrong.stderr
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"format": "mllmu-people-key-1", "secret": "x"}', "\xff"])

@@ -13,12 +13,12 @@ import json
 import os
 import random
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mllmu.errors import DataError
+from mllmu.errors import DataError, did_you_mean
 from mllmu.runstore import explain_os_errors
 
 FORMAT = "mllmu-people-key-1"
@@ -87,19 +87,32 @@ class Key:
             temporary.replace(self.path)
 
 
-def reveal(path: Path, ids: list[str]) -> dict[str, dict[str, str]]:
-    """Who is behind pseudonymous ids (all of them, if none is named).
+def reveal(path: Path, asked: Sequence[str] = ()) -> dict[str, dict[str, str]]:
+    """What is behind pseudonymous ids, names and other fakes; everybody, if nothing is asked.
+
+    Returns:
+        By id, all that is known of a person; by any other fake (a city, an e-mail address) its ``original``.
 
     Raises:
-        DataError: no key file, or an id that it does not know.
+        DataError: no key file, or something that it does not know.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such key file. Name the file that data.source.key named when the data were made.")
-    people = Key(path).people
-    unknown = [one for one in ids if one not in people]
-    if unknown:
-        raise DataError(f"{path}: knows no '{unknown[0]}' among {len(people)} people. Is it the key of this run?")
-    return {one: people[one] for one in ids or people}
+    key = Key(path)
+    ids = {name.casefold(): one for one, known in key.people.items() for name in (one, known.get("pseudonym", ""))}
+    fakes = {fake.casefold(): original for pairs in key.replaced.values() for original, fake in pairs.items()}
+    found: dict[str, dict[str, str]] = {}
+    for text in asked or key.people:
+        if person := ids.get(text.casefold()):
+            found[person] = key.people[person]
+        elif original := fakes.get(text.casefold()):
+            found[text] = {"original": original}
+        else:
+            raise DataError(
+                f"{path}: knows no '{text}' among {len(key.people)} people.{did_you_mean(text.casefold(), ids)} "
+                "Is it the key of this run?"
+            )
+    return found
 
 
 def _load(path: Path) -> _Content:
@@ -128,8 +141,3 @@ def refuse_run_folder(path: Path) -> None:
                 f"data.source.key: {path} lies in the run folder {folder}. Whoever gets the results would get the key; "
                 "keep it elsewhere."
             )
-
-
-def originals(key: Key) -> dict[str, Any]:
-    """Fake -> original of all kinds, to read a text backwards."""
-    return {fake: original for pairs in key.replaced.values() for original, fake in pairs.items()}
