@@ -14,6 +14,7 @@ Shapes: B sequences, T tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,10 +30,15 @@ from mllmu.models.parts import core
 from mllmu.models.pictures import picture_inputs
 
 CAPACITY = 128
-"""Aimed length of a packed sequence in tokens; longer ones waste attention on what is masked. Measured on the tiny
-model (17 picture tokens, 64 questions a step, one core): 0.65 s a step at 96, 0.62 at 128, 0.67 at 160, 0.71 at 256."""
+"""Tokens that a group has room for at least. Measured on the tiny model (17 picture tokens, 64 questions a step, one
+core), forward and backward pass: 0.73 s at 64, 0.67 at 80, 0.66 at 96, 0.64 at 128, 0.66 at 160 and 200, 0.69 at 256."""
 SHARE = 5
-"""A sequence has room for at least so many times its longest prefix: running a long prefix again costs more."""
+"""A group has room for at least so many times its prefix: running a long prefix again costs more."""
+ATTENTION = 4
+"""So many times its hidden size is the length of a sequence whose attention costs as much as all else, about: with it
+the times above are the cost of :func:`arrange` times a constant, to 5 %."""
+SLACK = (1.0, 1.04, 1.08)
+"""Room beyond an even share of the tokens that is tried for a number of sequences; groups are not cut to fit."""
 
 
 @dataclass
@@ -61,10 +67,13 @@ def pack(loaded: Loaded, turns: Sequence[Turn], *, capacity: int | None = None) 
     Args:
         loaded: a model of a family that can be packed.
         turns: with replies.
-        capacity: a group is split, prefix and all, when it passes so many tokens; chosen by the prefixes if not given.
+        capacity: of a sequence in tokens: a group is split, prefix and all, when it passes it. If not given, groups
+            have room by their prefixes, and sequences the length that costs least.
     """
     groups = make_groups(loaded.encoder, turns, capacity)
-    sequences = fill(groups, max(capacity or room_for(groups), *(group.length for group in groups)))
+    longest = max(group.length for group in groups)
+    hidden_size = core(loaded.model).config.get_text_config().hidden_size
+    sequences = fill(groups, max(capacity, longest)) if capacity else arrange(groups, hidden_size)
     rows = [lay_out(loaded, turns, sequence) for sequence in sequences]
     ids_BT = filled([row.ids for row in rows], loaded.encoder.pad)
     positions_ABT = torch.stack([filled(axis, 0) for axis in zip(*(row.positions for row in rows), strict=True)])
@@ -128,11 +137,6 @@ def filled(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows])
 
 
-def room_for(groups: Sequence[Group]) -> int:
-    """Tokens of a sequence that suit some groups: more where a prefix is long."""
-    return max(CAPACITY, SHARE * max(len(group.prefix) for group in groups))
-
-
 def make_groups(encoder: Encoder, turns: Sequence[Turn], capacity: int | None) -> list[Group]:
     """Group turns by picture and system prompt; a group ends where the next block would pass the capacity."""
     members: dict[object, list[int]] = {}
@@ -144,7 +148,7 @@ def make_groups(encoder: Encoder, turns: Sequence[Turn], capacity: int | None) -
         prompts = [encoder.prompt(turns[place]) for place in places]
         cut = shared_length(prompts)
         group = Group(prompts[0][:cut])
-        room = capacity or room_for([group])
+        room = capacity or max(CAPACITY, SHARE * cut)
         for place, prompt in zip(places, prompts, strict=True):
             block = (prompt[cut:], encoder.reply(turns[place].reply))
             if group.blocks and group.length + len(block[0]) + len(block[1]) > room:
@@ -168,6 +172,25 @@ def fill(groups: Sequence[Group], room: int) -> list[list[Group]]:
         sequences[place].append(group)
         used[place] += group.length
     return sequences
+
+
+def arrange(groups: Sequence[Group], hidden_size: int) -> list[list[Group]]:
+    """Put groups into sequences, as many and as long as cost least together, padding included.
+
+    cost = B * T * (1 + T / (ATTENTION * hidden size)),  B sequences filled up to the longest, T
+    """
+    total, longest = sum(group.length for group in groups), max(group.length for group in groups)
+
+    def cost(sequences: list[list[Group]]) -> float:
+        length = max(sum(group.length for group in sequence) for sequence in sequences)
+        return len(sequences) * length * (1 + length / (ATTENTION * hidden_size))
+
+    rooms = {
+        max(longest, math.ceil(slack * total / number))
+        for number in range(1, max(1, total // longest) + 2)
+        for slack in SLACK
+    }
+    return min((fill(groups, room) for room in sorted(rooms)), key=cost)
 
 
 def packed_masks(

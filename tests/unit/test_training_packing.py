@@ -19,7 +19,7 @@ from mllmu.recipe import Lora, ModelSection
 from mllmu.records import ModelRef
 from mllmu.training.forward import Forward, run_forward
 from mllmu.training.losses import answer_nll, row_nll_B
-from mllmu.training.packing import fill, kin, make_groups, pack
+from mllmu.training.packing import Group, arrange, fill, kin, make_groups, pack
 
 SENTENCE = "Ada Bell lives in Riga and works as a baker ; the colour of her hat is red , blue or green ?"
 WORDS = SENTENCE.split()
@@ -151,3 +151,52 @@ def test_groups_are_split_at_the_capacity_and_sequences_filled_to_it(loaded: Loa
     sequences = fill(split, 10_000)
     assert len(sequences) == 1
     assert all(sum(group.length for group in sequence) <= 120 for sequence in fill(split, 120) if len(sequence) > 1)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "hidden_size", "expected"),
+    [
+        # two of 100 have no padding, as one of 200 has none, and less attention; four of 60 have 40 tokens of padding
+        ([60, 60, 40, 40], 10_000, [[60, 40], [60, 40]]),
+        # attention is dear: 4 * 60 * (1 + 60/4) = 3840 is less than 2 * 100 * (1 + 100/4) = 5200
+        ([60, 60, 40, 40], 1, [[60], [60], [40], [40]]),
+        # questions with long prefixes of their own gain nothing from standing side by side
+        ([620, 620, 620, 620], 4096, [[620], [620], [620], [620]]),
+        # one row of 660: 660 * (1 + 660/16384) is less than three of 600
+        ([600, 30, 30], 4096, [[600, 30, 30]]),
+        ([7], 64, [[7]]),
+    ],
+)
+def test_sequences_have_the_length_that_costs_least(
+    lengths: list[int], hidden_size: int, expected: list[list[int]]
+) -> None:
+    groups = [Group([0] * length, [place]) for place, length in enumerate(lengths)]
+    found = [[group.length for group in sequence] for sequence in arrange(groups, hidden_size)]
+    assert found == expected
+
+
+@given(lengths=st.lists(st.integers(1, 300), min_size=1, max_size=20), hidden_size=st.sampled_from([8, 160, 4096]))
+def test_every_group_is_in_one_sequence_and_none_costs_more_than_simple_filling(
+    lengths: list[int], hidden_size: int
+) -> None:
+    groups = [Group([0] * length, [place]) for place, length in enumerate(lengths)]
+    found = arrange(groups, hidden_size)
+    assert sorted(group.turns[0] for sequence in found for group in sequence) == list(range(len(lengths)))
+
+    def cost(sequences: list[list[Group]]) -> float:
+        width = max(sum(group.length for group in sequence) for sequence in sequences)
+        return len(sequences) * width * (1 + width / (4 * hidden_size))
+
+    assert cost(found) <= cost(fill(groups, max(lengths)))
+
+
+@settings(max_examples=4, deadline=None)
+@given(rows=drawn)
+def test_without_a_capacity_the_losses_are_the_same_too(
+    loaded: Loaded, folder: Path, rows: list[tuple[str, str, str, str]]
+) -> None:
+    turns = turns_of(folder, rows)
+    packed = run_forward(loaded.model, pack(loaded, turns))
+    plain = run_forward(loaded.model, loaded.encoder.batch(turns))
+    assert torch.allclose(answer_nll(packed), answer_nll(plain), rtol=1e-5, atol=1e-6)
+    assert torch.allclose(row_nll_B(packed), row_nll_B(plain), rtol=1e-4, atol=1e-4)
