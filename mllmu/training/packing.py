@@ -30,8 +30,8 @@ from mllmu.models.parts import core
 from mllmu.models.pictures import picture_inputs
 
 CAPACITY = 128
-"""Tokens that a group has room for at least. Measured on the tiny model (17 picture tokens, 64 questions a step, one
-core), forward and backward pass: 0.73 s at 64, 0.67 at 80, 0.66 at 96, 0.64 at 128, 0.66 at 160 and 200, 0.69 at 256."""
+"""Tokens that a group has room for at least. Seconds of a forward and backward pass of the tiny model (17 picture
+tokens, 64 questions, one core): 0.73 at 64, 0.67 at 80, 0.66 at 96, 0.64 at 128, 0.66 at 160 and 200, 0.69 at 256."""
 SHARE = 5
 """A group has room for at least so many times its prefix: running a long prefix again costs more."""
 ATTENTION = 4
