@@ -8,7 +8,7 @@ Templates are filled by plain replacement, so braces in names and values are har
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from types import MappingProxyType
@@ -95,6 +95,20 @@ def blanked(sentence: str, value: str) -> str | None:
     whole = rf"(?<!\w){re.escape(value)}(?!\w)"
     template = re.sub(whole, "{v}", re.sub(rf"\ban? {whole}", "{a} {v}", sentence))
     return template if template.count("{v}") == 1 and render_answer(template, value) == sentence else None
+
+
+def in_other_words(answer: str, rewording: str, value: str, alternatives: Sequence[str]) -> tuple[str, ...]:
+    """Wrong answers, given in the words of an answer, in the words of its rewording; none if a word does not fit.
+
+    >>> in_other_words("She is an engineer.", "Her job: engineer.", "engineer", ["She is a nurse."])
+    ('Her job: nurse.',)
+    """
+    template, other = blanked(answer, value), blanked(rewording, value)
+    if template is None or other is None:
+        return ()
+    pattern = re.escape(template).replace(r"\{a\}", "an?").replace(r"\{v\}", "(.+)")
+    found = [re.fullmatch(pattern, text) for text in alternatives]
+    return tuple(render_answer(other, one[1]) for one in found if one) if all(found) else ()
 
 
 @cache

@@ -8,6 +8,7 @@ from pathlib import Path
 import mini_run
 import pytest
 
+from mllmu import plugins
 from mllmu import recipe as recipes
 from mllmu.errors import RecipeError
 from mllmu.evaluation.trust import TrustRow
@@ -78,3 +79,8 @@ def test_two_workers_measure_the_same(base: Path, measured: tuple[Path, list[Tru
     recipe = recipes.parse(mini_run.settings(base, METHODS, *TAUGHT, "workers=2"))
     rows = trusting.trust(recipe, tmp_path / "run", pool=2, bits=4, progress=SilentProgress())
     assert rows == measured[1]
+
+
+def test_a_lower_truth_ratio_on_forget_means_that_more_is_known() -> None:
+    assert trusting._oriented(plugins.build("metrics", "truth_ratio", {}), 0.25) == 0.75
+    assert trusting._oriented(plugins.build("metrics", "rougeL", {}), 0.25) == 0.25

@@ -115,6 +115,15 @@ def test_truth_ratio_is_the_geometric_mean_of_wrong_over_the_rewording() -> None
     assert got.value == pytest.approx(math.exp(-2))
 
 
+@pytest.mark.parametrize(("name", "expected"), [("truth_ratio", math.exp(-1)), ("truth_ratio_arithmetic", 0.568)])
+def test_truth_ratio_compares_answers_in_the_words_of_the_rewording(name: str, expected: float) -> None:
+    more = {"reworded_wrong_0": "r w", "reworded_wrong_1": "r x"}
+    logps = {"target": (-0.1, 1), "rewording": (-2.0, 2), "wrong_0": (-0.2, 1), "wrong_1": (-0.2, 1)}
+    logps |= {"reworded_wrong_0": (-1.0, 1), "reworded_wrong_1": (-6.0, 2)}
+    got = score(name, sample("t", candidates=TRUTH | more), response(candidates=logps))
+    assert got.value == pytest.approx(expected, abs=5e-4)
+
+
 def test_truth_ratio_falls_back_to_the_target_where_there_is_no_rewording() -> None:
     made = sample("t", "cloze", candidates={"target": "t", "wrong_0": "x"})
     logps = {"target": (-1.0, 1), "wrong_0": (-4.0, 2)}
@@ -183,7 +192,8 @@ def test_ideal_on_forgotten_people_is_the_retain_model_not_an_extreme() -> None:
     for name in names("metrics"):
         metric: Metric = build("metrics", name, {})
         assert metric.higher_is("forget") == metric.higher_is("test") == "retain_model"
-        expected = "lower" if name in ("wrong", "refused", "garbled", "repetition") else "higher"
+        lower = ("wrong", "refused", "garbled", "repetition", "reply_perplexity")
+        expected = "lower" if name in lower else "higher"
         assert metric.higher_is("retain") == metric.higher_is("celebrity") == expected
 
 

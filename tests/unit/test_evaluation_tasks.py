@@ -83,7 +83,13 @@ def test_generation_candidates_hold_truth_rewording_and_wrong_answers() -> None:
         "target": "This person works as a nurse.",
         "rewording": "The job is nurse.",
         "wrong_0": "This person works as a pilot.",
+        "reworded_wrong_0": "The job is pilot.",
     }
+
+
+def test_wrong_answers_that_do_not_fit_the_answers_words_are_not_reworded() -> None:
+    made = sample(question(rewording="The job is nurse.", alternatives=("A pilot, they say.",)))
+    assert not any(key.startswith("reworded") for key in made.candidates)
 
 
 def test_training_question_is_put_bare() -> None:

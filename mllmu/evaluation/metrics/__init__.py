@@ -20,7 +20,8 @@ class Metric(Plugin):
 
     A subclass sets ``tasks`` (what it can judge), ``splits`` (only if not all sets concern it), ``unit``, ``range``
     (lowest and highest value of the aggregate), ``version`` (raised whenever the same replies would give other
-    numbers), ``label`` (a column title), ``best`` (the good direction where knowledge is wanted), and ``measures``
+    numbers), ``label`` (a column title), ``best`` (the good direction where knowledge is wanted), ``known`` (the
+    direction of a model that knows the forget people, if not ``best``), and ``measures``
     (what must be measured on the model besides replies and candidates, see ``Sample.measured``), and ``weighed`` (it
     needs the likelihood of the replies under the base model, see ``Response.fluency``).
     """
@@ -32,6 +33,7 @@ class Metric(Plugin):
     version: ClassVar[int] = 1
     label: ClassVar[str]
     best: ClassVar[Literal["higher", "lower"]] = "higher"
+    known: ClassVar[Literal["higher", "lower"] | None] = None
     measures: ClassVar[tuple[str, ...]] = ()
     weighed: ClassVar[bool] = False
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import ClassVar, Literal
 
 from mllmu.evaluation.metrics import Metric, mean_logp
 from mllmu.records import Response, Sample, Score, Split, TaskName
@@ -17,8 +18,9 @@ class TruthRatio(Metric):
 
     R = exp( mean over wrong answers w of logp(w)/tokens(w) ) / exp( logp(g)/tokens(g) )
 
-    g is the right answer reworded, or the target where there is no rewording: the wording that was trained is more
-    likely than any other for that alone. The score is R itself, in [0, inf): below 1 the model prefers the truth,
+    g is the right answer reworded, and the wrong answers are in the words of the rewording too; without a rewording all
+    are in the words of the target. A wording that was trained is more likely than any other for that alone, so the two
+    must not be mixed. The score is R itself, in [0, inf): below 1 the model prefers the truth,
     and its distribution is what the KS distance to the retain_model compares. The aggregate depends on the split:
         forget, test:  mean of min(R, 1/R); 1 = truth and lies are told apart as little as possible
         elsewhere:     mean of max(0, 1 - R); 1 = only the truth is likely
@@ -32,20 +34,31 @@ class TruthRatio(Metric):
     tasks: ClassVar[tuple[TaskName, ...]] = ("generation", "cloze")
     unit: ClassVar[str] = "ratio"
     label: ClassVar[str] = "Truth ratio"
+    version: ClassVar[int] = 2
+    known: ClassVar[Literal["higher", "lower"] | None] = "lower"
 
     def score(self, sample: Sample, response: Response) -> Score:
-        gold = mean_logp(response, "rewording" if "rewording" in sample.candidates else "target")
-        wrong = [mean_logp(response, key) for key in sample.candidates if key.startswith("wrong_")]
+        gold, wrong = likelihoods(sample, response)
         known = [logp for logp in wrong if logp is not None]
         if gold is None or not known or len(known) < len(wrong):
             return self.judged(sample, None, "no likelihood for the truth or for a wrong answer")
-        log_ratio = math.fsum(known) / len(known) - gold
-        return self.judged(sample, math.exp(min(log_ratio, _MOST_LOG_RATIO)))
+        return self.judged(sample, self.ratio([min(logp - gold, _MOST_LOG_RATIO) for logp in known]))
+
+    def ratio(self, logs: Sequence[float]) -> float:
+        """The ratio, given log of wrong over right for every wrong answer."""
+        return math.exp(math.fsum(logs) / len(logs))
 
     def readable(self, value: float, split: Split) -> float:
         if split in ("forget", "test"):
             return value if value <= 1 else 1 / value
         return max(0.0, 1 - value)
+
+
+def likelihoods(sample: Sample, response: Response) -> tuple[float | None, list[float | None]]:
+    """Log-probability per token of the truth and of the wrong answers, all in one wording."""
+    start = "reworded_wrong_" if "reworded_wrong_0" in sample.candidates else "wrong_"
+    wrong = [mean_logp(response, key) for key in sample.candidates if key.startswith(start)]
+    return mean_logp(response, "rewording" if "rewording" in sample.candidates else "target"), wrong
 
 
 PLUGIN = TruthRatio

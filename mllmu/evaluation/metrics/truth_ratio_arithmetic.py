@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
-from mllmu.evaluation.metrics import mean_logp
 from mllmu.evaluation.metrics.truth_ratio import TruthRatio
-from mllmu.records import Response, Sample, Score
-
-_MOST_LOG_RATIO = 700.0
 
 
 class TruthRatioArithmetic(TruthRatio):
@@ -23,14 +20,8 @@ class TruthRatioArithmetic(TruthRatio):
 
     label: ClassVar[str] = "Truth ratio (arithmetic)"
 
-    def score(self, sample: Sample, response: Response) -> Score:
-        gold = mean_logp(response, "rewording" if "rewording" in sample.candidates else "target")
-        wrong = [mean_logp(response, key) for key in sample.candidates if key.startswith("wrong_")]
-        known = [logp for logp in wrong if logp is not None]
-        if gold is None or not known or len(known) < len(wrong):
-            return self.judged(sample, None, "no likelihood for the truth or for a wrong answer")
-        ratios = [math.exp(min(logp - gold, _MOST_LOG_RATIO)) for logp in known]
-        return self.judged(sample, math.fsum(ratios) / len(ratios))
+    def ratio(self, logs: Sequence[float]) -> float:
+        return math.fsum(map(math.exp, logs)) / len(logs)
 
 
 PLUGIN = TruthRatioArithmetic

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from mllmu.data.wordings import in_other_words
 from mllmu.errors import DataError
 from mllmu.plugins import Plugin
 from mllmu.records import Question, Sample, Split, TaskName
@@ -76,8 +77,15 @@ class Task(Plugin):
 
 
 def answers_by_key(question: Question) -> dict[str, str]:
-    """The right answer as ``target``, its rewording if there is one, and the wrong ones as ``wrong_0`` ..."""
-    right = {"target": question.answer}
+    """The right answer as ``target``, its rewording if there is one, and the wrong ones as ``wrong_0`` ...
+
+    With a rewording, the wrong answers are there in its words too, as ``reworded_wrong_0`` ...: a ratio of likelihoods
+    must not compare a wording that was taught with one that was not.
+    """
+    right, wrong = {"target": question.answer}, question.alternatives
+    found = {f"wrong_{index}": text for index, text in enumerate(wrong)}
     if question.rewording:
         right["rewording"] = question.rewording
-    return right | {f"wrong_{index}": wrong for index, wrong in enumerate(question.alternatives)}
+        other = in_other_words(question.answer, question.rewording, question.value, wrong)
+        found |= {f"reworded_wrong_{index}": text for index, text in enumerate(other)}
+    return right | found
