@@ -196,7 +196,7 @@ class Unlearn(Section):
         description="questions of a side at once, as in finetune",
     )
     reference_mib: float = Field(
-        1024, ge=0, description="memory a side for what the frozen reference says, computed once; 0: in every step"
+        1024, ge=0, description="memory a side for what the frozen reference says, computed once if that pays; 0: never"
     )
 
     @field_validator("methods", mode="before")

@@ -31,7 +31,26 @@ from mllmu.training.forward import Forward, apply_head, labelled, run_labelled, 
 
 CHUNK = 16
 """Replies a pass."""
+GAIN = 1.5
+"""So many times fewer tokens must be read than in every step. On the tiny model 2 times fewer (``npo``, 2 epochs) made
+training a tenth faster; 1.3 times fewer (``kl_min``, no retain reply met twice) made it 6 % slower."""
 Kind = Literal["logp", "hidden"]
+
+
+def pays(loaded: Loaded, asked: Sequence[Turn], *, shared: bool) -> bool:
+    """Whether remembering saves enough; decided by counting tokens, so it is the same after a restart.
+
+    Args:
+        asked: every reply as often as it will be asked for.
+        shared: passes are packed, so a picture is read once for all its questions.
+    """
+    encoder, mark = loaded.encoder, loaded.image_token_id
+    prompts = {turn: encoder.prompt(turn) for turn in asked}
+    lengths = {turn: len(prompt) + len(encoder.reply(turn.reply)) for turn, prompt in prompts.items()}
+    pictures = {turn: prompt.count(mark) for turn, prompt in prompts.items()} if shared and mark is not None else {}
+    once = sum(lengths.values()) - sum(pictures.values())
+    once += sum({turn.pictures: count for turn, count in pictures.items()}.values())
+    return sum(lengths[turn] for turn in asked) > GAIN * once
 
 
 class Recalled(Forward):

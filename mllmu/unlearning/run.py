@@ -31,7 +31,7 @@ from mllmu.training.losses import answer_nll
 from mllmu.training.packing import training_batch
 from mllmu.unlearning.base import Method, Phase, Side, Step, layer_at
 from mllmu.unlearning.probing import Probe
-from mllmu.unlearning.reference import ReferenceMemory
+from mllmu.unlearning.reference import ReferenceMemory, pays
 from mllmu.unlearning.saliency import Saliency, SideName, restrict
 
 PROBE_BATCH = 32
@@ -193,7 +193,7 @@ class _Engine:
         note: Callable[[str], None],
     ) -> None:
         self.at_once, self.reference_mib, self.note = at_once, reference_mib, note
-        self.references: dict[tuple[SideName, bool], ReferenceMemory] = {}
+        self.references: dict[tuple[SideName, bool], ReferenceMemory | None] = {}
         self.model = model
         self.loaded = loaded
         self.method = method
@@ -255,23 +255,33 @@ class _Engine:
         chosen = [turns[i] for i in order.indices(step)] if turns else []
         return Side(chosen, _Passes(self, name, chosen, epoch=step // order.steps_per_epoch))
 
-    def reference_of(self, name: SideName, *, alternative: bool) -> ReferenceMemory:
-        """What the reference gives the replies of a side, or their alternatives, in the whole training."""
+    def reference_of(self, name: SideName, *, alternative: bool) -> ReferenceMemory | None:
+        """What the reference gives the replies of a side, or their alternatives; None: it is run in every step."""
+        if not self.reference_mib:
+            return None
         if (name, alternative) not in self.references:
-            order, turns = self._order(name), getattr(self.sides, name)
-            num_steps = (
-                self.num_steps - self.forget_steps if name == "retain" and self._two_phases else self.forget_steps
-            )
-            met = {(item, step // order.steps_per_epoch) for step in range(num_steps) for item in order.indices(step)}
-            self.references[name, alternative] = ReferenceMemory(
-                [self.instead(turns[item], epoch) if alternative else turns[item] for item, epoch in sorted(met)],
-                frozen=self.frozen,
-                batches=self.batches,
-                at_once=self.at_once,
-                most_bytes=self.reference_mib * 2**20,
-                note=self.note,
+            asked = self._asked(name, alternative=alternative)
+            shared = self.loaded.packs and self.method.loss_on == "answer"
+            self.references[name, alternative] = (
+                ReferenceMemory(
+                    asked,
+                    frozen=self.frozen,
+                    batches=self.batches,
+                    at_once=self.at_once,
+                    most_bytes=self.reference_mib * 2**20,
+                    note=self.note,
+                )
+                if pays(self.loaded, asked, shared=shared)
+                else None
             )
         return self.references[name, alternative]
+
+    def _asked(self, name: SideName, *, alternative: bool) -> list[Turn]:
+        """The turns of a side that the whole training meets, in the order of the side, each as often as it is met."""
+        order, turns = self._order(name), getattr(self.sides, name)
+        num_steps = self.num_steps - self.forget_steps if name == "retain" and self._two_phases else self.forget_steps
+        met = sorted((item, step // order.steps_per_epoch) for step in range(num_steps) for item in order.indices(step))
+        return [self.instead(turns[item], epoch) if alternative else turns[item] for item, epoch in met]
 
     def batches(self, loaded: Loaded) -> MakeBatch:
         """Encodes turns as the method trains them."""
@@ -337,7 +347,7 @@ class _Passes:
         turns = [engine.instead(turn, self.epoch) for turn in self.turns] if alternative else list(self.turns)
         if not reference:
             return distributed.forward(engine.model, turns, self._make, at_once=engine.at_once)
-        known = engine.reference_of(self.name, alternative=alternative) if engine.reference_mib else None
+        known = engine.reference_of(self.name, alternative=alternative)
         if known and known.holds(turns):
             return known.recall(turns, *distributed.tokens(turns, self._make, at_once=engine.at_once))
         with engine.frozen() as loaded:

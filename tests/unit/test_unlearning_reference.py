@@ -23,7 +23,7 @@ from mllmu.training import loop
 from mllmu.training.forward import labelled, run_forward
 from mllmu.training.loop import CURVE
 from mllmu.unlearning import reference
-from mllmu.unlearning.reference import ReferenceMemory
+from mllmu.unlearning.reference import ReferenceMemory, pays
 from mllmu.unlearning.run import Sides, step_batch, unlearn
 
 WAYS: tuple[dict[str, Any], ...] = ({}, {"train_end": False}, {"loss_on": "all"})
@@ -156,10 +156,23 @@ def test_a_training_with_it_is_the_training_without(tiny_base: Path, sides: Side
         assert one == pytest.approx(other, rel=5e-3, abs=5e-4)
 
 
-@pytest.mark.parametrize(("name", "passes"), [("npo", 1), ("kl_min", 1), ("ga", 0)])
-def test_a_pass_for_all_epochs(
-    tiny_base: Path, sides: Sides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, passes: int
+def test_it_pays_where_replies_come_again_or_share_a_picture(
+    model: Loaded, turns: list[Turn], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert not pays(model, turns, shared=False)
+    assert pays(model, [*turns, *turns], shared=False)
+    monkeypatch.setattr(reference, "GAIN", 1.2)
+    many = [replace(turns[0], prompt=letter, reply=letter) for letter in "ABCDEFGHIJKLMNOPQRST"]
+    assert pays(model, many, shared=True), "17 picture tokens are read once instead of twenty times"
+    assert not pays(model, many, shared=False)
+    assert not pays(model, [replace(turn, image=None) for turn in many], shared=True)
+
+
+@pytest.mark.parametrize(("name", "epochs", "passes"), [("npo", 4, 1), ("kl_min", 4, 1), ("npo", 1, 0), ("ga", 4, 0)])
+def test_a_pass_for_all_epochs(
+    tiny_base: Path, sides: Sides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, epochs: int, passes: int
+) -> None:
+    sides = replace(sides, forget=sides.forget[2:])
     done, run = [], ReferenceMemory._run
 
     def counted(self: ReferenceMemory, place: int, kind: Any) -> None:
@@ -167,7 +180,7 @@ def test_a_pass_for_all_epochs(
         run(self, place, kind)
 
     monkeypatch.setattr(ReferenceMemory, "_run", counted)
-    trained(tiny_base, tmp_path / name, sides, name, modality="both", epochs=4)
+    trained(tiny_base, tmp_path / name, sides, name, modality="both", epochs=epochs)
     assert len(done) == passes
 
 
