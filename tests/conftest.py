@@ -33,7 +33,7 @@ def loaded(tiny_base: Path) -> Loaded:
 
 
 @pytest.fixture
-def endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+def loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     """What asking a server on loopback needs: the key, no proxy in between, and short pauses before a second try."""
     from llm_server import KEY
 

@@ -33,7 +33,7 @@ def answer(body: Body) -> str:
 
 
 @pytest.fixture
-def server(endpoint: None) -> Iterator[LlmServer]:
+def server(loopback: None) -> Iterator[LlmServer]:
     with LlmServer(answer) as running:
         yield running
 

@@ -16,7 +16,7 @@ from mllmu.progress import SilentProgress
 from mllmu.recipe import DataSection, load
 from mllmu.stages.context import Context
 
-pytestmark = pytest.mark.usefixtures("endpoint")
+pytestmark = pytest.mark.usefixtures("loopback")
 
 
 @pytest.fixture

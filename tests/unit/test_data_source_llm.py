@@ -20,7 +20,7 @@ from mllmu.data.values import ATTRIBUTES
 from mllmu.errors import BudgetError, DataError, EndpointError
 from mllmu.plugins import find
 
-pytestmark = pytest.mark.usefixtures("endpoint")
+pytestmark = pytest.mark.usefixtures("loopback")
 
 SEED = 3
 

@@ -25,7 +25,7 @@ from mllmu.plugins import find
 from mllmu.progress import SilentProgress
 from mllmu.records import Profile, Question
 
-pytestmark = pytest.mark.usefixtures("endpoint")
+pytestmark = pytest.mark.usefixtures("loopback")
 
 ORDER = Order(0, train_wordings=1)
 EVAL = ORDER._replace(variants=("eval",))

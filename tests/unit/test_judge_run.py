@@ -20,7 +20,7 @@ from mllmu.judges.rule import Rule
 from mllmu.progress import SilentProgress
 from mllmu.records import Response, Sample, Score, dump_lines, read_lines
 
-pytestmark = pytest.mark.usefixtures("endpoint")
+pytestmark = pytest.mark.usefixtures("loopback")
 
 MODELS = ("target", "retain_model", "ga")
 RIGHT, WRONG = "This person works as a nurse.", "This person works as a baker."

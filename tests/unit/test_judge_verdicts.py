@@ -21,7 +21,7 @@ from mllmu.judges.local import Local
 from mllmu.judges.rule import Rule, judged
 from mllmu.plugins import find, names
 
-pytestmark = pytest.mark.usefixtures("endpoint")
+pytestmark = pytest.mark.usefixtures("loopback")
 
 
 @pytest.fixture

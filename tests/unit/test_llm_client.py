@@ -20,7 +20,7 @@ from mllmu.errors import BudgetError, EndpointError, MllmuError, RecipeError, Ru
 from mllmu.llm import Call, Client, EndpointSettings, ReplyCache, Unanswered, count_cached
 from mllmu.plugins import explain
 
-pytestmark = pytest.mark.usefixtures("endpoint")
+pytestmark = pytest.mark.usefixtures("loopback")
 
 
 class Rating(BaseModel):
