@@ -2,6 +2,7 @@
 
     python -m benchmarks.engine                     # about six minutes of one core; writes benchmarks/engine.json
     python -m benchmarks.engine --parts throughput  # one minute: the ratios alone
+    python -m benchmarks.engine --parts questions   # the benchmark's own questions, zero-shot and as published
 
 Three ways to do the same work on the same model, one after the other, with the same number of threads:
 
@@ -34,10 +35,12 @@ from typing import Any
 import torch
 import transformers
 
+from benchmarks import engine_evaluation as evaluation
 from benchmarks import engine_work as work
+from mllmu.models.tiny.build import build_tokenizer
 
 ORDER = ("published", "plain", "engine")
-PARTS = ("throughput", "quality", "growth", "others")
+PARTS = ("throughput", "questions", "quality", "growth", "others")
 
 
 def main() -> None:
@@ -53,6 +56,8 @@ def main() -> None:
             show(f"\n{name}")
             case = make(Path(folder) / name)
             facts[name] = throughput(case, facts["matmul_gflops"])
+        if "questions" in options.parts:
+            facts["questions"] = questions(Path(folder) / "questions")
         if "quality" in options.parts:
             facts["time_to_quality"] = quality(Path(folder))
         if "growth" in options.parts:
@@ -82,6 +87,25 @@ def throughput(case: work.Case, peak_gflops: float) -> dict[str, Any]:
             show(f"  {kind:20} {name:10}{row}")
         result[kind] = rows
         result["same_replies"] = kind == "train" or (result["same_replies"] and case.replies_agree())
+    return result
+
+
+def questions(folder: Path, people: int = 25, batch_size: int = 128) -> dict[str, Any]:
+    """The benchmark's own questions in two protocols and three ways; the engine before and after the others."""
+    folder.mkdir(parents=True)
+    data, result = evaluation.dataset(folder, people, 336), {}
+    texts = [one.prompt for protocol in evaluation.PROTOCOLS.values() for one in evaluation.asked(data, protocol, 1)]
+    ready = work.random_llava(folder, build_tokenizer(texts, vocab_size=4000))
+    for name, protocol in evaluation.PROTOCOLS.items():
+        for tokens in (work.SHORT, work.NEW_TOKENS):
+            case = evaluation.Evaluation(ready, folder, evaluation.asked(data, protocol, tokens), batch_size)
+            rows = {"engine": [case.engine()], "published": [case.published()], "plain": [case.plain()]}
+            rows["engine"].append(case.engine())
+            found = {way: [round(row["s_a_question"], 4) for row in each] for way, each in rows.items()}
+            times = [round(found["published"][0] / spent, 1) for spent in found["engine"]]
+            facts = case.facts() | found | {"times_published": times, "same_replies": case.replies_agree()}
+            result[f"{name}, {tokens} tokens"] = facts
+            show(f"  questions {name}, {tokens} tokens: {facts}")
     return result
 
 

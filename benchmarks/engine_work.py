@@ -261,11 +261,16 @@ def tiny(folder: Path, people: int = 6, questions: int = 15) -> Case:
 
 
 def llava576(folder: Path, people: int = 6, questions: int = 15, width: int = 256, layers: int = 6) -> Case:
-    """A random LLaVA with 576 picture tokens; saved once and loaded anew every time."""
+    """A random LLaVA with 576 picture tokens and questions about some people."""
     folder.mkdir(parents=True, exist_ok=True)
+    text = "USER: ASSISTANT: What is the of person in this picture? The and."
+    ready = random_llava(folder, build_tokenizer([*FACTS, *WORDS, text], vocab_size=600), width, layers)
+    return Case(ready, folder, people_turns(folder, people, questions, 336), people)
+
+
+def random_llava(folder: Path, tokenizer: Any, width: int = 256, layers: int = 6) -> Loaded:
+    """A random LLaVA with 576 picture tokens; saved once and loaded anew every time."""
     if not (folder / "config.json").exists():
-        text = "USER: ASSISTANT: What is the of person in this picture? The and."
-        tokenizer = build_tokenizer([*FACTS, *WORDS, text], vocab_size=600)
         tokenizer.model_max_length = 4096
         torch.manual_seed(0)
         model = LlavaForConditionalGeneration(config(tokenizer, width, layers))
@@ -283,8 +288,7 @@ def llava576(folder: Path, people: int = 6, questions: int = 15, width: int = 25
             vision_feature_select_strategy="default",
             num_additional_image_tokens=1,
         ).save_pretrained(folder)
-    ready = load(ModelSection(path=str(folder), device="cpu"), ModelRef(base=str(folder)), folder)
-    return Case(ready, folder, people_turns(folder, people, questions, 336), people)
+    return load(ModelSection(path=str(folder), device="cpu"), ModelRef(base=str(folder)), folder)
 
 
 def config(tokenizer: Any, width: int, layers: int) -> LlavaConfig:
