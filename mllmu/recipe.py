@@ -223,7 +223,13 @@ class Evaluate(Section):
         (),
         description="who gives points to free answers in the score stage, e.g. [rule]; 'mllmu judge' asks others later",
     )
-    batch_size: int = Field(64, ge=1)
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        64, description="questions at once; 'auto': as many as memory allows. Replies do not depend on it"
+    )
+    backend: Literal["transformers", "vllm"] = Field(
+        "transformers", description="who runs the models; vllm: base models and plain adapters on a GPU (extra 'vllm')"
+    )
+    vllm: dict[str, Any] = Field({}, description="arguments of vllm.LLM, e.g. {gpu_memory_utilization: 0.8}")
     utility: tuple[PluginSpec, ...] = Field((), description="general benchmarks: [mmmu, llava_bench], with settings")
     max_profiles: dict[Split, NonNegativeInt] = Field(
         {}, description="at most so many people of a set are asked (0: nobody)"
@@ -233,6 +239,24 @@ class Evaluate(Section):
     @classmethod
     def _specs(cls, value: Any) -> Any:
         return [_as_spec(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+    @field_validator("batch_size", mode="before")
+    @classmethod
+    def _count_or_auto(cls, value: Any) -> Any:
+        if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+            return value
+        raise ValueError("expected a number of questions from 1 up, or 'auto'")
+
+    @property
+    def planned_batch_size(self) -> int:
+        """Questions at once where memory has not been looked at."""
+        return 64 if self.batch_size == "auto" else self.batch_size
+
+    @model_validator(mode="after")
+    def _settings_of_the_backend(self) -> Self:
+        if self.vllm and self.backend != "vllm":
+            raise ValueError("'vllm' holds arguments of the backend vllm; set backend: vllm, or leave them out")
+        return self
 
     @model_validator(mode="after")
     def _judges_need_free_answers(self) -> Self:

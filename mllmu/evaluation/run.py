@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from mllmu import processes
+from mllmu.models.batch_size import MOST, starting_size
 from mllmu.models.loading import Loaded
 from mllmu.models.respond import plan_batches, respond
+from mllmu.models.vllm_backend import VllmModel
 from mllmu.progress import Progress
 from mllmu.records import Response, Sample, dump_lines, parse_lines
 from mllmu.runstore import explain_os_errors, write_atomic
@@ -16,15 +19,17 @@ from mllmu.runstore import explain_os_errors, write_atomic
 RESPONSES = "responses.jsonl"
 PARTIAL, OF_FOLLOWER, PARTIALS = "responses.partial.jsonl", "responses.partial.{}.jsonl", "responses.partial*.jsonl"
 """Replies so far: of the only or the leading process, of another one, and of all."""
+PLANNED = 64
+"""Questions of a batch where memory has not been looked at."""
 
 
 def collect(
     samples: Sequence[Sample],
-    load: Callable[[], Loaded],
+    load: Callable[[], Loaded | VllmModel],
     *,
     images: Path,
     guard: str,
-    batch_size: int,
+    batch_size: int | Literal["auto"],
     folder: Path,
     progress: Progress,
     label: str,
@@ -38,6 +43,8 @@ def collect(
         load: loads the model; called only if a reply is missing.
         images: the folder the samples' picture paths start from.
         guard: system prompt of the model.
+        batch_size: questions at once; ``auto`` shares them out in batches of :data:`PLANNED`, and then asks as many at
+            once as this process has memory for.
         folder: gets ``responses.jsonl``, in the order of the samples.
 
     Returns:
@@ -45,7 +52,10 @@ def collect(
     """
     known = read_known(folder)
     processes.wait_for_all()  # before anybody writes more
-    batches = [[s for s in batch if s.id not in known] for batch in plan_batches(samples, batch_size)]
+    batches = [
+        [s for s in batch if s.id not in known]
+        for batch in plan_batches(samples, PLANNED if batch_size == "auto" else batch_size)
+    ]
     batches = [batch for batch in batches if batch]
     batches = [batches[place] for place in processes.own_share([weight(batch) for batch in batches])]
     progress.start(label, len(known) + sum(map(len, batches)))
@@ -53,7 +63,14 @@ def collect(
     if batches:
         partial = folder / (PARTIAL if processes.leads() else OF_FOLLOWER.format(processes.rank()))
         write_atomic(partial, dump_lines(read_partial(partial)))
-        for replies in respond(load(), batches, images=images, guard=guard):
+        loaded = load()
+        if batch_size == "auto":
+            batches = _as_memory_allows(loaded, batches, images, guard)
+        if isinstance(loaded, VllmModel):
+            answers = loaded.respond(batches, images=images, guard=guard)
+        else:
+            answers = respond(loaded, batches, images=images, guard=guard)
+        for replies in answers:
             append(partial, replies)
             progress.advance(len(replies))
     progress.finish()
@@ -66,6 +83,15 @@ def collect(
     for path in folder.glob(PARTIALS):
         path.unlink()
     return ordered
+
+
+def _as_memory_allows(
+    loaded: Loaded | VllmModel, batches: Sequence[Sequence[Sample]], images: Path, guard: str
+) -> list[list[Sample]]:
+    """The same samples in other batches; vLLM finds out itself what fits, and only gets more to choose from."""
+    own = [sample for batch in batches for sample in batch]
+    size = MOST if isinstance(loaded, VllmModel) else starting_size(loaded, own, images=images, guard=guard)
+    return [own[start : start + size] for start in range(0, len(own), size)]
 
 
 def weight(batch: Sequence[Sample]) -> float:

@@ -63,7 +63,7 @@ def respond_sharing(
     Returns:
         None if pictures cannot be put in by their features.
     """
-    prompts = _prompts(loaded, samples, images, guard)
+    prompts = literal_prompts(loaded, samples, images, guard)
     if prompts is None:
         return None
     end = loaded.model.generation_config.eos_token_id
@@ -75,7 +75,7 @@ def respond_sharing(
     ]
 
 
-def _prompts(loaded: Loaded, samples: Sequence[Sample], images: Path, guard: str) -> list[Prompt] | None:
+def literal_prompts(loaded: Loaded, samples: Sequence[Sample], images: Path, guard: str) -> list[Prompt] | None:
     """The tokens of prompts, with those of a picture in the place of its mark, as the processor would put them.
 
     It is asked for one prompt of every task; if that is not the same, nothing is shared.

@@ -136,19 +136,25 @@ def read_and_write(
 
 def read(loaded: Loaded, prompts: Sequence[Prompt]) -> list[tuple[list[int], Level]]:
     """Read prompts; returns levels, and for each which prompts its nodes are."""
-    mark = loaded.image_token_id
-    features = features_of(loaded, [prompt.turn.pictures for prompt in prompts])
-    starts = [_own_start(prompt, features[i] if features else None, mark) for i, prompt in enumerate(prompts)]
+    plans, features = layout(loaded, prompts)
     found = []
-    for each in plan(prompts, starts):
+    for each in plans:
         level: Level | None = None
         for step in each.steps:
             ids = [prompts[i].ids[piece] for i, piece in step.pieces]
-            pictures = _pictures(loaded, prompts, features, step, mark)
+            pictures = _pictures(loaded, prompts, features, step)
             level = prefix.read(loaded.model, level, step.parents, ids, pictures)
         assert level is not None  # noqa: S101 - a plan has at least one step
         found.append((each.members, level))
     return found
+
+
+def layout(loaded: Loaded, prompts: Sequence[Prompt]) -> tuple[list[Plan], list[list[Tensor]] | None]:
+    """The plan of prompts, and the features of each one's pictures; None if pictures are put in as pixels."""
+    features = features_of(loaded, [prompt.turn.pictures for prompt in prompts])
+    mark = loaded.image_token_id
+    starts = [_own_start(prompt, features[i] if features else None, mark) for i, prompt in enumerate(prompts)]
+    return plan(prompts, starts), features
 
 
 def _own_start(prompt: Prompt, features: list[Tensor] | None, mark: int | None) -> int:
@@ -159,10 +165,10 @@ def _own_start(prompt: Prompt, features: list[Tensor] | None, mark: int | None) 
 
 
 def _pictures(
-    loaded: Loaded, prompts: Sequence[Prompt], features: list[list[Tensor]] | None, step: Step, mark: int | None
+    loaded: Loaded, prompts: Sequence[Prompt], features: list[list[Tensor]] | None, step: Step
 ) -> dict[str, Tensor]:
     """The pictures among the tokens of a step: their part of the features, or the pixels of all that they show."""
-    parts, shown = [], []
+    parts, shown, mark = [], [], loaded.image_token_id
     for i, piece in step.pieces:
         before, here = (prompts[i].ids[part].count(mark) for part in (slice(piece.start), piece))
         if here and features:

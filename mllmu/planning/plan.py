@@ -285,17 +285,15 @@ class Planner:
             written += asked * reply
         read += people * self.image_tokens * (1 if facts.shares else 9)
         row = loads.TEMPLATE_TOKENS + max(loads.QUESTION_TOKENS.values()) + self.image_tokens
-        rows = evaluate.batch_size * (1 + (2 if facts.shares else 1))
-        cache = rows * row * facts.kv_token
-        logits = 2 * evaluate.batch_size * loads.REPLY_TOKENS["generation"] * int(facts.text.vocab_size) * 4
+        batch, cache, logits = self._batch_of_evaluation(row)
         flop = num_models * (2 * facts.language * (read + written) + people * 2 * facts.vision * self.patches)
-        steps = num_models * written / evaluate.batch_size * 1.5
+        steps = num_models * written / batch * 1.5
         writing = steps * (facts.resident + cache) / (self.device.gb_s * 1e9 * WRITE_UTILISATION)
         reading = flop / (self.device.tflops * 1e12 * READ_UTILISATION)
-        peak = (facts.resident + cache + logits) / GIB * (OVERHEAD if self.name != "cpu" else 1)
+        peak = self._with_overhead(cache, logits)
         return StagePlan(
             stage="evaluate",
-            what=f"{num_models} models, batches of {evaluate.batch_size}",
+            what=f"{num_models} models, batches of {batch}{' (auto)' if evaluate.batch_size == 'auto' else ''}",
             weights=facts.resident / GIB,
             activations=logits / GIB,
             cache=cache / GIB,
@@ -306,6 +304,20 @@ class Planner:
             fits=peak <= self.device.memory,
         )
 
+    def _batch_of_evaluation(self, row: int) -> tuple[int, int, int]:
+        """Questions at once, and the bytes of their keys and values and of their logits; 'auto': what fits."""
+        facts, wanted = self.facts, self.recipe.evaluate.batch_size
+        for batch in (256, 128, 64, 32, 16, 8, 4, 2, 1) if wanted == "auto" else (wanted,):
+            cache = batch * (1 + (2 if facts.shares else 1)) * row * facts.kv_token
+            logits = 2 * batch * loads.REPLY_TOKENS["generation"] * int(facts.text.vocab_size) * 4
+            if self._with_overhead(cache, logits) <= self.device.memory:
+                break
+        return batch, cache, logits
+
+    def _with_overhead(self, cache: int, logits: int) -> float:
+        """GiB of weights, cache and logits as they are in memory."""
+        return (self.facts.resident + cache + logits) / GIB * (OVERHEAD if self.name != "cpu" else 1)
+
     def advice(self, stages: tuple[StagePlan, ...]) -> Iterator[str]:
         """What to change for what does not fit, each with the peak it would lead to."""
         worst = max(stages, key=lambda stage: stage.peak if stage.stage != "evaluate" else 0)
@@ -315,7 +327,7 @@ class Planner:
         if not evaluation.fits:
             room = self.device.memory - evaluation.weights * OVERHEAD
             share = room / (evaluation.peak - evaluation.weights * OVERHEAD)
-            batch = int(self.recipe.evaluate.batch_size * share)
+            batch = int(self.recipe.evaluate.planned_batch_size * share)
             yield (
                 f"evaluate: --set evaluate.batch_size={batch}"
                 if batch >= 1

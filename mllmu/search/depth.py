@@ -62,7 +62,7 @@ def _of_modality(
     pipeline: Pipeline, key: str, modality: Modality, samples: list[Sample]
 ) -> tuple[list[LayerRow], list[DepthRow], set[str]]:
     recipe, models, data = pipeline.recipe, pipeline.models, pipeline.context.dataset
-    size = recipe.evaluate.batch_size
+    size = recipe.evaluate.planned_batch_size
     turns = [replace(as_turn(sample, data.folder, ""), reply=sample.target) for sample in samples]
     target = models.load(models.ref(key, TARGET))
     measured = Depths(target, turns, modality, batch_size=size)

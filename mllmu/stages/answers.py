@@ -102,6 +102,8 @@ class Answers:
     def unit(self, name: str) -> Unit:
         """The unit of a model's replies; they depend on the model and on the samples."""
         inputs = {"model": self.models.unit(self.key, name).fingerprint, "samples": self._digest}
+        backend = self.context.recipe.evaluate.backend
+        inputs |= {"backend": backend} if backend != "transformers" else {}
         return self.context.store.unit(f"{self.place}/{name}/replies", inputs)
 
     def replies(self, name: str) -> list[Response]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
+from mllmu import processes
+from mllmu.errors import ProcessError
 from mllmu.evaluation.run import collect
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded, load
 from mllmu.models.rounding import round_weights
+from mllmu.models.vllm_backend import Engine, VllmModel, open_model
 from mllmu.processes import shared
 from mllmu.records import ModelRef, Sample, read_lines
 from mllmu.runstore import Unit, digest, write_atomic
@@ -44,6 +47,7 @@ class Models:
         self.jobs = {job.name: job for job in jobs(context.recipe)}
         self.units: dict[str, Unit] = {}
         self._first: Loaded | None = None
+        self._engine: Engine | None = None
 
     def unit(self, key: str, name: str) -> Unit:
         return self.units[unit_name(key, name)]
@@ -192,14 +196,16 @@ class Models:
         ref: ModelRef,
         samples: Path,
         images: Path,
-        batch_size: int,
+        batch_size: int | Literal["auto"],
         folder: Path,
         label: str,
         bits: int | None = None,
     ) -> None:
         """Put the samples in a file to a model, its weights rounded to ``bits``; its replies go into ``folder``."""
 
-        def answering() -> Loaded:
+        def answering() -> Loaded | VllmModel:
+            if bits is None and self.context.recipe.evaluate.backend == "vllm":
+                return self._in_vllm(ref)
             loaded = self.load(ref)
             if bits is not None:
                 round_weights(loaded.model, loaded.family, bits=bits)
@@ -215,6 +221,23 @@ class Models:
             progress=self.context.progress,
             label=label,
         )
+
+    def _in_vllm(self, ref: ModelRef) -> VllmModel:
+        """A model in the one engine of the run.
+
+        Raises:
+            ProcessError: there are several processes; vLLM starts its own.
+        """
+        if processes.count() > 1:
+            raise ProcessError(
+                "evaluate.backend: vllm starts its own processes. Run mllmu without torchrun, and name the GPUs by "
+                "evaluate.vllm: {tensor_parallel_size: 2}."
+            )
+        recipe = self.context.recipe
+        if self._engine is None:
+            base = ModelRef(base=ref.base, revision=ref.revision)
+            self._engine = Engine(recipe.model, base, recipe.evaluate.vllm)
+        return open_model(self._engine, ref, self.context.root)
 
     def _turns(self, people: Sequence[str], modality: str) -> list[Turn]:
         data, wanted = self.context.dataset, set(people)

@@ -182,9 +182,13 @@ class Family(Plugin):
         before, after = around
         return [*before, *picture, *after]
 
+    def marked_ids(self, turn: Turn, processor: Any) -> list[int]:
+        """Token ids of the prompt with the mark alone where a picture goes."""
+        return self._tokens(self.spelled(self._text(turn, processor), processor), processor)
+
     def _around(self, turn: Turn, processor: Any) -> tuple[list[int], list[int]] | None:
         """The tokens before and after the mark of the picture; None if the mark is no single token."""
-        ids = self._tokens(self.spelled(self._text(turn, processor), processor), processor)
+        ids = self.marked_ids(turn, processor)
         mark = processor.tokenizer.convert_tokens_to_ids(self.mark(processor))
         if mark is None or ids.count(mark) != 1:
             return None
