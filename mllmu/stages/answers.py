@@ -133,7 +133,7 @@ class Answers:
                     asked,
                     read_lines(self._path(name), Response),
                     images=self.context.dataset.folder,
-                    batch_size=self.context.recipe.evaluate.batch_size,
+                    batch_size=self.context.recipe.evaluate.planned_batch_size,
                 )
                 write_atomic(unit.building / FLUENCIES, dump_lines(found))
             unit.commit(facts)
