@@ -52,6 +52,27 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", rank())) if count() > 1 else 0
 
 
+def check_launch() -> None:
+    """Refuse what accelerate's config file may ask for and a run cannot do.
+
+    Raises:
+        ProcessError: DeepSpeed, Megatron, or a precision other than the recipe's.
+    """
+    for name, what in (("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"), ("ACCELERATE_USE_MEGATRON_LM", "Megatron-LM")):
+        if os.environ.get(name, "false").lower() == "true":
+            raise ProcessError(
+                f"accelerate's config file: {what} is not supported. FSDP2 spreads weights as well "
+                "(distributed_type: FSDP with fsdp_version: 2, see docs/distributed.md); MULTI_GPU is for models that "
+                "fit one GPU."
+            )
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if precision not in {"no", "bf16"}:
+        raise ProcessError(
+            f"accelerate's config file: mixed_precision: {precision}, but precision is the recipe's (model.dtype: "
+            "auto is bfloat16 on a GPU). Set mixed_precision: 'no'."
+        )
+
+
 def leads() -> bool:
     """This process goes through the run and writes; true where there is only one."""
     return rank() == 0
@@ -64,6 +85,7 @@ class Team:
         import torch
         from torch import distributed as dist
 
+        check_launch()
         on_gpu = torch.cuda.is_available()
         if on_gpu:
             torch.cuda.set_device(local_rank())

@@ -25,6 +25,14 @@ def decoder_layers(model: Any) -> list[nn.Module]:
     return [found[number] for number in sorted(found)]
 
 
+def decoder(model: Any) -> nn.Module:
+    """What holds the layers of the language model, and runs them."""
+    first = decoder_layers(model)[0]
+    name = next(name for name, module in core(model).named_modules() if module is first)
+    found: nn.Module = core(model).get_submodule(name.rsplit(".", 2)[0])
+    return found
+
+
 def last_norm(model: Any) -> nn.Module:
     """What stands between the last layer and the output layer."""
     inner = core(model).model

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from mllmu import processes
 from mllmu import recipe as recipes
 from mllmu.errors import RunStoreError
 from mllmu.runstore import UNIT_FILE, read_json, write_atomic
@@ -40,6 +41,8 @@ def hardware() -> dict[str, Any]:
     """Processor, cores, and the accelerator if there is one."""
     found: dict[str, Any] = {"machine": f"{platform.system()} {platform.machine()}", "cores": os.cpu_count()}
     found["threads"] = torch.get_num_threads()
+    if processes.count() > 1:
+        found["processes"] = processes.count()
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
         found["gpu_mib"] = torch.cuda.get_device_properties(0).total_memory // 2**20

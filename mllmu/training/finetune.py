@@ -21,6 +21,7 @@ from mllmu.training.distributed import forward
 from mllmu.training.loop import Schedule, train
 from mllmu.training.losses import answer_nll
 from mllmu.training.packing import training_batch
+from mllmu.training.sharding import spread
 
 
 def finetune(
@@ -40,6 +41,7 @@ def finetune(
         raise DataError(f"{label}: nobody to teach. Check data.source and finetune.modality.")
     loaded.encoder.check(turns)
     model = add_trainable(loaded.model, loaded.encoder.family, section.lora, seed=derive(seed, "adapter"))
+    spread(loaded, model)
     order = Order(
         num_items=len(turns),
         batch_size=section.batch_size,

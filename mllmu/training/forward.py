@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mllmu.models.families import IGNORE, Batch
-from mllmu.models.parts import core
+from mllmu.models.parts import core, decoder_layers
 from mllmu.models.pictures import embedded
 from mllmu.training import meter
 
@@ -98,10 +98,20 @@ def apply_head(own: Any, hidden_ND: Tensor) -> Tensor:
 def run_hidden(model: Any, batch: Batch, layer: int) -> Tensor:
     """[N, D] float32 hidden states, as they leave a layer of the language model, that predict the labelled tokens."""
     meter.count(batch)
-    every = core(model).model(**arguments(model, batch), use_cache=False, output_hidden_states=True).hidden_states
-    wanted_BT = batch.labels[:, 1:] != IGNORE
-    # the first entry is what enters the first layer
-    hidden_ND: Tensor = every[layer + 1][:, :-1][wanted_BT]
+    layers, left = decoder_layers(model), list[Tensor]()
+
+    def keep(module: Any, args: Any, output: Any) -> None:
+        del module, args
+        left.append(output[0] if isinstance(output, tuple) else output)
+
+    handle = layers[layer].register_forward_hook(keep)
+    try:
+        end_BTD = core(model).model(**arguments(model, batch), use_cache=False).last_hidden_state
+    finally:
+        handle.remove()
+    # behind the last layer there is the norm, as among the library's own hidden states
+    hidden_BTD = end_BTD if layer == len(layers) - 1 else left[0]
+    hidden_ND: Tensor = hidden_BTD[:, :-1][batch.labels[:, 1:] != IGNORE]
     return hidden_ND.float()
 
 

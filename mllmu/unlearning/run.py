@@ -29,6 +29,7 @@ from mllmu.training.forward import Forward, label_everything, without_ends
 from mllmu.training.loop import Schedule, train
 from mllmu.training.losses import answer_nll
 from mllmu.training.packing import training_batch
+from mllmu.training.sharding import spread
 from mllmu.unlearning.base import Method, Phase, Side, Step, layer_at
 from mllmu.unlearning.probing import Probe
 from mllmu.unlearning.reference import ReferenceMemory, pays
@@ -92,6 +93,9 @@ def unlearn(
     model = add_trainable(
         loaded.model, loaded.encoder.family, lora, seed=derive(seed, "adapter", label), targets=targets
     )
+    spread(loaded, model)
+    if sides.reference:
+        spread(sides.reference, sides.reference.model)
     engine = _Engine(
         model, loaded, method, sides, seed, at_once=micro_batch_size, reference_mib=reference_mib,
         note=lambda text: progress.note(f"{label}: {text}"),

@@ -7,11 +7,12 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mini_run import fingerprints, run
+from mini_run import run
 from safetensors.torch import load_file
 from test_pipeline_interrupted import Stopper
 
@@ -31,11 +32,20 @@ SHORT = (
     f"unlearn.methods=[{', '.join(METHODS)}]",
     "finetune.checkpoint_every_s=1e-9",
     "evaluate.max_profiles={forget: 1, test: 1, retain: 1, celebrity: 0, holdout: 0}",
+    "evaluate.batch_size=5",
 )
-ASKED_ANEW = "evaluate.batch_size=3"
-"""Batches small enough that each process has several."""
+"""Batches so small that each process has several."""
+SPREAD = (
+    *SHORT[1:],
+    "unlearn.methods=[{name: sam_npo, epochs: 0.5}, {name: rmu, epochs: 0.5}]",
+    "finetune.micro_batch_size=3",
+    "unlearn.micro_batch_size=1",
+    "model.gradient_checkpointing=true",
+)
+FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+"""What accelerate launch makes of a config file with fsdp_version: 2."""
 TOGETHER = """
-import sys
+import os, sys
 from pathlib import Path
 
 import typer
@@ -46,19 +56,34 @@ from mllmu import processes
 from mllmu.cli.failures import ExplainedErrors
 from mllmu.errors import ModelError
 from mllmu.evaluation import run as asking
+from mllmu.training import finetune
 
 def main():
-    base, root, other = Path({base!r}), Path({root!r}), Path({other!r})
-    run(base, root, *{overrides!r}, only="score")
-    real = asking.append
+    base, root, spread, failed = map(Path, {folders!r})
+    run(base, root, *{short!r}, only="unlearn")
+
+    os.environ |= {fsdp!r}
+    put = finetune.spread
+
+    def measured(loaded, model):
+        put(loaded, model)
+        layer = loaded.model.model.language_model.layers[0].mlp.down_proj.base_layer
+        path = Path(spread.parent, f"held_{{processes.rank()}}")
+        path.write_text(str(layer.weight.to_local().numel() / layer.weight.numel()))
+
+    finetune.spread = measured
+    run(base, spread, *{spread!r}, only="unlearn")
+
+    os.environ["ACCELERATE_USE_FSDP"] = "false"
+    keep = asking.append
 
     def append(path, responses):
-        real(path, responses)
+        keep(path, responses)
         if processes.rank() == 1:
             raise ModelError("no room left on this one")
 
     asking.append = append
-    run(base, other, *{overrides!r}, {anew!r}, "unlearn.methods=[]", only="unlearn")
+    run(base, failed, *{short!r}, "unlearn.methods=[]", only="unlearn")
 
 try:
     with ExplainedErrors():
@@ -82,7 +107,7 @@ def together(script: str) -> list[tuple[int, str]]:
             subprocess.Popen(call, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         )
     try:
-        said = [process.communicate(timeout=240)[1] for process in running]
+        said = [process.communicate(timeout=600)[1] for process in running]
     finally:
         for process in running:
             process.kill()
@@ -90,76 +115,97 @@ def together(script: str) -> list[tuple[int, str]]:
     return [(process.returncode, text) for process, text in zip(running, said, strict=True)]
 
 
+@dataclass(frozen=True)
+class Done:
+    """Three run folders of two processes, and how the processes ended: by the failure of process 1 in the third."""
+
+    whole: Path
+    spread: Path
+    failed: Path
+    ends: list[tuple[int, str]]
+
+
 @pytest.fixture(scope="module")
 def alone(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run(base, tmp_path_factory.mktemp("alone") / "run", *SHORT, only="score")
+    return run(base, tmp_path_factory.mktemp("alone") / "run", *SHORT, only="unlearn")
 
 
 @pytest.fixture(scope="module")
-def shared(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[tuple[int, str]]]:
-    """Two run folders of two processes, and their ends: one run whole, in the other process 1 fails in asking.
-
-    The first has been begun by one process alone, which was stopped in fine-tuning.
-    """
-    root, other = (tmp_path_factory.mktemp(name) / "run" for name in ("root", "other"))
+def shared(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """The first run has been begun by one process, which was stopped in fine-tuning."""
+    folder = tmp_path_factory.mktemp("shared")
+    whole, spread, failed = (folder / name for name in ("whole", "spread", "failed"))
     with pytest.raises(KeyboardInterrupt):
-        run(base, root, *SHORT, only="score", progress=Stopper("retain_model", 1, 5))
-    assert (root / "models/forget_40/.retain_model.building" / CHECKPOINT).is_file()
-    script = TOGETHER.format(
-        here=str(HERE), base=str(base), root=str(root), other=str(other), overrides=SHORT, anew=ASKED_ANEW
-    )
-    return root, other, together(script)
+        run(base, whole, *SHORT, only="unlearn", progress=Stopper("retain_model", 1, 5))
+    assert (whole / "models/forget_40/.retain_model.building" / CHECKPOINT).is_file()
+    folders = [str(path) for path in (base, whole, spread, failed)]
+    script = TOGETHER.format(here=str(HERE), folders=folders, short=SHORT, spread=SPREAD, fsdp=FSDP2)
+    return Done(whole, spread, failed, together(script))
 
 
 def curves(root: Path) -> dict[str, list[dict[str, float]]]:
     return {p.parent.name: json.loads(p.read_text()) for p in sorted(root.glob("models/**/curve.json"))}
 
 
-def test_every_method_trains_as_in_one_process(alone: Path, shared: Any) -> None:
-    one, two = curves(alone), curves(shared[0])
-    assert {"target", "retain_model", "kl_min", "rmu", "sam_npo"} <= set(one)
-    for name, points in one.items():
-        for expected, point in zip(points, two[name], strict=True):
-            assert point == pytest.approx(expected, rel=1e-5, abs=1e-5), name
-    for path in sorted(alone.glob("models/**/*.safetensors")):
-        found = load_file(shared[0] / path.relative_to(alone))
-        for name, expected in load_file(path).items():
-            assert (found[name] - expected).abs().max() < 1e-4, (path, name)
+def same_training(found: Path, expected: Path, models: set[str]) -> None:
+    """Losses to 1e-5, weights to 1e-4, every tensor whole."""
+    one, two = curves(expected), curves(found)
+    assert set(two) == models
+    for name, points in two.items():
+        for wanted, point in zip(one[name], points, strict=True):
+            assert point == pytest.approx(wanted, rel=1e-5, abs=1e-5), name
+    for path in sorted(found.glob("models/**/*.safetensors")):
+        wanted = load_file(expected / path.relative_to(found))
+        held = load_file(path)
+        assert {key: value.shape for key, value in held.items()} == {key: wanted[key].shape for key in wanted}
+        assert max((held[key] - wanted[key]).abs().max() for key in wanted) < 1e-4, path
 
 
-def test_replies_and_scores_are_those_of_one_process(alone: Path, shared: Any) -> None:
+def test_every_method_trains_as_in_one_process(alone: Path, shared: Done) -> None:
+    same_training(shared.whole, alone, {"target", "retain_model", "ga", "npo", "kl_min", "salun", "sam_npo", "rmu"})
+    assert json.loads((shared.whole / "run.json").read_text())["hardware"]["processes"] == 2
+    assert not list(shared.whole.rglob("*.building")), "what one process had begun was finished by two"
+
+
+def test_spread_layers_and_steps_in_parts_train_the_same_too(alone: Path, shared: Done) -> None:
+    same_training(shared.spread, alone, {"target", "retain_model", "sam_npo", "rmu"})
+    assert [(shared.spread.parent / f"held_{rank}").read_text() for rank in range(2)] == ["0.5", "0.5"]
+
+
+def test_replies_and_scores_are_those_of_one_process(base: Path, alone: Path, shared: Done) -> None:
     def texts(root: Path) -> dict[str, list[tuple[str, str]]]:
         lines = {p.parts[-3]: p.read_text().splitlines() for p in root.glob("eval/*/*/replies/responses.jsonl")}
         return {name: [(r["sample_id"], r["text"]) for r in map(json.loads, of)] for name, of in lines.items()}
 
-    assert len(texts(alone)) == 2 + len(METHODS)
-    assert texts(shared[0]) == texts(alone)
-    one, two = (json.loads((r / "eval/forget_40/metrics.json").read_text())["results"] for r in (alone, shared[0]))
+    assert {name: len(of) for name, of in texts(alone).items()} == {"target": 48, "retain_model": 48}
+    assert texts(shared.whole) == texts(alone)
+    one, two = (metrics(base, root) for root in (alone, shared.whole))
     assert len(one) == len(two) > 50
     for expected, result in zip(one, two, strict=True):
         numbers = {key: value for key, value in expected.items() if isinstance(value, float)}
         assert {key: result[key] for key in numbers} == pytest.approx(numbers, rel=1e-4, abs=1e-5)
         assert {**result, **numbers} == expected
-    assert not list(shared[0].rglob("*.building")), "what one process had begun was finished by two"
 
 
-def test_a_process_that_fails_ends_all_with_its_message(shared: Any) -> None:
-    ends = shared[2]
-    assert [code for code, _ in ends] == [2, 2], ends
-    said = "".join(text for _, text in ends)
+def metrics(base: Path, root: Path) -> list[dict[str, Any]]:
+    run(base, root, *SHORT, "unlearn.methods=[]", only="score")
+    return list(json.loads((root / "eval/forget_40/metrics.json").read_text())["results"])
+
+
+def test_a_process_that_fails_ends_all_with_its_message(shared: Done) -> None:
+    assert [code for code, _ in shared.ends] == [2, 2], shared.ends
+    said = "".join(text for _, text in shared.ends)
     assert "no room left on this one" in said
     assert "Traceback" not in said
-    assert json.loads((shared[1] / "run.json").read_text())["status"] == "failed"
+    assert json.loads((shared.failed / "run.json").read_text())["status"] == "failed"
 
 
-def test_replies_of_all_processes_are_kept_when_one_fails(base: Path, shared: Any, tmp_path: Path) -> None:
-    root = shared[1]
-    building = root / "eval/forget_40/target/.replies.building"
+def test_replies_of_all_processes_are_kept_when_one_fails(base: Path, shared: Done) -> None:
+    building = shared.failed / "eval/forget_40/target/.replies.building"
     of_follower = (building / OF_FOLLOWER.format(1)).read_bytes()
-    assert of_follower.count(b"\n") == 3
+    assert of_follower.count(b"\n") == 5
     assert (building / PARTIAL).is_file()
-    run(base, root, *SHORT, ASKED_ANEW, "unlearn.methods=[]", only="unlearn")
-    replies = root / "eval/forget_40/target/replies"
+    run(base, shared.failed, *SHORT, "unlearn.methods=[]", only="unlearn")
+    replies = shared.failed / "eval/forget_40/target/replies"
     assert set(of_follower.splitlines()) <= set((replies / "responses.jsonl").read_bytes().splitlines())
     assert not list(replies.glob("*partial*"))
-    assert fingerprints(root, "eval/forget_40/samples.jsonl")

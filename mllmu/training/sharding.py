@@ -1,0 +1,92 @@
+"""FSDP2 as accelerate's config file asks for it: the layers of the language model are spread over the processes.
+
+    accelerate launch --config_file fsdp2.yaml -m mllmu run RECIPE
+
+Every process keeps a piece of each layer's weights and gets the rest when the layer runs. Adapters, embeddings, output
+layer and vision tower stay whole everywhere: the adapters are small and all methods work on them as they do without,
+and the others are used outside the language model's own pass. So checkpoints and results are the same as without.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
+
+from mllmu import processes
+from mllmu.errors import ModelError, ProcessError
+from mllmu.models.loading import Loaded
+from mllmu.models.parts import core, decoder, decoder_layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharding:
+    """What the config file says.
+
+    Attributes:
+        reshard: ``fsdp_reshard_after_forward``: layers are put away between forward and backward.
+        offload: ``fsdp_offload_params``: the pieces are kept in the memory of the CPU.
+    """
+
+    reshard: bool
+    offload: bool
+
+
+def asked_for() -> Sharding | None:
+    """The settings that ``accelerate launch`` hands on; None without FSDP, or with one process.
+
+    Raises:
+        ProcessError: the file asks for FSDP 1, or for what the recipe decides.
+    """
+    if processes.count() == 1 or not _is_set("ACCELERATE_USE_FSDP"):
+        return None
+    if os.environ.get("FSDP_VERSION", "1") != "2":
+        raise ProcessError("accelerate's config file: got FSDP 1, expected fsdp_version: 2 under fsdp_config.")
+    if _is_set("FSDP_ACTIVATION_CHECKPOINTING"):
+        raise ProcessError(
+            "accelerate's config file: fsdp_activation_checkpointing is the recipe's affair here. Leave it out, and "
+            "set model.gradient_checkpointing: true in the recipe."
+        )
+    return Sharding(
+        reshard=os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() != "false",
+        offload=_is_set("FSDP_OFFLOAD_PARAMS"),
+    )
+
+
+def _is_set(name: str) -> bool:
+    return os.environ.get(name, "false").lower() in {"1", "true"}
+
+
+def spread(loaded: Loaded, model: Any) -> None:
+    """Spread the frozen weights of a model's layers over the processes, in place, if that is asked for.
+
+    Args:
+        model: that of ``loaded``, with what is to be trained on it, if anything.
+
+    Raises:
+        ProcessError: see :func:`asked_for`.
+        ModelError: weights of a layer are trained themselves, or are packed into 4 or 8 bits.
+    """
+    sharding = asked_for()
+    if sharding is None:
+        return
+    layers, whole = decoder_layers(model), decoder(model)
+    trained: set[Any] = {parameter for parameter in model.parameters() if parameter.requires_grad}
+    if any("lora_" not in name for name, parameter in model.named_parameters() if parameter in trained):
+        raise ModelError("lora: null trains the weights themselves, which FSDP2 spreads here. Use adapters (lora).")
+    if any(not parameter.is_floating_point() for parameter in model.parameters()):
+        raise ModelError("model.quantize: packed weights cannot be spread by FSDP2. Leave one of the two out.")
+    own = core(model)
+    shared = {own.get_input_embeddings().weight, own.lm_head.weight}
+    processes.team()  # the mesh would otherwise connect in a way of its own
+    settings: dict[str, Any] = {
+        "mesh": init_device_mesh(loaded.device.type, (processes.count(),)),
+        "reshard_after_forward": sharding.reshard,
+        "offload_policy": CPUOffloadPolicy() if sharding.offload else OffloadPolicy(),
+    }
+    for layer in layers:
+        fully_shard(layer, ignored_params=trained, **settings)
+    fully_shard(whole, ignored_params=trained | shared, **settings)
