@@ -95,7 +95,7 @@ def _paired_bars(axes: Any, numbers: Numbers, task: TaskName, names: list[str]) 
         axes.barh(where, [s.value if s else 0 for s in scores], 0.36, color=colour, label=MODALITY_LABELS[modality])
         for y, score in zip(where, scores, strict=True):
             if score and score.low is not None and score.high is not None:
-                axes.plot([score.low, score.high], [y, y], color=PALETTE["ink"], linewidth=0.9)
+                axes.plot([score.low, score.high], [y, y], color=PALETTE["ink"], linewidth=0.8, alpha=0.55)
             elif score is None:
                 axes.text(0.01, y, "no judged reply", fontsize=6.5, va="center", color=PALETTE["red"])
 

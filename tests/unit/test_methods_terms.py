@@ -16,7 +16,7 @@ from mllmu import plugins
 from mllmu.errors import RecipeError
 from mllmu.models.families import Turn
 from mllmu.recipe import Recipe
-from mllmu.records import Question
+from mllmu.records import ModelRef, Question
 from mllmu.seeding import rng
 from mllmu.stages import models
 from mllmu.stages.lineup import Job
@@ -289,7 +289,8 @@ def test_a_method_that_preserves_text_also_retains_what_is_known_by_name(
     context = SimpleNamespace(dataset=dataset, recipe=Recipe(name="x"), progress=None)
     made = models.Models(context)  # type: ignore[arg-type]
     monkeypatch.setattr(made, "load", lambda _: None)
-    made._train(SimpleNamespace(building=None), "50", Job(name=name, spec=name, settings={}), None)  # type: ignore[arg-type]
+    ref = ModelRef(base="tiny")
+    made.unlearn(key="50", job=Job(name=name, spec=name, settings={}), start=ref, reference=ref, folder=Path("made"))
     assert {turn.prompt for turn in seen["sides"].forget} == {"a image_text"}
     retained = {turn.prompt for turn in seen["sides"].retain}
     assert retained == ({"b image_text", "a text", "b text"} if expected is None else expected)
