@@ -30,6 +30,7 @@ PALETTE: dict[str, str] = {
     "orange": "#cf5f22",
     "sand": "#e0b568",
     "violet": "#8664bd",
+    "lilac": "#bda8e8",  # beside blue: told from it by its lightness, whatever colours an eye can see
     "red": "#c5403a",
     "grey": "#8a92a0",
 }

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+from matplotlib.lines import Line2D
+
 from mllmu.records import GENERAL_SPLITS, Modality, Split, TaskName
-from mllmu.report.figures import PALETTE, SERIES, Plot, finish, new_figure, style
+from mllmu.report.figures import PALETTE, Plot, finish, new_figure, style
 from mllmu.report.inputs import CurvePoint, ReportInput
 from mllmu.report.numbers import (
     MAIN_METRIC,
@@ -22,10 +25,16 @@ from mllmu.report.scatter import MANY, scatter
 from mllmu.report.tradeoff import ALL_TASKS, TradeoffRow, mark_front
 
 _MODALITY_COLOURS: dict[Modality, str] = {"image_text": "blue", "text": "sand"}
-_OUTCOME_COLOURS = {"right": "blue", "wrong": "sand", "refused": "violet", "garbled": "red"}
+_OUTCOME_COLOURS = {"right": "blue", "wrong": "sand", "refused": "lilac", "garbled": "red"}
 _OUTCOME_SPLITS: tuple[Split, ...] = ("forget", "retain")
 _ROW_INCHES = 0.27
 CURVE_POINTS = 80
+_SIDES = {
+    "": ("teal", "loss of teaching"),
+    "forget": ("orange", "terms of the forget side"),
+    "retain": ("blue", "of the retain side"),
+}
+_DASHES = ("-", "--", ":", "-.")
 
 
 def tradeoff_plots(numbers: Numbers, rows: list[TradeoffRow]) -> list[Plot]:
@@ -143,41 +152,62 @@ def _stack(axes: Any, numbers: Numbers, names: list[str], cells: list[Any], moda
 
 
 def curve_plot(report: ReportInput, numbers: Numbers) -> Plot | None:
-    """Small panels of the loss terms over steps, one per model; values that are not finite are counted, not drawn."""
+    """Small panels of the loss terms over steps, one per model; values that are not finite are counted, not drawn.
+
+    A colour says which side a term belongs to, so it means the same in every panel; its name stands in the panel.
+    """
     order = [row.name for row in numbers.models if report.curves.get(row.name)]
     order += [name for name in report.curves if name not in order and report.curves[name]]
     if not order:
         return None
-    terms = list(dict.fromkeys(point.name for name in order for point in report.curves[name]))
     columns = min(4 if len(order) <= MANY else 5, len(order))
     lines = math.ceil(len(order) / columns)
     with style("curves"):
-        figure = new_figure(max(5.0, min(2.6 * columns, 10.4)), 0.6 + (1.75 if columns < 5 else 1.4) * lines)
+        figure = new_figure(max(5.0, min(2.6 * columns, 10.4)), 0.6 + (1.75 if columns < 5 else 1.5) * lines)
         panels = figure.subplots(lines, columns, squeeze=False).ravel()
         for axes, name in zip(panels, order, strict=False):
-            _curve(axes, name, report.curves[name], terms)
+            _curve(axes, name, report.curves[name])
         for axes in panels[len(order) :]:
             axes.set_axis_off()
-        handles = {
-            label: h for p in panels[: len(order)] for h, label in zip(*p.get_legend_handles_labels(), strict=True)
-        }
-        if handles:
-            figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=min(6, len(handles)))
+        sides = {_side(point.name) for name in order for point in report.curves[name]}
+        handles = [
+            Line2D([], [], color=PALETTE[colour], label=label)
+            for side, (colour, label) in _SIDES.items()
+            if side in sides
+        ]
+        figure.legend(handles=handles, loc="outside upper left", ncols=3)
         return finish(figure, "curves", "Loss terms over training steps, one panel per model")
 
 
-def _curve(axes: Any, name: str, points: tuple[CurvePoint, ...], terms: list[str]) -> None:
+def _side(term: str) -> str:
+    side = term.partition("_")[0]
+    return side if side in _SIDES else ""
+
+
+def _curve(axes: Any, name: str, points: tuple[CurvePoint, ...]) -> None:
     lost = sum(not math.isfinite(point.value) for point in points)
     note = f"  ({lost} not finite)" if lost else ""
     axes.set_title((name if len(name) <= 26 else name[:25] + "…") + note, fontsize=8.5)
     axes.tick_params(labelsize=7)
     axes.locator_params(nbins=4)
+    drawn: Counter[str] = Counter()
     for term in dict.fromkeys(point.name for point in points):
         line = _thinned(sorted((p.step, p.value) for p in points if p.name == term and math.isfinite(p.value)))
-        if line:
-            colour = PALETTE[SERIES[terms.index(term) % len(SERIES)]]
-            marker = "o" if len(line) == 1 else None
-            axes.plot(*zip(*line, strict=True), color=colour, linewidth=1.2, marker=marker, markersize=3, label=term)
+        if not line:
+            continue
+        side = _side(term)
+        axes.plot(
+            *zip(*line, strict=True),
+            _DASHES[drawn[side] % len(_DASHES)],
+            color=PALETTE[_SIDES[side][0]],
+            linewidth=1.2,
+            marker="o" if len(line) == 1 else None,
+            markersize=3,
+            label=term.removeprefix(f"{side}_"),
+        )
+        drawn[side] += 1
+    if drawn:
+        axes.legend(loc="upper right", fontsize=6.5, handlelength=1.3, labelspacing=0.15, borderaxespad=0.1)
 
 
 def _thinned(line: list[tuple[int, float]]) -> list[tuple[int, float]]:

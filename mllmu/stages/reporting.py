@@ -175,7 +175,8 @@ def model_rows(models: Models, key: str, jobs: Sequence[Job]) -> tuple[ModelRow,
                 modality=method.modality,
                 forget_ratio=ratio,
                 settings=method.model_dump(mode="json", exclude={"modality"}),
-                **_cost(models, key, job.name),
+                # what is the retain_model by another name has cost what that did
+                **_cost(models, key, method.model if method.model == RETAIN_MODEL else job.name),
             )
         )
     return tuple(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -53,6 +54,12 @@ def test_what_training_cost_is_recorded_and_shown(whole: Path) -> None:
     facts = json.loads((whole / "models/forget_40/ga/unit.json").read_text("utf-8"))["facts"]
     assert facts["trainable"] > 0 and facts["tokens_per_s"] > 0
     assert f"{facts['trainable']:,}" in (whole / "report/index.html").read_text(encoding="utf-8")
+
+
+def test_retraining_costs_what_it_costs(whole: Path) -> None:
+    rows = list(csv.DictReader((whole / "report/tradeoff.csv").read_text("utf-8").splitlines()))
+    cost = {row["model"]: row["seconds"] for row in rows}
+    assert cost["retrain"] == cost["retain_model"] != cost["ga"]
 
 
 def test_the_same_command_again_weighs_nothing_and_gives_the_same_numbers(base: Path, whole: Path) -> None:
