@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mllmu.models.loading import Loaded
-from mllmu.models.respond import as_turn, half_of, plan_batches, score_candidates
-from mllmu.records import Fluency, Response, Sample
+from mllmu.models.respond import as_turn, fitting, plan_batches, score_candidates
+from mllmu.records import CandidateLogp, Fluency, Response, Sample
 
 REPLY = "reply"
 
@@ -28,18 +28,11 @@ def fluencies(
     asked = [
         s.model_copy(update={"candidates": {REPLY: said[s.id]}}) for s in samples if s.id in said and not s.literal
     ]
-    waiting = list(reversed(plan_batches(asked, batch_size)))
-    most = batch_size
-    while waiting:
-        batch = waiting.pop()
-        if len(batch) > most:
-            waiting += [batch[most:], batch[:most]]
-            continue
-        try:
-            found = score_candidates(loaded, batch, [as_turn(sample, images, "") for sample in batch])
-        except (MemoryError, RuntimeError) as error:
-            most = half_of(batch, error)
-            waiting.append(batch)
-        else:
-            for sample, known in zip(batch, found, strict=True):
-                yield Fluency(sample_id=sample.id, logp=known[REPLY].logp, num_tokens=known[REPLY].num_tokens)
+    batches = plan_batches(asked, batch_size)
+
+    def score(batch: Sequence[Sample]) -> list[dict[str, CandidateLogp]]:
+        return score_candidates(loaded, batch, [as_turn(sample, images, "") for sample in batch])
+
+    for batch, found in fitting(batches, score):
+        for sample, known in zip(batch, found, strict=True):
+            yield Fluency(sample_id=sample.id, logp=known[REPLY].logp, num_tokens=known[REPLY].num_tokens)

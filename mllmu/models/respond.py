@@ -6,9 +6,10 @@ padding is masked, and rows are independent. A batch that does not fit into memo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -22,6 +23,7 @@ from mllmu.records import CandidateLogp, Response, Sample
 from mllmu.training.forward import run_forward
 
 Reply = tuple[str, int, bool]
+Result = TypeVar("Result")
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
@@ -61,7 +63,19 @@ def respond(
         else:
             check_budget(loaded, batch, [as_turn(sample, images, guard) for sample in batch])
     share = share and loaded.family.shares_prefix
-    waiting = [list(batch) for batch in reversed(batches)]
+    for _, replies in fitting(batches, lambda batch: answer(loaded, batch, images=images, guard=guard, share=share)):
+        yield replies
+
+
+def fitting(
+    batches: Sequence[Sequence[Sample]], run: Callable[[Sequence[Sample]], Result]
+) -> Iterator[tuple[Sequence[Sample], Result]]:
+    """Every batch with what ``run`` gives for it; one that does not fit into memory is halved, and so are all after it.
+
+    Raises:
+        ModelError: not even one sample fits.
+    """
+    waiting = list(reversed(batches))
     most = max(map(len, waiting), default=1)
     while waiting:
         batch = waiting.pop()
@@ -69,12 +83,12 @@ def respond(
             waiting += [batch[most:], batch[:most]]
             continue
         try:
-            replies = answer(loaded, batch, images=images, guard=guard, share=share)
+            found = run(batch)
         except (MemoryError, RuntimeError) as error:
             most = half_of(batch, error)
             waiting.append(batch)
         else:
-            yield replies
+            yield batch, found
 
 
 def half_of(batch: Sequence[Sample], error: Exception) -> int:
