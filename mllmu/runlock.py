@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mllmu import processes
 from mllmu.errors import RunStoreError
 from mllmu.runstore import explain_os_errors, read_json, write_atomic
 
@@ -33,12 +34,12 @@ _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 def held(root: Path) -> Iterator[None]:
     """Keep every other command out of a run folder while the block runs; the folder is made if there is none.
 
-    In a distributed launch (``RANK`` in the environment) rank 0 holds it for all.
+    Of several processes of one run the leading one holds it for all.
 
     Raises:
         RunStoreError: another process is at work there; names it.
     """
-    if os.environ.get("RANK", "0") != "0":
+    if not processes.leads():
         yield
         return
     from filelock import FileLock

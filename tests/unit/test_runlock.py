@@ -77,8 +77,9 @@ def test_a_killed_process_leaves_no_lock_behind(holder: Holder, tmp_path: Path) 
 
 
 def test_the_first_rank_of_a_distributed_launch_holds_the_folder_for_all(holder: Holder, tmp_path: Path) -> None:
-    with holder(tmp_path, RANK="0") as first:
-        with holder(tmp_path, RANK="1") as other:
+    launched = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    with holder(tmp_path, RANK="0", **launched) as first:
+        with holder(tmp_path, RANK="1", **launched) as other:
             other.communicate("")
             assert other.returncode == 0
         with pytest.raises(RunStoreError, match=f"process {first.pid} on"), held(tmp_path):
