@@ -7,7 +7,7 @@ about one fact, rank forgotten against unknown people, or compare a model with t
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -95,20 +95,6 @@ class Summariser(Plugin):
     def row(self, model: str, value: float | None, **more: object) -> Summary:
         """One row of this summary."""
         return Summary.model_validate({"model": model, "summary": self.name, "value": value, **more})
-
-    def by_split(
-        self, everything: Everything, metric: str, measure: Callable[[list[float]], float | None], detail: str
-    ) -> list[Summary]:
-        """One row per model, split and modality: a function of the judged values."""
-        rows = []
-        for model in everything.models:
-            for split, modality in everything.places():
-                values = list(everything.judged(model, metric, split=split, modality=modality).values())
-                if values:
-                    rows.append(
-                        self.row(model, measure(values), detail=detail, split=split, modality=modality, num=len(values))
-                    )
-        return rows
 
 
 def mean(values: Sequence[float]) -> float:
