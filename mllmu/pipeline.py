@@ -40,11 +40,11 @@ from mllmu.runstore import RunStore, write_atomic
 from mllmu.stages import reporting
 from mllmu.stages.answers import Answers
 from mllmu.stages.context import Context, timed
-from mllmu.stages.lineup import RETAIN_MODEL, TARGET, jobs
+from mllmu.stages.lineup import RETAIN_MODEL, TARGET
 from mllmu.stages.models import Models
 from mllmu.stages.protocols import Comparison, write_comparison
 from mllmu.stages.record import recorded
-from mllmu.workers import Team
+from mllmu.workers import Crew
 
 STAGES = ("data", "finetune", "unlearn", "evaluate", "score", "report")
 CHEAP = ("score", "report")
@@ -75,10 +75,10 @@ class Pipeline:
         self.force = force
         self.gate = gate and recipe.gate
         self.progress = progress or SilentProgress()
-        self.jobs = jobs(recipe)
         self.context = Context(recipe, self.root, self.progress)
         self.models = Models(self.context)
-        self.team = Team(recipe.workers, partial(hire, recipe, self.root), self.progress)
+        self.jobs = list(self.models.jobs.values())
+        self.crew = Crew(recipe.workers, partial(hire, recipe, self.root), self.progress)
 
     def run(self, only: str | None = None) -> Path | None:
         """Run all stages, or those up to ``only``; returns the page of the report if that was made.
@@ -92,7 +92,7 @@ class Pipeline:
             return None
         store = self.context.store = RunStore(self.root)
         last = only or STAGES[-1]
-        with leading(self.root), recorded(self.context), self.team:
+        with leading(self.root), recorded(self.context), self.crew:
             for stage in STAGES[: STAGES.index(last) + 1]:
                 # Judging and drawing are cheap, so asking for them by name does them again.
                 store.force = only in (None, stage) and (self.force or (stage == only and stage in CHEAP))
@@ -128,7 +128,7 @@ class Pipeline:
             self.progress.stage("unlearn", f"{count} people ({key} %), {len(self.jobs)} methods")
             self._ahead("make", [(key, job.name) for job in self.jobs])
             for job in self.jobs:
-                self.models.forget(key, job)
+                self.models.make(key, job.name)
 
     def _pass_gate(self, answers: Answers) -> None:
         difference = gate.memorisation(answers.samples, answers.ask(TARGET), answers.ask(RETAIN_MODEL))
@@ -153,7 +153,7 @@ class Pipeline:
         """Have the missing ones of some units made by worker processes, if the recipe wants any."""
         if self.recipe.workers > 1:
             find = self.models.planned if what == "make" else lambda key, name: self.answers[key].unit(name)
-            self.team.do([(what, key, name) for key, name in places if not find(key, name).done])
+            self.crew.do([(what, key, name) for key, name in places if not find(key, name).done])
 
     def do(self, what: str, key: str, name: str) -> None:
         """One task of a worker process: ``make`` or ``ask`` a model."""

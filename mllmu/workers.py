@@ -35,7 +35,7 @@ class _Worker(NamedTuple):
     shown: Progress
 
 
-class Team:
+class Crew:
     """A number of processes that do tasks; they are started with the first task, and ended with the block.
 
     Args:
@@ -51,7 +51,7 @@ class Team:
         self._idle: list[_Worker] = []
         self._busy: dict[Connection, _Worker] = {}
 
-    def __enter__(self) -> Team:
+    def __enter__(self) -> Crew:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -27,7 +27,7 @@ from mllmu.seeding import derive
 from mllmu.stages.answers import Answers
 from mllmu.stages.lineup import RETAIN_MODEL, TARGET
 from mllmu.stages.reporting import TRUST_FILE
-from mllmu.workers import Task, Team
+from mllmu.workers import Crew, Task
 
 FOLDER = "trust"
 KINDS = ("with", "without")
@@ -60,8 +60,8 @@ def trust(recipe: Recipe, root: Path, *, pool: int, bits: int, progress: Progres
     pipeline.run("unlearn")
     measured = Measurement(pipeline, bits)
     if recipe.workers > 1:
-        with Team(recipe.workers, partial(_hire, recipe, root, bits), progress) as team:
-            team.do(measured.missing(pool))
+        with Crew(recipe.workers, partial(_hire, recipe, root, bits), progress) as crew:
+            crew.do(measured.missing(pool))
     known, unknown = measured.pool(pool)
     again = measured.robustness([job.name for job in pipeline.jobs if job.method().trains])
     rows = [_row(cell, known, unknown, again) for cell in measured.cells()]

@@ -59,18 +59,20 @@ class Models:
 
     def planned(self, key: str, name: str) -> Unit:
         """The unit of a model of the run, made or not yet; an unlearned one needs those of target and retain_model."""
-        data = self.context.dataset
         if name in {TARGET, RETAIN_MODEL}:
-            return self.taught(key, name, data.people if name == TARGET else data.retained(key))
+            return self.taught(key, name, self._pupils(key, name))
         return self.forgotten(key, self.jobs[name])
 
     def make(self, key: str, name: str) -> None:
         """Make a model of the run, unless it is there."""
-        data = self.context.dataset
         if name in {TARGET, RETAIN_MODEL}:
-            self.teach(key, name, data.people if name == TARGET else data.retained(key))
+            self.teach(key, name, self._pupils(key, name))
         else:
             self.forget(key, self.jobs[name])
+
+    def _pupils(self, key: str, name: str) -> Sequence[str]:
+        data = self.context.dataset
+        return data.people if name == TARGET else data.retained(key)
 
     def load(self, ref: ModelRef) -> Loaded:
         """Load a model; all models of a run share one encoder, so no text or picture is prepared twice."""
