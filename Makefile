@@ -13,7 +13,7 @@ help:  ## this list
 
 setup: $(VENV)/.installed  ## a virtual environment in .venv with everything in it
 
-$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS) constraints/tried.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "mllmu needs Python 3.11 or newer; name one: make setup PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from mllmu.models.parts import core, decoder_layers
 from mllmu.models.segments import reading
@@ -30,6 +32,8 @@ from mllmu.runstore import write_atomic
 
 MODIFIER_FILE = "modifier.json"
 TENSOR_FILE = "modifier.safetensors"
+# what the installed transformers calls the keys and values of earlier tokens, in calls and in outputs
+CACHE = "cache" if "cache" in {field.name for field in fields(BaseModelOutputWithPast)} else "past_key_values"
 
 
 class ModifierSettings(BaseModel):
@@ -119,7 +123,7 @@ class Gate(nn.Module):
 
         Args:
             hidden_BTD: output of the layer for the tokens of this pass.
-            layer_inputs: what the layer was called with by name: ``attention_mask``, ``past_key_values``.
+            layer_inputs: what the layer was called with by name: ``attention_mask`` and the cache.
         """
         if (levels := reading()) is not None:
             best_BTR = levels.highest(self.slot, self.score(hidden_BTD)[0])[None]
@@ -130,7 +134,7 @@ class Gate(nn.Module):
 
     def _best_in_rows(self, hidden_BTD: Tensor, layer_inputs: dict[str, Any]) -> Tensor:
         """[B, T, R] highest score among the tokens that each attends to by the mask."""
-        held_BSR = self._with_earlier(self.score(hidden_BTD), layer_inputs.get("past_key_values"))
+        held_BSR = self._with_earlier(self.score(hidden_BTD), layer_inputs.get(CACHE))
         visible_BTS = _visible(layer_inputs.get("attention_mask"), hidden_BTD.shape[1], held_BSR.shape[1]).to(
             held_BSR.device
         )
@@ -292,7 +296,7 @@ class LogitSteering(Modifier):
         return change
 
     def _run_again(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
-        cache = getattr(output, "past_key_values", None)
+        cache = getattr(output, CACHE, None)
         own = DynamicCache(config=self._config)
         if cache is not None and len(cache.layers) > self._num_layers:
             own.layers = list(cache.layers[self._num_layers :])
@@ -301,7 +305,7 @@ class LogitSteering(Modifier):
             levels.offset = self._num_layers  # the second pass is kept as if by further layers
         try:
             # not the module itself, which would run this again
-            second = module.forward(*args, **{**kwargs, "past_key_values": None if cache is None else own})
+            second = module.forward(*args, **{**kwargs, CACHE: None if cache is None else own})
         finally:
             self._reinforced = False
             if levels is not None:
