@@ -13,12 +13,12 @@ from pathlib import Path
 import psutil
 import torch
 
+from mllmu.models.attention import MOST_SCORES
 from mllmu.models.literal import literal_prompts
 from mllmu.models.loading import Loaded
 from mllmu.models.parts import core
 from mllmu.models.prefix import MOST_LOGITS, MOST_TOKENS
 from mllmu.models.respond import as_turn
-from mllmu.models.segments import MOST_SCORES
 from mllmu.models.sharing import Prompt, layout
 from mllmu.records import Sample
 

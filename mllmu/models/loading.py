@@ -271,9 +271,14 @@ def _change_weights(model: Any, folder: Path) -> Any:
 
 
 def attention(config: Any, device: torch.device) -> str:
-    """Attention kernel: on CPU the plain one for short contexts, where the fused backward pass is many times slower."""
-    short = int(getattr(config.get_text_config(), "max_position_embeddings", 0) or 0) <= 1024
-    return "eager" if device.type == "cpu" and short else "sdpa"
+    """Attention kernel: the plain one for models that bound their scores, which no fused one does.
+
+    On CPU also for short contexts, where the fused backward pass is many times slower.
+    """
+    text = config.get_text_config()
+    short = int(getattr(text, "max_position_embeddings", 0) or 0) <= 1024
+    bounded = getattr(text, "attn_logit_softcapping", None) is not None
+    return "eager" if bounded or (device.type == "cpu" and short) else "sdpa"
 
 
 def choose_device(name: str) -> torch.device:
@@ -344,7 +349,7 @@ def choose_family(name: str, model_type: str) -> Family:
 def choose_packing(section: ModelSection, family: Family) -> bool:
     """'auto' packs where the family and the attention kernel allow it; asking for it elsewhere raises ModelError."""
     masked = section.attn_implementation != "flash_attention_2"
-    able = family.packs or family.shares_prefix
+    able = family.packs
     if section.packing == "on" and not able:
         raise ModelError(
             f"model.packing: the family '{family.name}' cannot be packed (its pictures see the question, or nobody "

@@ -26,7 +26,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from mllmu.models.parts import core, decoder_layers
+from mllmu.models.parts import core, decoder_layers, window_of
 from mllmu.models.segments import reading
 from mllmu.runstore import write_atomic
 
@@ -104,6 +104,7 @@ class Gate(nn.Module):
         self.register_buffer("gate_RD", gate_RD.float())
         self.register_buffer("threshold_R", threshold_R.float())
         self.slot = 0
+        self.window: int | None = None
 
     def watch(self, model: Any, layer: int) -> Any:
         """The layer whose output is to be read; chooses the place in the cache."""
@@ -112,6 +113,7 @@ class Gate(nn.Module):
             raise ValueError("its logits are steered already, and nothing can be put on top of that")
         layers = decoder_layers(model)
         self.slot = len(layers) + gates - 1
+        self.window = window_of(model, layer)
         return layers[layer]
 
     def score(self, hidden_BTD: Tensor) -> Tensor:
@@ -126,7 +128,7 @@ class Gate(nn.Module):
             layer_inputs: what the layer was called with by name: ``attention_mask`` and the cache.
         """
         if (levels := reading()) is not None:
-            best_BTR = levels.highest(self.slot, self.score(hidden_BTD)[0])[None]
+            best_BTR = levels.highest(self.slot, self.score(hidden_BTD)[0], self.window)[None]
         else:
             best_BTR = self._best_in_rows(hidden_BTD, layer_inputs)
         chosen_BTR = nn.functional.one_hot(best_BTR.argmax(-1), best_BTR.shape[-1]) * (best_BTR > 0)

@@ -25,6 +25,15 @@ def decoder_layers(model: Any) -> list[nn.Module]:
     return [found[number] for number in sorted(found)]
 
 
+def window_of(model: Any, layer: int) -> int | None:
+    """How many tokens back a layer sees, itself included; None if all."""
+    config = core(model).config.get_text_config()
+    kinds, window = getattr(config, "layer_types", None), getattr(config, "sliding_window", None)
+    if window is None or (kinds and kinds[layer] != "sliding_attention"):
+        return None
+    return int(window)
+
+
 def decoder(model: Any) -> nn.Module:
     """What holds the layers of the language model, and runs them."""
     first = decoder_layers(model)[0]

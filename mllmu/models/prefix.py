@@ -19,6 +19,7 @@ from torch import Tensor
 from mllmu.models.parts import core
 from mllmu.models.pictures import embedded
 from mllmu.models.segments import Level, Reading, running
+from mllmu.training.forward import apply_head
 
 MOST_LOGITS = 2**24
 """Logits that are in memory at a time: tokens times vocabulary."""
@@ -34,29 +35,40 @@ def read(
     parents: Sequence[int],
     ids: Sequence[Sequence[int]],
     pictures: dict[str, Tensor] | None = None,
+    *,
+    positions: Sequence[Sequence[Sequence[int]] | None] = (),
+    ahead_M: Tensor | None = None,
 ) -> Level:
     """Read a node of at least one token behind each parent, or from the beginning; pictures are those among ``ids``.
 
     Args:
         parents: numbers of nodes of ``above``; of no meaning where there is none.
+        positions, ahead_M: see :class:`mllmu.models.segments.Reading`.
     """
     level = Level(above, parents)
-    level.last = _run(model, level, range(len(ids)), ids, pictures or {})[1]
+    current = Reading(
+        level, range(len(ids)), list(map(len, ids)), model.device, positions=positions, ahead_M=ahead_M
+    )  # fmt: skip
+    level.last = _run(model, current, ids, pictures or {})[1]
     return level
 
 
+def _append(model: Any, level: Level, nodes: Sequence[int], ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Append tokens to nodes; returns what :func:`_run` does."""
+    return _run(model, Reading(level, nodes, list(map(len, ids)), model.device), ids, {})
+
+
 def _run(
-    model: Any, level: Level, nodes: Sequence[int], ids: Sequence[Sequence[int]], pictures: dict[str, Tensor]
+    model: Any, current: Reading, ids: Sequence[Sequence[int]], pictures: dict[str, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Append tokens to nodes; returns hidden states: of the new tokens [M, D], of each node's last one [N, D]."""
-    device = model.device
-    current = Reading(level, nodes, list(map(len, ids)), device)
+    """Read tokens; returns hidden states: of the new tokens [M, D], of each node's last one [N, D]."""
+    device, position_AM = model.device, current.position_AM
     ids_1M = torch.tensor([[token for row in ids for token in row]], device=device)
     with running(model, current):
         output = core(model).model(
             **embedded(model, {"input_ids": ids_1M, **pictures}),
             attention_mask=None,
-            position_ids=current.position_M[None].to(device),
+            position_ids=(position_AM if len(position_AM) == 1 else position_AM[:, None]).to(device),
             use_cache=False,
         )
     hidden_MD: Tensor = output.last_hidden_state[0]
@@ -70,11 +82,11 @@ def next_logits(model: Any, level: Level) -> Tensor:
 
 def _logits(model: Any, hidden_MD: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Logits of hidden states, some at a time."""
-    head = core(model).lm_head
-    step = max(1, MOST_LOGITS // head.weight.shape[0])
+    own = core(model)
+    step = max(1, MOST_LOGITS // own.lm_head.weight.shape[0])
     for start in range(0, len(hidden_MD), step):
         part = slice(start, start + step)
-        yield part, head(hidden_MD[part])
+        yield part, apply_head(own, hidden_MD[part])
 
 
 def reply_logps(
@@ -99,7 +111,7 @@ def reply_logps(
     longer = [i for i in sorted(range(len(replies)), key=lambda i: parents[i]) if len(replies[i]) > 1]
     for some in _portions(longer, [len(reply) - 1 for reply in replies]):
         branch = Level(level, [parents[i] for i in some])
-        hidden_MD, _ = _run(model, branch, range(len(some)), [replies[i][:-1] for i in some], {})
+        hidden_MD, _ = _append(model, branch, range(len(some)), [replies[i][:-1] for i in some])
         label_M = torch.tensor([token for i in some for token in replies[i][1:]], device=device)
         logp_M = torch.cat([_logp(logits, label_M[part]) for part, logits in _logits(model, hidden_MD)])
         reply_M = torch.tensor(some, device=device).repeat_interleave(branch.lengths.to(device))
@@ -148,7 +160,7 @@ def decode(model: Any, level: Level, first_NV: Tensor, limits: Sequence[int], en
         if len(going) <= FULL * len(place) or not place:
             level = level.growing([place.get(i, i) for i in going])
             place = {i: number for number, i in enumerate(going)}
-        _, hidden_ND = _run(model, level, [place[i] for i in going], [[replies[i][-1]] for i in going], {})
+        _, hidden_ND = _append(model, level, [place[i] for i in going], [[replies[i][-1]] for i in going])
         chosen = [token for _, logits_NV in _logits(model, hidden_ND) for token in best(logits_NV)]
 
 

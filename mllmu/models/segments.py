@@ -10,14 +10,15 @@ from nothing::
 
 A token sees the tokens of the nodes above its own, and those before it in its own. Attention is computed level by
 level: all tokens below a node at once, against keys and values of that node, which are never copied. What the levels
-give is put together by the weight that each has in the softmax over all of them::
+give is put together by the weight that each has (:mod:`mllmu.models.attention`). Everything else is the model's own
+code, run on all new tokens in one row, so nothing is computed for padding.
 
-    out = sum_e exp(s_e) out_e / sum_e exp(s_e),    s_e = log sum_k exp(scale q.k), k the keys of level e
-
-Everything else is the model's own code, run on all new tokens in one row, so nothing is computed for padding.
+Where a token stands is told in two ways. Its place is the number of tokens before it, by which sliding windows are
+measured. Its position is what the model is told, on one axis or several: the tokens of a picture may stand side by
+side, and what comes next goes on from the highest.
 
 Shapes: M new tokens of all nodes, N nodes, G nodes of a level above, W and S most new and most held tokens of a node, H
-heads, K heads of keys, D size of a head, R scores of a gate.
+heads, K heads of keys, D size of a head, R scores of a gate, A axes of positions.
 """
 
 from __future__ import annotations
@@ -32,16 +33,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AttentionInterface
 
+from mllmu.models.attention import Rule, join, weigh
 from mllmu.models.parts import core
 
 KERNEL = "mllmu_levels"
 """Name under which the library finds :func:`attend`."""
 STEPS_AHEAD = 32
 """Room for new tokens that is made at a time."""
-FEW = 8
-"""Tokens below one node for which the plain kernel is quicker than the fused one."""
-MOST_SCORES = 2**26
-"""Attention weights that are in memory at a time where no fused kernel is used."""
 
 
 class Fan:
@@ -81,7 +79,8 @@ class Level:
     Attributes:
         above: the level whose nodes these go on from; None for beginnings.
         parents: [N] number of the node above.
-        ends: [N] tokens from the beginning to the end of each node, which is the position of the next one.
+        ends: [N] tokens from the beginning to the end of each node, which is the place of the next one.
+        following: [N] position of the next token, on all axes.
         first, lengths: [N] place of each node's first token among the S held ones, and number of its tokens.
         grows: tokens are added one at a time; all nodes then end at the same place.
         keys, values: by layer, [N, K, S or more, D].
@@ -93,6 +92,7 @@ class Level:
         self.above = above
         self.parents = torch.tensor(parents, dtype=torch.long)
         self.ends: Tensor = torch.zeros_like(self.parents) if above is None else above.ends[self.parents]
+        self.following: Tensor = self.ends.clone() if above is None else above.following[self.parents]
         self.first, self.lengths = torch.zeros_like(self.parents), torch.zeros_like(self.parents)
         self.grows = grows
         self.keys: dict[int, Tensor] = {}
@@ -112,7 +112,7 @@ class Level:
         """Some of the nodes as a level that grows: their tokens end at one place, with room behind it."""
         chosen = torch.tensor(nodes)
         level = Level(self.above, self.parents[chosen].tolist(), grows=True)
-        level.ends, level.lengths = self.ends[chosen], self.lengths[chosen]
+        level.ends, level.following, level.lengths = (x[chosen] for x in (self.ends, self.following, self.lengths))
         width = int(level.lengths.max())
         level.first = width - level.lengths
         place_NS = torch.arange(width) - (level.first - self.first[chosen])[:, None]
@@ -140,8 +140,8 @@ class Level:
         place_S = torch.arange(self.width)
         return (place_S < self.first[:, None]) | (place_S >= (self.first + self.lengths)[:, None])
 
-    def positions(self) -> Tensor:
-        """[N, S] position of every held token."""
+    def places(self) -> Tensor:
+        """[N, S] place of every held token."""
         return torch.arange(self.width) + (self.ends - self.lengths - self.first)[:, None]
 
 
@@ -154,16 +154,31 @@ class Reading:
 
     Args:
         nodes, counts: which nodes get new tokens, and how many each.
+        positions: of the new tokens of each of these nodes, [A][tokens]; where None, they go on from what is there.
+        ahead_M: tokens of one node with the same number, from 0 on, see each other, also forwards; -1 for the others.
     """
 
-    def __init__(self, level: Level, nodes: Sequence[int], counts: Sequence[int], device: torch.device) -> None:
-        self.level, self.offset = level, 0
+    def __init__(
+        self,
+        level: Level,
+        nodes: Sequence[int],
+        counts: Sequence[int],
+        device: torch.device,
+        *,
+        positions: Sequence[Sequence[Sequence[int]] | None] = (),
+        ahead_M: Tensor | None = None,
+    ) -> None:
+        self.level, self.offset, self.ahead_M = level, 0, ahead_M
         node_N, count_N = torch.tensor(nodes), torch.tensor(counts)
         node_M = node_N.repeat_interleave(count_N)
-        start_M = (count_N.cumsum(0) - count_N).repeat_interleave(count_N)
-        self.position_M = torch.arange(len(node_M)) - start_M + level.ends[node_M]
+        number_M = torch.arange(len(node_M)) - (count_N.cumsum(0) - count_N).repeat_interleave(count_N)
+        self.place_M = number_M + level.ends[node_M]
+        self.position_AM = (number_M + level.following[node_M])[None]
         level.lengths[node_N] += count_N
         level.ends[node_N] += count_N
+        level.following[node_N] += count_N
+        if any(positions):
+            self._stand(nodes, counts, positions)
         self.last_N = (count_N.cumsum(0) - 1).to(device)
         self.node_M = node_M.to(device)
         self.own = Fan(node_M, len(level), device)
@@ -174,60 +189,87 @@ class Reading:
             self.above.append((seen, Fan(owner_M, len(seen), device)))
         self._masks: dict[tuple[int, int | None], Tensor | None] = {}
 
-    def attend(self, module: Any, q_MHD: Tensor, k_MKD: Tensor, v_MKD: Tensor, scale: float) -> Tensor:
+    def _stand(
+        self, nodes: Sequence[int], counts: Sequence[int], positions: Sequence[Sequence[Sequence[int]] | None]
+    ) -> None:
+        """Put tokens where their positions say, and what follows behind the highest."""
+        axes = max(len(told) for told in positions if told)
+        self.position_AM = self.position_AM.repeat(axes, 1)
+        start = 0
+        for node, count, told in zip(nodes, counts, positions, strict=True):
+            if told:
+                here_AT = torch.tensor([list(axis) for axis in told])
+                self.position_AM[:, start : start + count] = here_AT
+                self.level.following[node] = here_AT.max() + 1
+            start += count
+
+    def attend(self, layer: int, q_MHD: Tensor, k_MKD: Tensor, v_MKD: Tensor, rule: Rule) -> Tensor:
         """[M, H, D] what the new tokens get from all that they see; keeps their keys and values."""
-        layer, window = module.layer_idx + self.offset, getattr(module, "sliding_window", None)
+        layer += self.offset
         held = self.level.put(layer, (k_MKD, v_MKD), self.own, self.node_M)
-        if not self.above and not self.level.grows and self._mask(0, self.level, self.own, window, q_MHD.dtype) is None:
+        alone = not self.above and not self.level.grows and rule.softcap is None
+        if alone and self._mask(0, self.level, self.own, rule.window, q_MHD.dtype) is None:
             q_NHWD = self.own.spread(q_MHD).transpose(1, 2)
-            alone = F.scaled_dot_product_attention(q_NHWD, *held, is_causal=True, scale=scale, enable_gqa=True)
-            return self.own.gather(alone.transpose(1, 2))
-        parts = [self._part(0, self.level, self.own, q_MHD, held, scale, window)]
+            out_NHWD = F.scaled_dot_product_attention(q_NHWD, *held, is_causal=True, scale=rule.scale, enable_gqa=True)
+            return self.own.gather(out_NHWD.transpose(1, 2))
+        parts = [self._part(0, self.level, self.own, q_MHD, held, rule)]
         for number, (level, fan) in enumerate(self.above, start=1):
             held = level.keys[layer][:, :, : level.width], level.values[layer][:, :, : level.width]
-            parts.append(self._part(number, level, fan, q_MHD, held, scale, window))
+            parts.append(self._part(number, level, fan, q_MHD, held, rule))
         return join(parts)
 
     def _part(
-        self,
-        number: int,
-        level: Level,
-        fan: Fan,
-        q_MHD: Tensor,
-        held: tuple[Tensor, Tensor],
-        scale: float,
-        window: int | None,
+        self, number: int, level: Level, fan: Fan, q_MHD: Tensor, held: tuple[Tensor, Tensor], rule: Rule
     ) -> tuple[Tensor, Tensor]:
         """[M, H, D] and [M, H]: what one level gives, and the logarithm of its weight."""
-        mask = self._mask(number, level, fan, window, q_MHD.dtype)
+        mask = self._mask(number, level, fan, rule.window, q_MHD.dtype)
         causal = number == 0 and not level.grows and fan.width > 1 and mask is None
-        out_GHWD, weight_GHW = weigh(fan.spread(q_MHD).transpose(1, 2), *held, scale, mask, causal=causal)
+        out_GHWD, weight_GHW = weigh(fan.spread(q_MHD).transpose(1, 2), *held, rule, mask, causal=causal)
         return fan.gather(out_GHWD.transpose(1, 2)), fan.gather(weight_GHW.transpose(1, 2))
 
     def _mask(self, number: int, level: Level, fan: Fan, window: int | None, dtype: torch.dtype) -> Tensor | None:
-        """[G, 1, 1 or W, S] additive: the lowest number at padding and at what lies outside a sliding window."""
+        """[G, 1, 1 or W, S] additive: the lowest number where a token does not see; None if that is plain."""
         near = window if window is not None and int(self.level.ends.max()) > window else None
         key = (number, near)
         if key not in self._masks:
-            hidden_GWS = level.padding()[:, None]
-            if near is not None:
-                position_GW = fan.spread(self.position_M.to(self.node_M.device)).cpu()
-                distance_GWS = position_GW[:, :, None] - level.positions()[:, None]
-                hidden_GWS = hidden_GWS | (distance_GWS < 0) | (distance_GWS >= near)
-            own = number == 0 and not level.grows  # what is padded there lies behind, where nobody looks
-            if near is not None or (hidden_GWS.any() and not own):
+            hidden_GWS = self._hidden(level, fan, near, own=number == 0 and not level.grows)
+            if hidden_GWS is not None:
                 mask = torch.zeros(hidden_GWS.shape, dtype=dtype).masked_fill_(hidden_GWS, torch.finfo(dtype).min)
                 self._masks[key] = mask[:, None].to(self.node_M.device)
             else:
                 self._masks[key] = None
         return self._masks[key]
 
-    def highest(self, place: int, score_MR: Tensor) -> Tensor:
+    def _hidden(self, level: Level, fan: Fan, near: int | None, *, own: bool) -> Tensor | None:
+        """[G, 1 or W, S] what a token does not see of a level: padding, and what lies outside a sliding window.
+
+        None where it sees all, and where it sees all that comes before it among its own.
+        """
+        padding_G1S = level.padding()[:, None]
+        mutual = own and self.ahead_M is not None
+        if near is None and not mutual:
+            # what is padded among its own lies behind, where nobody looks
+            return padding_G1S if padding_G1S.any() and not own else None
+        place_GW = fan.spread(self.place_M.to(self.node_M.device)).cpu()
+        distance_GWS = place_GW[:, :, None] - level.places()[:, None]
+        hidden_GWS = distance_GWS < 0
+        if near is not None:
+            hidden_GWS |= distance_GWS >= near
+        if mutual and self.ahead_M is not None:
+            group_GW = fan.spread(self.ahead_M.to(self.node_M.device)).cpu()
+            hidden_GWS &= (group_GW[:, :, None] != group_GW[:, None]) | (group_GW < 0)[:, :, None]
+        return hidden_GWS | padding_G1S
+
+    def highest(self, place: int, score_MR: Tensor, window: int | None = None) -> Tensor:
         """[M, R] highest score among a token and all that it sees; ``place`` tells the gates of a model apart."""
         level = self.level
+        if window is not None:
+            return self._highest_near(place, score_MR, window)
         if level.grows:
             level.maxima[place][self.node_M] = best_MR = torch.maximum(level.maxima[place][self.node_M], score_MR)
             return best_MR
+        if self.ahead_M is not None:
+            score_MR = self._mutual(score_MR)
         best_MR = self.own.gather(self.own.spread(score_MR).cummax(dim=1).values)
         if level.above is not None:
             best_MR = torch.maximum(
@@ -236,64 +278,27 @@ class Reading:
         level.maxima[place] = best_MR[self.last_N]
         return best_MR
 
+    def _highest_near(self, place: int, score_MR: Tensor, window: int) -> Tensor:
+        """The same where a layer sees only so far back: scores are kept token by token, as keys of a layer are."""
+        self.level.put(place, (score_MR[:, None], score_MR[:, None]), self.own, self.node_M)
+        found = []
+        for number, (level, fan) in enumerate([(self.level, self.own), *self.above]):
+            mask = self._mask(number, level, fan, window, score_MR.dtype)
+            if mask is None and number == 0 and not level.grows:
+                mask = torch.full((fan.width, fan.width), -torch.inf, device=score_MR.device).triu(1)[None, None]
+            best_GWSR = level.keys[place][:, 0, None, : level.width]
+            best_GWSR = best_GWSR if mask is None else best_GWSR + mask[:, 0, ..., None]
+            found.append(fan.gather(best_GWSR.amax(2).expand(-1, fan.width, -1)))
+        return torch.stack(found).amax(0)
 
-def weigh(
-    q_GHWD: Tensor, k_GKSD: Tensor, v_GKSD: Tensor, scale: float, mask: Tensor | None, *, causal: bool
-) -> tuple[Tensor, Tensor]:
-    """Attention to some keys, [G, H, W, D], and the logarithm of the sum of the weights' exponentials, [G, H, W].
-
-    Args:
-        mask: [G, 1, 1 or W, S], is added to the scores.
-        causal: W = S, and a token sees none that come later.
-    """
-    shape = q_GHWD.shape
-    fold = shape[1] // k_GKSD.shape[1]
-    if fold > 1 and causal:
-        k_GKSD, v_GKSD = (x.repeat_interleave(fold, dim=1) for x in (k_GKSD, v_GKSD))
-    elif fold > 1:  # heads that share keys become further tokens
-        q_GHWD = q_GHWD.reshape(shape[0], shape[1] // fold, fold * shape[2], shape[3])
-        mask = mask.repeat(1, 1, fold, 1) if mask is not None and mask.shape[2] > 1 else mask
-    if q_GHWD.device.type == "cpu" and q_GHWD.shape[2] > FEW:
-        out, weight = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            q_GHWD, k_GKSD, v_GKSD, 0.0, causal, attn_mask=mask, scale=scale
-        )
-    else:
-        out, weight = _plain(q_GHWD * scale, k_GKSD, v_GKSD, _behind(shape[2], q_GHWD) if causal else mask)
-    return out.reshape(shape), weight.reshape(shape[:3])
-
-
-def _behind(width: int, like: Tensor) -> Tensor:
-    lowest = torch.full((width, width), torch.finfo(like.dtype).min, dtype=like.dtype, device=like.device)
-    return lowest.triu(1)[None, None]
-
-
-def _plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The same without a fused kernel, some tokens at a time, so that not all weights are in memory."""
-    step = max(1, MOST_SCORES // (q.shape[0] * q.shape[1] * k.shape[2]))
-    found = []
-    for start in range(0, q.shape[2], step):
-        scores = q[:, :, start : start + step] @ k.mT
-        if mask is not None:
-            scores += mask if mask.shape[2] == 1 else mask[:, :, start : start + step]
-        scores = scores.float()
-        top = scores.amax(-1, keepdim=True)
-        weights = scores.sub_(top).exp_()
-        total = weights.sum(-1, keepdim=True)
-        found.append((((weights.to(v.dtype) @ v) / total.to(v.dtype)), (top + total.log())[..., 0]))
-    if len(found) == 1:
-        return found[0]
-    return torch.cat([out for out, _ in found], dim=2), torch.cat([weight for _, weight in found], dim=2)
-
-
-def join(parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """[M, H, D] the levels' outputs, each by its share of all weight."""
-    if len(parts) == 1:
-        return parts[0][0]
-    share_EMH = torch.stack([weight for _, weight in parts]).softmax(0)
-    joined = parts[0][0] * share_EMH[0, ..., None].to(parts[0][0].dtype)
-    for (out, _), share in zip(parts[1:], share_EMH[1:], strict=True):
-        joined.addcmul_(out, share[..., None].to(out.dtype))
-    return joined
+    def _mutual(self, score_MR: Tensor) -> Tensor:
+        """[M, R] the highest score among tokens that see each other; the others keep their own."""
+        assert self.ahead_M is not None  # noqa: S101 - asked for by the only caller
+        ahead_M = self.ahead_M.to(score_MR.device)
+        group_M = torch.stack([self.node_M, ahead_M], dim=1).unique(dim=0, return_inverse=True)[1]
+        best_XR = score_MR.new_full((int(group_M.max()) + 1, score_MR.shape[1]), -torch.inf)
+        best_XR.scatter_reduce_(0, group_M[:, None].expand_as(score_MR), score_MR, "amax")
+        return torch.where(ahead_M[:, None] >= 0, best_XR[group_M], score_MR)
 
 
 _reading: ContextVar[Reading | None] = ContextVar("reading", default=None)
@@ -318,7 +323,7 @@ def running(model: Any, current: Reading) -> Iterator[None]:
 
 
 def attend(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, scaling: float | None = None, **_: Any
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, scaling: float | None = None, **of: Any
 ) -> tuple[Tensor, None]:
     """The library's attention function: [1, H, M, D] queries and [1, K, M, D] keys and values to [1, M, H, D]."""
     del attention_mask
@@ -326,7 +331,8 @@ def attend(
     assert current is not None  # noqa: S101 - the kernel is set for the time of a reading
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     q_MHD, k_MKD, v_MKD = (x[0].transpose(0, 1) for x in (query, key, value))
-    return current.attend(module, q_MHD, k_MKD, v_MKD, scale)[None], None
+    rule = Rule(scale, of.get("sliding_window"), of.get("softcap"))
+    return current.attend(module.layer_idx, q_MHD, k_MKD, v_MKD, rule)[None], None
 
 
 AttentionInterface.register(KERNEL, attend)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,7 +21,9 @@ from torch import Tensor
 from mllmu.models import prefix
 from mllmu.models.encoding import shared_length
 from mllmu.models.families import Turn
+from mllmu.models.families._masks import runs
 from mllmu.models.loading import Loaded
+from mllmu.models.parts import core
 from mllmu.models.pictures import FEATURES, features_of
 from mllmu.models.segments import Level
 
@@ -61,6 +64,14 @@ class Plan:
 
     steps: list[Step]
     members: list[int] = field(default_factory=list)
+
+
+def apart(prompts: Sequence[Prompt]) -> list[Plan]:
+    """Every prompt by itself, all at once: what a prompt begins with depends on what comes behind it."""
+    whole = Step()
+    for i, prompt in enumerate(prompts):
+        whole.add(0, i, 0, len(prompt.ids))
+    return [Plan([whole], list(range(len(prompts))))]
 
 
 def plan(prompts: Sequence[Prompt], own_starts: Sequence[int]) -> list[Plan]:
@@ -143,7 +154,11 @@ def read(loaded: Loaded, prompts: Sequence[Prompt]) -> list[tuple[list[int], Lev
         for step in each.steps:
             ids = [prompts[i].ids[piece] for i, piece in step.pieces]
             pictures = _pictures(loaded, prompts, features, step)
-            level = prefix.read(loaded.model, level, step.parents, ids, pictures)
+            told = [_positions(loaded, prompts[i], piece) for i, piece in step.pieces]
+            ahead_M = _ahead(loaded, ids)
+            level = prefix.read(
+                loaded.model, level, step.parents, ids, pictures, positions=told, ahead_M=ahead_M
+            )  # fmt: skip
         assert level is not None  # noqa: S101 - a plan has at least one step
         found.append((each.members, level))
     return found
@@ -152,6 +167,8 @@ def read(loaded: Loaded, prompts: Sequence[Prompt]) -> list[tuple[list[int], Lev
 def layout(loaded: Loaded, prompts: Sequence[Prompt]) -> tuple[list[Plan], list[list[Tensor]] | None]:
     """The plan of prompts, and the features of each one's pictures; None if pictures are put in as pixels."""
     features = features_of(loaded, [prompt.turn.pictures for prompt in prompts])
+    if loaded.family.looks_ahead == "prompt":
+        return apart(prompts), features
     mark = loaded.image_token_id
     starts = [_own_start(prompt, features[i] if features else None, mark) for i, prompt in enumerate(prompts)]
     return plan(prompts, starts), features
@@ -178,3 +195,20 @@ def _pictures(
     if parts:
         return {FEATURES: torch.cat(parts)}
     return {key: value.to(loaded.device) for key, value in loaded.encoder.pictures(shown).items()}
+
+
+def _positions(loaded: Loaded, prompt: Prompt, piece: slice) -> list[Sequence[int]] | None:
+    """The positions of a part of a prompt by axis; None if no picture is in it, so that they just go on."""
+    if loaded.image_token_id not in prompt.ids[piece]:
+        return None
+    own, pictures = core(loaded.model), partial(loaded.encoder.pictures, [prompt.turn])
+    return [axis[piece.start :] for axis in loaded.family.positions(own, prompt.ids[: piece.stop], pictures)]
+
+
+def _ahead(loaded: Loaded, ids: Sequence[Sequence[int]]) -> Tensor | None:
+    """[M] the number of the tokens that each token of some nodes sees forwards too; None if no token does."""
+    looks, mark = loaded.family.looks_ahead, loaded.image_token_id
+    if looks == "prompt":
+        return torch.zeros(sum(map(len, ids)), dtype=torch.long)
+    marked_M = torch.tensor([token == mark for row in ids for token in row])
+    return runs(marked_M[None])[0] if looks == "picture" and marked_M.any() else None

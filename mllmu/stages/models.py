@@ -78,12 +78,18 @@ class Models:
         """Load a model; all models of a run share one encoder, so no text or picture is prepared twice."""
         encoder = self._first.encoder if self._first else None
         loaded = load(self.context.recipe.model, ref, self.context.root, encoder)
-        if self._first is None and not loaded.packs and self.context.recipe.model.packing == "auto":
-            self.context.progress.note(
-                f"model.packing: models of the family '{loaded.family.name}' are trained one question a row here."
-            )
+        if self._first is None:
+            self._explain(loaded)
         self._first = self._first or loaded
         return loaded
+
+    def _explain(self, loaded: Loaded) -> None:
+        """Say what is not shared among the questions of this run."""
+        family, note = loaded.family, self.context.progress.note
+        if not loaded.packs and self.context.recipe.model.packing == "auto":
+            note(f"model.packing: models of the family '{family.name}' are trained one question a row here.")
+        if not family.shares_prefix:
+            note(f"evaluate: models of the family '{family.name}' read every prompt again for each of its candidates.")
 
     def taught(
         self, key: str, name: str, people: Sequence[str], *, seed: int | None = None, start: ModelRef | None = None

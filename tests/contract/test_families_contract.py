@@ -339,13 +339,9 @@ drawn = st.lists(
 )
 
 
-def packable(loaded: Loaded) -> bool:
-    return loaded.family.packs or loaded.family.shares_prefix
-
-
 def test_what_is_packed_has_the_losses_and_gradients_of_what_is_plain(model: tuple[Loaded, Path]) -> None:
     loaded, base = model
-    if not packable(loaded):
+    if not loaded.family.packs:
         pytest.skip("cannot be packed")
     told = tuple(turns_of(base)[2:3])
 
@@ -391,7 +387,7 @@ def test_a_family_that_cannot_be_packed_gives_a_picture_another_meaning_by_what_
         states.append(hidden_1TD[0][batch.inputs["input_ids"][0] == loaded.image_token_id])
     moved = (states[0] - states[1]).abs().max()
     if loaded.family.name == "paligemma":
-        assert not packable(loaded)
+        assert not loaded.family.packs
         assert moved > 1e-2
     else:  # the family "auto" too, of which this is known for this one model only
         assert moved < 1e-4

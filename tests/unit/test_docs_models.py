@@ -19,7 +19,7 @@ def row(name: str) -> str:
     asked = "chat template" if issubclass(cls, ChatFamily) else "own prompt"
     pictures = ", ".join(f"{key}: {str(value).lower()}" for key, value in cls.picture_settings.items()) or "as stored"
     needs = "a picture in every prompt" if cls.needs_picture else ""
-    shared = "yes" if cls.shares_prefix else "in training" if cls.packs else "no"
+    shared = "no" if not cls.shares_prefix else "replies" if cls.looks_ahead == "prompt" else "yes"
     return f"| `{name}` | {types} | {asked} | {pictures} | {shared} | {needs} |"
 
 

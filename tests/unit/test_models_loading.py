@@ -13,11 +13,12 @@ from helpers_families import build
 from helpers_models import LORA, load_ref, make_base, turns_of
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers import PaliGemmaConfig
 
 from mllmu.errors import ModelError
 from mllmu.models.adapters import add_trainable, save_trained
 from mllmu.models.families import Turn
-from mllmu.models.loading import choose_device, choose_dtype, choose_family, choose_packing, load
+from mllmu.models.loading import attention, choose_device, choose_dtype, choose_family, choose_packing, load
 from mllmu.recipe import Lora, ModelSection
 from mllmu.records import ModelRef
 
@@ -186,6 +187,14 @@ def test_the_embedded_model_is_loaded_by_its_name() -> None:
 @pytest.mark.parametrize("kernel", ["eager", "sdpa"])
 def test_the_attention_kernel_can_be_chosen(tiny_base: Path, kernel: str) -> None:
     assert load_ref(tiny_base, attn_implementation=kernel).model.config._attn_implementation == kernel
+
+
+def test_a_model_that_bounds_its_scores_gets_the_kernel_that_does() -> None:
+    """PaliGemma 2 can be loaded with no other."""
+    bounded, other = (PaliGemmaConfig(text_config={"model_type": kind}) for kind in ("gemma2", "gemma"))
+    for device in ("cpu", "cuda"):
+        assert attention(bounded, torch.device(device)) == "eager"
+        assert attention(other, torch.device(device)) == "sdpa"
 
 
 def test_a_kernel_that_is_not_installed_is_an_error_and_packing_with_it_too(tiny_base: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mllmu.models import segments
-from mllmu.models.segments import Fan, Level, Reading, join, weigh
+from mllmu.models import attention
+from mllmu.models.attention import Rule, join, weigh
+from mllmu.models.segments import Fan, Level, Reading
 
 HEADS, KEYS, SIZE = 4, 2, 8
 CPU = torch.device("cpu")
@@ -26,30 +26,48 @@ def random(*shape: int) -> Tensor:
 class Written:
     """Every sequence in full, kept apart: keys, values and the queries' results by hand."""
 
-    def __init__(self, window: int | None) -> None:
-        self.window = window
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
         self.chains: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {(): (random(0, KEYS, SIZE), random(0, KEYS, SIZE))}
 
-    def add(self, before: tuple[int, ...], node: int, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor) -> Tensor:
+    def add(
+        self,
+        before: tuple[int, ...],
+        node: int,
+        q_THD: Tensor,
+        k_TKD: Tensor,
+        v_TKD: Tensor,
+        ahead_T: Tensor | None = None,
+    ) -> Tensor:
         k_SKD, v_SKD = (torch.cat(pair) for pair in zip(self.chains[before], (k_TKD, v_TKD), strict=True))
         self.chains[(*before, node)] = (k_SKD, v_SKD)
         k_SHD, v_SHD = (x.repeat_interleave(HEADS // KEYS, dim=1) for x in (k_SKD, v_SKD))
-        score_HTS = torch.einsum("thd,shd->hts", q_THD, k_SHD) * SIZE**-0.5
+        score_HTS = torch.einsum("thd,shd->hts", q_THD, k_SHD) * self.rule.scale
+        if self.rule.softcap:
+            score_HTS = self.rule.softcap * torch.tanh(score_HTS / self.rule.softcap)
         far_TS = torch.arange(len(k_SKD) - len(q_THD), len(k_SKD))[:, None] - torch.arange(len(k_SKD))
-        unseen_TS = (far_TS < 0) | (far_TS >= (self.window or len(k_SKD)))
+        unseen_TS = (far_TS < 0) | (far_TS >= (self.rule.window or len(k_SKD)))
+        if ahead_T is not None:
+            ahead_S = torch.cat([torch.full((len(k_SKD) - len(k_TKD),), -1), ahead_T])
+            unseen_TS &= (ahead_T[:, None] != ahead_S) | (ahead_T < 0)[:, None]
         return torch.einsum("hts,shd->thd", score_HTS.masked_fill(unseen_TS, -torch.inf).softmax(-1), v_SHD)
 
 
-def run(level: Level, written: Written, names: Sequence[tuple[int, ...]], nodes: list[int], sizes: list[int]) -> None:
-    """Read random tokens of some nodes and compare; ``names`` are the sequences that end with each node's parent."""
-    module = SimpleNamespace(layer_idx=0, sliding_window=written.window)
-    current = Reading(level, nodes, sizes, CPU)
+def run(
+    level: Level,
+    written: Written,
+    names: Sequence[tuple[int, ...]],
+    sizes: list[int],
+    ahead_M: Tensor | None = None,
+) -> None:
+    """Read random tokens of all nodes and compare; ``names`` are the sequences that end with each node's parent."""
+    current = Reading(level, range(len(sizes)), sizes, CPU, ahead_M=ahead_M)
     q, k, v = random(sum(sizes), HEADS, SIZE), random(sum(sizes), KEYS, SIZE), random(sum(sizes), KEYS, SIZE)
-    got = current.attend(module, q, k, v, SIZE**-0.5).split(sizes)
-    parts = [x.split(sizes) for x in (q, k, v)]
-    for i, node in enumerate(nodes):
-        expected = written.add(names[node], node, *(part[i] for part in parts))
-        torch.testing.assert_close(got[i], expected, atol=1e-5, rtol=1e-4)
+    got = current.attend(0, q, k, v, written.rule).split(sizes)
+    parts = [x.split(sizes) for x in ((q, k, v) if ahead_M is None else (q, k, v, ahead_M))]
+    for node, name in enumerate(names):
+        expected = written.add(name, node, *(part[node] for part in parts))
+        torch.testing.assert_close(got[node], expected, atol=1e-5, rtol=1e-4)
 
 
 @settings(max_examples=40, deadline=None)
@@ -59,19 +77,31 @@ def run(level: Level, written: Written, names: Sequence[tuple[int, ...]], nodes:
     children=st.lists(st.tuples(st.integers(0, 2), counts), min_size=1, max_size=6),
     window=st.sampled_from([None, None, 3, 100]),
     few=st.sampled_from([0, 2, 100]),
+    softcap=st.sampled_from([None, None, 0.7]),
+    mutual=st.booleans(),
 )
 def test_every_token_gets_what_it_gets_in_a_sequence_of_its_own(
-    data: st.DataObject, roots: list[int], children: list[tuple[int, int]], window: int | None, few: int
+    data: st.DataObject,
+    roots: list[int],
+    children: list[tuple[int, int]],
+    window: int | None,
+    few: int,
+    softcap: float | None,
+    mutual: bool,
 ) -> None:
     torch.manual_seed(0)
-    segments.FEW, before = few, segments.FEW
+    attention.FEW, before = few, attention.FEW
     try:
-        written, top = Written(window), Level(None, [0] * len(roots))
-        run(top, written, [()] * len(roots), list(range(len(roots))), roots)
+        rule = Rule(SIZE**-0.5, window, softcap)
+        written, top = Written(rule), Level(None, [0] * len(roots))
+        ahead_M = torch.randint(-1, 2, (sum(roots),)) if mutual else None
+        run(top, written, [()] * len(roots), roots, ahead_M)
         parents = [parent % len(roots) for parent, _ in children]
         middle = Level(top, parents)
         names = [(parent,) for parent in parents]
-        run(middle, written, names, list(range(len(parents))), [size for _, size in children])
+        sizes = [size for _, size in children]
+        ahead_M = torch.randint(-1, 2, (sum(sizes),)) if mutual else None
+        run(middle, written, names, sizes, ahead_M)
         going, level = list(range(len(parents))), None
         place: dict[int, int] = {}
         for _ in range(data.draw(st.integers(0, 5))):
@@ -80,7 +110,7 @@ def test_every_token_gets_what_it_gets_in_a_sequence_of_its_own(
                 place = {i: number for number, i in enumerate(going)}
             current = Reading(level, [place[i] for i in going], [1] * len(going), CPU)
             q, k, v = (random(len(going), heads, SIZE) for heads in (HEADS, KEYS, KEYS))
-            got = current.attend(SimpleNamespace(layer_idx=0, sliding_window=window), q, k, v, SIZE**-0.5)
+            got = current.attend(0, q, k, v, rule)
             for row, i in enumerate(going):
                 chain = (parents[i], i)
                 expected = written.add(chain, -1, q[row][None], k[row][None], v[row][None])
@@ -88,7 +118,7 @@ def test_every_token_gets_what_it_gets_in_a_sequence_of_its_own(
                 torch.testing.assert_close(got[row][None], expected, atol=1e-5, rtol=1e-4)
             going = sorted(data.draw(st.sets(st.sampled_from(going), min_size=1)))
     finally:
-        segments.FEW = before
+        attention.FEW = before
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -101,9 +131,9 @@ def test_both_kernels_give_the_same_at_once_or_in_parts(
     mask = None if causal else torch.zeros(3, 1, 5, 5).masked_fill(torch.rand(3, 1, 5, 5) < 0.3, torch.finfo().min)
     found = []
     for few, scores in ((0, 1), (100, 2**20), (100, 3 * KEYS * 5 * 2)):
-        monkeypatch.setattr(segments, "FEW", few)
-        monkeypatch.setattr(segments, "MOST_SCORES", scores)
-        found.append(weigh(q, k, v, 0.3, mask, causal=causal))
+        monkeypatch.setattr(attention, "FEW", few)
+        monkeypatch.setattr(attention, "MOST_SCORES", scores)
+        found.append(weigh(q, k, v, Rule(0.3), mask, causal=causal))
     for other in found[1:]:
         torch.testing.assert_close(other, found[0], atol=1e-5, rtol=1e-4)
 
@@ -111,8 +141,8 @@ def test_both_kernels_give_the_same_at_once_or_in_parts(
 def test_two_levels_count_by_the_weight_of_their_keys() -> None:
     """Weights e^0 = 1 and 3 e^0 = 3 of four equal keys: the mean of one and three."""
     q = torch.zeros(1, 1, 1, 2)
-    one = weigh(q, torch.zeros(1, 1, 1, 2), torch.full((1, 1, 1, 2), 4.0), 1.0, None, causal=False)
-    three = weigh(q, torch.zeros(1, 1, 3, 2), torch.full((1, 1, 3, 2), 8.0), 1.0, None, causal=False)
+    one = weigh(q, torch.zeros(1, 1, 1, 2), torch.full((1, 1, 1, 2), 4.0), Rule(1.0), None, causal=False)
+    three = weigh(q, torch.zeros(1, 1, 3, 2), torch.full((1, 1, 3, 2), 8.0), Rule(1.0), None, causal=False)
     assert one[1].item() == 0
     assert three[1].item() == pytest.approx(1.0986, abs=1e-4)
     assert join([one, three]).flatten().tolist() == pytest.approx([7, 7])
@@ -139,3 +169,40 @@ def test_the_highest_score_is_that_of_a_token_and_all_it_sees() -> None:
     grown = below.growing([2, 0])
     assert Reading(grown, [0, 1], [1, 1], CPU).highest(7, torch.tensor([[4.0], [1.0]])).flatten().tolist() == [4, 2]
     assert Reading(grown, [1], [1], CPU).highest(7, torch.tensor([[0.0]])).flatten().tolist() == [2]
+
+
+def test_positions_stand_where_they_are_told_and_go_on_from_the_highest() -> None:
+    """Two tokens, then a picture of 2 x 2 on three axes; behind it come 4, 5, 6 on all of them."""
+    told = [[0, 1, 2, 2, 2, 2], [0, 1, 2, 2, 3, 3], [0, 1, 2, 3, 2, 3]]
+    top = Level(None, [0, 0])
+    first = Reading(top, [0, 1], [6, 2], CPU, positions=[told, None])
+    assert first.position_AM.tolist() == [[*axis, 0, 1] for axis in told]
+    assert first.place_M.tolist() == [0, 1, 2, 3, 4, 5, 0, 1]
+    assert (top.following.tolist(), top.ends.tolist()) == ([4, 2], [6, 2])
+    below = Level(top, [0, 1, 0])
+    second = Reading(below, [0, 1, 2], [2, 1, 1], CPU)
+    assert second.position_AM.tolist() == [[4, 5, 2, 4]]
+    assert second.place_M.tolist() == [6, 7, 2, 6]
+    grown = below.growing([2, 0])
+    assert Reading(grown, [1], [1], CPU).position_AM.tolist() == [[6]]
+    assert Reading(grown, [0, 1], [1, 1], CPU).position_AM.tolist() == [[5, 7]]
+
+
+def test_the_highest_score_counts_tokens_that_are_seen_forwards() -> None:
+    level = Level(None, [0, 0])
+    ahead_M = torch.tensor([-1, 0, 0, -1, 1, 1])
+    current = Reading(level, [0, 1], [4, 2], CPU, ahead_M=ahead_M)
+    found = current.highest(0, torch.tensor([[1.0], [0.0], [5.0], [2.0], [3.0], [4.0]]))
+    assert found.flatten().tolist() == [1, 5, 5, 5, 4, 4]
+
+
+def test_the_highest_score_of_a_layer_that_sees_two_tokens_back() -> None:
+    top = Level(None, [0, 0])
+    first = Reading(top, [0, 1], [3, 1], CPU).highest(7, torch.tensor([[5.0], [3.0], [1.0], [2.0]]), 2)
+    assert first.flatten().tolist() == [5, 5, 3, 2]
+    below = Level(top, [1, 0])
+    second = Reading(below, [0, 1], [1, 2], CPU).highest(7, torch.tensor([[0.0], [0.0], [-1.0]]), 2)
+    assert second.flatten().tolist() == [2, 1, 0]
+    grown = below.growing([1])
+    assert Reading(grown, [0], [1], CPU).highest(7, torch.tensor([[-3.0]]), 2).flatten().tolist() == [-1]
+    assert Reading(grown, [0], [1], CPU).highest(7, torch.tensor([[-4.0]]), 100).flatten().tolist() == [5]

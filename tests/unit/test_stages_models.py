@@ -1,4 +1,4 @@
-"""Loading the models of a run: what is said when they cannot be packed."""
+"""Loading the models of a run: what is said when nothing can be shared."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from mllmu.stages.context import Context
 from mllmu.stages.models import Models
 
 
-@pytest.mark.parametrize(("shares", "packing", "notes"), [(False, "auto", 1), (True, "auto", 0), (False, "off", 0)])
-def test_training_without_packing_is_said_once(
+@pytest.mark.parametrize(("shares", "packing", "notes"), [(False, "auto", 2), (True, "auto", 0), (False, "off", 1)])
+def test_what_is_not_shared_is_said_once(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shares: bool, packing: str, notes: int
 ) -> None:
     monkeypatch.setattr(Llava, "shares_prefix", shares)
@@ -25,4 +25,5 @@ def test_training_without_packing_is_said_once(
     for _ in range(2):
         assert models.load(ModelRef(base=str(tiny_base))).packs == (shares and packing == "auto")
     assert len(watcher.notes) == notes
-    assert all("'llava' are trained one question a row" in note for note in watcher.notes)
+    said = ["'llava' read every prompt again for each", "'llava' are trained one question a row"]
+    assert all(text in note for text, note in zip(said, reversed(watcher.notes), strict=False))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from PIL import Image, UnidentifiedImageError
@@ -85,9 +85,9 @@ class Family(Plugin):
         model_types: values of ``config.model_type`` this family handles.
         picture_inputs: names of the picture tensors among the model's inputs.
         picture_settings: settings of the picture processor that differ from those stored with the model.
-        shares_prefix: questions about one picture can be answered behind one common prefix, and trained so too.
-        packs: they can be trained in one sequence: :meth:`positions` and :meth:`packed_masks` say all that the model
-            must be told for that. Every family with ``shares_prefix`` can.
+        shares_prefix: what prompts and replies have in common can be read once: :meth:`positions`, ``looks_ahead`` and
+            :meth:`packed_masks` say all that the model must be told for that.
+        looks_ahead: which later tokens a token of a prompt sees: none, those of its own picture, or all of its prompt.
         needs_picture: the model takes no turn without a picture.
         picture_parts: modules of the model that a picture goes through, the vision tower first, if their output simply
             takes the places of the picture's tokens; empty: pictures are put in as pixels. See ``models.pictures``.
@@ -98,7 +98,7 @@ class Family(Plugin):
     picture_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
     picture_settings: ClassVar[dict[str, Any]] = {}
     shares_prefix: ClassVar[bool] = False
-    packs: ClassVar[bool] = False
+    looks_ahead: ClassVar[Literal["", "picture", "prompt"]] = ""
     needs_picture: ClassVar[bool] = False
     picture_parts: ClassVar[tuple[str, ...]] = ()
 
@@ -106,6 +106,11 @@ class Family(Plugin):
     def name(self) -> str:
         """The plug-in's name, which is the name of its file."""
         return type(self).__module__.rpartition(".")[2]
+
+    @property
+    def packs(self) -> bool:
+        """Questions about one picture can share it: the picture means the same, whatever is asked."""
+        return self.shares_prefix and self.looks_ahead != "prompt"
 
     @abstractmethod
     def render(self, turn: Turn, processor: Any) -> str:
@@ -238,7 +243,7 @@ class Family(Plugin):
 
         Args:
             model: without an adapter's wrapper.
-            pictures: fetches the tensors of all pictures among ``ids``.
+            pictures: fetches the tensors of all pictures among ``ids``, and maybe more behind those.
         """
         del model, pictures
         return [range(len(ids))]

@@ -18,12 +18,11 @@ class QwenFamily(ChatFamily):
     """Base of the Qwen-VL families: patches [sum of patches, values] and a grid [pictures, 3] of time, height, width.
 
     The model counts positions along time, height and width, and takes the tokens of pictures for that from
-    ``mm_token_type_ids``. So ``shares_prefix`` is False: positions are no plain counts. In a packed sequence every
-    token is told where it stands on all three axes, so it ``packs``.
+    ``mm_token_type_ids``. Where tokens are shared, every one is told where it stands on all three axes.
     """
 
     picture_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "image_grid_thw")
-    packs: ClassVar[bool] = True
+    shares_prefix: ClassVar[bool] = True
 
     def token_inputs(self, ids_BT: Tensor, labels_BT: Tensor, processor: Any) -> dict[str, Tensor]:
         del labels_BT

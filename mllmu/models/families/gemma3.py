@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -13,13 +13,14 @@ from mllmu.models.families._masks import Layout
 class Gemma3(ChatFamily):
     """Gemma 3 (4B and up): SigLIP, pooled to 256 tokens a picture, which see each other; local and global attention.
 
-    Local layers forget what is far away and the tokens of a picture look forward, so ``shares_prefix`` is False. In a
-    packed sequence each kind of layer gets a mask of its own, so it ``packs``.
+    In a packed sequence each kind of layer gets a mask of its own.
     """
 
     source: ClassVar[str] = "https://arxiv.org/abs/2503.19786"
     model_types: ClassVar[tuple[str, ...]] = ("gemma3",)
-    packs: ClassVar[bool] = True
+    shares_prefix: ClassVar[bool] = True
+    looks_ahead: ClassVar[Literal["", "picture", "prompt"]] = "picture"
+    picture_parts: ClassVar[tuple[str, ...]] = ("vision_tower", "multi_modal_projector")
 
     def mark(self, processor: Any) -> str:
         return str(processor.boi_token)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -13,12 +14,16 @@ from mllmu.models.families import IGNORE, Family, Turn
 class PaliGemma(Family):
     """PaliGemma 1 and 2: SigLIP, Gemma; plain prompts without turns; picture and question see each other.
 
-    The tokens of a prompt depend on all of it, so nothing can be shared or packed.
+    The tokens of a prompt depend on all of it, so no two questions can share their picture, in training or evaluation;
+    the reply and the candidates of a question share its prompt.
     """
 
     source: ClassVar[str] = "https://arxiv.org/abs/2407.07726"
     model_types: ClassVar[tuple[str, ...]] = ("paligemma",)
     needs_picture: ClassVar[bool] = True
+    shares_prefix: ClassVar[bool] = True
+    looks_ahead: ClassVar[Literal["", "picture", "prompt"]] = "prompt"
+    picture_parts: ClassVar[tuple[str, ...]] = ("vision_tower", "multi_modal_projector")
 
     def render(self, turn: Turn, processor: Any) -> str:
         system = f"{turn.system}\n" if turn.system else ""
@@ -43,6 +48,12 @@ class PaliGemma(Family):
     def spelled(self, text: str, processor: Any) -> str:
         mark = self.mark(processor)
         return text.replace(mark, f"{mark}{processor.tokenizer.bos_token}") + "\n"
+
+    def positions(
+        self, model: Any, ids: Sequence[int], pictures: Callable[[], Mapping[str, Tensor]]
+    ) -> Sequence[Sequence[int]]:
+        del model, pictures
+        return [range(1, len(ids) + 1)]
 
     def token_inputs(self, ids_BT: Tensor, labels_BT: Tensor, processor: Any) -> dict[str, Tensor]:
         # 0: seen by all of the prompt; 1: the reply, seen by what follows

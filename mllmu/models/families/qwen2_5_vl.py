@@ -12,6 +12,7 @@ class Qwen25VL(QwenFamily):
 
     source: ClassVar[str] = "https://arxiv.org/abs/2502.13923"
     model_types: ClassVar[tuple[str, ...]] = ("qwen2_5_vl",)
+    picture_parts: ClassVar[tuple[str, ...]] = ("visual",)
 
 
 PLUGIN = Qwen25VL

@@ -12,6 +12,7 @@ class Qwen2VL(QwenFamily):
 
     source: ClassVar[str] = "https://arxiv.org/abs/2409.12191"
     model_types: ClassVar[tuple[str, ...]] = ("qwen2_vl",)
+    picture_parts: ClassVar[tuple[str, ...]] = ("visual",)
 
 
 PLUGIN = Qwen2VL
