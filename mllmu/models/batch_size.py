@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import psutil
 import torch
 
 from mllmu.models.attention import MOST_SCORES
 from mllmu.models.literal import literal_prompts
 from mllmu.models.loading import Loaded
+from mllmu.models.memory import free_bytes
 from mllmu.models.parts import core
 from mllmu.models.prefix import MOST_LOGITS, MOST_TOKENS
 from mllmu.models.respond import as_turn
@@ -28,7 +28,6 @@ MOST = 256
 """Questions of the largest batch: more hardly make it quicker, and an interruption loses up to one batch."""
 SHARE = 0.6
 """Of the free memory that is used; the rest is for what is not counted and for pieces too small to be of use."""
-CGROUP = Path("/sys/fs/cgroup")
 
 
 def starting_size(loaded: Loaded, samples: Sequence[Sample], *, images: Path, guard: str = "") -> int:
@@ -89,20 +88,3 @@ def tokens_of(loaded: Loaded, batch: Sequence[Sample], *, images: Path, guard: s
 def fixed_bytes() -> int:
     """Memory that a batch of any size may take: attention weights and logits, some at a time, in float32."""
     return 4 * 2 * (MOST_SCORES + MOST_LOGITS)
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that can still be had on a device, what the program holds without using it included."""
-    if device.type == "cuda":
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0]) + unused
-    return min(int(psutil.virtual_memory().available), _left_to_container())
-
-
-def _left_to_container() -> int:
-    """Memory that the limit of a container leaves, which the machine's own figures do not know."""
-    try:
-        limit, used = ((CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
-    except OSError:
-        return 1 << 62
-    return (1 << 62) if limit == "max" else int(limit) - int(used)

@@ -90,14 +90,16 @@ def _features(loaded: Loaded, picture: Path) -> Tensor:
     model, turn = core(loaded.model), Turn(prompt="?", image=picture)
     tokens = loaded.encoder.prompt(turn).count(-1 if loaded.image_token_id is None else loaded.image_token_id)
     training = model.training
-    model.eval()
+    if training:
+        model.eval()
     try:
         # the features outlive an evaluation and are trained on later, so they must be ordinary tensors
         with torch.inference_mode(mode=False), torch.no_grad():
             pixels = {key: value.to(loaded.device).clone() for key, value in loaded.encoder.pictures([turn]).items()}
             features = loaded.family.picture_features(model, pixels)
     finally:
-        model.train(training)
+        if training:
+            model.train()
     if len(features) != tokens:  # every later picture of a batch would get a part of the one before
         raise ModelError(
             f"{picture}: the processor gives it {tokens} tokens and the model {len(features)} features. The processor "

@@ -77,7 +77,8 @@ def _run(
 
 def next_logits(model: Any, level: Level) -> Tensor:
     """[N, V] logits of the token that comes behind each node."""
-    return torch.cat([logits_MV for _, logits_MV in _logits(model, level.last)])
+    parts = [logits_MV for _, logits_MV in _logits(model, level.last)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _logits(model: Any, hidden_MD: Tensor) -> Iterator[tuple[slice, Tensor]]:

@@ -7,6 +7,7 @@ padding is masked, and rows are independent. A batch that does not fit into memo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +20,7 @@ from mllmu.models.literal import OpenPicture, check_longest, respond_literally, 
 from mllmu.models.loading import Loaded
 from mllmu.models.sharing import Prompt, read_and_write
 from mllmu.models.token_stats import measure
+from mllmu.models.weights_ready import ready
 from mllmu.records import CandidateLogp, Response, Sample
 from mllmu.training.forward import run_forward
 
@@ -63,8 +65,11 @@ def respond(
         else:
             check_budget(loaded, batch, [as_turn(sample, images, guard) for sample in batch])
     share = share and loaded.family.shares_prefix
-    for _, replies in fitting(batches, lambda batch: answer(loaded, batch, images=images, guard=guard, share=share)):
-        yield replies
+    with ready(loaded.model) if share else nullcontext():
+        for _, replies in fitting(
+            batches, lambda batch: answer(loaded, batch, images=images, guard=guard, share=share)
+        ):
+            yield replies
 
 
 def fitting(

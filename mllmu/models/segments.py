@@ -132,7 +132,10 @@ class Level:
                 continue
             if store[layer].shape[2] < width:
                 store[layer] = _with_room(store[layer])
-            store[layer][node_M, :, width - 1] = states
+            if fan.regular:  # a token of every node, in order
+                store[layer][:, :, width - 1] = states
+            else:
+                store[layer][node_M, :, width - 1] = states
         return self.keys[layer][:, :, :width], self.values[layer][:, :, :width]
 
     def padding(self) -> Tensor:
@@ -146,7 +149,9 @@ class Level:
 
 
 def _with_room(states: Tensor) -> Tensor:
-    return torch.cat([states, states.new_empty(*states.shape[:2], STEPS_AHEAD, states.shape[3])], dim=2)
+    held = states.new_empty(*states.shape[:2], states.shape[2] + STEPS_AHEAD, states.shape[3])
+    held[:, :, : states.shape[2]] = states
+    return held
 
 
 class Reading:

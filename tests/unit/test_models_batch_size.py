@@ -10,8 +10,9 @@ from helpers_models import load_ref, sample
 
 from mllmu.errors import RecipeError
 from mllmu.evaluation.run import collect
-from mllmu.models import batch_size
-from mllmu.models.batch_size import MOST, bytes_of, free_bytes, longest, starting_size, tokens_of
+from mllmu.models import batch_size, memory
+from mllmu.models.batch_size import MOST, bytes_of, longest, starting_size, tokens_of
+from mllmu.models.memory import free_bytes
 from mllmu.progress import SilentProgress
 from mllmu.recipe import Evaluate, parse
 
@@ -54,7 +55,7 @@ def test_what_is_counted_is_the_longest(tiny_base: Path) -> None:
 
 
 def test_a_container_has_what_its_limit_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_size, "CGROUP", tmp_path)
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
     unlimited = free_bytes(torch.device("cpu"))
     (tmp_path / "memory.max").write_text("5000\n")
     (tmp_path / "memory.current").write_text("2000\n")

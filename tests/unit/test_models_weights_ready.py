@@ -1,0 +1,80 @@
+"""Laid-out weights give the same products, are used for an evaluation alone, and never stand between a gradient."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers_models import sample
+from torch import nn
+
+from mllmu.models import weights_ready
+from mllmu.models.adapters import add_trainable
+from mllmu.models.loading import Loaded
+from mllmu.models.respond import respond
+from mllmu.models.weights_ready import ready
+from mllmu.recipe import Lora
+
+pytestmark = pytest.mark.skipif(not weights_ready._has_kernel(), reason="this torch or processor lays nothing out")
+
+
+def replaced(model: Any) -> set[str]:
+    return {name for name, module in model.named_modules() if "forward" in module.__dict__}
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("rows", [1, 5, 90])
+def test_a_product_is_that_of_the_layer(rows: int, bias: bool) -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Linear(24, 70, bias=bias), torch.randn(1, rows, 24)
+    with torch.inference_mode():
+        torch.testing.assert_close(weights_ready._product(layer)(x), layer(x), atol=1e-5, rtol=1e-5)
+
+
+def test_the_language_model_is_ready_while_questions_are_answered_and_as_before_behind(
+    loaded: Loaded, tiny_base: Path
+) -> None:
+    before = replaced(loaded.model)
+    answers = respond(loaded, [[sample(0, image="red.png")], [sample(1)]], images=tiny_base)
+    next(answers)
+    during = replaced(loaded.model) - before
+    assert "lm_head" in during
+    assert any(name.endswith("down_proj") for name in during)
+    assert not any("vision" in name for name in during)
+    list(answers)
+    assert replaced(loaded.model) == before
+
+
+def test_nothing_is_laid_out_for_replies_one_by_one_or_in_other_precisions(loaded: Loaded, tiny_base: Path) -> None:
+    before = replaced(loaded.model)
+    answers = respond(loaded, [[sample(0)], [sample(1)]], images=tiny_base, share=False)
+    next(answers)
+    assert replaced(loaded.model) == before
+    with ready(loaded.model.to(torch.bfloat16)):
+        assert replaced(loaded.model) == before
+
+
+def test_a_gradient_goes_through_the_layer_itself(loaded: Loaded) -> None:
+    """The kernel has no backward pass; adapters around the layers get the gradient that they always get."""
+    model = add_trainable(loaded.model, loaded.family, Lora(dropout=0.0), seed=0)
+    ids, found = torch.tensor([[5, 6, 7]]), []
+    for at_hand in (True, False):
+        model.zero_grad()
+        with ready(model) if at_hand else torch.enable_grad():
+            assert bool(replaced(model)) is at_hand
+            model(input_ids=ids, labels=ids).loss.backward()
+        found.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    assert found[0]
+    torch.testing.assert_close(found[0], found[1], atol=0, rtol=0)
+
+
+def test_little_memory_is_left_alone_and_the_output_layer_comes_first(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = loaded.model.lm_head.weight.nbytes
+    for free, expected in ((head - 1, set()), (head, {"lm_head"})):
+        monkeypatch.setattr(weights_ready, "free_bytes", lambda _, free=free: free / weights_ready.SHARE)
+        with ready(loaded.model):
+            assert replaced(loaded.model) == expected
