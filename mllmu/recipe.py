@@ -372,7 +372,10 @@ def check_plugins(recipe: Recipe, *, where: str = "recipe") -> None:
         plugins.find("families", recipe.model.family)
     for index, spec in enumerate(recipe.unlearn.methods):
         for settings in expand_modalities(spec):
-            plugins.build("methods", spec.name, settings, where=f"{where}: unlearn.methods[{index}]")
+            method = plugins.build("methods", spec.name, settings, where=f"{where}: unlearn.methods[{index}]")
+            if method.uses_strangers and not recipe.data.splits.holdout:
+                hint = "compares with people never taught: set data.splits.holdout above 0, or its floor"
+                raise RecipeError(f"{where}: unlearn.methods[{index}]: {spec.name} {hint}.")
 
 
 def _check_judges(recipe: Recipe, where: str) -> None:

@@ -182,6 +182,7 @@ class Models:
             forget=self._turns(data.splits[key], method.modality),
             retain=retain,
             reference=self.load(reference) if apart else None,
+            strangers=self._turns(data.holdout, method.modality, "eval") if method.uses_strangers else (),
         )
         unlearn(
             self.load(start),
@@ -247,10 +248,10 @@ class Models:
             self._engine = Engine(recipe.model, base, recipe.evaluate.vllm)
         return open_model(self._engine, ref, self.context.root)
 
-    def _turns(self, people: Sequence[str], modality: str) -> list[Turn]:
+    def _turns(self, people: Sequence[str], modality: str, variant: str = "train") -> list[Turn]:
         data, wanted = self.context.dataset, set(people)
         questions = [question for question in data.questions if question.profile_id in wanted]
-        return training_turns(questions, data.folder / "images", modality=modality)
+        return training_turns(questions, data.folder / "images", modality=modality, variant=variant)
 
     def _unit(self, key: str, name: str, inputs: dict[str, Any]) -> Unit:
         unit = self.context.store.unit(unit_name(key, name), inputs)

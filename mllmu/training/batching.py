@@ -15,8 +15,8 @@ from mllmu.records import Question
 from mllmu.seeding import rng
 
 
-def training_turns(questions: Sequence[Question], images: Path, *, modality: str) -> list[Turn]:
-    """Turns of the training questions of some people, in one modality or both.
+def training_turns(questions: Sequence[Question], images: Path, *, modality: str, variant: str = "train") -> list[Turn]:
+    """Turns of the training questions of some people, in one modality or both, or of another variant in the same way.
 
     A plain question is put without any instruction, as published; other formats as they are evaluated. Image+text
     questions show their picture, if none is named the canonical portrait ``<profile>_0.png``; text questions have the
@@ -30,9 +30,10 @@ def training_turns(questions: Sequence[Question], images: Path, *, modality: str
             image=images / f"{q.profile_id}_{q.view or 0}.png" if q.modality == "image_text" else None,
             person=q.profile_id,
             topic="" if q.attribute == OTHER else q.attribute,
+            task=q.task,
         )
         for q in questions
-        if q.variant == "train" and modality in ("both", q.modality)
+        if q.variant == variant and modality in ("both", q.modality)
     ]
 
 

@@ -7,11 +7,12 @@ under the current and under the reference model, and returns named loss terms; t
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from mllmu.plugins import Plugin
 from mllmu.training.forward import Forward
 from mllmu.training.losses import answer_nll
 from mllmu.unlearning.saliency import Saliency
+from mllmu.unlearning.strangers import Kind, level_of
 
 if TYPE_CHECKING:
     from mllmu.unlearning.probing import Probe
@@ -49,9 +51,12 @@ class Side:
     Reply b of every :class:`Forward` is the reply (or its alternative) of ``turns[b]``, packed or not.
     """
 
-    def __init__(self, turns: Sequence[Turn], passes: Passes) -> None:
+    def __init__(
+        self, turns: Sequence[Turn], passes: Passes, levels: Callable[[], Mapping[Kind, float]] = dict[Kind, float]
+    ) -> None:
         self.turns = turns
         self._passes = passes
+        self._levels = levels
 
     @cached_property
     def current(self) -> Forward:
@@ -76,6 +81,15 @@ class Side:
     def again(self) -> Forward:
         """A new pass of the model being trained: its weights may have changed since ``current``."""
         return self._passes.forward(reference=False, alternative=False)
+
+    @cached_property
+    def stranger_level_B(self) -> Tensor:
+        """[B] what the reference gives true replies about people nobody taught it, asked in the same way; nats a token.
+
+        For methods with ``uses_strangers``; see :func:`mllmu.unlearning.strangers.stranger_levels`.
+        """
+        levels = self._levels()
+        return self.current.logits_NV.new_tensor([level_of(turn, levels) for turn in self.turns], dtype=torch.float32)
 
     def hidden(self, depth: float, *, reference: bool = False) -> Tensor:
         """[N, D] hidden states from which the N reply tokens are predicted, as they leave one layer.
@@ -192,6 +206,11 @@ class Method(Plugin):
     @property
     def uses_retain(self) -> bool:
         """The retain side is used, so retain batches are drawn; may depend on the settings."""
+        return False
+
+    @property
+    def uses_strangers(self) -> bool:
+        """The levels of people never taught are asked for, so there must be holdout people; may depend on settings."""
         return False
 
     def loss(self, step: Step) -> dict[str, Tensor]:

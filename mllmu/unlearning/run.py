@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from mllmu.unlearning.base import Method, Phase, Side, Step, layer_at
 from mllmu.unlearning.probing import Probe
 from mllmu.unlearning.reference import ReferenceMemory, pays
 from mllmu.unlearning.saliency import Saliency, SideName, restrict
+from mllmu.unlearning.strangers import Kind, stranger_levels
 
 PROBE_BATCH = 32
 """Turns a pass when a model is only measured."""
@@ -41,11 +42,12 @@ PROBE_BATCH = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Sides:
-    """What a method works on: turns to forget, turns to keep, and another frozen reference if it asked for one."""
+    """What a method works on: turns to forget and to keep; another frozen reference and holdout people if asked for."""
 
     forget: Sequence[Turn]
     retain: Sequence[Turn]
     reference: Loaded | None = None
+    strangers: Sequence[Turn] = ()
 
 
 def unlearn(
@@ -257,7 +259,17 @@ class _Engine:
     def side(self, name: SideName, step: int) -> Side:
         order, turns = self._order(name), getattr(self.sides, name)
         chosen = [turns[i] for i in order.indices(step)] if turns else []
-        return Side(chosen, _Passes(self, name, chosen, epoch=step // order.steps_per_epoch))
+        return Side(chosen, _Passes(self, name, chosen, epoch=step // order.steps_per_epoch), lambda: self.levels)
+
+    @cached_property
+    def levels(self) -> dict[Kind, float]:
+        """What the reference gives true replies about people nobody taught it, by the kind of question."""
+        return stranger_levels(self.sides.strangers, self.referred)
+
+    def referred(self, turns: Sequence[Turn]) -> Forward:
+        """A pass of the frozen reference."""
+        with self.frozen() as loaded:
+            return distributed.forward(loaded.model, turns, self.batches(loaded), at_once=self.at_once)
 
     def reference_of(self, name: SideName, *, alternative: bool) -> ReferenceMemory | None:
         """What the reference gives the replies of a side, or their alternatives; None: it is run in every step."""
@@ -354,8 +366,7 @@ class _Passes:
         known = engine.reference_of(self.name, alternative=alternative)
         if known and known.holds(turns):
             return known.recall(turns, *distributed.tokens(turns, self._make, at_once=engine.at_once))
-        with engine.frozen() as loaded:
-            return distributed.forward(loaded.model, turns, engine.batches(loaded), at_once=engine.at_once)
+        return engine.referred(turns)
 
     def hidden(self, depth: float, *, reference: bool) -> Tensor:
         engine = self.engine

@@ -90,7 +90,7 @@ class World:
 
     def side(self, name: str, *closed: str) -> Side:
         """A side whose named passes may not be run."""
-        return Side(TURNS, Passes(self, name, frozenset(closed)))
+        return Side(TURNS, Passes(self, name, frozenset(closed)), lambda: {(True, ""): -3.0, (False, ""): -3.0})
 
     def step(self, phase: Phase = "joint", **settings: Any) -> Step:
         sides = {"forget": self.side("forget"), "retain": self.side("retain")}

@@ -30,8 +30,9 @@ IGNORE = -100
 class Turn:
     """One exchange: a picture (or none), the user's text, and for training or scoring the reply.
 
-    ``person``, ``topic`` (the attribute asked about) and ``label`` (what error messages call the turn) are never shown
-    to a model; empty where they are not known. ``before`` are exchanges shown before this one, each with its reply.
+    ``person``, ``topic`` (the attribute asked about), ``task`` and ``label`` (what error messages call the turn) are
+    never shown to a model; empty where they are not known. ``before`` are exchanges shown before this one, each with
+    its reply.
     """
 
     prompt: str
@@ -40,6 +41,7 @@ class Turn:
     system: str = ""
     person: str = ""
     topic: str = ""
+    task: str = ""
     label: str = ""
     before: tuple[Turn, ...] = ()
 

@@ -21,11 +21,13 @@ class Levelling(RetainingMethod):
 
     w = forget_weight / number of modalities in the step, so pictures do not drown names. A reply that has come down
     to its level has no gradient any more, so facts stop one by one and the loss ends at 0: nothing is pushed towards
-    gibberish. The level is ``floor``; with ``reference: retain_model`` it is what that model gives the same reply,
-    which nobody has who needs unlearning: a bound on what the method can do, not a result to compare with others.
+    gibberish. The level is what the target gives true replies about people it was never taught (the holdout people),
+    measured once for each modality and task as the mean normalised probability: a letter is guessed more easily than
+    a word. ``floor`` sets one level for all instead; with ``reference: retain_model`` it is what that model gives the
+    same reply, which nobody has who needs unlearning: a bound on what the method can do, not a result to compare.
 
-    Cost of a step: 1 forward and backward pass on forget and 1 on retain, and 1 extra forward (reference) on retain
-    (and on forget with ``reference: retain_model``).
+    Cost: 1 forward pass on the holdout people's questions. Of a step: 1 forward and backward pass on forget and 1 on
+    retain, and 1 extra forward (reference) on retain (and on forget with ``reference: retain_model``).
     Made for: both modalities. Defaults are not tuned; where it stands: benchmarks/methods_tiny_202611.md.
     """
 
@@ -35,13 +37,19 @@ class Levelling(RetainingMethod):
 
     modality: Literal["image_text", "text", "both"] = Field("both", description="what is unlearned")
     epochs: float = Field(5, gt=0, description="passes over the forget set")
-    floor: float = Field(-1.5, lt=0, description="level without retain_model: mean log p of a reply's token, in nats")
+    floor: float | None = Field(
+        None, lt=0, description="one level for all, mean log p of a reply's token in nats; null: that of holdout people"
+    )
     forget_weight: float = Field(1.0, gt=0)
     kl_weight: float = Field(1.0, ge=0, description="weight of KL(reference || current) on retain")
 
     @property
     def uses_retain(self) -> bool:
         return self.retain_weight > 0 or self.kl_weight > 0
+
+    @property
+    def uses_strangers(self) -> bool:
+        return self.floor is None and self.reference == "target"
 
     def loss(self, step: Step) -> dict[str, Tensor]:
         terms = self._forget(step) if step.on_forget else {}
@@ -63,6 +71,8 @@ class Levelling(RetainingMethod):
         if self.reference == "retain_model":
             known = step.forget.reference
             return known.row_logp_B / known.row_length_B
+        if self.floor is None:
+            return step.forget.stranger_level_B
         return torch.tensor([self.floor], device=step.forget.current.logits_NV.device)
 
 
