@@ -73,7 +73,7 @@ def tune(
             "on. Set it, e.g. --set data.splits.selection=0.5."
         )
     if not any(space(spec.name, settings) for spec, settings in entries):
-        raise RecipeError("unlearn.methods: no method with anything to tune. Name at least one that trains.")
+        raise RecipeError("unlearn.methods: no method with anything to tune. Name at least one that changes the model.")
     search = _Search(recipe, root, key, progress, force=force)
     trials: list[Trial] = []
     best: list[PluginSpec] = []
@@ -105,7 +105,7 @@ FACTOR = 4.0
 def space(name: str, settings: Mapping[str, Any]) -> dict[str, Range]:
     """What is searched of a method and its settings: those it declares, but none that is switched off with 0."""
     method: Method = plugins.build("methods", name, settings, where="unlearn.methods")
-    values = {key: float(getattr(method, key)) for key in method.tuned} if method.trains else {}
+    values = {key: float(getattr(method, key)) for key in method.tuned} if method.trains or method.modifies else {}
     return {key: _around(method, key, value) for key, value in values.items() if value > 0}
 
 

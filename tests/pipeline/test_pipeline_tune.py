@@ -101,6 +101,7 @@ def test_what_is_switched_off_is_not_searched_and_no_bound_is_passed() -> None:
     assert tuning.space("npo", {"kl_weight": 0.5})["kl_weight"] == (0.125, 2.0)
     assert tuning.space("salun", {"share": 0.5})["share"] == (0.125, 1.0)
     assert tuning.space("retrain", {}) == {}
+    assert tuning.space("manu", {}) == {"share": (0.0125, 0.2)}  # changes the model without training
 
 
 def test_an_unreadable_reply_does_not_help() -> None:
