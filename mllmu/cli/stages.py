@@ -9,7 +9,7 @@ from mllmu.cli.options import Force, NoGate, Out, Overrides, RecipePath, Stage, 
 HELP: dict[Stage, str] = {
     "finetune": "Teach the people to the target model, and all but the forgotten ones to the retain model.",
     "unlearn": "Make the target forget, once with each method of the recipe.",
-    "score": "Judge the kept replies with the metrics; needs no model and no GPU.",
+    "score": "Judge the kept replies with the metrics; no model is needed if all have replied.",
     "report": "Write the report and print its table.",
 }
 
@@ -27,5 +27,5 @@ def stage_command(stage: Stage) -> Callable[..., None]:
     ) -> None:
         execute(recipe, overrides, out, force=force, no_gate=no_gate, only=stage)
 
-    command.__doc__ = HELP[stage]
+    command.__doc__ = f"{HELP[stage]} Stages before it that are not finished run first."
     return command
