@@ -160,6 +160,11 @@ def _visible(mask: Tensor | None, num_new: int, num_held: int) -> Tensor:
     return mask[:, 0] if mask.dtype == torch.bool else mask[:, 0] >= 0
 
 
+def modified(model: Any) -> bool:
+    """Whether a modifier acts on a model while it runs."""
+    return any(isinstance(module, Modifier) for module in core(model).children())
+
+
 class Steering(Modifier):
     """Adds a vector to the hidden state of every token at which the gate fires: h + strength * v."""
 

@@ -11,14 +11,16 @@ Shapes: M new tokens of all nodes, N nodes, D hidden size, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mllmu.models.parts import core
+from mllmu.models.modifiers import modified
+from mllmu.models.parts import core, decoder_layers
 from mllmu.models.pictures import embedded
-from mllmu.models.segments import Level, Reading, running
+from mllmu.models.segments import Kept, Level, Reading, running
 from mllmu.training.forward import apply_head
 
 MOST_LOGITS = 2**24
@@ -38,18 +40,23 @@ def read(
     *,
     positions: Sequence[Sequence[Sequence[int]] | None] = (),
     ahead_M: Tensor | None = None,
+    ends: bool = True,
 ) -> Level:
     """Read a node of at least one token behind each parent, or from the beginning; pictures are those among ``ids``.
 
     Args:
         parents: numbers of nodes of ``above``; of no meaning where there is none.
         positions, ahead_M: see :class:`mllmu.models.segments.Reading`.
+        ends: prompts end with this level. Where all of them go on, nobody asks what comes behind a node, and the last
+            layer makes keys and values alone.
     """
     level = Level(above, parents)
+    until = None if ends or modified(model) else len(decoder_layers(model)) - 1
     current = Reading(
-        level, range(len(ids)), list(map(len, ids)), model.device, positions=positions, ahead_M=ahead_M
+        level, range(len(ids)), list(map(len, ids)), model.device, positions=positions, ahead_M=ahead_M, until=until
     )  # fmt: skip
-    level.last = _run(model, current, ids, pictures or {})[1]
+    with suppress(Kept):
+        level.last = _run(model, current, ids, pictures or {})[1]
     return level
 
 

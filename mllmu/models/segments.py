@@ -154,6 +154,10 @@ def _with_room(states: Tensor) -> Tensor:
     return held
 
 
+class Kept(Exception):  # noqa: N818 - nothing went wrong
+    """Ends a pass of which nothing more is asked: the keys and values of the last layer are kept."""
+
+
 class Reading:
     """One pass over new tokens of a level's nodes: where they lie, what they see, and what is kept of them.
 
@@ -161,6 +165,7 @@ class Reading:
         nodes, counts: which nodes get new tokens, and how many each.
         positions: of the new tokens of each of these nodes, [A][tokens]; where None, they go on from what is there.
         ahead_M: tokens of one node with the same number, from 0 on, see each other, also forwards; -1 for the others.
+        until: the layer whose keys and values are the last that anybody asks for; :class:`Kept` is raised there.
     """
 
     def __init__(
@@ -172,8 +177,9 @@ class Reading:
         *,
         positions: Sequence[Sequence[Sequence[int]] | None] = (),
         ahead_M: Tensor | None = None,
+        until: int | None = None,
     ) -> None:
-        self.level, self.offset, self.ahead_M = level, 0, ahead_M
+        self.level, self.offset, self.ahead_M, self.until = level, 0, ahead_M, until
         node_N, count_N = torch.tensor(nodes), torch.tensor(counts)
         node_M = node_N.repeat_interleave(count_N)
         number_M = torch.arange(len(node_M)) - (count_N.cumsum(0) - count_N).repeat_interleave(count_N)
@@ -212,6 +218,8 @@ class Reading:
         """[M, H, D] what the new tokens get from all that they see; keeps their keys and values."""
         layer += self.offset
         held = self.level.put(layer, (k_MKD, v_MKD), self.own, self.node_M)
+        if layer == self.until:
+            raise Kept
         alone = not self.above and not self.level.grows and rule.softcap is None
         if alone and self._mask(0, self.level, self.own, rule.window, q_MHD.dtype) is None:
             q_NHWD = self.own.spread(q_MHD).transpose(1, 2)

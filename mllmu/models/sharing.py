@@ -155,9 +155,9 @@ def read(loaded: Loaded, prompts: Sequence[Prompt]) -> list[tuple[list[int], Lev
             ids = [prompts[i].ids[piece] for i, piece in step.pieces]
             pictures = _pictures(loaded, prompts, features, step)
             told = [_positions(loaded, prompts[i], piece) for i, piece in step.pieces]
-            ahead_M = _ahead(loaded, ids)
+            ahead_M, ends = _ahead(loaded, ids), step is each.steps[-1]
             level = prefix.read(
-                loaded.model, level, step.parents, ids, pictures, positions=told, ahead_M=ahead_M
+                loaded.model, level, step.parents, ids, pictures, positions=told, ahead_M=ahead_M, ends=ends
             )  # fmt: skip
         assert level is not None  # noqa: S101 - a plan has at least one step
         found.append((each.members, level))

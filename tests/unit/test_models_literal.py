@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers_models import load_ref
@@ -73,9 +74,9 @@ def test_examples_are_read_once_for_all_people_and_a_picture_once_for_its_questi
     loaded, lengths = load_ref(tiny_base), []
     read = prefix.read
 
-    def counted(model: object, above: object, parents: object, ids: list[list[int]], pictures: object) -> object:
+    def counted(model: object, above: object, parents: object, ids: list[list[int]], *rest: Any, **of: Any) -> object:
         lengths.append([(len(row), row.count(loaded.image_token_id)) for row in ids])
-        return read(model, above, parents, ids, pictures)  # type: ignore[arg-type]
+        return read(model, above, parents, ids, *rest, **of)  # type: ignore[arg-type]
 
     monkeypatch.setattr(prefix, "read", counted)
     wanted = [one for one in asked if one.task == "classification" and one.image]

@@ -16,6 +16,7 @@ from mllmu.models.adapters import add_trainable
 from mllmu.models.encoding import shared_length
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded, load
+from mllmu.models.parts import decoder_layers
 from mllmu.models.respond import (
     as_turn,
     generate,
@@ -250,3 +251,27 @@ def test_an_adapter_changes_replies_and_both_ways_alike(folder: Path, samples: l
         assert one.text == ways[1][key].text
         for name, scored in one.candidates.items():
             assert scored.logp == pytest.approx(ways[1][key].candidates[name].logp, abs=1e-3)
+
+
+def test_the_last_layer_makes_only_keys_and_values_of_what_is_gone_on_from(loaded: Loaded) -> None:
+    calls, last = [], decoder_layers(loaded.model)[-1]
+    handle = last.mlp.register_forward_hook(lambda *_: calls.append(1))  # type: ignore[union-attr, operator]
+    with torch.inference_mode():
+        whole, part = (prefix.read(loaded.model, None, [0], [[5, 6, 7]], ends=ends) for ends in (True, False))
+        assert len(calls) == 1
+        replies = []
+        for level in (whole, part):
+            below = prefix.read(loaded.model, level, [0, 0], [[8], [9, 10]])
+            replies.append(
+                prefix.decode(loaded.model, below, prefix.next_logits(loaded.model, below), [4, 4], frozenset())
+            )
+    handle.remove()
+    assert part.keys.keys() == whole.keys.keys()
+    for layer, keys in whole.keys.items():
+        assert torch.equal(keys, part.keys[layer])
+    assert replies[0] == replies[1]
+
+
+def test_a_modifier_sees_the_last_layer_of_everything(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefix, "modified", lambda _: True)
+    assert prefix.read(loaded.model, None, [0], [[5, 6, 7]], ends=False).last.shape == (1, 64)
