@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -60,9 +61,13 @@ def bytes_of(loaded: Loaded, batch: Sequence[Sample], *, images: Path, guard: st
     heads = int(config.num_attention_heads)
     size = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
     held_token = 2 * int(config.num_hidden_layers) * int(getattr(config, "num_key_value_heads", heads)) * size * width
-    read_token = (8 * int(config.hidden_size) + 3 * int(config.intermediate_size)) * width
     held, read = tokens_of(loaded, batch, images=images, guard=guard)
-    return held * held_token + read * read_token
+    return held * held_token + read * read_bytes(config, width)
+
+
+def read_bytes(config: Any, width: int) -> int:
+    """Memory that a token takes while a layer works on it: what comes in and goes out, and the feed-forward part."""
+    return (8 * int(config.hidden_size) + 3 * int(config.intermediate_size)) * width
 
 
 def tokens_of(loaded: Loaded, batch: Sequence[Sample], *, images: Path, guard: str) -> tuple[int, int]:

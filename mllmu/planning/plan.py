@@ -8,7 +8,6 @@ bandwidth for every token that is written.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -19,12 +18,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mllmu.errors import RecipeError, did_you_mean
 from mllmu.planning import workload as loads
+from mllmu.planning.evaluation import Held, asked_at_once, features, memory, most_at_once, shares, tokens_read
 from mllmu.planning.facts import BYTES, ModelFacts, describe
 from mllmu.planning.pictures import picture_sizes
 from mllmu.planning.simulate import StepCost, step_cost
 from mllmu.recipe import Lora, Recipe
 from mllmu.stages.lineup import jobs
-from mllmu.training.packing import CAPACITY, SHARE
+from mllmu.training.packing import CAPACITY, SHARE, Group, arrange
 
 GIB = 2**30
 TRAIN_UTILISATION = 0.35
@@ -54,6 +54,7 @@ class StagePlan(BaseModel):
     optimiser: float = 0.0
     activations: float = 0.0
     cache: float = 0.0
+    pictures: float = 0.0
     peak: float
     tokens: int
     tflop: float
@@ -173,6 +174,7 @@ class Planner:
             at_once=section.micro_batch_size,
             modality=section.modality,
             lora=section.lora,
+            together=section.questions_together,
         )
         for job in jobs(self.recipe):
             if job.method().trains:
@@ -194,6 +196,7 @@ class Planner:
             at_once=self.recipe.unlearn.micro_batch_size,
             modality=method.modality,
             lora=lora,
+            together=method.questions_together,
             sides=sides,
             reference=method.uses_reference,
             models=2 if apart else 1,
@@ -209,13 +212,14 @@ class Planner:
         at_once: int | None,
         modality: str,
         lora: Lora | None,
+        together: int = 1,
         sides: int = 1,
         reference: bool = False,
         models: int = 1,
     ) -> StagePlan:
         facts, model = self.facts, self.recipe.model
         trained = facts.trainable(lora) * (4 if lora else BYTES[facts.dtype])
-        shape = self.shape(min(batch, at_once or batch), modality)
+        shape = self.shape(min(batch, at_once or batch), modality, together)
         cost = self.step(shape, lora).whole(checkpointing=model.gradient_checkpointing)
         # the sides wait for each other, and for the logits of the reference
         logits = batch * loads.TRAINED_REPLY_TOKENS * int(facts.text.vocab_size) * 4
@@ -223,12 +227,13 @@ class Planner:
             # nothing waits but all logits with their gradient, and every part is run once more
             cost = replace(cost, kept=2 * logits, peak=cost.peak + 2 * logits, both=cost.both + cost.forward)
         step = cost.peak + (sides - 1) * cost.kept + sides * logits * reference
+        seen = 0 if modality == "text" or not facts.packs else features(facts, self.work.people, self.image_tokens)
         activations = max(step, 2 * trained)
         # without adapters the trained weights are among the weights already
         weights = models * facts.resident - (0 if lora else trained)
         per_question = cost.both + cost.forward * int(reference)
         flop = questions * (per_question / shape.questions + self._vision(modality))
-        peak = training_peak(weights, trained, step) / GIB * (OVERHEAD if self.name != "cpu" else 1)
+        peak = (training_peak(weights, trained, step) + seen) / GIB * (OVERHEAD if self.name != "cpu" else 1)
         return StagePlan(
             stage=stage,
             what=what,
@@ -236,6 +241,7 @@ class Planner:
             trained=trained / GIB,
             optimiser=2 * trained / GIB,
             activations=activations / GIB,
+            pictures=seen / GIB,
             peak=peak,
             tokens=round(questions * shape.sequences * shape.tokens / shape.questions),
             tflop=flop / 1e12,
@@ -243,13 +249,19 @@ class Planner:
             fits=peak <= self.device.memory,
         )
 
-    def shape(self, questions: int, modality: str) -> Shape:
-        """Questions of different people side by side; they share sequences as far as packing goes."""
+    def shape(self, questions: int, modality: str, together: int = 1) -> Shape:
+        """The sequences of questions of different people, ``together`` of each, put side by side as in training."""
         shown = 0 if modality == "text" else self.image_tokens
-        length = shown + loads.TEMPLATE_TOKENS + loads.QUESTION_TOKENS["question"] + loads.TRAINED_REPLY_TOKENS
-        room = max(CAPACITY, SHARE * (shown + loads.TEMPLATE_TOKENS // 2), length)
-        fit = min(questions, room // length) if self.facts.packs else 1
-        return Shape(questions=questions, sequences=math.ceil(questions / fit), tokens=fit * length)
+        prefix = shown + loads.TEMPLATE_TOKENS // 2
+        own = loads.TEMPLATE_TOKENS // 2 + loads.QUESTION_TOKENS["question"] + loads.TRAINED_REPLY_TOKENS
+        if not self.facts.packs:
+            return Shape(questions=questions, sequences=questions, tokens=prefix + own)
+        fit = min(together, max(1, (max(CAPACITY, SHARE * prefix) - prefix) // own))
+        counts = [min(fit, questions - start) for start in range(0, questions, fit)]
+        groups = [Group(range(prefix + count * own)) for count in counts]
+        sequences = arrange(groups, int(self.facts.text.hidden_size))
+        longest = max(sum(group.length for group in sequence) for sequence in sequences)
+        return Shape(questions=questions, sequences=len(sequences), tokens=longest)
 
     def step(self, shape: Shape, lora: Lora | None) -> StepCost:
         """The simulated cost of one part of a step."""
@@ -275,28 +287,21 @@ class Planner:
     def _evaluation(self, num_models: int) -> StagePlan:
         facts, evaluate = self.facts, self.recipe.evaluate
         people = sum(sum(sets.values()) for sets in self.work.asked)
-        # half of the questions show a picture, which the questions about one person in a batch share
-        read = written = 0.0
-        for task in evaluate.tasks:
-            asked = people * loads.ASKED_PER_PERSON[task]
-            reply = loads.REPLY_TOKENS[task]
-            prompt = loads.TEMPLATE_TOKENS + loads.QUESTION_TOKENS[task] + loads.CANDIDATES[task] * reply
-            read += asked * prompt
-            written += asked * reply
-        read += people * self.image_tokens * (1 if facts.shares else 9)
-        row = loads.TEMPLATE_TOKENS + max(loads.QUESTION_TOKENS.values()) + self.image_tokens
-        batch, cache, logits = self._batch_of_evaluation(row)
+        batch, held = self._batch_of_evaluation(people)
+        read = tokens_read(evaluate, facts, self.image_tokens, people, batch)
+        written = sum(people * loads.ASKED_PER_PERSON[task] * loads.REPLY_TOKENS[task] for task in evaluate.tasks)
         flop = num_models * (2 * facts.language * (read + written) + people * 2 * facts.vision * self.patches)
         steps = num_models * written / batch * 1.5
-        writing = steps * (facts.resident + cache) / (self.device.gb_s * 1e9 * WRITE_UTILISATION)
+        writing = steps * (facts.resident + held.cache) / (self.device.gb_s * 1e9 * WRITE_UTILISATION)
         reading = flop / (self.device.tflops * 1e12 * READ_UTILISATION)
-        peak = self._with_overhead(cache, logits)
+        peak = self._with_overhead(held)
         return StagePlan(
             stage="evaluate",
             what=f"{num_models} models, batches of {batch}{' (auto)' if evaluate.batch_size == 'auto' else ''}",
             weights=facts.resident / GIB,
-            activations=logits / GIB,
-            cache=cache / GIB,
+            activations=held.passing / GIB,
+            cache=held.cache / GIB,
+            pictures=held.features / GIB,
             peak=peak,
             tokens=round(num_models * (read + written)),
             tflop=flop / 1e12,
@@ -304,35 +309,35 @@ class Planner:
             fits=peak <= self.device.memory,
         )
 
-    def _batch_of_evaluation(self, row: int) -> tuple[int, int, int]:
-        """Questions at once, and the bytes of their keys and values and of their logits; 'auto': what fits."""
-        facts, wanted = self.facts, self.recipe.evaluate.batch_size
-        for batch in (256, 128, 64, 32, 16, 8, 4, 2, 1) if wanted == "auto" else (wanted,):
-            cache = batch * (1 + (2 if facts.shares else 1)) * row * facts.kv_token
-            logits = 2 * batch * loads.REPLY_TOKENS["generation"] * int(facts.text.vocab_size) * 4
-            if self._with_overhead(cache, logits) <= self.device.memory:
-                break
-        return batch, cache, logits
+    def _batch_of_evaluation(self, people: int) -> tuple[int, Held]:
+        """Questions at once and what they take at the most."""
+        facts, evaluate, batch = self.facts, self.recipe.evaluate, self.recipe.evaluate.batch_size
+        if batch == "auto":
+            batch = most_at_once(evaluate, facts, self.image_tokens, self.device.memory * GIB - facts.resident)
+        shared, fused = shares(facts, evaluate), self.name == "cpu"
+        kinds = asked_at_once(evaluate, facts, self.image_tokens, batch)
+        needs = [memory(facts, kind, shared=shared, fused=fused, people=people) for kind in kinds]
+        return batch, max(needs, key=lambda held: held.whole)
 
-    def _with_overhead(self, cache: int, logits: int) -> float:
-        """GiB of weights, cache and logits as they are in memory."""
-        return (self.facts.resident + cache + logits) / GIB * (OVERHEAD if self.name != "cpu" else 1)
+    def _with_overhead(self, held: Held) -> float:
+        """GiB of weights and what a batch holds as they are in memory."""
+        return (self.facts.resident + held.whole) / GIB * (OVERHEAD if self.name != "cpu" else 1)
 
     def advice(self, stages: tuple[StagePlan, ...]) -> Iterator[str]:
         """What to change for what does not fit, each with the peak it would lead to."""
         worst = max(stages, key=lambda stage: stage.peak if stage.stage != "evaluate" else 0)
         if not worst.fits:
             yield from self._training_advice(worst)
-        evaluation = stages[-1]
-        if not evaluation.fits:
-            room = self.device.memory - evaluation.weights * OVERHEAD
-            share = room / (evaluation.peak - evaluation.weights * OVERHEAD)
-            batch = int(self.recipe.evaluate.planned_batch_size * share)
-            yield (
-                f"evaluate: --set evaluate.batch_size={batch}"
-                if batch >= 1
-                else f"evaluate: the weights alone take {evaluation.weights:.1f} GiB; use a larger device"
-            )
+        evaluation, section = stages[-1], self.recipe.evaluate
+        if evaluation.fits:
+            return
+        if section.batch_size != "auto":
+            update = {"evaluate": section.model_copy(update={"batch_size": "auto"})}
+            other = Planner(self.recipe.model_copy(update=update), self.name)._evaluation(1)
+            if other.fits:
+                yield f"evaluate: --set evaluate.batch_size=auto: {other.peak:.1f} GiB, fits"
+                return
+        yield f"evaluate: the weights alone take {evaluation.weights:.1f} GiB; use a larger device"
 
     def _training_advice(self, worst: StagePlan) -> Iterator[str]:
         tried: tuple[dict[str, Any], ...] = (

@@ -1,0 +1,133 @@
+"""What evaluation is planned to hold against what the allocator really gave out, and against counts by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers_models import COLOURS, load_ref, make_base, sample
+from test_planning_memory import allocated
+
+from mllmu.models.families import Turn
+from mllmu.models.loading import Loaded
+from mllmu.models.respond import answer
+from mllmu.planning.evaluation import Asked, asked_at_once, memory, num_examples, tokens_read
+from mllmu.planning.facts import ModelFacts, describe
+from mllmu.planning.plan import Planner
+from mllmu.recipe import Evaluate, ModelSection, parse
+from mllmu.records import Exchange
+
+WORDS = ("Riga is where she was born", "Oslo", "the colour of her hat is red and not green or blue")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_base(tmp_path_factory.mktemp("planned") / "base", width=96, layers=6)
+
+
+def asked_of(loaded: Loaded, base: Path, samples: list[Any], pictures: int) -> Asked:
+    """The samples as they are counted, from their real tokens."""
+    encoder, one = loaded.encoder, samples[0]
+    before = tuple(Turn(prompt=e.prompt, reply=e.reply, image=base / e.image) for e in one.examples)
+    ids = encoder.prompt(Turn(prompt=one.prompt, image=base / one.image, before=before))
+    mark = len(ids) - 1 - ids[::-1].index(loaded.image_token_id)
+    shown = encoder.prompt(Turn(prompt=one.prompt, image=base / one.image))
+    end = len(shown) - 1 - shown[::-1].index(loaded.image_token_id)
+    replies = [len(encoder.reply(text)) for s in samples for text in s.candidates.values()]
+    return Asked(
+        questions=len(samples),
+        pictures=pictures,
+        opening=mark - end,
+        picture=end + 1,
+        question=len(ids) - mark - 1,
+        candidates=len(replies),
+        longest=max(replies),
+        scored=sum(replies),
+    )
+
+
+@pytest.mark.parametrize("shown", [(), ("blue", "red", "green")], ids=["plain", "examples"])
+@pytest.mark.parametrize("share", [True, False], ids=["shared", "one by one"])
+def test_the_planned_peak_of_evaluation_is_within_a_fifth_of_the_measured_one(
+    base: Path, shown: tuple[str, ...], share: bool
+) -> None:
+    examples = tuple(Exchange(prompt="Where was he born?", reply="Riga", image=f"{one}.png") for one in shown)
+    count = 120 if share else 24
+    samples = [
+        sample(n, image=f"{COLOURS[n % 3]}.png", prompt=f"{n:03d} Which colour has the hat of this person? Say it now.",
+               candidates=dict(zip("ABC", WORDS, strict=True)), examples=examples, max_new_tokens=20)
+        for n in range(count)
+    ]  # fmt: skip
+    samples.sort(key=lambda one: one.image)
+    seen: list[Loaded] = []
+
+    def work() -> None:
+        loaded = load_ref(base)
+        seen.append(loaded)
+        answer(loaded, samples, images=base, share=share)
+
+    measured = allocated(work)
+    facts = describe(ModelSection(path=str(base), device="cpu"), device="cpu")
+    asked = asked_of(seen[0], base, samples, pictures=3)
+    held = memory(facts, asked, shared=share, fused=True, people=3)
+    assert measured > 2 * facts.resident, "the weights must not be all there is"
+    assert facts.resident + held.whole == pytest.approx(measured, rel=0.2)
+
+
+@pytest.fixture(scope="module")
+def facts() -> ModelFacts:
+    return describe(ModelSection(path="llava-hf/llava-1.5-7b-hf"), device="cuda")
+
+
+def test_questions_about_nine_to_a_picture_by_hand(facts: ModelFacts) -> None:
+    """18 questions show 2 pictures of 576 tokens: 10 with 4 options of 2, 4 with 5 answers of 13, 4 with 4 of 5."""
+    (asked,) = asked_at_once(Evaluate(), facts, 576, 18)
+    assert (asked.pictures, asked.opening, asked.picture, asked.question) == (2, 0, 582, 51)
+    assert asked.candidates == 10 * 4 + 4 * 5 + 4 * 4
+    assert asked.scored == 10 * 4 * 2 + 4 * 5 * 13 + 4 * 4 * 5
+    held = memory(facts, asked, shared=True, fused=True, people=3)
+    tokens = 2 * 582 + 18 * 51 + max(76 * 13, 18 * (51 + 32))
+    assert held.cache == tokens * 2 * 32 * 4096 * 2
+    assert held.features == 3 * 576 * 4096 * 2
+    assert memory(facts, asked, shared=True, fused=True, people=10**6).features == 2**30
+
+
+def test_examples_make_a_batch_of_every_task_and_are_held_once(facts: ModelFacts) -> None:
+    evaluate = Evaluate.model_validate({"protocol": {"shots": {"classification": 2, "cloze": 1}}})
+    assert [num_examples(evaluate, task) for task in evaluate.tasks] == [2, 0, 1]
+    kinds = asked_at_once(evaluate, facts, 576, 20)
+    assert [kind.opening for kind in kinds] == [2 * (576 + 12 + 45 + 2), 576 + 12 + 28 + 5, 0]
+    assert [kind.pictures for kind in kinds] == [4, 10, 10], "5 or 2 questions of a person come together"
+    published = Evaluate.model_validate({"protocol": "official"})
+    assert [num_examples(published, task) for task in published.tasks] == [5, 0, 4]
+    everything = Evaluate.model_validate({"protocol": {"shots": {"cloze": 3, "questions": "all"}}})
+    assert num_examples(everything, "cloze") == 3 * 2
+
+
+def test_what_is_read_once_is_counted_once(facts: ModelFacts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One person's 4 clozes of 28 + 12 tokens, 4 candidates of 5, two of them with the picture."""
+    evaluate = Evaluate.model_validate({"tasks": ["cloze"]})
+    assert tokens_read(evaluate, facts, 576, 1, 64) == 4 * (40 + 20) + 576
+    monkeypatch.setattr(type(facts.family), "looks_ahead", "prompt")
+    assert tokens_read(evaluate, facts, 576, 1, 64) == 4 * (40 + 20) + 2 * 576
+    apart = replace(facts, shares=False)
+    assert tokens_read(evaluate, apart, 576, 1, 64) == 4 * (5 * 40 + 20) + 2 * 5 * 576
+
+
+def test_auto_takes_what_fits_and_is_advised_where_a_number_does_not() -> None:
+    def planner(device: str, size: int | str) -> Planner:
+        raw = {"name": "x", "model": {"path": "llava-hf/llava-1.5-7b-hf"}, "evaluate": {"batch_size": size}}
+        return Planner(parse(raw), device)
+
+    plans = [planner(device, "auto")._evaluation(1) for device in ("rtx4090", "a100-80gb")]
+    assert all(plan.fits for plan in plans)
+    sizes = [int(plan.what.split("batches of ")[1].split()[0]) for plan in plans]
+    assert 8 < sizes[0] < sizes[1]
+    crowded = planner("rtx4090", 3000)
+    stage = crowded._evaluation(1)
+    fine = stage.model_copy(update={"stage": "finetune", "fits": True})
+    (advice,) = crowded.advice((fine, stage))
+    assert advice.startswith("evaluate: --set evaluate.batch_size=auto")
+    assert advice.endswith("fits")
