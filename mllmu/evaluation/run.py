@@ -91,7 +91,7 @@ def _as_memory_allows(
     """The same samples in other batches; vLLM finds out itself what fits, and only gets more to choose from."""
     own = [sample for batch in batches for sample in batch]
     size = MOST if isinstance(loaded, VllmModel) else starting_size(loaded, own, images=images, guard=guard)
-    return [own[start : start + size] for start in range(0, len(own), size)]
+    return plan_batches(own, size)
 
 
 def weight(batch: Sequence[Sample]) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,17 +34,30 @@ def plan_batches(samples: Sequence[Sample], batch_size: int) -> list[list[Sample
     """Group samples into batches; the plan is always the same.
 
     Questions with the same examples come together, and of those the ones about one picture, because they share it;
-    questions without picture by task and length.
+    questions without picture by task and length. What is shared is not read twice for want of a few places: a batch
+    ends early rather than between questions about one picture, if these are a quarter of it at most, and where the
+    examples change.
     """
 
-    def place(sample: Sample) -> tuple[str, bool, str, str, str, int, str]:
+    def place(sample: Sample) -> tuple[tuple[str, bool, str], str, str, int, str]:
         examples = "".join(one.prompt for one in sample.examples)
-        return (
-            sample.modality, sample.literal, examples, sample.image, sample.task, len(sample.prompt), sample.id
-        )  # fmt: skip
+        return (sample.modality, sample.literal, examples), sample.image, sample.task, len(sample.prompt), sample.id
 
-    ordered = sorted(samples, key=place)
-    return [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
+    batches: list[list[Sample]] = []
+    room, current = 0, None
+    for (kind, image), group in groupby(sorted(samples, key=place), key=lambda sample: place(sample)[:2]):
+        alike = list(group)
+        changed = bool(alike[0].examples) and kind != current
+        if changed or (image and room < len(alike) <= batch_size // 4):
+            room = 0
+        current = kind
+        while alike:
+            if not room:
+                batches.append([])
+                room = batch_size
+            batches[-1] += alike[:room]
+            alike, room = alike[room:], max(0, room - len(alike))
+    return batches
 
 
 def respond(

@@ -14,7 +14,7 @@ from mllmu.models import respond as respond_module
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded
 from mllmu.models.respond import as_turn, plan_batches, respond
-from mllmu.records import Response, Sample
+from mllmu.records import Exchange, Response, Sample
 
 PROMPTS = ("Where?", "Which is the hat's colour: red, blue or green?", "Where was this person born?")
 SAMPLES = [
@@ -129,6 +129,26 @@ def test_the_plan_has_every_sample_once_and_does_not_depend_on_the_order() -> No
     assert sorted(one.id for batch in plan for one in batch) == [one.id for one in SAMPLES]
     assert [len(batch) for batch in plan] == [5, 5, 2]
     assert plan_batches(SAMPLES[::-1], 5) == plan
+
+
+def test_a_batch_ends_early_rather_than_between_questions_about_one_picture() -> None:
+    """Four pictures of 3 questions fill 12 of 14 places; the fifth would be cut in two."""
+    samples = [sample(n, image=f"{n // 3}.png") for n in range(18)]
+    assert [[one.image[0] for one in batch] for batch in plan_batches(samples, 14)] == [
+        list("000111222333"),
+        list("444555"),
+    ]
+    assert [len(batch) for batch in plan_batches(samples, 7)] == [7, 7, 4], "three of seven places are too many to lose"
+    assert [len(batch) for batch in plan_batches([sample(n) for n in range(18)], 14)] == [14, 4], "no picture to share"
+
+
+def test_a_batch_ends_where_the_examples_change() -> None:
+    shown = [(Exchange(prompt=text, reply="Riga"),) for text in ("Who?", "Where?")]
+    samples = [sample(n, examples=shown[n % 2]) for n in range(6)]
+    assert [[one.examples[0].prompt for one in batch] for batch in plan_batches(samples, 4)] == [
+        ["Where?"] * 3,
+        ["Who?"] * 3,
+    ]
 
 
 class Scarce:
