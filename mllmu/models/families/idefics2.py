@@ -17,6 +17,7 @@ class Idefics2(ChatFamily):
     picture_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "pixel_attention_mask")
     picture_settings: ClassVar[dict[str, Any]] = {"do_image_splitting": False}
     shares_prefix: ClassVar[bool] = True
+    picture_parts: ClassVar[tuple[str, ...]] = ("vision_model", "connector")
 
     def spelled(self, text: str, processor: Any) -> str:
         return re.sub(rf"{re.escape(self.mark(processor))}(?=[^\s<])", r"\g<0> ", text)

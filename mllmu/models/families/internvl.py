@@ -13,6 +13,7 @@ class InternVL(ChatFamily):
     source: ClassVar[str] = "https://arxiv.org/abs/2504.10479"
     model_types: ClassVar[tuple[str, ...]] = ("internvl",)
     shares_prefix: ClassVar[bool] = True
+    picture_parts: ClassVar[tuple[str, ...]] = ("vision_tower", "multi_modal_projector")
 
 
 PLUGIN = InternVL

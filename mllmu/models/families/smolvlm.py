@@ -15,6 +15,7 @@ class SmolVLM(ChatFamily):
     model_types: ClassVar[tuple[str, ...]] = ("smolvlm",)
     picture_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "pixel_attention_mask")
     shares_prefix: ClassVar[bool] = True
+    picture_parts: ClassVar[tuple[str, ...]] = ("vision_model", "connector")
 
 
 PLUGIN = SmolVLM
