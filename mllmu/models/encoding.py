@@ -51,6 +51,11 @@ class Encoder:
             self._picture_ids[turn.image] = self.family.picture_ids(turn, self.processor, ids)
         return ids
 
+    def picture_ids(self, picture: Path) -> list[int] | None:
+        """The tokens that stand for a picture wherever its mark is; None if they cannot be told apart."""
+        self.prompt(Turn(prompt="?", image=picture))
+        return self._picture_ids[picture]
+
     def reply(self, text: str) -> list[int]:
         """Reply token ids with end-of-sequence; an empty reply has none."""
         if text not in self._replies:

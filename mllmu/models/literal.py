@@ -114,15 +114,16 @@ def _as_turn(sample: Sample, images: Path, guard: str) -> Turn:
 
 
 def _with_pictures(loaded: Loaded, turn: Turn) -> list[int] | None:
-    processor, features = loaded.encoder.processor, features_of(loaded, [turn.pictures])
-    if features is None:
+    processor = loaded.encoder.processor
+    if features_of(loaded, [turn.pictures]) is None:
         return None
+    shown = [found for picture in turn.pictures if (found := loaded.encoder.picture_ids(picture))]
     ids: list[int] = processor.tokenizer(turn.prompt)["input_ids"]
     mark = processor.tokenizer.convert_tokens_to_ids(loaded.family.mark(processor))
-    if ids.count(mark) != len(turn.pictures):
+    if not ids.count(mark) == len(shown) == len(turn.pictures):
         return None
-    lengths = iter([len(one) for one in features[0]])
-    return [token for one in ids for token in ([mark] * next(lengths) if one == mark else [one])]
+    pictures = iter(shown)
+    return [token for one in ids for token in (next(pictures) if one == mark else [one])]
 
 
 def encode(loaded: Loaded, sample: Sample, open_picture: OpenPicture, *, guard: str = "") -> Any:

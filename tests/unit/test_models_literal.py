@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from helpers_families import build
 from helpers_models import load_ref
 
 from mllmu.evaluation import published
@@ -66,6 +68,19 @@ def test_shared_replies_are_those_of_one_prompt_after_the_other(
     plain = said(loaded, tiny_base, wanted, share=False, guard=guard)
     assert said(loaded, tiny_base, wanted, share=True, guard=guard) == plain
     assert len({reply.text for reply in plain.values()}) > 3
+
+
+@pytest.mark.parametrize("family", ["idefics2", "smolvlm"])
+def test_other_families_whose_mark_the_published_prompts_hold_share_too(
+    family: str, asked: list[Sample], tmp_path: Path
+) -> None:
+    """Around the tokens of their pictures stand others, which belong to the picture."""
+    loaded = load_ref(build(family, tmp_path))
+    with torch.inference_mode():
+        prompts = literal.literal_prompts(loaded, [one for one in asked if one.image], tmp_path, "")
+    assert prompts, "nothing is shared"
+    wanted = asked[::3]
+    assert said(loaded, tmp_path, wanted, share=True) == said(loaded, tmp_path, wanted, share=False)
 
 
 def test_examples_are_read_once_for_all_people_and_a_picture_once_for_its_questions(
