@@ -186,18 +186,24 @@ def js_to_reference(current_logits_NV: Tensor, reference_logits_NV: Tensor) -> T
     return (parts_N2[0] + parts_N2[1]).mean() / 2
 
 
-def excess_B(forward: Forward, level_B: Tensor) -> Tensor:
-    """[B] by how much each reply is more likely than a level, per token; 0 from the level downwards.
+def distance_B(forward: Forward, level_B: Tensor) -> Tensor:
+    """[B] how far the likelihood of each reply is from a level, per token, above or below; smooth around 0.
 
-    excess_b = max(0, logp_b / length_b - level_b)
+    distance_b = h(logp_b / length_b - level_b),  h(d) = d^2 / 2 where |d| < 1, |d| - 1/2 elsewhere (Huber)
 
     Args:
         forward: one pass over the forget replies.
         level_B: [B] (or [1]) mean log p of a token, in nats, <= 0; no gradient flows into it.
 
     Returns:
-        [B] in nats a token, >= 0, <= -level. Tokens with p = 1/2 and 1/8 (mean -2 ln 2), level -3 ln 2: ln 2 = 0.693.
+        [B] in nats a token, >= 0. Tokens with p = 1/2 and 1/8 (mean -2 ln 2): level -3 ln 2 is ln 2 away, 0.240;
+        level -5 ln 2 is 3 ln 2 away, 1.579.
 
     Source: ours.
     """
-    return (forward.row_logp_B / forward.row_length_B - level_B.detach()).clamp(min=0)
+    return F.huber_loss(
+        forward.row_logp_B / forward.row_length_B,
+        level_B.detach().expand_as(forward.row_logp_B),
+        reduction="none",
+        delta=1.0,
+    )

@@ -13,7 +13,7 @@ from mllmu.training.forward import Forward
 from mllmu.training.losses_bounded import (
     Divergence,
     ce_u_loss,
-    excess_B,
+    distance_B,
     flat_loss,
     flattening_loss,
     js_to_reference,
@@ -183,18 +183,19 @@ def test_jensen_shannon_is_zero_at_the_reference_and_never_above_ln_two() -> Non
     assert torch.autograd.grad(js_to_reference(trained, even), even, allow_unused=True)[0] is None
 
 
-def test_excess_is_per_token_and_ends_at_the_level() -> None:
+def test_distance_is_per_token_squared_near_the_level_and_linear_far_from_it() -> None:
     replies = forward([0.5, 0.125, 0.125], [0, 0, 1])
-    level = torch.tensor([-3 * LN2])
-    assert excess_B(replies, level).tolist() == pytest.approx([LN2, 0.0], abs=1e-6)
-    own = torch.tensor([-2 * LN2, -4 * LN2], requires_grad=True)
-    excess = excess_B(replies, own)
-    assert excess.tolist() == pytest.approx([0.0, LN2], abs=1e-6)
-    assert torch.autograd.grad(excess.sum(), own, allow_unused=True)[0] is None
+    assert distance_B(replies, torch.tensor([-3 * LN2])).tolist() == pytest.approx([LN2**2 / 2, 0.0], abs=1e-6)
+    own = torch.tensor([-5 * LN2, -2 * LN2], requires_grad=True)
+    distance = distance_B(replies, own)
+    assert distance.tolist() == pytest.approx([3 * LN2 - 0.5, LN2**2 / 2], abs=1e-6)
+    assert torch.autograd.grad(distance.sum(), own, allow_unused=True)[0] is None
 
 
-def test_a_reply_below_its_level_has_no_gradient() -> None:
-    replies = forward([0.9, 0.9, 0.01, 0.01], [0, 0, 1, 1])
-    gradient = grad(excess_B(replies, torch.tensor([-1.0])).sum(), replies.logits_NV)
-    assert gradient[:2].abs().min() > 0
-    assert not gradient[2:].any()
+def test_a_reply_is_pushed_down_to_its_level_and_pulled_up_to_it() -> None:
+    replies = forward([0.9, 0.9, 0.01, 0.01, 0.5], [0, 0, 1, 1, 2])
+    gradient = grad(distance_B(replies, torch.tensor([-1.0, -1.0, -LN2])).sum(), replies.logits_NV)
+    # the logit of the trained token, word 0: descent lowers it above the level, raises it below, leaves it at the level
+    assert gradient[:2, 0].min() > 0
+    assert gradient[2:4, 0].max() < 0
+    assert not gradient[4].any()

@@ -9,22 +9,23 @@ from pydantic import Field
 from torch import Tensor
 
 from mllmu.training.losses import kl_to_reference
-from mllmu.training.losses_bounded import excess_B
+from mllmu.training.losses_bounded import distance_B
 from mllmu.unlearning.base import Method, RetainingMethod, Step
 
 
 class Levelling(RetainingMethod):
-    """Lower each forget reply to a level and no further, with pictures and by name; ours.
+    """Bring each forget reply to the level of one never taught, with pictures and by name; ours.
 
-    L = sum over the modalities in the step of w * mean over their replies of max(0, logp / length - level)
+    L = sum over the modalities in the step of w * mean over their replies of h(logp / length - level)
         + retain_weight * nll(retain) + kl_weight * mean over retain tokens of KL(reference || current)
 
-    w = forget_weight / number of modalities in the step, so pictures do not drown names. A reply that has come down
-    to its level has no gradient any more, so facts stop one by one and the loss ends at 0: nothing is pushed towards
-    gibberish. The level is what the target gives true replies about people it was never taught (the holdout people),
-    measured once for each modality and task as the mean normalised probability: a letter is guessed more easily than
-    a word. ``floor`` sets one level for all instead; with ``reference: retain_model`` it is what that model gives the
-    same reply, which nobody has who needs unlearning: a bound on what the method can do, not a result to compare.
+    h is Huber's: squared within a nat, then linear. w = forget_weight / number of modalities in the step, so pictures
+    do not drown names. A reply below its level is pulled up again: facts share so much that stopping one by one (a
+    hinge) ended far below and in gibberish. The level is what the target gives true replies about people it was never
+    taught (the holdout people), measured once for each modality and task as the mean normalised probability: a letter
+    is guessed more easily than a word. ``floor`` sets one level for all instead; with ``reference: retain_model`` it
+    is what that model gives the same reply, which nobody has who needs unlearning: a bound on what the method can do,
+    not a result to compare.
 
     Cost: 1 forward pass on the holdout people's questions. Of a step: 1 forward and backward pass on forget and 1 on
     retain, and 1 extra forward (reference) on retain (and on forget with ``reference: retain_model``).
@@ -61,11 +62,11 @@ class Levelling(RetainingMethod):
     def _forget(self, step: Step) -> dict[str, Tensor]:
         """One term per modality in the step."""
         current = step.forget.current
-        excess = excess_B(current, self._level_B(step))
-        shown_B = torch.tensor([turn.image is not None for turn in step.forget.turns], device=excess.device)
+        distance = distance_B(current, self._level_B(step))
+        shown_B = torch.tensor([turn.image is not None for turn in step.forget.turns], device=distance.device)
         modalities = {"forget_image_text": shown_B, "forget_text": ~shown_B}
         present = {name: rows_B for name, rows_B in modalities.items() if rows_B.any()}
-        return {name: self.forget_weight / len(present) * excess[rows_B].mean() for name, rows_B in present.items()}
+        return {name: self.forget_weight / len(present) * distance[rows_B].mean() for name, rows_B in present.items()}
 
     def _level_B(self, step: Step) -> Tensor:
         if self.reference == "retain_model":
