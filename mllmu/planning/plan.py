@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from mllmu.errors import RecipeError, did_you_mean
+from mllmu.models.pictures import MOST_BYTES
 from mllmu.planning import workload as loads
 from mllmu.planning.evaluation import Held, asked_at_once, features, memory, most_at_once, shares, tokens_read
 from mllmu.planning.facts import BYTES, ModelFacts, describe
@@ -232,7 +233,7 @@ class Planner:
         # without adapters the trained weights are among the weights already
         weights = models * facts.resident - (0 if lora else trained)
         per_question = cost.both + cost.forward * int(reference)
-        flop = questions * (per_question / shape.questions + self._vision(modality))
+        flop = questions * per_question / shape.questions + self._vision(stage, questions, modality)
         peak = (training_peak(weights, trained, step) + seen) / GIB * (OVERHEAD if self.name != "cpu" else 1)
         return StagePlan(
             stage=stage,
@@ -279,10 +280,20 @@ class Planner:
             )
         return self._steps[key]
 
-    def _vision(self, modality: str) -> float:
-        """Operations of the vision tower for a question: 2 per weight and patch (attention adds a few per cent)."""
-        share = {"text": 0.0, "both": 0.5}.get(modality, 1.0)
-        return share * 2 * self.facts.vision * self.patches
+    def _vision(self, stage: str, questions: int, modality: str) -> float:
+        """Operations of the vision tower for the pictures of a stage."""
+        if self.facts.packs and self._remembers(self.work.people):
+            return self.work.people * self._look if stage == "finetune" and modality != "text" else 0.0
+        return questions * {"text": 0.0, "both": 0.5}.get(modality, 1.0) * self._look
+
+    @property
+    def _look(self) -> float:
+        """Operations of the vision tower for a picture: 2 per weight and patch (attention adds a few per cent)."""
+        return 2.0 * self.facts.vision * self.patches
+
+    def _remembers(self, pictures: int) -> bool:
+        """The features of all pictures are kept for the whole run."""
+        return 0 < features(self.facts, pictures, self.image_tokens) < MOST_BYTES
 
     def _evaluation(self, num_models: int) -> StagePlan:
         facts, evaluate = self.facts, self.recipe.evaluate
@@ -290,7 +301,8 @@ class Planner:
         batch, held = self._batch_of_evaluation(people)
         read = tokens_read(evaluate, facts, self.image_tokens, people, batch)
         written = sum(people * loads.ASKED_PER_PERSON[task] * loads.REPLY_TOKENS[task] for task in evaluate.tasks)
-        flop = num_models * (2 * facts.language * (read + written) + people * 2 * facts.vision * self.patches)
+        looks = people * (1 if self._remembers(people) else num_models)
+        flop = num_models * 2 * facts.language * (read + written) + looks * self._look
         steps = num_models * written / batch * 1.5
         writing = steps * (facts.resident + held.cache) / (self.device.gb_s * 1e9 * WRITE_UTILISATION)
         reading = flop / (self.device.tflops * 1e12 * READ_UTILISATION)
