@@ -115,9 +115,7 @@ def reply_logps(
         [part.float().logsumexp(-1) for part in first_NV.split(max(1, MOST_LOGITS // first_NV.shape[1]))]
     )
     sum_B = first_NV[parent_B, opening_B].float() - norm_N[parent_B]
-    # by node, so that what one node is continued with is read side by side
-    longer = [i for i in sorted(range(len(replies)), key=lambda i: parents[i]) if len(replies[i]) > 1]
-    for some in _portions(longer, [len(reply) - 1 for reply in replies]):
+    for some in _portions([len(reply) - 1 for reply in replies], parents):
         branch = Level(level, [parents[i] for i in some])
         hidden_MD, _ = _append(model, branch, range(len(some)), [replies[i][:-1] for i in some])
         label_M = torch.tensor([token for i in some for token in replies[i][1:]], device=device)
@@ -133,16 +131,21 @@ def _logp(logits_MV: Tensor, label_M: Tensor) -> Tensor:
     return logits_MV.gather(1, label_M[:, None])[:, 0] - logits_MV.logsumexp(-1)
 
 
-def _portions(items: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Items in order, of at most MOST_TOKENS tokens together, or one."""
+def _portions(lengths: Sequence[int], parents: Sequence[int]) -> Iterator[list[int]]:
+    """The replies that have tokens, of at most MOST_TOKENS tokens together, or one.
+
+    Those of about one length come together, because they are filled up to the longest; of these what one node is
+    continued with, which is read side by side.
+    """
+    kinds = [length.bit_length() for length in lengths]
     portion: list[int] = []
     used = 0
-    for item in items:
-        if portion and used + lengths[item] > MOST_TOKENS:
+    for i in sorted((i for i, length in enumerate(lengths) if length), key=lambda i: (kinds[i], parents[i])):
+        if portion and (used + lengths[i] > MOST_TOKENS or kinds[i] != kinds[portion[0]]):
             yield portion
             portion, used = [], 0
-        portion.append(item)
-        used += lengths[item]
+        portion.append(i)
+        used += lengths[i]
     if portion:
         yield portion
 

@@ -43,10 +43,17 @@ STEPS_AHEAD = 32
 
 
 class Fan:
-    """Tokens arranged by the node they belong to: [M, ...] as [G, W, ...] and back, in a node as they came."""
+    """Tokens arranged by the node they belong to: [M, ...] as [G, W, ...] and back, in a node as they came.
+
+    Where half of the nodes or more have no tokens, G is the number of the others.
+    """
 
     def __init__(self, owner_M: Tensor, groups: int, device: torch.device) -> None:
         count_G = torch.bincount(owner_M, minlength=groups)
+        self.used_G: Tensor | None = None
+        if 2 * int((count_G > 0).sum()) <= groups:
+            self.used_G, owner_M = owner_M.unique(return_inverse=True)
+            count_G, groups = count_G[self.used_G], len(self.used_G)
         self.groups, self.width = groups, int(count_G.max())
         order_M = owner_M.argsort(stable=True)
         start_G = count_G.cumsum(0) - count_G
@@ -61,6 +68,10 @@ class Fan:
             token_X = torch.zeros(groups * self.width, dtype=torch.long)
             token_X[place_M] = number_M
             self.token_X = token_X.to(device)
+
+    def pick(self, x_N: Tensor) -> Tensor:
+        """[N, ...] what there is of every node, of those with tokens."""
+        return x_N if self.used_G is None else x_N[self.used_G.to(x_N.device)]
 
     def spread(self, x_M: Tensor) -> Tensor:
         """[M, ...] to [G, W, ...]."""
@@ -237,7 +248,8 @@ class Reading:
         """[M, H, D] and [M, H]: what one level gives, and the logarithm of its weight."""
         mask = self._mask(number, level, fan, rule.window, q_MHD.dtype)
         causal = number == 0 and not level.grows and fan.width > 1 and mask is None
-        out_GHWD, weight_GHW = weigh(fan.spread(q_MHD).transpose(1, 2), *held, rule, mask, causal=causal)
+        keys, values = map(fan.pick, held)
+        out_GHWD, weight_GHW = weigh(fan.spread(q_MHD).transpose(1, 2), keys, values, rule, mask, causal=causal)
         return fan.gather(out_GHWD.transpose(1, 2)), fan.gather(weight_GHW.transpose(1, 2))
 
     def _mask(self, number: int, level: Level, fan: Fan, window: int | None, dtype: torch.dtype) -> Tensor | None:
@@ -258,13 +270,13 @@ class Reading:
 
         None where it sees all, and where it sees all that comes before it among its own.
         """
-        padding_G1S = level.padding()[:, None]
+        padding_G1S = fan.pick(level.padding())[:, None]
         mutual = own and self.ahead_M is not None
         if near is None and not mutual:
             # what is padded among its own lies behind, where nobody looks
             return padding_G1S if padding_G1S.any() and not own else None
         place_GW = fan.spread(self.place_M.to(self.node_M.device)).cpu()
-        distance_GWS = place_GW[:, :, None] - level.places()[:, None]
+        distance_GWS = place_GW[:, :, None] - fan.pick(level.places())[:, None]
         hidden_GWS = distance_GWS < 0
         if near is not None:
             hidden_GWS |= distance_GWS >= near
@@ -299,7 +311,7 @@ class Reading:
             mask = self._mask(number, level, fan, window, score_MR.dtype)
             if mask is None and number == 0 and not level.grows:
                 mask = torch.full((fan.width, fan.width), -torch.inf, device=score_MR.device).triu(1)[None, None]
-            best_GWSR = level.keys[place][:, 0, None, : level.width]
+            best_GWSR = fan.pick(level.keys[place])[:, 0, None, : level.width]
             best_GWSR = best_GWSR if mask is None else best_GWSR + mask[:, 0, ..., None]
             found.append(fan.gather(best_GWSR.amax(2).expand(-1, fan.width, -1)))
         return torch.stack(found).amax(0)

@@ -275,3 +275,10 @@ def test_the_last_layer_makes_only_keys_and_values_of_what_is_gone_on_from(loade
 def test_a_modifier_sees_the_last_layer_of_everything(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prefix, "modified", lambda _: True)
     assert prefix.read(loaded.model, None, [0], [[5, 6, 7]], ends=False).last.shape == (1, 64)
+
+
+def test_candidates_of_one_length_are_read_together_and_all_of_them_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lengths 2 and 3 are of one kind, 0 has nothing to be read, and no portion holds more than 8 tokens."""
+    monkeypatch.setattr(prefix, "MOST_TOKENS", 8)
+    lengths, parents = [9, 2, 0, 3, 2, 3], [1, 1, 0, 0, 0, 1]
+    assert list(prefix._portions(lengths, parents)) == [[3, 4, 1], [5], [0]]

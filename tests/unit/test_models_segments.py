@@ -153,9 +153,17 @@ def test_tokens_come_back_from_where_they_were_put(owners: list[int]) -> None:
     fan, tokens = Fan(torch.tensor(owners), 4, CPU), torch.arange(len(owners))
     spread = fan.spread(tokens)
     assert fan.gather(spread).tolist() == tokens.tolist()
-    for group in range(4):
+    for row, group in enumerate(fan.pick(torch.arange(4)).tolist()):
         own = [i for i, owner in enumerate(owners) if owner == group]
-        assert spread[group, : len(own)].tolist() == own
+        assert spread[row, : len(own)].tolist() == own
+
+
+def test_nodes_without_tokens_are_left_out_where_they_are_half_or_more() -> None:
+    few, many = Fan(torch.tensor([5, 1, 5]), 6, CPU), Fan(torch.tensor([0, 1, 1]), 3, CPU)
+    assert few.pick(torch.arange(6)).tolist() == [1, 5]
+    assert few.spread(torch.tensor([7, 8, 9])).tolist() == [[8, 7], [7, 9]]
+    assert few.gather(few.spread(torch.tensor([7, 8, 9]))).tolist() == [7, 8, 9]
+    assert many.pick(torch.arange(3)).tolist() == [0, 1, 2]
 
 
 def test_the_highest_score_is_that_of_a_token_and_all_it_sees() -> None:
