@@ -6,7 +6,8 @@
 
 Three ways to do the same work on the same model, one after the other, with the same number of threads:
 
-    engine      shared prefixes, picture features once, logits at the labels only (what mllmu does)
+    engine      shared prefixes, picture features once, logits at the labels only (what mllmu does); its evaluation is
+                measured twice, ``anew`` and with the pictures that it remembers from other models of a run
     plain       one row per question (model.packing: off), otherwise the same
     published   own restatement of the loops of MLLMU-Bench: batches of 4 mixed questions, pictures prepared anew in
                 every step, the whole prompt in the loss (picture tokens left out, which favours it: with newer
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import resource
 import subprocess
@@ -39,7 +41,6 @@ from benchmarks import engine_evaluation as evaluation
 from benchmarks import engine_work as work
 from mllmu.models.tiny.build import build_tokenizer
 
-ORDER = ("published", "plain", "engine")
 PARTS = ("throughput", "questions", "quality", "growth", "others")
 
 
@@ -77,7 +78,7 @@ def throughput(case: work.Case, peak_gflops: float) -> dict[str, Any]:
         (f"evaluate, {work.SHORT} tokens", case.evaluation(work.SHORT)),
         (f"evaluate, {work.NEW_TOKENS} tokens", case.evaluation(work.NEW_TOKENS)),
     ):
-        rows = {name: measured(ways[name]) for name in ORDER}
+        rows = {name: measured(way) for name, way in ways.items()}
         for name, row in rows.items():
             row["times_published"] = round(rows["published"]["s_a_question"] / row["s_a_question"], 1)
             row["distinct_tokens_a_s"] = round(case.distinct_tokens(kind) / row["s_a_question"])
@@ -168,6 +169,7 @@ def machine(threads: int) -> dict[str, Any]:
     return {
         "processor": platform.processor() or platform.machine(),
         "threads": threads,
+        "load": [round(load, 1) for load in os.getloadavg()],
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,

@@ -13,19 +13,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
+from benchmarks.engine_work import anew_loaded
 from mllmu.data import questions as asking
 from mllmu.data.build import Dataset
 from mllmu.data.sources.synthetic import Synthetic
 from mllmu.evaluation import samples as sampling
 from mllmu.evaluation.parsing import after_marker
-from mllmu.models.encoding import Encoder
 from mllmu.models.loading import Loaded
 from mllmu.models.respond import as_turn, plan_batches, respond
 from mllmu.recipe import Evaluate
@@ -96,7 +96,7 @@ class Evaluation:
         return total
 
     def _ask(self, way: str, samples: Sequence[Sample], size: int, *, share: bool) -> None:
-        fresh = self._fresh()
+        fresh = anew_loaded(self.loaded)
         found = respond(fresh, plan_batches(samples, size), images=self.folder, share=share)
         self.replies.setdefault(way, {}).update({reply.sample_id: reply.text for batch in found for reply in batch})
 
@@ -119,13 +119,9 @@ class Evaluation:
         engine = self.replies["engine"]
         return all(engine[key] == text for way in ("plain", "published") for key, text in self.replies[way].items())
 
-    def _fresh(self) -> Loaded:
-        known = self.loaded.encoder
-        return replace(self.loaded, encoder=Encoder(known.family, known.processor, known.context))
-
     def facts(self) -> dict[str, Any]:
         """What was asked: how many questions, how many people, and the tokens of their prompts, pictures included."""
-        fresh = self._fresh()
+        fresh = anew_loaded(self.loaded)
         tokens = [self._prompt_tokens(fresh, sample) for sample in self.samples]
         return {
             "questions": len(self.samples),

@@ -26,6 +26,7 @@ from transformers import (
 from mllmu import plugins
 from mllmu.evaluation.scoring import aggregate, score_all
 from mllmu.models.adapters import add_trainable
+from mllmu.models.encoding import Encoder
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded, load
 from mllmu.models.respond import plan_batches, respond
@@ -138,22 +139,23 @@ class Case:
         labels[(inputs["attention_mask"] == 0) | (labels == self.loaded.image_token_id)] = -100
         return {k: inputs[k] for k in ("input_ids", "attention_mask", "pixel_values")}, labels
 
-    # -- evaluation: greedy replies of NEW_TOKENS tokens to every question
+    # -- evaluation: greedy replies of NEW_TOKENS tokens to every question, with pictures remembered and without
 
     def evaluation(self, new_tokens: int) -> dict[str, Callable[[], int]]:
         self.replies: dict[str, dict[str, str]] = {}
         everything = self.samples(new_tokens)
         few = everything[:4]
 
-        def ours(name: str, samples: list[Sample], size: int, *, share: bool) -> int:
-            batches = plan_batches(samples, size)
-            found = [r for batch in respond(self.loaded, batches, images=self.folder, share=share) for r in batch]
+        def ours(name: str, samples: list[Sample], size: int, *, share: bool, anew: bool = False) -> int:
+            loaded, batches = anew_loaded(self.loaded) if anew else self.loaded, plan_batches(samples, size)
+            found = [r for batch in respond(loaded, batches, images=self.folder, share=share) for r in batch]
             self.replies[name] = {r.sample_id: r.text for r in found}
             return len(found)
 
         return {
             "published": lambda: self._published_replies(few),
             "plain": lambda: ours("plain", few, 4, share=False),
+            "engine anew": lambda: ours("engine anew", everything, len(everything), share=True, anew=True),
             "engine": lambda: ours("engine", everything, len(everything), share=True),
         }
 
@@ -178,7 +180,7 @@ class Case:
     def replies_agree(self) -> bool:
         """The three ways gave the same text wherever they answered the same question."""
         engine = self.replies["engine"]
-        return all(engine[key] == text for way in ("plain", "published") for key, text in self.replies[way].items())
+        return all(engine[key] == text for found in self.replies.values() for key, text in found.items())
 
     # -- time to quality
 
@@ -211,6 +213,12 @@ class Case:
         value = float(answer_nll(run_forward(ready.model, training_batch(ready, self.turns))))
         ready.model.train()
         return value
+
+
+def anew_loaded(loaded: Loaded) -> Loaded:
+    """The same model, for which no picture and no text has been prepared yet."""
+    known = loaded.encoder
+    return replace(loaded, encoder=Encoder(known.family, known.processor, known.context))
 
 
 def our_step(ready: Loaded, turns: list[Turn], optimizer: Any = None) -> int:
