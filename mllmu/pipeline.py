@@ -178,7 +178,7 @@ class Pipeline:
             distances = reporting.ks_rows(answers.samples, scores)
             summaries = build_all(self.recipe.evaluate.summaries)
             replies = {name: answers.replies(name) for name in self.names} if summaries else {}
-            about = summarise(summaries, answers.samples, scores, replies, results)
+            about = summarise(summaries, answers.samples, scores, replies, results, seed=self.recipe.seed)
             reporting.write_metrics(answers.folder / reporting.METRICS_FILE, results, distances, about)
         for spec in self.recipe.evaluate.judges:
             judge = spec.build("judges", "evaluate.judges")

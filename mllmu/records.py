@@ -228,7 +228,8 @@ class Summary(Record):
     """A number about a whole model that no single reply gives: a ranking, a pairing of questions, a comparison.
 
     ``split`` and ``modality`` are empty, and ``detail`` says more, where that is what the number is about. ``value``
-    None: it cannot be computed, ``note`` says why. ``num`` counts what it rests on.
+    None: it cannot be computed, ``note`` says why. ``low``, ``high``: 95 % interval over people, None where there is
+    none; then ``note`` says why, if it has nothing else to say. ``num`` counts what it rests on.
     """
 
     model: str
@@ -237,6 +238,8 @@ class Summary(Record):
     split: Split | Literal[""] = ""
     modality: Modality | Literal[""] = ""
     value: float | None
+    low: float | None = None
+    high: float | None = None
     num: int = 0
     note: str = ""
 

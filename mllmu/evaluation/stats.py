@@ -64,6 +64,31 @@ def clustered_mean(values: Sequence[float], clusters: Sequence[str], *, level: f
     return Estimate(mean, mean - reach, mean + reach, len(values), num_clusters)
 
 
+def drawn_interval(draws: Sequence[float], num_clusters: int, *, level: float = 0.95) -> tuple[float, float]:
+    """Interval of any number from its values on clusters drawn again: percentiles, further out with few clusters.
+
+    low, high = quantiles a and 1 - a of the draws;  a = Phi(-t(G-1) * sqrt(G/(G-1)))
+
+    Draws with replacement spread by sqrt((G-1)/G) too little, and a normal tail knows nothing of a spread that is
+    itself guessed. With these two corrections the interval of a plain mean is about that of :func:`clustered_mean`.
+    a is 0.025 for very many clusters, 0.018 for 25, 0.0057 for 8 and 0.00012 for 4: all draws but the ends.
+
+    Args:
+        draws: at least one number, none missing.
+        num_clusters: people the number rests on, at least 2; of the smallest set if there are several.
+        level: coverage of the interval.
+
+    Source: Hesterberg 2015, arXiv:1411.5279, section 4 ("expanded percentile interval").
+    """
+    import numpy as np
+    from scipy.special import ndtr  # scipy is slow to import and only needed here
+
+    reach = _t_quantile(0.5 + level / 2, num_clusters - 1) * math.sqrt(num_clusters / (num_clusters - 1))
+    outside = float(ndtr(-reach))
+    low, high = np.quantile(draws, [outside, 1 - outside])
+    return float(low), float(high)
+
+
 def paired_difference(
     scores_a: Sequence[float], scores_b: Sequence[float], clusters: Sequence[str], *, level: float = 0.95
 ) -> Difference:

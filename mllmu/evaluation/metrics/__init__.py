@@ -55,9 +55,15 @@ class Metric(Plugin):
         del split
         return value
 
+    def of_mean(self, mean: float) -> float:
+        """The number that is shown for a mean; the mean itself unless a metric averages on another scale. Rising."""
+        return mean
+
     def aggregate(self, values: Sequence[float], clusters: Sequence[str], *, split: Split) -> Estimate:
         """Mean over judged values with a 95 % interval clustered by person (``clusters``: one person id per value)."""
-        return clustered_mean([self.readable(value, split) for value in values], clusters)
+        found = clustered_mean([self.readable(value, split) for value in values], clusters)
+        value, low, high = (None if bound is None else self.of_mean(bound) for bound in found[:3])
+        return Estimate(value, low, high, found.num, found.num_clusters)
 
     def higher_is(self, split: Split) -> Ideal:
         """Where the ideal lies: on forget and test the value of the retain_model, elsewhere the metric's ``best``.

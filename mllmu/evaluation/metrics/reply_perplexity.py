@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from mllmu.evaluation.metrics import Metric
-from mllmu.evaluation.stats import Estimate, clustered_mean
-from mllmu.records import Response, Sample, Score, Split, TaskName
+from mllmu.records import Response, Sample, Score, TaskName
 
 
 class ReplyPerplexity(Metric):
@@ -35,20 +33,9 @@ class ReplyPerplexity(Metric):
             return self.judged(sample, None, "not weighed by the base model")
         return self.judged(sample, -response.fluency.logp / response.fluency.num_tokens)
 
-    def aggregate(self, values: Sequence[float], clusters: Sequence[str], *, split: Split) -> Estimate:
-        """exp of the mean and of its bounds; a value too large for a float is infinite."""
-        del split
-        value, low, high, num, num_clusters = clustered_mean(values, clusters)
-        return Estimate(_exp(value), _exp(low), _exp(high), num, num_clusters)
-
-
-def _exp(nll: float | None) -> float | None:
-    """Of mean nll in nats; capped, as an infinite number is no JSON.
-
-    >>> _exp(0.0), _exp(None)
-    (1.0, None)
-    """
-    return None if nll is None else math.exp(min(nll, 700.0))
+    def of_mean(self, mean: float) -> float:
+        """exp of a mean nll in nats; capped, as an infinite number is no JSON."""
+        return math.exp(min(mean, 700.0))
 
 
 PLUGIN = ReplyPerplexity

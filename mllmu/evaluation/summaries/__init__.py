@@ -7,75 +7,17 @@ about one fact, rank forgotten against unknown people, or compare a model with t
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
 from mllmu import plugins
 from mllmu.errors import RecipeError
+from mllmu.evaluation.everything import Everything, mean
+from mllmu.evaluation.redraw import with_intervals
 from mllmu.plugins import Plugin
-from mllmu.records import MODALITIES, SPLITS, MetricResult, Modality, Response, Sample, Score, Split, Summary
+from mllmu.records import MetricResult, Response, Sample, Score, Summary
 
-Fact = tuple[Split, str, str, str]
-"""Split, task, person and attribute: what is asked with a picture and by name alike."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Everything:
-    """What summaries are made from.
-
-    Attributes:
-        samples: those that count (part ``report``), by id.
-        values: model -> metric -> sample id -> value; None where a reply could not be judged.
-        replies: model -> sample id -> reply.
-        results: the averaged metrics of all models.
-        target, retain_model: names of the two models that others are compared with.
-    """
-
-    samples: Mapping[str, Sample]
-    values: Mapping[str, Mapping[str, Mapping[str, float | None]]]
-    replies: Mapping[str, Mapping[str, Response]]
-    results: Sequence[MetricResult]
-    target: str = "target"
-    retain_model: str = "retain_model"
-
-    @property
-    def models(self) -> list[str]:
-        return list(self.values)
-
-    def judged(
-        self, model: str, metric: str, *, split: Split, modality: Modality | None = None, task: str = ""
-    ) -> dict[str, float]:
-        """Judged values of a metric by sample id, in the order of the samples."""
-        values = self.values[model].get(metric, {})
-        return {
-            sample.id: value
-            for sample in self.samples.values()
-            if sample.split == split
-            and modality in (None, sample.modality)
-            and task in ("", sample.task)
-            and (value := values.get(sample.id)) is not None
-        }
-
-    def places(self) -> Iterator[tuple[Split, Modality]]:
-        """Every split and modality that was asked."""
-        asked = {(sample.split, sample.modality) for sample in self.samples.values()}
-        return ((split, modality) for split in SPLITS for modality in MODALITIES if (split, modality) in asked)
-
-    def facts(self, model: str, metric: str, *, task: str = "") -> dict[Fact, dict[Modality, float]]:
-        """Value of every fact by modality, where both modalities were asked and judged (mean of several questions)."""
-        found: dict[Fact, dict[Modality, list[float]]] = {}
-        values = self.values[model].get(metric, {})
-        for sample in self.samples.values():
-            value = values.get(sample.id)
-            if value is not None and task in ("", sample.task):
-                fact = (sample.split, sample.task, sample.profile_id, sample.attribute)
-                found.setdefault(fact, {}).setdefault(sample.modality, []).append(value)
-        return {
-            fact: {modality: mean(several) for modality, several in by.items()}
-            for fact, by in found.items()
-            if len(by) == len(MODALITIES)
-        }
+__all__ = ["Everything", "Summariser", "build_all", "mean", "summarise"]
 
 
 class Summariser(Plugin):
@@ -92,14 +34,19 @@ class Summariser(Plugin):
     def summarise(self, everything: Everything) -> list[Summary]:
         """The rows of all models; what cannot be computed is a row with value None and a note."""
 
+    def no_interval(self, detail: str) -> str:
+        """Why the numbers of a detail have no interval; empty if they have one.
+
+        An interval comes from the same summary over people drawn again, see :mod:`mllmu.evaluation.redraw`. That is
+        wrong for what is no estimate, like a p-value, and for counts of different things, which fall when somebody is
+        drawn twice.
+        """
+        del detail
+        return ""
+
     def row(self, model: str, value: float | None, **more: object) -> Summary:
         """One row of this summary."""
-        return Summary.model_validate({"model": model, "summary": self.name, "value": value, **more})
-
-
-def mean(values: Sequence[float]) -> float:
-    """Plain mean of at least one value."""
-    return sum(values) / len(values)
+        return Summary(model=model, summary=self.name, value=value, **more)
 
 
 def build_all(names: Iterable[str]) -> list[Summariser]:
@@ -114,8 +61,10 @@ def summarise(
     scores: Mapping[str, Sequence[Score]],
     replies: Mapping[str, Sequence[Response]],
     results: Sequence[MetricResult],
+    *,
+    seed: int = 0,
 ) -> list[Summary]:
-    """Run summaries over the scores and replies of all models.
+    """Run summaries over the scores and replies of all models; ``seed`` draws people for the intervals.
 
     Raises:
         RecipeError: a metric that a summary reads was not scored.
@@ -139,4 +88,4 @@ def summarise(
         replies={model: {reply.sample_id: reply for reply in of_model} for model, of_model in replies.items()},
         results=results,
     )
-    return [row for summary in summaries for row in summary.summarise(everything)]
+    return with_intervals(summaries, everything, seed=seed)

@@ -19,6 +19,10 @@ class Diversity(Summariser):
     source: ClassVar[str] = "https://arxiv.org/abs/1510.03055"
     needs: ClassVar[tuple[str, ...]] = ("right",)
 
+    def no_interval(self, detail: str) -> str:
+        del detail
+        return "no interval: somebody drawn twice says nothing different"
+
     def summarise(self, everything: Everything) -> list[Summary]:
         rows = []
         for model, replies in everything.replies.items():

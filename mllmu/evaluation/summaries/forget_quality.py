@@ -20,6 +20,9 @@ class ForgetQuality(Summariser):
     source: ClassVar[str] = "https://arxiv.org/abs/2401.06121"
     needs: ClassVar[tuple[str, ...]] = ("truth_ratio",)
 
+    def no_interval(self, detail: str) -> str:
+        return "no interval: " + ("a p-value is no estimate" if detail == "p_value" else "luck only adds to a distance")
+
     def summarise(self, everything: Everything) -> list[Summary]:
         rows = []
         for model in everything.models:

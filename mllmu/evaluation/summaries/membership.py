@@ -28,6 +28,9 @@ class Membership(Summariser):
     source: ClassVar[str] = "https://arxiv.org/abs/2402.07841"
     needs: ClassVar[tuple[str, ...]] = ATTACKS
 
+    def no_interval(self, detail: str) -> str:
+        return "no interval: rests on the few highest answers" if detail.endswith(" tpr_at_1") else ""
+
     def summarise(self, everything: Everything) -> list[Summary]:
         rows: list[Summary] = []
         for model in everything.models:
@@ -57,9 +60,11 @@ def scores(
     everything: Everything, model: str, attack: str, split: Split, modality: Modality
 ) -> dict[tuple[str, int], list[float]]:
     """Scores of an attack by (task, number of answer tokens)."""
+    known: dict[str, float] = {}
+    if attack == REFERENCE:
+        known = everything.judged(everything.retain_model, "member_loss", split=split, modality=modality)
     metric = "member_loss" if attack == REFERENCE else attack
     found: dict[tuple[str, int], list[float]] = {}
-    known = everything.judged(everything.retain_model, metric, split=split, modality=modality)
     for sample_id, value in everything.judged(model, metric, split=split, modality=modality).items():
         if attack == REFERENCE and sample_id not in known:
             continue

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from math import fsum
 from typing import ClassVar
 
-from mllmu.evaluation.stats import clustered_mean
+from mllmu.evaluation.metrics import Metric
 from mllmu.evaluation.summaries import Everything, Summariser
 from mllmu.plugins import build
 from mllmu.records import Split, Summary
@@ -27,16 +29,15 @@ class ModelUtility(Summariser):
 
     def summarise(self, everything: Everything) -> list[Summary]:
         rows = []
-        splits = [split for split in KEPT if any(split == sample.split for sample in everything.samples.values())]
+        splits = [split for split in KEPT if everything.asked(split)]
         for model in everything.models:
             for modality in dict.fromkeys(modality for _, modality in everything.places()):
                 means = []
                 for split in splits:
-                    for metric in PARTS:
-                        values = everything.judged(model, metric, split=split, modality=modality, task="generation")
-                        readable = build("metrics", metric, {}).readable
-                        read = [readable(value, split) for value in values.values()]
-                        means.append(clustered_mean(read, list(values)).value)
+                    for name, metric in _parts().items():
+                        values = everything.judged(model, name, split=split, modality=modality, task="generation")
+                        read = [metric.readable(value, split) for value in values.values()]
+                        means.append(fsum(read) / len(read) if read else None)
                 known = [value for value in means if value is not None]
                 whole = bool(known) and len(known) == len(means)
                 rows.append(
@@ -49,6 +50,11 @@ class ModelUtility(Summariser):
                     )
                 )
         return rows
+
+
+@cache
+def _parts() -> dict[str, Metric]:
+    return {name: build("metrics", name, {}) for name in PARTS}
 
 
 def harmonic(values: Sequence[float]) -> float:

@@ -23,15 +23,16 @@ class OracleDistance(Summariser):
     needs: ClassVar[tuple[str, ...]] = ()
 
     def summarise(self, everything: Everything) -> list[Summary]:
-        known = {(r.model, *_place(r)): r for r in everything.results if r.value is not None}
+        starts, ends = (
+            {_place(r): r.value for r in everything.results if r.model == name and r.value is not None}
+            for name in (everything.target, everything.retain_model)
+        )
         rows = []
         for result in everything.results:
-            target, oracle = (
-                known.get((name, *_place(result))) for name in (everything.target, everything.retain_model)
-            )
+            target, oracle = starts.get(_place(result)), ends.get(_place(result))
             if result.model in (everything.target, everything.retain_model) or target is None or oracle is None:
                 continue
-            value, note = closeness(result.value, target.value, oracle.value)
+            value, note = closeness(result.value, target, oracle)
             rows.append(
                 self.row(
                     result.model,

@@ -1,0 +1,174 @@
+"""Intervals of numbers about whole models: by hand on a few people, and how often they hold the truth."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+import pytest
+
+from mllmu import plugins
+from mllmu.evaluation import scoring
+from mllmu.evaluation.crowd import Crowd
+from mllmu.evaluation.everything import Everything
+from mllmu.evaluation.redraw import with_intervals
+from mllmu.evaluation.stats import drawn_interval
+from mllmu.evaluation.summaries import build_all
+from mllmu.records import Modality, Sample, Score, Split, Summary
+from mllmu.seeding import rng
+
+Values = dict[str, dict[str, float | None]]
+
+
+def asked(name: str, person: str, split: Split = "forget", **changes: Any) -> Sample:
+    fields = {
+        "id": name, "question_id": name, "profile_id": person, "split": split, "task": "generation",
+        "modality": "text", "attribute": "job", "prompt": "?", "target": "t", "value": "t", "max_new_tokens": 8,
+    }  # fmt: skip
+    return Sample.model_validate(fields | changes)
+
+
+def everything(samples: list[Sample], values: dict[str, Values], **more: Any) -> Everything:
+    by_id = {sample.id: sample for sample in samples}
+    return Everything(samples=by_id, values=values, replies={model: {} for model in values}, results=[], **more)
+
+
+def intervals(name: str, every: Everything, **more: Any) -> dict[tuple[str, str], Summary]:
+    return {(row.model, row.detail): row for row in with_intervals(build_all([name]), every, **more)}
+
+
+TOLD = everything(
+    [asked("a1", "anna"), asked("a2", "anna", attribute="town"), asked("b1", "ben")],
+    {"x": {"keyword_match": {"a1": 1.0, "a2": 1.0, "b1": 0.0}}, "y": {"keyword_match": {"a1": 1, "a2": 1, "b1": 0}}},
+)
+"""Anna's two facts are told, Ben's one is not."""
+
+
+def test_percentiles_lie_further_out_where_there_are_few_people() -> None:
+    draws = [float(n) for n in range(1001)]
+    assert drawn_interval(draws, 10**6) == pytest.approx((25, 975), abs=0.01)
+    # t(3) = 3.182 times sqrt(4/3) is 3.675; a normal variable is below that with probability 0.000119
+    assert drawn_interval(draws, 4) == pytest.approx((0.119, 999.881), abs=0.001)
+
+
+def test_two_people_give_three_numbers() -> None:
+    crowd = Crowd.of(TOLD)
+    (ape,) = build_all(["ape"])
+
+    def mean_told(anna: int, ben: int) -> float | None:
+        return ape.summarise(crowd.again({"forget": [anna, ben]}))[0].value
+
+    # Anna twice: 4 of 4 facts; each once: 2 of 3; Ben twice: none of 2
+    assert (mean_told(2, 0), mean_told(1, 1), mean_told(0, 2)) == (1.0, 2 / 3, 0.0)
+    row = intervals("ape", TOLD)["x", "mean"]
+    assert (row.value, row.low, row.high) == (2 / 3, 0.0, 1.0)
+
+
+def test_somebody_drawn_twice_is_two_people_with_paired_facts() -> None:
+    ways: tuple[Modality, Modality] = ("image_text", "text")
+    samples = [asked(f"{person}_{way}", person, modality=way) for person in ("anna", "ben") for way in ways]
+    right: dict[str, float | None] = {"anna_image_text": 1.0, "anna_text": 0.0, "ben_image_text": 1.0, "ben_text": 1.0}
+    again = Crowd.of(everything(samples, {"x": {"right": right}})).again({"forget": [2, 1]})
+    assert [s.profile_id for s in again.samples.values()] == ["anna"] * 2 + ["anna#2"] * 2 + ["ben"] * 2
+    facts = again.facts("x", "right")
+    assert [(fact[2], *by.values()) for fact, by in facts.items()] == [("anna", 1, 0), ("anna#2", 1, 0), ("ben", 1, 1)]
+    (both,) = build_all(["both_ways"])
+    told = {row.detail: row.value for row in both.summarise(again)}
+    assert (told["face_only"], told["acc_r"]) == (2 / 3, 1 / 3)
+
+
+def test_forget_and_test_ask_the_same_people_and_are_drawn_together() -> None:
+    crowd = Crowd.of(everything([asked("f", "anna"), asked("t", "anna", "test"), asked("r", "rita", "retain")], {}))
+    assert {group: list(people) for group, people in crowd.groups.items()} == {"forget": ["anna"], "retain": ["rita"]}
+    assert list(crowd.again({"forget": [2], "retain": [1]}).samples) == ["f", "t", "f#2", "t#2", "r"]
+
+
+def test_models_meet_the_same_people_in_every_draw() -> None:
+    found = intervals("ape", TOLD)
+    assert found["x", "mean"].low == found["y", "mean"].low
+    assert found["x", "worst"].high == found["y", "worst"].high
+
+
+def test_results_are_averaged_again_as_they_are_averaged_the_first_time() -> None:
+    metrics = [plugins.build("metrics", name, {}) for name in ("rougeL", "truth_ratio", "reply_perplexity")]
+    splits: tuple[Split, ...] = ("forget", "retain")
+    samples = [asked(f"{s}{p}{n}", f"{s}{p}", s) for s in splits for p in range(3) for n in range(p + 1)]
+    dice = rng(3)
+    values: Values = {m.name: {s.id: dice.choice([dice.random(), 2.0, None]) for s in samples} for m in metrics}
+    scores = [Score(sample_id=key, metric=name, value=v) for name, of in values.items() for key, v in of.items()]
+    results = scoring.aggregate("x", samples, scores, metrics)
+    first = Everything(samples={s.id: s for s in samples}, values={"x": values}, replies={}, results=results)
+    again = Crowd.of(first).again({"forget": [0, 1, 2], "retain": [2, 0, 1]})
+    drawn = list(again.samples.values())
+    moved = [
+        Score(sample_id=s.id, metric=m.name, value=again.values["x"][m.name][s.id]) for m in metrics for s in drawn
+    ]
+    plain = scoring.aggregate("x", drawn, moved, metrics)
+    assert [r.value for r in again.results] == [pytest.approx(r.value, abs=1e-12) for r in plain]
+    assert [r.value for r in plain] != [r.value for r in results]
+
+
+def test_the_same_seed_gives_the_same_bounds_whatever_else_is_there() -> None:
+    world = utility_world(rng(1), 6)
+    found = intervals("model_utility", world, seed=4)["x", ""]
+    assert intervals("model_utility", world, seed=4)["x", ""] == found
+    assert intervals("model_utility", world, seed=5)["x", ""] != found
+    turned = dict(reversed(list(world.samples.items())))
+    more = turned | {"h": asked("h", "hugo", "holdout"), "i": asked("i", "ines", "holdout")}
+    other = Everything(samples=more, values={**world.values, "a": world.values["x"]}, replies={}, results=[])
+    bounds = intervals("model_utility", other, seed=4)["x", ""]
+    assert [bounds.low, bounds.high] == pytest.approx([found.low, found.high])
+
+
+def test_where_there_is_no_interval_the_note_says_why() -> None:
+    one = everything([asked("a", "anna")], {"x": {"keyword_match": {"a": 0.5}}})
+    row = intervals("ape", one)["x", "mean"]
+    assert (row.value, row.low, row.high, row.note) == (0.5, None, None, "no interval from one person")
+    alike = everything([asked("a", "anna"), asked("b", "ben")], {"x": {"keyword_match": {"a": 0.5, "b": 0.5}}})
+    assert intervals("ape", alike)["x", "mean"].note == "no interval: the same in every draw of people"
+    # the town is known of Anna alone, who is in three of four draws
+    towns = everything([asked("a", "anna", attribute="town"), asked("b", "ben")], {"x": {"right": {"a": 1, "b": 0}}})
+    assert "cannot be computed in 2" in intervals("by_attribute", towns)["x", "town"].note
+    ratios: Values = {"truth_ratio": {"a": 0.5, "b": 0.7}}
+    distances = intervals("forget_quality", everything(list(alike.samples.values()), {"retain_model": ratios}))
+    assert {row.note for row in distances.values()} == {
+        "no interval: a p-value is no estimate", "no interval: luck only adds to a distance",
+    }  # fmt: skip
+
+
+def test_a_number_whose_draws_all_miss_it_has_no_interval() -> None:
+    class Different(type(build_all(["ape"])[0])):  # type: ignore[misc]
+        def summarise(self, every: Everything) -> list[Summary]:
+            people = {sample.profile_id.partition("#")[0] for sample in every.samples.values()}
+            return [self.row("x", float(len(people)))]
+
+    samples = [asked(f"s{n}", f"p{n}") for n in range(40)]
+    (row,) = with_intervals([Different()], everything(samples, {"x": {}}))
+    assert (row.value, row.low, row.note) == (40, None, "no interval: moves one way when people are drawn twice")
+
+
+TRUTH = 3 / (1 / 0.5 + 1 / 0.6 + 1 / 0.75)
+
+
+def utility_world(dice: Random, people: int) -> Everything:
+    """Retain and celebrity people of whom more or less is known; the three parts have means 0.5, 0.6 and 1 - 0.25."""
+    samples = []
+    values: dict[str, dict[str, float | None]] = {"probability": {}, "rougeL_recall": {}, "truth_ratio": {}}
+    sets: tuple[Split, ...] = ("retain", "celebrity")
+    for split in sets:
+        for person in range(people):
+            known = dice.random()
+            for question in range(2):
+                name = f"{split}{person}.{question}"
+                samples.append(asked(name, f"{split}{person}", split))
+                values["probability"][name] = 0.8 * known + 0.2 * dice.random()
+                values["rougeL_recall"][name] = float(dice.random() < 0.3 + 0.6 * known)
+                values["truth_ratio"][name] = (1 - known) * dice.random()
+    return everything(samples, {"x": values})
+
+
+def test_nineteen_of_twenty_intervals_hold_the_truth() -> None:
+    summaries = build_all(["model_utility"])
+    rows = [with_intervals(summaries, utility_world(rng(n), 8), seed=n)[0] for n in range(200)]
+    held = sum(row.low <= TRUTH <= row.high for row in rows if row.low is not None and row.high is not None)
+    assert 176 <= held <= 198
