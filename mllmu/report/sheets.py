@@ -31,13 +31,14 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """``shade`` is 0 (bad) to 5 (good) or None; ``beyond``: past the retain_model, seen from the target."""
+    """``shade`` is 0 (bad) to 5 (good) or None; ``beyond``: past the retain_model; ``span``: the 95 % interval."""
 
     text: str
     under: str = ""
     title: str = ""
     shade: int | None = None
     beyond: bool = False
+    span: str = ""
 
 
 @dataclass(frozen=True)
@@ -184,10 +185,13 @@ def _cell(found: Summaries, spec: Spec, model: str, role: str) -> Cell:
     value = usable(row.value) if row else None
     if row is None or value is None:
         return Cell("–", title=row.note if row else "not measured")
+    bounds = [usable(bound) for bound in (row.low, row.high)]
+    span = " to ".join(spec.show(bound).removeprefix("+").removesuffix(".0") for bound in bounds if bound is not None)
     below = [f"{word} {more:.2f}" for word, place in spec.more if (more := found.value(place, model)) is not None]
     shade, beyond = _judge(found, spec, value) if role == "unlearned" else (None, False)
-    count = f"n {row.num}" if row.num else ""
-    return Cell(spec.show(value), ", ".join(below), count, shade, beyond or row.note == "beyond")
+    none = row.note if row.note.startswith("no interval") else ""
+    title = "; ".join(filter(None, (f"n {row.num}" if row.num else "", none)))
+    return Cell(spec.show(value), ", ".join(below), title, shade, beyond or row.note == "beyond", span)
 
 
 def _judge(found: Summaries, spec: Spec, value: float) -> tuple[int | None, bool]:

@@ -36,7 +36,8 @@ CASES: tuple[tuple[str, str], ...] = (
 
 _WHOLE = (
     "Arrows point from the target's number to the retain_model's, where forgetting leads; › marks numbers past it. On "
-    "retain, higher is better."
+    "retain, higher is better. Below a number, here and in the other tables: its 95 % interval, from the same people "
+    "drawn again; where there is none, pointing at the number says why."
 )
 _MEMBERS = (
     "How well the forgotten people's answers can be told from those about people no model has seen, by scores of their "

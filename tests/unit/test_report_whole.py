@@ -143,3 +143,11 @@ def test_the_page_holds_the_tables_only_if_something_was_measured(tmp_path: Path
 def test_printed_values_are_as_documented() -> None:
     done = doctest.testmod(module)
     assert done.attempted > 0 and done.failed == 0
+
+
+def test_an_interval_stands_below_its_number_and_its_absence_is_explained() -> None:
+    plain = rows("ape", (0.9, 0.1, 0.3), "mean", split="forget", modality="text", num=16, low=0.05, high=0.95)
+    none = rows("privleak", (-60.0, 0.0, 12.0), split="forget", modality="text", note="no interval from one person")
+    (table,) = tables(*plain, *none)
+    spans = {c.head: (cell.span, cell.title) for c, cell in zip(table.columns, table.rows[2].cells, strict=True)}
+    assert spans == {"PrivLeak": ("", "no interval from one person"), "keywords": ("5 to 95", "n 16")}
