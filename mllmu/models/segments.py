@@ -143,7 +143,7 @@ class Level:
                 continue
             if store[layer].shape[2] < width:
                 store[layer] = _with_room(store[layer])
-            if fan.regular:  # a token of every node, in order
+            if fan.regular and len(node_M) == len(self):  # a token of every node, in order
                 store[layer][:, :, width - 1] = states
             else:
                 store[layer][node_M, :, width - 1] = states

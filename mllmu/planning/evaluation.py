@@ -1,6 +1,6 @@
 """What evaluation holds and reads: the engine's levels of shared tokens, counted (see docs/engine.md).
 
-    held = examples + pictures * picture + questions * question + max(candidates, questions * (question + room))
+    held = examples + pictures * picture + questions * question + max(alike, questions * (question + room))
 
 in tokens of keys and values. A level is as wide as its longest node. Candidates are read some at a time and dropped;
 while replies are written the questions' own tokens are held a second time, with room to grow. Everything is read in
@@ -9,6 +9,7 @@ one row a level, so the longest row decides how much a layer allocates.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -38,8 +39,8 @@ class Asked:
         opening: of the examples that all begin with, pictures included.
         picture: from there to the end of a picture; 0 without.
         question: of the longest question, from the end of the picture on.
-        candidates, longest: how many in all, and tokens of the longest.
-        scored: of all candidates together.
+        longest: of the longest candidate.
+        alike: of the candidates of about one length, filled up to the longest, which are read together; the most.
     """
 
     questions: int
@@ -47,9 +48,8 @@ class Asked:
     opening: int
     picture: int
     question: int
-    candidates: int
     longest: int
-    scored: int
+    alike: int
 
     @property
     def row(self) -> int:
@@ -118,15 +118,17 @@ def example_tokens(task: TaskName, image_tokens: int) -> int:
 def _asked(tasks: list[TaskName], examples: int, image_tokens: int, questions: int) -> Asked:
     about = {task: loads.ASKED_PER_PERSON[task] / 2 for task in tasks}  # half of the questions show the picture
     share = {task: questions * count / sum(about.values()) for task, count in about.items()}
+    alike: Counter[int] = Counter()
+    for task, count in share.items():
+        alike[loads.REPLY_TOKENS[task].bit_length()] += count * loads.CANDIDATES[task] * loads.REPLY_TOKENS[task]
     return Asked(
         questions=questions,
         pictures=-(-questions // round(sum(about.values()))),
         opening=examples * example_tokens(tasks[0], image_tokens),
         picture=image_tokens + TURN,
         question=TURN + max(loads.QUESTION_TOKENS[task] for task in tasks),
-        candidates=round(sum(share[task] * loads.CANDIDATES[task] for task in tasks)),
         longest=max(loads.REPLY_TOKENS[task] for task in tasks),
-        scored=round(sum(share[task] * loads.CANDIDATES[task] * loads.REPLY_TOKENS[task] for task in tasks)),
+        alike=round(max(alike.values())),
     )
 
 
@@ -150,15 +152,14 @@ def memory(facts: ModelFacts, asked: Asked, *, shared: bool, fused: bool, people
 def _shared(facts: ModelFacts, asked: Asked, *, fused: bool) -> list[Moment]:
     """Reading prompts, reading candidates and writing, where common tokens are read once."""
     levels, heads, many = _levels(facts, asked), int(facts.text.num_attention_heads), asked.questions
-    together = min(asked.scored, MOST_TOKENS)
-    portion = round(asked.candidates * asked.longest * together / max(1, asked.scored))
+    together = min(asked.alike, MOST_TOKENS)
 
     def scores(tokens: int) -> int:
         return 0 if fused else min(MOST_SCORES, heads * tokens * asked.row)
 
     return [
         Moment(sum(levels), max(levels), many, scores(levels[-1])),
-        Moment(sum(levels) + portion, together, together, scores(together)),
+        Moment(sum(levels) + together, together, together, scores(together)),
         Moment(sum(levels) + levels[-1] + many * STEPS_AHEAD, many, many, scores(many)),
     ]
 

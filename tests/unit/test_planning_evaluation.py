@@ -37,15 +37,17 @@ def asked_of(loaded: Loaded, base: Path, samples: list[Any], pictures: int) -> A
     shown = encoder.prompt(Turn(prompt=one.prompt, image=base / one.image))
     end = len(shown) - 1 - shown[::-1].index(loaded.image_token_id)
     replies = [len(encoder.reply(text)) for s in samples for text in s.candidates.values()]
+    alike: dict[int, list[int]] = {}
+    for length in replies:
+        alike.setdefault((length - 1).bit_length(), []).append(length - 1)
     return Asked(
         questions=len(samples),
         pictures=pictures,
         opening=mark - end,
         picture=end + 1,
         question=len(ids) - mark - 1,
-        candidates=len(replies),
         longest=max(replies),
-        scored=sum(replies),
+        alike=max(len(some) * max(some) for some in alike.values()),
     )
 
 
@@ -86,10 +88,9 @@ def test_questions_about_nine_to_a_picture_by_hand(facts: ModelFacts) -> None:
     """18 questions show 2 pictures of 576 tokens: 10 with 4 options of 2, 4 with 5 answers of 13, 4 with 4 of 5."""
     (asked,) = asked_at_once(Evaluate(), facts, 576, 18)
     assert (asked.pictures, asked.opening, asked.picture, asked.question) == (2, 0, 582, 51)
-    assert asked.candidates == 10 * 4 + 4 * 5 + 4 * 4
-    assert asked.scored == 10 * 4 * 2 + 4 * 5 * 13 + 4 * 4 * 5
+    assert asked.alike == 4 * 5 * 13, "the free answers, more than letters of 2 tokens and words of 5"
     held = memory(facts, asked, shared=True, fused=True, people=3)
-    tokens = 2 * 582 + 18 * 51 + max(76 * 13, 18 * (51 + 32))
+    tokens = 2 * 582 + 18 * 51 + max(4 * 5 * 13, 18 * (51 + 32))
     assert held.cache == tokens * 2 * 32 * 4096 * 2
     assert held.features == 3 * 576 * 4096 * 2
     assert memory(facts, asked, shared=True, fused=True, people=10**6).features == 2**30

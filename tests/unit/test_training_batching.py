@@ -77,11 +77,13 @@ def test_only_training_questions_of_the_modality_are_taught_with_the_canonical_p
             image=Path(f"images/{p}_0.png"),
             person=p,
             topic="residence",
+            task="generation",
         )
         for p in ("001", "002")
     ]
     assert seen["text"] == [
-        Turn(prompt=f"Where does {p} live?", reply="In Riga.", person=p, topic="residence") for p in ("001", "002")
+        Turn(prompt=f"Where does {p} live?", reply="In Riga.", person=p, topic="residence", task="generation")
+        for p in ("001", "002")
     ]
     assert len(seen["both"]) == 4
 
