@@ -9,7 +9,6 @@ one row a level, so the longest row decides how much a layer allocates.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -118,9 +117,11 @@ def example_tokens(task: TaskName, image_tokens: int) -> int:
 def _asked(tasks: list[TaskName], examples: int, image_tokens: int, questions: int) -> Asked:
     about = {task: loads.ASKED_PER_PERSON[task] / 2 for task in tasks}  # half of the questions show the picture
     share = {task: questions * count / sum(about.values()) for task, count in about.items()}
-    alike: Counter[int] = Counter()
+    alike: dict[int, float] = {}
     for task, count in share.items():
-        alike[loads.REPLY_TOKENS[task].bit_length()] += count * loads.CANDIDATES[task] * loads.REPLY_TOKENS[task]
+        length = loads.REPLY_TOKENS[task]
+        kind = length.bit_length()
+        alike[kind] = alike.get(kind, 0) + count * loads.CANDIDATES[task] * length
     return Asked(
         questions=questions,
         pictures=-(-questions // round(sum(about.values()))),
