@@ -25,7 +25,7 @@ import transformers as hf
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
-from helpers_families import GEMMA, QWEN_CHAT, qwen_ids, qwen_tokenizer, save, tokenizer
+from helpers_families import QWEN_CHAT, gemma3_tokenizer, qwen_ids, qwen_tokenizer, save, save_gemma3, tokenizer
 
 from benchmarks import engine_evaluation as evaluation
 from mllmu.evaluation import samples as sampling
@@ -76,21 +76,10 @@ def siglip(size: int) -> dict[str, Any]:
 
 
 def gemma3(folder: Path) -> None:
-    tok = tokenizer(
-        "<start_of_turn>", "<end_of_turn>", bos="<bos>", eos="<eos>", boi_token="<start_of_image>",
-        eoi_token="<end_of_image>", image_token="<image_soft_token>",
-    )  # fmt: skip
-    pictures = hf.Gemma3ImageProcessorPil(size={"height": 448, "width": 448})
+    tok = gemma3_tokenizer()
     layers = ["sliding_attention"] * (LAYERS - 1) + ["full_attention"]
-    config = hf.Gemma3Config(
-        vision_config=siglip(448),
-        text_config=text(tok, query_pre_attn_scalar=HEAD, sliding_window=1024, layer_types=layers),
-        mm_tokens_per_image=256, boi_token_index=tok.boi_token_id, eoi_token_index=tok.eoi_token_id,
-        image_token_index=tok.image_token_id,
-    )  # fmt: skip
-    model = hf.Gemma3ForConditionalGeneration(config)
-    model.model.multi_modal_projector.mm_input_projection_weight.data.normal_()  # starts at zero: pictures unseen
-    save(folder, model, hf.Gemma3Processor(pictures, tok, image_seq_length=256, chat_template=GEMMA))
+    language = text(tok, query_pre_attn_scalar=HEAD, sliding_window=1024, layer_types=layers)
+    save_gemma3(folder, tok, 448, 256, vision_config=siglip(448), text_config=language)
 
 
 def paligemma(folder: Path) -> None:

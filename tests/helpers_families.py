@@ -271,25 +271,30 @@ GEMMA = (
 )
 
 
-def gemma3(folder: Path) -> None:
-    tok = tokenizer(
+def gemma3_tokenizer() -> Any:
+    return tokenizer(
         "<start_of_turn>", "<end_of_turn>", bos="<bos>", eos="<eos>", boi_token="<start_of_image>",
         eoi_token="<end_of_image>", image_token="<image_soft_token>",
     )  # fmt: skip
-    pictures = hf.Gemma3ImageProcessorPil(size={"height": 32, "width": 32})
-    processor = hf.Gemma3Processor(pictures, tok, image_seq_length=4, chat_template=GEMMA)
+
+
+def save_gemma3(folder: Path, tok: Any, side: int, num_tokens: int, **settings: Any) -> None:
+    """A model whose pictures are squares of ``side`` pixels, each ``num_tokens`` tokens."""
+    pictures = hf.Gemma3ImageProcessorPil(size={"height": side, "width": side})
     config = hf.Gemma3Config(
-        vision_config=siglip(32),
-        text_config=text_settings(tok, head_dim=16, query_pre_attn_scalar=16, sliding_window=8,
-                                  layer_types=["sliding_attention", "full_attention"]),
-        mm_tokens_per_image=4,
-        boi_token_index=tok.boi_token_id,
-        eoi_token_index=tok.eoi_token_id,
-        image_token_index=tok.image_token_id,
+        mm_tokens_per_image=num_tokens, boi_token_index=tok.boi_token_id, eoi_token_index=tok.eoi_token_id,
+        image_token_index=tok.image_token_id, **settings,
     )  # fmt: skip
     model = hf.Gemma3ForConditionalGeneration(config)
     model.model.multi_modal_projector.mm_input_projection_weight.data.normal_()  # starts at zero: pictures unseen
-    save(folder, model, processor)
+    save(folder, model, hf.Gemma3Processor(pictures, tok, image_seq_length=num_tokens, chat_template=GEMMA))
+
+
+def gemma3(folder: Path) -> None:
+    tok = gemma3_tokenizer()
+    layers = ["sliding_attention", "full_attention"]
+    text = text_settings(tok, head_dim=16, query_pre_attn_scalar=16, sliding_window=8, layer_types=layers)
+    save_gemma3(folder, tok, 32, 4, vision_config=siglip(32), text_config=text)
 
 
 def vipllava(folder: Path) -> None:
