@@ -27,8 +27,8 @@ test: setup  ## all tests, in JOBS processes (2)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile tests
 
 check: setup  ## format, lint and types
-	$(BIN)/ruff format --check mllmu tests examples benchmarks
-	$(BIN)/ruff check mllmu tests examples benchmarks
+	$(BIN)/ruff format --check mllmu tests tools examples benchmarks
+	$(BIN)/ruff check mllmu tests tools examples benchmarks
 	$(BIN)/mypy
 
 clean:  ## remove caches and builds; runs and .venv stay

@@ -39,7 +39,7 @@ import transformers
 
 from benchmarks import engine_evaluation as evaluation
 from benchmarks import engine_work as work
-from mllmu.models.tiny.build import build_tokenizer
+from tools.pretrain_tiny.build import build_tokenizer
 
 PARTS = ("throughput", "questions", "quality", "growth", "others")
 

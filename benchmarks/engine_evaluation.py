@@ -21,15 +21,15 @@ import torch
 from PIL import Image
 
 from benchmarks.engine_work import anew_loaded
+from mllmu.config.recipe import Evaluate
+from mllmu.core.parsing import after_marker
+from mllmu.core.records import Sample
 from mllmu.data import questions as asking
 from mllmu.data.build import Dataset
 from mllmu.data.sources.synthetic import Synthetic
 from mllmu.evaluation import samples as sampling
-from mllmu.evaluation.parsing import after_marker
+from mllmu.models.engine.respond import as_turn, plan_batches, respond
 from mllmu.models.loading import Loaded
-from mllmu.models.respond import as_turn, plan_batches, respond
-from mllmu.recipe import Evaluate
-from mllmu.records import Sample
 
 PROTOCOLS = {"zero-shot": "corrected", "published": "official"}
 KEY = "50"

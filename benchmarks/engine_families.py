@@ -28,13 +28,13 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from helpers_families import QWEN_CHAT, gemma3_tokenizer, qwen_ids, qwen_tokenizer, save, save_gemma3, tokenizer
 
 from benchmarks import engine_evaluation as evaluation
+from mllmu.config.recipe import Evaluate, ModelSection
+from mllmu.core.records import ModelRef, Response, Sample
 from mllmu.evaluation import samples as sampling
+from mllmu.models.engine.respond import plan_batches, respond
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded, load
 from mllmu.models.processors import leave_videos_out
-from mllmu.models.respond import plan_batches, respond
-from mllmu.recipe import Evaluate, ModelSection
-from mllmu.records import ModelRef, Response, Sample
 
 WIDTH, LAYERS, VOCABULARY = 192, 4, 8000
 HEAD = 24

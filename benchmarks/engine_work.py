@@ -23,20 +23,20 @@ from transformers import (
     LlavaProcessor,
 )
 
-from mllmu import plugins
+from mllmu.config.recipe import Lora, ModelSection
+from mllmu.core import plugins
+from mllmu.core.records import ModelRef, Response, Sample
 from mllmu.evaluation.scoring import aggregate, score_all
 from mllmu.models.adapters import add_trainable
 from mllmu.models.encoding import Encoder
+from mllmu.models.engine.forward import run_forward
+from mllmu.models.engine.respond import plan_batches, respond
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded, load
-from mllmu.models.respond import plan_batches, respond
-from mllmu.models.tiny.build import build_tokenizer
-from mllmu.recipe import Lora, ModelSection
-from mllmu.records import ModelRef, Response, Sample
 from mllmu.training.batching import Order
-from mllmu.training.forward import run_forward
 from mllmu.training.losses import answer_nll
 from mllmu.training.packing import training_batch
+from tools.pretrain_tiny.build import build_tokenizer
 
 FACTS = ("city", "job", "school", "food", "pet", "colour", "hobby", "car", "drink", "song", "sport", "book", "tree",
          "stone", "coat")  # fmt: skip

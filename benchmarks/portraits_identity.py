@@ -20,11 +20,11 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
-from mllmu import plugins
+from mllmu.core import plugins
 from mllmu.data.portraits._identity import Identity, measure
 from mllmu.data.sources.synthetic import Synthetic
 from mllmu.models.loading import tiny_folder
-from mllmu.models.tiny.vision import to_pixels
+from tools.pretrain_tiny.vision import to_pixels
 
 SIDE = 64
 BATCH = 100

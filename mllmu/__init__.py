@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any, Literal
 from mllmu.version import __version__
 
 if TYPE_CHECKING:
+    from mllmu.config.recipe import Recipe
+    from mllmu.core.errors import MllmuError
+    from mllmu.core.plugins import Plugin
+    from mllmu.core.progress import Progress
+    from mllmu.core.records import MetricResult, ModelRef, Profile, Question, Response, Sample, Score
     from mllmu.data.portraits import Portraits
-    from mllmu.errors import MllmuError
+    from mllmu.evaluation.judges import Judge
     from mllmu.evaluation.metrics import Metric
     from mllmu.evaluation.tasks import Task
-    from mllmu.judges import Judge
     from mllmu.models.families import Family
-    from mllmu.pipeline import Pipeline
-    from mllmu.plugins import Plugin
-    from mllmu.progress import Progress
-    from mllmu.recipe import Recipe
-    from mllmu.records import MetricResult, ModelRef, Profile, Question, Response, Sample, Score
+    from mllmu.pipeline.pipeline import Pipeline
     from mllmu.unlearning.base import Method, RetainingMethod, Step
 
 __all__ = [
@@ -54,16 +54,16 @@ __all__ = [
 
 _HOMES = {
     "mllmu.data.portraits": ("Portraits",),
-    "mllmu.errors": ("MllmuError",),
+    "mllmu.core.errors": ("MllmuError",),
     "mllmu.evaluation.metrics": ("Metric",),
     "mllmu.evaluation.tasks": ("Task",),
-    "mllmu.judges": ("Judge",),
+    "mllmu.evaluation.judges": ("Judge",),
     "mllmu.models.families": ("Family",),
-    "mllmu.pipeline": ("Pipeline",),
-    "mllmu.plugins": ("Plugin",),
-    "mllmu.progress": ("Progress",),
-    "mllmu.recipe": ("Recipe",),
-    "mllmu.records": ("MetricResult", "ModelRef", "Profile", "Question", "Response", "Sample", "Score"),
+    "mllmu.pipeline.pipeline": ("Pipeline",),
+    "mllmu.core.plugins": ("Plugin",),
+    "mllmu.core.progress": ("Progress",),
+    "mllmu.config.recipe": ("Recipe",),
+    "mllmu.core.records": ("MetricResult", "ModelRef", "Profile", "Question", "Response", "Sample", "Score"),
     "mllmu.unlearning.base": ("Method", "RetainingMethod", "Step"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
@@ -87,7 +87,7 @@ def load_recipe(path: Path | str, *overrides: str) -> Recipe:
     Raises:
         RecipeError: the file is missing, is not YAML, or holds an unknown or impossible setting.
     """
-    from mllmu.recipe import load
+    from mllmu.config.recipe import load
 
     return load(Path(path), overrides)
 
@@ -120,7 +120,7 @@ def run(
     checked = load_recipe(recipe) if isinstance(recipe, (Path, str)) else recipe
     folder = Path(out) if out is not None else Path("runs") / checked.name
     # by name, and late: torch is imported only after the recipe has turned out to be right
-    from mllmu.runlock import held
+    from mllmu.core.lock import held
 
     pipeline = __getattr__("Pipeline")(checked, folder, force=force, gate=gate, progress=progress)
     with held(folder):

@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from mllmu.config.recipe import Lora, ModelSection
+from mllmu.core.progress import SilentProgress
+from mllmu.core.records import ModelRef, Sample
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded, load
-from mllmu.models.tiny.build import build_model, build_processor, build_tokenizer
-from mllmu.progress import SilentProgress
-from mllmu.recipe import Lora, ModelSection
-from mllmu.records import ModelRef, Sample
+from tools.pretrain_tiny.build import build_model, build_processor, build_tokenizer
 
 TEXT = (
     "Ada Bell lives in Riga, Latvia and works as a baker. Where was this person born? Tallinn. Which is the hat's "

@@ -17,7 +17,6 @@ from mllmu.cli.judge import judge
 from mllmu.cli.ls import ls
 from mllmu.cli.plan import plan
 from mllmu.cli.pool import pool
-from mllmu.cli.pretrain import pretrain_tiny
 from mllmu.cli.reveal import reveal
 from mllmu.cli.review import WithDefault, review
 from mllmu.cli.run import run
@@ -25,7 +24,7 @@ from mllmu.cli.stages import stage_command
 from mllmu.cli.trust import trust
 from mllmu.cli.tune import tune
 from mllmu.cli.validate import validate
-from mllmu.processes import only_alone
+from mllmu.parallel.team import only_alone
 from mllmu.version import __version__
 
 TOGETHER = ("run", "finetune", "unlearn", "evaluate", "score", "report")
@@ -90,7 +89,6 @@ app.command(rich_help_panel="One stage")(evaluate)
 app.command(rich_help_panel="One stage")(judge)
 app.command(rich_help_panel="Look and build")(ls)
 app.command("export-model", rich_help_panel="Look and build")(export_model)
-app.command("pretrain-tiny", rich_help_panel="Look and build")(pretrain_tiny)
 
 
 def main() -> None:

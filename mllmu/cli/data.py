@@ -11,12 +11,12 @@ import typer
 
 from mllmu.cli.options import Force, Out, Overrides, RecipePath, each, execute
 from mllmu.cli.screen import results
-from mllmu.errors import DataError, MllmuError, did_you_mean
+from mllmu.core.errors import DataError, MllmuError, did_you_mean
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from mllmu.records import Profile
+    from mllmu.core.records import Profile
 
 FORMATS = ("mllmu-bench",)
 SHEET_PEOPLE = 200
@@ -93,8 +93,8 @@ def _check_export(export: str | None, export_dir: Path | None) -> None:
 
 def write_contact_sheet(folder: Path) -> Path:
     """Draw the first 200 people of a run folder with all their views; return the path of the picture."""
+    from mllmu.core.records import Profile, read_lines
     from mllmu.data.contact_sheet import contact_sheet
-    from mllmu.records import Profile, read_lines
 
     people = read_lines(folder / "data" / "profiles.jsonl", Profile)[:SHEET_PEOPLE]
     path = folder / "contact_sheet.png"
@@ -132,8 +132,8 @@ def export_parquet(data_folder: Path, export_dir: Path) -> dict[str, int]:
     Raises:
         DataError: the run does not have the published forget ratios 5, 10 and 15 percent.
     """
-    from mllmu.data.parquet import export
-    from mllmu.records import Profile, Question, read_lines
+    from mllmu.core.records import Profile, Question, read_lines
+    from mllmu.data.published.export import export
 
     splits = read_splits(data_folder / "splits.json")
     hidden = set(splits.get(HOLDOUT_KEY, ()))

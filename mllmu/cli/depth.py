@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mllmu.cli.options import NoGate, Out, Overrides, RecipePath, each
 from mllmu.cli.screen import progress, results
-from mllmu.runlock import held
+from mllmu.core.lock import held
 
 
 def depth(recipe: RecipePath, *, overrides: Overrides = None, out: Out = None, no_gate: NoGate = False) -> None:
@@ -15,7 +15,7 @@ def depth(recipe: RecipePath, *, overrides: Overrides = None, out: Out = None, n
     """
     for run in each(recipe, overrides, out):
         with held(run.folder), progress() as shown:
-            from mllmu.search.depth import depth as measure
+            from mllmu.studies.layers.study import depth as measure
 
             page = measure(run.recipe, run.folder, gate=not no_gate, progress=shown)
         results().print(f"page: {page}", soft_wrap=True)

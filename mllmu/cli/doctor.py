@@ -12,7 +12,7 @@ import typer
 from mllmu.cli.failures import USER_ERROR, plain_line
 from mllmu.cli.options import Out, Overrides, RecipePath, Run, each
 from mllmu.cli.screen import progress, results
-from mllmu.runlock import held
+from mllmu.core.lock import held
 
 
 def doctor(
@@ -35,8 +35,8 @@ def doctor(
 
 def _examined(run: Run, samples: int, *, keep: bool) -> int:
     """Show one recipe and its checks; return the number of faults."""
-    from mllmu.doctor.examine import Case, examine
-    from mllmu.doctor.show import shown
+    from mllmu.preflight.doctor.examine import Case, examine
+    from mllmu.preflight.doctor.show import shown
 
     console = results()
     with tempfile.TemporaryDirectory(prefix="mllmu-doctor-") as temporary, progress() as told:

@@ -10,13 +10,13 @@ import typer
 
 from mllmu.cli.options import Force, NoGate, Out, Overrides, execute
 from mllmu.cli.screen import progress, results
-from mllmu.errors import MllmuError, did_you_mean
-from mllmu.processes import only_alone
-from mllmu.runlock import held
+from mllmu.core.errors import MllmuError, did_you_mean
+from mllmu.core.lock import held
+from mllmu.parallel.team import only_alone
 
 if TYPE_CHECKING:
-    from mllmu.recipe import ModelSection
-    from mllmu.records import MetricResult, TaskName
+    from mllmu.config.recipe import ModelSection
+    from mllmu.core.records import MetricResult, TaskName
 
 SAVED = "A saved model"
 SHOT_TASKS: tuple[TaskName, ...] = ("classification", "cloze")
@@ -79,7 +79,7 @@ def evaluate(
     only_alone("the evaluation of a saved model")
     _check_saved(given, used, out, no_gate=no_gate)
     examples, settings = parse_shots(shots or ()), model_section(str(model), overrides or ())
-    from mllmu.stages.published import Plan, evaluate_published, model_at
+    from mllmu.pipeline.published import Plan, evaluate_published, model_at
 
     section, ref, root = model_at(str(model), settings)
     plan = Plan(
@@ -143,8 +143,8 @@ def parse_shots(given: Sequence[str]) -> dict[TaskName, list[str]]:
 
 def model_section(path: str, overrides: Sequence[str]) -> ModelSection:
     """The model's settings: the defaults, changed by ``--set model.dtype=float32`` and the like."""
-    from mllmu.recipe import parse
-    from mllmu.settings import apply_override
+    from mllmu.config.recipe import parse
+    from mllmu.config.settings import apply_override
 
     raw: dict[str, Any] = {"name": "saved", "model": {"path": path}}
     for override in overrides:

@@ -18,7 +18,7 @@ def export_model(
     device: Annotated[str, typer.Option("--device", help="Where the weights are merged: cpu, cuda ...")] = "cpu",
 ) -> None:
     """Save a model with its adapters merged, for lmms-eval, vLLM or AutoModelForImageTextToText."""
-    from mllmu.stages.export_model import export_model as export
+    from mllmu.pipeline.export_model import export_model as export
 
     ref = export(run_folder, model, out, device=device)
     console = results()

@@ -15,8 +15,8 @@ from types import TracebackType
 
 import typer
 
-from mllmu.errors import FaultsError, MllmuError, ProcessError
-from mllmu.processes import leads
+from mllmu.core.errors import FaultsError, MllmuError, ProcessError
+from mllmu.core.ranks import leads
 
 USER_ERROR = 2
 INTERRUPTED = 130

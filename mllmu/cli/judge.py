@@ -12,11 +12,11 @@ from rich.text import Text
 
 from mllmu.cli.options import Force, Out, RecipePath, each
 from mllmu.cli.screen import progress, results
-from mllmu.runlock import held
+from mllmu.core.lock import held
 
 if TYPE_CHECKING:
-    from mllmu.evaluation.judge import Judged
-    from mllmu.judges import Judge
+    from mllmu.evaluation.judges import Judge
+    from mllmu.evaluation.judging import Judged
     from mllmu.llm import Preview
 
 NUM_PROMPTS = 2
@@ -56,7 +56,7 @@ def judge(
 
 
 def _judge(root: Path, judging: Judge, compare: str | None, *, dry_run: bool, force: bool) -> None:
-    from mllmu.evaluation.judge import run
+    from mllmu.evaluation.judging import run
 
     models = model_names(root)
     if dry_run:
@@ -72,8 +72,8 @@ def _judge(root: Path, judging: Judge, compare: str | None, *, dry_run: bool, fo
 
 def build_judge(name: str, settings: Sequence[str]) -> Judge:
     """The judge of a name, with ``key=value`` settings."""
-    from mllmu.plugins import build
-    from mllmu.settings import apply_override
+    from mllmu.config.settings import apply_override
+    from mllmu.core.plugins import build
 
     raw: dict[str, Any] = {}
     for setting in settings:
@@ -84,9 +84,9 @@ def build_judge(name: str, settings: Sequence[str]) -> Judge:
 
 def model_names(root: Path) -> list[str]:
     """The models of a run, in the order of its report; a folder without a run raises DataError."""
-    from mllmu.errors import DataError
-    from mllmu.recipe import load
-    from mllmu.stages.lineup import RETAIN_MODEL, TARGET, jobs
+    from mllmu.config.recipe import load
+    from mllmu.core.errors import DataError
+    from mllmu.pipeline.jobs import RETAIN_MODEL, TARGET, jobs
 
     path = root / "recipe.yaml"
     if not path.is_file():
@@ -96,7 +96,7 @@ def model_names(root: Path) -> list[str]:
 
 def show_preview(root: Path, models: Sequence[str], judging: Judge) -> None:
     """Print the first prompts and how many calls there would be."""
-    from mllmu.evaluation.judge import dockets
+    from mllmu.evaluation.judging import dockets
 
     cases = [case for docket in dockets(root, models) for case in docket.cases]
     preview, console = judging.preview(cases, NUM_PROMPTS), results()
@@ -131,7 +131,7 @@ def show(judged: Judged) -> None:
 def show_agreement(root: Path, models: Sequence[str], name: str, other: str) -> None:
     """Print how far a judge agrees with another one, or with people."""
     from mllmu.evaluation.agreement import agreement, read_people
-    from mllmu.evaluation.judge import verdicts
+    from mllmu.evaluation.judging import verdicts
 
     file = Path(other)
     theirs = read_people(file) if file.suffix == ".csv" else verdicts(root, models, other)

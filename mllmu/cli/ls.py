@@ -10,31 +10,19 @@ import ast
 import importlib.util
 import inspect
 import pkgutil
-import types
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from mllmu.cli.screen import results
-from mllmu.errors import PluginError, did_you_mean
+from mllmu.core.errors import PluginError, did_you_mean
 
 if TYPE_CHECKING:
-    from pydantic.fields import FieldInfo
-
-    from mllmu.plugins import Plugin
-
-_BOUNDS = (
-    ("gt", ">"),
-    ("ge", ">="),
-    ("lt", "<"),
-    ("le", "<="),
-    ("min_length", "length >="),
-    ("max_length", "length <="),
-)
+    from mllmu.core.plugins import Plugin
 
 
 def ls(
@@ -44,11 +32,11 @@ def ls(
     markdown: Annotated[bool, typer.Option("--markdown", help="All of a kind as a markdown table.")] = False,
 ) -> None:
     """List the kinds of plug-ins, the plug-ins of a kind, or the settings of one."""
-    from mllmu.plugins import KINDS, find
+    from mllmu.core.plugins import KINDS, find
 
     console = results()
     if markdown:
-        from mllmu.cli.markdown import table
+        from mllmu.core.describe import table
 
         if kind is None or name is not None:
             raise PluginError("--markdown makes a table of one kind. Expected its name alone, e.g. methods.")
@@ -67,7 +55,7 @@ def ls(
 
 def _package_file(kind: str) -> Path:
     """The ``__init__.py`` of the folder of a kind; an unknown kind raises PluginError."""
-    from mllmu.plugins import KINDS
+    from mllmu.core.plugins import KINDS
 
     spec = importlib.util.find_spec(KINDS[kind]) if kind in KINDS else None
     if spec is None or spec.origin is None:
@@ -77,7 +65,7 @@ def _package_file(kind: str) -> Path:
 
 def summaries(kind: str) -> dict[str, str]:
     """The names of a kind, sorted, each with the first line of its docstring."""
-    from mllmu.plugins import find
+    from mllmu.core.plugins import find
 
     folder = _package_file(kind).parent
     own = [m for m in pkgutil.iter_modules([str(folder)]) if not m.name.startswith("_")]
@@ -109,6 +97,8 @@ def _listing(lines: dict[str, str]) -> Table:
 
 def page(name: str, cls: type[Plugin]) -> list[Text | Table]:
     """Everything about one plug-in: docstring, source, and a table of the settings."""
+    from mllmu.core.describe import bounds, default, type_name
+
     parts: list[Text | Table] = [Text(name, style="bold"), Text(inspect.cleandoc(cls.__doc__ or ""))]
     if cls.source:
         parts.append(Text(f"\nSource: {cls.source}"))
@@ -123,41 +113,3 @@ def page(name: str, cls: type[Plugin]) -> list[Text | Table]:
         cells = (setting, type_name(field.annotation), default(field), bounds(field), field.description or "")
         table.add_row(*map(Text, cells))
     return [*parts, Text(), table]
-
-
-def type_name(annotation: Any) -> str:
-    """A type as a user would write it.
-
-    >>> type_name(Literal["a", "b"]), type_name(float | None), type_name(tuple[int, ...])
-    ("'a' | 'b'", 'float | None', 'tuple[int, ...]')
-    """
-    origin, inner = get_origin(annotation), get_args(annotation)
-    if origin is Literal:
-        return " | ".join(map(repr, inner))
-    if origin in (Union, types.UnionType):
-        return " | ".join(map(type_name, inner))
-    if origin is Annotated:
-        return type_name(inner[0])
-    if annotation in (None, types.NoneType):
-        return "None"
-    if annotation is Ellipsis:
-        return "..."
-    name = getattr(origin or annotation, "__name__", str(annotation))
-    return f"{name}[{', '.join(map(type_name, inner))}]" if inner else name
-
-
-def default(field: FieldInfo) -> str:
-    """The default value as text, or ``required``."""
-    return "required" if field.is_required() else repr(field.get_default(call_default_factory=True, validated_data={}))
-
-
-def bounds(field: FieldInfo) -> str:
-    """The limits of a setting as text, e.g. ``> 0, <= 1``; empty if any value of the type is allowed."""
-    limits = [
-        f"{sign} {value}"
-        for limit in field.metadata
-        for attribute, sign in _BOUNDS
-        if (value := getattr(limit, attribute, None)) is not None
-    ]
-    patterns = [f"matches {limit.pattern}" for limit in field.metadata if getattr(limit, "pattern", None)]
-    return ", ".join([*limits, *patterns])

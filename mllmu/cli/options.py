@@ -10,12 +10,12 @@ import typer
 
 from mllmu.cli.failures import explanation, tell
 from mllmu.cli.screen import progress, results
-from mllmu.errors import MllmuError
-from mllmu.processes import leads
-from mllmu.runlock import held
+from mllmu.core.errors import MllmuError
+from mllmu.core.lock import held
+from mllmu.core.ranks import leads
 
 if TYPE_CHECKING:
-    from mllmu.recipe import Recipe
+    from mllmu.config.recipe import Recipe
 
 Stage = Literal["data", "finetune", "unlearn", "evaluate", "score", "report"]
 
@@ -47,7 +47,7 @@ def each(
     Every recipe is checked before the first one is given out. One of a grid is named on stdout when its turn comes,
     unless ``quiet``.
     """
-    from mllmu.recipe import load_all
+    from mllmu.config.recipe import load_all
 
     for name, recipe in load_all(path, overrides or ()).items():
         if name and not quiet:
@@ -91,7 +91,7 @@ def _execute(run: Run, *, force: bool, no_gate: bool, only: Stage | None) -> Non
     console = results()
     with held(run.folder), progress() as shown:
         # Only now: a wrong recipe, or a folder in use, is reported before the seconds it takes to import torch.
-        from mllmu.pipeline import Pipeline
+        from mllmu.pipeline.pipeline import Pipeline
 
         pipeline = Pipeline(run.recipe, run.folder, force=force, gate=not no_gate, progress=shown)
         report = pipeline.run(only)
@@ -103,7 +103,7 @@ def _execute(run: Run, *, force: bool, no_gate: bool, only: Stage | None) -> Non
 
 def _assist(path: Path, overrides: Sequence[str] | None, out: Path | None) -> list[Run]:
     """Help the leading one of several processes with the same recipes, without a word."""
-    from mllmu.pipeline import Pipeline
+    from mllmu.pipeline.pipeline import Pipeline
 
     done = list(each(path, overrides, out, quiet=True))
     for run in done:

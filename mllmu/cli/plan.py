@@ -12,7 +12,7 @@ from mllmu.cli.screen import results
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from mllmu.planning.plan import Plan
+    from mllmu.preflight.plan.plan import Plan
 
 
 def plan(
@@ -24,7 +24,7 @@ def plan(
 ) -> None:
     """Say what a recipe needs: parameters, memory, tokens, operations and time per stage; loads no weights."""
     for run in each(recipe, overrides, quiet=as_json):
-        from mllmu.planning.plan import make_plan
+        from mllmu.preflight.plan.plan import make_plan
 
         made = make_plan(run.recipe, device)
         if as_json:

@@ -12,7 +12,7 @@ from mllmu.cli.screen import results
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mllmu.evaluation.pooling import PooledRow, Range
+    from mllmu.studies.pool import PooledRow, Range
 
 HEAD = ("model", "forget", "against retain_model", "utility", "lost utility", "on the front")
 TITLES = {"image_text": "Asked with the picture", "text": "Asked by name"}
@@ -32,9 +32,9 @@ def pool(
 
     Best first: nearest to the retain model on forgotten people, with the least utility lost.
     """
-    from mllmu.errors import DataError
-    from mllmu.evaluation.pooling import pool as together
-    from mllmu.runstore import write_atomic
+    from mllmu.core.errors import DataError
+    from mllmu.core.runfolder import write_atomic
+    from mllmu.studies.pool import pool as together
 
     found = sorted(path.name.removeprefix("forget_") for path in runs[0].glob("eval/forget_*"))
     if ratio is None and not found:

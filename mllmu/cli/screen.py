@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
-from mllmu.processes import leads
-from mllmu.progress import PlainProgress, Progress, RichProgress, SilentProgress
+from mllmu.core.progress import PlainProgress, Progress, RichProgress, SilentProgress
+from mllmu.core.ranks import leads
 
 WIDE = 140
 """Columns where there is no terminal to ask: a table written to a file should not be folded at 80."""

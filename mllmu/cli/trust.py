@@ -9,12 +9,12 @@ from rich.table import Table
 
 from mllmu.cli.options import Out, Overrides, RecipePath, each
 from mllmu.cli.screen import progress, results
-from mllmu.runlock import held
+from mllmu.core.lock import held
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mllmu.evaluation.trust import TrustRow
+    from mllmu.report.inputs import TrustRow
 
 Pool = Annotated[int, typer.Option("--pool", help="Models to train with the forget people, and as many without.")]
 Bits = Annotated[int, typer.Option("--bits", min=2, max=8, help="Bits the weights of unlearned models are rounded to.")]
@@ -28,8 +28,8 @@ def trust(recipe: RecipePath, *, pool: Pool = 10, bits: Bits = 4, overrides: Ove
     """
     for run in each(recipe, overrides, out):
         with held(run.folder), progress() as shown:
-            from mllmu.search.trust import trust as measure
-            from mllmu.stages.reporting import TRUST_FILE
+            from mllmu.pipeline.report_input import TRUST_FILE
+            from mllmu.studies.trust import trust as measure
 
             rows = measure(run.recipe, run.folder, pool=pool, bits=bits, progress=shown)
         results().print(table(rows))

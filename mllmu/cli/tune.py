@@ -9,12 +9,12 @@ from rich.table import Table
 
 from mllmu.cli.options import Force, Out, Overrides, RecipePath, each
 from mllmu.cli.screen import progress, results
-from mllmu.runlock import held
+from mllmu.core.lock import held
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mllmu.search.tune import Trial
+    from mllmu.studies.tune import Trial
 
 Trials = Annotated[int, typer.Option("--trials", min=1, help="Settings to try of each method, the recipe's own first.")]
 Ratio = Annotated[
@@ -38,8 +38,8 @@ def tune(
     """
     for run in each(recipe, overrides, out):
         with held(run.folder), progress() as shown:
-            from mllmu.search.tune import BEST_FILE, FOLDER
-            from mllmu.search.tune import tune as search
+            from mllmu.studies.tune import BEST_FILE, FOLDER
+            from mllmu.studies.tune import tune as search
 
             found = search(run.recipe, run.folder, num_trials=trials, key=ratio, progress=shown, force=force)
         results().print(table(found))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from mllmu.records import Profile
+from mllmu.core.records import Profile
 
 _KEYS = {
     "Name": "name",

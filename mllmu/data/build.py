@@ -17,7 +17,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mllmu import plugins
+from mllmu.config.recipe import DataSection
+from mllmu.core import plugins
+from mllmu.core.errors import DataError
+from mllmu.core.progress import Progress, SilentProgress
+from mllmu.core.records import Profile, Question, dump_lines, read_lines
+from mllmu.core.runfolder import write_atomic
 from mllmu.data import review
 from mllmu.data.pictures import draw, wanted
 from mllmu.data.question_rules import check, check_published
@@ -25,11 +30,6 @@ from mllmu.data.review import Faults
 from mllmu.data.sources import Source, adapted
 from mllmu.data.splits import HOLDOUT, forget_ids
 from mllmu.data.writers import Order, Questions, Rejected, Written
-from mllmu.errors import DataError
-from mllmu.progress import Progress, SilentProgress
-from mllmu.recipe import DataSection
-from mllmu.records import Profile, Question, dump_lines, read_lines
-from mllmu.runstore import write_atomic
 
 # Celebrities look the same in every run, whatever its seed, or a model that knows them could not recognise them.
 CELEBRITY_PORTRAIT_SEED = 0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from mllmu.errors import DataError
+from mllmu.core.errors import DataError
 
 MARGIN = 24
 GAP = 10

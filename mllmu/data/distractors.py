@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 
-from mllmu.records import Profile
+from mllmu.core.records import Profile
 
 NUM_WRONG = 3
 NUM_NEAR = 8

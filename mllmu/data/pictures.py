@@ -11,13 +11,13 @@ from typing import NamedTuple
 
 from PIL.Image import Image
 
+from mllmu.core.errors import DataError
+from mllmu.core.progress import Progress
+from mllmu.core.records import Profile
+from mllmu.core.runfolder import write_atomic
+from mllmu.core.seeding import derive
 from mllmu.data.portraits import Portraits
 from mllmu.data.sources import Source
-from mllmu.errors import DataError
-from mllmu.progress import Progress
-from mllmu.records import Profile
-from mllmu.runstore import write_atomic
-from mllmu.seeding import derive
 
 
 class Shot(NamedTuple):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from mllmu.config.recipe import DataSection
+from mllmu.core.errors import BudgetError, EndpointError
+from mllmu.core.records import Profile
 from mllmu.data.build import gather, makers
 from mllmu.data.sources.synthetic import Synthetic
 from mllmu.data.writers import Order, Questions
-from mllmu.errors import BudgetError, EndpointError
 from mllmu.llm import EndpointSettings, Preview
-from mllmu.recipe import DataSection
-from mllmu.records import Profile
 
 
 class Asked(NamedTuple):

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from math import sqrt
 
+from mllmu.core.errors import DataError
+from mllmu.core.records import MODALITIES, Profile, Question, TaskName
 from mllmu.data.wordings import BLANK
-from mllmu.errors import DataError
-from mllmu.records import MODALITIES, Profile, Question, TaskName
 
 LETTERS = ("A", "B", "C", "D")
 SLOTS: dict[TaskName, int] = {"classification": 5, "generation": 2, "cloze": 2}

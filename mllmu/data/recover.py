@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
+from mllmu.core.records import QA, Record
 from mllmu.data import recover_rules as rules
-from mllmu.records import QA, Record
 
 CORE = (
     "name",

@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from mllmu.errors import DataError, did_you_mean
-from mllmu.records import Profile, Question, Record, read_lines
-from mllmu.runstore import write_atomic
+from mllmu.core.errors import DataError, did_you_mean
+from mllmu.core.records import Profile, Question, Record, read_lines
+from mllmu.core.runfolder import write_atomic
 
 FORMAT = "mllmu-review-1"
 FAULTS = "faults.json"

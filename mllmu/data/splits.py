@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mllmu.errors import DataError, did_you_mean
-from mllmu.recipe import Splits, percent
-from mllmu.seeding import rng
+from mllmu.config.recipe import Splits, percent
+from mllmu.core.errors import DataError, did_you_mean
+from mllmu.core.seeding import rng
 
 HOLDOUT = "holdout"
 RATIO_TOLERANCE = 0.1

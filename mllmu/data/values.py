@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 import yaml
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from mllmu.errors import DataError, did_you_mean
+from mllmu.core.errors import DataError, did_you_mean
 
 Gender = Literal["female", "male"]
 

@@ -17,8 +17,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError
 
-from mllmu.errors import DataError, did_you_mean
-from mllmu.records import Record
+from mllmu.core.errors import DataError, did_you_mean
+from mllmu.core.records import Record
 
 Kind = Literal["fictitious", "celebrity"]
 Variant = Literal["train", "eval", "test"]

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from pydantic import Field, ValidationError
 
-from mllmu.errors import DataError
-from mllmu.records import Record
+from mllmu.core.errors import DataError
+from mllmu.core.records import Record
 
 COLUMNS = ("forget", "model", "sample_id", "score")
 ReplyId = tuple[str, str, str]

@@ -15,11 +15,11 @@ from typing import TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from mllmu import plugins
-from mllmu.evaluation.everything import Everything
+from mllmu.core import plugins
+from mllmu.core.records import MetricResult, Response, Sample, Split
+from mllmu.core.seeding import rng
 from mllmu.evaluation.metrics import Metric
-from mllmu.records import MetricResult, Response, Sample, Split
-from mllmu.seeding import rng
+from mllmu.evaluation.scored_run import Everything
 
 V = TypeVar("V")
 Table = NDArray[np.float64]

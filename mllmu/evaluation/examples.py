@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from mllmu.config.protocol import Shots
+from mllmu.core.errors import RecipeError, did_you_mean
+from mllmu.core.records import Modality, Question, Split, TaskName
+from mllmu.core.seeding import rng
 from mllmu.data.build import Dataset
-from mllmu.errors import RecipeError, did_you_mean
 from mllmu.evaluation.published import NUM_SHOT_PEOPLE, NUM_SHOT_PEOPLE_IDEFICS2, Shot
-from mllmu.protocol import Shots
-from mllmu.records import Modality, Question, Split, TaskName
-from mllmu.seeding import rng
 
 NO_EXAMPLES: tuple[Split, ...] = ("celebrity", "holdout")
 """Sets whose people are never examples: celebrities are not in the published list that examples are looked up in."""

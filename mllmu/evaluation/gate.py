@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mllmu.errors import GateError
+from mllmu.core.errors import GateError
+from mllmu.core.records import Response, Sample
 from mllmu.evaluation.metrics.right import PLUGIN as RIGHT
 from mllmu.evaluation.stats import Difference, paired_difference
-from mllmu.records import Response, Sample
 
 LEVEL = 0.05
 

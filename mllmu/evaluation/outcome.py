@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from mllmu.evaluation.parsing import contains, contains_words, parse_choice
-from mllmu.records import Response, Sample
+from mllmu.core.parsing import contains, contains_words, parse_choice
+from mllmu.core.records import Response, Sample
 
 Outcome = Literal["right", "wrong", "refused", "garbled"]
 

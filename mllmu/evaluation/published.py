@@ -19,8 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mllmu.records import Exchange, MetricResult, Modality, Question, Sample, Split, TaskName
-from mllmu.runstore import read_json
+from mllmu.core.records import Exchange, MetricResult, Modality, Question, Sample, Split, TaskName
+from mllmu.core.runfolder import read_json
 
 NEW_TOKENS = 50
 NEW_TOKENS_IDEFICS2_LETTER = 5

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from mllmu.core.records import Summary
 from mllmu.evaluation.crowd import Crowd
-from mllmu.evaluation.everything import Everything
+from mllmu.evaluation.scored_run import Everything
 from mllmu.evaluation.stats import drawn_interval
-from mllmu.records import Summary
 
 if TYPE_CHECKING:
     from mllmu.evaluation.summaries import Summariser

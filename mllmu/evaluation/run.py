@@ -7,14 +7,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from mllmu import processes
-from mllmu.models.batch_size import MOST, starting_size
+from mllmu.core import ranks
+from mllmu.core.progress import Progress
+from mllmu.core.records import Response, Sample, dump_lines, parse_lines
+from mllmu.core.runfolder import explain_os_errors, write_atomic
+from mllmu.models.engine.batch_size import MOST, starting_size
+from mllmu.models.engine.respond import plan_batches, respond
+from mllmu.models.engine.vllm_backend import VllmModel
 from mllmu.models.loading import Loaded
-from mllmu.models.respond import plan_batches, respond
-from mllmu.models.vllm_backend import VllmModel
-from mllmu.progress import Progress
-from mllmu.records import Response, Sample, dump_lines, parse_lines
-from mllmu.runstore import explain_os_errors, write_atomic
+from mllmu.parallel import team
 
 RESPONSES = "responses.jsonl"
 PARTIAL, OF_FOLLOWER, PARTIALS = "responses.partial.jsonl", "responses.partial.{}.jsonl", "responses.partial*.jsonl"
@@ -51,17 +52,17 @@ def collect(
         All replies; nothing where this process does not lead.
     """
     known = read_known(folder)
-    processes.wait_for_all()  # before anybody writes more
+    team.wait_for_all()  # before anybody writes more
     batches = [
         [s for s in batch if s.id not in known]
         for batch in plan_batches(samples, PLANNED if batch_size == "auto" else batch_size)
     ]
     batches = [batch for batch in batches if batch]
-    batches = [batches[place] for place in processes.own_share([weight(batch) for batch in batches])]
+    batches = [batches[place] for place in team.own_share([weight(batch) for batch in batches])]
     progress.start(label, len(known) + sum(map(len, batches)))
     progress.advance(len(known))
     if batches:
-        partial = folder / (PARTIAL if processes.leads() else OF_FOLLOWER.format(processes.rank()))
+        partial = folder / (PARTIAL if ranks.leads() else OF_FOLLOWER.format(ranks.rank()))
         write_atomic(partial, dump_lines(read_partial(partial)))
         loaded = load()
         if batch_size == "auto":
@@ -74,8 +75,8 @@ def collect(
             append(partial, replies)
             progress.advance(len(replies))
     progress.finish()
-    processes.wait_for_all()
-    if not processes.leads():
+    team.wait_for_all()
+    if not ranks.leads():
         return []
     known = read_known(folder)
     ordered = [known[sample.id] for sample in samples]

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mllmu import plugins
+from mllmu.config.protocol import Protocol
+from mllmu.config.recipe import Evaluate
+from mllmu.core import plugins
+from mllmu.core.errors import RecipeError
+from mllmu.core.records import PEOPLE_SPLITS, TASKS, Exchange, Question, Sample, Split
+from mllmu.core.seeding import rng
 from mllmu.data.build import Dataset
-from mllmu.errors import RecipeError
 from mllmu.evaluation import published
 from mllmu.evaluation.examples import Examples, choose
 from mllmu.evaluation.metrics import Metric
 from mllmu.evaluation.summaries import build_all
 from mllmu.evaluation.tasks import Part, Task
-from mllmu.protocol import Protocol
-from mllmu.recipe import Evaluate
-from mllmu.records import PEOPLE_SPLITS, TASKS, Exchange, Question, Sample, Split
-from mllmu.seeding import rng
 
 BY_LIKELIHOOD = ("accuracy_logp", "probability", "truth_ratio")
 """Metrics of log-probabilities, which the published protocol does not compute."""
@@ -29,7 +29,7 @@ def render(
 
     Args:
         dataset: the data of the run.
-        key: forget ratio in percent, see :func:`mllmu.recipe.percent`.
+        key: forget ratio in percent, see :func:`mllmu.config.recipe.percent`.
         evaluate: tasks, protocol, and at most how many people of a set are asked.
         selection: share of forget and retain questions that are only for tuning (``part: selection``).
         seed: chooses the people of a limited set, the selection questions and the example people.

@@ -8,11 +8,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from mllmu.errors import DataError
-from mllmu.evaluation.metrics import Metric
-from mllmu.evaluation.stats import Estimate, clustered_mean, ks_distance
-from mllmu.evaluation.tasks import Part
-from mllmu.records import (
+from mllmu.core.errors import DataError
+from mllmu.core.records import (
     MODALITIES,
     SPLITS,
     TASKS,
@@ -25,6 +22,9 @@ from mllmu.records import (
     Split,
     TaskName,
 )
+from mllmu.evaluation.metrics import Metric
+from mllmu.evaluation.stats import Estimate, clustered_mean, ks_distance
+from mllmu.evaluation.tasks import Part
 
 Group = tuple[Split, TaskName, Modality]
 

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mllmu.errors import DataError
+from mllmu.core.errors import DataError
 
 
 class Estimate(NamedTuple):

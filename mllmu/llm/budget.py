@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter
 
-from mllmu.errors import BudgetError
+from mllmu.core.errors import BudgetError
 from mllmu.llm.cache import Reply
 from mllmu.llm.settings import EndpointSettings
 

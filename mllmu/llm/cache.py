@@ -11,8 +11,8 @@ from typing import Self
 
 from pydantic import ValidationError
 
-from mllmu.errors import RunStoreError
-from mllmu.records import Record
+from mllmu.core.errors import RunStoreError
+from mllmu.core.records import Record
 
 FILE = "replies.sqlite"
 

@@ -12,13 +12,13 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel
 
-from mllmu.errors import EndpointError, MllmuError
+from mllmu.core.errors import EndpointError, MllmuError
+from mllmu.core.seeding import rng
 from mllmu.llm.budget import Budget
 from mllmu.llm.cache import Reply, ReplyCache
 from mllmu.llm.http import Endpoint, Rejected, Transient
 from mllmu.llm.schema import MAX_TEXT, json_schema, parse_object
 from mllmu.llm.settings import EndpointSettings
-from mllmu.seeding import rng
 
 T = TypeVar("T", bound=BaseModel)
 Message = Mapping[str, str]

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx2
 
-from mllmu.errors import EndpointError
+from mllmu.core.errors import EndpointError
 from mllmu.llm.cache import Reply
 from mllmu.llm.settings import HIDDEN, EndpointSettings
 

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, JsonValue, field_validator, model_validator
 
-from mllmu.errors import EndpointError
-from mllmu.plugins import Plugin
+from mllmu.core.errors import EndpointError
+from mllmu.core.plugins import Plugin
 
 HIDDEN = "(not shown)"
 """Stands for a setting that may hold a secret by mistake, so that no error message repeats it."""

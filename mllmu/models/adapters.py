@@ -13,11 +13,11 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from mllmu.errors import ModelError
+from mllmu.config.recipe import Lora
+from mllmu.core.errors import ModelError
+from mllmu.core.runfolder import explain_os_errors
 from mllmu.models.families import Family
 from mllmu.models.loading import WEIGHTS_FILE, one_line, quiet_libraries
-from mllmu.recipe import Lora
-from mllmu.runstore import explain_os_errors
 
 NEW = "default"
 """PEFT's name of the adapter in training; one of this name is saved without a folder of its own."""

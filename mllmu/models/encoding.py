@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mllmu.errors import ModelError
+from mllmu.core.errors import ModelError
 from mllmu.models.families import IGNORE, Batch, Family, Turn
 
 PICTURES_MIB = 4096

@@ -18,16 +18,16 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils import logging as library_logging
 
-from mllmu import plugins, processes
-from mllmu.errors import MllmuError, ModelError
+from mllmu.config.recipe import ModelSection
+from mllmu.core import plugins, ranks
+from mllmu.core.errors import MllmuError, ModelError
+from mllmu.core.records import ModelRef
 from mllmu.models.encoding import Encoder
 from mllmu.models.families import Family
 from mllmu.models.modifier_files import apply_modifier, is_modifier
 from mllmu.models.modifiers import MODIFIER_FILE
 from mllmu.models.processors import load_processor
 from mllmu.models.quantize import keep_gradients, quantization
-from mllmu.recipe import ModelSection
-from mllmu.records import ModelRef
 
 WEIGHTS_FILE = "weights.safetensors"
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -130,7 +130,7 @@ def load_settings(section: ModelSection, config: Any, family: Family, device: to
             "device_map": {"": str(device)},  # packed weights are made where they stay
         }
     if section.device_map:
-        if processes.count() > 1:
+        if ranks.count() > 1:
             raise ModelError("model.device_map: spreads a model over all GPUs, which leaves none to other processes.")
         if device.type != "cuda":
             raise ModelError(
@@ -291,9 +291,9 @@ def choose_device(name: str) -> torch.device:
         raise ModelError(f"model.device: '{name}' is no device. Expected auto, cpu, cuda or cuda:N.") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ModelError(f"model.device: '{name}' asked for, but no GPU is visible. Use device: auto or cpu.")
-    if device.type == "cuda" and processes.count() > 1:
+    if device.type == "cuda" and ranks.count() > 1:
         if device.index is not None:
-            raise ModelError(f"model.device: '{name}' would be the GPU of all {processes.count()} processes. Use auto.")
+            raise ModelError(f"model.device: '{name}' would be the GPU of all {ranks.count()} processes. Use auto.")
         device = own_gpu()
     try:
         torch.zeros(1, device=device).item()
@@ -304,9 +304,9 @@ def choose_device(name: str) -> torch.device:
 
 def own_gpu() -> torch.device:
     """The GPU of this process: the first, or one of its own where several processes are at work."""
-    if processes.count() == 1:
+    if ranks.count() == 1:
         return torch.device("cuda")
-    number, available = processes.local_rank(), torch.cuda.device_count()
+    number, available = ranks.local_rank(), torch.cuda.device_count()
     if number >= available:
         raise ModelError(
             f"model.device: process {number} of this machine has no GPU of its own, {available} are visible. "

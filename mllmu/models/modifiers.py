@@ -1,8 +1,8 @@
 """Changes that act while a model runs: neurons switched off, a vector added, adapters chosen by a gate, logits lowered.
 
 A modifier lies in a folder as plain JSON and safetensors, and the folder stands among the adapters of a
-:class:`mllmu.records.ModelRef`, so whoever loads the model gets the modified one: evaluation, judges, attacks. Leave
-the folder out of the list and the model is as before.
+:class:`mllmu.core.records.ModelRef`, so whoever loads the model gets the modified one: evaluation, judges, attacks.
+Leave the folder out of the list and the model is as before.
 
 Every modifier decides token by token, from nothing but what the model has computed for that token and those it attends
 to. A cached prefix, a packed batch and one question alone therefore get the same result.
@@ -26,9 +26,9 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
+from mllmu.core.runfolder import write_atomic
+from mllmu.models.engine.tree import reading
 from mllmu.models.parts import core, decoder_layers, window_of
-from mllmu.models.segments import reading
-from mllmu.runstore import write_atomic
 
 MODIFIER_FILE = "modifier.json"
 TENSOR_FILE = "modifier.safetensors"

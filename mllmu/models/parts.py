@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from mllmu.errors import ModelError
+from mllmu.core.errors import ModelError
 
 _LAYER = re.compile(r"(?:.*\.)?(?:language_model|text_model)\.(?:.*\.)?layers\.(\d+)")
 

@@ -15,7 +15,7 @@ from typing import Any
 from transformers import AutoProcessor, ProcessorMixin
 from transformers.utils import is_torchvision_available
 
-from mllmu.errors import ModelError, did_you_mean
+from mllmu.core.errors import ModelError, did_you_mean
 
 VIDEO = "video_processor"
 

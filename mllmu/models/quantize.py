@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
-from mllmu.errors import needs_extra
+from mllmu.core.errors import needs_extra
 from mllmu.models.families import Family
 
 REPACKS = "support_avx512bf16_for_cpu"

@@ -8,7 +8,7 @@ from pathlib import Path
 from jinja2 import Environment
 from markupsafe import Markup
 
-from mllmu.runstore import write_atomic
+from mllmu.core.runfolder import write_atomic
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
@@ -19,7 +19,7 @@ _PAGE = """<!doctype html>
 {% for label, place in links.items() %}<li><a href="{{ place }}">{{ label }}</a></li>
 {% endfor %}</ul></main></body></html>
 """
-_STYLE = Path(__file__).parent / "templates" / "style.css"
+STYLE = Path(__file__).parent / "templates" / "style.css"
 
 
 def write_index(folder: Path, title: str, keys: Sequence[str]) -> Path:
@@ -30,7 +30,7 @@ def write_index(folder: Path, title: str, keys: Sequence[str]) -> Path:
 
 def write_links(folder: Path, title: str, note: str, links: Mapping[str, str]) -> Path:
     """Write ``index.html`` with a title, a sentence, and a link to a place below the folder for every label."""
-    style = Markup(_STYLE.read_text(encoding="utf-8"))  # noqa: S704 - this package's own file
+    style = Markup(STYLE.read_text(encoding="utf-8"))  # noqa: S704 - this package's own file
     page = Environment(autoescape=True).from_string(_PAGE).render(title=title, note=note, links=links, style=style)
     path = folder / "index.html"
     write_atomic(path, page)

@@ -7,9 +7,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from mllmu.errors import DataError, did_you_mean
-from mllmu.evaluation.trust import TrustRow
-from mllmu.records import MetricResult, Modality, Record, Split, Summary, TaskName
+from mllmu.core.errors import DataError, did_you_mean
+from mllmu.core.records import MetricResult, Modality, Record, Split, Summary, TaskName
 
 Role = Literal["base", "target", "retain_model", "baseline", "unlearned"]
 ROLES: tuple[Role, ...] = ("base", "target", "retain_model", "baseline", "unlearned")
@@ -43,6 +42,29 @@ class KsRow(Record):
     split: Split
     modality: Modality
     value: float | None
+
+
+class TrustRow(Record):
+    """What was found about one metric on one task and modality of the forget questions.
+
+    Attributes:
+        auc: share of pairs (model that knows, model that does not) the metric puts in the right order; 0.5 is chance.
+        quantisation, relearning: 1 if nothing hidden comes back, towards 0 the more does; None where not measured.
+        trust: harmonic mean of what is there of the three.
+        num_with, num_without: models with a value.
+    """
+
+    metric: str
+    task: TaskName
+    modality: Modality
+    auc: float | None
+    auc_low: float | None = None
+    auc_high: float | None = None
+    quantisation: float | None = None
+    relearning: float | None = None
+    trust: float | None = None
+    num_with: int
+    num_without: int
 
 
 class CurvePoint(Record):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from rich.table import Table
 from rich.text import Text
 
-from mllmu.records import MODALITIES, SPLITS, MetricResult
+from mllmu.core.records import MODALITIES, SPLITS, MetricResult
 from mllmu.report.inputs import ReportInput
 from mllmu.report.numbers import MODALITY_LABELS, Numbers, usable
 from mllmu.report.tables import Grid

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from mllmu.records import MODALITIES, SPLITS, TASKS, MetricResult, Modality, Split, TaskName
+from mllmu.core.records import MODALITIES, SPLITS, TASKS, MetricResult, Modality, Split, TaskName
 from mllmu.report.inputs import ROLES, ModelRow, ReportInput, Role
 
 MAIN_METRIC: dict[TaskName, str] = {"classification": "accuracy", "generation": "rougeL", "cloze": "cloze_contains"}

@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.lines import Line2D
 
-from mllmu.records import GENERAL_SPLITS, Modality, Split, TaskName
+from mllmu.core.records import GENERAL_SPLITS, Modality, Split, TaskName
 from mllmu.report.figures import PALETTE, Plot, finish, new_figure, style
 from mllmu.report.inputs import CurvePoint, ReportInput
 from mllmu.report.numbers import (

@@ -6,9 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mllmu.evaluation.trust import TrustRow
-from mllmu.records import Modality
-from mllmu.report.inputs import ModelRow
+from mllmu.core.records import Modality
+from mllmu.report.inputs import ModelRow, TrustRow
 from mllmu.report.numbers import MAIN_METRIC, METRIC_LABELS, MODALITY_LABELS, Interval, Numbers, listing, percent
 from mllmu.report.tradeoff import ALL_TASKS, TradeoffRow
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from mllmu.evaluation.trust import TrustRow
-from mllmu.records import SPLITS, MetricResult, Split, Summary
-from mllmu.report.inputs import BASELINES, ReportInput
+from mllmu.core.records import SPLITS, MetricResult, Split, Summary
+from mllmu.report.inputs import BASELINES, ReportInput, TrustRow
 from mllmu.report.numbers import MODALITY_LABELS, Numbers, show
 from mllmu.report.spreadsheet import csv_of
 from mllmu.report.tables import Grid

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
-from mllmu.evaluation.trust import TrustRow
-from mllmu.records import MODALITIES, SPLITS, TASKS, MetricResult, Modality, Split, TaskName
-from mllmu.report.inputs import BASELINES, ModelRow, ReportInput
+from mllmu.core.records import MODALITIES, SPLITS, TASKS, MetricResult, Modality, Split, TaskName
+from mllmu.report.inputs import BASELINES, ModelRow, ReportInput, TrustRow
 from mllmu.report.numbers import (
     FEW_PEOPLE,
     MAIN_METRIC,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from mllmu.records import Modality, Split, TaskName
+from mllmu.core.records import Modality, Split, TaskName
 from mllmu.report.inputs import ModelRow, ReportInput, check
 from mllmu.report.numbers import COLLAPSE_SHARE, Interval, Numbers, Standing
 from mllmu.report.spreadsheet import csv_of

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from statistics import median
 
-from mllmu.records import MODALITIES, Modality
+from mllmu.core.records import MODALITIES, Modality
 from mllmu.report.inputs import ReportInput
 from mllmu.report.numbers import MODALITY_LABELS, Numbers
 from mllmu.report.sheets import (

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from mllmu import plugins
+from mllmu.core import plugins
+from mllmu.core.records import Question
+from mllmu.core.seeding import rng
 from mllmu.data.question_rules import OTHER
 from mllmu.models.families import Turn
-from mllmu.records import Question
-from mllmu.seeding import rng
 
 
 def training_turns(questions: Sequence[Question], images: Path, *, modality: str, variant: str = "train") -> list[Turn]:

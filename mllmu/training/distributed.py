@@ -26,9 +26,10 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.utils.checkpoint import checkpoint
 
-from mllmu import processes
+from mllmu.core import ranks
+from mllmu.models.engine.forward import Forward, labelled, run_hidden, run_logits
 from mllmu.models.families import Batch, Turn
-from mllmu.training.forward import Forward, labelled, run_hidden, run_logits
+from mllmu.parallel import team
 
 MakeBatch = Callable[[Sequence[Turn]], Batch]
 """Encodes turns as a batch; the turns of a step, or a share of them."""
@@ -45,7 +46,7 @@ def forward(model: Any, turns: Sequence[Turn], make: MakeBatch, *, at_once: int 
 
 
 def hidden(model: Any, turns: Sequence[Turn], make: MakeBatch, layer: int, *, at_once: int | None = None) -> Tensor:
-    """[N, D] hidden states behind a layer for the turns of a step; see :func:`mllmu.training.forward.run_hidden`."""
+    """[N, D] hidden states behind a layer of the turns; see :func:`~mllmu.models.engine.forward.run_hidden`."""
     return together(partial(run_hidden, model, layer=layer), turns, make, at_once)[0]
 
 
@@ -60,14 +61,14 @@ def together(
     run: Callable[[Batch], Tensor], turns: Sequence[Turn], make: MakeBatch, at_once: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """[N, X] what ``run`` gives for the labelled tokens, the tokens [N], and the index of the turn of each [N]."""
-    shares = share(turns, processes.count())
+    shares = share(turns, ranks.count())
     largest = max(1, *map(len, shares))
     parts = math.ceil(largest / min(at_once or largest, largest))
-    if processes.count() == 1 and parts == 1:
+    if ranks.count() == 1 and parts == 1:
         batch = make(turns)
         return run(batch), *labelled(batch)
-    own_NX, labels_N, row_N = _own(run, turns, make, cut(shares[processes.rank()], parts))
-    if processes.count() == 1:
+    own_NX, labels_N, row_N = _own(run, turns, make, cut(shares[ranks.rank()], parts))
+    if ranks.count() == 1:
         return own_NX, labels_N, row_N
     sizes = _sizes(own_NX)
     facts_N2 = _gather(torch.stack([labels_N, row_N], dim=1), sizes)
@@ -138,19 +139,19 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, sizes: list[int]) -> Tensor:
-        start = sum(sizes[: processes.rank()])
+        start = sum(sizes[: ranks.rank()])
         ctx.own = slice(start, start + len(own))
         return _gather(own, sizes)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0][ctx.own] * processes.count(), None
+        return gradients[0][ctx.own] * ranks.count(), None
 
 
 def _sizes(own: Tensor) -> list[int]:
     """Number of rows of every process."""
-    counts = [torch.zeros(1, dtype=torch.long, device=own.device) for _ in range(processes.count())]
-    processes.team()
+    counts = [torch.zeros(1, dtype=torch.long, device=own.device) for _ in range(ranks.count())]
+    team.team()
     dist.all_gather(counts, torch.tensor([len(own)], device=own.device))
     return [int(count) for count in counts]
 
@@ -165,7 +166,7 @@ def _gather(own: Tensor, sizes: Sequence[int]) -> Tensor:
 
 def average_gradients(weights: Sequence[Tensor]) -> None:
     """Put the mean over processes into every ``grad``; a weight that no process has reached keeps none."""
-    if processes.count() == 1:
+    if ranks.count() == 1:
         return
     for weight, gradient in zip(weights, average(weights, [weight.grad for weight in weights]), strict=True):
         weight.grad = gradient
@@ -174,12 +175,12 @@ def average_gradients(weights: Sequence[Tensor]) -> None:
 def gradients(value: Tensor, weights: Sequence[Tensor]) -> list[Tensor | None]:
     """Gradient of a loss of :func:`forward` for each weight, the same in all processes; None: it has no influence."""
     found = torch.autograd.grad(value, list(weights), allow_unused=True)
-    return list(found) if processes.count() == 1 else average(weights, found)
+    return list(found) if ranks.count() == 1 else average(weights, found)
 
 
 def average(weights: Sequence[Tensor], values: Sequence[Tensor | None]) -> list[Tensor | None]:
     """Means over processes of values like the weights; None counts as 0, and stays None where it is so everywhere."""
-    processes.team()
+    team.team()
     there = torch.tensor([value is not None for value in values], device=weights[0].device, dtype=torch.float32)
     flat = torch.cat(
         [
@@ -193,15 +194,15 @@ def average(weights: Sequence[Tensor], values: Sequence[Tensor | None]) -> list[
     dist.all_reduce(flat)
     reached, *sums = flat.split([len(there), *(weight.numel() for weight in weights)])
     return [
-        (total / processes.count()).view_as(weight).to(weight.dtype) if found else None
+        (total / ranks.count()).view_as(weight).to(weight.dtype) if found else None
         for weight, total, found in zip(weights, sums, reached.tolist(), strict=True)
     ]
 
 
 def agree(weights: Sequence[Tensor]) -> None:
     """Make tensors those of the leading process, in place."""
-    if processes.count() > 1:
-        processes.team()
+    if ranks.count() > 1:
+        team.team()
         with torch.no_grad():
             for weight in weights:
                 dist.broadcast(weight, 0)

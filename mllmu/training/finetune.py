@@ -8,14 +8,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mllmu.errors import DataError
+from mllmu.config.recipe import Finetune
+from mllmu.core.errors import DataError
+from mllmu.core.progress import Progress
+from mllmu.core.ranks import leads
+from mllmu.core.seeding import derive
 from mllmu.models.adapters import add_trainable, save_trained
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded
-from mllmu.processes import leads
-from mllmu.progress import Progress
-from mllmu.recipe import Finetune
-from mllmu.seeding import derive
 from mllmu.training.batching import Order
 from mllmu.training.distributed import forward
 from mllmu.training.loop import Schedule, train

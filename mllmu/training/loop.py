@@ -14,14 +14,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mllmu.errors import ModelError
+from mllmu.core.errors import ModelError
+from mllmu.core.progress import Progress
+from mllmu.core.ranks import leads
+from mllmu.core.runfolder import write_atomic
+from mllmu.core.seeding import derive
 from mllmu.models.adapters import explain_disk_errors
+from mllmu.models.engine import meter
 from mllmu.models.loading import one_line
-from mllmu.processes import leads
-from mllmu.progress import Progress
-from mllmu.runstore import write_atomic
-from mllmu.seeding import derive
-from mllmu.training import meter
 from mllmu.training.distributed import agree, average_gradients
 
 CHECKPOINT = "checkpoint.safetensors"

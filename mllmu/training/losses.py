@@ -10,8 +10,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from mllmu.errors import DataError, ModelError
-from mllmu.training.forward import Forward
+from mllmu.core.errors import DataError, ModelError
+from mllmu.models.engine.forward import Forward
 
 
 def answer_nll(forward: Forward) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mllmu.training.forward import Forward
+from mllmu.models.engine.forward import Forward
 from mllmu.training.losses import answer_nll
 
 LN2 = 0.6931471805599453

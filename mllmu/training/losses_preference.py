@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from mllmu.training.forward import Forward
+from mllmu.models.engine.forward import Forward
 from mllmu.training.losses import row_nll_B
 
 

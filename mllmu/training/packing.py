@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 
 from mllmu.models.encoding import Encoder, shared_length
+from mllmu.models.engine.image_features import picture_inputs
 from mllmu.models.families import IGNORE, Batch, Turn
 from mllmu.models.families._masks import Layout, additive, runs
 from mllmu.models.loading import Loaded
 from mllmu.models.parts import core
-from mllmu.models.pictures import picture_inputs
 
 CAPACITY = 128
 """Tokens that a group has room for at least. Seconds of a forward and backward pass of the tiny model (17 picture

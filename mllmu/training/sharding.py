@@ -16,10 +16,11 @@ from typing import Any
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 
-from mllmu import processes
-from mllmu.errors import ModelError, ProcessError
+from mllmu.core import ranks
+from mllmu.core.errors import ModelError, ProcessError
 from mllmu.models.loading import Loaded
 from mllmu.models.parts import core, decoder, decoder_layers
+from mllmu.parallel import team
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ def asked_for() -> Sharding | None:
     Raises:
         ProcessError: the file asks for FSDP 1, or for what the recipe decides.
     """
-    if processes.count() == 1 or not _is_set("ACCELERATE_USE_FSDP"):
+    if ranks.count() == 1 or not _is_set("ACCELERATE_USE_FSDP"):
         return None
     if os.environ.get("FSDP_VERSION", "1") != "2":
         raise ProcessError("accelerate's config file: got FSDP 1, expected fsdp_version: 2 under fsdp_config.")
@@ -81,9 +82,9 @@ def spread(loaded: Loaded, model: Any) -> None:
         raise ModelError("model.quantize: packed weights cannot be spread by FSDP2. Leave one of the two out.")
     own = core(model)
     shared = {own.get_input_embeddings().weight, own.lm_head.weight}
-    processes.team()  # the mesh would otherwise connect in a way of its own
+    team.team()  # the mesh would otherwise connect in a way of its own
     settings: dict[str, Any] = {
-        "mesh": init_device_mesh(loaded.device.type, (processes.count(),)),
+        "mesh": init_device_mesh(loaded.device.type, (ranks.count(),)),
         "reshard_after_forward": sharding.reshard,
         "offload_policy": CPUOffloadPolicy() if sharding.offload else OffloadPolicy(),
     }

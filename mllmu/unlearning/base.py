@@ -16,13 +16,13 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from mllmu.core.plugins import Plugin
+from mllmu.models.engine.forward import Forward
 from mllmu.models.families import Turn
 from mllmu.models.modifiers import Modifier, ModifierSettings
-from mllmu.plugins import Plugin
-from mllmu.training.forward import Forward
 from mllmu.training.losses import answer_nll
+from mllmu.unlearning.holdout import Kind, level_of
 from mllmu.unlearning.saliency import Saliency
-from mllmu.unlearning.strangers import Kind, level_of
 
 if TYPE_CHECKING:
     from mllmu.unlearning.probing import Probe
@@ -86,7 +86,7 @@ class Side:
     def stranger_level_B(self) -> Tensor:
         """[B] what the reference gives true replies about people nobody taught it, asked in the same way; nats a token.
 
-        For methods with ``uses_strangers``; see :func:`mllmu.unlearning.strangers.stranger_levels`.
+        For methods with ``uses_strangers``; see :func:`mllmu.unlearning.holdout.stranger_levels`.
         """
         levels = self._levels()
         return self.current.logits_NV.new_tensor([level_of(turn, levels) for turn in self.turns], dtype=torch.float32)

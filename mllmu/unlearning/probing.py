@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mllmu.errors import DataError, ModelError
+from mllmu.config.recipe import Lora
+from mllmu.core.errors import DataError, ModelError
+from mllmu.core.seeding import derive, rng
+from mllmu.models.engine.forward import label_everything, run_hidden
 from mllmu.models.families import IGNORE, Turn
 from mllmu.models.loading import Loaded
 from mllmu.models.modifiers import Gate
 from mllmu.models.parts import core, decoder_layers
-from mllmu.recipe import Lora
-from mllmu.seeding import derive, rng
-from mllmu.training.forward import label_everything, run_hidden
 from mllmu.unlearning.base import layer_at
 
 MOST_TURNS = 256

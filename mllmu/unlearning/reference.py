@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mllmu.models.engine.forward import Forward, apply_head, labelled, run_labelled, run_logits
 from mllmu.models.families import Batch, Turn
 from mllmu.models.loading import Loaded
 from mllmu.models.parts import core
 from mllmu.training import distributed
 from mllmu.training.distributed import MakeBatch
-from mllmu.training.forward import Forward, apply_head, labelled, run_labelled, run_logits
 
 CHUNK = 16
 """Replies a pass."""

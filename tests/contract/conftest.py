@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mllmu import plugins
+from mllmu.core import plugins
 
 if TYPE_CHECKING:
     from mllmu.models.loading import Loaded

@@ -11,13 +11,13 @@ from helpers_models import COLOURS, load_ref, sample
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from mllmu import plugins
+from mllmu.config.recipe import Lora
+from mllmu.core import plugins
 from mllmu.models.adapters import add_trainable
+from mllmu.models.engine.respond import answer_sharing, generate, score_candidates
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded
 from mllmu.models.modifiers import Gate, ModifierSettings, Steering
-from mllmu.models.respond import answer_sharing, generate, score_candidates
-from mllmu.recipe import Lora
 
 NAMES = [name for name in plugins.names("families") if plugins.find("families", name).shares_prefix]
 WORDS = ["Which", "colour", "has", "her", "hat", "and", "where", "was", "this", "person", "born", "in", "1987", "?"]

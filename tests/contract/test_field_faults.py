@@ -20,22 +20,22 @@ from test_methods_contract import METHODS, World, label
 from torch import Tensor
 
 import mllmu
-from mllmu import plugins
+from mllmu.config.recipe import Evaluate, parse
+from mllmu.core import plugins
+from mllmu.core.errors import RecipeError
+from mllmu.core.records import CandidateLogp, Response, Sample, Score, TokenStats
 from mllmu.data import build
 from mllmu.data.questions import build as ask_about
 from mllmu.data.sources.synthetic import Synthetic
-from mllmu.errors import RecipeError
 from mllmu.evaluation.samples import metrics_of, render
 from mllmu.evaluation.scoring import score_all
 from mllmu.evaluation.summaries import build_all, summarise
+from mllmu.models.engine.forward import Forward, run_forward
+from mllmu.models.engine.respond import as_turn, respond
+from mllmu.models.engine.token_stats import measure
 from mllmu.models.families import IGNORE, Turn
 from mllmu.models.loading import Loaded
-from mllmu.models.respond import as_turn, respond
-from mllmu.models.token_stats import measure
-from mllmu.recipe import Evaluate, parse
-from mllmu.records import CandidateLogp, Response, Sample, Score, TokenStats
 from mllmu.training.batching import training_turns
-from mllmu.training.forward import Forward, run_forward
 from mllmu.training.losses import kl_batchmean_published, kl_to_reference
 from mllmu.training.losses_bounded import undial_loss
 from mllmu.unlearning.base import Method

@@ -11,17 +11,17 @@ import torch
 from helpers_models import LORA, load_ref, turns_of
 from torch import Tensor
 
-from mllmu import plugins
+from mllmu.core import plugins
+from mllmu.core.progress import SilentProgress
+from mllmu.models.engine.forward import run_forward
 from mllmu.models.loading import Loaded
 from mllmu.models.modifiers import Experts, Gate, Modifier, Pruned
 from mllmu.models.parts import core, decoder_layers
-from mllmu.progress import SilentProgress
-from mllmu.training.forward import run_forward
 from mllmu.unlearning.base import Method, Step
 from mllmu.unlearning.methods.router import RoutedAdapters
 from mllmu.unlearning.probing import Probe
-from mllmu.unlearning.run import Sides, unlearn
 from mllmu.unlearning.saliency import Saliency
+from mllmu.unlearning.trainer import Sides, unlearn
 
 
 def forgetting(base: Path, **changes: Any) -> Sides:

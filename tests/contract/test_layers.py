@@ -15,22 +15,15 @@ import mllmu
 
 ROOT = Path(mllmu.__file__).parent
 HEAVY = {"torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers", "bitsandbytes"}
-LAYERS: dict[str, float] = {
-    "mllmu": 0, "mllmu.version": 0, "mllmu.errors": 0, "mllmu.records": 0, "mllmu.recipe": 0, "mllmu.plugins": 0,
-    "mllmu.runstore": 0, "mllmu.seeding": 0, "mllmu.processes": 0, "mllmu.progress": 0, "mllmu.workers": 0,
-    "mllmu.protocol": 0, "mllmu.grid": 0, "mllmu.runlock": 0, "mllmu.settings": 0,
-    "mllmu.llm": 1, "mllmu.judges": 1, "mllmu.data": 1, "mllmu.evaluation": 1, "mllmu.report": 1,
-    "mllmu.models": 2, "mllmu.training": 2,
-    "mllmu.training.loop": 3, "mllmu.training.finetune": 3,
-    "mllmu.unlearning": 4, "mllmu.depth": 4,
-    "mllmu.evaluation.run": 4, "mllmu.evaluation.attacks": 4, "mllmu.judges.local": 4,
-    "mllmu.stages": 6, "mllmu.pipeline": 6, "mllmu.sweep": 6, "mllmu.search": 6, "mllmu.doctor": 6, "mllmu.planning": 6,
-    "mllmu.cli": 7, "mllmu.__main__": 7,
-}  # fmt: skip
-"""Layer of a module, or of a package with all that is in it; the longest name counts."""
-LIGHT = 1
-"""Up to this layer nothing imports a heavy library."""
-APART = ("mllmu.unlearning", "mllmu.evaluation.run")
+STOREYS = (
+    "core", "config", "parallel", "llm", "data", "models", "training", "unlearning", "evaluation", "report", "pipeline",
+    "studies", "preflight", "cli",
+)  # fmt: skip
+"""The packages, each on a storey of its own: a module imports its own package and those before it."""
+LOOSE = ("mllmu", "mllmu.version", "mllmu.__main__")
+"""Modules of no package: the public names, the version, and ``python -m mllmu``."""
+LIGHT = ("core", "config", "parallel", "llm", "data", "report")
+"""Packages that work without a heavy library."""
 
 
 def name_of(path: Path) -> str:
@@ -41,13 +34,17 @@ def name_of(path: Path) -> str:
 MODULES = {name_of(path): path for path in sorted(ROOT.rglob("*.py"))}
 
 
-def layer(module: str) -> float:
-    parts = module.split(".")
-    for length in range(len(parts), 1, -1):
-        if (found := LAYERS.get(".".join(parts[:length]))) is not None:
-            return found
-    assert module == "mllmu", f"{module} belongs to no layer: name it, or its package, in LAYERS"
-    return LAYERS[module]
+def package(module: str) -> str:
+    """The package a module belongs to."""
+    return module.split(".")[1]
+
+
+def storey(module: str) -> int:
+    return STOREYS.index(package(module))
+
+
+PACKAGED = [module for module in MODULES if module not in LOOSE]
+LIGHT_MODULES = [module for module in PACKAGED if package(module) in LIGHT]
 
 
 @cache
@@ -93,43 +90,47 @@ def loaded_with(module: str) -> frozenset[str]:
     return frozenset(found)
 
 
-def test_the_map_of_the_layers_has_no_dead_entry() -> None:
-    planned = {"mllmu.sweep", "mllmu.llm", "mllmu.evaluation.attacks"}
-    assert set(LAYERS) - set(MODULES) <= planned
-    assert all(layer(module) >= 0 for module in MODULES)
+def test_every_package_has_its_storey() -> None:
+    assert sorted({package(module) for module in PACKAGED}) == sorted(STOREYS)
 
 
-@pytest.mark.parametrize("module", sorted(MODULES))
-def test_a_module_imports_its_own_layer_or_lower_ones(module: str) -> None:
-    higher = {other for other in imports(module, lazy=True) if other in MODULES and layer(other) > layer(module)}
-    assert not higher
+@pytest.mark.parametrize("module", PACKAGED)
+def test_a_module_imports_its_own_package_or_lower_ones(module: str) -> None:
+    others = {other for other in imports(module, lazy=True) if other in MODULES and other not in LOOSE}
+    assert not {other for other in others if storey(other) > storey(module)}
 
 
-@pytest.mark.parametrize("module", [m for m in sorted(MODULES) if layer(m) <= LIGHT])
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    ahead = {module: {other for other in imports(module, lazy=True) if other in MODULES} for module in PACKAGED}
+    while ahead:
+        ends = {module for module, others in ahead.items() if not others & set(ahead)}
+        assert ends, f"a circle among {sorted(ahead)}"
+        ahead = {module: others for module, others in ahead.items() if module not in ends}
+
+
+@pytest.mark.parametrize("module", LIGHT_MODULES)
 def test_a_light_module_loads_no_heavy_library_directly_or_through_others(module: str) -> None:
     guilty = {other: imports(other, lazy=False) & HEAVY for other in loaded_with(module)}
     assert not {other: heavy for other, heavy in guilty.items() if heavy}
 
 
-def test_unlearning_and_evaluation_never_import_each_other() -> None:
-    for one, other in (APART, APART[::-1]):
-        for module in (m for m in MODULES if m == one or m.startswith(f"{one}.")):
-            assert not {m for m in imports(module, lazy=True) if m == other or m.startswith(f"{other}.")}
+def test_evaluation_never_imports_unlearning() -> None:
+    for module in (module for module in PACKAGED if package(module) == "evaluation"):
+        assert not {other for other in imports(module, lazy=True) if other.startswith("mllmu.unlearning")}
 
 
 def test_the_rules_would_notice_a_violation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     guilty = tmp_path / "guilty.py"
-    guilty.write_text("def f():\n    from mllmu.pipeline import Pipeline\n\nif x:\n    import torch.nn\n")
+    guilty.write_text("def f():\n    from mllmu.pipeline.pipeline import Pipeline\n\nif x:\n    import torch.nn\n")
     monkeypatch.setitem(MODULES, "mllmu.data.guilty", guilty)
-    assert imports("mllmu.data.guilty", lazy=True) == {"mllmu.pipeline", "torch"}
+    assert imports("mllmu.data.guilty", lazy=True) == {"mllmu.pipeline.pipeline", "torch"}
     assert imports("mllmu.data.guilty", lazy=False) == {"torch"}
-    assert layer("mllmu.pipeline") > layer("mllmu.data.guilty")
+    assert storey("mllmu.pipeline.pipeline") > storey("mllmu.data.guilty")
 
 
 def test_really_importing_the_light_modules_leaves_torch_out() -> None:
-    light = [m for m in MODULES if layer(m) <= LIGHT]
-    script = f"import sys, importlib\nfor m in {light!r}: importlib.import_module(m)\n"
-    script += "from mllmu import plugins\nassert all(plugins.names(kind) for kind in plugins.KINDS)\n"
+    script = f"import sys, importlib\nfor m in {LIGHT_MODULES!r}: importlib.import_module(m)\n"
+    script += "from mllmu.core import plugins\nassert all(plugins.names(kind) for kind in plugins.KINDS)\n"
     script += f"print(sorted({HEAVY!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "[]", done.stderr

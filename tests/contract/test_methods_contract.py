@@ -13,11 +13,11 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from mllmu import plugins
-from mllmu.errors import RecipeError
+from mllmu.core import plugins
+from mllmu.core.errors import RecipeError
+from mllmu.core.seeding import rng
+from mllmu.models.engine.forward import Forward
 from mllmu.models.families import Turn
-from mllmu.seeding import rng
-from mllmu.training.forward import Forward
 from mllmu.training.losses import answer_nll
 from mllmu.unlearning.base import Method, Phase, Side, Step
 from mllmu.unlearning.saliency import Saliency

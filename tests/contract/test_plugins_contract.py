@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from mllmu import plugins
-from mllmu.errors import PluginError, RecipeError
-from mllmu.plugins import KINDS, NEEDED, Plugin
-from mllmu.runstore import digest
+from mllmu.core import plugins
+from mllmu.core.errors import PluginError, RecipeError
+from mllmu.core.plugins import KINDS, NEEDED, Plugin
+from mllmu.core.runfolder import digest
 
 EVERY = [(kind, name) for kind in KINDS for name in plugins.names(kind)]
 
@@ -23,7 +23,7 @@ every = pytest.mark.parametrize(("kind", "name"), EVERY, ids=[f"{kind}-{name}" f
 DUMMY = """
 from typing import ClassVar
 from pydantic import Field
-from mllmu.plugins import Plugin
+from mllmu.core.plugins import Plugin
 
 class Dummy(Plugin):
     '''A dummy. Cost: nothing.'''
@@ -96,7 +96,7 @@ def test_an_unknown_kind_names_the_nearest() -> None:
 
 
 def test_listing_names_imports_no_plug_in() -> None:
-    script = "import sys\nfrom mllmu import plugins\nfor kind in plugins.KINDS: assert plugins.names(kind)\n"
+    script = "import sys\nfrom mllmu.core import plugins\nfor kind in plugins.KINDS: assert plugins.names(kind)\n"
     script += "print([m for m in ('torch', 'transformers', 'PIL', 'mllmu.models.families') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stderr

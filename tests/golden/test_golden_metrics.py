@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from mllmu.core.plugins import build
+from mllmu.core.records import Response, Sample
 from mllmu.evaluation.outcome import outcome
-from mllmu.plugins import build
-from mllmu.records import Response, Sample
 
 FOLDER = Path(__file__).parent
 METRICS = ("accuracy", "accuracy_first_char", "cloze_contains", "cloze_exact")

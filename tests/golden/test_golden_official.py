@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from mllmu.evaluation.parsing import after_marker, first_char
+from mllmu.core.parsing import after_marker, first_char
+from mllmu.core.records import Question
 from mllmu.evaluation.published import Shot, sample
-from mllmu.records import Question
 
 PROMPTS = json.loads(Path(__file__).with_name("official_prompts.json").read_text(encoding="utf-8"))
 REPLIES = json.loads(Path(__file__).with_name("official_replies.json").read_text(encoding="utf-8"))

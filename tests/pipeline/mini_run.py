@@ -9,13 +9,13 @@ from typing import Any
 import torch
 import yaml
 
+from mllmu.config.recipe import parse
+from mllmu.config.settings import apply_override
+from mllmu.core.progress import Progress
 from mllmu.data.questions import build
 from mllmu.data.sources.synthetic import Synthetic
-from mllmu.models.tiny.build import build_model, build_processor, build_tokenizer
-from mllmu.pipeline import Pipeline
-from mllmu.progress import Progress
-from mllmu.recipe import parse
-from mllmu.settings import apply_override
+from mllmu.pipeline.pipeline import Pipeline
+from tools.pretrain_tiny.build import build_model, build_processor, build_tokenizer
 
 JOBS = ("ga", "npo", "prompting", "retrain")
 MODELS = ("target", "retain_model", *JOBS)

@@ -11,13 +11,13 @@ import pytest
 import torch
 from helpers_models import load_ref, turns_of
 
-from mllmu import recipe as recipes
-from mllmu.depth.layers import hidden_states, read_out, replaced
-from mllmu.evaluation.depth import Depth
+from mllmu.config import recipe as recipes
+from mllmu.core.progress import SilentProgress
+from mllmu.models.engine.forward import run_forward
 from mllmu.models.parts import decoder_layers
-from mllmu.progress import SilentProgress
-from mllmu.search.depth import DEPTH_FILE, FOLDER, depth
-from mllmu.training.forward import run_forward
+from mllmu.studies.layers.layers import hidden_states, read_out, replaced
+from mllmu.studies.layers.records import Depth
+from mllmu.studies.layers.study import DEPTH_FILE, FOLDER, depth
 
 FAMILIES = ("llava", "idefics2", "qwen2_5_vl", "gemma3")
 

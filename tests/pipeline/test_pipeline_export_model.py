@@ -10,12 +10,12 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from typer.testing import CliRunner
 
-from mllmu import recipe as recipes
 from mllmu.cli.app import app
-from mllmu.errors import ModelError
+from mllmu.config import recipe as recipes
+from mllmu.core.errors import ModelError
+from mllmu.core.records import ModelRef
 from mllmu.models.loading import load
-from mllmu.records import ModelRef
-from mllmu.stages.export_model import export_model, find_models
+from mllmu.pipeline.export_model import export_model, find_models
 
 
 def test_an_exported_model_gives_the_same_logits(finished: Path, tmp_path: Path) -> None:

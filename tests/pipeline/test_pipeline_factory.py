@@ -20,9 +20,9 @@ from mini_run import settings
 from typer.testing import CliRunner
 
 from mllmu.cli.app import app
+from mllmu.core.records import Profile, Question, read_lines
 from mllmu.data.question_rules import check
 from mllmu.data.writers import Rejected
-from mllmu.records import Profile, Question, read_lines
 
 NUM_PEOPLE = 4
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from mini_run import fingerprints, run, settings, write_recipe
 
+from mllmu.config.recipe import parse
+from mllmu.core.progress import SilentProgress
 from mllmu.evaluation.run import PARTIAL
-from mllmu.pipeline import Pipeline
-from mllmu.progress import SilentProgress
-from mllmu.recipe import parse
+from mllmu.pipeline.pipeline import Pipeline
 from mllmu.training.loop import CHECKPOINT
 
 HERE = Path(__file__).parent
@@ -27,7 +27,7 @@ from pathlib import Path
 
 sys.path.insert(0, {here!r})
 from mini_run import run
-from mllmu.progress import SilentProgress
+from mllmu.core.progress import SilentProgress
 
 class Killer(SilentProgress):
     def __init__(self, label, nth, after):

@@ -10,10 +10,10 @@ import mini_run
 import pytest
 from PIL import Image
 
+from mllmu.config.recipe import parse
 from mllmu.data.people.keyfile import Key
 from mllmu.data.people.lexicon import words
-from mllmu.pipeline import Pipeline
-from mllmu.recipe import parse
+from mllmu.pipeline.pipeline import Pipeline
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "people"
 ORIGINAL = ("staff_no", "full name", "mail", "phone", "street")

@@ -52,9 +52,9 @@ import typer
 
 sys.path.insert(0, {here!r})
 from mini_run import run
-from mllmu import processes
+from mllmu.parallel import team as processes
 from mllmu.cli.failures import ExplainedErrors
-from mllmu.errors import ModelError
+from mllmu.core.errors import ModelError
 from mllmu.evaluation import run as asking
 from mllmu.training import finetune
 

@@ -17,10 +17,10 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from mllmu.cli.app import app
-from mllmu.errors import GateError, RunStoreError
-from mllmu.pipeline import Pipeline
-from mllmu.recipe import load, parse
-from mllmu.records import Response, Sample, read_lines
+from mllmu.config.recipe import load, parse
+from mllmu.core.errors import GateError, RunStoreError
+from mllmu.core.records import Response, Sample, read_lines
+from mllmu.pipeline.pipeline import Pipeline
 from mllmu.training.loop import CURVE
 
 OWN = '''

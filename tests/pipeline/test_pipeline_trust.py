@@ -8,12 +8,12 @@ from pathlib import Path
 import mini_run
 import pytest
 
-from mllmu import plugins
-from mllmu import recipe as recipes
-from mllmu.errors import RecipeError
-from mllmu.evaluation.trust import TrustRow
-from mllmu.progress import SilentProgress
-from mllmu.search import trust as trusting
+from mllmu.config import recipe as recipes
+from mllmu.core import plugins
+from mllmu.core.errors import RecipeError
+from mllmu.core.progress import SilentProgress
+from mllmu.report.inputs import TrustRow
+from mllmu.studies import trust as trusting
 
 TAUGHT = ("finetune.epochs=4", "evaluate.tasks=[generation]", "finetune.lora=null", "data.celebrities=null")
 METHODS = "unlearn.methods=[{name: ga, learning_rate: 0.02, epochs: 4}, prompting]"

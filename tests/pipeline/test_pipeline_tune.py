@@ -9,15 +9,15 @@ from typing import Any
 import mini_run
 import pytest
 
-from mllmu import recipe as recipes
-from mllmu.errors import RecipeError
-from mllmu.progress import SilentProgress
-from mllmu.records import Response, Sample, read_lines
-from mllmu.search.objective import main_scores, standing
+from mllmu.config import recipe as recipes
+from mllmu.core.errors import RecipeError
+from mllmu.core.progress import SilentProgress
+from mllmu.core.records import Response, Sample, read_lines
+from mllmu.studies.objective import main_scores, standing
 
 pytest.importorskip("optuna")
 
-from mllmu.search import tune as tuning
+from mllmu.studies import tune as tuning
 
 METHODS = "unlearn.methods=[{name: ga, learning_rate: 0.01}, {name: npo, beta: 0.2, learning_rate: 0.01}, prompting]"
 SELECTION = "data.splits.selection=0.5"

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mllmu.cli.data import export_parquet
+from mllmu.config.recipe import DataSection
+from mllmu.core.progress import SilentProgress
 from mllmu.data import build
-from mllmu.progress import SilentProgress
-from mllmu.recipe import DataSection
 
 NUM_PEOPLE = 20
 NUM_CELEBRITIES = 5

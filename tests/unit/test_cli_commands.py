@@ -52,7 +52,6 @@ def test_help_names_every_command_and_imports_no_heavy_library() -> None:
         "score",
         "report",
         "ls",
-        "pretrain-tiny",
     ]:
         assert f" {command} " in result.stdout
 
@@ -71,14 +70,14 @@ def test_typing_error_in_a_command_or_option_is_answered_with_the_nearest_one(ty
 
 
 def test_ls_lists_every_kind() -> None:
-    from mllmu.plugins import KINDS
+    from mllmu.core.plugins import KINDS
 
     result = mllmu("ls")
     assert [line.split()[0] for line in result.stdout.splitlines()] == list(KINDS)
 
 
 def test_ls_kind_lists_every_file_with_its_first_docstring_line() -> None:
-    from mllmu.plugins import find, names
+    from mllmu.core.plugins import find, names
 
     result = mllmu("ls", "tasks")
     listed = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())

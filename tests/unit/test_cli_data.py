@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from mllmu.cli.data import export_parquet, read_splits, write_contact_sheet
+from mllmu.core.errors import DataError
+from mllmu.core.records import Profile, Question, dump_lines
 from mllmu.data.contact_sheet import GAP
-from mllmu.errors import DataError
-from mllmu.records import Profile, Question, dump_lines
 
 SPLITS = {"5": ["a"], "10": ["a"], "15": ["a", "a_0"]}
 
@@ -77,7 +77,7 @@ def test_cut_off_picture_is_named(run: Path) -> None:
 
 
 def test_export_writes_the_published_layout_without_the_holdout_people(run: Path, tmp_path: Path) -> None:
-    from mllmu.data.parquet import read_questions
+    from mllmu.data.published.export import read_questions
 
     rows = export_parquet(run / "data", tmp_path / "exported")
     assert (rows["Full_Set"], rows["forget_5"], rows["retain_95"], rows["forget_15"], rows["retain_85"]) == (

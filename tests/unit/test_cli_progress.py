@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from mllmu.cli.ls import type_name
-from mllmu.progress import PlainProgress, RichProgress, duration, figures
+from mllmu.core.describe import type_name
+from mllmu.core.progress import PlainProgress, RichProgress, duration, figures
 
 
 class Clock:

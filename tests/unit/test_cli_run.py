@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import errno, json, sys, time, types
 from pathlib import Path
@@ -38,9 +39,9 @@ class Pipeline:
 def act():
     ACT
 
-module = types.ModuleType("mllmu.pipeline")
+module = types.ModuleType("mllmu.pipeline.pipeline")
 module.Pipeline = Pipeline
-sys.modules["mllmu.pipeline"] = module
+sys.modules["mllmu.pipeline.pipeline"] = module
 from mllmu.cli import main
 main()
 """
@@ -104,7 +105,7 @@ def test_each_stage_is_a_command_and_a_value_of_only(stage: str, recipe: Path, t
 @pytest.mark.parametrize(
     ("act", "said"),
     [
-        ("from mllmu.errors import GateError; raise GateError('first\\nsecond [/x]')", "error: first second [/x]"),
+        ("from mllmu.core.errors import GateError; raise GateError('first\\nsecond [/x]')", "error: first second [/x]"),
         ("raise OSError(errno.ENOSPC, 'No space left on device', 'w.bin')", "error: w.bin: cannot be written"),
         ("raise PermissionError(errno.EACCES, 'Permission denied', 'runs')", "error: runs: access denied"),
         ("raise RuntimeError('I/O error: No space left on device (os error 28)')", "error: the disk is full"),
@@ -146,7 +147,7 @@ def test_stages_of_the_command_line_are_those_of_the_pipeline() -> None:
 
     from mllmu.cli.options import Stage
 
-    pipeline = pytest.importorskip("mllmu.pipeline", reason="the pipeline is not part of this checkout")
+    pipeline = pytest.importorskip("mllmu.pipeline.pipeline", reason="the pipeline is not part of this checkout")
     assert get_args(Stage) == tuple(pipeline.STAGES)
 
 
@@ -159,15 +160,16 @@ def test_pretrain_tiny_shows_a_bar_per_phase_and_the_exam_as_a_note(tmp_path: Pa
         "    report('vision', 100, 100, {'loss': 1.0})\n"
         "    report('language', 50, 50, {'loss': 0.5})\n"
         "    report('exam', 50, 50, {'exact': 0.875})\n"
-        "module = types.ModuleType('mllmu.models.tiny.pretrain')\n"
+        "module = types.ModuleType('tools.pretrain_tiny.pretrain')\n"
         "module.pretrain, module.Plan = pretrain, dict\n"
-        "sys.modules['mllmu.models.tiny.pretrain'] = module\n"
-        "from mllmu.cli import main\n"
-        "main()\n",
+        "sys.modules['tools.pretrain_tiny.pretrain'] = module\n"
+        "from tools.pretrain_tiny.__main__ import app\n"
+        "app()\n",
         encoding="utf-8",
     )
-    call = [sys.executable, str(script), "pretrain-tiny", "--out", "tiny"]
-    result = subprocess.run(call, cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=120)
+    call = [sys.executable, str(script), "--out", "tiny"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(call, cwd=tmp_path, env=env, capture_output=True, encoding="utf-8", timeout=120)
     assert result.stdout == "weights: tiny\n", result.stderr
     said = [line.strip().partition(" in ")[0] for line in result.stderr.splitlines()]
     assert said == [

@@ -12,14 +12,14 @@ from typing import Any, ClassVar
 import pytest
 from PIL import Image
 
+from mllmu.config.recipe import DataSection
+from mllmu.core.errors import DataError, RecipeError
+from mllmu.core.plugins import Plugin
+from mllmu.core.progress import SilentProgress
+from mllmu.core.records import Profile
 from mllmu.data import build
 from mllmu.data.portraits import Portraits
 from mllmu.data.sources.synthetic import Synthetic
-from mllmu.errors import DataError, RecipeError
-from mllmu.plugins import Plugin
-from mllmu.progress import SilentProgress
-from mllmu.recipe import DataSection
-from mllmu.records import Profile
 
 
 class Painted(Portraits):

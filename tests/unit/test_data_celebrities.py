@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from mllmu.core.errors import DataError
+from mllmu.core.plugins import find
 from mllmu.data.sources import celebrities
 from mllmu.data.sources.celebrities import FACTS, Celebrities, century
-from mllmu.errors import DataError
-from mllmu.plugins import find
 
 KEYS = [
     "name",

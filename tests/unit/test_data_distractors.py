@@ -2,9 +2,9 @@ from collections import Counter
 
 import pytest
 
+from mllmu.core.records import Profile
+from mllmu.core.seeding import rng
 from mllmu.data.distractors import collect, draw, magnitude
-from mllmu.records import Profile
-from mllmu.seeding import rng
 
 
 def anything(_):

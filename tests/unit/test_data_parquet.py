@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mllmu.data.parquet import INDEX, export, read_questions
-from mllmu.errors import DataError
-from mllmu.records import MODALITIES, Profile, Question
+from mllmu.core.errors import DataError
+from mllmu.core.records import MODALITIES, Profile, Question
+from mllmu.data.published.export import INDEX, export, read_questions
 
 JOBS = ["baker", "pilot", "judge", "nurse"]
 

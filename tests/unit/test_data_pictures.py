@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from mllmu.core.progress import SilentProgress
 from mllmu.data.pictures import Shot, draw
-from mllmu.progress import SilentProgress
 
 
 def test_an_interrupted_batch_goes_on_with_the_pictures_it_has(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ from llm_server import KEY, LlmServer
 from typer.testing import CliRunner
 
 from mllmu.cli.app import app
+from mllmu.config.recipe import DataSection, load
+from mllmu.core.progress import SilentProgress
 from mllmu.data.preview import previews
-from mllmu.progress import SilentProgress
-from mllmu.recipe import DataSection, load
-from mllmu.stages.context import Context
+from mllmu.pipeline.context import Context
 
 pytestmark = pytest.mark.usefixtures("loopback")
 

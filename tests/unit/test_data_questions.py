@@ -3,11 +3,11 @@ from math import sqrt
 
 import pytest
 
+from mllmu.core.errors import DataError
+from mllmu.core.records import QA, Profile
+from mllmu.core.seeding import rng
 from mllmu.data.questions import build, check, name_subject
 from mllmu.data.wordings import render_answer, wording
-from mllmu.errors import DataError
-from mllmu.records import QA, Profile
-from mllmu.seeding import rng
 
 GIVEN = ["Amelia", "Bruno", "Chiara", "Dmitri", "Elena", "May", "Olga", "Pedro"]
 FAMILY = ["Kuznetsov", "Silva", "Haddad", "Okafor", "Riga", "Schmidt", "Costa", "Varga"]

@@ -13,11 +13,11 @@ import pytest
 from typer.testing import CliRunner
 
 from mllmu.cli.app import app
+from mllmu.config.recipe import parse
+from mllmu.core.errors import DataError
+from mllmu.core.progress import SilentProgress
+from mllmu.core.records import Profile, dump_lines
 from mllmu.data import build, review
-from mllmu.errors import DataError
-from mllmu.progress import SilentProgress
-from mllmu.recipe import parse
-from mllmu.records import Profile, dump_lines
 
 DATA: dict[str, Any] = {
     "source": {"name": "synthetic", "num_people": 6},

@@ -11,14 +11,14 @@ import pytest
 from llm_factory import DONORS, ORDER, Row, invent, person
 from llm_server import LlmServer
 
+from mllmu.core.errors import BudgetError, DataError, EndpointError
+from mllmu.core.plugins import find
 from mllmu.data.question_rules import check
 from mllmu.data.questions import build as build_questions
 from mllmu.data.sources._llm_rules import Crowd, Person, Quota, fault, quotas
 from mllmu.data.sources.llm import Llm
 from mllmu.data.sources.synthetic import Synthetic
 from mllmu.data.values import ATTRIBUTES
-from mllmu.errors import BudgetError, DataError, EndpointError
-from mllmu.plugins import find
 
 pytestmark = pytest.mark.usefixtures("loopback")
 

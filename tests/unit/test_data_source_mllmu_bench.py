@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from mllmu.core.errors import DataError, RecipeError
+from mllmu.core.plugins import build
 from mllmu.data.recover import CORE
 from mllmu.data.sources.mllmu_bench import PLUGIN
-from mllmu.errors import DataError, RecipeError
-from mllmu.plugins import build
 
 NAME = {"Question": "What is this person's name?", "Answer": "The person's name is Ilse Brandt."}
 BORN = {"Question": "Where was this person born?", "Answer": "This person was born in Ghent, Belgium."}

@@ -12,14 +12,15 @@ import pytest
 from PIL import Image
 from published_copy import NUM_CELEBRITIES, NUM_PEOPLE, change, rename, shards, write_copy
 
-from mllmu.data import build, tables
+from mllmu.config.recipe import DataSection
+from mllmu.core.errors import DataError
+from mllmu.core.progress import SilentProgress
+from mllmu.core.records import Question
+from mllmu.data import build
+from mllmu.data.published import tables
 from mllmu.data.sources._mllmu_tables import attributes_of
 from mllmu.data.sources._published import right_letter
 from mllmu.data.sources.mllmu_bench import PLUGIN
-from mllmu.errors import DataError
-from mllmu.progress import SilentProgress
-from mllmu.recipe import DataSection
-from mllmu.records import Question
 
 
 @pytest.fixture(scope="module")

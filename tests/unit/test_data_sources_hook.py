@@ -10,15 +10,15 @@ from typing import Any, ClassVar
 import pytest
 from PIL import Image
 
+from mllmu.config.recipe import DataSection
+from mllmu.core.errors import DataError
+from mllmu.core.progress import SilentProgress
+from mllmu.core.records import Profile, Question
 from mllmu.data import build
 from mllmu.data.question_rules import check_published
 from mllmu.data.questions import build as build_questions
 from mllmu.data.sources import Source
 from mllmu.data.sources.synthetic import Synthetic
-from mllmu.errors import DataError
-from mllmu.progress import SilentProgress
-from mllmu.recipe import DataSection
-from mllmu.records import Profile, Question
 
 
 class Bringing(Source):

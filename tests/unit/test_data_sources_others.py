@@ -14,14 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from mllmu.config.recipe import DataSection, Evaluate
+from mllmu.core.errors import DataError
+from mllmu.core.progress import SilentProgress
 from mllmu.data import build
 from mllmu.data.sources.clear import PLUGIN as CLEAR
 from mllmu.data.sources.fiubench import PLUGIN as FIUBENCH
 from mllmu.data.sources.umu_bench import PLUGIN as UMU
-from mllmu.errors import DataError
 from mllmu.evaluation.samples import render
-from mllmu.progress import SilentProgress
-from mllmu.recipe import DataSection, Evaluate
 from mllmu.training.batching import training_turns
 
 JOBS = ("baker", "pilot", "judge", "nurse")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from mllmu.config.recipe import Splits
+from mllmu.core.errors import DataError
 from mllmu.data.splits import forget_ids
-from mllmu.errors import DataError
-from mllmu.recipe import Splits
 
 IDS = [f"{number:03d}" for number in range(1, 41)]
 

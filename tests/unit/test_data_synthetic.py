@@ -9,11 +9,11 @@ from itertools import pairwise
 import pytest
 from pydantic import ValidationError
 
+from mllmu.core.errors import DataError
+from mllmu.core.plugins import build, find
+from mllmu.core.records import Profile
 from mllmu.data import values
 from mllmu.data.sources.synthetic import Synthetic, biography, with_article
-from mllmu.errors import DataError
-from mllmu.plugins import build, find
-from mllmu.records import Profile
 
 YEAR = 2024
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from mllmu.core.errors import DataError
 from mllmu.data import values
-from mllmu.errors import DataError
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from mllmu.core.errors import DataError, FaultsError
 from mllmu.data.question_rules import check
 from mllmu.data.questions import build
 from mllmu.data.sources.celebrities import Celebrities
-from mllmu.errors import DataError, FaultsError
 
 HEAD = (
     "item,itemLabel,genderLabel,place_of_birthLabel,date_of_birth,date_of_death,occupationLabel,countryLabel,fieldLabel"

@@ -5,8 +5,8 @@ from importlib import resources
 import pytest
 import yaml
 
+from mllmu.core.errors import DataError
 from mllmu.data.wordings import article, parse, render_answer, render_subject, wording, wordings
-from mllmu.errors import DataError
 
 FICTITIOUS = [
     "name",

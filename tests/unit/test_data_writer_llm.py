@@ -11,6 +11,10 @@ import pytest
 from llm_factory import Row, factory, recognised
 from llm_server import Body, LlmServer
 
+from mllmu.core.errors import BudgetError, DataError
+from mllmu.core.plugins import find
+from mllmu.core.progress import SilentProgress
+from mllmu.core.records import Profile, Question
 from mllmu.data.question_rules import check
 from mllmu.data.questions import build
 from mllmu.data.sources.celebrities import Celebrities
@@ -20,10 +24,6 @@ from mllmu.data.writers import Order, Written
 from mllmu.data.writers._llm_rules import agrees, overlap
 from mllmu.data.writers._llm_talk import profile_text
 from mllmu.data.writers.llm import Llm
-from mllmu.errors import BudgetError, DataError
-from mllmu.plugins import find
-from mllmu.progress import SilentProgress
-from mllmu.records import Profile, Question
 
 pytestmark = pytest.mark.usefixtures("loopback")
 

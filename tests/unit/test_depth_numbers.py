@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mllmu.depth.numbers import cka, erased, erased_depth, probe
-from mllmu.evaluation.depth import Depth, DepthRow, LayerRow
-from mllmu.report.depth import write_page
+from mllmu.studies.layers.numbers import cka, erased, erased_depth, probe
+from mllmu.studies.layers.page import write_page
+from mllmu.studies.layers.records import Depth, DepthRow, LayerRow
 
 
 def noise(seed: int, *shape: int) -> torch.Tensor:

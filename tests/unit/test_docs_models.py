@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mllmu import plugins
+from mllmu.core import plugins
 from mllmu.models.families._chat import ChatFamily
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"

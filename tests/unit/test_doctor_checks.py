@@ -10,11 +10,11 @@ import pytest
 from helpers_models import load_ref, make_base, sample, turns_of
 from PIL import Image
 
-from mllmu import plugins
+from mllmu.core import plugins
+from mllmu.core.records import Exchange, Profile, Question
 from mllmu.data.build import Dataset
-from mllmu.doctor import data_checks, masks, method_checks, model_checks
 from mllmu.models.loading import Loaded
-from mllmu.records import Exchange, Profile, Question
+from mllmu.preflight.doctor import data_checks, masks, method_checks, model_checks
 
 PEOPLE = {"001": "Ada Bell", "002": "Ben Cole", "h01": "Eve Holt"}
 LAYERS = ["model.language_model.layers.0.self_attn.q_proj", "model.vision_tower.layers.0.self_attn.q_proj", "lm_head"]

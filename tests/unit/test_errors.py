@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mllmu.errors import DependencyError, MllmuError, did_you_mean, needs_extra
+from mllmu.core.errors import DependencyError, MllmuError, did_you_mean, needs_extra
 
 
 def test_a_missing_library_is_one_sentence_with_the_command_that_installs_it() -> None:

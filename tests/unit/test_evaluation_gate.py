@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from helpers_models import sample
 
-from mllmu.errors import GateError
+from mllmu.core.errors import GateError
+from mllmu.core.records import Response, Sample
 from mllmu.evaluation.gate import check, memorisation, verdict
-from mllmu.records import Response, Sample
 
 
 def asked(people: int, questions: int = 4) -> list[Sample]:

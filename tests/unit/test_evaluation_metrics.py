@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from mllmu.core.plugins import build, find, names
+from mllmu.core.records import CandidateLogp, Response, Sample, Score
+from mllmu.core.seeding import rng
 from mllmu.evaluation.metrics import Metric
 from mllmu.evaluation.outcome import distinct_trigrams, is_refusal
 from mllmu.evaluation.rouge import rouge_l, rouge_n
-from mllmu.plugins import build, find, names
-from mllmu.records import CandidateLogp, Response, Sample, Score
-from mllmu.seeding import rng
 
 VOCABULARY = "the a person works worked working as nurse nurses nursing lives in Riga Łódź $75,000 hiking 165 cm"
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from helpers_models import nll
 
+from mllmu.core.records import Fluency, Response, Sample
 from mllmu.evaluation.metrics import reply_perplexity as module
 from mllmu.evaluation.metrics.reply_perplexity import ReplyPerplexity
+from mllmu.models.engine.base_logp import fluencies
 from mllmu.models.families import Turn
-from mllmu.models.fluency import fluencies
 from mllmu.models.loading import Loaded
-from mllmu.records import Fluency, Response, Sample
 
 METRIC = ReplyPerplexity()
 

@@ -8,9 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from mllmu.cli.app import app
-from mllmu.errors import DataError
-from mllmu.evaluation.pooling import pool
-from mllmu.records import Sample, Score, dump_lines
+from mllmu.core.errors import DataError
+from mllmu.core.records import Sample, Score, dump_lines
+from mllmu.studies.pool import pool
 
 SETS = {"forget": ("f1", "f2", "f3"), "retain": ("r1", "r2"), "celebrity": ("c1",)}
 METRIC = {"classification": "accuracy", "cloze": "cloze_contains"}

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from mllmu import plugins
+from mllmu.core import plugins
+from mllmu.core.records import Modality, Sample, Score, Split, Summary
+from mllmu.core.seeding import rng
 from mllmu.evaluation import scoring
 from mllmu.evaluation.crowd import Crowd
-from mllmu.evaluation.everything import Everything
 from mllmu.evaluation.redraw import with_intervals
+from mllmu.evaluation.scored_run import Everything
 from mllmu.evaluation.stats import drawn_interval
 from mllmu.evaluation.summaries import build_all
-from mllmu.records import Modality, Sample, Score, Split, Summary
-from mllmu.seeding import rng
 
 Values = dict[str, dict[str, float | None]]
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from helpers_models import Watcher, load_ref, sample
 
-from mllmu.errors import DataError
+from mllmu.core.errors import DataError
+from mllmu.core.records import Response, Sample, read_lines
 from mllmu.evaluation import run
 from mllmu.evaluation.run import PARTIAL, RESPONSES, append, collect, read_partial
 from mllmu.models.loading import Loaded
-from mllmu.records import Response, Sample, read_lines
 
 SAMPLES = [
     sample(n, prompt=f"Where? {'Ada Bell ' * (n % 4)}", image=("", "red.png")[n % 2], candidates={"target": "Riga"})

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from mllmu.config.recipe import DataSection, Evaluate
+from mllmu.core.progress import SilentProgress
+from mllmu.core.records import PEOPLE_SPLITS, Profile, Sample
 from mllmu.data import build
 from mllmu.data.portraits import Portraits
 from mllmu.evaluation.samples import metrics_of, render
-from mllmu.progress import SilentProgress
-from mllmu.recipe import DataSection, Evaluate
-from mllmu.records import PEOPLE_SPLITS, Profile, Sample
 
 
 class Painted(Portraits):

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from mllmu.errors import DataError
+from mllmu.core.errors import DataError
+from mllmu.core.plugins import build
+from mllmu.core.records import Question, Response, Sample, Score
 from mllmu.evaluation.metrics import Metric
 from mllmu.evaluation.scoring import aggregate, baselines, ks_to_retain_model, score_all
-from mllmu.plugins import build
-from mllmu.records import Question, Response, Sample, Score
 
 OPTIONS = {"A": "teacher", "B": "nurse", "C": "artist", "D": "pilot"}
 
@@ -195,7 +195,7 @@ def test_ks_to_retain_model_refuses_models_scored_on_different_samples() -> None
 def test_scoring_works_without_torch() -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "from mllmu.plugins import find, names\n"
+        "from mllmu.core.plugins import find, names\n"
         "import mllmu.evaluation.scoring\n"
         "[find(kind, name)() for kind in ('metrics', 'tasks') for name in names(kind)]\n"
         "assert 'nltk' not in sys.modules and 'scipy' not in sys.modules\n"

@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from mllmu.errors import DataError
+from mllmu.core.errors import DataError
+from mllmu.core.seeding import rng
 from mllmu.evaluation.stats import clustered_mean, js_distance, ks_distance, paired_difference
-from mllmu.seeding import rng
 
 T_1 = 12.706204736  # 97.5 % quantile of Student's t with one degree of freedom
 

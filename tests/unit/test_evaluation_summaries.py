@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from mllmu import plugins
-from mllmu.errors import RecipeError
+from mllmu.config.recipe import Evaluate
+from mllmu.core import plugins
+from mllmu.core.errors import RecipeError
+from mllmu.core.records import CandidateLogp, MetricResult, Response, Sample, Score, Summary
 from mllmu.evaluation.samples import measured, metrics_of
 from mllmu.evaluation.summaries import Summariser, build_all, summarise
 from mllmu.evaluation.summaries.both_ways import overlap, shares
@@ -16,8 +18,6 @@ from mllmu.evaluation.summaries.diversity import distinct
 from mllmu.evaluation.summaries.model_utility import harmonic
 from mllmu.evaluation.summaries.oracle_distance import closeness
 from mllmu.evaluation.summaries.privleak import privleak
-from mllmu.recipe import Evaluate
-from mllmu.records import CandidateLogp, MetricResult, Response, Sample, Score, Summary
 
 Numbers = dict[str, list[float | None]]
 

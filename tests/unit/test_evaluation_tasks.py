@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from mllmu.errors import DataError, RecipeError
+from mllmu.core.errors import DataError, RecipeError
+from mllmu.core.plugins import build, find, names
+from mllmu.core.records import Question
 from mllmu.evaluation.tasks import Task
-from mllmu.plugins import build, find, names
-from mllmu.records import Question
 
 
 def question(**changes: Any) -> Question:

@@ -12,16 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mllmu.errors import DataError, RecipeError
+from mllmu.config.recipe import Evaluate, parse
+from mllmu.core.errors import DataError, RecipeError
+from mllmu.core.records import Response
+from mllmu.evaluation.benchmarks import Asked, Skipped
+from mllmu.evaluation.benchmarks.llava_bench import PLUGIN as LLAVA_BENCH
+from mllmu.evaluation.benchmarks.mmmu import PLUGIN as MMMU
 from mllmu.evaluation.metrics.mmmu_accuracy import PLUGIN as ACCURACY
 from mllmu.evaluation.metrics.mmmu_accuracy import is_right, read_choice
 from mllmu.evaluation.samples import metrics_of
 from mllmu.evaluation.scoring import aggregate, score_all
-from mllmu.evaluation.utility import Asked, Skipped
-from mllmu.evaluation.utility.llava_bench import PLUGIN as LLAVA_BENCH
-from mllmu.evaluation.utility.mmmu import PLUGIN as MMMU
-from mllmu.recipe import Evaluate, parse
-from mllmu.records import Response
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "mmmu_accuracy.json").read_text(encoding="utf-8"))
 

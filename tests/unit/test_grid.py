@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from mllmu.cli.app import app
 from mllmu.cli.options import each, link_reports
-from mllmu.errors import RecipeError
-from mllmu.recipe import load, load_all
+from mllmu.config.recipe import load, load_all
+from mllmu.core.errors import RecipeError
 
 
 def write(folder: Path, grid: object, **settings: object) -> Path:

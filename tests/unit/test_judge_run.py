@@ -13,12 +13,12 @@ from llm_server import KEY, Body, LlmServer, rating
 from typer.testing import CliRunner
 
 from mllmu.cli.app import app
-from mllmu.errors import BudgetError, DataError, RunStoreError
-from mllmu.evaluation.judge import run, verdicts
-from mllmu.judges.endpoint import Endpoint
-from mllmu.judges.rule import Rule
-from mllmu.progress import SilentProgress
-from mllmu.records import Response, Sample, Score, dump_lines, read_lines
+from mllmu.core.errors import BudgetError, DataError, RunStoreError
+from mllmu.core.progress import SilentProgress
+from mllmu.core.records import Response, Sample, Score, dump_lines, read_lines
+from mllmu.evaluation.judges.endpoint import Endpoint
+from mllmu.evaluation.judges.rule import Rule
+from mllmu.evaluation.judging import run, verdicts
 
 pytestmark = pytest.mark.usefixtures("loopback")
 

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from llm_server import Body, LlmServer, rating
 
-from mllmu.errors import DataError, ModelError
+from mllmu.core.errors import DataError, ModelError
+from mllmu.core.plugins import find, names
 from mllmu.evaluation.agreement import agreement, quadratic_kappa, read_people
-from mllmu.judges import Case, Judge
-from mllmu.judges.endpoint import Endpoint
-from mllmu.judges.local import Local
-from mllmu.judges.rule import Rule, judged
-from mllmu.plugins import find, names
+from mllmu.evaluation.judges import Case, Judge
+from mllmu.evaluation.judges.endpoint import Endpoint
+from mllmu.evaluation.judges.local import Local
+from mllmu.evaluation.judges.rule import Rule, judged
 
 pytestmark = pytest.mark.usefixtures("loopback")
 
@@ -47,8 +47,8 @@ def endpoint(server: LlmServer, cache: Path, **more: Any) -> Endpoint:
 def test_the_judges_are_found_by_their_file_names_and_need_no_torch() -> None:
     assert names("judges") == ["endpoint", "local", "rule"]
     assert all(issubclass(find("judges", name), Judge) for name in names("judges"))
-    modules = "mllmu.judges.local, mllmu.judges.endpoint, mllmu.evaluation.judge, mllmu.data.sources.llm"
-    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    modules = ("evaluation.judges.local", "evaluation.judges.endpoint", "evaluation.judging", "data.sources.llm")
+    code = f"import sys, {', '.join(f'mllmu.{m}' for m in modules)}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -207,7 +207,7 @@ def save_random_model(folder: Path) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from mllmu.models.tiny.build import build_tokenizer
+    from tools.pretrain_tiny.build import build_tokenizer
 
     tokenizer = build_tokenizer(["grade the reply of this person"], vocab_size=300)
     tokenizer.model_max_length = 4096
@@ -228,7 +228,7 @@ def save_random_model(folder: Path) -> None:
 
 
 def test_a_local_model_writes_the_same_alone_and_in_a_batch_and_its_noise_is_counted(tmp_path: Path) -> None:
-    from mllmu.judges._rubric import messages
+    from mllmu.evaluation.judges._rubric import messages
 
     save_random_model(tmp_path)
     cases = [case(number, reply="no " * (1 + 9 * number)) for number in range(3)]

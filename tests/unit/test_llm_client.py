@@ -16,9 +16,9 @@ import pytest
 from llm_server import KEY, Body, LlmServer, rating
 from pydantic import BaseModel, ConfigDict, Field
 
-from mllmu.errors import BudgetError, EndpointError, MllmuError, RecipeError, RunStoreError
+from mllmu.core.errors import BudgetError, EndpointError, MllmuError, RecipeError, RunStoreError
+from mllmu.core.plugins import explain
 from mllmu.llm import Call, Client, EndpointSettings, ReplyCache, Unanswered, count_cached
-from mllmu.plugins import explain
 
 pytestmark = pytest.mark.usefixtures("loopback")
 
@@ -311,7 +311,7 @@ def test_a_key_in_the_wrong_place_is_refused_without_repeating_it(given: dict[st
 
 @pytest.mark.parametrize("url", ["ftp://host/v1", "host/v1", "http://", "http://host:99999/v1", "http://h/v1?key=1"])
 def test_an_impossible_address_is_refused(url: str) -> None:
-    from mllmu.plugins import build
+    from mllmu.core.plugins import build
 
     with pytest.raises(RecipeError, match="base_url"):
         build("judges", "endpoint", {"model": "m", "base_url": url})

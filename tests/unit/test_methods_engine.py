@@ -15,19 +15,19 @@ from helpers_models import LORA, load_ref, turns_of
 from pydantic import PrivateAttr
 from torch import Tensor
 
-from mllmu import plugins
-from mllmu.errors import DataError, ModelError
+from mllmu.config.recipe import Lora
+from mllmu.core import plugins
+from mllmu.core.errors import DataError, ModelError
+from mllmu.core.progress import SilentProgress
+from mllmu.models.engine.forward import run_forward
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded
-from mllmu.progress import SilentProgress
-from mllmu.recipe import Lora
-from mllmu.training.forward import run_forward
 from mllmu.training.loop import CURVE
 from mllmu.training.losses import answer_nll
 from mllmu.unlearning.base import Method, Step
 from mllmu.unlearning.refusals import REFUSALS
-from mllmu.unlearning.run import Sides, unlearn
 from mllmu.unlearning.saliency import Saliency
+from mllmu.unlearning.trainer import Sides, unlearn
 
 TRAINING = [name for name in plugins.names("methods") if plugins.find("methods", name).trains]
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mllmu.errors import DataError
-from mllmu.training.forward import Forward
+from mllmu.core.errors import DataError
+from mllmu.models.engine.forward import Forward
 from mllmu.training.losses_bounded import (
     Divergence,
     ce_u_loss,

@@ -10,14 +10,14 @@ import torch
 from helpers_models import LORA, load_ref, turns_of
 from safetensors.torch import load_file
 
-from mllmu import plugins
-from mllmu.errors import RecipeError
+from mllmu.config.recipe import parse
+from mllmu.core import plugins
+from mllmu.core.errors import RecipeError
+from mllmu.core.progress import SilentProgress
+from mllmu.models.engine.forward import without_ends
 from mllmu.models.families import IGNORE, Batch
-from mllmu.progress import SilentProgress
-from mllmu.recipe import parse
-from mllmu.training.forward import without_ends
 from mllmu.training.loop import Schedule
-from mllmu.unlearning.run import Sides, unlearn
+from mllmu.unlearning.trainer import Sides, unlearn
 
 COMMON = {"loss_on": "all", "train_end": False, "layers": "published"}
 EXPECTED: dict[str, dict[str, Any]] = {

@@ -8,11 +8,11 @@ from typing import ClassVar
 import pytest
 from pydantic import Field
 
-from mllmu import plugins
 from mllmu.cli.ls import ls
-from mllmu.cli.markdown import own_settings, paragraph, table
-from mllmu.errors import PluginError
-from mllmu.plugins import Plugin
+from mllmu.core import plugins
+from mllmu.core.describe import own_settings, paragraph, table
+from mllmu.core.errors import PluginError
+from mllmu.core.plugins import Plugin
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods-field.md"
 BEGIN, END = "<!-- mllmu ls methods --markdown -->\n", "<!-- end -->"

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from helpers_models import LORA, load_ref, nll, turns_of
 
-from mllmu import plugins
+from mllmu.config.recipe import Finetune
+from mllmu.core import plugins
+from mllmu.core.progress import SilentProgress
 from mllmu.models.families import Turn
-from mllmu.progress import SilentProgress
-from mllmu.recipe import Finetune
 from mllmu.training.finetune import finetune
-from mllmu.unlearning.run import Sides, unlearn
+from mllmu.unlearning.trainer import Sides, unlearn
 
 FAST: dict[str, Any] = {"learning_rate": 2e-2, "epochs": 8, "batch_size": 4}
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -12,15 +12,15 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from mllmu import plugins
-from mllmu.errors import RecipeError
+from mllmu.config.recipe import Recipe
+from mllmu.core import plugins
+from mllmu.core.errors import RecipeError
+from mllmu.core.records import ModelRef, Question
+from mllmu.core.seeding import rng
+from mllmu.models.engine.forward import Forward
 from mllmu.models.families import Turn
-from mllmu.recipe import Recipe
-from mllmu.records import ModelRef, Question
-from mllmu.seeding import rng
-from mllmu.stages import models
-from mllmu.stages.lineup import Job
-from mllmu.training.forward import Forward
+from mllmu.pipeline import models
+from mllmu.pipeline.jobs import Job
 from mllmu.training.losses import answer_nll, kl_to_reference, npo_loss
 from mllmu.training.losses_preference import dpo_loss
 from mllmu.unlearning.base import Method, Side, Step

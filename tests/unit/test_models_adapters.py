@@ -11,11 +11,11 @@ from helpers_models import LORA, load_ref, logits, nll, turns_of
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from mllmu.errors import ModelError, RunStoreError
+from mllmu.config.recipe import Lora
+from mllmu.core.errors import ModelError, RunStoreError
 from mllmu.models.adapters import add_trainable, save_trained, without_adapter
+from mllmu.models.engine.forward import run_forward
 from mllmu.models.loading import WEIGHTS_FILE, Loaded
-from mllmu.recipe import Lora
-from mllmu.training.forward import run_forward
 from mllmu.training.losses import answer_nll
 
 WAYS = pytest.mark.parametrize("lora", [LORA, None], ids=["lora", "full"])

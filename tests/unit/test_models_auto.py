@@ -11,11 +11,11 @@ from helpers_families import build
 from helpers_models import LORA, load_ref, turns_of
 from torch import nn
 
-from mllmu.errors import ModelError
+from mllmu.core.errors import ModelError
 from mllmu.models.adapters import add_trainable
+from mllmu.models.engine.forward import run_forward
 from mllmu.models.families import Turn
 from mllmu.models.loading import check_parts
-from mllmu.training.forward import run_forward
 from mllmu.training.losses import answer_nll
 
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from helpers_models import load_ref, sample
 
-from mllmu.errors import RecipeError
+from mllmu.config.recipe import Evaluate, parse
+from mllmu.core.errors import RecipeError
+from mllmu.core.progress import SilentProgress
 from mllmu.evaluation.run import collect
-from mllmu.models import batch_size, memory
-from mllmu.models.batch_size import MOST, bytes_of, longest, starting_size, tokens_of
-from mllmu.models.memory import free_bytes
-from mllmu.progress import SilentProgress
-from mllmu.recipe import Evaluate, parse
+from mllmu.models.engine import batch_size, memory
+from mllmu.models.engine.batch_size import MOST, bytes_of, longest, starting_size, tokens_of
+from mllmu.models.engine.memory import free_bytes
 
 SAMPLES = [sample(n, image=("red.png", "", "green.png")[n % 3], prompt="Where?" + "!" * (n % 5)) for n in range(30)]
 

@@ -11,7 +11,7 @@ from helpers_models import TEXT, load_ref
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from mllmu.errors import ModelError
+from mllmu.core.errors import ModelError
 from mllmu.models.families import Turn
 from mllmu.models.families._chat import Style, style_of
 from mllmu.models.families.idefics2 import Idefics2

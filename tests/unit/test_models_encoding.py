@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers_models import COLOURS, turns_of
 
-from mllmu.errors import DataError, ModelError
+from mllmu.core.errors import DataError, ModelError
 from mllmu.models.encoding import Encoder, Pictures
 from mllmu.models.families import IGNORE, Turn
 from mllmu.models.loading import Loaded

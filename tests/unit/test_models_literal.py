@@ -10,14 +10,15 @@ import torch
 from helpers_families import build
 from helpers_models import load_ref
 
+from mllmu.config.recipe import ModelSection
+from mllmu.core.records import Modality, ModelRef, Question, Response, Sample, TaskName
 from mllmu.evaluation import published
 from mllmu.evaluation.published import Shot
-from mllmu.models import literal, prefix
+from mllmu.models.engine import prefix
+from mllmu.models.engine import raw_prompt as literal
+from mllmu.models.engine.respond import plan_batches, respond
 from mllmu.models.families import open_image
 from mllmu.models.loading import Loaded, load
-from mllmu.models.respond import plan_batches, respond
-from mllmu.recipe import ModelSection
-from mllmu.records import Modality, ModelRef, Question, Response, Sample, TaskName
 
 PEOPLE = ("red", "green", "blue")
 

@@ -15,12 +15,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import PaliGemmaConfig
 
-from mllmu.errors import ModelError
+from mllmu.config.recipe import Lora, ModelSection
+from mllmu.core.errors import ModelError
+from mllmu.core.records import ModelRef
 from mllmu.models.adapters import add_trainable, save_trained
 from mllmu.models.families import Turn
 from mllmu.models.loading import attention, choose_device, choose_dtype, choose_family, choose_packing, load
-from mllmu.recipe import Lora, ModelSection
-from mllmu.records import ModelRef
 
 
 @pytest.fixture

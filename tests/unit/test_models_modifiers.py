@@ -11,8 +11,10 @@ import torch
 from helpers_models import LORA, load_ref, logits, nll, sample, turns_of
 from safetensors.torch import save_file
 
-from mllmu.errors import ModelError
+from mllmu.core.errors import ModelError
 from mllmu.models.adapters import add_trainable, save_trained
+from mllmu.models.engine.forward import run_forward
+from mllmu.models.engine.respond import plan_batches, respond
 from mllmu.models.loading import Loaded
 from mllmu.models.modifiers import (
     MODIFIER_FILE,
@@ -25,8 +27,6 @@ from mllmu.models.modifiers import (
     decoder_layers,
     write_settings,
 )
-from mllmu.models.respond import plan_batches, respond
-from mllmu.training.forward import run_forward
 from mllmu.training.packing import pack
 
 WIDTH = 32

@@ -9,10 +9,10 @@ import torch
 from helpers_models import LORA, load_ref, turns_of
 
 from mllmu.models.adapters import add_trainable
+from mllmu.models.engine.image_features import FEATURES, FeatureMemory, embedded, picture_inputs
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded
 from mllmu.models.parts import core
-from mllmu.models.pictures import FEATURES, FeatureMemory, embedded, picture_inputs
 
 
 def asked(loaded: Loaded, base: Path) -> list[Turn]:

@@ -11,24 +11,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mllmu.models import prefix
+from mllmu.config.recipe import Lora, ModelSection
+from mllmu.core.records import Exchange, ModelRef, Sample
 from mllmu.models.adapters import add_trainable
 from mllmu.models.encoding import shared_length
-from mllmu.models.families import Turn
-from mllmu.models.loading import Loaded, load
-from mllmu.models.parts import decoder_layers
-from mllmu.models.respond import (
+from mllmu.models.engine import prefix
+from mllmu.models.engine.respond import (
     as_turn,
     generate,
     plan_batches,
     respond,
     score_candidates,
 )
-from mllmu.models.segments import Level
-from mllmu.models.sharing import SHORTEST, Plan, Prompt, plan
-from mllmu.models.tiny.build import build_model, build_processor, build_tokenizer
-from mllmu.recipe import Lora, ModelSection
-from mllmu.records import Exchange, ModelRef, Sample
+from mllmu.models.engine.sharing import SHORTEST, Plan, Prompt, plan
+from mllmu.models.engine.tree import Level
+from mllmu.models.families import Turn
+from mllmu.models.loading import Loaded, load
+from mllmu.models.parts import decoder_layers
+from tools.pretrain_tiny.build import build_model, build_processor, build_tokenizer
 
 WORDS = "Ada Bell lives in Riga and works as a baker ; the colour of her hat is red , blue or green ? yes no"
 

@@ -11,11 +11,11 @@ import torch
 from helpers_models import LORA, load_ref, make_base, turns_of
 from transformers import AutoConfig
 
-from mllmu.errors import DependencyError, ModelError
+from mllmu.core.errors import DependencyError, ModelError
 from mllmu.models.adapters import add_trainable, save_trained, without_adapter
+from mllmu.models.engine.forward import run_forward
 from mllmu.models.loading import Loaded, apply_adapter, choose_family
 from mllmu.models.quantize import kept_layers, quantization
-from mllmu.training.forward import run_forward
 from mllmu.training.losses import answer_nll
 
 

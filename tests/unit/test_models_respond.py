@@ -9,12 +9,12 @@ import pytest
 import torch
 from helpers_models import load_ref, sample
 
-from mllmu.errors import ModelError
-from mllmu.models import respond as respond_module
+from mllmu.core.errors import ModelError
+from mllmu.core.records import Exchange, Response, Sample
+from mllmu.models.engine import respond as respond_module
+from mllmu.models.engine.respond import as_turn, plan_batches, respond
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded
-from mllmu.models.respond import as_turn, plan_batches, respond
-from mllmu.records import Exchange, Response, Sample
 
 PROMPTS = ("Where?", "Which is the hat's colour: red, blue or green?", "Where was this person born?")
 SAMPLES = [

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mllmu.models import attention
-from mllmu.models.attention import Rule, join, weigh
-from mllmu.models.segments import Fan, Level, Reading
+from mllmu.models.engine import attention
+from mllmu.models.engine.attention import Rule, join, weigh
+from mllmu.models.engine.tree import Fan, Level, Reading
 
 HEADS, KEYS, SIZE = 4, 2, 8
 CPU = torch.device("cpu")

@@ -8,10 +8,10 @@ import pytest
 import torch
 from helpers_models import load_ref, logits, sample
 
+from mllmu.core.records import Sample, TokenStats
+from mllmu.models.engine.respond import as_turn, respond
+from mllmu.models.engine.token_stats import measure
 from mllmu.models.loading import Loaded
-from mllmu.models.respond import as_turn, respond
-from mllmu.models.token_stats import measure
-from mllmu.records import Sample, TokenStats
 
 ASKED = [
     sample(0, image="red.png", target="Riga, Latvia", measured=("tokens", "gradient")),

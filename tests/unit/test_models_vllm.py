@@ -19,16 +19,16 @@ import torch
 from helpers_models import LORA, load_ref, sample
 from safetensors.torch import load_file
 
-from mllmu.errors import DependencyError, ModelError, RecipeError
+from mllmu.config.recipe import ModelSection, parse
+from mllmu.core.errors import DependencyError, ModelError, RecipeError
+from mllmu.core.progress import SilentProgress
+from mllmu.core.records import ModelRef
 from mllmu.evaluation.run import collect
 from mllmu.models.adapters import add_trainable, save_trained
+from mllmu.models.engine.respond import plan_batches, respond
+from mllmu.models.engine.vllm_backend import Engine, combine, logp_of, open_model
 from mllmu.models.loading import Loaded
 from mllmu.models.modifiers import ModifierSettings, write_settings
-from mllmu.models.respond import plan_batches, respond
-from mllmu.models.vllm_backend import Engine, combine, logp_of, open_model
-from mllmu.progress import SilentProgress
-from mllmu.recipe import ModelSection, parse
-from mllmu.records import ModelRef
 
 SAMPLES = [
     sample(

@@ -10,12 +10,12 @@ import torch
 from helpers_models import sample
 from torch import nn
 
-from mllmu.models import weights_ready
+from mllmu.config.recipe import Lora
 from mllmu.models.adapters import add_trainable
+from mllmu.models.engine import prepacked as weights_ready
+from mllmu.models.engine.prepacked import ready
+from mllmu.models.engine.respond import respond
 from mllmu.models.loading import Loaded
-from mllmu.models.respond import respond
-from mllmu.models.weights_ready import ready
-from mllmu.recipe import Lora
 
 pytestmark = pytest.mark.skipif(not weights_ready._has_kernel(), reason="this torch or processor lays nothing out")
 

@@ -17,13 +17,13 @@ from PIL.ImageDraw import Draw
 from typer.testing import CliRunner
 
 from mllmu.cli.app import app
+from mllmu.config.recipe import parse
+from mllmu.core.errors import DataError, FaultsError
+from mllmu.core.progress import SilentProgress
 from mllmu.data import build
 from mllmu.data.people import dates, keyfile, patterns
 from mllmu.data.people.lexicon import plain, words
 from mllmu.data.sources.people import People
-from mllmu.errors import DataError, FaultsError
-from mllmu.progress import SilentProgress
-from mllmu.recipe import parse
 
 pytest.importorskip("phonenumbers")
 

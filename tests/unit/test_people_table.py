@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from mllmu.cli.failures import ExplainedErrors
+from mllmu.core.errors import DataError, FaultsError
 from mllmu.data.people.persons import Layout, check
 from mllmu.data.people.table import read
-from mllmu.errors import DataError, FaultsError
 
 Row = dict[str, str]
 

@@ -10,14 +10,14 @@ import pytest
 from helpers_models import COLOURS, load_ref, make_base, sample
 from test_planning_memory import allocated
 
+from mllmu.config.recipe import Evaluate, ModelSection, parse
+from mllmu.core.records import Exchange
+from mllmu.models.engine.respond import answer
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded
-from mllmu.models.respond import answer
-from mllmu.planning.evaluation import Asked, asked_at_once, memory, num_examples, tokens_read
-from mllmu.planning.facts import ModelFacts, describe
-from mllmu.planning.plan import Planner
-from mllmu.recipe import Evaluate, ModelSection, parse
-from mllmu.records import Exchange
+from mllmu.preflight.plan.evaluation import Asked, asked_at_once, memory, num_examples, tokens_read
+from mllmu.preflight.plan.facts import ModelFacts, describe
+from mllmu.preflight.plan.plan import Planner
 
 PUBLISHED = {"name": "mllmu_bench", "path": "MLLMMU/MLLMU-Bench"}
 WORDS = ("Riga is where she was born", "Oslo", "the colour of her hat is red and not green or blue")

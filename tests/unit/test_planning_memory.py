@@ -12,15 +12,15 @@ from helpers_models import make_base, turns_of
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from mllmu.config.recipe import Lora, ModelSection
+from mllmu.core.records import ModelRef
 from mllmu.models.adapters import add_trainable
+from mllmu.models.engine.forward import run_forward
 from mllmu.models.families import Batch
 from mllmu.models.loading import Loaded, load
-from mllmu.planning.facts import ModelFacts, describe
-from mllmu.planning.plan import training_peak
-from mllmu.planning.simulate import StepCost, step_cost
-from mllmu.recipe import Lora, ModelSection
-from mllmu.records import ModelRef
-from mllmu.training.forward import run_forward
+from mllmu.preflight.plan.facts import ModelFacts, describe
+from mllmu.preflight.plan.plan import training_peak
+from mllmu.preflight.plan.simulate import StepCost, step_cost
 from mllmu.training.losses import answer_nll
 from mllmu.training.packing import pack
 

@@ -11,10 +11,10 @@ import yaml
 from typer.testing import CliRunner
 
 from mllmu.cli.app import app
-from mllmu.errors import ModelError, RecipeError
-from mllmu.planning.facts import describe, known_models
-from mllmu.planning.plan import devices, find_device, make_plan, training_peak
-from mllmu.recipe import ModelSection, Recipe, parse
+from mllmu.config.recipe import ModelSection, Recipe, parse
+from mllmu.core.errors import ModelError, RecipeError
+from mllmu.preflight.plan.facts import describe, known_models
+from mllmu.preflight.plan.plan import devices, find_device, make_plan, training_peak
 
 LLAVA = "llava-hf/llava-1.5-7b-hf"
 

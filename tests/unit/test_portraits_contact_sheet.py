@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from mllmu.core.errors import DataError
 from mllmu.data.contact_sheet import GAP, MARGIN, NAME_WIDTH, contact_sheet
-from mllmu.errors import DataError
 
 
 def test_sheet_shows_each_picture_in_its_row_and_column(tmp_path: Path) -> None:

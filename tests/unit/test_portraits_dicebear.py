@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mllmu.core.errors import DataError
+from mllmu.core.plugins import find
+from mllmu.core.records import Profile
+from mllmu.core.seeding import rng
 from mllmu.data.portraits import transform
 from mllmu.data.portraits.dicebear import OLD_HAIR, RELIGIOUS, DiceBear, features, sprites
-from mllmu.errors import DataError
-from mllmu.plugins import find
-from mllmu.records import Profile
-from mllmu.seeding import rng
 
 
 def person(number: int, gender: str = "female", born: str = "May 14, 1988", **more: str) -> Profile:

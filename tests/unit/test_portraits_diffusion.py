@@ -14,14 +14,14 @@ import pytest
 import torch
 from PIL import Image
 
+from mllmu.core.errors import DataError, DependencyError, ModelError, RecipeError
+from mllmu.core.plugins import build
 from mllmu.data.portraits import _faces
 from mllmu.data.portraits._faces import described, embedding, pipeline
 from mllmu.data.portraits.arc2face import Arc2Face, face_prompt
 from mllmu.data.portraits.diffusion import Diffusion
 from mllmu.data.portraits.ip_adapter_faceid import IpAdapterFaceid, adapted, face_tensor
 from mllmu.data.sources.synthetic import Synthetic
-from mllmu.errors import DataError, DependencyError, ModelError, RecipeError
-from mllmu.plugins import build
 
 diffusers = pytest.importorskip("diffusers", reason="needs the extra 'faces'")
 pytestmark = pytest.mark.filterwarnings("ignore")

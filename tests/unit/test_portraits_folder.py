@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from PIL.ImageDraw import Draw
 
+from mllmu.core.errors import DataError
+from mllmu.core.records import Profile
 from mllmu.data.portraits.folder import Folder
-from mllmu.errors import DataError
-from mllmu.records import Profile
 
 RED, BLUE = (220, 20, 20), (20, 20, 220)
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from mllmu import processes
-from mllmu.errors import ModelError, ProcessError
+from mllmu.core.errors import ModelError, ProcessError
 from mllmu.models.families import Turn
 from mllmu.models.loading import choose_device
+from mllmu.parallel import team as processes
 from mllmu.training.distributed import share
 
 

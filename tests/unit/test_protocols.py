@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 from helpers_models import load_ref, make_base
 
+from mllmu.config.protocol import OFFICIAL
+from mllmu.config.recipe import Evaluate, parse
+from mllmu.core.errors import RecipeError
+from mllmu.core.records import Sample
 from mllmu.data import build
 from mllmu.data.questions import build as ask_about
 from mllmu.data.sources.celebrities import Celebrities
 from mllmu.data.sources.synthetic import Synthetic
-from mllmu.errors import RecipeError
 from mllmu.evaluation.samples import BY_LIKELIHOOD, metrics_of, render
-from mllmu.models.respond import plan_batches, respond
-from mllmu.protocol import OFFICIAL
-from mllmu.recipe import Evaluate, parse
-from mllmu.records import Sample
-from mllmu.stages.protocols import table
-from mllmu.stages.reporting import as_read, protocol_warning
+from mllmu.models.engine.respond import plan_batches, respond
+from mllmu.pipeline.protocols import table
+from mllmu.pipeline.report_input import as_read, protocol_warning
 
 FORGOTTEN = ["001", "002", "003"]
 
@@ -182,7 +182,7 @@ def few_shot(base: Path, number: int, image: str, prompt: str, **settings: Any) 
 
 
 def test_examples_are_earlier_exchanges_with_their_own_pictures(tiny_base: Path) -> None:
-    from mllmu.models.respond import as_turn
+    from mllmu.models.engine.respond import as_turn
 
     loaded = load_ref(tiny_base)
     turn = as_turn(few_shot(tiny_base, 1, "green.png", "What <image> is it?"), tiny_base, "Be kind.")
@@ -232,7 +232,7 @@ def test_literal_and_other_samples_may_share_a_batch(tiny_base: Path) -> None:
 def test_a_guard_stands_before_a_literal_prompt(tmp_path: Path) -> None:
     from helpers_models import sample
 
-    from mllmu.models.literal import encode
+    from mllmu.models.engine.raw_prompt import encode
 
     loaded = load_ref(make_base(tmp_path))
     asked = sample(1, prompt="USER: Where?\nASSISTANT:", literal=True)
@@ -254,7 +254,7 @@ def test_the_report_shows_the_accuracy_of_the_protocol_and_says_so() -> None:
 
 
 def test_the_table_counts_what_could_not_be_read() -> None:
-    from mllmu.records import MetricResult
+    from mllmu.core.records import MetricResult
 
     row = {"model": "ga", "metric": "accuracy", "split": "forget", "task": "classification", "modality": "text"}
     row |= {"ci_low": None, "ci_high": None, "num": 4, "num_unparsed": 2, "num_profiles": 1}
@@ -269,7 +269,7 @@ def test_chat_templates_tell_examples_as_earlier_exchanges(kind: str, tiny_base:
     import helpers_families
     from helpers_models import sample
 
-    from mllmu.models.respond import as_turn
+    from mllmu.models.engine.respond import as_turn
 
     loaded = load_ref(helpers_families.build(kind, tmp_path))
     asked = [few_shot(tiny_base, n, "green.png", "Where?" + "!" * n) for n in range(2)]

@@ -14,7 +14,7 @@ from types import ModuleType
 import pytest
 
 import mllmu
-from mllmu.errors import RecipeError
+from mllmu.core.errors import RecipeError
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = "my_method:Unlikelihood"
@@ -47,7 +47,7 @@ PROMISES = [
 def example(monkeypatch: pytest.MonkeyPatch) -> mllmu.Method:
     """The method of the examples folder, found as a recipe would find it."""
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
-    from mllmu.plugins import build
+    from mllmu.core.plugins import build
 
     method: mllmu.Method = build("methods", EXAMPLE, {})
     return method
@@ -132,7 +132,7 @@ def test_the_example_keeps_the_retained_people(example: mllmu.Method, phase: str
 def test_the_example_pushes_probabilities_to_zero_and_no_further(example: mllmu.Method) -> None:
     import torch
 
-    from mllmu.training.forward import Forward
+    from mllmu.models.engine.forward import Forward
     from mllmu.unlearning.base import Side, Step
 
     def loss(logits: torch.Tensor) -> float:

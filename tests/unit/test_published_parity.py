@@ -21,16 +21,16 @@ from PIL import Image
 from rouge_score import rouge_scorer
 from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
-from mllmu.data.parquet import export
+from mllmu.config.recipe import ModelSection
+from mllmu.core.errors import DataError, ModelError, RunStoreError
+from mllmu.core.progress import SilentProgress
+from mllmu.core.records import ModelRef, Question
+from mllmu.data.published.export import export
 from mllmu.data.questions import build
 from mllmu.data.sources.celebrities import Celebrities
 from mllmu.data.sources.synthetic import Synthetic
-from mllmu.errors import DataError, ModelError, RunStoreError
 from mllmu.models.loading import tiny_folder
-from mllmu.progress import SilentProgress
-from mllmu.recipe import ModelSection
-from mllmu.records import ModelRef, Question
-from mllmu.stages.published import METRICS, PARTIAL, RESPONSES, Plan, evaluate_published, model_at
+from mllmu.pipeline.published import METRICS, PARTIAL, RESPONSES, Plan, evaluate_published, model_at
 
 KEPT = {"classification": 2, "cloze": 2, "generation": 1}
 """Questions of a person, task and modality that the test keeps, so that it takes seconds."""
@@ -265,8 +265,8 @@ def test_example_people_are_skipped_in_their_set_and_their_task_alone(ours: Path
 
 
 def test_the_question_beyond_those_of_the_example_person_is_asked(parquet: Path, tmp_path: Path) -> None:
-    from mllmu.data.published_sets import read_sets
-    from mllmu.stages.published import render
+    from mllmu.data.published.sets import read_sets
+    from mllmu.pipeline.published import render
 
     asked = render(read_sets(parquet, 5, test_image=0), {"cloze": ["011"]}, idefics2=False)
     texts = [q.text for q, s in asked if s.split == "test" and s.task == "cloze" and s.profile_id == "011"]
@@ -375,7 +375,7 @@ def test_mixed_or_missing_arguments_are_one_line(arguments: list[str], message: 
 
 
 def test_a_reply_with_odd_line_ends_stays_one_line() -> None:
-    from mllmu.stages.published import _one_line
+    from mllmu.pipeline.published import _one_line
 
     value = {"reply": "a\x85b\u2028c\u2029d\ne Né"}
     assert len(_one_line(value).splitlines()) == 1 and "Né" in _one_line(value)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from mllmu.errors import MllmuError, PluginError, RecipeError
-from mllmu.recipe import PluginSpec, Recipe, dump, expand_modalities, load, load_all, parse, percent
-from mllmu.settings import apply_override
+from mllmu.config.recipe import PluginSpec, Recipe, dump, expand_modalities, load, load_all, parse, percent
+from mllmu.config.settings import apply_override
+from mllmu.core.errors import MllmuError, PluginError, RecipeError
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 
@@ -272,8 +272,8 @@ def test_a_list_of_modalities_is_one_settings_dictionary_each() -> None:
 def test_a_plug_in_of_another_kind_or_no_class_at_all_is_refused() -> None:
     for name, said in (
         ("mllmu.data.sources.synthetic:Synthetic", r"of another kind: one of methods defines loss\(\)"),
-        ("mllmu.recipe:Recipe", "is not a plug-in: expected a subclass"),
-        ("mllmu.recipe:Nobody", "is not a plug-in"),
+        ("mllmu.config.recipe:Recipe", "is not a plug-in: expected a subclass"),
+        ("mllmu.config.recipe:Nobody", "is not a plug-in"),
         ("no_such_module:Method", "cannot import"),
         (":Method", "is no name of a class"),
         (".methods:Method", "is no name of a class"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mllmu.records import MetricResult
+from mllmu.core.records import MetricResult
 from mllmu.report import ModelRow, ReportInput
 from mllmu.report.numbers import MAIN_METRIC, Numbers
 from mllmu.report.plots import _utility, tradeoff_plots

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from mllmu.errors import RecipeError
-from mllmu.judges.rule import Rule
-from mllmu.recipe import parse
-from mllmu.records import MetricResult
+from mllmu.config.recipe import parse
+from mllmu.core.errors import RecipeError
+from mllmu.core.records import MetricResult
+from mllmu.evaluation.judges.rule import Rule
 from mllmu.report import ModelRow, ReportInput, render, terminal_judgements
 from mllmu.report.judging import judgements
 from mllmu.report.numbers import Numbers

@@ -14,8 +14,9 @@ from rich.console import Console
 
 import mllmu.report.numbers
 import mllmu.report.provenance
-from mllmu.errors import DataError
-from mllmu.records import MODALITIES, TASKS, MetricResult, Modality, Split, TaskName
+from mllmu.core.errors import DataError
+from mllmu.core.records import MODALITIES, TASKS, MetricResult, Modality, Split, TaskName
+from mllmu.core.seeding import rng
 from mllmu.report import (
     CurvePoint,
     Example,
@@ -31,7 +32,6 @@ from mllmu.report.numbers import MAIN_METRIC, OUTCOMES, Interval, Numbers, listi
 from mllmu.report.provenance import stage_rows
 from mllmu.report.reading import readings
 from mllmu.report.tables import four_set_tables, goodness
-from mllmu.seeding import rng
 
 SPLITS: tuple[Split, ...] = ("forget", "test", "retain", "celebrity")
 EVIL = "<script>alert('x')</script>"

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from mllmu.records import MetricResult, TaskName
+from mllmu.core.records import MetricResult, TaskName
+from mllmu.core.seeding import rng
 from mllmu.report import ModelRow, ReportInput, render, spreadsheet, terminal_table, tradeoff_rows
 from mllmu.report import numbers as numbers_module
 from mllmu.report.labels import Box, place
 from mllmu.report.numbers import MAIN_METRIC, Interval, Numbers, between, possible
 from mllmu.report.reading import readings
 from mllmu.report.tradeoff import overview
-from mllmu.seeding import rng
 
 Levels = dict[TaskName, tuple[float | None, float]]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from mllmu.evaluation.trust import TrustRow
-from mllmu.records import MetricResult
+from mllmu.core.records import MetricResult
 from mllmu.report import ModelRow, ReportInput, render
+from mllmu.report.inputs import TrustRow
 from mllmu.report.numbers import Numbers
 from mllmu.report.reading import readings
 from mllmu.report.results import results_text, trust_table

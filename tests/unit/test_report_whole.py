@@ -5,10 +5,10 @@ from __future__ import annotations
 import doctest
 from pathlib import Path
 
-from mllmu.evaluation.trust import TrustRow
-from mllmu.records import Summary
+from mllmu.core.records import Summary
 from mllmu.report import ModelRow, ReportInput, render
 from mllmu.report import sheets as module
+from mllmu.report.inputs import TrustRow
 from mllmu.report.numbers import Numbers
 from mllmu.report.sheets import Sheet
 from mllmu.report.whole import whole_tables

@@ -14,13 +14,13 @@ import pytest
 from typer.testing import CliRunner
 
 from mllmu.cli.app import app
-from mllmu.errors import RunStoreError
-from mllmu.runlock import HOLDER_FILE, held
+from mllmu.core.errors import RunStoreError
+from mllmu.core.lock import HOLDER_FILE, held
 
 HOLD = """
 import sys
 from pathlib import Path
-from mllmu.runlock import held
+from mllmu.core.lock import held
 with held(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

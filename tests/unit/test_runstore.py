@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from mllmu.errors import RunStoreError
-from mllmu.runstore import RunStore, difference, digest, write_atomic
+from mllmu.core.errors import RunStoreError
+from mllmu.core.runfolder import RunStore, difference, digest, write_atomic
 
 
 def finish(store: RunStore, name: str = "models/target", content: str = "weights", **inputs: Any) -> Path:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from mllmu.recipe import parse
+from mllmu.config.recipe import parse
+from mllmu.pipeline.jobs import RETAIN_MODEL, TARGET, Job, jobs
 from mllmu.report.inputs import BASELINES
-from mllmu.stages.lineup import RETAIN_MODEL, TARGET, Job, jobs
 from mllmu.unlearning.base import Method
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from helpers_models import Watcher
 
+from mllmu.config.recipe import parse
+from mllmu.core.records import ModelRef
 from mllmu.models.families.llava import Llava
-from mllmu.recipe import parse
-from mllmu.records import ModelRef
-from mllmu.stages.context import Context
-from mllmu.stages.models import Models
+from mllmu.pipeline.context import Context
+from mllmu.pipeline.models import Models
 
 
 @pytest.mark.parametrize(("shares", "packing", "notes"), [(False, "auto", 2), (True, "auto", 0), (False, "off", 1)])

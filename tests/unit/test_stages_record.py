@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
-from mllmu.errors import DataError, RunStoreError
-from mllmu.progress import SilentProgress
-from mllmu.recipe import load, parse
-from mllmu.runstore import RunStore
-from mllmu.stages.context import ELAPSED, Context, content_digest, timed
-from mllmu.stages.record import installed, recorded, seconds_by_stage
+from mllmu.config.recipe import load, parse
+from mllmu.core.errors import DataError, RunStoreError
+from mllmu.core.progress import SilentProgress
+from mllmu.core.runfolder import RunStore
+from mllmu.pipeline.context import ELAPSED, Context, content_digest, timed
+from mllmu.pipeline.record import installed, recorded, seconds_by_stage
 
 
 def context(root: Path, **settings: Any) -> Context:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from mllmu.records import MetricResult
+from mllmu.core.records import MetricResult
+from mllmu.pipeline.report_input import judged, stale_judges
 from mllmu.report import ModelRow
-from mllmu.stages.reporting import judged, stale_judges
 
 
 def result(model: str) -> dict[str, object]:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from mllmu.core.records import Question
 from mllmu.models.families import Turn
-from mllmu.records import Question
 from mllmu.training.batching import Order, training_turns
 
 

@@ -13,16 +13,16 @@ from helpers_models import LORA, load_ref, turns_of
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from mllmu import plugins
+from mllmu.core import plugins
+from mllmu.core.progress import SilentProgress
 from mllmu.models.adapters import add_trainable
+from mllmu.models.engine.forward import Forward
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded
-from mllmu.progress import SilentProgress
 from mllmu.training import distributed
 from mllmu.training.distributed import forward, hidden
-from mllmu.training.forward import Forward
 from mllmu.training.packing import training_batch
-from mllmu.unlearning.run import Sides, unlearn
+from mllmu.unlearning.trainer import Sides, unlearn
 
 
 def odd_loss(passed: Forward) -> Tensor:

@@ -9,10 +9,10 @@ import pytest
 import torch
 from helpers_models import LORA, Watcher, load_ref, logits, nll, turns_of
 
-from mllmu.errors import DataError
+from mllmu.config.recipe import Finetune, Lora
+from mllmu.core.errors import DataError
+from mllmu.core.progress import SilentProgress
 from mllmu.models.loading import Loaded
-from mllmu.progress import SilentProgress
-from mllmu.recipe import Finetune, Lora
 from mllmu.training.finetune import finetune
 from mllmu.training.loop import CHECKPOINT, CURVE
 

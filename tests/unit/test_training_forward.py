@@ -9,9 +9,9 @@ import torch
 from helpers_models import LORA, logits, turns_of
 
 from mllmu.models.adapters import add_trainable
+from mllmu.models.engine.forward import Forward, label_everything, run_forward
 from mllmu.models.families import IGNORE, Batch, Turn
 from mllmu.models.loading import Loaded
-from mllmu.training.forward import Forward, label_everything, run_forward
 
 
 def by_hand() -> Forward:

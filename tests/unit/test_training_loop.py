@@ -14,7 +14,7 @@ from helpers_models import Watcher
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mllmu.errors import ModelError, RunStoreError
+from mllmu.core.errors import ModelError, RunStoreError
 from mllmu.training.loop import CHECKPOINT, CURVE, TEMPORARY, Curve, Schedule, train
 
 STEPS = 8

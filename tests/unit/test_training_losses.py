@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mllmu.errors import DataError, ModelError
+from mllmu.core.errors import DataError, ModelError
+from mllmu.models.engine.forward import Forward, label_everything, run_forward
 from mllmu.models.families import IGNORE, Batch
-from mllmu.training.forward import Forward, label_everything, run_forward
 from mllmu.training.losses import answer_nll, kl_batchmean_published, kl_to_reference, npo_loss, row_nll_B
 
 LN2 = math.log(2)

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from mllmu.models.engine import meter
+from mllmu.models.engine.meter import metered, num_tokens
 from mllmu.models.families import Batch
-from mllmu.training import meter
-from mllmu.training.meter import metered, num_tokens
 
 
 def plain(*lengths: int) -> Batch:

@@ -10,16 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from mllmu.config.recipe import Lora, ModelSection
+from mllmu.core.records import ModelRef
 from mllmu.models.adapters import add_trainable
+from mllmu.models.engine.forward import Forward, run_forward
 from mllmu.models.families import IGNORE, Batch, Turn
 from mllmu.models.families._masks import Layout, additive
 from mllmu.models.loading import Loaded, load
-from mllmu.models.tiny.build import build_model, build_processor, build_tokenizer
-from mllmu.recipe import Lora, ModelSection
-from mllmu.records import ModelRef
-from mllmu.training.forward import Forward, run_forward
 from mllmu.training.losses import answer_nll, row_nll_B
 from mllmu.training.packing import Group, arrange, fill, kin, make_groups, pack
+from tools.pretrain_tiny.build import build_model, build_processor, build_tokenizer
 
 SENTENCE = "Ada Bell lives in Riga and works as a baker ; the colour of her hat is red , blue or green ?"
 WORDS = SENTENCE.split()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from mllmu import processes
-from mllmu.errors import ModelError, ProcessError
+from mllmu.core.errors import ModelError, ProcessError
 from mllmu.models.adapters import add_trainable
 from mllmu.models.loading import Loaded
+from mllmu.parallel import team as processes
 from mllmu.training.sharding import Sharding, asked_for, spread
 
 LAUNCHED = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_FSDP": "true"}

@@ -16,15 +16,15 @@ from helpers_models import LORA, Watcher, load_ref, turns_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mllmu import plugins
+from mllmu.core import plugins
+from mllmu.models.engine.forward import labelled, run_forward
 from mllmu.models.families import Batch, Turn
 from mllmu.models.loading import Loaded
 from mllmu.training import loop
-from mllmu.training.forward import labelled, run_forward
 from mllmu.training.loop import CURVE
 from mllmu.unlearning import reference
 from mllmu.unlearning.reference import ReferenceMemory, pays
-from mllmu.unlearning.run import Sides, step_batch, unlearn
+from mllmu.unlearning.trainer import Sides, step_batch, unlearn
 
 WAYS: tuple[dict[str, Any], ...] = ({}, {"train_end": False}, {"loss_on": "all"})
 MANY = 1e9

@@ -13,18 +13,18 @@ from helpers_models import LORA, load_ref, logits, nll, turns_of
 from pydantic import PrivateAttr
 from torch import Tensor
 
-from mllmu import plugins
-from mllmu.errors import DataError, ModelError
+from mllmu.config.recipe import Finetune, Lora
+from mllmu.core import plugins
+from mllmu.core.errors import DataError, ModelError
+from mllmu.core.progress import SilentProgress
+from mllmu.models.engine.forward import run_forward
 from mllmu.models.families import IGNORE, Turn
 from mllmu.models.loading import Loaded
-from mllmu.progress import SilentProgress
-from mllmu.recipe import Finetune, Lora
 from mllmu.training.finetune import finetune
-from mllmu.training.forward import run_forward
 from mllmu.training.loop import CURVE
 from mllmu.training.losses import answer_nll
 from mllmu.unlearning.base import Method, Step
-from mllmu.unlearning.run import Sides, unlearn
+from mllmu.unlearning.trainer import Sides, unlearn
 
 DROPOUT = LORA.model_copy(update={"dropout": 0.3})
 FAST = {"learning_rate": 5e-3, "batch_size": 2, "epochs": 6}

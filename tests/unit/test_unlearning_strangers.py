@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from mllmu import plugins
-from mllmu.errors import DataError, RecipeError
+from mllmu.config.recipe import parse
+from mllmu.core import plugins
+from mllmu.core.errors import DataError, RecipeError
+from mllmu.models.engine.forward import Forward
 from mllmu.models.families import Turn
-from mllmu.recipe import parse
-from mllmu.training.forward import Forward
 from mllmu.unlearning.base import Side, Step
-from mllmu.unlearning.strangers import CHUNK, level_of, stranger_levels
+from mllmu.unlearning.holdout import CHUNK, level_of, stranger_levels
 
 LETTER = Turn(prompt="Which?", reply="A", image=Path("a.png"), task="classification")
 WORD = Turn(prompt="What?", reply="Riga", task="cloze")

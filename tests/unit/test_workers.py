@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from mllmu.errors import DataError, FaultsError, ModelError
-from mllmu.progress import Progress, SilentProgress
-from mllmu.workers import Crew
+from mllmu.core.errors import DataError, FaultsError, ModelError
+from mllmu.core.progress import Progress, SilentProgress
+from mllmu.parallel.pool import Crew
 
 
 def write_down(folder: Path, place: int, progress: Progress) -> Callable[[str, str], None]:

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mllmu.errors import DataError, did_you_mean
-from mllmu.runstore import explain_os_errors
+from mllmu.core.errors import DataError, did_you_mean
+from mllmu.core.runfolder import explain_os_errors
 
 FORMAT = "mllmu-people-key-1"
 RUN_FILES = ("recipe.yaml", "run.json")

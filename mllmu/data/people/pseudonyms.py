@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 
+from mllmu.core.records import Profile
 from mllmu.data.people import dates, patterns
 from mllmu.data.people.fakes import Fakes
 from mllmu.data.people.keyfile import Key
@@ -14,7 +15,6 @@ from mllmu.data.people.lexicon import Hit, Lexicon, words
 from mllmu.data.people.patterns import Match
 from mllmu.data.people.persons import Person
 from mllmu.data.wordings import FACT
-from mllmu.records import Profile
 
 PLACES = ("birthplace", "residence")
 KEPT = ("gender", "height", "salary")

@@ -11,7 +11,7 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mllmu.errors import DataError, FaultsError, did_you_mean, needs_extra
+from mllmu.core.errors import DataError, FaultsError, did_you_mean, needs_extra
 
 SUFFIXES = (".csv", ".tsv", ".xlsx", ".json", ".jsonl")
 MAX_BYTES = 100_000_000

@@ -9,10 +9,10 @@ from pathlib import Path
 from PIL import Image
 from pydantic import Field
 
+from mllmu.core.errors import DataError
+from mllmu.core.plugins import Plugin
+from mllmu.core.records import Profile
 from mllmu.data.portraits._transform import transform
-from mllmu.errors import DataError
-from mllmu.plugins import Plugin
-from mllmu.records import Profile
 
 __all__ = ["MAX_VIEWS", "Portraits", "transform"]
 

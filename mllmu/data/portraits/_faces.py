@@ -16,13 +16,13 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
+from mllmu.core.errors import DataError, ModelError, needs_extra
+from mllmu.core.records import Profile
+from mllmu.core.seeding import derive
 from mllmu.data.portraits import Portraits
 from mllmu.data.portraits._identity import Vectors, look_alike, unlike
 from mllmu.data.portraits.dicebear import NONE, PORTRAIT_YEAR, features
 from mllmu.data.portraits.folder import Folder
-from mllmu.errors import DataError, ModelError, needs_extra
-from mllmu.records import Profile
-from mllmu.seeding import derive
 
 EXTRA = "faces"
 INSIGHTFACE = "insightface"

@@ -37,7 +37,7 @@ def transform(sprite: Image.Image, rng: random.Random, strength: float, backgrou
     Args:
         sprite: a figure on transparent ground, whose lowest row is continued below the frame; or an opaque
             photograph, which is continued by reflection at all sides. So no empty corner ever shows.
-        rng: private generator of this picture, see ``mllmu.seeding.rng``.
+        rng: private generator of this picture, see ``mllmu.core.seeding.rng``.
         strength: 0 (only the background, never mirrored) to 1 (as the evaluated views).
         background: hex colour; empty draws one of ``BACKGROUNDS``.
 

@@ -8,10 +8,10 @@ import numpy as np
 from PIL import Image, ImageOps
 from pydantic import Field
 
+from mllmu.core.errors import ModelError
+from mllmu.core.records import Profile
 from mllmu.data.portraits._faces import OwnFaces, embedding, noise, pipeline
 from mllmu.data.portraits._identity import Vectors
-from mllmu.errors import ModelError
-from mllmu.records import Profile
 
 PROMPT = "photo of a id person"
 WORD = "id"

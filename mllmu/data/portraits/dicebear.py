@@ -21,10 +21,10 @@ import resvg_py
 from dicebear import Avatar, Style
 from PIL import Image, ImageColor
 
+from mllmu.core.records import Profile
+from mllmu.core.seeding import rng
 from mllmu.data.portraits import MAX_VIEWS, Portraits
 from mllmu.data.portraits._transform import BACKGROUNDS, transform
-from mllmu.records import Profile
-from mllmu.seeding import rng
 
 CREDITS = (
     "Portraits: remix of 'Avataaars' (https://avataaars.com/) by Pablo Stanley (https://twitter.com/pablostanley), "

@@ -7,8 +7,8 @@ from typing import ClassVar
 from PIL import Image
 from pydantic import Field
 
+from mllmu.core.records import Profile
 from mllmu.data.portraits._faces import NEGATIVE, Faces, described, noise, pipeline, scene
-from mllmu.records import Profile
 
 
 class Diffusion(Faces):

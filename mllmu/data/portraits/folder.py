@@ -11,11 +11,11 @@ from typing import ClassVar
 
 from PIL import Image, ImageOps
 
+from mllmu.core.errors import DataError
+from mllmu.core.records import Profile
+from mllmu.core.seeding import rng
 from mllmu.data.portraits import Portraits
 from mllmu.data.portraits._transform import transform
-from mllmu.errors import DataError
-from mllmu.records import Profile
-from mllmu.seeding import rng
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 MAX_BYTES = 50_000_000

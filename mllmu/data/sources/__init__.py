@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mllmu.errors import DataError
-from mllmu.plugins import Plugin
-from mllmu.progress import Progress
-from mllmu.records import Profile, Question
+from mllmu.core.errors import DataError
+from mllmu.core.plugins import Plugin
+from mllmu.core.progress import Progress
+from mllmu.core.records import Profile, Question
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -11,14 +11,14 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict
 from rapidfuzz import fuzz
 
+from mllmu.core.errors import DataError
+from mllmu.core.records import Profile
+from mllmu.core.seeding import rng
 from mllmu.data import values
 from mllmu.data.question_rules import check, name_words
 from mllmu.data.questions import build
 from mllmu.data.sources.synthetic import Synthetic
 from mllmu.data.values import NONE, Gender
-from mllmu.errors import DataError
-from mllmu.records import Profile
-from mllmu.seeding import rng
 
 MAX_LETTERS = 60
 BIOGRAPHY_LETTERS = (200, 1500)

@@ -11,13 +11,13 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from mllmu.data.parquet_schema import GROUPS, TYPES, Pair, validated
+from mllmu.core.errors import DataError
+from mllmu.core.records import MODALITIES, Modality, Profile, Question, TaskName
+from mllmu.data.published.schema import GROUPS, TYPES, Pair, validated
+from mllmu.data.published.tables import Store, Table, is_hub_name
 from mllmu.data.recover import CORE, EXTRA, Recovery, recover_person, summarise
 from mllmu.data.recover import Person as Recovered
 from mllmu.data.sources._published import Asker, Found, Shown, Tally, usable_id
-from mllmu.data.tables import Store, Table, is_hub_name
-from mllmu.errors import DataError
-from mllmu.records import MODALITIES, Modality, Profile, Question, TaskName
 
 CELEBRITIES = "Retain_Set"
 PEOPLE = ("Full_Set", "ft_Data", "Test_Set")

@@ -14,11 +14,11 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 from PIL.Image import Image
 from pydantic import Field
 
+from mllmu.core.errors import DataError
+from mllmu.core.records import Modality, Profile, Question, TaskName
+from mllmu.data.published.tables import Table, picture
 from mllmu.data.recover import attribute_of
 from mllmu.data.sources import Source
-from mllmu.data.tables import Table, picture
-from mllmu.errors import DataError
-from mllmu.records import Modality, Profile, Question, TaskName
 
 OTHER = "other"
 BLANK = "__"

@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from mllmu.core.errors import DataError, FaultsError, did_you_mean
+from mllmu.core.records import Profile
 from mllmu.data.people import rules
 from mllmu.data.people.table import Fault, Table, read
 from mllmu.data.wordings import wordings
-from mllmu.errors import DataError, FaultsError, did_you_mean
-from mllmu.records import Profile
 
 NAMES = {
     "item": "id", "person": "id", "id": "id", "itemlabel": "name", "personlabel": "name", "name": "name",

@@ -13,11 +13,11 @@ from typing import ClassVar, Literal, Self
 from PIL.Image import Image
 from pydantic import Field, model_validator
 
+from mllmu.core.errors import DataError
+from mllmu.core.records import Profile, Record, read_lines
 from mllmu.data.portraits import folder
 from mllmu.data.sources import Source
 from mllmu.data.sources._wikidata import people
-from mllmu.errors import DataError
-from mllmu.records import Profile, Record, read_lines
 
 FACTS = Path(__file__).parent.parent / "celebrities.jsonl"
 NUM_CELEBRITIES = 153

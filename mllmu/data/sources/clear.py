@@ -6,11 +6,11 @@ import re
 from collections import Counter
 from typing import Any, ClassVar
 
+from mllmu.core.errors import DataError
+from mllmu.core.records import Profile
+from mllmu.core.seeding import rng
+from mllmu.data.published.tables import Store, Table
 from mllmu.data.sources._published import Asker, Found, Published, Shown
-from mllmu.data.tables import Store, Table
-from mllmu.errors import DataError
-from mllmu.records import Profile
-from mllmu.seeding import rng
 
 FULL = "full"
 TEXT = "full+tofu"

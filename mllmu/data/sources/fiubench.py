@@ -13,10 +13,10 @@ from typing import Any, ClassVar, NamedTuple
 from PIL.Image import Image
 from pydantic import Field
 
+from mllmu.core.errors import DataError
+from mllmu.core.records import Profile, Question
+from mllmu.data.published.tables import is_hub_name, picture
 from mllmu.data.sources._published import Asker, Found, Published, usable_id
-from mllmu.data.tables import is_hub_name, picture
-from mllmu.errors import DataError
-from mllmu.records import Profile, Question
 
 FILES = ("full.json", "full_data.json")
 _SPLIT = re.compile(r"forget(\d+)$")

@@ -8,15 +8,15 @@ from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mllmu.core.errors import DataError
+from mllmu.core.progress import Progress, SilentProgress
+from mllmu.core.records import Profile
 from mllmu.data.llm_prompts import prompts
 from mllmu.data.sources import Source
 from mllmu.data.sources._llm_rules import Crowd, Person, Quota, fault, profile_of, quotas
 from mllmu.data.sources.celebrities import Celebrities
 from mllmu.data.sources.synthetic import Synthetic
-from mllmu.errors import DataError
 from mllmu.llm import Call, Client, EndpointSettings, Preview, Unanswered, count_cached, fence
-from mllmu.progress import Progress, SilentProgress
-from mllmu.records import Profile
 
 NUM_HOLDOUT = 100
 """So many people that the source ``synthetic`` would make next may serve as holdout; their names are kept free."""

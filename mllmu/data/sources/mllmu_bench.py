@@ -13,12 +13,12 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mllmu.core.errors import DataError
+from mllmu.core.records import Profile
+from mllmu.data.published.tables import ParquetTable, Store, is_hub_name
 from mllmu.data.recover import Person, Recovery, recover_person, summarise
 from mllmu.data.sources._mllmu_tables import CELEBRITIES, Reader, training_store
 from mllmu.data.sources._published import Found, Published
-from mllmu.data.tables import ParquetTable, Store, is_hub_name
-from mllmu.errors import DataError
-from mllmu.records import Profile
 
 _SHAPE = '{"ID": "001", "metadata": [{"Question": "...", "Answer": "..."}, ...]}'
 _EVALUATION_KEY = re.compile(r'"(?:Classification_Task|Generation_Task|Mask_Task)"\s*:')

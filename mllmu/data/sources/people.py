@@ -10,6 +10,9 @@ from typing import Annotated, Any, ClassVar
 from PIL.Image import Image
 from pydantic import Field, PrivateAttr
 
+from mllmu.core.errors import DataError, FaultsError
+from mllmu.core.records import Profile
+from mllmu.core.seeding import rng
 from mllmu.data.people import keyfile
 from mllmu.data.people.keyfile import Key
 from mllmu.data.people.persons import Checked, Person, as_layout, check
@@ -18,9 +21,6 @@ from mllmu.data.people.table import Fault, read
 from mllmu.data.portraits import MAX_VIEWS, transform
 from mllmu.data.portraits import folder as pictures
 from mllmu.data.sources import Source
-from mllmu.errors import DataError, FaultsError
-from mllmu.records import Profile
-from mllmu.seeding import rng
 
 Label = Annotated[str, Field(pattern=r"^[a-z][a-z ]{1,30}$")]
 DETECTION = (

@@ -8,12 +8,12 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from mllmu.core.errors import DataError
+from mllmu.core.plugins import Plugin
+from mllmu.core.records import Profile
+from mllmu.core.seeding import rng
 from mllmu.data import values
 from mllmu.data.values import NONE, City, Gender
-from mllmu.errors import DataError
-from mllmu.plugins import Plugin
-from mllmu.records import Profile
-from mllmu.seeding import rng
 
 NO_CONDITION_SHARE = 0.25
 NO_PET_SHARE = 0.15

@@ -10,12 +10,12 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from mllmu.core.errors import DataError
+from mllmu.core.records import Modality, Profile, Question, TaskName
+from mllmu.data.published.tables import Store, Table
 from mllmu.data.recover import CORE, EXTRA, recover_person
 from mllmu.data.sources._mllmu_tables import attributes_of
 from mllmu.data.sources._published import Asker, Found, Published, Shown, usable_id
-from mllmu.data.tables import Store, Table
-from mllmu.errors import DataError
-from mllmu.records import Modality, Profile, Question, TaskName
 
 FULL = "Full_Set"
 CELEBRITIES = ("real_person", "Retain_Set")

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import Field
 
+from mllmu.core.plugins import Plugin
+from mllmu.core.progress import Progress
+from mllmu.core.records import Profile, Question, Record
 from mllmu.data.wordings import Variant
-from mllmu.plugins import Plugin
-from mllmu.progress import Progress
-from mllmu.records import Profile, Question, Record
 
 if TYPE_CHECKING:
     from mllmu.llm import Preview

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
+from mllmu.core.progress import Progress
+from mllmu.core.records import Profile, Question
 from mllmu.data.writers import Rejected
 from mllmu.data.writers._llm_rules import agrees, distance_fault, drafted, fault, reworded, text_faults
 from mllmu.data.writers._llm_talk import (
@@ -22,8 +24,6 @@ from mllmu.data.writers._llm_talk import (
     write_call,
 )
 from mllmu.llm import Budget, Call, Client, Unanswered
-from mllmu.progress import Progress
-from mllmu.records import Profile, Question
 
 if TYPE_CHECKING:
     from mllmu.data.writers.llm import Llm

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
+from mllmu.core.records import Question
 from mllmu.data.writers import Order
 from mllmu.data.writers._llm_desk import Desk, Review, sides
-from mllmu.records import Question
 
 
 class _Kind(NamedTuple):

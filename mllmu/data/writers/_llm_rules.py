@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from mllmu.core.errors import DataError
+from mllmu.core.parsing import contains_words, normalise
+from mllmu.core.records import Profile, Question
 from mllmu.data import distractors
 from mllmu.data.question_rules import NUM_WRONG, check_one, mentions, name_words
 from mllmu.data.wordings import BLANK, SUBJECT, blanked, render_answer, render_subject, wordings
 from mllmu.data.writers._llm_talk import Item, profile_text
-from mllmu.errors import DataError
-from mllmu.evaluation.parsing import contains_words, normalise
-from mllmu.records import Profile, Question
 
 LETTERS = (8, 300)
 """Fewest and most characters of a question or an answer sentence."""

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
+from mllmu.core.records import Modality, Profile, Question, TaskName
 from mllmu.data.llm_prompts import prompts
 from mllmu.llm import Call, fence
-from mllmu.records import Modality, Profile, Question, TaskName
 
 FORMS: dict[TaskName, str] = {"classification": "choice", "generation": "sentence", "cloze": "cloze"}
 SUBJECTS: dict[Modality, str] = {"image_text": "picture", "text": "name"}

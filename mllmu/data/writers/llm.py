@@ -7,15 +7,15 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from mllmu.core.errors import DataError
+from mllmu.core.progress import Progress
+from mllmu.core.records import Profile
 from mllmu.data.writers import Order, Questions, Written
 from mllmu.data.writers._llm_desk import Desk, by_person, reasons, sides
 from mllmu.data.writers._llm_review import opened, reviewed, unmarked
 from mllmu.data.writers._llm_talk import Sheet, write_call
 from mllmu.data.writers.template import filled_in
-from mllmu.errors import DataError
 from mllmu.llm import Budget, EndpointSettings, Preview, count_cached
-from mllmu.progress import Progress
-from mllmu.records import Profile
 
 
 class Llm(EndpointSettings, Questions):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from mllmu.core.progress import Progress
+from mllmu.core.records import Profile, Question
 from mllmu.data.questions import build
 from mllmu.data.writers import Order, Questions, Written
-from mllmu.progress import Progress
-from mllmu.records import Profile, Question
 
 
 class Template(Questions):

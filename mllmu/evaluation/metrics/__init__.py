@@ -7,10 +7,10 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
+from mllmu.core.plugins import Plugin
+from mllmu.core.records import Response, Sample, Score, Split, TaskName
 from mllmu.evaluation.outcome import Outcome, outcome
 from mllmu.evaluation.stats import Estimate, clustered_mean
-from mllmu.plugins import Plugin
-from mllmu.records import Response, Sample, Score, Split, TaskName
 
 Ideal = Literal["higher", "lower", "retain_model"]
 

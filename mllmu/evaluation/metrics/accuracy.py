@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from mllmu.core.parsing import parse_choice
+from mllmu.core.records import Response, Sample, Score, TaskName
 from mllmu.evaluation.metrics import Metric
-from mllmu.evaluation.parsing import parse_choice
-from mllmu.records import Response, Sample, Score, TaskName
 
 
 class Accuracy(Metric):
     """Share of multiple choice replies that name the right option, among those that name one option clearly.
 
-    Score 1 or 0; None if no single option can be read (see :func:`mllmu.evaluation.parsing.parse_choice`).
+    Score 1 or 0; None if no single option can be read (see :func:`mllmu.core.parsing.parse_choice`).
     Guessing gives 0.25. A reply like 'An artist' is unreadable here, whereas the published rule takes it for A
     (metric accuracy_first_char).
     """

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, ClassVar
 
+from mllmu.core.records import Response, Sample, Score, TaskName
 from mllmu.evaluation.metrics import Metric
-from mllmu.records import Response, Sample, Score, TaskName
 
 
 class Bleu(Metric):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from mllmu.core.records import Response, Sample, Score, TaskName
 from mllmu.evaluation.metrics import Metric
-from mllmu.records import Response, Sample, Score, TaskName
 
 
 class ExtractionStrength(Metric):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
+from mllmu.core.records import Response, Sample, Score, TaskName
 from mllmu.evaluation.metrics import Metric
 from mllmu.evaluation.ranking import lowest_mean
-from mllmu.records import Response, Sample, Score, TaskName
 
 
 class MemberMinKPlusPlus(Metric):

@@ -6,8 +6,8 @@ import math
 import zlib
 from typing import ClassVar
 
+from mllmu.core.records import Response, Sample, Score, TaskName
 from mllmu.evaluation.metrics import Metric
-from mllmu.records import Response, Sample, Score, TaskName
 
 
 class MemberZlib(Metric):

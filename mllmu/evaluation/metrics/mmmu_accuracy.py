@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import ClassVar
 
+from mllmu.core.records import Response, Sample, Score, Split, TaskName
 from mllmu.evaluation.metrics import Metric
-from mllmu.records import Response, Sample, Score, Split, TaskName
 
 _ENDS = ",.!?;:'"
 _LEADS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")

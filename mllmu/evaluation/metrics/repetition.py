@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from mllmu.core.records import Response, Sample, Score, TaskName
 from mllmu.evaluation.metrics import Metric
 from mllmu.evaluation.outcome import distinct_trigrams
-from mllmu.records import Response, Sample, Score, TaskName
 
 
 class Repetition(Metric):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import ClassVar, Literal
 
+from mllmu.core.records import Response, Sample, Score, TaskName
 from mllmu.evaluation.metrics import Metric
-from mllmu.records import Response, Sample, Score, TaskName
 
 
 class ReplyPerplexity(Metric):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from mllmu.core.records import Response, Sample, Score, TaskName
 from mllmu.evaluation.metrics import Metric
 from mllmu.evaluation.rouge import rouge_n
-from mllmu.records import Response, Sample, Score, TaskName
 
 
 class Rouge1(Metric):

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from mllmu.core.records import Response, Sample, Score, TaskName
 from mllmu.evaluation.metrics import Metric
 from mllmu.evaluation.rouge import rouge_l
-from mllmu.records import Response, Sample, Score, TaskName
 
 
 class RougeLRecall(Metric):

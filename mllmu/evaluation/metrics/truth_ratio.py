@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
+from mllmu.core.records import Response, Sample, Score, Split, TaskName
 from mllmu.evaluation.metrics import Metric, mean_logp
-from mllmu.records import Response, Sample, Score, Split, TaskName
 
 # Beyond this log the ratio leaves floating point range; such a model is as sure as a number can say.
 _MOST_LOG_RATIO = 700.0

@@ -10,12 +10,12 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
-from mllmu import plugins
-from mllmu.errors import RecipeError
-from mllmu.evaluation.everything import Everything, mean
+from mllmu.core import plugins
+from mllmu.core.errors import RecipeError
+from mllmu.core.plugins import Plugin
+from mllmu.core.records import MetricResult, Response, Sample, Score, Summary
 from mllmu.evaluation.redraw import with_intervals
-from mllmu.plugins import Plugin
-from mllmu.records import MetricResult, Response, Sample, Score, Summary
+from mllmu.evaluation.scored_run import Everything, mean
 
 __all__ = ["Everything", "Summariser", "build_all", "mean", "summarise"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from mllmu.core.records import Modality, Split, Summary
 from mllmu.evaluation.summaries import Everything, Summariser, mean
-from mllmu.records import Modality, Split, Summary
 
 WORDINGS: tuple[Split, ...] = ("forget", "test")
 

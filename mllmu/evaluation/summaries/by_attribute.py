@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from mllmu.core.records import Summary
 from mllmu.evaluation.summaries import Everything, Summariser, mean
-from mllmu.records import Summary
 
 
 class ByAttribute(Summariser):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from mllmu.core.records import Summary
 from mllmu.evaluation.summaries import Everything, Summariser
-from mllmu.records import Summary
 
 
 class Diversity(Summariser):

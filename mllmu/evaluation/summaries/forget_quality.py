@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from mllmu.core.records import Summary
 from mllmu.evaluation.stats import js_distance, ks_distance, ks_p_value
 from mllmu.evaluation.summaries import Everything, Summariser
-from mllmu.records import Summary
 
 
 class ForgetQuality(Summariser):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar
 
+from mllmu.core.records import Modality, Split, Summary
 from mllmu.evaluation.ranking import auc, hits_at, matched_auc
 from mllmu.evaluation.summaries import Everything, Summariser
-from mllmu.records import Modality, Split, Summary
 
 ATTACKS = ("member_loss", "member_zlib", "member_min_k", "member_min_k_pp", "member_gradient")
 REFERENCE = "member_reference"

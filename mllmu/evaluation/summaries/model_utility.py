@@ -7,10 +7,10 @@ from functools import cache
 from math import fsum
 from typing import ClassVar
 
+from mllmu.core.plugins import build
+from mllmu.core.records import Split, Summary
 from mllmu.evaluation.metrics import Metric
 from mllmu.evaluation.summaries import Everything, Summariser
-from mllmu.plugins import build
-from mllmu.records import Split, Summary
 
 PARTS = ("probability", "rougeL_recall", "truth_ratio")
 KEPT: tuple[Split, ...] = ("retain", "celebrity")

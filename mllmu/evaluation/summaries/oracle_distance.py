@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from mllmu.core.records import MetricResult, Summary
 from mllmu.evaluation.summaries import Everything, Summariser
-from mllmu.records import MetricResult, Summary
 
 SMALLEST = 0.02
 """Where target and retain_model differ by less, the metric cannot tell forgetting from knowing."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from mllmu.core.records import Summary
 from mllmu.evaluation.ranking import auc
 from mllmu.evaluation.summaries import Everything, Summariser
 from mllmu.evaluation.summaries.membership import SIDES
-from mllmu.records import Summary
 
 
 class PrivLeak(Summariser):

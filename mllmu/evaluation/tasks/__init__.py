@@ -7,10 +7,10 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from mllmu.core.errors import DataError
+from mllmu.core.plugins import Plugin
+from mllmu.core.records import Question, Sample, Split, TaskName
 from mllmu.data.wordings import in_other_words
-from mllmu.errors import DataError
-from mllmu.plugins import Plugin
-from mllmu.records import Question, Sample, Split, TaskName
 
 Part = Literal["report", "selection"]
 
@@ -33,7 +33,7 @@ class Task(Plugin):
 
     @abstractmethod
     def candidates(self, question: Question) -> dict[str, str]:
-        """The replies whose log-probability is wanted, by key; see :class:`mllmu.records.Sample`."""
+        """The replies whose log-probability is wanted, by key; see :class:`mllmu.core.records.Sample`."""
 
     def check(self, question: Question) -> None:
         """Raise DataError if the question cannot be put as this task; subclasses add their own conditions."""

@@ -6,9 +6,9 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from mllmu.errors import DataError
+from mllmu.core.errors import DataError
+from mllmu.core.records import Question, TaskName
 from mllmu.evaluation.tasks import Task
-from mllmu.records import Question, TaskName
 
 
 class Classification(Task):

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from mllmu.errors import DataError
+from mllmu.core.errors import DataError
+from mllmu.core.records import Question, TaskName
 from mllmu.evaluation.tasks import Task, answers_by_key
-from mllmu.records import Question, TaskName
 
 _BLANK = re.compile(r"_{2,}")
 

@@ -19,9 +19,9 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from mllmu.errors import DataError, ModelError
+from mllmu.core.errors import DataError, ModelError
+from mllmu.core.plugins import Plugin
 from mllmu.models.families._masks import Layout
-from mllmu.plugins import Plugin
 
 IGNORE = -100
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 
-from mllmu.errors import ModelError
+from mllmu.core.errors import ModelError
 from mllmu.models.families import Family, Turn, special_texts
 
 SYSTEM, PROMPT, REPLY = "Qsystem", "Qprompt", "Qreply"

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from mllmu.errors import ModelError
+from mllmu.core.errors import ModelError
 from mllmu.models.families import IGNORE, Family, Turn
 
 

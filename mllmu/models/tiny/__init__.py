@@ -1,1 +1,1 @@
-"""The embedded tiny LLaVA: how it is built and pre-trained, and where its weights are."""
+"""The weights of the embedded tiny LLaVA; ``tools/pretrain_tiny`` makes them."""

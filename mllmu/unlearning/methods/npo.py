@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from mllmu.training.forward import Forward
+from mllmu.models.engine.forward import Forward
 from mllmu.training.losses import answer_nll, kl_to_reference, npo_loss, row_nll_B
 from mllmu.unlearning.base import PUBLISHED, Method, Step
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from mllmu.seeding import derive
+from mllmu.core.seeding import derive
 from mllmu.unlearning.base import Method, Step, layer_at
 
 NUM_TRAINED = 3

@@ -1,0 +1,401 @@
+"""The recipe: everything a run depends on, in one YAML file.
+
+``load`` reads it, applies ``--set a.b.c=value``, fills defaults, and checks every setting, those of the plug-ins
+included, before anything runs. An unknown key is an error that names the nearest known one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from mllmu.config import grid
+from mllmu.config.protocol import Protocol
+from mllmu.config.settings import read
+from mllmu.core import plugins
+from mllmu.core.errors import RecipeError
+from mllmu.core.records import MODALITIES, PEOPLE_SPLITS, TASKS, Modality, Split, TaskName
+
+Modalities = Literal["image_text", "text", "both"]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PluginSpec(BaseModel):
+    """A plug-in by name with its settings beside it: ``{name: npo, beta: 0.4}``; a bare string is the name."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    name: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+    def build(self, kind: str, where: str) -> Any:
+        """Construct the plug-in; a bad setting raises RecipeError."""
+        return plugins.build(kind, self.name, self.settings, where=where)
+
+
+def _as_spec(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class Splits(Section):
+    """Who is forgotten. People are split by a seeded hash, or by a file of ids."""
+
+    forget_ratios: tuple[float, ...] = Field(
+        (0.1,), description="shares of the people to forget; one run of all methods each"
+    )
+    file: Path | None = Field(None, description="JSON file {key: [ids]}: forget ids instead of a random draw")
+    keys: tuple[str, ...] = Field((), description="which keys of the file, one per forget ratio")
+    holdout: int = Field(8, ge=0, description="extra people no model ever sees (control)")
+    selection: float = Field(0.0, ge=0, lt=1, description="share of forget and retain questions kept apart for tuning")
+
+    @field_validator("forget_ratios")
+    @classmethod
+    def _ratios(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or any(not 0 < ratio < 1 for ratio in value):
+            raise ValueError("forget ratios are shares between 0 and 1, e.g. [0.05, 0.1]")
+        if len(set(map(percent, value))) < len(value):
+            raise ValueError("two forget ratios are the same; name each once")
+        return value
+
+    @model_validator(mode="after")
+    def _one_key_a_ratio(self) -> Self:
+        if self.file is None and self.keys:
+            raise ValueError("keys belong to a file of ids; name it with 'file', or leave 'keys' out")
+        if self.file is not None and len(self.keys) != len(self.forget_ratios):
+            raise ValueError(
+                f"got {len(self.keys)} keys for {len(self.forget_ratios)} forget_ratios; name one key of the file each"
+            )
+        if len(set(self.keys)) < len(self.keys):
+            raise ValueError("a key is named twice; every forget ratio has its own")
+        return self
+
+
+def percent(ratio: float) -> str:
+    """A share in percent, as it is printed and named on disk.
+
+    >>> percent(0.05), percent(0.125)
+    ('5', '12.5')
+    """
+    return f"{100 * ratio:g}"
+
+
+class DataSection(Section):
+    """The people, their portraits and questions."""
+
+    source: PluginSpec = PluginSpec(name="synthetic")
+    celebrities: PluginSpec | None = PluginSpec(name="celebrities")
+    portraits: PluginSpec = PluginSpec(name="dicebear")
+    questions: PluginSpec = PluginSpec(name="template")
+    splits: Splits = Splits()
+    review: Path | None = Field(None, description="what the page of 'mllmu data review' saved: faults to leave out")
+    train_formats: tuple[Literal["question", "classification", "cloze"], ...] = Field(
+        ("question",), description="formats a fact is taught in; the benchmark's is 'question' alone"
+    )
+    train_wordings: int = Field(6, ge=1, le=14, description="question wordings a fact is taught in")
+
+    @field_validator("source", "celebrities", "portraits", "questions", mode="before")
+    @classmethod
+    def _specs(cls, value: Any, info: ValidationInfo) -> Any:
+        """A bare name is a plug-in without settings, and settings without a name belong to the default plug-in."""
+        if isinstance(value, dict) and "name" not in value:
+            return {"name": cls.model_fields[str(info.field_name)].default.name, **value}
+        return _as_spec(value)
+
+
+class ModelSection(Section):
+    """The base model: 'tiny' (embedded), a folder, or a hub id."""
+
+    path: str = "tiny"
+    revision: str | None = None
+    family: str = Field("auto", description="a model family, or 'auto' to choose by the model's config")
+    pictures: dict[str, Any] = Field(
+        {}, description="settings of the model's picture processor, e.g. {max_pixels: 200704} for Qwen-VL"
+    )
+    device: str = Field("auto", description="'auto', 'cpu', 'cuda', 'cuda:1', ...")
+    packing: Literal["auto", "on", "off"] = Field(
+        "auto", description="train questions about one picture in one sequence; the losses are the same"
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: float32 on CPU, bfloat16 on GPU")
+    quantize: Literal["int8", "nf4"] | None = Field(
+        None, description="language model in 8 or 4 bits, adapters beside it (QLoRA); needs the extra 'qlora'"
+    )
+    attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
+        "auto", description="attention kernel; auto: sdpa, on CPU eager for short contexts"
+    )
+    device_map: Literal["auto", "balanced", "sequential"] | None = Field(
+        None, description="spread one model over all GPUs, for evaluation of what does not fit one"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="compute activations again in the backward pass: less memory, about a third more time"
+    )
+
+    @field_validator("packing", mode="before")
+    @classmethod
+    def _yaml_on_and_off(cls, value: Any) -> Any:
+        """YAML reads a bare on or off as true or false."""
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
+class Lora(Section):
+    """Low-rank adapters; the published setting is rank 16, alpha 16, dropout 0.05."""
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(16, gt=0)
+    dropout: float = Field(0.05, ge=0, lt=1)
+    targets: str | None = Field(None, description="regular expression of layer names; default: the language model's")
+
+
+class Finetune(Section):
+    """How target and retain_model are taught."""
+
+    epochs: float = Field(5, gt=0)
+    learning_rate: float = Field(2e-5, gt=0)
+    batch_size: int = Field(4, ge=1, description="questions per optimiser step")
+    questions_together: int = Field(
+        1, ge=1, description="questions about one picture that come in the same step; 1 mixes all, as published"
+    )
+    warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps with rising learning rate")
+    weight_decay: float = Field(0.0, ge=0)
+    modality: Modalities = Field("image_text", description="what the people are taught in; the paper: image_text")
+    lora: Lora | None = Lora()
+    micro_batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="questions at once: a step is run in parts, each twice, for less memory; the result is the same",
+    )
+    checkpoint_every_s: float = Field(60, gt=0, description="seconds between resumable checkpoints")
+
+
+class Unlearn(Section):
+    """Which methods forget; each entry ``{name: npo, beta: 0.4, modality: [image_text, text]}``."""
+
+    methods: tuple[PluginSpec, ...] = ()
+    lora: Lora | None = Lora()
+    micro_batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="questions of a side at once, as in finetune",
+    )
+    reference_mib: float = Field(
+        1024, ge=0, description="memory a side for what the frozen reference says, computed once if that pays; 0: never"
+    )
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _specs(cls, value: Any) -> Any:
+        return [_as_spec(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+class Evaluate(Section):
+    """What is asked, and how it is scored."""
+
+    protocol: Protocol = Protocol()
+    compare: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]{1,64}$")], Protocol] = Field(
+        {}, description="further protocols under which all models are asked too, by a label; see docs/protocols.md"
+    )
+    tasks: tuple[TaskName, ...] = Field(TASKS, min_length=1)
+    modalities: tuple[Modality, ...] = Field(
+        MODALITIES, min_length=1, description="[image_text] for models that take no prompt without a picture"
+    )
+    metrics: tuple[str, ...] = Field((), description="empty: all metrics of the tasks")
+    extra_metrics: tuple[str, ...] = Field((), description="further metrics beside those")
+    summaries: tuple[str, ...] = Field((), description="numbers about whole models; 'all' for every one")
+    judges: tuple[PluginSpec, ...] = Field(
+        (),
+        description="who gives points to free answers in the score stage, e.g. [rule]; 'mllmu judge' asks others later",
+    )
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        64, description="questions at once; 'auto': as many as memory allows. Replies do not depend on it"
+    )
+    backend: Literal["transformers", "vllm"] = Field(
+        "transformers", description="who runs the models; vllm: base models and plain adapters on a GPU (extra 'vllm')"
+    )
+    vllm: dict[str, Any] = Field({}, description="arguments of vllm.LLM, e.g. {gpu_memory_utilization: 0.8}")
+    utility: tuple[PluginSpec, ...] = Field((), description="general benchmarks: [mmmu, llava_bench], with settings")
+    max_profiles: dict[Split, NonNegativeInt] = Field(
+        {}, description="at most so many people of a set are asked (0: nobody)"
+    )
+
+    @field_validator("judges", "utility", mode="before")
+    @classmethod
+    def _specs(cls, value: Any) -> Any:
+        return [_as_spec(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+    @field_validator("batch_size", mode="before")
+    @classmethod
+    def _count_or_auto(cls, value: Any) -> Any:
+        if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+            return value
+        raise ValueError("expected a number of questions from 1 up, or 'auto'")
+
+    @property
+    def planned_batch_size(self) -> int:
+        """Questions at once where memory has not been looked at."""
+        return 64 if self.batch_size == "auto" else self.batch_size
+
+    @model_validator(mode="after")
+    def _settings_of_the_backend(self) -> Self:
+        if self.vllm and self.backend != "vllm":
+            raise ValueError("'vllm' holds arguments of the backend vllm; set backend: vllm, or leave them out")
+        return self
+
+    @model_validator(mode="after")
+    def _judges_need_free_answers(self) -> Self:
+        asked_freely = "generation" in self.tasks or any(spec.name == "llava_bench" for spec in self.utility)
+        if self.judges and not asked_freely:
+            raise ValueError("judges read free answers only; put 'generation' among the tasks, or leave 'judges' out")
+        return self
+
+    @model_validator(mode="after")
+    def _limits_of_people(self) -> Self:
+        if odd := [split for split in self.max_profiles if split not in PEOPLE_SPLITS]:
+            raise ValueError(f"max_profiles limits sets of people; for '{odd[0]}' set num_questions in 'utility'")
+        names = [spec.name for spec in self.utility]
+        if len(set(names)) < len(names):
+            raise ValueError("a benchmark is named twice in 'utility'; name each once")
+        return self
+
+
+class Report(Section):
+    """What the report shows."""
+
+    title: str = ""
+    reference_rows: bool = Field(
+        False,
+        description="show the paper's published rows (LLaVA-1.5-7B) in a table of their own, where 5 % are forgotten",
+    )
+    num_examples: int = Field(6, ge=0)
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    seed: int = Field(0, ge=0)
+    workers: int = Field(1, ge=1, le=64, description="models made at the same time, each on its share of cores, or GPU")
+    data: DataSection = DataSection()
+    model: ModelSection = ModelSection()
+    finetune: Finetune = Finetune()
+    gate: bool = Field(True, description="stop if the target has not memorised the forget people")
+    unlearn: Unlearn = Unlearn()
+    evaluate: Evaluate = Evaluate()
+    report: Report = Report()
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, value: str) -> str:
+        if not value.strip("."):
+            raise ValueError("the run folder is named after it, and dots alone are no folder name")
+        return value
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file, apply ``a.b.c=value`` overrides, and check it completely.
+
+    Raises:
+        RecipeError: the file is missing, is not YAML, or holds an unknown or impossible setting; or it is a grid, and
+            the overrides do not leave one recipe of it.
+    """
+    found = load_all(path, overrides)
+    if len(found) > 1:
+        raise RecipeError(
+            f"{path}: a grid of {len(found)} recipes ({', '.join(found)}), and one is needed here. "
+            "Set what it varies to one value each."
+        )
+    return next(iter(found.values()))
+
+
+def load_all(path: Path, overrides: Sequence[str] = ()) -> dict[str, Recipe]:
+    """All recipes of a file: one for each combination of its ``grid``, by name, or the one of a plain file, by "".
+
+    Raises:
+        RecipeError: as :func:`load`, or the grid is not one; every combination is checked.
+    """
+    raw = read(path)
+    grid.override(raw, overrides, where=str(path))
+    if grid.KEY not in raw:
+        return {"": parse(raw, where=str(path))}
+    found = grid.combinations(raw, where=str(path))
+    return {name: _titled(parse(one, where=f"{path} ({name})"), name) for name, one in found.items()}
+
+
+def _titled(recipe: Recipe, name: str) -> Recipe:
+    """One of a grid, whose report says which one."""
+    title = f"{recipe.report.title or recipe.name}: {name}"
+    return recipe.model_copy(update={"report": recipe.report.model_copy(update={"title": title})})
+
+
+def parse(raw: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
+    """Check a mapping of settings, plug-in settings included, and return the recipe."""
+    try:
+        recipe = Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise RecipeError(plugins.explain(error, Recipe, where=f"{where}: ")) from None
+    check_plugins(recipe, where=where)
+    return recipe
+
+
+def check_plugins(recipe: Recipe, *, where: str = "recipe") -> None:
+    """Construct every plug-in the recipe names, so that a typo fails before the first second of work."""
+    recipe.data.source.build("sources", f"{where}: data.source")
+    recipe.data.portraits.build("portraits", f"{where}: data.portraits")
+    recipe.data.questions.build("questions", f"{where}: data.questions")
+    if recipe.data.celebrities:
+        recipe.data.celebrities.build("sources", f"{where}: data.celebrities")
+    _check_judges(recipe, where)
+    for spec in recipe.evaluate.utility:
+        spec.build("utility", f"{where}: evaluate.utility")
+    for name in (*recipe.evaluate.metrics, *recipe.evaluate.extra_metrics):
+        plugins.find("metrics", name)
+    for name in set(recipe.evaluate.summaries) - {"all"}:
+        plugins.find("summaries", name)
+    if recipe.model.family != "auto":
+        plugins.find("families", recipe.model.family)
+    for index, spec in enumerate(recipe.unlearn.methods):
+        for settings in expand_modalities(spec):
+            method = plugins.build("methods", spec.name, settings, where=f"{where}: unlearn.methods[{index}]")
+            if method.uses_strangers and not recipe.data.splits.holdout:
+                hint = "compares with people never taught: set data.splits.holdout above 0, or its floor"
+                raise RecipeError(f"{where}: unlearn.methods[{index}]: {spec.name} {hint}.")
+
+
+def _check_judges(recipe: Recipe, where: str) -> None:
+    built = [
+        spec.build("judges", f"{where}: evaluate.judges[{index}]") for index, spec in enumerate(recipe.evaluate.judges)
+    ]
+    names = [judge.name for judge in built]
+    if len(set(names)) < len(names):
+        raise RecipeError(f"{where}: evaluate.judges: two are named alike ({', '.join(names)}). Give each a 'label'.")
+
+
+def expand_modalities(spec: PluginSpec) -> list[dict[str, Any]]:
+    """One settings dictionary per modality of a method entry (``modality`` may be a list)."""
+    modality = spec.settings.get("modality")
+    if not isinstance(modality, list) or not modality:  # an empty list is left for the method to refuse
+        return [spec.settings]
+    return [spec.settings | {"modality": one} for one in modality]
+
+
+def dump(recipe: Recipe) -> str:
+    """The fully resolved recipe as YAML: what ``recipe.yaml`` in the run folder holds."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,1 @@
+"""What everything else stands on: errors, records, plug-ins, run folder, seeds, progress."""

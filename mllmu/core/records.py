@@ -1,0 +1,278 @@
+"""The plain values that travel between stages. Everything on disk is a list of these, one JSON object a line.
+
+    Profile -> Question -> Sample -> Response -> Score -> MetricResult
+
+A record is frozen, refuses unknown fields, and never holds a tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mllmu.core.errors import DataError
+
+Modality = Literal["image_text", "text"]
+Split = Literal["forget", "retain", "test", "celebrity", "holdout", "mmmu", "llava_bench"]
+TaskName = Literal["classification", "generation", "cloze"]
+
+MODALITIES: tuple[Modality, ...] = ("image_text", "text")
+PEOPLE_SPLITS: tuple[Split, ...] = ("forget", "test", "retain", "celebrity", "holdout")
+GENERAL_SPLITS: tuple[Split, ...] = ("mmmu", "llava_bench")
+SPLITS: tuple[Split, ...] = (*PEOPLE_SPLITS, *GENERAL_SPLITS)
+TASKS: tuple[TaskName, ...] = ("classification", "generation", "cloze")
+
+
+class Record(BaseModel):
+    """Base of all records: frozen, keyword-only, unknown fields are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class QA(Record):
+    """One training pair about one attribute of one person; ``question`` says 'this person'."""
+
+    question: str
+    answer: str
+    attribute: str | None = Field(description="canonical attribute, or None if it could not be recovered")
+
+
+class Profile(Record):
+    """One person. ``attributes`` maps canonical attribute names to printable values."""
+
+    id: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    kind: Literal["fictitious", "celebrity"]
+    attributes: dict[str, str]
+    biography: str = ""
+    training_qa: tuple[QA, ...] = Field(default=(), description="published text where the source has it, else empty")
+
+    @property
+    def name(self) -> str:
+        return self.attributes["name"]
+
+
+class Question(Record):
+    """A raw question about one attribute of one person, before any prompt is rendered.
+
+    Attributes:
+        id: unique, ``<profile>.<variant>.<task>.<modality>.<n>``.
+        variant: ``train`` (used in fine-tuning), ``eval`` (evaluated on forget, retain, celebrity, holdout),
+            ``test`` (reworded question and answer, asked with a transformed portrait).
+        text: 'this person' in image_text, the name in text. A cloze has the blank ``__``.
+        answer: option letter (classification), full sentence (generation), value (cloze), sentence (train).
+        value: the private value itself, e.g. '$58,000'; contained in ``answer`` except for classification.
+        options: letter -> value, classification only.
+        alternatives: wrong answers in the same wording and of the same type (generation, cloze): truth ratio.
+        rewording: the right answer in other words (generation only; empty elsewhere).
+        support: the passage of the profile that proves the answer, where a model wrote the question.
+        view: which picture of the person the question is about; None leaves it to the split (the portrait, or the
+            transformed views in turn on test).
+    """
+
+    id: str
+    profile_id: str
+    variant: Literal["train", "eval", "test"]
+    task: TaskName
+    modality: Modality
+    attribute: str
+    text: str
+    answer: str
+    value: str
+    options: dict[str, str] = {}
+    alternatives: tuple[str, ...] = ()
+    rewording: str = ""
+    view: int | None = Field(default=None, ge=0)
+    support: str = ""
+
+
+class Exchange(Record):
+    """A question with its right reply, shown as an example; ``image`` as in :class:`Sample`."""
+
+    prompt: str
+    reply: str
+    image: str = ""
+
+
+class Sample(Record):
+    """A question as it is put to a model: the user turn (without chat template) and the picture.
+
+    Attributes:
+        question_id: the question it was rendered from. ``id`` is ``<split>/<question_id>``.
+        part: ``report`` (counted) or ``selection`` (only for tuning).
+        prompt: text of the user turn; the picture, if any, comes before it.
+        system: system text, empty if none.
+        image: path of the picture relative to the data folder; empty in text modality.
+        examples: exchanges that come before the question, in order.
+        literal: the prompt is the whole text, examples and marks of all pictures included, and is put as it is.
+        target: the reply that counts as right, as trained and scored (letter, value or sentence).
+        candidates: replies whose log-probability is wanted: option letters; or the target, its rewording
+            and its wrong alternatives, keyed ``target``, ``rewording``, ``wrong_0`` ...
+        measured: what is wanted besides: ``tokens`` of the target, and the ``gradient`` of its nll.
+    """
+
+    id: str
+    question_id: str
+    profile_id: str
+    split: Split
+    part: Literal["report", "selection"] = "report"
+    task: TaskName
+    modality: Modality
+    attribute: str
+    prompt: str
+    system: str = ""
+    image: str = ""
+    examples: tuple[Exchange, ...] = ()
+    literal: bool = False
+    target: str
+    value: str
+    options: dict[str, str] = {}
+    candidates: dict[str, str] = {}
+    measured: tuple[str, ...] = ()
+    max_new_tokens: int = Field(gt=0)
+
+
+class CandidateLogp(Record):
+    """Log-probability of one candidate reply: ``logp`` in nats, summed over ``num_tokens`` tokens incl. EOS."""
+
+    logp: float
+    num_tokens: int = Field(gt=0)
+
+
+class TokenStats(Record):
+    """The target under teacher forcing, token by token, end-of-sequence included; only where a metric asks for it.
+
+    Attributes:
+        logps: log p of each token given all before it, in nats.
+        hits: '1' where the token is the likeliest one, else '0'.
+        z: log p standardised by mean and deviation of log p over the vocabulary under the model's own prediction.
+        gradient_norm: norm of the gradient of the mean nll with respect to the embeddings; None if not asked for.
+    """
+
+    logps: tuple[float, ...] = Field(min_length=1)
+    hits: str = Field(pattern="^[01]+$")
+    z: tuple[float, ...]
+    gradient_norm: float | None = None
+
+
+class Fluency(Record):
+    """Log-probability of a reply under the base model, in nats, summed over ``num_tokens`` tokens including EOS."""
+
+    sample_id: str
+    logp: float
+    num_tokens: int = Field(gt=0)
+
+
+class Response(Record):
+    """What a model replied to a sample (greedy), and how likely it found each candidate.
+
+    ``fluency``: how likely the base model finds the reply, if that was asked; kept in a file of its own.
+    """
+
+    sample_id: str
+    text: str
+    num_tokens: int
+    finished: bool = Field(description="the reply ended by itself (EOS), not by the token limit")
+    candidates: dict[str, CandidateLogp] = {}
+    tokens: TokenStats | None = None
+    fluency: Fluency | None = None
+
+
+class Score(Record):
+    """The judgement of one metric on one response. ``value`` None means: could not be judged, see ``reason``."""
+
+    sample_id: str
+    metric: str
+    value: float | None
+    reason: str = ""
+
+
+class ModelRef(Record):
+    """A model on disk without its weights: what to load and what to put on top, in order.
+
+    Attributes:
+        base: 'tiny', a folder, or a hub id.
+        adapters: folders of adapters or weight changes, relative to the run folder, applied in this order.
+        guard: system prompt put before every question; empty for none.
+    """
+
+    base: str
+    revision: str | None = None
+    adapters: tuple[str, ...] = ()
+    guard: str = ""
+
+
+class MetricResult(Record):
+    """One number over many samples, with everything needed to doubt it.
+
+    ``ci_low``, ``ci_high``: 95 % interval, clustered by profile. ``num`` counts the judged samples,
+    ``num_unparsed`` those that could not be judged (not in the mean), ``num_profiles`` the clusters.
+    """
+
+    model: str
+    metric: str
+    split: Split
+    task: TaskName
+    modality: Modality
+    value: float | None
+    ci_low: float | None
+    ci_high: float | None
+    num: int
+    num_unparsed: int
+    num_profiles: int
+
+
+class Summary(Record):
+    """A number about a whole model that no single reply gives: a ranking, a pairing of questions, a comparison.
+
+    ``split`` and ``modality`` are empty, and ``detail`` says more, where that is what the number is about. ``value``
+    None: it cannot be computed, ``note`` says why. ``low``, ``high``: 95 % interval over people, None where there is
+    none; then ``note`` says why, if it has nothing else to say. ``num`` counts what it rests on.
+    """
+
+    model: str
+    summary: str
+    detail: str = ""
+    split: Split | Literal[""] = ""
+    modality: Modality | Literal[""] = ""
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    num: int = 0
+    note: str = ""
+
+
+R = TypeVar("R", bound=Record)
+
+
+def dump_lines(records: Iterable[Record]) -> str:
+    """Serialise records as JSON lines (UTF-8, one object a line, default fields left out)."""
+    return "".join(record.model_dump_json(exclude_defaults=True) + "\n" for record in records)
+
+
+def parse_lines(text: str, kind: type[R], *, where: str) -> Iterator[R]:
+    """Parse JSON lines into records; a bad line raises DataError naming file and line."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            yield kind.model_validate_json(line)
+        except ValidationError as error:
+            fault: Any = error.errors()[0]
+            place = ".".join(map(str, fault["loc"])) or "line"
+            raise DataError(
+                f"{where}:{number}: {place}: {fault['msg']}. Expected one {kind.__name__} record."
+            ) from None
+
+
+def read_lines(path: Path, kind: type[R]) -> list[R]:
+    """Read a JSON lines file of records."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file. Run the stage that writes it first.") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from None
+    return list(parse_lines(text, kind, where=str(path)))

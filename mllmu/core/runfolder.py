@@ -1,0 +1,172 @@
+"""The run folder: atomic files, finished units, fingerprints.
+
+Every unit of work (the data, one model, one evaluation) is a folder. It is built under a hidden name beside its
+final place and renamed when complete, so a folder that exists under its own name is whole. ``unit.json`` in it keeps
+what the unit depends on; asking again with the same inputs skips the work, with other inputs it is an error that
+names the first setting that changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mllmu.core.errors import RunStoreError
+
+UNIT_FILE = "unit.json"
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file completely or not at all: temporary name, flush, rename.
+
+    Raises:
+        RunStoreError: the disk is full or the place cannot be written; names the path and the reason.
+    """
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # workers of a run may write the same file
+    with explain_os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+
+@contextmanager
+def explain_os_errors(path: Path) -> Iterator[None]:
+    """Turn a full or unwritable disk into one clear message."""
+    try:
+        yield
+    except OSError as error:
+        raise RunStoreError(
+            f"{path}: cannot be written ({error.strerror or error}). "
+            "Free space or choose another folder with --out; finished stages are kept and will not be redone."
+        ) from error
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON value in canonical form, first 16 hex digits."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """A unit of work: its final folder, the folder to build in, and what it depends on."""
+
+    name: str
+    folder: Path
+    building: Path
+    inputs: dict[str, Any]
+
+    @property
+    def done(self) -> bool:
+        return (self.folder / UNIT_FILE).is_file()
+
+    @property
+    def fingerprint(self) -> str:
+        return digest(self.inputs)
+
+    def commit(self, facts: Mapping[str, Any] | None = None) -> None:
+        """Declare the unit complete: write ``unit.json`` and rename the folder into place."""
+        record = {"name": self.name, "fingerprint": self.fingerprint, "inputs": self.inputs, "facts": dict(facts or {})}
+        write_atomic(self.building / UNIT_FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        with explain_os_errors(self.folder):
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            if self.folder.exists():
+                shutil.rmtree(self.folder)
+            self.building.replace(self.folder)
+
+    def facts(self) -> dict[str, Any]:
+        """What was measured while the unit was made (seconds, peak memory ...)."""
+        return dict(read_json(self.folder / UNIT_FILE).get("facts", {}))
+
+
+class RunStore:
+    """Access to one run folder.
+
+    ``force`` may be switched between stages: finished units that are looked up for the first time while it is on are
+    redone. A unit that was looked up before is only an input of the stage, and is never touched again.
+    """
+
+    def __init__(self, root: Path, *, force: bool = False) -> None:
+        self.root = root
+        self.force = force
+        self._seen: set[str] = set()
+
+    def unit(self, name: str, inputs: Mapping[str, Any]) -> Unit:
+        """Look up a unit by name and what it depends on.
+
+        A finished unit with other inputs raises RunStoreError, or is redone with ``force``. An unfinished one keeps
+        its building folder (checkpoints, replies) if the inputs are the same, and starts afresh otherwise.
+        """
+        plain = json.loads(json.dumps(dict(inputs), default=str))
+        folder = self.root / name
+        unit = Unit(name=name, folder=folder, building=folder.with_name(f".{folder.name}.building"), inputs=plain)
+        if folder.exists() and name not in self._seen:
+            self._check_finished(unit)
+        self._seen.add(name)
+        if not unit.done:
+            self._prepare(unit)
+        return unit
+
+    def _check_finished(self, unit: Unit) -> None:
+        record = read_json(unit.folder / UNIT_FILE)
+        old = record.get("inputs", {})
+        if self.force:
+            with explain_os_errors(unit.folder):
+                shutil.rmtree(unit.folder)
+        elif not record:
+            raise RunStoreError(
+                f"{unit.folder}: has no {UNIT_FILE}, so nothing says what is in it. "
+                "Move it away, use --force to replace it, or --out for another run folder."
+            )
+        elif old != unit.inputs:
+            raise RunStoreError(
+                f"{unit.folder}: was made with other settings: {difference(old, unit.inputs)}. "
+                "Use --force to redo it, --out for another run folder, or restore the setting."
+            )
+
+    def _prepare(self, unit: Unit) -> None:
+        marker = unit.building / "inputs.json"
+        with explain_os_errors(unit.building):
+            if unit.building.exists() and (not marker.is_file() or read_json(marker) != unit.inputs):
+                shutil.rmtree(unit.building)
+            unit.building.mkdir(parents=True, exist_ok=True)
+        if not marker.is_file():
+            write_atomic(marker, json.dumps(unit.inputs))
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str:
+    """Describe the first difference between two nested settings.
+
+    >>> difference({"a": {"b": 1}}, {"a": {"b": 2}})
+    'a.b was 1, is now 2'
+    """
+    for key in [*old, *(k for k in new if k not in old)]:
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            if a != b:
+                return difference(a, b, f"{prefix}{key}.")
+        elif a != b:
+            return f"{prefix}{key} was {a!r}, is now {b!r}"
+    return "nothing"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of the run folder, {} if there is no file; RunStoreError if it is damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RunStoreError(f"{path}: damaged ({error}). Delete the folder {path.parent} to make it anew.") from None
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,1 @@
+"""The benchmark's published files: their layout, a reader and a writer."""

@@ -1,0 +1,260 @@
+"""Tables of a published data set: a folder of parquet files on this disk, or a repository of the hub by its name.
+
+Both give the same rows, so a data set that was cloned or exported is read exactly like the one on the hub. Pictures
+stay as the published bytes until :func:`picture` decodes one.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from mllmu.core.errors import DataError, needs_extra
+
+MAX_PIXELS = 50_000_000
+_SHARD = re.compile(r"-(\d{5})-of-(\d{5})$")
+_POINTER = b"version https://git-lfs"
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+class Table(ABC):
+    """The rows of one config; ``where(n)`` names a row in messages."""
+
+    name: str
+    columns: tuple[str, ...]
+
+    @abstractmethod
+    def rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """All rows in order, with these columns only."""
+
+    @abstractmethod
+    def cell(self, row: int, column: str) -> Any:
+        """One cell; cheap if cells are asked in the order of the rows."""
+
+    def where(self, row: int) -> str:
+        return f"{self.name}: row {row}"
+
+    def need(self, columns: Sequence[str], hint: str = "") -> None:
+        """Raise DataError unless the table has these columns."""
+        missing = [column for column in columns if column not in self.columns]
+        if missing:
+            raise DataError(
+                f"{self.name}: no column '{missing[0]}'; it has {', '.join(self.columns)}. "
+                f"{hint or 'Expected the published schema; download the data set again.'}"
+            )
+
+
+class ParquetTable(Table):
+    """The shards of one config on this disk."""
+
+    def __init__(self, name: str, paths: Sequence[Path]) -> None:
+        self.name = name
+        self._shards = [(path, _open(path)) for path in _complete(name, paths)]
+        self.columns = tuple(self._shards[0][1].schema_arrow.names)
+        self._last: dict[str, tuple[tuple[Path, int], list[Any]]] = {}
+
+    def rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        for path, file in self._shards:
+            with _readable(path):
+                rows: list[dict[str, Any]] = file.read(list(columns)).to_pylist()
+            yield from rows
+
+    def cell(self, row: int, column: str) -> Any:
+        first = 0
+        for path, file in self._shards:
+            for group in range(file.metadata.num_row_groups):
+                count = file.metadata.row_group(group).num_rows
+                if row < first + count:
+                    return self._group(path, file, group, column)[row - first]
+                first += count
+        raise IndexError(row)
+
+    def _group(self, path: Path, file: Any, group: int, column: str) -> list[Any]:
+        """A column of a row group; the last one read is kept, so pictures asked in order are read once."""
+        if self._last.get(column, (None,))[0] != (path, group):
+            with _readable(path):
+                cells = file.read_row_group(group, [column]).column(column).to_pylist()
+            self._last[column] = (path, group), cells
+        return self._last[column][1]
+
+
+class HubTable(Table):
+    """One config of a data set on the hub, through the ``datasets`` library and its cache."""
+
+    def __init__(self, name: str, data: Any) -> None:
+        self.name = name
+        self._data = data
+        self.columns = tuple(data.column_names)
+
+    def rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        yield from self._data.select_columns(list(columns))
+
+    def cell(self, row: int, column: str) -> Any:
+        return self._data.select_columns([column])[row][column]
+
+
+class Store:
+    """A data set: a local folder with a folder per config, or a hub repository ``owner/name``.
+
+    Args:
+        path: the folder, or the name of the repository.
+        revision: commit, tag or branch on the hub; None for the newest.
+
+    Raises:
+        DataError: neither a folder nor a possible name of a repository.
+    """
+
+    def __init__(self, path: Path, revision: str | None = None) -> None:
+        self.path = path
+        self.revision = revision
+        self.on_hub = is_hub_name(path)
+        if not self.on_hub and not path.is_dir():
+            raise DataError(
+                f"{path}: no such folder. Expected a folder with one folder of parquet files per config, or the name "
+                "of a hub repository such as MLLMMU/MLLMU-Bench."
+            )
+
+    def configs(self) -> list[str]:
+        """Names of the configs, sorted."""
+        if self.on_hub:
+            with needs_extra(f"{self.path} (on the hub)", "hub"):
+                from datasets import get_dataset_config_names
+            with _explained(self.path):
+                return sorted(get_dataset_config_names(self.path.as_posix(), revision=self.revision))
+        return sorted(folder.name for folder in self.path.iterdir() if any(folder.glob("*.parquet")))
+
+    def table(self, config: str, part: str = "train") -> Table:
+        """Open one part of one config; files without the name of a part are all taken for ``train``."""
+        if self.on_hub:
+            return HubTable(f"{self.path.as_posix()}/{config}", self._from_hub(config, part))
+        folder = self.path / config
+        named, every = sorted(folder.glob(f"{part}-*.parquet")), sorted(folder.glob("*.parquet"))
+        return ParquetTable(str(folder), named or (every if part == "train" else []))
+
+    def single(self, part: str) -> Table:
+        """Open a data set without configs: the parquet files of the folder itself, or of ``data`` in it."""
+        if self.on_hub:
+            return HubTable(self.path.as_posix(), self._from_hub(None, part))
+        here = next((name for name in (".", "data") if any((self.path / name).glob("*.parquet"))), ".")
+        return self.table(here, part)
+
+    def _from_hub(self, config: str | None, part: str) -> Any:
+        with needs_extra(f"{self.path} (on the hub)", "hub"):
+            from datasets import load_dataset
+        with _explained(self.path):
+            data = load_dataset(self.path.as_posix(), config, split=part, revision=self.revision)
+        return data.with_format(None).cast(undecoded(data.features))
+
+
+def undecoded(features: Any) -> Any:
+    """The features of a data set with pictures left as bytes."""
+    from datasets import Features, Image, LargeList, List
+    from datasets import Sequence as Listed
+
+    def plain(kind: Any) -> Any:
+        if isinstance(kind, Image):
+            return Image(decode=False)
+        if isinstance(kind, (List, LargeList, Listed)):
+            return type(kind)(plain(kind.feature))
+        if isinstance(kind, dict):
+            return {name: plain(value) for name, value in kind.items()}
+        return kind
+
+    return Features({name: plain(kind) for name, kind in features.items()})
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn what the hub libraries raise for a name that cannot be had into one sentence."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # not found, no network, no such config, gated
+        raise DataError(
+            f"{path.as_posix()}: neither a folder here nor a data set that the hub gives: "
+            f"{' '.join(str(error).split())[:300]}. Check the name and the network, or name a local copy."
+        ) from None
+
+
+def is_hub_name(path: Path) -> bool:
+    """Whether a path can only mean a repository of the hub: two plain parts, and nothing of that name here.
+
+    >>> is_hub_name(Path("MLLMMU/MLLMU-Bench")), is_hub_name(Path("data/train.jsonl")), is_hub_name(Path("/a/b"))
+    (True, False, False)
+    """
+    text = path.as_posix()
+    suffixed = path.suffix.lower() in (".jsonl", ".json", ".parquet", ".csv")
+    return bool(_HUB_NAME.fullmatch(text)) and not suffixed and not path.exists() and not path.parent.exists()
+
+
+def _complete(name: str, paths: Sequence[Path]) -> list[Path]:
+    """All shards in order; a missing one, or none at all, is an error."""
+    if not paths:
+        raise DataError(f"{name}: no parquet file. Download the data set again, or name the folder that has it.")
+    counts = {int(match[2]) for path in paths if (match := _SHARD.search(path.stem))}
+    have = {int(match[1]) for path in paths if (match := _SHARD.search(path.stem))}
+    if counts:
+        wanted = max(counts)
+        missing = sorted(set(range(wanted)) - have)
+        if missing or len(paths) != wanted:
+            lost = f"shard {missing[0]:05d} of {wanted} is missing" if missing else "files of two downloads are mixed"
+            raise DataError(
+                f"{name}: {lost}; it has {', '.join(path.name for path in paths)}. Download the data set again."
+            )
+    return list(paths)
+
+
+def _open(path: Path) -> Any:
+    with path.open("rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            raise DataError(f"{path}: a git-lfs pointer, not the data. Run 'git lfs pull' in the clone.")
+    with _readable(path):
+        return pq.ParquetFile(path)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path}: not a readable parquet file ({error}). Download or export it again.") from None
+
+
+def picture(cell: Any, where: str) -> Image.Image:
+    """Decode an image cell, ``{"bytes": ..., "path": ...}``, to RGB at its own size.
+
+    Raises:
+        DataError: no bytes, not a readable picture, or more than 50 million pixels.
+    """
+    data = cell.get("bytes") if isinstance(cell, dict) else cell
+    if not isinstance(data, bytes) or not data:
+        raise DataError(f"{where}: the image cell holds no bytes. Download the data set again, pictures included.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as opened:
+                if opened.width * opened.height > MAX_PIXELS:
+                    raise DataError(_too_large(where, f"{opened.width} x {opened.height} pixels"))
+                return opened.convert("RGB")
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise DataError(_too_large(where, "far more")) from None
+    except DataError:
+        raise
+    except (OSError, EOFError, SyntaxError, ValueError, struct.error) as error:
+        raise DataError(
+            f"{where}: the picture cannot be decoded ({error}). Expected JPEG, PNG or WebP; download the file again."
+        ) from None
+
+
+def _too_large(where: str, got: str) -> str:
+    return f"{where}: picture too large: at most {MAX_PIXELS // 1_000_000} million pixels are read, got {got}."

@@ -1,0 +1,61 @@
+"""LLaVA-Bench (in the wild): sixty open questions about pictures, to be judged against a reference answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field
+
+from mllmu.core.records import Sample, Split
+from mllmu.data.published.tables import Store
+from mllmu.evaluation.benchmarks import Asked, Skipped, Utility
+
+COLUMNS = ("question_id", "question", "gpt_answer", "image")
+
+
+class LlavaBench(Utility):
+    """LLaVA-Bench (in the wild): conversation, detail and reasoning; asks whether a model is still helpful.
+
+    Replies stand under the task generation, so ``mllmu judge`` gives them points against the published GPT-4 answer;
+    ROUGE-L is computed too, but says little about answers this long. The official number is another one: points of the
+    reply over points of the reference, both given by GPT-4 with the caption before it.
+
+    Source: https://huggingface.co/datasets/lmms-lab/llava-bench-in-the-wild (arXiv:2304.08485).
+    """
+
+    source: ClassVar[str] = "https://huggingface.co/datasets/lmms-lab/llava-bench-in-the-wild"
+    split: ClassVar[Split] = "llava_bench"
+    metrics: ClassVar[tuple[str, ...]] = ("rougeL",)
+
+    path: Path = Path("lmms-lab/llava-bench-in-the-wild")
+    max_new_tokens: int = Field(default=512, gt=0)
+
+    def read(self) -> Iterator[Asked | Skipped]:
+        table = Store(self.path, self.revision).single("train")
+        table.need(COLUMNS, "Expected the schema of lmms-lab/llava-bench-in-the-wild.")
+        kind = "category" if "category" in table.columns else "question_id"
+        wanted = ("question_id", "question", "gpt_answer", *({kind} - {"question_id"}))
+        for number, row in enumerate(table.rows(wanted)):
+            key, question, answer = str(row["question_id"]), row["question"], row["gpt_answer"]
+            if not question or not answer:
+                yield Skipped("train", number, key, "the question or the reference answer is empty")
+                continue
+            sample = Sample(
+                id=f"llava_bench/{key}",
+                question_id=key,
+                profile_id=key,
+                split="llava_bench",
+                task="generation",
+                modality="image_text",
+                attribute=str(row[kind]),
+                prompt=question,
+                target=answer,
+                value=answer,
+                max_new_tokens=self.max_new_tokens,
+            )
+            yield Asked(sample, table, number, "image")
+
+
+PLUGIN = LlavaBench

@@ -1,0 +1,120 @@
+"""MMMU, validation: college-level questions about pictures, multiple choice and open."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from mllmu.core.errors import DataError
+from mllmu.core.records import Sample, Split
+from mllmu.data.published.tables import Store
+from mllmu.evaluation.benchmarks import Asked, Skipped, Utility
+
+COLUMNS = ("id", "question", "options", "answer", "question_type")
+IMAGES = tuple(f"image_{n}" for n in range(1, 8))
+LETTERS = "ABCDEFGHIJ"
+_CHOOSE = "Answer with the option's letter from the given choices directly."
+_OPEN = "Answer the question using a single word or phrase."
+
+
+class Mmmu(Utility):
+    """MMMU: 30 subjects, about 900 questions; asks whether reasoning about pictures survived.
+
+    The prompt is the one the official evaluation uses for LLaVA: the question, options as '(A) ...', and one line that
+    says how to answer. Scored by ``mmmu_accuracy`` (the official reading of replies) and by our strict ``accuracy``.
+    Multiple choice stands under the task classification, open questions under cloze. Questions with several pictures
+    cannot be asked of models that take one; they are left out, counted and listed.
+
+    Source: https://github.com/MMMU-Benchmark/MMMU (arXiv:2311.16502), data https://huggingface.co/datasets/MMMU/MMMU.
+    """
+
+    source: ClassVar[str] = "https://github.com/MMMU-Benchmark/MMMU"
+    split: ClassVar[Split] = "mmmu"
+    metrics: ClassVar[tuple[str, ...]] = ("mmmu_accuracy", "accuracy", "cloze_contains")
+
+    path: Path = Path("MMMU/MMMU")
+    subjects: tuple[str, ...] = Field(default=(), description="only these configs, e.g. [Accounting]; empty: all")
+    max_new_tokens: int = Field(default=32, gt=0)
+
+    def read(self) -> Iterator[Asked | Skipped]:
+        store = Store(self.path, self.revision)
+        known = store.configs()
+        unknown = [subject for subject in self.subjects if subject not in known]
+        if unknown or not known:
+            raise DataError(
+                f"{self.path.as_posix()}: no subject {unknown[0] if unknown else 'at all'}; it has "
+                f"{', '.join(known) or 'no parquet folders'}. Expected a copy of MMMU/MMMU, a folder per subject."
+            )
+        for subject in self.subjects or known:
+            table = store.table(subject, "validation")
+            table.need((*COLUMNS, IMAGES[0]), "Expected the schema of MMMU/MMMU.")
+            places = tuple(name for name in IMAGES if name in table.columns)
+            for number, row in enumerate(table.rows(COLUMNS)):
+                filled = [name for name in places if table.cell(number, name) is not None]
+                made = self._sample(subject, row, filled)
+                if isinstance(made, str):
+                    yield Skipped(subject, number, str(row["id"]), made)
+                else:
+                    yield Asked(made, table, number, filled[0])
+
+    def _sample(self, subject: str, row: dict[str, Any], pictures: list[str]) -> Sample | str:
+        """The sample of a row, or why it cannot be asked."""
+        if len(pictures) != 1:
+            return f"it has {len(pictures)} pictures, and a model is shown one"
+        values, truths = _listed(row["options"]), _listed(row["answer"]) or [str(row["answer"])]
+        choice = row["question_type"] == "multiple-choice"
+        options = dict(zip(LETTERS, values, strict=False)) if choice else {}
+        if choice and (len(options) < 2 or row["answer"] not in options):
+            return f"the answer {str(row['answer'])[:80]!r} is none of its {len(values)} options"
+        if any("<image" in value for value in options.values()):
+            return "an option is a picture"
+        key = str(row["id"])
+        return Sample(
+            id=f"mmmu/{key}",
+            question_id=key,
+            profile_id=key,
+            split="mmmu",
+            task="classification" if choice else "cloze",
+            modality="image_text",
+            attribute=subject,
+            prompt=prompt(str(row["question"]), options),
+            target=str(row["answer"]) if choice else truths[0],
+            value=options[row["answer"]] if choice else truths[0],
+            options=options,
+            candidates={x: x for x in options} if choice else {f"right_{n}": text for n, text in enumerate(truths)},
+            max_new_tokens=self.max_new_tokens,
+        )
+
+
+def prompt(question: str, options: dict[str, str]) -> str:
+    """The user turn.
+
+    >>> print(prompt("Which is it?", {"A": "red", "B": "blue"}))
+    Which is it?
+    <BLANKLINE>
+    (A) red
+    (B) blue
+    <BLANKLINE>
+    Answer with the option's letter from the given choices directly.
+    """
+    if not options:
+        return f"{question}\n\n{_OPEN}"
+    lines = "\n".join(f"({letter}) {text}" for letter, text in options.items())
+    return f"{question}\n\n{lines}\n\n{_CHOOSE}"
+
+
+def _listed(cell: Any) -> list[str]:
+    """A cell that holds a list, or the text of a Python list; empty if it is neither."""
+    if isinstance(cell, str) and cell.startswith("["):
+        try:
+            cell = ast.literal_eval(cell)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return []
+    return [str(item) for item in cell] if isinstance(cell, list) else []
+
+
+PLUGIN = Mmmu

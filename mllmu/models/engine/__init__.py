@@ -1,0 +1,1 @@
+"""Running models fast and exactly: trees of shared prefixes, packed passes, remembered images."""

@@ -1,0 +1,162 @@
+"""Put a prompt to a model as it is written: one text, its pictures, nothing escaped.
+
+The published evaluator does it this way, so its replies are reproduced this way: the processor gets the whole text,
+the model writes greedily, and the reply is cut out of the decoded dialogue. Prompts of a set begin with the same
+examples, up to five pictures; where features of pictures are known these are read once, and the replies are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL.Image import Image
+
+from mllmu.core.errors import ModelError
+from mllmu.core.parsing import after_marker
+from mllmu.core.records import Response, Sample
+from mllmu.models.engine.image_features import features_of
+from mllmu.models.engine.sharing import Prompt, read_and_write
+from mllmu.models.families import Turn, open_image
+from mllmu.models.loading import Loaded
+
+OpenPicture = Callable[[str], Image]
+_CUT = 2
+"""The published evaluator leaves out the first two tokens of a dialogue before it decodes it."""
+
+
+@torch.inference_mode()
+def respond_literally(
+    loaded: Loaded, samples: Iterable[Sample], open_picture: OpenPicture, *, guard: str = ""
+) -> Iterator[Response]:
+    """Reply to samples whose prompts are the whole text, one after the other.
+
+    Args:
+        open_picture: gives a picture by the name the samples call it.
+        guard: text put before the prompt, on a line of its own; empty for none.
+
+    Raises:
+        ModelError: a prompt does not fit the context; names the sample.
+    """
+    for sample in samples:
+        inputs = encode(loaded, sample, open_picture, guard=guard).to(loaded.device)
+        ids = loaded.model.generate(**inputs, max_new_tokens=sample.max_new_tokens, do_sample=False)[0]
+        yield _response(loaded, sample, ids.tolist(), inputs["input_ids"].shape[1])
+
+
+def _response(loaded: Loaded, sample: Sample, ids: Sequence[int], length: int) -> Response:
+    """The reply in a dialogue whose first ``length`` tokens are the prompt."""
+    written = len(ids) - length
+    ended = written > 0 and ids[-1] in loaded.ends
+    text = loaded.encoder.processor.decode(ids[_CUT:], skip_special_tokens=True)
+    return Response(sample_id=sample.id, text=after_marker(text), num_tokens=written - ended, finished=ended)
+
+
+@torch.inference_mode()
+def respond_sharing(
+    loaded: Loaded, samples: Sequence[Sample], images: Path, *, guard: str = ""
+) -> list[Response] | None:
+    """As :func:`respond_literally`, but what prompts begin with in common is read once.
+
+    Returns:
+        None if pictures cannot be put in by their features.
+    """
+    prompts = literal_prompts(loaded, samples, images, guard)
+    if prompts is None:
+        return None
+    end = loaded.model.generation_config.eos_token_id
+    ends = frozenset(end if isinstance(end, list) else [end]) - {None}
+    written, _ = read_and_write(loaded, prompts, [sample.max_new_tokens for sample in samples], ends)
+    return [
+        _response(loaded, sample, [*prompt.ids, *reply], len(prompt.ids))
+        for sample, prompt, reply in zip(samples, prompts, written, strict=True)
+    ]
+
+
+def literal_prompts(loaded: Loaded, samples: Sequence[Sample], images: Path, guard: str) -> list[Prompt] | None:
+    """The tokens of prompts, with those of a picture in the place of its mark, as the processor would put them.
+
+    It is asked for one prompt of every task; if that is not the same, nothing is shared.
+    """
+    found: list[Prompt] = []
+    checked: set[str] = set()
+
+    def opened(name: str) -> Image:
+        return open_image(images / name)
+
+    for sample in samples:
+        turn = _as_turn(sample, images, guard)
+        if not turn.pictures:
+            ids: list[int] | None = encode(loaded, sample, opened, guard=guard)["input_ids"][0].tolist()
+        else:
+            ids = _with_pictures(loaded, turn)
+            if ids is not None and sample.task not in checked:
+                checked.add(sample.task)
+                whole = encode(loaded, sample, opened, guard=guard)
+                ids = ids if ids == whole["input_ids"][0].tolist() else None
+        if ids is None:
+            return None
+        found.append(Prompt(ids, turn))
+    return found
+
+
+def _as_turn(sample: Sample, images: Path, guard: str) -> Turn:
+    """What a literal prompt shows; its text holds guard and examples already."""
+    pictured = bool(sample.image)
+    before = tuple(
+        Turn(prompt=one.prompt, reply=one.reply, image=images / one.image if pictured else None)
+        for one in sample.examples
+    )
+    text = f"{guard}\n{sample.prompt}" if guard else sample.prompt
+    return Turn(prompt=text, image=images / sample.image if pictured else None, system=guard, before=before)
+
+
+def _with_pictures(loaded: Loaded, turn: Turn) -> list[int] | None:
+    processor = loaded.encoder.processor
+    if features_of(loaded, [turn.pictures]) is None:
+        return None
+    shown = [found for picture in turn.pictures if (found := loaded.encoder.picture_ids(picture))]
+    ids: list[int] = processor.tokenizer(turn.prompt)["input_ids"]
+    mark = processor.tokenizer.convert_tokens_to_ids(loaded.family.mark(processor))
+    if not ids.count(mark) == len(shown) == len(turn.pictures):
+        return None
+    pictures = iter(shown)
+    return [token for one in ids for token in (next(pictures) if one == mark else [one])]
+
+
+def encode(loaded: Loaded, sample: Sample, open_picture: OpenPicture, *, guard: str = "") -> Any:
+    """The model's inputs for one sample, checked against the context."""
+    processor = loaded.encoder.processor
+    text = f"{guard}\n{sample.prompt}" if guard else sample.prompt
+    names = [*(example.image for example in sample.examples), sample.image] if sample.image else []
+    if names:
+        inputs = processor(images=[open_picture(name) for name in names], text=text, return_tensors="pt")
+    elif sample.task == "cloze":
+        inputs = processor(images=None, text=text, return_tensors="pt")
+    else:
+        inputs = processor.tokenizer(text, return_tensors="pt")
+    length = inputs["input_ids"].shape[1]
+    if length > loaded.encoder.context:
+        raise ModelError(
+            f"sample {sample.id}: the prompt has {length} tokens ({len(names)} pictures), the model's context is "
+            f"{loaded.encoder.context}. Expected a prompt that fits; name fewer people for the examples of "
+            f"{sample.task} (--shots, or evaluate.protocol.shots)."
+        )
+    return inputs
+
+
+def check_longest(loaded: Loaded, samples: Sequence[Sample], open_picture: OpenPicture) -> None:
+    """Encode the longest prompt of every kind, so that one that does not fit is found before hours of work.
+
+    Raises:
+        ModelError: it does not fit the context; names the sample.
+    """
+    longest: dict[tuple[str, str, int], Sample] = {}
+    for sample in samples:
+        kind = (sample.task, sample.modality, len(sample.examples))
+        if kind not in longest or len(sample.prompt) > len(longest[kind].prompt):
+            longest[kind] = sample
+    for sample in longest.values():
+        encode(loaded, sample, open_picture)

@@ -1,0 +1,260 @@
+"""Replies by vLLM instead of transformers: ``evaluate.backend: vllm`` (extra ``vllm``, a GPU).
+
+vLLM keeps its own cache, shares prefixes itself and schedules all prompts at once. It gets the very tokens that our own
+engine would get, with one mark a picture, and the pictures beside them; candidates are read behind their prompt, and
+their log-probability is that of their last tokens. It runs base models with plain adapters. Several adapters of a
+model become one, whose change is the sum of theirs. What it cannot do is an error before anything is loaded.
+
+Only tested against a stand-in that records what it is asked: never run on vLLM itself.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoConfig
+
+from mllmu.config.recipe import ModelSection
+from mllmu.core.errors import ModelError, needs_extra
+from mllmu.core.parsing import after_marker
+from mllmu.core.records import CandidateLogp, ModelRef, Response, Sample
+from mllmu.core.runfolder import digest
+from mllmu.models.encoding import Encoder
+from mllmu.models.engine.respond import as_turn
+from mllmu.models.families import Turn, open_image
+from mllmu.models.loading import ADAPTER_FILE, LOAD_FAULTS, WEIGHTS_FILE, make_encoder, one_line, tiny_folder
+from mllmu.models.modifier_files import is_modifier
+
+ADAPTER_CONFIG = "adapter_config.json"
+MOST_RANK, MOST_PICTURES = 64, 8
+"""Rank of an adapter, and pictures of a prompt, that the engine makes room for if its settings say nothing else."""
+OURS = frozenset(
+    {"model", "tokenizer", "revision", "dtype", "seed", "trust_remote_code", "enable_lora", "mm_processor_kwargs"}
+)
+"""Arguments of vLLM that are not settings."""
+HOW = "Use evaluate.backend: transformers for this run."
+
+
+@dataclass(eq=False)
+class Engine:
+    """vLLM with one base model loaded; serves every model of a run whose reference starts from it.
+
+    Args:
+        settings: further arguments of ``vllm.LLM``, e.g. {gpu_memory_utilization: 0.8, tensor_parallel_size: 2}.
+    """
+
+    section: ModelSection
+    base: ModelRef
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        odd = sorted(OURS & set(self.settings))
+        if odd:
+            raise ModelError(f"evaluate.vllm: {odd[0]} is set by mllmu itself. Leave it out.")
+        if self.section.quantize:
+            raise ModelError(f"evaluate.backend: vllm does not take model.quantize: {self.section.quantize}. {HOW}")
+        with needs_extra("evaluate.backend: vllm", "vllm"):
+            import vllm
+            from vllm.lora.request import LoRARequest
+        self._vllm, self._lora = vllm, LoRARequest
+        source = str(tiny_folder()) if self.base.base == "tiny" else self.base.base
+        try:
+            config = AutoConfig.from_pretrained(source, revision=self.base.revision, trust_remote_code=False)
+            self.encoder: Encoder = make_encoder(self.section, source, self.base.revision, config)
+            self.llm = vllm.LLM(
+                model=source,
+                revision=self.base.revision,
+                dtype="bfloat16" if self.section.dtype == "auto" else self.section.dtype,
+                seed=0,
+                trust_remote_code=False,
+                enable_prefix_caching=True,
+                enable_lora=True,
+                mm_processor_kwargs={**self.encoder.family.picture_settings, **self.section.pictures},
+                **{"max_lora_rank": self.most_rank, "limit_mm_per_prompt": {"image": MOST_PICTURES}, **self.settings},
+            )
+        except LOAD_FAULTS as error:
+            raise ModelError(
+                f"evaluate.backend: vllm cannot load '{self.base.base}': {one_line(error)}. {HOW}"
+            ) from None
+        self._numbers: dict[Path, int] = {}
+        self.scratch = Path(mkdtemp(prefix="mllmu-vllm-"))
+        weakref.finalize(self, shutil.rmtree, self.scratch, ignore_errors=True)
+
+    @property
+    def most_rank(self) -> int:
+        return int(self.settings.get("max_lora_rank", MOST_RANK))
+
+    def adapter(self, folder: Path | None) -> Any:
+        """vLLM's request for an adapter; each folder has a number of its own, by which vLLM remembers it."""
+        if folder is None:
+            return None
+        number = self._numbers.setdefault(folder, len(self._numbers) + 1)
+        return self._lora(f"adapter_{number}", number, str(folder))
+
+    def generate(
+        self, prompts: Sequence[dict[str, Any]], settings: Sequence[dict[str, Any]], adapter: Any
+    ) -> list[Any]:
+        """Greedy, one setting a prompt."""
+        parameters = [self._vllm.SamplingParams(temperature=0.0, **each) for each in settings]
+        return list(self.llm.generate(list(prompts), parameters, lora_request=adapter, use_tqdm=False))
+
+
+@dataclass(frozen=True)
+class VllmModel:
+    """A model of a run in vLLM: the engine and the folder of its one adapter, None for the base itself."""
+
+    engine: Engine
+    adapter: Path | None
+
+    def respond(
+        self, batches: Sequence[Sequence[Sample]], *, images: Path, guard: str = ""
+    ) -> Iterator[list[Response]]:
+        """Reply to each batch in turn, as :func:`mllmu.models.engine.respond.respond` does."""
+        for batch in batches:
+            check_samples(batch)
+        for batch in batches:
+            yield self._answer(batch, images, guard)
+
+    def _answer(self, batch: Sequence[Sample], images: Path, guard: str) -> list[Response]:
+        encoder, adapter = self.engine.encoder, self.engine.adapter(self.adapter)
+        asked = [self._prompt(sample, images, guard) for sample in batch]
+        ends = sorted({encoder.reply("?")[-1], int(encoder.processor.tokenizer.eos_token_id)})
+        limits = [
+            {"max_tokens": sample.max_new_tokens} | ({} if sample.literal else {"stop_token_ids": ends})
+            for sample in batch
+        ]
+        wanted = [(i, text) for i, sample in enumerate(batch) for text in dict.fromkeys(sample.candidates.values())]
+        replies = [encoder.reply(text) for _, text in wanted]
+        behind = [
+            asked[i] | {"prompt_token_ids": [*asked[i]["prompt_token_ids"], *reply]}
+            for (i, _), reply in zip(wanted, replies, strict=True)
+        ]
+        outputs = self.engine.generate(
+            [*asked, *behind], [*limits, *({"max_tokens": 1, "prompt_logprobs": 0} for _ in behind)], adapter
+        )
+        known = {
+            key: CandidateLogp(logp=round(logp_of(output.prompt_logprobs, reply), 6), num_tokens=len(reply))
+            for key, output, reply in zip(wanted, outputs[len(asked) :], replies, strict=True)
+        }
+        return [
+            self._response(sample, prompt["prompt_token_ids"], output.outputs[0], ends).model_copy(
+                update={"candidates": {key: known[i, text] for key, text in sample.candidates.items()}}
+            )
+            for i, (sample, prompt, output) in enumerate(zip(batch, asked, outputs, strict=False))
+        ]
+
+    def _prompt(self, sample: Sample, images: Path, guard: str) -> dict[str, Any]:
+        """What vLLM takes: token ids with one mark a picture, and the pictures."""
+        if sample.literal:
+            text = f"{guard}\n{sample.prompt}" if guard else sample.prompt
+            ids = self.engine.encoder.processor.tokenizer(text)["input_ids"]
+            names = [*(one.image for one in sample.examples), sample.image] if sample.image else []
+            pictures = [images / name for name in names]
+        else:
+            turn: Turn = as_turn(sample, images, guard)
+            ids = self.engine.encoder.family.marked_ids(turn, self.engine.encoder.processor)
+            pictures = list(turn.pictures)
+        shown = {"multi_modal_data": {"image": [open_image(path) for path in pictures]}} if pictures else {}
+        return {"prompt_token_ids": list(ids), **shown}
+
+    def _response(self, sample: Sample, prompt: Sequence[int], output: Any, ends: Sequence[int]) -> Response:
+        ids = list(output.token_ids)
+        end = next((place for place, token in enumerate(ids) if token in ends), len(ids))
+        decode = self.engine.encoder.processor.tokenizer.decode
+        if sample.literal:  # the published evaluator decodes the whole dialogue but its first two tokens
+            text = after_marker(decode([*prompt, *ids][2:], skip_special_tokens=True))
+        else:
+            text = decode(ids[:end], skip_special_tokens=True).strip()
+        return Response(sample_id=sample.id, text=text, num_tokens=end, finished=end < len(ids))
+
+
+def logp_of(prompt_logprobs: Sequence[Any], reply: Sequence[int]) -> float:
+    """Log-probability in nats of the last tokens of a prompt, summed.
+
+    Args:
+        prompt_logprobs: by place, {token: an object with ``logprob``}, the token that is there among them.
+    """
+    last = list(prompt_logprobs)[-len(reply) :]
+    return sum(float(place[token].logprob) for place, token in zip(last, reply, strict=True))
+
+
+def check_samples(samples: Sequence[Sample]) -> None:
+    """Raise ModelError for what needs the model's whole prediction or its gradient."""
+    for sample in samples:
+        if sample.measured:
+            raise ModelError(
+                f"{sample.id}: {' and '.join(sample.measured)} of the target cannot be measured by vLLM, which some "
+                f"metrics of this recipe need. Leave those out, or use evaluate.backend: transformers."
+            )
+
+
+def open_model(engine: Engine, ref: ModelRef, run_folder: Path) -> VllmModel:
+    """A model of a run in an engine; several adapters are written as one into the engine's own folder.
+
+    Raises:
+        ModelError: a part of the model is no plain adapter, or too large for the engine.
+    """
+    folders = [run_folder / adapter for adapter in ref.adapters]
+    for folder in folders:
+        check_adapter(folder)
+    if len(folders) < 2:
+        return VllmModel(engine, folders[0] if folders else None)
+    out = engine.scratch / digest([str(folder) for folder in folders])
+    rank = combine(folders, out)
+    if rank > engine.most_rank:
+        raise ModelError(
+            f"the adapters of {ref.adapters[-1]} have rank {rank} together, and the engine was made for "
+            f"{engine.most_rank}. Raise evaluate.vllm.max_lora_rank (vLLM knows 8, 16, 32, 64, 128, 256, 320, 512)."
+        )
+    return VllmModel(engine, out)
+
+
+def check_adapter(folder: Path) -> None:
+    """Raise ModelError if vLLM cannot apply what is in the folder."""
+    if is_modifier(folder):
+        reason = "acts while the model runs (a reversible modifier)"
+    elif (folder / WEIGHTS_FILE).is_file():
+        reason = "is made of whole weights, not of an adapter"
+    elif not (folder / ADAPTER_FILE).is_file():
+        raise ModelError(f"{folder}: no adapter there ({ADAPTER_FILE} missing). Run the earlier stages again.")
+    else:
+        config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        odd = [name for name in ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save") if config.get(name)]
+        if not odd:
+            return
+        reason = f"has {odd[0]}"
+    raise ModelError(f"{folder}: {reason}, and vLLM applies plain adapters alone. {HOW}")
+
+
+def combine(folders: Sequence[Path], out: Path) -> int:
+    """Write one adapter whose change is the sum of several; returns its rank.
+
+    The factors side by side: A = [A_1; A_2], B = [s_1 B_1, s_2 B_2], so B A = s_1 B_1 A_1 + s_2 B_2 A_2, s = alpha / r.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    configs = [json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8")) for folder in folders]
+    weights = [load_file(folder / ADAPTER_FILE) for folder in folders]
+    scales = [c["lora_alpha"] / (c["r"] ** 0.5 if c.get("use_rslora") else c["r"]) for c in configs]
+    if any(set(one) != set(weights[0]) for one in weights):
+        raise ModelError(f"{folders[-1]}: adapts other layers than {folders[0]}, and vLLM takes one adapter. {HOW}")
+    joined: dict[str, Tensor] = {}
+    for name in weights[0]:
+        if ".lora_A." in name:
+            joined[name] = torch.cat([one[name] for one in weights], dim=0)
+        else:
+            joined[name] = torch.cat([s * one[name] for s, one in zip(scales, weights, strict=True)], dim=1)
+    rank = sum(int(c["r"]) for c in configs)
+    save_file({name: value.contiguous() for name, value in joined.items()}, out / ADAPTER_FILE)
+    config = configs[0] | {"r": rank, "lora_alpha": rank, "use_rslora": False}
+    (out / ADAPTER_CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    return rank

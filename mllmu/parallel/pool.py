@@ -1,0 +1,169 @@
+"""Several models of a run made at the same time, each by a process of its own.
+
+The processes share nothing but the run folder, and every task is a unit of it, so a worker that dies loses no more
+than a stopped run would. The parent sends tasks, shows what the workers report, and passes on their first error.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterable
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from mllmu.core.errors import MllmuError, ModelError
+from mllmu.core.progress import Progress, SilentProgress
+
+PATIENCE_S = 5.0
+"""How long a worker may tidy up before it is killed."""
+
+Task = tuple[str, ...]
+Hire = Callable[[int, Progress], Callable[..., object]]
+"""Place of the worker (0, 1 ...) and its progress -> what does a task. Called in the worker; must be picklable."""
+
+
+class _Worker(NamedTuple):
+    process: SpawnProcess
+    connection: Connection
+    shown: Progress
+
+
+class Crew:
+    """A number of processes that do tasks; they are started with the first task, and ended with the block.
+
+    Args:
+        size: most tasks that are done at the same time.
+        hire: makes a process ready for tasks.
+        progress: told what all workers report.
+    """
+
+    def __init__(self, size: int, hire: Hire, progress: Progress) -> None:
+        self.size = size
+        self.hire = hire
+        self.progress = progress
+        self._idle: list[_Worker] = []
+        self._busy: dict[Connection, _Worker] = {}
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        del kind, error, at
+        for worker in self._busy.values():
+            worker.process.terminate()  # a unit is complete or resumable at every moment, so nothing is lost
+        for worker in (*self._idle, *self._busy.values()):
+            worker.connection.close()  # an idle one has nobody to work for and ends
+            worker.process.join(PATIENCE_S)
+            worker.process.kill()
+            worker.process.join()
+            worker.shown.close()
+        self._idle, self._busy = [], {}
+
+    def do(self, tasks: Iterable[Task]) -> None:
+        """Do all tasks, in any order.
+
+        Raises:
+            MllmuError: the first that a worker raised.
+            ModelError: a worker was killed, most likely because memory ran out.
+        """
+        waiting = list(tasks)
+        while waiting or self._busy:
+            while waiting and len(self._busy) < self.size:
+                worker = self._idle.pop() if self._idle else self._start()
+                worker.connection.send(waiting.pop(0))
+                self._busy[worker.connection] = worker
+            for connection in wait(list(self._busy)):
+                self._hear(self._busy[connection])  # type: ignore[index]
+
+    def _start(self) -> _Worker:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        place = len(self._busy)
+        process = context.Process(target=_work, args=(theirs, self.hire, place), daemon=True)
+        process.start()
+        theirs.close()
+        return _Worker(process, ours, self.progress.lane())
+
+    def _hear(self, worker: _Worker) -> None:
+        try:
+            kind, *content = worker.connection.recv()
+        except (EOFError, ConnectionResetError):
+            worker.process.join()
+            raise ModelError(
+                f"a worker process ended with code {worker.process.exitcode} in the middle of its task. Memory may "
+                f"have run out: use fewer than {self.size} workers. Everything finished is kept."
+            ) from None
+        if kind == "progress":
+            method, args, facts = content
+            getattr(worker.shown, method)(*args, **facts)
+        elif kind == "done":
+            self._idle.append(self._busy.pop(worker.connection))
+        else:
+            raise _revived(*content)
+
+
+def _revived(kind: type[BaseException], text: str) -> BaseException:
+    """An error of a worker; one that is not meant for the user comes with the worker's traceback."""
+    if not issubclass(kind, MllmuError):
+        return RuntimeError(f"in a worker process:\n{text}")
+    error = kind.__new__(kind)
+    error.args = (text,)
+    return error
+
+
+class _Relay(SilentProgress):
+    """Sends what a task reports to the parent; the stage is the parent's own affair."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def start(self, label: str, total: int) -> None:
+        self._send("start", label, total)
+
+    def advance(self, n: int = 1, **facts: float) -> None:
+        self._send("advance", n, **facts)
+
+    def finish(self) -> None:
+        self._send("finish")
+
+    def note(self, text: str) -> None:
+        self._send("note", text)
+
+    def _send(self, method: str, *args: Any, **facts: float) -> None:
+        self._connection.send(("progress", method, args, facts))
+
+
+def _work(connection: Connection, hire: Hire, place: int) -> None:
+    """Life of a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which then ends this process
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    do: Callable[..., object] | None = None
+    while True:
+        try:
+            task = connection.recv()
+        except EOFError:
+            return
+        try:
+            do = do or hire(place, _Relay(connection))
+            do(*task)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the parent decides
+            known = isinstance(error, MllmuError)
+            connection.send(("failed", type(error), str(error) if known else traceback.format_exc()))
+        else:
+            connection.send(("done",))
+
+
+def _end_with_parent() -> None:
+    """A worker must not go on writing after its parent was killed: another run may use the folder by then."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+    os._exit(1)

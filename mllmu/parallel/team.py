@@ -1,0 +1,256 @@
+"""Several processes of one run: process 0 leads, the others follow.
+
+``torchrun`` and ``accelerate launch`` start the same command several times. Process 0 goes through the run alone, and
+it alone writes to the run folder. Where work can be divided it announces a task: the name of a :func:`shared` method
+and plain values. The others do nothing but wait for tasks and take part in them, so whatever is not shared is done
+once, by the leader. Tasks and their ends travel in a group of their own, in which waiting is no fault.
+
+Without a launcher there is one process, and nothing here does anything; torch is not even imported.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mllmu.core.errors import MllmuError, ProcessError
+from mllmu.core.ranks import count, leads, local_rank, rank
+
+PATIENCE = timedelta(days=7)
+"""How long a follower waits for the next task, while the leader does what is not shared."""
+STUCK = timedelta(hours=1)
+"""How long the processes of one task may wait for each other."""
+GRACE_S = 3.0
+"""Seconds a follower gives the leader to say the same before it reports an error itself."""
+LOST = ("gloo", "nccl", "connection", "socket", "process group")
+"""Words of the errors that a process sees when another one is gone."""
+
+Shared = TypeVar("Shared", bound=Callable[..., None])
+
+
+def check_launch() -> None:
+    """Refuse what accelerate's config file may ask for and a run cannot do.
+
+    Raises:
+        ProcessError: DeepSpeed, Megatron, or a precision other than the recipe's.
+    """
+    for name, what in (("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"), ("ACCELERATE_USE_MEGATRON_LM", "Megatron-LM")):
+        if os.environ.get(name, "false").lower() == "true":
+            raise ProcessError(
+                f"accelerate's config file: {what} is not supported. FSDP2 spreads weights as well "
+                "(distributed_type: FSDP with fsdp_version: 2, see docs/distributed.md); MULTI_GPU is for models that "
+                "fit one GPU."
+            )
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if precision not in {"no", "bf16"}:
+        raise ProcessError(
+            f"accelerate's config file: mixed_precision: {precision}, but precision is the recipe's (model.dtype: "
+            "auto is bfloat16 on a GPU). Set mixed_precision: 'no'."
+        )
+
+
+class Team:
+    """The connection to the other processes; made when first needed."""
+
+    def __init__(self) -> None:
+        import torch
+        from torch import distributed as dist
+
+        check_launch()
+        on_gpu = torch.cuda.is_available()
+        if on_gpu:
+            torch.cuda.set_device(local_rank())
+        store, number, size = next(dist.rendezvous("env://", timeout=STUCK))  # type: ignore[attr-defined]
+        backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+        dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=STUCK)
+        self._control = dist.new_group(backend="gloo", timeout=PATIENCE)
+        self._notes = dist.PrefixStore("mllmu", store)  # type: ignore[attr-defined]
+        self.busy = False
+        self.run = ""
+        self._early: dict[str, Any] | None = None
+        atexit.register(self._leave)
+
+    def send(self, task: str, arguments: Any = None) -> None:
+        """Leader: give all followers a task of the run; one without a name ends the run."""
+        self._exchange(json.dumps({"run": self.run, "task": task, "arguments": arguments}).encode())
+
+    def receive(self) -> dict[str, Any] | None:
+        """Follower: wait for the next task of the run; None at its end, which may be that another has begun."""
+        try:
+            message: dict[str, Any] = self._early or json.loads(self._exchange(b""))
+        except RuntimeError:  # the leader is gone, and has said why
+            raise SystemExit(2) from None
+        self._early = message if message["run"] != self.run else None
+        return message if message["task"] and not self._early else None
+
+    def _exchange(self, content: bytes) -> bytes:
+        import torch
+        from torch import distributed as dist
+
+        size = torch.tensor([len(content)])
+        dist.broadcast(size, 0, group=self._control)
+        data = torch.tensor(list(content), dtype=torch.uint8) if leads() else torch.empty(int(size), dtype=torch.uint8)
+        dist.broadcast(data, 0, group=self._control)
+        return bytes(data.tolist())
+
+    def wait(self) -> None:
+        """Go on when all processes have come here."""
+        from torch import distributed as dist
+
+        dist.barrier(group=self._control)
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """A task; an error in it ends all processes, and is told once.
+
+        Raises:
+            ProcessError: another process has failed, or is gone.
+        """
+        self.busy = True
+        try:
+            yield
+        except (Exception, KeyboardInterrupt) as error:
+            self._tell(error)
+            raise
+        self.busy = False
+
+    def _tell(self, error: BaseException) -> None:
+        """Leave a note of the own error; or, if the others are gone, raise what they have noted."""
+        lost = isinstance(error, RuntimeError) and any(word in str(error).lower() for word in LOST)
+        with suppress(RuntimeError):  # the place of the notes may be gone too
+            if not lost:
+                self._notes.set(str(rank()), str(error))
+            if not leads() and (self._noted(0) is not None or lost):
+                raise SystemExit(2) from None
+        if lost:
+            raise ProcessError(self._obituary(error)) from None
+        if not leads() and isinstance(error, MllmuError):
+            raise ProcessError(f"process {rank()}: {error}") from None
+
+    def _leave(self) -> None:
+        from torch import distributed as dist
+
+        if not self.busy:
+            dist.destroy_process_group()
+
+    def _noted(self, number: int) -> str | None:
+        """The note of a process, if it leaves one within the time of grace."""
+        until = time.monotonic() + GRACE_S
+        while time.monotonic() < until:
+            if self._notes.check([str(number)]):
+                return str(self._notes.get(str(number)).decode())
+            time.sleep(0.05)
+        return None
+
+    def _obituary(self, error: BaseException) -> str:
+        with suppress(RuntimeError):
+            for number in range(1, count()):
+                if self._notes.check([str(number)]):
+                    return f"process {number} has failed: {self._notes.get(str(number)).decode()}"
+        return (
+            f"a process of this run is gone ({' '.join(str(error).split())[:200]}). It may have been killed, or have "
+            "run out of memory; what it said is above. The same command continues where it stopped."
+        )
+
+
+@functools.cache
+def team() -> Team:
+    """The connection of this process; to be asked for only where there are several."""
+    return Team()
+
+
+@contextmanager
+def leading(run: Path) -> Iterator[None]:
+    """Around the leader's work on a run folder: lets the followers go at its end, whatever the end is.
+
+    Raises:
+        ProcessError: the followers have ended in a task of an earlier run.
+    """
+    if count() == 1:
+        yield
+        return
+    own = team()
+    if own.busy:
+        raise ProcessError("the other processes have ended with the error before. The same command goes on.")
+    own.run = str(run)
+    try:
+        yield
+    finally:
+        if not own.busy:
+            with suppress(RuntimeError):  # those who are gone need not be told
+                own.send("")
+
+
+def shared(method: Shared) -> Shared:
+    """Make a method one that all processes carry out together. Its arguments are given by name and are plain values.
+
+    "Plain" is what pydantic can write as JSON and read again by the method's annotations: numbers, texts, paths,
+    records, sequences of them.
+    """
+    from pydantic import validate_call  # not above: the command line does without
+    from pydantic_core import to_jsonable_python
+
+    received = validate_call(method)
+
+    @functools.wraps(method)
+    def call(owner: Any, **arguments: Any) -> None:
+        if count() == 1:
+            method(owner, **arguments)
+            return
+        team().send(method.__name__, to_jsonable_python(arguments))
+        with team().working():
+            method(owner, **arguments)
+
+    call.received = received  # type: ignore[attr-defined]
+    return call  # type: ignore[return-value]
+
+
+def follow(owner: Any, run: Path) -> None:
+    """Take part in the leader's work on a run folder: its tasks are shared methods of ``owner``."""
+    team().run = str(run)
+    while (message := team().receive()) is not None:
+        with team().working():
+            getattr(type(owner), message["task"]).received(owner, **message["arguments"])
+
+
+def wait_for_all() -> None:
+    """Inside a task: go on when all processes have come here."""
+    if count() > 1:
+        team().wait()
+
+
+def own_share(weights: Sequence[float]) -> list[int]:
+    """Places of the items that this process takes, of items with such weights: heavy ones first, to the least loaded.
+
+    >>> own_share([1.0, 5.0, 2.0])
+    [0, 1, 2]
+    """
+    loads = [0.0] * count()
+    owners = {}
+    for place in sorted(range(len(weights)), key=lambda place: -weights[place]):
+        owners[place] = loads.index(min(loads))
+        loads[owners[place]] += weights[place]
+    return [place for place in range(len(weights)) if owners[place] == rank()]
+
+
+def only_alone(what: str) -> None:
+    """Refuse several processes for what is made for one.
+
+    Raises:
+        ProcessError: there are several; the followers leave without a word.
+    """
+    if not leads():
+        raise SystemExit(2)
+    if count() > 1:
+        raise ProcessError(
+            f"{what} works in one process, and {count()} were started. Leave out torchrun or accelerate launch; "
+            "'mllmu run' and its stages can use several."
+        )

@@ -1,0 +1,1 @@
+"""One run: the pipeline and its stages."""

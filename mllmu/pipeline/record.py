@@ -1,0 +1,100 @@
+"""``run.json``: what ran, where, with which versions, how long, and how it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mllmu.config import recipe as recipes
+from mllmu.core import ranks
+from mllmu.core.errors import RunStoreError
+from mllmu.core.runfolder import UNIT_FILE, read_json, write_atomic
+from mllmu.pipeline.context import Context
+from mllmu.version import __version__
+
+LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "numpy", "pillow", "faker")
+RUN_FILE = "run.json"
+RECIPE_FILE = "recipe.yaml"
+
+
+def describe(context: Context) -> dict[str, Any]:
+    """Provenance of a run as plain values: seed, model, versions, hardware."""
+    return {
+        "mllmu": __version__,
+        "seed": context.recipe.seed,
+        "model": context.recipe.model.path,
+        "hardware": hardware(),
+        "python": platform.python_version(),
+        "versions": {name: installed(name) for name in LIBRARIES},
+    }
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, cores, and the accelerator if there is one."""
+    found: dict[str, Any] = {"machine": f"{platform.system()} {platform.machine()}", "cores": os.cpu_count()}
+    found["threads"] = torch.get_num_threads()
+    if ranks.count() > 1:
+        found["processes"] = ranks.count()
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+        found["gpu_mib"] = torch.cuda.get_device_properties(0).total_memory // 2**20
+    return found
+
+
+def installed(name: str) -> str:
+    """Version of a library, or 'missing'."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "missing"
+
+
+def seconds_by_stage(root: Path) -> dict[str, float]:
+    """Seconds spent on all units of the run folder, by stage; interrupted attempts are included."""
+    totals = {"data": 0.0, "finetune": 0.0, "unlearn": 0.0, "evaluate": 0.0, "score": 0.0}
+    for path in sorted(root.rglob(UNIT_FILE)):
+        facts = read_json(path).get("facts", {})
+        totals[_stage(path.parent.relative_to(root).as_posix())] += float(facts.get("seconds", 0.0))
+    return {stage: round(seconds, 1) for stage, seconds in totals.items()}
+
+
+def _stage(unit: str) -> str:
+    if unit == "data" or unit.startswith("utility/"):
+        return "data"
+    if unit.startswith("models/"):
+        return "finetune" if unit.endswith(("/target", "/retain_model")) else "unlearn"
+    return "evaluate" if unit.endswith("/replies") else "score"
+
+
+@contextmanager
+def recorded(context: Context) -> Iterator[None]:
+    """Write ``recipe.yaml`` first, and ``run.json`` at the beginning and at the end, whatever the end is.
+
+    If the folder turns out to hold results of another recipe, it gets its own recipe back.
+    """
+    path = context.root / RECIPE_FILE
+    before = path.read_bytes() if path.is_file() else None
+    write_atomic(path, recipes.dump(context.recipe))
+    _write(context, "running")
+    try:
+        yield
+    except BaseException as error:
+        with suppress(RunStoreError):  # the disk may be what failed, and its first message says where
+            if isinstance(error, RunStoreError) and before is not None:
+                write_atomic(path, before)
+            _write(context, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+        raise
+    _write(context, "done")
+
+
+def _write(context: Context, status: str) -> None:
+    record = {"status": status, **describe(context), "seconds": seconds_by_stage(context.root)}
+    write_atomic(context.root / RUN_FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,213 @@
+"""What one training step allocates and computes, found by running it on tensors without content.
+
+The real forward and backward pass of the real model class is run on fake tensors, which have shapes but no data, while
+every storage that comes and goes is counted. So the result follows the model's own code, adapters and attention kernel
+included, and no formula per family is needed. Two runs, of one and of two layers, give the cost of the whole model:
+everything in it is linear in the number of layers.
+
+Shapes: B sequences, T tokens, N labelled tokens of all sequences together, D hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from torch.utils.flop_counter import FlopCounterMode
+
+from mllmu.config.recipe import Lora
+from mllmu.models.adapters import add_trainable
+from mllmu.models.engine.forward import apply_head
+from mllmu.models.families import Family
+from mllmu.models.loading import quiet_libraries
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all storages that are alive, and the most there ever were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = 0
+        self.peak = 0
+        self._known: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+
+    def track(self, tensor: Tensor) -> None:
+        """Count a tensor's storage until it is freed; views of one storage count once."""
+        storage = tensor.untyped_storage()
+        if storage in self._known:
+            return
+        size = storage.nbytes()
+        self._known[storage] = size
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._freed, size)
+
+    def _freed(self, size: int) -> None:
+        self.live -= size
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        out = func(*args, **(kwargs or {}))
+        for value in tree_iter(out):
+            if isinstance(value, Tensor):
+                self.track(value)
+        return out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Bytes and floating-point operations of one pass; sums and differences go field by field.
+
+    Attributes:
+        kept: bytes that the forward pass keeps for the backward pass.
+        peak: the most bytes alive at once in forward and backward, beyond weights and optimiser.
+        forward, both: operations of the forward pass alone, and of both passes.
+    """
+
+    kept: float
+    peak: float
+    forward: float
+    both: float
+
+    def plus(self, other: Cost, times: float) -> Cost:
+        """self + times * other."""
+        return Cost(**{f.name: getattr(self, f.name) + times * getattr(other, f.name) for f in fields(Cost)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepCost:
+    """One training step of a whole model: ``layer`` times ``num_layers`` and what does not depend on their number."""
+
+    layer: Cost
+    rest: Cost
+    num_layers: int
+    boundary: float
+
+    def whole(self, *, checkpointing: bool) -> Cost:
+        """Everything together; with gradient checkpointing a layer keeps its input, and is run once more."""
+        if not checkpointing:
+            return self.rest.plus(self.layer, self.num_layers)
+        kept = self.num_layers * self.boundary
+        return Cost(
+            kept=kept + self.rest.kept,
+            # one layer is rebuilt at a time, when the head's part is gone already
+            peak=kept + max(self.rest.peak, self.layer.peak),
+            forward=self.rest.forward + self.num_layers * self.layer.forward,
+            both=self.rest.both + self.num_layers * (self.layer.both + self.layer.forward),
+        )
+
+
+Build = Callable[[Any], Any]
+
+
+def step_cost(
+    config: Any,
+    build: Build,
+    family: Family,
+    lora: Lora | None,
+    *,
+    sequences: int,
+    tokens: int,
+    labelled: int,
+    packed: bool,
+) -> StepCost:
+    """The cost of a step of B sequences of T tokens with N labelled ones; vision is not run (it keeps nothing).
+
+    Args:
+        build: makes the model of a config.
+    """
+    one, two = (
+        _run(with_layers(config, count), build, family, lora, (sequences, tokens, labelled), packed=packed)
+        for count in (1, 2)
+    )
+    layer = two.plus(one, -1)
+    text = config.get_text_config()
+    width = 2 if _dtype_of(config) == torch.bfloat16 else 4
+    return StepCost(
+        layer=layer,
+        rest=one.plus(layer, -1),
+        num_layers=int(text.num_hidden_layers),
+        boundary=sequences * tokens * int(text.hidden_size) * width,
+    )
+
+
+def _dtype_of(config: Any) -> torch.dtype:
+    found = getattr(config, "dtype", None)
+    return found if isinstance(found, torch.dtype) else torch.float32
+
+
+def with_layers(config: Any, count: int) -> Any:
+    """The config of the same model with fewer layers, in its vision tower too."""
+    smaller = copy.deepcopy(config)
+    text = smaller.get_text_config()
+    text.num_hidden_layers = count
+    if getattr(text, "layer_types", None):
+        text.layer_types = list(text.layer_types)[:count]
+    vision = getattr(smaller, "vision_config", None)
+    for name in ("num_hidden_layers", "depth"):
+        if isinstance(getattr(vision, name, None), int):
+            setattr(vision, name, 1)
+    if hasattr(smaller, "vision_feature_layer"):
+        smaller.vision_feature_layer = -1
+    return smaller
+
+
+def _run(
+    config: Any, build: Build, family: Family, lora: Lora | None, shape: tuple[int, int, int], *, packed: bool
+) -> Cost:
+    """Forward and backward pass of one side of a step on fake tensors."""
+    sequences, tokens, labelled = shape
+    with torch.device("meta"), quiet_libraries():
+        model = add_trainable(build(config), family, lora, seed=0)
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    make_fake(model, mode)
+    core = model.get_base_model() if hasattr(model, "get_base_model") else model
+    model.train()
+    with mode:
+        live = LiveBytes()
+        for tensor in (*model.parameters(), *model.buffers()):
+            live.track(tensor)
+        before = live.live
+        dtype = core.get_input_embeddings().weight.dtype
+        inputs: dict[str, Any] = {
+            "inputs_embeds": torch.zeros(sequences, tokens, int(config.get_text_config().hidden_size), dtype=dtype)
+        }
+        if packed:
+            inputs["attention_mask"] = torch.zeros(sequences, 1, tokens, tokens, dtype=dtype)
+            inputs["position_ids"] = torch.zeros(sequences, tokens, dtype=torch.long)
+        with FlopCounterMode(display=False) as counter, live:
+            hidden_BTD = core.model(**inputs, use_cache=False).last_hidden_state
+            hidden_ND = hidden_BTD.flatten(0, 1)[torch.zeros(labelled, dtype=torch.long)]
+            logits_NV = apply_head(core, hidden_ND).float()
+            loss = F.cross_entropy(logits_NV, torch.zeros(labelled, dtype=torch.long))
+            kept, forward = live.live - before, counter.get_total_flops()
+            loss.backward()
+    return Cost(kept=kept, peak=live.peak - before, forward=forward, both=counter.get_total_flops())
+
+
+def make_fake(model: nn.Module, mode: FakeTensorMode) -> None:
+    """Replace weights and buffers by fake tensors on the CPU, in place; shared ones stay shared."""
+    made: dict[int, Any] = {}
+    for module in model.modules():
+        for store in (module._parameters, module._buffers):
+            for name, tensor in store.items():
+                if tensor is None:
+                    continue
+                if id(tensor) not in made:
+                    with mode:
+                        made[id(tensor)] = _like(tensor)
+                store[name] = made[id(tensor)]
+
+
+def _like(tensor: Tensor) -> Tensor:
+    empty = torch.empty(tensor.shape, dtype=tensor.dtype)
+    return nn.Parameter(empty, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty

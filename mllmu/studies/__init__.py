@@ -1,0 +1,1 @@
+"""Questions over many models: tuning, trust in metrics, pooled seeds, layers."""

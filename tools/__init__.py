@@ -1,0 +1,1 @@
+"""What made the files the package carries; not part of the wheel."""
