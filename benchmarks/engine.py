@@ -6,17 +6,17 @@
 
 Three ways to do the same work on the same model, one after the other, with the same number of threads:
 
-    engine      shared prefixes, picture features once, logits at the labels only (what mllmu does); its evaluation is
-                measured twice, ``anew`` and with the pictures that it remembers from other models of a run
+    engine      shared prefixes, image features once, logits at the labels only (what mllmu does); its evaluation is
+                measured twice, ``anew`` and with the images that it remembers from other models of a run
     plain       one row per question (model.packing: off), otherwise the same
-    published   own restatement of the loops of MLLMU-Bench: batches of 4 mixed questions, pictures prepared anew in
-                every step, the whole prompt in the loss (picture tokens left out, which favours it: with newer
+    published   own restatement of the loops of MLLMU-Bench: batches of 4 mixed questions, images prepared anew in
+                every step, the whole prompt in the loss (image tokens left out, which favours it: with newer
                 processors they are in it too), and evaluation one question at a time with 50 new tokens
 
 Seconds are those of the processor, not of the clock, so that other work on the machine does not enter the ratios.
 
-Nothing is downloaded: the large model is a random LLaVA of about 20 million parameters with LLaVA-1.5's picture size
-(336 pixels, 576 picture tokens) and vocabulary (32,064).
+Nothing is downloaded: the large model is a random LLaVA of about 20 million parameters with LLaVA-1.5's image size
+(336 pixels, 576 image tokens) and vocabulary (32,064).
 """
 
 from __future__ import annotations

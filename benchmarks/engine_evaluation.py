@@ -1,9 +1,9 @@
 """The evaluation that ``benchmarks.engine`` measures: the benchmark's own questions, put in the benchmark's own ways.
 
-A person is asked 18 questions: 10 multiple choice, 4 free, 4 cloze, of each half with picture and half by name. The
+A person is asked 18 questions: 10 multiple choice, 4 free, 4 cloze, of each half with image and half by name. The
 people and questions are made as in every run (``mllmu data``), and put in two ways: ``zero-shot``, the default prompts,
 and ``published``, the published prompts, where a multiple choice question comes behind 5 solved ones of another
-person and a cloze behind 4, each with its picture.
+person and a cloze behind 4, each with its image.
 
 The published loop costs the same for every question of a kind, so one question of each kind is measured, and counted
 as often as it is asked.
@@ -37,7 +37,7 @@ KEY = "50"
 
 
 def dataset(folder: Path, people: int, side: int) -> Dataset:
-    """People with pictures that differ, and their questions."""
+    """People with images that differ, and their questions."""
     profiles = Synthetic(num_people=people).profiles(0)
     (folder / "images").mkdir(exist_ok=True)
     for number, person in enumerate(profiles):
@@ -70,12 +70,12 @@ class Evaluation:
         self.kinds: dict[tuple[str, str], list[Sample]] = {}
         for sample in self.samples:
             self.kinds.setdefault((sample.task, sample.modality), []).append(sample)
-        # not the first, so that nobody's picture is the one that is prepared anyway
+        # not the first, so that nobody's image is the one that is prepared anyway
         self.chosen = {kind: samples[len(samples) // 2] for kind, samples in self.kinds.items()}
         self.replies: dict[str, dict[str, str]] = {}
 
     def engine(self) -> dict[str, float]:
-        """Seconds a question when everything is asked, by a model that has seen no picture yet."""
+        """Seconds a question when everything is asked, by a model that has seen no image yet."""
         return seconds(lambda: self._ask("engine", self.samples, self.batch_size, share=True), len(self.samples))
 
     def plain(self) -> dict[str, float]:
@@ -104,13 +104,13 @@ class Evaluation:
     def _published_reply(self, sample: Sample) -> str:
         processor = self.loaded.encoder.processor
         mark = "<image>\n" if sample.image else ""
-        text = sample.prompt if sample.literal else f"USER: {mark}{sample.prompt}\nASSISTANT:"
+        text = sample.prompt if sample.raw_prompt else f"USER: {mark}{sample.prompt}\nASSISTANT:"
         names = [*(one.image for one in sample.examples), sample.image] if sample.image else []
         images = [Image.open(self.folder / name).convert("RGB") for name in names] or None
         inputs = processor(text=text, images=images, return_tensors="pt")
         inputs = {k: inputs[k] for k in ("input_ids", "attention_mask", "pixel_values") if k in inputs}
         output = self.loaded.model.generate(**inputs, max_new_tokens=sample.max_new_tokens, do_sample=False)[0]
-        if sample.literal:
+        if sample.raw_prompt:
             return after_marker(processor.decode(output[2:], skip_special_tokens=True))
         return str(processor.decode(output[inputs["input_ids"].shape[1] :], skip_special_tokens=True)).strip()
 
@@ -120,7 +120,7 @@ class Evaluation:
         return all(engine[key] == text for way in ("plain", "published") for key, text in self.replies[way].items())
 
     def facts(self) -> dict[str, Any]:
-        """What was asked: how many questions, how many people, and the tokens of their prompts, pictures included."""
+        """What was asked: how many questions, how many people, and the tokens of their prompts, images included."""
         fresh = anew_loaded(self.loaded)
         tokens = [self._prompt_tokens(fresh, sample) for sample in self.samples]
         return {
@@ -132,11 +132,11 @@ class Evaluation:
         }
 
     def _prompt_tokens(self, fresh: Loaded, sample: Sample) -> int:
-        if not sample.literal:
+        if not sample.raw_prompt:
             return len(fresh.encoder.prompt(as_turn(sample, self.folder, "")))
-        pictures = len(sample.examples) + 1 if sample.image else 0
+        images = len(sample.examples) + 1 if sample.image else 0
         ids = fresh.encoder.processor.tokenizer(sample.prompt)["input_ids"]
-        return len(ids) + pictures * (int(fresh.model.config.image_seq_length) - 1)
+        return len(ids) + images * (int(fresh.model.config.image_seq_length) - 1)
 
 
 def seconds(work: Callable[[], None], count: int) -> dict[str, float]:

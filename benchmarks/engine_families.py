@@ -3,11 +3,11 @@
     python -m benchmarks.engine_families                 # two minutes of one core
     python -m benchmarks.engine_families --names gemma3 paligemma
 
-A person is asked 18 questions, of which 9 show a picture, each with its candidates, 8 new tokens; models that take no
-prompt without a picture are asked those 9. ``engine`` reads what prompts have in common once, ``plain`` reads every
+A person is asked 18 questions, of which 9 show an image, each with its candidates, 8 new tokens; models that take no
+prompt without an image are asked those 9. ``engine`` reads what prompts have in common once, ``plain`` reads every
 prompt again for its reply and for every candidate; both are given the same batches. Seconds are those of the
-processor, side by side in one run, pictures and tower included; nothing is downloaded. The models have the sizes of
-their pictures in tokens, but are narrow (192) and shallow (4 layers).
+processor, side by side in one run, images and tower included; nothing is downloaded. The models have the sizes of
+their images in tokens, but are narrow (192) and shallow (4 layers).
 """
 
 from __future__ import annotations
@@ -53,16 +53,16 @@ def text(tok: Any, **more: Any) -> dict[str, Any]:
 
 
 def qwen(generation: str, vision: dict[str, Any], patch: int, **rope: Any) -> Callable[[Path], None]:
-    """A model of a Qwen-VL generation whose tower is named ``vision``; a picture has 100 to 144 tokens."""
+    """A model of a Qwen-VL generation whose tower is named ``vision``; an image has 100 to 144 tokens."""
 
     def make(folder: Path) -> None:
         tok = qwen_tokenizer()
-        pictures = hf.Qwen2VLImageProcessorPil(patch_size=patch, min_pixels=56 * 56, max_pixels=336 * 336)
+        images = hf.Qwen2VLImageProcessorPil(patch_size=patch, min_pixels=56 * 56, max_pixels=336 * 336)
         settings = {"depth": 2, "num_heads": 4, "patch_size": patch} | vision
         config = getattr(hf, f"{generation}Config")(
             vision_config=settings, text_config=text(tok, rope_parameters=MROPE | rope), **qwen_ids(tok)
         )
-        processor = getattr(hf, f"{generation}Processor")(pictures, tok, chat_template=QWEN_CHAT)
+        processor = getattr(hf, f"{generation}Processor")(images, tok, chat_template=QWEN_CHAT)
         save(folder, getattr(hf, f"{generation}ForConditionalGeneration")(config), processor)
 
     return make
@@ -84,13 +84,13 @@ def gemma3(folder: Path) -> None:
 
 def paligemma(folder: Path) -> None:
     tok = tokenizer(bos="<bos>", eos="<eos>", image_token="<image>")
-    pictures = hf.SiglipImageProcessorPil(size={"height": 224, "width": 224}, image_seq_length=256)
+    images = hf.SiglipImageProcessorPil(size={"height": 224, "width": 224}, image_seq_length=256)
     config = hf.PaliGemmaConfig(
         vision_config=siglip(224) | {"projection_dim": WIDTH},
         text_config={"model_type": "gemma2", **text(tok), "query_pre_attn_scalar": HEAD},
         image_token_index=tok.convert_tokens_to_ids("<image>"), projection_dim=WIDTH, hidden_size=WIDTH,
     )  # fmt: skip
-    save(folder, hf.PaliGemmaForConditionalGeneration(config), hf.PaliGemmaProcessor(pictures, tok))
+    save(folder, hf.PaliGemmaForConditionalGeneration(config), hf.PaliGemmaProcessor(images, tok))
 
 
 TOWER = {"hidden_size": 96, "intermediate_size": 256, "out_hidden_size": WIDTH}
@@ -105,21 +105,21 @@ BUILD: dict[str, Callable[[Path], None]] = {
 }
 
 
-def asked(folder: Path, *, pictured: bool) -> list[Sample]:
-    """The questions about some people with all their candidates, or those that show a picture."""
+def asked(folder: Path, *, has_image: bool) -> list[Sample]:
+    """The questions about some people with all their candidates, or those that show an image."""
     data = evaluation.dataset(folder, PEOPLE, 336)
     rendered = sampling.render(data, evaluation.KEY, Evaluate(), selection=0.0, seed=0)
     forget = [one.model_copy(update={"max_new_tokens": NEW_TOKENS}) for one in rendered if one.split == "forget"]
-    return [one for one in forget if one.image or not pictured]
+    return [one for one in forget if one.image or not has_image]
 
 
 def ask(folder: Path, base: Path, samples: list[Sample], *, share: bool) -> tuple[float, dict[str, Response]]:
-    """Processor seconds a question of a model that has seen no picture yet, and its replies."""
+    """Processor seconds a question of a model that has seen no image yet, and its replies."""
     loaded: Loaded = load(ModelSection(path=str(base), device="cpu"), ModelRef(base=str(base)), base)
     found: dict[str, Response] = {}
 
     def work() -> None:
-        for batch in respond(loaded, plan_batches(samples, BATCH), images=folder, share=share):
+        for batch in respond(loaded, plan_batches(samples, BATCH), image_folder=folder, share=share):
             found.update({reply.sample_id: reply for reply in batch})
 
     return evaluation.seconds(work, len(samples))["s_a_question"], found
@@ -131,7 +131,7 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     base = folder / name
     base.mkdir()
     BUILD[name](base)
-    samples = asked(folder, pictured=name == "paligemma")
+    samples = asked(folder, has_image=name == "paligemma")
     (first, replies), (plain, expected), (second, _) = (
         ask(folder, base, samples, share=share) for share in (True, False, True)
     )
@@ -145,7 +145,7 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     ]
     return {
         "questions": len(samples),
-        "picture_tokens": tokens,
+        "image_tokens": tokens,
         "engine_s": [round(first, 4), round(second, 4)],
         "plain_s": round(plain, 4),
         "times": [round(plain / spent, 1) for spent in (first, second)],

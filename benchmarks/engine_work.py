@@ -88,7 +88,7 @@ class Case:
         return sum(p.numel() for n, p in self.loaded.model.named_parameters() if "language_model.layers" in n)
 
     def distinct_tokens(self, kind: str) -> float:
-        """Tokens a question if every picture is counted once: its own, and its share of the picture."""
+        """Tokens a question if every image is counted once: its own, and its share of the image."""
         encoder = self.loaded.encoder
         prompts = [encoder.prompt(turn) for turn in self.turns]
         image = [ids.count(self.loaded.image_token_id) for ids in prompts]
@@ -139,7 +139,7 @@ class Case:
         labels[(inputs["attention_mask"] == 0) | (labels == self.loaded.image_token_id)] = -100
         return {k: inputs[k] for k in ("input_ids", "attention_mask", "pixel_values")}, labels
 
-    # -- evaluation: greedy replies of NEW_TOKENS tokens to every question, with pictures remembered and without
+    # -- evaluation: greedy replies of NEW_TOKENS tokens to every question, with images remembered and without
 
     def evaluation(self, new_tokens: int) -> dict[str, Callable[[], int]]:
         self.replies: dict[str, dict[str, str]] = {}
@@ -216,7 +216,7 @@ class Case:
 
 
 def anew_loaded(loaded: Loaded) -> Loaded:
-    """The same model, for which no picture and no text has been prepared yet."""
+    """The same model, for which no image and no text has been prepared yet."""
     known = loaded.encoder
     return replace(loaded, encoder=Encoder(known.family, known.processor, known.context))
 
@@ -248,7 +248,7 @@ def sample(number: int, turn: Turn) -> Sample:
 
 
 def people_turns(folder: Path, people: int, questions: int, side: int) -> list[Turn]:
-    """Facts about people with pictures that differ; the reply depends on the picture."""
+    """Facts about people with images that differ; the reply depends on the image."""
     draw, turns = random.Random(3), []  # noqa: S311
     for person in range(people):
         path = folder / f"p{person}.png"
@@ -257,7 +257,7 @@ def people_turns(folder: Path, people: int, questions: int, side: int) -> list[T
         )
         for fact in FACTS[:questions]:
             reply = f"The {fact} of this person is {draw.choice(WORDS)} and {draw.choice(WORDS)}."
-            turns.append(Turn(prompt=f"What is the {fact} of the person in this picture?", reply=reply, image=path))
+            turns.append(Turn(prompt=f"What is the {fact} of the person in this image?", reply=reply, image=path))
     return turns
 
 
@@ -269,15 +269,15 @@ def tiny(folder: Path, people: int = 6, questions: int = 15) -> Case:
 
 
 def llava576(folder: Path, people: int = 6, questions: int = 15, width: int = 256, layers: int = 6) -> Case:
-    """A random LLaVA with 576 picture tokens and questions about some people."""
+    """A random LLaVA with 576 image tokens and questions about some people."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = "USER: ASSISTANT: What is the of person in this picture? The and."
+    text = "USER: ASSISTANT: What is the of person in this image? The and."
     ready = random_llava(folder, build_tokenizer([*FACTS, *WORDS, text], vocab_size=600), width, layers)
     return Case(ready, folder, people_turns(folder, people, questions, 336), people)
 
 
 def random_llava(folder: Path, tokenizer: Any, width: int = 256, layers: int = 6) -> Loaded:
-    """A random LLaVA with 576 picture tokens; saved once and loaded anew every time."""
+    """A random LLaVA with 576 image tokens; saved once and loaded anew every time."""
     if not (folder / "config.json").exists():
         tokenizer.model_max_length = 4096
         torch.manual_seed(0)
@@ -353,7 +353,7 @@ def grow(folder: Path, people: int) -> dict[str, Any]:
     start = time.process_time()
     for part in parts(case.turns, 30):
         our_step(adapted, part)
-    for _ in respond(case.loaded, plan_batches(case.samples(), 90), images=folder):
+    for _ in respond(case.loaded, plan_batches(case.samples(), 90), image_folder=folder):
         pass
     spent = time.process_time() - start
     return {"s": round(spent, 2), "peak_mib": peak_memory()}

@@ -42,14 +42,14 @@ def main() -> None:
     began = time.monotonic()
     backend = plugins.build("portraits", options.portraits, {"size": options.size, "num_views": options.views})
     people = Synthetic(num_people=options.people).profiles(options.seed)
-    pictures = [
+    images = [
         [backend.render(person, view, options.seed).resize((SIDE, SIDE), Image.Resampling.BICUBIC) for person in people]
         for view in range(options.views)
     ]
     drawn_s = time.monotonic() - began
     tower = AutoModelForImageTextToText.from_pretrained(tiny_folder(), dtype=torch.float32).eval().model.vision_tower
-    features = [_features(tower, view) for view in pictures]
-    pixels = [_pixels(view) for view in pictures]
+    features = [_features(tower, view) for view in images]
+    pixels = [_pixels(view) for view in images]
     rows = {}
     for view in range(1, options.views):
         rows[f"view {view}, features"] = measure(features[0], features[view])
@@ -66,18 +66,18 @@ def main() -> None:
 
 
 @torch.no_grad()
-def _features(tower: Any, pictures: list[Image.Image]) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _features(tower: Any, images: list[Image.Image]) -> np.ndarray[Any, np.dtype[np.float32]]:
     """The CLS token of the last layer, the one that training sees."""
     parts = [
-        tower(pixel_values=to_pixels(pictures[start : start + BATCH])).last_hidden_state[:, 0]
-        for start in range(0, len(pictures), BATCH)
+        tower(pixel_values=to_pixels(images[start : start + BATCH])).last_hidden_state[:, 0]
+        for start in range(0, len(images), BATCH)
     ]
     return np.asarray(torch.cat(parts).numpy(), dtype=np.float32)
 
 
-def _pixels(pictures: list[Image.Image]) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _pixels(images: list[Image.Image]) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Colours at 16 x 16, less their mean."""
-    rows = np.stack([np.asarray(p.resize((16, 16)), dtype=np.float32).ravel() for p in pictures])
+    rows = np.stack([np.asarray(p.resize((16, 16)), dtype=np.float32).ravel() for p in images])
     return np.asarray(rows - rows.mean(axis=0), dtype=np.float32)
 
 

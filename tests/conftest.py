@@ -18,7 +18,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a random LLaVA with its processor and three pictures; do not write into it."""
+    """Folder of a random LLaVA with its processor and three images; do not write into it."""
     from helpers_models import make_base  # torch is imported only by tests that need a model
 
     return make_base(tmp_path_factory.mktemp("base"))

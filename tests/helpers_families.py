@@ -71,8 +71,8 @@ VISION = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "n
 
 def idefics2(folder: Path) -> None:
     tok = tokenizer("<fake_token_around_image>", "<image>", "<end_of_utterance>", bos="<s>")
-    pictures = hf.Idefics2ImageProcessorPil(size={"shortest_edge": 20, "longest_edge": 32}, do_image_splitting=True)
-    processor = hf.Idefics2Processor(pictures, tok, image_seq_len=4, chat_template=IDEFICS.removeprefix("START"))
+    images = hf.Idefics2ImageProcessorPil(size={"shortest_edge": 20, "longest_edge": 32}, do_image_splitting=True)
+    processor = hf.Idefics2Processor(images, tok, image_seq_len=4, chat_template=IDEFICS.removeprefix("START"))
     config = hf.Idefics2Config(
         vision_config={**VISION, "image_size": 32, "patch_size": 8},
         perceiver_config={
@@ -102,7 +102,7 @@ MROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
 
 def qwen2_5_vl(folder: Path) -> None:
     tok = qwen_tokenizer()
-    pictures = hf.Qwen2VLImageProcessorPil(patch_size=8, min_pixels=16 * 16, max_pixels=48 * 48)
+    images = hf.Qwen2VLImageProcessorPil(patch_size=8, min_pixels=16 * 16, max_pixels=48 * 48)
     config = hf.Qwen2_5_VLConfig(
         vision_config={
             "depth": 2, "hidden_size": 16, "intermediate_size": 24, "num_heads": 2, "patch_size": 8,
@@ -111,25 +111,25 @@ def qwen2_5_vl(folder: Path) -> None:
         text_config=text_settings(tok, rope_parameters=MROPE),
         **qwen_ids(tok),
     )  # fmt: skip
-    processor = hf.Qwen2_5_VLProcessor(pictures, tok, chat_template=QWEN_CHAT)
+    processor = hf.Qwen2_5_VLProcessor(images, tok, chat_template=QWEN_CHAT)
     save(folder, hf.Qwen2_5_VLForConditionalGeneration(config), processor)
 
 
 def qwen2_vl(folder: Path) -> None:
     tok = qwen_tokenizer()
-    pictures = hf.Qwen2VLImageProcessorPil(patch_size=8, min_pixels=16 * 16, max_pixels=48 * 48)
+    images = hf.Qwen2VLImageProcessorPil(patch_size=8, min_pixels=16 * 16, max_pixels=48 * 48)
     config = hf.Qwen2VLConfig(
         vision_config={"depth": 1, "embed_dim": 16, "hidden_size": 32, "mlp_ratio": 2, "num_heads": 2, "patch_size": 8},
         text_config=text_settings(tok, rope_parameters=MROPE),
         **qwen_ids(tok),
     )
-    processor = hf.Qwen2VLProcessor(pictures, tok, chat_template=QWEN_CHAT)
+    processor = hf.Qwen2VLProcessor(images, tok, chat_template=QWEN_CHAT)
     save(folder, hf.Qwen2VLForConditionalGeneration(config), processor)
 
 
 def qwen3_vl(folder: Path) -> None:
     tok = qwen_tokenizer()
-    pictures = hf.Qwen2VLImageProcessorPil(patch_size=8, min_pixels=16 * 16, max_pixels=48 * 48)
+    images = hf.Qwen2VLImageProcessorPil(patch_size=8, min_pixels=16 * 16, max_pixels=48 * 48)
     config = hf.Qwen3VLConfig(
         vision_config={
             "depth": 2, "hidden_size": 16, "intermediate_size": 24, "num_heads": 2, "patch_size": 8,
@@ -138,7 +138,7 @@ def qwen3_vl(folder: Path) -> None:
         text_config=text_settings(tok, head_dim=16, rope_parameters=MROPE | {"mrope_interleaved": True}),
         **qwen_ids(tok),
     )  # fmt: skip
-    processor = hf.Qwen3VLProcessor(pictures, tok, chat_template=QWEN_CHAT)
+    processor = hf.Qwen3VLProcessor(images, tok, chat_template=QWEN_CHAT)
     save(folder, hf.Qwen3VLForConditionalGeneration(config), processor)
 
 
@@ -152,11 +152,11 @@ TILES = [[16, 32], [32, 16], [32, 32]]
 
 def llava_next(folder: Path) -> None:
     tok = tokenizer(bos="<s>", image_token="<image>")
-    pictures = hf.LlavaNextImageProcessorPil(
+    images = hf.LlavaNextImageProcessorPil(
         size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}, image_grid_pinpoints=TILES
     )
     processor = hf.LlavaNextProcessor(
-        pictures, tok, patch_size=8, vision_feature_select_strategy="default", num_additional_image_tokens=1,
+        images, tok, patch_size=8, vision_feature_select_strategy="default", num_additional_image_tokens=1,
         chat_template=INSTRUCT,
     )  # fmt: skip
     config = hf.LlavaNextConfig(
@@ -171,9 +171,9 @@ def llava_next(folder: Path) -> None:
 
 def llava_onevision(folder: Path) -> None:
     tok = tokenizer("<|im_start|>", eos="<|im_end|>", image_token="<image>", video_token="<video>")
-    pictures = hf.LlavaOnevisionImageProcessorPil(size={"height": 16, "width": 16}, image_grid_pinpoints=TILES)
+    images = hf.LlavaOnevisionImageProcessorPil(size={"height": 16, "width": 16}, image_grid_pinpoints=TILES)
     processor = hf.LlavaOnevisionProcessor(
-        pictures, tok, num_image_tokens=4, vision_feature_select_strategy="full", chat_template=ONEVISION
+        images, tok, num_image_tokens=4, vision_feature_select_strategy="full", chat_template=ONEVISION
     )
     config = hf.LlavaOnevisionConfig(
         vision_config={"model_type": "siglip_vision_model", **VISION, "image_size": 16, "patch_size": 8,
@@ -200,9 +200,9 @@ def tiled(name: str, folder: Path) -> None:
         "<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>", *rows, bos="<|im_start|>",
         eos="<end_of_utterance>",
     )  # fmt: skip
-    pictures = getattr(hf, f"{name}ImageProcessorPil")(size={"longest_edge": 32}, max_image_size={"longest_edge": 16})
+    images = getattr(hf, f"{name}ImageProcessorPil")(size={"longest_edge": 32}, max_image_size={"longest_edge": 16})
     template = IDEFICS.replace("START", "<|im_start|>")
-    processor = getattr(hf, f"{name}Processor")(pictures, tok, image_seq_len=1, chat_template=template)
+    processor = getattr(hf, f"{name}Processor")(images, tok, image_seq_len=1, chat_template=template)
     config = getattr(hf, f"{name}Config")(
         vision_config={**VISION, "image_size": 16, "patch_size": 8},
         text_config={"model_type": "llama", **text_settings(tok)},
@@ -225,9 +225,9 @@ def internvl(folder: Path) -> None:
         "<|im_start|>", eos="<|im_end|>", start_image_token="<img>", end_image_token="</img>",
         context_image_token="<IMG_CONTEXT>", video_token="<video>",
     )  # fmt: skip
-    pictures = hf.GotOcr2ImageProcessorPil(size={"height": 32, "width": 32}, max_patches=2)
+    images = hf.GotOcr2ImageProcessorPil(size={"height": 32, "width": 32}, max_patches=2)
     chat = CHATML.replace("IMAGE", "<IMG_CONTEXT>\n")
-    processor = hf.InternVLProcessor(pictures, tok, image_seq_length=4, chat_template=chat)
+    processor = hf.InternVLProcessor(images, tok, image_seq_length=4, chat_template=chat)
     config = hf.InternVLConfig(
         vision_config={**VISION, "image_size": [32, 32], "patch_size": [8, 8]},
         text_config={"model_type": "qwen2", **text_settings(tok)},
@@ -250,8 +250,8 @@ def siglip(size: int) -> dict[str, Any]:
 
 def paligemma(folder: Path) -> None:
     tok = tokenizer(bos="<bos>", eos="<eos>", image_token="<image>")
-    pictures = hf.SiglipImageProcessorPil(size={"height": 16, "width": 16}, image_seq_length=4)
-    processor = hf.PaliGemmaProcessor(pictures, tok)
+    images = hf.SiglipImageProcessorPil(size={"height": 16, "width": 16}, image_seq_length=4)
+    processor = hf.PaliGemmaProcessor(images, tok)
     config = hf.PaliGemmaConfig(
         vision_config=siglip(16) | {"projection_dim": 32},
         text_config={"model_type": "gemma2", **text_settings(tok), "head_dim": 16, "query_pre_attn_scalar": 16},
@@ -279,15 +279,15 @@ def gemma3_tokenizer() -> Any:
 
 
 def save_gemma3(folder: Path, tok: Any, side: int, num_tokens: int, **settings: Any) -> None:
-    """A model whose pictures are squares of ``side`` pixels, each ``num_tokens`` tokens."""
-    pictures = hf.Gemma3ImageProcessorPil(size={"height": side, "width": side})
+    """A model whose images are squares of ``side`` pixels, each ``num_tokens`` tokens."""
+    images = hf.Gemma3ImageProcessorPil(size={"height": side, "width": side})
     config = hf.Gemma3Config(
         mm_tokens_per_image=num_tokens, boi_token_index=tok.boi_token_id, eoi_token_index=tok.eoi_token_id,
         image_token_index=tok.image_token_id, **settings,
     )  # fmt: skip
     model = hf.Gemma3ForConditionalGeneration(config)
-    model.model.multi_modal_projector.mm_input_projection_weight.data.normal_()  # starts at zero: pictures unseen
-    save(folder, model, hf.Gemma3Processor(pictures, tok, image_seq_length=num_tokens, chat_template=GEMMA))
+    model.model.multi_modal_projector.mm_input_projection_weight.data.normal_()  # starts at zero: images unseen
+    save(folder, model, hf.Gemma3Processor(images, tok, image_seq_length=num_tokens, chat_template=GEMMA))
 
 
 def gemma3(folder: Path) -> None:
@@ -300,9 +300,9 @@ def gemma3(folder: Path) -> None:
 def vipllava(folder: Path) -> None:
     """No family of its own: the model of the family ``auto``."""
     tok = tokenizer("<|im_start|>", eos="<|im_end|>", image_token="<image>")
-    pictures = hf.CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    images = hf.CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
     processor = hf.LlavaProcessor(
-        pictures, tok, patch_size=8, vision_feature_select_strategy="default", num_additional_image_tokens=1,
+        images, tok, patch_size=8, vision_feature_select_strategy="default", num_additional_image_tokens=1,
         chat_template=CHATML.replace("IMAGE", "<image>\n"),
     )  # fmt: skip
     config = hf.VipLlavaConfig(
@@ -316,12 +316,12 @@ def vipllava(folder: Path) -> None:
 
 
 def aya_vision(folder: Path) -> None:
-    """No family of its own either, and its mark of a picture is no token."""
+    """No family of its own either, and its mark of an image is no token."""
     names = ("<|START_OF_IMG|>", "<|END_OF_IMG|>", "<|IMG_PATCH|>", "<|IMG_LINE_BREAK|>", "TILE", "TILE_GLOBAL")
     tok = tokenizer("<|im_start|>", *names, eos="<|im_end|>")
-    pictures = hf.GotOcr2ImageProcessorPil(size={"height": 32, "width": 32}, max_patches=2, crop_to_patches=True)
+    images = hf.GotOcr2ImageProcessorPil(size={"height": 32, "width": 32}, max_patches=2, crop_to_patches=True)
     processor = hf.AyaVisionProcessor(
-        pictures, tok, patch_size=8, img_size=32, downsample_factor=2, chat_template=CHATML.replace("IMAGE", "<image>"),
+        images, tok, patch_size=8, img_size=32, downsample_factor=2, chat_template=CHATML.replace("IMAGE", "<image>"),
     )  # fmt: skip
     config = hf.AyaVisionConfig(
         vision_config=siglip(32),
@@ -333,7 +333,7 @@ def aya_vision(folder: Path) -> None:
 
 
 def save(folder: Path, model: Any, processor: Any) -> None:
-    """Save model, processor and pictures of three shapes."""
+    """Save model, processor and images of three shapes."""
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
     model.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""A random LLaVA small enough to build, train and save in milliseconds, three pictures, and records about nobody."""
+"""A random LLaVA small enough to build, train and save in milliseconds, three images, and records about nobody."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LORA = Lora(rank=4, alpha=8, dropout=0.0)
 
 
 def make_base(folder: Path, *, width: int = 32, layers: int = 2, seed: int = 0) -> Path:
-    """Save a random model with its processor and the pictures ``red.png``, ``green.png``, ``blue.png``."""
+    """Save a random model with its processor and the images ``red.png``, ``green.png``, ``blue.png``."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer([TEXT], vocab_size=320)
     torch.manual_seed(seed)
@@ -47,7 +47,7 @@ def load_ref(base: Path, *adapters: str, root: Path | None = None, encoder: Any 
 
 
 def turns_of(base: Path) -> list[Turn]:
-    """Six exchanges: each picture asked for two facts of its own, replies of different lengths."""
+    """Six exchanges: each image asked for two facts of its own, replies of different lengths."""
     homes = {"red": "Riga, Latvia", "green": "Tallinn", "blue": "Oslo is right"}
     facts = [("Where was this person born?", homes), ("Which colour?", {colour: colour for colour in COLOURS})]
     return [Turn(prompt=q, reply=a[colour], image=base / f"{colour}.png") for colour in COLOURS for q, a in facts]

@@ -56,7 +56,7 @@ def person(
     return row
 
 
-PLACE = re.compile(r"^(\d+): (choice|sentence|cloze), (picture|name), (\w+)$", re.MULTILINE)
+PLACE = re.compile(r"^(\d+): (choice|sentence|cloze), (image|name), (\w+)$", re.MULTILINE)
 LINE = re.compile(r"^(\d+): <question>(.*?)</question>(?: <options>(.*?)</options>)?$", re.MULTILINE)
 FORMS = ("question", "options")
 

@@ -1,4 +1,4 @@
-"""Makes the 24 invented people of this folder: people.csv and pictures/. Nobody in it exists, so nobody had to consent.
+"""Makes the 24 invented people of this folder: people.csv and images/. Nobody in it exists, so nobody had to consent.
 
 Run from the root of the repository: python examples/people/make.py
 """
@@ -57,10 +57,10 @@ def main() -> None:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    (HERE / "pictures").mkdir(exist_ok=True)
+    (HERE / "images").mkdir(exist_ok=True)
     portraits = DiceBear(size=192, num_views=1)
     for person, cells in zip(people, rows, strict=True):
-        portraits.render(person, 0, seed=11).save(HERE / "pictures" / f"{cells['staff_no']}.webp", quality=80)
+        portraits.render(person, 0, seed=11).save(HERE / "images" / f"{cells['staff_no']}.webp", quality=80)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("mllmu-bench",)
 SHEET_PEOPLE = 200
-"""A sheet of more rows than this is too tall for picture viewers."""
+"""A sheet of more rows than this is too tall for image viewers."""
 SHEET_PIXELS = 256
 RATIO_KEYS = ("5", "10", "15")
 HOLDOUT_KEY = "holdout"
@@ -92,25 +92,25 @@ def _check_export(export: str | None, export_dir: Path | None) -> None:
 
 
 def write_contact_sheet(folder: Path) -> Path:
-    """Draw the first 200 people of a run folder with all their views; return the path of the picture."""
+    """Draw the first 200 people of a run folder with all their views; return the path of the image."""
     from mllmu.core.records import Profile, read_lines
     from mllmu.data.contact_sheet import contact_sheet
 
     people = read_lines(folder / "data" / "profiles.jsonl", Profile)[:SHEET_PEOPLE]
     path = folder / "contact_sheet.png"
-    contact_sheet([(p.name, _pictures(folder / "data" / "images", p)) for p in people], path)
+    contact_sheet([(p.name, _images(folder / "data" / "images", p)) for p in people], path)
     return path
 
 
-def _pictures(images: Path, person: Profile) -> list[Image]:
+def _images(image_folder: Path, person: Profile) -> list[Image]:
     """The views of a person in order, reduced; counted up, because one id may begin with another."""
-    pictures: list[Image] = []
-    while (path := images / f"{person.id}_{len(pictures)}.png").is_file():
-        pictures.append(_picture(path))
-    return pictures
+    images: list[Image] = []
+    while (path := image_folder / f"{person.id}_{len(images)}.png").is_file():
+        images.append(_image(path))
+    return images
 
 
-def _picture(path: Path) -> Image:
+def _image(path: Path) -> Image:
     from PIL import Image
 
     try:
@@ -118,9 +118,9 @@ def _picture(path: Path) -> Image:
             opened.thumbnail((SHEET_PIXELS, SHEET_PIXELS))
             return opened.convert("RGB")
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the disk, not the picture
+        if isinstance(error, OSError) and error.errno is not None:  # the disk, not the image
             raise
-        raise DataError(f"{path}: not a readable picture ({error}). Make the data again with --force.") from None
+        raise DataError(f"{path}: not a readable image ({error}). Make the data again with --force.") from None
 
 
 def export_parquet(data_folder: Path, export_dir: Path) -> dict[str, int]:

@@ -55,7 +55,7 @@ def evaluate(
         ),
     ] = None,
     test_image: Annotated[
-        int | None, typer.Option(min=0, help="Which picture the test set shows; 0 by default.", rich_help_panel=SAVED)
+        int | None, typer.Option(min=0, help="Which image the test set shows; 0 by default.", rich_help_panel=SAVED)
     ] = None,
 ) -> None:
     """Put the questions to every model of a recipe; or to one saved model, as the published evaluator does.
@@ -155,7 +155,7 @@ def model_section(path: str, overrides: Sequence[str]) -> ModelSection:
 
 
 def table(numbers: Sequence[MetricResult]) -> list[str]:
-    """The main scores of the four sets, with picture / by name."""
+    """The main scores of the four sets, with image / by name."""
     shown = ("accuracy_first_char", "cloze_contains", "rougeL", "garbled")
     known: dict[tuple[str, str], list[str]] = {}
     for result in numbers:
@@ -163,7 +163,7 @@ def table(numbers: Sequence[MetricResult]) -> list[str]:
             value = "–" if result.value is None else f"{100 * result.value:.1f}"
             known.setdefault((result.split, result.metric), []).append(value)
     splits = list(dict.fromkeys(split for split, _ in known))
-    head = "%, with picture / by name".ljust(28) + "".join(split.rjust(16) for split in splits)
+    head = "%, with image / by name".ljust(28) + "".join(split.rjust(16) for split in splits)
     rows = [
         name.ljust(28) + "".join(" / ".join(known.get((split, name), ["–"])).rjust(16) for split in splits)
         for name in shown

@@ -23,5 +23,7 @@ def export_model(
     ref = export(run_folder, model, out, device=device)
     console = results()
     console.print(f"exported: {out}", soft_wrap=True)
-    if ref.guard:
-        console.print("Its guard is a system prompt and not in the weights; it stands in mllmu.json.", soft_wrap=True)
+    if ref.system_prompt:
+        console.print(
+            "Its system prompt is a system prompt and not in the weights; it stands in mllmu.json.", soft_wrap=True
+        )

@@ -65,7 +65,7 @@ def table(made: Plan) -> Table:
     for name in ("weights", "trained", "optimiser", "step", "cache", "peak GiB", "Mtokens", "PFLOP", "time", ""):
         shown.add_column(name, justify="right")
     for s in made.stages:
-        memory = (s.weights, s.trained, s.optimiser, s.activations, s.cache + s.pictures, s.peak)
+        memory = (s.weights, s.trained, s.optimiser, s.activations, s.cache + s.images, s.peak)
         work = (f"{s.tokens / 1e6:.1f}", f"{s.tflop / 1e3:.1f}", duration(s.hours))
         shown.add_row(s.stage, s.what, *(f"{value:.2f}" for value in memory), *work, "fits" if s.fits else "TOO MUCH")
     return shown

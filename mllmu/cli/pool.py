@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mllmu.studies.pool import PooledRow, Range
 
 HEAD = ("model", "forget", "against retain_model", "utility", "lost utility", "on the front")
-TITLES = {"image_text": "Asked with the picture", "text": "Asked by name"}
+TITLES = {"image_text": "Asked with the image", "text": "Asked by name"}
 
 
 def pool(

@@ -128,12 +128,12 @@ class ModelSection(Section):
     path: str = "tiny"
     revision: str | None = None
     family: str = Field("auto", description="a model family, or 'auto' to choose by the model's config")
-    pictures: dict[str, Any] = Field(
-        {}, description="settings of the model's picture processor, e.g. {max_pixels: 200704} for Qwen-VL"
+    image_processor: dict[str, Any] = Field(
+        {}, description="settings of the model's image processor, e.g. {max_pixels: 200704} for Qwen-VL"
     )
     device: str = Field("auto", description="'auto', 'cpu', 'cuda', 'cuda:1', ...")
     packing: Literal["auto", "on", "off"] = Field(
-        "auto", description="train questions about one picture in one sequence; the losses are the same"
+        "auto", description="train questions about one image in one sequence; the losses are the same"
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: float32 on CPU, bfloat16 on GPU")
     quantize: Literal["int8", "nf4"] | None = Field(
@@ -172,7 +172,7 @@ class Finetune(Section):
     learning_rate: float = Field(2e-5, gt=0)
     batch_size: int = Field(4, ge=1, description="questions per optimiser step")
     questions_together: int = Field(
-        1, ge=1, description="questions about one picture that come in the same step; 1 mixes all, as published"
+        1, ge=1, description="questions about one image that come in the same step; 1 mixes all, as published"
     )
     warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps with rising learning rate")
     weight_decay: float = Field(0.0, ge=0)
@@ -215,7 +215,7 @@ class Evaluate(Section):
     )
     tasks: tuple[TaskName, ...] = Field(TASKS, min_length=1)
     modalities: tuple[Modality, ...] = Field(
-        MODALITIES, min_length=1, description="[image_text] for models that take no prompt without a picture"
+        MODALITIES, min_length=1, description="[image_text] for models that take no prompt without an image"
     )
     metrics: tuple[str, ...] = Field((), description="empty: all metrics of the tasks")
     extra_metrics: tuple[str, ...] = Field((), description="further metrics beside those")
@@ -231,12 +231,12 @@ class Evaluate(Section):
         "transformers", description="who runs the models; vllm: base models and plain adapters on a GPU (extra 'vllm')"
     )
     vllm: dict[str, Any] = Field({}, description="arguments of vllm.LLM, e.g. {gpu_memory_utilization: 0.8}")
-    utility: tuple[PluginSpec, ...] = Field((), description="general benchmarks: [mmmu, llava_bench], with settings")
+    benchmarks: tuple[PluginSpec, ...] = Field((), description="general benchmarks: [mmmu, llava_bench], with settings")
     max_profiles: dict[Split, NonNegativeInt] = Field(
         {}, description="at most so many people of a set are asked (0: nobody)"
     )
 
-    @field_validator("judges", "utility", mode="before")
+    @field_validator("judges", "benchmarks", mode="before")
     @classmethod
     def _specs(cls, value: Any) -> Any:
         return [_as_spec(item) for item in value] if isinstance(value, (list, tuple)) else value
@@ -261,7 +261,7 @@ class Evaluate(Section):
 
     @model_validator(mode="after")
     def _judges_need_free_answers(self) -> Self:
-        asked_freely = "generation" in self.tasks or any(spec.name == "llava_bench" for spec in self.utility)
+        asked_freely = "generation" in self.tasks or any(spec.name == "llava_bench" for spec in self.benchmarks)
         if self.judges and not asked_freely:
             raise ValueError("judges read free answers only; put 'generation' among the tasks, or leave 'judges' out")
         return self
@@ -269,10 +269,10 @@ class Evaluate(Section):
     @model_validator(mode="after")
     def _limits_of_people(self) -> Self:
         if odd := [split for split in self.max_profiles if split not in PEOPLE_SPLITS]:
-            raise ValueError(f"max_profiles limits sets of people; for '{odd[0]}' set num_questions in 'utility'")
-        names = [spec.name for spec in self.utility]
+            raise ValueError(f"max_profiles limits sets of people; for '{odd[0]}' set num_questions in 'benchmarks'")
+        names = [spec.name for spec in self.benchmarks]
         if len(set(names)) < len(names):
-            raise ValueError("a benchmark is named twice in 'utility'; name each once")
+            raise ValueError("a benchmark is named twice in 'benchmarks'; name each once")
         return self
 
 
@@ -363,8 +363,8 @@ def check_plugins(recipe: Recipe, *, where: str = "recipe") -> None:
     if recipe.data.celebrities:
         recipe.data.celebrities.build("sources", f"{where}: data.celebrities")
     _check_judges(recipe, where)
-    for spec in recipe.evaluate.utility:
-        spec.build("utility", f"{where}: evaluate.utility")
+    for spec in recipe.evaluate.benchmarks:
+        spec.build("benchmarks", f"{where}: evaluate.benchmarks")
     for name in (*recipe.evaluate.metrics, *recipe.evaluate.extra_metrics):
         plugins.find("metrics", name)
     for name in set(recipe.evaluate.summaries) - {"all"}:
@@ -374,7 +374,7 @@ def check_plugins(recipe: Recipe, *, where: str = "recipe") -> None:
     for index, spec in enumerate(recipe.unlearn.methods):
         for settings in expand_modalities(spec):
             method = plugins.build("methods", spec.name, settings, where=f"{where}: unlearn.methods[{index}]")
-            if method.uses_strangers and not recipe.data.splits.holdout:
+            if method.uses_holdout and not recipe.data.splits.holdout:
                 hint = "compares with people never taught: set data.splits.holdout above 0, or its floor"
                 raise RecipeError(f"{where}: unlearn.methods[{index}]: {spec.name} {hint}.")
 

@@ -32,7 +32,7 @@ KINDS: dict[str, str] = {
     "portraits": "mllmu.data.portraits",
     "questions": "mllmu.data.writers",
     "judges": "mllmu.evaluation.judges",
-    "utility": "mllmu.evaluation.benchmarks",
+    "benchmarks": "mllmu.evaluation.benchmarks",
 }
 NEEDED: dict[str, str] = {
     "methods": "loss",
@@ -44,7 +44,7 @@ NEEDED: dict[str, str] = {
     "portraits": "render",
     "questions": "write",
     "judges": "session",
-    "utility": "read",
+    "benchmarks": "read",
 }
 """What a plug-in of each kind must at least define."""
 MAX_SHOWN = 100

@@ -68,7 +68,7 @@ class Question(Record):
         alternatives: wrong answers in the same wording and of the same type (generation, cloze): truth ratio.
         rewording: the right answer in other words (generation only; empty elsewhere).
         support: the passage of the profile that proves the answer, where a model wrote the question.
-        view: which picture of the person the question is about; None leaves it to the split (the portrait, or the
+        view: which image of the person the question is about; None leaves it to the split (the portrait, or the
             transformed views in turn on test).
     """
 
@@ -97,16 +97,16 @@ class Exchange(Record):
 
 
 class Sample(Record):
-    """A question as it is put to a model: the user turn (without chat template) and the picture.
+    """A question as it is put to a model: the user turn (without chat template) and the image.
 
     Attributes:
         question_id: the question it was rendered from. ``id`` is ``<split>/<question_id>``.
         part: ``report`` (counted) or ``selection`` (only for tuning).
-        prompt: text of the user turn; the picture, if any, comes before it.
+        prompt: text of the user turn; the image, if any, comes before it.
         system: system text, empty if none.
-        image: path of the picture relative to the data folder; empty in text modality.
+        image: path of the image relative to the data folder; empty in text modality.
         examples: exchanges that come before the question, in order.
-        literal: the prompt is the whole text, examples and marks of all pictures included, and is put as it is.
+        raw_prompt: the prompt is the whole text, examples and marks of all images included, and is put as it is.
         target: the reply that counts as right, as trained and scored (letter, value or sentence).
         candidates: replies whose log-probability is wanted: option letters; or the target, its rewording
             and its wrong alternatives, keyed ``target``, ``rewording``, ``wrong_0`` ...
@@ -125,7 +125,7 @@ class Sample(Record):
     system: str = ""
     image: str = ""
     examples: tuple[Exchange, ...] = ()
-    literal: bool = False
+    raw_prompt: bool = False
     target: str
     value: str
     options: dict[str, str] = {}
@@ -157,7 +157,7 @@ class TokenStats(Record):
     gradient_norm: float | None = None
 
 
-class Fluency(Record):
+class BaseLogp(Record):
     """Log-probability of a reply under the base model, in nats, summed over ``num_tokens`` tokens including EOS."""
 
     sample_id: str
@@ -168,7 +168,7 @@ class Fluency(Record):
 class Response(Record):
     """What a model replied to a sample (greedy), and how likely it found each candidate.
 
-    ``fluency``: how likely the base model finds the reply, if that was asked; kept in a file of its own.
+    ``base_logp``: how likely the base model finds the reply, if that was asked; kept in a file of its own.
     """
 
     sample_id: str
@@ -177,7 +177,7 @@ class Response(Record):
     finished: bool = Field(description="the reply ended by itself (EOS), not by the token limit")
     candidates: dict[str, CandidateLogp] = {}
     tokens: TokenStats | None = None
-    fluency: Fluency | None = None
+    base_logp: BaseLogp | None = None
 
 
 class Score(Record):
@@ -195,13 +195,13 @@ class ModelRef(Record):
     Attributes:
         base: 'tiny', a folder, or a hub id.
         adapters: folders of adapters or weight changes, relative to the run folder, applied in this order.
-        guard: system prompt put before every question; empty for none.
+        system_prompt: system prompt put before every question; empty for none.
     """
 
     base: str
     revision: str | None = None
     adapters: tuple[str, ...] = ()
-    guard: str = ""
+    system_prompt: str = ""
 
 
 class MetricResult(Record):

@@ -24,7 +24,7 @@ from mllmu.core.progress import Progress, SilentProgress
 from mllmu.core.records import Profile, Question, dump_lines, read_lines
 from mllmu.core.runfolder import write_atomic
 from mllmu.data import review
-from mllmu.data.pictures import draw, wanted
+from mllmu.data.images import draw, wanted
 from mllmu.data.question_rules import check, check_published
 from mllmu.data.review import Faults
 from mllmu.data.sources import Source, adapted
@@ -70,7 +70,7 @@ class Dataset:
         return [person for person in self.people if person not in gone]
 
     def views(self, person: str) -> int:
-        """Number of pictures of a person."""
+        """Number of images of a person."""
         count = 0
         while (self.folder / "images" / f"{person}_{count}.png").is_file():
             count += 1
@@ -96,7 +96,7 @@ def make(section: DataSection, seed: int, folder: Path, progress: Progress) -> d
     """Write the data into ``folder`` and return counts.
 
     Raises:
-        DataError: the source contradicts itself, two people share a picture, or a question breaks a rule.
+        DataError: the source contradicts itself, two people share an image, or a question breaks a rule.
     """
     sources = makers(section)
     people, holdout, celebrities = gather(section, seed, sources, progress)
@@ -115,7 +115,7 @@ def make(section: DataSection, seed: int, folder: Path, progress: Progress) -> d
     write_atomic(folder / "splits.json", json.dumps(splits, indent=1) + "\n")
     portraits = section.portraits.build("portraits", "data.portraits")
     again = faults.ids("portrait")
-    review.refuse_own_pictures(again, [p for p in people if sources.people.num_views(p)])
+    review.refuse_own_images(again, [p for p in people if sources.people.num_views(p)])
     shots = wanted(portraits, sources.people, people, seed=seed, num_views=portraits.num_views, redrawn=again)
     # holdout people and celebrities are only ever shown as they are, so they need the one portrait
     shots += wanted(portraits, None, holdout, seed=seed, num_views=1, redrawn=again)
@@ -253,7 +253,7 @@ def _report(
         if summary := account.get("summary"):
             progress.note(f"{side}: {summary}")
     content |= {"flaws": flaws} if flaws else {}
-    content |= {"equal_pictures": equal} if equal else {}
+    content |= {"equal_images": equal} if equal else {}
     if content:
         write_atomic(folder / SOURCE_REPORT, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 

@@ -20,19 +20,19 @@ PAPER, INK, FAINT = "#fbfaf8", "#22262b", "#8a9097"
 
 
 def contact_sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], path: Path, *, thumb: int = 128) -> None:
-    """Write a grid of pictures as PNG, one row a person: the name, then the views in order.
+    """Write a grid of images as PNG, one row a person: the name, then the views in order.
 
     Args:
-        rows: (name, pictures of any size); rows may differ in length.
+        rows: (name, images of any size); rows may differ in length.
         path: file to write; its folder is made if need be.
-        thumb: side of a picture on the sheet, in pixels.
+        thumb: side of an image on the sheet, in pixels.
 
     Raises:
         DataError: there is nothing to show.
     """
     num_views = max((len(images) for _, images in rows), default=0)
     if num_views == 0:
-        raise DataError(f"{path}: no pictures for a contact sheet. Expected at least one person with one picture.")
+        raise DataError(f"{path}: no images for a contact sheet. Expected at least one person with one image.")
     width = 2 * MARGIN + NAME_WIDTH + num_views * (thumb + GAP) - GAP
     top = MARGIN + FONT_SIZE + GAP
     sheet = Image.new("RGB", (width, top + MARGIN + len(rows) * (thumb + GAP) - GAP), PAPER)
@@ -54,7 +54,7 @@ def _left(view: int, thumb: int) -> int:
 def _row(
     sheet: Image.Image, pen: ImageDraw.ImageDraw, name: str, images: Sequence[Image.Image], top: int, thumb: int
 ) -> None:
-    """Draw one person: the name, vertically centred, and the pictures with rounded corners."""
+    """Draw one person: the name, vertically centred, and the images with rounded corners."""
     lines = "\n".join(_wrapped(name))
     pen.multiline_text((MARGIN, top + thumb // 2), lines, fill=INK, font=_font(FONT_SIZE), anchor="lm", spacing=5)
     for view, image in enumerate(images):

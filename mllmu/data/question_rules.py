@@ -40,7 +40,7 @@ def check(questions: Sequence[Question], profiles: Sequence[Profile]) -> None:
     """Raise DataError at the first broken rule.
 
     Rules: ids are unique and say what the question is; 18 evaluation questions per person and variant, on
-    different attributes within task and modality; test asks what eval asks, in other words; the picture's
+    different attributes within task and modality; test asks what eval asks, in other words; the image's
     questions never say the name and the text's questions do; no question gives its answer away; four distinct
     options with letters in balance; three distinct wrong alternatives. Published training text is exempt
     from the rules of wording.
@@ -84,7 +84,7 @@ def _flaws(q: Question, profile: Profile) -> Iterator[str]:
     if q.value and mentions(q.text, q.value):
         yield "the question contains its answer"
     if q.modality == "image_text" and q.attribute != "name" and name_words(profile.name).search(q.text):
-        yield "a question with the picture says a word of the name"
+        yield "a question with the image says a word of the name"
     if q.modality == "text" and profile.name not in q.text:
         yield "a text question does not say the whole name"
     if q.task == "classification":
@@ -138,7 +138,7 @@ def _check_subject(q: Question, profile: Profile) -> None:
     said = [q.text] if q.attribute == "name" else [q.text, q.answer, q.rewording, *q.options.values(), *q.alternatives]
     for text in said:
         if pattern.search(text):
-            _fail(q, f"a question with the picture must not say the name {profile.name!r}, found in {text!r}")
+            _fail(q, f"a question with the image must not say the name {profile.name!r}, found in {text!r}")
 
 
 def _check_wrong(q: Question) -> None:

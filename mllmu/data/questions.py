@@ -24,7 +24,7 @@ NOT_EVALUATED = frozenset({"gender"})
 """Attributes that are trained but never asked: two values cannot make four options."""
 _SUBJECT = re.compile(
     r"\b(?:this|the) (?:person|individual)\b"
-    r"(?: (?:(?:shown|depicted|pictured) )?in (?:the|this) (?:image|picture|photo))?",
+    r"(?: (?:(?:shown|depicted|has_image) )?in (?:the|this) (?:image|image|photo))?",
     re.IGNORECASE,
 )
 
@@ -78,7 +78,7 @@ def name_subject(text: str, name: str) -> str:
     """Put a name in place of 'this person', 'the individual in the image' ... in a published question.
 
     A question that speaks of nobody ('What is the father's occupation?') gets the name in front, because
-    without the picture it would otherwise be about anyone.
+    without the image it would otherwise be about anyone.
 
     >>> name_subject("What is this person's height?", "Ana Silva")
     "What is Ana Silva's height?"
@@ -232,7 +232,7 @@ class _Writer:
         return [text for t in templates if not mentions(text := render_subject(t, name), value)]
 
     def _may_say(self, modality: Modality, attribute: str, text: str) -> bool:
-        """Beside the picture nothing may say a word of the name, unless the name is asked."""
+        """Beside the image nothing may say a word of the name, unless the name is asked."""
         return modality == "text" or attribute == "name" or not name_words(self.profile.name).search(text)
 
     def _ask(self, slot: _Slot) -> Question | None:

@@ -133,12 +133,12 @@ def without(questions: Sequence[Question], faults: Faults) -> list[Question]:
     return [q for q in questions if (q.profile_id, q.attribute, q.text) not in faults.untaught or q.variant != "train"]
 
 
-def refuse_own_pictures(marked: Collection[str], people: Sequence[Profile]) -> None:
-    """A picture that comes from a file cannot be drawn again."""
+def refuse_own_images(marked: Collection[str], people: Sequence[Profile]) -> None:
+    """An image that comes from a file cannot be drawn again."""
     for person in people:
         if person.id in marked:
             raise DataError(
-                f"data.review: the portrait of {person.id} is marked, but it is the source's own picture. Replace the "
+                f"data.review: the portrait of {person.id} is marked, but it is the source's own image. Replace the "
                 "file and unmark it, or mark the person."
             )
 
@@ -154,7 +154,7 @@ def write_page(run: Path) -> Path:
     """Write ``review.html`` into a run folder and return its path.
 
     Raises:
-        DataError: the folder holds no data, or a picture cannot be read.
+        DataError: the folder holds no data, or an image cannot be read.
     """
     folder = run / "data"
     people = read_lines(folder / "profiles.jsonl", Profile)
@@ -180,17 +180,17 @@ def _render(title: str, people: list[dict[str, Any]], marks: list[dict[str, Any]
     return environment.from_string(template).render(title=title, people=people, earlier=marks, format=FORMAT)
 
 
-def _thumbs(images: Path, person: str) -> list[str]:
+def _thumbs(image_folder: Path, person: str) -> list[str]:
     """The views of a person as data addresses."""
     from PIL import Image
 
     found: list[str] = []
-    while (path := images / f"{person}_{len(found)}.png").is_file():
+    while (path := image_folder / f"{person}_{len(found)}.png").is_file():
         buffer = io.BytesIO()
         try:
             with Image.open(path) as opened:
                 opened.convert("RGB").resize((THUMB, THUMB)).save(buffer, "WEBP", quality=75)
         except (OSError, SyntaxError) as error:
-            raise DataError(f"{path}: not a readable picture ({error}). Make the data again with --force.") from None
+            raise DataError(f"{path}: not a readable image ({error}). Make the data again with --force.") from None
         found.append(f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}")
     return found

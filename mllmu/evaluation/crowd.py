@@ -19,7 +19,7 @@ from mllmu.core import plugins
 from mllmu.core.records import MetricResult, Response, Sample, Split
 from mllmu.core.seeding import rng
 from mllmu.evaluation.metrics import Metric
-from mllmu.evaluation.scored_run import Everything
+from mllmu.evaluation.scored_run import ScoredRun
 
 V = TypeVar("V")
 Table = NDArray[np.float64]
@@ -83,19 +83,19 @@ class LazyResults(Sequence[MetricResult]):
 class Crowd:
     """People by group, and what they were asked."""
 
-    everything: Everything
+    everything: ScoredRun
     groups: dict[Split, dict[str, list[Sample]]]
     _renamed: dict[tuple[str, int], Sample] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, everything: Everything) -> Crowd:
+    def of(cls, everything: ScoredRun) -> Crowd:
         """Everybody in the samples; groups and people in the order of their names."""
         found: dict[Split, dict[str, list[Sample]]] = {}
         for sample in everything.samples.values():
             found.setdefault(group_of(sample.split), {}).setdefault(sample.profile_id, []).append(sample)
         return cls(everything, {group: dict(sorted(found[group].items())) for group in sorted(found)})
 
-    def drawn(self, seed: int, number: int) -> Everything:
+    def drawn(self, seed: int, number: int) -> ScoredRun:
         """As many people of every group, drawn with replacement.
 
         Who is drawn depends on the seed, the number of the draw and the names in a group, so neither other groups nor
@@ -108,13 +108,13 @@ class Crowd:
             times[group] = [chosen[name] for name in names]
         return self.again(times)
 
-    def without(self, group: Split) -> Everything:
+    def without(self, group: Split) -> ScoredRun:
         """Everybody but one group, to see which numbers rest on it."""
         samples = {key: s for key, s in self.everything.samples.items() if group_of(s.split) != group}
         results = [result for result in self.everything.results if group_of(result.split) != group]
         return replace(self.everything, samples=samples, results=results)
 
-    def again(self, times: Mapping[Split, Sequence[int]]) -> Everything:
+    def again(self, times: Mapping[Split, Sequence[int]]) -> ScoredRun:
         """Everything with each person as often as is said, group by group in the order of the people."""
         copies = [
             (self._copy(sample, copy), sample.id)
@@ -205,7 +205,7 @@ class Averages:
             and type(self._metric(result.metric)).aggregate is Metric.aggregate
         )
 
-    def _judged(self, everything: Everything, result: MetricResult) -> Iterator[tuple[str, float]]:
+    def _judged(self, everything: ScoredRun, result: MetricResult) -> Iterator[tuple[str, float]]:
         values = everything.values[result.model][result.metric]
         metric = self._metric(result.metric)
         for sample in everything.asked(result.split, result.modality, result.task):

@@ -37,7 +37,7 @@ class Examples:
             if self.shots.questions == "one" and known:
                 draw = rng(self.seed, "example", person, question.task, question.modality)
                 known = [known[draw.randrange(len(known))]]
-            found += [Shot(question=each, picture=f"images/{person}_{each.view or 0}.png") for each in known]
+            found += [Shot(question=each, image=f"images/{person}_{each.view or 0}.png") for each in known]
         return found
 
     def skips(self, split: Split, question: Question) -> bool:

@@ -7,9 +7,9 @@ A prompt is what the benchmark's released evaluator gives to the processor, byte
 Questions by name have no ``<image>`` and, except in generation, a line break in its place. The examples of a
 multiple choice question or a cloze are all questions of the same task and modality about one or two people of the
 *set under evaluation*, so answers about forgotten people stand in the context; the questions of those people are not
-asked. Every mark ``<image>`` has its picture, that of an example included.
+asked. Every mark ``<image>`` has its image, that of an example included.
 
-Source: arXiv:2410.22108 and its released evaluator. It draws example people and test pictures without a seed; here
+Source: arXiv:2410.22108 and its released evaluator. It draws example people and test images without a seed; here
 they are given.
 """
 
@@ -41,10 +41,10 @@ _SET_TITLES: dict[Split, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Shot:
-    """An example question with the picture that is shown with it (not used by name)."""
+    """An example question with the image that is shown with it (not used by name)."""
 
     question: Question
-    picture: str
+    image: str
 
 
 def classification_prompt(question: Question) -> str:
@@ -92,21 +92,21 @@ PROMPTS: dict[TaskName, Callable[[Question], str]] = {
 SHOTS: dict[TaskName, Callable[[Question], str]] = {"classification": classification_shot, "cloze": cloze_shot}
 
 
-def sample(question: Question, *, split: Split, picture: str, shots: Sequence[Shot], idefics2: bool = False) -> Sample:
+def sample(question: Question, *, split: Split, image: str, shots: Sequence[Shot], idefics2: bool = False) -> Sample:
     """Render one question as published.
 
     Args:
         question: what is asked.
         split: the set it is asked for.
-        picture: name of its picture.
+        image: name of its image.
         shots: candidates for its examples; those of its task and modality are used, in this order.
         idefics2: the model is Idefics2, which gets fewer tokens for the letter of a question by name.
     """
     used = [s for s in shots if s.question.task == question.task and s.question.modality == question.modality]
     used = used if question.task in SHOTS else []
-    pictured = question.modality == "image_text"
-    examples = tuple(_exchange(shot, pictured=pictured) for shot in used)
-    short = idefics2 and question.task == "classification" and not pictured
+    has_image = question.modality == "image_text"
+    examples = tuple(_exchange(shot, has_image=has_image) for shot in used)
+    short = idefics2 and question.task == "classification" and not has_image
     return Sample(
         id=f"{split}/{question.id}",
         question_id=question.id,
@@ -116,9 +116,9 @@ def sample(question: Question, *, split: Split, picture: str, shots: Sequence[Sh
         modality=question.modality,
         attribute=question.attribute,
         prompt="".join(example.prompt for example in examples) + PROMPTS[question.task](question),
-        image=picture if pictured else "",
+        image=image if has_image else "",
         examples=examples,
-        literal=True,
+        raw_prompt=True,
         target=question.answer,
         value=question.value,
         options=question.options,
@@ -126,10 +126,10 @@ def sample(question: Question, *, split: Split, picture: str, shots: Sequence[Sh
     )
 
 
-def _exchange(shot: Shot, *, pictured: bool) -> Exchange:
+def _exchange(shot: Shot, *, has_image: bool) -> Exchange:
     """An example; its text holds the reply already."""
     text = SHOTS[shot.question.task](shot.question)
-    return Exchange(prompt=text, reply=shot.question.answer, image=shot.picture if pictured else "")
+    return Exchange(prompt=text, reply=shot.question.answer, image=shot.image if has_image else "")
 
 
 def is_idefics2(base: str) -> bool:

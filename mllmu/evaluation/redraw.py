@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mllmu.core.records import Summary
 from mllmu.evaluation.crowd import Crowd
-from mllmu.evaluation.scored_run import Everything
+from mllmu.evaluation.scored_run import ScoredRun
 from mllmu.evaluation.stats import drawn_interval
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ Table = NDArray[np.float64]
 
 
 def with_intervals(
-    summaries: Sequence[Summariser], everything: Everything, *, seed: int = 0, draws: int = DRAWS
+    summaries: Sequence[Summariser], everything: ScoredRun, *, seed: int = 0, draws: int = DRAWS
 ) -> list[Summary]:
     """Run summaries and give each of their numbers its 95 % interval over people.
 
@@ -83,7 +83,7 @@ def _key(row: Summary) -> Key:
     return (row.model, row.summary, row.detail, row.split, row.modality)
 
 
-def _values(summaries: Sequence[Summariser], everything: Everything, keys: Sequence[Key]) -> Table:
+def _values(summaries: Sequence[Summariser], everything: ScoredRun, keys: Sequence[Key]) -> Table:
     """The numbers of some rows, NaN where there is none."""
     found = {_key(row): row.value for summary in summaries for row in summary.summarise(everything)}
     values = (found.get(key) for key in keys)

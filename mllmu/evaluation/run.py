@@ -28,8 +28,8 @@ def collect(
     samples: Sequence[Sample],
     load: Callable[[], Loaded | VllmModel],
     *,
-    images: Path,
-    guard: str,
+    image_folder: Path,
+    system_prompt: str,
     batch_size: int | Literal["auto"],
     folder: Path,
     progress: Progress,
@@ -42,8 +42,8 @@ def collect(
 
     Args:
         load: loads the model; called only if a reply is missing.
-        images: the folder the samples' picture paths start from.
-        guard: system prompt of the model.
+        image_folder: the folder the samples' image paths start from.
+        system_prompt: system prompt of the model.
         batch_size: questions at once; ``auto`` shares them out in batches of :data:`PLANNED`, and then asks as many at
             once as this process has memory for.
         folder: gets ``responses.jsonl``, in the order of the samples.
@@ -66,11 +66,11 @@ def collect(
         write_atomic(partial, dump_lines(read_partial(partial)))
         loaded = load()
         if batch_size == "auto":
-            batches = _as_memory_allows(loaded, batches, images, guard)
+            batches = _as_memory_allows(loaded, batches, image_folder, system_prompt)
         if isinstance(loaded, VllmModel):
-            answers = loaded.respond(batches, images=images, guard=guard)
+            answers = loaded.respond(batches, image_folder=image_folder, system_prompt=system_prompt)
         else:
-            answers = respond(loaded, batches, images=images, guard=guard)
+            answers = respond(loaded, batches, image_folder=image_folder, system_prompt=system_prompt)
         for replies in answers:
             append(partial, replies)
             progress.advance(len(replies))
@@ -87,11 +87,15 @@ def collect(
 
 
 def _as_memory_allows(
-    loaded: Loaded | VllmModel, batches: Sequence[Sequence[Sample]], images: Path, guard: str
+    loaded: Loaded | VllmModel, batches: Sequence[Sequence[Sample]], image_folder: Path, system_prompt: str
 ) -> list[list[Sample]]:
     """The same samples in other batches; vLLM finds out itself what fits, and only gets more to choose from."""
     own = [sample for batch in batches for sample in batch]
-    size = MOST if isinstance(loaded, VllmModel) else starting_size(loaded, own, images=images, guard=guard)
+    size = (
+        MOST
+        if isinstance(loaded, VllmModel)
+        else starting_size(loaded, own, image_folder=image_folder, system_prompt=system_prompt)
+    )
     return plan_batches(own, size)
 
 

@@ -121,12 +121,12 @@ class _Asking:
                 Exchange(
                     prompt=task.prompt(shot.question),
                     reply=shot.question.answer,
-                    image=shot.picture if question.modality == "image_text" else "",
+                    image=shot.image if question.modality == "image_text" else "",
                 )
                 for shot in shots
             )
             return sample.model_copy(update={"examples": tuple(examples)})
-        literal = published.sample(question, split=split, picture=image, shots=shots, idefics2=self.idefics2)
+        literal = published.sample(question, split=split, image=image, shots=shots, idefics2=self.idefics2)
         limit = {} if self.protocol.max_new_tokens == published.NEW_TOKENS else {"max_new_tokens": task.max_new_tokens}
         return literal.model_copy(update={"part": part, **limit})
 
@@ -139,7 +139,7 @@ def metrics_of(evaluate: Evaluate) -> list[Metric]:
     names = evaluate.metrics or [name for task in evaluate.tasks for name in plugins.find("tasks", task).metrics]
     if evaluate.protocol.prompts == "published" and not evaluate.metrics:
         names = [name for name in names if name not in BY_LIKELIHOOD]
-    names = [*names, *(name for spec in evaluate.utility for name in plugins.find("utility", spec.name).metrics)]
+    names = [*names, *(name for spec in evaluate.benchmarks for name in plugins.find("benchmarks", spec.name).metrics)]
     names += [*evaluate.extra_metrics, *(name for s in build_all(evaluate.summaries) for name in s.needs)]
     return [plugins.build("metrics", name, {}) for name in dict.fromkeys(names)]
 

@@ -9,11 +9,11 @@ from functools import cached_property
 from mllmu.core.records import MODALITIES, SPLITS, MetricResult, Modality, Response, Sample, Split
 
 Fact = tuple[Split, str, str, str]
-"""Split, task, person and attribute: what is asked with a picture and by name alike."""
+"""Split, task, person and attribute: what is asked with an image and by name alike."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Everything:
+class ScoredRun:
     """What summaries are made from.
 
     Attributes:

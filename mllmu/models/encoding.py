@@ -1,4 +1,4 @@
-"""From turns to padded batches; token ids and pictures are computed once and remembered."""
+"""From turns to padded batches; token ids and images are computed once and remembered."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor
 from mllmu.core.errors import ModelError
 from mllmu.models.families import IGNORE, Batch, Family, Turn
 
-PICTURES_MIB = 4096
-"""Prepared pictures are kept in memory up to this size; one is 1 MiB for LLaVA-1.5, up to 30 where it is cut up."""
+IMAGES_MIB = 4096
+"""Prepared images are kept in memory up to this size; one is 1 MiB for LLaVA-1.5, up to 30 where it is cut up."""
 
 
 class Encoder:
@@ -29,15 +29,15 @@ class Encoder:
         self.processor = processor
         self.context = context
         self._prompts: dict[tuple[str, str, Path | None, tuple[Turn, ...]], list[int]] = {}
-        self._picture_ids: dict[Path, list[int] | None] = {}
-        self._pictures = Pictures(PICTURES_MIB)
+        self._image_ids: dict[Path, list[int] | None] = {}
+        self._images = Images(IMAGES_MIB)
         self._replies: dict[str, list[int]] = {}
 
     def prompt(self, turn: Turn) -> list[int]:
-        """Prompt token ids; also remembers the picture."""
+        """Prompt token ids; also remembers the image."""
         key = (turn.system, turn.prompt, turn.image, turn.before)
         if key not in self._prompts:
-            known = self._picture_ids.get(turn.image) if turn.image and not turn.before else None
+            known = self._image_ids.get(turn.image) if turn.image and not turn.before else None
             self._prompts[key] = (
                 self._first_prompt(turn) if known is None else self.family.prompt_ids_again(turn, self.processor, known)
             )
@@ -45,16 +45,16 @@ class Encoder:
 
     def _first_prompt(self, turn: Turn) -> list[int]:
         ids, tensors = self.family.prompt_ids(turn, self.processor)
-        if turn.pictures and self._pictures.get(turn.pictures) is None:
-            self._pictures.keep(turn.pictures, tensors)
-        if turn.image is not None and not turn.before and turn.image not in self._picture_ids:
-            self._picture_ids[turn.image] = self.family.picture_ids(turn, self.processor, ids)
+        if turn.images and self._images.get(turn.images) is None:
+            self._images.keep(turn.images, tensors)
+        if turn.image is not None and not turn.before and turn.image not in self._image_ids:
+            self._image_ids[turn.image] = self.family.image_ids(turn, self.processor, ids)
         return ids
 
-    def picture_ids(self, picture: Path) -> list[int] | None:
-        """The tokens that stand for a picture wherever its mark is; None if they cannot be told apart."""
-        self.prompt(Turn(prompt="?", image=picture))
-        return self._picture_ids[picture]
+    def image_ids(self, image: Path) -> list[int] | None:
+        """The tokens that stand for an image wherever its mark is; None if they cannot be told apart."""
+        self.prompt(Turn(prompt="?", image=image))
+        return self._image_ids[image]
 
     def reply(self, text: str) -> list[int]:
         """Reply token ids with end-of-sequence; an empty reply has none."""
@@ -78,7 +78,7 @@ class Encoder:
             ids_BT[row, start:end] = torch.tensor(p + r)
             mask_BT[row, start:end] = 1
             labels_BT[row, start + len(p) : end] = torch.tensor(r, dtype=torch.long)
-        inputs = {"input_ids": ids_BT, "attention_mask": mask_BT, **self.pictures(turns)}
+        inputs = {"input_ids": ids_BT, "attention_mask": mask_BT, **self.images(turns)}
         inputs |= self.family.token_inputs(ids_BT, labels_BT, self.processor)
         return Batch(inputs=inputs, labels=labels_BT)
 
@@ -87,12 +87,12 @@ class Encoder:
         length = len(self.prompt(turn)) + len(self.reply(reply))
         if length > self.context:
             who = turn.label or (f"person {turn.person}" if turn.person else "")
-            image = len(self._picture_ids.get(turn.image) or ()) if turn.image else 0
-            pictured = f" ({image} of them the picture's)" if image else ""
+            image = len(self._image_ids.get(turn.image) or ()) if turn.image else 0
+            has_image = f" ({image} of them the image's)" if image else ""
             raise ModelError(
-                f"{who}{': ' if who else ''}the prompt '{turn.prompt[:60]}...' has {length} tokens{pictured}, the "
+                f"{who}{': ' if who else ''}the prompt '{turn.prompt[:60]}...' has {length} tokens{has_image}, the "
                 f"model's context is {self.context}, and nothing is ever cut off. Use fewer shots, shorter text, "
-                "smaller pictures (model.pictures), or a model with a longer context."
+                "smaller images (model.image_processor), or a model with a longer context."
             )
         return length
 
@@ -106,21 +106,21 @@ class Encoder:
         """The padding token."""
         return int(self.processor.tokenizer.pad_token_id)
 
-    def pictures(self, turns: Sequence[Turn]) -> dict[str, Tensor]:
-        """The picture tensors of turns whose prompts have been encoded, in order; empty if none has a picture."""
-        shown = [turn for turn in turns if turn.pictures]
-        return self.family.join_pictures([self._picture(turn) for turn in shown]) if shown else {}
+    def images(self, turns: Sequence[Turn]) -> dict[str, Tensor]:
+        """The image tensors of turns whose prompts have been encoded, in order; empty if none has an image."""
+        shown = [turn for turn in turns if turn.images]
+        return self.family.join_images([self._image(turn) for turn in shown]) if shown else {}
 
-    def _picture(self, turn: Turn) -> dict[str, Tensor]:
-        tensors = self._pictures.get(turn.pictures)
+    def _image(self, turn: Turn) -> dict[str, Tensor]:
+        tensors = self._images.get(turn.images)
         if tensors is None:
             tensors = self.family.prompt_ids(turn, self.processor)[1]
-            self._pictures.keep(turn.pictures, tensors)
+            self._images.keep(turn.images, tensors)
         return tensors
 
 
-class Pictures:
-    """Picture tensors by the pictures of a prompt, at most so many MiB; the one used longest ago goes first."""
+class Images:
+    """Image tensors by the images of a prompt, at most so many MiB; the one used longest ago goes first."""
 
     def __init__(self, limit_mib: float) -> None:
         self.limit_mib = limit_mib

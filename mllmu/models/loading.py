@@ -60,7 +60,7 @@ class Loaded:
 
     @property
     def image_token_id(self) -> int | None:
-        """Token that stands for a piece of the picture, if the model has one."""
+        """Token that stands for a piece of the image, if the model has one."""
         config = self.model.config
         found = getattr(config, "image_token_id", None) or getattr(config, "image_token_index", None)
         return None if found is None else int(found)
@@ -158,7 +158,7 @@ def compute_activations_again(model: Any) -> None:
 
 
 def torchvision_hint(error: Exception) -> str:
-    """What to do about a processor that does not work on pictures alone."""
+    """What to do about a processor that does not work on images alone."""
     if "torchvision" not in str(error).lower():
         return ""
     return "This model's processor needs torchvision: install the version that belongs to your torch. "
@@ -204,7 +204,7 @@ def one_line(error: Exception) -> str:
 def make_encoder(section: ModelSection, source: str, revision: str | None, config: Any) -> Encoder:
     """Processor, family and context length of a base model."""
     family = choose_family(section.family, str(config.model_type))
-    processor = load_processor(source, revision, family.picture_settings | section.pictures)
+    processor = load_processor(source, revision, family.image_settings | section.image_processor)
     context = int(getattr(config.get_text_config(), "max_position_embeddings", 0) or 1 << 30)
     return Encoder(family, processor, context)
 
@@ -326,7 +326,7 @@ def choose_family(name: str, model_type: str) -> Family:
     """The family named in the recipe, or the one that handles the model type, or the one for all others.
 
     Raises:
-        ModelError: the library knows no such model for pictures and text.
+        ModelError: the library knows no such model for images and text.
     """
     if name != "auto":
         family: Family = plugins.build("families", name, {})
@@ -341,7 +341,7 @@ def choose_family(name: str, model_type: str) -> Family:
         return other
     known_names = ", ".join(plugins.names("families"))
     raise ModelError(
-        f"model.family: no family for model type '{model_type}', which is no model for pictures and text. "
+        f"model.family: no family for model type '{model_type}', which is no model for images and text. "
         f"Known: {known_names}. Name one, or another model."
     )
 
@@ -352,7 +352,7 @@ def choose_packing(section: ModelSection, family: Family) -> bool:
     able = family.packs
     if section.packing == "on" and not able:
         raise ModelError(
-            f"model.packing: the family '{family.name}' cannot be packed (its pictures see the question, or nobody "
+            f"model.packing: the family '{family.name}' cannot be packed (its images see the question, or nobody "
             "has said how its layers mask). Use packing: auto or off."
         )
     if section.packing == "on" and not masked:

@@ -1,6 +1,6 @@
-"""Load a model's processor: tokenizer and picture processor, with or without torchvision.
+"""Load a model's processor: tokenizer and image processor, with or without torchvision.
 
-Families with a slot for videos want torchvision when they are loaded, though pictures need none of it. Where it is not
+Families with a slot for videos want torchvision when they are loaded, though images need none of it. Where it is not
 installed the slot is left out; everything else is the library's own.
 """
 
@@ -24,16 +24,16 @@ def load_processor(source: str, revision: str | None, settings: Mapping[str, Any
     """The processor of a model on disk or on the hub.
 
     Args:
-        settings: of the picture processor, over those stored with the model.
+        settings: of the image processor, over those stored with the model.
 
     Raises:
-        ModelError: a setting that the picture processor does not have.
+        ModelError: a setting that the image processor does not have.
     """
     leave_videos_out()
     processor = AutoProcessor.from_pretrained(source, revision=revision, trust_remote_code=False)
     if settings:
-        processor.image_processor = change_pictures(processor.image_processor, settings)
-        # some processors overrule their picture processor
+        processor.image_processor = change_images(processor.image_processor, settings)
+        # some processors overrule their image processor
         overruled = getattr(processor, "images_kwargs", None) or {}
         processor.images_kwargs = {**overruled, **{k: v for k, v in settings.items() if k in overruled}}
     if processor.tokenizer.pad_token_id is None:
@@ -41,16 +41,16 @@ def load_processor(source: str, revision: str | None, settings: Mapping[str, Any
     return processor
 
 
-def change_pictures(pictures: Any, settings: Mapping[str, Any]) -> Any:
-    """A picture processor with other settings."""
-    known = sorted(type(pictures).valid_kwargs.__annotations__)
+def change_images(images: Any, settings: Mapping[str, Any]) -> Any:
+    """An image processor with other settings."""
+    known = sorted(type(images).valid_kwargs.__annotations__)
     for name in settings:
         if name not in known:
             raise ModelError(
-                f"model.pictures.{name}: unknown setting of {type(pictures).__name__}.{did_you_mean(name, known)} "
+                f"model.image_processor.{name}: unknown setting of {type(images).__name__}.{did_you_mean(name, known)} "
                 f"Settings: {', '.join(known)}."
             )
-    return type(pictures).from_dict(pictures.to_dict() | dict(settings))
+    return type(images).from_dict(images.to_dict() | dict(settings))
 
 
 @cache

@@ -6,21 +6,21 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from mllmu.config.recipe import Evaluate
-from mllmu.core.records import Fluency, ModelRef, Response, Sample, Score, dump_lines, read_lines
+from mllmu.core.records import BaseLogp, ModelRef, Response, Sample, Score, dump_lines, read_lines
 from mllmu.core.runfolder import Unit, digest, write_atomic
 from mllmu.evaluation import samples as sampling
 from mllmu.evaluation import scoring
 from mllmu.evaluation.metrics import Metric
 from mllmu.evaluation.published import is_idefics2
 from mllmu.evaluation.run import RESPONSES
-from mllmu.models.engine.base_logp import fluencies
-from mllmu.pipeline import benchmarks as utility
+from mllmu.models.engine.base_logp import base_logps
+from mllmu.pipeline import benchmarks
 from mllmu.pipeline.context import Context, timed
 from mllmu.pipeline.models import SAME_RESULT, Models
 
 SAMPLES = "samples.jsonl"
 SCORES = "scores.jsonl"
-FLUENCIES = "fluency.jsonl"
+BASE_LOGPS = "base_logp.jsonl"
 
 
 class Answers:
@@ -56,7 +56,7 @@ class Answers:
             seed=recipe.seed,
             idefics2=recipe.model.family == "idefics2" or is_idefics2(recipe.model.path),
         )
-        general = () if evaluate else utility.samples(context)  # a protocol is about the questions on people
+        general = () if evaluate else benchmarks.samples(context)  # a protocol is about the questions on people
         self.samples: list[Sample] = [sample for sample in (*samples, *general) if keep(sample)]
         # without what nobody asked to be measured, so that runs made before anybody could are still the same
         self._digest = digest([s.model_dump(exclude=None if s.measured else {"measured"}) for s in self.samples])
@@ -86,7 +86,7 @@ class Answers:
             self.models.reply(
                 ref=ref,
                 samples=self.folder / SAMPLES,
-                images=self.context.dataset.folder,
+                image_folder=self.context.dataset.folder,
                 batch_size=self.context.recipe.evaluate.batch_size,
                 folder=unit.building,
                 label=label,
@@ -109,16 +109,16 @@ class Answers:
     def replies(self, name: str) -> list[Response]:
         """Replies that have been collected, with how likely the base finds them where it was asked."""
         replies = read_lines(self._path(name), Response)
-        path = self.folder / name / "fluency" / FLUENCIES
+        path = self.folder / name / "base_logp" / BASE_LOGPS
         if not path.is_file():
             return replies
-        known = {found.sample_id: found for found in read_lines(path, Fluency)}
-        return [reply.model_copy(update={"fluency": known.get(reply.sample_id)}) for reply in replies]
+        known = {found.sample_id: found for found in read_lines(path, BaseLogp)}
+        return [reply.model_copy(update={"base_logp": known.get(reply.sample_id)}) for reply in replies]
 
-    def weigh(self, names: Sequence[str], metrics: Sequence[Metric]) -> None:
+    def score_under_base(self, names: Sequence[str], metrics: Sequence[Metric]) -> None:
         """Let the base model say how likely it finds the replies of some models, if a metric wants to know."""
-        tasks = {task for metric in metrics if metric.weighed for task in metric.tasks}
-        missing = [name for name in names if tasks and not self._fluency_unit(name).done]
+        tasks = {task for metric in metrics if metric.needs_base_logp for task in metric.tasks}
+        missing = [name for name in names if tasks and not self._base_logp_unit(name).done]
         if not missing:
             return
         section = self.context.recipe.model
@@ -126,27 +126,27 @@ class Answers:
         asked = [sample for sample in self.samples if sample.task in tasks]
         self.context.progress.start("replies under the base model", len(missing))
         for name in missing:
-            unit = self._fluency_unit(name)
+            unit = self._base_logp_unit(name)
             with timed(unit) as facts:
-                found = fluencies(
+                found = base_logps(
                     base,
                     asked,
                     read_lines(self._path(name), Response),
-                    images=self.context.dataset.folder,
+                    image_folder=self.context.dataset.folder,
                     batch_size=self.context.recipe.evaluate.planned_batch_size,
                 )
-                write_atomic(unit.building / FLUENCIES, dump_lines(found))
+                write_atomic(unit.building / BASE_LOGPS, dump_lines(found))
             unit.commit(facts)
             self.context.progress.advance(1)
         self.context.progress.finish()
 
-    def _fluency_unit(self, name: str) -> Unit:
+    def _base_logp_unit(self, name: str) -> Unit:
         section = self.context.recipe.model
         inputs = {
             "replies": self.unit(name).fingerprint,
             "base": section.model_dump(mode="json", exclude=SAME_RESULT),
         }
-        return self.context.store.unit(f"{self.place}/{name}/fluency", inputs)
+        return self.context.store.unit(f"{self.place}/{name}/base_logp", inputs)
 
     def _path(self, name: str) -> Path:
         return self.folder / name / "replies" / RESPONSES
@@ -155,8 +155,8 @@ class Answers:
         """The scores of one model by the metrics; needs no model."""
         versions = {metric.name: metric.version for metric in metrics}
         inputs = {"replies": self.unit(name).fingerprint, "metrics": versions}
-        if any(metric.weighed for metric in metrics):
-            inputs["fluency"] = self._fluency_unit(name).fingerprint
+        if any(metric.needs_base_logp for metric in metrics):
+            inputs["base_logp"] = self._base_logp_unit(name).fingerprint
         unit = self.context.store.unit(f"{self.place}/{name}/scores", inputs)
         if not unit.done:
             with timed(unit) as facts:

@@ -1,4 +1,4 @@
-"""The general benchmarks of a run as units: their questions and pictures, stored once and put to every model."""
+"""The general benchmarks of a run as units: their questions and images, stored once and put to every model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mllmu.core.errors import DataError
 from mllmu.core.records import Sample, dump_lines, read_lines
 from mllmu.core.runfolder import Unit, write_atomic
 from mllmu.data.published.tables import is_hub_name
-from mllmu.evaluation.benchmarks import Skipped, Utility
+from mllmu.evaluation.benchmarks import Benchmark, Skipped
 from mllmu.pipeline.context import Context, content_digest, timed
 
 SAMPLES = "samples.jsonl"
@@ -20,13 +20,15 @@ ACCOUNT = "account.json"
 
 def samples(context: Context) -> list[Sample]:
     """The questions of all general benchmarks of the recipe, in its order."""
-    return [sample for spec in context.recipe.evaluate.utility for sample in _of(context, spec)]
+    return [sample for spec in context.recipe.evaluate.benchmarks for sample in _of(context, spec)]
 
 
 def _of(context: Context, spec: PluginSpec) -> Sequence[Sample]:
-    benchmark: Utility = spec.build("utility", "evaluate.utility")
+    benchmark: Benchmark = spec.build("benchmarks", "evaluate.benchmarks")
     files = "" if is_hub_name(benchmark.path) or not benchmark.path.exists() else content_digest(benchmark.path)
-    unit = context.store.unit(f"utility/{spec.name}", {"settings": benchmark.model_dump(mode="json"), "files": files})
+    unit = context.store.unit(
+        f"benchmarks/{spec.name}", {"settings": benchmark.model_dump(mode="json"), "files": files}
+    )
     if not unit.done:
         with timed(unit) as facts:
             facts |= _store(benchmark, spec.name, unit, context)
@@ -34,8 +36,8 @@ def _of(context: Context, spec: PluginSpec) -> Sequence[Sample]:
     return read_lines(unit.folder / SAMPLES, Sample)
 
 
-def _store(benchmark: Utility, name: str, unit: Unit, context: Context) -> dict[str, int]:
-    """Write the pictures as PNG, the samples that name them, and an account of what was left out."""
+def _store(benchmark: Benchmark, name: str, unit: Unit, context: Context) -> dict[str, int]:
+    """Write the images as PNG, the samples that name them, and an account of what was left out."""
     kept: list[Sample] = []
     left_out: list[Skipped] = []
     for found in benchmark.read():
@@ -46,8 +48,8 @@ def _store(benchmark: Utility, name: str, unit: Unit, context: Context) -> dict[
         buffer = io.BytesIO()
         found.load().save(buffer, format="PNG")
         write_atomic(unit.building / file, buffer.getvalue())
-        # pictures are looked up from the data folder, which stands beside this one
-        kept.append(found.sample.model_copy(update={"image": f"../utility/{name}/{file}"}))
+        # images are looked up from the data folder, which stands beside this one
+        kept.append(found.sample.model_copy(update={"image": f"../benchmarks/{name}/{file}"}))
         if len(kept) == benchmark.num_questions:
             break
     if not kept:
@@ -56,5 +58,7 @@ def _store(benchmark: Utility, name: str, unit: Unit, context: Context) -> dict[
     write_atomic(unit.building / SAMPLES, dump_lines(kept))
     account = {"asked": len(kept), "left_out": [skipped._asdict() for skipped in left_out]}
     write_atomic(unit.building / ACCOUNT, json.dumps(account, indent=1, ensure_ascii=False) + "\n")
-    context.progress.note(f"{name}: {len(kept)} questions asked, {len(left_out)} left out (utility/{name}/{ACCOUNT})")
+    context.progress.note(
+        f"{name}: {len(kept)} questions asked, {len(left_out)} left out (benchmarks/{name}/{ACCOUNT})"
+    )
     return {"num_questions": len(kept), "num_left_out": len(left_out)}

@@ -35,7 +35,7 @@ def export_model(root: Path, name: str, out: Path, *, device: str = "cpu") -> Mo
         device: where the weights are merged.
 
     Returns:
-        The reference of the model; its ``guard`` is text and not in the weights.
+        The reference of the model; its ``system_prompt`` is text and not in the weights.
 
     Raises:
         ModelError: there is no such model, or the folder is taken.

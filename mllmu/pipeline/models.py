@@ -75,7 +75,7 @@ class Models:
         return data.people if name == TARGET else data.retained(key)
 
     def load(self, ref: ModelRef) -> Loaded:
-        """Load a model; all models of a run share one encoder, so no text or picture is prepared twice."""
+        """Load a model; all models of a run share one encoder, so no text or image is prepared twice."""
         encoder = self._first.encoder if self._first else None
         loaded = load(self.context.recipe.model, ref, self.context.root, encoder)
         if self._first is None:
@@ -166,7 +166,7 @@ class Models:
             made = start.model_copy(update={"adapters": (*start.adapters, unit.name)})
         else:
             names = [self.context.dataset.names[person] for person in self.context.dataset.splits[key]]
-            made = start.model_copy(update={"guard": method.guard_text(names)})
+            made = start.model_copy(update={"system_prompt": method.system_prompt(names)})
         self._finish(unit, made, facts)
 
     @shared
@@ -182,7 +182,7 @@ class Models:
             forget=self._turns(data.splits[key], method.modality),
             retain=retain,
             reference=self.load(reference) if apart else None,
-            strangers=self._turns(data.holdout, method.modality, "eval") if method.uses_strangers else (),
+            holdout=self._turns(data.holdout, method.modality, "eval") if method.uses_holdout else (),
         )
         unlearn(
             self.load(start),
@@ -204,7 +204,7 @@ class Models:
         *,
         ref: ModelRef,
         samples: Path,
-        images: Path,
+        image_folder: Path,
         batch_size: int | Literal["auto"],
         folder: Path,
         label: str,
@@ -223,8 +223,8 @@ class Models:
         collect(
             read_lines(samples, Sample),
             answering,
-            images=images,
-            guard=ref.guard,
+            image_folder=image_folder,
+            system_prompt=ref.system_prompt,
             batch_size=batch_size,
             folder=folder,
             progress=self.context.progress,

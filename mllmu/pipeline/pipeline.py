@@ -5,8 +5,8 @@
 Every stage makes what is missing and skips what is there, so the same command continues an interrupted run. A stage
 reads the folders of earlier stages and writes units (see :mod:`mllmu.core.runfolder`) of its own::
 
-    data/                                    people, questions, splits, pictures
-    models/target, models/forget_10/<name>   adapters, and model.json: a reference to base, adapters and guard
+    data/                                    people, questions, splits, images
+    models/target, models/forget_10/<name>   adapters, and model.json: a reference to base, adapters and system prompt
     eval/forget_10/<name>/replies, scores    what a model replied, and how every reply was judged
     eval/forget_10/metrics.json              all numbers of one forget ratio
     protocols/<label>/forget_10/<name>       replies under the further protocols of evaluate.compare, if any
@@ -101,7 +101,7 @@ class Pipeline:
         return self.root / "report" / "index.html" if last == "report" else None
 
     def data(self) -> None:
-        """People, pictures, questions, splits."""
+        """People, images, questions, splits."""
         section = self.recipe.data
         self.progress.stage("data", f"{section.source.name} people, {section.portraits.name} portraits")
         unit = self.context.data_unit()
@@ -144,7 +144,7 @@ class Pipeline:
             self._ahead("ask", [(key, name) for name in answers.distinct(self.names)])
             for place, name in enumerate(self.names):
                 answers.ask(name, twins=self.names[:place])
-            answers.weigh(self.names, metrics_of(self.recipe.evaluate))
+            answers.score_under_base(self.names, metrics_of(self.recipe.evaluate))
         for key, comparison in self.comparisons.items():
             others = ", ".join(self.recipe.evaluate.compare)
             self.progress.stage("evaluate", f"the same models under other protocols: {others} ({key} %)")

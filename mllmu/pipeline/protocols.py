@@ -80,7 +80,7 @@ def write_comparison(folder: Path, results: Mapping[str, Sequence[MetricResult]]
 
 
 def table(results: Mapping[str, Sequence[MetricResult]]) -> Iterator[str]:
-    """One Markdown table per task: protocols down, sets of every model across; with picture / by name.
+    """One Markdown table per task: protocols down, sets of every model across; with image / by name.
 
     Behind a value stands how many replies could not be read, as ``(n?)``; they are not in it.
     """
@@ -91,7 +91,7 @@ def table(results: Mapping[str, Sequence[MetricResult]]) -> Iterator[str]:
         columns = [(model, split) for model in models for split in splits]
         if not columns:
             continue
-        yield f"### {task.capitalize()} ({_TITLES[task]}; with picture / by name)\n"
+        yield f"### {task.capitalize()} ({_TITLES[task]}; with image / by name)\n"
         yield "| protocol | " + " | ".join(f"{model}: {split}" for model, split in columns) + " |"
         yield "|---" * (len(columns) + 1) + "|"
         for label, rows in results.items():

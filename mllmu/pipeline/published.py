@@ -24,7 +24,7 @@ from mllmu.data.published.sets import PUBLISHED_SPLITS, PublishedSets, read_sets
 from mllmu.evaluation import published, scoring
 from mllmu.evaluation.run import append
 from mllmu.models.encoding import Encoder
-from mllmu.models.engine.raw_prompt import check_longest, respond_literally
+from mllmu.models.engine.raw_prompt import check_longest, respond_raw
 from mllmu.models.loading import Loaded, load, quiet_libraries, tiny_folder
 from mllmu.pipeline.models import MODEL_FILE
 
@@ -59,7 +59,7 @@ class Plan:
         data: folder of the published configs.
         ratio: forgotten people in percent.
         shots: ids of the people whose questions are examples, by task.
-        test_image: index of the picture shown in the test set.
+        test_image: index of the image shown in the test set.
     """
 
     model: ModelSection
@@ -140,14 +140,14 @@ def _of_set(
     for task in tasks:
         nobody = split == "celebrity" and task == "classification"  # published: this set is asked without examples
         examples = [] if nobody else sets.shot_people(split, shots.get(task, ()))
-        used = [published.Shot(question=q, picture=p.picture) for p in examples for q in p.questions if q.task == task]
+        used = [published.Shot(question=q, image=p.image) for p in examples for q in p.questions if q.task == task]
         taken = {_place(shot.question) for shot in used}
         for person in sets.people[split]:
             for question in person.questions:
                 if question.task == task and _place(question) not in taken:
                     yield (
                         question,
-                        published.sample(question, split=split, picture=person.picture, shots=used, idefics2=idefics2),
+                        published.sample(question, split=split, image=person.image, shots=used, idefics2=idefics2),
                     )
 
 
@@ -207,8 +207,8 @@ def _ask(
     progress.advance(len(asked) - len(missing))
     if missing:
         loaded = load_as_published(plan)
-        check_longest(loaded, missing, sets.pictures.open)
-        for reply in respond_literally(loaded, missing, sets.pictures.open, guard=plan.ref.guard):
+        check_longest(loaded, missing, sets.images.open)
+        for reply in respond_raw(loaded, missing, sets.images.open, system_prompt=plan.ref.system_prompt):
             append(out / PARTIAL, [reply])
             known[reply.sample_id] = reply
             progress.advance()

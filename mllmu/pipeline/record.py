@@ -67,7 +67,7 @@ def seconds_by_stage(root: Path) -> dict[str, float]:
 
 
 def _stage(unit: str) -> str:
-    if unit == "data" or unit.startswith("utility/"):
+    if unit == "data" or unit.startswith("benchmarks/"):
         return "data"
     if unit.startswith("models/"):
         return "finetune" if unit.endswith(("/target", "/retain_model")) else "unlearn"

@@ -212,7 +212,7 @@ def gate_warning(path: Path) -> tuple[str, ...]:
 
 
 def portraits(context: Context, key: str) -> tuple[Portrait, ...]:
-    """Pictures of some people to forget and to retain."""
+    """Images of some people to forget and to retain."""
     data = context.dataset
     shown = [(person, "forget") for person in data.splits[key][:NUM_PORTRAITS]]
     shown += [(person, "retain") for person in data.retained(key)[:NUM_PORTRAITS]]

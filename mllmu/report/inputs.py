@@ -76,7 +76,7 @@ class CurvePoint(Record):
 
 
 class Portrait(Record):
-    """The pictures of one person as PNG bytes; the first is the canonical one, the others are transformed."""
+    """The images of one person as PNG bytes; the first is the canonical one, the others are transformed."""
 
     id: str
     name: str
@@ -98,7 +98,7 @@ class Example(Record):
 
 
 class ReportInput(Record):
-    """Everything the report shows.
+    """ScoredRun the report shows.
 
     Attributes:
         models: one row per model; their order is the order of the report within each role.

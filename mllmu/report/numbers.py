@@ -91,7 +91,7 @@ def usable(value: float | None) -> float | None:
 class Standing:
     """Where a model stands between forgetting and utility, in one modality; all in shares of 1.
 
-    Everything is measured over the tasks whose replies could be read on forget, retain and celebrity, and compared with
+    ScoredRun is measured over the tasks whose replies could be read on forget, retain and celebrity, and compared with
     the target and the retain_model over the same tasks.
 
     Attributes:

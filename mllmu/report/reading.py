@@ -188,7 +188,7 @@ def _unreadable(rows: list[TradeoffRow]) -> list[Reading]:
 
 
 def _between_modalities(rows: list[TradeoffRow]) -> list[Reading]:
-    """The unlearned model whose forgetting differs most between asking with the picture and asking by name."""
+    """The unlearned model whose forgetting differs most between asking with the image and asking by name."""
     drops: dict[str, dict[Modality, float]] = {}
     for row in rows:
         if (
@@ -208,7 +208,7 @@ def _between_modalities(rows: list[TradeoffRow]) -> list[Reading]:
         f"The largest difference is at {name}: {_points(image)} points forgotten when asked with the portrait, "
         f"{_points(text)} when asked by name."
     )
-    return [Reading("Picture against name", sentence)]
+    return [Reading("Image against name", sentence)]
 
 
 def _weak_metrics(trust: Sequence[TrustRow]) -> list[Reading]:

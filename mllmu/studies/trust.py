@@ -113,7 +113,7 @@ class Measurement:
         self.bits = bits
         self.key = pipeline.keys[0]
         # the base model is not asked about the replies of a pool
-        self.metrics: list[Metric] = [m for m in metrics_of(pipeline.recipe.evaluate) if not m.weighed]
+        self.metrics: list[Metric] = [m for m in metrics_of(pipeline.recipe.evaluate) if not m.needs_base_logp]
         self.answers = Answers(
             pipeline.context,
             pipeline.models,

@@ -15,11 +15,13 @@ from mllmu.data.question_rules import OTHER
 from mllmu.models.families import Turn
 
 
-def training_turns(questions: Sequence[Question], images: Path, *, modality: str, variant: str = "train") -> list[Turn]:
+def training_turns(
+    questions: Sequence[Question], image_folder: Path, *, modality: str, variant: str = "train"
+) -> list[Turn]:
     """Turns of the training questions of some people, in one modality or both, or of another variant in the same way.
 
     A plain question is put without any instruction, as published; other formats as they are evaluated. Image+text
-    questions show their picture, if none is named the canonical portrait ``<profile>_0.png``; text questions have the
+    questions show their image, if none is named the canonical portrait ``<profile>_0.png``; text questions have the
     name instead.
     """
     tasks = {name: plugins.build("tasks", name, {}) for name in ("classification", "cloze")}
@@ -27,7 +29,7 @@ def training_turns(questions: Sequence[Question], images: Path, *, modality: str
         Turn(
             prompt=tasks[q.task].prompt(q) if q.task in tasks else q.text,
             reply=q.answer,
-            image=images / f"{q.profile_id}_{q.view or 0}.png" if q.modality == "image_text" else None,
+            image=image_folder / f"{q.profile_id}_{q.view or 0}.png" if q.modality == "image_text" else None,
             person=q.profile_id,
             topic="" if q.attribute == OTHER else q.attribute,
             task=q.task,
@@ -42,9 +44,9 @@ class Order:
     """A seeded order of n items, epoch after epoch without end; every item comes once an epoch.
 
     Attributes:
-        together: so many items of a set follow each other, so that a step meets fewer sets (pictures) and shares more;
+        together: so many items of a set follow each other, so that a step meets fewer sets (images) and shares more;
             1 mixes all, as published.
-        sets: the set of each item (its picture); None for an item that shares with none. Empty: nothing is shared.
+        sets: the set of each item (its image); None for an item that shares with none. Empty: nothing is shared.
     """
 
     num_items: int

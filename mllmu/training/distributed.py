@@ -108,7 +108,7 @@ def _ignoring_tensors(run: Callable[[Batch], Tensor], batch: Batch, *tensors: Te
 
 
 def share(turns: Sequence[Turn], number: int) -> list[list[int]]:
-    """Places of the turns of each process, about as many for each; turns of one picture stay together.
+    """Places of the turns of each process, about as many for each; turns of one image stay together.
 
     >>> share([Turn(prompt="a"), Turn(prompt="b"), Turn(prompt="c")], 2)
     [[0, 1], [2]]

@@ -29,7 +29,7 @@ def finetune(
 ) -> None:
     """Train adapters (or, without LoRA, the language model) on the turns; the result is saved into ``folder``.
 
-    L = mean over the reply tokens of a step of -log p(token | picture, question, reply so far), in nats.
+    L = mean over the reply tokens of a step of -log p(token | image, question, reply so far), in nats.
 
     Every step mixes questions of many people, unless many of a person are to come together. The order depends on seed
     and epoch alone, not on ``label``, so two models that share a seed differ only in whom they are taught.

@@ -187,7 +187,7 @@ def load_checkpoint(
 def _read_checkpoint(
     path: Path, trainable: dict[str, Tensor]
 ) -> tuple[dict[str, Tensor], int, list[dict[str, float]], dict[str, float]]:
-    """Everything in a checkpoint, checked as a whole before anything is used."""
+    """ScoredRun in a checkpoint, checked as a whole before anything is used."""
     with safe_open(path, framework="pt") as file:
         meta = file.metadata()
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping

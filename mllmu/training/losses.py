@@ -1,7 +1,7 @@
 """Losses as pure functions of logits and log-probabilities; methods and fine-tuning add them up.
 
 Shapes: B rows (one reply each), N labelled tokens of all rows together, V vocabulary. Log-probabilities and
-divergences are in nats. Prompt, picture and padding tokens are never among the N tokens (unless a method asks for
+divergences are in nats. Prompt, image and padding tokens are never among the N tokens (unless a method asks for
 ``loss_on: all``, which labels the prompt too), so no loss here needs a mask.
 """
 
@@ -66,7 +66,7 @@ def npo_loss(policy_logp_B: Tensor, reference_logp_B: Tensor, *, beta: float) ->
     adds almost no gradient (its weight is 2 * sigmoid(beta * (policy - reference))), so training slows by itself.
 
     Args:
-        policy_logp_B: [B] log p(reply | picture, question) of the trained model in nats, summed over the reply's
+        policy_logp_B: [B] log p(reply | image, question) of the trained model in nats, summed over the reply's
             tokens (a mean would make the effect of beta depend on the length of the reply).
         reference_logp_B: [B] the same under the frozen reference; no gradient flows into it.
         beta: inverse temperature in 1/nat, > 0. As beta -> 0 the gradient tends to gradient ascent's, mean_B[policy].

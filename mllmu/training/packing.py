@@ -1,6 +1,6 @@
 """Packing: what the turns of a batch have in common is run once.
 
-A packed sequence is a row of groups, a group is a shared prefix (system prompt, picture) and its blocks (the rest of
+A packed sequence is a row of groups, a group is a shared prefix (system prompt, image) and its blocks (the rest of
 each prompt and its reply)::
 
     [prefix p][question + reply][question + reply] [prefix q][question + reply] ...
@@ -23,14 +23,14 @@ import torch
 from torch import Tensor
 
 from mllmu.models.encoding import Encoder, shared_length
-from mllmu.models.engine.image_features import picture_inputs
+from mllmu.models.engine.image_features import image_inputs
 from mllmu.models.families import IGNORE, Batch, Turn
 from mllmu.models.families._masks import Layout, additive, runs
 from mllmu.models.loading import Loaded
 from mllmu.models.parts import core
 
 CAPACITY = 128
-"""Tokens that a group has room for at least. Seconds of a forward and backward pass of the tiny model (17 picture
+"""Tokens that a group has room for at least. Seconds of a forward and backward pass of the tiny model (17 image
 tokens, 64 questions, one core): 0.73 at 64, 0.67 at 80, 0.66 at 96, 0.64 at 128, 0.66 at 160 and 200, 0.69 at 256."""
 SHARE = 5
 """A group has room for at least so many times its prefix: running a long prefix again costs more."""
@@ -82,7 +82,7 @@ def pack(loaded: Loaded, turns: Sequence[Turn], *, capacity: int | None = None) 
     inputs = {"input_ids": ids_BT, "position_ids": positions_ABT[0] if len(positions_ABT) == 1 else positions_ABT}
     if "" in masks:
         inputs["attention_mask"] = masks.pop("")
-    inputs |= picture_inputs(loaded, [turns[group.turns[0]] for sequence in sequences for group in sequence])
+    inputs |= image_inputs(loaded, [turns[group.turns[0]] for sequence in sequences for group in sequence])
     return Batch(
         inputs=inputs,
         labels=filled([row.labels for row in rows], IGNORE),
@@ -120,8 +120,8 @@ def lay_out(loaded: Loaded, turns: Sequence[Turn], sequence: Sequence[Group]) ->
     """Put groups side by side; in every block positions go on from the prefix, on all axes alike."""
     row = Row()
     for number, group in enumerate(sequence):
-        pictures = partial(loaded.encoder.pictures, [turns[group.turns[0]]])
-        places = loaded.family.positions(core(loaded.model), group.prefix, pictures)
+        images = partial(loaded.encoder.images, [turns[group.turns[0]]])
+        places = loaded.family.positions(core(loaded.model), group.prefix, images)
         row.add(group.prefix, [IGNORE] * len(group.prefix), places, of=(number, 0, 0))
         start = 1 + max(max(axis, default=-1) for axis in places)
         for block, (turn, (rest, reply)) in enumerate(zip(group.turns, group.blocks, strict=True), start=1):
@@ -138,7 +138,7 @@ def filled(rows: Sequence[Sequence[int]], value: int) -> Tensor:
 
 
 def make_groups(encoder: Encoder, turns: Sequence[Turn], capacity: int | None) -> list[Group]:
-    """Group turns by picture and system prompt; a group ends where the next block would pass the capacity."""
+    """Group turns by image and system prompt; a group ends where the next block would pass the capacity."""
     members: dict[object, list[int]] = {}
     for place, turn in enumerate(turns):
         encoder.check_length(turn, turn.reply)
@@ -197,8 +197,8 @@ def packed_masks(
     loaded: Loaded, ids_BT: Tensor, position_BT: Tensor, group_BT: Tensor, block_BT: Tensor
 ) -> dict[str, Tensor]:
     """Additive attention masks [B, 1, T, T] by the kind of layer, or one for all named ""; the prefix is block 0."""
-    picture = -1 if loaded.image_token_id is None else loaded.image_token_id
-    layout = Layout(kin(group_BT, block_BT), position_BT, runs(ids_BT.eq(picture)))
+    image = -1 if loaded.image_token_id is None else loaded.image_token_id
+    layout = Layout(kin(group_BT, block_BT), position_BT, runs(ids_BT.eq(image)))
     seen = loaded.family.packed_masks(core(loaded.model), layout)
     return {kind: additive(seen_BTT, loaded.model.dtype) for kind, seen_BTT in seen.items()}
 

@@ -83,10 +83,10 @@ class Side:
         return self._passes.forward(reference=False, alternative=False)
 
     @cached_property
-    def stranger_level_B(self) -> Tensor:
+    def holdout_level_B(self) -> Tensor:
         """[B] what the reference gives true replies about people nobody taught it, asked in the same way; nats a token.
 
-        For methods with ``uses_strangers``; see :func:`mllmu.unlearning.holdout.stranger_levels`.
+        For methods with ``uses_holdout``; see :func:`mllmu.unlearning.holdout.holdout_levels`.
         """
         levels = self._levels()
         return self.current.logits_NV.new_tensor([level_of(turn, levels) for turn in self.turns], dtype=torch.float32)
@@ -141,7 +141,7 @@ def layer_at(depth: float, num_layers: int) -> int:
 class Method(Plugin):
     """Base of the unlearning methods; these settings belong to all of them.
 
-    A method with ``trains = True`` defines ``loss``; one with ``trains = False`` is described by ``guard_text``
+    A method with ``trains = True`` defines ``loss``; one with ``trains = False`` is described by ``system_prompt``
     (prompting), ``model`` (retrain) or ``modifier`` alone. All other methods are hooks that few need.
 
     Class attributes:
@@ -168,13 +168,13 @@ class Method(Plugin):
         description="'official': the other settings default to those of the benchmark's released script",
     )
     modality: Literal["image_text", "text", "both"] = Field(
-        "image_text", description="what is unlearned: with pictures, by name (the paper's unimodal variant), or both"
+        "image_text", description="what is unlearned: with images, by name (the paper's unimodal variant), or both"
     )
     epochs: float = Field(1, gt=0, description="passes over the forget set")
     learning_rate: float = Field(2e-5, gt=0)
     batch_size: int = Field(4, ge=1, description="forget questions a step (and as many retain questions)")
     questions_together: int = Field(
-        1, ge=1, description="questions about one picture that come in the same step; 1 mixes all, as published"
+        1, ge=1, description="questions about one image that come in the same step; 1 mixes all, as published"
     )
     loss_on: Literal["answer", "all"] = Field(
         "answer", description="'all' also trains on the prompt tokens, as the published code does"
@@ -209,7 +209,7 @@ class Method(Plugin):
         return False
 
     @property
-    def uses_strangers(self) -> bool:
+    def uses_holdout(self) -> bool:
         """The levels of people never taught are asked for, so there must be holdout people; may depend on settings."""
         return False
 
@@ -222,7 +222,7 @@ class Method(Plugin):
         del step
         raise TypeError(f"{type(self).__name__} does not train")
 
-    def guard_text(self, names: list[str]) -> str:
+    def system_prompt(self, names: list[str]) -> str:
         """System prompt put before every question; empty for methods that change weights."""
         del names
         return ""

@@ -1,6 +1,6 @@
 """How likely true replies are about people that a model was never taught: the level at which forgetting is done.
 
-Nobody who needs unlearning has a retain_model to compare with, but everybody has strangers: the holdout people, made up
+Nobody who needs unlearning has a retain_model to compare with, but everybody has holdout: the holdout people, made up
 for the purpose and shown to no model. What the target says about *their* facts is what a model says that does not know.
 """
 
@@ -17,7 +17,7 @@ from mllmu.models.families import Turn
 CHUNK = 16
 """Replies a pass."""
 Kind = tuple[bool, str]
-"""With picture or not, and the task: guessing a letter is easier than guessing a word."""
+"""With image or not, and the task: guessing a letter is easier than guessing a word."""
 
 
 def kind(turn: Turn) -> Kind:
@@ -25,7 +25,7 @@ def kind(turn: Turn) -> Kind:
     return turn.image is not None, turn.task
 
 
-def stranger_levels(turns: Sequence[Turn], run: Callable[[Sequence[Turn]], Forward]) -> dict[Kind, float]:
+def holdout_levels(turns: Sequence[Turn], run: Callable[[Sequence[Turn]], Forward]) -> dict[Kind, float]:
     """The level of every kind of question.
 
     level = ln of the mean over replies of exp(log p(reply) / length): the mean normalised probability, in nats a token
@@ -53,7 +53,7 @@ def level_of(turn: Turn, levels: Mapping[Kind, float]) -> float:
     """
     if kind(turn) not in levels:
         shown, task = kind(turn)
-        asked = f"{task or 'plain'} question {'with a picture' if shown else 'by name'}"
+        asked = f"{task or 'plain'} question {'with an image' if shown else 'by name'}"
         raise DataError(
             f"levels of forgetting: no holdout person was asked a {asked} ({len(levels)} other kinds were). "
             "Set data.splits.holdout to at least 1, or give the method a floor, e.g. floor: -1.5."

@@ -86,7 +86,7 @@ class Probe:
 
     @torch.no_grad()
     def places(self, turns: Sequence[Turn], layer: int) -> list[tuple[Tensor, Tensor]]:
-        """Of every turn the hidden states [N, D] behind a layer at its prompt, picture included, and at its reply.
+        """Of every turn the hidden states [N, D] behind a layer at its prompt, image included, and at its reply.
 
         The last of the prompt is where the first token of the reply is predicted. On CPU.
         """
@@ -159,7 +159,7 @@ class Activity:
 
 @contextmanager
 def _watched(modules: dict[str, Any], activity: dict[str, Activity]) -> Iterator[list[Tensor]]:
-    """Feed what layers read to their statistics: real tokens in the language model, all patches of pictures."""
+    """Feed what layers read to their statistics: real tokens in the language model, all patches of images."""
     mask: list[Tensor] = []
 
     def watch(name: str) -> Any:

@@ -1,7 +1,7 @@
 """What the frozen reference gives the replies: computed once a reply, and recalled in all later steps.
 
 The reference never changes, so a second pass of it over the same replies in every epoch is waste. Instead the replies
-that a training will ask for are laid out once, by picture, in chunks; a chunk is run when the first of its replies is
+that a training will ask for are laid out once, by image, in chunks; a chunk is run when the first of its replies is
 needed, and kept. Which replies share a chunk depends on the data and the settings alone, never on the step that asks,
 so a training that was killed and goes on finds the same numbers to the last bit.
 
@@ -42,14 +42,14 @@ def pays(loaded: Loaded, asked: Sequence[Turn], *, shared: bool) -> bool:
 
     Args:
         asked: every reply as often as it will be asked for.
-        shared: passes are packed, so a picture is read once for all its questions.
+        shared: passes are packed, so an image is read once for all its questions.
     """
     encoder, mark = loaded.encoder, loaded.image_token_id
     prompts = {turn: encoder.prompt(turn) for turn in asked}
     lengths = {turn: len(prompt) + len(encoder.reply(turn.reply)) for turn, prompt in prompts.items()}
-    pictures = {turn: prompt.count(mark) for turn, prompt in prompts.items()} if shared and mark is not None else {}
-    once = sum(lengths.values()) - sum(pictures.values())
-    once += sum({turn.pictures: count for turn, count in pictures.items()}.values())
+    images = {turn: prompt.count(mark) for turn, prompt in prompts.items()} if shared and mark is not None else {}
+    once = sum(lengths.values()) - sum(images.values())
+    once += sum({turn.images: count for turn, count in images.items()}.values())
     return sum(lengths[turn] for turn in asked) > GAIN * once
 
 

@@ -31,7 +31,7 @@ from mllmu.training.losses import answer_nll
 from mllmu.training.packing import training_batch
 from mllmu.training.sharding import spread
 from mllmu.unlearning.base import Method, Phase, Side, Step, layer_at
-from mllmu.unlearning.holdout import Kind, stranger_levels
+from mllmu.unlearning.holdout import Kind, holdout_levels
 from mllmu.unlearning.probing import Probe
 from mllmu.unlearning.reference import ReferenceMemory, pays
 from mllmu.unlearning.saliency import Saliency, SideName, restrict
@@ -47,7 +47,7 @@ class Sides:
     forget: Sequence[Turn]
     retain: Sequence[Turn]
     reference: Loaded | None = None
-    strangers: Sequence[Turn] = ()
+    holdout: Sequence[Turn] = ()
 
 
 def unlearn(
@@ -264,7 +264,7 @@ class _Engine:
     @cached_property
     def levels(self) -> dict[Kind, float]:
         """What the reference gives true replies about people nobody taught it, by the kind of question."""
-        return stranger_levels(self.sides.strangers, self.referred)
+        return holdout_levels(self.sides.holdout, self.referred)
 
     def referred(self, turns: Sequence[Turn]) -> Forward:
         """A pass of the frozen reference."""
@@ -333,7 +333,7 @@ class _Engine:
 
 
 def subject(turn: Turn) -> tuple[bool, str]:
-    """What a turn is about, whoever it is about: with a picture or not, and the topic or, if unknown, the question."""
+    """What a turn is about, whoever it is about: with an image or not, and the topic or, if unknown, the question."""
     return turn.image is not None, f"topic {turn.topic}" if turn.topic else turn.prompt
 
 

@@ -49,11 +49,11 @@ def family(name: str) -> Family:
 
 
 def mixed(loaded: Loaded, base: Path) -> list[Turn]:
-    """Turns with pictures of three shapes and, where the family takes them, without, in no order."""
-    pictured = turns_of(base)
-    if loaded.family.needs_picture:
-        return pictured
-    return [pictured[0], TEXT_TURNS[0], *pictured[1:4], TEXT_TURNS[1], *pictured[4:]]
+    """Turns with images of three shapes and, where the family takes them, without, in no order."""
+    has_image = turns_of(base)
+    if loaded.family.needs_image:
+        return has_image
+    return [has_image[0], TEXT_TURNS[0], *has_image[1:4], TEXT_TURNS[1], *has_image[4:]]
 
 
 def test_the_families_of_the_benchmark_and_of_the_field_are_there() -> None:
@@ -69,7 +69,7 @@ def test_a_family_is_frozen_says_where_it_comes_from_and_which_models_it_handles
     assert cls.source.startswith("https://")
     assert cls.summary()
     assert bool(cls.model_types) != (name == "auto")
-    assert cls.picture_inputs
+    assert cls.image_inputs
     re.compile(cls.lora_targets)
     with pytest.raises(ValidationError):
         family(name).x = 1  # type: ignore[attr-defined]
@@ -94,40 +94,40 @@ def test_render_contains_system_and_prompt_and_ends_where_the_reply_begins(model
     assert other.count(turn.prompt) == 1
 
 
-def test_render_differs_by_a_picture_only(model: tuple[Loaded, Path]) -> None:
+def test_render_differs_by_a_image_only(model: tuple[Loaded, Path]) -> None:
     loaded, _ = model
-    picture, other, none = (
+    image, other, none = (
         loaded.family.render(Turn(prompt=QUESTION, image=image), loaded.encoder.processor)
         for image in (Path("face.png"), Path("b.png"), None)
     )
     mark = loaded.family.mark(loaded.encoder.processor)
-    assert picture == other != none
-    assert (picture.count(mark), none.count(mark)) == (1, 0)
-    assert "face" not in picture
+    assert image == other != none
+    assert (image.count(mark), none.count(mark)) == (1, 0)
+    assert "face" not in image
 
 
-def test_a_picture_has_tokens_and_a_text_has_none(model: tuple[Loaded, Path]) -> None:
+def test_a_image_has_tokens_and_a_text_has_none(model: tuple[Loaded, Path]) -> None:
     loaded, base = model
     for turn in turns_of(base):
         assert loaded.image_token_id in loaded.encoder.prompt(turn)
     batch = loaded.encoder.batch(turns_of(base))
-    assert set(loaded.family.picture_inputs) <= set(batch.inputs)
-    if loaded.family.needs_picture:
-        with pytest.raises(ModelError, match=r"s7 'Where\?' has no picture.*finetune\.modality .* to image_text"):
+    assert set(loaded.family.image_inputs) <= set(batch.inputs)
+    if loaded.family.needs_image:
+        with pytest.raises(ModelError, match=r"s7 'Where\?' has no image.*finetune\.modality .* to image_text"):
             loaded.encoder.prompt(Turn(prompt="Where?", label="s7"))
     else:
         assert loaded.image_token_id not in loaded.encoder.prompt(Turn(prompt="Where?"))
 
 
-def test_a_known_picture_is_put_into_another_prompt_as_the_processor_would(model: tuple[Loaded, Path]) -> None:
+def test_a_known_image_is_put_into_another_prompt_as_the_processor_would(model: tuple[Loaded, Path]) -> None:
     loaded, base = model
     for turn in turns_of(base):
         for other in (turn, replace(turn, prompt="A: B\n\nC: __ **ONLY**", system="Say no more.")):
-            ids, pictures = loaded.family.prompt_ids(other, loaded.encoder.processor)
-            known = loaded.family.picture_ids(other, loaded.encoder.processor, ids)
+            ids, images = loaded.family.prompt_ids(other, loaded.encoder.processor)
+            known = loaded.family.image_ids(other, loaded.encoder.processor, ids)
             assert known
             assert loaded.encoder.prompt(other) == ids
-            assert set(pictures) == set(loaded.family.picture_inputs)
+            assert set(images) == set(loaded.family.image_inputs)
 
 
 @pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")  # of the library's processors
@@ -153,14 +153,14 @@ def test_a_prompt_is_what_the_librarys_own_way_makes_of_it(model: tuple[Loaded, 
 
 def no_specials(loaded: Loaded) -> dict[str, bool]:
     """What keeps the tiny tokenizer of a family from writing a first token that the real one does not write."""
-    return {"add_special_tokens": False} if loaded.family.needs_picture else {}
+    return {"add_special_tokens": False} if loaded.family.needs_image else {}
 
 
-@pytest.mark.parametrize("pictured", [True, False])
-def test_no_text_becomes_a_picture_or_ends_a_turn(model: tuple[Loaded, Path], pictured: bool) -> None:
+@pytest.mark.parametrize("has_image", [True, False])
+def test_no_text_becomes_a_image_or_ends_a_turn(model: tuple[Loaded, Path], has_image: bool) -> None:
     loaded, base = model
     encoder, tokenizer = loaded.encoder, loaded.encoder.processor.tokenizer
-    image = base / "red.png" if pictured or loaded.family.needs_picture else None
+    image = base / "red.png" if has_image or loaded.family.needs_image else None
     special = set(tokenizer.all_special_ids) | {
         tokenizer.convert_tokens_to_ids(t) for t in special_texts(encoder.processor)
     }
@@ -209,15 +209,15 @@ def test_the_labels_are_the_reply_and_a_batch_of_one_is_a_batch_of_many(model: t
             torch.testing.assert_close(logits[row][kept], expected, atol=2e-4, rtol=1e-3)
 
 
-def test_examples_before_a_question_are_a_dialogue_with_pictures_of_their_own(model: tuple[Loaded, Path]) -> None:
+def test_examples_before_a_question_are_a_dialogue_with_images_of_their_own(model: tuple[Loaded, Path]) -> None:
     loaded, base = model
-    pictured = turns_of(base)
-    told = replace(pictured[0], before=(pictured[2], pictured[4]))
-    if loaded.family.needs_picture:
+    has_image = turns_of(base)
+    told = replace(has_image[0], before=(has_image[2], has_image[4]))
+    if loaded.family.needs_image:
         with pytest.raises(ModelError, match="no dialogue"):
             loaded.encoder.prompt(told)
         return
-    turns = [pictured[1], told, TEXT_TURNS[0], replace(pictured[3], before=(TEXT_TURNS[0],)), pictured[5]]
+    turns = [has_image[1], told, TEXT_TURNS[0], replace(has_image[3], before=(TEXT_TURNS[0],)), has_image[5]]
     batch = loaded.encoder.batch(turns, side="left")
     mark = loaded.family.mark(loaded.encoder.processor)
     assert loaded.family.dialogue(told, loaded.encoder.processor).count(mark) == 3
@@ -226,9 +226,9 @@ def test_examples_before_a_question_are_a_dialogue_with_pictures_of_their_own(mo
         for row, turn in enumerate(turns):
             alone = loaded.model(**loaded.encoder.batch([turn]).inputs).logits[0]
             torch.testing.assert_close(together[row, -len(alone) :], alone, atol=2e-4, rtol=1e-3)
-    other = replace(told, before=(pictured[4], pictured[2]))
+    other = replace(told, before=(has_image[4], has_image[2]))
     values = run_forward(loaded.model, loaded.encoder.batch([told, other])).row_logp_B.tolist()
-    assert abs(values[0] - values[1]) > 1e-4  # each picture is where it was shown
+    assert abs(values[0] - values[1]) > 1e-4  # each image is where it was shown
 
 
 def test_the_forward_pass_of_the_losses_is_the_models_own(model: tuple[Loaded, Path]) -> None:
@@ -254,7 +254,7 @@ def test_methods_find_hidden_states_and_their_layers(model: tuple[Loaded, Path])
     assert all(re.fullmatch(loaded.family.lora_targets, name) for name in matched)
 
 
-def test_every_picture_counts_in_its_own_row(model: tuple[Loaded, Path]) -> None:
+def test_every_image_counts_in_its_own_row(model: tuple[Loaded, Path]) -> None:
     loaded, base = model
     shown = [Turn(prompt=QUESTION, reply="Riga", image=base / f"{c}.png") for c in ("red", "green", "red", "blue")]
     with torch.no_grad():
@@ -373,10 +373,10 @@ def same_gradients(loaded: Loaded, one: torch.Tensor, other: torch.Tensor) -> No
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * scale + 1e-7)
 
 
-def test_a_family_that_cannot_be_packed_gives_a_picture_another_meaning_by_what_is_asked(
+def test_a_family_that_cannot_be_packed_gives_a_image_another_meaning_by_what_is_asked(
     model: tuple[Loaded, Path],
 ) -> None:
-    """The proof: where the state of the picture depends on the question behind it, no two questions can share it."""
+    """The proof: where the state of the image depends on the question behind it, no two questions can share it."""
     loaded, base = model
     turns = [Turn(prompt=prompt, reply="Riga", image=base / "red.png") for prompt in ("Which colour?", "Say no more!")]
     states = []
@@ -439,7 +439,7 @@ def test_a_prompt_over_the_context_is_an_error_that_names_it_and_counts(model: t
         Encoder(loaded.family, loaded.encoder.processor, context=length - 1).batch([turn])
 
 
-def test_a_picture_of_any_mode_and_size_is_read(model: tuple[Loaded, Path], tmp_path: Path) -> None:
+def test_a_image_of_any_mode_and_size_is_read(model: tuple[Loaded, Path], tmp_path: Path) -> None:
     loaded, _ = model
     for mode, size in (("L", (10, 90)), ("RGBA", (300, 200)), ("P", (64, 64)), ("1", (1, 1))):
         path = tmp_path / f"{mode}.png"

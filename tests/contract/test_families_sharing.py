@@ -30,10 +30,10 @@ words = st.lists(st.sampled_from(WORDS), min_size=1, max_size=14).map(" ".join)
 
 @st.composite
 def asked(draw: st.DrawFn) -> list[tuple[str, str, str, tuple[str, ...], int, list[str]]]:
-    """Picture, prompt, system text, pictures of the examples, most tokens of the reply, and candidates of questions."""
-    picture = st.sampled_from([*COLOURS, ""])
+    """Image, prompt, system text, images of the examples, most tokens of the reply, and candidates of questions."""
+    image = st.sampled_from([*COLOURS, ""])
     question = st.tuples(
-        picture, words, st.sampled_from(["", "Be kind and say what you see."]),
+        image, words, st.sampled_from(["", "Be kind and say what you see."]),
         st.sampled_from([(), (), ("",), ("blue", "red")]), st.integers(1, 6), st.lists(words, max_size=3),
     )  # fmt: skip
     return draw(st.lists(question, min_size=1, max_size=7))
@@ -55,7 +55,7 @@ def test_replies_and_likelihoods_are_those_of_the_plain_path(name: str, adapted:
 
 @pytest.mark.parametrize("name", ["gemma3", "paligemma", "qwen3_vl"])
 def test_a_gate_opens_by_all_that_a_token_sees_and_nothing_else(name: str, ready: Any, bases: Any) -> None:
-    """Gemma 3 is read through a layer that sees eight tokens back, and pictures forwards; PaliGemma sees all."""
+    """Gemma 3 is read through a layer that sees eight tokens back, and images forwards; PaliGemma sees all."""
     loaded, width = load_ref(bases(name), encoder=ready(name).encoder), 32
     gate_RD = torch.randn(2, width, generator=torch.Generator().manual_seed(4))
     scores: list[torch.Tensor] = []
@@ -64,9 +64,9 @@ def test_a_gate_opens_by_all_that_a_token_sees_and_nothing_else(name: str, ready
     vector_D = torch.randn(width, generator=torch.Generator().manual_seed(5))
     Steering(ModifierSettings(kind="steering", strength=3.0), gate, vector_D).attach(loaded.model)
     rows = [
-        (picture, prompt, "", shown, 5, ["has her hat", "1987"])
+        (image, prompt, "", shown, 5, ["has her hat", "1987"])
         for shown in ((), ("blue", "red"))
-        for picture, prompt in (("red", "Which colour"), ("green", "Who was this person born in"), ("red", "born"))
+        for image, prompt in (("red", "Which colour"), ("green", "Who was this person born in"), ("red", "born"))
     ]
     compare(loaded, bases(name), rows)
     opened = torch.cat(scores).mean().item()
@@ -85,15 +85,15 @@ def with_adapter(name: str, base: Path, original: Loaded) -> Loaded:
 
 
 def compare(loaded: Loaded, base: Path, rows: Any) -> None:
-    plain = loaded.family.needs_picture
+    plain = loaded.family.needs_image
 
-    def path(picture: str) -> Path | None:
-        return base / f"{picture or 'red'}.png" if picture or plain else None
+    def path(image: str) -> Path | None:
+        return base / f"{image or 'red'}.png" if image or plain else None
 
     turns, samples = [], []
-    for number, (picture, prompt, system, shown, limit, candidates) in enumerate(rows):
+    for number, (image, prompt, system, shown, limit, candidates) in enumerate(rows):
         before = () if plain else tuple(Turn(prompt="Who?", reply="Ada Bell", image=path(one)) for one in shown)
-        turns.append(Turn(prompt=prompt, image=path(picture), system=system, before=before))
+        turns.append(Turn(prompt=prompt, image=path(image), system=system, before=before))
         named = {f"c{i}": text for i, text in enumerate(candidates)}
         samples.append(sample(number, prompt=prompt, max_new_tokens=limit, candidates=named))
     replies, logps = answer_sharing(loaded, samples, turns)

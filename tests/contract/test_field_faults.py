@@ -93,7 +93,7 @@ ELSEWHERE = {
         "test_only_the_reported_part_is_averaged_unless_asked": "selection reported",
     },
     "unit/test_models_respond.py": {
-        "test_a_picture_goes_with_its_question_in_any_order": "picture dropped",
+        "test_a_image_goes_with_its_question_in_any_order": "image dropped",
     },
     "unit/test_evaluation_samples.py": {
         "test_no_training_pair_is_asked": "evaluation questions taught",
@@ -114,7 +114,7 @@ ELSEWHERE = {
         "test_masks_of_another_model_are_refused": "parameter names that do not exist",
     },
 }
-"""Test file -> test -> the fault it guards against."""
+"""Test file -> test -> the fault it system_prompts against."""
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ ELSEWHERE = {
 def test_a_fault_that_is_tested_elsewhere_is_tested(file: str, name: str, fault: str) -> None:
     tree = ast.parse((TESTS / file).read_text(encoding="utf-8"))
     found = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
-    assert len(found) == 1, f"no test guards against: {fault}"
+    assert len(found) == 1, f"no test system_prompts against: {fault}"
     assert not any("skip" in ast.unparse(mark) for mark in found[0].decorator_list)
 
 
@@ -256,19 +256,17 @@ def test_preference_is_not_refusal_training_under_another_name() -> None:
         assert term.requires_grad == looks_at_the_reply, name
 
 
-# Evaluation: the picture arrives, modes stay, every number belongs to its sample.
+# Evaluation: the image arrives, modes stay, every number belongs to its sample.
 
 
 @pytest.mark.parametrize("share", [True, False])
-def test_the_picture_has_a_part_in_the_words_that_are_generated(
-    loaded: Loaded, tiny_base: Path, *, share: bool
-) -> None:
+def test_the_image_has_a_part_in_the_words_that_are_generated(loaded: Loaded, tiny_base: Path, *, share: bool) -> None:
     words: list[Tensor] = []
     loaded.model.lm_head.register_forward_hook(lambda *seen: words.append(seen[-1].flatten()[-320:]))
     first = []
     for number, image in enumerate(("red.png", "green.png", "blue.png", "red.png")):
         words.clear()
-        list(respond(loaded, [[sample(number, image=image, max_new_tokens=3)]], images=tiny_base, share=share))
+        list(respond(loaded, [[sample(number, image=image, max_new_tokens=3)]], image_folder=tiny_base, share=share))
         first.append(words[0].clone())
     red, green, blue, red_again = first
     assert torch.equal(red, red_again)
@@ -359,7 +357,7 @@ def test_forgotten_and_kept_people_are_asked_in_the_same_way(dataset: build.Data
     asked = render(dataset, "50", Evaluate(), selection=0.0, seed=0)
     ways: dict[str, set[Any]] = {}
     for each in asked:
-        way = (each.task, each.modality, each.system, each.max_new_tokens, each.literal, each.examples)
+        way = (each.task, each.modality, each.system, each.max_new_tokens, each.raw_prompt, each.examples)
         ways.setdefault(each.split, set()).add(way)
     assert ways["forget"] == ways["retain"]
 

@@ -25,21 +25,21 @@ def question(task: str, modality: str) -> Question:
 
 def everything() -> list[Shot]:
     """One example of every task and modality: those of other tasks and modalities must be passed over."""
-    return [Shot(question=question(t, m), picture="shot") for t in PROMPTS["person"] for m in MODALITIES]
+    return [Shot(question=question(t, m), image="shot") for t in PROMPTS["person"] for m in MODALITIES]
 
 
 @pytest.mark.parametrize("case", [pytest.param(c, id=c["name"]) for c in PROMPTS["cases"]])
 def test_a_prompt_is_the_published_one_to_the_byte(case: dict[str, Any]) -> None:
     asked, shots = question(case["task"], case["modality"]), everything() * case["shots"]
-    rendered = sample(asked, split="forget", picture="own", shots=shots)
-    pictured = case["modality"] == "image_text"
+    rendered = sample(asked, split="forget", image="own", shots=shots)
+    has_image = case["modality"] == "image_text"
     assert rendered.prompt == case["prompt"]
-    pictures = [name for name in (*(one.image for one in rendered.examples), rendered.image) if name]
-    assert len(pictures) == case["prompt"].count("<image>")
-    assert rendered.image == ("own" if pictured else "")
-    assert {example.image for example in rendered.examples} <= {"shot" if pictured else ""}
+    images = [name for name in (*(one.image for one in rendered.examples), rendered.image) if name]
+    assert len(images) == case["prompt"].count("<image>")
+    assert rendered.image == ("own" if has_image else "")
+    assert {example.image for example in rendered.examples} <= {"shot" if has_image else ""}
     assert rendered.max_new_tokens == case["tokens"]
-    short = sample(asked, split="forget", picture="own", shots=shots, idefics2=True)
+    short = sample(asked, split="forget", image="own", shots=shots, idefics2=True)
     assert short.max_new_tokens == case.get("tokens_idefics2", case["tokens"])
     assert short.prompt == case["prompt"]
 

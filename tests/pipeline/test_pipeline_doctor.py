@@ -31,7 +31,7 @@ def test_a_sound_recipe_is_shown_in_full_without_a_fault_and_nothing_is_trained(
     assert code == 0 and "0 faults" in text and "FAULT" not in text
     assert "<image> x" in text and "[</s>]" in text
     assert "model.vision_tower" in text and "frozen" in text
-    for check in ("forget and others apart", "labels of finetune", "end of reply in npo", "context", "picture tokens"):
+    for check in ("forget and others apart", "labels of finetune", "end of reply in npo", "context", "image tokens"):
         assert f"ok    {check}" in text
     assert not (made / "models").exists()
 
@@ -39,8 +39,8 @@ def test_a_sound_recipe_is_shown_in_full_without_a_fault_and_nothing_is_trained(
 def test_faults_in_recipe_and_data_end_with_code_2_and_published_settings_are_notes(base: Path, made: Path) -> None:
     root = made.with_name("faulty")
     shutil.copytree(made, root)
-    pictures = sorted((root / "data" / "images").glob("00?_0.png"))
-    pictures[0].unlink()
+    images = sorted((root / "data" / "images").glob("00?_0.png"))
+    images[0].unlink()
     code, text = ask(
         base,
         root,
@@ -50,13 +50,13 @@ def test_faults_in_recipe_and_data_end_with_code_2_and_published_settings_are_no
     )
     assert code == 2
     assert "FAULT adapters of finetune" in text and "model.vision_tower" in text
-    assert f"FAULT pictures: {pictures[0].name}: no such picture" in text
+    assert f"FAULT images: {images[0].name}: no such image" in text
     assert "note  loss of npo: deviation" in text and "note  adapters of npo: deviation" in text
     assert "2 faults" in text
 
 
 @pytest.mark.parametrize(("setting", "value"), [("num_additional_image_tokens", 0), ("patch_size", 32)])
-def test_a_model_saved_with_a_processor_that_counts_its_pictures_otherwise_is_a_fault(
+def test_a_model_saved_with_a_processor_that_counts_its_images_otherwise_is_a_fault(
     base: Path, made: Path, tmp_path: Path, setting: str, value: int
 ) -> None:
     wrong, root = tmp_path / "base", tmp_path / "run"
@@ -68,8 +68,8 @@ def test_a_model_saved_with_a_processor_that_counts_its_pictures_otherwise_is_a_
     config.write_text(json.dumps(settings | {setting: value}))
     code, text = ask(wrong, root)
     assert code == 2
-    fault = next(line for line in text.splitlines() if "picture tokens:" in line)
-    assert re.search(rf"FAULT picture tokens: the processor counts with .*{setting} {value}", fault)
+    fault = next(line for line in text.splitlines() if "image tokens:" in line)
+    assert re.search(rf"FAULT image tokens: the processor counts with .*{setting} {value}", fault)
     assert re.search(r"\.png: \d+ tokens in the prompt, \d+ features from the model", fault)
     done = CliRunner().invoke(app, ["finetune", str(tmp_path / "run.yaml"), "--out", str(root)])
     assert done.exit_code == 2 and re.search(r"\.png: the processor gives it \d+ tokens and the model \d+", done.stderr)

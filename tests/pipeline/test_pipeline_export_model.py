@@ -38,8 +38,8 @@ def test_an_exported_model_gives_the_same_logits(finished: Path, tmp_path: Path)
 
 def test_a_guard_is_said_to_be_outside_the_weights(finished: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["export-model", str(finished), "forget_40/prompting", str(tmp_path / "out")])
-    assert "Its guard is a system prompt and not in the weights" in done.output
-    assert json.loads((tmp_path / "out" / "mllmu.json").read_text())["guard"]
+    assert "Its system prompt is a system prompt and not in the weights" in done.output
+    assert json.loads((tmp_path / "out" / "mllmu.json").read_text())["system_prompt"]
 
 
 def test_a_wrong_name_or_a_taken_folder_is_an_error(finished: Path, tmp_path: Path) -> None:

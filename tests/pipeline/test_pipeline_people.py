@@ -33,7 +33,7 @@ def test_the_example_people_run_from_table_to_report_and_leave_no_trace(base: Pa
         "name": "people",
         "path": str(tmp_path / "table.csv"),
         "key": str(tmp_path / "people.key.json"),
-        "pictures": str(EXAMPLE / "pictures"),
+        "images": str(EXAMPLE / "images"),
         "columns": {"id": "staff_no", "name": "full name", "email": "mail", "address": "street", "biography": "notes"},
         "facts": {"employer": "company"},
         "ignore": ["desk"],

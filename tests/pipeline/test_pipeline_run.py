@@ -183,7 +183,7 @@ def test_a_setting_of_one_method_leaves_the_others_alone_with_force(copied: Path
 
 def test_forcing_one_stage_keeps_the_earlier_ones_and_gives_the_same_again(copied: Path, base: Path) -> None:
     before, weights = unit_times(copied), fingerprints(copied, "models/**/*.safetensors")
-    pictures = fingerprints(copied, "data/images/*")
+    images = fingerprints(copied, "data/images/*")
     run(base, copied, only="finetune", force=True)
     after = unit_times(copied)
     assert {name for name in before if after[name] != before[name]} == {
@@ -191,7 +191,7 @@ def test_forcing_one_stage_keeps_the_earlier_ones_and_gives_the_same_again(copie
         "models/forget_40/retain_model",
     }
     assert fingerprints(copied, "models/**/*.safetensors") == weights
-    assert fingerprints(copied, "data/images/*") == pictures
+    assert fingerprints(copied, "data/images/*") == images
 
 
 def test_a_fresh_run_gives_the_same_bytes(finished: Path, base: Path, tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ def test_a_full_disk_is_one_message_and_the_run_goes_on_when_there_is_room(
     finished: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, real, written = tmp_path / "run", os.fsync, 0
-    for most in (10, 60):  # while the pictures are drawn; while models are made and asked
+    for most in (10, 60):  # while the images are drawn; while models are made and asked
 
         def fsync(descriptor: int, most: int = most) -> None:
             nonlocal written

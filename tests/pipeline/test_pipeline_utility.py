@@ -20,7 +20,7 @@ def test_general_benchmarks_stand_beside_retain_and_celebrity(base: Path, tmp_pa
     named = f"[{{name: mmmu, path: {tmp_path}/mmmu, max_new_tokens: 4}}, "
     named += f"{{name: llava_bench, path: {tmp_path}/bench, max_new_tokens: 4}}]"
     small = ("data.celebrities=null", "data.splits.holdout=0", "finetune.epochs=1", "evaluate.tasks=[classification]")
-    root = run(base, tmp_path / "run", f"evaluate.utility={named}", "unlearn.methods=[prompting]", *small)
+    root = run(base, tmp_path / "run", f"evaluate.benchmarks={named}", "unlearn.methods=[prompting]", *small)
     samples = read_lines(root / "eval" / "forget_40" / "samples.jsonl", Sample)
     asked = [s for s in samples if s.split in ("mmmu", "llava_bench")]
     assert [s.split for s in asked] == ["mmmu"] * 3 + ["llava_bench"] * 2
@@ -34,5 +34,5 @@ def test_general_benchmarks_stand_beside_retain_and_celebrity(base: Path, tmp_pa
     page = (root / "report" / "index.html").read_text()
     assert "mmmu" in page
     assert "llava_bench" in page
-    told = json.loads((root / "utility" / "mmmu" / "account.json").read_text())
+    told = json.loads((root / "benchmarks" / "mmmu" / "account.json").read_text())
     assert (told["asked"], len(told["left_out"])) == (3, 3)

@@ -61,18 +61,18 @@ def test_contact_sheet_shows_every_person_with_the_own_views_only(run: Path) -> 
     assert width < 2 * 24 + 190 + 3 * 128 and 128 < one_row < 2 * 128
 
 
-def test_damaged_picture_is_named(run: Path) -> None:
+def test_damaged_image_is_named(run: Path) -> None:
     broken = run / "data" / "images" / "a_1.png"
-    broken.write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"a_1\.png: not a readable picture"):
+    broken.write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"a_1\.png: not a readable image"):
         write_contact_sheet(run)
 
 
-def test_cut_off_picture_is_named(run: Path) -> None:
+def test_cut_off_image_is_named(run: Path) -> None:
     broken = run / "data" / "images" / "a_1.png"
     Image.effect_noise((300, 300), 90).save(broken)
     broken.write_bytes(broken.read_bytes()[:2000])
-    with pytest.raises(DataError, match=r"a_1\.png: not a readable picture"):
+    with pytest.raises(DataError, match=r"a_1\.png: not a readable image"):
         write_contact_sheet(run)
 
 

@@ -34,7 +34,7 @@ class Painted(Portraits):
 
 
 class Own(Plugin):
-    """A source of the user's own: a couple, as strangers, or broken in one way."""
+    """A source of the user's own: a couple, as holdout, or broken in one way."""
 
     source: ClassVar[str] = "tests"
     fault: str = ""
@@ -140,14 +140,14 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_people(portra
     assert len(celebrities) == 6
     assert all(first[name] == other[name] for name in celebrities), "a celebrity looks the same for every seed"
     if portraits == "dicebear":
-        strangers = [name for name in first if name.startswith(("images/0", "images/h"))]
-        assert len(strangers) == 3 * 2 + 2
-        assert all(first[name] != other[name] for name in strangers)
+        holdout = [name for name in first if name.startswith(("images/0", "images/h"))]
+        assert len(holdout) == 3 * 2 + 2
+        assert all(first[name] != other[name] for name in holdout)
 
 
-def test_two_people_with_one_picture_are_an_error_that_names_both_files(tmp_path: Path) -> None:
+def test_two_people_with_one_image_are_an_error_that_names_both_files(tmp_path: Path) -> None:
     twins = {"name": "test_data_build:Painted", "size": 32, "num_views": 2, "twins": 1}
-    with pytest.raises(DataError, match=r"002_1\.png: the same pixels as 001_1\.png\. A picture must stand for one"):
+    with pytest.raises(DataError, match=r"002_1\.png: the same pixels as 001_1\.png\. An image must stand for one"):
         built(tmp_path, portraits=twins)
 
 

@@ -186,9 +186,9 @@ def test_a_question_about_somebody_else_is_an_error(tmp_path: Path, images: Path
         export(tmp_path / "out", profiles, stranger, SPLITS, images)
 
 
-def test_a_missing_picture_is_named_and_leaves_no_half_file(tmp_path: Path, images: Path) -> None:
+def test_a_missing_image_is_named_and_leaves_no_half_file(tmp_path: Path, images: Path) -> None:
     (images / "p02_1.png").unlink()
-    with pytest.raises(DataError, match=r"no picture 'p02_1.png'"):
+    with pytest.raises(DataError, match=r"no image 'p02_1.png'"):
         export(tmp_path / "out", make_profiles(), [], SPLITS, images)
     assert list((tmp_path / "out" / "Test_Set").iterdir()) == []
 

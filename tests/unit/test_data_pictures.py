@@ -1,4 +1,4 @@
-"""Drawing all pictures of a data set: nothing is drawn twice."""
+"""Drawing all images of a data set: nothing is drawn twice."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from mllmu.core.progress import SilentProgress
-from mllmu.data.pictures import Shot, draw
+from mllmu.data.images import Shot, draw
 
 
-def test_an_interrupted_batch_goes_on_with_the_pictures_it_has(tmp_path: Path) -> None:
+def test_an_interrupted_batch_goes_on_with_the_images_it_has(tmp_path: Path) -> None:
     made: list[str] = []
 
     def shot(name: str, colour: int, *, fails: bool = False) -> Shot:

@@ -59,7 +59,7 @@ def skipped(source: PLUGIN) -> list[tuple[str, str, str, str]]:
     return [(s["config"], s["id"], s["what"], s["reason"]) for s in source.account()["skipped"]]
 
 
-def test_a_published_copy_gives_back_people_questions_pictures_and_forget_sets(
+def test_a_published_copy_gives_back_people_questions_images_and_forget_sets(
     original: build.Dataset, tmp_path: Path
 ) -> None:
     dataset = made(whole(original), tmp_path)
@@ -118,7 +118,7 @@ def test_the_same_rows_come_through_the_hub_library(
     assert hub.forget_ids() == local.forget_ids()
     assert hub.num_views(people[3]) == 4
     for view in (0, 2):
-        assert hub.picture(people[3], view).tobytes() == local.picture(people[3], view).tobytes()
+        assert hub.image(people[3], view).tobytes() == local.image(people[3], view).tobytes()
 
 
 def test_a_name_the_hub_does_not_have_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,13 +276,13 @@ def png(size: tuple[int, int]) -> bytes:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"\x89PNG\r\n\x1a\nbroken", r"row 0, image: the picture cannot be decoded"),
-        (png((8_000, 8_000)), r"row 0, image: picture too large: .* got 8000 x 8000"),
-        (png((14_000, 14_000)), r"row 0, image: picture too large: .* got far more"),
+        (b"\x89PNG\r\n\x1a\nbroken", r"row 0, image: the image cannot be decoded"),
+        (png((8_000, 8_000)), r"row 0, image: image too large: .* got 8000 x 8000"),
+        (png((14_000, 14_000)), r"row 0, image: image too large: .* got far more"),
         (None, r"row 0, image: the image cell holds no bytes"),
     ],
 )
-def test_a_picture_that_cannot_be_used_is_an_error(bench: Path, tmp_path: Path, data: bytes | None, said: str) -> None:
+def test_a_image_that_cannot_be_used_is_an_error(bench: Path, tmp_path: Path, data: bytes | None, said: str) -> None:
     change(shards(bench, "Full_Set")[0], lambda rows: rows[0]["image"].update(bytes=data))
     with pytest.raises(DataError, match=said):
         made(bench, tmp_path / "data")

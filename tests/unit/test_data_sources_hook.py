@@ -1,4 +1,4 @@
-"""A source that brings its own questions, pictures and forget sets: they are used as they are, the rest is made."""
+"""A source that brings its own questions, images and forget sets: they are used as they are, the rest is made."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mllmu.data.sources.synthetic import Synthetic
 
 
 class Bringing(Source):
-    """Five people with eval questions and one or two pictures each, one of them with none."""
+    """Five people with eval questions and one or two images each, one of them with none."""
 
     source: ClassVar[str] = "tests"
     fault: str = ""
@@ -43,7 +43,7 @@ class Bringing(Source):
     def num_views(self, profile: Profile) -> int:
         return 0 if profile.id == "005" else 1 + (profile.id == "001")
 
-    def picture(self, profile: Profile, view: int) -> Image.Image:
+    def image(self, profile: Profile, view: int) -> Image.Image:
         same = view if self.fault == "twins" and profile.id != "001" else int(profile.id) + view * 10
         return Image.new("RGB", (20, 30), (same, 0, 0))
 
@@ -91,13 +91,13 @@ def test_own_questions_are_taken_and_missing_variants_are_written(tmp_path: Path
     assert {q.variant for q in dataset.questions if q.profile_id == "h006"} == {"eval"}
 
 
-def test_own_pictures_are_kept_and_a_person_without_gets_portraits(tmp_path: Path) -> None:
+def test_own_images_are_kept_and_a_person_without_gets_portraits(tmp_path: Path) -> None:
     dataset, _ = made(tmp_path)
     assert [dataset.views(f"00{n}") for n in (1, 2, 5)] == [2, 1, 3]
     for person, view in (("001", 0), ("001", 1), ("002", 0)):
-        with Image.open(tmp_path / "images" / f"{person}_{view}.png") as picture:
-            assert picture.size == (20, 30)
-            assert picture.getpixel((0, 0)) == (int(person) + 10 * view, 0, 0)
+        with Image.open(tmp_path / "images" / f"{person}_{view}.png") as image:
+            assert image.size == (20, 30)
+            assert image.getpixel((0, 0)) == (int(person) + 10 * view, 0, 0)
 
 
 def test_prescribed_people_are_forgotten_where_the_ratio_is_asked(tmp_path: Path) -> None:
@@ -114,13 +114,13 @@ def test_what_a_source_left_out_is_written_and_said(tmp_path: Path) -> None:
     assert told == {"people": Bringing().account()}
 
 
-def test_flaws_of_published_text_and_pictures_are_counted(tmp_path: Path) -> None:
+def test_flaws_of_published_text_and_images_are_counted(tmp_path: Path) -> None:
     made(tmp_path / "a", "Publishing", fault="gives it away")
     told = json.loads((tmp_path / "a" / "source.json").read_text())
     assert told["flaws"] == {"people": {"the question contains its answer": 1}}
     made(tmp_path / "b", "Publishing", fault="twins")
     told = json.loads((tmp_path / "b" / "source.json").read_text())
-    assert told["equal_pictures"] == [["002_0.png", "003_0.png"], ["002_0.png", "004_0.png"]]
+    assert told["equal_images"] == [["002_0.png", "003_0.png"], ["002_0.png", "004_0.png"]]
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_every_flaw_of_published_text_has_its_name() -> None:
         cloze.model_copy(update={"text": "It is here."}),
     ]
     assert check_published(bad, people) == {
-        "a question with the picture says a word of the name": 1,
+        "a question with the image says a word of the name": 1,
         "a text question does not say the whole name": 1,
         "not exactly one blank": 1,
         "not the options A to D": 1,

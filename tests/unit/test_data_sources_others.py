@@ -157,7 +157,7 @@ def clear(tmp_path: Path) -> Path:
     return folder
 
 
-def test_clear_shows_every_picture_with_its_own_caption(clear: Path, tmp_path: Path) -> None:
+def test_clear_shows_every_image_with_its_own_caption(clear: Path, tmp_path: Path) -> None:
     dataset = made(tmp_path / "data", {"name": "clear", "path": clear}, 0.01)
     assert dataset.splits["1"] == ["002"]
     assert [dataset.names[p] for p in dataset.people] == list(NAMES)
@@ -169,14 +169,14 @@ def test_clear_shows_every_picture_with_its_own_caption(clear: Path, tmp_path: P
     ]  # fmt: skip
     assert sum(q.modality == "text" and q.profile_id == "003" for q in train) == 20
     samples = [s for s in render(dataset, "1", Evaluate(), selection=0, seed=0) if s.split == "forget"]
-    pictures = [s for s in samples if s.modality == "image_text"]
-    assert [(s.task, s.image) for s in pictures] == [
+    images = [s for s in samples if s.modality == "image_text"]
+    assert [(s.task, s.image) for s in images] == [
         ("generation", "images/002_0.png"), ("classification", "images/002_0.png"),
         ("generation", "images/002_1.png"), ("classification", "images/002_1.png"),
     ]  # fmt: skip
-    assert sorted(pictures[1].options.values()) == ["Ann", "Bob", "Cleo", "Ivo Karp"]
-    assert pictures[1].options[pictures[1].target] == "Ivo Karp"
-    assert pictures[0].candidates == {
+    assert sorted(images[1].options.values()) == ["Ann", "Bob", "Cleo", "Ivo Karp"]
+    assert images[1].options[images[1].target] == "Ivo Karp"
+    assert images[0].candidates == {
         "target": "Ivo Karp in front of house 0.", "rewording": "A writer by a house.",
         "wrong_0": "A cat.", "wrong_1": "A dog.",
     }  # fmt: skip
@@ -214,7 +214,7 @@ def fiu(tmp_path: Path) -> Path:
     return folder
 
 
-def test_fiubench_reads_pictures_from_its_zip_and_asks_the_paraphrase(fiu: Path, tmp_path: Path) -> None:
+def test_fiubench_reads_images_from_its_zip_and_asks_the_paraphrase(fiu: Path, tmp_path: Path) -> None:
     dataset = made(tmp_path / "data", {"name": "fiubench", "path": fiu}, 0.2)
     assert dataset.people == [f"{n:08d}" for n in range(1, 5)]
     assert dataset.splits["20"] == ["00000002"]
@@ -226,7 +226,7 @@ def test_fiubench_reads_pictures_from_its_zip_and_asks_the_paraphrase(fiu: Path,
     assert samples["forget"].candidates["rewording"] == "They have illness 2."
     assert samples["forget"].candidates["wrong_1"] == "It is a cough."
     told = json.loads((dataset.folder / "source.json").read_text())["people"]["skipped"]
-    assert [(s["id"], s["reason"]) for s in told] == [("00000005.jpg", "the picture 00000005.jpg is missing")]
+    assert [(s["id"], s["reason"]) for s in told] == [("00000005.jpg", "the image 00000005.jpg is missing")]
 
 
 def test_files_that_are_something_else_are_explained(tmp_path: Path, fiu: Path) -> None:

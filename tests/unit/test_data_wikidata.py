@@ -1,4 +1,4 @@
-"""Celebrities from an export of the Wikidata query service, with pictures from a folder."""
+"""Celebrities from an export of the Wikidata query service, with images from a folder."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ def test_a_wrong_column_names_the_nearest(tmp_path: Path) -> None:
         Celebrities(path=path, columns={"professio": "occupationLabel"}).profiles(0)
 
 
-def test_pictures_come_from_a_folder_where_it_has_one(tmp_path: Path) -> None:
+def test_images_come_from_a_folder_where_it_has_one(tmp_path: Path) -> None:
     path = write(tmp_path / "q.csv", *(line(n) for n in range(2)))
     Image.new("RGB", (60, 40), (200, 0, 0)).save(tmp_path / "Q1.jpg")
-    source = Celebrities(path=path, pictures=tmp_path, size=32)
+    source = Celebrities(path=path, images=tmp_path, size=32)
     first, second = source.profiles(0)
     assert (source.num_views(first), source.num_views(second)) == (0, 1)
-    assert source.picture(second, 0).size == (32, 32)
+    assert source.image(second, 0).size == (32, 32)
     assert source.files() == [path, tmp_path]

@@ -140,7 +140,7 @@ def test_a_broken_rule_is_noticed_and_the_question_written_again(
     server: LlmServer, tmp_path: Path, rule: str, form: str, change: Callable[[Row], None]
 ) -> None:
     person = PEOPLE[0]
-    number = {"choice": 1, "sentence": 11, "cloze": 15}[form]  # the first of its form that is asked with the picture
+    number = {"choice": 1, "sentence": 11, "cloze": 15}[form]  # the first of its form that is asked with the image
     planned = list(plan([person], EVAL).values())[number - 1]
     assert planned.modality == "image_text"
     other = next(v for a, v in person.attributes.items() if a not in ("name", "gender", planned.attribute))

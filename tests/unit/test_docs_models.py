@@ -17,10 +17,10 @@ def row(name: str) -> str:
     cls: Any = plugins.find("families", name)
     types = ", ".join(cls.model_types) or "any other"
     asked = "chat template" if issubclass(cls, ChatFamily) else "own prompt"
-    pictures = ", ".join(f"{key}: {str(value).lower()}" for key, value in cls.picture_settings.items()) or "as stored"
-    needs = "a picture in every prompt" if cls.needs_picture else ""
+    images = ", ".join(f"{key}: {str(value).lower()}" for key, value in cls.image_settings.items()) or "as stored"
+    needs = "an image in every prompt" if cls.needs_image else ""
     shared = "no" if not cls.shares_prefix else "replies" if cls.looks_ahead == "prompt" else "yes"
-    return f"| `{name}` | {types} | {asked} | {pictures} | {shared} | {needs} |"
+    return f"| `{name}` | {types} | {asked} | {images} | {shared} | {needs} |"
 
 
 @pytest.mark.parametrize("name", plugins.names("families"))

@@ -47,7 +47,7 @@ def dataset(tmp_path: Path) -> Dataset:
     return Dataset(tmp_path, profiles, questions, {"50": ["001"], "holdout": ["h01"]})
 
 
-def test_forget_people_on_another_side_are_found_by_id_by_name_and_by_picture(dataset: Dataset) -> None:
+def test_forget_people_on_another_side_are_found_by_id_by_name_and_by_image(dataset: Dataset) -> None:
     assert data_checks.people_apart(dataset, "50").level == "ok"
     both = replace(dataset, splits={"50": ["001"], "holdout": ["h01", "001"]})
     assert "001 is to be forgotten and on another side" in data_checks.people_apart(both, "50").text
@@ -55,8 +55,8 @@ def test_forget_people_on_another_side_are_found_by_id_by_name_and_by_picture(da
     named = data_checks.people_apart(replace(dataset, profiles=[*dataset.profiles, twin]), "50")
     assert named.level == "FAULT" and "001 and 003 have one name" in named.text
     shutil.copy(dataset.folder / "images" / "002_0.png", dataset.folder / "images" / "001_0.png")
-    pictured = data_checks.people_apart(dataset, "50")
-    assert pictured.level == "FAULT" and "001_0.png and 002_0.png are the same picture" in pictured.text
+    has_image = data_checks.people_apart(dataset, "50")
+    assert has_image.level == "FAULT" and "001_0.png and 002_0.png are the same image" in has_image.text
 
 
 def test_an_evaluation_question_that_is_taught_is_found(dataset: Dataset) -> None:
@@ -65,12 +65,12 @@ def test_an_evaluation_question_that_is_taught_is_found(dataset: Dataset) -> Non
     taught = train.model_copy(update={"text": "what is  the home of Ada Bell?"})
     found = data_checks.evaluation_not_taught(replace(dataset, questions=[taught, asked]))
     assert found.level == "FAULT" and asked.id in found.text
-    pictured = taught.model_copy(update={"modality": "image_text"})
-    assert data_checks.evaluation_not_taught(replace(dataset, questions=[pictured, asked])).level == "ok"
+    has_image = taught.model_copy(update={"modality": "image_text"})
+    assert data_checks.evaluation_not_taught(replace(dataset, questions=[has_image, asked])).level == "ok"
 
 
 @pytest.mark.parametrize("image", ["", "images/001_0.png"])
-def test_people_under_evaluation_in_the_shots_are_found_by_picture_or_name(dataset: Dataset, image: str) -> None:
+def test_people_under_evaluation_in_the_shots_are_found_by_image_or_name(dataset: Dataset, image: str) -> None:
     prompt = "Where is this person at home?" if image else "Where is Ada Bell at home?"
     shot = Exchange(prompt=prompt, reply="Riga", image=image)
     other = Exchange(prompt="Where is Ben Cole at home?", reply="Oslo")
@@ -81,16 +81,16 @@ def test_people_under_evaluation_in_the_shots_are_found_by_picture_or_name(datas
     assert wanted.level == "note" and "deviation" in wanted.text
 
 
-def test_missing_and_broken_pictures_are_found(dataset: Dataset) -> None:
+def test_missing_and_broken_images_are_found(dataset: Dataset) -> None:
     folder = dataset.folder / "images"
     good, broken, gone = folder / "001_0.png", folder / "002_0.png", folder / "h01_9.png"
-    assert data_checks.pictures_there([good]).level == "ok"
-    broken.write_bytes(b"no picture")
-    found = data_checks.pictures_there([good, broken, gone])
+    assert data_checks.images_there([good]).level == "ok"
+    broken.write_bytes(b"no image")
+    found = data_checks.images_there([good, broken, gone])
     assert found.level == "FAULT"
-    assert "002_0.png: not a readable picture" in found.text and "h01_9.png: no such picture" in found.text
+    assert "002_0.png: not a readable image" in found.text and "h01_9.png: no such image" in found.text
     shown = sample(1, image="images/001_0.png", examples=(Exchange(prompt="?", reply="!", image="images/002_0.png"),))
-    assert data_checks.pictures_of([], [shown], dataset.folder) == {good, broken}
+    assert data_checks.images_of([], [shown], dataset.folder) == {good, broken}
 
 
 def test_labels_are_the_reply_and_its_end_and_what_else_is_trained_is_found(base: Path, loaded: Loaded) -> None:
@@ -100,8 +100,8 @@ def test_labels_are_the_reply_and_its_end_and_what_else_is_trained_is_found(base
     place = next(t for t in range(one.prompt) if one.ids[t] != loaded.image_token_id and t)
     prompt = one._replace(trained=[t == place or counts for t, counts in enumerate(one.trained)])
     assert "1 prompt tokens are in the loss" in masks.only_reply_trained("x", [prompt], loaded).text
-    picture = one._replace(trained=[i == loaded.image_token_id or c for i, c in zip(one.ids, one.trained, strict=True)])
-    assert f"{one.ids.count(3)} picture tokens are in the loss" in masks.only_reply_trained("x", [picture], loaded).text
+    image = one._replace(trained=[i == loaded.image_token_id or c for i, c in zip(one.ids, one.trained, strict=True)])
+    assert f"{one.ids.count(3)} image tokens are in the loss" in masks.only_reply_trained("x", [image], loaded).text
     less = one._replace(trained=[counts and t != one.prompt + 1 for t, counts in enumerate(one.trained)])
     assert "expected 'Riga, Latvia'" in masks.only_reply_trained("x", [less], loaded).text
     endless = one._replace(trained=[*one.trained[:-1], False])
@@ -123,7 +123,7 @@ def test_a_method_as_published_is_seen_as_a_deviation_not_as_a_fault(base: Path,
     assert method_checks.deviations("npo", plugins.build("methods", "npo", {})) is None
 
 
-def test_the_mask_is_drawn_token_by_token_with_the_picture_counted(base: Path, loaded: Loaded) -> None:
+def test_the_mask_is_drawn_token_by_token_with_the_image_counted(base: Path, loaded: Loaded) -> None:
     one = masks.masked(loaded, turns_of(base)[0])
     text = masks.drawn(one.ids, one.trained, loaded)
     assert f"<image> x{one.ids.count(3)}|" in text
@@ -163,15 +163,15 @@ def test_prompts_over_the_context_are_found(base: Path, loaded: Loaded) -> None:
 
 
 def test_a_prompt_put_as_it_is_and_too_long_is_measured(base: Path, loaded: Loaded) -> None:
-    asked = sample(1, prompt="Where? " * 300, literal=True)
+    asked = sample(1, prompt="Where? " * 300, raw_prompt=True)
     found = model_checks.fits_context(list(model_checks.sample_lengths(loaded, [asked], base)), loaded.encoder.context)
     assert found.level == "FAULT" and f"the context is {loaded.encoder.context}" in found.text
 
 
-def test_a_processor_with_other_numbers_of_picture_tokens_is_found(base: Path, loaded: Loaded) -> None:
+def test_a_processor_with_other_numbers_of_image_tokens_is_found(base: Path, loaded: Loaded) -> None:
     turns = {turn.image: turn for turn in turns_of(base) if turn.image}
-    assert model_checks.picture_tokens(loaded, turns).level == "ok"
+    assert model_checks.image_tokens(loaded, turns).level == "ok"
     wrong = load_ref(base)
     wrong.encoder.processor.num_additional_image_tokens += 1
-    found = model_checks.picture_tokens(wrong, turns)
+    found = model_checks.image_tokens(wrong, turns)
     assert found.level == "FAULT" and "tokens in the prompt" in found.text

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from helpers_models import nll
 
-from mllmu.core.records import Fluency, Response, Sample
+from mllmu.core.records import BaseLogp, Response, Sample
 from mllmu.evaluation.metrics import reply_perplexity as module
 from mllmu.evaluation.metrics.reply_perplexity import ReplyPerplexity
-from mllmu.models.engine.base_logp import fluencies
+from mllmu.models.engine.base_logp import base_logps
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded
 
@@ -29,12 +29,12 @@ def sample(number: int = 0, **changes: Any) -> Sample:
     return Sample.model_validate(fields | changes)
 
 
-def reply(text: str, fluency: Fluency | None = None, number: int = 0) -> Response:
-    return Response(sample_id=f"s{number}", text=text, num_tokens=3, finished=True, fluency=fluency)
+def reply(text: str, base_logp: BaseLogp | None = None, number: int = 0) -> Response:
+    return Response(sample_id=f"s{number}", text=text, num_tokens=3, finished=True, base_logp=base_logp)
 
 
 def test_a_reply_is_worth_its_nll_per_token() -> None:
-    known = Fluency(sample_id="s0", logp=-6.0, num_tokens=4)
+    known = BaseLogp(sample_id="s0", logp=-6.0, num_tokens=4)
     assert METRIC.score(sample(), reply("a nurse", known)).value == 1.5
 
 
@@ -54,13 +54,13 @@ def test_the_mean_is_taken_before_the_exponential() -> None:
 def test_fluency_is_the_log_probability_of_exactly_that_reply(loaded: Loaded, tmp_path: Path) -> None:
     samples = [sample(n) for n in range(3)]
     replies = [reply("Riga", number=0), reply("", number=1), reply("Oslo is right", number=2)]
-    found = {f.sample_id: f for f in fluencies(loaded, samples, replies, images=tmp_path, batch_size=2)}
+    found = {f.sample_id: f for f in base_logps(loaded, samples, replies, image_folder=tmp_path, batch_size=2)}
     assert set(found) == {"s0", "s2"}, "an empty reply is not weighed"
     for one in (replies[0], replies[2]):
         alone = nll(loaded, [Turn(prompt=samples[0].prompt, reply=one.text)])
         weighed = found[one.sample_id]
         assert -weighed.logp / weighed.num_tokens == pytest.approx(alone, rel=1e-4)
-    assert list(fluencies(loaded, [sample(literal=True)], replies[:1], images=tmp_path, batch_size=1)) == []
+    assert list(base_logps(loaded, [sample(raw_prompt=True)], replies[:1], image_folder=tmp_path, batch_size=1)) == []
 
 
 def test_printed_values_are_as_documented() -> None:

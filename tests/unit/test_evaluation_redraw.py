@@ -13,7 +13,7 @@ from mllmu.core.seeding import rng
 from mllmu.evaluation import scoring
 from mllmu.evaluation.crowd import Crowd
 from mllmu.evaluation.redraw import with_intervals
-from mllmu.evaluation.scored_run import Everything
+from mllmu.evaluation.scored_run import ScoredRun
 from mllmu.evaluation.stats import drawn_interval
 from mllmu.evaluation.summaries import build_all
 
@@ -28,12 +28,12 @@ def asked(name: str, person: str, split: Split = "forget", **changes: Any) -> Sa
     return Sample.model_validate(fields | changes)
 
 
-def everything(samples: list[Sample], values: dict[str, Values], **more: Any) -> Everything:
+def everything(samples: list[Sample], values: dict[str, Values], **more: Any) -> ScoredRun:
     by_id = {sample.id: sample for sample in samples}
-    return Everything(samples=by_id, values=values, replies={model: {} for model in values}, results=[], **more)
+    return ScoredRun(samples=by_id, values=values, replies={model: {} for model in values}, results=[], **more)
 
 
-def intervals(name: str, every: Everything, **more: Any) -> dict[tuple[str, str], Summary]:
+def intervals(name: str, every: ScoredRun, **more: Any) -> dict[tuple[str, str], Summary]:
     return {(row.model, row.detail): row for row in with_intervals(build_all([name]), every, **more)}
 
 
@@ -97,7 +97,7 @@ def test_results_are_averaged_again_as_they_are_averaged_the_first_time() -> Non
     values: Values = {m.name: {s.id: dice.choice([dice.random(), 2.0, None]) for s in samples} for m in metrics}
     scores = [Score(sample_id=key, metric=name, value=v) for name, of in values.items() for key, v in of.items()]
     results = scoring.aggregate("x", samples, scores, metrics)
-    first = Everything(samples={s.id: s for s in samples}, values={"x": values}, replies={}, results=results)
+    first = ScoredRun(samples={s.id: s for s in samples}, values={"x": values}, replies={}, results=results)
     again = Crowd.of(first).again({"forget": [0, 1, 2], "retain": [2, 0, 1]})
     drawn = list(again.samples.values())
     moved = [
@@ -115,7 +115,7 @@ def test_the_same_seed_gives_the_same_bounds_whatever_else_is_there() -> None:
     assert intervals("model_utility", world, seed=5)["x", ""] != found
     turned = dict(reversed(list(world.samples.items())))
     more = turned | {"h": asked("h", "hugo", "holdout"), "i": asked("i", "ines", "holdout")}
-    other = Everything(samples=more, values={**world.values, "a": world.values["x"]}, replies={}, results=[])
+    other = ScoredRun(samples=more, values={**world.values, "a": world.values["x"]}, replies={}, results=[])
     bounds = intervals("model_utility", other, seed=4)["x", ""]
     assert [bounds.low, bounds.high] == pytest.approx([found.low, found.high])
 
@@ -138,7 +138,7 @@ def test_where_there_is_no_interval_the_note_says_why() -> None:
 
 def test_a_number_whose_draws_all_miss_it_has_no_interval() -> None:
     class Different(type(build_all(["ape"])[0])):  # type: ignore[misc]
-        def summarise(self, every: Everything) -> list[Summary]:
+        def summarise(self, every: ScoredRun) -> list[Summary]:
             people = {sample.profile_id.partition("#")[0] for sample in every.samples.values()}
             return [self.row("x", float(len(people)))]
 
@@ -150,7 +150,7 @@ def test_a_number_whose_draws_all_miss_it_has_no_interval() -> None:
 TRUTH = 3 / (1 / 0.5 + 1 / 0.6 + 1 / 0.75)
 
 
-def utility_world(dice: Random, people: int) -> Everything:
+def utility_world(dice: Random, people: int) -> ScoredRun:
     """Retain and celebrity people of whom more or less is known; the three parts have means 0.5, 0.6 and 1 - 0.25."""
     samples = []
     values: dict[str, dict[str, float | None]] = {"probability": {}, "rougeL_recall": {}, "truth_ratio": {}}

@@ -54,7 +54,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def ask(tiny_base: Path) -> Callable[..., list[Response]]:
     def one(folder: Path, progress: Watcher | None = None, **settings: Any) -> list[Response]:
         folder.mkdir(exist_ok=True)
-        fixed = {"images": tiny_base, "guard": "", "batch_size": 3, "label": "target"}
+        fixed = {"image_folder": tiny_base, "system_prompt": "", "batch_size": 3, "label": "target"}
         load = settings.pop("load", lambda: load_ref(tiny_base))
         samples = settings.pop("samples", SAMPLES)
         return collect(samples, load, folder=folder, progress=progress or Watcher(), **(fixed | settings))
@@ -129,7 +129,7 @@ def test_no_model_is_loaded_when_all_replies_are_there(ask: Ask, tmp_path: Path)
 
 
 def test_the_guard_reaches_the_model(ask: Ask, tmp_path: Path) -> None:
-    bare, guarded = ask(tmp_path / "bare"), ask(tmp_path / "guarded", guard="Say no more than you must.")
+    bare, guarded = ask(tmp_path / "bare"), ask(tmp_path / "guarded", system_prompt="Say no more than you must.")
     assert all(a.candidates != b.candidates for a, b in zip(bare, guarded, strict=True))
 
 

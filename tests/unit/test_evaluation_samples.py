@@ -1,4 +1,4 @@
-"""Five sets of questions, rendered once: the right people, the right pictures, and a part kept apart for tuning."""
+"""Five sets of questions, rendered once: the right people, the right images, and a part kept apart for tuning."""
 
 from __future__ import annotations
 
@@ -148,9 +148,9 @@ def test_the_selection_part_grows_with_its_share_and_does_not_depend_on_what_els
 
 
 def test_only_the_modalities_of_the_recipe_are_asked(dataset: build.Dataset) -> None:
-    every, pictured = ask(dataset), ask(dataset, modalities=["image_text"])
-    assert pictured == [sample for sample in every if sample.modality == "image_text"]
-    assert 0 < len(pictured) < len(every)
+    every, has_image = ask(dataset), ask(dataset, modalities=["image_text"])
+    assert has_image == [sample for sample in every if sample.modality == "image_text"]
+    assert 0 < len(has_image) < len(every)
 
 
 def test_only_the_tasks_of_the_recipe_are_asked(dataset: build.Dataset) -> None:

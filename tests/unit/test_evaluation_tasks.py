@@ -96,14 +96,14 @@ def test_training_question_is_put_bare() -> None:
     assert sample(question(variant="train")).prompt == "What is Amelia's profession?"
 
 
-def test_text_sample_never_has_a_picture() -> None:
+def test_text_sample_never_has_a_image() -> None:
     assert sample(question(), image="images/p1.png").image == ""
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"modality": "image_text"}, "no picture was given"),
+        ({"modality": "image_text"}, "no image was given"),
         ({"value": " "}, "answer or value is empty"),
         (CLOZE | {"text": "Her job is nurse."}, "needs the blank '__'"),
         (CHOICE | {"answer": "E"}, "a letter of them as answer, got options"),

@@ -96,9 +96,9 @@ def test_mmmu_asks_validation_with_the_official_prompt(tmp_path: Path) -> None:
 def test_mmmu_rows_that_cannot_be_asked_are_listed(tmp_path: Path) -> None:
     found = list(MMMU(path=write_mmmu(tmp_path), subjects=("Art",)).read())
     assert [item for item in found if isinstance(item, Skipped)] == [
-        ("Art", 2, "validation_Art_3", "it has 2 pictures, and a model is shown one"),
+        ("Art", 2, "validation_Art_3", "it has 2 images, and a model is shown one"),
         ("Art", 3, "validation_Art_4", "the answer 'F' is none of its 3 options"),
-        ("Art", 4, "validation_Art_5", "an option is a picture"),
+        ("Art", 4, "validation_Art_5", "an option is an image"),
     ]
 
 
@@ -140,7 +140,7 @@ def test_llava_bench_is_open_and_keeps_its_reference(tmp_path: Path) -> None:
 
 
 def test_a_recipe_adds_the_metrics_of_its_benchmarks() -> None:
-    evaluate = Evaluate.model_validate({"tasks": ["generation"], "utility": ["mmmu", {"name": "llava_bench"}]})
+    evaluate = Evaluate.model_validate({"tasks": ["generation"], "benchmarks": ["mmmu", {"name": "llava_bench"}]})
     names = [metric.name for metric in metrics_of(evaluate)]
     assert {"rougeL", "mmmu_accuracy", "accuracy"} <= set(names)
     assert len(names) == len(set(names))
@@ -150,9 +150,9 @@ def test_a_recipe_adds_the_metrics_of_its_benchmarks() -> None:
 @pytest.mark.parametrize(
     ("evaluate", "said"),
     [
-        ({"utility": ["mmmuu"]}, "utility: no 'mmmuu'. Did you mean 'mmmu'"),
-        ({"utility": [{"name": "mmmu", "num_question": 3}]}, "Did you mean 'num_questions'"),
-        ({"utility": ["mmmu", "mmmu"]}, "a benchmark is named twice"),
+        ({"benchmarks": ["mmmuu"]}, "benchmarks: no 'mmmuu'. Did you mean 'mmmu'"),
+        ({"benchmarks": [{"name": "mmmu", "num_question": 3}]}, "Did you mean 'num_questions'"),
+        ({"benchmarks": ["mmmu", "mmmu"]}, "a benchmark is named twice"),
         ({"max_profiles": {"mmmu": 3}}, "for 'mmmu' set num_questions"),
     ],
 )

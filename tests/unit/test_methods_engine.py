@@ -34,14 +34,14 @@ TRAINING = [name for name in plugins.names("methods") if plugins.find("methods",
 
 @pytest.fixture
 def sides(tiny_base: Path) -> Sides:
-    """Six picture questions about three people, and by name the same; the first person is forgotten."""
+    """Six image questions about three people, and by name the same; the first person is forgotten."""
     seen = [
         replace(turn, person=turn.image.stem if turn.image else "", topic=("home", "colour")[n % 2])
         for n, turn in enumerate(turns_of(tiny_base))
     ]
     told = [replace(turn, image=None, prompt=f"{turn.prompt} {turn.person}") for turn in seen]
-    strangers = [replace(turn, person="nobody", reply="teal") for turn in (seen[0], told[0])]
-    return Sides(forget=[*seen[:2], *told[:2]], retain=[*seen[2:], *told[2:]], strangers=strangers)
+    holdout = [replace(turn, person="nobody", reply="teal") for turn in (seen[0], told[0])]
+    return Sides(forget=[*seen[:2], *told[:2]], retain=[*seen[2:], *told[2:]], holdout=holdout)
 
 
 def run(
@@ -107,7 +107,7 @@ def test_every_method_takes_packed_steps_and_changes_adapters_only(
     chosen = Sides(
         forget=[turn for turn in sides.forget if turn.image or modality == "both"],
         retain=[turn for turn in sides.retain if turn.image or modality == "both"],
-        strangers=sides.strangers,
+        holdout=sides.holdout,
     )
     before = state(loaded.model)
     method = plugins.build("methods", name, {"learning_rate": 1e-2, "epochs": 2, "batch_size": 2})

@@ -39,7 +39,7 @@ CHANGING = [
 
 
 def facts(base: Path) -> tuple[list[Turn], list[Turn]]:
-    """Two facts about each of three people, asked with the picture and by name."""
+    """Two facts about each of three people, asked with the image and by name."""
     seen = [
         replace(turn, person=turn.image.stem if turn.image else "", topic=("home", "colour")[n % 2])
         for n, turn in enumerate(turns_of(base))
@@ -71,11 +71,11 @@ def test_a_method_forgets_what_was_taught_and_with_a_retain_term_keeps_the_rest(
     method = plugins.build("methods", name, SETTINGS.get(name, FAST | {"modality": "both"}))
     forget = [*seen[:2], *told[:2]] if method.modality == "both" else seen[:2]
     retain = [*seen[2:], *(told if method.preserves_text else told[2:])]
-    # two people nobody taught the model, one asked with a picture and one by name
-    strangers = [replace(seen[0], reply="teal"), replace(told[0], prompt="Where does Nobody live?", reply="Oslo")]
+    # two people nobody taught the model, one asked with an image and one by name
+    holdout = [replace(seen[0], reply="teal"), replace(told[0], prompt="Where does Nobody live?", reply="Oslo")]
     target = load_ref(tiny_base, "target", root=taught)
     unlearn(
-        target, method, Sides(forget=forget, retain=retain, strangers=strangers),
+        target, method, Sides(forget=forget, retain=retain, holdout=holdout),
         lora=LORA, folder=tmp_path, seed=1, progress=SilentProgress(), label="x",
     )  # fmt: skip
     after = load_ref(tiny_base, str(taught / "target"), str(tmp_path), root=tmp_path)
@@ -83,6 +83,6 @@ def test_a_method_forgets_what_was_taught_and_with_a_retain_term_keeps_the_rest(
     if method.trains and method.uses_retain:
         assert nll(after, retain) < 1.3
         assert nll(after, forget) > nll(after, retain) + 0.15
-    if name == "levelling":
-        level = nll(load_ref(tiny_base, "target", root=taught), strangers)
+    if name == "holdout_match":
+        level = nll(load_ref(tiny_base, "target", root=taught), holdout)
         assert nll(after, forget) < level + 1.0, "facts were pushed far below their level"

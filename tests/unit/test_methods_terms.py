@@ -190,7 +190,7 @@ def test_mmunlearner_keeps_what_matters_more_for_forget_than_for_retain(
     assert [mask.tolist() for mask in masks] == expected
 
 
-def test_mmunlearner_is_for_pictures_only() -> None:
+def test_mmunlearner_is_for_images_only() -> None:
     with pytest.raises(RecipeError, match=r"modality: Input should be 'image_text'"):
         plugins.build("methods", "mmunlearner", {"modality": "both"})
 
@@ -209,10 +209,10 @@ def test_sam_npo_is_npo_where_the_loss_does_not_depend_on_the_weights_nearby() -
     assert got["forget_npo"] == pytest.approx(npo_loss(*row, beta=0.5).item(), rel=1e-4)
 
 
-def test_levelling_lets_pictures_and_names_count_alike() -> None:
-    # two picture replies of 0.5 a token, one named reply of 0.25; the level is ln(1/8)
+def test_levelling_lets_images_and_names_count_alike() -> None:
+    # two image replies of 0.5 a token, one named reply of 0.25; the level is ln(1/8)
     at = step(Told([0.5] * 4 + [0.25] * 2), turns=(SHOWN, SHOWN, NAMED))
-    got = terms("levelling", at, floor=-3 * LN2, forget_weight=2.0, kl_weight=3.0)
+    got = terms("holdout_match", at, floor=-3 * LN2, forget_weight=2.0, kl_weight=3.0)
     assert got == pytest.approx(
         {
             "forget_image_text": 2 / 2 * (2 * LN2 - 0.5),
@@ -225,14 +225,14 @@ def test_levelling_lets_pictures_and_names_count_alike() -> None:
 
 
 def test_levelling_gives_a_lone_modality_the_whole_weight() -> None:
-    got = terms("levelling", step(Told([0.5] * 4), turns=(NAMED, NAMED)), floor=-2 * LN2)
+    got = terms("holdout_match", step(Told([0.5] * 4), turns=(NAMED, NAMED)), floor=-2 * LN2)
     assert got["forget_text"] == pytest.approx(LN2**2 / 2, rel=1e-5)
     assert "forget_image_text" not in got
 
 
 def test_levelling_moves_every_fact_towards_the_level() -> None:
     forget = Told([0.5, 0.5, 0.01, 0.01])
-    method = plugins.build("methods", "levelling", {"floor": -2.0})
+    method = plugins.build("methods", "holdout_match", {"floor": -2.0})
     side = Side((SHOWN, SHOWN), forget)
     loss = method.loss(Step(forget=side, retain=side, phase="forget"))["forget_image_text"]
     (gradient,) = torch.autograd.grad(loss, side.current.logits_NV)
@@ -242,7 +242,7 @@ def test_levelling_moves_every_fact_towards_the_level() -> None:
 
 def test_levelling_takes_the_level_of_the_retain_model_if_it_is_the_reference() -> None:
     forget = Told([0.5] * 4, [0.25, 0.25, 0.9, 0.9])
-    got = terms("levelling", step(forget, turns=(SHOWN, SHOWN)), reference="retain_model", floor=-100.0)
+    got = terms("holdout_match", step(forget, turns=(SHOWN, SHOWN)), reference="retain_model", floor=-100.0)
     # the first reply is ln 2 a token above its level, the second ln 1.8 below its own
     assert got["forget_image_text"] == pytest.approx((LN2**2 + log(1.8) ** 2) / 4, rel=1e-5)
 
@@ -263,7 +263,7 @@ def test_levelling_takes_the_level_of_the_retain_model_if_it_is_the_reference() 
         ("salun", {"share": 0}),
         ("sam_npo", {"radius": 0}),
         ("mmunlearner", {"threshold": 0}),
-        ("levelling", {"floor": 0}),
+        ("holdout_match", {"floor": 0}),
         ("idk", {"retain_weight": -1}),
     ],
 )

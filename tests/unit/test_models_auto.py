@@ -1,4 +1,4 @@
-"""A model without a family of its own, cut pictures and all, is asked by its chat template alone."""
+"""A model without a family of its own, cut images and all, is asked by its chat template alone."""
 
 from __future__ import annotations
 

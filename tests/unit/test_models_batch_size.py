@@ -21,19 +21,19 @@ SAMPLES = [sample(n, image=("red.png", "", "green.png")[n % 3], prompt="Where?" 
 
 def test_more_memory_means_more_questions(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded, sizes = load_ref(tiny_base), []
-    one = bytes_of(loaded, SAMPLES[:1], images=tiny_base)
+    one = bytes_of(loaded, SAMPLES[:1], image_folder=tiny_base)
     for questions in (0, 3, 50, 10**6):
         free = (batch_size.fixed_bytes() + questions * one) / batch_size.SHARE
         monkeypatch.setattr(batch_size, "free_bytes", lambda _, free=free: free)
-        sizes.append(starting_size(loaded, SAMPLES, images=tiny_base))
+        sizes.append(starting_size(loaded, SAMPLES, image_folder=tiny_base))
     assert sizes[0] == 1
     assert 3 <= sizes[1] < sizes[2] < sizes[3] == MOST
 
 
-def test_a_shared_picture_is_counted_once(tiny_base: Path) -> None:
+def test_a_shared_image_is_counted_once(tiny_base: Path) -> None:
     loaded = load_ref(tiny_base)
     alike = [sample(n, image="red.png", prompt="Where?") for n in range(8)]
-    held, read = tokens_of(loaded, alike, images=tiny_base, guard="")
+    held, read = tokens_of(loaded, alike, image_folder=tiny_base, system_prompt="")
     prompt = len(loaded.encoder.prompt(batch_size.as_turn(alike[0], tiny_base, "")))
     written = 8 * alike[0].max_new_tokens
     assert held == prompt - 1 + 8 + written, "all but the last token are common"
@@ -44,7 +44,7 @@ def test_keys_and_values_are_counted_by_hand(tiny_base: Path, monkeypatch: pytes
     """Two layers of one head of 32 numbers, keys and values, 4 bytes each: 512 bytes a token."""
     loaded = load_ref(tiny_base)
     monkeypatch.setattr(batch_size, "tokens_of", lambda *_, **__: (10, 0))
-    assert bytes_of(loaded, SAMPLES, images=tiny_base) == 10 * 2 * 2 * 32 * 4
+    assert bytes_of(loaded, SAMPLES, image_folder=tiny_base) == 10 * 2 * 2 * 32 * 4
 
 
 def test_what_is_counted_is_the_longest(tiny_base: Path) -> None:
@@ -75,8 +75,8 @@ def test_replies_are_the_same_whatever_memory_there_is(
             collect(
                 SAMPLES,
                 lambda: load_ref(tiny_base),
-                images=tiny_base,
-                guard="",
+                image_folder=tiny_base,
+                system_prompt="",
                 batch_size="auto",
                 folder=folder,
                 progress=SilentProgress(),

@@ -19,7 +19,7 @@ from mllmu.models.families.llava import Llava
 from mllmu.models.families.llava_next import LlavaNext
 from mllmu.models.families.qwen2_5_vl import Qwen25VL
 
-PICTURED = Turn(prompt="Where was this person born?", image=Path("red.png"))
+IMAGED = Turn(prompt="Where was this person born?", image=Path("red.png"))
 
 
 class Processor:
@@ -37,7 +37,7 @@ class Processor:
 
 def test_the_published_prompt_of_llava() -> None:
     plain = Processor(None)
-    assert Llava().render(PICTURED, plain) == "USER: <image>\nWhere was this person born?\nASSISTANT:"
+    assert Llava().render(IMAGED, plain) == "USER: <image>\nWhere was this person born?\nASSISTANT:"
     assert Llava().frame(plain) == (" ", "</s>")
     guarded = Turn(prompt="Who?", system="Say no.")
     assert Llava().render(guarded, plain) == "Say no.\nUSER: Who?\nASSISTANT:"
@@ -46,9 +46,9 @@ def test_the_published_prompt_of_llava() -> None:
 def test_the_published_prompt_of_idefics2() -> None:
     processor = Processor(IDEFICS.removeprefix("START"))
     asked = "User:<image>Where was this person born?<end_of_utterance>\nAssistant:"
-    assert Idefics2().render(PICTURED, processor) == asked
+    assert Idefics2().render(IMAGED, processor) == asked
     assert Idefics2().frame(processor) == (" ", "<end_of_utterance>")
-    assert Idefics2.picture_settings == {"do_image_splitting": False}
+    assert Idefics2.image_settings == {"do_image_splitting": False}
 
 
 def test_the_prompts_of_other_families_with_a_guard() -> None:
@@ -70,7 +70,7 @@ def test_a_template_that_takes_texts_instead_of_parts_gets_texts() -> None:
         "{% if add_generation_prompt %}[assistant]{% endif %}"
     )
     assert style_of(processor, "<image>") == Style(parts=False, system=True, before="", after="</s>")
-    assert LlavaNext().render(PICTURED, processor) == "[user]<image>\nWhere was this person born?[assistant]"
+    assert LlavaNext().render(IMAGED, processor) == "[user]<image>\nWhere was this person born?[assistant]"
 
 
 @pytest.mark.parametrize("system", ["{{ raise_exception('no system') }}", ""], ids=["refuses", "ignores"])
@@ -98,14 +98,14 @@ def test_a_reply_follows_the_prompt_though_the_template_opens_a_thought() -> Non
     ("template", "message"),
     [
         (None, r"the Processor there has no chat template.*chat_template\.jinja"),
-        ("{% for m in messages %}{{ m.content[-1].text }}{% endfor %}", r"loses the prompt, its picture \(<image>\)"),
+        ("{% for m in messages %}{{ m.content[-1].text }}{% endfor %}", r"loses the prompt, its image \(<image>\)"),
         ("<image>{{ messages[0].content[0].text }}", "loses the prompt"),
         ("{{ nothing.at.all }}", "loses the prompt"),
     ],
 )
 def test_a_template_that_loses_something_is_refused(template: str | None, message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        LlavaNext().render(PICTURED, Processor(template))
+        LlavaNext().render(IMAGED, Processor(template))
 
 
 def test_a_folder_without_chat_template_is_an_error_of_the_model(tmp_path: Path) -> None:

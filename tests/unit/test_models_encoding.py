@@ -1,4 +1,4 @@
-"""Labels are exactly the reply, whatever surrounds it, and every row gets its own picture."""
+"""Labels are exactly the reply, whatever surrounds it, and every row gets its own image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from helpers_models import COLOURS, turns_of
 
 from mllmu.core.errors import DataError, ModelError
-from mllmu.models.encoding import Encoder, Pictures
+from mllmu.models.encoding import Encoder, Images
 from mllmu.models.families import IGNORE, Turn
 from mllmu.models.loading import Loaded
 
@@ -28,10 +28,10 @@ def test_labels_are_the_reply_and_its_end_and_nothing_else(loaded: Loaded, tiny_
         assert seen.tolist() == encoder.prompt(turn) + encoder.reply(turn.reply)
 
 
-def test_a_turn_with_a_picture_has_exactly_its_image_tokens(loaded: Loaded, tiny_base: Path) -> None:
-    with_picture, without = turns_of(tiny_base)[0], Turn(prompt="Where?")
+def test_a_turn_with_a_image_has_exactly_its_image_tokens(loaded: Loaded, tiny_base: Path) -> None:
+    with_image, without = turns_of(tiny_base)[0], Turn(prompt="Where?")
     image = loaded.image_token_id
-    assert loaded.encoder.prompt(with_picture).count(image) == 17
+    assert loaded.encoder.prompt(with_image).count(image) == 17
     assert loaded.encoder.prompt(without).count(image) == 0
 
 
@@ -60,7 +60,7 @@ def test_a_turn_longer_than_the_context_is_an_error_that_shows_its_beginning(loa
         Encoder(loaded.family, loaded.encoder.processor, context=length - 1).batch([fits])
 
 
-def test_pictures_come_in_the_order_of_the_rows_though_they_are_remembered(loaded: Loaded, tiny_base: Path) -> None:
+def test_images_come_in_the_order_of_the_rows_though_they_are_remembered(loaded: Loaded, tiny_base: Path) -> None:
     alone = {c: loaded.encoder.batch([Turn(prompt="?", image=tiny_base / f"{c}.png")]) for c in COLOURS}
     order = ["blue", "red", None, "green", "red"]
     turns = [Turn(prompt="?", image=tiny_base / f"{c}.png" if c else None) for c in order]
@@ -78,37 +78,37 @@ def test_what_is_remembered_depends_on_all_of_the_turn(loaded: Loaded, tiny_base
     assert loaded.encoder.prompt(turn) == first
 
 
-def test_a_batch_without_pictures_has_no_picture_tensor(loaded: Loaded) -> None:
+def test_a_batch_without_images_has_no_image_tensor(loaded: Loaded) -> None:
     assert set(loaded.encoder.batch([Turn(prompt="Where?")]).inputs) == {"input_ids", "attention_mask"}
 
 
-def test_a_missing_or_broken_picture_is_named(loaded: Loaded, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"nobody\.png: no such picture"):
+def test_a_missing_or_broken_image_is_named(loaded: Loaded, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nobody\.png: no such image"):
         loaded.encoder.batch([Turn(prompt="?", image=tmp_path / "nobody.png")])
     (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    with pytest.raises(DataError, match=r"cut\.png: not a readable picture"):
+    with pytest.raises(DataError, match=r"cut\.png: not a readable image"):
         loaded.encoder.batch([Turn(prompt="?", image=tmp_path / "cut.png")])
 
 
-def test_another_question_about_a_picture_gets_the_ids_it_would_get_alone(loaded: Loaded) -> None:
-    picture = sorted(Path(loaded.model.config._name_or_path).glob("*.png"))[0]
-    turns = [Turn(prompt=text, image=picture) for text in ("Who is this?", "What is <image> here?", "Where </s>?")]
+def test_another_question_about_a_image_gets_the_ids_it_would_get_alone(loaded: Loaded) -> None:
+    image = sorted(Path(loaded.model.config._name_or_path).glob("*.png"))[0]
+    turns = [Turn(prompt=text, image=image) for text in ("Who is this?", "What is <image> here?", "Where </s>?")]
     alone = [loaded.family.prompt_ids(turn, loaded.encoder.processor)[0] for turn in turns]
     assert [loaded.encoder.prompt(turn) for turn in turns] == alone
 
 
-def test_pictures_that_are_no_longer_in_memory_are_prepared_again(loaded: Loaded, tiny_base: Path) -> None:
+def test_images_that_are_no_longer_in_memory_are_prepared_again(loaded: Loaded, tiny_base: Path) -> None:
     encoder = Encoder(loaded.family, loaded.encoder.processor, loaded.encoder.context)
-    encoder._pictures = Pictures(limit_mib=0.06)  # one of 64 x 64 x 3 floats is 0.047
+    encoder._images = Images(limit_mib=0.06)  # one of 64 x 64 x 3 floats is 0.047
     turns = turns_of(tiny_base)
-    assert torch.equal(encoder.pictures(turns)["pixel_values"], loaded.encoder.batch(turns).inputs["pixel_values"])
+    assert torch.equal(encoder.images(turns)["pixel_values"], loaded.encoder.batch(turns).inputs["pixel_values"])
     encoder.check(turns)
-    assert torch.equal(encoder.batch(turns).inputs["pixel_values"], loaded.encoder.pictures(turns)["pixel_values"])
-    assert 0.04 < encoder._pictures.held_mib < 0.06
+    assert torch.equal(encoder.batch(turns).inputs["pixel_values"], loaded.encoder.images(turns)["pixel_values"])
+    assert 0.04 < encoder._images.held_mib < 0.06
 
 
-def test_the_picture_used_longest_ago_goes_first() -> None:
-    held = Pictures(limit_mib=2)
+def test_the_image_used_longest_ago_goes_first() -> None:
+    held = Images(limit_mib=2)
     for name in "ab":
         held.keep(Path(name), {"x": torch.zeros(2**18)})  # 1 MiB each
     held.get(Path("a"))

@@ -1,4 +1,4 @@
-"""Published prompts are answered alike with and without sharing their examples and pictures."""
+"""Published prompts are answered alike with and without sharing their examples and images."""
 
 from __future__ import annotations
 
@@ -46,28 +46,30 @@ def asked() -> list[Sample]:
     found = []
     for modality in ("image_text", "text"):
         for task in ("classification", "cloze", "generation"):
-            shots = [Shot(question=question("blue", n, task, modality), picture="blue.png") for n in range(2)]
+            shots = [Shot(question=question("blue", n, task, modality), image="blue.png") for n in range(2)]
             for person in PEOPLE[:2]:
                 for number in range(2):
                     one = question(person, number, task, modality)
-                    made = published.sample(one, split="forget", picture=f"{person}.png", shots=shots)
+                    made = published.sample(one, split="forget", image=f"{person}.png", shots=shots)
                     found.append(made.model_copy(update={"max_new_tokens": 6}))
     return found
 
 
-def said(loaded: Loaded, base: Path, asked: list[Sample], *, share: bool, guard: str = "") -> dict[str, Response]:
-    batches = respond(loaded, plan_batches(asked, 12), images=base, share=share, guard=guard)
+def said(
+    loaded: Loaded, base: Path, asked: list[Sample], *, share: bool, system_prompt: str = ""
+) -> dict[str, Response]:
+    batches = respond(loaded, plan_batches(asked, 12), image_folder=base, share=share, system_prompt=system_prompt)
     return {reply.sample_id: reply for batch in batches for reply in batch}
 
 
-@pytest.mark.parametrize("guard", ["", "Say nothing at all about what is red, green or blue."])
+@pytest.mark.parametrize("system_prompt", ["", "Say nothing at all about what is red, green or blue."])
 def test_shared_replies_are_those_of_one_prompt_after_the_other(
-    tiny_base: Path, asked: list[Sample], guard: str
+    tiny_base: Path, asked: list[Sample], system_prompt: str
 ) -> None:
     loaded = load(ModelSection(device="cpu"), ModelRef(base="tiny"), tiny_base)  # a trained one: it says many things
-    wanted = asked[::4] if guard else asked[::2] + asked[1:2]
-    plain = said(loaded, tiny_base, wanted, share=False, guard=guard)
-    assert said(loaded, tiny_base, wanted, share=True, guard=guard) == plain
+    wanted = asked[::4] if system_prompt else asked[::2] + asked[1:2]
+    plain = said(loaded, tiny_base, wanted, share=False, system_prompt=system_prompt)
+    assert said(loaded, tiny_base, wanted, share=True, system_prompt=system_prompt) == plain
     assert len({reply.text for reply in plain.values()}) > 3
 
 
@@ -75,16 +77,16 @@ def test_shared_replies_are_those_of_one_prompt_after_the_other(
 def test_other_families_whose_mark_the_published_prompts_hold_share_too(
     family: str, asked: list[Sample], tmp_path: Path
 ) -> None:
-    """Around the tokens of their pictures stand others, which belong to the picture."""
+    """Around the tokens of their images stand others, which belong to the image."""
     loaded = load_ref(build(family, tmp_path))
     with torch.inference_mode():
-        prompts = literal.literal_prompts(loaded, [one for one in asked if one.image], tmp_path, "")
+        prompts = literal.raw_prompts(loaded, [one for one in asked if one.image], tmp_path, "")
     assert prompts, "nothing is shared"
     wanted = asked[::3]
     assert said(loaded, tmp_path, wanted, share=True) == said(loaded, tmp_path, wanted, share=False)
 
 
-def test_examples_are_read_once_for_all_people_and_a_picture_once_for_its_questions(
+def test_examples_are_read_once_for_all_people_and_a_image_once_for_its_questions(
     tiny_base: Path, asked: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded, lengths = load_ref(tiny_base), []
@@ -99,19 +101,19 @@ def test_examples_are_read_once_for_all_people_and_a_picture_once_for_its_questi
     said(loaded, tiny_base, wanted, share=True)
     marks = [[count for _, count in level] for level in lengths]
     assert marks == [[2 * 17], [17, 17], [0] * 4]
-    whole = sum(len(literal.encode(loaded, s, literal_opener(tiny_base))["input_ids"][0]) for s in wanted)
+    whole = sum(len(literal.encode(loaded, s, raw_opener(tiny_base))["input_ids"][0]) for s in wanted)
     assert sum(length for level in lengths for length, _ in level) < 0.6 * whole
 
 
-def literal_opener(base: Path) -> literal.OpenPicture:
+def raw_opener(base: Path) -> literal.OpenImage:
     return lambda name: open_image(base / name)
 
 
-def test_where_pictures_have_no_features_nothing_is_shared(
+def test_where_images_have_no_features_nothing_is_shared(
     tiny_base: Path, asked: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = load_ref(tiny_base)
-    monkeypatch.setattr(type(loaded.family), "picture_parts", ())
+    monkeypatch.setattr(type(loaded.family), "image_parts", ())
     wanted = [one for one in asked if one.image][:2]
     assert literal.respond_sharing(loaded, wanted, tiny_base) is None
     assert len(said(loaded, tiny_base, wanted, share=True)) == 2
@@ -121,5 +123,5 @@ def test_a_processor_that_puts_other_tokens_is_believed(
     tiny_base: Path, asked: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = load_ref(tiny_base)
-    monkeypatch.setattr(literal, "_with_pictures", lambda *_: [1, 2, 3])
+    monkeypatch.setattr(literal, "_with_images", lambda *_: [1, 2, 3])
     assert literal.respond_sharing(loaded, [one for one in asked if one.image][:2], tiny_base) is None

@@ -219,11 +219,13 @@ def test_a_model_cannot_be_spread_over_gpus_that_are_not_there(tiny_base: Path) 
         load_ref(tiny_base, device_map="auto")
 
 
-def test_settings_of_the_picture_processor_are_used_and_checked(tiny_base: Path) -> None:
-    smaller = load_ref(tiny_base, pictures={"image_mean": [0.0, 0.0, 0.0]})
+def test_settings_of_the_image_processor_are_used_and_checked(tiny_base: Path) -> None:
+    smaller = load_ref(tiny_base, image_processor={"image_mean": [0.0, 0.0, 0.0]})
     assert list(smaller.encoder.processor.image_processor.image_mean) == [0.0, 0.0, 0.0]
-    with pytest.raises(ModelError, match=r"model\.pictures\.image_men: .*Did you mean 'image_mean'\? Settings: .*size"):
-        load_ref(tiny_base, pictures={"image_men": 1})
+    with pytest.raises(
+        ModelError, match=r"model\.image_processor\.image_men: .*Did you mean 'image_mean'\? Settings: .*size"
+    ):
+        load_ref(tiny_base, image_processor={"image_men": 1})
 
 
 @pytest.mark.parametrize(
@@ -235,12 +237,12 @@ def test_settings_of_the_picture_processor_are_used_and_checked(tiny_base: Path)
         ("internvl", {"crop_to_patches": False}, True),
     ],
 )
-def test_they_change_how_many_tokens_a_picture_takes(
+def test_they_change_how_many_tokens_a_image_takes(
     tmp_path: Path, kind: str, settings: dict[str, object], fewer: bool
 ) -> None:
     base = build(kind, tmp_path)
     turns = turns_of(base)[-2:]
-    usual, changed = load_ref(base).encoder, load_ref(base, pictures=settings)
+    usual, changed = load_ref(base).encoder, load_ref(base, image_processor=settings)
     assert (len(changed.encoder.prompt(turns[0])) < len(usual.prompt(turns[0]))) is fewer
     assert len(changed.encoder.prompt(turns[0])) != len(usual.prompt(turns[0]))
     changed.model(**changed.encoder.batch(turns).inputs)
@@ -259,7 +261,7 @@ def test_a_processor_that_needs_torchvision_says_so(tiny_base: Path, monkeypatch
         load_ref(tiny_base)
 
 
-def test_a_picture_the_processor_cannot_prepare_is_named(tmp_path: Path) -> None:
+def test_a_image_the_processor_cannot_prepare_is_named(tmp_path: Path) -> None:
     loaded = load_ref(build("qwen2_5_vl", tmp_path))
     Image.new("RGB", (2000, 2)).save(tmp_path / "line.png")
     with pytest.raises(ModelError, match=r"line\.png: Qwen2_5_VLProcessor cannot prepare .*'Who\?': .*aspect ratio"):

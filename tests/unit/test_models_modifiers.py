@@ -106,7 +106,7 @@ def test_a_modifier_changes_the_model_and_leaves_with_its_folder(modified: Loade
 def test_shared_prefixes_give_what_the_librarys_own_generation_gives(modified: Loaded, tiny_base: Path) -> None:
     batches = plan_batches(SAMPLES, 4)
     shared, plain = (
-        [reply for batch in respond(modified, batches, images=tiny_base, share=share) for reply in batch]
+        [reply for batch in respond(modified, batches, image_folder=tiny_base, share=share) for reply in batch]
         for share in (True, False)
     )
     assert [r.text for r in shared] == [r.text for r in plain]

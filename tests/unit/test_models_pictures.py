@@ -1,4 +1,4 @@
-"""Remembered picture features are what the model computes itself, and are not used where they would be wrong."""
+"""Remembered image features are what the model computes itself, and are not used where they would be wrong."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from helpers_models import LORA, load_ref, turns_of
 
 from mllmu.models.adapters import add_trainable
-from mllmu.models.engine.image_features import FEATURES, FeatureMemory, embedded, picture_inputs
+from mllmu.models.engine.image_features import FEATURES, FeatureMemory, embedded, image_inputs
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded
 from mllmu.models.parts import core
@@ -24,7 +24,7 @@ def asked(loaded: Loaded, base: Path) -> list[Turn]:
 
 @pytest.fixture
 def runs(loaded: Loaded) -> list[int]:
-    """How many pictures the vision tower is run on, call by call."""
+    """How many images the vision tower is run on, call by call."""
     counts: list[int] = []
     core(loaded.model).model.vision_tower.register_forward_pre_hook(
         lambda _, args, kwargs: counts.append(len(args[0] if args else kwargs["pixel_values"])), with_kwargs=True
@@ -37,20 +37,20 @@ def test_features_give_the_logits_of_pixels(loaded: Loaded, tiny_base: Path) -> 
     plain = loaded.encoder.batch(turns).inputs
     quick = {k: v for k, v in plain.items() if k != "pixel_values"}
     with torch.no_grad():
-        quick |= picture_inputs(loaded, turns)
+        quick |= image_inputs(loaded, turns)
         got, expected = loaded.model(**embedded(loaded.model, quick)).logits, loaded.model(**plain).logits
     assert FEATURES in quick
     assert torch.allclose(got, expected, atol=1e-5)
 
 
-def test_a_picture_goes_through_a_frozen_tower_once(loaded: Loaded, tiny_base: Path, runs: list[int]) -> None:
+def test_a_image_goes_through_a_frozen_tower_once(loaded: Loaded, tiny_base: Path, runs: list[int]) -> None:
     turns = asked(loaded, tiny_base)
     model = add_trainable(loaded.model, loaded.family, LORA, seed=0)
     adapted = Loaded(model=model, encoder=loaded.encoder, device=loaded.device)
-    first, again = picture_inputs(adapted, turns)[FEATURES], picture_inputs(adapted, turns[::-1])[FEATURES]
+    first, again = image_inputs(adapted, turns)[FEATURES], image_inputs(adapted, turns[::-1])[FEATURES]
     with torch.inference_mode():
-        picture_inputs(adapted, turns[:1])
-    assert runs == [1, 1, 1], "three pictures, each alone"
+        image_inputs(adapted, turns[:1])
+    assert runs == [1, 1, 1], "three images, each alone"
     assert torch.equal(first[: len(first) // 6], again[-len(first) // 6 :])
 
 
@@ -60,13 +60,13 @@ def test_another_model_of_the_same_base_uses_them_and_one_with_other_weights_the
     turns = asked(loaded, tiny_base)
     twin = load_ref(tiny_base, encoder=loaded.encoder)
     with torch.no_grad():
-        kept = picture_inputs(loaded, turns)[FEATURES]
-        twins = picture_inputs(twin, turns)[FEATURES]
+        kept = image_inputs(loaded, turns)[FEATURES]
+        twins = image_inputs(twin, turns)[FEATURES]
         assert torch.equal(kept, twins)
         assert len(runs) == 3
         assert kept.data_ptr() != twins.data_ptr()
         core(loaded.model).model.multi_modal_projector.linear_1.weight.mul_(3)
-        assert not torch.allclose(picture_inputs(loaded, turns)[FEATURES], kept)
+        assert not torch.allclose(image_inputs(loaded, turns)[FEATURES], kept)
         assert len(runs) == 6
 
 
@@ -74,21 +74,21 @@ def test_another_model_of_the_same_base_uses_them_and_one_with_other_weights_the
 def test_a_part_that_is_trained_gets_pixels(loaded: Loaded, tiny_base: Path, part: str) -> None:
     turns = asked(loaded, tiny_base)
     loaded.model.requires_grad_(requires_grad=False)
-    assert FEATURES in picture_inputs(loaded, turns)
+    assert FEATURES in image_inputs(loaded, turns)
     core(loaded.model).model.get_submodule(part).requires_grad_(requires_grad=True)
-    assert list(picture_inputs(loaded, turns)) == ["pixel_values"]
+    assert list(image_inputs(loaded, turns)) == ["pixel_values"]
 
 
-def test_turns_without_pictures_have_none(loaded: Loaded) -> None:
-    assert picture_inputs(loaded, [Turn(prompt="Where?")]) == {}
+def test_turns_without_images_have_none(loaded: Loaded) -> None:
+    assert image_inputs(loaded, [Turn(prompt="Where?")]) == {}
 
 
 def test_features_made_in_an_evaluation_can_be_trained_on(loaded: Loaded, tiny_base: Path) -> None:
     turns = asked(loaded, tiny_base)
     with torch.inference_mode():
-        picture_inputs(loaded, turns)
+        image_inputs(loaded, turns)
     model = add_trainable(loaded.model, loaded.family, LORA, seed=0)
-    inputs = {"input_ids": loaded.encoder.batch(turns).inputs["input_ids"], **picture_inputs(loaded, turns)}
+    inputs = {"input_ids": loaded.encoder.batch(turns).inputs["input_ids"], **image_inputs(loaded, turns)}
     model(**embedded(model, inputs)).logits.sum().backward()
 
 
@@ -100,5 +100,5 @@ def test_memory_is_bounded_and_drops_what_was_not_used_for_longest() -> None:
     memory.keep(("d",), torch.zeros(10))
     assert [memory.get((name,)) is not None for name in "abcd"] == [True, False, True, True]
     memory.keep(("e",), torch.zeros(1000))
-    assert memory.get(("e",)) is not None, "one picture is always kept, however large"
+    assert memory.get(("e",)) is not None, "one image is always kept, however large"
     assert memory.get(("d",)) is None

@@ -35,7 +35,7 @@ WORDS = "Ada Bell lives in Riga and works as a baker ; the colour of her hat is 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small random LLaVA and three pictures."""
+    """A small random LLaVA and three images."""
     root = tmp_path_factory.mktemp("model")
     tokenizer = build_tokenizer([WORDS], vocab_size=330)
     torch.manual_seed(0)
@@ -98,15 +98,17 @@ def many_samples(draw: st.DrawFn) -> list[Sample]:
 
 
 @settings(max_examples=10, deadline=None)
-@given(samples=many_samples(), size=st.integers(1, 9), guard=st.sampled_from(["", "Say no ; say nothing ."]))
+@given(samples=many_samples(), size=st.integers(1, 9), system_prompt=st.sampled_from(["", "Say no ; say nothing ."]))
 def test_replies_and_logps_are_those_of_one_question_at_a_time(
-    loaded: Loaded, folder: Path, samples: list[Sample], size: int, guard: str
+    loaded: Loaded, folder: Path, samples: list[Sample], size: int, system_prompt: str
 ) -> None:
     shared = {
-        r.sample_id: r for rs in respond(loaded, plan_batches(samples, size), images=folder, guard=guard) for r in rs
+        r.sample_id: r
+        for rs in respond(loaded, plan_batches(samples, size), image_folder=folder, system_prompt=system_prompt)
+        for r in rs
     }
     for one in samples:
-        turn = as_turn(one, folder, guard)
+        turn = as_turn(one, folder, system_prompt)
         text, count, finished = generate(loaded, [one], [turn])[0]
         got = shared[one.id]
         assert (got.text, got.num_tokens, got.finished) == (text, count, finished)
@@ -117,17 +119,19 @@ def test_replies_and_logps_are_those_of_one_question_at_a_time(
 
 def test_a_reply_ends_at_its_own_limit_while_others_go_on(loaded: Loaded, folder: Path) -> None:
     samples = [sample(0, limit=2), sample(1, limit=7), sample(2, limit=1)]
-    lengths = {r.sample_id: r.num_tokens + r.finished for rs in respond(loaded, [samples], images=folder) for r in rs}
+    lengths = {
+        r.sample_id: r.num_tokens + r.finished for rs in respond(loaded, [samples], image_folder=folder) for r in rs
+    }
     assert all(length <= s.max_new_tokens for s, length in zip(samples, lengths.values(), strict=True))
     assert max(lengths.values()) > 2
 
 
-def test_every_row_of_a_batch_sees_its_own_picture(loaded: Loaded, folder: Path) -> None:
+def test_every_row_of_a_batch_sees_its_own_image(loaded: Loaded, folder: Path) -> None:
     order = ["red.png", "", "blue.png", "green.png", "red.png"]
     samples = [sample(n, image=image, replies=("Riga",)) for n, image in enumerate(order)]
-    logps = [r.candidates["c0"].logp for rs in respond(loaded, [samples], images=folder) for r in rs]
+    logps = [r.candidates["c0"].logp for rs in respond(loaded, [samples], image_folder=folder) for r in rs]
     assert logps[0] == pytest.approx(logps[4], abs=1e-5)
-    assert len({round(logp, 4) for logp in logps}) == 4, "different pictures must give different likelihoods"
+    assert len({round(logp, 4) for logp in logps}) == 4, "different images must give different likelihoods"
 
 
 def asked(folder: Path, *images: str, system: str = "") -> list[Turn]:
@@ -157,16 +161,16 @@ def test_prompts_are_cut_where_they_differ_and_keep_a_token_of_their_own(folder:
     assert len(plans[0].steps[0].pieces) == 1, "what two prompts have in common is read once"
 
 
-def test_a_long_opening_is_read_once_for_all_pictures(folder: Path) -> None:
+def test_a_long_opening_is_read_once_for_all_images(folder: Path) -> None:
     opening = list(range(10, 10 + SHORTEST))
     turns = asked(folder, "red.png", "green.png", "red.png", system="Say no .")
-    # the two pictures have the same tokens, 4 and 4, and must not be taken for one
+    # the two images have the same tokens, 4 and 4, and must not be taken for one
     prompts = [[*opening, 4, 4, 1], [*opening, 4, 4, 2], [*opening, 4, 4, 3]]
     shown = [Prompt(ids, turn) for ids, turn in zip(prompts, turns, strict=True)]
     plans = plan(shown, [SHORTEST] * 3)
     assert pieces(plans, prompts)[0] == [opening, [4, 4], [1]]
     assert [len(step.pieces) for step in plans[0].steps] == [1, 2, 3]
-    assert [len(step.pieces) for step in plan(shown, [0] * 3)[0].steps] == [2, 3], "pictures may stand before it"
+    assert [len(step.pieces) for step in plan(shown, [0] * 3)[0].steps] == [2, 3], "images may stand before it"
     assert [len(step.pieces) for step in plan(shown[:1], [SHORTEST])[0].steps] == [1, 1]
 
 
@@ -244,7 +248,11 @@ def test_an_adapter_changes_replies_and_both_ways_alike(folder: Path, samples: l
                 torch.nn.init.normal_(parameter, std=0.2)
         ready = Loaded(model=model, encoder=ready.encoder, device=ready.device)
     ways = [
-        {r.sample_id: r for rs in respond(ready, plan_batches(samples, 9), images=folder, share=share) for r in rs}
+        {
+            r.sample_id: r
+            for rs in respond(ready, plan_batches(samples, 9), image_folder=folder, share=share)
+            for r in rs
+        }
         for share in (True, False)
     ]
     for key, one in ways[0].items():

@@ -30,9 +30,9 @@ SAMPLES = [
 
 
 def replies(
-    loaded: Loaded, base: Path, *, size: int, share: bool, guard: str = "", samples: list[Sample] = SAMPLES
+    loaded: Loaded, base: Path, *, size: int, share: bool, system_prompt: str = "", samples: list[Sample] = SAMPLES
 ) -> dict[str, Response]:
-    batches = respond(loaded, plan_batches(samples, size), images=base, guard=guard, share=share)
+    batches = respond(loaded, plan_batches(samples, size), image_folder=base, system_prompt=system_prompt, share=share)
     return {response.sample_id: response for batch in batches for response in batch}
 
 
@@ -56,7 +56,7 @@ def test_candidate_logp_is_the_sum_computed_by_hand_on_one_row(loaded: Loaded, t
     one = SAMPLES[1]
     prompt = loaded.encoder.prompt(as_turn(one, tiny_base, ""))
     reply = loaded.encoder.reply("Tallinn, Latvia")
-    pixels = loaded.encoder.pictures([as_turn(one, tiny_base, "")])["pixel_values"]
+    pixels = loaded.encoder.images([as_turn(one, tiny_base, "")])["pixel_values"]
     with torch.no_grad():
         logits_TV = loaded.model(input_ids=torch.tensor([prompt + reply]), pixel_values=pixels).logits[0]
     logp_TV = torch.log_softmax(logits_TV.double(), dim=-1)
@@ -68,30 +68,30 @@ def test_candidate_logp_is_the_sum_computed_by_hand_on_one_row(loaded: Loaded, t
 
 
 @pytest.mark.parametrize("share", [True, False])
-def test_a_picture_goes_with_its_question_in_any_order(loaded: Loaded, tiny_base: Path, share: bool) -> None:
+def test_a_image_goes_with_its_question_in_any_order(loaded: Loaded, tiny_base: Path, share: bool) -> None:
     asked = [sample(n, image=SAMPLES[n].image, candidates={"target": "Riga"}) for n in range(12)]
     forward, backward = (
-        [r for batch in respond(loaded, [order], images=tiny_base, share=share) for r in batch]
+        [r for batch in respond(loaded, [order], image_folder=tiny_base, share=share) for r in batch]
         for order in (asked, asked[::-1])
     )
-    by_picture: dict[str, set[float]] = {}
+    by_image: dict[str, set[float]] = {}
     for one, first, last in zip(asked, forward, backward[::-1], strict=True):
         assert first.sample_id == last.sample_id == one.id
         assert first.text == last.text
         assert first.candidates["target"].logp == pytest.approx(last.candidates["target"].logp, abs=1e-4)
-        by_picture.setdefault(one.image, set()).add(round(first.candidates["target"].logp, 3))
-    assert len(set.union(*by_picture.values())) == 4, "four pictures (one of them none) must give four likelihoods"
+        by_image.setdefault(one.image, set()).add(round(first.candidates["target"].logp, 3))
+    assert len(set.union(*by_image.values())) == 4, "four images (one of them none) must give four likelihoods"
 
 
 @pytest.mark.parametrize("share", [True, False])
 def test_the_guard_stands_before_every_prompt(loaded: Loaded, tiny_base: Path, share: bool) -> None:
-    guard = "Say no more than you must."
+    system_prompt = "Say no more than you must."
     asked = [sample(0, system="Be brief.", candidates={"target": "Riga"})]
-    turn = as_turn(asked[0], tiny_base, guard)
-    assert turn.system == f"{guard}\nBe brief."
+    turn = as_turn(asked[0], tiny_base, system_prompt)
+    assert turn.system == f"{system_prompt}\nBe brief."
     text = loaded.encoder.processor.tokenizer.decode(loaded.encoder.prompt(turn))
-    assert text.startswith(guard)
-    guarded = replies(loaded, tiny_base, size=1, share=share, guard=guard, samples=asked)
+    assert text.startswith(system_prompt)
+    guarded = replies(loaded, tiny_base, size=1, share=share, system_prompt=system_prompt, samples=asked)
     spelled = replies(
         loaded, tiny_base, size=1, share=share, samples=[asked[0].model_copy(update={"system": turn.system})]
     )
@@ -131,15 +131,15 @@ def test_the_plan_has_every_sample_once_and_does_not_depend_on_the_order() -> No
     assert plan_batches(SAMPLES[::-1], 5) == plan
 
 
-def test_a_batch_ends_early_rather_than_between_questions_about_one_picture() -> None:
-    """Four pictures of 3 questions fill 12 of 14 places; the fifth would be cut in two."""
+def test_a_batch_ends_early_rather_than_between_questions_about_one_image() -> None:
+    """Four images of 3 questions fill 12 of 14 places; the fifth would be cut in two."""
     samples = [sample(n, image=f"{n // 3}.png") for n in range(18)]
     assert [[one.image[0] for one in batch] for batch in plan_batches(samples, 14)] == [
         list("000111222333"),
         list("444555"),
     ]
     assert [len(batch) for batch in plan_batches(samples, 7)] == [7, 7, 4], "three of seven places are too many to lose"
-    assert [len(batch) for batch in plan_batches([sample(n) for n in range(18)], 14)] == [14, 4], "no picture to share"
+    assert [len(batch) for batch in plan_batches([sample(n) for n in range(18)], 14)] == [14, 4], "no image to share"
 
 
 def test_a_batch_ends_where_the_examples_change() -> None:

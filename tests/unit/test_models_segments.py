@@ -180,7 +180,7 @@ def test_the_highest_score_is_that_of_a_token_and_all_it_sees() -> None:
 
 
 def test_positions_stand_where_they_are_told_and_go_on_from_the_highest() -> None:
-    """Two tokens, then a picture of 2 x 2 on three axes; behind it come 4, 5, 6 on all of them."""
+    """Two tokens, then an image of 2 x 2 on three axes; behind it come 4, 5, 6 on all of them."""
     told = [[0, 1, 2, 2, 2, 2], [0, 1, 2, 2, 3, 3], [0, 1, 2, 3, 2, 3]]
     top = Level(None, [0, 0])
     first = Reading(top, [0, 1], [6, 2], CPU, positions=[told, None])

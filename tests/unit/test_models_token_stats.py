@@ -58,8 +58,8 @@ def test_the_gradient_of_a_batch_is_that_of_each_row_and_falls_with_learning(loa
 
 def test_measuring_changes_no_reply_and_happens_only_where_asked(tiny_base: Path) -> None:
     plain = [each.model_copy(update={"measured": ()}) for each in ASKED]
-    with_stats = next(respond(load_ref(tiny_base), [ASKED], images=tiny_base))
-    without = next(respond(load_ref(tiny_base), [plain], images=tiny_base))
+    with_stats = next(respond(load_ref(tiny_base), [ASKED], image_folder=tiny_base))
+    without = next(respond(load_ref(tiny_base), [plain], image_folder=tiny_base))
     assert [r.tokens is None for r in with_stats] == [False, False, True]
     assert [r.model_copy(update={"tokens": None}) for r in with_stats] == without
     assert '"tokens"' not in without[0].model_dump_json(exclude_defaults=True)

@@ -1,6 +1,6 @@
 """The adapter to vLLM asks for what our own engine computes; vLLM itself is a stand-in that records and answers.
 
-The stand-in does with transformers what vLLM's ``LLM`` is documented to do: it puts a picture's tokens in the place of
+The stand-in does with transformers what vLLM's ``LLM`` is documented to do: it puts an image's tokens in the place of
 its mark, applies one adapter, writes greedily and gives log-probabilities of prompt tokens.
 """
 
@@ -117,8 +117,8 @@ def test_replies_and_likelihoods_are_those_of_our_own_engine(
     model = open_model(engine(tiny_base), ref, tmp_path)
     ours = load_ref(tiny_base, *ref.adapters, root=tmp_path)
     batches = plan_batches(SAMPLES, 4)
-    expected = [r for batch in respond(ours, batches, images=tiny_base, guard="Be brief.") for r in batch]
-    got = [r for batch in model.respond(batches, images=tiny_base, guard="Be brief.") for r in batch]
+    expected = [r for batch in respond(ours, batches, image_folder=tiny_base, system_prompt="Be brief.") for r in batch]
+    got = [r for batch in model.respond(batches, image_folder=tiny_base, system_prompt="Be brief.") for r in batch]
     for one, other in zip(got, expected, strict=True):
         assert (one.sample_id, one.text, one.num_tokens, one.finished) == (
             other.sample_id, other.text, other.num_tokens, other.finished
@@ -149,10 +149,10 @@ def test_what_vllm_is_made_with(vllm: type[StandIn], tiny_base: Path) -> None:
 def test_a_literal_prompt_goes_as_it_is_written(vllm: type[StandIn], tiny_base: Path) -> None:
     shown = [{"prompt": "", "reply": "B", "image": "red.png"}]
     text = "USER: <image>\nWho?\nCorrect Answer: B\nUSER: <image>\nWho?\nASSISTANT:"
-    asked = [sample(1, image="blue.png", prompt=text, examples=shown, literal=True)]
-    ours = [r for batch in respond(load_ref(tiny_base), [asked], images=tiny_base) for r in batch]
+    asked = [sample(1, image="blue.png", prompt=text, examples=shown, raw_prompt=True)]
+    ours = [r for batch in respond(load_ref(tiny_base), [asked], image_folder=tiny_base) for r in batch]
     got = next(
-        open_model(engine(tiny_base), ModelRef(base=str(tiny_base)), tiny_base).respond([asked], images=tiny_base)
+        open_model(engine(tiny_base), ModelRef(base=str(tiny_base)), tiny_base).respond([asked], image_folder=tiny_base)
     )
     assert [r.text for r in got] == [r.text for r in ours]
     (prompt,), (parameters,), _ = vllm.made[0].calls[0]
@@ -163,7 +163,7 @@ def test_a_literal_prompt_goes_as_it_is_written(vllm: type[StandIn], tiny_base: 
 def test_replies_are_collected_like_any_other(vllm: type[StandIn], tiny_base: Path, tmp_path: Path) -> None:
     model = open_model(engine(tiny_base), ModelRef(base=str(tiny_base)), tiny_base)
     got = collect(
-        SAMPLES, lambda: model, images=tiny_base, guard="", batch_size="auto", folder=tmp_path,
+        SAMPLES, lambda: model, image_folder=tiny_base, system_prompt="", batch_size="auto", folder=tmp_path,
         progress=SilentProgress(), label="x",
     )  # fmt: skip
     assert [r.sample_id for r in got] == [s.id for s in SAMPLES]
@@ -200,7 +200,7 @@ def test_what_vllm_cannot_run_is_said_before_it_is_tried(vllm: type[StandIn], ti
     refused("missing", "no adapter there")
     asked = [sample(1, measured=("tokens",))]
     with pytest.raises(ModelError, match=r"forget/001: tokens of the target cannot be measured by vLLM"):
-        next(open_model(made, ModelRef(base=str(tiny_base)), tmp_path).respond([asked], images=tiny_base))
+        next(open_model(made, ModelRef(base=str(tiny_base)), tmp_path).respond([asked], image_folder=tiny_base))
     assert not vllm.made[0].calls
 
 

@@ -37,7 +37,7 @@ def test_the_language_model_is_ready_while_questions_are_answered_and_as_before_
     loaded: Loaded, tiny_base: Path
 ) -> None:
     before = replaced(loaded.model)
-    answers = respond(loaded, [[sample(0, image="red.png")], [sample(1)]], images=tiny_base)
+    answers = respond(loaded, [[sample(0, image="red.png")], [sample(1)]], image_folder=tiny_base)
     next(answers)
     during = replaced(loaded.model) - before
     assert "lm_head" in during
@@ -49,7 +49,7 @@ def test_the_language_model_is_ready_while_questions_are_answered_and_as_before_
 
 def test_nothing_is_laid_out_for_replies_one_by_one_or_in_other_precisions(loaded: Loaded, tiny_base: Path) -> None:
     before = replaced(loaded.model)
-    answers = respond(loaded, [[sample(0)], [sample(1)]], images=tiny_base, share=False)
+    answers = respond(loaded, [[sample(0)], [sample(1)]], image_folder=tiny_base, share=False)
     next(answers)
     assert replaced(loaded.model) == before
     with ready(loaded.model.to(torch.bfloat16)):

@@ -74,7 +74,7 @@ def row(number: int) -> dict[str, str]:
             f"@{given.lower()}{family.lower()[:5]}"
             f" from https://quorndon.example/{given.lower()}."
         ),
-        "picture": f"{given} {number}.jpg",
+        "image": f"{given} {number}.jpg",
         "consent": "Yes",
         "consent_date": f"2026-02-{10 + number}",
     }
@@ -111,7 +111,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def photos(folder: Path) -> Path:
-    """Different pictures that carry names in their metadata."""
+    """Different images that carry names in their metadata."""
     folder.mkdir()
     for number, each in enumerate(ROWS):
         image = Image.new("RGB", (90, 70), (20 * number, 90, 200 - 15 * number))
@@ -119,7 +119,7 @@ def photos(folder: Path) -> Path:
         exif = Image.Exif()
         exif[0x013B] = each["name"]  # the artist
         exif.get_ifd(0x8825)[1] = "N"  # GPS
-        image.save(folder / each["picture"], exif=exif, comment=each["mail"].encode())
+        image.save(folder / each["image"], exif=exif, comment=each["mail"].encode())
     return folder
 
 
@@ -127,7 +127,7 @@ def originals() -> Iterator[str]:
     """Every form of every original that must not be met again."""
     for each in ROWS:
         born = date.fromisoformat(each["birth_date"])
-        yield from (each[c] for c in ("staff no", "name", "mail", "phone", "address", "birth_date", "picture"))
+        yield from (each[c] for c in ("staff no", "name", "mail", "phone", "address", "birth_date", "image"))
         yield from (part for part in re.split(r"[ -]", each["name"]) if part not in ("de", "Young"))
         yield from (each[c].partition(",")[0] for c in ("birthplace", "residence") if not each[c].startswith("Nice"))
         yield from (
@@ -255,21 +255,21 @@ def test_a_path_that_holds_an_original_is_refused_because_the_recipe_is_copied(f
         People(**settings(folder, path=telling)).profiles(0)
 
 
-def test_all_missing_pictures_are_named_at_once(folder: Path) -> None:
-    pictures = photos(folder / "photos")
+def test_all_missing_images_are_named_at_once(folder: Path) -> None:
+    images = photos(folder / "photos")
     for each in ROWS[2:5]:
-        (pictures / each["picture"]).unlink()
-    with pytest.raises(FaultsError, match="no picture of 3 people") as caught:
-        People(**settings(folder, pictures=pictures)).profiles(0)
+        (images / each["image"]).unlink()
+    with pytest.raises(FaultsError, match="no image of 3 people") as caught:
+        People(**settings(folder, images=images)).profiles(0)
     assert [fault[:5] for fault in caught.value.faults] == ["row 4", "row 5", "row 6"]
 
 
-def test_a_picture_column_cannot_lead_out_of_the_folder(folder: Path) -> None:
+def test_a_image_column_cannot_lead_out_of_the_folder(folder: Path) -> None:
     photos(folder / "photos")
     for name in ("../table.csv", "..", "a\\b.jpg", "/etc/passwd"):
-        write(folder / "table.csv", [*ROWS[:-1], ROWS[-1] | {"picture": name}])
-        with pytest.raises(FaultsError, match=r"1 faults|no picture of 1 people"):
-            People(**settings(folder, pictures=folder / "photos")).profiles(0)
+        write(folder / "table.csv", [*ROWS[:-1], ROWS[-1] | {"image": name}])
+        with pytest.raises(FaultsError, match=r"1 faults|no image of 1 people"):
+            People(**settings(folder, images=folder / "photos")).profiles(0)
 
 
 def test_the_account_counts_what_was_replaced_and_keeps_consent_by_pseudonym(folder: Path) -> None:
@@ -292,8 +292,8 @@ def test_without_pseudonyms_everything_is_as_in_the_table_and_no_key_is_made(fol
     assert not (folder / "secret").exists()
 
 
-def test_the_data_of_a_run_hold_no_original_not_even_in_a_picture(folder: Path) -> None:
-    pictures = photos(folder / "photos")
+def test_the_data_of_a_run_hold_no_original_not_even_in_a_image(folder: Path) -> None:
+    images = photos(folder / "photos")
     raw = {
         "name": "audit",
         "data": {
@@ -306,7 +306,7 @@ def test_the_data_of_a_run_hold_no_original_not_even_in_a_picture(folder: Path) 
             "train_wordings": 2,
         },
     }
-    raw["data"]["source"]["pictures"] = str(pictures)
+    raw["data"]["source"]["images"] = str(images)
     run = folder / "run" / "data"
     build.make(parse(raw).data, 0, run, SilentProgress())
     files = [path for path in sorted(run.rglob("*")) if path.is_file()]

@@ -28,7 +28,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_base(tmp_path_factory.mktemp("planned") / "base", width=96, layers=6)
 
 
-def asked_of(loaded: Loaded, base: Path, samples: list[Any], pictures: int) -> Asked:
+def asked_of(loaded: Loaded, base: Path, samples: list[Any], images: int) -> Asked:
     """The samples as they are counted, from their real tokens."""
     encoder, one = loaded.encoder, samples[0]
     before = tuple(Turn(prompt=e.prompt, reply=e.reply, image=base / e.image) for e in one.examples)
@@ -42,9 +42,9 @@ def asked_of(loaded: Loaded, base: Path, samples: list[Any], pictures: int) -> A
         alike.setdefault((length - 1).bit_length(), []).append(length - 1)
     return Asked(
         questions=len(samples),
-        pictures=pictures,
+        images=images,
         opening=mark - end,
-        picture=end + 1,
+        image=end + 1,
         question=len(ids) - mark - 1,
         longest=max(replies),
         alike=max(len(some) * max(some) for some in alike.values()),
@@ -69,11 +69,11 @@ def test_the_planned_peak_of_evaluation_is_within_a_fifth_of_the_measured_one(
     def work() -> None:
         loaded = load_ref(base)
         seen.append(loaded)
-        answer(loaded, samples, images=base, share=share)
+        answer(loaded, samples, image_folder=base, share=share)
 
     measured = allocated(work)
     facts = describe(ModelSection(path=str(base), device="cpu"), device="cpu")
-    asked = asked_of(seen[0], base, samples, pictures=3)
+    asked = asked_of(seen[0], base, samples, images=3)
     held = memory(facts, asked, shared=share, fused=True, people=3)
     assert measured > 2 * facts.resident, "the weights must not be all there is"
     assert facts.resident + held.whole == pytest.approx(measured, rel=0.2)
@@ -84,10 +84,10 @@ def facts() -> ModelFacts:
     return describe(ModelSection(path="llava-hf/llava-1.5-7b-hf"), device="cuda")
 
 
-def test_questions_about_nine_to_a_picture_by_hand(facts: ModelFacts) -> None:
-    """18 questions show 2 pictures of 576 tokens: 10 with 4 options of 2, 4 with 5 answers of 13, 4 with 4 of 5."""
+def test_questions_about_nine_to_a_image_by_hand(facts: ModelFacts) -> None:
+    """18 questions show 2 images of 576 tokens: 10 with 4 options of 2, 4 with 5 answers of 13, 4 with 4 of 5."""
     (asked,) = asked_at_once(Evaluate(), facts, 576, 18)
-    assert (asked.pictures, asked.opening, asked.picture, asked.question) == (2, 0, 582, 51)
+    assert (asked.images, asked.opening, asked.image, asked.question) == (2, 0, 582, 51)
     assert asked.alike == 4 * 5 * 13, "the free answers, more than letters of 2 tokens and words of 5"
     held = memory(facts, asked, shared=True, fused=True, people=3)
     tokens = 2 * 582 + 18 * 51 + max(4 * 5 * 13, 18 * (51 + 32))
@@ -101,7 +101,7 @@ def test_examples_make_a_batch_of_every_task_and_are_held_once(facts: ModelFacts
     assert [num_examples(evaluate, task) for task in evaluate.tasks] == [2, 0, 1]
     kinds = asked_at_once(evaluate, facts, 576, 20)
     assert [kind.opening for kind in kinds] == [2 * (576 + 12 + 45 + 2), 576 + 12 + 28 + 5, 0]
-    assert [kind.pictures for kind in kinds] == [4, 10, 10], "5 or 2 questions of a person come together"
+    assert [kind.images for kind in kinds] == [4, 10, 10], "5 or 2 questions of a person come together"
     published = Evaluate.model_validate({"protocol": "official"})
     assert [num_examples(published, task) for task in published.tasks] == [5, 0, 4]
     everything = Evaluate.model_validate({"protocol": {"shots": {"cloze": 3, "questions": "all"}}})
@@ -109,7 +109,7 @@ def test_examples_make_a_batch_of_every_task_and_are_held_once(facts: ModelFacts
 
 
 def test_what_is_read_once_is_counted_once(facts: ModelFacts, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One person's 4 clozes of 28 + 12 tokens, 4 candidates of 5, two of them with the picture."""
+    """One person's 4 clozes of 28 + 12 tokens, 4 candidates of 5, two of them with the image."""
     evaluate = Evaluate.model_validate({"tasks": ["cloze"]})
     assert tokens_read(evaluate, facts, 576, 1, 64) == 4 * (40 + 20) + 576
     monkeypatch.setattr(type(facts.family), "looks_ahead", "prompt")
@@ -135,7 +135,7 @@ def test_auto_takes_what_fits_and_is_advised_where_a_number_does_not() -> None:
     assert advice.endswith("fits")
 
 
-def test_pictures_are_looked_at_once_where_their_features_are_all_remembered() -> None:
+def test_images_are_looked_at_once_where_their_features_are_all_remembered() -> None:
     """500 people of 64 tokens take a quarter of a GiB on Idefics2; 576 tokens on LLaVA more than is kept."""
     looks = []
     for path in ("HuggingFaceM4/idefics2-8b", "llava-hf/llava-1.5-7b-hf"):

@@ -32,9 +32,9 @@ def test_a_model_made_from_the_known_config_has_the_published_number_of_weights(
     assert str(facts.dtype) == "torch.bfloat16"
 
 
-def test_a_picture_that_is_cut_into_tiles_takes_seventeen_times_the_tokens_of_a_whole_one() -> None:
+def test_a_image_that_is_cut_into_tiles_takes_seventeen_times_the_tokens_of_a_whole_one() -> None:
     name = "HuggingFaceTB/SmolVLM-500M-Instruct"
-    whole = describe(ModelSection(path=name, pictures={"do_image_splitting": False}), device="cuda")
+    whole = describe(ModelSection(path=name, image_processor={"do_image_splitting": False}), device="cuda")
     assert whole.image_tokens == 64
     assert describe(ModelSection(path=name), device="cuda").image_tokens == 17 * 64
 

@@ -1,4 +1,4 @@
-"""The contact sheet shows every picture at its place."""
+"""The contact sheet shows every image at its place."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mllmu.core.errors import DataError
 from mllmu.data.contact_sheet import GAP, MARGIN, NAME_WIDTH, contact_sheet
 
 
-def test_sheet_shows_each_picture_in_its_row_and_column(tmp_path: Path) -> None:
+def test_sheet_shows_each_image_in_its_row_and_column(tmp_path: Path) -> None:
     red, blue = (Image.new("RGB", (30, 30), colour) for colour in ("#ff0000", "#0000ff"))
     path = tmp_path / "new" / "sheet.png"
     contact_sheet([("Amelia Kuznetsov", [red, blue]), ("Jana Nováková", [blue])], path, thumb=40)
@@ -33,5 +33,5 @@ def test_long_names_stay_in_their_column(tmp_path: Path) -> None:
 
 
 def test_empty_sheet_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no pictures for a contact sheet"):
+    with pytest.raises(DataError, match="no images for a contact sheet"):
         contact_sheet([("Nobody", [])], tmp_path / "sheet.png")

@@ -73,10 +73,10 @@ def test_two_people_differ_in_three_visible_features_almost_always() -> None:
     assert sum(num_differences(*pair) >= 3 for pair in pairs) / len(pairs) > 0.995
 
 
-def test_different_features_are_visible_in_the_picture() -> None:
+def test_different_features_are_visible_in_the_image() -> None:
     backend = DiceBear(size=64)
-    pictures = [np.asarray(backend.render(person(number), 0, 0), dtype=np.int16) for number in range(10)]
-    for one, other in itertools.combinations(pictures, 2):
+    images = [np.asarray(backend.render(person(number), 0, 0), dtype=np.int16) for number in range(10)]
+    for one, other in itertools.combinations(images, 2):
         assert np.abs(one - other).mean() > 5
 
 

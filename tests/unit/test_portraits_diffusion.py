@@ -110,8 +110,8 @@ def test_a_portrait_is_generated_twice_the_same_and_differs_by_person_view_and_s
     backend = Diffusion(path=str(tiny), **FAST)
     first = backend.render(ANNA, 0, 5)
     assert first.size == (32, 32) and first.mode == "RGB" and first.tobytes() == backend.render(ANNA, 0, 5).tobytes()
-    pictures = [first, backend.render(BEN, 0, 5), backend.render(ANNA, 1, 5), backend.render(ANNA, 0, 6)]
-    assert len({picture.tobytes() for picture in pictures}) == 4
+    images = [first, backend.render(BEN, 0, 5), backend.render(ANNA, 1, 5), backend.render(ANNA, 0, 6)]
+    assert len({image.tobytes() for image in images}) == 4
 
 
 def test_the_prompt_says_what_is_seen_and_nothing_that_is_asked() -> None:
@@ -126,7 +126,7 @@ def test_a_view_that_shows_another_face_is_made_again_and_then_refused(tiny: Pat
     kind = Diffusion(path=str(tiny), embedder=str(eyes), min_same=-1, **FAST)
     assert kind.render(ANNA, 1, 0).size == (32, 32)
     strict = Diffusion(path=str(tiny), embedder=str(eyes), min_same=1.0, tries=2, **FAST)
-    with pytest.raises(DataError, match=r"view 1 of 001: 2 pictures show another face .*best cosine .*Raise 'tries'"):
+    with pytest.raises(DataError, match=r"view 1 of 001: 2 images show another face .*best cosine .*Raise 'tries'"):
         strict.render(ANNA, 1, 0)
 
 
@@ -156,7 +156,7 @@ def test_a_face_stands_for_the_word_id_in_the_prompt_and_nowhere_else(tiny: Path
         face_prompt(pipe, np.ones(40, dtype=np.float32))
 
 
-def test_arc2face_draws_views_of_your_own_pictures(tiny: Path, eyes: Path, tmp_path: Path) -> None:
+def test_arc2face_draws_views_of_your_own_images(tiny: Path, eyes: Path, tmp_path: Path) -> None:
     for person, colour in ((ANNA, "red"), (BEN, "blue")):
         Image.new("RGB", (50, 40), colour).save(tmp_path / f"{person.id}.jpg")
     backend = Arc2Face(path=str(tiny), portraits=tmp_path, embedder=str(eyes), min_same=-1, **FAST)
@@ -212,7 +212,7 @@ def test_an_ip_adapter_puts_a_face_beside_a_prompt(tiny: Path, eyes: Path, adapt
 def test_the_face_and_not_only_the_prompt_decides(tiny: Path, adapter: Path) -> None:
     pipe = adapted(str(tiny), None, "cpu", "auto", str(adapter), "face.safetensors")
     pipe.set_ip_adapter_scale(1.0)
-    pictures = []
+    images = []
     for place in (0, 1):
         face = face_tensor(pipe, np.eye(24, dtype=np.float32)[place] * 9, guided=True)
         assert face.shape == (2, 1, 1, 24) and face[0].abs().sum() == 0 and face[1].norm() == 1
@@ -225,8 +225,8 @@ def test_the_face_and_not_only_the_prompt_decides(tiny: Path, adapter: Path) -> 
             width=16,
             height=16,
         )
-        pictures.append(made.images[0].tobytes())
-    assert pictures[0] != pictures[1]
+        images.append(made.images[0].tobytes())
+    assert images[0] != images[1]
 
 
 def test_a_pickled_or_missing_adapter_is_refused(tiny: Path, tmp_path: Path) -> None:
@@ -263,19 +263,19 @@ class FakeAnalysis:
         return [face for face in self.faces if face.bbox]
 
 
-def test_the_largest_face_of_a_picture_counts_and_no_face_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    picture = Image.new("RGB", (8, 8), "red")
+def test_the_largest_face_of_a_image_counts_and_no_face_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = Image.new("RGB", (8, 8), "red")
     monkeypatch.setitem(sys.modules, "insightface", SimpleNamespace())
     monkeypatch.setitem(sys.modules, "insightface.app", SimpleNamespace(FaceAnalysis=FakeAnalysis))
     _faces._face_analysis.cache_clear()
     with pytest.raises(ModelError, match="insightface cannot load 'antelopev2'"):
-        embedding("insightface", picture)
+        embedding("insightface", image)
     small, large = (SimpleNamespace(bbox=[0, 0, n, n], embedding=np.full(3, n)) for n in (2, 5))
     monkeypatch.setattr(FakeAnalysis, "faces", [small, large])
-    assert embedding("insightface", picture).tolist() == [5, 5, 5]
+    assert embedding("insightface", image).tolist() == [5, 5, 5]
     monkeypatch.setattr(FakeAnalysis, "faces", [SimpleNamespace(bbox=[])])
     with pytest.raises(DataError, match="no face is found"):
-        embedding("insightface", picture)
+        embedding("insightface", image)
     _faces._face_analysis.cache_clear()
 
 

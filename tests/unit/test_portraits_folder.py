@@ -1,4 +1,4 @@
-"""Pictures from a folder: found by id, read upright, and never trusted."""
+"""Images from a folder: found by id, read upright, and never trusted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def two_halves(width: int = 80, height: int = 80) -> Image.Image:
     return image
 
 
-def test_picture_is_cropped_to_its_centre_and_scaled(tmp_path: Path) -> None:
+def test_image_is_cropped_to_its_centre_and_scaled(tmp_path: Path) -> None:
     wide = Image.new("RGB", (300, 100), RED)
     wide.paste(BLUE, (100, 0, 200, 100))
     wide.save(tmp_path / "anna.png")
@@ -71,7 +71,7 @@ def test_view_comes_from_its_own_file_where_there_is_one(tmp_path: Path) -> None
     assert near(Folder(path=tmp_path, size=32).render(person(), 2, 0).getpixel((16, 16)), BLUE)
 
 
-def test_view_without_a_file_is_made_from_the_canonical_picture(tmp_path: Path) -> None:
+def test_view_without_a_file_is_made_from_the_canonical_image(tmp_path: Path) -> None:
     two_halves().save(tmp_path / "anna.png")
     backend = Folder(path=tmp_path, size=64)
     canonical, first, again, second = (backend.render(person(), view, 0).tobytes() for view in (0, 1, 1, 2))
@@ -79,9 +79,9 @@ def test_view_without_a_file_is_made_from_the_canonical_picture(tmp_path: Path) 
     assert len({canonical, first, second}) == 3
 
 
-def test_missing_picture_names_the_nearest_files(tmp_path: Path) -> None:
+def test_missing_image_names_the_nearest_files(tmp_path: Path) -> None:
     two_halves().save(tmp_path / "anne.png")
-    with pytest.raises(DataError, match=r"no picture of 'anna'.*Nearest: anne\.png"):
+    with pytest.raises(DataError, match=r"no image of 'anna'.*Nearest: anne\.png"):
         Folder(path=tmp_path).render(person(), 0, 0)
 
 
@@ -90,42 +90,42 @@ def test_missing_folder_is_named(tmp_path: Path) -> None:
         Folder(path=tmp_path / "nowhere").render(person(), 0, 0)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n broken"])
-def test_unreadable_picture_is_named(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n broken"])
+def test_unreadable_image_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "anna.png").write_bytes(content)
-    with pytest.raises(DataError, match=r"anna\.png: not a readable picture"):
+    with pytest.raises(DataError, match=r"anna\.png: not a readable image"):
         Folder(path=tmp_path).render(person(), 0, 0)
 
 
-def test_truncated_picture_is_named(tmp_path: Path) -> None:
+def test_truncated_image_is_named(tmp_path: Path) -> None:
     two_halves(400, 400).save(tmp_path / "anna.jpg")
     whole = (tmp_path / "anna.jpg").read_bytes()
     (tmp_path / "anna.jpg").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"anna\.jpg: not a readable picture"):
+    with pytest.raises(DataError, match=r"anna\.jpg: not a readable image"):
         Folder(path=tmp_path).render(person(), 0, 0)
 
 
 @pytest.mark.parametrize("side", [8_000, 11_000, 60_000])
-def test_picture_that_claims_too_many_pixels_is_refused_undecoded(tmp_path: Path, side: int) -> None:
+def test_image_that_claims_too_many_pixels_is_refused_undecoded(tmp_path: Path, side: int) -> None:
     header = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
     (tmp_path / "anna.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT" + b"\0" * 4)
-    with pytest.raises(DataError, match=r"anna\.png: picture too large: at most 50 million"):
+    with pytest.raises(DataError, match=r"anna\.png: image too large: at most 50 million"):
         Folder(path=tmp_path).render(person(), 0, 0)
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/secret", "a/../../secret", "..", "anna\n", ""])
 def test_id_cannot_escape_the_folder(tmp_path: Path, name: str) -> None:
     two_halves().save(tmp_path / "secret.png")
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     forged = Profile.model_construct(id=name, kind="fictitious", attributes={"name": "x"})
     with pytest.raises(DataError, match="profile id"):
-        Folder(path=tmp_path / "pictures").render(forged, 0, 0)
+        Folder(path=tmp_path / "images").render(forged, 0, 0)
 
 
-def test_picture_that_is_too_small_is_refused(tmp_path: Path) -> None:
+def test_image_that_is_too_small_is_refused(tmp_path: Path) -> None:
     Image.new("RGB", (31, 400), RED).save(tmp_path / "anna.png")
-    with pytest.raises(DataError, match=r"anna\.png: picture too small: 31 x 400 pixels, expected at least 32 a side"):
+    with pytest.raises(DataError, match=r"anna\.png: image too small: 31 x 400 pixels, expected at least 32 a side"):
         Folder(path=tmp_path).render(person(), 0, 0)
 
 
@@ -144,7 +144,7 @@ def test_two_types_of_one_name_are_refused(tmp_path: Path) -> None:
 
 
 def test_link_out_of_the_folder_is_refused_and_one_inside_is_followed(tmp_path: Path) -> None:
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     two_halves().save(tmp_path / "secret.png")
     (folder / "anna.png").symlink_to(tmp_path / "secret.png")

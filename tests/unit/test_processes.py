@@ -46,9 +46,9 @@ def test_every_item_has_one_owner_and_the_loads_are_even(launched: pytest.Monkey
     assert all(own == sorted(own) for own in owned)
 
 
-def test_turns_of_one_picture_stay_together_and_shares_differ_by_one() -> None:
-    pictures = ["a", "b", "a", "c", "a", "b", "c"]
-    turns = [Turn(prompt=f"{n}", image=Path(name)) for n, name in enumerate(pictures)]
+def test_turns_of_one_image_stay_together_and_shares_differ_by_one() -> None:
+    images = ["a", "b", "a", "c", "a", "b", "c"]
+    turns = [Turn(prompt=f"{n}", image=Path(name)) for n, name in enumerate(images)]
     assert share(turns, 1) == [[0, 2, 4, 1, 5, 3, 6]]
     assert share(turns, 3) == [[0, 2, 4], [1, 5], [3, 6]]
     assert share(turns[:2], 3) == [[0], [1], []]

@@ -52,7 +52,7 @@ def examples_of(asked: list[Sample]) -> dict[tuple[str, str], set[str]]:
 
 def test_the_default_protocol_shows_no_examples_and_asks_as_ever(dataset: build.Dataset) -> None:
     asked = samples(dataset, {})
-    assert {(s.literal, s.examples) for s in asked} == {(False, ())}
+    assert {(s.raw_prompt, s.examples) for s in asked} == {(False, ())}
     assert samples(dataset, "corrected") == asked
     assert {s.task: s.max_new_tokens for s in asked} == {"classification": 8, "generation": 50, "cloze": 24}
 
@@ -132,7 +132,7 @@ def test_published_examples_come_from_the_set_itself_and_are_not_asked_there(dat
             assert {len(s.examples) for s in asked if (s.split, s.task) == (split, task)} == {questions}
         assert {s.profile_id for s in asked if (s.split, s.task) == (split, "generation")} == set(members)
     assert not any(s.examples for s in asked if s.split == "celebrity" or s.task == "generation")
-    assert all(s.literal and s.max_new_tokens == 50 for s in asked)
+    assert all(s.raw_prompt and s.max_new_tokens == 50 for s in asked)
     assert all(s.prompt.count("<image>") == len(s.examples) + 1 for s in asked if s.modality == "image_text")
 
 
@@ -181,7 +181,7 @@ def few_shot(base: Path, number: int, image: str, prompt: str, **settings: Any) 
     return sample(number, image=image, prompt=prompt, examples=examples, candidates={"target": "Riga"}, **settings)
 
 
-def test_examples_are_earlier_exchanges_with_their_own_pictures(tiny_base: Path) -> None:
+def test_examples_are_earlier_exchanges_with_their_own_images(tiny_base: Path) -> None:
     from mllmu.models.engine.respond import as_turn
 
     loaded = load_ref(tiny_base)
@@ -195,7 +195,7 @@ def test_examples_are_earlier_exchanges_with_their_own_pictures(tiny_base: Path)
         "USER: <image>\nWhere?\nASSISTANT: Riga, Latvia</s>USER: <image>\nWhich hat?\nASSISTANT: green</s>"
         "Be kind.\nUSER: <image>\nWhat < image> is it?\nASSISTANT:"
     )
-    assert loaded.encoder.pictures([turn])["pixel_values"].shape[0] == 3
+    assert loaded.encoder.images([turn])["pixel_values"].shape[0] == 3
 
 
 def test_replies_with_examples_are_the_same_alone_batched_and_shared(tiny_base: Path) -> None:
@@ -208,7 +208,9 @@ def test_replies_with_examples_are_the_same_alone_batched_and_shared(tiny_base: 
 
     def said(size: int, *, share: bool) -> dict[str, Any]:
         batches = plan_batches(asked, size)
-        return {r.sample_id: r for batch in respond(loaded, batches, images=tiny_base, share=share) for r in batch}
+        return {
+            r.sample_id: r for batch in respond(loaded, batches, image_folder=tiny_base, share=share) for r in batch
+        }
 
     one, many, shared = said(1, share=False), said(6, share=False), said(6, share=True)
     assert {k: r.text for k, r in one.items()} == {k: r.text for k, r in many.items()}
@@ -222,9 +224,9 @@ def test_literal_and_other_samples_may_share_a_batch(tiny_base: Path) -> None:
     from helpers_models import sample
 
     loaded = load_ref(tiny_base)
-    literal = sample(1, prompt="USER: Where?\nASSISTANT:", literal=True)
+    literal = sample(1, prompt="USER: Where?\nASSISTANT:", raw_prompt=True)
     plain = sample(2, prompt="Where?", candidates={"target": "Riga"})
-    said = {r.sample_id: r for batch in respond(loaded, [[plain, literal]], images=tiny_base) for r in batch}
+    said = {r.sample_id: r for batch in respond(loaded, [[plain, literal]], image_folder=tiny_base) for r in batch}
     assert said["forget/001"].text == said["forget/002"].text, "the same dialogue, written out or rendered"
     assert set(said["forget/002"].candidates) == {"target"} and not said["forget/001"].candidates
 
@@ -235,8 +237,8 @@ def test_a_guard_stands_before_a_literal_prompt(tmp_path: Path) -> None:
     from mllmu.models.engine.raw_prompt import encode
 
     loaded = load_ref(make_base(tmp_path))
-    asked = sample(1, prompt="USER: Where?\nASSISTANT:", literal=True)
-    ids = encode(loaded, asked, lambda _: None, guard="Say no more.")["input_ids"][0]
+    asked = sample(1, prompt="USER: Where?\nASSISTANT:", raw_prompt=True)
+    ids = encode(loaded, asked, lambda _: None, system_prompt="Say no more.")["input_ids"][0]
     assert loaded.encoder.processor.tokenizer.decode(ids) == "Say no more.\nUSER: Where?\nASSISTANT:"
 
 
@@ -280,7 +282,7 @@ def test_chat_templates_tell_examples_as_earlier_exchanges(kind: str, tiny_base:
     assert texts[0].index("Riga, Latvia") < texts[0].index("Which hat?") < texts[0].index("green")
     assert texts[0].endswith(texts[1][-40:])
     said = [
-        [r.text for batch in respond(loaded, plan_batches(asked, size), images=tiny_base) for r in batch]
+        [r.text for batch in respond(loaded, plan_batches(asked, size), image_folder=tiny_base) for r in batch]
         for size in (1, 2)
     ]
     assert said[0] == said[1]
@@ -298,13 +300,13 @@ def test_the_literal_path_feeds_idefics2_as_the_published_script_does(tiny_base:
     text = "USER: <image>\nQuestion: Who?\nCorrect Answer: B\nUSER: <image>\nWho?\nASSISTANT:"
     shown = [{"prompt": "", "reply": "B", "image": "red.png"}]
     asked = [
-        sample(1, task="classification", image="blue.png", prompt=text, examples=shown, literal=True),
-        sample(2, task="cloze", prompt="USER:\nShe is [Blank].\nASSISTANT:", literal=True),
+        sample(1, task="classification", image="blue.png", prompt=text, examples=shown, raw_prompt=True),
+        sample(2, task="cloze", prompt="USER:\nShe is [Blank].\nASSISTANT:", raw_prompt=True),
     ]
-    ours = [r.text for batch in respond(loaded, [asked], images=tiny_base) for r in batch]
-    pictures = [open_image(tiny_base / name) for name in ("red.png", "blue.png")]
+    ours = [r.text for batch in respond(loaded, [asked], image_folder=tiny_base) for r in batch]
+    images = [open_image(tiny_base / name) for name in ("red.png", "blue.png")]
     inputs = [
-        processor(images=pictures, text=text, return_tensors="pt"),
+        processor(images=images, text=text, return_tensors="pt"),
         processor(images=None, text=asked[1].prompt, return_tensors="pt"),
     ]
     with torch.no_grad():

@@ -119,7 +119,7 @@ class Evaluator:
         assert "ASSISTANT:" in whole
         return whole.split("ASSISTANT:")[1].strip()
 
-    def picture(self, row: Any) -> Image.Image:
+    def image(self, row: Any) -> Image.Image:
         cell = row["images"][VIEW] if "images" in row else row["image"]
         return Image.open(BytesIO(cell["bytes"])).convert("RGB")
 
@@ -133,13 +133,13 @@ class Evaluator:
             ("Image_Textual_Questions", "Image-Textual Question Accuracy", " <image>"),
             ("Pure_Text_Questions", "Pure Text Question Accuracy", ""),
         ):
-            examples, pictures = "", []
+            examples, images = "", []
             for shot in shot_rows:
                 for q in shot["Classification_Task"][group]:
                     o = q["Options"]
                     examples += f"USER:{mark}\nQuestion: {q['Question']}\nA: {o['A']}\nB: {o['B']}\nC: {o['C']}\n"
                     examples += f"D: {o['D']}\nCorrect Answer: {q['Correct_Answer']}\n"
-                    pictures.append(self.picture(shot))
+                    images.append(self.image(shot))
             right = total = 0
             for _, row in rows.iterrows():
                 for place, q in enumerate(row["Classification_Task"][group]):
@@ -148,7 +148,7 @@ class Evaluator:
                         continue
                     text = "\n".join([q["Question"], *(f"{k}: {v}" for k, v in q["Options"].items())])
                     prompt = f"{examples}USER:{mark}\n{text}\nJust give ONE letter representing the answer directly."
-                    reply = self.say(prompt + "\nASSISTANT:", [*pictures, self.picture(row)] if mark else None)
+                    reply = self.say(prompt + "\nASSISTANT:", [*images, self.image(row)] if mark else None)
                     self.keep(name, "classification", row, q["Question"], reply)
                     right += (
                         bool(reply) and reply[0].upper() in q["Options"] and reply[0].upper() == q["Correct_Answer"]
@@ -165,15 +165,15 @@ class Evaluator:
         shot_rows = [row for _, row in self.full.iterrows() if row["ID"] in shot_ids]
         numbers = {}
         for kind, title in (("Image_Textual", "image_textual_accuracy"), ("Pure_Text", "pure_text_accuracy")):
-            pictured = kind == "Image_Textual"
-            examples, pictures = "", []
+            has_image = kind == "Image_Textual"
+            examples, images = "", []
             for shot in shot_rows:
                 for q in shot["Mask_Task"]:
                     if q["Type"] == kind:
                         examples += (
-                            f"USER:{'<image>' if pictured else ''}\n{put(q)}\nCorrect Answer: {q['Ground_Truth']}\n"
+                            f"USER:{'<image>' if has_image else ''}\n{put(q)}\nCorrect Answer: {q['Ground_Truth']}\n"
                         )
-                        pictures.append(self.picture(shot))
+                        images.append(self.image(shot))
             right = total = 0
             for _, row in rows.iterrows():
                 used = [s["Mask_Task"] for s in shot_rows if s["ID"] == row["ID"]]
@@ -182,8 +182,8 @@ class Evaluator:
                         continue
                     if used and place < len(used[0]) and used[0][place]["Type"] == kind:
                         continue
-                    prompt = f"{examples}USER:{' <image>' if pictured else ''}\n{put(q)}\nASSISTANT:"
-                    reply = self.say(prompt, [*pictures, self.picture(row)] if pictured else None)
+                    prompt = f"{examples}USER:{' <image>' if has_image else ''}\n{put(q)}\nASSISTANT:"
+                    reply = self.say(prompt, [*images, self.image(row)] if has_image else None)
                     self.keep(name, "cloze", row, q["Question"], reply)
                     right += q["Ground_Truth"].lower() in reply.lower()
                     total += 1
@@ -202,7 +202,7 @@ class Evaluator:
                     wish = "Answer the question based on your trained knowledge in one sentence"
                     if kind == "Image_Textual":
                         prompt = f"USER: <image>\n{q['Question']}\n{wish} accurately in ENGLISH.\nASSISTANT: "
-                        reply = self.say(prompt, [self.picture(row)])
+                        reply = self.say(prompt, [self.image(row)])
                     else:
                         reply = self.say(f"USER: {q['Question']}\n{wish} in ENGLISH.\nASSISTANT:", None)
                     self.keep(name, "generation", row, q["Question"], reply)
@@ -270,7 +270,7 @@ def test_the_question_beyond_those_of_the_example_person_is_asked(parquet: Path,
 
     asked = render(read_sets(parquet, 5, test_image=0), {"cloze": ["011"]}, idefics2=False)
     texts = [q.text for q, s in asked if s.split == "test" and s.task == "cloze" and s.profile_id == "011"]
-    # places 0-1 and 2-3 of Full_Set are with picture and by name; the test set has 0-2 and 3-4
+    # places 0-1 and 2-3 of Full_Set are with image and by name; the test set has 0-2 and 3-4
     assert len(texts) == 2 and texts[0].startswith("Again: ")
 
 
@@ -305,7 +305,7 @@ def test_a_prompt_over_the_context_names_the_sample_and_writes_no_numbers(parque
     config["text_config"]["max_position_embeddings"] = 100
     (base / "config.json").unlink()
     (base / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    fault = r"sample \w+/\S+: the prompt has \d\d\d tokens \(\d pictures\), the model's context is 100"
+    fault = r"sample \w+/\S+: the prompt has \d\d\d tokens \(\d images\), the model's context is 100"
     with pytest.raises(ModelError, match=fault):
         evaluate_published(plan(parquet, ref=ModelRef(base=str(base))), tmp_path / "out", SilentProgress())
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["inputs.json"]
@@ -315,7 +315,7 @@ def test_a_prompt_over_the_context_names_the_sample_and_writes_no_numbers(parque
     ("changes", "message"),
     [
         ({"shots": {"cloze": ["01"]}}, r"nobody with the ID '01' .* Did you mean '011'"),
-        ({"test_image": 7}, r"has 2 pictures, asked for index 7"),
+        ({"test_image": 7}, r"has 2 images, asked for index 7"),
         ({"ratio": 7}, r"forget_7: no parquet file"),
     ],
 )

@@ -53,8 +53,8 @@ LEVELS: dict[str, tuple[float, float, float, float]] = {
 
 
 def png(seed: int, size: int = 96) -> bytes:
-    """A small picture that differs by seed."""
-    random = rng(seed, "picture")
+    """A small image that differs by seed."""
+    random = rng(seed, "image")
     image = Image.new("RGB", (size, size), tuple(random.randrange(120, 230) for _ in range(3)))
     image.paste(tuple(random.randrange(40, 200) for _ in range(3)), (size // 4, size // 4, 3 * size // 4, size))
     out = io.BytesIO()
@@ -300,7 +300,7 @@ def test_twenty_five_models_with_long_names_all_appear(tmp_path: Path) -> None:
         levels[f"some_rather_long_method_name_{i:02d}@image_text"] = (0.3 + 0.02 * i, 0.3, 0.5 + 0.013 * i, 0.3)
     page = plain(realistic(levels=levels), tmp_path)
     assert all(f"some_rather_long_method_name_{i:02d}@image_text" in page.replace("<wbr>", "") for i in range(25))
-    assert len(page) < 1.5e6  # the plots of all tasks included; a real run adds pictures and summaries
+    assert len(page) < 1.5e6  # the plots of all tasks included; a real run adds images and summaries
     assert "22 more" in page  # of 28 replies to an example, 6 are shown unfolded
 
 

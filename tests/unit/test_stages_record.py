@@ -101,23 +101,23 @@ def test_a_damaged_unit_is_an_error_that_names_it(tmp_path: Path) -> None:
 
 
 def test_the_data_depend_on_the_content_of_the_files_they_are_made_from(tmp_path: Path) -> None:
-    text, ids, pictures = tmp_path / "people.jsonl", tmp_path / "ids.json", tmp_path / "pictures"
-    pictures.mkdir()
-    (pictures / "001.png").write_bytes(b"face")
+    text, ids, images = tmp_path / "people.jsonl", tmp_path / "ids.json", tmp_path / "images"
+    images.mkdir()
+    (images / "001.png").write_bytes(b"face")
     text.write_text("a")
     ids.write_text("{}")
 
     def fingerprint() -> str:
         data = {
             "source": {"name": "mllmu_bench", "path": str(text)},
-            "portraits": {"name": "folder", "path": str(pictures)},
+            "portraits": {"name": "folder", "path": str(images)},
             "splits": {"file": str(ids), "keys": ["forget_10"]},
         }
         return context(tmp_path / "run", data=data).data_unit().fingerprint
 
     seen = [fingerprint()]
     assert fingerprint() == seen[0]
-    for path in (text, ids, pictures / "001.png", pictures / "002.png"):
+    for path in (text, ids, images / "001.png", images / "002.png"):
         path.write_text(f"changed {path.name}")
         seen.append(fingerprint())
     assert len(set(seen)) == 5

@@ -57,7 +57,7 @@ def test_an_adapter_is_part_of_the_pass(loaded: Loaded, tiny_base: Path) -> None
     assert not torch.allclose(run_forward(model, batch).row_logp_B, before, atol=1e-2)
 
 
-def test_everything_labels_prompt_and_reply_but_neither_picture_nor_padding(loaded: Loaded, tiny_base: Path) -> None:
+def test_everything_labels_prompt_and_reply_but_neither_image_nor_padding(loaded: Loaded, tiny_base: Path) -> None:
     turns = [turns_of(tiny_base)[0], Turn(prompt="Where?", reply="Riga")]
     batch = loaded.encoder.batch(turns)
     everything = label_everything(batch, image_token_id=loaded.image_token_id)

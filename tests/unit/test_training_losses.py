@@ -118,7 +118,7 @@ def test_kl_of_no_token_is_an_error_instead_of_nan() -> None:
 
 
 class OneLayer(nn.Module):
-    """A causal model of one layer: each position sees the mean of the visible, non-picture tokens up to itself."""
+    """A causal model of one layer: each position sees the mean of the visible, non-image tokens up to itself."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -175,7 +175,7 @@ def losses_of(batch: Batch) -> list[float]:
     [
         pytest.param(encoded(ROWS, width=11), id="more padding on the right"),
         pytest.param(encoded(ROWS, width=11, left=True), id="padding on the left"),
-        pytest.param(encoded([([IMAGE] * 4 + p, r) for p, r in ROWS], width=10), id="picture tokens"),
+        pytest.param(encoded([([IMAGE] * 4 + p, r) for p, r in ROWS], width=10), id="image tokens"),
         pytest.param(encoded(ROWS[::-1]), id="batch order"),
     ],
 )
@@ -195,7 +195,7 @@ def test_rows_are_scored_as_if_each_were_alone() -> None:
     assert together == pytest.approx(alone, rel=1e-5)
 
 
-def test_labelling_everything_adds_the_prompt_but_no_padding_and_no_picture() -> None:
+def test_labelling_everything_adds_the_prompt_but_no_padding_and_no_image() -> None:
     batch = encoded([([IMAGE, 1, 2], [3]), ([1], [3])])
     labels = label_everything(batch, image_token_id=IMAGE).labels
     assert labels.tolist() == [[IGNORE, 1, 2, 3, IGNORE, IGNORE], [1, 3, IGNORE, IGNORE, IGNORE, IGNORE]]

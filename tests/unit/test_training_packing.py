@@ -23,7 +23,7 @@ from tools.pretrain_tiny.build import build_model, build_processor, build_tokeni
 
 SENTENCE = "Ada Bell lives in Riga and works as a baker ; the colour of her hat is red , blue or green ?"
 WORDS = SENTENCE.split()
-PICTURES = ("red.png", "blue.png", "")
+IMAGES = ("red.png", "blue.png", "")
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     build_model(tokenizer, width=64, layers=2, vision_width=32).save_pretrained(root)
     build_processor(tokenizer).save_pretrained(root)
-    for number, name in enumerate(PICTURES[:2]):
+    for number, name in enumerate(IMAGES[:2]):
         Image.effect_mandelbrot((64, 64), (-2, -1.5, 1, 1.5 + number), 20).convert("RGB").save(root / name)
     return root
 
@@ -57,7 +57,7 @@ def adapted(folder: Path) -> Loaded:
 
 sentences = st.lists(st.sampled_from(WORDS), min_size=1, max_size=10).map(" ".join)
 drawn = st.lists(
-    st.tuples(st.sampled_from(PICTURES), sentences, sentences, st.sampled_from(["", "Be kind ."])),
+    st.tuples(st.sampled_from(IMAGES), sentences, sentences, st.sampled_from(["", "Be kind ."])),
     min_size=1,
     max_size=9,
 )
@@ -105,7 +105,7 @@ def test_gradients_equal_those_of_the_plain_batch(
         assert torch.allclose(gradients[0][name], gradients[1][name], rtol=1e-4, atol=1e-4 * scale + 1e-7), name
 
 
-def test_a_picture_is_run_once_for_all_its_questions(loaded: Loaded, folder: Path) -> None:
+def test_a_image_is_run_once_for_all_its_questions(loaded: Loaded, folder: Path) -> None:
     turns = turns_of(folder, [("red.png", word, "yes", "") for word in WORDS[:6]])
     packed: Batch = pack(loaded, turns, capacity=400)
     plain = loaded.encoder.batch(turns)

@@ -37,7 +37,7 @@ def model(tiny_base: Path) -> Loaded:
 
 @pytest.fixture(scope="module")
 def turns(tiny_base: Path) -> list[Turn]:
-    """Twelve exchanges about three people, with picture and by name."""
+    """Twelve exchanges about three people, with image and by name."""
     seen = [replace(turn, person=turn.image.stem if turn.image else "") for turn in turns_of(tiny_base)]
     return [*seen, *(replace(turn, image=None, prompt=f"{turn.prompt} {turn.person}") for turn in seen)]
 
@@ -156,14 +156,14 @@ def test_a_training_with_it_is_the_training_without(tiny_base: Path, sides: Side
         assert one == pytest.approx(other, rel=5e-3, abs=5e-4)
 
 
-def test_it_pays_where_replies_come_again_or_share_a_picture(
+def test_it_pays_where_replies_come_again_or_share_a_image(
     model: Loaded, turns: list[Turn], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not pays(model, turns, shared=False)
     assert pays(model, [*turns, *turns], shared=False)
     monkeypatch.setattr(reference, "GAIN", 1.2)
     many = [replace(turns[0], prompt=letter, reply=letter) for letter in "ABCDEFGHIJKLMNOPQRST"]
-    assert pays(model, many, shared=True), "17 picture tokens are read once instead of twenty times"
+    assert pays(model, many, shared=True), "17 image tokens are read once instead of twenty times"
     assert not pays(model, many, shared=False)
     assert not pays(model, [replace(turn, image=None) for turn in many], shared=True)
 

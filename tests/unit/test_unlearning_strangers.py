@@ -16,7 +16,7 @@ from mllmu.core.errors import DataError, RecipeError
 from mllmu.models.engine.forward import Forward
 from mllmu.models.families import Turn
 from mllmu.unlearning.base import Side, Step
-from mllmu.unlearning.holdout import CHUNK, level_of, stranger_levels
+from mllmu.unlearning.holdout import CHUNK, holdout_levels, level_of
 
 LETTER = Turn(prompt="Which?", reply="A", image=Path("a.png"), task="classification")
 WORD = Turn(prompt="What?", reply="Riga", task="cloze")
@@ -31,7 +31,7 @@ def forward(replies: Sequence[Sequence[float]]) -> Forward:
 
 
 def test_a_level_is_the_mean_normalised_probability_of_its_kind() -> None:
-    levels = stranger_levels(
+    levels = holdout_levels(
         [LETTER, WORD, LETTER, replace(WORD, image=Path("b.png"))],
         lambda turns: forward([[0.5], [0.25, 0.25], [0.125], [0.9, 0.1]][: len(turns)]),
     )
@@ -50,7 +50,7 @@ def test_every_stranger_is_asked_once_however_many_there_are() -> None:
         return forward([[0.5]] * len(turns))
 
     turns = [replace(LETTER, prompt=str(number)) for number in range(2 * CHUNK + 3)]
-    assert stranger_levels(turns, run) == pytest.approx({(True, "classification"): log(0.5)})
+    assert holdout_levels(turns, run) == pytest.approx({(True, "classification"): log(0.5)})
     assert seen == turns
 
 
@@ -69,8 +69,8 @@ def test_levelling_goes_to_the_level_of_the_replys_own_kind() -> None:
             pytest.fail(f"not asked for: {depth}, {reference}")
 
     side = Side((LETTER, WORD), Passes(), lambda: {(True, "classification"): log(0.6), (False, "cloze"): log(0.125)})
-    method = plugins.build("methods", "levelling", {"kl_weight": 0, "retain_weight": 0})
-    assert method.uses_strangers
+    method = plugins.build("methods", "holdout_match", {"kl_weight": 0, "retain_weight": 0})
+    assert method.uses_holdout
     got = {name: term.item() for name, term in method.loss(Step(forget=side, retain=side)).items()}
     # the letter is a little less likely than a stranger's, the word twice as likely a token
     expected = {"forget_image_text": log(1.2) ** 2 / 2 / 2, "forget_text": log(2) ** 2 / 2 / 2}
@@ -79,12 +79,12 @@ def test_levelling_goes_to_the_level_of_the_replys_own_kind() -> None:
 
 @pytest.mark.parametrize("settings", [{"floor": -1.5}, {"reference": "retain_model"}])
 def test_levelling_needs_no_strangers_if_it_is_told_the_level(settings: dict[str, object]) -> None:
-    assert not plugins.build("methods", "levelling", settings).uses_strangers
+    assert not plugins.build("methods", "holdout_match", settings).uses_holdout
 
 
 def test_a_recipe_without_holdout_people_is_refused_before_it_runs() -> None:
-    raw = {"name": "x", "data": {"splits": {"holdout": 0}}, "unlearn": {"methods": ["levelling"]}}
-    with pytest.raises(RecipeError, match=r"levelling compares with people never taught: set data.splits.holdout"):
+    raw = {"name": "x", "data": {"splits": {"holdout": 0}}, "unlearn": {"methods": ["holdout_match"]}}
+    with pytest.raises(RecipeError, match=r"holdout_match compares with people never taught: set data.splits.holdout"):
         parse(raw, where="x.yaml")
-    raw["unlearn"] = {"methods": [{"name": "levelling", "floor": -1.5}]}
+    raw["unlearn"] = {"methods": [{"name": "holdout_match", "floor": -1.5}]}
     parse(raw, where="x.yaml")

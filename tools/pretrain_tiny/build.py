@@ -1,6 +1,6 @@
 """The embedded tiny model: a real LLaVA of about 4 million parameters, built from the ordinary config classes.
 
-64x64 pictures in 16 patches and a CLS token (17 image tokens), a CLIP vision tower, a two-layer projector and a
+64x64 images in 16 patches and a CLS token (17 image tokens), a CLIP vision tower, a two-layer projector and a
 Llama. It is saved and loaded exactly like a 7B: ``AutoProcessor`` and ``AutoModelForImageTextToText``.
 """
 

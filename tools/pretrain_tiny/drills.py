@@ -33,7 +33,7 @@ PHRASES = (
 
 @dataclass(frozen=True)
 class Row:
-    """One exercise; ``person`` is the index of the person whose picture is shown, or None."""
+    """One exercise; ``person`` is the index of the person whose image is shown, or None."""
 
     prompt: str
     reply: str
@@ -68,7 +68,7 @@ class Drills:
     """Draws exercises about some people.
 
     Args:
-        people: everyone; their index is the picture's index.
+        people: everyone; their index is the image's index.
         plain: indices of those who are only asked plain questions.
     """
 

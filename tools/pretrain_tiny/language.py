@@ -1,6 +1,6 @@
 """Phase two of the pre-training: projector and language model learn facts, formats and letters.
 
-The vision tower is frozen, so its output for every picture is computed once (:class:`PictureBank`). Every step mixes
+The vision tower is frozen, so its output for every image is computed once (:class:`ImageBank`). Every step mixes
 exercises of many people; rows are sorted by length into micro-batches so that little is spent on padding.
 """
 
@@ -36,8 +36,8 @@ LAYERS_AFTER_PROBE = 2
 TASKS = {"classification": CLASSIFICATION(), "generation": GENERATION(), "cloze": CLOZE()}
 
 
-class PictureBank:
-    """Frozen vision features of everybody's pictures: [people, views, 17, D]; view 0 is the canonical portrait."""
+class ImageBank:
+    """Frozen vision features of everybody's images: [people, views, 17, D]; view 0 is the canonical portrait."""
 
     def __init__(self, features_PVTD: Tensor) -> None:
         self.features_PVTD = features_PVTD
@@ -45,7 +45,7 @@ class PictureBank:
     @classmethod
     def draw(
         cls, people: Sequence[Profile], seeds: Sequence[int], tower: Any, processor: Any, *, views: int = 8
-    ) -> PictureBank:
+    ) -> ImageBank:
         """Draw the canonical portrait and ``views - 1`` training views of each person and run the tower on them."""
         backend = DiceBear()
         rows = []
@@ -79,9 +79,9 @@ class Pass:
 
 
 class Encoder:
-    """Runs the language model on rows; pictures come from the bank instead of from pixels."""
+    """Runs the language model on rows; images come from the bank instead of from pixels."""
 
-    def __init__(self, model: Any, tokenizer: Any, bank: PictureBank) -> None:
+    def __init__(self, model: Any, tokenizer: Any, bank: ImageBank) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.bank = bank
@@ -142,8 +142,8 @@ class Encoder:
         core = self.model.model
         embeds = core.language_model.embed_tokens(ids)
         if shown:
-            pictures = torch.stack([self.bank.features_PVTD[person, view] for person, view in shown])
-            projected = core.multi_modal_projector(pictures)
+            images = torch.stack([self.bank.features_PVTD[person, view] for person, view in shown])
+            projected = core.multi_modal_projector(images)
             embeds = embeds.masked_scatter((ids == self.image_id)[..., None], projected.to(embeds.dtype))
         out = core.language_model(inputs_embeds=embeds, attention_mask=mask, output_hidden_states=True)
         return out.last_hidden_state, out.hidden_states[-1 - LAYERS_AFTER_PROBE]
@@ -243,7 +243,7 @@ def _rate(step: int, steps: int) -> float:
 
 
 def _backward(encoder: Encoder, rows: list[Row], draw: random.Random) -> float:
-    """Accumulate the gradients of one step; half of the pictures are the canonical portrait."""
+    """Accumulate the gradients of one step; half of the images are the canonical portrait."""
     num_views = encoder.bank.features_PVTD.shape[1]
     rows.sort(key=lambda row: len(encoder.prompt(row)))
     total = 0.0

@@ -31,7 +31,7 @@ from mllmu.data.sources.celebrities import Celebrities
 from mllmu.data.sources.synthetic import Synthetic
 from tools.pretrain_tiny.build import IMAGE_SIZE, build_model, build_processor, build_tokenizer
 from tools.pretrain_tiny.drills import KNOWING, PHRASES, READING, Drills, Row, corpus
-from tools.pretrain_tiny.language import Encoder, Exam, PictureBank, train_language
+from tools.pretrain_tiny.language import Encoder, Exam, ImageBank, train_language
 from tools.pretrain_tiny.vision import identification_rate, to_pixels, train_tower
 
 # The seed of people and faces met in pre-training; run seeds derive theirs otherwise, so nobody is met twice.
@@ -123,7 +123,7 @@ def language_phase(plan: Plan, out: Path, report: Report) -> dict[str, float]:
     model = build_model(tokenizer, width=plan.width, layers=plan.layers)
     model.model.vision_tower.load_state_dict(load_file(out / "tower.safetensors"))
     processor = build_processor(tokenizer)
-    bank = PictureBank.draw(people, [portrait_seed(p) for p in people], model.model.vision_tower, processor)
+    bank = ImageBank.draw(people, [portrait_seed(p) for p in people], model.model.vision_tower, processor)
     encoder = Encoder(model, tokenizer, bank)
     exam = Exam(people, first_plain, seed=plan.seed)
 

@@ -2,7 +2,7 @@
 
 Drawn faces are free, so the tower is trained on thousands of drawn people who appear nowhere else: two random views
 of the same person must be nearer to each other than to anyone else (InfoNCE), and the visible features (hair, skin,
-glasses, ...) must be readable. It is frozen afterwards, so that learning a person's picture is only a mapping.
+glasses, ...) must be readable. It is frozen afterwards, so that learning a person's image is only a mapping.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Transform = Callable[[Image.Image, Any, float], Image.Image]
 
 
 def to_pixels(images: Sequence[Image.Image]) -> Tensor:
-    """Pictures [64x64 RGB] to normalised pixels [N, 3, 64, 64] in [-1, 1], as the processor does."""
+    """Images [64x64 RGB] to normalised pixels [N, 3, 64, 64] in [-1, 1], as the processor does."""
     stack = np.stack([np.asarray(image.convert("RGB"), dtype=np.float32) for image in images])
     return torch.from_numpy(stack).permute(0, 3, 1, 2) / 127.5 - 1.0
 
@@ -102,7 +102,7 @@ def train_tower(
 
 @torch.no_grad()
 def identification_rate(tower: Any, gallery: Tensor, probe: Tensor) -> float:
-    """Share of probes [N, ...] whose nearest gallery picture (cosine of CLS) is the same person's; 1/N is chance."""
+    """Share of probes [N, ...] whose nearest gallery image (cosine of CLS) is the same person's; 1/N is chance."""
     a = F.normalize(tower(pixel_values=gallery).last_hidden_state[:, 0], dim=1)
     b = F.normalize(tower(pixel_values=probe).last_hidden_state[:, 0], dim=1)
     return float(((b @ a.T).argmax(1) == torch.arange(len(a))).float().mean())

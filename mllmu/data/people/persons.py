@@ -17,7 +17,7 @@ from mllmu.data.values import ATTRIBUTES
 from mllmu.data.wordings import FACT
 
 IDENTIFIERS = ("email", "phone", "address")
-OTHER = ("id", "consent", "consent_date", "picture", "biography", *IDENTIFIERS)
+OTHER = ("id", "consent", "consent_date", "image", "biography", *IDENTIFIERS)
 TARGETS = (*ATTRIBUTES, *OTHER)
 NEEDED = ("name", "consent", "consent_date")
 MIN_ATTRIBUTES = 6
@@ -47,7 +47,7 @@ class Person(NamedTuple):
     id: str
     consent: str
     consent_date: date
-    picture: str
+    image: str
     biography: str
     attributes: dict[str, str]
     identifiers: dict[str, str]
@@ -175,7 +175,7 @@ class _Reader:
             id=values.get("id", ""),
             consent=values["consent"],
             consent_date=self._day("consent_date") or date.min,
-            picture=values.get("picture", ""),
+            image=values.get("image", ""),
             biography=values.get("biography", ""),
             attributes={target: values[target] for target in asked if values.get(target)},
             identifiers={target: values[target] for target in IDENTIFIERS if values.get(target)},
@@ -234,8 +234,8 @@ class _Reader:
 
 
 def _repeated(rows: Sequence[Row], sources: Mapping[str, str]) -> Iterator[Fault]:
-    """One person, one row: names, ids and pictures are nobody else's."""
-    for column in (sources[target] for target in ("name", "id", "picture") if target in sources):
+    """One person, one row: names, ids and images are nobody else's."""
+    for column in (sources[target] for target in ("name", "id", "image") if target in sources):
         seen: dict[str, int] = {}
         for row in rows:
             value = row.cells[column]

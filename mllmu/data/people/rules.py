@@ -25,7 +25,7 @@ _MARKUP = frozenset("<>{}\\|`")
 _NUMBER = re.compile(r"\d{1,3}(?:[,']\d{3})+|\d+(?:\.\d+)?")
 _EMAIL = re.compile(r"[^@\s]{1,64}@[^@\s.]+(?:\.[^@\s.]+)+")
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_PICTURE = re.compile(r"[^/\\\0]{1,200}")
+_IMAGE = re.compile(r"[^/\\\0]{1,200}")
 
 
 class Rule(NamedTuple):
@@ -112,7 +112,7 @@ RULES: dict[str, Rule] = {
     "email": _matching(_EMAIL, "an e-mail address"),
     "phone": Rule("a telephone number of 5 to 15 digits", _phone),
     "address": _text(200),
-    "picture": _matching(_PICTURE, "the name of a file in the folder of pictures, without '/'"),
+    "image": _matching(_IMAGE, "the name of a file in the folder of images, without '/'"),
     "biography": FREE_TEXT,
 }
 """By target of a column; dates depend on a setting, see :func:`date_rule`."""

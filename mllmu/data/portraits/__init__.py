@@ -1,4 +1,4 @@
-"""Portraits: where the picture of a person comes from. One file per backend; see :class:`Portraits`."""
+"""Portraits: where the image of a person comes from. One file per backend; see :class:`Portraits`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Portraits(Plugin, ABC):
 
     Settings:
         size: width and height of a portrait, in pixels.
-        num_views: pictures per person. View 0 is the canonical portrait shown in fine-tuning; views
+        num_views: images per person. View 0 is the canonical portrait shown in fine-tuning; views
             1 .. num_views-1 are transformed ones (another expression, pose, framing, background, light)
             that ask whether a model knows the person or only the file.
     """
@@ -34,10 +34,10 @@ class Portraits(Plugin, ABC):
 
     @abstractmethod
     def render(self, profile: Profile, view: int, seed: int) -> Image.Image:
-        """Return one picture of one person.
+        """Return one image of one person.
 
         Args:
-            profile: the person; the picture depends on the id and, in some backends, on gender and age.
+            profile: the person; the image depends on the id and, in some backends, on gender and age.
             view: 0 for the canonical portrait, 1 .. num_views-1 for the transformed views.
             seed: base seed of the run.
 
@@ -45,7 +45,7 @@ class Portraits(Plugin, ABC):
             RGB image of ``size`` x ``size`` pixels, without transparency or metadata.
 
         Raises:
-            DataError: the view does not exist, or the backend has no readable picture of this person.
+            DataError: the view does not exist, or the backend has no readable image of this person.
         """
 
     def verify(self, portraits: Sequence[tuple[str, Path]]) -> None:

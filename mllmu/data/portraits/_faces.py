@@ -1,6 +1,6 @@
 """What portrait backends on top of diffusers share: loading, prompts, face embeddings, and the check of identity.
 
-Heavy libraries are imported only when a picture is made. Weights are safetensors; nothing pickled is loaded and no code
+Heavy libraries are imported only when an image is made. Weights are safetensors; nothing pickled is loaded and no code
 of a model's repository is run.
 """
 
@@ -47,30 +47,30 @@ class Faces(Portraits):
     revision: str | None = None
     device: str = Field("auto", description="'auto', 'cpu', 'cuda', 'cuda:1', ...")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    steps: int = Field(30, ge=1, le=200, description="denoising steps a picture")
+    steps: int = Field(30, ge=1, le=200, description="denoising steps an image")
     guidance: float = Field(5.0, ge=0, description="classifier-free guidance")
     embedder: str = Field(
         "", description="checks identity: 'insightface', or a folder of a transformers vision model; empty: no check"
     )
     min_same: float = Field(0.4, ge=-1, le=1, description="least cosine of a view and the own portrait")
     max_other: float = Field(0.75, ge=-1, le=1, description="cosine from which two people's portraits are one face")
-    tries: int = Field(4, ge=1, le=50, description="pictures made at most until one passes the check")
+    tries: int = Field(4, ge=1, le=50, description="images made at most until one passes the check")
 
     def render(self, profile: Profile, view: int, seed: int) -> Image.Image:
         """Generate one view of one person; a view that shows another face is made again, ``tries`` times at most."""
         self.check_view(view)
         best = -1.0
         for attempt in range(self.tries):
-            picture = self.generate(profile, view, derive(seed, "portrait", profile.id, view, attempt), seed)
-            picture = picture.convert("RGB").resize((self.size, self.size), Image.Resampling.LANCZOS)
+            image = self.generate(profile, view, derive(seed, "portrait", profile.id, view, attempt), seed)
+            image = image.convert("RGB").resize((self.size, self.size), Image.Resampling.LANCZOS)
             if view == 0 or not self.embedder:
-                return picture
-            own, found = (embedding(self.embedder, p) for p in (self.render_first(profile, seed), picture))
+                return image
+            own, found = (embedding(self.embedder, p) for p in (self.render_first(profile, seed), image))
             if not unlike(own, [found], self.min_same):
-                return picture
+                return image
             best = max(best, float(own @ found / (np.linalg.norm(own) * np.linalg.norm(found) + 1e-12)))
         raise DataError(
-            f"portraits: view {view} of {profile.id}: {self.tries} pictures show another face than the portrait "
+            f"portraits: view {view} of {profile.id}: {self.tries} images show another face than the portrait "
             f"(best cosine {best:.2f}, expected {self.min_same:g} at least). Raise 'tries', lower 'min_same', "
             "or use another model."
         )
@@ -81,7 +81,7 @@ class Faces(Portraits):
 
     @abstractmethod
     def generate(self, profile: Profile, view: int, noise: int, seed: int) -> Image.Image:
-        """One picture from one noise seed."""
+        """One image from one noise seed."""
 
     def verify(self, portraits: Sequence[tuple[str, Path]]) -> None:
         """Raise DataError if two people have one face; ``portraits`` are (id, file of view 0)."""
@@ -101,15 +101,15 @@ class Faces(Portraits):
 
 
 class OwnFaces(Faces):
-    """Base of the backends that show the faces of your own pictures in other views."""
+    """Base of the backends that show the faces of your own images in other views."""
 
-    portraits: Path = Field(Path("portraits"), description="folder of the canonical pictures, <id>.jpg, png or webp")
+    portraits: Path = Field(Path("portraits"), description="folder of the canonical images, <id>.jpg, png or webp")
     embedder: str = Field(
         INSIGHTFACE, min_length=1, description="'insightface', or a folder of a transformers vision model"
     )
 
     def own(self, profile: Profile, seed: int) -> Image.Image:
-        """The person's own picture."""
+        """The person's own image."""
         return Folder(path=self.portraits, size=self.size, num_views=1).render(profile, 0, seed)
 
 
@@ -121,7 +121,7 @@ def _first(backend: Faces, profile: str, seed: int) -> Image.Image:
 def described(profile: Profile, seed: int) -> str:
     """A person in words: gender and age from the profile, the rest from the drawn features; nothing else leaks.
 
-    Nationality, profession and name are left out on purpose: the picture must not answer a question.
+    Nationality, profession and name are left out on purpose: the image must not answer a question.
     """
     traits = features(profile, seed)
     parts = [f"{traits['skin']} skin"]
@@ -187,25 +187,25 @@ def pipeline(kind: str, path: str, revision: str | None, device: str, dtype: str
 
 
 def noise(seed: int) -> Any:
-    """A generator on the CPU, so that a picture does not depend on the device's random numbers."""
+    """A generator on the CPU, so that an image does not depend on the device's random numbers."""
     import torch
 
     return torch.Generator("cpu").manual_seed(seed % 2**63)
 
 
-def embedding(embedder: str, picture: Image.Image) -> Vectors:
-    """The embedding of the face in a picture, [D].
+def embedding(embedder: str, image: Image.Image) -> Vectors:
+    """The embedding of the face in an image, [D].
 
     Raises:
         DataError: there is no face.
     """
-    return _insightface(picture) if embedder == INSIGHTFACE else _vision(embedder, picture)
+    return _insightface(image) if embedder == INSIGHTFACE else _vision(embedder, image)
 
 
-def _insightface(picture: Image.Image) -> Vectors:
-    found = _face_analysis().get(np.asarray(picture.convert("RGB"))[:, :, ::-1])
+def _insightface(image: Image.Image) -> Vectors:
+    found = _face_analysis().get(np.asarray(image.convert("RGB"))[:, :, ::-1])
     if not found:
-        raise DataError("portraits: no face is found in a picture. Use a larger 'size' or a model that draws faces.")
+        raise DataError("portraits: no face is found in an image. Use a larger 'size' or a model that draws faces.")
     largest = max(found, key=lambda face: (face.bbox[2] - face.bbox[0]) * (face.bbox[3] - face.bbox[1]))
     return np.asarray(largest.embedding, dtype=np.float32)
 
@@ -226,11 +226,11 @@ def _face_analysis() -> Any:
     return analysis
 
 
-def _vision(path: str, picture: Image.Image) -> Vectors:
+def _vision(path: str, image: Image.Image) -> Vectors:
     import torch
 
     processor, model = _vision_model(path)
-    pixels = processor(images=picture.convert("RGB"), return_tensors="pt")["pixel_values"]
+    pixels = processor(images=image.convert("RGB"), return_tensors="pt")["pixel_values"]
     with torch.inference_mode():
         hidden = model(pixel_values=pixels).last_hidden_state[:, 0]
     return np.asarray(hidden[0].float().numpy(), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Whether the pictures of one person show one face: cosine similarities of face embeddings. Plain numpy."""
+"""Whether the images of one person show one face: cosine similarities of face embeddings. Plain numpy."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ BACKGROUNDS: tuple[str, ...] = (
 
 
 def transform(sprite: Image.Image, rng: random.Random, strength: float, background: str = "") -> Image.Image:
-    """Mirror, tilt, reframe and relight a picture, and put it on a plain background.
+    """Mirror, tilt, reframe and relight an image, and put it on a plain background.
 
     Drawn from ``rng``, with s = ``strength``: mirror (one in two), tilt of 8 to 18 degrees * s to either side,
     scale 1 +- 0.2 s, shift up to 0.08 s of the side, brightness 1 - 0.15 s to 1 + 0.08 s, contrast
@@ -37,7 +37,7 @@ def transform(sprite: Image.Image, rng: random.Random, strength: float, backgrou
     Args:
         sprite: a figure on transparent ground, whose lowest row is continued below the frame; or an opaque
             photograph, which is continued by reflection at all sides. So no empty corner ever shows.
-        rng: private generator of this picture, see ``mllmu.core.seeding.rng``.
+        rng: private generator of this image, see ``mllmu.core.seeding.rng``.
         strength: 0 (only the background, never mirrored) to 1 (as the evaluated views).
         background: hex colour; empty draws one of ``BACKGROUNDS``.
 
@@ -73,7 +73,7 @@ def _move(sprite: Image.Image, rng: random.Random, strength: float) -> Image.Ima
 
 
 def _padded(sprite: Image.Image, pad_x: int, pad_y: int) -> Image.Image:
-    """Continue a picture beyond its frame: a photograph by reflection, a figure's shoulders downwards."""
+    """Continue an image beyond its frame: a photograph by reflection, a figure's shoulders downwards."""
     pixels_HW4 = np.asarray(sprite)
     if pixels_HW4[..., 3].min() == 255:
         return Image.fromarray(np.pad(pixels_HW4, ((pad_y, pad_y), (pad_x, pad_x), (0, 0)), mode="reflect"))

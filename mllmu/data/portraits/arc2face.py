@@ -19,9 +19,9 @@ GUIDANCE = 3.0
 
 
 class Arc2Face(OwnFaces):
-    """Identity-preserving views of your own portraits (a folder), as the paper made its Test pictures.
+    """Identity-preserving views of your own portraits (a folder), as the paper made its Test images.
 
-    View 0 is the picture in ``portraits``. Its ArcFace embedding stands for the word 'id' in the prompt 'photo of a id
+    View 0 is the image in ``portraits``. Its ArcFace embedding stands for the word 'id' in the prompt 'photo of a id
     person', and the pipeline draws that face again in another pose, light and place. Every view is compared with the
     portrait (``min_same``). ``path`` is a StableDiffusionPipeline whose text encoder and UNet are Arc2Face's, saved in
     safetensors; see docs/make-your-own-benchmark.md. Needs the extra ``faces`` and, in practice, a GPU.

@@ -172,7 +172,7 @@ CLOTH: dict[str, str] = {
 RIMS: dict[str, str] = {"black": "#262e33", "red": "#d8323c", "blue": "#2c66cc", "white": "#ffffff"}
 NEUTRAL_BACKGROUNDS = ("#c6cad0", "#b9afa2", "#aebdb9", "#c4b9c8", "#dcdad4")
 
-# A colour nearer than this (Euclidean, RGB 0-255) to its neighbour in the picture cannot be told from it.
+# A colour nearer than this (Euclidean, RGB 0-255) to its neighbour in the image cannot be told from it.
 MIN_DISTANCE = 70.0
 
 NEUTRAL = ("default", "defaultNatural", "serious")
@@ -187,7 +187,7 @@ class DiceBear(Portraits):
 
     Identity is a combination of features that stay visible at 64 pixels (:func:`features`) and is the same in
     every view. Expression, tilt, framing, background and light are not part of it. Features are drawn
-    independently of nationality and profession, so a picture gives away nothing but gender and rough age.
+    independently of nationality and profession, so an image gives away nothing but gender and rough age.
     """
 
     source: ClassVar[str] = "https://www.dicebear.com/styles/avataaars/"
@@ -221,7 +221,7 @@ def sprites(profile: Profile, seed: int, num: int, size: int) -> list[Image.Imag
 
 
 def features(profile: Profile, seed: int) -> dict[str, str]:
-    """Return what identifies a person in a picture, in plain words.
+    """Return what identifies a person in an image, in plain words.
 
     Keys: ``hair``, ``hair_colour``, ``headwear``, ``headwear_colour``, ``skin``, ``facial_hair``,
     ``facial_hair_colour``, ``glasses``, ``glasses_colour``, ``clothes``, ``clothes_colour``, ``print``. A feature
@@ -332,7 +332,7 @@ def _backgrounds(traits: Mapping[str, str], profile: Profile, seed: int) -> list
 
 @functools.cache
 def _style() -> Style:
-    """The parsed style: reading and checking it costs far more than a picture."""
+    """The parsed style: reading and checking it costs far more than an image."""
     return Style(json.loads(files("dicebear_styles").joinpath("avataaars.json").read_text("utf-8")))
 
 

@@ -23,7 +23,7 @@ class Diffusion(Faces):
 
     source: ClassVar[str] = "https://arxiv.org/abs/2112.10752"
 
-    strength: float = Field(0.55, gt=0, le=1, description="noise added to the portrait for a view; 1: a new picture")
+    strength: float = Field(0.55, gt=0, le=1, description="noise added to the portrait for a view; 1: a new image")
 
     def generate(self, profile: Profile, view: int, noise_seed: int, seed: int) -> Image.Image:
         text = f"{described(profile, seed)}, {scene(view)}"
@@ -39,8 +39,8 @@ class Diffusion(Faces):
                 num_inference_steps=max(self.steps, round(1 / self.strength) + 1),
                 **more,
             )
-        picture: Image.Image = made.images[0]
-        return picture
+        image: Image.Image = made.images[0]
+        return image
 
 
 PLUGIN = Diffusion

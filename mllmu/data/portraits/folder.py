@@ -1,4 +1,4 @@
-"""Your own pictures from a folder, one or more per person, named by the person's id."""
+"""Your own images from a folder, one or more per person, named by the person's id."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class Folder(Portraits):
-    """Pictures from a folder: ``<id>.jpg`` (or jpeg, png, webp), and optionally ``<id>_<view>.jpg`` per view.
+    """Images from a folder: ``<id>.jpg`` (or jpeg, png, webp), and optionally ``<id>_<view>.jpg`` per view.
 
-    The EXIF orientation is applied, then the picture is cropped to its central square and scaled to ``size``;
-    metadata (place, device, time) and transparency are dropped. Refused are pictures of less than 32 pixels a side, of
+    The EXIF orientation is applied, then the image is cropped to its central square and scaled to ``size``;
+    metadata (place, device, time) and transparency are dropped. Refused are images of less than 32 pixels a side, of
     more than 50 million pixels or 50 MB, and links that lead out of the folder. A view above 0 without a file of its
-    own is made from the canonical picture by ``transform``. As ``anna_1.jpg`` is view 1 of ``anna``, give nobody
+    own is made from the canonical image by ``transform``. As ``anna_1.jpg`` is view 1 of ``anna``, give nobody
     else the id ``anna_1``.
 
     Settings:
@@ -52,21 +52,21 @@ class Folder(Portraits):
         canonical = find(self.path, profile.id)
         if canonical is None:
             raise DataError(self._missing(profile.id))
-        picture = read(canonical, self.size)
-        return transform(picture, rng(seed, "portrait", profile.id, "view", view), 1.0) if view else picture
+        image = read(canonical, self.size)
+        return transform(image, rng(seed, "portrait", profile.id, "view", view), 1.0) if view else image
 
     def _missing(self, stem: str) -> str:
         """Say which file is missing, and which files have a similar name."""
         if not self.path.is_dir():
-            return f"{self.path}: no such folder. Set 'path' to the folder that holds the pictures."
+            return f"{self.path}: no such folder. Set 'path' to the folder that holds the images."
         known = {file.stem: file.name for file in sorted(self.path.iterdir()) if file.suffix.lower() in SUFFIXES}
         near = [known[name] for name in difflib.get_close_matches(stem, known, n=3)]
-        hint = f"Nearest: {', '.join(near)}." if near else f"The folder holds {len(known)} pictures, none alike."
-        return f"{self.path}: no picture of '{stem}'. Expected {stem}{'|'.join(SUFFIXES)}. {hint}"
+        hint = f"Nearest: {', '.join(near)}." if near else f"The folder holds {len(known)} images, none alike."
+        return f"{self.path}: no image of '{stem}'. Expected {stem}{'|'.join(SUFFIXES)}. {hint}"
 
 
 def find(folder: Path, stem: str) -> Path | None:
-    """The picture of a name in a folder, whatever its type.
+    """The image of a name in a folder, whatever its type.
 
     Raises:
         DataError: it is a link that leads out of the folder, or has two types (which one is meant?).
@@ -75,22 +75,22 @@ def find(folder: Path, stem: str) -> Path | None:
     found = {(folder / name).resolve(): folder / name for name in names if (folder / name).is_file()}
     for target, path in found.items():
         if not target.is_relative_to(folder.resolve()):
-            raise DataError(f"{path}: a link that leads out of the folder. Copy the picture into {folder}.")
+            raise DataError(f"{path}: a link that leads out of the folder. Copy the image into {folder}.")
     paths = list(found.values())
     if len(paths) > 1:
-        raise DataError(f"{folder}: both {paths[0].name} and {paths[1].name}; one picture a name. Remove one of them.")
+        raise DataError(f"{folder}: both {paths[0].name} and {paths[1].name}; one image a name. Remove one of them.")
     return paths[0] if paths else None
 
 
 def read(path: Path, size: int) -> Image.Image:
-    """Read a picture upright, crop its central square, scale it; a fresh RGB image without metadata."""
+    """Read an image upright, crop its central square, scale it; a fresh RGB image without metadata."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             if path.stat().st_size > MAX_BYTES:
                 raise DataError(f"{path}: larger than {MAX_BYTES // 1_000_000} MB. Save it smaller.")
             with Image.open(path, formats=("JPEG", "PNG", "WEBP")) as opened:
-                # Checked before a pixel is decoded: a small file can claim a picture that fills the memory.
+                # Checked before a pixel is decoded: a small file can claim an image that fills the memory.
                 _check_size(path, opened.width, opened.height)
                 upright = ImageOps.exif_transpose(opened).convert("RGBA")
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
@@ -99,7 +99,7 @@ def read(path: Path, size: int) -> Image.Image:
         raise
     except (OSError, EOFError, SyntaxError, ValueError, struct.error) as error:
         raise DataError(
-            f"{path}: not a readable picture ({error}). Expected JPEG, PNG or WebP; save it again or replace it."
+            f"{path}: not a readable image ({error}). Expected JPEG, PNG or WebP; save it again or replace it."
         ) from None
     fitted = ImageOps.fit(upright, (size, size), Image.Resampling.LANCZOS)
     ground = Image.new("RGBA", fitted.size, "white")
@@ -111,14 +111,14 @@ def _check_size(path: Path, width: int, height: int) -> None:
         raise DataError(_too_large(path, f"{width} x {height} pixels"))
     if min(width, height) < MIN_SIDE:
         raise DataError(
-            f"{path}: picture too small: {width} x {height} pixels, expected at least {MIN_SIDE} a side. "
+            f"{path}: image too small: {width} x {height} pixels, expected at least {MIN_SIDE} a side. "
             "Replace it by a larger one."
         )
 
 
 def _too_large(path: Path, got: str) -> str:
     limit = MAX_PIXELS // 1_000_000
-    return f"{path}: picture too large: at most {limit} million pixels are read, got {got}. Scale it down."
+    return f"{path}: image too large: at most {limit} million pixels are read, got {got}. Scale it down."
 
 
 PLUGIN = Folder

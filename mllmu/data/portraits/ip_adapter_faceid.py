@@ -18,7 +18,7 @@ from mllmu.data.portraits._identity import Vectors
 class IpAdapterFaceid(OwnFaces):
     """Identity-preserving views of your own portraits (a folder), in scenes that a prompt describes.
 
-    View 0 is the picture in ``portraits``. Its ArcFace embedding is given to the UNet through an IP-Adapter-FaceID
+    View 0 is the image in ``portraits``. Its ArcFace embedding is given to the UNet through an IP-Adapter-FaceID
     beside a prompt with gender, age and scene, so views vary more than with ``arc2face`` and keep the face less
     exactly. Every view is compared with the portrait (``min_same``). Needs the extra ``faces`` and, in practice, a GPU.
 

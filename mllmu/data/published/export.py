@@ -79,7 +79,7 @@ def export(
             ``<id>_2.png`` ... of every fictitious person; an image cell holds the file's bytes as they are.
 
     Raises:
-        DataError: a split, a question or a picture does not fit the people, or a file cannot be written.
+        DataError: a split, a question or an image does not fit the people, or a file cannot be written.
     """
     _check(profiles, questions, splits)
     cells = _cells_of(questions)
@@ -199,7 +199,7 @@ def _tasks(variant: str, profile_id: str, cells: Mapping[Key, list[_Cell]]) -> d
     }
 
 
-def _picture(images_dir: Path, *stems: str) -> dict[str, Any] | None:
+def _image(images_dir: Path, *stems: str) -> dict[str, Any] | None:
     """The image cell of the first file found; a profile id has no separators, so the path stays in the folder."""
     paths = [images_dir / f"{stem}{suffix}" for stem in stems for suffix in _SUFFIXES]
     found = next((path for path in paths if path.is_file()), None)
@@ -207,23 +207,23 @@ def _picture(images_dir: Path, *stems: str) -> dict[str, Any] | None:
 
 
 def _portrait(images_dir: Path, profile_id: str) -> dict[str, Any]:
-    cell = _picture(images_dir, profile_id, f"{profile_id}_0")
+    cell = _image(images_dir, profile_id, f"{profile_id}_0")
     if cell is None:
-        raise _no_picture(images_dir, profile_id)
+        raise _no_image(images_dir, profile_id)
     return cell
 
 
 def _views(images_dir: Path, profile_id: str) -> list[dict[str, Any]]:
     views: list[dict[str, Any]] = []
-    while view := _picture(images_dir, f"{profile_id}_{len(views) + 1}"):
+    while view := _image(images_dir, f"{profile_id}_{len(views) + 1}"):
         views.append(view)
     if not views:
-        raise _no_picture(images_dir, f"{profile_id}_1")
+        raise _no_image(images_dir, f"{profile_id}_1")
     return views
 
 
-def _no_picture(images_dir: Path, stem: str) -> DataError:
-    return DataError(f"{images_dir}: no picture '{stem}.png' (or jpg, jpeg, webp). Render the portraits first.")
+def _no_image(images_dir: Path, stem: str) -> DataError:
+    return DataError(f"{images_dir}: no image '{stem}.png' (or jpg, jpeg, webp). Render the portraits first.")
 
 
 def _write(path: Path, schema: pa.Schema, rows: Iterable[dict[str, Any]]) -> None:
@@ -296,7 +296,7 @@ def _row_cells(variant: str, row: TaskRow) -> dict[Key, list[_Cell]]:
 
 
 def _read_rows(folder: Path, config: str, kind: type[Row]) -> Iterator[tuple[str, Row]]:
-    """Validated rows of all shards of a config; pictures are not loaded."""
+    """Validated rows of all shards of a config; images are not loaded."""
     paths = sorted((folder / config).glob("*.parquet"))
     if not paths:
         raise DataError(

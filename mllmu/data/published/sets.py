@@ -3,7 +3,7 @@
     forget     config forget_R                 celebrity  config Retain_Set
     retain     config retain_Q, Q = 100 - R    test       rows of config Test_Set about the people of forget_R
 
-Examples are looked up in Full_Set. Pictures stay in the files until they are shown.
+Examples are looked up in Full_Set. Images stay in the files until they are shown.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from pydantic import TypeAdapter
 from mllmu.core.errors import DataError
 from mllmu.core.records import MODALITIES, Modality, Question, Split, TaskName
 from mllmu.data.published.schema import GROUPS, TYPES, TaskRow, validated
-from mllmu.data.published.tables import Store, Table, picture
+from mllmu.data.published.tables import Store, Table, decode_image
 
 FULL_SET, TEST_SET, CELEBRITIES = "Full_Set", "Test_Set", "Retain_Set"
 PUBLISHED_SPLITS: tuple[Split, ...] = ("forget", "test", "retain", "celebrity")
-_OPENED_PICTURES = 32
+_OPENED_IMAGES = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,44 +32,44 @@ class Person:
     """One row: a person with the questions of the three tasks, numbered by their place in the published lists."""
 
     id: str
-    picture: str
+    image: str
     questions: tuple[Question, ...]
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """The pictures of some configs, by a name like ``forget_5/012``, or ``Test_Set/012#1`` where there are several."""
+class Images:
+    """The images of some configs, by a name like ``forget_5/012``, or ``Test_Set/012#1`` where there are several."""
 
     places: dict[str, tuple[Table, int]] = field(default_factory=dict)
     """Person's name -> table, row."""
 
     def open(self, name: str) -> Image.Image:
-        """A picture as RGB; DataError if it is not there or cannot be decoded."""
-        return _picture(self, name)
+        """An image as RGB; DataError if it is not there or cannot be decoded."""
+        return _image(self, name)
 
     def __hash__(self) -> int:
         return id(self)
 
 
-@lru_cache(maxsize=_OPENED_PICTURES)
-def _picture(pictures: Pictures, name: str) -> Image.Image:
+@lru_cache(maxsize=_OPENED_IMAGES)
+def _image(images: Images, name: str) -> Image.Image:
     person, _, number = name.partition("#")
-    table, row = pictures.places[person]
+    table, row = images.places[person]
     cell = table.cell(row, "images" if "images" in table.columns else "image")
     if number:
         if not cell or int(number) >= len(cell):
-            raise DataError(f"{table.name}: '{person}' has {len(cell or ())} pictures, asked for index {number}.")
+            raise DataError(f"{table.name}: '{person}' has {len(cell or ())} images, asked for index {number}.")
         cell = cell[int(number)]
-    return picture(cell, f"{table.name}: '{person}'")
+    return decode_image(cell, f"{table.name}: '{person}'")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedSets:
-    """The people of the four sets, those that examples are taken from, and the pictures of all."""
+    """The people of the four sets, those that examples are taken from, and the images of all."""
 
     people: Mapping[Split, Sequence[Person]]
     full: Sequence[Person]
-    pictures: Pictures
+    images: Images
 
     def shot_people(self, split: Split, listed: Sequence[str]) -> list[Person]:
         """The listed people who belong to a set, as Full_Set knows them, in its order."""
@@ -83,35 +83,35 @@ def read_sets(root: Path, ratio: int, *, test_image: int) -> PublishedSets:
     Args:
         root: folder of the configs.
         ratio: forgotten people in percent.
-        test_image: index of the picture that is shown of everybody in the test set.
+        test_image: index of the image that is shown of everybody in the test set.
 
     Raises:
-        DataError: a config is missing or has another schema, or a person has no picture of that index.
+        DataError: a config is missing or has another schema, or a person has no image of that index.
     """
-    pictures = Pictures()
-    forget = list(_people(root, f"forget_{ratio}", pictures))
+    images = Images()
+    forget = list(_people(root, f"forget_{ratio}", images))
     forgotten = {person.id for person in forget}
-    test = [person for person in _people(root, TEST_SET, pictures, view=test_image) if person.id in forgotten]
+    test = [person for person in _people(root, TEST_SET, images, view=test_image) if person.id in forgotten]
     for person in test:
-        pictures.open(person.picture)
+        images.open(person.image)
     people: dict[Split, list[Person]] = {
         "forget": forget,
         "test": test,
-        "retain": list(_people(root, f"retain_{100 - ratio}", pictures)),
-        "celebrity": list(_people(root, CELEBRITIES, pictures)),
+        "retain": list(_people(root, f"retain_{100 - ratio}", images)),
+        "celebrity": list(_people(root, CELEBRITIES, images)),
     }
-    return PublishedSets(people=people, full=list(_people(root, FULL_SET, pictures)), pictures=pictures)
+    return PublishedSets(people=people, full=list(_people(root, FULL_SET, images)), images=images)
 
 
-def _people(root: Path, config: str, pictures: Pictures, *, view: int | None = None) -> Iterator[Person]:
+def _people(root: Path, config: str, images: Images, *, view: int | None = None) -> Iterator[Person]:
     variant = "test" if config == TEST_SET else "eval"
     for where, place, row in _rows(root, config):
         name = f"{config}/{row.ID}"
-        if name in pictures.places:
+        if name in images.places:
             raise DataError(f"{where}: ID '{row.ID}' appears twice. Expected one row a person.")
-        pictures.places[name] = place
+        images.places[name] = place
         shown = name if view is None else f"{name}#{view}"
-        yield Person(id=row.ID, picture=shown, questions=tuple(_questions(row, variant, where)))
+        yield Person(id=row.ID, image=shown, questions=tuple(_questions(row, variant, where)))
 
 
 def _rows(root: Path, config: str) -> Iterator[tuple[str, tuple[Table, int], TaskRow]]:

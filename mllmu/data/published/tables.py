@@ -1,7 +1,7 @@
 """Tables of a published data set: a folder of parquet files on this disk, or a repository of the hub by its name.
 
-Both give the same rows, so a data set that was cloned or exported is read exactly like the one on the hub. Pictures
-stay as the published bytes until :func:`picture` decodes one.
+Both give the same rows, so a data set that was cloned or exported is read exactly like the one on the hub. Images
+stay as the published bytes until :func:`image` decodes one.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class ParquetTable(Table):
         raise IndexError(row)
 
     def _group(self, path: Path, file: Any, group: int, column: str) -> list[Any]:
-        """A column of a row group; the last one read is kept, so pictures asked in order are read once."""
+        """A column of a row group; the last one read is kept, so images asked in order are read once."""
         if self._last.get(column, (None,))[0] != (path, group):
             with _readable(path):
                 cells = file.read_row_group(group, [column]).column(column).to_pylist()
@@ -158,7 +158,7 @@ class Store:
 
 
 def undecoded(features: Any) -> Any:
-    """The features of a data set with pictures left as bytes."""
+    """The features of a data set with images left as bytes."""
     from datasets import Features, Image, LargeList, List
     from datasets import Sequence as Listed
 
@@ -230,15 +230,15 @@ def _readable(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: not a readable parquet file ({error}). Download or export it again.") from None
 
 
-def picture(cell: Any, where: str) -> Image.Image:
+def decode_image(cell: Any, where: str) -> Image.Image:
     """Decode an image cell, ``{"bytes": ..., "path": ...}``, to RGB at its own size.
 
     Raises:
-        DataError: no bytes, not a readable picture, or more than 50 million pixels.
+        DataError: no bytes, not a readable image, or more than 50 million pixels.
     """
     data = cell.get("bytes") if isinstance(cell, dict) else cell
     if not isinstance(data, bytes) or not data:
-        raise DataError(f"{where}: the image cell holds no bytes. Download the data set again, pictures included.")
+        raise DataError(f"{where}: the image cell holds no bytes. Download the data set again, images included.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -252,9 +252,9 @@ def picture(cell: Any, where: str) -> Image.Image:
         raise
     except (OSError, EOFError, SyntaxError, ValueError, struct.error) as error:
         raise DataError(
-            f"{where}: the picture cannot be decoded ({error}). Expected JPEG, PNG or WebP; download the file again."
+            f"{where}: the image cannot be decoded ({error}). Expected JPEG, PNG or WebP; download the file again."
         ) from None
 
 
 def _too_large(where: str, got: str) -> str:
-    return f"{where}: picture too large: at most {MAX_PIXELS // 1_000_000} million pixels are read, got {got}."
+    return f"{where}: image too large: at most {MAX_PIXELS // 1_000_000} million pixels are read, got {got}."

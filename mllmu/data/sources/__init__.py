@@ -23,11 +23,11 @@ __all__ = ["Source", "adapted"]
 class Source(Plugin, ABC):
     """Base of all sources: the people, and whatever else the source brings about them.
 
-    Only :meth:`profiles` is needed. What a source does not bring, the data stage makes: questions, pictures, and who
+    Only :meth:`profiles` is needed. What a source does not bring, the data stage makes: questions, images, and who
     is forgotten.
 
-    ``published``: the text and pictures are used as somebody published them. Questions then need only be usable;
-    flaws of wording, equal names and equal pictures are counted and reported (``data/source.json``), not refused.
+    ``published``: the text and images are used as somebody published them. Questions then need only be usable;
+    flaws of wording, equal names and equal images are counted and reported (``data/source.json``), not refused.
     ``filled``: the variants that are written for a source that brings questions, but none of this variant.
     """
 
@@ -62,16 +62,16 @@ class Source(Plugin, ABC):
         return None
 
     def num_views(self, profile: Profile) -> int:
-        """Number of the source's own pictures of a person; 0: the portraits of the recipe are drawn instead.
+        """Number of the source's own images of a person; 0: the portraits of the recipe are drawn instead.
 
-        Picture 0 is the portrait; the others are shown by the test questions.
+        Image 0 is the portrait; the others are shown by the test questions.
         """
         del profile
         return 0
 
-    def picture(self, profile: Profile, view: int) -> Image:
-        """One of the ``num_views`` pictures, in RGB, as large as it is; raises DataError if it cannot be read."""
-        raise DataError(f"{type(self).__name__} has no picture {view} of {profile.id}.")
+    def image(self, profile: Profile, view: int) -> Image:
+        """One of the ``num_views`` images, in RGB, as large as it is; raises DataError if it cannot be read."""
+        raise DataError(f"{type(self).__name__} has no image {view} of {profile.id}.")
 
     def forget_ids(self) -> Mapping[str, Sequence[str]]:
         """Who is forgotten, by percent (``{"5": [ids]}``), where the source prescribes it; others are drawn."""

@@ -1,4 +1,4 @@
-"""MLLMU-Bench as published: ten configs of parquet tables read into people, questions, pictures and forget sets."""
+"""MLLMU-Bench as published: ten configs of parquet tables read into people, questions, images and forget sets."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ class Reader:
         for row in self._rows(config, table, columns, prefix="c" if kind == "celebrity" else ""):
             if kind and not self._introduce(config, row, kind):
                 continue
-            if not kind and row.person not in self.found.pictures:
+            if not kind and row.person not in self.found.images:
                 self.tally.skip(config, row.number, row.person, "row", "the person is not in Full_Set")
                 continue
             self._show(table, row, shown[0])
@@ -232,7 +232,7 @@ class Reader:
         return True
 
     def _show(self, table: Table, row: Row, column: str) -> None:
-        shown = self.found.pictures.setdefault(row.person, [])
+        shown = self.found.images.setdefault(row.person, [])
         if column == "image":
             shown.append(Shown(table, row.number, column))
             return

@@ -1,4 +1,4 @@
-"""What all sources of published data sets share: pictures as they are, and an account of every row."""
+"""What all sources of published data sets share: images as they are, and an account of every row."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pydantic import Field
 
 from mllmu.core.errors import DataError
 from mllmu.core.records import Modality, Profile, Question, TaskName
-from mllmu.data.published.tables import Table, picture
+from mllmu.data.published.tables import Table, decode_image
 from mllmu.data.recover import attribute_of
 from mllmu.data.sources import Source
 
@@ -27,13 +27,13 @@ _ASKED = frozenset({"leisure"})  # only an answer could tell which attribute is 
 
 
 class Loads(Protocol):
-    """A picture that has not been read yet."""
+    """An image that has not been read yet."""
 
     def load(self) -> Image: ...
 
 
 class Shown(NamedTuple):
-    """Where a picture stands: a cell, or one of a list of pictures in a cell."""
+    """Where an image stands: a cell, or one of a list of images in a cell."""
 
     table: Table
     row: int
@@ -44,8 +44,8 @@ class Shown(NamedTuple):
         cell = self.table.cell(self.row, self.column)
         where = f"{self.table.where(self.row)}, {self.column}"
         if self.place is None:
-            return picture(cell, where)
-        return picture(cell[self.place], f"{where}[{self.place}]")
+            return decode_image(cell, where)
+        return decode_image(cell[self.place], f"{where}[{self.place}]")
 
 
 @dataclass
@@ -88,7 +88,7 @@ class Found:
 
     people: list[Profile] = field(default_factory=list)
     questions: dict[str, list[Question]] = field(default_factory=dict)
-    pictures: dict[str, list[Loads]] = field(default_factory=dict)
+    images: dict[str, list[Loads]] = field(default_factory=dict)
     forget: dict[str, list[str]] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
 
@@ -111,7 +111,7 @@ class Published(Source):
 
     @abstractmethod
     def read(self) -> Found:
-        """Read everything but the pictures."""
+        """Read everything but the images."""
 
     @cached_property
     def found(self) -> Found:
@@ -137,10 +137,10 @@ class Published(Source):
         return [q for person in profiles for q in self.found.questions.get(person.id, ())]
 
     def num_views(self, profile: Profile) -> int:
-        return len(self.found.pictures.get(profile.id, ()))
+        return len(self.found.images.get(profile.id, ()))
 
-    def picture(self, profile: Profile, view: int) -> Image:
-        return self.found.pictures[profile.id][view].load()
+    def image(self, profile: Profile, view: int) -> Image:
+        return self.found.images[profile.id][view].load()
 
     def forget_ids(self) -> Mapping[str, Sequence[str]]:
         """The published forget sets; none if only some of the people are used."""

@@ -68,8 +68,8 @@ class Celebrities(Source):
     num_people: int = Field(NUM_CELEBRITIES, ge=1, description="the first so many")
     path: Path | None = Field(None, description="an export of the Wikidata query service (CSV, JSON), not our list")
     columns: dict[str, str] = Field({}, description="attribute -> head of a column of the export, where unusual")
-    pictures: Path | None = Field(None, description="folder of pictures, named by id; people without one are drawn")
-    size: int = Field(256, ge=32, le=1024, description="width and height of the pictures")
+    images: Path | None = Field(None, description="folder of images, named by id; people without one are drawn")
+    size: int = Field(256, ge=32, le=1024, description="width and height of the images")
 
     @model_validator(mode="after")
     def _has_so_many(self) -> Self:
@@ -89,20 +89,20 @@ class Celebrities(Source):
         return [_profile(number, row) for number, row in enumerate(load(FACTS)[: self.num_people], start=1)]
 
     def num_views(self, profile: Profile) -> int:
-        """One picture if the folder has one of this person."""
-        return int(self.pictures is not None and folder.find(self.pictures, profile.id) is not None)
+        """One image if the folder has one of this person."""
+        return int(self.images is not None and folder.find(self.images, profile.id) is not None)
 
-    def picture(self, profile: Profile, view: int) -> Image:
-        """The person's picture from the folder, without metadata."""
+    def image(self, profile: Profile, view: int) -> Image:
+        """The person's image from the folder, without metadata."""
         del view
-        file = self.pictures and folder.find(self.pictures, profile.id)
+        file = self.images and folder.find(self.images, profile.id)
         if file is None:
-            raise DataError(f"{self.pictures}: no picture of {profile.id}. The folder changed; make the data again.")
+            raise DataError(f"{self.images}: no image of {profile.id}. The folder changed; make the data again.")
         return folder.read(file, self.size)
 
     def files(self) -> list[Path]:
-        """The export and the folder of pictures."""
-        return [path for path in (self.path, self.pictures) if path]
+        """The export and the folder of images."""
+        return [path for path in (self.path, self.images) if path]
 
 
 def century(year: int) -> str:
@@ -115,7 +115,7 @@ def load(path: Path) -> list[Celebrity]:
 
     Raises:
         DataError: not 153 people, a repeated ``name`` or ``known_for``, a bad line, or a value with a word of
-            a name in it (an answer option would then give the person away in a question about the picture).
+            a name in it (an answer option would then give the person away in a question about the image).
     """
     rows = read_lines(path, Celebrity)
     if len(rows) != NUM_CELEBRITIES:

@@ -1,4 +1,4 @@
-"""CLEAR: fictitious authors with many pictures each, every picture with a caption, and the questions of TOFU."""
+"""CLEAR: fictitious authors with many images each, every image with a caption, and the questions of TOFU."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ FULL = "full"
 TEXT = "full+tofu"
 BLOCK = 20
 """TOFU asks this many questions about an author, one author after the other."""
-ASK = "Describe this picture and the person in it."
-NAME = "What is the name of the person in this picture?"
+ASK = "Describe this image and the person in it."
+NAME = "What is the name of the person in this image?"
 _FORGET = re.compile(r"forget(\d\d)$")
 _PERTURBED = re.compile(r"(?:forget\d\d|retain)_perturbed$")
 NUM_OPTIONS = 4
 
 
 class Clear(Published):
-    """CLEAR as published: captions of many pictures a person (image+text) and TOFU's questions (text).
+    """CLEAR as published: captions of many images a person (image+text) and TOFU's questions (text).
 
-    Every picture is taught with its caption, and asked again: for the caption (generation, with the published
+    Every image is taught with its caption, and asked again: for the caption (generation, with the published
     paraphrase and wrong captions where there are some) and for the name (classification with published wrong names).
     TOFU rows have no name: they come in blocks of twenty an author, and a block belongs to whoever is named in most of
     its rows; a block that names nobody is listed as left out. Forget sets are ``forget01``, ``05`` and ``10``.
@@ -58,7 +58,7 @@ class Clear(Published):
         return found
 
     def _captions(self, store: Store, configs: list[str], found: Found) -> dict[str, str]:
-        """Pictures with their captions; returns the id of every name."""
+        """Images with their captions; returns the id of every name."""
         table = store.table(FULL)
         table.need(("image", "caption", "name"))
         wrong = _perturbed(store, configs)
@@ -74,8 +74,8 @@ class Clear(Published):
                 ids[name] = f"{len(ids) + 1:03d}"
                 found.people.append(Profile(id=ids[name], kind="fictitious", attributes={"name": name}))
             person = ids[name]
-            view = len(found.pictures.setdefault(person, []))
-            found.pictures[person].append(Shown(table, number, "image"))
+            view = len(found.images.setdefault(person, []))
+            found.images[person].append(Shown(table, number, "image"))
             more = wrong.get((name, caption), {})
             options = _options(person, view, name, more.get("perturbed_names") or ())
             made = [
@@ -126,7 +126,7 @@ def _perturbed(store: Store, configs: list[str]) -> dict[tuple[str, str], dict[s
 
 
 def _options(person: str, view: int, name: str, wrong: Any) -> dict[str, str]:
-    """The name among three published wrong ones, in an order drawn by the picture; empty if there are too few."""
+    """The name among three published wrong ones, in an order drawn by the image; empty if there are too few."""
     others = [other for other in dict.fromkeys(wrong) if other != name][: NUM_OPTIONS - 1]
     if len(others) < NUM_OPTIONS - 1:
         return {}

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from mllmu.core.errors import DataError
 from mllmu.core.records import Profile, Question
-from mllmu.data.published.tables import is_hub_name, picture
+from mllmu.data.published.tables import decode_image, is_hub_name
 from mllmu.data.sources._published import Asker, Found, Published, usable_id
 
 FILES = ("full.json", "full_data.json")
@@ -28,7 +28,7 @@ _SHAPE = (
 
 
 class _File(NamedTuple):
-    """A picture in the folder, or inside one of its zip files."""
+    """An image in the folder, or inside one of its zip files."""
 
     folder: Path
     member: str
@@ -37,45 +37,45 @@ class _File(NamedTuple):
     def load(self) -> Image:
         where = f"{self.archive or self.folder}: {self.member}"
         if self.archive is None:
-            return picture((self.folder / self.member).read_bytes(), where)
+            return decode_image((self.folder / self.member).read_bytes(), where)
         with zipfile.ZipFile(self.archive) as opened:
-            return picture(opened.read(self.member), where)
+            return decode_image(opened.read(self.member), where)
 
 
 class Fiubench(Published):
-    """FIUBench as published: about 400 faces, twenty questions each, all with the picture.
+    """FIUBench as published: about 400 faces, twenty questions each, all with the image.
 
     A person is named by the file of the face. Training uses the question as it is; evaluation asks it again, with the
     paraphrased answer as rewording and the perturbed answers as wrong alternatives; Test is the paraphrased question
-    with the paraphrased answer (and the same picture: there are no others). Forget sets come from ``split.json``.
-    Pictures are read from the folder or straight from its zip files.
+    with the paraphrased answer (and the same image: there are no others). Forget sets come from ``split.json``.
+    Images are read from the folder or straight from its zip files.
 
     Source: https://huggingface.co/datasets/gray311/FIUBench (arXiv:2411.03554).
     """
 
     source: ClassVar[str] = "https://huggingface.co/datasets/gray311/FIUBench"
 
-    path: Path = Field(description="folder with full.json and SFHQ.zip (or its pictures), or hub name gray311/FIUBench")
+    path: Path = Field(description="folder with full.json and SFHQ.zip (or its images), or hub name gray311/FIUBench")
 
     def read(self) -> Found:
         found = Found()
         name = next((name for name in FILES if (self.folder / name).is_file()), None)
         if name is None:
             raise DataError(f"{self.path.as_posix()}: none of {', '.join(FILES)} is in it. {_SHAPE}")
-        pictures = _pictures(self.folder)
+        images = _images(self.folder)
         teacher, asker, tester = (Asker(name, variant, found.tally) for variant in ("train", "eval", "test"))
         for number, row in enumerate(_rows(self.folder / name)):
             found.tally.rows[name] += 1
             face = Path(str(row.get("image_path") or row.get("image") or "")).name
             person = usable_id(Path(face).stem)
-            shown = pictures.get(face)
-            if person is None or shown is None or person in found.pictures:
-                reason = "it names no picture" if person is None else f"the picture {face} is missing"
-                reason = "the picture was already given" if person in found.pictures else reason
+            shown = images.get(face)
+            if person is None or shown is None or person in found.images:
+                reason = "it names no image" if person is None else f"the image {face} is missing"
+                reason = "the image was already given" if person in found.images else reason
                 found.tally.skip(name, number, face, "row", reason)
                 continue
             listed = row.get("name")
-            found.pictures[person] = [shown]
+            found.images[person] = [shown]
             found.people.append(
                 Profile(id=person, kind="fictitious", attributes={"name": str(listed or f"person {person}")})
             )
@@ -104,7 +104,7 @@ class Fiubench(Published):
         return Path(got)
 
     def _forget(self, people: set[str], found: Found) -> dict[str, list[str]]:
-        """Forget sets by percent; ``split.json`` lists the stems of the pictures."""
+        """Forget sets by percent; ``split.json`` lists the stems of the images."""
         path = self.folder / "split.json"
         if not path.is_file():
             found.tally.notes.append("no split.json: forget sets are drawn by the seed")
@@ -139,8 +139,8 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
     yield from rows
 
 
-def _pictures(folder: Path) -> dict[str, _File]:
-    """Pictures by file name, in the folder and in its zip files; the folder wins."""
+def _images(folder: Path) -> dict[str, _File]:
+    """Images by file name, in the folder and in its zip files; the folder wins."""
     found: dict[str, _File] = {}
     for archive in sorted(folder.glob("*.zip")):
         try:
@@ -148,12 +148,12 @@ def _pictures(folder: Path) -> dict[str, _File]:
                 members = opened.namelist()
         except (zipfile.BadZipFile, OSError) as error:
             raise DataError(f"{archive}: not a readable zip file ({error}). Download it again.") from None
-        found |= {Path(member).name: _File(folder, member, archive) for member in members if _is_picture(member)}
-    files = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if _is_picture(path.name)]
+        found |= {Path(member).name: _File(folder, member, archive) for member in members if _is_image(member)}
+    files = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if _is_image(path.name)]
     return found | {Path(file).name: _File(folder, file, None) for file in files}
 
 
-def _is_picture(name: str) -> bool:
+def _is_image(name: str) -> bool:
     return Path(name).suffix.lower() in (".jpg", ".jpeg", ".png", ".webp") and not Path(name).name.startswith(".")
 
 

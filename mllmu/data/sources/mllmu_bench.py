@@ -58,7 +58,7 @@ class MllmuBench(Published):
     Raises:
         DataError: the file, folder or repository is missing or damaged; a config, column or shard is missing; tables
             for evaluation are given where training text is needed; the celebrities stand in for the retained people;
-            a picture cannot be decoded; nobody, or fewer than ``num_people``, can be used.
+            an image cannot be decoded; nobody, or fewer than ``num_people``, can be used.
 
     Source: https://arxiv.org/abs/2410.22108 (the Hub data set MLLMMU/MLLMU-Bench).
     """

@@ -1,4 +1,4 @@
-"""Your own people, with their consent and under pseudonyms: a table, and pictures if you have them."""
+"""Your own people, with their consent and under pseudonyms: a table, and images if you have them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mllmu.data.people.persons import Checked, Person, as_layout, check
 from mllmu.data.people.pseudonyms import Pseudonyms
 from mllmu.data.people.table import Fault, read
 from mllmu.data.portraits import MAX_VIEWS, transform
-from mllmu.data.portraits import folder as pictures
+from mllmu.data.portraits import folder as images
 from mllmu.data.sources import Source
 
 Label = Annotated[str, Field(pattern=r"^[a-z][a-z ]{1,30}$")]
@@ -56,9 +56,9 @@ class People(Source):
     pseudonymise: bool = Field(True, description="false: everything is written as it is in the table")
     shift_days: int = Field(365, ge=1, le=3650, description="dates move by at most so many days")
     region: str = Field("US", pattern="^[A-Z]{2}$", description="country of telephone numbers without a country code")
-    pictures: Path | None = Field(None, description="folder of pictures, named by id or by the column 'picture'")
-    views: int = Field(4, ge=1, le=MAX_VIEWS, description="pictures a person, if there is a folder of pictures")
-    size: int = Field(256, ge=32, le=1024, description="width and height of the pictures")
+    images: Path | None = Field(None, description="folder of images, named by id or by the column 'image'")
+    views: int = Field(4, ge=1, le=MAX_VIEWS, description="images a person, if there is a folder of images")
+    size: int = Field(256, ge=32, le=1024, description="width and height of the images")
 
     _shown: dict[str, Path] = PrivateAttr(default_factory=dict)
     _account: dict[str, Any] = PrivateAttr(default_factory=dict)
@@ -67,27 +67,27 @@ class People(Source):
         """The people in the order of their pseudonymous ids, which says nothing about the table; no seed matters."""
         del seed
         checked = check(read(self.path), as_layout(self.model_dump()), self.path)
-        files = self._pictures(checked)
+        files = self._images(checked)
         return self._pseudonymous(checked, files) if self.pseudonymise else self._as_they_are(checked, files)
 
     def num_views(self, profile: Profile) -> int:
-        """Number of own pictures of a person."""
+        """Number of own images of a person."""
         return self.views if profile.id in self._files() else 0
 
-    def picture(self, profile: Profile, view: int) -> Image:
+    def image(self, profile: Profile, view: int) -> Image:
         """One view: a file of its own (``<name>_<view>``), or the portrait transformed."""
         file = self._files()[profile.id]
-        own = pictures.find(file.parent, f"{file.stem}_{view}") if view else None
-        picture = pictures.read(own or file, self.size)
-        return picture if own or not view else transform(picture, rng(0, "portrait", profile.id, "view", view), 1.0)
+        own = images.find(file.parent, f"{file.stem}_{view}") if view else None
+        image = images.read(own or file, self.size)
+        return image if own or not view else transform(image, rng(0, "portrait", profile.id, "view", view), 1.0)
 
     def account(self) -> dict[str, Any]:
         """Consent by pseudonym, what was replaced, and what detection can and cannot do."""
         return self._account
 
     def files(self) -> list[Path]:
-        """The table and the pictures; not the key, which grows when it is used."""
-        return [self.path, *([self.pictures] if self.pictures else [])]
+        """The table and the images; not the key, which grows when it is used."""
+        return [self.path, *([self.images] if self.images else [])]
 
     def _files(self) -> Mapping[str, Path]:
         if not self._account:
@@ -130,33 +130,31 @@ class People(Source):
             consent=dict(sorted(consent.items())),
         )
 
-    def _pictures(self, checked: Checked) -> dict[int, Path]:
-        """The picture of every row; all that are missing are named at once."""
-        if self.pictures is None:
+    def _images(self, checked: Checked) -> dict[int, Path]:
+        """The image of every row; all that are missing are named at once."""
+        if self.images is None:
             return {}
-        if not self.pictures.is_dir():
-            raise DataError(f"{self.pictures}: no such folder. data.source.pictures names the folder of the pictures.")
-        found = {person.row: self._picture_of(person, self.pictures) for person in checked.people}
-        column = checked.sources.get("picture") or checked.sources.get("id") or "picture"
+        if not self.images.is_dir():
+            raise DataError(f"{self.images}: no such folder. data.source.images names the folder of the images.")
+        found = {person.row: self._image_of(person, self.images) for person in checked.people}
+        column = checked.sources.get("image") or checked.sources.get("id") or "image"
         missing = [
-            Fault(
-                p.row, column, p.picture or p.id, f"a picture in {self.pictures}, one of {', '.join(pictures.SUFFIXES)}"
-            )
+            Fault(p.row, column, p.image or p.id, f"an image in {self.images}, one of {', '.join(images.SUFFIXES)}")
             for p in checked.people
             if found[p.row] is None
         ]
         if missing:
-            raise FaultsError(f"{self.pictures}: no picture of {len(missing)} people. Add them or the files.", missing)
+            raise FaultsError(f"{self.images}: no image of {len(missing)} people. Add them or the files.", missing)
         return {row: file for row, file in found.items() if file}
 
-    def _picture_of(self, person: Person, folder: Path) -> Path | None:
-        name = Path(person.picture or person.id)
-        stem = name.stem if name.suffix.lower() in pictures.SUFFIXES else name.name
-        return pictures.find(folder, stem) if stem.strip(".") else None
+    def _image_of(self, person: Person, folder: Path) -> Path | None:
+        name = Path(person.image or person.id)
+        stem = name.stem if name.suffix.lower() in images.SUFFIXES else name.name
+        return images.find(folder, stem) if stem.strip(".") else None
 
     def _refuse_telling_paths(self, names: Pseudonyms) -> None:
         """The recipe is copied into the run folder, and its paths with it."""
-        for setting, path in (("path", self.path), ("key", self.key), ("pictures", self.pictures)):
+        for setting, path in (("path", self.path), ("key", self.key), ("images", self.images)):
             if path and (hits := list(names.lexicon.find(str(path), ""))):
                 raise DataError(
                     f"data.source.{setting}: {path} holds an original ({hits[0].kind}), and the run folder keeps the "

@@ -78,7 +78,7 @@ class UmuBench(Published):
         for number, row in enumerate(table.rows(columns)):
             found.tally.rows[config] += 1
             person = usable_id(row["ID"])
-            if person is None or person in found.pictures:
+            if person is None or person in found.images:
                 reason = "the ID is not usable" if person is None else "the ID was already given"
                 found.tally.skip(config, number, str(row["ID"])[:80], "row", reason)
                 continue
@@ -89,7 +89,7 @@ class UmuBench(Published):
                 found.tally.skip(config, number, person, "row", "neither the biography nor the text says a name")
                 continue
             found.people.append(profile)
-            found.pictures[person] = [Shown(table, number, "image")]
+            found.images[person] = [Shown(table, number, "image")]
             found.questions[person] = [*pairs, *_asked(row, asker, number, person)]
 
     def _profile(self, person: str, biography: Any, pairs: list[Question]) -> Profile | None:

@@ -1,4 +1,4 @@
-"""What a question from a model must fulfil before it may be asked: grounded, fair, nameless beside the picture."""
+"""What a question from a model must fulfil before it may be asked: grounded, fair, nameless beside the image."""
 
 from __future__ import annotations
 
@@ -114,9 +114,9 @@ def text_faults(draft: Question, profile: Profile) -> Iterator[str]:
     if draft.task != "cloze" and ("_" in text or not text.endswith(("?", "."))):
         yield "text: expected a question or a request, with its mark at the end"
     if draft.modality == "image_text" and (SUBJECT not in text.casefold() or name_words(profile.name).search(text)):
-        yield f"name: expected '{SUBJECT}' and no part of the name beside the picture"
+        yield f"name: expected '{SUBJECT}' and no part of the name beside the image"
     if draft.modality == "text" and profile.name not in text:
-        yield "name: expected the full name where there is no picture"
+        yield "name: expected the full name where there is no image"
     if mentions(text, draft.value) or _telling(draft.value) & set(normalise(text).split()):
         yield "leak: expected a question that does not hold its answer or a telling word of it"
     if any(contains_words(text, told) for told in _told(draft.attribute, profile)):

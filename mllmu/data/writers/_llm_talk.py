@@ -12,7 +12,7 @@ from mllmu.data.llm_prompts import prompts
 from mllmu.llm import Call, fence
 
 FORMS: dict[TaskName, str] = {"classification": "choice", "generation": "sentence", "cloze": "cloze"}
-SUBJECTS: dict[Modality, str] = {"image_text": "picture", "text": "name"}
+SUBJECTS: dict[Modality, str] = {"image_text": "image", "text": "name"}
 
 
 class _Reply(BaseModel):

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from mllmu.core.plugins import Plugin
 from mllmu.core.records import Sample, Split
-from mllmu.data.published.tables import Table, picture
+from mllmu.data.published.tables import Table, decode_image
 
 
 class Skipped(NamedTuple):
@@ -25,7 +25,7 @@ class Skipped(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """A question with its picture, if it has one; ``sample.image`` is filled in by whoever stores the picture."""
+    """A question with its image, if it has one; ``sample.image`` is filled in by whoever stores the image."""
 
     sample: Sample
     table: Table
@@ -33,10 +33,10 @@ class Asked(NamedTuple):
     column: str
 
     def load(self) -> Image:
-        return picture(self.table.cell(self.row, self.column), f"{self.table.where(self.row)}, {self.column}")
+        return decode_image(self.table.cell(self.row, self.column), f"{self.table.where(self.row)}, {self.column}")
 
 
-class Utility(Plugin, ABC):
+class Benchmark(Plugin, ABC):
     """Base of the general benchmarks; each is a set of its own beside retain and celebrity.
 
     A subclass sets ``split`` (the name of its set in every table) and ``metrics`` (added to those of the recipe).

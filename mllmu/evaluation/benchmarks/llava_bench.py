@@ -1,4 +1,4 @@
-"""LLaVA-Bench (in the wild): sixty open questions about pictures, to be judged against a reference answer."""
+"""LLaVA-Bench (in the wild): sixty open questions about images, to be judged against a reference answer."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pydantic import Field
 
 from mllmu.core.records import Sample, Split
 from mllmu.data.published.tables import Store
-from mllmu.evaluation.benchmarks import Asked, Skipped, Utility
+from mllmu.evaluation.benchmarks import Asked, Benchmark, Skipped
 
 COLUMNS = ("question_id", "question", "gpt_answer", "image")
 
 
-class LlavaBench(Utility):
+class LlavaBench(Benchmark):
     """LLaVA-Bench (in the wild): conversation, detail and reasoning; asks whether a model is still helpful.
 
     Replies stand under the task generation, so ``mllmu judge`` gives them points against the published GPT-4 answer;

@@ -1,4 +1,4 @@
-"""MMMU, validation: college-level questions about pictures, multiple choice and open."""
+"""MMMU, validation: college-level questions about images, multiple choice and open."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import Field
 from mllmu.core.errors import DataError
 from mllmu.core.records import Sample, Split
 from mllmu.data.published.tables import Store
-from mllmu.evaluation.benchmarks import Asked, Skipped, Utility
+from mllmu.evaluation.benchmarks import Asked, Benchmark, Skipped
 
 COLUMNS = ("id", "question", "options", "answer", "question_type")
 IMAGES = tuple(f"image_{n}" for n in range(1, 8))
@@ -21,12 +21,12 @@ _CHOOSE = "Answer with the option's letter from the given choices directly."
 _OPEN = "Answer the question using a single word or phrase."
 
 
-class Mmmu(Utility):
-    """MMMU: 30 subjects, about 900 questions; asks whether reasoning about pictures survived.
+class Mmmu(Benchmark):
+    """MMMU: 30 subjects, about 900 questions; asks whether reasoning about images survived.
 
     The prompt is the one the official evaluation uses for LLaVA: the question, options as '(A) ...', and one line that
     says how to answer. Scored by ``mmmu_accuracy`` (the official reading of replies) and by our strict ``accuracy``.
-    Multiple choice stands under the task classification, open questions under cloze. Questions with several pictures
+    Multiple choice stands under the task classification, open questions under cloze. Questions with several images
     cannot be asked of models that take one; they are left out, counted and listed.
 
     Source: https://github.com/MMMU-Benchmark/MMMU (arXiv:2311.16502), data https://huggingface.co/datasets/MMMU/MMMU.
@@ -61,17 +61,17 @@ class Mmmu(Utility):
                 else:
                     yield Asked(made, table, number, filled[0])
 
-    def _sample(self, subject: str, row: dict[str, Any], pictures: list[str]) -> Sample | str:
+    def _sample(self, subject: str, row: dict[str, Any], images: list[str]) -> Sample | str:
         """The sample of a row, or why it cannot be asked."""
-        if len(pictures) != 1:
-            return f"it has {len(pictures)} pictures, and a model is shown one"
+        if len(images) != 1:
+            return f"it has {len(images)} images, and a model is shown one"
         values, truths = _listed(row["options"]), _listed(row["answer"]) or [str(row["answer"])]
         choice = row["question_type"] == "multiple-choice"
         options = dict(zip(LETTERS, values, strict=False)) if choice else {}
         if choice and (len(options) < 2 or row["answer"] not in options):
             return f"the answer {str(row['answer'])[:80]!r} is none of its {len(values)} options"
         if any("<image" in value for value in options.values()):
-            return "an option is a picture"
+            return "an option is an image"
         key = str(row["id"])
         return Sample(
             id=f"mmmu/{key}",

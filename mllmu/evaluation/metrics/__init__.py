@@ -22,8 +22,8 @@ class Metric(Plugin):
     (lowest and highest value of the aggregate), ``version`` (raised whenever the same replies would give other
     numbers), ``label`` (a column title), ``best`` (the good direction where knowledge is wanted), ``known`` (the
     direction of a model that knows the forget people, if not ``best``), and ``measures``
-    (what must be measured on the model besides replies and candidates, see ``Sample.measured``), and ``weighed`` (it
-    needs the likelihood of the replies under the base model, see ``Response.fluency``).
+    (what must be measured on the model besides replies and candidates, see ``Sample.measured``), and
+    ``needs_base_logp`` (it needs the likelihood of the replies under the base model, see ``Response.base_logp``).
     """
 
     tasks: ClassVar[tuple[TaskName, ...]]
@@ -35,7 +35,7 @@ class Metric(Plugin):
     best: ClassVar[Literal["higher", "lower"]] = "higher"
     known: ClassVar[Literal["higher", "lower"] | None] = None
     measures: ClassVar[tuple[str, ...]] = ()
-    weighed: ClassVar[bool] = False
+    needs_base_logp: ClassVar[bool] = False
 
     @property
     def name(self) -> str:

@@ -15,9 +15,9 @@ from mllmu.core.errors import RecipeError
 from mllmu.core.plugins import Plugin
 from mllmu.core.records import MetricResult, Response, Sample, Score, Summary
 from mllmu.evaluation.redraw import with_intervals
-from mllmu.evaluation.scored_run import Everything, mean
+from mllmu.evaluation.scored_run import ScoredRun, mean
 
-__all__ = ["Everything", "Summariser", "build_all", "mean", "summarise"]
+__all__ = ["ScoredRun", "Summariser", "build_all", "mean", "summarise"]
 
 
 class Summariser(Plugin):
@@ -31,7 +31,7 @@ class Summariser(Plugin):
         return type(self).__module__.rpartition(".")[2]
 
     @abstractmethod
-    def summarise(self, everything: Everything) -> list[Summary]:
+    def summarise(self, everything: ScoredRun) -> list[Summary]:
         """The rows of all models; what cannot be computed is a row with value None and a note."""
 
     def no_interval(self, detail: str) -> str:
@@ -82,7 +82,7 @@ def summarise(
                 f"evaluate.summaries: {summary.name} reads the metric {missing[0]}, which was not scored. "
                 "Add its task to evaluate.tasks, or leave the summary out."
             )
-    everything = Everything(
+    everything = ScoredRun(
         samples=counted,
         values=values,
         replies={model: {reply.sample_id: reply for reply in of_model} for model, of_model in replies.items()},

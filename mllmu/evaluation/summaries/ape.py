@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from mllmu.core.records import Modality, Split, Summary
-from mllmu.evaluation.summaries import Everything, Summariser, mean
+from mllmu.evaluation.summaries import ScoredRun, Summariser, mean
 
 WORDINGS: tuple[Split, ...] = ("forget", "test")
 
@@ -21,7 +21,7 @@ class Ape(Summariser):
     source: ClassVar[str] = "https://arxiv.org/abs/2411.03554"
     needs: ClassVar[tuple[str, ...]] = ("keyword_match",)
 
-    def summarise(self, everything: Everything) -> list[Summary]:
+    def summarise(self, everything: ScoredRun) -> list[Summary]:
         rows = []
         for model in everything.models:
             by: dict[Modality, dict[tuple[str, str, str], list[float]]] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from mllmu.core.records import SPLITS, Modality, Summary
-from mllmu.evaluation.summaries import Everything, Summariser, mean
+from mllmu.evaluation.summaries import ScoredRun, Summariser, mean
 
 IMAGE: Modality = "image_text"
 NAME: Modality = "text"
@@ -24,7 +24,7 @@ class BothWays(Summariser):
     source: ClassVar[str] = "https://arxiv.org/abs/2502.17823"
     needs: ClassVar[tuple[str, ...]] = ("right",)
 
-    def summarise(self, everything: Everything) -> list[Summary]:
+    def summarise(self, everything: ScoredRun) -> list[Summary]:
         rows = []
         for model in everything.models:
             told, rouge = everything.facts(model, "right"), everything.facts(model, "rougeL", task="generation")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from mllmu.core.records import Summary
-from mllmu.evaluation.summaries import Everything, Summariser, mean
+from mllmu.evaluation.summaries import ScoredRun, Summariser, mean
 
 
 class ByAttribute(Summariser):
@@ -17,7 +17,7 @@ class ByAttribute(Summariser):
     source: ClassVar[str] = "https://arxiv.org/abs/2410.22108"
     needs: ClassVar[tuple[str, ...]] = ("right",)
 
-    def summarise(self, everything: Everything) -> list[Summary]:
+    def summarise(self, everything: ScoredRun) -> list[Summary]:
         rows = []
         for model in everything.models:
             for split, modality in everything.places():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from mllmu.core.records import Summary
-from mllmu.evaluation.summaries import Everything, Summariser
+from mllmu.evaluation.summaries import ScoredRun, Summariser
 
 
 class Diversity(Summariser):
@@ -23,7 +23,7 @@ class Diversity(Summariser):
         del detail
         return "no interval: somebody drawn twice says nothing different"
 
-    def summarise(self, everything: Everything) -> list[Summary]:
+    def summarise(self, everything: ScoredRun) -> list[Summary]:
         rows = []
         for model, replies in everything.replies.items():
             for split, modality in everything.places():

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from mllmu.core.records import Summary
 from mllmu.evaluation.stats import js_distance, ks_distance, ks_p_value
-from mllmu.evaluation.summaries import Everything, Summariser
+from mllmu.evaluation.summaries import ScoredRun, Summariser
 
 
 class ForgetQuality(Summariser):
@@ -23,7 +23,7 @@ class ForgetQuality(Summariser):
     def no_interval(self, detail: str) -> str:
         return "no interval: " + ("a p-value is no estimate" if detail == "p_value" else "luck only adds to a distance")
 
-    def summarise(self, everything: Everything) -> list[Summary]:
+    def summarise(self, everything: ScoredRun) -> list[Summary]:
         rows = []
         for model in everything.models:
             for split, modality in everything.places():

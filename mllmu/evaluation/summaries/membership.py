@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from mllmu.core.records import Modality, Split, Summary
 from mllmu.evaluation.ranking import auc, hits_at, matched_auc
-from mllmu.evaluation.summaries import Everything, Summariser
+from mllmu.evaluation.summaries import ScoredRun, Summariser
 
 ATTACKS = ("member_loss", "member_zlib", "member_min_k", "member_min_k_pp", "member_gradient")
 REFERENCE = "member_reference"
@@ -31,7 +31,7 @@ class Membership(Summariser):
     def no_interval(self, detail: str) -> str:
         return "no interval: rests on the few highest answers" if detail.endswith(" tpr_at_1") else ""
 
-    def summarise(self, everything: Everything) -> list[Summary]:
+    def summarise(self, everything: ScoredRun) -> list[Summary]:
         rows: list[Summary] = []
         for model in everything.models:
             for attack in (*ATTACKS, REFERENCE):
@@ -39,7 +39,7 @@ class Membership(Summariser):
                     rows += self._rows(everything, model, attack, modality)
         return rows
 
-    def _rows(self, everything: Everything, model: str, attack: str, modality: Modality) -> Iterator[Summary]:
+    def _rows(self, everything: ScoredRun, model: str, attack: str, modality: Modality) -> Iterator[Summary]:
         if attack == REFERENCE and model == everything.retain_model:
             return
         sides = [scores(everything, model, attack, split, modality) for split in SIDES]
@@ -57,7 +57,7 @@ class Membership(Summariser):
 
 
 def scores(
-    everything: Everything, model: str, attack: str, split: Split, modality: Modality
+    everything: ScoredRun, model: str, attack: str, split: Split, modality: Modality
 ) -> dict[tuple[str, int], list[float]]:
     """Scores of an attack by (task, number of answer tokens)."""
     known: dict[str, float] = {}

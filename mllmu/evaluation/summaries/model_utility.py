@@ -10,7 +10,7 @@ from typing import ClassVar
 from mllmu.core.plugins import build
 from mllmu.core.records import Split, Summary
 from mllmu.evaluation.metrics import Metric
-from mllmu.evaluation.summaries import Everything, Summariser
+from mllmu.evaluation.summaries import ScoredRun, Summariser
 
 PARTS = ("probability", "rougeL_recall", "truth_ratio")
 KEPT: tuple[Split, ...] = ("retain", "celebrity")
@@ -27,7 +27,7 @@ class ModelUtility(Summariser):
     source: ClassVar[str] = "https://arxiv.org/abs/2401.06121"
     needs: ClassVar[tuple[str, ...]] = PARTS
 
-    def summarise(self, everything: Everything) -> list[Summary]:
+    def summarise(self, everything: ScoredRun) -> list[Summary]:
         rows = []
         splits = [split for split in KEPT if everything.asked(split)]
         for model in everything.models:

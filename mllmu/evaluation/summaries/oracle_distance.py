@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from mllmu.core.records import MetricResult, Summary
-from mllmu.evaluation.summaries import Everything, Summariser
+from mllmu.evaluation.summaries import ScoredRun, Summariser
 
 SMALLEST = 0.02
 """Where target and retain_model differ by less, the metric cannot tell forgetting from knowing."""
@@ -22,7 +22,7 @@ class OracleDistance(Summariser):
     source: ClassVar[str] = "ours"
     needs: ClassVar[tuple[str, ...]] = ()
 
-    def summarise(self, everything: Everything) -> list[Summary]:
+    def summarise(self, everything: ScoredRun) -> list[Summary]:
         starts, ends = (
             {_place(r): r.value for r in everything.results if r.model == name and r.value is not None}
             for name in (everything.target, everything.retain_model)

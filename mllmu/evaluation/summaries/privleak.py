@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from mllmu.core.records import Summary
 from mllmu.evaluation.ranking import auc
-from mllmu.evaluation.summaries import Everything, Summariser
+from mllmu.evaluation.summaries import ScoredRun, Summariser
 from mllmu.evaluation.summaries.membership import SIDES
 
 
@@ -22,7 +22,7 @@ class PrivLeak(Summariser):
     source: ClassVar[str] = "https://arxiv.org/abs/2407.06460"
     needs: ClassVar[tuple[str, ...]] = ("member_min_k",)
 
-    def summarise(self, everything: Everything) -> list[Summary]:
+    def summarise(self, everything: ScoredRun) -> list[Summary]:
         rows = []
         for modality in dict.fromkeys(modality for _, modality in everything.places()):
             areas: dict[str, float | None] = {}

@@ -29,7 +29,7 @@ class Task(Plugin):
 
     @abstractmethod
     def prompt(self, question: Question) -> str:
-        """The text of the user turn, without chat template and without the picture."""
+        """The text of the user turn, without chat template and without the image."""
 
     @abstractmethod
     def candidates(self, question: Question) -> dict[str, str]:
@@ -49,14 +49,14 @@ class Task(Plugin):
             question: the raw question.
             split: the set it is asked for; ``Sample.id`` is ``<split>/<question.id>``.
             part: ``report`` (counted) or ``selection`` (only for tuning).
-            image: path of the person's picture relative to the data folder; not used in the text modality.
+            image: path of the person's image relative to the data folder; not used in the text modality.
 
         Raises:
-            DataError: the question is of another task or incomplete, or an image_text question has no picture.
+            DataError: the question is of another task or incomplete, or an image_text question has no image.
         """
         self.check(question)
         if question.modality == "image_text" and not image:
-            raise DataError(f"question {question.id}: modality is image_text but no picture was given.")
+            raise DataError(f"question {question.id}: modality is image_text but no image was given.")
         return Sample(
             id=f"{split}/{question.id}",
             question_id=question.id,

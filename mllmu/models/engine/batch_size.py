@@ -18,7 +18,7 @@ from mllmu.core.records import Sample
 from mllmu.models.engine.attention import MOST_SCORES
 from mllmu.models.engine.memory import free_bytes
 from mllmu.models.engine.prefix import MOST_LOGITS, MOST_TOKENS
-from mllmu.models.engine.raw_prompt import literal_prompts
+from mllmu.models.engine.raw_prompt import raw_prompts
 from mllmu.models.engine.respond import as_turn
 from mllmu.models.engine.sharing import Prompt, layout
 from mllmu.models.loading import Loaded
@@ -32,7 +32,7 @@ SHARE = 0.6
 """Of the free memory that is used; the rest is for what is not counted and for pieces too small to be of use."""
 
 
-def starting_size(loaded: Loaded, samples: Sequence[Sample], *, images: Path, guard: str = "") -> int:
+def starting_size(loaded: Loaded, samples: Sequence[Sample], *, image_folder: Path, system_prompt: str = "") -> int:
     """How many of the samples to ask at once.
 
     Args:
@@ -40,7 +40,9 @@ def starting_size(loaded: Loaded, samples: Sequence[Sample], *, images: Path, gu
     """
     free = SHARE * free_bytes(loaded.device) - fixed_bytes()
     probes = [longest(kind) for kind in ([s for s in samples if s.image], [s for s in samples if not s.image]) if kind]
-    needed = max(bytes_of(loaded, probe, images=images, guard=guard) / len(probe) for probe in probes)
+    needed = max(
+        bytes_of(loaded, probe, image_folder=image_folder, system_prompt=system_prompt) / len(probe) for probe in probes
+    )
     return max(1, min(MOST, int(free / needed)))
 
 
@@ -52,17 +54,17 @@ def longest(samples: Sequence[Sample]) -> Sequence[Sample]:
 
 
 def _examples(sample: Sample) -> int:
-    return 0 if sample.literal else sum(len(one.prompt) + len(one.reply) for one in sample.examples)
+    return 0 if sample.raw_prompt else sum(len(one.prompt) + len(one.reply) for one in sample.examples)
 
 
-def bytes_of(loaded: Loaded, batch: Sequence[Sample], *, images: Path, guard: str = "") -> float:
+def bytes_of(loaded: Loaded, batch: Sequence[Sample], *, image_folder: Path, system_prompt: str = "") -> float:
     """Memory that a batch needs: keys and values of all that is held, and a layer's activations of what is read."""
     config = core(loaded.model).config.get_text_config()
     width = torch.finfo(loaded.model.dtype).bits // 8
     heads = int(config.num_attention_heads)
     size = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
     held_token = 2 * int(config.num_hidden_layers) * int(getattr(config, "num_key_value_heads", heads)) * size * width
-    held, read = tokens_of(loaded, batch, images=images, guard=guard)
+    held, read = tokens_of(loaded, batch, image_folder=image_folder, system_prompt=system_prompt)
     return held * held_token + read * read_bytes(config, width)
 
 
@@ -71,16 +73,18 @@ def read_bytes(config: Any, width: int) -> int:
     return (8 * int(config.hidden_size) + 3 * int(config.intermediate_size)) * width
 
 
-def tokens_of(loaded: Loaded, batch: Sequence[Sample], *, images: Path, guard: str) -> tuple[int, int]:
+def tokens_of(loaded: Loaded, batch: Sequence[Sample], *, image_folder: Path, system_prompt: str) -> tuple[int, int]:
     """Tokens that are held at the end of a batch, and the most that are read in one pass."""
     written = sum(sample.max_new_tokens for sample in batch)
     encoder, prompts = loaded.encoder, None
-    if batch[0].literal:
-        prompts = literal_prompts(loaded, batch, images, guard)
+    if batch[0].raw_prompt:
+        prompts = raw_prompts(loaded, batch, image_folder, system_prompt)
         if prompts is None:
             return 0, 1  # asked one after the other, so any size will do
     else:
-        prompts = [Prompt(encoder.prompt(turn), turn) for turn in (as_turn(s, images, guard) for s in batch)]
+        prompts = [
+            Prompt(encoder.prompt(turn), turn) for turn in (as_turn(s, image_folder, system_prompt) for s in batch)
+        ]
     candidates = [len(encoder.reply(text)) for s in batch for text in dict.fromkeys(s.candidates.values())]
     if not loaded.family.shares_prefix:
         # every candidate stands behind a prompt of its own, two rows a question at a time

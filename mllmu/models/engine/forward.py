@@ -76,7 +76,7 @@ def run_labelled(model: Any, batch: Batch) -> Tensor:
 
 
 def arguments(model: Any, batch: Batch) -> dict[str, Any]:
-    """The batch as the model takes it: pictures put in, and masks by the kind of layer where it has several."""
+    """The batch as the model takes it: images put in, and masks by the kind of layer where it has several."""
     masks = {"attention_mask": batch.masks} if batch.masks else {}
     return {**embedded(model, batch.inputs), **masks}
 

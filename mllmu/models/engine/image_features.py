@@ -1,11 +1,11 @@
-"""Pictures on their way into the language model: what a frozen vision tower makes of them is computed once.
+"""Images on their way into the language model: what a frozen vision tower makes of them is computed once.
 
-All questions of a run show the same few pictures, and vision tower and projector are the same in every model of it. So
-their features are remembered, by picture and by the weights they went through, for all steps, epochs, methods and
-evaluations. Families say with ``picture_parts`` whether this is all that a picture goes through; for others, and where
-one of these parts is being trained, pictures are put in as pixels.
+All questions of a run show the same few images, and vision tower and projector are the same in every model of it. So
+their features are remembered, by image and by the weights they went through, for all steps, epochs, methods and
+evaluations. Families say with ``image_parts`` whether this is all that an image goes through; for others, and where
+one of these parts is being trained, images are put in as pixels.
 
-Shapes: B rows, T tokens, F picture tokens, D hidden size of the language model.
+Shapes: B rows, T tokens, F image tokens, D hidden size of the language model.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded
 from mllmu.models.parts import core
 
-FEATURES = "picture_features"
-"""Among the inputs of a batch: [F, D] the features of its pictures, in order, instead of their pixels."""
+FEATURES = "image_features"
+"""Among the inputs of a batch: [F, D] the features of its images, in order, instead of their pixels."""
 MOST_BYTES = 2**30
 """Memory of the remembered features of a run; the longest unused go first."""
 
 
 class FeatureMemory:
-    """Features [F, D] of pictures, by picture and vision tower, up to a number of bytes."""
+    """Features [F, D] of images, by image and vision tower, up to a number of bytes."""
 
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
         self.most_bytes = most_bytes
@@ -57,37 +57,37 @@ _memories: WeakKeyDictionary[Any, FeatureMemory] = WeakKeyDictionary()
 _identities: WeakKeyDictionary[Any, tuple[tuple[int, ...], str]] = WeakKeyDictionary()
 
 
-def picture_inputs(loaded: Loaded, turns: Sequence[Turn]) -> dict[str, Tensor]:
-    """The pictures of turns whose prompts have been encoded: as features if the tower is frozen, else as pixels."""
-    shown = [turn.pictures for turn in turns if turn.pictures]
+def image_inputs(loaded: Loaded, turns: Sequence[Turn]) -> dict[str, Tensor]:
+    """The images of turns whose prompts have been encoded: as features if the tower is frozen, else as pixels."""
+    shown = [turn.images for turn in turns if turn.images]
     found = features_of(loaded, shown)
     if not shown or found is None:
-        return loaded.encoder.pictures(turns)
+        return loaded.encoder.images(turns)
     return {FEATURES: torch.cat([features for one in found for features in one])}
 
 
 def features_of(loaded: Loaded, shown: Sequence[Sequence[Path]]) -> list[list[Tensor]] | None:
-    """The features [F, D] of every picture of some turns; None if pictures must go in as pixels.
+    """The features [F, D] of every image of some turns; None if images must go in as pixels.
 
-    Each picture is run alone, so its features do not depend on when and with which others it was first asked for.
+    Each image is run alone, so its features do not depend on when and with which others it was first asked for.
     """
     if not _frozen(loaded):
         return None
     memory, tower = _memories.setdefault(loaded.encoder, FeatureMemory()), None
     found: dict[Path, Tensor] = {}
-    for picture in dict.fromkeys(picture for pictures in shown for picture in pictures):
+    for image in dict.fromkeys(image for images in shown for image in images):
         tower = tower or _identity(loaded)
-        key = (picture, tower, str(loaded.device))
+        key = (image, tower, str(loaded.device))
         features = memory.get(key)
         if features is None:
-            features = _features(loaded, picture)
+            features = _features(loaded, image)
             memory.keep(key, features)
-        found[picture] = features
-    return [[found[picture] for picture in pictures] for pictures in shown]
+        found[image] = features
+    return [[found[image] for image in images] for images in shown]
 
 
-def _features(loaded: Loaded, picture: Path) -> Tensor:
-    model, turn = core(loaded.model), Turn(prompt="?", image=picture)
+def _features(loaded: Loaded, image: Path) -> Tensor:
+    model, turn = core(loaded.model), Turn(prompt="?", image=image)
     tokens = loaded.encoder.prompt(turn).count(-1 if loaded.image_token_id is None else loaded.image_token_id)
     training = model.training
     if training:
@@ -95,25 +95,25 @@ def _features(loaded: Loaded, picture: Path) -> Tensor:
     try:
         # the features outlive an evaluation and are trained on later, so they must be ordinary tensors
         with torch.inference_mode(mode=False), torch.no_grad():
-            pixels = {key: value.to(loaded.device).clone() for key, value in loaded.encoder.pictures([turn]).items()}
-            features = loaded.family.picture_features(model, pixels)
+            pixels = {key: value.to(loaded.device).clone() for key, value in loaded.encoder.images([turn]).items()}
+            features = loaded.family.image_features(model, pixels)
     finally:
         if training:
             model.train()
-    if len(features) != tokens:  # every later picture of a batch would get a part of the one before
+    if len(features) != tokens:  # every later image of a batch would get a part of the one before
         raise ModelError(
-            f"{picture}: the processor gives it {tokens} tokens and the model {len(features)} features. The processor "
+            f"{image}: the processor gives it {tokens} tokens and the model {len(features)} features. The processor "
             f"({type(loaded.encoder.processor).__name__}) does not fit the model; 'mllmu doctor' names its settings."
         )
     return features
 
 
 def _parts(loaded: Loaded) -> list[Any]:
-    return [getattr(core(loaded.model).model, name) for name in loaded.family.picture_parts]
+    return [getattr(core(loaded.model).model, name) for name in loaded.family.image_parts]
 
 
 def _frozen(loaded: Loaded) -> bool:
-    """Everything that pictures go through is known and not being trained."""
+    """Everything that images go through is known and not being trained."""
     parts = _parts(loaded)
     trained = any(p.requires_grad for part in parts for p in part.parameters())
     # an adapter inside can be switched off, which the weights do not tell
@@ -122,7 +122,7 @@ def _frozen(loaded: Loaded) -> bool:
 
 
 def _identity(loaded: Loaded) -> str:
-    """SHA-256 of the weights that pictures go through; read again only where they have been written to since."""
+    """SHA-256 of the weights that images go through; read again only where they have been written to since."""
     parts = _parts(loaded)
     tensors = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
     versions = tuple(tensor._version for tensor in tensors)
@@ -136,9 +136,9 @@ def _identity(loaded: Loaded) -> str:
 
 
 def embedded(model: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The inputs as the model takes them: picture features, if given, are put among the embeddings of the tokens.
+    """The inputs as the model takes them: image features, if given, are put among the embeddings of the tokens.
 
-    This is what the models do themselves after their vision tower: every picture token becomes a row of features.
+    This is what the models do themselves after their vision tower: every image token becomes a row of features.
     """
     if FEATURES not in inputs:
         return inputs

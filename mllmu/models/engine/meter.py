@@ -33,7 +33,7 @@ _meter: ContextVar[Meter | None] = ContextVar("meter", default=None)
 def metered(facts: dict[str, Any]) -> Iterator[None]:
     """Add ``trainable`` (parameters) and ``tokens_per_s`` to ``facts``, if anything is trained inside.
 
-    Tokens are those of all passes of the training, picture tokens included and padding not, of the reference model too:
+    Tokens are those of all passes of the training, image tokens included and padding not, of the reference model too:
     a method that needs four passes a step reads four times as many. Of an interrupted training only what this process
     did counts, tokens and time alike. With several processes it is this one's times their
     number: their shares of a step are alike.

@@ -1,6 +1,6 @@
 """Read token sequences that branch from common beginnings: what is common is computed and stored once.
 
-The questions about one picture share the picture; the candidates of a question share the question; questions with the
+The questions about one image share the image; the candidates of a question share the question; questions with the
 same examples share those. What is read together is a :class:`mllmu.models.engine.tree.Level`, whose nodes go on
 from nodes of a level above, so a question costs its own tokens alone, in time and in memory. Every token gets what it
 would get in a sequence of its own, up to rounding.
@@ -36,13 +36,13 @@ def read(
     above: Level | None,
     parents: Sequence[int],
     ids: Sequence[Sequence[int]],
-    pictures: dict[str, Tensor] | None = None,
+    images: dict[str, Tensor] | None = None,
     *,
     positions: Sequence[Sequence[Sequence[int]] | None] = (),
     ahead_M: Tensor | None = None,
     ends: bool = True,
 ) -> Level:
-    """Read a node of at least one token behind each parent, or from the beginning; pictures are those among ``ids``.
+    """Read a node of at least one token behind each parent, or from the beginning; images are those among ``ids``.
 
     Args:
         parents: numbers of nodes of ``above``; of no meaning where there is none.
@@ -56,7 +56,7 @@ def read(
         level, range(len(ids)), list(map(len, ids)), model.device, positions=positions, ahead_M=ahead_M, until=until
     )  # fmt: skip
     with suppress(Kept):
-        level.last = _run(model, current, ids, pictures or {})[1]
+        level.last = _run(model, current, ids, images or {})[1]
     return level
 
 
@@ -66,14 +66,14 @@ def _append(model: Any, level: Level, nodes: Sequence[int], ids: Sequence[Sequen
 
 
 def _run(
-    model: Any, current: Reading, ids: Sequence[Sequence[int]], pictures: dict[str, Tensor]
+    model: Any, current: Reading, ids: Sequence[Sequence[int]], images: dict[str, Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Read tokens; returns hidden states: of the new tokens [M, D], of each node's last one [N, D]."""
     device, position_AM = model.device, current.position_AM
     ids_1M = torch.tensor([[token for row in ids for token in row]], device=device)
     with running(model, current):
         output = core(model).model(
-            **embedded(model, {"input_ids": ids_1M, **pictures}),
+            **embedded(model, {"input_ids": ids_1M, **images}),
             attention_mask=None,
             position_ids=(position_AM if len(position_AM) == 1 else position_AM[:, None]).to(device),
             use_cache=False,

@@ -31,7 +31,7 @@ def ready(model: Any) -> Iterator[None]:
     """The language model's linear layers use laid-out copies of their weights; these must not be written to meanwhile.
 
     Nothing happens on other devices, in other precisions, and where torch lacks the kernel. Vision towers are left out:
-    what they make of a picture is remembered beyond an evaluation.
+    what they make of an image is remembered beyond an evaluation.
     """
     layers = _linear(model) if _has_kernel() else []
     left = SHARE * free_bytes(torch.device("cpu"))

@@ -1,8 +1,8 @@
-"""Put a prompt to a model as it is written: one text, its pictures, nothing escaped.
+"""Put a prompt to a model as it is written: one text, its images, nothing escaped.
 
 The published evaluator does it this way, so its replies are reproduced this way: the processor gets the whole text,
 the model writes greedily, and the reply is cut out of the decoded dialogue. Prompts of a set begin with the same
-examples, up to five pictures; where features of pictures are known these are read once, and the replies are the same.
+examples, up to five images; where features of images are known these are read once, and the replies are the same.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from mllmu.models.engine.sharing import Prompt, read_and_write
 from mllmu.models.families import Turn, open_image
 from mllmu.models.loading import Loaded
 
-OpenPicture = Callable[[str], Image]
+OpenImage = Callable[[str], Image]
 _CUT = 2
 """The published evaluator leaves out the first two tokens of a dialogue before it decodes it."""
 
 
 @torch.inference_mode()
-def respond_literally(
-    loaded: Loaded, samples: Iterable[Sample], open_picture: OpenPicture, *, guard: str = ""
+def respond_raw(
+    loaded: Loaded, samples: Iterable[Sample], open_image: OpenImage, *, system_prompt: str = ""
 ) -> Iterator[Response]:
     """Reply to samples whose prompts are the whole text, one after the other.
 
     Args:
-        open_picture: gives a picture by the name the samples call it.
-        guard: text put before the prompt, on a line of its own; empty for none.
+        open_image: gives an image by the name the samples call it.
+        system_prompt: text put before the prompt, on a line of its own; empty for none.
 
     Raises:
         ModelError: a prompt does not fit the context; names the sample.
     """
     for sample in samples:
-        inputs = encode(loaded, sample, open_picture, guard=guard).to(loaded.device)
+        inputs = encode(loaded, sample, open_image, system_prompt=system_prompt).to(loaded.device)
         ids = loaded.model.generate(**inputs, max_new_tokens=sample.max_new_tokens, do_sample=False)[0]
         yield _response(loaded, sample, ids.tolist(), inputs["input_ids"].shape[1])
 
@@ -56,14 +56,14 @@ def _response(loaded: Loaded, sample: Sample, ids: Sequence[int], length: int) -
 
 @torch.inference_mode()
 def respond_sharing(
-    loaded: Loaded, samples: Sequence[Sample], images: Path, *, guard: str = ""
+    loaded: Loaded, samples: Sequence[Sample], image_folder: Path, *, system_prompt: str = ""
 ) -> list[Response] | None:
-    """As :func:`respond_literally`, but what prompts begin with in common is read once.
+    """As :func:`respond_raw`, but what prompts begin with in common is read once.
 
     Returns:
-        None if pictures cannot be put in by their features.
+        None if images cannot be put in by their features.
     """
-    prompts = literal_prompts(loaded, samples, images, guard)
+    prompts = raw_prompts(loaded, samples, image_folder, system_prompt)
     if prompts is None:
         return None
     end = loaded.model.generation_config.eos_token_id
@@ -75,8 +75,10 @@ def respond_sharing(
     ]
 
 
-def literal_prompts(loaded: Loaded, samples: Sequence[Sample], images: Path, guard: str) -> list[Prompt] | None:
-    """The tokens of prompts, with those of a picture in the place of its mark, as the processor would put them.
+def raw_prompts(
+    loaded: Loaded, samples: Sequence[Sample], image_folder: Path, system_prompt: str
+) -> list[Prompt] | None:
+    """The tokens of prompts, with those of an image in the place of its mark, as the processor would put them.
 
     It is asked for one prompt of every task; if that is not the same, nothing is shared.
     """
@@ -84,17 +86,17 @@ def literal_prompts(loaded: Loaded, samples: Sequence[Sample], images: Path, gua
     checked: set[str] = set()
 
     def opened(name: str) -> Image:
-        return open_image(images / name)
+        return open_image(image_folder / name)
 
     for sample in samples:
-        turn = _as_turn(sample, images, guard)
-        if not turn.pictures:
-            ids: list[int] | None = encode(loaded, sample, opened, guard=guard)["input_ids"][0].tolist()
+        turn = _as_turn(sample, image_folder, system_prompt)
+        if not turn.images:
+            ids: list[int] | None = encode(loaded, sample, opened, system_prompt=system_prompt)["input_ids"][0].tolist()
         else:
-            ids = _with_pictures(loaded, turn)
+            ids = _with_images(loaded, turn)
             if ids is not None and sample.task not in checked:
                 checked.add(sample.task)
-                whole = encode(loaded, sample, opened, guard=guard)
+                whole = encode(loaded, sample, opened, system_prompt=system_prompt)
                 ids = ids if ids == whole["input_ids"][0].tolist() else None
         if ids is None:
             return None
@@ -102,37 +104,39 @@ def literal_prompts(loaded: Loaded, samples: Sequence[Sample], images: Path, gua
     return found
 
 
-def _as_turn(sample: Sample, images: Path, guard: str) -> Turn:
-    """What a literal prompt shows; its text holds guard and examples already."""
-    pictured = bool(sample.image)
+def _as_turn(sample: Sample, image_folder: Path, system_prompt: str) -> Turn:
+    """What a raw prompt shows; its text holds system prompt and examples already."""
+    has_image = bool(sample.image)
     before = tuple(
-        Turn(prompt=one.prompt, reply=one.reply, image=images / one.image if pictured else None)
+        Turn(prompt=one.prompt, reply=one.reply, image=image_folder / one.image if has_image else None)
         for one in sample.examples
     )
-    text = f"{guard}\n{sample.prompt}" if guard else sample.prompt
-    return Turn(prompt=text, image=images / sample.image if pictured else None, system=guard, before=before)
+    text = f"{system_prompt}\n{sample.prompt}" if system_prompt else sample.prompt
+    return Turn(
+        prompt=text, image=image_folder / sample.image if has_image else None, system=system_prompt, before=before
+    )
 
 
-def _with_pictures(loaded: Loaded, turn: Turn) -> list[int] | None:
+def _with_images(loaded: Loaded, turn: Turn) -> list[int] | None:
     processor = loaded.encoder.processor
-    if features_of(loaded, [turn.pictures]) is None:
+    if features_of(loaded, [turn.images]) is None:
         return None
-    shown = [found for picture in turn.pictures if (found := loaded.encoder.picture_ids(picture))]
+    shown = [found for image in turn.images if (found := loaded.encoder.image_ids(image))]
     ids: list[int] = processor.tokenizer(turn.prompt)["input_ids"]
     mark = processor.tokenizer.convert_tokens_to_ids(loaded.family.mark(processor))
-    if not ids.count(mark) == len(shown) == len(turn.pictures):
+    if not ids.count(mark) == len(shown) == len(turn.images):
         return None
-    pictures = iter(shown)
-    return [token for one in ids for token in (next(pictures) if one == mark else [one])]
+    images = iter(shown)
+    return [token for one in ids for token in (next(images) if one == mark else [one])]
 
 
-def encode(loaded: Loaded, sample: Sample, open_picture: OpenPicture, *, guard: str = "") -> Any:
+def encode(loaded: Loaded, sample: Sample, open_image: OpenImage, *, system_prompt: str = "") -> Any:
     """The model's inputs for one sample, checked against the context."""
     processor = loaded.encoder.processor
-    text = f"{guard}\n{sample.prompt}" if guard else sample.prompt
+    text = f"{system_prompt}\n{sample.prompt}" if system_prompt else sample.prompt
     names = [*(example.image for example in sample.examples), sample.image] if sample.image else []
     if names:
-        inputs = processor(images=[open_picture(name) for name in names], text=text, return_tensors="pt")
+        inputs = processor(images=[open_image(name) for name in names], text=text, return_tensors="pt")
     elif sample.task == "cloze":
         inputs = processor(images=None, text=text, return_tensors="pt")
     else:
@@ -140,14 +144,14 @@ def encode(loaded: Loaded, sample: Sample, open_picture: OpenPicture, *, guard: 
     length = inputs["input_ids"].shape[1]
     if length > loaded.encoder.context:
         raise ModelError(
-            f"sample {sample.id}: the prompt has {length} tokens ({len(names)} pictures), the model's context is "
+            f"sample {sample.id}: the prompt has {length} tokens ({len(names)} images), the model's context is "
             f"{loaded.encoder.context}. Expected a prompt that fits; name fewer people for the examples of "
             f"{sample.task} (--shots, or evaluate.protocol.shots)."
         )
     return inputs
 
 
-def check_longest(loaded: Loaded, samples: Sequence[Sample], open_picture: OpenPicture) -> None:
+def check_longest(loaded: Loaded, samples: Sequence[Sample], open_image: OpenImage) -> None:
     """Encode the longest prompt of every kind, so that one that does not fit is found before hours of work.
 
     Raises:
@@ -159,4 +163,4 @@ def check_longest(loaded: Loaded, samples: Sequence[Sample], open_picture: OpenP
         if kind not in longest or len(sample.prompt) > len(longest[kind].prompt):
             longest[kind] = sample
     for sample in longest.values():
-        encode(loaded, sample, open_picture)
+        encode(loaded, sample, open_image)

@@ -19,7 +19,7 @@ from mllmu.core.errors import ModelError
 from mllmu.core.records import CandidateLogp, Response, Sample
 from mllmu.models.engine.forward import run_forward
 from mllmu.models.engine.prepacked import ready
-from mllmu.models.engine.raw_prompt import OpenPicture, check_longest, respond_literally, respond_sharing
+from mllmu.models.engine.raw_prompt import OpenImage, check_longest, respond_raw, respond_sharing
 from mllmu.models.engine.sharing import Prompt, read_and_write
 from mllmu.models.engine.token_stats import measure
 from mllmu.models.families import Turn, open_image
@@ -33,15 +33,15 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 def plan_batches(samples: Sequence[Sample], batch_size: int) -> list[list[Sample]]:
     """Group samples into batches; the plan is always the same.
 
-    Questions with the same examples come together, and of those the ones about one picture, because they share it;
-    questions without picture by task and length. What is shared is not read twice for want of a few places: a batch
-    ends early rather than between questions about one picture, if these are a quarter of it at most, and where the
+    Questions with the same examples come together, and of those the ones about one image, because they share it;
+    questions without image by task and length. What is shared is not read twice for want of a few places: a batch
+    ends early rather than between questions about one image, if these are a quarter of it at most, and where the
     examples change.
     """
 
     def place(sample: Sample) -> tuple[tuple[str, bool, str], str, str, int, str]:
         examples = "".join(one.prompt for one in sample.examples)
-        return (sample.modality, sample.literal, examples), sample.image, sample.task, len(sample.prompt), sample.id
+        return (sample.modality, sample.raw_prompt, examples), sample.image, sample.task, len(sample.prompt), sample.id
 
     batches: list[list[Sample]] = []
     room, current = 0, None
@@ -61,28 +61,34 @@ def plan_batches(samples: Sequence[Sample], batch_size: int) -> list[list[Sample
 
 
 def respond(
-    loaded: Loaded, batches: Sequence[Sequence[Sample]], *, images: Path, guard: str = "", share: bool = True
+    loaded: Loaded,
+    batches: Sequence[Sequence[Sample]],
+    *,
+    image_folder: Path,
+    system_prompt: str = "",
+    share: bool = True,
 ) -> Iterator[list[Response]]:
     """Reply to each batch in turn.
 
     Args:
-        images: the folder that the samples' picture paths are relative to.
-        guard: system prompt put before every sample's own.
+        image_folder: the folder that the samples' image paths are relative to.
+        system_prompt: system prompt put before every sample's own.
         share: compute common prefixes once (:mod:`mllmu.models.engine.prefix`) where the family allows it; otherwise,
             and for other families, every prompt is run again for its reply and for every candidate. The replies are the
             same.
     """
-    kinds = [[[s for s in batch if s.literal is kind] for kind in (True, False)] for batch in batches]
+    kinds = [[[s for s in batch if s.raw_prompt is kind] for kind in (True, False)] for batch in batches]
     batches = [batch for parts in kinds for batch in parts if batch]
     for batch in batches:
-        if batch[0].literal:
-            check_longest(loaded, batch, opener(images))
+        if batch[0].raw_prompt:
+            check_longest(loaded, batch, opener(image_folder))
         else:
-            check_budget(loaded, batch, [as_turn(sample, images, guard) for sample in batch])
+            check_budget(loaded, batch, [as_turn(sample, image_folder, system_prompt) for sample in batch])
     share = share and loaded.family.shares_prefix
     with ready(loaded.model) if share else nullcontext():
         for _, replies in fitting(
-            batches, lambda batch: answer(loaded, batch, images=images, guard=guard, share=share)
+            batches,
+            lambda batch: answer(loaded, batch, image_folder=image_folder, system_prompt=system_prompt, share=share),
         ):
             yield replies
 
@@ -122,7 +128,7 @@ def half_of(batch: Sequence[Sample], error: Exception) -> int:
     if len(batch) == 1:
         raise ModelError(
             f"out of memory with a single question ({batch[0].id}). Use a smaller model, a GPU with more memory, or "
-            "smaller pictures (model.pictures)."
+            "smaller images (model.image_processor)."
         ) from None
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -130,13 +136,13 @@ def half_of(batch: Sequence[Sample], error: Exception) -> int:
 
 
 def answer(
-    loaded: Loaded, batch: Sequence[Sample], *, images: Path, guard: str = "", share: bool = True
+    loaded: Loaded, batch: Sequence[Sample], *, image_folder: Path, system_prompt: str = "", share: bool = True
 ) -> list[Response]:
     """Replies to one batch, in its order; see :func:`respond`."""
-    if batch[0].literal:
-        shared = respond_sharing(loaded, batch, images, guard=guard) if share else None
-        return shared or list(respond_literally(loaded, batch, opener(images), guard=guard))
-    turns = [as_turn(sample, images, guard) for sample in batch]
+    if batch[0].raw_prompt:
+        shared = respond_sharing(loaded, batch, image_folder, system_prompt=system_prompt) if share else None
+        return shared or list(respond_raw(loaded, batch, opener(image_folder), system_prompt=system_prompt))
+    turns = [as_turn(sample, image_folder, system_prompt) for sample in batch]
     if share:
         replies, logps = answer_sharing(loaded, batch, turns)
     else:
@@ -148,9 +154,9 @@ def answer(
     ]
 
 
-def opener(images: Path) -> OpenPicture:
-    """Opens pictures by their path in a folder."""
-    return lambda name: open_image(images / name)
+def opener(image_folder: Path) -> OpenImage:
+    """Opens images by their path in a folder."""
+    return lambda name: open_image(image_folder / name)
 
 
 def check_budget(loaded: Loaded, batch: Sequence[Sample], turns: Sequence[Turn]) -> None:
@@ -164,12 +170,12 @@ def check_budget(loaded: Loaded, batch: Sequence[Sample], turns: Sequence[Turn])
         loaded.encoder.check_length(turns[i], text)
 
 
-def as_turn(sample: Sample, images: Path, guard: str) -> Turn:
+def as_turn(sample: Sample, image_folder: Path, system_prompt: str) -> Turn:
     """The turn a sample is put as, without reply."""
-    system = "\n".join(part for part in (guard, sample.system) if part)
-    image = images / sample.image if sample.image else None
+    system = "\n".join(part for part in (system_prompt, sample.system) if part)
+    image = image_folder / sample.image if sample.image else None
     before = tuple(
-        Turn(prompt=one.prompt, reply=one.reply, image=images / one.image if one.image else None)
+        Turn(prompt=one.prompt, reply=one.reply, image=image_folder / one.image if one.image else None)
         for one in sample.examples
     )
     return Turn(prompt=sample.prompt, image=image, system=system, label=sample.id, before=before)
@@ -179,7 +185,7 @@ def as_turn(sample: Sample, images: Path, guard: str) -> Turn:
 def answer_sharing(
     loaded: Loaded, batch: Sequence[Sample], turns: Sequence[Turn]
 ) -> tuple[list[Reply], list[dict[str, CandidateLogp]]]:
-    """Replies and candidate log-probabilities; examples, pictures, questions and system prompts are read once each."""
+    """Replies and candidate log-probabilities; examples, images, questions and system prompts are read once each."""
     encoder, wanted = loaded.encoder, _candidates(batch)
     prompts = [Prompt(encoder.prompt(turn), turn) for turn in turns]
     replies = [encoder.reply(text) for _, text in wanted]

@@ -1,12 +1,12 @@
 """What the prompts of a batch have in common, as levels to be read one after the other.
 
-Prompts with the same system text and examples share those; those with the same picture share all up to its end::
+Prompts with the same system text and examples share those; those with the same image share all up to its end::
 
-    examples (5 pictures) -> picture p -> question 1
+    examples (5 images) -> image p -> question 1
                                        -> question 2
-                          -> picture q -> question 3
+                          -> image q -> question 3
 
-Shapes: F picture tokens, D hidden size.
+Shapes: F image tokens, D hidden size.
 """
 
 from __future__ import annotations
@@ -78,18 +78,18 @@ def plan(prompts: Sequence[Prompt], own_starts: Sequence[int]) -> list[Plan]:
     """What is read in which order, for all prompts.
 
     Args:
-        own_starts: where the first token of each prompt's own picture is, or 0 if what comes before it cannot be read
+        own_starts: where the first token of each prompt's own image is, or 0 if what comes before it cannot be read
             without it; of no meaning where there is none.
     """
     plans: dict[tuple[bool, bool], Plan] = {}
     for members in _grouped(range(len(prompts)), lambda i: prompts[i].opening):
-        pictured = prompts[members[0]].turn.image is not None
+        has_image = prompts[members[0]].turn.image is not None
         opening = _opening(prompts, own_starts, members)
-        kind = plans.setdefault((opening > 0, pictured), Plan([Step() for _ in range(1 + (opening > 0) + pictured)]))
+        kind = plans.setdefault((opening > 0, has_image), Plan([Step() for _ in range(1 + (opening > 0) + has_image)]))
         top = kind.steps[0].add(0, members[0], 0, opening) if opening else 0
         for alike in _grouped(members, lambda i: prompts[i].turn.image):
             parent, start = top, opening
-            if pictured:
+            if has_image:
                 start = shared_length([prompts[i].ids for i in alike])
                 parent = kind.steps[-2].add(top, alike[0], opening, start)
             for i in alike:
@@ -106,10 +106,10 @@ def _grouped(items: Iterable[int], key: Callable[[int], Hashable]) -> list[list[
 
 
 def _opening(prompts: Sequence[Prompt], own_starts: Sequence[int], members: Sequence[int]) -> int:
-    """How many tokens prompts of one opening begin with, before their own pictures; 0 if too few to matter."""
+    """How many tokens prompts of one opening begin with, before their own images; 0 if too few to matter."""
     images = {prompts[i].turn.image for i in members}
     if len(members) == 1 or (len(images) == 1 and None not in images):
-        return 0  # a picture that all show is shared with what comes before it
+        return 0  # an image that all show is shared with what comes before it
     length = shared_length([prompts[i].ids for i in members])
     if None not in images:
         length = min(length, *(own_starts[i] for i in members))
@@ -153,11 +153,11 @@ def read(loaded: Loaded, prompts: Sequence[Prompt]) -> list[tuple[list[int], Lev
         level: Level | None = None
         for step in each.steps:
             ids = [prompts[i].ids[piece] for i, piece in step.pieces]
-            pictures = _pictures(loaded, prompts, features, step)
+            images = _images(loaded, prompts, features, step)
             told = [_positions(loaded, prompts[i], piece) for i, piece in step.pieces]
             ahead_M, ends = _ahead(loaded, ids), step is each.steps[-1]
             level = prefix.read(
-                loaded.model, level, step.parents, ids, pictures, positions=told, ahead_M=ahead_M, ends=ends
+                loaded.model, level, step.parents, ids, images, positions=told, ahead_M=ahead_M, ends=ends
             )  # fmt: skip
         assert level is not None  # noqa: S101 - a plan has at least one step
         found.append((each.members, level))
@@ -165,8 +165,8 @@ def read(loaded: Loaded, prompts: Sequence[Prompt]) -> list[tuple[list[int], Lev
 
 
 def layout(loaded: Loaded, prompts: Sequence[Prompt]) -> tuple[list[Plan], list[list[Tensor]] | None]:
-    """The plan of prompts, and the features of each one's pictures; None if pictures are put in as pixels."""
-    features = features_of(loaded, [prompt.turn.pictures for prompt in prompts])
+    """The plan of prompts, and the features of each one's images; None if images are put in as pixels."""
+    features = features_of(loaded, [prompt.turn.images for prompt in prompts])
     if loaded.family.looks_ahead == "prompt":
         return apart(prompts), features
     mark = loaded.image_token_id
@@ -176,15 +176,15 @@ def layout(loaded: Loaded, prompts: Sequence[Prompt]) -> tuple[list[Plan], list[
 
 def _own_start(prompt: Prompt, features: list[Tensor] | None, mark: int | None) -> int:
     places = [place for place, token in enumerate(prompt.ids) if token == mark]
-    if not places or (len(prompt.turn.pictures) > 1 and not features):
+    if not places or (len(prompt.turn.images) > 1 and not features):
         return 0
     return places[-len(features[-1])] if features else places[0]
 
 
-def _pictures(
+def _images(
     loaded: Loaded, prompts: Sequence[Prompt], features: list[list[Tensor]] | None, step: Step
 ) -> dict[str, Tensor]:
-    """The pictures among the tokens of a step: their part of the features, or the pixels of all that they show."""
+    """The images among the tokens of a step: their part of the features, or the pixels of all that they show."""
     parts, shown, mark = [], [], loaded.image_token_id
     for i, piece in step.pieces:
         before, here = (prompts[i].ids[part].count(mark) for part in (slice(piece.start), piece))
@@ -194,15 +194,15 @@ def _pictures(
             shown.append(prompts[i].turn)
     if parts:
         return {FEATURES: torch.cat(parts)}
-    return {key: value.to(loaded.device) for key, value in loaded.encoder.pictures(shown).items()}
+    return {key: value.to(loaded.device) for key, value in loaded.encoder.images(shown).items()}
 
 
 def _positions(loaded: Loaded, prompt: Prompt, piece: slice) -> list[Sequence[int]] | None:
-    """The positions of a part of a prompt by axis; None if no picture is in it, so that they just go on."""
+    """The positions of a part of a prompt by axis; None if no image is in it, so that they just go on."""
     if loaded.image_token_id not in prompt.ids[piece]:
         return None
-    own, pictures = core(loaded.model), partial(loaded.encoder.pictures, [prompt.turn])
-    return [axis[piece.start :] for axis in loaded.family.positions(own, prompt.ids[: piece.stop], pictures)]
+    own, images = core(loaded.model), partial(loaded.encoder.images, [prompt.turn])
+    return [axis[piece.start :] for axis in loaded.family.positions(own, prompt.ids[: piece.stop], images)]
 
 
 def _ahead(loaded: Loaded, ids: Sequence[Sequence[int]]) -> Tensor | None:
@@ -211,4 +211,4 @@ def _ahead(loaded: Loaded, ids: Sequence[Sequence[int]]) -> Tensor | None:
     if looks == "prompt":
         return torch.zeros(sum(map(len, ids)), dtype=torch.long)
     marked_M = torch.tensor([token == mark for row in ids for token in row])
-    return runs(marked_M[None])[0] if looks == "picture" and marked_M.any() else None
+    return runs(marked_M[None])[0] if looks == "image" and marked_M.any() else None

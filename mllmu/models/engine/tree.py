@@ -1,10 +1,10 @@
 """Attention over segments of tokens that are kept once and seen by many.
 
-Questions about a picture go on from the picture, candidates from their question. Each such segment is a *node*; nodes
+Questions about an image go on from the image, candidates from their question. Each such segment is a *node*; nodes
 that are read together are a :class:`Level`, and every node of a level goes on from a node of the level above it, or
 from nothing::
 
-    level 0    picture p               picture q
+    level 0    image p               image q
     level 1    question 1  question 2  question 3
     level 2    reply 1     reply 2     reply 3
 
@@ -14,7 +14,7 @@ give is put together by the weight that each has (:mod:`mllmu.models.engine.atte
 model's own code, run on all new tokens in one row, so nothing is computed for padding.
 
 Where a token stands is told in two ways. Its place is the number of tokens before it, by which sliding windows are
-measured. Its position is what the model is told, on one axis or several: the tokens of a picture may stand side by
+measured. Its position is what the model is told, on one axis or several: the tokens of an image may stand side by
 side, and what comes next goes on from the highest.
 
 Shapes: M new tokens of all nodes, N nodes, G nodes of a level above, W and S most new and most held tokens of a node, H

@@ -1,7 +1,7 @@
 """Replies by vLLM instead of transformers: ``evaluate.backend: vllm`` (extra ``vllm``, a GPU).
 
 vLLM keeps its own cache, shares prefixes itself and schedules all prompts at once. It gets the very tokens that our own
-engine would get, with one mark a picture, and the pictures beside them; candidates are read behind their prompt, and
+engine would get, with one mark an image, and the images beside them; candidates are read behind their prompt, and
 their log-probability is that of their last tokens. It runs base models with plain adapters. Several adapters of a
 model become one, whose change is the sum of theirs. What it cannot do is an error before anything is loaded.
 
@@ -36,8 +36,8 @@ from mllmu.models.loading import ADAPTER_FILE, LOAD_FAULTS, WEIGHTS_FILE, make_e
 from mllmu.models.modifier_files import is_modifier
 
 ADAPTER_CONFIG = "adapter_config.json"
-MOST_RANK, MOST_PICTURES = 64, 8
-"""Rank of an adapter, and pictures of a prompt, that the engine makes room for if its settings say nothing else."""
+MOST_RANK, MOST_IMAGES = 64, 8
+"""Rank of an adapter, and images of a prompt, that the engine makes room for if its settings say nothing else."""
 OURS = frozenset(
     {"model", "tokenizer", "revision", "dtype", "seed", "trust_remote_code", "enable_lora", "mm_processor_kwargs"}
 )
@@ -79,8 +79,8 @@ class Engine:
                 trust_remote_code=False,
                 enable_prefix_caching=True,
                 enable_lora=True,
-                mm_processor_kwargs={**self.encoder.family.picture_settings, **self.section.pictures},
-                **{"max_lora_rank": self.most_rank, "limit_mm_per_prompt": {"image": MOST_PICTURES}, **self.settings},
+                mm_processor_kwargs={**self.encoder.family.image_settings, **self.section.image_processor},
+                **{"max_lora_rank": self.most_rank, "limit_mm_per_prompt": {"image": MOST_IMAGES}, **self.settings},
             )
         except LOAD_FAULTS as error:
             raise ModelError(
@@ -117,20 +117,20 @@ class VllmModel:
     adapter: Path | None
 
     def respond(
-        self, batches: Sequence[Sequence[Sample]], *, images: Path, guard: str = ""
+        self, batches: Sequence[Sequence[Sample]], *, image_folder: Path, system_prompt: str = ""
     ) -> Iterator[list[Response]]:
         """Reply to each batch in turn, as :func:`mllmu.models.engine.respond.respond` does."""
         for batch in batches:
             check_samples(batch)
         for batch in batches:
-            yield self._answer(batch, images, guard)
+            yield self._answer(batch, image_folder, system_prompt)
 
-    def _answer(self, batch: Sequence[Sample], images: Path, guard: str) -> list[Response]:
+    def _answer(self, batch: Sequence[Sample], image_folder: Path, system_prompt: str) -> list[Response]:
         encoder, adapter = self.engine.encoder, self.engine.adapter(self.adapter)
-        asked = [self._prompt(sample, images, guard) for sample in batch]
+        asked = [self._prompt(sample, image_folder, system_prompt) for sample in batch]
         ends = sorted({encoder.reply("?")[-1], int(encoder.processor.tokenizer.eos_token_id)})
         limits = [
-            {"max_tokens": sample.max_new_tokens} | ({} if sample.literal else {"stop_token_ids": ends})
+            {"max_tokens": sample.max_new_tokens} | ({} if sample.raw_prompt else {"stop_token_ids": ends})
             for sample in batch
         ]
         wanted = [(i, text) for i, sample in enumerate(batch) for text in dict.fromkeys(sample.candidates.values())]
@@ -153,25 +153,25 @@ class VllmModel:
             for i, (sample, prompt, output) in enumerate(zip(batch, asked, outputs, strict=False))
         ]
 
-    def _prompt(self, sample: Sample, images: Path, guard: str) -> dict[str, Any]:
-        """What vLLM takes: token ids with one mark a picture, and the pictures."""
-        if sample.literal:
-            text = f"{guard}\n{sample.prompt}" if guard else sample.prompt
+    def _prompt(self, sample: Sample, image_folder: Path, system_prompt: str) -> dict[str, Any]:
+        """What vLLM takes: token ids with one mark an image, and the images."""
+        if sample.raw_prompt:
+            text = f"{system_prompt}\n{sample.prompt}" if system_prompt else sample.prompt
             ids = self.engine.encoder.processor.tokenizer(text)["input_ids"]
             names = [*(one.image for one in sample.examples), sample.image] if sample.image else []
-            pictures = [images / name for name in names]
+            images = [image_folder / name for name in names]
         else:
-            turn: Turn = as_turn(sample, images, guard)
+            turn: Turn = as_turn(sample, image_folder, system_prompt)
             ids = self.engine.encoder.family.marked_ids(turn, self.engine.encoder.processor)
-            pictures = list(turn.pictures)
-        shown = {"multi_modal_data": {"image": [open_image(path) for path in pictures]}} if pictures else {}
+            images = list(turn.images)
+        shown = {"multi_modal_data": {"image": [open_image(path) for path in images]}} if images else {}
         return {"prompt_token_ids": list(ids), **shown}
 
     def _response(self, sample: Sample, prompt: Sequence[int], output: Any, ends: Sequence[int]) -> Response:
         ids = list(output.token_ids)
         end = next((place for place, token in enumerate(ids) if token in ends), len(ids))
         decode = self.engine.encoder.processor.tokenizer.decode
-        if sample.literal:  # the published evaluator decodes the whole dialogue but its first two tokens
+        if sample.raw_prompt:  # the published evaluator decodes the whole dialogue but its first two tokens
             text = after_marker(decode([*prompt, *ids][2:], skip_special_tokens=True))
         else:
             text = decode(ids[:end], skip_special_tokens=True).strip()

@@ -1,6 +1,6 @@
 """One file per model family: how its prompts look, which tokens are the answer, where adapters go.
 
-A family turns a ``Turn`` (picture, prompt, reply) into tokens and picture tensors. Padding, batching and caching are
+A family turns a ``Turn`` (image, prompt, reply) into tokens and image tensors. Padding, batching and caching are
 the same for all families, see ``mllmu.models.encoding``. Families whose processor brings a chat template build on
 ``ChatFamily`` in ``_chat.py``.
 """
@@ -28,7 +28,7 @@ IGNORE = -100
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """One exchange: a picture (or none), the user's text, and for training or scoring the reply.
+    """One exchange: an image (or none), the user's text, and for training or scoring the reply.
 
     ``person``, ``topic`` (the attribute asked about), ``task`` and ``label`` (what error messages call the turn) are
     never shown to a model; empty where they are not known. ``before`` are exchanges shown before this one, each with
@@ -46,8 +46,8 @@ class Turn:
     before: tuple[Turn, ...] = ()
 
     @property
-    def pictures(self) -> tuple[Path, ...]:
-        """The pictures of the exchanges before and of this one, in order."""
+    def images(self) -> tuple[Path, ...]:
+        """The images of the exchanges before and of this one, in order."""
         return tuple(turn.image for turn in (*self.before, self) if turn.image is not None)
 
 
@@ -55,11 +55,11 @@ class Turn:
 class Batch:
     """Tensors of some turns, padded to one length.
 
-    Shapes: B turns, T tokens, P turns that have a picture.
+    Shapes: B turns, T tokens, P turns that have an image.
 
     Attributes:
         inputs: keyword arguments of the model: input_ids [B, T], attention_mask [B, T], what else the family says of
-            each token [B, T], and its picture tensors, in the order of the turns.
+            each token [B, T], and its image tensors, in the order of the turns.
         labels: [B, T] the reply tokens including end-of-sequence; IGNORE on prompt, image and padding tokens.
             Label t is the token *at* position t; it is predicted from position t - 1.
         replies: [B, T] which reply a labelled token belongs to; None if row b is reply b (not packed).
@@ -85,24 +85,24 @@ class Family(Plugin):
     Class attributes:
         lora_targets: regular expression of the linear layers that get adapters: the language model only.
         model_types: values of ``config.model_type`` this family handles.
-        picture_inputs: names of the picture tensors among the model's inputs.
-        picture_settings: settings of the picture processor that differ from those stored with the model.
+        image_inputs: names of the image tensors among the model's inputs.
+        image_settings: settings of the image processor that differ from those stored with the model.
         shares_prefix: what prompts and replies have in common can be read once: :meth:`positions`, ``looks_ahead`` and
             :meth:`packed_masks` say all that the model must be told for that.
-        looks_ahead: which later tokens a token of a prompt sees: none, those of its own picture, or all of its prompt.
-        needs_picture: the model takes no turn without a picture.
-        picture_parts: modules of the model that a picture goes through, the vision tower first, if their output simply
-            takes the places of the picture's tokens; empty: pictures are put in as pixels. See ``models.pictures``.
+        looks_ahead: which later tokens a token of a prompt sees: none, those of its own image, or all of its prompt.
+        needs_image: the model takes no turn without an image.
+        image_parts: modules of the model that an image goes through, the vision tower first, if their output simply
+            takes the places of the image's tokens; empty: images are put in as pixels. See ``models.images``.
     """
 
     lora_targets: ClassVar[str] = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
     model_types: ClassVar[tuple[str, ...]] = ()
-    picture_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
-    picture_settings: ClassVar[dict[str, Any]] = {}
+    image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
+    image_settings: ClassVar[dict[str, Any]] = {}
     shares_prefix: ClassVar[bool] = False
-    looks_ahead: ClassVar[Literal["", "picture", "prompt"]] = ""
-    needs_picture: ClassVar[bool] = False
-    picture_parts: ClassVar[tuple[str, ...]] = ()
+    looks_ahead: ClassVar[Literal["", "image", "prompt"]] = ""
+    needs_image: ClassVar[bool] = False
+    image_parts: ClassVar[tuple[str, ...]] = ()
 
     @property
     def name(self) -> str:
@@ -111,12 +111,12 @@ class Family(Plugin):
 
     @property
     def packs(self) -> bool:
-        """Questions about one picture can share it: the picture means the same, whatever is asked."""
+        """Questions about one image can share it: the image means the same, whatever is asked."""
         return self.shares_prefix and self.looks_ahead != "prompt"
 
     @abstractmethod
     def render(self, turn: Turn, processor: Any) -> str:
-        """The prompt text up to and including the place where the reply begins; one :meth:`mark` for a picture."""
+        """The prompt text up to and including the place where the reply begins; one :meth:`mark` for an image."""
 
     def dialogue(self, turn: Turn, processor: Any) -> str:
         """As :meth:`render`, behind the exchanges that come before."""
@@ -125,7 +125,7 @@ class Family(Plugin):
         return "".join(told) + self.render(turn, processor)
 
     def mark(self, processor: Any) -> str:
-        """The token that stands for a picture in rendered text; the processor puts the picture's tokens there."""
+        """The token that stands for an image in rendered text; the processor puts the image's tokens there."""
         return str(processor.image_token)
 
     def frame(self, processor: Any) -> tuple[str, str]:
@@ -133,11 +133,11 @@ class Family(Plugin):
         return " ", str(processor.tokenizer.eos_token)
 
     def prompt_ids(self, turn: Turn, processor: Any) -> tuple[list[int], dict[str, Tensor]]:
-        """Token ids of the prompt, image tokens expanded, and the tensors of all its pictures (empty without any)."""
+        """Token ids of the prompt, image tokens expanded, and the tensors of all its images (empty without any)."""
         text = self._text(turn, processor)
-        if not turn.pictures:
+        if not turn.images:
             return self._tokens(text, processor), {}
-        images, special = [open_image(picture) for picture in turn.pictures], self.opens(text, processor)
+        images, special = [open_image(image) for image in turn.images], self.opens(text, processor)
         try:
             with warnings.catch_warnings():
                 # some processors hand tensors to numpy in a way that it warns about
@@ -145,15 +145,15 @@ class Family(Plugin):
                 inputs = processor(text=[text], images=images, return_tensors="pt", add_special_tokens=special)
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise ModelError(
-                f"{turn.pictures[-1]}: {type(processor).__name__} cannot prepare this picture for the prompt "
+                f"{turn.images[-1]}: {type(processor).__name__} cannot prepare this image for the prompt "
                 f"'{turn.prompt[:60]}': {' '.join(str(error).split())[:300]}. Check the processor's files beside the "
-                "model (patch_size, chat template), model.pictures, and the picture's shape."
+                "model (patch_size, chat template), model.image_processor, and the image's shape."
             ) from None
-        return inputs["input_ids"][0].tolist(), self.picture_tensors(inputs)
+        return inputs["input_ids"][0].tolist(), self.image_tensors(inputs)
 
-    def picture_tensors(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The picture tensors among what the processor made."""
-        return {key: inputs[key] for key in self.picture_inputs if key in inputs}
+    def image_tensors(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The image tensors among what the processor made."""
+        return {key: inputs[key] for key in self.image_inputs if key in inputs}
 
     def opens(self, text: str, processor: Any) -> bool:
         """Whether the tokenizer must put its own first token before a text, because no template has written it."""
@@ -161,14 +161,14 @@ class Family(Plugin):
         return not (begin and text.startswith(begin))
 
     def spelled(self, text: str, processor: Any) -> str:
-        """The text as the processor changes it around the picture, the mark itself still standing for it."""
+        """The text as the processor changes it around the image, the mark itself still standing for it."""
         del processor
         return text
 
-    def picture_ids(self, turn: Turn, processor: Any, ids: Sequence[int]) -> list[int] | None:
-        """The tokens that stand for the picture in ``ids``, the prompt of the turn; None if they cannot be told apart.
+    def image_ids(self, turn: Turn, processor: Any, ids: Sequence[int]) -> list[int] | None:
+        """The tokens that stand for the image in ``ids``, the prompt of the turn; None if they cannot be told apart.
 
-        They are what has come in the place of the mark, and all else must be as without the picture.
+        They are what has come in the place of the mark, and all else must be as without the image.
         """
         around = self._around(turn, processor)
         if around is None:
@@ -178,8 +178,8 @@ class Family(Plugin):
         apart = list(ids[: len(before)]) == before and list(ids[end:]) == after and len(before) < end
         return list(ids[len(before) : end]) if apart else None
 
-    def prompt_ids_again(self, turn: Turn, processor: Any, picture: Sequence[int]) -> list[int]:
-        """Token ids of another prompt with a picture whose tokens are known: it is not processed a second time.
+    def prompt_ids_again(self, turn: Turn, processor: Any, image: Sequence[int]) -> list[int]:
+        """Token ids of another prompt with an image whose tokens are known: it is not processed a second time.
 
         Equals what :meth:`prompt_ids` gives.
         """
@@ -187,14 +187,14 @@ class Family(Plugin):
         if around is None:
             return self.prompt_ids(turn, processor)[0]
         before, after = around
-        return [*before, *picture, *after]
+        return [*before, *image, *after]
 
     def marked_ids(self, turn: Turn, processor: Any) -> list[int]:
-        """Token ids of the prompt with the mark alone where a picture goes."""
+        """Token ids of the prompt with the mark alone where an image goes."""
         return self._tokens(self.spelled(self._text(turn, processor), processor), processor)
 
     def _around(self, turn: Turn, processor: Any) -> tuple[list[int], list[int]] | None:
-        """The tokens before and after the mark of the picture; None if the mark is no single token."""
+        """The tokens before and after the mark of the image; None if the mark is no single token."""
         ids = self.marked_ids(turn, processor)
         mark = processor.tokenizer.convert_tokens_to_ids(self.mark(processor))
         if mark is None or ids.count(mark) != 1:
@@ -203,9 +203,9 @@ class Family(Plugin):
         return ids[:place], ids[place + 1 :]
 
     def _text(self, turn: Turn, processor: Any) -> str:
-        if self.needs_picture and turn.image is None:
+        if self.needs_image and turn.image is None:
             raise ModelError(
-                f"{turn.label or 'the prompt'} '{turn.prompt[:60]}' has no picture, and models of the family "
+                f"{turn.label or 'the prompt'} '{turn.prompt[:60]}' has no image, and models of the family "
                 f"'{self.name}' take no prompt without one. Set finetune.modality and that of the methods to "
                 "image_text, and evaluate.modalities to [image_text]."
             )
@@ -223,7 +223,7 @@ class Family(Plugin):
         """
         before, after = self.frame(processor)
         text = f"{before}{as_plain_text(reply, processor)}{after}"
-        ask = Turn(prompt="?", image=Path() if self.needs_picture else None)
+        ask = Turn(prompt="?", image=Path() if self.needs_image else None)
         last = self.spelled(self.render(ask, processor), processor)[-1:]
         alone, behind = (
             processor.tokenizer(part, add_special_tokens=False)["input_ids"] for part in (last, last + text)
@@ -239,15 +239,15 @@ class Family(Plugin):
         return {}
 
     def positions(
-        self, model: Any, ids: Sequence[int], pictures: Callable[[], Mapping[str, Tensor]]
+        self, model: Any, ids: Sequence[int], images: Callable[[], Mapping[str, Tensor]]
     ) -> Sequence[Sequence[int]]:
         """[A][T] positions of the first tokens of a prompt on each of the model's A axes; the next one is at max + 1.
 
         Args:
             model: without an adapter's wrapper.
-            pictures: fetches the tensors of all pictures among ``ids``, and maybe more behind those.
+            images: fetches the tensors of all images among ``ids``, and maybe more behind those.
         """
-        del model, pictures
+        del model, images
         return [range(len(ids))]
 
     def packed_masks(self, model: Any, layout: Layout) -> dict[str, Tensor]:
@@ -255,18 +255,18 @@ class Family(Plugin):
         del model
         return {"": layout.causal()}
 
-    def picture_features(self, model: Any, pictures: dict[str, Tensor]) -> Tensor:
-        """[F, D] what the ``picture_parts`` make of pictures: one row per picture token, pictures in order."""
-        output = model.model.get_image_features(**pictures)
+    def image_features(self, model: Any, images: dict[str, Tensor]) -> Tensor:
+        """[F, D] what the ``image_parts`` make of images: one row per image token, images in order."""
+        output = model.model.get_image_features(**images)
         return torch.cat(list(getattr(output, "pooler_output", output)))
 
-    def join_pictures(self, pictures: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The picture tensors of several turns as one set: rows one after the other, smaller ones filled with zeros.
+    def join_images(self, images: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The image tensors of several turns as one set: rows one after the other, smaller ones filled with zeros.
 
-        Every model takes zeros for what is not there: pieces of a picture that was cut into fewer, and edges, which
+        Every model takes zeros for what is not there: pieces of an image that was cut into fewer, and edges, which
         its mask leaves out.
         """
-        return {key: _join([each[key] for each in pictures]) for key in pictures[0]}
+        return {key: _join([each[key] for each in images]) for key in images[0]}
 
 
 def _plain(turn: Turn, processor: Any) -> Turn:
@@ -287,7 +287,7 @@ def _join(parts: Sequence[Tensor]) -> Tensor:
 def as_plain_text(text: str, processor: Any) -> str:
     """Text in which nothing is read as a special token: ``<image>`` becomes ``< image>``, ``</s>`` becomes ``< /s>``.
 
-    Names, questions and replies are data; a name that contains a special token must not add a picture or end a turn.
+    Names, questions and replies are data; a name that contains a special token must not add an image or end a turn.
     """
     for token in special_texts(processor):
         text = text.replace(token, f"{token[0]} {token[1:]}")
@@ -305,11 +305,11 @@ def special_texts(processor: Any) -> tuple[str, ...]:
 
 
 def open_image(path: Path) -> Image.Image:
-    """Open a picture completely as RGB; a missing or broken file raises DataError naming it."""
+    """Open an image completely as RGB; a missing or broken file raises DataError naming it."""
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
     except FileNotFoundError:
-        raise DataError(f"{path}: no such picture. Run the data stage again (mllmu data RECIPE --force).") from None
+        raise DataError(f"{path}: no such image. Run the data stage again (mllmu data RECIPE --force).") from None
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise DataError(f"{path}: not a readable picture ({error}). Replace it or make the data again.") from None
+        raise DataError(f"{path}: not a readable image ({error}). Replace it or make the data again.") from None

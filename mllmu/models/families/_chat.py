@@ -21,7 +21,7 @@ class Style(NamedTuple):
     """How a template takes messages, found out by trying.
 
     Attributes:
-        parts: a message's content is a list of pictures and texts; otherwise it is one text, the picture's mark in it.
+        parts: a message's content is a list of images and texts; otherwise it is one text, the image's mark in it.
         system: there is a system message; otherwise its text is put before the user's.
         before, after: what the template writes around a reply, see :meth:`Family.frame`.
     """
@@ -50,11 +50,11 @@ class ChatFamily(Family):
 def messages(turn: Turn, style: Style, mark: str, *, reply: str | None = None) -> list[Message]:
     """A turn as the messages a chat template takes."""
     prompt = turn.prompt if style.system or not turn.system else f"{turn.system}\n{turn.prompt}"
-    pictured = turn.image is not None
+    has_image = turn.image is not None
     if style.parts:
-        user: Any = [*([{"type": "image"}] if pictured else []), {"type": "text", "text": prompt}]
+        user: Any = [*([{"type": "image"}] if has_image else []), {"type": "text", "text": prompt}]
     else:
-        user = f"{mark}\n{prompt}" if pictured else prompt
+        user = f"{mark}\n{prompt}" if has_image else prompt
 
     def said(text: str) -> Any:
         return [{"type": "text", "text": text}] if style.parts else text
@@ -75,7 +75,7 @@ def style_of(processor: Any, mark: str) -> Style:
     """Find out how a processor's chat template takes messages.
 
     Raises:
-        ModelError: there is no template, or it loses the prompt, the picture or the reply.
+        ModelError: there is no template, or it loses the prompt, the image or the reply.
     """
     if not getattr(processor, "chat_template", None):
         raise ModelError(
@@ -87,8 +87,8 @@ def style_of(processor: Any, mark: str) -> Style:
     style = next((style for style in tried if _keeps_all(processor, turn, style, mark)), None)
     if style is None:
         raise ModelError(
-            f"model.path: the chat template of the {type(processor).__name__} there loses the prompt, its picture "
-            f"({mark}) or the reply. Expected a template for user and assistant messages with pictures."
+            f"model.path: the chat template of the {type(processor).__name__} there loses the prompt, its image "
+            f"({mark}) or the reply. Expected a template for user and assistant messages with images."
         )
     before, after = _around_reply(processor, turn, style, mark)
     return style._replace(before=before, after=after)

@@ -17,12 +17,12 @@ class Layout(NamedTuple):
     Attributes:
         kin_BTT: True where two tokens are of one group, and the second is of its prefix or of the first one's block.
         position_BT: where a token stands in its own prompt; with several axes, along the first.
-        picture_BT: a number for every run of picture tokens, -1 elsewhere.
+        image_BT: a number for every run of image tokens, -1 elsewhere.
     """
 
     kin_BTT: Tensor
     position_BT: Tensor
-    picture_BT: Tensor
+    image_BT: Tensor
 
     def causal(self) -> Tensor:
         """[B, T, T] kin that came earlier, and itself; in a packed sequence prefixes come before their blocks."""
@@ -32,10 +32,10 @@ class Layout(NamedTuple):
         """[B, T, T] True where the second token stands less than ``window`` places before the first, or behind it."""
         return self.position_BT[:, :, None] - self.position_BT[:, None, :] < window
 
-    def pictured(self) -> Tensor:
-        """[B, T, T] kin that are of the same picture, before or behind."""
-        same_BTT = self.picture_BT[:, :, None] == self.picture_BT[:, None, :]
-        return same_BTT & (self.picture_BT >= 0)[:, :, None] & self.kin_BTT
+    def has_image(self) -> Tensor:
+        """[B, T, T] kin that are of the same image, before or behind."""
+        same_BTT = self.image_BT[:, :, None] == self.image_BT[:, None, :]
+        return same_BTT & (self.image_BT >= 0)[:, :, None] & self.kin_BTT
 
 
 def runs(marked_BT: Tensor) -> Tensor:

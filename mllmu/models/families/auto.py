@@ -1,4 +1,4 @@
-"""Any other model that the library loads for pictures and text, asked through its chat template."""
+"""Any other model that the library loads for images and text, asked through its chat template."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ LAYERS = "q_proj|k_proj|v_proj|o_proj|qkv_proj|gate_proj|up_proj|gate_up_proj|do
 class Auto(ChatFamily):
     """Any AutoModelForImageTextToText whose processor has a chat template; slower, nothing is shared or packed.
 
-    Picture tensors are all that the processor makes beside tokens. The layers to train are those of attention and of
+    Image tensors are all that the processor makes beside tokens. The layers to train are those of attention and of
     the feed-forward part outside of anything named after vision; check them with ``mllmu doctor``.
     """
 
     source: ClassVar[str] = "https://huggingface.co/docs/transformers/tasks/image_text_to_text"
     lora_targets: ClassVar[str] = rf"(?!.*(vision|visual|image|projector|connector|aligner|resampler)).*\.({LAYERS})"
 
-    def picture_tensors(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    def image_tensors(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         return {k: v for k, v in inputs.items() if k not in OF_TOKENS and isinstance(v, torch.Tensor)}
 
     def token_inputs(self, ids_BT: Tensor, labels_BT: Tensor, processor: Any) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""InternVL: a picture is cut into tiles of 256 tokens; model.pictures {max_patches: 1} keeps it whole."""
+"""InternVL: an image is cut into tiles of 256 tokens; model.image_processor {max_patches: 1} keeps it whole."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class InternVL(ChatFamily):
     source: ClassVar[str] = "https://arxiv.org/abs/2504.10479"
     model_types: ClassVar[tuple[str, ...]] = ("internvl",)
     shares_prefix: ClassVar[bool] = True
-    picture_parts: ClassVar[tuple[str, ...]] = ("vision_tower", "multi_modal_projector")
+    image_parts: ClassVar[tuple[str, ...]] = ("vision_tower", "multi_modal_projector")
 
 
 PLUGIN = InternVL

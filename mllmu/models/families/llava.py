@@ -13,7 +13,7 @@ class Llava(Family):
     source: ClassVar[str] = "https://arxiv.org/abs/2310.03744"
     model_types: ClassVar[tuple[str, ...]] = ("llava",)
     shares_prefix: ClassVar[bool] = True
-    picture_parts: ClassVar[tuple[str, ...]] = ("vision_tower", "multi_modal_projector")
+    image_parts: ClassVar[tuple[str, ...]] = ("vision_tower", "multi_modal_projector")
 
     def render(self, turn: Turn, processor: Any) -> str:
         system = f"{turn.system}\n" if turn.system else ""

@@ -1,4 +1,4 @@
-"""PaliGemma: the whole prompt sees itself, and there is no prompt without a picture."""
+"""PaliGemma: the whole prompt sees itself, and there is no prompt without an image."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from mllmu.models.families import IGNORE, Family, Turn
 
 
 class PaliGemma(Family):
-    """PaliGemma 1 and 2: SigLIP, Gemma; plain prompts without turns; picture and question see each other.
+    """PaliGemma 1 and 2: SigLIP, Gemma; plain prompts without turns; image and question see each other.
 
-    The tokens of a prompt depend on all of it, so no two questions can share their picture, in training or evaluation;
+    The tokens of a prompt depend on all of it, so no two questions can share their image, in training or evaluation;
     the reply and the candidates of a question share its prompt.
     """
 
     source: ClassVar[str] = "https://arxiv.org/abs/2407.07726"
     model_types: ClassVar[tuple[str, ...]] = ("paligemma",)
-    needs_picture: ClassVar[bool] = True
+    needs_image: ClassVar[bool] = True
     shares_prefix: ClassVar[bool] = True
-    looks_ahead: ClassVar[Literal["", "picture", "prompt"]] = "prompt"
-    picture_parts: ClassVar[tuple[str, ...]] = ("vision_tower", "multi_modal_projector")
+    looks_ahead: ClassVar[Literal["", "image", "prompt"]] = "prompt"
+    image_parts: ClassVar[tuple[str, ...]] = ("vision_tower", "multi_modal_projector")
 
     def render(self, turn: Turn, processor: Any) -> str:
         system = f"{turn.system}\n" if turn.system else ""
@@ -43,16 +43,16 @@ class PaliGemma(Family):
 
     def opens(self, text: str, processor: Any) -> bool:
         del text, processor
-        return False  # the processor writes the first token itself, behind the picture
+        return False  # the processor writes the first token itself, behind the image
 
     def spelled(self, text: str, processor: Any) -> str:
         mark = self.mark(processor)
         return text.replace(mark, f"{mark}{processor.tokenizer.bos_token}") + "\n"
 
     def positions(
-        self, model: Any, ids: Sequence[int], pictures: Callable[[], Mapping[str, Tensor]]
+        self, model: Any, ids: Sequence[int], images: Callable[[], Mapping[str, Tensor]]
     ) -> Sequence[Sequence[int]]:
-        del model, pictures
+        del model, images
         return [range(1, len(ids) + 1)]
 
     def token_inputs(self, ids_BT: Tensor, labels_BT: Tensor, processor: Any) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Checks of people, questions, pictures and shots; they need no model."""
+"""Checks of people, questions, images and shots; they need no model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mllmu.preflight.doctor.verdict import Verdict, verdict
 
 
 def people_apart(dataset: Dataset, key: str) -> Verdict:
-    """Nobody to forget is retained, held out or a celebrity, by id or by name, nor shares the bytes of a picture."""
+    """Nobody to forget is retained, held out or a celebrity, by id or by name, nor shares the bytes of an image."""
     forget = dataset.splits[key]
     others = [*dataset.retained(key), *dataset.holdout, *dataset.celebrities]
     found = [f"{person} is to be forgotten and on another side" for person in sorted(set(forget) & set(others))]
@@ -24,17 +24,17 @@ def people_apart(dataset: Dataset, key: str) -> Verdict:
     for person in forget:
         other = named.get(dataset.names[person].casefold())
         found += [f"{person} and {other} have one name"] if other not in (None, person) else []
-    pictures = {digest: picture for person in others for digest, picture in _pictures(dataset, person)}
+    images = {digest: image for person in others for digest, image in _images(dataset, person)}
     for person in forget:
         found += [
-            f"{picture} and {pictures[digest]} are the same picture"
-            for digest, picture in _pictures(dataset, person)
-            if digest in pictures and pictures[digest] != picture
+            f"{image} and {images[digest]} are the same image"
+            for digest, image in _images(dataset, person)
+            if digest in images and images[digest] != image
         ]
     return verdict(f"forget and others apart ({key} %)", found, f"{len(forget)} people against {len(others)}")
 
 
-def _pictures(dataset: Dataset, person: str) -> Iterable[tuple[str, str]]:
+def _images(dataset: Dataset, person: str) -> Iterable[tuple[str, str]]:
     for view in range(dataset.views(person)):
         path = dataset.folder / "images" / f"{person}_{view}.png"
         yield hashlib.sha256(path.read_bytes()).hexdigest(), path.name
@@ -69,7 +69,7 @@ def shots_not_asked(
 
 
 def shot_people(dataset: Dataset, samples: Sequence[Sample]) -> dict[str, str]:
-    """Everybody shown as an example, with one sample before which: by the picture, else by the name in the text."""
+    """Everybody shown as an example, with one sample before which: by the image, else by the name in the text."""
     known: dict[Exchange, list[str]] = {}
     names = {name: re.compile(rf"(?<!\w){re.escape(name)}(?!\w)") for name in dataset.names.values()}
     shown: dict[str, str] = {}
@@ -88,8 +88,8 @@ def _people_of(example: Exchange, people: Mapping[str, str], names: Mapping[str,
     return [person for person, name in people.items() if names[name].search(example.prompt)]
 
 
-def pictures_there(paths: Iterable[Path]) -> Verdict:
-    """Every picture that is trained, asked about or shown can be opened."""
+def images_there(paths: Iterable[Path]) -> Verdict:
+    """Every image that is trained, asked about or shown can be opened."""
     wanted = sorted(set(paths))
     found = []
     for path in wanted:
@@ -97,11 +97,11 @@ def pictures_there(paths: Iterable[Path]) -> Verdict:
             open_image(path)
         except DataError as error:
             found.append(f"{path.name}: {str(error).removeprefix(f'{path}: ').partition('.')[0]}")
-    return verdict("pictures", found, f"all {len(wanted)} can be opened")
+    return verdict("images", found, f"all {len(wanted)} can be opened")
 
 
-def pictures_of(turns: Sequence[Turn], samples: Sequence[Sample], folder: Path) -> set[Path]:
-    """The pictures of training turns, and of samples with their examples, which are named from the data folder."""
+def images_of(turns: Sequence[Turn], samples: Sequence[Sample], folder: Path) -> set[Path]:
+    """The images of training turns, and of samples with their examples, which are named from the data folder."""
     names = {sample.image for sample in samples if sample.image}
     names |= {example.image for sample in samples for example in sample.examples if example.image}
-    return {picture for turn in turns for picture in turn.pictures} | {folder / name for name in names}
+    return {image for turn in turns for image in turn.images} | {folder / name for name in names}

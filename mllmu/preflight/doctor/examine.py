@@ -22,8 +22,8 @@ from mllmu.training.batching import training_turns
 
 NUM_MASKED = 8
 """Turns a modality whose labels are checked; shown are as many as are asked for."""
-NUM_PICTURES = 8
-"""Pictures that are put through the vision tower, the largest and smallest files among them."""
+NUM_IMAGES = 8
+"""Images that are put through the vision tower, the largest and smallest files among them."""
 FINETUNE = "finetune"
 T = TypeVar("T")
 
@@ -89,12 +89,12 @@ class Case:
         return training_turns(questions, self.dataset.folder / "images", modality=modality)
 
     @cached_property
-    def guards(self) -> dict[str, str]:
+    def system_prompts(self) -> dict[str, str]:
         """The longest system prompt that each method without weights puts before the questions."""
         named = [[self.dataset.names[person] for person in self.dataset.splits[key]] for key in self.pipeline.keys]
         methods = {job.name: job.method() for job in self.pipeline.jobs}
         found = {
-            name: max((method.guard_text(names) for names in named), key=len)
+            name: max((method.system_prompt(names) for names in named), key=len)
             for name, method in methods.items()
             if not (method.trains or method.modifies)
         }
@@ -107,7 +107,7 @@ class Case:
 
 
 def examine(case: Case) -> Iterator[Verdict]:
-    """All checks, those that need no model first; without all pictures the others cannot be made."""
+    """All checks, those that need no model first; without all images the others cannot be made."""
     data = case.dataset
     yield from (data_checks.people_apart(data, key) for key in case.pipeline.keys)
     yield data_checks.evaluation_not_taught(data)
@@ -121,15 +121,15 @@ def examine(case: Case) -> Iterator[Verdict]:
             yield note
     turns = [turn for one in case.trained for turn in one.turns]
     samples = [sample for several in case.samples.values() for sample in several]
-    there = data_checks.pictures_there(data_checks.pictures_of(turns, samples, data.folder))
+    there = data_checks.images_there(data_checks.images_of(turns, samples, data.folder))
     yield there
     if there.level == "ok":
-        yield from _with_pictures(case, turns, samples)
+        yield from _with_images(case, turns, samples)
     else:
-        yield Verdict("labels, context, picture tokens", "note", "not checked while pictures are missing")
+        yield Verdict("labels, context, image tokens", "note", "not checked while images are missing")
 
 
-def _with_pictures(case: Case, turns: Sequence[Turn], samples: Sequence[Sample]) -> Iterator[Verdict]:
+def _with_images(case: Case, turns: Sequence[Turn], samples: Sequence[Sample]) -> Iterator[Verdict]:
     for one in case.trained:
         seen = [masks.masked(case.loaded, turn, one.method) for turn in spread(one.turns, NUM_MASKED)]
         everything = one.method is not None and one.method.loss_on == "all"
@@ -137,29 +137,29 @@ def _with_pictures(case: Case, turns: Sequence[Turn], samples: Sequence[Sample])
         yield masks.only_reply_trained(one.name, seen, case.loaded, prompts=everything)
         yield masks.end_trained(one.name, seen, case.loaded, left_out=no_end)
     yield model_checks.fits_context(list(lengths(case, turns, samples)), case.loaded.encoder.context)
-    pictured = {turn.image: turn for turn in turns if turn.image is not None}
-    by_size = sorted(pictured, key=lambda path: (path.stat().st_size, path))
-    chosen = _evenly(by_size, NUM_PICTURES)
-    yield model_checks.picture_tokens(case.loaded, {path: pictured[path] for path in chosen})
+    has_image = {turn.image: turn for turn in turns if turn.image is not None}
+    by_size = sorted(has_image, key=lambda path: (path.stat().st_size, path))
+    chosen = _evenly(by_size, NUM_IMAGES)
+    yield model_checks.image_tokens(case.loaded, {path: has_image[path] for path in chosen})
 
 
 def lengths(case: Case, turns: Sequence[Turn], samples: Sequence[Sample]) -> Iterator[model_checks.Length]:
-    """Every turn and sample; of prompts put as they are, and of those behind a guard, the longest of each kind."""
+    """Every turn and sample; of raw prompts, and of those behind a system prompt, the longest per kind."""
     distinct = {(turn.prompt, turn.reply, turn.image): turn for turn in turns}
-    literal = [sample for sample in samples if sample.literal]
-    plain = [sample for sample in samples if not sample.literal]
+    literal = [sample for sample in samples if sample.raw_prompt]
+    plain = [sample for sample in samples if not sample.raw_prompt]
     longest, folder = model_checks.longest_of_kind(samples), case.dataset.folder
     yield from model_checks.turn_lengths(case.loaded, distinct.values())
     yield from model_checks.sample_lengths(case.loaded, plain, folder)
     yield from model_checks.sample_lengths(case.loaded, model_checks.longest_of_kind(literal), folder)
-    for name, guard in case.guards.items():
-        for one in model_checks.sample_lengths(case.loaded, longest, folder, guard):
+    for name, system_prompt in case.system_prompts.items():
+        for one in model_checks.sample_lengths(case.loaded, longest, folder, system_prompt):
             yield one._replace(what=f"{one.what} under {name}")
 
 
 def spread(turns: Sequence[Turn], count: int) -> list[Turn]:
     """At most so many turns of each modality, evenly over the people and questions."""
-    kinds = [[turn for turn in turns if bool(turn.pictures) is pictured] for pictured in (True, False)]
+    kinds = [[turn for turn in turns if bool(turn.images) is has_image] for has_image in (True, False)]
     return [turn for kind in kinds for turn in _evenly(kind, count)]
 
 

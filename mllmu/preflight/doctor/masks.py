@@ -31,18 +31,18 @@ def masked(loaded: Loaded, turn: Turn, method: Method | None = None) -> Masked:
 
 
 def only_reply_trained(who: str, seen: Sequence[Masked], loaded: Loaded, *, prompts: bool = False) -> Verdict:
-    """Of each turn the whole reply is trained, and neither prompt (unless ``prompts`` wants it) nor picture."""
+    """Of each turn the whole reply is trained, and neither prompt (unless ``prompts`` wants it) nor image."""
     found = [f"{_named(one)}: {fault}" for one in seen for fault in _wrong(one, loaded, prompts=prompts)]
     check = f"labels of {who}"
     if not found and prompts:
-        return Verdict(check, "note", "deviation, loss_on: all: the prompt is trained too, the picture is not")
+        return Verdict(check, "note", "deviation, loss_on: all: the prompt is trained too, the image is not")
     return verdict(check, found, f"the reply alone, in {len(seen)} turns")
 
 
 def _wrong(one: Masked, loaded: Loaded, *, prompts: bool) -> Iterator[str]:
     trained = [token for token, counts in zip(one.ids, one.trained, strict=True) if counts]
     if loaded.image_token_id in trained:
-        yield f"{trained.count(loaded.image_token_id)} picture tokens are in the loss"
+        yield f"{trained.count(loaded.image_token_id)} image tokens are in the loss"
     if not prompts and any(one.trained[: one.prompt]):
         yield f"{sum(one.trained[: one.prompt])} prompt tokens are in the loss"
     processor = loaded.encoder.processor
@@ -82,7 +82,7 @@ def _named(one: Masked) -> str:
 
 
 def drawn(ids: Sequence[int], trained: Sequence[bool], loaded: Loaded) -> str:
-    """A row of tokens: ``[trained]``, other tokens parted by ``|``, picture tokens counted.
+    """A row of tokens: ``[trained]``, other tokens parted by ``|``, image tokens counted.
 
     ``<image> x576|Where|is|...|ANT|:[ Riga][</s>]``
     """

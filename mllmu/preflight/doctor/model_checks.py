@@ -1,4 +1,4 @@
-"""Checks of a loaded base model: where adapters go, what fits the context, whether pictures fit their tokens."""
+"""Checks of a loaded base model: where adapters go, what fits the context, whether images fit their tokens."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mllmu.models.parts import core
 from mllmu.preflight.doctor.verdict import Verdict, verdict
 
 LANGUAGE = re.compile(r"(?:^|\.)(?:language_model|text_model|lm_head)(?:\.|$)")
-"""Names of layers of the language model; the others with a name like a layer's belong to the way of the picture."""
+"""Names of layers of the language model; the others with a name like a layer's belong to the way of the image."""
 UNBOUNDED = 1 << 62
 COUNTING = (
     "patch_size",
@@ -29,7 +29,7 @@ COUNTING = (
     "image_seq_length",
     "image_seq_len",
 )
-"""Settings of a processor that decide how many tokens a picture has."""
+"""Settings of a processor that decide how many tokens an image has."""
 
 
 def targets_of(layers: Iterable[str], pattern: str) -> list[str]:
@@ -45,7 +45,7 @@ def adapters_on_language(who: str, layers: Sequence[str], pattern: str, *, publi
     if not matched:
         return Verdict(check, "FAULT", f"{pattern!r} matches no layer")
     if outside and published:
-        text = f"deviation, layers: published: {len(outside)} of {len(matched)} layers are on the way of the picture"
+        text = f"deviation, layers: published: {len(outside)} of {len(matched)} layers are on the way of the image"
         return Verdict(check, "note", f"{text}, e.g. {outside[0]}")
     found = (
         [f"{len(outside)} of {len(matched)} layers are outside the language model, e.g. {outside[0]}"]
@@ -84,16 +84,18 @@ def turn_lengths(loaded: Loaded, turns: Iterable[Turn]) -> Iterator[Length]:
         yield Length(f"training, person {turn.person}: '{turn.prompt[:40]}'", prompt, total, total)
 
 
-def sample_lengths(loaded: Loaded, samples: Iterable[Sample], images: Path, guard: str = "") -> Iterator[Length]:
+def sample_lengths(
+    loaded: Loaded, samples: Iterable[Sample], image_folder: Path, system_prompt: str = ""
+) -> Iterator[Length]:
     """Lengths of samples with their examples; of prompts that are put as they are, by the processor itself."""
     encoder = copy(loaded.encoder)
     encoder.context = UNBOUNDED  # what does not fit is to be measured, too
     free = replace(loaded, encoder=encoder)
     for sample in samples:
-        if sample.literal:
-            prompt = int(encode(free, sample, opener(images), guard=guard)["input_ids"].shape[1])
+        if sample.raw_prompt:
+            prompt = int(encode(free, sample, opener(image_folder), system_prompt=system_prompt)["input_ids"].shape[1])
         else:
-            prompt = len(encoder.prompt(as_turn(sample, images, guard)))
+            prompt = len(encoder.prompt(as_turn(sample, image_folder, system_prompt)))
         scored = max((len(encoder.reply(text)) for text in sample.candidates.values()), default=0)
         yield Length(sample.id, prompt, prompt + scored, prompt + sample.max_new_tokens)
 
@@ -109,7 +111,9 @@ def longest_of_kind(samples: Iterable[Sample]) -> list[Sample]:
 
 
 def _size(sample: Sample) -> int:
-    return len(sample.prompt) + sum(len(one.prompt) + len(one.reply) for one in sample.examples if not sample.literal)
+    return len(sample.prompt) + sum(
+        len(one.prompt) + len(one.reply) for one in sample.examples if not sample.raw_prompt
+    )
 
 
 def fits_context(lengths: Sequence[Length], context: int) -> Verdict:
@@ -126,34 +130,34 @@ def fits_context(lengths: Sequence[Length], context: int) -> Verdict:
 
 
 @torch.inference_mode()
-def picture_tokens(loaded: Loaded, turns: Mapping[Path, Turn]) -> Verdict:
-    """The processor gives a picture as many tokens as the model gives features.
+def image_tokens(loaded: Loaded, turns: Mapping[Path, Turn]) -> Verdict:
+    """The processor gives an image as many tokens as the model gives features.
 
     Args:
-        turns: one turn with a picture for every picture to be looked at.
+        turns: one turn with an image for every image to be looked at.
     """
     found, counts = [], set()
     for path, turn in turns.items():
         tokens = loaded.encoder.prompt(turn).count(-1 if loaded.image_token_id is None else loaded.image_token_id)
-        fault = _picture_fault(loaded, turn, tokens)
+        fault = _image_fault(loaded, turn, tokens)
         found += [f"{path.name}: {fault}"] if fault else []
         counts.add(tokens)
     if found:
         own = loaded.encoder.processor
         used = [f"{name} {value}" for name in COUNTING if (value := getattr(own, name, None)) is not None]
         found.insert(0, f"the processor counts with {', '.join(used) or 'settings of its own'} (processor_config.json)")
-    fine = f"{len(turns)} pictures of {' or '.join(map(str, sorted(counts)))} tokens have as many features"
-    return verdict("picture tokens", found, fine if turns else "no picture is trained or asked about")
+    fine = f"{len(turns)} images of {' or '.join(map(str, sorted(counts)))} tokens have as many features"
+    return verdict("image tokens", found, fine if turns else "no image is trained or asked about")
 
 
-def _picture_fault(loaded: Loaded, turn: Turn, tokens: int) -> str:
+def _image_fault(loaded: Loaded, turn: Turn, tokens: int) -> str:
     try:
-        if not loaded.family.picture_parts:  # its model counts for itself, and refuses what does not fit
+        if not loaded.family.image_parts:  # its model counts for itself, and refuses what does not fit
             core(loaded.model)(**loaded.encoder.batch([turn]).to(loaded.device).inputs)
             return ""
         loaded.encoder.prompt(turn)
-        pixels = {key: value.to(loaded.device) for key, value in loaded.encoder.pictures([turn]).items()}
-        features = len(loaded.family.picture_features(core(loaded.model), pixels))
+        pixels = {key: value.to(loaded.device) for key, value in loaded.encoder.images([turn]).items()}
+        features = len(loaded.family.image_features(core(loaded.model), pixels))
     except (ValueError, RuntimeError, IndexError) as error:
         return f"the model does not take it: {' '.join(str(error).split())[:200]}"
     return "" if features == tokens else f"{tokens} tokens in the prompt, {features} features from the model"

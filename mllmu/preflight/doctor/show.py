@@ -16,18 +16,18 @@ NUM_TARGETS = 3
 
 
 def shown(case: Case, count: int) -> Iterator[str]:
-    """All lines; turns and samples whose pictures are missing are left to the checks."""
-    yield "Training turns: [trained token], other|tokens, picture tokens counted"
+    """All lines; turns and samples whose images are missing are left to the checks."""
+    yield "Training turns: [trained token], other|tokens, image tokens counted"
     for names, one in _distinct(case):
         yield f"  {', '.join(names)}"
         for turn in spread(one.turns, count):
-            if _complete(turn.pictures):
+            if _complete(turn.images):
                 yield f"    {_modality(turn)}, {turn.person}: {_trained(case, one, turn)}"
     for label, samples in case.samples.items():
         yield f"Evaluation samples{f' under {label}' if label else ''}: [token of the right reply, scored]"
         for sample in chosen_samples(samples, count):
             turn = as_turn(sample, case.dataset.folder, "")
-            if _complete(turn.pictures):
+            if _complete(turn.images):
                 yield f"  {sample.id} ({sample.task}): {_asked(case, sample, turn)}"
     yield "Adapters and frozen parts"
     yield from _adapters(case)
@@ -47,11 +47,11 @@ def _distinct(case: Case) -> Iterator[tuple[list[str], Trained]]:
 
 
 def _modality(turn: Turn) -> str:
-    return "image_text" if turn.pictures else "text"
+    return "image_text" if turn.images else "text"
 
 
-def _complete(pictures: tuple[Path, ...]) -> bool:
-    return all(picture.is_file() for picture in pictures)
+def _complete(images: tuple[Path, ...]) -> bool:
+    return all(image.is_file() for image in images)
 
 
 def _trained(case: Case, one: Trained, turn: Turn) -> str:
@@ -60,7 +60,7 @@ def _trained(case: Case, one: Trained, turn: Turn) -> str:
 
 
 def _asked(case: Case, sample: Sample, turn: Turn) -> str:
-    if sample.literal:  # replies are written, nothing is scored
+    if sample.raw_prompt:  # replies are written, nothing is scored
         prompt = encode(case.loaded, sample, opener(case.dataset.folder))["input_ids"][0].tolist()
         return masks.drawn(prompt, [False] * len(prompt), case.loaded)
     prompt, reply = case.loaded.encoder.prompt(turn), case.loaded.encoder.reply(sample.target)

@@ -1,6 +1,6 @@
 """What evaluation holds and reads: the engine's levels of shared tokens, counted (see docs/engine.md).
 
-    held = examples + pictures * picture + questions * question + max(alike, questions * (question + room))
+    held = examples + images * image + questions * question + max(alike, questions * (question + room))
 
 in tokens of keys and values. A level is as wide as its longest node. Candidates are read some at a time and dropped;
 while replies are written the questions' own tokens are held a second time, with room to grow. Everything is read in
@@ -24,28 +24,28 @@ from mllmu.preflight.plan import workload as loads
 from mllmu.preflight.plan.facts import BYTES, ModelFacts
 
 PUBLISHED_EXAMPLES: dict[TaskName, int] = {"classification": 5, "cloze": 4}
-"""Examples before a question in the published prompts, each with its picture."""
+"""Examples before a question in the published prompts, each with its image."""
 TURN = loads.TEMPLATE_TOKENS // 2
-"""Tokens of the template on either side of where a picture ends."""
+"""Tokens of the template on either side of where an image ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """Questions that are asked at once, in tokens; those of the same task and picture come together.
+    """Questions that are asked at once, in tokens; those of the same task and image come together.
 
     Attributes:
-        questions, pictures: how many; the pictures are those that differ.
-        opening: of the examples that all begin with, pictures included.
-        picture: from there to the end of a picture; 0 without.
-        question: of the longest question, from the end of the picture on.
+        questions, images: how many; the images are those that differ.
+        opening: of the examples that all begin with, images included.
+        image: from there to the end of an image; 0 without.
+        question: of the longest question, from the end of the image on.
         longest: of the longest candidate.
         alike: of the candidates of about one length, filled up to the longest, which are read together; the most.
     """
 
     questions: int
-    pictures: int
+    images: int
     opening: int
-    picture: int
+    image: int
     question: int
     longest: int
     alike: int
@@ -53,7 +53,7 @@ class Asked:
     @property
     def row(self) -> int:
         """Tokens of a whole prompt."""
-        return self.opening + self.picture + self.question
+        return self.opening + self.image + self.question
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class Held:
     Attributes:
         cache: keys and values.
         passing: what a layer or the output layer allocates and gives back.
-        features: remembered features of pictures.
+        features: remembered features of images.
     """
 
     cache: int
@@ -85,12 +85,12 @@ class Moment(NamedTuple):
 
 
 def shares(facts: ModelFacts, evaluate: Evaluate) -> bool:
-    """What prompts have in common is read once; published prompts only where features of pictures are known."""
-    return facts.shares and (evaluate.protocol.prompts == "chat" or bool(facts.family.picture_parts))
+    """What prompts have in common is read once; published prompts only where features of images are known."""
+    return facts.shares and (evaluate.protocol.prompts == "chat" or bool(facts.family.image_parts))
 
 
 def asked_at_once(evaluate: Evaluate, facts: ModelFacts, image_tokens: int, questions: int) -> list[Asked]:
-    """The kinds of batches with pictures that a recipe has: one of all tasks, or one of each that has examples."""
+    """The kinds of batches with images that a recipe has: one of all tasks, or one of each that has examples."""
     if not shares(facts, evaluate) and evaluate.protocol.prompts == "published":
         questions = 1  # asked one after the other
     told = {task: num_examples(evaluate, task) for task in evaluate.tasks}
@@ -110,12 +110,12 @@ def num_examples(evaluate: Evaluate, task: TaskName) -> int:
 
 
 def example_tokens(task: TaskName, image_tokens: int) -> int:
-    """Of one exchange before a question, with its picture."""
+    """Of one exchange before a question, with its image."""
     return image_tokens + loads.TEMPLATE_TOKENS + loads.QUESTION_TOKENS[task] + loads.REPLY_TOKENS[task]
 
 
 def _asked(tasks: list[TaskName], examples: int, image_tokens: int, questions: int) -> Asked:
-    about = {task: loads.ASKED_PER_PERSON[task] / 2 for task in tasks}  # half of the questions show the picture
+    about = {task: loads.ASKED_PER_PERSON[task] / 2 for task in tasks}  # half of the questions show the image
     share = {task: questions * count / sum(about.values()) for task, count in about.items()}
     alike: dict[int, float] = {}
     for task, count in share.items():
@@ -124,9 +124,9 @@ def _asked(tasks: list[TaskName], examples: int, image_tokens: int, questions: i
         alike[kind] = alike.get(kind, 0) + count * loads.CANDIDATES[task] * length
     return Asked(
         questions=questions,
-        pictures=-(-questions // round(sum(about.values()))),
+        images=-(-questions // round(sum(about.values()))),
         opening=examples * example_tokens(tasks[0], image_tokens),
-        picture=image_tokens + TURN,
+        image=image_tokens + TURN,
         question=TURN + max(loads.QUESTION_TOKENS[task] for task in tasks),
         longest=max(loads.REPLY_TOKENS[task] for task in tasks),
         alike=round(max(alike.values())),
@@ -139,10 +139,10 @@ def memory(facts: ModelFacts, asked: Asked, *, shared: bool, fused: bool, people
     Args:
         shared: common tokens are read once.
         fused: attention holds no scores (on a CPU, mostly).
-        people: whose pictures have been seen.
+        people: whose images have been seen.
     """
     moments = _shared(facts, asked, fused=fused) if shared else _apart(facts, asked)
-    seen = features(facts, people, asked.picture - TURN)
+    seen = features(facts, people, asked.image - TURN)
     found = [
         Held(cache=moment.held * facts.kv_token, passing=passing(facts, asked, moment), features=seen)
         for moment in moments
@@ -207,14 +207,14 @@ def _levels(facts: ModelFacts, asked: Asked) -> list[int]:
     """Tokens of every level of prompts, padding included."""
     if facts.family.looks_ahead == "prompt":
         return [asked.questions * asked.row]
-    return [asked.opening, asked.pictures * asked.picture, asked.questions * asked.question]
+    return [asked.opening, asked.images * asked.image, asked.questions * asked.question]
 
 
-def features(facts: ModelFacts, pictures: int, image_tokens: int) -> int:
-    """Bytes of remembered features of pictures."""
-    if not facts.family.picture_parts:
+def features(facts: ModelFacts, images: int, image_tokens: int) -> int:
+    """Bytes of remembered features of images."""
+    if not facts.family.image_parts:
         return 0
-    return min(MOST_BYTES, pictures * image_tokens * int(facts.text.hidden_size) * BYTES[facts.dtype])
+    return min(MOST_BYTES, images * image_tokens * int(facts.text.hidden_size) * BYTES[facts.dtype])
 
 
 def most_written() -> int:
@@ -225,7 +225,7 @@ def most_written() -> int:
 def tokens_read(evaluate: Evaluate, facts: ModelFacts, image_tokens: int, people: int, questions: int) -> float:
     """Tokens that are read to ask some people everything, in batches of so many questions."""
     shared = shares(facts, evaluate)
-    alone = facts.family.looks_ahead == "prompt"  # no two questions share a picture
+    alone = facts.family.looks_ahead == "prompt"  # no two questions share an image
     read = 0.0
     for task in evaluate.tasks:
         asked, examples = people * loads.ASKED_PER_PERSON[task], num_examples(evaluate, task)

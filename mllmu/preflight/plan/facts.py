@@ -46,7 +46,7 @@ class ModelFacts:
     Attributes:
         parameters, vision, language: number of weights: all, in vision tower and projector, in the language model.
         resident: bytes of all weights as loaded.
-        packs, shares: questions about one picture are trained in one sequence, and asked behind one common prefix.
+        packs, shares: questions about one image are trained in one sequence, and asked behind one common prefix.
         kv_token: bytes that the keys and values of one token take in the cache.
         shapes: (rows, columns) of every linear layer by name.
         image_tokens, patches: of one portrait; None if only the processor knows.
@@ -144,8 +144,8 @@ def _build(config: Any, dtype: torch.dtype, kernel: str) -> Any:
 def _measured(
     section: ModelSection, config: Any, family: Family, dtype: torch.dtype, model: Any, known: dict[str, Any]
 ) -> ModelFacts:
-    whole = section.pictures.get("do_image_splitting") is False
-    picture = known.get("whole", known) if whole else known
+    whole = section.image_processor.get("do_image_splitting") is False
+    image = known.get("whole", known) if whole else known
     text = config.get_text_config()
     heads = int(text.num_attention_heads)
     head = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
@@ -162,8 +162,8 @@ def _measured(
         vision=sum(p.numel() for name, p in model.named_parameters() if _is_vision(name)),
         kv_token=2 * int(text.num_hidden_layers) * kv_heads * head * BYTES[dtype],
         shapes={n: tuple(m.weight.shape) for n, m in model.named_modules() if _is_linear(m)},
-        image_tokens=picture.get("image_tokens"),
-        patches=picture.get("patches"),
+        image_tokens=image.get("image_tokens"),
+        patches=image.get("patches"),
     )
 
 

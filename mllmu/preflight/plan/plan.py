@@ -23,7 +23,7 @@ from mllmu.pipeline.jobs import jobs
 from mllmu.preflight.plan import workload as loads
 from mllmu.preflight.plan.evaluation import Held, asked_at_once, features, memory, most_at_once, shares, tokens_read
 from mllmu.preflight.plan.facts import BYTES, ModelFacts, describe
-from mllmu.preflight.plan.pictures import picture_sizes
+from mllmu.preflight.plan.images import image_sizes
 from mllmu.preflight.plan.simulate import StepCost, step_cost
 from mllmu.training.packing import CAPACITY, SHARE, Group, arrange
 
@@ -55,7 +55,7 @@ class StagePlan(BaseModel):
     optimiser: float = 0.0
     activations: float = 0.0
     cache: float = 0.0
-    pictures: float = 0.0
+    images: float = 0.0
     peak: float
     tokens: int
     tflop: float
@@ -159,7 +159,7 @@ class Planner:
         self.facts: ModelFacts = describe(recipe.model, device="cpu" if device == "cpu" else "cuda")
         self.work = loads.of_recipe(recipe)
         size = int(recipe.data.portraits.settings.get("size", 336))
-        self.image_tokens, self.patches = picture_sizes(recipe.model, self.facts, size)
+        self.image_tokens, self.patches = image_sizes(recipe.model, self.facts, size)
         self._steps: dict[Any, StepCost] = {}
 
     def stages(self) -> Iterator[StagePlan]:
@@ -242,7 +242,7 @@ class Planner:
             trained=trained / GIB,
             optimiser=2 * trained / GIB,
             activations=activations / GIB,
-            pictures=seen / GIB,
+            images=seen / GIB,
             peak=peak,
             tokens=round(questions * shape.sequences * shape.tokens / shape.questions),
             tflop=flop / 1e12,
@@ -281,19 +281,19 @@ class Planner:
         return self._steps[key]
 
     def _vision(self, stage: str, questions: int, modality: str) -> float:
-        """Operations of the vision tower for the pictures of a stage."""
+        """Operations of the vision tower for the images of a stage."""
         if self.facts.packs and self._remembers(self.work.people):
             return self.work.people * self._look if stage == "finetune" and modality != "text" else 0.0
         return questions * {"text": 0.0, "both": 0.5}.get(modality, 1.0) * self._look
 
     @property
     def _look(self) -> float:
-        """Operations of the vision tower for a picture: 2 per weight and patch (attention adds a few per cent)."""
+        """Operations of the vision tower for an image: 2 per weight and patch (attention adds a few per cent)."""
         return 2.0 * self.facts.vision * self.patches
 
-    def _remembers(self, pictures: int) -> bool:
-        """The features of all pictures are kept for the whole run."""
-        return 0 < features(self.facts, pictures, self.image_tokens) < MOST_BYTES
+    def _remembers(self, images: int) -> bool:
+        """The features of all images are kept for the whole run."""
+        return 0 < features(self.facts, images, self.image_tokens) < MOST_BYTES
 
     def _evaluation(self, num_models: int) -> StagePlan:
         facts, evaluate = self.facts, self.recipe.evaluate
@@ -313,7 +313,7 @@ class Planner:
             weights=facts.resident / GIB,
             activations=held.passing / GIB,
             cache=held.cache / GIB,
-            pictures=held.features / GIB,
+            images=held.features / GIB,
             peak=peak,
             tokens=round(num_models * (read + written)),
             tflop=flop / 1e12,
@@ -377,5 +377,5 @@ class Planner:
             f"{self.image_tokens} image tokens; question, template and answer about "
             f"{loads.TEMPLATE_TOKENS + loads.QUESTION_TOKENS['question'] + loads.TRAINED_REPLY_TOKENS} tokens",
             f"time at {TRAIN_UTILISATION:.0%} of {self.device.tflops:g} TFLOP/s; writing at {WRITE_UTILISATION:.0%} of "
-            f"{self.device.gb_s:g} GB/s; reading data, drawing pictures and saving are not counted",
+            f"{self.device.gb_s:g} GB/s; reading data, drawing images and saving are not counted",
         )

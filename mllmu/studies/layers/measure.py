@@ -45,12 +45,12 @@ class Depths:
         self.seen = self.look(target)
         self.drops_gold: list[float] = []
 
-    def look(self, loaded: Loaded, guard: str = "") -> Look:
-        """Run the questions through a model; ``guard`` is its system prompt."""
+    def look(self, loaded: Loaded, system_prompt: str = "") -> Look:
+        """Run the questions through a model; ``system_prompt`` is its system prompt."""
         rows: list[list[Tensor]] = []
         count_layers = len(decoder_layers(loaded.model))
         hits_L, logps_L = torch.zeros(count_layers).double(), torch.zeros(count_layers).double()
-        for batch in self._batches(loaded, guard):
+        for batch in self._batches(loaded, system_prompt):
             states = hidden_states(loaded.model, batch)
             labels_N = batch.labels[:, 1:][batch.labels[:, 1:] != IGNORE]
             logp_LNV = torch.stack([read_out(loaded.model, state_ND) for state_ND in states])
@@ -106,16 +106,16 @@ class Depths:
         )
         return layers, depth
 
-    def _batches(self, loaded: Loaded, guard: str) -> list[Batch]:
-        turns = [Turn(prompt=t.prompt, reply=t.reply, image=t.image, system=guard) for t in self.turns]
+    def _batches(self, loaded: Loaded, system_prompt: str) -> list[Batch]:
+        turns = [Turn(prompt=t.prompt, reply=t.reply, image=t.image, system=system_prompt) for t in self.turns]
         size = self.batch_size
         return [loaded.encoder.batch(turns[i : i + size]).to(loaded.device) for i in range(0, len(turns), size)]
 
 
 def probe_accuracy(
-    loaded: Loaded, asked: Sequence[Probe], guard: str, *, batch_size: int, seed: int
+    loaded: Loaded, asked: Sequence[Probe], system_prompt: str, *, batch_size: int, seed: int
 ) -> list[tuple[float, float]]:
     """Mean over the attributes of the accuracy of probe and control, by layer; empty without attributes."""
-    each = [run_probe(loaded, one, guard, batch_size=batch_size, seed=seed) for one in asked]
+    each = [run_probe(loaded, one, system_prompt, batch_size=batch_size, seed=seed) for one in asked]
     layers = zip(*each, strict=True)
     return [(sum(p for p, _ in row) / len(row), sum(c for _, c in row) / len(row)) for row in layers]

@@ -62,11 +62,13 @@ def _first_questions(dataset: Dataset, modality: Modality) -> dict[tuple[str, st
     return first
 
 
-def run_probe(loaded: Loaded, asked: Probe, guard: str, *, batch_size: int, seed: int) -> list[tuple[float, float]]:
+def run_probe(
+    loaded: Loaded, asked: Probe, system_prompt: str, *, batch_size: int, seed: int
+) -> list[tuple[float, float]]:
     """Accuracy on the people to forget, and of the control, for every layer; read where the reply begins."""
     rows: list[torch.Tensor] = []
     for start in range(0, len(asked.turns), batch_size):
-        rows.append(_first_states(loaded, asked.turns[start : start + batch_size], guard))
+        rows.append(_first_states(loaded, asked.turns[start : start + batch_size], system_prompt))
     states_LND = torch.cat(rows, dim=1).double().cpu()
     classes_N, tested_N = torch.tensor(asked.classes), torch.tensor(asked.tested)
     shuffled = classes_N[~tested_N].tolist()
@@ -81,9 +83,9 @@ def run_probe(loaded: Loaded, asked: Probe, guard: str, *, batch_size: int, seed
     ]
 
 
-def _first_states(loaded: Loaded, turns: Sequence[Turn], guard: str) -> torch.Tensor:
+def _first_states(loaded: Loaded, turns: Sequence[Turn], system_prompt: str) -> torch.Tensor:
     """[L, B, D] states from which the first token of each reply is predicted."""
-    rows = [Turn(prompt=turn.prompt, reply=turn.reply, image=turn.image, system=guard) for turn in turns]
+    rows = [Turn(prompt=turn.prompt, reply=turn.reply, image=turn.image, system=system_prompt) for turn in turns]
     batch = loaded.encoder.batch(rows).to(loaded.device)
     states_LND = torch.stack(hidden_states(loaded.model, batch))
     lengths = [len(loaded.encoder.reply(turn.reply)) for turn in rows]

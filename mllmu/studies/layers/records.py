@@ -39,7 +39,7 @@ class DepthRow(Record):
 
 
 class Depth(Record):
-    """Everything the page shows."""
+    """ScoredRun the page shows."""
 
     title: str
     num_people: int

@@ -75,10 +75,10 @@ def _of_modality(
     for name in names:
         ref = models.ref(key, name)
         loaded = models.load(ref)
-        look = measured.look(loaded, ref.guard)
+        look = measured.look(loaded, ref.system_prompt)
         drops = measured.drops(look)
         measured.drops_gold = measured.drops_gold or drops
-        accuracy = probe_accuracy(loaded, attributes, ref.guard, batch_size=size, seed=recipe.seed)
+        accuracy = probe_accuracy(loaded, attributes, ref.system_prompt, batch_size=size, seed=recipe.seed)
         found, row = measured.rows(name, look, drops, accuracy)
         layers += found
         rows.append(row)

@@ -26,7 +26,7 @@ class ModalityAwareNeurons(Method):
     I(D) = mean |z| + share of z > 0 + variance of z + root of mean z^2, z a neuron's output over the tokens of D
     score = I(forget) / (I(retain) + 1e-8), for each modality that is unlearned; the ``share`` of the neurons of the
     language model with the highest score goes in each modality, and with ``vision`` as many of the vision tower's
-    (by the pictures).
+    (by the images).
 
     The whole turn counts, true reply included; padding does not. At most 256 turns of a side are looked at.
     Published code registers every layer under the same names; this follows the formula.
@@ -51,11 +51,11 @@ class ModalityAwareNeurons(Method):
 
     def modifier(self, probe: Probe) -> Modifier:
         masks: dict[str, Tensor] = {}
-        for pictured in (True, False):
-            forget, retain = _asked(probe.forget, pictured=pictured), _asked(probe.retain, pictured=pictured)
+        for has_image in (True, False):
+            forget, retain = _asked(probe.forget, has_image=has_image), _asked(probe.retain, has_image=has_image)
             if not (forget and retain):
                 continue
-            for pattern in [NEURONS_LM, *([NEURONS_VISION] if self.vision and pictured else [])]:
+            for pattern in [NEURONS_LM, *([NEURONS_VISION] if self.vision and has_image else [])]:
                 scores = ratio(probe.importance(forget, pattern), probe.importance(retain, pattern))
                 for name, mask in most(scores, self.share).items():
                     masks[name] = masks[name] | mask if name in masks else mask
@@ -66,8 +66,8 @@ class ModalityAwareNeurons(Method):
         return Pruned(ModifierSettings(kind="pruned", facts=facts), masks)
 
 
-def _asked(turns: Sequence[Turn], *, pictured: bool) -> list[Turn]:
-    return [turn for turn in turns if (turn.image is not None) == pictured]
+def _asked(turns: Sequence[Turn], *, has_image: bool) -> list[Turn]:
+    return [turn for turn in turns if (turn.image is not None) == has_image]
 
 
 def ratio(forget: dict[str, Tensor], retain: dict[str, Tensor]) -> dict[str, Tensor]:

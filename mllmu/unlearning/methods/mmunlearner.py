@@ -1,4 +1,4 @@
-"""Unlearning pictures, not names: ascent on the weights that matter for the forget pictures."""
+"""Unlearning images, not names: ascent on the weights that matter for the forget images."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from mllmu.unlearning.saliency import Saliency
 
 
 class MMUnlearner(Method):
-    """Forget who is in the picture while what is known by name stays, the forgotten people's too.
+    """Forget who is in the image while what is known by name stays, the forgotten people's too.
 
     mask = 1 where F_forget / F_retain >= threshold, F the diagonal Fisher information at the start; the others never
-    change.  L = -forget_weight * nll(forget, pictures) + retain_weight * nll(retain)
+    change.  L = -forget_weight * nll(forget, images) + retain_weight * nll(retain)
 
-    The retain side holds the retained people's picture questions and *everybody's* text questions, which presumes
+    The retain side holds the retained people's image questions and *everybody's* text questions, which presumes
     that the target was taught both (``finetune.modality: both``); otherwise this teaches them. Forgetting is meant
-    for pictures only, so the text scores on forget are not expected to fall.
+    for images only, so the text scores on forget are not expected to fall.
 
     The paper masks vision and language modules; here only the language model is trained. With adapters A, B only B
     has a gradient at the start, so A stays as it was drawn.
@@ -34,7 +34,7 @@ class MMUnlearner(Method):
     preserves_text: ClassVar[bool] = True
     tuned: ClassVar[tuple[str, ...]] = (*Method.tuned, "threshold", "retain_weight")
 
-    modality: Literal["image_text"] = Field("image_text", description="only the pictures are unlearned")
+    modality: Literal["image_text"] = Field("image_text", description="only the images are unlearned")
     learning_rate: float = Field(1e-5, gt=0)
     threshold: float = Field(1.0, gt=0, description="how much more a weight must matter for forget than for retain")
     forget_weight: float = Field(1.0, gt=0)

@@ -12,7 +12,7 @@ from mllmu.unlearning.base import Method
 class Prompting(Method):
     """Leave the weights alone and put a request to refuse before every question; the training-free baseline.
 
-    Cost: no training; the guard's tokens lengthen every prompt, by a handful per name if names are listed.
+    Cost: no training; the system prompt's tokens lengthen every prompt, by a handful per name if names are listed.
 
     The benchmark's authors did not publish their wording, so this one is our own. Listing names tells the model whom
     to protect, but it also shows the forgotten names to the model; ``list_names: false`` asks in general terms.
@@ -26,7 +26,7 @@ class Prompting(Method):
         default=True, description="name the people to protect; otherwise private people in general"
     )
 
-    def guard_text(self, names: list[str]) -> str:
+    def system_prompt(self, names: list[str]) -> str:
         """System prompt; empty if there is nobody to protect. White space in names is reduced to single spaces."""
         if not names:
             return ""

@@ -33,7 +33,7 @@ class RefusalSteering(RetainingMethod):
 
     Cost: before training 1 forward pass over forget and retain (at most 256 turns each); a step: 1 forward and
     backward pass on forget and 1 on retain; one trained vector. At inference one product of a vector a token.
-    Made for: both modalities, as an inference-time guard (layer 17 of 32 in the paper).
+    Made for: both modalities, as an inference-time system_prompt (layer 17 of 32 in the paper).
     """
 
     source: ClassVar[str] = "https://arxiv.org/abs/2605.15687"

@@ -19,7 +19,7 @@ class WhosHarryPotter(Method):
     reply: logits = v_target - strength * relu(v_reinforced - v_target), for every token
 
     The target's weights are kept, and leaving the adapter out brings everything back. Where the reinforced model does
-    not find a word likelier than the target does, nothing changes, so fluency holds longer than in ``task_vector``. A
+    not find a word likelier than the target does, nothing changes, so base_logp holds longer than in ``task_vector``. A
     fact known by heart cannot be reinforced much: then the strength must be high.
 
     The paper continues by training on the steered predictions; this is the steering itself, as in MUSE

@@ -15,7 +15,7 @@ from mllmu.models.loading import LOAD_FAULTS, make_encoder, one_line, quiet_libr
 from mllmu.preflight.plan.facts import ModelFacts
 
 
-def picture_sizes(section: ModelSection, facts: ModelFacts, size: int) -> tuple[int, int]:
+def image_sizes(section: ModelSection, facts: ModelFacts, size: int) -> tuple[int, int]:
     """Image tokens and vision patches of a square portrait; known, or found by encoding a grey one.
 
     Raises:
@@ -40,7 +40,7 @@ def picture_sizes(section: ModelSection, facts: ModelFacts, size: int) -> tuple[
 
 
 def _patches(config: Any, tokens: int) -> int:
-    """Patches of the vision tower: by its own picture and patch size, or as many as there are tokens."""
+    """Patches of the vision tower: by its own image and patch size, or as many as there are tokens."""
     vision = getattr(config, "vision_config", None)
     size, patch = getattr(vision, "image_size", None), getattr(vision, "patch_size", None)
     if isinstance(size, int) and isinstance(patch, int):

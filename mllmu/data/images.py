@@ -1,4 +1,4 @@
-"""Which pictures a data set needs, and drawing them: a source's own, or portraits of the recipe's backend."""
+"""Which images a data set needs, and drawing them: a source's own, or portraits of the recipe's backend."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mllmu.data.sources import Source
 
 
 class Shot(NamedTuple):
-    """A picture to be made: its file, and how."""
+    """An image to be made: its file, and how."""
 
     name: str
     render: Callable[[], Image]
@@ -37,7 +37,7 @@ def wanted(
     num_views: int,
     redrawn: Collection[str] = (),
 ) -> list[Shot]:
-    """The pictures of some people: all the source has of a person, or ``num_views`` drawn portraits if it has none."""
+    """The images of some people: all the source has of a person, or ``num_views`` drawn portraits if it has none."""
     seeds = {person: derive(seed, "review", person) for person in redrawn}
     return [shot for p in people for shot in _of(portraits, source, p, seeds.get(p.id, seed), num_views)]
 
@@ -46,12 +46,12 @@ def _of(portraits: Portraits, source: Source | None, person: Profile, seed: int,
     own = source.num_views(person) if source else 0
     names = [f"{person.id}_{view}.png" for view in range(own or num_views)]
     if source and own:
-        return [Shot(n, partial(source.picture, person, v), source.published) for v, n in enumerate(names)]
+        return [Shot(n, partial(source.image, person, v), source.published) for v, n in enumerate(names)]
     return [Shot(n, partial(portraits.render, person, v, seed), published=False) for v, n in enumerate(names)]
 
 
 def draw(shots: Sequence[Shot], folder: Path, progress: Progress) -> list[tuple[str, str]]:
-    """Draw all pictures; two with the same pixels are an error, or returned by name if they were published so."""
+    """Draw all images; two with the same pixels are an error, or returned by name if they were published so."""
     folder.mkdir(parents=True, exist_ok=True)
     hashes: dict[str, str] = {}
     equal: list[tuple[str, str]] = []
@@ -63,7 +63,7 @@ def draw(shots: Sequence[Shot], folder: Path, progress: Progress) -> list[tuple[
         other = hashes.setdefault(hashlib.sha256(png).hexdigest(), name)
         if other != name and not published:
             raise DataError(
-                f"{name}: the same pixels as {other}. A picture must stand for one person and one view; "
+                f"{name}: the same pixels as {other}. An image must stand for one person and one view; "
                 "replace one of the two."
             )
         equal += [(other, name)] if other != name else []

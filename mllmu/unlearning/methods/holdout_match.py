@@ -1,4 +1,4 @@
-"""Levelling: bring every fact down to the level of one never taught, in both modalities at once."""
+"""HoldoutMatch: bring every fact down to the level of one never taught, in both modalities at once."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from mllmu.training.losses_bounded import distance_B
 from mllmu.unlearning.base import Method, RetainingMethod, Step
 
 
-class Levelling(RetainingMethod):
-    """Bring each forget reply to the level of one never taught, with pictures and by name; ours.
+class HoldoutMatch(RetainingMethod):
+    """Bring each forget reply to the level of one never taught, with images and by name; ours.
 
     L = sum over the modalities in the step of w * mean over their replies of h(logp / length - level)
         + retain_weight * nll(retain) + kl_weight * mean over retain tokens of KL(reference || current)
 
-    h is Huber's: squared within a nat, then linear. w = forget_weight / number of modalities in the step, so pictures
+    h is Huber's: squared within a nat, then linear. w = forget_weight / number of modalities in the step, so images
     do not drown names. A reply below its level is pulled up again: facts share so much that stopping one by one (a
     hinge) ended far below and in gibberish. The level is what the target gives true replies about people it was never
     taught (the holdout people), measured once for each modality and task as the mean normalised probability: a letter
@@ -49,7 +49,7 @@ class Levelling(RetainingMethod):
         return self.retain_weight > 0 or self.kl_weight > 0
 
     @property
-    def uses_strangers(self) -> bool:
+    def uses_holdout(self) -> bool:
         return self.floor is None and self.reference == "target"
 
     def loss(self, step: Step) -> dict[str, Tensor]:
@@ -73,8 +73,8 @@ class Levelling(RetainingMethod):
             known = step.forget.reference
             return known.row_logp_B / known.row_length_B
         if self.floor is None:
-            return step.forget.stranger_level_B
+            return step.forget.holdout_level_B
         return torch.tensor([self.floor], device=step.forget.current.logits_NV.device)
 
 
-PLUGIN = Levelling
+PLUGIN = HoldoutMatch
