@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from mllmu.core.progress import Progress
     from mllmu.core.records import MetricResult, ModelRef, Profile, Question, Response, Sample, Score
     from mllmu.data.portraits import Portraits
+    from mllmu.data.tasks import Task
     from mllmu.evaluation.judges import Judge
     from mllmu.evaluation.metrics import Metric
-    from mllmu.evaluation.tasks import Task
     from mllmu.models.families import Family
     from mllmu.pipeline.pipeline import Pipeline
     from mllmu.unlearning.base import Method, RetainingMethod, Step
@@ -56,7 +56,7 @@ _HOMES = {
     "mllmu.data.portraits": ("Portraits",),
     "mllmu.core.errors": ("MllmuError",),
     "mllmu.evaluation.metrics": ("Metric",),
-    "mllmu.evaluation.tasks": ("Task",),
+    "mllmu.data.tasks": ("Task",),
     "mllmu.evaluation.judges": ("Judge",),
     "mllmu.models.families": ("Family",),
     "mllmu.pipeline.pipeline": ("Pipeline",),

@@ -93,7 +93,8 @@ def _check_export(export: str | None, export_dir: Path | None) -> None:
 
 def write_contact_sheet(folder: Path) -> Path:
     """Draw the first 200 people of a run folder with all their views; return the path of the image."""
-    from mllmu.core.records import Profile, read_lines
+    from mllmu.core.jsonl import read_lines
+    from mllmu.core.records import Profile
     from mllmu.data.contact_sheet import contact_sheet
 
     people = read_lines(folder / "data" / "profiles.jsonl", Profile)[:SHEET_PEOPLE]
@@ -132,7 +133,8 @@ def export_parquet(data_folder: Path, export_dir: Path) -> dict[str, int]:
     Raises:
         DataError: the run does not have the published forget ratios 5, 10 and 15 percent.
     """
-    from mllmu.core.records import Profile, Question, read_lines
+    from mllmu.core.jsonl import read_lines
+    from mllmu.core.records import Profile, Question
     from mllmu.data.published.export import export
 
     splits = read_splits(data_folder / "splits.json")

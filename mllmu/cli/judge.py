@@ -86,7 +86,8 @@ def model_names(root: Path) -> list[str]:
     """The models of a run, in the order of its report; a folder without a run raises DataError."""
     from mllmu.config.recipe import load
     from mllmu.core.errors import DataError
-    from mllmu.pipeline.jobs import RETAIN_MODEL, TARGET, jobs
+    from mllmu.core.names import RETAIN_MODEL, TARGET
+    from mllmu.pipeline.jobs import jobs
 
     path = root / "recipe.yaml"
     if not path.is_file():

@@ -26,7 +26,7 @@ from mllmu.config import grid
 from mllmu.config.protocol import Protocol
 from mllmu.config.settings import read
 from mllmu.core import plugins
-from mllmu.core.errors import RecipeError
+from mllmu.core.errors import PluginError, RecipeError
 from mllmu.core.records import MODALITIES, PEOPLE_SPLITS, TASKS, Modality, Split, TaskName
 
 Modalities = Literal["image_text", "text", "both"]
@@ -266,10 +266,18 @@ class Evaluate(Section):
             raise ValueError("judges read free answers only; put 'generation' among the tasks, or leave 'judges' out")
         return self
 
+    @field_validator("max_profiles")
+    @classmethod
+    def _limits_of_people(cls, value: dict[Split, int]) -> dict[Split, int]:
+        if odd := [split for split in value if split not in PEOPLE_SPLITS]:
+            raise ValueError(
+                f"'{odd[0]}' is no set of people ({', '.join(PEOPLE_SPLITS)}); "
+                "for a general benchmark set num_questions in 'benchmarks'"
+            )
+        return value
+
     @model_validator(mode="after")
-    def _limits_of_people(self) -> Self:
-        if odd := [split for split in self.max_profiles if split not in PEOPLE_SPLITS]:
-            raise ValueError(f"max_profiles limits sets of people; for '{odd[0]}' set num_questions in 'benchmarks'")
+    def _each_benchmark_once(self) -> Self:
         names = [spec.name for spec in self.benchmarks]
         if len(set(names)) < len(names):
             raise ValueError("a benchmark is named twice in 'benchmarks'; name each once")
@@ -365,10 +373,10 @@ def check_plugins(recipe: Recipe, *, where: str = "recipe") -> None:
     _check_judges(recipe, where)
     for spec in recipe.evaluate.benchmarks:
         spec.build("benchmarks", f"{where}: evaluate.benchmarks")
-    for name in (*recipe.evaluate.metrics, *recipe.evaluate.extra_metrics):
-        plugins.find("metrics", name)
-    for name in set(recipe.evaluate.summaries) - {"all"}:
-        plugins.find("summaries", name)
+    for setting, kind in _NAMED_IN_EVALUATE.items():
+        for name in getattr(recipe.evaluate, setting):
+            if (kind, name) != ("summaries", "all"):
+                _known(kind, name, f"{where}: evaluate.{setting}")
     if recipe.model.family != "auto":
         plugins.find("families", recipe.model.family)
     for index, spec in enumerate(recipe.unlearn.methods):
@@ -377,6 +385,16 @@ def check_plugins(recipe: Recipe, *, where: str = "recipe") -> None:
             if method.uses_holdout and not recipe.data.splits.holdout:
                 hint = "compares with people never taught: set data.splits.holdout above 0, or its floor"
                 raise RecipeError(f"{where}: unlearn.methods[{index}]: {spec.name} {hint}.")
+
+
+_NAMED_IN_EVALUATE = {"tasks": "tasks", "metrics": "metrics", "extra_metrics": "metrics", "summaries": "summaries"}
+
+
+def _known(kind: str, name: str, where: str) -> None:
+    try:
+        plugins.find(kind, name)
+    except PluginError as error:
+        raise PluginError(f"{where}: {error}") from None
 
 
 def _check_judges(recipe: Recipe, where: str) -> None:

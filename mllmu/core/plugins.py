@@ -26,7 +26,7 @@ KINDS: dict[str, str] = {
     "methods": "mllmu.unlearning.methods",
     "metrics": "mllmu.evaluation.metrics",
     "summaries": "mllmu.evaluation.summaries",
-    "tasks": "mllmu.evaluation.tasks",
+    "tasks": "mllmu.data.tasks",
     "families": "mllmu.models.families",
     "sources": "mllmu.data.sources",
     "portraits": "mllmu.data.portraits",

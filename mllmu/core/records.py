@@ -7,17 +7,15 @@ A record is frozen, refuses unknown fields, and never holds a tensor.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from mllmu.core.errors import DataError
+from pydantic import BaseModel, ConfigDict, Field
 
 Modality = Literal["image_text", "text"]
-Split = Literal["forget", "retain", "test", "celebrity", "holdout", "mmmu", "llava_bench"]
-TaskName = Literal["classification", "generation", "cloze"]
+Split = str
+"""A set of questions that is scored on its own: a set of people, or a general benchmark by its plug-in's name."""
+TaskName = str
+"""The name of a task plug-in."""
 
 MODALITIES: tuple[Modality, ...] = ("image_text", "text")
 PEOPLE_SPLITS: tuple[Split, ...] = ("forget", "test", "retain", "celebrity", "holdout")
@@ -242,37 +240,3 @@ class Summary(Record):
     high: float | None = None
     num: int = 0
     note: str = ""
-
-
-R = TypeVar("R", bound=Record)
-
-
-def dump_lines(records: Iterable[Record]) -> str:
-    """Serialise records as JSON lines (UTF-8, one object a line, default fields left out)."""
-    return "".join(record.model_dump_json(exclude_defaults=True) + "\n" for record in records)
-
-
-def parse_lines(text: str, kind: type[R], *, where: str) -> Iterator[R]:
-    """Parse JSON lines into records; a bad line raises DataError naming file and line."""
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            yield kind.model_validate_json(line)
-        except ValidationError as error:
-            fault: Any = error.errors()[0]
-            place = ".".join(map(str, fault["loc"])) or "line"
-            raise DataError(
-                f"{where}:{number}: {place}: {fault['msg']}. Expected one {kind.__name__} record."
-            ) from None
-
-
-def read_lines(path: Path, kind: type[R]) -> list[R]:
-    """Read a JSON lines file of records."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file. Run the stage that writes it first.") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from None
-    return list(parse_lines(text, kind, where=str(path)))

@@ -16,11 +16,70 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mllmu.core.errors import RunStoreError
+from mllmu.core.names import TARGET
 
 UNIT_FILE = "unit.json"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where everything of a run is. Units are named by their folder below ``root``; no other module spells a path.
+
+    ::
+
+        recipe.yaml, run.json                          what was asked for, and how it ended
+        data/                                          people, questions, splits, images
+        benchmarks/<benchmark>/                        questions and images of a general benchmark
+        models/target, models/forget_<k>/<model>/      adapters, and model.json: base, adapters, system prompt
+        eval/forget_<k>/samples.jsonl                  what every model is asked
+        eval/forget_<k>/<model>/responses, scores ...  what a model answered, and how it was scored
+        eval/forget_<k>/metrics.json, gate.json        all numbers of one forget ratio
+        protocols/<label>/forget_<k>/...               the same under a further protocol
+        report/                                        the page
+        trust/, layers/, tune/                         what studies made
+
+    ``k`` is the forget ratio in percent, see :func:`mllmu.config.recipe.percent`.
+    """
+
+    root: Path
+
+    RECIPE: ClassVar[str] = "recipe.yaml"
+    RECORD: ClassVar[str] = "run.json"
+    DATA: ClassVar[str] = "data"
+    IMAGES: ClassVar[str] = "data/images"
+    MODEL_FILE: ClassVar[str] = "model.json"
+    SAMPLES_FILE: ClassVar[str] = "samples.jsonl"
+    RESPONSES_FILE: ClassVar[str] = "responses.jsonl"
+    SCORES_FILE: ClassVar[str] = "scores.jsonl"
+    METRICS_FILE: ClassVar[str] = "metrics.json"
+    GATE_FILE: ClassVar[str] = "gate.json"
+
+    @staticmethod
+    def model_unit(key: str, model: str) -> str:
+        """Unit of a model: the target belongs to all forget ratios, every other model to one."""
+        return f"models/{TARGET}" if model == TARGET else f"models/forget_{key}/{model}"
+
+    @staticmethod
+    def evaluation(key: str, label: str = "") -> str:
+        """Folder of the evaluation of a forget ratio, under the recipe's own protocol or a further one by its label."""
+        return f"protocols/{label}/forget_{key}" if label else f"eval/forget_{key}"
+
+    def path(self, name: str, *parts: str) -> Path:
+        """A unit, or a file in it."""
+        return self.root.joinpath(name, *parts)
+
+    def evaluated_keys(self) -> list[str]:
+        """The forget ratios in percent that have been evaluated, in the order of their names."""
+        return sorted(path.name.removeprefix("forget_") for path in self.root.glob("eval/forget_*"))
+
+    def models_made(self) -> dict[str, Path]:
+        """Folders of the models that are there, by ``target`` or ``forget_10/npo``."""
+        models = self.root / "models"
+        found = sorted(models.rglob(self.MODEL_FILE))
+        return {path.parent.relative_to(models).as_posix(): path.parent for path in found}
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:

@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 from mllmu.config.recipe import DataSection
 from mllmu.core import plugins
 from mllmu.core.errors import DataError
+from mllmu.core.jsonl import dump_lines, read_lines
 from mllmu.core.progress import Progress, SilentProgress
-from mllmu.core.records import Profile, Question, dump_lines, read_lines
+from mllmu.core.records import Profile, Question
 from mllmu.core.runfolder import write_atomic
 from mllmu.data import review
 from mllmu.data.images import draw, wanted

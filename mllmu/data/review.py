@@ -18,7 +18,8 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from mllmu.core.errors import DataError, did_you_mean
-from mllmu.core.records import Profile, Question, Record, read_lines
+from mllmu.core.jsonl import read_lines
+from mllmu.core.records import Profile, Question, Record
 from mllmu.core.runfolder import write_atomic
 
 FORMAT = "mllmu-review-1"

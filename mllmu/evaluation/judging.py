@@ -18,18 +18,9 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from mllmu.core.errors import DataError
+from mllmu.core.jsonl import dump_lines, parse_lines, read_lines
 from mllmu.core.progress import Progress
-from mllmu.core.records import (
-    PEOPLE_SPLITS,
-    MetricResult,
-    Response,
-    Sample,
-    Score,
-    TaskName,
-    dump_lines,
-    parse_lines,
-    read_lines,
-)
+from mllmu.core.records import PEOPLE_SPLITS, MetricResult, Response, Sample, Score, TaskName
 from mllmu.core.runfolder import UNIT_FILE, RunStore, Unit, explain_os_errors, read_json, write_atomic
 from mllmu.evaluation import scoring
 from mllmu.evaluation.agreement import ReplyId

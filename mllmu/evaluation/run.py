@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from mllmu.core import ranks
+from mllmu.core.jsonl import dump_lines, parse_lines
 from mllmu.core.progress import Progress
-from mllmu.core.records import Response, Sample, dump_lines, parse_lines
+from mllmu.core.records import Response, Sample
 from mllmu.core.runfolder import explain_os_errors, write_atomic
 from mllmu.models.engine.batch_size import MOST, starting_size
 from mllmu.models.engine.respond import plan_batches, respond

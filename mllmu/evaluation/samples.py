@@ -12,11 +12,11 @@ from mllmu.core.errors import RecipeError
 from mllmu.core.records import PEOPLE_SPLITS, TASKS, Exchange, Question, Sample, Split
 from mllmu.core.seeding import rng
 from mllmu.data.build import Dataset
+from mllmu.data.tasks import Part, Task
 from mllmu.evaluation import published
 from mllmu.evaluation.examples import Examples, choose
 from mllmu.evaluation.metrics import Metric
 from mllmu.evaluation.summaries import build_all
-from mllmu.evaluation.tasks import Part, Task
 
 BY_LIKELIHOOD = ("accuracy_logp", "probability", "truth_ratio")
 """Metrics of log-probabilities, which the published protocol does not compute."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.records import MODALITIES, SPLITS, MetricResult, Modality, Response, Sample, Split
 
 Fact = tuple[Split, str, str, str]
@@ -28,8 +29,8 @@ class ScoredRun:
     values: Mapping[str, Mapping[str, Mapping[str, float | None]]]
     replies: Mapping[str, Mapping[str, Response]]
     results: Sequence[MetricResult]
-    target: str = "target"
-    retain_model: str = "retain_model"
+    target: str = TARGET
+    retain_model: str = RETAIN_MODEL
 
     @property
     def models(self) -> list[str]:

@@ -22,9 +22,9 @@ from mllmu.core.records import (
     Split,
     TaskName,
 )
+from mllmu.data.tasks import Part
 from mllmu.evaluation.metrics import Metric
 from mllmu.evaluation.stats import Estimate, clustered_mean, ks_distance
-from mllmu.evaluation.tasks import Part
 
 Group = tuple[Split, TaskName, Modality]
 

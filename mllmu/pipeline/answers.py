@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from mllmu.config.recipe import Evaluate
-from mllmu.core.records import BaseLogp, ModelRef, Response, Sample, Score, dump_lines, read_lines
+from mllmu.core.jsonl import dump_lines, read_lines
+from mllmu.core.records import BaseLogp, ModelRef, Response, Sample, Score
 from mllmu.core.runfolder import Unit, digest, write_atomic
 from mllmu.evaluation import samples as sampling
 from mllmu.evaluation import scoring

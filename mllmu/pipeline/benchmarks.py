@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from mllmu.config.recipe import PluginSpec
 from mllmu.core.errors import DataError
-from mllmu.core.records import Sample, dump_lines, read_lines
+from mllmu.core.jsonl import dump_lines, read_lines
+from mllmu.core.records import Sample
 from mllmu.core.runfolder import Unit, write_atomic
 from mllmu.data.published.tables import is_hub_name
 from mllmu.evaluation.benchmarks import Benchmark, Skipped

@@ -9,10 +9,7 @@ from typing import Any
 
 from mllmu.config.recipe import Recipe, expand_modalities
 from mllmu.core import plugins
-from mllmu.report.inputs import BASELINES
-
-TARGET = "target"
-RETAIN_MODEL = "retain_model"
+from mllmu.core.names import BASELINES, RETAIN_MODEL, TARGET
 
 
 @dataclass(frozen=True, kw_only=True)

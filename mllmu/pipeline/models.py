@@ -11,7 +11,9 @@ import torch
 
 from mllmu.core import ranks
 from mllmu.core.errors import ProcessError
-from mllmu.core.records import ModelRef, Sample, read_lines
+from mllmu.core.jsonl import read_lines
+from mllmu.core.names import RETAIN_MODEL, TARGET
+from mllmu.core.records import ModelRef, Sample
 from mllmu.core.runfolder import Unit, digest, write_atomic
 from mllmu.core.seeding import derive
 from mllmu.evaluation.run import collect
@@ -22,7 +24,7 @@ from mllmu.models.loading import Loaded, load
 from mllmu.models.rounding import round_weights
 from mllmu.parallel.team import shared
 from mllmu.pipeline.context import Context, timed
-from mllmu.pipeline.jobs import RETAIN_MODEL, TARGET, Job, jobs
+from mllmu.pipeline.jobs import Job, jobs
 from mllmu.training.batching import training_turns
 from mllmu.training.finetune import finetune
 from mllmu.unlearning.trainer import Sides, unlearn

@@ -27,6 +27,7 @@ import torch
 from rich.console import Group
 
 from mllmu.config.recipe import Recipe
+from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.progress import Progress, SilentProgress
 from mllmu.core.ranks import leads
 from mllmu.core.runfolder import RunStore, write_atomic
@@ -40,7 +41,6 @@ from mllmu.parallel.team import follow, leading, only_alone
 from mllmu.pipeline import report_input as reporting
 from mllmu.pipeline.answers import Answers
 from mllmu.pipeline.context import Context, timed
-from mllmu.pipeline.jobs import RETAIN_MODEL, TARGET
 from mllmu.pipeline.models import Models
 from mllmu.pipeline.protocols import Comparison, write_comparison
 from mllmu.pipeline.record import recorded

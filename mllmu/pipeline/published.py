@@ -17,8 +17,9 @@ from transformers import AutoProcessor
 from mllmu.config.recipe import ModelSection
 from mllmu.core import plugins
 from mllmu.core.errors import DataError, RunStoreError, did_you_mean
+from mllmu.core.jsonl import parse_lines
 from mllmu.core.progress import Progress
-from mllmu.core.records import MetricResult, ModelRef, Question, Record, Response, Sample, TaskName, parse_lines
+from mllmu.core.records import MetricResult, ModelRef, Question, Record, Response, Sample, TaskName
 from mllmu.core.runfolder import difference, read_json, write_atomic
 from mllmu.data.published.sets import PUBLISHED_SPLITS, PublishedSets, read_sets
 from mllmu.evaluation import published, scoring

@@ -9,6 +9,7 @@ from typing import Any
 
 from mllmu.config import recipe as recipes
 from mllmu.config.protocol import Protocol
+from mllmu.core.names import BASELINES, RETAIN_MODEL, TARGET
 from mllmu.core.records import MetricResult, Response, Sample, Score, Summary
 from mllmu.core.runfolder import UNIT_FILE, read_json, write_atomic
 from mllmu.core.seeding import rng
@@ -18,11 +19,11 @@ from mllmu.evaluation.scoring import ks_to_retain_model
 from mllmu.evaluation.stats import Difference
 from mllmu.pipeline.answers import Answers
 from mllmu.pipeline.context import Context
-from mllmu.pipeline.jobs import RETAIN_MODEL, TARGET, Job
+from mllmu.pipeline.jobs import Job
 from mllmu.pipeline.models import Models
 from mllmu.pipeline.record import describe, seconds_by_stage
 from mllmu.report import CurvePoint, Example, KsRow, ModelRow, Portrait, ReportInput
-from mllmu.report.inputs import BASELINES, TrustRow
+from mllmu.report.inputs import TrustRow
 from mllmu.report.provenance import REFERENCE_KEY
 from mllmu.training.loop import CURVE
 

@@ -8,12 +8,11 @@ from typing import Any, Literal
 from pydantic import Field
 
 from mllmu.core.errors import DataError, did_you_mean
+from mllmu.core.names import BASELINES
 from mllmu.core.records import MetricResult, Modality, Record, Split, Summary, TaskName
 
 Role = Literal["base", "target", "retain_model", "baseline", "unlearned"]
 ROLES: tuple[Role, ...] = ("base", "target", "retain_model", "baseline", "unlearned")
-BASELINES: tuple[str, ...] = ("chance", "majority")
-"""Names in ``results`` that are no models: answers by luck, and always the most frequent value."""
 
 
 class ModelRow(Record):

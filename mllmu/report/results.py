@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from mllmu.core.names import BASELINES
 from mllmu.core.records import SPLITS, MetricResult, Split, Summary
-from mllmu.report.inputs import BASELINES, ReportInput, TrustRow
+from mllmu.report.inputs import ReportInput, TrustRow
 from mllmu.report.numbers import MODALITY_LABELS, Numbers, show
 from mllmu.report.spreadsheet import csv_of
 from mllmu.report.tables import Grid

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
+from mllmu.core.names import BASELINES
 from mllmu.core.records import MODALITIES, SPLITS, TASKS, MetricResult, Modality, Split, TaskName
-from mllmu.report.inputs import BASELINES, ModelRow, ReportInput, TrustRow
+from mllmu.report.inputs import ModelRow, ReportInput, TrustRow
 from mllmu.report.numbers import (
     FEW_PEOPLE,
     MAIN_METRIC,

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from mllmu.core import plugins
 from mllmu.core.errors import DataError
-from mllmu.core.records import Modality, Sample, Score, read_lines
+from mllmu.core.jsonl import read_lines
+from mllmu.core.names import RETAIN_MODEL, TARGET
+from mllmu.core.records import Modality, Sample, Score
 from mllmu.core.seeding import derive
 
-TARGET, RETAIN_MODEL = "target", "retain_model"
 UTILITY = ("retain", "celebrity")
 DRAWS = 2000
 

@@ -13,8 +13,10 @@ from pathlib import Path
 
 from mllmu.config.recipe import Recipe
 from mllmu.core.errors import RecipeError
+from mllmu.core.jsonl import read_lines
+from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.progress import Progress
-from mllmu.core.records import Modality, Response, TaskName, read_lines
+from mllmu.core.records import Modality, Response, TaskName
 from mllmu.core.runfolder import Unit, write_atomic
 from mllmu.core.seeding import derive
 from mllmu.evaluation import scoring
@@ -23,7 +25,6 @@ from mllmu.evaluation.run import RESPONSES
 from mllmu.evaluation.samples import metrics_of
 from mllmu.parallel.pool import Crew, Task
 from mllmu.pipeline.answers import Answers
-from mllmu.pipeline.jobs import RETAIN_MODEL, TARGET
 from mllmu.pipeline.pipeline import Pipeline, hired
 from mllmu.pipeline.report_input import TRUST_FILE
 from mllmu.report.inputs import TrustRow

@@ -18,12 +18,13 @@ import yaml
 from mllmu.config.recipe import PluginSpec, Recipe, expand_modalities, parse
 from mllmu.core import plugins
 from mllmu.core.errors import RecipeError, needs_extra
+from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.progress import Progress
 from mllmu.core.runfolder import write_atomic
 from mllmu.core.seeding import derive
 from mllmu.data.splits import HOLDOUT
 from mllmu.pipeline.answers import Answers
-from mllmu.pipeline.jobs import RETAIN_MODEL, TARGET, Job
+from mllmu.pipeline.jobs import Job
 from mllmu.pipeline.pipeline import Pipeline
 from mllmu.studies.objective import main_scores, standing
 from mllmu.unlearning.base import Method

@@ -20,7 +20,8 @@ from mini_run import settings
 from typer.testing import CliRunner
 
 from mllmu.cli.app import app
-from mllmu.core.records import Profile, Question, read_lines
+from mllmu.core.jsonl import read_lines
+from mllmu.core.records import Profile, Question
 from mllmu.data.question_rules import check
 from mllmu.data.writers import Rejected
 

@@ -11,8 +11,9 @@ import pytest
 
 from mllmu.config import recipe as recipes
 from mllmu.core.errors import RecipeError
+from mllmu.core.jsonl import read_lines
 from mllmu.core.progress import SilentProgress
-from mllmu.core.records import Response, Sample, read_lines
+from mllmu.core.records import Response, Sample
 from mllmu.studies.objective import main_scores, standing
 
 pytest.importorskip("optuna")

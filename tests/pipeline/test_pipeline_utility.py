@@ -8,7 +8,8 @@ from pathlib import Path
 
 from mini_run import run
 
-from mllmu.core.records import Sample, read_lines
+from mllmu.core.jsonl import read_lines
+from mllmu.core.records import Sample
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 from test_evaluation_utility import write_llava_bench, write_mmmu

@@ -10,7 +10,8 @@ from PIL import Image
 
 from mllmu.cli.data import export_parquet, read_splits, write_contact_sheet
 from mllmu.core.errors import DataError
-from mllmu.core.records import Profile, Question, dump_lines
+from mllmu.core.jsonl import dump_lines
+from mllmu.core.records import Profile, Question
 from mllmu.data.contact_sheet import GAP
 
 SPLITS = {"5": ["a"], "10": ["a"], "15": ["a", "a_0"]}

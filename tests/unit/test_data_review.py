@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 from mllmu.cli.app import app
 from mllmu.config.recipe import parse
 from mllmu.core.errors import DataError
+from mllmu.core.jsonl import dump_lines
 from mllmu.core.progress import SilentProgress
-from mllmu.core.records import Profile, dump_lines
+from mllmu.core.records import Profile
 from mllmu.data import build, review
 
 DATA: dict[str, Any] = {

@@ -7,7 +7,7 @@ from pathlib import Path
 from mllmu.data.question_rules import check
 from mllmu.data.questions import build
 from mllmu.data.sources.synthetic import Synthetic
-from mllmu.evaluation.tasks.classification import PLUGIN as CLASSIFICATION
+from mllmu.data.tasks.classification import PLUGIN as CLASSIFICATION
 from mllmu.training.batching import training_turns
 
 PEOPLE = Synthetic(num_people=12).profiles(3)

@@ -10,7 +10,8 @@ import pytest
 from helpers_models import Watcher, load_ref, sample
 
 from mllmu.core.errors import DataError
-from mllmu.core.records import Response, Sample, read_lines
+from mllmu.core.jsonl import read_lines
+from mllmu.core.records import Response, Sample
 from mllmu.evaluation import run
 from mllmu.evaluation.run import PARTIAL, RESPONSES, append, collect, read_partial
 from mllmu.models.loading import Loaded

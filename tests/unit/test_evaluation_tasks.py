@@ -9,7 +9,7 @@ import pytest
 from mllmu.core.errors import DataError, RecipeError
 from mllmu.core.plugins import build, find, names
 from mllmu.core.records import Question
-from mllmu.evaluation.tasks import Task
+from mllmu.data.tasks import Task
 
 
 def question(**changes: Any) -> Question:

@@ -153,7 +153,7 @@ def test_a_recipe_adds_the_metrics_of_its_benchmarks() -> None:
         ({"benchmarks": ["mmmuu"]}, "benchmarks: no 'mmmuu'. Did you mean 'mmmu'"),
         ({"benchmarks": [{"name": "mmmu", "num_question": 3}]}, "Did you mean 'num_questions'"),
         ({"benchmarks": ["mmmu", "mmmu"]}, "a benchmark is named twice"),
-        ({"max_profiles": {"mmmu": 3}}, "for 'mmmu' set num_questions"),
+        ({"max_profiles": {"mmmu": 3}}, "'mmmu' is no set of people .* set num_questions"),
     ],
 )
 def test_a_mistake_in_the_recipe_is_named(evaluate: dict[str, Any], said: str) -> None:

@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 
 from mllmu.cli.app import app
 from mllmu.core.errors import BudgetError, DataError, RunStoreError
+from mllmu.core.jsonl import dump_lines, read_lines
 from mllmu.core.progress import SilentProgress
-from mllmu.core.records import Response, Sample, Score, dump_lines, read_lines
+from mllmu.core.records import Response, Sample, Score
 from mllmu.evaluation.judges.endpoint import Endpoint
 from mllmu.evaluation.judges.rule import Rule
 from mllmu.evaluation.judging import run, verdicts

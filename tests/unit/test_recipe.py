@@ -156,6 +156,7 @@ def test_a_misspelt_setting_names_its_place_and_the_nearest_one(change: str, pla
         ("data.celebrities=celebrity", "Did you mean 'celebrities'"),
         ("unlearn.methods=[np]", "Did you mean 'npo'"),
         ("evaluate.metrics=[truth_ration]", "metrics: no 'truth_ration'. Did you mean 'truth_ratio'"),
+        ("evaluate.tasks=[clozze]", "evaluate.tasks: tasks: no 'clozze'. Did you mean 'cloze'"),
         ("model.family=lava", "Did you mean 'llava'"),
     ],
 )
@@ -186,7 +187,7 @@ def test_dots_alone_are_explained() -> None:
         "finetune.lora.alpha=0", "finetune.lora.dropout=1", "unlearn.methods=ga", "unlearn.methods=[{beta: 1}]",
         "unlearn.methods=[{name: npo, beta: 0}]", "unlearn.methods=[{name: ga, epochs: 0}]", "evaluate.tasks=[]",
         "unlearn.methods=[{name: ga, modality: []}]", "unlearn.methods=[{name: ga, modality: [image_text, sound]}]",
-        "unlearn.methods=[{name: ga, 1: 2}]", "evaluate.tasks=[essay]", "evaluate.batch_size=0",
+        "unlearn.methods=[{name: ga, 1: 2}]", "evaluate.batch_size=0",
         "evaluate.max_profiles={forget: -1}", "evaluate.max_profiles={forgotten: 1}", "evaluate.max_profiles=3",
         "report.num_examples=-1", "model.packing=maybe", "model.dtype=int8", "data.source=3",
         "data.source.num_people=0", "data.source.first_id=0", "data.portraits.num_views=0", "data.portraits.size=1",

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from mllmu.config.recipe import parse
-from mllmu.pipeline.jobs import RETAIN_MODEL, TARGET, Job, jobs
-from mllmu.report.inputs import BASELINES
+from mllmu.core.names import BASELINES, RETAIN_MODEL, TARGET
+from mllmu.pipeline.jobs import Job, jobs
 from mllmu.unlearning.base import Method
 
 

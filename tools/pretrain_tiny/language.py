@@ -20,9 +20,9 @@ from mllmu.core.seeding import rng
 from mllmu.data.portraits import transform
 from mllmu.data.portraits.dicebear import DiceBear, sprites
 from mllmu.data.questions import build
-from mllmu.evaluation.tasks.classification import PLUGIN as CLASSIFICATION
-from mllmu.evaluation.tasks.cloze import PLUGIN as CLOZE
-from mllmu.evaluation.tasks.generation import PLUGIN as GENERATION
+from mllmu.data.tasks.classification import PLUGIN as CLASSIFICATION
+from mllmu.data.tasks.cloze import PLUGIN as CLOZE
+from mllmu.data.tasks.generation import PLUGIN as GENERATION
 from mllmu.models.families import IGNORE
 from tools.pretrain_tiny.build import IMAGE_SIZE
 from tools.pretrain_tiny.drills import LETTERS, MCQ_INSTRUCTION, Row

@@ -26,7 +26,8 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, TypeAdapter
 
 from mllmu.core.errors import DataError
-from mllmu.core.records import MODALITIES, Modality, Profile, Question, dump_lines, read_lines
+from mllmu.core.jsonl import dump_lines, read_lines
+from mllmu.core.records import MODALITIES, Modality, Profile, Question
 from mllmu.data.biography import biography, description
 from mllmu.data.published.schema import (
     FULL,

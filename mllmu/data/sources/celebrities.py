@@ -14,7 +14,8 @@ from PIL.Image import Image
 from pydantic import Field, model_validator
 
 from mllmu.core.errors import DataError
-from mllmu.core.records import Profile, Record, read_lines
+from mllmu.core.jsonl import read_lines
+from mllmu.core.records import Profile, Record
 from mllmu.data.portraits import folder
 from mllmu.data.sources import Source
 from mllmu.data.sources._wikidata import people

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from mllmu.config.recipe import Recipe
 from mllmu.core.errors import DataError
+from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.progress import Progress
 from mllmu.core.records import MODALITIES, Modality, Sample
 from mllmu.core.runfolder import write_atomic
 from mllmu.models.engine.respond import as_turn
-from mllmu.pipeline.jobs import RETAIN_MODEL, TARGET
 from mllmu.pipeline.pipeline import Pipeline
 from mllmu.studies.layers.measure import Depths, probe_accuracy
 from mllmu.studies.layers.page import write_page

@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from mllmu.core.records import Modality, Question, TaskName
-from mllmu.evaluation.tasks import Task, answers_by_key
+from mllmu.data.tasks import Task, answers_by_key
 
 # The two published wordings differ by one word; both are kept so that numbers stay comparable.
 _INSTRUCTION: dict[Modality, str] = {

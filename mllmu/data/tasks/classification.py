@@ -8,7 +8,7 @@ from pydantic import Field
 
 from mllmu.core.errors import DataError
 from mllmu.core.records import Question, TaskName
-from mllmu.evaluation.tasks import Task
+from mllmu.data.tasks import Task
 
 
 class Classification(Task):

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from mllmu.core.errors import DataError
 from mllmu.core.records import Question, TaskName
-from mllmu.evaluation.tasks import Task, answers_by_key
+from mllmu.data.tasks import Task, answers_by_key
 
 _BLANK = re.compile(r"_{2,}")
 
