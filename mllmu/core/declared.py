@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from mllmu.core.records import Modality, Record, Split, TaskName
 
 Direction = Literal["higher", "lower"]
@@ -93,7 +95,7 @@ class TableSpec(Record):
 class Declared(Record):
     """Everything a report needs to know about the plug-ins behind its numbers, by name."""
 
-    metrics: dict[str, MetricInfo] = {}
-    tasks: dict[TaskName, TaskInfo] = {}
-    splits: dict[Split, SplitInfo] = {}
+    metrics: dict[str, MetricInfo] = Field(default_factory=dict)
+    tasks: dict[TaskName, TaskInfo] = Field(default_factory=dict)
+    splits: dict[Split, SplitInfo] = Field(default_factory=dict)
     tables: tuple[TableSpec, ...] = ()
