@@ -11,6 +11,11 @@ from mllmu.core.records import Modality, Record, Split, TaskName
 Direction = Literal["higher", "lower"]
 Format = Literal["decimal", "percent", "signed", "p_value"]
 """How a number is printed: with decimals, as a share in percent, as a difference in points, or as a p-value."""
+MODALITY_LABELS: dict[str, str] = {"image_text": "image + text", "text": "text only", "both": "both"}
+"""How a modality is called in tables and plots."""
+SMALLEST_GAP = 0.02
+"""Where target and retain_model differ by less, a number cannot tell forgetting from knowing."""
+
 Good = Literal["retain_model", "kept", "near", "none"]
 """Where a number is good: at the retain_model's; as high as the target's or higher; at 1; or it is not judged."""
 
@@ -22,18 +27,24 @@ class MetricInfo(Record):
         label: title of a column or chart.
         unit: what one unit of the value is, e.g. ``share``, ``nats`` or ``points``.
         percent: a share that is printed in percent; otherwise with ``decimals``.
+        range: lowest and highest possible value, None where there is no bound; printed intervals are cut there.
         better: the good direction where knowledge is wanted (retain, celebrity, general benchmarks).
         outcome: the metric counts one kind of response (right, wrong, ...); the kinds add up to 1.
         collapse: a high share of this kind is how a collapsed model looks.
+        table: the metric has a table of its own beside the headline metrics (the points of a judge).
+        about: what the metric measures, in one sentence without a full stop, for a glossary or below its table.
     """
 
     label: str
     unit: str = "share"
     percent: bool = True
     decimals: int = 3
+    range: tuple[float | None, float | None] = (0.0, 1.0)
     better: Direction = "higher"
     outcome: bool = False
     collapse: bool = False
+    table: bool = False
+    about: str = ""
 
 
 class TaskInfo(Record):
@@ -44,9 +55,13 @@ class TaskInfo(Record):
 
 
 class SplitInfo(Record):
-    """A set's title, and whether it is a set of people or a general benchmark."""
+    """A set's title, and whether it is a set of people or a general benchmark.
+
+    ``metric``: the metric whose mean over all questions is the score of a benchmark; empty: the mean over its tasks.
+    """
 
     label: str
+    metric: str = ""
     kind: Literal["people", "benchmark"] = "people"
 
 
@@ -58,7 +73,8 @@ class ColumnSpec(Record):
         head: the heading; ``under``: small print below it; ``reads``: how to read the number, in one sentence.
         show: how a value is printed, after multiplication by ``scale``.
         more: (word, detail) of further numbers of the same summary, printed below each value.
-        metric: the metric that the numbers are made from, if it is one.
+        median: the column shows the median over all details of the summary, and below it their number.
+        metric: the metric that the numbers are made from, if it is one; ``task``: the task, if it is only one.
     """
 
     summary: str
@@ -72,15 +88,18 @@ class ColumnSpec(Record):
     show: Format = "decimal"
     scale: float = 1.0
     more: tuple[tuple[str, str], ...] = ()
+    median: bool = False
     metric: str = ""
+    task: TaskName = ""
 
 
 class TableSpec(Record):
     """A table of summary numbers, one row per model. Tables of one title are one table; its columns follow each other.
 
     Attributes:
-        order: place among the tables, lowest first.
-        bar: columns of shares that add up to 1, drawn as a bar at the head of each row.
+        order: position among the tables, lowest first.
+        by_modality: the columns name no modality; there is one table per modality, which its title names.
+        bar: columns of shares that add up to 1, drawn as a bar at the head of each row, under the heading ``bar_head``.
         folded: too large to be open when the page is.
     """
 
@@ -88,7 +107,9 @@ class TableSpec(Record):
     intro: str = ""
     columns: tuple[ColumnSpec, ...]
     bar: tuple[ColumnSpec, ...] = ()
+    bar_head: str = ""
     order: int = 0
+    by_modality: bool = False
     folded: bool = False
 
 
@@ -99,3 +120,24 @@ class Declared(Record):
     tasks: dict[TaskName, TaskInfo] = Field(default_factory=dict)
     splits: dict[Split, SplitInfo] = Field(default_factory=dict)
     tables: tuple[TableSpec, ...] = ()
+
+
+def closeness(value: float | None, target: float | None, retain_model: float | None) -> tuple[float | None, str]:
+    """How far a number has moved from the target's to the retain_model's, and a note.
+
+    1 - |value - retain_model| / |target - retain_model|, clipped to [0, 1]: 1 at the retain_model's number, 0 at the
+    target's or as far away on the other side. The note is ``beyond`` where the number lies past the retain_model's.
+
+    Returns:
+        None with the reason where a number is missing, or where target and retain_model differ by less than 0.02.
+
+    >>> closeness(0.5, 0.9, 0.3), closeness(0.2, 0.9, 0.3), closeness(0.5, 0.3, 0.3)
+    ((0.6666666666666667, ''), (0.8333333333333334, 'beyond'), (None, 'target and retain_model are alike'))
+    """
+    if value is None or target is None or retain_model is None:
+        return None, "not judged"
+    span = target - retain_model
+    if abs(span) < SMALLEST_GAP:
+        return None, "target and retain_model are alike"
+    beyond = (value - retain_model) * span < 0
+    return max(0.0, 1 - abs(value - retain_model) / abs(span)), "beyond" if beyond else ""

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from mllmu.core.declared import closeness
 from mllmu.core.records import Summary
-from mllmu.evaluation.summaries.oracle_distance import closeness
 from mllmu.report.inputs import ReportInput
 from mllmu.report.numbers import Numbers, usable
 

@@ -9,6 +9,7 @@ import pytest
 
 from mllmu.config.recipe import Evaluate
 from mllmu.core import plugins
+from mllmu.core.declared import closeness
 from mllmu.core.errors import RecipeError
 from mllmu.core.records import CandidateLogp, MetricResult, Response, Sample, Score, Summary
 from mllmu.evaluation.samples import measured, metrics_of
@@ -16,7 +17,6 @@ from mllmu.evaluation.summaries import Summariser, build_all, summarise
 from mllmu.evaluation.summaries.both_ways import overlap, shares
 from mllmu.evaluation.summaries.diversity import distinct
 from mllmu.evaluation.summaries.model_utility import harmonic
-from mllmu.evaluation.summaries.oracle_distance import closeness
 from mllmu.evaluation.summaries.privleak import privleak
 
 Numbers = dict[str, list[float | None]]

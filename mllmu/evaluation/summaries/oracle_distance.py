@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from mllmu.core.declared import closeness
 from mllmu.core.records import MetricResult, Summary
 from mllmu.evaluation.summaries import ScoredRun, Summariser
-
-SMALLEST = 0.02
-"""Where target and retain_model differ by less, the metric cannot tell forgetting from knowing."""
 
 
 class OracleDistance(Summariser):
@@ -49,21 +47,6 @@ class OracleDistance(Summariser):
 
 def _place(result: MetricResult) -> tuple[str, str, str, str]:
     return (result.metric, result.split, result.task, result.modality)
-
-
-def closeness(value: float | None, target: float | None, oracle: float | None) -> tuple[float | None, str]:
-    """The number in [0, 1] and a note.
-
-    >>> closeness(0.5, 0.9, 0.3), closeness(0.2, 0.9, 0.3), closeness(0.5, 0.3, 0.3)
-    ((0.6666666666666667, ''), (0.8333333333333334, 'beyond'), (None, 'target and retain_model are alike'))
-    """
-    if value is None or target is None or oracle is None:
-        return None, "not judged"
-    span = target - oracle
-    if abs(span) < SMALLEST:
-        return None, "target and retain_model are alike"
-    beyond = (value - oracle) * span < 0
-    return max(0.0, 1 - abs(value - oracle) / abs(span)), "beyond" if beyond else ""
 
 
 PLUGIN = OracleDistance
