@@ -87,7 +87,7 @@ def load_recipe(path: Path | str, *overrides: str) -> Recipe:
     Raises:
         RecipeError: the file is missing, is not YAML, or holds an unknown or impossible setting.
     """
-    from mllmu.config.recipe import load
+    from mllmu.config.load import load
 
     return load(Path(path), overrides)
 

@@ -143,8 +143,7 @@ def parse_shots(given: Sequence[str]) -> dict[TaskName, list[str]]:
 
 def model_section(path: str, overrides: Sequence[str]) -> ModelSection:
     """The model's settings: the defaults, changed by ``--set model.dtype=float32`` and the like."""
-    from mllmu.config.recipe import parse
-    from mllmu.config.settings import apply_override
+    from mllmu.config.load import apply_override, parse
 
     raw: dict[str, Any] = {"name": "saved", "model": {"path": path}}
     for override in overrides:

@@ -72,7 +72,7 @@ def _judge(root: Path, judging: Judge, compare: str | None, *, dry_run: bool, fo
 
 def build_judge(name: str, settings: Sequence[str]) -> Judge:
     """The judge of a name, with ``key=value`` settings."""
-    from mllmu.config.settings import apply_override
+    from mllmu.config.load import apply_override
     from mllmu.core.plugins import build
 
     raw: dict[str, Any] = {}
@@ -84,7 +84,7 @@ def build_judge(name: str, settings: Sequence[str]) -> Judge:
 
 def model_names(root: Path) -> list[str]:
     """The models of a run, in the order of its report; a folder without a run raises DataError."""
-    from mllmu.config.recipe import load
+    from mllmu.config.load import load
     from mllmu.core.errors import DataError
     from mllmu.core.names import RETAIN_MODEL, TARGET
     from mllmu.pipeline.jobs import jobs

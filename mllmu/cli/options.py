@@ -47,7 +47,7 @@ def each(
     Every recipe is checked before the first one is given out. One of a grid is named on stdout when its turn comes,
     unless ``quiet``.
     """
-    from mllmu.config.recipe import load_all
+    from mllmu.config.load import load_all
 
     for name, recipe in load_all(path, overrides or ()).items():
         if name and not quiet:

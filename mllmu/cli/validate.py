@@ -16,7 +16,7 @@ def validate(
     show: Annotated[bool, typer.Option("--show", help="Also print the recipe with all defaults filled in.")] = False,
 ) -> None:
     """Check every setting of a recipe, those of methods and metrics included, and run nothing."""
-    from mllmu.config.recipe import dump, load_all
+    from mllmu.config.load import dump, load_all
 
     checked = load_all(recipe, overrides or ())
     typer.echo("valid" if len(checked) == 1 else f"valid: a grid of {len(checked)} recipes: {', '.join(checked)}")

@@ -1,32 +1,25 @@
-"""The recipe: everything a run depends on, in one YAML file.
+"""The recipe: everything a run depends on, as sections of settings with defaults and bounds.
 
-``load`` reads it, applies ``--set a.b.c=value``, fills defaults, and checks every setting, those of the plug-ins
-included, before anything runs. An unknown key is an error that names the nearest known one.
+:mod:`mllmu.config.load` makes one from a YAML file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     NonNegativeInt,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from mllmu.config import grid
 from mllmu.config.protocol import Protocol
-from mllmu.config.settings import read
 from mllmu.core import plugins
-from mllmu.core.errors import PluginError, RecipeError
 from mllmu.core.records import MODALITIES, PEOPLE_SPLITS, TASKS, Modality, Split, TaskName
 
 Modalities = Literal["image_text", "text", "both"]
@@ -315,105 +308,3 @@ class Recipe(Section):
         if not value.strip("."):
             raise ValueError("the run folder is named after it, and dots alone are no folder name")
         return value
-
-
-def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe file, apply ``a.b.c=value`` overrides, and check it completely.
-
-    Raises:
-        RecipeError: the file is missing, is not YAML, or holds an unknown or impossible setting; or it is a grid, and
-            the overrides do not leave one recipe of it.
-    """
-    found = load_all(path, overrides)
-    if len(found) > 1:
-        raise RecipeError(
-            f"{path}: a grid of {len(found)} recipes ({', '.join(found)}), and one is needed here. "
-            "Set what it varies to one value each."
-        )
-    return next(iter(found.values()))
-
-
-def load_all(path: Path, overrides: Sequence[str] = ()) -> dict[str, Recipe]:
-    """All recipes of a file: one for each combination of its ``grid``, by name, or the one of a plain file, by "".
-
-    Raises:
-        RecipeError: as :func:`load`, or the grid is not one; every combination is checked.
-    """
-    raw = read(path)
-    grid.override(raw, overrides, where=str(path))
-    if grid.KEY not in raw:
-        return {"": parse(raw, where=str(path))}
-    found = grid.combinations(raw, where=str(path))
-    return {name: _titled(parse(one, where=f"{path} ({name})"), name) for name, one in found.items()}
-
-
-def _titled(recipe: Recipe, name: str) -> Recipe:
-    """One of a grid, whose report says which one."""
-    title = f"{recipe.report.title or recipe.name}: {name}"
-    return recipe.model_copy(update={"report": recipe.report.model_copy(update={"title": title})})
-
-
-def parse(raw: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
-    """Check a mapping of settings, plug-in settings included, and return the recipe."""
-    try:
-        recipe = Recipe.model_validate(raw)
-    except ValidationError as error:
-        raise RecipeError(plugins.explain(error, Recipe, where=f"{where}: ")) from None
-    check_plugins(recipe, where=where)
-    return recipe
-
-
-def check_plugins(recipe: Recipe, *, where: str = "recipe") -> None:
-    """Construct every plug-in the recipe names, so that a typo fails before the first second of work."""
-    recipe.data.source.build("sources", f"{where}: data.source")
-    recipe.data.portraits.build("portraits", f"{where}: data.portraits")
-    recipe.data.questions.build("questions", f"{where}: data.questions")
-    if recipe.data.celebrities:
-        recipe.data.celebrities.build("sources", f"{where}: data.celebrities")
-    _check_judges(recipe, where)
-    for spec in recipe.evaluate.benchmarks:
-        spec.build("benchmarks", f"{where}: evaluate.benchmarks")
-    for setting, kind in _NAMED_IN_EVALUATE.items():
-        for name in getattr(recipe.evaluate, setting):
-            if (kind, name) != ("summaries", "all"):
-                _known(kind, name, f"{where}: evaluate.{setting}")
-    if recipe.model.family != "auto":
-        plugins.find("families", recipe.model.family)
-    for index, spec in enumerate(recipe.unlearn.methods):
-        for settings in expand_modalities(spec):
-            method = plugins.build("methods", spec.name, settings, where=f"{where}: unlearn.methods[{index}]")
-            if method.uses_holdout and not recipe.data.splits.holdout:
-                hint = "compares with people never taught: set data.splits.holdout above 0, or its floor"
-                raise RecipeError(f"{where}: unlearn.methods[{index}]: {spec.name} {hint}.")
-
-
-_NAMED_IN_EVALUATE = {"tasks": "tasks", "metrics": "metrics", "extra_metrics": "metrics", "summaries": "summaries"}
-
-
-def _known(kind: str, name: str, where: str) -> None:
-    try:
-        plugins.find(kind, name)
-    except PluginError as error:
-        raise PluginError(f"{where}: {error}") from None
-
-
-def _check_judges(recipe: Recipe, where: str) -> None:
-    built = [
-        spec.build("judges", f"{where}: evaluate.judges[{index}]") for index, spec in enumerate(recipe.evaluate.judges)
-    ]
-    names = [judge.name for judge in built]
-    if len(set(names)) < len(names):
-        raise RecipeError(f"{where}: evaluate.judges: two are named alike ({', '.join(names)}). Give each a 'label'.")
-
-
-def expand_modalities(spec: PluginSpec) -> list[dict[str, Any]]:
-    """One settings dictionary per modality of a method entry (``modality`` may be a list)."""
-    modality = spec.settings.get("modality")
-    if not isinstance(modality, list) or not modality:  # an empty list is left for the method to refuse
-        return [spec.settings]
-    return [spec.settings | {"modality": one} for one in modality]
-
-
-def dump(recipe: Recipe) -> str:
-    """The fully resolved recipe as YAML: what ``recipe.yaml`` in the run folder holds."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from mllmu.config import recipe as recipes
+from mllmu.config import load as recipes
 from mllmu.core.errors import ModelError, did_you_mean
 from mllmu.core.records import ModelRef
 from mllmu.core.runfolder import explain_os_errors

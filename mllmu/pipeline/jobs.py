@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from mllmu.config.recipe import Recipe, expand_modalities
+from mllmu.config.load import expand_modalities
+from mllmu.config.recipe import Recipe
 from mllmu.core import plugins
 from mllmu.core.names import BASELINES, RETAIN_MODEL, TARGET
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from mllmu.config import recipe as recipes
+from mllmu.config import load as recipes
 from mllmu.core import ranks
 from mllmu.core.errors import RunStoreError
 from mllmu.core.runfolder import UNIT_FILE, read_json, write_atomic

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mllmu.config import recipe as recipes
+from mllmu.config import load as recipes
 from mllmu.config.protocol import Protocol
 from mllmu.core.names import BASELINES, RETAIN_MODEL, TARGET
 from mllmu.core.records import MetricResult, Response, Sample, Score, Summary

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from mllmu.config.recipe import PluginSpec, Recipe, expand_modalities, parse
+from mllmu.config.load import expand_modalities, parse
+from mllmu.config.recipe import PluginSpec, Recipe
 from mllmu.core import plugins
 from mllmu.core.errors import RecipeError, needs_extra
 from mllmu.core.names import RETAIN_MODEL, TARGET

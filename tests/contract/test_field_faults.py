@@ -20,7 +20,8 @@ from test_methods_contract import METHODS, World, label
 from torch import Tensor
 
 import mllmu
-from mllmu.config.recipe import Evaluate, parse
+from mllmu.config.load import parse
+from mllmu.config.recipe import Evaluate
 from mllmu.core import plugins
 from mllmu.core.errors import RecipeError
 from mllmu.core.records import CandidateLogp, Response, Sample, Score, TokenStats

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 import yaml
 
-from mllmu.config.recipe import parse
-from mllmu.config.settings import apply_override
+from mllmu.config.load import apply_override, parse
 from mllmu.core.progress import Progress
 from mllmu.data.questions import build
 from mllmu.data.sources.synthetic import Synthetic

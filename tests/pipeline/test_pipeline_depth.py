@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers_models import load_ref, turns_of
 
-from mllmu.config import recipe as recipes
+from mllmu.config import load as recipes
 from mllmu.core.progress import SilentProgress
 from mllmu.models.engine.forward import run_forward
 from mllmu.models.parts import decoder_layers

@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from typer.testing import CliRunner
 
 from mllmu.cli.app import app
-from mllmu.config import recipe as recipes
+from mllmu.config import load as recipes
 from mllmu.core.errors import ModelError
 from mllmu.core.records import ModelRef
 from mllmu.models.loading import load

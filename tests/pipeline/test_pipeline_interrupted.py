@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from mini_run import fingerprints, run, settings, write_recipe
 
-from mllmu.config.recipe import parse
+from mllmu.config.load import parse
 from mllmu.core.progress import SilentProgress
 from mllmu.evaluation.run import PARTIAL
 from mllmu.pipeline.pipeline import Pipeline

@@ -10,7 +10,7 @@ import mini_run
 import pytest
 from PIL import Image
 
-from mllmu.config.recipe import parse
+from mllmu.config.load import parse
 from mllmu.data.people.keyfile import Key
 from mllmu.data.people.lexicon import words
 from mllmu.pipeline.pipeline import Pipeline

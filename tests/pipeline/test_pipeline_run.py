@@ -17,7 +17,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from mllmu.cli.app import app
-from mllmu.config.recipe import load, parse
+from mllmu.config.load import load, parse
 from mllmu.core.errors import GateError, RunStoreError
 from mllmu.core.jsonl import read_lines
 from mllmu.core.records import Response, Sample

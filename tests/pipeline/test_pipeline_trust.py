@@ -8,7 +8,7 @@ from pathlib import Path
 import mini_run
 import pytest
 
-from mllmu.config import recipe as recipes
+from mllmu.config import load as recipes
 from mllmu.core import plugins
 from mllmu.core.errors import RecipeError
 from mllmu.core.progress import SilentProgress

@@ -9,7 +9,7 @@ from typing import Any
 import mini_run
 import pytest
 
-from mllmu.config import recipe as recipes
+from mllmu.config import load as recipes
 from mllmu.core.errors import RecipeError
 from mllmu.core.jsonl import read_lines
 from mllmu.core.progress import SilentProgress

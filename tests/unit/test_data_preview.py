@@ -11,7 +11,8 @@ from llm_server import KEY, LlmServer
 from typer.testing import CliRunner
 
 from mllmu.cli.app import app
-from mllmu.config.recipe import DataSection, load
+from mllmu.config.load import load
+from mllmu.config.recipe import DataSection
 from mllmu.core.progress import SilentProgress
 from mllmu.data.preview import previews
 from mllmu.pipeline.context import Context

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mllmu.cli.app import app
-from mllmu.config.recipe import parse
+from mllmu.config.load import parse
 from mllmu.core.errors import DataError
 from mllmu.core.jsonl import dump_lines
 from mllmu.core.progress import SilentProgress

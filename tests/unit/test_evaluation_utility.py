@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mllmu.config.recipe import Evaluate, parse
+from mllmu.config.load import parse
+from mllmu.config.recipe import Evaluate
 from mllmu.core.errors import DataError, RecipeError
 from mllmu.core.records import Response
 from mllmu.evaluation.benchmarks import Asked, Skipped

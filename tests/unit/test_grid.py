@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from mllmu.cli.app import app
 from mllmu.cli.options import each, link_reports
-from mllmu.config.recipe import load, load_all
+from mllmu.config.load import load, load_all
 from mllmu.core.errors import RecipeError
 
 

@@ -10,7 +10,7 @@ import torch
 from helpers_models import LORA, load_ref, turns_of
 from safetensors.torch import load_file
 
-from mllmu.config.recipe import parse
+from mllmu.config.load import parse
 from mllmu.core import plugins
 from mllmu.core.errors import RecipeError
 from mllmu.core.progress import SilentProgress

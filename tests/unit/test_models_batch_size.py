@@ -8,7 +8,8 @@ import pytest
 import torch
 from helpers_models import load_ref, sample
 
-from mllmu.config.recipe import Evaluate, parse
+from mllmu.config.load import parse
+from mllmu.config.recipe import Evaluate
 from mllmu.core.errors import RecipeError
 from mllmu.core.progress import SilentProgress
 from mllmu.evaluation.run import collect

@@ -19,7 +19,8 @@ import torch
 from helpers_models import LORA, load_ref, sample
 from safetensors.torch import load_file
 
-from mllmu.config.recipe import ModelSection, parse
+from mllmu.config.load import parse
+from mllmu.config.recipe import ModelSection
 from mllmu.core.errors import DependencyError, ModelError, RecipeError
 from mllmu.core.progress import SilentProgress
 from mllmu.core.records import ModelRef

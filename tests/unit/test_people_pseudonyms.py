@@ -17,7 +17,7 @@ from PIL.ImageDraw import Draw
 from typer.testing import CliRunner
 
 from mllmu.cli.app import app
-from mllmu.config.recipe import parse
+from mllmu.config.load import parse
 from mllmu.core.errors import DataError, FaultsError
 from mllmu.core.progress import SilentProgress
 from mllmu.data import build

@@ -10,7 +10,8 @@ import pytest
 from helpers_models import COLOURS, load_ref, make_base, sample
 from test_planning_memory import allocated
 
-from mllmu.config.recipe import Evaluate, ModelSection, parse
+from mllmu.config.load import parse
+from mllmu.config.recipe import Evaluate, ModelSection
 from mllmu.core.records import Exchange
 from mllmu.models.engine.respond import answer
 from mllmu.models.families import Turn

@@ -11,7 +11,8 @@ import yaml
 from typer.testing import CliRunner
 
 from mllmu.cli.app import app
-from mllmu.config.recipe import ModelSection, Recipe, parse
+from mllmu.config.load import parse
+from mllmu.config.recipe import ModelSection, Recipe
 from mllmu.core.errors import ModelError, RecipeError
 from mllmu.preflight.plan.facts import describe, known_models
 from mllmu.preflight.plan.plan import devices, find_device, make_plan, training_peak

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from helpers_models import load_ref, make_base
 
+from mllmu.config.load import parse
 from mllmu.config.protocol import OFFICIAL
-from mllmu.config.recipe import Evaluate, parse
+from mllmu.config.recipe import Evaluate
 from mllmu.core.errors import RecipeError
 from mllmu.core.records import Sample
 from mllmu.data import build

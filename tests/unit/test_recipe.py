@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from mllmu.config.recipe import PluginSpec, Recipe, dump, expand_modalities, load, load_all, parse, percent
-from mllmu.config.settings import apply_override
+from mllmu.config.load import apply_override, dump, expand_modalities, load, load_all, parse
+from mllmu.config.recipe import PluginSpec, Recipe, percent
 from mllmu.core.errors import MllmuError, PluginError, RecipeError
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from mllmu.config.recipe import parse
+from mllmu.config.load import parse
 from mllmu.core.errors import RecipeError
 from mllmu.core.records import MetricResult
 from mllmu.evaluation.judges.rule import Rule

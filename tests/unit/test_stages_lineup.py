@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mllmu.config.recipe import parse
+from mllmu.config.load import parse
 from mllmu.core.names import BASELINES, RETAIN_MODEL, TARGET
 from mllmu.pipeline.jobs import Job, jobs
 from mllmu.unlearning.base import Method

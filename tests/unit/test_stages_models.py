@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from helpers_models import Watcher
 
-from mllmu.config.recipe import parse
+from mllmu.config.load import parse
 from mllmu.core.records import ModelRef
 from mllmu.models.families.llava import Llava
 from mllmu.pipeline.context import Context

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mllmu.config.recipe import load, parse
+from mllmu.config.load import load, parse
 from mllmu.core.errors import DataError, RunStoreError
 from mllmu.core.progress import SilentProgress
 from mllmu.core.runfolder import RunStore

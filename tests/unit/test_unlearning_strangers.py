@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mllmu.config.recipe import parse
+from mllmu.config.load import parse
 from mllmu.core import plugins
 from mllmu.core.errors import DataError, RecipeError
 from mllmu.models.engine.forward import Forward

@@ -1,0 +1,267 @@
+"""From a YAML file to a checked recipe: overrides, defaults, and grids of several recipes in one file.
+
+``load`` reads a file, applies ``--set a.b.c=value``, fills defaults, and checks every setting, those of the plug-ins
+included, before anything runs. An unknown key is an error that names the nearest known one.
+
+A file with ``grid: {model.path: [a, b], seed: [0, 1]}`` holds one recipe per combination of these values, each with a
+run folder of its own, named after the values.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from copy import copy, deepcopy
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from mllmu.config.recipe import PluginSpec, Recipe
+from mllmu.core import plugins
+from mllmu.core.errors import PluginError, RecipeError
+
+GRID = "grid"
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file, apply ``a.b.c=value`` overrides, and check it completely.
+
+    Raises:
+        RecipeError: the file is missing, is not YAML, or holds an unknown or impossible setting; or it is a grid, and
+            the overrides do not leave one recipe of it.
+    """
+    found = load_all(path, overrides)
+    if len(found) > 1:
+        raise RecipeError(
+            f"{path}: a grid of {len(found)} recipes ({', '.join(found)}), and one is needed here. "
+            "Set what it varies to one value each."
+        )
+    return next(iter(found.values()))
+
+
+def load_all(path: Path, overrides: Sequence[str] = ()) -> dict[str, Recipe]:
+    """All recipes of a file: one for each combination of its ``grid``, by name, or the one of a plain file, by "".
+
+    Raises:
+        RecipeError: as :func:`load`, or the grid is not one; every combination is checked.
+    """
+    raw = read(path)
+    apply_overrides(raw, overrides, where=str(path))
+    if GRID not in raw:
+        return {"": parse(raw, where=str(path))}
+    found = combinations(raw, where=str(path))
+    return {name: _titled(parse(one, where=f"{path} ({name})"), name) for name, one in found.items()}
+
+
+def _titled(recipe: Recipe, name: str) -> Recipe:
+    """One of a grid, whose report says which one."""
+    title = f"{recipe.report.title or recipe.name}: {name}"
+    return recipe.model_copy(update={"report": recipe.report.model_copy(update={"title": title})})
+
+
+def parse(raw: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
+    """Check a mapping of settings, plug-in settings included, and return the recipe."""
+    try:
+        recipe = Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise RecipeError(plugins.explain(error, Recipe, where=f"{where}: ")) from None
+    check_plugins(recipe, where=where)
+    return recipe
+
+
+def check_plugins(recipe: Recipe, *, where: str = "recipe") -> None:
+    """Construct every plug-in the recipe names, so that a typo fails before the first second of work."""
+    recipe.data.source.build("sources", f"{where}: data.source")
+    recipe.data.portraits.build("portraits", f"{where}: data.portraits")
+    recipe.data.questions.build("questions", f"{where}: data.questions")
+    if recipe.data.celebrities:
+        recipe.data.celebrities.build("sources", f"{where}: data.celebrities")
+    _check_judges(recipe, where)
+    for spec in recipe.evaluate.benchmarks:
+        spec.build("benchmarks", f"{where}: evaluate.benchmarks")
+    for setting, kind in _NAMED_IN_EVALUATE.items():
+        for name in getattr(recipe.evaluate, setting):
+            if (kind, name) != ("summaries", "all"):
+                _known(kind, name, f"{where}: evaluate.{setting}")
+    if recipe.model.family != "auto":
+        plugins.find("families", recipe.model.family)
+    for index, spec in enumerate(recipe.unlearn.methods):
+        for settings in expand_modalities(spec):
+            method = plugins.build("methods", spec.name, settings, where=f"{where}: unlearn.methods[{index}]")
+            if method.uses_holdout and not recipe.data.splits.holdout:
+                hint = "compares with people never taught: set data.splits.holdout above 0, or its floor"
+                raise RecipeError(f"{where}: unlearn.methods[{index}]: {spec.name} {hint}.")
+
+
+_NAMED_IN_EVALUATE = {"tasks": "tasks", "metrics": "metrics", "extra_metrics": "metrics", "summaries": "summaries"}
+
+
+def _known(kind: str, name: str, where: str) -> None:
+    try:
+        plugins.find(kind, name)
+    except PluginError as error:
+        raise PluginError(f"{where}: {error}") from None
+
+
+def _check_judges(recipe: Recipe, where: str) -> None:
+    built = [
+        spec.build("judges", f"{where}: evaluate.judges[{index}]") for index, spec in enumerate(recipe.evaluate.judges)
+    ]
+    names = [judge.name for judge in built]
+    if len(set(names)) < len(names):
+        raise RecipeError(f"{where}: evaluate.judges: two are named alike ({', '.join(names)}). Give each a 'label'.")
+
+
+def expand_modalities(spec: PluginSpec) -> list[dict[str, Any]]:
+    """One settings dictionary per modality of a method entry (``modality`` may be a list)."""
+    modality = spec.settings.get("modality")
+    if not isinstance(modality, list) or not modality:  # an empty list is left for the method to refuse
+        return [spec.settings]
+    return [spec.settings | {"modality": one} for one in modality]
+
+
+def dump(recipe: Recipe) -> str:
+    """The fully resolved recipe as YAML: what ``recipe.yaml`` in the run folder holds."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain YAML in which a setting given twice is an error; the first one would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' is given twice", key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep=deep)
+
+
+def read_yaml(text: str, *, where: str) -> Any:
+    """The value of a YAML text; RecipeError if it is none."""
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise RecipeError(f"{where}: not valid YAML: {' '.join(str(error).split())}.") from None
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The settings in a recipe file, unchecked.
+
+    Raises:
+        RecipeError: the file is missing, is not YAML, or is no mapping of settings.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: no such recipe. Give the path of a YAML file, e.g. recipes/demo.yaml.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read ({error}). Expected a YAML text file.") from None
+    raw = read_yaml(text, where=str(path)) or {}
+    if not isinstance(raw, dict):
+        raise RecipeError(f"{path}: expected a mapping of settings, got {type(raw).__name__}.")
+    return raw
+
+
+def apply_override(raw: dict[str, Any], override: str) -> None:
+    """Set one dotted key in place: ``finetune.lora.rank=8``, ``unlearn.methods.0.beta=0.1``; values are YAML.
+
+    What is missing on the way is made, and a plug-in given by its bare name becomes ``{name: ...}`` to hold settings.
+    """
+    key, sign, text = override.partition("=")
+    if not sign or not key.strip():
+        raise RecipeError(f"--set {override}: expected key=value, e.g. --set finetune.epochs=3.")
+    put(raw, key.strip(), read_yaml(text, where=f"--set {override}"), where=f"--set {override}")
+
+
+def put(raw: dict[str, Any], key: str, value: Any, *, where: str) -> None:
+    """Set one dotted key in place to a value; ``where`` begins the messages of errors."""
+    *path, last = key.split(".")
+    node: Any = raw
+    for part in path:
+        place = _index(node, part, where) if isinstance(node, list) else part
+        node = _enter(node, place, where)
+    node[_index(node, last, where) if isinstance(node, list) else last] = value
+
+
+def _enter(node: Any, place: Any, where: str) -> Any:
+    """The settings or the list inside a place, made this place's own: a YAML alias puts one object in several."""
+    inside = node[place] if isinstance(node, list) else node.get(place)
+    if isinstance(inside, str):
+        inside = {"name": inside}
+    if not isinstance(inside, (dict, list, type(None))):
+        raise RecipeError(f"{where}: '{place}' is a single value, it has no settings inside.")
+    node[place] = copy(inside) if inside is not None else {}
+    return node[place]
+
+
+def _index(node: list[Any], part: str, where: str) -> int:
+    if not part.isdecimal() or int(part) >= len(node):
+        raise RecipeError(f"{where}: '{part}' is no position in a list of {len(node)}; the first is 0.")
+    return int(part)
+
+
+def apply_overrides(raw: dict[str, Any], overrides: Sequence[str], *, where: str) -> None:
+    """Apply ``a.b=value`` changes in place; one of a setting in the grid leaves this value alone in the grid.
+
+    Raises:
+        RecipeError: a change of a part of a varied setting, or of a section around it: one would undo the other.
+    """
+    for change in overrides:
+        apply_override(raw, change)
+    for change in overrides if GRID in raw else ():
+        key, _, text = change.partition("=")
+        key = key.strip()
+        for axis in _axes(raw, where):
+            if key == axis:
+                raw[GRID] = raw[GRID] | {axis: [read_yaml(text, where=f"--set {change}")]}
+            elif f"{axis}.".startswith(f"{key}.") or f"{key}.".startswith(f"{axis}."):
+                raise RecipeError(
+                    f"--set {change}: the grid varies '{axis}'. Set '{axis}' as a whole, or edit the grid."
+                )
+
+
+def combinations(raw: dict[str, Any], *, where: str) -> dict[str, dict[str, Any]]:
+    """The settings of every combination by its name, the last axis varying fastest.
+
+    Raises:
+        RecipeError: the grid is not a mapping of settings to lists of values, or two combinations have one name.
+    """
+    axes = _axes(raw, where)
+    found: dict[str, dict[str, Any]] = {}
+    for values in itertools.product(*axes.values()):
+        name = "_".join(map(name_of_value, values))
+        if name in found:
+            raise RecipeError(f"{where}: grid: two combinations are named '{name}'. Run them as recipes of their own.")
+        one = deepcopy({key: value for key, value in raw.items() if key != GRID})
+        for axis, value in zip(axes, values, strict=True):
+            put(one, axis, deepcopy(value), where=f"{where}: grid: {axis}")
+        found[name] = one
+    return found
+
+
+def name_of_value(value: Any) -> str:
+    """A value as part of a folder name: the last part of a path, without what a folder name should not hold.
+
+    >>> name_of_value("llava-hf/llava-1.5-7b-hf"), name_of_value(0.05), name_of_value([0.05, 0.1])
+    ('llava-1.5-7b-hf', '0.05', '0.05-0.1')
+    """
+    text = value.rstrip("/").rpartition("/")[2] if isinstance(value, str) else str(value)
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")[:64] or "value"
+
+
+def _axes(raw: dict[str, Any], where: str) -> dict[str, list[Any]]:
+    axes = raw[GRID]
+    if not isinstance(axes, dict) or not axes:
+        raise RecipeError(
+            f"{where}: grid: expected settings with their values, e.g. {{model.path: [a, b]}}, got {axes!r}."
+        )
+    for axis, values in axes.items():
+        if not isinstance(axis, str) or axis in {"name", GRID}:
+            raise RecipeError(f"{where}: grid: {axis!r} is no setting that can vary, e.g. model.path.")
+        if not isinstance(values, list) or not values:
+            raise RecipeError(f"{where}: grid: {axis}: expected a list of values, got {values!r}.")
+    return axes
