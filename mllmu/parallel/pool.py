@@ -1,4 +1,4 @@
-"""Several models of a run made at the same time, each by a process of its own.
+"""A pool of worker processes that make several models of a run at the same time.
 
 The processes share nothing but the run folder, and every task is a unit of it, so a worker that dies loses no more
 than a stopped run would. The parent sends tasks, shows what the workers report, and passes on their first error.
@@ -25,33 +25,33 @@ PATIENCE_S = 5.0
 """How long a worker may tidy up before it is killed."""
 
 Task = tuple[str, ...]
-Hire = Callable[[int, Progress], Callable[..., object]]
-"""Place of the worker (0, 1 ...) and its progress -> what does a task. Called in the worker; must be picklable."""
+StartWorker = Callable[[int, Progress], Callable[..., object]]
+"""Index of the worker (0, 1 ...) and its progress -> the function that runs a task. Called in the worker; picklable."""
 
 
 class _Worker(NamedTuple):
     process: SpawnProcess
     connection: Connection
-    shown: Progress
+    progress: Progress
 
 
-class Crew:
-    """A number of processes that do tasks; they are started with the first task, and ended with the block.
+class WorkerPool:
+    """Processes that run tasks; they start with the first task and end with the ``with`` block.
 
     Args:
-        size: most tasks that are done at the same time.
-        hire: makes a process ready for tasks.
-        progress: told what all workers report.
+        size: largest number of tasks at a time.
+        start_worker: prepares a process for tasks.
+        progress: receives what all workers report.
     """
 
-    def __init__(self, size: int, hire: Hire, progress: Progress) -> None:
+    def __init__(self, size: int, start_worker: StartWorker, progress: Progress) -> None:
         self.size = size
-        self.hire = hire
+        self.start_worker = start_worker
         self.progress = progress
         self._idle: list[_Worker] = []
         self._busy: dict[Connection, _Worker] = {}
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> WorkerPool:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -63,7 +63,7 @@ class Crew:
             worker.process.join(PATIENCE_S)
             worker.process.kill()
             worker.process.join()
-            worker.shown.close()
+            worker.progress.close()
         self._idle, self._busy = [], {}
 
     def do(self, tasks: Iterable[Task]) -> None:
@@ -80,18 +80,18 @@ class Crew:
                 worker.connection.send(waiting.pop(0))
                 self._busy[worker.connection] = worker
             for connection in wait(list(self._busy)):
-                self._hear(self._busy[connection])  # type: ignore[index]
+                self._receive(self._busy[connection])  # type: ignore[index]
 
     def _start(self) -> _Worker:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        place = len(self._busy)
-        process = context.Process(target=_work, args=(theirs, self.hire, place), daemon=True)
+        index = len(self._busy)
+        process = context.Process(target=_work, args=(theirs, self.start_worker, index), daemon=True)
         process.start()
         theirs.close()
         return _Worker(process, ours, self.progress.lane())
 
-    def _hear(self, worker: _Worker) -> None:
+    def _receive(self, worker: _Worker) -> None:
         try:
             kind, *content = worker.connection.recv()
         except (EOFError, ConnectionResetError):
@@ -102,7 +102,7 @@ class Crew:
             ) from None
         if kind == "progress":
             method, args, facts = content
-            getattr(worker.shown, method)(*args, **facts)
+            getattr(worker.progress, method)(*args, **facts)
         elif kind == "done":
             self._idle.append(self._busy.pop(worker.connection))
         else:
@@ -140,7 +140,7 @@ class _Relay(SilentProgress):
         self._connection.send(("progress", method, args, facts))
 
 
-def _work(connection: Connection, hire: Hire, place: int) -> None:
+def _work(connection: Connection, start_worker: StartWorker, index: int) -> None:
     """Life of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which then ends this process
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
@@ -152,7 +152,7 @@ def _work(connection: Connection, hire: Hire, place: int) -> None:
         except EOFError:
             return
         try:
-            do = do or hire(place, _Relay(connection))
+            do = do or start_worker(index, _Relay(connection))
             do(*task)
         except Exception as error:  # noqa: BLE001 - whatever it is, the parent decides
             known = isinstance(error, MllmuError)

@@ -36,7 +36,7 @@ from mllmu.evaluation import gate, scoring
 from mllmu.evaluation.judging import run as let_judge
 from mllmu.evaluation.samples import metrics_of
 from mllmu.evaluation.summaries import build_all, summarise
-from mllmu.parallel.pool import Crew
+from mllmu.parallel.pool import WorkerPool
 from mllmu.parallel.team import follow, leading, only_alone
 from mllmu.pipeline import report_input as reporting
 from mllmu.pipeline.answers import Answers
@@ -79,7 +79,7 @@ class Pipeline:
         self.context = Context(recipe, self.root, self.progress)
         self.models = Models(self.context)
         self.jobs = list(self.models.jobs.values())
-        self.crew = Crew(recipe.workers, partial(hire, recipe, self.root), self.progress)
+        self.workers = WorkerPool(recipe.workers, partial(worker_task, recipe, self.root), self.progress)
 
     def run(self, only: str | None = None) -> Path | None:
         """Run all stages, or those up to ``only``; returns the page of the report if that was made.
@@ -93,7 +93,7 @@ class Pipeline:
             return None
         store = self.context.store = RunStore(self.root)
         last = only or STAGES[-1]
-        with leading(self.root), recorded(self.context), self.crew:
+        with leading(self.root), recorded(self.context), self.workers:
             for stage in STAGES[: STAGES.index(last) + 1]:
                 # Judging and drawing are cheap, so asking for them by name does them again.
                 store.force = only in (None, stage) and (self.force or (stage == only and stage in CHEAP))
@@ -154,7 +154,7 @@ class Pipeline:
         """Have the missing ones of some units made by worker processes, if the recipe wants any."""
         if self.recipe.workers > 1:
             find = self.models.planned if what == "make" else lambda key, name: self.answers[key].unit(name)
-            self.crew.do([(what, key, name) for key, name in places if not find(key, name).done])
+            self.workers.do([(what, key, name) for key, name in places if not find(key, name).done])
 
     def do(self, what: str, key: str, name: str) -> None:
         """One task of a worker process: ``make`` or ``ask`` a model."""
@@ -227,14 +227,14 @@ class Pipeline:
         return [TARGET, RETAIN_MODEL, *(job.name for job in self.jobs)]
 
 
-def hire(recipe: Recipe, root: Path, place: int, progress: Progress) -> Callable[[str, str, str], None]:
+def worker_task(recipe: Recipe, root: Path, index: int, progress: Progress) -> Callable[[str, str, str], None]:
     """Make this process ready to do tasks of a run."""
-    return hired(recipe, root, place, progress).do
+    return worker_pipeline(recipe, root, index, progress).do
 
 
-def hired(recipe: Recipe, root: Path, place: int, progress: Progress) -> Pipeline:
+def worker_pipeline(recipe: Recipe, root: Path, index: int, progress: Progress) -> Pipeline:
     """The pipeline of a worker process, with its share of the cores, and a GPU of its own if there are several."""
     torch.set_num_threads(max(1, torch.get_num_threads() // recipe.workers))
     if torch.cuda.is_available():
-        torch.cuda.set_device(place % torch.cuda.device_count())
+        torch.cuda.set_device(index % torch.cuda.device_count())
     return Pipeline(recipe, root, gate=False, progress=progress)

@@ -23,9 +23,9 @@ from mllmu.evaluation import scoring
 from mllmu.evaluation.metrics import Metric
 from mllmu.evaluation.run import RESPONSES
 from mllmu.evaluation.samples import metrics_of
-from mllmu.parallel.pool import Crew, Task
+from mllmu.parallel.pool import Task, WorkerPool
 from mllmu.pipeline.answers import Answers
-from mllmu.pipeline.pipeline import Pipeline, hired
+from mllmu.pipeline.pipeline import Pipeline, worker_pipeline
 from mllmu.pipeline.report_input import TRUST_FILE
 from mllmu.report.inputs import TrustRow
 from mllmu.studies import trust_rows as trusting
@@ -61,8 +61,8 @@ def trust(recipe: Recipe, root: Path, *, pool: int, bits: int, progress: Progres
     pipeline.run("unlearn")
     measured = Measurement(pipeline, bits)
     if recipe.workers > 1:
-        with Crew(recipe.workers, partial(_hire, recipe, root, bits), progress) as crew:
-            crew.do(measured.missing(pool))
+        with WorkerPool(recipe.workers, partial(_worker_task, recipe, root, bits), progress) as workers:
+            workers.do(measured.missing(pool))
     known, unknown = measured.pool(pool)
     again = measured.robustness([job.name for job in pipeline.jobs if job.method().trains])
     rows = [_row(cell, known, unknown, again) for cell in measured.cells()]
@@ -93,9 +93,9 @@ def _row(
     )
 
 
-def _hire(recipe: Recipe, root: Path, bits: int, place: int, progress: Progress) -> Callable[[str, str], object]:
+def _worker_task(recipe: Recipe, root: Path, bits: int, place: int, progress: Progress) -> Callable[[str, str], object]:
     """Make this process ready to train members of the pool; the models of the recipe are there."""
-    worker = hired(recipe, root, place, progress)
+    worker = worker_pipeline(recipe, root, place, progress)
     for name in (TARGET, RETAIN_MODEL):
         worker.models.planned(worker.keys[0], name)
     return Measurement(worker, bits).member

@@ -13,7 +13,7 @@ import pytest
 
 from mllmu.core.errors import DataError, FaultsError, ModelError
 from mllmu.core.progress import Progress, SilentProgress
-from mllmu.parallel.pool import Crew
+from mllmu.parallel.pool import WorkerPool
 
 
 def write_down(folder: Path, place: int, progress: Progress) -> Callable[[str, str], None]:
@@ -50,9 +50,9 @@ class Heard(SilentProgress):
 
 def test_two_workers_share_the_tasks_and_report(tmp_path: Path) -> None:
     heard = Heard()
-    with Crew(2, partial(write_down, tmp_path), heard) as crew:
-        crew.do([("write", name) for name in "abcd"])
-        crew.do([])
+    with WorkerPool(2, partial(write_down, tmp_path), heard) as workers:
+        workers.do([("write", name) for name in "abcd"])
+        workers.do([])
     written = {path.name: path.read_text() for path in tmp_path.iterdir()}
     assert set(written) == set("abcd")
     assert {text.split()[0] for text in written.values()} == {"0", "1"}
@@ -73,6 +73,6 @@ def test_two_workers_share_the_tasks_and_report(tmp_path: Path) -> None:
 def test_what_goes_wrong_in_a_worker_is_raised_here(
     tmp_path: Path, what: str, kind: type[Exception], text: str
 ) -> None:
-    with pytest.raises(kind, match=text), Crew(1, partial(write_down, tmp_path), SilentProgress()) as crew:
-        crew.do([("write", "before"), (what, "x"), ("write", "after")])
+    with pytest.raises(kind, match=text), WorkerPool(1, partial(write_down, tmp_path), SilentProgress()) as workers:
+        workers.do([("write", "before"), (what, "x"), ("write", "after")])
     assert [path.name for path in tmp_path.iterdir()] == ["before"]
