@@ -4,9 +4,10 @@ PYTHON ?= python3
 JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
+CODE := mllmu tests tools examples benchmarks docs
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check clean
+.PHONY: help setup demo test test-slow check docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,13 +24,20 @@ $(VENV)/.installed: pyproject.toml $(CONSTRAINTS) constraints/tried.txt
 demo: setup  ## unlearn on the embedded tiny model and write a report
 	$(BIN)/mllmu run recipes/demo.yaml
 
-test: setup  ## all tests, in JOBS processes (2)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile tests
+test: setup  ## all tests but the slow ones, in JOBS processes (2), with coverage of at least 90 %
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile -m "not slow and not gpu" --cov --cov-report=term tests
 
-check: setup  ## format, lint and types
-	$(BIN)/ruff format --check mllmu tests tools examples benchmarks
-	$(BIN)/ruff check mllmu tests tools examples benchmarks
+test-slow: setup  ## the tests of minutes
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests
+
+docs: setup  ## the site, in build/docs; warnings are errors
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs
+
+check: setup docs  ## format, lint, types, and the documentation with its links
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
+	$(BIN)/python tools/check_links.py
 
 clean:  ## remove caches and builds; runs and .venv stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
