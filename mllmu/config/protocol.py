@@ -1,4 +1,4 @@
-"""How questions are put and replies are read: the settings of ``evaluate.protocol``; see docs/protocols.md."""
+"""Settings of ``evaluate.protocol``: how prompts are built and replies parsed; see docs/explanation/protocols.md."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ OFFICIAL: dict[str, Any] = {
     "max_new_tokens": 50,
     "test_image": "one",
 }
-"""What ``name: official`` sets, as long as the recipe does not; see docs/protocols.md."""
+"""What ``name: official`` sets, as long as the recipe does not; see docs/explanation/protocols.md."""
 
 
 class Protocol(BaseModel):

@@ -204,7 +204,7 @@ class Evaluate(Section):
 
     protocol: Protocol = Protocol()
     compare: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]{1,64}$")], Protocol] = Field(
-        {}, description="further protocols under which all models are asked too, by a label; see docs/protocols.md"
+        {}, description="further protocols to evaluate all models under, by label; see docs/explanation/protocols.md"
     )
     tasks: tuple[TaskName, ...] = Field(TASKS, min_length=1)
     modalities: tuple[Modality, ...] = Field(

@@ -1,6 +1,6 @@
 """One client for every LLM endpoint that speaks the OpenAI chat protocol: used by the judge and by the source ``llm``.
 
-``Client.ask_all`` puts many calls and yields checked objects; see docs/llm.md for what it promises about retries,
+``Client.ask_all`` puts many calls and yields checked objects; docs/how-to/llm.md says what it promises about retries,
 budgets, the cache, and the key. Imports no torch.
 """
 

@@ -46,8 +46,8 @@ def check_launch() -> None:
         if os.environ.get(name, "false").lower() == "true":
             raise ProcessError(
                 f"accelerate's config file: {what} is not supported. FSDP2 spreads weights as well "
-                "(distributed_type: FSDP with fsdp_version: 2, see docs/distributed.md); MULTI_GPU is for models that "
-                "fit one GPU."
+                "(distributed_type: FSDP with fsdp_version: 2, see docs/how-to/distributed.md); MULTI_GPU is for "
+                "models that fit one GPU."
             )
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if precision not in {"no", "bf16"}:

@@ -1,4 +1,4 @@
-"""The table of docs/models.md is what the plug-ins say."""
+"""The table of docs/how-to/models.md is what the plug-ins say."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from mllmu.core import plugins
 from mllmu.models.families._chat import ChatFamily
 
-PAGE = Path(__file__).parents[2] / "docs" / "models.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "models.md"
 
 
 def row(name: str) -> str:

@@ -14,7 +14,7 @@ from mllmu.core.describe import own_settings, paragraph, table
 from mllmu.core.errors import PluginError
 from mllmu.core.plugins import Plugin
 
-PAGE = Path(__file__).parents[2] / "docs" / "methods-field.md"
+PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "methods.md"
 BEGIN, END = "<!-- mllmu ls methods --markdown -->\n", "<!-- end -->"
 
 

@@ -24,7 +24,7 @@ class Arc2Face(OwnFaces):
     View 0 is the image in ``portraits``. Its ArcFace embedding stands for the word 'id' in the prompt 'photo of a id
     person', and the pipeline draws that face again in another pose, light and place. Every view is compared with the
     portrait (``min_same``). ``path`` is a StableDiffusionPipeline whose text encoder and UNet are Arc2Face's, saved in
-    safetensors; see docs/make-your-own-benchmark.md. Needs the extra ``faces`` and, in practice, a GPU.
+    safetensors; see docs/how-to/make-your-own-benchmark.md. Needs the extra ``faces`` and, in practice, a GPU.
 
     The embedding is put in by a hook on the token embeddings, so Arc2Face's own package is not needed.
 

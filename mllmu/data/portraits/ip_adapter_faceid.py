@@ -23,7 +23,7 @@ class IpAdapterFaceid(OwnFaces):
     exactly. Every view is compared with the portrait (``min_same``). Needs the extra ``faces`` and, in practice, a GPU.
 
     The adapter must be in safetensors, with keys ``image_proj.*`` and ``ip_adapter.*``; the published file is pickled
-    and has to be converted once by its user, see docs/make-your-own-benchmark.md.
+    and has to be converted once by its user, see docs/how-to/make-your-own-benchmark.md.
 
     Source: Ye et al. 2023, arXiv:2308.06721.
     """

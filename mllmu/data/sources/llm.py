@@ -42,7 +42,7 @@ class Llm(EndpointSettings, Source):
     ``max_rounds``; rejections are counted and shown.
 
     Replies come from the cache where there are any, so the same settings and seed give the same people again; on
-    another machine they do so only with the same cache. See docs/llm.md.
+    another machine they do so only with the same cache. See docs/how-to/llm.md.
 
     Source: the construction of MLLMU-Bench, arXiv:2410.22108 (a model invents profiles in batches); the orders, the
     rules and the prompts are ours.

@@ -24,7 +24,7 @@ class Endpoint(Judge, EndpointSettings):
     is not judged (value None), counted, and never silently left out. Votes are asked with different seeds, and are
     only worth their price if ``temperature`` is above 0.
 
-    The client keeps its promises about retries, budget, cache and key: see docs/llm.md.
+    The client keeps its promises about retries, budget, cache and key: see docs/how-to/llm.md.
 
     Source: the factuality score of MLLMU-Bench, https://arxiv.org/abs/2410.22108; the rubric is restated.
     """

@@ -1,4 +1,4 @@
-"""What evaluation holds and reads: the engine's levels of shared tokens, counted (see docs/engine.md).
+"""What evaluation holds and reads: the engine's levels of shared tokens, counted (see docs/explanation/engine.md).
 
     held = examples + images * image + questions * question + max(alike, questions * (question + room))
 
