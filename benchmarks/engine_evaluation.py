@@ -24,8 +24,8 @@ from benchmarks.engine_work import anew_loaded
 from mllmu.config.recipe import Evaluate
 from mllmu.core.parsing import after_marker
 from mllmu.core.records import Sample
-from mllmu.data import questions as asking
-from mllmu.data.build import Dataset
+from mllmu.data.dataset import Dataset
+from mllmu.data.questions import _build as asking
 from mllmu.data.sources.synthetic import Synthetic
 from mllmu.evaluation import samples as sampling
 from mllmu.models.engine.respond import as_turn, plan_batches, respond

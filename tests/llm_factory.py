@@ -13,8 +13,8 @@ from typing import Any
 
 from llm_server import Body
 
+from mllmu.data.questions._wordings import SUBJECT, render_answer, render_subject, wordings
 from mllmu.data.sources.synthetic import Synthetic
-from mllmu.data.wordings import SUBJECT, render_answer, render_subject, wordings
 
 Row = dict[str, Any]
 ORDER = re.compile(

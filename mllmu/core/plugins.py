@@ -16,6 +16,7 @@ import pkgutil
 import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -30,7 +31,7 @@ KINDS: dict[str, str] = {
     "families": "mllmu.models.families",
     "sources": "mllmu.data.sources",
     "portraits": "mllmu.data.portraits",
-    "questions": "mllmu.data.writers",
+    "questions": "mllmu.data.questions",
     "judges": "mllmu.evaluation.judges",
     "benchmarks": "mllmu.evaluation.benchmarks",
 }
@@ -59,6 +60,13 @@ class Plugin(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     source: ClassVar[str] = ""
+    operational: ClassVar[frozenset[str]] = frozenset()
+    """Settings that change how a result is obtained but not which one; fingerprints leave them out."""
+
+    def files(self) -> list[Path]:
+        """Files and folders whose content the result depends on: every setting that is a path, unless operational."""
+        settings = [name for name in type(self).model_fields if name not in self.operational]
+        return [value for name in settings if isinstance(value := getattr(self, name), Path)]
 
     @classmethod
     def summary(cls) -> str:

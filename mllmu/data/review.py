@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from mllmu.core.errors import DataError, did_you_mean
 from mllmu.core.jsonl import read_lines
 from mllmu.core.records import Profile, Question, Record
 from mllmu.core.runfolder import write_atomic
+from mllmu.data.dataset import image_files
 
 FORMAT = "mllmu-review-1"
 FAULTS = "faults.json"
@@ -134,14 +135,14 @@ def without(questions: Sequence[Question], faults: Faults) -> list[Question]:
     return [q for q in questions if (q.profile_id, q.attribute, q.text) not in faults.untaught or q.variant != "train"]
 
 
-def refuse_own_images(marked: Collection[str], people: Sequence[Profile]) -> None:
-    """An image that comes from a file cannot be drawn again."""
-    for person in people:
-        if person.id in marked:
-            raise DataError(
-                f"data.review: the portrait of {person.id} is marked, but it is the source's own image. Replace the "
-                "file and unmark it, or mark the person."
-            )
+def refuse_own_images(faults: Faults, own: Sequence[str]) -> None:
+    """An image that comes from a file cannot be drawn again; ``own``: people with such images."""
+    marked = faults.ids("portrait")
+    if person := next((person for person in own if person in marked), ""):
+        raise DataError(
+            f"data.review: the portrait of {person} is marked, but it is the source's own image. Replace the "
+            "file and unmark it, or mark the person."
+        )
 
 
 def counts(faults: Faults) -> dict[str, Any]:
@@ -163,7 +164,7 @@ def write_page(run: Path) -> Path:
     for question in read_lines(folder / "questions.jsonl", Question):
         questions.setdefault(question.profile_id, []).append(question)
     shown = [
-        {"person": person, "views": _thumbs(folder / "images", person.id), "questions": questions.get(person.id, [])}
+        {"person": person, "views": _thumbs(folder, person.id), "questions": questions.get(person.id, [])}
         for person in people
     ]
     earlier = folder / "review.json"
@@ -181,12 +182,12 @@ def _render(title: str, people: list[dict[str, Any]], marks: list[dict[str, Any]
     return environment.from_string(template).render(title=title, people=people, earlier=marks, format=FORMAT)
 
 
-def _thumbs(image_folder: Path, person: str) -> list[str]:
+def _thumbs(folder: Path, person: str) -> list[str]:
     """The views of a person as data addresses."""
     from PIL import Image
 
     found: list[str] = []
-    while (path := image_folder / f"{person}_{len(found)}.png").is_file():
+    for path in image_files(folder, person):
         buffer = io.BytesIO()
         try:
             with Image.open(path) as opened:

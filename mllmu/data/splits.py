@@ -10,7 +10,6 @@ from mllmu.config.recipe import Splits, percent
 from mllmu.core.errors import DataError, did_you_mean
 from mllmu.core.seeding import rng
 
-HOLDOUT = "holdout"
 RATIO_TOLERANCE = 0.1
 """A list of ids may be larger or smaller than its ratio by one person, or by this part of it."""
 

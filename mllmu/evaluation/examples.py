@@ -9,7 +9,7 @@ from mllmu.config.protocol import Shots
 from mllmu.core.errors import RecipeError, did_you_mean
 from mllmu.core.records import Modality, Question, Split, TaskName
 from mllmu.core.seeding import rng
-from mllmu.data.build import Dataset
+from mllmu.data.dataset import Dataset, image_path
 from mllmu.evaluation.published import NUM_SHOT_PEOPLE, NUM_SHOT_PEOPLE_IDEFICS2, Shot
 
 NO_EXAMPLES: tuple[Split, ...] = ("celebrity", "holdout")
@@ -37,7 +37,7 @@ class Examples:
             if self.shots.questions == "one" and known:
                 draw = rng(self.seed, "example", person, question.task, question.modality)
                 known = [known[draw.randrange(len(known))]]
-            found += [Shot(question=each, image=f"images/{person}_{each.view or 0}.png") for each in known]
+            found += [Shot(question=each, image=image_path(person, each.view or 0)) for each in known]
         return found
 
     def skips(self, split: Split, question: Question) -> bool:

@@ -11,7 +11,7 @@ from mllmu.core import plugins
 from mllmu.core.errors import RecipeError
 from mllmu.core.records import PEOPLE_SPLITS, TASKS, Exchange, Question, Sample, Split
 from mllmu.core.seeding import rng
-from mllmu.data.build import Dataset
+from mllmu.data.dataset import Dataset, image_path
 from mllmu.data.tasks import Part, Task
 from mllmu.evaluation import published
 from mllmu.evaluation.examples import Examples, choose
@@ -93,7 +93,7 @@ class _Asking:
                 view = 1 + self._place(question, shown, views - 1)
                 shown += 1
             if not self.examples.skips(split, question):
-                yield self._sample(question, split, f"images/{question.profile_id}_{view}.png")
+                yield self._sample(question, split, image_path(question.profile_id, view))
 
     def _place(self, question: Question, shown: int, count: int) -> int:
         """Which of a person's transformed portraits a question of the test set shows, from 0."""

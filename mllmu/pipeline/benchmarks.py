@@ -11,7 +11,7 @@ from mllmu.core.errors import DataError
 from mllmu.core.jsonl import dump_lines, read_lines
 from mllmu.core.records import Sample
 from mllmu.core.runfolder import Unit, write_atomic
-from mllmu.data.published.tables import is_hub_name
+from mllmu.data.published.store import is_hub_name
 from mllmu.evaluation.benchmarks import Benchmark, Skipped
 from mllmu.pipeline.context import Context, content_digest, timed
 

@@ -16,7 +16,7 @@ from mllmu.core import plugins
 from mllmu.core.progress import Progress
 from mllmu.core.runfolder import RunStore, Unit, digest, write_atomic
 from mllmu.data import build
-from mllmu.data.splits import HOLDOUT
+from mllmu.data.dataset import Dataset, load
 
 ELAPSED = "elapsed.json"
 
@@ -39,33 +39,26 @@ class Context:
         """All settings but those that only say how patiently, or for how much, an endpoint is asked."""
         settings: dict[str, Any] = self.recipe.data.model_dump(mode="json")
         for part, kind in (("source", "sources"), ("questions", "questions")):
-            idle: frozenset[str] = getattr(plugins.find(kind, settings[part]["name"]), "OPERATIONAL", frozenset())
-            settings[part] = {name: value for name, value in settings[part].items() if name not in idle}
+            operational = plugins.find(kind, settings[part]["name"]).operational
+            settings[part] = {name: value for name, value in settings[part].items() if name not in operational}
         return settings
 
     @cached_property
     def _files(self) -> dict[str, str]:
         """Digests of the files and folders that the settings of the data name, by path."""
         section = self.recipe.data
-        portraits = section.portraits.build("portraits", "data.portraits")
-        sources = [source for source in build.makers(section) if source]
-        paths = [
-            section.splits.file,
-            section.review,
-            getattr(portraits, "path", None),
-            getattr(portraits, "portraits", None),
-            *(p for s in sources for p in s.files()),
-        ]
-        return {str(path): content_digest(path) for path in paths if isinstance(path, Path) and path.exists()}
+        used = (*build.sources(section), section.portraits.build("portraits", "data.portraits"))
+        paths = [section.splits.file, section.review, *(path for plugin in used if plugin for path in plugin.files())]
+        return {str(path): content_digest(path) for path in paths if path and path.exists()}
 
     @cached_property
-    def dataset(self) -> build.Dataset:
-        return build.load(self.root / "data")
+    def dataset(self) -> Dataset:
+        return load(self.root / "data")
 
     @property
     def keys(self) -> list[str]:
         """The forget ratios in percent."""
-        return [key for key in self.dataset.splits if key != HOLDOUT]
+        return self.dataset.keys
 
 
 def content_digest(path: Path) -> str:

@@ -13,6 +13,7 @@ from mllmu.core.names import BASELINES, RETAIN_MODEL, TARGET
 from mllmu.core.records import MetricResult, Response, Sample, Score, Summary
 from mllmu.core.runfolder import UNIT_FILE, read_json, write_atomic
 from mllmu.core.seeding import rng
+from mllmu.data.dataset import image_files
 from mllmu.evaluation import gate
 from mllmu.evaluation.outcome import outcome
 from mllmu.evaluation.scoring import ks_to_retain_model
@@ -222,7 +223,7 @@ def portraits(context: Context, key: str) -> tuple[Portrait, ...]:
             id=person,
             name=data.names[person],
             role=role,  # type: ignore[arg-type]
-            views=tuple((data.folder / "images" / f"{person}_{v}.png").read_bytes() for v in range(data.views(person))),
+            views=tuple(path.read_bytes() for path in image_files(data.folder, person)),
         )
         for person, role in shown
     )

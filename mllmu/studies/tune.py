@@ -23,7 +23,6 @@ from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.progress import Progress
 from mllmu.core.runfolder import write_atomic
 from mllmu.core.seeding import derive
-from mllmu.data.splits import HOLDOUT
 from mllmu.pipeline.answers import Answers
 from mllmu.pipeline.jobs import Job
 from mllmu.pipeline.pipeline import Pipeline
@@ -125,7 +124,7 @@ class _Search:
         self.recipe, self.progress = recipe, progress
         self.context, self.models = pipeline.context, pipeline.models
         self.context.store.force = force
-        keys = [known for known in self.context.dataset.splits if known != HOLDOUT]
+        keys = self.context.keys
         self.key = keys[0] if key is None else key
         if self.key not in keys:
             raise RecipeError(f"--ratio {key}: not a forget ratio of the recipe. Expected one of: {', '.join(keys)}.")

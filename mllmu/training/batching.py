@@ -11,7 +11,7 @@ from pathlib import Path
 from mllmu.core import plugins
 from mllmu.core.records import Question
 from mllmu.core.seeding import rng
-from mllmu.data.question_rules import OTHER
+from mllmu.data.questions._rules import OTHER
 from mllmu.models.families import Turn
 
 

@@ -25,8 +25,8 @@ from mllmu.config.recipe import Evaluate
 from mllmu.core import plugins
 from mllmu.core.errors import RecipeError
 from mllmu.core.records import CandidateLogp, Response, Sample, Score, TokenStats
-from mllmu.data import build
-from mllmu.data.questions import build as ask_about
+from mllmu.data.dataset import Dataset
+from mllmu.data.questions._build import build as ask_about
 from mllmu.data.sources.synthetic import Synthetic
 from mllmu.evaluation.samples import metrics_of, render
 from mllmu.evaluation.scoring import score_all
@@ -344,17 +344,17 @@ def test_a_choice_is_read_by_one_rule_whoever_is_asked_about(name: str, text: st
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> build.Dataset:
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     folder = tmp_path_factory.mktemp("faults")
     people = Synthetic(num_people=6).profiles(0)
     (folder / "images").mkdir()
     for person in people:
         for view in range(4):
             (folder / "images" / f"{person.id}_{view}.png").touch()
-    return build.Dataset(folder, people, ask_about(people, seed=0, train_wordings=2), {"50": ["001", "002"]})
+    return Dataset(folder, people, ask_about(people, seed=0, train_wordings=2), {"50": ["001", "002"]})
 
 
-def test_forgotten_and_kept_people_are_asked_in_the_same_way(dataset: build.Dataset) -> None:
+def test_forgotten_and_kept_people_are_asked_in_the_same_way(dataset: Dataset) -> None:
     asked = render(dataset, "50", Evaluate(), selection=0.0, seed=0)
     ways: dict[str, set[Any]] = {}
     for each in asked:
@@ -363,7 +363,7 @@ def test_forgotten_and_kept_people_are_asked_in_the_same_way(dataset: build.Data
     assert ways["forget"] == ways["retain"]
 
 
-def test_no_question_that_is_asked_was_taught_word_for_word(dataset: build.Dataset) -> None:
+def test_no_question_that_is_asked_was_taught_word_for_word(dataset: Dataset) -> None:
     asked = render(dataset, "50", Evaluate(), selection=0.0, seed=0)
     taught = training_turns(dataset.questions, dataset.folder, modality="both")
     pairs = {(turn.image is not None, turn.prompt) for turn in taught}

@@ -11,7 +11,7 @@ import yaml
 
 from mllmu.config.load import apply_override, parse
 from mllmu.core.progress import Progress
-from mllmu.data.questions import build
+from mllmu.data.questions._build import build
 from mllmu.data.sources.synthetic import Synthetic
 from mllmu.pipeline.pipeline import Pipeline
 from tools.pretrain_tiny.build import build_model, build_processor, build_tokenizer

@@ -22,8 +22,8 @@ from typer.testing import CliRunner
 from mllmu.cli.app import app
 from mllmu.core.jsonl import read_lines
 from mllmu.core.records import Profile, Question
-from mllmu.data.question_rules import check
-from mllmu.data.writers import Rejected
+from mllmu.data.questions import Rejected
+from mllmu.data.questions._rules import check
 
 NUM_PEOPLE = 4
 

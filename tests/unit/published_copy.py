@@ -13,12 +13,13 @@ from mllmu.cli.data import export_parquet
 from mllmu.config.recipe import DataSection
 from mllmu.core.progress import SilentProgress
 from mllmu.data import build
+from mllmu.data.dataset import Dataset, load
 
 NUM_PEOPLE = 20
 NUM_CELEBRITIES = 5
 
 
-def write_copy(folder: Path) -> build.Dataset:
+def write_copy(folder: Path) -> Dataset:
     """Twenty people and five celebrities, exported as the ten configs into ``folder / 'bench'``."""
     section = DataSection.model_validate(
         {
@@ -31,7 +32,7 @@ def write_copy(folder: Path) -> build.Dataset:
     )
     build.make(section, 5, folder / "made", SilentProgress())
     export_parquet(folder / "made", folder / "bench")
-    return build.load(folder / "made")
+    return load(folder / "made")
 
 
 def shards(folder: Path, config: str) -> list[Path]:

@@ -14,11 +14,12 @@ from PIL import Image
 
 from mllmu.config.recipe import DataSection
 from mllmu.core.errors import DataError, RecipeError
-from mllmu.core.plugins import Plugin
 from mllmu.core.progress import SilentProgress
 from mllmu.core.records import Profile
 from mllmu.data import build
+from mllmu.data.dataset import Dataset, load
 from mllmu.data.portraits import Portraits
+from mllmu.data.sources import Source
 from mllmu.data.sources.synthetic import Synthetic
 
 
@@ -33,7 +34,7 @@ class Painted(Portraits):
         return Image.new("RGB", (self.size, self.size), (shade // 256, shade % 256, view))
 
 
-class Own(Plugin):
+class Own(Source):
     """A source of the user's own: a couple, as holdout, or broken in one way."""
 
     source: ClassVar[str] = "tests"
@@ -68,9 +69,9 @@ def section(**changes: Any) -> DataSection:
     return DataSection.model_validate(settings | changes)
 
 
-def built(folder: Path, *, seed: int = 0, **changes: Any) -> build.Dataset:
+def built(folder: Path, *, seed: int = 0, **changes: Any) -> Dataset:
     build.make(section(**changes), seed, folder, SilentProgress())
-    return build.load(folder)
+    return load(folder)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -78,16 +79,17 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> build.Dataset:
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return built(tmp_path_factory.mktemp("data"))
 
 
 @cache
-def people(first: int = 1) -> tuple[list[Profile], list[Profile], list[Profile]]:
-    return build.gather(section(source={"name": "synthetic", "num_people": 5, "first_id": first}), seed=0)
+def people(first: int = 1) -> list[list[Profile]]:
+    groups = build.gather(section(source={"name": "synthetic", "num_people": 5, "first_id": first}), seed=0)
+    return [group.profiles for group in groups]
 
 
-def test_everybody_is_there_once_on_one_side(dataset: build.Dataset) -> None:
+def test_everybody_is_there_once_on_one_side(dataset: Dataset) -> None:
     assert dataset.people == ["001", "002", "003", "004", "005"]
     assert dataset.holdout == ["h006", "h007"]
     assert dataset.celebrities == [f"c00{n}" for n in range(1, 7)]
@@ -99,7 +101,7 @@ def test_everybody_is_there_once_on_one_side(dataset: build.Dataset) -> None:
         assert sorted([*dataset.splits[key], *dataset.retained(key)]) == dataset.people
 
 
-def test_people_are_taught_and_tested_and_the_others_only_asked(dataset: build.Dataset) -> None:
+def test_people_are_taught_and_tested_and_the_others_only_asked(dataset: Dataset) -> None:
     counts = Counter((q.profile_id, q.variant) for q in dataset.questions)
     variants = {person: {v for p, v in counts if p == person} for person in dataset.names}
     assert all(variants[person] == {"train", "eval", "test"} for person in dataset.people)
@@ -110,13 +112,13 @@ def test_people_are_taught_and_tested_and_the_others_only_asked(dataset: build.D
     assert len({q.id for q in dataset.questions}) == len(dataset.questions)
 
 
-def test_taught_people_have_all_views_and_the_others_their_portrait(dataset: build.Dataset) -> None:
+def test_taught_people_have_all_views_and_the_others_their_portrait(dataset: Dataset) -> None:
     assert {dataset.views(person) for person in dataset.people} == {3}
     assert {dataset.views(person) for person in [*dataset.holdout, *dataset.celebrities]} == {1}
     assert len(list((dataset.folder / "images").iterdir())) == 5 * 3 + 2 + 6
 
 
-def test_more_wordings_are_more_training_pairs_and_the_same_evaluation(dataset: build.Dataset, tmp_path: Path) -> None:
+def test_more_wordings_are_more_training_pairs_and_the_same_evaluation(dataset: Dataset, tmp_path: Path) -> None:
     more = built(tmp_path, train_wordings=4)
     for variant in ("eval", "test"):
         assert [q for q in more.questions if q.variant == variant] == [
@@ -209,15 +211,15 @@ def test_invented_people_cannot_stand_in_for_celebrities() -> None:
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff", None])
-def test_damaged_splits_name_the_file(content: bytes | None, dataset: build.Dataset, tmp_path: Path) -> None:
+def test_damaged_splits_name_the_file(content: bytes | None, dataset: Dataset, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "splits.json").write_bytes(content)
     with pytest.raises(DataError, match=r"splits\.json: cannot be read .*--force"):
-        build.load(tmp_path)
+        load(tmp_path)
 
 
-def test_a_damaged_line_names_file_and_line(dataset: build.Dataset, tmp_path: Path) -> None:
+def test_a_damaged_line_names_file_and_line(dataset: Dataset, tmp_path: Path) -> None:
     (tmp_path / "splits.json").write_text(json.dumps(dataset.splits))
     (tmp_path / "profiles.jsonl").write_text('{"id": "001"}\n')
     with pytest.raises(DataError, match=r"profiles\.jsonl:1: kind: Field required"):
-        build.load(tmp_path)
+        load(tmp_path)

@@ -4,7 +4,7 @@ import pytest
 
 from mllmu.core.records import Profile
 from mllmu.core.seeding import rng
-from mllmu.data.distractors import collect, draw, magnitude
+from mllmu.data.questions._distractors import collect, draw, magnitude
 
 
 def anything(_):

@@ -6,8 +6,8 @@ import pytest
 from mllmu.core.errors import DataError
 from mllmu.core.records import QA, Profile
 from mllmu.core.seeding import rng
-from mllmu.data.questions import build, check, name_subject
-from mllmu.data.wordings import render_answer, wording
+from mllmu.data.questions._build import build, check, name_subject
+from mllmu.data.questions._wordings import render_answer, wording
 
 GIVEN = ["Amelia", "Bruno", "Chiara", "Dmitri", "Elena", "May", "Olga", "Pedro"]
 FAMILY = ["Kuznetsov", "Silva", "Haddad", "Okafor", "Riga", "Schmidt", "Costa", "Varga"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mllmu.data.recover import CORE, Reading, attribute_of, read, recover_person, summarise
+from mllmu.data.published.recover import CORE, Reading, attribute_of, read, recover_person, summarise
 
 CORE_PAIRS = [
     ("What is the name of the person in the image?", "The name of the person is Odile van Praag.", "Odile van Praag"),

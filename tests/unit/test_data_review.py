@@ -19,6 +19,7 @@ from mllmu.core.jsonl import dump_lines
 from mllmu.core.progress import SilentProgress
 from mllmu.core.records import Profile
 from mllmu.data import build, review
+from mllmu.data.dataset import Dataset, load
 
 DATA: dict[str, Any] = {
     "source": {"name": "synthetic", "num_people": 6},
@@ -29,14 +30,14 @@ DATA: dict[str, Any] = {
 }
 
 
-def make(folder: Path, marks: list[dict[str, Any]] | None = None) -> build.Dataset:
+def make(folder: Path, marks: list[dict[str, Any]] | None = None) -> Dataset:
     data = dict(DATA)
     if marks is not None:
         path = folder.with_suffix(".json")
         path.write_text(json.dumps({"format": review.FORMAT, "marks": marks}), encoding="utf-8")
         data["review"] = str(path)
     build.make(parse({"name": "r", "data": data}).data, 0, folder / "data", SilentProgress())
-    return build.load(folder / "data")
+    return load(folder / "data")
 
 
 def test_marks_are_honoured_and_counted(tmp_path: Path) -> None:
@@ -136,6 +137,6 @@ def test_a_browser_saves_what_was_marked(tmp_path: Path) -> None:
     saved = json.loads(re.search(r'<pre id="out">(.*?)</pre>', done.stdout, re.DOTALL)[1].replace("&amp;", "&"))  # type: ignore[index]
     path = tmp_path / "faults.json"
     path.write_text(json.dumps(saved), encoding="utf-8")
-    faults = review.load(path, build.load(tmp_path / "run" / "data").profiles)
+    faults = review.load(path, load(tmp_path / "run" / "data").profiles)
     assert (len(faults.ids("person")), len(faults.ids("question"))) == (1, 2)
     assert len(faults.banned) == len(faults.unsaid) == 1

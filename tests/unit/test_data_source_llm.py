@@ -13,8 +13,8 @@ from llm_server import LlmServer
 
 from mllmu.core.errors import BudgetError, DataError, EndpointError
 from mllmu.core.plugins import find
-from mllmu.data.question_rules import check
-from mllmu.data.questions import build as build_questions
+from mllmu.data.questions._build import build as build_questions
+from mllmu.data.questions._rules import check
 from mllmu.data.sources._llm_rules import Crowd, Person, Quota, fault, quotas
 from mllmu.data.sources.llm import Llm
 from mllmu.data.sources.synthetic import Synthetic

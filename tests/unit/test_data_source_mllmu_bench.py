@@ -10,7 +10,7 @@ import pytest
 
 from mllmu.core.errors import DataError, RecipeError
 from mllmu.core.plugins import build
-from mllmu.data.recover import CORE
+from mllmu.data.published.recover import CORE
 from mllmu.data.sources.mllmu_bench import PLUGIN
 
 NAME = {"Question": "What is this person's name?", "Answer": "The person's name is Ilse Brandt."}

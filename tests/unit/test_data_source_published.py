@@ -17,29 +17,30 @@ from mllmu.core.errors import DataError
 from mllmu.core.progress import SilentProgress
 from mllmu.core.records import Question
 from mllmu.data import build
-from mllmu.data.published import tables
+from mllmu.data.dataset import Dataset, load
+from mllmu.data.published import store as tables
 from mllmu.data.sources._mllmu_tables import attributes_of
 from mllmu.data.sources._published import right_letter
 from mllmu.data.sources.mllmu_bench import PLUGIN
 
 
 @pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> build.Dataset:
+def original(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return write_copy(tmp_path_factory.mktemp("published"))
 
 
 @pytest.fixture
-def bench(original: build.Dataset, tmp_path: Path) -> Path:
+def bench(original: Dataset, tmp_path: Path) -> Path:
     """A copy that a test may damage."""
     shutil.copytree(original.folder.parent / "bench", tmp_path / "bench")
     return tmp_path / "bench"
 
 
-def whole(original: build.Dataset) -> Path:
+def whole(original: Dataset) -> Path:
     return original.folder.parent / "bench"
 
 
-def made(path: Path, folder: Path, **settings: Any) -> build.Dataset:
+def made(path: Path, folder: Path, **settings: Any) -> Dataset:
     section = DataSection.model_validate(
         {
             "source": {"name": "mllmu_bench", "path": path, **settings},
@@ -48,7 +49,7 @@ def made(path: Path, folder: Path, **settings: Any) -> build.Dataset:
         }
     )
     build.make(section, 0, folder, SilentProgress())
-    return build.load(folder)
+    return load(folder)
 
 
 def plain(questions: list[Question], variant: str) -> list[tuple[Any, ...]]:
@@ -59,9 +60,7 @@ def skipped(source: PLUGIN) -> list[tuple[str, str, str, str]]:
     return [(s["config"], s["id"], s["what"], s["reason"]) for s in source.account()["skipped"]]
 
 
-def test_a_published_copy_gives_back_people_questions_images_and_forget_sets(
-    original: build.Dataset, tmp_path: Path
-) -> None:
+def test_a_published_copy_gives_back_people_questions_images_and_forget_sets(original: Dataset, tmp_path: Path) -> None:
     dataset = made(whole(original), tmp_path)
     assert dataset.splits == original.splits
     assert dataset.people == original.people
@@ -80,7 +79,7 @@ def test_a_published_copy_gives_back_people_questions_images_and_forget_sets(
                 assert ours.tobytes() == theirs.tobytes()
 
 
-def test_every_row_and_question_is_accounted_for(original: build.Dataset, tmp_path: Path) -> None:
+def test_every_row_and_question_is_accounted_for(original: Dataset, tmp_path: Path) -> None:
     made(whole(original), tmp_path)
     told = json.loads((tmp_path / "source.json").read_text())
     configs = told["people"]["configs"]
@@ -97,7 +96,7 @@ def test_every_row_and_question_is_accounted_for(original: build.Dataset, tmp_pa
 
 
 def test_the_same_rows_come_through_the_hub_library(
-    original: build.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    original: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("datasets")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -193,7 +192,7 @@ def test_right_answers_are_published_in_several_ways() -> None:
     assert right_letter("D", options) is None
 
 
-def test_baseline_training_splits_stand_in_for_ft_data(bench: Path, original: build.Dataset, tmp_path: Path) -> None:
+def test_baseline_training_splits_stand_in_for_ft_data(bench: Path, original: Dataset, tmp_path: Path) -> None:
     text = {p.id: [(qa.question, qa.answer) for qa in p.training_qa] for p in PLUGIN(path=whole(original)).profiles(0)}
     for config, ratio in (("forget_05", "forget_5"), ("retain_05", "retain_95")):
         (tmp_path / "splits" / config).mkdir(parents=True)
@@ -288,7 +287,7 @@ def test_a_image_that_cannot_be_used_is_an_error(bench: Path, tmp_path: Path, da
         made(bench, tmp_path / "data")
 
 
-def test_fewer_people_have_forget_sets_of_their_own(original: build.Dataset, tmp_path: Path) -> None:
+def test_fewer_people_have_forget_sets_of_their_own(original: Dataset, tmp_path: Path) -> None:
     dataset = made(whole(original), tmp_path, num_people=8)
     assert dataset.people == original.people[:8]
     assert all(set(ids) <= set(dataset.people) for ids in dataset.splits.values())

@@ -15,8 +15,9 @@ from mllmu.core.errors import DataError
 from mllmu.core.progress import SilentProgress
 from mllmu.core.records import Profile, Question
 from mllmu.data import build
-from mllmu.data.question_rules import check_published
-from mllmu.data.questions import build as build_questions
+from mllmu.data.dataset import Dataset, load
+from mllmu.data.questions._build import build as build_questions
+from mllmu.data.questions._rules import check_published
 from mllmu.data.sources import Source
 from mllmu.data.sources.synthetic import Synthetic
 
@@ -66,7 +67,7 @@ class Noting(SilentProgress):
         self.notes.append(text)
 
 
-def made(folder: Path, name: str = "Bringing", **settings: Any) -> tuple[build.Dataset, Noting]:
+def made(folder: Path, name: str = "Bringing", **settings: Any) -> tuple[Dataset, Noting]:
     section = DataSection.model_validate(
         {
             "source": {"name": f"test_data_sources_hook:{name}", **settings},
@@ -78,7 +79,7 @@ def made(folder: Path, name: str = "Bringing", **settings: Any) -> tuple[build.D
     )
     progress = Noting()
     build.make(section, 3, folder, progress)
-    return build.load(folder), progress
+    return load(folder), progress
 
 
 def test_own_questions_are_taken_and_missing_variants_are_written(tmp_path: Path) -> None:

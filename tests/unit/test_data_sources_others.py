@@ -18,6 +18,7 @@ from mllmu.config.recipe import DataSection, Evaluate
 from mllmu.core.errors import DataError
 from mllmu.core.progress import SilentProgress
 from mllmu.data import build
+from mllmu.data.dataset import Dataset, load
 from mllmu.data.sources.clear import PLUGIN as CLEAR
 from mllmu.data.sources.fiubench import PLUGIN as FIUBENCH
 from mllmu.data.sources.umu_bench import PLUGIN as UMU
@@ -42,12 +43,12 @@ def table(folder: Path, config: str, rows: list[dict[str, Any]]) -> None:
     pq.write_table(pa.Table.from_pylist(rows), folder / config / "train-00000-of-00001.parquet")
 
 
-def made(folder: Path, source: dict[str, Any], ratio: float) -> build.Dataset:
+def made(folder: Path, source: dict[str, Any], ratio: float) -> Dataset:
     section = DataSection.model_validate(
         {"source": source, "celebrities": None, "splits": {"forget_ratios": [ratio], "holdout": 0}}
     )
     build.make(section, 0, folder, SilentProgress())
-    return build.load(folder)
+    return load(folder)
 
 
 def umu_row(n: int, *, python: bool = False) -> dict[str, Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mllmu.data.question_rules import check
-from mllmu.data.questions import build
+from mllmu.data.questions._build import build
+from mllmu.data.questions._rules import check
 from mllmu.data.sources.synthetic import Synthetic
 from mllmu.data.tasks.classification import PLUGIN as CLASSIFICATION
 from mllmu.training.batching import training_turns

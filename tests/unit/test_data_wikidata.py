@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from mllmu.core.errors import DataError, FaultsError
-from mllmu.data.question_rules import check
-from mllmu.data.questions import build
+from mllmu.data.questions._build import build
+from mllmu.data.questions._rules import check
 from mllmu.data.sources.celebrities import Celebrities
 
 HEAD = (

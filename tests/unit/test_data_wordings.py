@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from mllmu.core.errors import DataError
-from mllmu.data.wordings import article, parse, render_answer, render_subject, wording, wordings
+from mllmu.data.questions._wordings import article, parse, render_answer, render_subject, wording, wordings
 
 FICTITIOUS = [
     "name",
@@ -63,7 +63,7 @@ SMALL_WORDS = {
 
 
 def raw():
-    return yaml.safe_load(resources.files("mllmu.data").joinpath("wordings.yaml").read_text(encoding="utf-8"))
+    return yaml.safe_load(resources.files("mllmu.data.questions").joinpath("wordings.yaml").read_text(encoding="utf-8"))
 
 
 def words(template):

@@ -15,15 +15,15 @@ from mllmu.core.errors import BudgetError, DataError
 from mllmu.core.plugins import find
 from mllmu.core.progress import SilentProgress
 from mllmu.core.records import Profile, Question
-from mllmu.data.question_rules import check
-from mllmu.data.questions import build
+from mllmu.data.questions import Order, Written
+from mllmu.data.questions._build import build
+from mllmu.data.questions._llm_prompts import profile_text
+from mllmu.data.questions._llm_rules import agrees, overlap
+from mllmu.data.questions._rules import check
+from mllmu.data.questions._wordings import render_subject, wordings
+from mllmu.data.questions.llm import Llm
 from mllmu.data.sources.celebrities import Celebrities
 from mllmu.data.sources.synthetic import Synthetic
-from mllmu.data.wordings import render_subject, wordings
-from mllmu.data.writers import Order, Written
-from mllmu.data.writers._llm_rules import agrees, overlap
-from mllmu.data.writers._llm_talk import profile_text
-from mllmu.data.writers.llm import Llm
 
 pytestmark = pytest.mark.usefixtures("loopback")
 

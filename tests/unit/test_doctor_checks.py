@@ -12,7 +12,7 @@ from PIL import Image
 
 from mllmu.core import plugins
 from mllmu.core.records import Exchange, Profile, Question
-from mllmu.data.build import Dataset
+from mllmu.data.dataset import Dataset
 from mllmu.models.loading import Loaded
 from mllmu.preflight.doctor import data_checks, masks, method_checks, model_checks
 

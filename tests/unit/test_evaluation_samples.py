@@ -13,6 +13,7 @@ from mllmu.config.recipe import DataSection, Evaluate
 from mllmu.core.progress import SilentProgress
 from mllmu.core.records import PEOPLE_SPLITS, Profile, Sample
 from mllmu.data import build
+from mllmu.data.dataset import Dataset, load
 from mllmu.data.portraits import Portraits
 from mllmu.evaluation.samples import metrics_of, render
 
@@ -25,7 +26,7 @@ class Painted(Portraits):
         return Image.new("RGB", (self.size, self.size), (int(profile.id[-2:]), ord(profile.id[0]), view))
 
 
-def make(folder: Path, num_views: int) -> build.Dataset:
+def make(folder: Path, num_views: int) -> Dataset:
     section = DataSection.model_validate(
         {
             "source": {"num_people": 8},
@@ -36,17 +37,15 @@ def make(folder: Path, num_views: int) -> build.Dataset:
         }
     )
     build.make(section, 0, folder, SilentProgress())
-    return build.load(folder)
+    return load(folder)
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> build.Dataset:
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return make(tmp_path_factory.mktemp("data"), 4)
 
 
-def ask(
-    dataset: build.Dataset, *, key: str = "50", selection: float = 0.0, seed: int = 0, **evaluate: Any
-) -> list[Sample]:
+def ask(dataset: Dataset, *, key: str = "50", selection: float = 0.0, seed: int = 0, **evaluate: Any) -> list[Sample]:
     return render(dataset, key, Evaluate(**evaluate), selection=selection, seed=seed)
 
 
@@ -54,7 +53,7 @@ def people(samples: list[Sample], split: str) -> set[str]:
     return {sample.profile_id for sample in samples if sample.split == split}
 
 
-def test_every_set_has_its_people_and_nobody_else(dataset: build.Dataset) -> None:
+def test_every_set_has_its_people_and_nobody_else(dataset: Dataset) -> None:
     samples = ask(dataset)
     assert people(samples, "forget") == people(samples, "test") == set(dataset.splits["50"])
     assert people(samples, "retain") == set(dataset.retained("50"))
@@ -67,14 +66,14 @@ def test_every_set_has_its_people_and_nobody_else(dataset: build.Dataset) -> Non
     }
 
 
-def test_every_sample_is_asked_once_and_comes_set_by_set(dataset: build.Dataset) -> None:
+def test_every_sample_is_asked_once_and_comes_set_by_set(dataset: Dataset) -> None:
     samples = ask(dataset)
     assert len({sample.id for sample in samples}) == len(samples)
     assert list(dict.fromkeys(sample.split for sample in samples)) == list(PEOPLE_SPLITS)
     assert all(sample.id == f"{sample.split}/{sample.question_id}" for sample in samples)
 
 
-def test_only_the_test_set_shows_transformed_views_and_it_shows_no_other(dataset: build.Dataset) -> None:
+def test_only_the_test_set_shows_transformed_views_and_it_shows_no_other(dataset: Dataset) -> None:
     samples = ask(dataset)
     shown = {split: Counter(s.image[-6:] for s in samples if s.split == split and s.image) for split in PEOPLE_SPLITS}
     for split in ("forget", "retain", "celebrity", "holdout"):
@@ -93,19 +92,19 @@ def test_without_transformed_views_the_test_set_asks_by_name_only(tmp_path: Path
     assert {s.modality for s in samples if s.split == "forget"} == {"text", "image_text"}
 
 
-def test_the_test_set_has_other_words_than_the_forget_set(dataset: build.Dataset) -> None:
+def test_the_test_set_has_other_words_than_the_forget_set(dataset: Dataset) -> None:
     samples = ask(dataset)
     words = {split: {s.prompt for s in samples if s.split == split} for split in ("forget", "test")}
     assert not words["forget"] & words["test"]
 
 
-def test_no_training_pair_is_asked(dataset: build.Dataset) -> None:
+def test_no_training_pair_is_asked(dataset: Dataset) -> None:
     taught = {q.id for q in dataset.questions if q.variant == "train"}
     assert taught
     assert not taught & {sample.question_id for sample in ask(dataset)}
 
 
-def test_a_limit_keeps_the_same_people_in_forget_and_test(dataset: build.Dataset) -> None:
+def test_a_limit_keeps_the_same_people_in_forget_and_test(dataset: Dataset) -> None:
     limited = ask(dataset, max_profiles={"forget": 2, "test": 2, "retain": 3, "celebrity": 1, "holdout": 0})
     assert len(people(limited, "forget")) == 2
     assert people(limited, "test") == people(limited, "forget")
@@ -117,16 +116,16 @@ def test_a_limit_keeps_the_same_people_in_forget_and_test(dataset: build.Dataset
     assert all(everything[sample.id] == sample for sample in limited), "a limit leaves people out, it changes nothing"
 
 
-def test_a_limit_above_the_number_of_people_is_no_limit(dataset: build.Dataset) -> None:
+def test_a_limit_above_the_number_of_people_is_no_limit(dataset: Dataset) -> None:
     assert ask(dataset, max_profiles={"forget": 1000}) == ask(dataset)
 
 
-def test_who_is_asked_under_a_limit_depends_on_the_seed(dataset: build.Dataset) -> None:
+def test_who_is_asked_under_a_limit_depends_on_the_seed(dataset: Dataset) -> None:
     chosen = {frozenset(people(ask(dataset, seed=s, max_profiles={"retain": 1}), "retain")) for s in range(12)}
     assert len(chosen) > 1
 
 
-def test_the_selection_part_is_a_share_of_forget_and_retain_only(dataset: build.Dataset) -> None:
+def test_the_selection_part_is_a_share_of_forget_and_retain_only(dataset: Dataset) -> None:
     samples = ask(dataset, selection=0.3)
     aside = [sample for sample in samples if sample.part == "selection"]
     assert {sample.split for sample in aside} == {"forget", "retain"}
@@ -137,7 +136,7 @@ def test_the_selection_part_is_a_share_of_forget_and_retain_only(dataset: build.
 
 
 def test_the_selection_part_grows_with_its_share_and_does_not_depend_on_what_else_is_asked(
-    dataset: build.Dataset,
+    dataset: Dataset,
 ) -> None:
     def aside(share: float, **evaluate: Any) -> set[str]:
         return {s.id for s in ask(dataset, selection=share, **evaluate) if s.part == "selection"}
@@ -147,13 +146,13 @@ def test_the_selection_part_grows_with_its_share_and_does_not_depend_on_what_els
     assert aside(0.4) == aside(0.4)
 
 
-def test_only_the_modalities_of_the_recipe_are_asked(dataset: build.Dataset) -> None:
+def test_only_the_modalities_of_the_recipe_are_asked(dataset: Dataset) -> None:
     every, has_image = ask(dataset), ask(dataset, modalities=["image_text"])
     assert has_image == [sample for sample in every if sample.modality == "image_text"]
     assert 0 < len(has_image) < len(every)
 
 
-def test_only_the_tasks_of_the_recipe_are_asked(dataset: build.Dataset) -> None:
+def test_only_the_tasks_of_the_recipe_are_asked(dataset: Dataset) -> None:
     assert {sample.task for sample in ask(dataset, tasks=("cloze", "classification"))} == {"cloze", "classification"}
 
 

@@ -20,9 +20,9 @@ from mllmu.cli.app import app
 from mllmu.config.load import parse
 from mllmu.core.errors import DataError, FaultsError
 from mllmu.core.progress import SilentProgress
-from mllmu.data import build
-from mllmu.data.people import dates, keyfile, patterns
-from mllmu.data.people.lexicon import plain, words
+from mllmu.data import build, dates
+from mllmu.data.pseudonyms import keyfile, patterns
+from mllmu.data.pseudonyms.lexicon import plain, words
 from mllmu.data.sources.people import People
 
 pytest.importorskip("phonenumbers")

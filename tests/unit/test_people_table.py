@@ -14,8 +14,8 @@ import pytest
 
 from mllmu.cli.failures import ExplainedErrors
 from mllmu.core.errors import DataError, FaultsError
-from mllmu.data.people.persons import Layout, check
-from mllmu.data.people.table import read
+from mllmu.data.pseudonyms.persons import Layout, check
+from mllmu.data.table import read
 
 Row = dict[str, str]
 

@@ -13,8 +13,8 @@ from mllmu.config.protocol import OFFICIAL
 from mllmu.config.recipe import Evaluate
 from mllmu.core.errors import RecipeError
 from mllmu.core.records import Sample
-from mllmu.data import build
-from mllmu.data.questions import build as ask_about
+from mllmu.data.dataset import Dataset
+from mllmu.data.questions._build import build as ask_about
 from mllmu.data.sources.celebrities import Celebrities
 from mllmu.data.sources.synthetic import Synthetic
 from mllmu.evaluation.samples import BY_LIKELIHOOD, metrics_of, render
@@ -26,7 +26,7 @@ FORGOTTEN = ["001", "002", "003"]
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> build.Dataset:
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     folder = tmp_path_factory.mktemp("data")
     people, famous = Synthetic(num_people=8).profiles(0), Celebrities(num_people=6).profiles(0)
     questions = ask_about(people, seed=0, train_wordings=1) + ask_about(famous, seed=0, variants=("eval",))
@@ -34,10 +34,10 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> build.Dataset:
     for person in people:
         for view in range(4):
             (folder / "images" / f"{person.id}_{view}.png").touch()
-    return build.Dataset(folder, [*people, *famous], questions, {"40": FORGOTTEN, "holdout": []})
+    return Dataset(folder, [*people, *famous], questions, {"40": FORGOTTEN, "holdout": []})
 
 
-def samples(dataset: build.Dataset, protocol: Any, *, idefics2: bool = False, **evaluate: Any) -> list[Sample]:
+def samples(dataset: Dataset, protocol: Any, *, idefics2: bool = False, **evaluate: Any) -> list[Sample]:
     chosen = Evaluate.model_validate({"protocol": protocol, **evaluate})
     return render(dataset, "40", chosen, selection=0.0, seed=0, idefics2=idefics2)
 
@@ -51,7 +51,7 @@ def examples_of(asked: list[Sample]) -> dict[tuple[str, str], set[str]]:
     return found
 
 
-def test_the_default_protocol_shows_no_examples_and_asks_as_ever(dataset: build.Dataset) -> None:
+def test_the_default_protocol_shows_no_examples_and_asks_as_ever(dataset: Dataset) -> None:
     asked = samples(dataset, {})
     assert {(s.raw_prompt, s.examples) for s in asked} == {(False, ())}
     assert samples(dataset, "corrected") == asked
@@ -98,7 +98,7 @@ def test_a_label_of_a_comparison_must_name_a_folder() -> None:
         parse({"name": "x", "evaluate": {"compare": {"../up": "official"}}})
 
 
-def test_pool_examples_are_retained_people_who_are_asked_nothing_in_any_task(dataset: build.Dataset) -> None:
+def test_pool_examples_are_retained_people_who_are_asked_nothing_in_any_task(dataset: Dataset) -> None:
     asked = samples(dataset, {"shots": {"cloze": 2, "classification": 1}})
     shown = set.union(*examples_of(asked).values())
     assert len(shown) == 2 and not shown & set(FORGOTTEN)
@@ -109,20 +109,20 @@ def test_pool_examples_are_retained_people_who_are_asked_nothing_in_any_task(dat
     assert len(of_task) == 1, "a fixed pool: the same examples for everybody"
 
 
-def test_a_limited_retain_set_gives_the_pool_its_other_people(dataset: build.Dataset) -> None:
+def test_a_limited_retain_set_gives_the_pool_its_other_people(dataset: Dataset) -> None:
     asked = samples(dataset, {"shots": 2}, max_profiles={"retain": 2})
     assert len({s.profile_id for s in asked if s.split == "retain"}) == 2
 
 
 def test_asking_about_the_same_people_with_and_without_examples_differs_in_examples_alone(
-    dataset: build.Dataset,
+    dataset: Dataset,
 ) -> None:
     bare = {s.id: s for s in samples(dataset, {})}
     for sample in samples(dataset, {"shots": 1}):
         assert sample.model_copy(update={"examples": ()}) == bare[sample.id]
 
 
-def test_published_examples_come_from_the_set_itself_and_are_not_asked_there(dataset: build.Dataset) -> None:
+def test_published_examples_come_from_the_set_itself_and_are_not_asked_there(dataset: Dataset) -> None:
     asked = samples(dataset, "official")
     shown = examples_of(asked)
     for split, members in (("forget", FORGOTTEN), ("test", FORGOTTEN), ("retain", dataset.retained("40"))):
@@ -137,14 +137,14 @@ def test_published_examples_come_from_the_set_itself_and_are_not_asked_there(dat
     assert all(s.prompt.count("<image>") == len(s.examples) + 1 for s in asked if s.modality == "image_text")
 
 
-def test_idefics2_has_one_cloze_person_and_few_tokens_for_a_letter_by_name(dataset: build.Dataset) -> None:
+def test_idefics2_has_one_cloze_person_and_few_tokens_for_a_letter_by_name(dataset: Dataset) -> None:
     asked = samples(dataset, "official", idefics2=True)
     assert len(examples_of(asked)["forget", "cloze"]) == 1
     tokens = {(s.task, s.modality): s.max_new_tokens for s in asked}
     assert {kind for kind, limit in tokens.items() if limit == 5} == {("classification", "text")}
 
 
-def test_example_people_can_be_named(dataset: build.Dataset) -> None:
+def test_example_people_can_be_named(dataset: Dataset) -> None:
     protocol = {"name": "official", "shots": {"classification": ["005", "003"], "cloze": 0}}
     shown = examples_of(samples(dataset, protocol))
     assert (shown["forget", "classification"], shown["retain", "classification"]) == ({"003"}, {"005"})
@@ -152,7 +152,7 @@ def test_example_people_can_be_named(dataset: build.Dataset) -> None:
         samples(dataset, {"shots": {"cloze": ["001"]}})
 
 
-def test_the_test_set_shows_each_portrait_in_turn_or_one_of_a_person_and_task(dataset: build.Dataset) -> None:
+def test_the_test_set_shows_each_portrait_in_turn_or_one_of_a_person_and_task(dataset: Dataset) -> None:
     def views(protocol: Any) -> dict[tuple[str, str], set[str]]:
         found: dict[tuple[str, str], set[str]] = {}
         for s in samples(dataset, protocol):

@@ -26,7 +26,7 @@ from mllmu.core.errors import DataError, ModelError, RunStoreError
 from mllmu.core.progress import SilentProgress
 from mllmu.core.records import ModelRef, Question
 from mllmu.data.published.export import export
-from mllmu.data.questions import build
+from mllmu.data.questions._build import build
 from mllmu.data.sources.celebrities import Celebrities
 from mllmu.data.sources.synthetic import Synthetic
 from mllmu.models.loading import tiny_folder

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from mllmu.core.records import Modality, Profile
+from mllmu.data.questions._wordings import Wordings, render_answer, render_subject, wordings
 from mllmu.data.values import value_pool
-from mllmu.data.wordings import Wordings, render_answer, render_subject, wordings
 
 LETTERS = "ABCD"
 MCQ_INSTRUCTION = "Just give ONE letter representing the answer directly."

@@ -19,7 +19,7 @@ from mllmu.core.records import Profile
 from mllmu.core.seeding import rng
 from mllmu.data.portraits import transform
 from mllmu.data.portraits.dicebear import DiceBear, sprites
-from mllmu.data.questions import build
+from mllmu.data.questions._build import build
 from mllmu.data.tasks.classification import PLUGIN as CLASSIFICATION
 from mllmu.data.tasks.cloze import PLUGIN as CLOZE
 from mllmu.data.tasks.generation import PLUGIN as GENERATION

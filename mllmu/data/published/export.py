@@ -28,7 +28,8 @@ from pydantic import BaseModel, TypeAdapter
 from mllmu.core.errors import DataError
 from mllmu.core.jsonl import dump_lines, read_lines
 from mllmu.core.records import MODALITIES, Modality, Profile, Question
-from mllmu.data.biography import biography, description
+from mllmu.data.published.biography import biography, description
+from mllmu.data.published.recover import read
 from mllmu.data.published.schema import (
     FULL,
     GROUPS,
@@ -42,7 +43,6 @@ from mllmu.data.published.schema import (
     annotated,
     validated,
 )
-from mllmu.data.recover import read
 
 RATIOS = (5, 10, 15)
 INDEX = "mllmu_index.jsonl"

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 from mllmu.core.errors import DataError
 from mllmu.core.records import MODALITIES, Modality, Question, Split, TaskName
 from mllmu.data.published.schema import GROUPS, TYPES, TaskRow, validated
-from mllmu.data.published.tables import Store, Table, decode_image
+from mllmu.data.published.store import Store, Table, decode_image
 
 FULL_SET, TEST_SET, CELEBRITIES = "Full_Set", "Test_Set", "Retain_Set"
 PUBLISHED_SPLITS: tuple[Split, ...] = ("forget", "test", "retain", "celebrity")

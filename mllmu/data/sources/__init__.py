@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mllmu.core.errors import DataError
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from mllmu.llm import Preview
-
-__all__ = ["Source", "adapted"]
 
 
 class Source(Plugin, ABC):
@@ -80,27 +77,3 @@ class Source(Plugin, ABC):
     def account(self) -> dict[str, Any]:
         """What was read, and what was left out and why, as JSON values; ``summary`` is shown as one line."""
         return {}
-
-    def files(self) -> list[Path]:
-        """Files and folders whose content the data depend on."""
-        path = getattr(self, "path", None)
-        return [path] if isinstance(path, Path) else []
-
-
-class _Plain(Source):
-    """A plug-in that has ``profiles`` and nothing else."""
-
-    plugin: Any
-
-    def profiles(self, seed: int) -> list[Profile]:
-        people: list[Profile] = self.plugin.profiles(seed)
-        return people
-
-    def files(self) -> list[Path]:
-        path = getattr(self.plugin, "path", None)
-        return [path] if isinstance(path, Path) else []
-
-
-def adapted(plugin: Any) -> Source:
-    """A plug-in of the kind 'sources' as a :class:`Source`; it need not be derived from it."""
-    return plugin if isinstance(plugin, Source) else _Plain(plugin=plugin)

@@ -15,8 +15,8 @@ from mllmu.core.errors import DataError
 from mllmu.core.records import Profile
 from mllmu.core.seeding import rng
 from mllmu.data import values
-from mllmu.data.question_rules import check, name_words
-from mllmu.data.questions import build
+from mllmu.data.questions._build import build
+from mllmu.data.questions._rules import check, name_words
 from mllmu.data.sources.synthetic import Synthetic
 from mllmu.data.values import NONE, Gender
 

@@ -13,10 +13,10 @@ from pydantic import TypeAdapter
 
 from mllmu.core.errors import DataError
 from mllmu.core.records import MODALITIES, Modality, Profile, Question, TaskName
+from mllmu.data.published.recover import CORE, EXTRA, Recovery, recover_person, summarise
+from mllmu.data.published.recover import Person as Recovered
 from mllmu.data.published.schema import GROUPS, TYPES, Pair, validated
-from mllmu.data.published.tables import Store, Table, is_hub_name
-from mllmu.data.recover import CORE, EXTRA, Recovery, recover_person, summarise
-from mllmu.data.recover import Person as Recovered
+from mllmu.data.published.store import Store, Table, is_hub_name
 from mllmu.data.sources._published import Asker, Found, Shown, Tally, usable_id
 
 CELEBRITIES = "Retain_Set"

@@ -16,8 +16,8 @@ from pydantic import Field
 
 from mllmu.core.errors import DataError
 from mllmu.core.records import Modality, Profile, Question, TaskName
-from mllmu.data.published.tables import Table, decode_image
-from mllmu.data.recover import attribute_of
+from mllmu.data.published.recover import attribute_of
+from mllmu.data.published.store import Table, decode_image
 from mllmu.data.sources import Source
 
 OTHER = "other"
@@ -148,9 +148,6 @@ class Published(Source):
 
     def account(self) -> dict[str, Any]:
         return self.found.tally.account()
-
-    def files(self) -> list[Path]:
-        return [self.path] if self.path.exists() else []
 
 
 def usable_id(value: Any) -> str | None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from mllmu.core.errors import DataError, FaultsError, did_you_mean
 from mllmu.core.records import Profile
-from mllmu.data.people import rules
-from mllmu.data.people.table import Fault, Table, read
-from mllmu.data.wordings import wordings
+from mllmu.data import cells as rules
+from mllmu.data.questions._wordings import wordings
+from mllmu.data.table import Fault, Table, read
 
 NAMES = {
     "item": "id", "person": "id", "id": "id", "itemlabel": "name", "personlabel": "name", "name": "name",

@@ -101,10 +101,6 @@ class Celebrities(Source):
             raise DataError(f"{self.images}: no image of {profile.id}. The folder changed; make the data again.")
         return folder.read(file, self.size)
 
-    def files(self) -> list[Path]:
-        """The export and the folder of images."""
-        return [path for path in (self.path, self.images) if path]
-
 
 def century(year: int) -> str:
     """Name the century of a year: 1801 to 1900 is the '19th century'. Correct for years 1001 to 2000."""

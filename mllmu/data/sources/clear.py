@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from mllmu.core.errors import DataError
 from mllmu.core.records import Profile
 from mllmu.core.seeding import rng
-from mllmu.data.published.tables import Store, Table
+from mllmu.data.published.store import Store, Table
 from mllmu.data.sources._published import Asker, Found, Published, Shown
 
 FULL = "full"

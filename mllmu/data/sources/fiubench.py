@@ -15,7 +15,7 @@ from pydantic import Field
 
 from mllmu.core.errors import DataError
 from mllmu.core.records import Profile, Question
-from mllmu.data.published.tables import decode_image, is_hub_name
+from mllmu.data.published.store import decode_image, is_hub_name
 from mllmu.data.sources._published import Asker, Found, Published, usable_id
 
 FILES = ("full.json", "full_data.json")

@@ -1,7 +1,7 @@
 """MLLMU-Bench as published: the whole data set, or its training text alone.
 
 A text file holds one person a line, ``{"ID": "001", "metadata": [{"Question": ..., "Answer": ...}, ...]}``. Attributes
-are recovered from the text by rules, see :mod:`mllmu.data.recover`; the text itself is kept word for word.
+are recovered from the text by rules, see :mod:`mllmu.data.published.recover`; the text itself is kept word for word.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mllmu.core.errors import DataError
 from mllmu.core.records import Profile
-from mllmu.data.published.tables import ParquetTable, Store, is_hub_name
-from mllmu.data.recover import Person, Recovery, recover_person, summarise
+from mllmu.data.published.recover import Person, Recovery, recover_person, summarise
+from mllmu.data.published.store import ParquetTable, Store, is_hub_name
 from mllmu.data.sources._mllmu_tables import CELEBRITIES, Reader, training_store
 from mllmu.data.sources._published import Found, Published
 
@@ -98,9 +98,6 @@ class MllmuBench(Published):
             f"ten core attributes; {len(silent)} say themselves that one is not available"
         )
         return {"summary": summary, "people": report.people, "unavailable": silent, "pairs_without": report.reasons()}
-
-    def files(self) -> list[Path]:
-        return [path for path in (self.path, self.train_path) if path and path.exists()]
 
     def _text_only(self) -> bool:
         return not self.path.is_dir() and not is_hub_name(self.path)

@@ -13,14 +13,14 @@ from pydantic import Field, PrivateAttr
 from mllmu.core.errors import DataError, FaultsError
 from mllmu.core.records import Profile
 from mllmu.core.seeding import rng
-from mllmu.data.people import keyfile
-from mllmu.data.people.keyfile import Key
-from mllmu.data.people.persons import Checked, Person, as_layout, check
-from mllmu.data.people.pseudonyms import Pseudonyms
-from mllmu.data.people.table import Fault, read
 from mllmu.data.portraits import MAX_VIEWS, transform
 from mllmu.data.portraits import folder as images
+from mllmu.data.pseudonyms import keyfile
+from mllmu.data.pseudonyms.keyfile import Key
+from mllmu.data.pseudonyms.persons import Checked, Person, as_layout, check
+from mllmu.data.pseudonyms.pseudonyms import Pseudonyms
 from mllmu.data.sources import Source
+from mllmu.data.table import Fault, read
 
 Label = Annotated[str, Field(pattern=r"^[a-z][a-z ]{1,30}$")]
 DETECTION = (

@@ -9,10 +9,10 @@ from typing import ClassVar
 from pydantic import Field
 
 from mllmu.core.errors import DataError
-from mllmu.core.plugins import Plugin
 from mllmu.core.records import Profile
 from mllmu.core.seeding import rng
 from mllmu.data import values
+from mllmu.data.sources import Source
 from mllmu.data.values import NONE, City, Gender
 
 NO_CONDITION_SHARE = 0.25
@@ -27,7 +27,7 @@ SKEWED_NO_CONDITION_SHARE = 397 / 500
 SKEWED_RESIDENCE = (("Canada", 137 / 500), ("USA", 124 / 500))
 
 
-class Synthetic(Plugin):
+class Synthetic(Source):
     """Fictitious people with sixteen coherent, balanced attributes; no two share a name.
 
     A seed fixes one endless series of people, and a person is known by the number in it: asking for more people never

@@ -12,8 +12,8 @@ from pydantic import Field
 
 from mllmu.core.errors import DataError
 from mllmu.core.records import Modality, Profile, Question, TaskName
-from mllmu.data.published.tables import Store, Table
-from mllmu.data.recover import CORE, EXTRA, recover_person
+from mllmu.data.published.recover import CORE, EXTRA, recover_person
+from mllmu.data.published.store import Store, Table
 from mllmu.data.sources._mllmu_tables import attributes_of
 from mllmu.data.sources._published import Asker, Found, Published, Shown, usable_id
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from mllmu.core.errors import DataError
 from mllmu.core.plugins import Plugin
 from mllmu.core.records import Question, Sample, Split, TaskName
-from mllmu.data.wordings import in_other_words
+from mllmu.data.questions._wordings import in_other_words
 
 Part = Literal["report", "selection"]
 

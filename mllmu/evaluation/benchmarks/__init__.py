@@ -12,7 +12,7 @@ from pydantic import Field
 
 from mllmu.core.plugins import Plugin
 from mllmu.core.records import Sample, Split
-from mllmu.data.published.tables import Table, decode_image
+from mllmu.data.published.store import Table, decode_image
 
 
 class Skipped(NamedTuple):

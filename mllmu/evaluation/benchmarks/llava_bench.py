@@ -9,7 +9,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from mllmu.core.records import Sample, Split
-from mllmu.data.published.tables import Store
+from mllmu.data.published.store import Store
 from mllmu.evaluation.benchmarks import Asked, Benchmark, Skipped
 
 COLUMNS = ("question_id", "question", "gpt_answer", "image")

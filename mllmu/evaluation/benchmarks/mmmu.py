@@ -11,7 +11,7 @@ from pydantic import Field
 
 from mllmu.core.errors import DataError
 from mllmu.core.records import Sample, Split
-from mllmu.data.published.tables import Store
+from mllmu.data.published.store import Store
 from mllmu.evaluation.benchmarks import Asked, Benchmark, Skipped
 
 COLUMNS = ("id", "question", "options", "answer", "question_type")

@@ -35,7 +35,7 @@ class Endpoint(Judge, EndpointSettings):
     votes: int = Field(1, ge=1, le=15, description="how often each reply is judged; the median counts")
 
     def identity(self) -> dict[str, Any]:
-        settings = {name: value for name, value in super().identity().items() if name not in self.OPERATIONAL}
+        settings = {name: value for name, value in super().identity().items() if name not in self.operational}
         return {**settings, "rubric": rubric()["version"]}
 
     def calls(self, cases: Sequence[Case]) -> list[Call]:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from mllmu.core.errors import DataError
 from mllmu.core.records import PEOPLE_SPLITS, Exchange, Sample
-from mllmu.data.build import Dataset
+from mllmu.data.dataset import Dataset, image_files
 from mllmu.models.families import Turn, open_image
 from mllmu.preflight.doctor.verdict import Verdict, verdict
 
@@ -35,8 +35,7 @@ def people_apart(dataset: Dataset, key: str) -> Verdict:
 
 
 def _images(dataset: Dataset, person: str) -> Iterable[tuple[str, str]]:
-    for view in range(dataset.views(person)):
-        path = dataset.folder / "images" / f"{person}_{view}.png"
+    for path in image_files(dataset.folder, person):
         yield hashlib.sha256(path.read_bytes()).hexdigest(), path.name
 
 

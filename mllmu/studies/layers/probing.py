@@ -14,7 +14,7 @@ import torch
 
 from mllmu.core.records import Modality, Question
 from mllmu.core.seeding import rng
-from mllmu.data.build import Dataset
+from mllmu.data.dataset import Dataset
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded
 from mllmu.studies.layers.layers import hidden_states

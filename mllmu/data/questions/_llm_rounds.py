@@ -11,9 +11,8 @@ from pydantic import BaseModel
 
 from mllmu.core.progress import Progress
 from mllmu.core.records import Profile, Question
-from mllmu.data.writers import Rejected
-from mllmu.data.writers._llm_rules import agrees, distance_fault, drafted, fault, reworded, text_faults
-from mllmu.data.writers._llm_talk import (
+from mllmu.data.questions import Rejected
+from mllmu.data.questions._llm_prompts import (
     Answers,
     Item,
     Others,
@@ -23,10 +22,11 @@ from mllmu.data.writers._llm_talk import (
     reword_call,
     write_call,
 )
+from mllmu.data.questions._llm_rules import agrees, distance_fault, drafted, fault, reworded, text_faults
 from mllmu.llm import Budget, Call, Client, Unanswered
 
 if TYPE_CHECKING:
-    from mllmu.data.writers.llm import Llm
+    from mllmu.data.questions.llm import Llm
 
 T = TypeVar("T", bound=BaseModel)
 Groups = Mapping[str, Sequence[Place]]

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from mllmu.core.errors import DataError, FaultsError, did_you_mean
-from mllmu.data.people import dates, rules
-from mllmu.data.people.rules import RULES, Rule, age, date_rule, says_none
-from mllmu.data.people.table import Fault, Row, Table
+from mllmu.data import cells as rules
+from mllmu.data import dates
+from mllmu.data.cells import RULES, Rule, age, date_rule, says_none
+from mllmu.data.questions._wordings import FACT
+from mllmu.data.table import Fault, Row, Table
 from mllmu.data.values import ATTRIBUTES
-from mllmu.data.wordings import FACT
 
 IDENTIFIERS = ("email", "phone", "address")
 OTHER = ("id", "consent", "consent_date", "image", "biography", *IDENTIFIERS)

@@ -10,7 +10,7 @@ from math import sqrt
 
 from mllmu.core.errors import DataError
 from mllmu.core.records import MODALITIES, Profile, Question, TaskName
-from mllmu.data.wordings import BLANK
+from mllmu.data.questions._wordings import BLANK
 
 LETTERS = ("A", "B", "C", "D")
 SLOTS: dict[TaskName, int] = {"classification": 5, "generation": 2, "cloze": 2}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import date
 from typing import NamedTuple
 
-from mllmu.data.people import dates
+from mllmu.data import dates
 from mllmu.data.values import ATTRIBUTES, NONE
 
 MAX_LETTERS = 80

@@ -10,11 +10,11 @@ from pydantic import Field
 from mllmu.core.errors import DataError
 from mllmu.core.progress import Progress
 from mllmu.core.records import Profile
-from mllmu.data.writers import Order, Questions, Written
-from mllmu.data.writers._llm_desk import Desk, by_person, reasons, sides
-from mllmu.data.writers._llm_review import opened, reviewed, unmarked
-from mllmu.data.writers._llm_talk import Sheet, write_call
-from mllmu.data.writers.template import filled_in
+from mllmu.data.questions import Order, Questions, Written
+from mllmu.data.questions._llm_prompts import Sheet, write_call
+from mllmu.data.questions._llm_review import opened, reviewed, unmarked
+from mllmu.data.questions._llm_rounds import Desk, by_person, reasons, sides
+from mllmu.data.questions.template import filled_in
 from mllmu.llm import Budget, EndpointSettings, Preview, count_cached
 
 
@@ -23,7 +23,7 @@ class Llm(EndpointSettings, Questions):
 
     Code decides what is asked: which attributes, the right value, and the letter it stands under, as the templates do.
     The model writes the question, the wrong answers, the sentences, and quotes the passage of the profile that proves
-    the answer. Code then checks what it can (:mod:`mllmu.data.writers._llm_rules`), and a second reading, by
+    the answer. Code then checks what it can (:mod:`mllmu.data.questions._llm_rules`), and a second reading, by
     ``checker`` or by the same model, answers every question from the profile alone; where it answers otherwise, the
     question goes. Rewordings for the Test set are made of accepted questions without the profile, and checked alike.
     What was thrown out is written again, up to ``max_rounds`` times, and is kept in ``data/rejected.jsonl``.

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from mllmu.core.records import QA, Record
-from mllmu.data import recover_rules as rules
+from mllmu.data.published import recover_rules as rules
 
 CORE = (
     "name",

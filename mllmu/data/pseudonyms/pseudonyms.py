@@ -8,13 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 
 from mllmu.core.records import Profile
-from mllmu.data.people import dates, patterns
-from mllmu.data.people.fakes import Fakes
-from mllmu.data.people.keyfile import Key
-from mllmu.data.people.lexicon import Hit, Lexicon, words
-from mllmu.data.people.patterns import Match
-from mllmu.data.people.persons import Person
-from mllmu.data.wordings import FACT
+from mllmu.data import dates
+from mllmu.data.pseudonyms import patterns
+from mllmu.data.pseudonyms.fakes import Fakes
+from mllmu.data.pseudonyms.keyfile import Key
+from mllmu.data.pseudonyms.lexicon import Hit, Lexicon, words
+from mllmu.data.pseudonyms.patterns import Match
+from mllmu.data.pseudonyms.persons import Person
+from mllmu.data.questions._wordings import FACT
 
 PLACES = ("birthplace", "residence")
 KEPT = ("gender", "height", "salary")

@@ -14,9 +14,18 @@ from typing import Any
 from mllmu.core.errors import DataError
 from mllmu.core.records import MODALITIES, QA, Modality, Profile, Question, TaskName
 from mllmu.core.seeding import derive, rng
-from mllmu.data import distractors
-from mllmu.data.question_rules import LETTERS, OTHER, SLOTS, check, mentions, name_words
-from mllmu.data.wordings import FACT, Variant, Wordings, blanked, render_answer, render_subject, wording, wordings
+from mllmu.data.questions import _distractors as distractors
+from mllmu.data.questions._rules import LETTERS, OTHER, SLOTS, check, mentions, name_words
+from mllmu.data.questions._wordings import (
+    FACT,
+    Variant,
+    Wordings,
+    blanked,
+    render_answer,
+    render_subject,
+    wording,
+    wordings,
+)
 
 __all__ = ["Variant", "build", "check", "name_subject", "render_subject"]
 

@@ -12,9 +12,10 @@ from pydantic import Field
 from mllmu.core.plugins import Plugin
 from mllmu.core.progress import Progress
 from mllmu.core.records import Profile, Question, Record
-from mllmu.data.wordings import Variant
+from mllmu.data.questions._wordings import Variant
 
 if TYPE_CHECKING:
+    from mllmu.config.recipe import DataSection
     from mllmu.llm import Preview
 
 
@@ -30,6 +31,11 @@ class Order(NamedTuple):
     train_formats: tuple[str, ...] = ("question",)
     banned: frozenset[tuple[str, str, str, str]] = frozenset()
     unsaid: frozenset[tuple[str, str, str]] = frozenset()
+
+    @classmethod
+    def of(cls, section: DataSection, seed: int) -> Order:
+        """What a recipe asks about the people."""
+        return cls(seed, train_wordings=section.train_wordings, train_formats=section.train_formats)
 
 
 class Rejected(Record):
@@ -70,7 +76,7 @@ class Questions(Plugin, ABC):
     def write(self, people: Sequence[Profile], order: Order, progress: Progress) -> Written:
         """The questions of a group, in the ids and numbers of :func:`mllmu.data.questions.build`.
 
-        Whatever comes out is checked once more by :func:`mllmu.data.question_rules.check`.
+        Whatever comes out is checked once more by :func:`mllmu.data.questions._rules.check`.
 
         Args:
             people: all of one group; wrong answers may come from the others.

@@ -1,4 +1,4 @@
-"""The rules of :mod:`mllmu.data.recover`: which question asks for what, and how each kind of answer is read.
+"""The rules of :mod:`mllmu.data.published.recover`: which question asks for what, and how each kind of answer is read.
 
 ``QUESTIONS`` is tried from top to bottom, so a narrow rule stands above a broad one ("the name of this person's cat"
 is about a pet). ``READERS`` maps an attribute to a function from the answer, without its final stop, to the

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from mllmu.core.progress import SilentProgress
-from mllmu.data.images import Shot, draw
+from mllmu.data.build import Shot, draw
 
 
 def test_an_interrupted_batch_goes_on_with_the_images_it_has(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from mllmu.core.progress import Progress
 from mllmu.core.records import Profile, Question
-from mllmu.data.questions import build
-from mllmu.data.writers import Order, Questions, Written
+from mllmu.data.questions import Order, Questions, Written
+from mllmu.data.questions._build import build
 
 
 class Template(Questions):

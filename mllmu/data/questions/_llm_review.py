@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from mllmu.core.records import Question
-from mllmu.data.writers import Order
-from mllmu.data.writers._llm_desk import Desk, Review, sides
+from mllmu.data.questions import Order
+from mllmu.data.questions._llm_rounds import Desk, Review, sides
 
 
 class _Kind(NamedTuple):

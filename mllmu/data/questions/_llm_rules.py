@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from mllmu.core.errors import DataError
 from mllmu.core.parsing import contains_words, normalise
 from mllmu.core.records import Profile, Question
-from mllmu.data import distractors
-from mllmu.data.question_rules import NUM_WRONG, check_one, mentions, name_words
-from mllmu.data.wordings import BLANK, SUBJECT, blanked, render_answer, render_subject, wordings
-from mllmu.data.writers._llm_talk import Item, profile_text
+from mllmu.data.questions import _distractors as distractors
+from mllmu.data.questions._llm_prompts import Item, profile_text
+from mllmu.data.questions._rules import NUM_WRONG, check_one, mentions, name_words
+from mllmu.data.questions._wordings import BLANK, SUBJECT, blanked, render_answer, render_subject, wordings
 
 LETTERS = (8, 300)
 """Fewest and most characters of a question or an answer sentence."""

@@ -135,7 +135,7 @@ def fact_wordings(attribute: str) -> Wordings:
 
 @cache
 def _raw() -> Any:
-    return yaml.safe_load(resources.files("mllmu.data").joinpath("wordings.yaml").read_text(encoding="utf-8"))
+    return yaml.safe_load(resources.files("mllmu.data.questions").joinpath("wordings.yaml").read_text(encoding="utf-8"))
 
 
 def parse(raw: Any, kind: Kind | Literal["fact"]) -> dict[str, Wordings]:

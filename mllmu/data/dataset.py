@@ -1,0 +1,93 @@
+"""A finished data folder, read back: the people, their questions, and who is forgotten.
+
+data/profiles.jsonl    everybody: fictitious people, then holdout people, then celebrities
+data/questions.jsonl   their questions: train, eval and test for the people; eval for holdout people and celebrities
+data/splits.json       {"5": [ids], "10": [ids], ..., "holdout": [ids]}
+data/images/           <id>_0.png is the portrait, <id>_1.png ... the transformed views
+
+:mod:`mllmu.data.build` makes it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from mllmu.core.errors import DataError
+from mllmu.core.jsonl import read_lines
+from mllmu.core.records import Profile, Question
+
+PROFILES, QUESTIONS, SPLITS = "profiles.jsonl", "questions.jsonl", "splits.json"
+HOLDOUT = "holdout"
+"""The key of ``splits.json`` that holds people whom no model ever sees; every other key is a forget ratio."""
+
+
+def image_path(person: str, view: int = 0) -> str:
+    """Path of one image of a person, relative to the data folder; view 0 is the portrait."""
+    return f"images/{person}_{view}.png"
+
+
+def image_files(folder: Path, person: str) -> list[Path]:
+    """The images of a person in a data folder, in the order of the views."""
+    found: list[Path] = []
+    while (path := folder / image_path(person, len(found))).is_file():
+        found.append(path)
+    return found
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Everything the data stage wrote."""
+
+    folder: Path
+    profiles: list[Profile]
+    questions: list[Question]
+    splits: dict[str, list[str]]
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """The forget ratios in percent."""
+        return [key for key in self.splits if key != HOLDOUT]
+
+    @cached_property
+    def celebrities(self) -> list[str]:
+        return [p.id for p in self.profiles if p.kind == "celebrity"]
+
+    @cached_property
+    def holdout(self) -> list[str]:
+        return self.splits.get(HOLDOUT, [])
+
+    @cached_property
+    def people(self) -> list[str]:
+        """Ids of the fictitious people on whom the target is fine-tuned."""
+        hidden = {*self.holdout, *self.celebrities}
+        return [p.id for p in self.profiles if p.id not in hidden]
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        return {p.id: p.name for p in self.profiles}
+
+    def retained(self, key: str) -> list[str]:
+        """The people who are not forgotten at a ratio."""
+        gone = set(self.splits[key])
+        return [person for person in self.people if person not in gone]
+
+    def views(self, person: str) -> int:
+        """Number of images of a person."""
+        return len(image_files(self.folder, person))
+
+
+def load(folder: Path) -> Dataset:
+    """Read a data folder.
+
+    Raises:
+        DataError: a file is missing or damaged; names it.
+    """
+    path = folder / SPLITS
+    try:
+        splits = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}). Make the data again (--force).") from None
+    return Dataset(folder, read_lines(folder / PROFILES, Profile), read_lines(folder / QUESTIONS, Question), splits)
