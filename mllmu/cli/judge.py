@@ -85,9 +85,9 @@ def build_judge(name: str, settings: Sequence[str]) -> Judge:
 def model_names(root: Path) -> list[str]:
     """The models of a run, in the order of its report; a folder without a run raises DataError."""
     from mllmu.config.load import load
+    from mllmu.config.recipe import jobs
     from mllmu.core.errors import DataError
     from mllmu.core.names import RETAIN_MODEL, TARGET
-    from mllmu.pipeline.jobs import jobs
 
     path = root / "recipe.yaml"
     if not path.is_file():

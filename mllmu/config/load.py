@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from mllmu.config.recipe import PluginSpec, Recipe
+from mllmu.config.recipe import Recipe, jobs
 from mllmu.core import plugins
 from mllmu.core.errors import PluginError, RecipeError
 
@@ -88,12 +88,10 @@ def check_plugins(recipe: Recipe, *, where: str = "recipe") -> None:
                 _known(kind, name, f"{where}: evaluate.{setting}")
     if recipe.model.family != "auto":
         plugins.find("families", recipe.model.family)
-    for index, spec in enumerate(recipe.unlearn.methods):
-        for settings in expand_modalities(spec):
-            method = plugins.build("methods", spec.name, settings, where=f"{where}: unlearn.methods[{index}]")
-            if method.uses_holdout and not recipe.data.splits.holdout:
-                hint = "compares with people never taught: set data.splits.holdout above 0, or its floor"
-                raise RecipeError(f"{where}: unlearn.methods[{index}]: {spec.name} {hint}.")
+    for job in jobs(recipe, where=where):
+        if job.method.uses_holdout and not recipe.data.splits.holdout:
+            hint = "compares with people never taught: set data.splits.holdout above 0, or its floor"
+            raise RecipeError(f"{where}: unlearn.methods: {job.name} {hint}.")
 
 
 _NAMED_IN_EVALUATE = {"tasks": "tasks", "metrics": "metrics", "extra_metrics": "metrics", "summaries": "summaries"}
@@ -113,14 +111,6 @@ def _check_judges(recipe: Recipe, where: str) -> None:
     names = [judge.name for judge in built]
     if len(set(names)) < len(names):
         raise RecipeError(f"{where}: evaluate.judges: two are named alike ({', '.join(names)}). Give each a 'label'.")
-
-
-def expand_modalities(spec: PluginSpec) -> list[dict[str, Any]]:
-    """One settings dictionary per modality of a method entry (``modality`` may be a list)."""
-    modality = spec.settings.get("modality")
-    if not isinstance(modality, list) or not modality:  # an empty list is left for the method to refuse
-        return [spec.settings]
-    return [spec.settings | {"modality": one} for one in modality]
 
 
 def dump(recipe: Recipe) -> str:

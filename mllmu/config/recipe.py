@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -13,6 +16,7 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeInt,
+    PrivateAttr,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -20,6 +24,7 @@ from pydantic import (
 
 from mllmu.config.protocol import Protocol
 from mllmu.core import plugins
+from mllmu.core.names import BASELINES, RETAIN_MODEL, TARGET
 from mllmu.core.records import MODALITIES, PEOPLE_SPLITS, TASKS, Modality, Split, TaskName
 
 Modalities = Literal["image_text", "text", "both"]
@@ -44,6 +49,26 @@ class PluginSpec(BaseModel):
     def build(self, kind: str, where: str) -> Any:
         """Construct the plug-in; a bad setting raises RecipeError."""
         return plugins.build(kind, self.name, self.settings, where=where)
+
+
+class MethodSpec(PluginSpec):
+    """An unlearning method with its settings; a list of modalities stands for one method each."""
+
+    _built: tuple[Any, ...] = PrivateAttr(())
+
+    @property
+    def by_modality(self) -> list[dict[str, Any]]:
+        """The settings, once for each modality that is listed."""
+        modality = self.settings.get("modality")
+        if not isinstance(modality, list) or not modality:  # an empty list is left for the method to refuse
+            return [self.settings]
+        return [self.settings | {"modality": one} for one in modality]
+
+    def methods(self, where: str) -> tuple[Any, ...]:
+        """The methods themselves, built at the first call and kept; a bad setting raises RecipeError."""
+        if not self._built:
+            self._built = tuple(plugins.build("methods", self.name, each, where=where) for each in self.by_modality)
+        return self._built
 
 
 def _as_spec(value: Any) -> Any:
@@ -182,7 +207,7 @@ class Finetune(Section):
 class Unlearn(Section):
     """Which methods forget; each entry ``{name: npo, beta: 0.4, modality: [image_text, text]}``."""
 
-    methods: tuple[PluginSpec, ...] = ()
+    methods: tuple[MethodSpec, ...] = ()
     lora: Lora | None = Lora()
     micro_batch_size: int | None = Field(
         None,
@@ -308,3 +333,41 @@ class Recipe(Section):
         if not value.strip("."):
             raise ValueError("the run folder is named after it, and dots alone are no folder name")
         return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A model that a run makes by unlearning.
+
+    Attributes:
+        name: of the model; no other model of the run is called so.
+        plugin: the method's name in the recipe.
+        settings: what the recipe sets of it, with one modality.
+        method: the method with its settings, an instance of :class:`mllmu.unlearning.base.Method`.
+    """
+
+    name: str
+    plugin: str
+    settings: dict[str, Any]
+    method: Any
+
+
+def jobs(recipe: Recipe, *, where: str = "recipe") -> list[Job]:
+    """One job per method entry and modality.
+
+    A name is the method's, with the modality behind it if an entry lists several, and a number behind that if the
+    name would occur twice: ``npo``, ``npo_text``, ``npo_2``.
+    """
+    found: list[Job] = []
+    taken = {TARGET, RETAIN_MODEL, *BASELINES}
+    for index, spec in enumerate(recipe.unlearn.methods):
+        plain = re.sub(r"[^A-Za-z0-9_-]", "_", spec.name.rpartition(":")[2])
+        several = isinstance(spec.settings.get("modality"), list)
+        methods = spec.methods(f"{where}: unlearn.methods[{index}]")
+        for settings, method in zip(spec.by_modality, methods, strict=True):
+            name = f"{plain}_{method.modality}" if several else plain
+            numbered = (f"{name}_{number}" for number in count(2))
+            unique = next(each for each in chain([name], numbered) if each not in taken)
+            taken.add(unique)
+            found.append(Job(name=unique, plugin=spec.name, settings=settings, method=method))
+    return found

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 
+from mllmu.config.recipe import jobs
 from mllmu.core import ranks
 from mllmu.core.errors import ProcessError
 from mllmu.core.jsonl import read_lines
@@ -24,7 +25,6 @@ from mllmu.models.loading import Loaded, load
 from mllmu.models.rounding import round_weights
 from mllmu.parallel.team import shared
 from mllmu.pipeline.context import Context, timed
-from mllmu.pipeline.jobs import Job, jobs
 from mllmu.training.batching import training_turns
 from mllmu.training.finetune import finetune
 from mllmu.unlearning.trainer import Sides, unlearn
@@ -62,17 +62,18 @@ class Models:
     def planned(self, key: str, name: str) -> Unit:
         """The unit of a model of the run, made or not yet; an unlearned one needs those of target and retain_model."""
         if name in {TARGET, RETAIN_MODEL}:
-            return self.taught(key, name, self._pupils(key, name))
-        return self.forgotten(key, self.jobs[name])
+            return self.finetune_unit(key, name, self.people_of(key, name))
+        return self.unlearn_unit(key, name)
 
     def make(self, key: str, name: str) -> None:
         """Make a model of the run, unless it is there."""
         if name in {TARGET, RETAIN_MODEL}:
-            self.teach(key, name, self._pupils(key, name))
+            self.finetune(key, name, self.people_of(key, name))
         else:
-            self.forget(key, self.jobs[name])
+            self.unlearn(key, name)
 
-    def _pupils(self, key: str, name: str) -> Sequence[str]:
+    def people_of(self, key: str, name: str) -> Sequence[str]:
+        """The people that the target or the retain_model of a ratio is fine-tuned on."""
         data = self.context.dataset
         return data.people if name == TARGET else data.retained(key)
 
@@ -93,7 +94,7 @@ class Models:
         if not family.shares_prefix:
             note(f"evaluate: models of the family '{family.name}' read every prompt again for each of its candidates.")
 
-    def taught(
+    def finetune_unit(
         self, key: str, name: str, people: Sequence[str], *, seed: int | None = None, start: ModelRef | None = None
     ) -> Unit:
         """The unit of a fine-tuned model, made or not yet."""
@@ -108,17 +109,17 @@ class Models:
         inputs |= {"start": start.model_dump()} if start is not None else {}
         return self._unit(key, name, inputs)
 
-    def teach(
+    def finetune(
         self, key: str, name: str, people: Sequence[str], *, seed: int | None = None, start: ModelRef | None = None
     ) -> None:
         """Fine-tune the base, or the model ``start``, on some people; ``seed`` replaces the recipe's."""
         recipe = self.context.recipe
-        unit = self.taught(key, name, people, seed=seed, start=start)
+        unit = self.finetune_unit(key, name, people, seed=seed, start=start)
         if unit.done:
             return
         base = start or ModelRef(base=recipe.model.path, revision=recipe.model.revision)
         with timed(unit) as facts, peak_memory(facts), metered(facts):
-            self.finetune(
+            self.train_finetuned(
                 base=base,
                 people=people,
                 folder=unit.building,
@@ -128,7 +129,7 @@ class Models:
         self._finish(unit, base.model_copy(update={"adapters": (*base.adapters, unit.name)}), facts)
 
     @shared
-    def finetune(self, *, base: ModelRef, people: Sequence[str], folder: Path, seed: int, label: str) -> None:
+    def train_finetuned(self, *, base: ModelRef, people: Sequence[str], folder: Path, seed: int, label: str) -> None:
         """Fine-tune a model on some people; what is trained is saved into ``folder``."""
         section = self.context.recipe.finetune
         finetune(
@@ -141,29 +142,30 @@ class Models:
             label=label,
         )
 
-    def forgotten(self, key: str, job: Job) -> Unit:
+    def unlearn_unit(self, key: str, name: str) -> Unit:
         """The unit of an unlearned model, made or not yet; needs the units of the target and the retain_model."""
-        method, lora = job.method(), self.context.recipe.unlearn.lora
+        job, lora = self.jobs[name], self.context.recipe.unlearn.lora
+        method = job.method
         inputs = {
             "start": self.unit(key, method.model).fingerprint,
             "retain_model": self.unit(key, RETAIN_MODEL).fingerprint,
-            "method": job.spec,
+            "method": job.plugin,
             "settings": method.model_dump(mode="json"),
             "lora": lora.model_dump(mode="json") if lora and method.trains else None,
             "forget": digest(self.context.dataset.splits[key]),
         }
-        return self._unit(key, job.name, inputs)
+        return self._unit(key, name, inputs)
 
-    def forget(self, key: str, job: Job) -> None:
+    def unlearn(self, key: str, name: str) -> None:
         """Apply an unlearning method to the target (or take the retain_model, if that is the method)."""
-        method, unit = job.method(), self.forgotten(key, job)
+        method, unit = self.jobs[name].method, self.unlearn_unit(key, name)
         if unit.done:
             return
         start = self.ref(key, method.model)
         with timed(unit) as facts, peak_memory(facts), metered(facts):
             if method.trains or method.modifies:
                 frozen = self.ref(key, method.reference)
-                self.unlearn(key=key, job=job, start=start, reference=frozen, folder=unit.building)
+                self.train_unlearned(key=key, name=name, start=start, reference=frozen, folder=unit.building)
         if method.trains or method.modifies:
             made = start.model_copy(update={"adapters": (*start.adapters, unit.name)})
         else:
@@ -172,9 +174,9 @@ class Models:
         self._finish(unit, made, facts)
 
     @shared
-    def unlearn(self, *, key: str, job: Job, start: ModelRef, reference: ModelRef, folder: Path) -> None:
+    def train_unlearned(self, *, key: str, name: str, start: ModelRef, reference: ModelRef, folder: Path) -> None:
         """Let a method train, or measure, on a model; what it changes is saved into ``folder``."""
-        method, data, recipe = job.method(), self.context.dataset, self.context.recipe
+        method, data, recipe = self.jobs[name].method, self.context.dataset, self.context.recipe
         # the usual reference is the start with the new adapter off; anything else needs a second model in memory
         apart = method.uses_reference and (method.reference != method.model or recipe.unlearn.lora is None)
         retain = self._turns(data.retained(key), method.modality) if method.uses_retain else []
@@ -194,7 +196,7 @@ class Models:
             folder=folder,
             seed=derive(recipe.seed, "unlearn"),
             progress=self.context.progress,
-            label=job.name,
+            label=name,
             micro_batch_size=recipe.unlearn.micro_batch_size,
             checkpoint_every_s=recipe.finetune.checkpoint_every_s,
             reference_mib=recipe.unlearn.reference_mib,

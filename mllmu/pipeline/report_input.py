@@ -9,6 +9,7 @@ from typing import Any
 
 from mllmu.config import load as recipes
 from mllmu.config.protocol import Protocol
+from mllmu.config.recipe import Job
 from mllmu.core.names import BASELINES, RETAIN_MODEL, TARGET
 from mllmu.core.records import MetricResult, Response, Sample, Score, Summary
 from mllmu.core.runfolder import UNIT_FILE, read_json, write_atomic
@@ -20,7 +21,6 @@ from mllmu.evaluation.scoring import ks_to_retain_model
 from mllmu.evaluation.stats import Difference
 from mllmu.pipeline.answers import Answers
 from mllmu.pipeline.context import Context
-from mllmu.pipeline.jobs import Job
 from mllmu.pipeline.models import Models
 from mllmu.pipeline.record import describe, seconds_by_stage
 from mllmu.report import CurvePoint, Example, KsRow, ModelRow, Portrait, ReportInput
@@ -167,12 +167,12 @@ def model_rows(models: Models, key: str, jobs: Sequence[Job]) -> tuple[ModelRow,
         ),
     ]
     for job in jobs:
-        method = job.method()
+        method = job.method
         rows.append(
             ModelRow(
                 name=job.name,
                 role="retain_model" if method.model == RETAIN_MODEL else "unlearned",
-                method=job.spec,
+                method=job.plugin,
                 modality=method.modality,
                 forget_ratio=ratio,
                 settings=method.model_dump(mode="json", exclude={"modality"}),

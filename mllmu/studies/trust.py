@@ -64,7 +64,7 @@ def trust(recipe: Recipe, root: Path, *, pool: int, bits: int, progress: Progres
         with WorkerPool(recipe.workers, partial(_worker_task, recipe, root, bits), progress) as workers:
             workers.do(measured.missing(pool))
     known, unknown = measured.pool(pool)
-    again = measured.robustness([job.name for job in pipeline.jobs if job.method().trains])
+    again = measured.robustness([job.name for job in pipeline.jobs if job.method.trains])
     rows = [_row(cell, known, unknown, again) for cell in measured.cells()]
     rows.sort(key=lambda row: (-(row.trust or 0.0), row.metric, row.task, row.modality))
     content = {"pool": pool, "bits": bits, "key": measured.key, "rows": [row.model_dump() for row in rows]}
@@ -142,7 +142,7 @@ class Measurement:
     def member(self, kind: str, number: str) -> Values:
         """Train and ask one model; both kinds of a number share their seed, so they differ in their people alone."""
         name, people, seed = self._plan(kind, number)
-        self.pipeline.models.teach(self.key, name, people, seed=seed)
+        self.pipeline.models.finetune(self.key, name, people, seed=seed)
         return self.values(name, self.answers.ask(name))
 
     def _plan(self, kind: str, number: str) -> tuple[str, Sequence[str], int]:
@@ -152,7 +152,7 @@ class Measurement:
 
     def _taught(self, kind: str, number: str) -> Unit:
         name, people, seed = self._plan(kind, number)
-        return self.pipeline.models.taught(self.key, name, people, seed=seed)
+        return self.pipeline.models.finetune_unit(self.key, name, people, seed=seed)
 
     def _asked(self, kind: str, number: str) -> Unit:
         return self.answers.unit(f"{FOLDER}_{kind}_{number}")
@@ -194,7 +194,7 @@ class Measurement:
         """Replies after one more fine-tuning, as the target had it, on the forget people alone."""
         models, data = self.pipeline.models, self.pipeline.context.dataset
         relearned = f"{FOLDER}_relearned_{name}"
-        models.teach(self.key, relearned, data.splits[self.key], start=models.ref(self.key, name))
+        models.finetune(self.key, relearned, data.splits[self.key], start=models.ref(self.key, name))
         return self.answers.ask(relearned)
 
 

@@ -8,15 +8,15 @@ trained again.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
-from mllmu.config.load import expand_modalities, parse
-from mllmu.config.recipe import PluginSpec, Recipe
+from mllmu.config.load import parse
+from mllmu.config.recipe import Job, PluginSpec, Recipe, jobs
 from mllmu.core import plugins
 from mllmu.core.errors import RecipeError, needs_extra
 from mllmu.core.names import RETAIN_MODEL, TARGET
@@ -24,7 +24,6 @@ from mllmu.core.progress import Progress
 from mllmu.core.runfolder import write_atomic
 from mllmu.core.seeding import derive
 from mllmu.pipeline.answers import Answers
-from mllmu.pipeline.jobs import Job
 from mllmu.pipeline.pipeline import Pipeline
 from mllmu.studies.objective import main_scores, standing
 from mllmu.unlearning.base import Method
@@ -67,21 +66,21 @@ def tune(
     Raises:
         RecipeError: no question is kept apart for tuning, there is nothing to tune, or the ratio is unknown.
     """
-    entries = [(spec, settings) for spec in recipe.unlearn.methods for settings in expand_modalities(spec)]
+    entries = jobs(recipe)
     if recipe.data.splits.selection <= 0:
         raise RecipeError(
             "data.splits.selection: 0 keeps no question apart for tuning, and reported questions must not be tuned "
             "on. Set it, e.g. --set data.splits.selection=0.5."
         )
-    if not any(space(spec.name, settings) for spec, settings in entries):
+    if not any(space(job.method) for job in entries):
         raise RecipeError("unlearn.methods: no method with anything to tune. Name at least one that changes the model.")
     search = _Search(recipe, root, key, progress, force=force)
     trials: list[Trial] = []
     best: list[PluginSpec] = []
-    for place, (spec, settings) in enumerate(entries):
-        found = search.method(place, spec, settings, num_trials) if space(spec.name, settings) else []
-        trials += found
-        best.append(PluginSpec(name=spec.name, **(found[0].settings if found else settings)))
+    for index, job in enumerate(entries):
+        results = search.method(index, job, num_trials) if space(job.method) else []
+        trials += results
+        best.append(PluginSpec(name=job.plugin, **(results[0].settings if results else job.settings)))
     folder = root / FOLDER
     write_atomic(folder / TRIALS_FILE, "".join(json.dumps(asdict(trial)) + "\n" for trial in trials))
     raw = recipe.model_dump(mode="json") | {"name": f"{recipe.name[:58]}-tuned"}
@@ -103,9 +102,8 @@ FACTOR = 4.0
 """How far the search goes from a setting's own value, up and down: a factor."""
 
 
-def space(name: str, settings: Mapping[str, Any]) -> dict[str, Range]:
-    """What is searched of a method and its settings: those it declares, but none that is switched off with 0."""
-    method: Method = plugins.build("methods", name, settings, where="unlearn.methods")
+def space(method: Method) -> dict[str, Range]:
+    """What is searched of a method: the settings it declares, but none that is switched off with 0."""
     values = {key: float(getattr(method, key)) for key in method.tuned} if method.trains or method.modifies else {}
     return {key: _around(method, key, value) for key, value in values.items() if value > 0}
 
@@ -135,22 +133,23 @@ class _Search:
             raise RecipeError("data.splits.selection: so small that no question of forget or retain is kept apart.")
         self.target, self.gold = self._scores(TARGET), self._scores(RETAIN_MODEL)
 
-    def method(self, place: int, spec: PluginSpec, settings: dict[str, Any], num_trials: int) -> list[Trial]:
+    def method(self, index: int, job: Job, num_trials: int) -> list[Trial]:
         """All trials of one method entry, the best first."""
         optuna = _optuna()
-        self.progress.stage("tune", f"{spec.name}, {num_trials} trials")
-        name = f"{FOLDER}_{place}_{''.join(c if c.isalnum() else '_' for c in spec.name)}"
+        self.progress.stage("tune", f"{job.plugin}, {num_trials} trials")
+        name = f"{FOLDER}_{index}_{''.join(c if c.isalnum() else '_' for c in job.plugin)}"
         sampler = optuna.samplers.TPESampler(seed=derive(self.recipe.seed, "tune", name) % 2**32)
         study = optuna.create_study(sampler=sampler)
-        ranges = space(spec.name, settings)
         trials = []
-        for number, tried in enumerate(_settings(optuna, study, ranges, spec, settings, num_trials)):
-            trials.append(self._trial(f"{name}_{number}", spec.name, number, tried[1]))
+        for number, tried in enumerate(_settings(optuna, study, job, num_trials)):
+            trials.append(self._trial(f"{name}_{number}", job.plugin, number, tried[1]))
             study.tell(tried[0], trials[-1].objective)
         return sorted(trials, key=lambda trial: (trial.objective, trial.number))
 
     def _trial(self, name: str, method: str, number: int, settings: dict[str, Any]) -> Trial:
-        self.models.forget(self.key, Job(name=name, spec=method, settings=settings))
+        built = plugins.build("methods", method, settings, where="unlearn.methods")
+        self.models.jobs[name] = Job(name=name, plugin=method, settings=settings, method=built)
+        self.models.unlearn(self.key, name)
         found = standing(self._scores(name), self.target, self.gold)
         seconds = float(self.models.unit(self.key, name).facts().get("seconds", 0.0))
         self.progress.note(f"{method} {number}: gap {found.gap:.3f} + loss {found.loss:.3f}, {seconds:.0f} s")
@@ -168,16 +167,14 @@ class _Search:
         return main_scores(self.answers.samples, self.answers.ask(name))
 
 
-def _settings(
-    optuna: Any, study: Any, ranges: Mapping[str, Range], spec: PluginSpec, settings: dict[str, Any], num_trials: int
-) -> Iterator[tuple[Any, dict[str, Any]]]:
+def _settings(optuna: Any, study: Any, job: Job, num_trials: int) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Trials of a study with the settings to try; the recipe's own come first."""
-    method = plugins.build("methods", spec.name, settings)
-    study.enqueue_trial({key: getattr(method, key) for key in ranges})
+    ranges = space(job.method)
+    study.enqueue_trial({key: getattr(job.method, key) for key in ranges})
     distributions = {key: optuna.distributions.FloatDistribution(r.low, r.high, log=True) for key, r in ranges.items()}
     for _ in range(num_trials):
         trial = study.ask(distributions)
-        yield trial, settings | {key: float(f"{value:.4g}") for key, value in trial.params.items()}
+        yield trial, job.settings | {key: float(f"{value:.4g}") for key, value in trial.params.items()}
 
 
 def _optuna() -> Any:

@@ -10,6 +10,7 @@ import mini_run
 import pytest
 
 from mllmu.config import load as recipes
+from mllmu.core import plugins
 from mllmu.core.errors import RecipeError
 from mllmu.core.jsonl import read_lines
 from mllmu.core.progress import SilentProgress
@@ -98,11 +99,14 @@ def test_a_ratio_that_is_not_in_the_recipe_is_named(base: Path, tuned: tuple[Pat
 
 
 def test_what_is_switched_off_is_not_searched_and_no_bound_is_passed() -> None:
-    assert "kl_weight" not in tuning.space("npo", {})
-    assert tuning.space("npo", {"kl_weight": 0.5})["kl_weight"] == (0.125, 2.0)
-    assert tuning.space("salun", {"share": 0.5})["share"] == (0.125, 1.0)
-    assert tuning.space("retrain", {}) == {}
-    assert tuning.space("manu", {}) == {"share": (0.0125, 0.2)}  # changes the model without training
+    def space(name: str, **settings: float) -> dict[str, tuple[float, float]]:
+        return dict(tuning.space(plugins.build("methods", name, settings)))
+
+    assert "kl_weight" not in space("npo")
+    assert space("npo", kl_weight=0.5)["kl_weight"] == (0.125, 2.0)
+    assert space("salun", share=0.5)["share"] == (0.125, 1.0)
+    assert space("retrain") == {}
+    assert space("manu") == {"share": (0.0125, 0.2)}  # changes the model without training
 
 
 def test_an_unreadable_reply_does_not_help() -> None:

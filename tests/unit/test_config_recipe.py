@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from mllmu.config.load import apply_override, dump, expand_modalities, load, load_all, parse
-from mllmu.config.recipe import PluginSpec, Recipe, percent
+from mllmu.config.load import apply_override, dump, load, load_all, parse
+from mllmu.config.recipe import MethodSpec, PluginSpec, Recipe, jobs, percent
 from mllmu.core.errors import MllmuError, PluginError, RecipeError
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
@@ -46,7 +46,7 @@ def test_the_papers_grid_is_every_method_at_every_ratio_in_both_modalities_on_bo
     assert [recipe.model.path for recipe in grid.values()] == ["llava-hf/llava-1.5-7b-hf", "HuggingFaceM4/idefics2-8b"]
     for recipe in grid.values():
         assert recipe.data.splits.forget_ratios == (0.05, 0.1, 0.15)
-        found = {(spec.name, s.get("modality")) for spec in recipe.unlearn.methods for s in expand_modalities(spec)}
+        found = {(spec.name, s.get("modality")) for spec in recipe.unlearn.methods for s in spec.by_modality}
         trained = {(name, way) for name in ("ga", "grad_diff", "kl_min", "npo") for way in ("image_text", "text")}
         assert found == trained | {("prompting", None)}
 
@@ -265,9 +265,19 @@ def test_a_long_wrong_value_is_not_repeated_in_full() -> None:
 
 
 def test_a_list_of_modalities_is_one_settings_dictionary_each() -> None:
-    spec = PluginSpec(name="npo", beta=0.1, modality=["image_text", "text"])  # type: ignore[call-arg]
-    assert expand_modalities(spec) == [{"beta": 0.1, "modality": "image_text"}, {"beta": 0.1, "modality": "text"}]
-    assert expand_modalities(PluginSpec(name="npo")) == [{}]
+    spec = MethodSpec(name="npo", beta=0.1, modality=["image_text", "text"])  # type: ignore[call-arg]
+    assert spec.by_modality == [{"beta": 0.1, "modality": "image_text"}, {"beta": 0.1, "modality": "text"}]
+    assert MethodSpec(name="npo").by_modality == [{}]
+
+
+def test_a_method_is_built_once_however_often_its_job_is_asked_for() -> None:
+    recipe = parse(
+        {"name": "mini", "unlearn": {"methods": ["ga", {"name": "npo", "modality": ["image_text", "text"]}]}}
+    )
+    first, again = jobs(recipe), jobs(recipe.model_copy(update={"seed": 1}))
+    assert [job.name for job in first] == ["ga", "npo_image_text", "npo_text"]
+    assert all(one.method is other.method for one, other in zip(first, again, strict=True))
+    assert recipe == parse(recipe.model_dump(mode="json"))
 
 
 def test_a_plug_in_of_another_kind_or_no_class_at_all_is_refused() -> None:

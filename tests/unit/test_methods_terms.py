@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from mllmu.config.recipe import Recipe
+from mllmu.config.load import parse
 from mllmu.core import plugins
 from mllmu.core.errors import RecipeError
 from mllmu.core.records import ModelRef, Question
@@ -20,7 +20,6 @@ from mllmu.core.seeding import rng
 from mllmu.models.engine.forward import Forward
 from mllmu.models.families import Turn
 from mllmu.pipeline import models
-from mllmu.pipeline.jobs import Job
 from mllmu.training.losses import answer_nll, kl_to_reference, npo_loss
 from mllmu.training.losses_preference import dpo_loss
 from mllmu.unlearning.base import Method, Side, Step
@@ -286,11 +285,13 @@ def test_a_method_that_preserves_text_also_retains_what_is_known_by_name(
     dataset = SimpleNamespace(splits={"50": ["a"]}, retained=lambda _: ["b"], questions=asked, folder=Path("data"))
     seen = {}
     monkeypatch.setattr(models, "unlearn", lambda *given, **_: seen.update(sides=given[2]))
-    context = SimpleNamespace(dataset=dataset, recipe=Recipe(name="x"), progress=None)
+    context = SimpleNamespace(
+        dataset=dataset, recipe=parse({"name": "x", "unlearn": {"methods": [name]}}), progress=None
+    )
     made = models.Models(context)  # type: ignore[arg-type]
     monkeypatch.setattr(made, "load", lambda _: None)
     ref = ModelRef(base="tiny")
-    made.unlearn(key="50", job=Job(name=name, spec=name, settings={}), start=ref, reference=ref, folder=Path("made"))
+    made.train_unlearned(key="50", name=name, start=ref, reference=ref, folder=Path("made"))
     assert {turn.prompt for turn in seen["sides"].forget} == {"a image_text"}
     retained = {turn.prompt for turn in seen["sides"].retain}
     assert retained == ({"b image_text", "a text", "b text"} if expected is None else expected)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from mllmu.config.recipe import Recipe
 from mllmu.core.progress import Progress
@@ -14,11 +14,11 @@ from mllmu.core.records import MODALITIES, ModelRef, Sample
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded
 from mllmu.models.parts import core
-from mllmu.pipeline.jobs import Job
 from mllmu.pipeline.pipeline import Pipeline
 from mllmu.preflight.doctor import data_checks, masks, method_checks, model_checks
 from mllmu.preflight.doctor.verdict import Verdict
 from mllmu.training.batching import training_turns
+from mllmu.unlearning.base import Method
 
 NUM_MASKED = 8
 """Turns a modality whose labels are checked; shown are as many as are asked for."""
@@ -30,17 +30,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Trained:
-    """Something that trains: the fine-tuning (``job`` None) or a method, its turns, and where its adapters go."""
+    """Something that trains: the fine-tuning (``method`` None) or a method, its turns, and where its adapters go."""
 
     name: str
-    job: Job | None
+    method: Method | None
     turns: Sequence[Turn]
     pattern: str
-
-    @property
-    def method(self) -> Any:
-        """The method; None for the fine-tuning."""
-        return self.job.method() if self.job else None
 
 
 class Case:
@@ -76,10 +71,10 @@ class Case:
         lora, depth = self.recipe.unlearn.lora, int(self.loaded.model.config.get_text_config().num_hidden_layers)
         forget = sorted({person for key in self.pipeline.keys for person in self.dataset.splits[key]})
         for job in self.pipeline.jobs:
-            method = job.method()
+            method = job.method
             if method.trains and not method.modifies:
                 pattern = method.targets(depth) or (lora.targets if lora else None) or family.lora_targets
-                found.append(Trained(job.name, job, self.turns(forget, method.modality), pattern))
+                found.append(Trained(job.name, method, self.turns(forget, method.modality), pattern))
         return found
 
     def turns(self, people: Sequence[str], modality: str) -> list[Turn]:
@@ -92,11 +87,10 @@ class Case:
     def system_prompts(self) -> dict[str, str]:
         """The longest system prompt that each method without weights puts before the questions."""
         named = [[self.dataset.names[person] for person in self.dataset.splits[key]] for key in self.pipeline.keys]
-        methods = {job.name: job.method() for job in self.pipeline.jobs}
         found = {
-            name: max((method.system_prompt(names) for names in named), key=len)
-            for name, method in methods.items()
-            if not (method.trains or method.modifies)
+            job.name: max((job.method.system_prompt(names) for names in named), key=len)
+            for job in self.pipeline.jobs
+            if not (job.method.trains or job.method.modifies)
         }
         return {name: text for name, text in found.items() if text}
 

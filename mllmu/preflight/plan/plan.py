@@ -16,10 +16,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from mllmu.config.recipe import Lora, Recipe
+from mllmu.config.recipe import Lora, Recipe, jobs
 from mllmu.core.errors import RecipeError, did_you_mean
 from mllmu.models.engine.image_features import MOST_BYTES
-from mllmu.pipeline.jobs import jobs
 from mllmu.preflight.plan import workload as loads
 from mllmu.preflight.plan.evaluation import Held, asked_at_once, features, memory, most_at_once, shares, tokens_read
 from mllmu.preflight.plan.facts import BYTES, ModelFacts, describe
@@ -178,12 +177,12 @@ class Planner:
             together=section.questions_together,
         )
         for job in jobs(self.recipe):
-            if job.method().trains:
+            if job.method.trains:
                 yield self._unlearning(job)
         yield self._evaluation(2 + len(jobs(self.recipe)))
 
     def _unlearning(self, job: Any) -> StagePlan:
-        method = job.method()
+        method = job.method
         forgotten = sum(self.work.training_questions(people, method.modality) for people in self.work.forgotten)
         sides = 1 + int(method.uses_retain)
         lora = self.recipe.unlearn.lora
