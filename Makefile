@@ -33,10 +33,11 @@ test-slow: setup  ## the tests of minutes
 docs: setup  ## the site, in build/docs; warnings are errors
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs
 
-check: setup docs  ## format, lint, types, and the documentation with its links
+check: setup docs  ## format, lint, types, required libraries, and the documentation with its links
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
+	$(BIN)/deptry mllmu
 	$(BIN)/python tools/check_links.py
 
 clean:  ## remove caches and builds; runs and .venv stay

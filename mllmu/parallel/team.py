@@ -195,17 +195,16 @@ def shared(method: Shared) -> Shared:
     "Plain" is what pydantic can write as JSON and read again by the method's annotations: numbers, texts, paths,
     records, sequences of them.
     """
-    from pydantic import validate_call  # not above: the command line does without
-    from pydantic_core import to_jsonable_python
+    from pydantic import TypeAdapter, validate_call  # not above: the command line does without
 
-    received = validate_call(method)
+    received, plain = validate_call(method), TypeAdapter(dict[str, Any])
 
     @functools.wraps(method)
     def call(owner: Any, **arguments: Any) -> None:
         if count() == 1:
             method(owner, **arguments)
             return
-        team().send(method.__name__, to_jsonable_python(arguments))
+        team().send(method.__name__, plain.dump_python(arguments, mode="json"))
         with team().working():
             method(owner, **arguments)
 
