@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
-from mllmu.core.progress import PlainProgress, Progress, RichProgress, SilentProgress
+from mllmu.cli.displays import PlainProgress, RichProgress
+from mllmu.core.progress import Progress, SilentProgress
 from mllmu.core.ranks import leads
 
 WIDE = 140

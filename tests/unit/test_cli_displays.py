@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
+from mllmu.cli.displays import PlainProgress, RichProgress, duration, figures
 from mllmu.core.describe import type_name
-from mllmu.core.progress import PlainProgress, RichProgress, duration, figures
 
 
 class Clock:
@@ -76,7 +76,7 @@ def test_rich_progress_shows_bar_count_and_figures_and_gives_the_cursor_back() -
     progress.stage("unlearn", "[/red] npo")
     progress.start("[/red] steps", 4)
     progress.advance(3, loss=0.25)
-    progress._bars.refresh()
+    progress.bars.refresh()
     assert "[/red] steps" in text.getvalue() and "3/4" in text.getvalue() and "loss 0.25" in text.getvalue()
     clock.now += 70
     progress.advance()
