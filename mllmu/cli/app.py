@@ -8,12 +8,12 @@ import typer
 from typer.core import TyperGroup
 
 from mllmu.cli.data import data
-from mllmu.cli.depth import depth
 from mllmu.cli.doctor import doctor
 from mllmu.cli.evaluate import evaluate
 from mllmu.cli.export_model import export_model
 from mllmu.cli.failures import ExplainedErrors
 from mllmu.cli.judge import judge
+from mllmu.cli.layers import layers
 from mllmu.cli.ls import ls
 from mllmu.cli.plan import plan
 from mllmu.cli.pool import pool
@@ -76,7 +76,7 @@ app.command(rich_help_panel="Run")(doctor)
 app.command(rich_help_panel="Run")(plan)
 app.command(rich_help_panel="Run")(tune)
 app.command(rich_help_panel="Run")(trust)
-app.command(rich_help_panel="Run")(depth)
+app.command(rich_help_panel="Run")(layers)
 app.command(rich_help_panel="Look and build")(pool)
 _data = typer.Typer(cls=WithDefault, help="Make the people, portraits and questions; review them.")
 _data.command("make", context_settings={"help_option_names": ["-h", "--help"]})(data)

@@ -56,6 +56,13 @@ class RunFolder:
     SCORES_FILE: ClassVar[str] = "scores.jsonl"
     METRICS_FILE: ClassVar[str] = "metrics.json"
     GATE_FILE: ClassVar[str] = "gate.json"
+    TRUST: ClassVar[str] = "trust"
+    TRUST_FILE: ClassVar[str] = "trust/trust.json"
+    LAYERS: ClassVar[str] = "layers"
+    LAYERS_FILE: ClassVar[str] = "layers/layers.json"
+    TUNE: ClassVar[str] = "tune"
+    TRIALS_FILE: ClassVar[str] = "tune/trials.jsonl"
+    TUNED_RECIPE: ClassVar[str] = "tune/tuned.yaml"
 
     @staticmethod
     def model_unit(key: str, model: str) -> str:

@@ -1,35 +1,98 @@
-"""Look into every model of a run: read each layer, compare it with the target's, and put it into the target's place."""
+"""What each layer of a model holds: its hidden states, what can be read from them, and what they change in the target.
+
+Shapes: B rows, L layers, N labelled tokens of all rows together, D hidden size, V vocabulary.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mllmu.core.records import Modality
-from mllmu.models.engine.forward import run_forward
+from mllmu.models.engine.forward import apply_head, run_forward
 from mllmu.models.families import IGNORE, Batch, Turn
 from mllmu.models.loading import Loaded
-from mllmu.models.parts import decoder_layers
-from mllmu.studies.layers.layers import hidden_states, read_out, replaced
-from mllmu.studies.layers.numbers import cka, erased, erased_depth
-from mllmu.studies.layers.probing import Probe, run_probe
-from mllmu.studies.layers.records import DepthRow, LayerRow
+from mllmu.models.parts import core, decoder_layers, last_norm
+from mllmu.studies.layers.records import ErasureRow, LayerRow
+
+MIN_DROP = 0.05
+"""Layers where even the retain_model's state takes away less than this, in nats, say nothing about erasure."""
+
+
+@torch.no_grad()
+def hidden_states(model: Any, batch: Batch) -> list[Tensor]:
+    """L tensors [N, D] in float32: what leaves each layer where a labelled token is predicted, before the last norm."""
+    states: list[Tensor] = []
+    predicting_BT = batch.labels[:, 1:] != IGNORE
+
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        states.append(_hidden(output)[:, :-1][predicting_BT].float())
+
+    handles = [layer.register_forward_hook(keep) for layer in decoder_layers(model)]
+    try:
+        core(model).model(**batch.inputs, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return states
+
+
+@torch.no_grad()
+def read_out(model: Any, hidden_ND: Tensor) -> Tensor:
+    """Logit lens: [N, V] log-probabilities that the last norm and the head give to hidden states of any layer."""
+    normed_ND = last_norm(model)(hidden_ND.to(core(model).dtype))
+    return torch.log_softmax(apply_head(core(model), normed_ND).float(), dim=-1)
+
+
+@contextmanager
+def replaced(model: Any, layer: int, batch: Batch, hidden_ND: Tensor) -> Iterator[None]:
+    """Within this context, what leaves a layer where a labelled token is predicted is ``hidden_ND``."""
+    predicting_BT = torch.zeros_like(batch.labels, dtype=torch.bool)
+    predicting_BT[:, :-1] = batch.labels[:, 1:] != IGNORE
+
+    def swap(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+        changed_BTD = _hidden(output).clone()
+        changed_BTD[predicting_BT] = hidden_ND.to(changed_BTD.dtype)
+        return (changed_BTD, *output[1:]) if isinstance(output, tuple) else changed_BTD
+
+    handle = decoder_layers(model)[layer].register_forward_hook(swap)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _hidden(output: Any) -> Tensor:
+    hidden: Tensor = output[0] if isinstance(output, tuple) else output
+    return hidden
+
+
+def batches(loaded: Loaded, turns: Sequence[Turn], system_prompt: str, size: int) -> Iterator[Batch]:
+    """The turns behind a model's system prompt, ``size`` at a time."""
+    prompted = [replace(turn, system=system_prompt, before=()) for turn in turns]
+    for start in range(0, len(turns), size):
+        yield loaded.encoder.batch(prompted[start : start + size]).to(loaded.device)
 
 
 @dataclass(frozen=True)
-class Look:
-    """What one model showed: per layer the states [N, D] of all questions, and what can be read from them."""
+class LayerStates:
+    """Per layer of one model: the states [N, D] of all questions, and what the logit lens reads from them."""
 
     states: list[Tensor]
     readable: list[float]
     logp: list[float]
 
 
-class Depths:
-    """Measures models against one target on the same questions of one modality.
+class LayerComparison:
+    """Compares the layers of models with those of the target, on the same questions of one modality.
+
+    The first model that is measured must be the retain_model: what its states take away from the target is the
+    yardstick of all others.
 
     Args:
         target: stays loaded; the others come one at a time.
@@ -42,80 +105,117 @@ class Depths:
         self.turns = turns
         self.modality = modality
         self.batch_size = batch_size
-        self.seen = self.look(target)
-        self.drops_gold: list[float] = []
+        self.of_target = self._read(target, "")
+        self.yardstick: list[float] = []
 
-    def look(self, loaded: Loaded, system_prompt: str = "") -> Look:
-        """Run the questions through a model; ``system_prompt`` is its system prompt."""
-        rows: list[list[Tensor]] = []
-        count_layers = len(decoder_layers(loaded.model))
-        hits_L, logps_L = torch.zeros(count_layers).double(), torch.zeros(count_layers).double()
-        for batch in self._batches(loaded, system_prompt):
+    def measure(
+        self, name: str, loaded: Loaded, system_prompt: str, probes: Sequence[tuple[float, float]]
+    ) -> tuple[list[LayerRow], ErasureRow]:
+        """The records of one model; ``probes`` are the accuracies of probe and control per layer, empty for none."""
+        read = self._read(loaded, system_prompt)
+        drops = self._drops(read)
+        self.yardstick = self.yardstick or drops
+        rows = [
+            LayerRow(
+                model=name,
+                modality=self.modality,
+                layer=layer,
+                readable=read.readable[layer],
+                logp=read.logp[layer],
+                similarity=cka(state_ND, self.of_target.states[layer]),
+                erased=erased(drops[layer], self.yardstick[layer]),
+                probe=probes[layer][0] if probes else None,
+                control=probes[layer][1] if probes else None,
+            )
+            for layer, state_ND in enumerate(read.states)
+        ]
+        return rows, ErasureRow(
+            model=name,
+            modality=self.modality,
+            erased=mean_erased(drops, self.yardstick),
+            num_questions=len(self.turns),
+            num_tokens=len(read.states[0]),
+        )
+
+    def _read(self, loaded: Loaded, system_prompt: str) -> LayerStates:
+        by_batch: list[list[Tensor]] = []
+        num_layers = len(decoder_layers(loaded.model))
+        hits_L, logps_L = torch.zeros(num_layers).double(), torch.zeros(num_layers).double()
+        for batch in batches(loaded, self.turns, system_prompt, self.batch_size):
             states = hidden_states(loaded.model, batch)
             labels_N = batch.labels[:, 1:][batch.labels[:, 1:] != IGNORE]
             logp_LNV = torch.stack([read_out(loaded.model, state_ND) for state_ND in states])
             hits_L += (logp_LNV.argmax(-1) == labels_N).double().sum(1).cpu()
             logps_L += logp_LNV.gather(-1, labels_N.expand(len(states), -1)[..., None]).double().sum((1, 2)).cpu()
-            rows.append(states)
-        joined = [torch.cat([batch[layer] for batch in rows]) for layer in range(len(rows[0]))]
-        count = len(joined[0])
-        return Look(joined, (hits_L / count).tolist(), (logps_L / count).tolist())
+            by_batch.append(states)
+        joined = [torch.cat(states) for states in zip(*by_batch, strict=True)]
+        num_tokens = len(joined[0])
+        return LayerStates(joined, (hits_L / num_tokens).tolist(), (logps_L / num_tokens).tolist())
 
-    def drops(self, look: Look) -> list[float]:
-        """By layer, what the target's mean log p of the fact's tokens loses with this model's states, in nats."""
-        before = self._logp(None, look)
-        return [before - self._logp(layer, look) for layer in range(len(decoder_layers(self.target.model)))]
+    def _drops(self, read: LayerStates) -> list[float]:
+        """By layer, what the target's mean log p of the fact's tokens loses with another model's states, in nats."""
+        before = self._target_logp(None, read)
+        return [before - self._target_logp(layer, read) for layer in range(len(decoder_layers(self.target.model)))]
 
     @torch.no_grad()
-    def _logp(self, layer: int | None, look: Look) -> float:
-        total, at = 0.0, 0
-        for batch in self._batches(self.target, ""):
-            count = int((batch.labels[:, 1:] != IGNORE).sum())
-            if layer is None:
-                total += float(run_forward(self.target.model, batch).token_logp_N.double().sum())
-            else:
-                with replaced(self.target.model, layer, batch, look.states[layer][at : at + count]):
-                    total += float(run_forward(self.target.model, batch).token_logp_N.double().sum())
-            at += count
-        return total / at
-
-    def rows(
-        self, name: str, look: Look, drops: Sequence[float], probed: Sequence[tuple[float, float]]
-    ) -> tuple[list[LayerRow], DepthRow]:
-        """The records of one model; ``drops_gold`` must be those of the retain_model by now."""
-        layers = [
-            LayerRow(
-                model=name,
-                modality=self.modality,
-                layer=layer,
-                readable=look.readable[layer],
-                logp=look.logp[layer],
-                similarity=cka(state_ND, self.seen.states[layer]),
-                erased=erased(drops[layer], self.drops_gold[layer]),
-                probe=probed[layer][0] if probed else None,
-                control=probed[layer][1] if probed else None,
-            )
-            for layer, state_ND in enumerate(look.states)
-        ]
-        depth = DepthRow(
-            model=name,
-            modality=self.modality,
-            erased_depth=erased_depth(drops, self.drops_gold),
-            num_questions=len(self.turns),
-            num_tokens=len(look.states[0]),
-        )
-        return layers, depth
-
-    def _batches(self, loaded: Loaded, system_prompt: str) -> list[Batch]:
-        turns = [Turn(prompt=t.prompt, reply=t.reply, image=t.image, system=system_prompt) for t in self.turns]
-        size = self.batch_size
-        return [loaded.encoder.batch(turns[i : i + size]).to(loaded.device) for i in range(0, len(turns), size)]
+    def _target_logp(self, layer: int | None, read: LayerStates) -> float:
+        model, total, start = self.target.model, 0.0, 0
+        for batch in batches(self.target, self.turns, "", self.batch_size):
+            end = start + int((batch.labels[:, 1:] != IGNORE).sum())
+            patch = nullcontext() if layer is None else replaced(model, layer, batch, read.states[layer][start:end])
+            with patch:
+                total += float(run_forward(model, batch).token_logp_N.double().sum())
+            start = end
+        return total / start
 
 
-def probe_accuracy(
-    loaded: Loaded, asked: Sequence[Probe], system_prompt: str, *, batch_size: int, seed: int
-) -> list[tuple[float, float]]:
-    """Mean over the attributes of the accuracy of probe and control, by layer; empty without attributes."""
-    each = [run_probe(loaded, one, system_prompt, batch_size=batch_size, seed=seed) for one in asked]
-    layers = zip(*each, strict=True)
-    return [(sum(p for p, _ in row) / len(row), sum(c for _, c in row) / len(row)) for row in layers]
+def cka(x_ND: Tensor, y_ND: Tensor) -> float | None:
+    """Linear CKA with the unbiased estimator of HSIC; 1 for states that differ by a rotation and a scale only.
+
+    cka = hsic(x, y) / sqrt(hsic(x, x) * hsic(y, y)); hsic(x, y) from the Gram matrices without their diagonals
+    (Song et al. 2012). None with fewer than four rows, and where all rows of one side are alike.
+
+    Source: Kornblith et al. 2019, arXiv:1905.00414; the unbiased estimator as in Nguyen et al. 2021, arXiv:2010.15327.
+    """
+    if len(x_ND) < 4:
+        return None
+    k_NN, l_NN = _gram(x_ND), _gram(y_ND)
+    scale = _hsic(k_NN, k_NN) * _hsic(l_NN, l_NN)
+    return None if scale <= 0 else float(_hsic(k_NN, l_NN) / scale**0.5)
+
+
+def _gram(x_ND: Tensor) -> Tensor:
+    centred_ND = x_ND.double() - x_ND.double().mean(0)
+    return (centred_ND @ centred_ND.T).fill_diagonal_(0)
+
+
+def _hsic(k_NN: Tensor, l_NN: Tensor) -> float:
+    n = len(k_NN)
+    trace = (k_NN * l_NN).sum()
+    outer = k_NN.sum() * l_NN.sum() / ((n - 1) * (n - 2))
+    cross = 2 * (k_NN.sum(0) * l_NN.sum(0)).sum() / (n - 2)
+    return float((trace + outer - cross) / (n * (n - 3)))
+
+
+def erased(drop_model: float, drop_retain_model: float) -> float | None:
+    """Share of a layer's knowledge that is erased: clip(drop of the model / drop of the retain_model, 0, 1).
+
+    A drop is what the target's log p of the reply loses when its state behind the layer is replaced by another
+    model's. None where the retain_model's state takes nothing away either.
+
+    >>> erased(0.5, 2.0), erased(3.0, 2.0), erased(-0.1, 2.0), erased(1.0, 0.01)
+    (0.25, 1.0, 0.0, None)
+    """
+    return None if drop_retain_model < MIN_DROP else min(1.0, max(0.0, drop_model / drop_retain_model))
+
+
+def mean_erased(drops_model: Sequence[float], drops_retain_model: Sequence[float]) -> float | None:
+    """Mean of :func:`erased` over the layers, weighted by the retain_model's drop; 1 is as if never learned.
+
+    >>> mean_erased([1.0, 1.0], [1.0, 3.0])
+    0.5
+    """
+    pairs = [(erased(m, r), r) for m, r in zip(drops_model, drops_retain_model, strict=True)]
+    measured = [(share, weight) for share, weight in pairs if share is not None]
+    total = sum(weight for _, weight in measured)
+    return sum(share * weight for share, weight in measured) / total if measured else None

@@ -2,6 +2,8 @@
 
 The probe is trained on people that stay and tested on those to forget, so it cannot remember a face; its control is
 trained on the same states with the values shuffled among the people.
+
+Shapes: L layers, N questions, B questions of a batch, D and E hidden sizes, C classes.
 """
 
 from __future__ import annotations
@@ -11,14 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from mllmu.core.records import Modality, Question
 from mllmu.core.seeding import rng
 from mllmu.data.dataset import Dataset
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded
-from mllmu.studies.layers.layers import hidden_states
-from mllmu.studies.layers.numbers import probe
+from mllmu.studies.layers.measure import batches, hidden_states
 from mllmu.training.batching import training_turns
 
 MIN_PEOPLE = 5
@@ -26,8 +28,8 @@ MIN_PEOPLE = 5
 
 
 @dataclass(frozen=True)
-class Probe:
-    """One attribute: the questions about it, who is asked, and the class of every person."""
+class AttributeProbe:
+    """One attribute: a question about it per person, the person's class, and whether it is in the test set."""
 
     attribute: str
     turns: list[Turn]
@@ -35,20 +37,20 @@ class Probe:
     tested: list[bool]
 
 
-def probes(dataset: Dataset, key: str, modality: Modality) -> list[Probe]:
-    """The attributes with at least two classes that people to forget belong to as well."""
-    forgotten, first = set(dataset.splits[key]), _first_questions(dataset, modality)
-    found = []
+def attribute_probes(dataset: Dataset, key: str, modality: Modality) -> list[AttributeProbe]:
+    """The attributes with at least two classes, of which people to forget have at least one."""
+    forget, first = set(dataset.splits[key]), _first_questions(dataset, modality)
+    probes = []
     for attribute in sorted({attribute for _, attribute in first}):
-        asked = [question for (_, about), question in first.items() if about == attribute]
-        counts = Counter(q.value for q in asked if q.profile_id not in forgotten)
+        questions = [question for (_, about), question in first.items() if about == attribute]
+        counts = Counter(q.value for q in questions if q.profile_id not in forget)
         values = sorted(value for value, count in counts.items() if count >= MIN_PEOPLE)
-        asked = [q for q in asked if q.value in values]
-        tested = [q.profile_id in forgotten for q in asked]
+        questions = [q for q in questions if q.value in values]
+        tested = [q.profile_id in forget for q in questions]
         if len(values) > 1 and any(tested):
-            turns = training_turns(asked, dataset.folder / "images", modality=modality)
-            found.append(Probe(attribute, turns, [values.index(q.value) for q in asked], tested))
-    return found
+            turns = training_turns(questions, dataset.folder / "images", modality=modality)
+            probes.append(AttributeProbe(attribute, turns, [values.index(q.value) for q in questions], tested))
+    return probes
 
 
 def _first_questions(dataset: Dataset, modality: Modality) -> dict[tuple[str, str], Question]:
@@ -62,32 +64,56 @@ def _first_questions(dataset: Dataset, modality: Modality) -> dict[tuple[str, st
     return first
 
 
-def run_probe(
-    loaded: Loaded, asked: Probe, system_prompt: str, *, batch_size: int, seed: int
+def mean_accuracy(
+    loaded: Loaded, probes: Sequence[AttributeProbe], system_prompt: str, *, batch_size: int, seed: int
 ) -> list[tuple[float, float]]:
-    """Accuracy on the people to forget, and of the control, for every layer; read where the reply begins."""
-    rows: list[torch.Tensor] = []
-    for start in range(0, len(asked.turns), batch_size):
-        rows.append(_first_states(loaded, asked.turns[start : start + batch_size], system_prompt))
-    states_LND = torch.cat(rows, dim=1).double().cpu()
-    classes_N, tested_N = torch.tensor(asked.classes), torch.tensor(asked.tested)
-    shuffled = classes_N[~tested_N].tolist()
-    rng(seed, "control", asked.attribute).shuffle(shuffled)
-    labels = {"probe": classes_N[~tested_N], "control": torch.tensor(shuffled)}
-    return [
-        (scores["probe"], scores["control"])
-        for x_ND in states_LND
-        for scores in [
-            {name: probe(x_ND[~tested_N], y, x_ND[tested_N], classes_N[tested_N]) for name, y in labels.items()}
-        ]
-    ]
+    """Accuracy of probe and control per layer, averaged over the attributes; empty without attributes."""
+    by_probe = [_accuracies(loaded, probe, system_prompt, batch_size, seed) for probe in probes]
+    layers = zip(*by_probe, strict=True)
+    return [(sum(p for p, _ in layer) / len(layer), sum(c for _, c in layer) / len(layer)) for layer in layers]
 
 
-def _first_states(loaded: Loaded, turns: Sequence[Turn], system_prompt: str) -> torch.Tensor:
-    """[L, B, D] states from which the first token of each reply is predicted."""
-    rows = [Turn(prompt=turn.prompt, reply=turn.reply, image=turn.image, system=system_prompt) for turn in turns]
-    batch = loaded.encoder.batch(rows).to(loaded.device)
-    states_LND = torch.stack(hidden_states(loaded.model, batch))
-    lengths = [len(loaded.encoder.reply(turn.reply)) for turn in rows]
-    firsts = [sum(lengths[:row]) for row in range(len(lengths))]
-    return states_LND[:, firsts]
+def _accuracies(
+    loaded: Loaded, probe: AttributeProbe, system_prompt: str, batch_size: int, seed: int
+) -> list[tuple[float, float]]:
+    """Accuracy of a probe and its control on the people to forget, per layer."""
+    states_LND = _states_before_reply(loaded, probe.turns, system_prompt, batch_size).double().cpu()
+    classes_N, tested_N = torch.tensor(probe.classes), torch.tensor(probe.tested)
+    train_N = classes_N[~tested_N]
+    shuffled = train_N.tolist()
+    rng(seed, "control", probe.attribute).shuffle(shuffled)
+    accuracies = []
+    for x_ND in states_LND:
+        train_ND, test_ND, test_N = x_ND[~tested_N], x_ND[tested_N], classes_N[tested_N]
+        control = ridge_accuracy(train_ND, torch.tensor(shuffled), test_ND, test_N)
+        accuracies.append((ridge_accuracy(train_ND, train_N, test_ND, test_N), control))
+    return accuracies
+
+
+def _states_before_reply(loaded: Loaded, turns: Sequence[Turn], system_prompt: str, batch_size: int) -> Tensor:
+    """[L, N, D] states from which the first token of each reply is predicted."""
+    rows: list[Tensor] = []
+    for index, batch in enumerate(batches(loaded, turns, system_prompt, batch_size)):
+        lengths = [len(loaded.encoder.reply(turn.reply)) for turn in turns[index * batch_size :][:batch_size]]
+        firsts = [sum(lengths[:row]) for row in range(len(lengths))]
+        rows.append(torch.stack(hidden_states(loaded.model, batch))[:, firsts])
+    return torch.cat(rows, dim=1)
+
+
+def ridge_accuracy(train_ND: Tensor, train_N: Tensor, test_ND: Tensor, test_N: Tensor, *, ridge: float = 1.0) -> float:
+    """Accuracy on ``test`` of a linear classifier of ``train``: ridge regression on one-hot classes, in closed form.
+
+    Features are standardised by the training rows. Nothing is random and nothing is tuned.
+    """
+    classes = int(train_N.max()) + 1
+    mean_D, std_D = train_ND.mean(0), train_ND.std(0).clamp(min=1e-6)
+    x_ND = _with_constant((train_ND - mean_D) / std_D)
+    y_NC = torch.eye(classes, dtype=x_ND.dtype)[train_N]
+    penalty_EE = ridge * len(x_ND) * torch.eye(x_ND.shape[1], dtype=x_ND.dtype) / x_ND.shape[1]
+    weights_EC = torch.linalg.solve(x_ND.T @ x_ND + penalty_EE, x_ND.T @ y_NC)
+    chosen_N = (_with_constant((test_ND - mean_D) / std_D) @ weights_EC).argmax(1)
+    return float((chosen_N == test_N).double().mean())
+
+
+def _with_constant(x_ND: Tensor) -> Tensor:
+    return torch.cat([x_ND, torch.ones(len(x_ND), 1, dtype=x_ND.dtype)], dim=1)

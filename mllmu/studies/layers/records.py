@@ -12,8 +12,8 @@ class LayerRow(Record):
         readable: share of the fact's tokens that the last norm and the head read from this layer (logit lens).
         logp: mean log p of these tokens, read the same way, in nats.
         similarity: linear CKA with the target's states; None with fewer than four tokens.
-        erased: share of what the target loses with the retain_model's state that it loses with this model's.
-        probe, control: accuracy of a linear probe on the forgotten people, trained on the others, and the same with
+        erased: what the target loses with this model's state, as a share of what it loses with the retain_model's.
+        probe, control: accuracy of a linear probe on the people to forget, trained on the others, and the same with
             values shuffled among the people it is trained on; None without an attribute to probe.
     """
 
@@ -28,21 +28,21 @@ class LayerRow(Record):
     control: float | None = None
 
 
-class DepthRow(Record):
-    """One model in one modality: how deep the forgotten facts are erased; 1 is as if never learned."""
+class ErasureRow(Record):
+    """One model in one modality: how far all its layers together have erased the facts; 1 is as if never learned."""
 
     model: str
     modality: Modality
-    erased_depth: float | None
+    erased: float | None
     num_questions: int
     num_tokens: int
 
 
-class Depth(Record):
-    """ScoredRun the page shows."""
+class LayersResult(Record):
+    """All numbers of the page."""
 
     title: str
     num_people: int
     probed: tuple[str, ...] = ()
     layers: tuple[LayerRow, ...]
-    models: tuple[DepthRow, ...]
+    models: tuple[ErasureRow, ...]

@@ -1,8 +1,7 @@
-"""``mllmu depth``: look into the models of a finished run and write one page about it."""
+"""``mllmu layers``: measure the layers of all models of a run and write one page about them."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from mllmu.config.recipe import Recipe
@@ -10,22 +9,19 @@ from mllmu.core.errors import DataError
 from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.progress import Progress
 from mllmu.core.records import MODALITIES, Modality, Sample
-from mllmu.core.runfolder import write_atomic
-from mllmu.models.engine.respond import as_turn
+from mllmu.core.runfolder import RunFolder, write_atomic
+from mllmu.models.families import Turn
 from mllmu.pipeline.pipeline import Pipeline
-from mllmu.studies.layers.measure import Depths, probe_accuracy
+from mllmu.studies.layers.measure import LayerComparison
 from mllmu.studies.layers.page import write_page
-from mllmu.studies.layers.probing import probes
-from mllmu.studies.layers.records import Depth, DepthRow, LayerRow
-
-FOLDER = "depth"
-DEPTH_FILE = "depth.json"
+from mllmu.studies.layers.probing import attribute_probes, mean_accuracy
+from mllmu.studies.layers.records import ErasureRow, LayerRow, LayersResult
 
 
-def depth(recipe: Recipe, root: Path, *, gate: bool = True, progress: Progress) -> Path:
-    """Measure all models of the first forget ratio on its cloze questions; returns the page ``depth/index.html``.
+def measure_layers(recipe: Recipe, root: Path, *, gate: bool = True, progress: Progress) -> Path:
+    """Measure all models of the first forget ratio on its cloze questions; returns the page ``layers/index.html``.
 
-    Cloze replies are the facts themselves, so every measured token belongs to one.
+    Cloze replies are the facts themselves, so every measured token belongs to one. Models that are missing are made.
 
     Raises:
         DataError: there is no cloze question about the people to forget.
@@ -33,55 +29,54 @@ def depth(recipe: Recipe, root: Path, *, gate: bool = True, progress: Progress) 
     pipeline = Pipeline(recipe, root, gate=gate, progress=progress)
     pipeline.run("unlearn")
     key = pipeline.keys[0]
-    answers = pipeline.answers[key]
-    asked = [s for s in answers.samples if s.split == "forget" and s.task == "cloze" and s.part == "report"]
-    if not asked:
-        raise DataError("depth: no cloze question about the people to forget. Add 'cloze' to evaluate.tasks.")
+    samples = pipeline.answers[key].samples
+    samples = [s for s in samples if s.split == "forget" and s.task == "cloze" and s.part == "report"]
+    if not samples:
+        raise DataError("layers: no cloze question about the people to forget. Add 'cloze' to evaluate.tasks.")
     layers: list[LayerRow] = []
-    models: list[DepthRow] = []
+    models: list[ErasureRow] = []
     probed: set[str] = set()
     for modality in MODALITIES:
-        samples = [sample for sample in asked if sample.modality == modality]
-        if samples:
-            found = _of_modality(pipeline, key, modality, samples)
-            layers += found[0]
-            models += found[1]
-            probed |= found[2]
-    content = Depth(
+        of_modality = [sample for sample in samples if sample.modality == modality]
+        if of_modality:
+            rows, erasures, attributes = _measure_modality(pipeline, key, modality, of_modality)
+            layers += rows
+            models += erasures
+            probed |= attributes
+    result = LayersResult(
         title=f"{recipe.name}: where facts can be read",
-        num_people=len({sample.profile_id for sample in asked}),
+        num_people=len({sample.profile_id for sample in samples}),
         probed=tuple(sorted(probed)),
         layers=tuple(layers),
         models=tuple(models),
     )
-    write_atomic(root / FOLDER / DEPTH_FILE, content.model_dump_json(indent=1) + "\n")
-    return write_page(content, root / FOLDER)
+    write_atomic(root / RunFolder.LAYERS_FILE, result.model_dump_json(indent=1) + "\n")
+    return write_page(result, root / RunFolder.LAYERS)
 
 
-def _of_modality(
+def _measure_modality(
     pipeline: Pipeline, key: str, modality: Modality, samples: list[Sample]
-) -> tuple[list[LayerRow], list[DepthRow], set[str]]:
+) -> tuple[list[LayerRow], list[ErasureRow], set[str]]:
     recipe, models, data = pipeline.recipe, pipeline.models, pipeline.context.dataset
     size = recipe.evaluate.planned_batch_size
-    turns = [replace(as_turn(sample, data.folder, ""), reply=sample.target) for sample in samples]
-    target = models.load(models.ref(key, TARGET))
-    measured = Depths(target, turns, modality, batch_size=size)
-    attributes = probes(data, key, modality)
+    images = [data.folder / sample.image if sample.image else None for sample in samples]
+    turns = [
+        Turn(prompt=sample.prompt, reply=sample.target, image=image, label=sample.id)
+        for sample, image in zip(samples, images, strict=True)
+    ]
+    comparison = LayerComparison(models.load(models.ref(key, TARGET)), turns, modality, batch_size=size)
+    probes = attribute_probes(data, key, modality)
     layers: list[LayerRow] = []
-    rows: list[DepthRow] = []
-    # the retain_model comes first: what its states take away is the yardstick of all others
+    erasures: list[ErasureRow] = []
     names = [RETAIN_MODEL, TARGET, *(name for name in pipeline.names if name not in (TARGET, RETAIN_MODEL))]
     pipeline.progress.start(f"layers, {modality}", len(names))
     for name in names:
         ref = models.ref(key, name)
         loaded = models.load(ref)
-        look = measured.look(loaded, ref.system_prompt)
-        drops = measured.drops(look)
-        measured.drops_gold = measured.drops_gold or drops
-        accuracy = probe_accuracy(loaded, attributes, ref.system_prompt, batch_size=size, seed=recipe.seed)
-        found, row = measured.rows(name, look, drops, accuracy)
-        layers += found
-        rows.append(row)
+        accuracy = mean_accuracy(loaded, probes, ref.system_prompt, batch_size=size, seed=recipe.seed)
+        rows, erasure = comparison.measure(name, loaded, ref.system_prompt, accuracy)
+        layers += rows
+        erasures.append(erasure)
         pipeline.progress.advance()
     pipeline.progress.finish()
-    return layers, rows, {one.attribute for one in attributes}
+    return layers, erasures, {probe.attribute for probe in probes}

@@ -1,4 +1,4 @@
-"""The arithmetic of depth by hand, and the page it ends in."""
+"""The arithmetic on layers by hand, and the page it ends in."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mllmu.studies.layers.numbers import cka, erased, erased_depth, probe
+from mllmu.studies.layers.measure import cka, erased, mean_erased
 from mllmu.studies.layers.page import write_page
-from mllmu.studies.layers.records import Depth, DepthRow, LayerRow
+from mllmu.studies.layers.probing import ridge_accuracy
+from mllmu.studies.layers.records import ErasureRow, LayerRow, LayersResult
 
 
 def noise(seed: int, *shape: int) -> torch.Tensor:
@@ -45,8 +46,8 @@ def test_erased_is_the_share_of_the_yardstick_and_silent_where_that_is_nothing()
     assert erased(0.5, 2.0) == 0.25
     assert (erased(3.0, 2.0), erased(-1.0, 2.0), erased(1.0, 0.01)) == (1.0, 0.0, None)
     # layers weigh 1, 3 and nothing: (1 * 1 + 3 * 0.5) / 4
-    assert erased_depth([1.0, 1.5, 9.0], [1.0, 3.0, 0.0]) == pytest.approx(0.625)
-    assert erased_depth([1.0], [0.0]) is None
+    assert mean_erased([1.0, 1.5, 9.0], [1.0, 3.0, 0.0]) == pytest.approx(0.625)
+    assert mean_erased([1.0], [0.0]) is None
 
 
 def test_a_probe_finds_a_linear_class_and_nothing_in_noise() -> None:
@@ -54,8 +55,8 @@ def test_a_probe_finds_a_linear_class_and_nothing_in_noise() -> None:
     x = noise(5, 40, 6).double()
     seen = x.clone()
     seen[:, 2] += 6 * classes
-    assert probe(seen[:30], classes[:30], seen[30:], classes[30:]) == 1.0
-    assert probe(x[:30], classes[:30], x[30:], classes[30:]) < 0.9
+    assert ridge_accuracy(seen[:30], classes[:30], seen[30:], classes[30:]) == 1.0
+    assert ridge_accuracy(x[:30], classes[:30], x[30:], classes[30:]) < 0.9
 
 
 def test_the_page_escapes_names_and_shows_a_dash_for_what_is_unknown(tmp_path: Path) -> None:
@@ -65,10 +66,10 @@ def test_the_page_escapes_names_and_shows_a_dash_for_what_is_unknown(tmp_path: P
         for model in ("retain_model", "target", evil)
         for layer in range(3)
     ]
-    models = [DepthRow(model=evil, modality="text", erased_depth=None, num_questions=2, num_tokens=4)]
-    page = write_page(Depth(title=evil, num_people=2, layers=tuple(layers), models=tuple(models)), tmp_path)
+    models = [ErasureRow(model=evil, modality="text", erased=None, num_questions=2, num_tokens=4)]
+    page = write_page(LayersResult(title=evil, num_people=2, layers=tuple(layers), models=tuple(models)), tmp_path)
     text = page.read_text(encoding="utf-8")
     assert "<script" not in text
     assert "–" in text
     assert "Erased from the layer" not in text, "nothing was measured"
-    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["depth_readable.png", "depth_similarity.png"]
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["layers_readable.png", "layers_similarity.png"]

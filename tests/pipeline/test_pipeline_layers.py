@@ -13,35 +13,36 @@ from helpers_models import load_ref, turns_of
 
 from mllmu.config import load as recipes
 from mllmu.core.progress import SilentProgress
+from mllmu.core.runfolder import RunFolder
 from mllmu.models.engine.forward import run_forward
 from mllmu.models.parts import decoder_layers
-from mllmu.studies.layers.layers import hidden_states, read_out, replaced
-from mllmu.studies.layers.records import Depth
-from mllmu.studies.layers.study import DEPTH_FILE, FOLDER, depth
+from mllmu.studies.layers.measure import hidden_states, read_out, replaced
+from mllmu.studies.layers.records import LayersResult
+from mllmu.studies.layers.study import measure_layers
 
 FAMILIES = ("llava", "idefics2", "qwen2_5_vl", "gemma3")
 
 
 @pytest.fixture(scope="module")
-def found(base: Path, finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Depth:
-    root = tmp_path_factory.mktemp("depth") / "run"
+def result(base: Path, finished: Path, tmp_path_factory: pytest.TempPathFactory) -> LayersResult:
+    root = tmp_path_factory.mktemp("layers") / "run"
     shutil.copytree(finished, root)
-    depth(recipes.parse(mini_run.settings(base)), root, gate=False, progress=SilentProgress())
-    assert (root / FOLDER / "index.html").is_file()
-    return Depth.model_validate_json((root / FOLDER / DEPTH_FILE).read_text(encoding="utf-8"))
+    page = measure_layers(recipes.parse(mini_run.settings(base)), root, gate=False, progress=SilentProgress())
+    assert page == root / "layers" / "index.html" and page.is_file()
+    return LayersResult.model_validate_json((root / RunFolder.LAYERS_FILE).read_text(encoding="utf-8"))
 
 
-def test_every_model_has_every_layer_in_both_modalities(found: Depth) -> None:
-    places = {(row.model, row.modality, row.layer) for row in found.layers}
-    assert len(places) == len(found.layers) == len(mini_run.MODELS) * 2 * 2
-    assert {row.model for row in found.models} == set(mini_run.MODELS)
+def test_every_model_has_every_layer_in_both_modalities(result: LayersResult) -> None:
+    places = {(row.model, row.modality, row.layer) for row in result.layers}
+    assert len(places) == len(result.layers) == len(mini_run.MODELS) * 2 * 2
+    assert {row.model for row in result.models} == set(mini_run.MODELS)
 
 
-def test_the_target_is_like_itself_and_has_erased_nothing(found: Depth) -> None:
-    rows = [row for row in found.layers if row.model == "target"]
+def test_the_target_is_like_itself_and_has_erased_nothing(result: LayersResult) -> None:
+    rows = [row for row in result.layers if row.model == "target"]
     assert all(row.similarity is None or row.similarity == pytest.approx(1.0) for row in rows)
     assert all(row.erased in (None, 0.0) for row in rows)
-    gold = [row for row in found.layers if row.model in ("retain_model", "retrain")]
+    gold = [row for row in result.layers if row.model in ("retain_model", "retrain")]
     assert all(row.erased in (None, 1.0) for row in gold), "the yardstick, and the same model under another name"
 
 
