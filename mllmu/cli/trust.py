@@ -10,6 +10,7 @@ from rich.table import Table
 from mllmu.cli.options import Out, Overrides, RecipePath, each
 from mllmu.cli.screen import progress, results
 from mllmu.core.lock import held
+from mllmu.core.runfolder import RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,12 +29,13 @@ def trust(recipe: RecipePath, *, pool: Pool = 10, bits: Bits = 4, overrides: Ove
     """
     for run in each(recipe, overrides, out):
         with held(run.folder), progress() as shown:
-            from mllmu.pipeline.report_input import TRUST_FILE
             from mllmu.studies.trust import trust as measure
 
             rows = measure(run.recipe, run.folder, pool=pool, bits=bits, progress=shown)
         results().print(table(rows))
-        results().print(f"figures: {run.folder / TRUST_FILE}; mllmu report {recipe} shows them", soft_wrap=True)
+        results().print(
+            f"figures: {run.folder / RunFolder.TRUST_FILE}; mllmu report {recipe} shows them", soft_wrap=True
+        )
 
 
 def table(rows: Sequence[TrustRow]) -> Table:

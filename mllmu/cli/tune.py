@@ -10,6 +10,7 @@ from rich.table import Table
 from mllmu.cli.options import Force, Out, Overrides, RecipePath, each
 from mllmu.cli.screen import progress, results
 from mllmu.core.lock import held
+from mllmu.core.runfolder import RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,12 +39,11 @@ def tune(
     """
     for run in each(recipe, overrides, out):
         with held(run.folder), progress() as shown:
-            from mllmu.studies.tune import BEST_FILE, FOLDER
             from mllmu.studies.tune import tune as search
 
             found = search(run.recipe, run.folder, num_trials=trials, key=ratio, progress=shown, force=force)
         results().print(table(found))
-        results().print(f"best settings: {run.folder / FOLDER / BEST_FILE}", soft_wrap=True)
+        results().print(f"best settings: {run.folder / RunFolder.TUNED_RECIPE}", soft_wrap=True)
 
 
 def table(trials: Sequence[Trial]) -> Table:

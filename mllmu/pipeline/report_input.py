@@ -12,7 +12,7 @@ from mllmu.config.protocol import Protocol
 from mllmu.config.recipe import Job
 from mllmu.core.names import BASELINES, RETAIN_MODEL, TARGET
 from mllmu.core.records import MetricResult, Response, Sample, Score, Summary
-from mllmu.core.runfolder import UNIT_FILE, read_json, write_atomic
+from mllmu.core.runfolder import UNIT_FILE, RunFolder, read_json, write_atomic
 from mllmu.core.seeding import rng
 from mllmu.data.dataset import image_files
 from mllmu.evaluation import gate
@@ -30,7 +30,6 @@ from mllmu.training.loop import CURVE
 
 METRICS_FILE = "metrics.json"
 GATE_FILE = "gate.json"
-TRUST_FILE = "trust/trust.json"
 NUM_PORTRAITS = 4
 CURVE_POINTS = 200
 
@@ -89,7 +88,7 @@ def report_input(context: Context, models: Models, answers: Answers, jobs: Seque
             *stale_judges(answers.folder),
         ),
         reference_rows=recipe.report.reference_rows and key == REFERENCE_KEY,
-        trust=trust_rows(context.root / TRUST_FILE),
+        trust=trust_rows(context.root / RunFolder.TRUST_FILE),
     )
 
 

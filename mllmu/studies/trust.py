@@ -1,7 +1,11 @@
-"""Train a pool of models with and without the forget people, and ask of every metric whether it can tell them apart.
+"""Which metrics can be trusted: those that tell models that know from models that do not, also after an attack.
 
-The unlearned models of the recipe are then rounded to fewer bits and taught again, to see whether what a metric calls
-forgotten stays so. All models are kept in the run folder, so a stopped command goes on where it was.
+A pool of models is trained with and without the forget people, and every metric must tell the two kinds apart. The
+unlearned models of the recipe are then rounded to fewer bits and fine-tuned again on the forget people, to see whether
+what a metric calls forgotten stays so. All models are kept in the run folder, so a stopped command continues.
+
+Source: the meta-evaluation of OpenUnlearning, arXiv:2506.12618: faithfulness by AUC over a pool of models, robustness
+to quantisation and to relearning. Values are oriented first, so that a larger one means that more is known.
 """
 
 from __future__ import annotations
@@ -9,7 +13,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from math import sqrt
 from pathlib import Path
+from typing import NamedTuple
 
 from mllmu.config.recipe import Recipe
 from mllmu.core.errors import RecipeError
@@ -17,22 +23,20 @@ from mllmu.core.jsonl import read_lines
 from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.progress import Progress
 from mllmu.core.records import Modality, Response, TaskName
-from mllmu.core.runfolder import Unit, write_atomic
+from mllmu.core.runfolder import RunFolder, Unit, write_atomic
 from mllmu.core.seeding import derive
 from mllmu.evaluation import scoring
 from mllmu.evaluation.metrics import Metric
 from mllmu.evaluation.run import RESPONSES
 from mllmu.evaluation.samples import metrics_of
-from mllmu.parallel.pool import Task, WorkerPool
+from mllmu.parallel.pool import WorkerPool
 from mllmu.pipeline.answers import Answers
 from mllmu.pipeline.pipeline import Pipeline, worker_pipeline
-from mllmu.pipeline.report_input import TRUST_FILE
 from mllmu.report.inputs import TrustRow
-from mllmu.studies import trust_rows as trusting
 
-FOLDER = "trust"
 KINDS = ("with", "without")
 MIN_POOL = 2
+Z = 1.959964
 
 Cell = tuple[str, TaskName, Modality]
 Values = dict[Cell, float]
@@ -45,9 +49,9 @@ def trust(recipe: Recipe, root: Path, *, pool: int, bits: int, progress: Progres
     Args:
         recipe: its data, fine-tuning and methods; methods that do not train are left out.
         root: the run folder.
-        pool: models of each kind, with seeds of their own.
+        pool: models of each kind, each with a seed of its own.
         bits: of the rounded weights.
-        progress: told what is going on.
+        progress: shows what is done.
 
     Returns:
         One row per metric, task and modality, the most trustworthy first.
@@ -59,25 +63,25 @@ def trust(recipe: Recipe, root: Path, *, pool: int, bits: int, progress: Progres
         raise RecipeError(f"--pool {pool}: expected at least {MIN_POOL} models of each kind, better 10 or more.")
     pipeline = Pipeline(recipe, root, gate=recipe.gate, progress=progress)
     pipeline.run("unlearn")
-    measured = Measurement(pipeline, bits)
+    study = TrustStudy(pipeline, bits)
     if recipe.workers > 1:
         with WorkerPool(recipe.workers, partial(_worker_task, recipe, root, bits), progress) as workers:
-            workers.do(measured.missing(pool))
-    known, unknown = measured.pool(pool)
-    again = measured.robustness([job.name for job in pipeline.jobs if job.method.trains])
-    rows = [_row(cell, known, unknown, again) for cell in measured.cells()]
+            workers.do(study.missing(pool))
+    with_people, without = study.pool(pool)
+    robustness = study.robustness([job.name for job in pipeline.jobs if job.method.trains])
+    rows = [_row(cell, with_people, without, robustness) for cell in study.cells()]
     rows.sort(key=lambda row: (-(row.trust or 0.0), row.metric, row.task, row.modality))
-    content = {"pool": pool, "bits": bits, "key": measured.key, "rows": [row.model_dump() for row in rows]}
-    write_atomic(root / TRUST_FILE, json.dumps(content, indent=1) + "\n")
+    content = {"pool": pool, "bits": bits, "key": study.key, "rows": [row.model_dump() for row in rows]}
+    write_atomic(root / RunFolder.TRUST_FILE, json.dumps(content, indent=1) + "\n")
     return rows
 
 
 def _row(
-    cell: Cell, known: Sequence[Values], unknown: Sequence[Values], again: Mapping[str, Mapping[Cell, float]]
+    cell: Cell, with_people: Sequence[Values], without: Sequence[Values], robustness: Mapping[str, Values]
 ) -> TrustRow:
-    has, lacks = ([values[cell] for values in models if cell in values] for models in (known, unknown))
-    area = trusting.auc(has, lacks)
-    parts = {name: values.get(cell) for name, values in again.items()}
+    has, lacks = ([values[cell] for values in models if cell in values] for models in (with_people, without))
+    area = auc(has, lacks)
+    parts = {attack: values.get(cell) for attack, values in robustness.items()}
     metric, task, modality = cell
     return TrustRow(
         metric=metric,
@@ -86,119 +90,116 @@ def _row(
         auc=area and area.value,
         auc_low=area and area.low,
         auc_high=area and area.high,
-        trust=trusting.harmonic([area and area.value, *parts.values()]),
+        trust=harmonic([area and area.value, *parts.values()]),
         num_with=len(has),
         num_without=len(lacks),
         **parts,
     )
 
 
-def _worker_task(recipe: Recipe, root: Path, bits: int, place: int, progress: Progress) -> Callable[[str, str], object]:
-    """Make this process ready to train members of the pool; the models of the recipe are there."""
-    worker = worker_pipeline(recipe, root, place, progress)
+def _worker_task(recipe: Recipe, root: Path, bits: int, index: int, progress: Progress) -> Callable[[str, str], object]:
+    """Prepare a worker process to train members of the pool; the models of the recipe exist by now."""
+    worker = worker_pipeline(recipe, root, index, progress)
     for name in (TARGET, RETAIN_MODEL):
         worker.models.planned(worker.keys[0], name)
-    return Measurement(worker, bits).member
+    return TrustStudy(worker, bits).member
 
 
-class Measurement:
-    """The models of a pool, and what the metrics say about them.
+class TrustStudy:
+    """The models of a pool, and the values that the metrics give them.
 
     Args:
-        pipeline: its run is done up to the unlearned models.
+        pipeline: a run that has its unlearned models.
         bits: of the rounded weights.
     """
 
     def __init__(self, pipeline: Pipeline, bits: int) -> None:
         self.pipeline = pipeline
+        self.models = pipeline.models
+        self.data = pipeline.context.dataset
         self.bits = bits
         self.key = pipeline.keys[0]
-        # the base model is not asked about the replies of a pool
+        # log-probabilities under the base model are not computed for the replies of a pool
         self.metrics: list[Metric] = [m for m in metrics_of(pipeline.recipe.evaluate) if not m.needs_base_logp]
         self.answers = Answers(
             pipeline.context,
             pipeline.models,
             self.key,
             keep=lambda sample: sample.split == "forget" and sample.part == "report",
-            place=f"{FOLDER}/eval",
+            place=f"{RunFolder.TRUST}/eval",
         )
 
     def cells(self) -> list[Cell]:
         """What can be measured: every metric on every task and modality it applies to."""
-        places = sorted({(sample.task, sample.modality) for sample in self.answers.samples})
-        return [(m.name, task, modality) for m in self.metrics for task, modality in places if task in m.tasks]
+        pairs = sorted({(sample.task, sample.modality) for sample in self.answers.samples})
+        return [(m.name, task, modality) for m in self.metrics for task, modality in pairs if task in m.tasks]
 
-    def missing(self, size: int) -> list[Task]:
+    def missing(self, size: int) -> list[tuple[str, str]]:
         """The members of the pool that have not replied yet."""
         members = [(kind, str(number)) for kind in KINDS for number in range(size)]
-        return [member for member in members if not self._taught(*member).done or not self._asked(*member).done]
+        return [member for member in members if not all(unit.done for unit in self._units(*member))]
 
     def pool(self, size: int) -> tuple[list[Values], list[Values]]:
-        """Oriented values of the models that were taught everybody, and of those that never saw the forget people."""
+        """Oriented values of the models trained with the forget people, and of those trained without them."""
         self.pipeline.progress.stage("pool", f"{size} models with and {size} without the forget people")
         has, lacks = ([self.member(kind, str(number)) for number in range(size)] for kind in KINDS)
         return has, lacks
 
     def member(self, kind: str, number: str) -> Values:
-        """Train and ask one model; both kinds of a number share their seed, so they differ in their people alone."""
+        """Train and ask one model; both kinds of a number share their seed, so only their people differ."""
         name, people, seed = self._plan(kind, number)
-        self.pipeline.models.finetune(self.key, name, people, seed=seed)
+        self.models.finetune(self.key, name, people, seed=seed)
         return self.values(name, self.answers.ask(name))
 
     def _plan(self, kind: str, number: str) -> tuple[str, Sequence[str], int]:
-        data = self.pipeline.context.dataset
-        people = data.people if kind == "with" else data.retained(self.key)
-        return f"{FOLDER}_{kind}_{number}", people, derive(self.pipeline.recipe.seed, FOLDER, int(number))
+        people = self.data.people if kind == "with" else self.data.retained(self.key)
+        seed = derive(self.pipeline.recipe.seed, RunFolder.TRUST, int(number))
+        return f"{RunFolder.TRUST}_{kind}_{number}", people, seed
 
-    def _taught(self, kind: str, number: str) -> Unit:
+    def _units(self, kind: str, number: str) -> tuple[Unit, Unit]:
         name, people, seed = self._plan(kind, number)
-        return self.pipeline.models.finetune_unit(self.key, name, people, seed=seed)
-
-    def _asked(self, kind: str, number: str) -> Unit:
-        return self.answers.unit(f"{FOLDER}_{kind}_{number}")
+        return self.models.finetune_unit(self.key, name, people, seed=seed), self.answers.unit(name)
 
     def robustness(self, names: Sequence[str]) -> dict[str, Values]:
-        """By attack and cell, the mean over the unlearned models of what stays hidden."""
+        """Per attack and cell, the mean over the unlearned models of what stays hidden, 0 to 1."""
         self.pipeline.progress.stage("attack", f"{len(names)} unlearned models, {self.bits} bits, relearning")
         before = {name: self.values(name, self.answers.ask(name)) for name in [*names, RETAIN_MODEL]}
         rounded = {name: self.values(name, self._ask_rounded(name)) for name in names}
-        taught = {name: self.values(name, self._ask_relearned(name)) for name in before}
-        quantisation = _mean_by_cell(
-            [_each(before[name], rounded[name], trusting.kept_after_quantisation) for name in names]
-        )
-        gain = {name: _each(before[name], taught[name], lambda old, new: new - old) for name in before}
-        oracle = gain.pop(RETAIN_MODEL)
-        relearning = _mean_by_cell([_each(gain[name], oracle, trusting.kept_after_relearning) for name in names])
-        return {"quantisation": quantisation, "relearning": relearning}
+        relearned = {name: self.values(name, self._ask_relearned(name)) for name in before}
+        gain = {name: _each(before[name], relearned[name], lambda old, new: new - old) for name in before}
+        of_retain_model = gain.pop(RETAIN_MODEL)
+        return {
+            "quantisation": _mean_by_cell(
+                [_each(before[name], rounded[name], kept_after_quantisation) for name in names]
+            ),
+            "relearning": _mean_by_cell([_each(gain[name], of_retain_model, kept_after_relearning) for name in names]),
+        }
 
     def values(self, name: str, replies: Sequence[Response]) -> Values:
-        """Aggregate the scores of replies, turned so that a larger value means that more is known."""
-        samples = self.answers.samples
-        scores = scoring.score_all(samples, replies, self.metrics)
-        best = {metric.name: metric for metric in self.metrics}
+        """Aggregate the scores of replies, oriented so that a larger value means that more is known."""
+        scores = scoring.score_all(self.answers.samples, replies, self.metrics)
+        metrics = {metric.name: metric for metric in self.metrics}
         return {
-            (r.metric, r.task, r.modality): _oriented(best[r.metric], r.value)
-            for r in scoring.aggregate(name, samples, scores, self.metrics)
-            if r.value is not None
+            (result.metric, result.task, result.modality): oriented(metrics[result.metric], result.value)
+            for result in scoring.aggregate(name, self.answers.samples, scores, self.metrics)
+            if result.value is not None
         }
 
     def _ask_rounded(self, name: str) -> list[Response]:
-        models = self.pipeline.models
-        inputs = {"model": models.unit(self.key, name).fingerprint, "bits": self.bits}
+        inputs = {"model": self.models.unit(self.key, name).fingerprint, "bits": self.bits}
         unit = self.pipeline.context.store.unit(f"{self.answers.place}/{name}_{self.bits}_bits/replies", inputs)
         if not unit.done:
-            self.answers.collect(unit, models.ref(self.key, name), f"{name}, {self.bits} bits", bits=self.bits)
+            self.answers.collect(unit, self.models.ref(self.key, name), f"{name}, {self.bits} bits", bits=self.bits)
         return read_lines(unit.folder / RESPONSES, Response)
 
     def _ask_relearned(self, name: str) -> list[Response]:
-        """Replies after one more fine-tuning, as the target had it, on the forget people alone."""
-        models, data = self.pipeline.models, self.pipeline.context.dataset
-        relearned = f"{FOLDER}_relearned_{name}"
-        models.finetune(self.key, relearned, data.splits[self.key], start=models.ref(self.key, name))
+        """Replies after one more fine-tuning, with the target's settings, on the forget people alone."""
+        relearned = f"{RunFolder.TRUST}_relearned_{name}"
+        self.models.finetune(self.key, relearned, self.data.splits[self.key], start=self.models.ref(self.key, name))
         return self.answers.ask(relearned)
 
 
-def _oriented(metric: Metric, value: float) -> float:
+def oriented(metric: Metric, value: float) -> float:
     """The value, mirrored within the metric's range if lower values mean more knowledge."""
     return value if (metric.known or metric.best) == "higher" else sum(metric.range) - value
 
@@ -207,7 +208,66 @@ def _each(first: Values, second: Values, combine: Callable[[float, float], float
     return {cell: combine(value, second[cell]) for cell, value in first.items() if cell in second}
 
 
-def _mean_by_cell(several: Sequence[Values]) -> Values:
-    cells = {cell for values in several for cell in values}
-    found = {cell: [values[cell] for values in several if cell in values] for cell in cells}
-    return {cell: sum(values) / len(values) for cell, values in found.items()}
+def _mean_by_cell(models: Sequence[Values]) -> Values:
+    by_cell: dict[Cell, list[float]] = {}
+    for values in models:
+        for cell, value in values.items():
+            by_cell.setdefault(cell, []).append(value)
+    return {cell: sum(values) / len(values) for cell, values in by_cell.items()}
+
+
+class Auc(NamedTuple):
+    """Area under the ROC curve with its 95 % interval (Hanley and McNeil 1982), clipped to [0, 1]."""
+
+    value: float
+    low: float
+    high: float
+
+
+def auc(known: Sequence[float], unknown: Sequence[float]) -> Auc | None:
+    """Probability that a model that knows has the larger value, ties counted half; None without both kinds.
+
+    >>> auc([0.9, 0.8, 0.4], [0.1, 0.5, 0.4]).value  # 7.5 of 9 pairs
+    0.8333333333333334
+    """
+    if not known or not unknown:
+        return None
+    pairs = sum((k > u) + 0.5 * (k == u) for k in known for u in unknown)
+    value = pairs / (len(known) * len(unknown))
+    first, second = value / (2 - value), 2 * value**2 / (1 + value)
+    spread = (len(known) - 1) * (first - value**2) + (len(unknown) - 1) * (second - value**2)
+    error = sqrt(max(0.0, value * (1 - value) + spread) / (len(known) * len(unknown)))
+    return Auc(value, max(0.0, value - Z * error), min(1.0, value + Z * error))
+
+
+def kept_after_quantisation(before: float, after: float) -> float:
+    """min(before / after, 1): 1 if an unlearned model with rounded weights shows no more than before the rounding.
+
+    >>> kept_after_quantisation(0.2, 0.4), kept_after_quantisation(0.2, 0.1), kept_after_quantisation(0.0, 0.0)
+    (0.5, 1.0, 1.0)
+    """
+    return 1.0 if after <= before else before / after
+
+
+def kept_after_relearning(gained: float, gained_retain_model: float) -> float:
+    """min(gain of the retain_model / gain of the unlearned model, 1) from the same further fine-tuning.
+
+    Both are fine-tuned on the forgotten facts; a model that gains more than one that never knew them had kept them.
+    1 if it gains nothing.
+
+    >>> kept_after_relearning(0.4, 0.1), kept_after_relearning(0.1, 0.2), kept_after_relearning(0.0, -0.1)
+    (0.25, 1.0, 1.0)
+    """
+    return 1.0 if gained <= 0 else min(1.0, max(0.0, gained_retain_model) / gained)
+
+
+def harmonic(parts: Sequence[float | None]) -> float | None:
+    """Harmonic mean of the parts that were measured; 0 if one of them is 0, None without any.
+
+    >>> harmonic([1.0, 0.5, None]), harmonic([0.0, 1.0]), harmonic([None])
+    (0.6666666666666666, 0.0, None)
+    """
+    measured = [part for part in parts if part is not None]
+    if not measured:
+        return None
+    return 0.0 if min(measured) <= 0 else len(measured) / sum(1 / part for part in measured)

@@ -1,17 +1,18 @@
 """Search the settings of every method of a recipe with the same budget, on the selection questions alone.
 
-Target and retain_model are those of the run folder. A trial is a model of its own (``models/forget_10/tune_npo_3``)
-and is kept, so a search that was stopped goes on where it was: the sampler is seeded, and a trial that exists is not
-trained again.
+A good setting forgets like the retain_model and keeps like the target; only questions of the part ``selection`` judge
+it, so the reported questions are never tuned on. Target and retain_model are those of the run folder. A trial is a
+model of its own (``models/forget_10/tune_0_npo_3``) and is kept, so a stopped search continues where it was: the
+sampler is seeded, and a trial that exists is not trained again.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
@@ -21,21 +22,32 @@ from mllmu.core import plugins
 from mllmu.core.errors import RecipeError, needs_extra
 from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.progress import Progress
-from mllmu.core.runfolder import write_atomic
+from mllmu.core.records import Modality, Response, Sample, Split
+from mllmu.core.runfolder import RunFolder, write_atomic
 from mllmu.core.seeding import derive
+from mllmu.evaluation.metrics import Metric
 from mllmu.pipeline.answers import Answers
 from mllmu.pipeline.pipeline import Pipeline
-from mllmu.studies.objective import main_scores, standing
 from mllmu.unlearning.base import Method
 
-TRIALS_FILE = "trials.jsonl"
-BEST_FILE = "tuned.yaml"
-FOLDER = "tune"
+FACTORS = {"learning_rate": 5.0, "epochs": 2.0}
+FACTOR = 4.0
+"""How far the search goes from a setting's own value, up and down: a factor."""
+
+Scores = Mapping[tuple[Split, Modality], float]
+"""Mean main score by set and modality."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One setting of one method and where it led; ``number`` 0 is the recipe's own setting."""
+    """One setting of one method and how good it is; ``number`` 0 is the recipe's own setting. Lower is better.
+
+    Attributes:
+        gap: mean over the modalities of |score(model, forget) - score(retain_model, forget)|, 0 to 1.
+        loss: mean over the modalities of max(0, score(target, retain) - score(model, retain)), 0 to 1.
+        objective: their sum; 0 for a model that forgets like the retain_model and keeps like the target.
+        seconds: training time.
+    """
 
     method: str
     number: int
@@ -57,7 +69,7 @@ def tune(
         num_trials: settings tried per method and modality, the recipe's own included; the same for all.
         key: the forget ratio in percent; the first of the recipe if not given. The best settings go into the recipe
             for all its ratios.
-        progress: told what is going on.
+        progress: shows what is done.
         force: redo finished trials.
 
     Returns:
@@ -72,113 +84,132 @@ def tune(
             "data.splits.selection: 0 keeps no question apart for tuning, and reported questions must not be tuned "
             "on. Set it, e.g. --set data.splits.selection=0.5."
         )
-    if not any(space(job.method) for job in entries):
+    if not any(search_space(job.method) for job in entries):
         raise RecipeError("unlearn.methods: no method with anything to tune. Name at least one that changes the model.")
     search = _Search(recipe, root, key, progress, force=force)
     trials: list[Trial] = []
     best: list[PluginSpec] = []
     for index, job in enumerate(entries):
-        results = search.method(index, job, num_trials) if space(job.method) else []
-        trials += results
-        best.append(PluginSpec(name=job.plugin, **(results[0].settings if results else job.settings)))
-    folder = root / FOLDER
-    write_atomic(folder / TRIALS_FILE, "".join(json.dumps(asdict(trial)) + "\n" for trial in trials))
+        tried = search.method(index, job, num_trials) if search_space(job.method) else []
+        trials += tried
+        best.append(PluginSpec(name=job.plugin, **(tried[0].settings if tried else job.settings)))
+    write_atomic(root / RunFolder.TRIALS_FILE, "".join(json.dumps(asdict(trial)) + "\n" for trial in trials))
     raw = recipe.model_dump(mode="json") | {"name": f"{recipe.name[:58]}-tuned"}
     raw["unlearn"]["methods"] = [spec.model_dump() for spec in best]
-    parse(raw, where=BEST_FILE)
-    write_atomic(folder / BEST_FILE, yaml.safe_dump(raw, sort_keys=False, allow_unicode=True))
+    parse(raw, where=RunFolder.TUNED_RECIPE)
+    write_atomic(root / RunFolder.TUNED_RECIPE, yaml.safe_dump(raw, sort_keys=False, allow_unicode=True))
     return trials
 
 
-class Range(NamedTuple):
-    """Bounds of a searched setting; every factor within them is equally likely."""
+def search_space(method: Method) -> dict[str, tuple[float, float]]:
+    """Bounds of the settings that are searched: those the method declares, but none that is switched off with 0.
 
-    low: float
-    high: float
-
-
-FACTORS = {"learning_rate": 5.0, "epochs": 2.0}
-FACTOR = 4.0
-"""How far the search goes from a setting's own value, up and down: a factor."""
-
-
-def space(method: Method) -> dict[str, Range]:
-    """What is searched of a method: the settings it declares, but none that is switched off with 0."""
+    Every factor within the bounds is equally likely.
+    """
     values = {key: float(getattr(method, key)) for key in method.tuned} if method.trains or method.modifies else {}
     return {key: _around(method, key, value) for key, value in values.items() if value > 0}
 
 
-def _around(method: Method, key: str, value: float) -> Range:
+def _around(method: Method, key: str, value: float) -> tuple[float, float]:
     factor = FACTORS.get(key, FACTOR)
-    most = [limit.le for limit in type(method).model_fields[key].metadata if hasattr(limit, "le")]
-    return Range(value / factor, min(value * factor, *most) if most else value * factor)
+    limits = [limit.le for limit in type(method).model_fields[key].metadata if hasattr(limit, "le")]
+    return value / factor, min(value * factor, *limits) if limits else value * factor
 
 
 class _Search:
+    """The target, the retain_model and their scores on the selection questions; trials are compared with these."""
+
     def __init__(self, recipe: Recipe, root: Path, key: str | None, progress: Progress, *, force: bool) -> None:
         plain = recipe.model_copy(update={"unlearn": recipe.unlearn.model_copy(update={"methods": ()})})
         pipeline = Pipeline(plain, root, gate=recipe.gate, progress=progress)
         pipeline.run("unlearn")
-        self.recipe, self.progress = recipe, progress
-        self.context, self.models = pipeline.context, pipeline.models
-        self.context.store.force = force
-        keys = self.context.keys
+        self.seed, self.progress, self.models = recipe.seed, progress, pipeline.models
+        pipeline.context.store.force = force
+        keys = pipeline.keys
         self.key = keys[0] if key is None else key
         if self.key not in keys:
             raise RecipeError(f"--ratio {key}: not a forget ratio of the recipe. Expected one of: {', '.join(keys)}.")
         self.answers = Answers(
-            self.context, self.models, self.key, keep=lambda sample: sample.part == "selection", place=f"{FOLDER}/eval"
+            pipeline.context,
+            pipeline.models,
+            self.key,
+            keep=lambda sample: sample.part == "selection",
+            place=f"{RunFolder.TUNE}/eval",
         )
         if not {"forget", "retain"} <= {sample.split for sample in self.answers.samples}:
             raise RecipeError("data.splits.selection: so small that no question of forget or retain is kept apart.")
-        self.target, self.gold = self._scores(TARGET), self._scores(RETAIN_MODEL)
+        self.target, self.retain_model = self._scores(TARGET), self._scores(RETAIN_MODEL)
 
     def method(self, index: int, job: Job, num_trials: int) -> list[Trial]:
         """All trials of one method entry, the best first."""
-        optuna = _optuna()
+        with needs_extra("mllmu tune", "tune"):
+            import optuna
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.progress.stage("tune", f"{job.plugin}, {num_trials} trials")
-        name = f"{FOLDER}_{index}_{''.join(c if c.isalnum() else '_' for c in job.plugin)}"
-        sampler = optuna.samplers.TPESampler(seed=derive(self.recipe.seed, "tune", name) % 2**32)
+        label = f"{RunFolder.TUNE}_{index}_{''.join(c if c.isalnum() else '_' for c in job.plugin)}"
+        sampler = optuna.samplers.TPESampler(seed=derive(self.seed, "tune", label) % 2**32)
         study = optuna.create_study(sampler=sampler)
-        trials = []
-        for number, tried in enumerate(_settings(optuna, study, job, num_trials)):
-            trials.append(self._trial(f"{name}_{number}", job.plugin, number, tried[1]))
-            study.tell(tried[0], trials[-1].objective)
+        bounds = search_space(job.method)
+        study.enqueue_trial({key: getattr(job.method, key) for key in bounds})
+        distributions: dict[str, Any] = {
+            key: optuna.distributions.FloatDistribution(low, high, log=True) for key, (low, high) in bounds.items()
+        }
+        trials: list[Trial] = []
+        for number in range(num_trials):
+            suggestion = study.ask(distributions)
+            settings = job.settings | {key: float(f"{value:.4g}") for key, value in suggestion.params.items()}
+            trials.append(self._trial(f"{label}_{number}", job.plugin, number, settings))
+            study.tell(suggestion, trials[-1].objective)
         return sorted(trials, key=lambda trial: (trial.objective, trial.number))
 
-    def _trial(self, name: str, method: str, number: int, settings: dict[str, Any]) -> Trial:
-        built = plugins.build("methods", method, settings, where="unlearn.methods")
-        self.models.jobs[name] = Job(name=name, plugin=method, settings=settings, method=built)
-        self.models.unlearn(self.key, name)
-        found = standing(self._scores(name), self.target, self.gold)
-        seconds = float(self.models.unit(self.key, name).facts().get("seconds", 0.0))
-        self.progress.note(f"{method} {number}: gap {found.gap:.3f} + loss {found.loss:.3f}, {seconds:.0f} s")
+    def _trial(self, label: str, plugin: str, number: int, settings: dict[str, Any]) -> Trial:
+        method = plugins.build("methods", plugin, settings, where="unlearn.methods")
+        self.models.jobs[label] = Job(name=label, plugin=plugin, settings=settings, method=method)
+        self.models.unlearn(self.key, label)
+        gap, loss = gap_and_loss(self._scores(label), self.target, self.retain_model)
+        seconds = float(self.models.unit(self.key, label).facts().get("seconds", 0.0))
+        self.progress.note(f"{plugin} {number}: gap {gap:.3f} + loss {loss:.3f}, {seconds:.0f} s")
         return Trial(
-            method=method,
+            method=plugin,
             number=number,
             settings=settings,
-            gap=found.gap,
-            loss=found.loss,
-            objective=found.objective,
+            gap=gap,
+            loss=loss,
+            objective=gap + loss,
             seconds=seconds,
         )
 
-    def _scores(self, name: str) -> dict[Any, float]:
+    def _scores(self, name: str) -> Scores:
         return main_scores(self.answers.samples, self.answers.ask(name))
 
 
-def _settings(optuna: Any, study: Any, job: Job, num_trials: int) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Trials of a study with the settings to try; the recipe's own come first."""
-    ranges = space(job.method)
-    study.enqueue_trial({key: getattr(job.method, key) for key in ranges})
-    distributions = {key: optuna.distributions.FloatDistribution(r.low, r.high, log=True) for key, r in ranges.items()}
-    for _ in range(num_trials):
-        trial = study.ask(distributions)
-        yield trial, job.settings | {key: float(f"{value:.4g}") for key, value in trial.params.items()}
+def main_scores(samples: Sequence[Sample], responses: Sequence[Response]) -> dict[tuple[Split, Modality], float]:
+    """Score replies by the first metric of their task, averaged within each task, then over the tasks.
+
+    A reply that cannot be read counts 0 here, unlike in a report: a search must not gain by unreadable replies.
+    """
+    by_sample = {response.sample_id: response for response in responses}
+    metrics: dict[str, Metric] = {}
+    for task in {sample.task for sample in samples}:
+        metrics[task] = plugins.build("metrics", plugins.find("tasks", task).metrics[0], {})
+    cells: dict[tuple[Split, Modality], dict[str, list[float]]] = {}
+    for sample in samples:
+        value = metrics[sample.task].score(sample, by_sample[sample.id]).value or 0.0
+        cells.setdefault((sample.split, sample.modality), {}).setdefault(sample.task, []).append(value)
+    return {cell: _mean([_mean(values) for values in tasks.values()]) for cell, tasks in cells.items()}
 
 
-def _optuna() -> Any:
-    with needs_extra("mllmu tune", "tune"):
-        import optuna
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return optuna
+def gap_and_loss(model: Scores, target: Scores, retain_model: Scores) -> tuple[float, float]:
+    """Compare the main scores of three models on the same samples; see :class:`Trial`.
+
+    >>> model = {("forget", "text"): 0.5, ("retain", "text"): 0.7}
+    >>> gap_and_loss(model, {("retain", "text"): 0.9}, {("forget", "text"): 0.25})
+    (0.25, 0.20000000000000007)
+    """
+    gaps = [abs(value - retain_model[cell]) for cell, value in model.items() if cell[0] == "forget"]
+    losses = [max(0.0, target[cell] - value) for cell, value in model.items() if cell[0] == "retain"]
+    return _mean(gaps), _mean(losses)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -12,6 +12,7 @@ from mllmu.config import load as recipes
 from mllmu.core import plugins
 from mllmu.core.errors import RecipeError
 from mllmu.core.progress import SilentProgress
+from mllmu.core.runfolder import RunFolder
 from mllmu.report.inputs import TrustRow
 from mllmu.studies import trust as trusting
 
@@ -42,7 +43,7 @@ def test_the_probability_of_the_answer_tells_taught_models_from_others(measured:
 
 def test_only_forget_questions_are_asked_and_the_file_holds_the_rows(measured: tuple[Path, list[TrustRow]]) -> None:
     root, rows = measured
-    content = json.loads((root / trusting.TRUST_FILE).read_text())
+    content = json.loads((root / RunFolder.TRUST_FILE).read_text())
     assert (content["pool"], content["bits"], content["key"]) == (2, 4, "40")
     assert [TrustRow.model_validate(row) for row in content["rows"]] == rows
     asked = (root / "trust/eval/forget_40/samples.jsonl").read_text()
@@ -82,5 +83,5 @@ def test_two_workers_measure_the_same(base: Path, measured: tuple[Path, list[Tru
 
 
 def test_a_lower_truth_ratio_on_forget_means_that_more_is_known() -> None:
-    assert trusting._oriented(plugins.build("metrics", "truth_ratio", {}), 0.25) == 0.75
-    assert trusting._oriented(plugins.build("metrics", "rougeL", {}), 0.25) == 0.25
+    assert trusting.oriented(plugins.build("metrics", "truth_ratio", {}), 0.25) == 0.75
+    assert trusting.oriented(plugins.build("metrics", "rougeL", {}), 0.25) == 0.25

@@ -15,7 +15,7 @@ from mllmu.core.errors import RecipeError
 from mllmu.core.jsonl import read_lines
 from mllmu.core.progress import SilentProgress
 from mllmu.core.records import Response, Sample
-from mllmu.studies.objective import main_scores, standing
+from mllmu.core.runfolder import RunFolder
 
 pytest.importorskip("optuna")
 
@@ -57,7 +57,7 @@ def test_no_reported_question_is_asked(tuned: tuple[Path, list[tuning.Trial]]) -
 
 def test_the_best_settings_are_a_recipe_that_can_be_run(tuned: tuple[Path, list[tuning.Trial]]) -> None:
     root, trials = tuned
-    best = recipes.load(root / tuning.FOLDER / tuning.BEST_FILE)
+    best = recipes.load(root / RunFolder.TUNED_RECIPE)
     first = {name: next(t for t in trials if t.method == name) for name in ("ga", "npo")}
     assert [spec.name for spec in best.unlearn.methods] == ["ga", "npo", "prompting"]
     for spec in best.unlearn.methods[:2]:
@@ -76,7 +76,7 @@ def test_a_search_that_was_stopped_goes_on_and_gives_the_same_trials(
     assert len(after) > len(before)
     known = {(t.method, t.number): t for t in longer}
     assert all(known[t.method, t.number] == t for t in trials)
-    lines = (root / tuning.FOLDER / tuning.TRIALS_FILE).read_text().splitlines()
+    lines = (root / RunFolder.TRIALS_FILE).read_text().splitlines()
     assert [json.loads(line)["method"] for line in lines] == ["ga"] * 3 + ["npo"] * 3
 
 
@@ -100,7 +100,7 @@ def test_a_ratio_that_is_not_in_the_recipe_is_named(base: Path, tuned: tuple[Pat
 
 def test_what_is_switched_off_is_not_searched_and_no_bound_is_passed() -> None:
     def space(name: str, **settings: float) -> dict[str, tuple[float, float]]:
-        return dict(tuning.space(plugins.build("methods", name, settings)))
+        return tuning.search_space(plugins.build("methods", name, settings))
 
     assert "kl_weight" not in space("npo")
     assert space("npo", kl_weight=0.5)["kl_weight"] == (0.125, 2.0)
@@ -122,9 +122,8 @@ def test_an_unreadable_reply_does_not_help() -> None:
 
     def scores(*texts: str) -> dict[Any, float]:
         replies = [Response(sample_id=s.id, text=t, num_tokens=1, finished=True) for s, t in zip(samples, texts)]  # noqa: B905
-        return main_scores(samples, replies)
+        return tuning.main_scores(samples, replies)
 
     target, gold = scores("A", "A", "A", "A"), scores("A", "B", "A", "A")
-    found = standing(scores("%%", "%%", "%%", "A"), target, gold)
-    assert (found.gap, found.loss) == (0.5, 0.5)
-    assert standing(gold, target, gold).objective == 0
+    assert tuning.gap_and_loss(scores("%%", "%%", "%%", "A"), target, gold) == (0.5, 0.5)
+    assert tuning.gap_and_loss(gold, target, gold) == (0, 0)

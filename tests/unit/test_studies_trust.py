@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mllmu.models.rounding import rounded
-from mllmu.studies.trust_rows import auc, harmonic, kept_after_quantisation, kept_after_relearning
+from mllmu.studies.trust import auc, harmonic, kept_after_quantisation, kept_after_relearning
 
 
 def test_auc_is_the_share_of_pairs_in_the_right_order_ties_counted_half() -> None:
