@@ -35,19 +35,19 @@ def doctor(
 
 def _examined(run: Run, samples: int, *, keep: bool) -> int:
     """Show one recipe and its checks; return the number of faults."""
-    from mllmu.preflight.doctor.examine import Case, examine
-    from mllmu.preflight.doctor.show import shown
+    from mllmu.preflight.doctor.examine import Examination, examine
+    from mllmu.preflight.doctor.show import describe
 
     console = results()
     with tempfile.TemporaryDirectory(prefix="mllmu-doctor-") as temporary, progress() as told:
         folder = run.folder if keep or run.folder.exists() else Path(temporary) / "run"
         with nullcontext() if (folder / "data").is_dir() else held(folder):
-            case = Case(run.recipe, folder, told)
-        for line in shown(case, samples):
+            examination = Examination(run.recipe, folder, told)
+        for line in describe(examination, samples):
             console.print(line, soft_wrap=True)
         console.print("Checks")
         faults = 0
-        for check, level, text in examine(case):
+        for check, level, text in examine(examination):
             faults += level == "FAULT"
             console.print(f"  {level:5} {check}: {plain_line(text)}", soft_wrap=True)
     return faults

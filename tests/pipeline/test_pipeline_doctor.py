@@ -30,8 +30,9 @@ def test_a_sound_recipe_is_shown_in_full_without_a_fault_and_nothing_is_trained(
     code, text = ask(base, made)
     assert code == 0 and "0 faults" in text and "FAULT" not in text
     assert "<image> x" in text and "[</s>]" in text
-    assert "model.vision_tower" in text and "frozen" in text
-    for check in ("forget and others apart", "labels of finetune", "end of reply in npo", "context", "image tokens"):
+    assert re.search(r"model\.vision_tower: [\d,]+ parameters, frozen", text)
+    assert re.search(r"model\.language_model: [\d,]+ parameters, 14 layers are trained or adapted", text), "2 of 7 each"
+    for check in ("forget people apart from all others", "labels of finetune", "end of reply in npo", "context", "image tokens"):
         assert f"ok    {check}" in text
     assert not (made / "models").exists()
 
@@ -69,7 +70,7 @@ def test_a_model_saved_with_a_processor_that_counts_its_images_otherwise_is_a_fa
     code, text = ask(wrong, root)
     assert code == 2
     fault = next(line for line in text.splitlines() if "image tokens:" in line)
-    assert re.search(rf"FAULT image tokens: the processor counts with .*{setting} {value}", fault)
+    assert re.search(rf"FAULT image tokens: processor_config\.json: image tokens come from .*{setting} {value}", fault)
     assert re.search(r"\.png: \d+ tokens in the prompt, \d+ features from the model", fault)
     done = CliRunner().invoke(app, ["finetune", str(tmp_path / "run.yaml"), "--out", str(root)])
     assert done.exit_code == 2 and re.search(r"\.png: the processor gives it \d+ tokens and the model \d+", done.stderr)

@@ -14,7 +14,8 @@ from mllmu.core import plugins
 from mllmu.core.records import Exchange, Profile, Question
 from mllmu.data.dataset import Dataset
 from mllmu.models.loading import Loaded
-from mllmu.preflight.doctor import data_checks, masks, method_checks, model_checks
+from mllmu.preflight.doctor import checks
+from mllmu.preflight.doctor.show import draw_tokens
 
 PEOPLE = {"001": "Ada Bell", "002": "Ben Cole", "h01": "Eve Holt"}
 LAYERS = ["model.language_model.layers.0.self_attn.q_proj", "model.vision_tower.layers.0.self_attn.q_proj", "lm_head"]
@@ -48,25 +49,25 @@ def dataset(tmp_path: Path) -> Dataset:
 
 
 def test_forget_people_on_another_side_are_found_by_id_by_name_and_by_image(dataset: Dataset) -> None:
-    assert data_checks.people_apart(dataset, "50").level == "ok"
+    assert checks.people_apart(dataset, "50").level == "ok"
     both = replace(dataset, splits={"50": ["001"], "holdout": ["h01", "001"]})
-    assert "001 is to be forgotten and on another side" in data_checks.people_apart(both, "50").text
+    assert "001 is to be forgotten and also retained" in checks.people_apart(both, "50").text
     twin = Profile(id="003", kind="celebrity", attributes={"name": "ADA BELL"})
-    named = data_checks.people_apart(replace(dataset, profiles=[*dataset.profiles, twin]), "50")
-    assert named.level == "FAULT" and "001 and 003 have one name" in named.text
+    named = checks.people_apart(replace(dataset, profiles=[*dataset.profiles, twin]), "50")
+    assert named.level == "FAULT" and "001 and 003 have the same name" in named.text
     shutil.copy(dataset.folder / "images" / "002_0.png", dataset.folder / "images" / "001_0.png")
-    has_image = data_checks.people_apart(dataset, "50")
+    has_image = checks.people_apart(dataset, "50")
     assert has_image.level == "FAULT" and "001_0.png and 002_0.png are the same image" in has_image.text
 
 
 def test_an_evaluation_question_that_is_taught_is_found(dataset: Dataset) -> None:
-    assert data_checks.evaluation_not_taught(dataset).level == "ok"
+    assert checks.evaluation_not_trained(dataset).level == "ok"
     train, asked = dataset.questions
     taught = train.model_copy(update={"text": "what is  the home of Ada Bell?"})
-    found = data_checks.evaluation_not_taught(replace(dataset, questions=[taught, asked]))
+    found = checks.evaluation_not_trained(replace(dataset, questions=[taught, asked]))
     assert found.level == "FAULT" and asked.id in found.text
     has_image = taught.model_copy(update={"modality": "image_text"})
-    assert data_checks.evaluation_not_taught(replace(dataset, questions=[has_image, asked])).level == "ok"
+    assert checks.evaluation_not_trained(replace(dataset, questions=[has_image, asked])).level == "ok"
 
 
 @pytest.mark.parametrize("image", ["", "images/001_0.png"])
@@ -74,58 +75,56 @@ def test_people_under_evaluation_in_the_shots_are_found_by_image_or_name(dataset
     prompt = "Where is this person at home?" if image else "Where is Ada Bell at home?"
     shot = Exchange(prompt=prompt, reply="Riga", image=image)
     other = Exchange(prompt="Where is Ben Cole at home?", reply="Oslo")
-    assert data_checks.shots_not_asked(dataset, [sample(1, examples=(other,))], "pool").level == "ok"
-    planted = data_checks.shots_not_asked(dataset, [sample(1, examples=(other, shot))], "pool")
-    assert planted.level == "FAULT" and "001 is asked about in 'forget'" in planted.text
-    wanted = data_checks.shots_not_asked(dataset, [sample(1, examples=(shot,))], "asked")
+    assert checks.shots_not_evaluated(dataset, [sample(1, examples=(other,))], "pool").level == "ok"
+    planted = checks.shots_not_evaluated(dataset, [sample(1, examples=(other, shot))], "pool")
+    assert planted.level == "FAULT" and "001 is evaluated in 'forget'" in planted.text
+    wanted = checks.shots_not_evaluated(dataset, [sample(1, examples=(shot,))], "asked")
     assert wanted.level == "note" and "deviation" in wanted.text
 
 
 def test_missing_and_broken_images_are_found(dataset: Dataset) -> None:
     folder = dataset.folder / "images"
     good, broken, gone = folder / "001_0.png", folder / "002_0.png", folder / "h01_9.png"
-    assert data_checks.images_there([good]).level == "ok"
+    assert checks.images_readable([good]).level == "ok"
     broken.write_bytes(b"no image")
-    found = data_checks.images_there([good, broken, gone])
+    found = checks.images_readable([good, broken, gone])
     assert found.level == "FAULT"
     assert "002_0.png: not a readable image" in found.text and "h01_9.png: no such image" in found.text
-    shown = sample(1, image="images/001_0.png", examples=(Exchange(prompt="?", reply="!", image="images/002_0.png"),))
-    assert data_checks.images_of([], [shown], dataset.folder) == {good, broken}
 
 
 def test_labels_are_the_reply_and_its_end_and_what_else_is_trained_is_found(base: Path, loaded: Loaded) -> None:
-    seen = [masks.masked(loaded, turn) for turn in turns_of(base)]
-    assert masks.only_reply_trained("x", seen, loaded).level == masks.end_trained("x", seen, loaded).level == "ok"
+    seen = [checks.label_mask(loaded, turn) for turn in turns_of(base)]
+    assert checks.only_reply_trained("x", seen, loaded).level == checks.end_trained("x", seen, loaded).level == "ok"
     one = seen[0]
     place = next(t for t in range(one.prompt) if one.ids[t] != loaded.image_token_id and t)
     prompt = one._replace(trained=[t == place or counts for t, counts in enumerate(one.trained)])
-    assert "1 prompt tokens are in the loss" in masks.only_reply_trained("x", [prompt], loaded).text
+    assert "1 prompt tokens are in the loss" in checks.only_reply_trained("x", [prompt], loaded).text
     image = one._replace(trained=[i == loaded.image_token_id or c for i, c in zip(one.ids, one.trained, strict=True)])
-    assert f"{one.ids.count(3)} image tokens are in the loss" in masks.only_reply_trained("x", [image], loaded).text
+    assert f"{one.ids.count(3)} image tokens are in the loss" in checks.only_reply_trained("x", [image], loaded).text
     less = one._replace(trained=[counts and t != one.prompt + 1 for t, counts in enumerate(one.trained)])
-    assert "expected 'Riga, Latvia'" in masks.only_reply_trained("x", [less], loaded).text
+    assert "expected 'Riga, Latvia'" in checks.only_reply_trained("x", [less], loaded).text
     endless = one._replace(trained=[*one.trained[:-1], False])
     cut = one._replace(ids=one.ids[:-1], trained=one.trained[:-1])
     for planted in (endless, cut):
-        found = masks.end_trained("x", [planted], loaded)
+        found = checks.end_trained("x", [planted], loaded)
         assert found.level == "FAULT" and "no end of sequence is trained" in found.text
 
 
 def test_a_method_as_published_is_seen_as_a_deviation_not_as_a_fault(base: Path, loaded: Loaded) -> None:
     method = plugins.build("methods", "npo", {"compat": "official"})
-    seen = [masks.masked(loaded, turn, method) for turn in turns_of(base)]
+    seen = [checks.label_mask(loaded, turn, method) for turn in turns_of(base)]
     assert all(any(one.trained[: one.prompt]) and not one.trained[-1] for one in seen)
-    assert masks.only_reply_trained("npo", seen, loaded).level == "FAULT", "if it did not say so"
-    assert masks.only_reply_trained("npo", seen, loaded, prompts=True).level == "note"
-    assert masks.end_trained("npo", seen, loaded, left_out=True).level == "note"
-    note = method_checks.deviations("npo", method)
-    assert note and note.level == "note" and "token_mean" in note.text and "retain_model" in note.text
-    assert method_checks.deviations("npo", plugins.build("methods", "npo", {})) is None
+    assert checks.only_reply_trained("npo", seen, loaded).level == "FAULT", "if it did not say so"
+    assert checks.only_reply_trained("npo", seen, loaded, prompts=True).level == "note"
+    assert checks.end_trained("npo", seen, loaded, left_out=True).level == "note"
+    (note,) = checks.deviations("npo", method)
+    assert note.level == "note" and "token_mean" in note.text and "retain_model" in note.text
+    assert not list(checks.deviations("npo", plugins.build("methods", "npo", {})))
 
 
 def test_the_mask_is_drawn_token_by_token_with_the_image_counted(base: Path, loaded: Loaded) -> None:
-    one = masks.masked(loaded, turns_of(base)[0])
-    text = masks.drawn(one.ids, one.trained, loaded)
+    one = checks.label_mask(loaded, turns_of(base)[0])
+    text = draw_tokens(one.ids, one.trained, loaded)
     assert f"<image> x{one.ids.count(3)}|" in text
     assert text.endswith("|:[ ][Ri][ga][,][ ][Lat][via][</s>]")
     assert text.count("[") == sum(one.trained)
@@ -133,7 +132,7 @@ def test_the_mask_is_drawn_token_by_token_with_the_image_counted(base: Path, loa
 
 def test_adapters_outside_the_language_model_are_found() -> None:
     def level(pattern: str, *, published: bool = False) -> str:
-        return model_checks.adapters_on_language("x", LAYERS, pattern, published=published).level
+        return checks.adapters_on_language("x", LAYERS, pattern, published=published).level
 
     assert level(r".*language_model.*q_proj") == "ok"
     assert level(r".*q_proj") == "FAULT"
@@ -141,37 +140,31 @@ def test_adapters_outside_the_language_model_are_found() -> None:
     assert level(r"q_proj") == "FAULT", "it matches no layer"
 
 
-def test_frozen_parts_say_how_many_of_their_layers_get_adapters(loaded: Loaded) -> None:
-    parts = model_checks.frozen_parts(loaded.model, [loaded.family.lora_targets])
-    assert [adapted for _, adapted in parts.values()] == [0, 0, 14], "two layers of seven linear ones"
-    assert model_checks.frozen_parts(loaded.model, [r".*\.q_proj"])["model.vision_tower"][1] > 0
-
-
 def test_prompts_over_the_context_are_found(base: Path, loaded: Loaded) -> None:
-    lengths = list(model_checks.turn_lengths(loaded, turns_of(base)))
+    lengths = list(checks.turn_lengths(loaded, turns_of(base)))
     asked = sample(1, prompt="Where?" * 9, candidates={"target": "Riga, Latvia"}, image="red.png")
-    lengths += model_checks.sample_lengths(loaded, [asked], base)
+    lengths += checks.sample_lengths(loaded, [asked], base)
     assert lengths[-1].scored == lengths[-1].prompt + len(loaded.encoder.reply("Riga, Latvia"))
     longest = max(one.scored for one in lengths)
-    room = max(one.written for one in lengths)
-    assert model_checks.fits_context(lengths, max(longest, room)).level == "ok"
-    assert model_checks.fits_context([one._replace(written=longest + 1) for one in lengths], longest).level == "note"
-    found = model_checks.fits_context(lengths, longest - 1)
+    room = max(one.generated for one in lengths)
+    assert checks.fits_context(lengths, max(longest, room)).level == "ok"
+    assert checks.fits_context([one._replace(generated=longest + 1) for one in lengths], longest).level == "note"
+    found = checks.fits_context(lengths, longest - 1)
     assert found.level == "FAULT" and "forget/001" in found.text
-    guarded = next(iter(model_checks.sample_lengths(loaded, [asked], base, "Say no more than you must.")))
+    guarded = next(iter(checks.sample_lengths(loaded, [asked], base, "Say no more than you must.")))
     assert guarded.prompt > lengths[-1].prompt
 
 
 def test_a_prompt_put_as_it_is_and_too_long_is_measured(base: Path, loaded: Loaded) -> None:
     asked = sample(1, prompt="Where? " * 300, raw_prompt=True)
-    found = model_checks.fits_context(list(model_checks.sample_lengths(loaded, [asked], base)), loaded.encoder.context)
+    found = checks.fits_context(list(checks.sample_lengths(loaded, [asked], base)), loaded.encoder.context)
     assert found.level == "FAULT" and f"the context is {loaded.encoder.context}" in found.text
 
 
 def test_a_processor_with_other_numbers_of_image_tokens_is_found(base: Path, loaded: Loaded) -> None:
     turns = {turn.image: turn for turn in turns_of(base) if turn.image}
-    assert model_checks.image_tokens(loaded, turns).level == "ok"
+    assert checks.image_tokens(loaded, turns).level == "ok"
     wrong = load_ref(base)
     wrong.encoder.processor.num_additional_image_tokens += 1
-    found = model_checks.image_tokens(wrong, turns)
+    found = checks.image_tokens(wrong, turns)
     assert found.level == "FAULT" and "tokens in the prompt" in found.text
