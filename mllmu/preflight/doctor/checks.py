@@ -182,7 +182,7 @@ def adapters_on_language(name: str, modules: Sequence[str], pattern: str, *, pub
     if outside and published:
         return note(check, f"layers: published: {of_all} process the image, e.g. {outside[0]}")
     faults = [f"{of_all} are outside the language model, e.g. {outside[0]}"] if outside else []
-    return result(check, faults, f"{len(matched)} layers of the language model match {pattern}: {listed(matched)}")
+    return result(check, faults, f"{len(matched)} layers of the language model match {pattern}, e.g. {matched[0]}")
 
 
 class LabelMask(NamedTuple):

@@ -117,11 +117,14 @@ def examine(examination: Examination) -> Iterator[CheckResult]:
     protocols = {"": recipe.evaluate.protocol, **recipe.evaluate.compare}
     for label, samples in examination.samples.items():
         yield checks.shots_not_evaluated(data, samples, protocols[label].shots.drawn_from, label)
+    by_adapters: dict[tuple[str, bool], list[str]] = {}
     for job in examination.jobs:
         published = job.method is not None and job.method.layers == "published"
-        yield checks.adapters_on_language(job.name, examination.modules, job.pattern, published=published)
-        if job.method is not None:
-            yield from checks.deviations(job.name, job.method)
+        by_adapters.setdefault((job.pattern, published), []).append(job.name)
+    for (pattern, published), names in by_adapters.items():
+        yield checks.adapters_on_language(", ".join(names), examination.modules, pattern, published=published)
+    for job in examination.jobs:
+        yield from checks.deviations(job.name, job.method) if job.method else ()
     images = checks.images_readable(examination.images())
     yield images
     if images.level != "ok":
