@@ -32,7 +32,13 @@ def test_a_sound_recipe_is_shown_in_full_without_a_fault_and_nothing_is_trained(
     assert "<image> x" in text and "[</s>]" in text
     assert re.search(r"model\.vision_tower: [\d,]+ parameters, frozen", text)
     assert re.search(r"model\.language_model: [\d,]+ parameters, 14 layers are trained or adapted", text), "2 of 7 each"
-    for check in ("forget people apart from all others", "labels of finetune", "end of reply in npo", "context", "image tokens"):
+    for check in (
+        "forget people apart from all others",
+        "labels of finetune",
+        "end of reply in npo",
+        "context",
+        "image tokens",
+    ):
         assert f"ok    {check}" in text
     assert not (made / "models").exists()
 
