@@ -1,8 +1,7 @@
-"""The table of methods in the documentation, and how it is made."""
+"""Plug-ins as a Markdown table."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -13,9 +12,6 @@ from mllmu.core import plugins
 from mllmu.core.describe import own_settings, paragraph, table
 from mllmu.core.errors import PluginError
 from mllmu.core.plugins import Plugin
-
-PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "methods.md"
-BEGIN, END = "<!-- mllmu ls methods --markdown -->\n", "<!-- end -->"
 
 
 class Base(Plugin):
@@ -75,24 +71,3 @@ def test_a_markdown_table_is_of_a_whole_kind() -> None:
 def test_ls_prints_the_table_unfolded(capsys: pytest.CaptureFixture[str]) -> None:
     ls("methods", None, markdown=True)
     assert capsys.readouterr().out == table("methods")
-
-
-def test_the_documentation_holds_the_table_of_today() -> None:
-    text = PAGE.read_text(encoding="utf-8")
-    assert text.partition(BEGIN)[2].partition(END)[0] == table("methods"), (
-        f"{PAGE.name} is out of step: put what `mllmu ls methods --markdown` prints between its two marks"
-    )
-
-
-def test_the_documentation_advises_on_every_method() -> None:
-    advice = PAGE.read_text(encoding="utf-8").partition(BEGIN)[0]
-    assert [name for name in plugins.names("methods") if f"`{name}`" not in advice] == []
-
-
-@pytest.mark.parametrize("kind", ["metrics", "summaries"])
-def test_the_page_of_metrics_holds_the_tables_of_today(kind: str) -> None:
-    text = PAGE.with_name("metrics.md").read_text(encoding="utf-8")
-    begin = f"<!-- mllmu ls {kind} --markdown -->\n"
-    assert text.partition(begin)[2].partition(END)[0] == table(kind), (
-        f"metrics.md is out of step: put what `mllmu ls {kind} --markdown` prints between its two marks"
-    )

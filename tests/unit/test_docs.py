@@ -1,0 +1,153 @@
+"""What the documentation says about the code is true: generated pages, commands, recipes, settings, paths, counts."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import typer
+from pydantic import BaseModel
+
+from mllmu.cli.app import app
+from mllmu.config.load import load_all
+from mllmu.config.recipe import Recipe
+from mllmu.core import plugins
+from tools import generate_docs
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+GENERATED = {generate_docs.FOLDER / name for name in generate_docs.PAGES}
+DOORS = ("tutorials", "how-to", "reference", "explanation")
+PAGES = sorted({ROOT / "README.md", *DOCS.rglob("*.md")} - GENERATED)
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+
+
+def texts(pattern: str) -> Iterator[tuple[Path, str]]:
+    """Every match of a pattern in the pages that people write, with its page."""
+    for page in PAGES:
+        for found in re.finditer(pattern, page.read_text(encoding="utf-8")):
+            yield page.relative_to(ROOT), found[1]
+
+
+@pytest.mark.parametrize("name", generate_docs.PAGES)
+def test_a_generated_page_is_what_the_code_says_today(name: str) -> None:
+    text = (generate_docs.FOLDER / name).read_text(encoding="utf-8")
+    assert text == generate_docs.PAGES[name](), f"{name} is out of step: run `python -m tools.generate_docs`"
+
+
+def test_every_page_is_two_clicks_from_the_index() -> None:
+    reached = {DOCS / "index.md"}
+    for page in ("index.md", *(f"{door}/index.md" for door in DOORS)):
+        links = re.findall(r"\]\(([^)#]+\.md)[^)]*\)", (DOCS / page).read_text(encoding="utf-8"))
+        reached |= {((DOCS / page).parent / link).resolve() for link in links}
+    assert sorted(set(DOCS.rglob("*.md")) - reached) == []
+
+
+@pytest.mark.parametrize("name", plugins.names("methods"))
+def test_the_page_of_methods_advises_on_every_method(name: str) -> None:
+    assert f"`{name}`" in (DOCS / "explanation" / "methods.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("recipe", [path.name for path in RECIPES])
+def test_every_recipe_has_a_row(recipe: str) -> None:
+    assert f"`recipes/{recipe}`" in (DOCS / "reference" / "recipes.md").read_text(encoding="utf-8")
+
+
+def test_counts_are_those_of_today() -> None:
+    said = list(texts(r"(\d+ (?:methods|metrics|model families))\b"))
+    kinds = {"methods": "methods", "metrics": "metrics", "model families": "families"}
+    wrong = [
+        (str(page), count)
+        for page, count in said
+        if int(count.split(" ", 1)[0]) != len(plugins.names(kinds[count.split(" ", 1)[1]]))
+    ]
+    assert said and not wrong
+
+
+@cache
+def command_line() -> Any:
+    return typer.main.get_command(app)
+
+
+def command_of(words: list[str]) -> tuple[Any, list[str]]:
+    """The command that the words after ``mllmu`` call, and the words that are left."""
+    command = command_line()
+    while hasattr(command, "get_command"):
+        context = typer.Context(command)
+        if inner := command.get_command(context, words[0]) if words else None:
+            command, words = inner, words[1:]
+        elif default := command.get_command(context, "make"):  # mllmu data RECIPE is mllmu data make RECIPE
+            command = default
+        else:
+            break
+    return command, words
+
+
+def documented_commands() -> Iterator[tuple[str, list[str]]]:
+    """Every ``mllmu ...`` line of a code block, continuation lines joined, comments left out."""
+    for page in PAGES:
+        for block in re.findall(r"(?ms)^```sh\n(.*?)^```", page.read_text(encoding="utf-8")):
+            for line in block.replace("\\\n", " ").splitlines():
+                for part in re.split(r"; (?:do )?", line):
+                    words = shlex.split(part.replace("$seed", "0"), comments=True)
+                    while words and ("=" in words[0] or words[0] in ("torchrun", "accelerate")):
+                        words = words[words.index("-m") + 1 :] if "-m" in words else words[1:]
+                    if words and words[0].rpartition("/")[2] == "mllmu":
+                        yield str(page.relative_to(ROOT)), words[1:]
+
+
+COMMANDS = [pytest.param(words, id=f"{page}: {' '.join(words)[:60]}") for page, words in documented_commands()]
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_a_documented_command_exists_with_its_options(words: list[str]) -> None:
+    command, left = command_of(words)
+    assert not hasattr(command, "get_command") or words[0].startswith("-"), f"no command '{words[0]}'"
+    known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+    assert [word for word in left if word.startswith("--") and word.partition("=")[0] not in known] == []
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_a_documented_recipe_takes_its_settings(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    recipe = next((word for word in words if word.startswith("recipes/")), "")
+    overrides = [after for word, after in pairwise(words) if word == "--set"]
+    if recipe and words[0] != "judge":
+        assert load_all(Path(recipe), overrides)
+
+
+def settings_in(model: type[BaseModel], key: str) -> bool:
+    """Whether a dotted key leads to a setting; what lies in a plug-in or a mapping is taken as it is."""
+    name, _, rest = key.partition(".")
+    if name not in model.model_fields:
+        return False
+    inner = [each for each in parts(model.model_fields[name].annotation) if issubclass(each, BaseModel)]
+    strict = [each for each in inner if each.model_config.get("extra") != "allow"]
+    return not rest or not strict or any(settings_in(each, rest) for each in strict)
+
+
+def parts(annotation: Any) -> Iterator[type]:
+    if isinstance(annotation, type):
+        yield annotation
+    for part in get_args(annotation):
+        yield from parts(part)
+
+
+@pytest.mark.parametrize("section", ["data", "model", "finetune", "unlearn", "evaluate", "report"])
+def test_a_setting_in_the_text_is_one_of_the_recipe(section: str) -> None:
+    said = list(texts(rf"`({section}\.[a-z_]+(?:\.[a-z_]+)*)\b(?!\.?/)"))
+    unknown = {(str(page), key) for page, key in said if not settings_in(Recipe, key)}
+    files = {"data.json", "report.html", "model.json"}
+    assert {(page, key) for page, key in unknown if key not in files} == set()
+
+
+def test_a_path_in_the_text_exists() -> None:
+    said = texts(r"`((?:mllmu|tests|recipes|examples|tools|constraints|docs)/[A-Za-z0-9_./*-]+)`")
+    assert [(str(page), path) for page, path in said if not list(ROOT.glob(path.rstrip("/")))] == []

@@ -1,0 +1,86 @@
+"""``python -m tools.generate_docs``: write the reference pages that follow from the code.
+
+The pages are ``docs/reference/commands.md`` (the help of every command) and ``docs/reference/plugins.md`` (every
+plug-in of every kind). ``tests/unit/test_docs_generated.py`` compares them with what this module makes today.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from mllmu.cli.app import app
+from mllmu.core import plugins
+from mllmu.core.describe import table
+from mllmu.models.families._chat import ChatFamily
+
+FOLDER = Path(__file__).parents[1] / "docs" / "reference"
+HEADER = "<!-- Written by `python -m tools.generate_docs`; do not edit. -->\n"
+
+
+def commands() -> str:
+    """The help of every command as Markdown."""
+    from typer.cli import get_docs_for_click
+
+    command = typer.main.get_command(app)
+    text = get_docs_for_click(obj=command, ctx=typer.Context(command, info_name="mllmu"), name="mllmu")
+    body = text.partition("\n")[2]
+    return f"{HEADER}# Command line\n{body.rstrip()}\n"
+
+
+def plugin_tables() -> str:
+    """One table for every kind of plug-in, with what the package of the kind says about itself."""
+    intro = (
+        "Every plug-in is one file, and the name of the file is its name in a recipe. `mllmu ls KIND NAME` prints the\n"
+        "formula and all settings of one plug-in, `mllmu ls KIND --markdown` a table of this page.\n"
+    )
+    return "\n".join([f"{HEADER}# Plug-ins\n", intro, *map(section, plugins.KINDS)])
+
+
+def section(kind: str) -> str:
+    """The heading, the purpose and the table of one kind."""
+    purpose = (inspect.getdoc(import_module(plugins.KINDS[kind])) or "").partition("\n")[0]
+    more = f"\n{family_table()}" if kind == "families" else ""
+    return f"## {kind.capitalize()}\n\n{purpose}\n\n{table(kind)}{more}"
+
+
+def family_table() -> str:
+    """What each model family declares: model types, prompts, image settings, shared prefixes, needs."""
+    head = "| family | model types | prompt | image settings | shared prefix | needs |\n"
+    return f"{head}{'| --- ' * 6}|\n{''.join(map(family_row, plugins.names('families')))}"
+
+
+def family_row(name: str) -> str:
+    """One row of :func:`family_table`."""
+    cls: Any = plugins.find("families", name)
+    cells = (
+        f"`{name}`",
+        ", ".join(cls.model_types) or "any other",
+        "chat template" if issubclass(cls, ChatFamily) else "own prompt",
+        ", ".join(f"{key}: {str(value).lower()}" for key, value in cls.image_settings.items()) or "as stored",
+        "no" if not cls.shares_prefix else "replies" if cls.looks_ahead == "prompt" else "yes",
+        "an image in every prompt" if cls.needs_image else "",
+    )
+    return f"| {' | '.join(cells)} |\n"
+
+
+PAGES = {"commands.md": commands, "plugins.md": plugin_tables}
+"""The generated pages of ``docs/reference`` with the functions that make their text."""
+
+
+def main() -> None:
+    """Write every page and name the ones that changed."""
+    for name, make in PAGES.items():
+        page, text = FOLDER / name, make()
+        if not page.exists() or page.read_text(encoding="utf-8") != text:
+            page.write_text(text, encoding="utf-8")
+            sys.stdout.write(f"wrote {page}\n")
+
+
+if __name__ == "__main__":
+    main()
