@@ -15,12 +15,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
+from mllmu.core.declared import MetricInfo
 from mllmu.core.errors import DataError
 from mllmu.core.jsonl import dump_lines, parse_lines, read_lines
 from mllmu.core.progress import Progress
-from mllmu.core.records import PEOPLE_SPLITS, MetricResult, Response, Sample, Score, TaskName
+from mllmu.core.records import PEOPLE_SPLITS, MetricResult, Response, Sample, Score
 from mllmu.core.runfolder import UNIT_FILE, RunStore, Unit, explain_os_errors, read_json, write_atomic
 from mllmu.evaluation import scoring
 from mllmu.evaluation.agreement import ReplyId
@@ -36,22 +37,26 @@ NO_RESPONSE = "no response"
 class Factuality(Metric):
     """Mean points, 1 to 10, that a judge gave to free answers; higher means more of the truth was told."""
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2410.22108"
-    tasks: ClassVar[tuple[TaskName, ...]] = ("generation",)
-    unit: ClassVar[str] = "points"
-    range: ClassVar[tuple[float, float]] = (float(LOWEST), float(HIGHEST))
-    label: ClassVar[str] = "Factuality"
+    source = "https://arxiv.org/abs/2410.22108"
+    tasks = ("generation",)
+    label = "factuality"
+    range = (float(LOWEST), float(HIGHEST))
+    percent = False
 
-    judge: str
+    judge: Judge
 
     @property
     def name(self) -> str:
-        return f"factuality_{self.judge}"
+        return f"factuality_{self.judge.name}"
 
-    def score(self, sample: Sample, response: Response) -> Score:
+    def value(self, sample: Sample, response: Response) -> float | str:
         """Not used: the points are already given, see :func:`run`."""
-        del response
-        return self.judged(sample, None, "judged by mllmu judge")
+        del sample, response
+        return "judged by mllmu judge"
+
+    def info(self) -> MetricInfo:
+        info = {"label": f"factuality, judge '{self.judge.name}'", "unit": self.judge.unit}
+        return super().info().model_copy(update=info)
 
 
 class Judged(NamedTuple):
@@ -171,7 +176,7 @@ def _no_response(judge: Judge, sample: Sample) -> Score:
 
 
 def _metric(judge: Judge) -> Factuality:
-    return Factuality(judge=judge.name)
+    return Factuality(judge=judge)
 
 
 @contextmanager

@@ -50,7 +50,7 @@ def score_all(samples: Sequence[Sample], responses: Iterable[Response], metrics:
             raise DataError(f"responses: two replies to '{response.sample_id}', expected one a sample.")
         replies[response.sample_id] = response
     return [
-        _judge(metric, sample, replies.get(sample.id))
+        metric.score(sample, replies.get(sample.id))
         for sample in samples
         for metric in metrics
         if metric.judges(sample.split, sample.task)
@@ -159,12 +159,6 @@ def ks_to_retain_model(
         if ours and theirs:
             distances[split, modality] = ks_distance(ours, theirs)
     return distances
-
-
-def _judge(metric: Metric, sample: Sample, response: Response | None) -> Score:
-    if response is None:
-        return metric.judged(sample, None, "no response")
-    return metric.score(sample, response)
 
 
 def _by_id(samples: Sequence[Sample]) -> dict[str, Sample]:

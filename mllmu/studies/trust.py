@@ -201,7 +201,7 @@ class TrustStudy:
 
 def oriented(metric: Metric, value: float) -> float:
     """The value, mirrored within the metric's range if lower values mean more knowledge."""
-    return value if (metric.known or metric.best) == "higher" else sum(metric.range) - value
+    return value if (metric.known or metric.better) == "higher" else sum(metric.range) - value
 
 
 def _each(first: Values, second: Values, combine: Callable[[float, float], float]) -> Values:

@@ -188,13 +188,16 @@ def test_accuracy_by_likelihood_takes_the_likeliest_letter(
     assert (got.value, got.reason) == (value, reason)
 
 
-def test_ideal_on_forgotten_people_is_the_retain_model_not_an_extreme() -> None:
-    for name in names("metrics"):
-        metric: Metric = build("metrics", name, {})
-        assert metric.higher_is("forget") == metric.higher_is("test") == "retain_model"
-        lower = ("wrong", "refused", "garbled", "repetition", "reply_perplexity")
-        expected = "lower" if name in lower else "higher"
-        assert metric.higher_is("retain") == metric.higher_is("celebrity") == expected
+def test_where_knowledge_is_wanted_higher_is_better_but_for_failures_and_perplexity() -> None:
+    lower = {name for name in names("metrics") if find("metrics", name).better == "lower"}
+    assert lower == {"wrong", "refused", "garbled", "repetition", "reply_perplexity"}
+
+
+def test_the_four_outcomes_are_declared_and_one_of_them_is_collapse() -> None:
+    infos = {name: build("metrics", name, {}).info() for name in names("metrics")}
+    assert {name for name, info in infos.items() if info.outcome} == {"right", "wrong", "refused", "garbled"}
+    assert [name for name, info in infos.items() if info.collapse] == ["garbled"]
+    assert (infos["exposure"].low, infos["exposure"].high) == (None, 0.0), "no bound is written where there is none"
 
 
 @pytest.mark.parametrize("name", names("metrics"))
@@ -202,8 +205,9 @@ def test_every_metric_says_what_it_measures(name: str) -> None:
     metric = find("metrics", name)
     assert metric().name == name
     assert metric.tasks
-    assert metric.label
-    assert metric.unit
+    info = metric().info()
+    assert info.label and info.unit
+    assert info.percent == (info.unit in ("share", "probability")), "percent are shares, all else has decimals"
     assert metric.version >= 1
     assert metric.range[0] < metric.range[1]
     assert metric.source.startswith("https://")

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from statistics import median
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import Field
 
@@ -29,7 +29,7 @@ class Endpoint(Judge, EndpointSettings):
     Source: the factuality score of MLLMU-Bench, https://arxiv.org/abs/2410.22108; the rubric is restated.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2410.22108"
+    source = "https://arxiv.org/abs/2410.22108"
 
     max_tokens: int | None = Field(200, ge=1, description="most tokens a verdict may have; null: not sent")
     votes: int = Field(1, ge=1, le=15, description="how often each reply is judged; the median counts")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -23,7 +23,7 @@ class Local(Judge):
     Source: the factuality score of MLLMU-Bench, https://arxiv.org/abs/2410.22108; the rubric is restated.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2410.22108"
+    source = "https://arxiv.org/abs/2410.22108"
 
     path: str = Field(min_length=1, description="folder saved by save_pretrained, or a hub id")
     revision: str | None = None

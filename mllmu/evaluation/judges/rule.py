@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import ClassVar
 
 from mllmu.core.parsing import contains_words, normalise
 from mllmu.evaluation.judges import HIGHEST, LOWEST, Case, Judge, Session, Verdict
@@ -35,7 +34,8 @@ class Rule(Judge):
     Source: our own rules on the scale of MLLMU-Bench, https://arxiv.org/abs/2410.22108.
     """
 
-    source: ClassVar[str] = "our own rules on the scale of https://arxiv.org/abs/2410.22108; no language model"
+    source = "our own rules on the scale of https://arxiv.org/abs/2410.22108; no language model"
+    unit = "1 to 10 points by rules that count the words of the fact; no language model has read the answers"
 
     @property
     def name(self) -> str:

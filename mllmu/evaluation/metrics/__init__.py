@@ -5,37 +5,49 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar
 
+from mllmu.core.declared import Direction, MetricInfo
 from mllmu.core.plugins import Plugin
 from mllmu.core.records import Response, Sample, Score, Split, TaskName
 from mllmu.evaluation.outcome import Outcome, outcome
 from mllmu.evaluation.stats import Estimate, clustered_mean
 
-Ideal = Literal["higher", "lower", "retain_model"]
+NO_LIKELIHOOD = "no likelihood for the target"
+NO_COMPARISON = "no likelihood for the truth or for a wrong answer"
+NO_TOKENS = "no token statistics"
+EMPTY = "empty reply"
 
 
 class Metric(Plugin):
-    """Base of every metric: ``score`` judges one reply, ``aggregate`` turns many judgements into a mean.
+    """Base of every metric: ``value`` judges one reply, ``aggregate`` turns many judgements into a mean.
 
-    A subclass sets ``tasks`` (what it can judge), ``splits`` (only if not all sets concern it), ``unit``, ``range``
-    (lowest and highest value of the aggregate), ``version`` (raised whenever the same replies would give other
-    numbers), ``label`` (a column title), ``best`` (the good direction where knowledge is wanted), ``known`` (the
-    direction of a model that knows the forget people, if not ``best``), and ``measures``
-    (what must be measured on the model besides replies and candidates, see ``Sample.measured``), and
-    ``needs_base_logp`` (it needs the likelihood of the replies under the base model, see ``Response.base_logp``).
+    A subclass sets what it judges and what it needs:
+        tasks: the tasks whose replies it judges; ``splits``: only these sets, if not all concern it.
+        version: raised whenever the same replies would give other numbers.
+        measures: what must be measured on the model besides replies and candidates, see ``Sample.measured``.
+        needs_base_logp: it needs the likelihood of the replies under the base model, see ``Response.base_logp``.
+
+    and how its mean is read:
+        label, unit, percent, better, outcome, collapse: see :class:`mllmu.core.declared.MetricInfo`.
+        range: lowest and highest value of the mean.
+        known: the direction of a model that knows the forget people, if not ``better``.
     """
 
     tasks: ClassVar[tuple[TaskName, ...]]
     splits: ClassVar[tuple[Split, ...]] = ()
-    unit: ClassVar[str] = "share"
-    range: ClassVar[tuple[float, float]] = (0.0, 1.0)
     version: ClassVar[int] = 1
-    label: ClassVar[str]
-    best: ClassVar[Literal["higher", "lower"]] = "higher"
-    known: ClassVar[Literal["higher", "lower"] | None] = None
     measures: ClassVar[tuple[str, ...]] = ()
     needs_base_logp: ClassVar[bool] = False
+
+    label: ClassVar[str]
+    unit: ClassVar[str] = "share"
+    percent: ClassVar[bool] = True
+    range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    better: ClassVar[Direction] = "higher"
+    known: ClassVar[Direction | None] = None
+    outcome: ClassVar[bool] = False
+    collapse: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -47,8 +59,17 @@ class Metric(Plugin):
         return task in self.tasks and (not self.splits or split in self.splits)
 
     @abstractmethod
-    def score(self, sample: Sample, response: Response) -> Score:
-        """Judge one reply; a reply that cannot be judged gets value None and a reason, never 0."""
+    def value(self, sample: Sample, response: Response) -> float | str:
+        """The value of one reply; or in words why the reply cannot be judged, which is never 0."""
+
+    def score(self, sample: Sample, response: Response | None) -> Score:
+        """The judgement of one reply; ``value`` None with a reason where there is none, or no finite number."""
+        value = "no response" if response is None else self.value(sample, response)
+        if isinstance(value, float) and not math.isfinite(value):
+            value = f"not a finite number: {value}"
+        if isinstance(value, str):
+            return Score(sample_id=sample.id, metric=self.name, value=None, reason=value)
+        return Score(sample_id=sample.id, metric=self.name, value=value)
 
     def readable(self, value: float, split: Split) -> float:
         """The number that is averaged for one judged value; the value itself unless a metric differs by split."""
@@ -65,19 +86,19 @@ class Metric(Plugin):
         value, low, high = (None if bound is None else self.of_mean(bound) for bound in found[:3])
         return Estimate(value, low, high, found.num, found.num_clusters)
 
-    def higher_is(self, split: Split) -> Ideal:
-        """Where the ideal lies: on forget and test the value of the retain_model, elsewhere the metric's ``best``.
-
-        On the forgotten people the extreme is not the ideal: a model that avoids the truth more than one that never
-        saw it still shows that it knows it.
-        """
-        return "retain_model" if split in ("forget", "test") else self.best
-
-    def judged(self, sample: Sample, value: float | None, reason: str = "") -> Score:
-        """Make the score of a sample; a value that is not a finite number becomes None with a reason."""
-        if value is not None and not math.isfinite(value):
-            return Score(sample_id=sample.id, metric=self.name, value=None, reason=f"not a finite number: {value}")
-        return Score(sample_id=sample.id, metric=self.name, value=value, reason=reason)
+    def info(self) -> MetricInfo:
+        """What a report needs to know about the metric."""
+        low, high = (bound if math.isfinite(bound) else None for bound in self.range)
+        return MetricInfo(
+            label=self.label,
+            unit=self.unit,
+            percent=self.percent,
+            low=low,
+            high=high,
+            better=self.better,
+            outcome=self.outcome,
+            collapse=self.collapse,
+        )
 
 
 class OutcomeShare(Metric):
@@ -86,11 +107,13 @@ class OutcomeShare(Metric):
     The bins are our own, over the tasks of the linked paper; see :func:`mllmu.evaluation.outcome.outcome`.
     """
 
-    tasks: ClassVar[tuple[TaskName, ...]] = ("classification", "generation", "cloze")
+    source = "https://arxiv.org/abs/2410.22108"
+    tasks = ("classification", "generation", "cloze")
+    outcome = True
     counted: ClassVar[Outcome]
 
-    def score(self, sample: Sample, response: Response) -> Score:
-        return self.judged(sample, float(outcome(sample, response) == self.counted))
+    def value(self, sample: Sample, response: Response) -> float | str:
+        return float(outcome(sample, response) == self.counted)
 
 
 def mean_logp(response: Response, key: str) -> float | None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from mllmu.core.parsing import parse_choice
-from mllmu.core.records import Response, Sample, Score, TaskName
+from mllmu.core.records import Response, Sample
 from mllmu.evaluation.metrics import Metric
 
 
@@ -17,13 +15,13 @@ class Accuracy(Metric):
     (metric accuracy_first_char).
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2410.22108"
-    tasks: ClassVar[tuple[TaskName, ...]] = ("classification",)
-    label: ClassVar[str] = "Accuracy"
+    source = "https://arxiv.org/abs/2410.22108"
+    tasks = ("classification",)
+    label = "accuracy"
 
-    def score(self, sample: Sample, response: Response) -> Score:
+    def value(self, sample: Sample, response: Response) -> float | str:
         letter, reason = parse_choice(response.text, sample.options)
-        return self.judged(sample, None if letter is None else float(letter == sample.target), reason)
+        return reason if letter is None else float(letter == sample.target)
 
 
 PLUGIN = Accuracy

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from mllmu.core.parsing import first_char
-from mllmu.core.records import Response, Sample, Score, TaskName
+from mllmu.core.records import Response, Sample
 from mllmu.evaluation.metrics import Metric
 
 
@@ -16,12 +14,12 @@ class AccuracyFirstChar(Metric):
     reply for wrong, so noise looks like forgetting.
     """
 
-    source: ClassVar[str] = "https://github.com/franciscoliu/MLLMU-Bench"
-    tasks: ClassVar[tuple[TaskName, ...]] = ("classification",)
-    label: ClassVar[str] = "Accuracy (first character)"
+    source = "https://github.com/franciscoliu/MLLMU-Bench"
+    tasks = ("classification",)
+    label = "accuracy (first character)"
 
-    def score(self, sample: Sample, response: Response) -> Score:
-        return self.judged(sample, float(first_char(response.text, sample.options) == sample.target))
+    def value(self, sample: Sample, response: Response) -> float | str:
+        return float(first_char(response.text, sample.options) == sample.target)
 
 
 PLUGIN = AccuracyFirstChar

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from mllmu.core.records import Response, Sample, Score, TaskName
+from mllmu.core.records import Response, Sample
 from mllmu.evaluation.metrics import Metric
 
 
@@ -15,20 +13,20 @@ class AccuracyLogp(Metric):
     is missing, or if several letters share the highest one (a collapsed model would otherwise always 'choose' A).
     """
 
-    source: ClassVar[str] = "https://github.com/EleutherAI/lm-evaluation-harness"
-    tasks: ClassVar[tuple[TaskName, ...]] = ("classification",)
-    label: ClassVar[str] = "Accuracy (likelihood)"
+    source = "https://github.com/EleutherAI/lm-evaluation-harness"
+    tasks = ("classification",)
+    label = "accuracy (likelihood)"
 
-    def score(self, sample: Sample, response: Response) -> Score:
+    def value(self, sample: Sample, response: Response) -> float | str:
         logps = {letter: found.logp for letter, found in response.candidates.items() if letter in sample.options}
         if missing := sorted(set(sample.options) - set(logps)):
-            return self.judged(sample, None, f"no likelihood for option {', '.join(missing)}")
+            return f"no likelihood for option {', '.join(missing)}"
         if any(logp != logp for logp in logps.values()):
-            return self.judged(sample, None, "a likelihood is not a number")
+            return "a likelihood is not a number"
         best = [letter for letter, logp in logps.items() if logp == max(logps.values())]
         if len(best) > 1:
-            return self.judged(sample, None, f"options {', '.join(sorted(best))} are equally likely")
-        return self.judged(sample, float(best[0] == sample.target))
+            return f"options {', '.join(sorted(best))} are equally likely"
+        return float(best[0] == sample.target)
 
 
 PLUGIN = AccuracyLogp

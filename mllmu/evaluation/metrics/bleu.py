@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any
 
-from mllmu.core.records import Response, Sample, Score, TaskName
+from mllmu.core.records import Response, Sample
 from mllmu.evaluation.metrics import Metric
 
 
@@ -16,14 +16,15 @@ class Bleu(Metric):
     of Chen and Cherry 2014). 1 = identical and at least four words; 0 = no common word or an empty reply.
     """
 
-    source: ClassVar[str] = "https://aclanthology.org/W14-3346"
-    tasks: ClassVar[tuple[TaskName, ...]] = ("generation",)
-    label: ClassVar[str] = "BLEU-4"
+    source = "https://aclanthology.org/W14-3346"
+    tasks = ("generation",)
+    label = "BLEU-4"
+    unit = "0 to 1"
+    percent = False
 
-    def score(self, sample: Sample, response: Response) -> Score:
+    def value(self, sample: Sample, response: Response) -> float | str:
         sentence_bleu, smoothing = _nltk()
-        value = sentence_bleu([sample.target.split()], response.text.split(), smoothing_function=smoothing)
-        return self.judged(sample, float(value))
+        return float(sentence_bleu([sample.target.split()], response.text.split(), smoothing_function=smoothing))
 
 
 @lru_cache(maxsize=1)

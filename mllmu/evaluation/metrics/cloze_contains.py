@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from mllmu.core.parsing import contains
-from mllmu.core.records import Response, Sample, Score, TaskName
+from mllmu.core.records import Response, Sample
 from mllmu.evaluation.metrics import Metric
 
 
@@ -15,12 +13,12 @@ class ClozeContains(Metric):
     Score 1 if lower(value) is a substring of lower(reply), else 0. Generous: a ramble that mentions the value counts.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2410.22108"
-    tasks: ClassVar[tuple[TaskName, ...]] = ("cloze",)
-    label: ClassVar[str] = "Cloze"
+    source = "https://arxiv.org/abs/2410.22108"
+    tasks = ("cloze",)
+    label = "answer contained"
 
-    def score(self, sample: Sample, response: Response) -> Score:
-        return self.judged(sample, float(contains(response.text, sample.target)))
+    def value(self, sample: Sample, response: Response) -> float | str:
+        return float(contains(response.text, sample.target))
 
 
 PLUGIN = ClozeContains

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from mllmu.core.parsing import normalise
-from mllmu.core.records import Response, Sample, Score, TaskName
+from mllmu.core.records import Response, Sample
 from mllmu.evaluation.metrics import Metric
 
 
@@ -15,12 +13,12 @@ class ClozeExact(Metric):
     Score 1 if both are equal without case, punctuation, articles and digit grouping, else 0.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/1606.05250"
-    tasks: ClassVar[tuple[TaskName, ...]] = ("cloze",)
-    label: ClassVar[str] = "Cloze (exact)"
+    source = "https://arxiv.org/abs/1606.05250"
+    tasks = ("cloze",)
+    label = "answer exact"
 
-    def score(self, sample: Sample, response: Response) -> Score:
-        return self.judged(sample, float(normalise(response.text) == normalise(sample.target)))
+    def value(self, sample: Sample, response: Response) -> float | str:
+        return float(normalise(response.text) == normalise(sample.target))
 
 
 PLUGIN = ClozeExact

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from mllmu.core.records import Response, Sample, Score, TaskName
-from mllmu.evaluation.metrics import Metric
+from mllmu.core.records import Response, Sample
+from mllmu.evaluation.metrics import NO_TOKENS, Metric
 
 
 class ExactMemorisation(Metric):
@@ -14,16 +12,16 @@ class ExactMemorisation(Metric):
     (1/T) sum_t [ argmax p(. | question, y_<t) = y_t ], end-of-sequence included; 1 = the answer comes word by word.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2506.12618"
-    tasks: ClassVar[tuple[TaskName, ...]] = ("generation", "cloze")
-    label: ClassVar[str] = "Exact memorisation"
-    measures: ClassVar[tuple[str, ...]] = ("tokens",)
+    source = "https://arxiv.org/abs/2506.12618"
+    tasks = ("generation", "cloze")
+    label = "exact memorisation"
+    measures = ("tokens",)
 
-    def score(self, sample: Sample, response: Response) -> Score:
+    def value(self, sample: Sample, response: Response) -> float | str:
         if response.tokens is None:
-            return self.judged(sample, None, "no token statistics")
+            return NO_TOKENS
         hits = response.tokens.hits
-        return self.judged(sample, hits.count("1") / len(hits))
+        return hits.count("1") / len(hits)
 
 
 PLUGIN = ExactMemorisation

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
-from mllmu.core.records import Response, Sample, Score, TaskName
-from mllmu.evaluation.metrics import Metric
+from mllmu.core.records import Response, Sample
+from mllmu.evaluation.metrics import NO_LIKELIHOOD, Metric
 
 
 class Exposure(Metric):
@@ -15,15 +14,16 @@ class Exposure(Metric):
     0 = certain. Unlike probability it is not taken per token, so long answers lie lower: compare models, not questions.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/1802.08232"
-    tasks: ClassVar[tuple[TaskName, ...]] = ("generation", "cloze")
-    unit: ClassVar[str] = "nats"
-    range: ClassVar[tuple[float, float]] = (-math.inf, 0.0)
-    label: ClassVar[str] = "Log-probability"
+    source = "https://arxiv.org/abs/1802.08232"
+    tasks = ("generation", "cloze")
+    unit = "nats"
+    range = (-math.inf, 0.0)
+    label = "log-probability"
+    percent = False
 
-    def score(self, sample: Sample, response: Response) -> Score:
+    def value(self, sample: Sample, response: Response) -> float | str:
         found = response.candidates.get("target")
-        return self.judged(sample, found.logp if found else None, "" if found else "no likelihood for the target")
+        return found.logp if found else NO_LIKELIHOOD
 
 
 PLUGIN = Exposure

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from mllmu.core.records import Response, Sample, Score, TaskName
-from mllmu.evaluation.metrics import Metric
+from mllmu.core.records import Response, Sample
+from mllmu.evaluation.metrics import NO_TOKENS, Metric
 
 
 class ExtractionStrength(Metric):
@@ -16,16 +14,16 @@ class ExtractionStrength(Metric):
     1 = nothing need be given; 0 = not even the last token comes by itself (published code gives 1/T).
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2407.06460"
-    tasks: ClassVar[tuple[TaskName, ...]] = ("generation", "cloze")
-    label: ClassVar[str] = "Extraction strength"
-    measures: ClassVar[tuple[str, ...]] = ("tokens",)
+    source = "https://arxiv.org/abs/2407.06460"
+    tasks = ("generation", "cloze")
+    label = "extraction strength"
+    measures = ("tokens",)
 
-    def score(self, sample: Sample, response: Response) -> Score:
+    def value(self, sample: Sample, response: Response) -> float | str:
         if response.tokens is None:
-            return self.judged(sample, None, "no token statistics")
+            return NO_TOKENS
         hits = response.tokens.hits
-        return self.judged(sample, (len(hits) - len(hits.rstrip("1"))) / len(hits))
+        return (len(hits) - len(hits.rstrip("1"))) / len(hits)
 
 
 PLUGIN = ExtractionStrength

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
-
 from mllmu.evaluation.metrics import OutcomeShare
-from mllmu.evaluation.outcome import Outcome
 
 
 class Garbled(OutcomeShare):
@@ -14,10 +11,10 @@ class Garbled(OutcomeShare):
     A model that forgets by collapsing shows here; see :func:`mllmu.evaluation.outcome.outcome`.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2410.22108"
-    label: ClassVar[str] = "Garbled"
-    best: ClassVar[Literal["higher", "lower"]] = "lower"
-    counted: ClassVar[Outcome] = "garbled"
+    label = "garbled"
+    better = "lower"
+    collapse = True
+    counted = "garbled"
 
 
 PLUGIN = Garbled

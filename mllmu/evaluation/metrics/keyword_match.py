@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from mllmu.core.parsing import normalise
-from mllmu.core.records import Response, Sample, Score, TaskName
+from mllmu.core.records import Response, Sample
 from mllmu.evaluation.metrics import Metric
 
 
@@ -15,16 +13,14 @@ class KeywordMatch(Metric):
     'a nurse in Riga' against the value 'head nurse, Riga': 2/3. Over reworded questions: the summary ape.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2411.03554"
-    tasks: ClassVar[tuple[TaskName, ...]] = ("generation", "cloze")
-    label: ClassVar[str] = "Keywords"
+    source = "https://arxiv.org/abs/2411.03554"
+    tasks = ("generation", "cloze")
+    label = "keywords"
 
-    def score(self, sample: Sample, response: Response) -> Score:
+    def value(self, sample: Sample, response: Response) -> float | str:
         wanted = normalise(sample.value).split()
-        if not wanted:
-            return self.judged(sample, None, "the value has no word")
         said = set(normalise(response.text).split())
-        return self.judged(sample, sum(word in said for word in wanted) / len(wanted))
+        return sum(word in said for word in wanted) / len(wanted) if wanted else "the value has no word"
 
 
 PLUGIN = KeywordMatch

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
-from mllmu.core.records import Response, Sample, Score, TaskName
+from mllmu.core.records import Response, Sample
 from mllmu.evaluation.metrics import Metric
 
 
@@ -16,16 +15,17 @@ class MemberGradient(Metric):
     one backward pass serves a whole batch, and nothing of a model's size has to be kept.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2402.15968"
-    tasks: ClassVar[tuple[TaskName, ...]] = ("generation", "cloze")
-    unit: ClassVar[str] = "minus nats a unit of embedding"
-    range: ClassVar[tuple[float, float]] = (-math.inf, 0.0)
-    label: ClassVar[str] = "Membership: gradient"
-    measures: ClassVar[tuple[str, ...]] = ("tokens", "gradient")
+    source = "https://arxiv.org/abs/2402.15968"
+    tasks = ("generation", "cloze")
+    unit = "minus nats a unit of embedding"
+    range = (-math.inf, 0.0)
+    label = "membership: gradient"
+    percent = False
+    measures = ("tokens", "gradient")
 
-    def score(self, sample: Sample, response: Response) -> Score:
-        found = response.tokens.gradient_norm if response.tokens else None
-        return self.judged(sample, None if found is None else -found, "" if found is not None else "no gradient")
+    def value(self, sample: Sample, response: Response) -> float | str:
+        norm = response.tokens.gradient_norm if response.tokens else None
+        return "no gradient" if norm is None else -norm
 
 
 PLUGIN = MemberGradient

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
-from mllmu.core.records import Response, Sample, Score, TaskName
-from mllmu.evaluation.metrics import Metric, mean_logp
+from mllmu.core.records import Response, Sample
+from mllmu.evaluation.metrics import NO_LIKELIHOOD, Metric, mean_logp
 
 
 class MemberLoss(Metric):
@@ -15,15 +14,16 @@ class MemberLoss(Metric):
     The number itself says little; the summary membership compares it between forgotten and unknown people.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/1709.01604"
-    tasks: ClassVar[tuple[TaskName, ...]] = ("generation", "cloze")
-    unit: ClassVar[str] = "nats"
-    range: ClassVar[tuple[float, float]] = (-math.inf, 0.0)
-    label: ClassVar[str] = "Membership: loss"
+    source = "https://arxiv.org/abs/1709.01604"
+    tasks = ("generation", "cloze")
+    unit = "nats"
+    range = (-math.inf, 0.0)
+    label = "membership: loss"
+    percent = False
 
-    def score(self, sample: Sample, response: Response) -> Score:
+    def value(self, sample: Sample, response: Response) -> float | str:
         logp = mean_logp(response, "target")
-        return self.judged(sample, logp, "" if logp is not None else "no likelihood for the target")
+        return NO_LIKELIHOOD if logp is None else logp
 
 
 PLUGIN = MemberLoss

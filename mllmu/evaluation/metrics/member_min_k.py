@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
-from mllmu.core.records import Response, Sample, Score, TaskName
-from mllmu.evaluation.metrics import Metric
+from mllmu.core.records import Response, Sample
+from mllmu.evaluation.metrics import NO_TOKENS, Metric
 from mllmu.evaluation.ranking import lowest_mean
 
 
@@ -16,17 +15,16 @@ class MemberMinK(Metric):
     A text that was seen has few surprises. Tokens -1, -2, -3, -4, -5: the lowest one, -5.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2310.16789"
-    tasks: ClassVar[tuple[TaskName, ...]] = ("generation", "cloze")
-    unit: ClassVar[str] = "nats"
-    range: ClassVar[tuple[float, float]] = (-math.inf, 0.0)
-    label: ClassVar[str] = "Membership: min-k"
-    measures: ClassVar[tuple[str, ...]] = ("tokens",)
+    source = "https://arxiv.org/abs/2310.16789"
+    tasks = ("generation", "cloze")
+    unit = "nats"
+    range = (-math.inf, 0.0)
+    label = "membership: min-k"
+    percent = False
+    measures = ("tokens",)
 
-    def score(self, sample: Sample, response: Response) -> Score:
-        if response.tokens is None:
-            return self.judged(sample, None, "no token statistics")
-        return self.judged(sample, lowest_mean(response.tokens.logps))
+    def value(self, sample: Sample, response: Response) -> float | str:
+        return lowest_mean(response.tokens.logps) if response.tokens else NO_TOKENS
 
 
 PLUGIN = MemberMinK

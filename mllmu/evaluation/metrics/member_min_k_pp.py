@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
-from mllmu.core.records import Response, Sample, Score, TaskName
-from mllmu.evaluation.metrics import Metric
+from mllmu.core.records import Response, Sample
+from mllmu.evaluation.metrics import NO_TOKENS, Metric
 from mllmu.evaluation.ranking import lowest_mean
 
 
@@ -16,17 +15,16 @@ class MemberMinKPlusPlus(Metric):
     z_t = (log p(y_t) - m_t) / s_t,  m_t and s_t mean and standard deviation of log p(v) over the vocabulary, v ~ p
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2404.02936"
-    tasks: ClassVar[tuple[TaskName, ...]] = ("generation", "cloze")
-    unit: ClassVar[str] = "standard deviations"
-    range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
-    label: ClassVar[str] = "Membership: min-k++"
-    measures: ClassVar[tuple[str, ...]] = ("tokens",)
+    source = "https://arxiv.org/abs/2404.02936"
+    tasks = ("generation", "cloze")
+    unit = "standard deviations"
+    range = (-math.inf, math.inf)
+    label = "membership: min-k++"
+    percent = False
+    measures = ("tokens",)
 
-    def score(self, sample: Sample, response: Response) -> Score:
-        if response.tokens is None:
-            return self.judged(sample, None, "no token statistics")
-        return self.judged(sample, lowest_mean(response.tokens.z))
+    def value(self, sample: Sample, response: Response) -> float | str:
+        return lowest_mean(response.tokens.z) if response.tokens else NO_TOKENS
 
 
 PLUGIN = MemberMinKPlusPlus

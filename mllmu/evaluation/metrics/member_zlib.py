@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import zlib
-from typing import ClassVar
 
-from mllmu.core.records import Response, Sample, Score, TaskName
-from mllmu.evaluation.metrics import Metric
+from mllmu.core.records import Response, Sample
+from mllmu.evaluation.metrics import NO_LIKELIHOOD, Metric
 
 
 class MemberZlib(Metric):
@@ -16,17 +15,16 @@ class MemberZlib(Metric):
     Plain, repetitive text is likely for any model; dividing by its information makes answers comparable.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2012.07805"
-    tasks: ClassVar[tuple[TaskName, ...]] = ("generation", "cloze")
-    unit: ClassVar[str] = "nats a byte"
-    range: ClassVar[tuple[float, float]] = (-math.inf, 0.0)
-    label: ClassVar[str] = "Membership: zlib"
+    source = "https://arxiv.org/abs/2012.07805"
+    tasks = ("generation", "cloze")
+    unit = "nats a byte"
+    range = (-math.inf, 0.0)
+    label = "membership: zlib"
+    percent = False
 
-    def score(self, sample: Sample, response: Response) -> Score:
+    def value(self, sample: Sample, response: Response) -> float | str:
         found = response.candidates.get("target")
-        if found is None:
-            return self.judged(sample, None, "no likelihood for the target")
-        return self.judged(sample, found.logp / len(zlib.compress(sample.target.encode())))
+        return found.logp / len(zlib.compress(sample.target.encode())) if found else NO_LIKELIHOOD
 
 
 PLUGIN = MemberZlib

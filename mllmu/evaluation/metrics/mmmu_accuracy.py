@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import ClassVar
 
-from mllmu.core.records import Response, Sample, Score, Split, TaskName
+from mllmu.core.records import Response, Sample
 from mllmu.evaluation.metrics import Metric
 
 _ENDS = ",.!?;:'"
@@ -27,17 +26,17 @@ class MmmuAccuracy(Metric):
     Score 1 or 0. 'I think (B), no, (C).' reads as C.
     """
 
-    source: ClassVar[str] = "https://github.com/MMMU-Benchmark/MMMU"
-    tasks: ClassVar[tuple[TaskName, ...]] = ("classification", "cloze")
-    splits: ClassVar[tuple[Split, ...]] = ("mmmu",)
-    label: ClassVar[str] = "MMMU accuracy"
+    source = "https://github.com/MMMU-Benchmark/MMMU"
+    tasks = ("classification", "cloze")
+    splits = ("mmmu",)
+    label = "MMMU accuracy"
 
-    def score(self, sample: Sample, response: Response) -> Score:
+    def value(self, sample: Sample, response: Response) -> float | str:
         if sample.task == "classification":
             letter = read_choice(response.text, sample.options)
-            return self.judged(sample, *((float(letter == sample.target),) if letter else (None, "no option named")))
+            return float(letter == sample.target) if letter else "no option named"
         truths = [text for key, text in sample.candidates.items() if key.startswith("right_")] or [sample.target]
-        return self.judged(sample, float(is_right(response.text, truths)))
+        return float(is_right(response.text, truths))
 
 
 def read_choice(reply: str, options: Mapping[str, str]) -> str | None:

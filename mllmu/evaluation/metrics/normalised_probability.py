@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
-from mllmu.core.records import Response, Sample, Score, TaskName
-from mllmu.evaluation.metrics import Metric, mean_logp
+from mllmu.core.records import Response, Sample
+from mllmu.evaluation.metrics import NO_COMPARISON, Metric, mean_logp
 
 
 class NormalisedProbability(Metric):
@@ -17,21 +16,19 @@ class NormalisedProbability(Metric):
     0.5 for one wrong answer that is as likely as the right one. None without a wrong answer or a likelihood.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2401.06121"
-    tasks: ClassVar[tuple[TaskName, ...]] = ("generation", "cloze")
-    unit: ClassVar[str] = "probability"
-    label: ClassVar[str] = "Normalised probability"
+    source = "https://arxiv.org/abs/2401.06121"
+    tasks = ("generation", "cloze")
+    unit = "probability"
+    label = "normalised probability"
 
-    def score(self, sample: Sample, response: Response) -> Score:
-        logps = [
-            mean_logp(response, key) for key in ("target", *(k for k in sample.candidates if k.startswith("wrong_")))
-        ]
-        known = [logp for logp in logps if logp is not None]
-        if len(logps) < 2 or len(known) < len(logps):
-            return self.judged(sample, None, "no likelihood for the truth or for a wrong answer")
-        likeliest = max(known)
-        shares = [math.exp(logp - likeliest) for logp in known]
-        return self.judged(sample, shares[0] / math.fsum(shares))
+    def value(self, sample: Sample, response: Response) -> float | str:
+        keys = ["target", *(key for key in sample.candidates if key.startswith("wrong_"))]
+        logps = [logp for key in keys if (logp := mean_logp(response, key)) is not None]
+        if len(keys) < 2 or len(logps) < len(keys):
+            return NO_COMPARISON
+        likeliest = max(logps)
+        shares = [math.exp(logp - likeliest) for logp in logps]
+        return shares[0] / math.fsum(shares)
 
 
 PLUGIN = NormalisedProbability

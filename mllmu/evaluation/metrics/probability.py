@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
-from mllmu.core.records import Response, Sample, Score, TaskName
-from mllmu.evaluation.metrics import Metric, mean_logp
+from mllmu.core.records import Response, Sample
+from mllmu.evaluation.metrics import NO_LIKELIHOOD, Metric, mean_logp
 
 
 class Probability(Metric):
@@ -16,16 +15,15 @@ class Probability(Metric):
     Two tokens of probability 0.25 and 1 give 0.5. None if the likelihood was not computed.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2401.06121"
-    tasks: ClassVar[tuple[TaskName, ...]] = ("generation", "cloze")
-    unit: ClassVar[str] = "probability per token"
-    label: ClassVar[str] = "Probability"
+    source = "https://arxiv.org/abs/2401.06121"
+    tasks = ("generation", "cloze")
+    unit = "probability per token"
+    label = "probability"
+    percent = False
 
-    def score(self, sample: Sample, response: Response) -> Score:
+    def value(self, sample: Sample, response: Response) -> float | str:
         logp = mean_logp(response, "target")
-        if logp is None:
-            return self.judged(sample, None, "no likelihood for the target")
-        return self.judged(sample, math.exp(min(logp, 0.0)))
+        return NO_LIKELIHOOD if logp is None else math.exp(min(logp, 0.0))
 
 
 PLUGIN = Probability

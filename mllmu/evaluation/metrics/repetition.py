@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
-
-from mllmu.core.records import Response, Sample, Score, TaskName
-from mllmu.evaluation.metrics import Metric
+from mllmu.core.records import Response, Sample
+from mllmu.evaluation.metrics import EMPTY, Metric
 from mllmu.evaluation.outcome import distinct_trigrams
 
 
@@ -15,15 +13,13 @@ class Repetition(Metric):
     0 = nothing twice; 'a b a b a b' gives 0.5. A collapsed model is near 1.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/1904.09751"
-    tasks: ClassVar[tuple[TaskName, ...]] = ("generation",)
-    label: ClassVar[str] = "Repetition"
-    best: ClassVar[Literal["higher", "lower"]] = "lower"
+    source = "https://arxiv.org/abs/1904.09751"
+    tasks = ("generation",)
+    label = "repetition"
+    better = "lower"
 
-    def score(self, sample: Sample, response: Response) -> Score:
-        if not response.text.strip():
-            return self.judged(sample, None, "empty reply")
-        return self.judged(sample, 1 - distinct_trigrams(response.text))
+    def value(self, sample: Sample, response: Response) -> float | str:
+        return 1 - distinct_trigrams(response.text) if response.text.strip() else EMPTY
 
 
 PLUGIN = Repetition

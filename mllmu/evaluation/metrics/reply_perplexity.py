@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
 
-from mllmu.core.records import Response, Sample, Score, TaskName
-from mllmu.evaluation.metrics import Metric
+from mllmu.core.records import Response, Sample
+from mllmu.evaluation.metrics import EMPTY, Metric
 
 
 class ReplyPerplexity(Metric):
@@ -18,20 +17,20 @@ class ReplyPerplexity(Metric):
     wild reply from deciding. Costs one pass of the base over all free replies.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2405.12523"
-    tasks: ClassVar[tuple[TaskName, ...]] = ("generation",)
-    unit: ClassVar[str] = "perplexity"
-    range: ClassVar[tuple[float, float]] = (1.0, math.inf)
-    label: ClassVar[str] = "Perplexity"
-    best: ClassVar[Literal["higher", "lower"]] = "lower"
-    needs_base_logp: ClassVar[bool] = True
+    source = "https://arxiv.org/abs/2405.12523"
+    tasks = ("generation",)
+    unit = "perplexity"
+    range = (1.0, math.inf)
+    label = "perplexity"
+    percent = False
+    better = "lower"
+    needs_base_logp = True
 
-    def score(self, sample: Sample, response: Response) -> Score:
+    def value(self, sample: Sample, response: Response) -> float | str:
         if not response.text.strip():
-            return self.judged(sample, None, "empty reply")
-        if response.base_logp is None:
-            return self.judged(sample, None, "not scored under the base model")
-        return self.judged(sample, -response.base_logp.logp / response.base_logp.num_tokens)
+            return EMPTY
+        found = response.base_logp
+        return -found.logp / found.num_tokens if found else "not scored under the base model"
 
     def of_mean(self, mean: float) -> float:
         """exp of a mean nll in nats; capped, as an infinite number is no JSON."""

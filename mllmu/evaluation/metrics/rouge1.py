@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from mllmu.core.records import Response, Sample, Score, TaskName
+from mllmu.core.records import Response, Sample
 from mllmu.evaluation.metrics import Metric
 from mllmu.evaluation.rouge import rouge_n
 
@@ -15,12 +13,14 @@ class Rouge1(Metric):
     2PR / (P + R) over counted stems; 1 = the same words in any order, 0 = none in common or an empty reply.
     """
 
-    source: ClassVar[str] = "https://aclanthology.org/W04-1013"
-    tasks: ClassVar[tuple[TaskName, ...]] = ("generation",)
-    label: ClassVar[str] = "ROUGE-1"
+    source = "https://aclanthology.org/W04-1013"
+    tasks = ("generation",)
+    label = "ROUGE-1"
+    unit = "0 to 1"
+    percent = False
 
-    def score(self, sample: Sample, response: Response) -> Score:
-        return self.judged(sample, rouge_n(sample.target, response.text, n=1).f1)
+    def value(self, sample: Sample, response: Response) -> float | str:
+        return rouge_n(sample.target, response.text, n=1).f1
 
 
 PLUGIN = Rouge1

@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from mllmu.core.records import Response, Sample, Score, TaskName
+from mllmu.core.records import Response, Sample
 from mllmu.evaluation.metrics import Metric
 from mllmu.evaluation.rouge import rouge_l
 
@@ -17,12 +15,14 @@ class RougeL(Metric):
     sentence's frame ('This person works as a ...'), so compare with the retain_model, not with 0.
     """
 
-    source: ClassVar[str] = "https://aclanthology.org/W04-1013"
-    tasks: ClassVar[tuple[TaskName, ...]] = ("generation",)
-    label: ClassVar[str] = "ROUGE-L"
+    source = "https://aclanthology.org/W04-1013"
+    tasks = ("generation",)
+    label = "ROUGE-L"
+    unit = "0 to 1"
+    percent = False
 
-    def score(self, sample: Sample, response: Response) -> Score:
-        return self.judged(sample, rouge_l(sample.target, response.text).f1)
+    def value(self, sample: Sample, response: Response) -> float | str:
+        return rouge_l(sample.target, response.text).f1
 
 
 PLUGIN = RougeL

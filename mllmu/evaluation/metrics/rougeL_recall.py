@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from mllmu.core.records import Response, Sample, Score, TaskName
+from mllmu.core.records import Response, Sample
 from mllmu.evaluation.metrics import Metric
 from mllmu.evaluation.rouge import rouge_l
 
@@ -16,12 +14,14 @@ class RougeLRecall(Metric):
     LCS / words of the truth. Unlike the F1 it does not punish a long reply, so it finds leaks inside rambles.
     """
 
-    source: ClassVar[str] = "https://aclanthology.org/W04-1013"
-    tasks: ClassVar[tuple[TaskName, ...]] = ("generation",)
-    label: ClassVar[str] = "ROUGE-L recall"
+    source = "https://aclanthology.org/W04-1013"
+    tasks = ("generation",)
+    label = "ROUGE-L recall"
+    unit = "0 to 1"
+    percent = False
 
-    def score(self, sample: Sample, response: Response) -> Score:
-        return self.judged(sample, rouge_l(sample.target, response.text).recall)
+    def value(self, sample: Sample, response: Response) -> float | str:
+        return rouge_l(sample.target, response.text).recall
 
 
 PLUGIN = RougeLRecall

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal
 
-from mllmu.core.records import Response, Sample, Score, Split, TaskName
-from mllmu.evaluation.metrics import Metric, mean_logp
+from mllmu.core.records import Response, Sample, Split
+from mllmu.evaluation.metrics import NO_COMPARISON, Metric, mean_logp
 
 # Beyond this log the ratio leaves floating point range; such a model is as sure as a number can say.
 _MOST_LOG_RATIO = 700.0
@@ -30,19 +29,20 @@ class TruthRatio(Metric):
     The mean over wrong answers is geometric, as in OpenUnlearning's code; the formula in TOFU is arithmetic.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2401.06121"
-    tasks: ClassVar[tuple[TaskName, ...]] = ("generation", "cloze")
-    unit: ClassVar[str] = "ratio"
-    label: ClassVar[str] = "Truth ratio"
-    version: ClassVar[int] = 2
-    known: ClassVar[Literal["higher", "lower"] | None] = "lower"
+    source = "https://arxiv.org/abs/2401.06121"
+    tasks = ("generation", "cloze")
+    unit = "ratio"
+    label = "truth ratio"
+    percent = False
+    version = 2
+    known = "lower"
 
-    def score(self, sample: Sample, response: Response) -> Score:
-        gold, wrong = likelihoods(sample, response)
-        known = [logp for logp in wrong if logp is not None]
-        if gold is None or not known or len(known) < len(wrong):
-            return self.judged(sample, None, "no likelihood for the truth or for a wrong answer")
-        return self.judged(sample, self.ratio([min(logp - gold, _MOST_LOG_RATIO) for logp in known]))
+    def value(self, sample: Sample, response: Response) -> float | str:
+        right, wrong = likelihoods(sample, response)
+        logps = [logp for logp in wrong if logp is not None]
+        if right is None or not logps or len(logps) < len(wrong):
+            return NO_COMPARISON
+        return self.ratio([min(logp - right, _MOST_LOG_RATIO) for logp in logps])
 
     def ratio(self, logs: Sequence[float]) -> float:
         """The ratio, given log of wrong over right for every wrong answer."""
