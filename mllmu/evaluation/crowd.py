@@ -129,7 +129,7 @@ class Crowd:
             every,
             samples={sample.id: sample for sample, _ in copies},
             values={m: Lazy(table, partial(_renamed_values, table, origin)) for m, table in every.values.items()},
-            replies=Lazy(every.replies, partial(_renamed_replies, every.replies, origin)),
+            responses=Lazy(every.responses, partial(_renamed_replies, every.responses, origin)),
             results=LazyResults(len(every.results), partial(self._averages.over, times)),
         )
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mllmu.core.declared import MetricInfo
+from mllmu.core.declared import Declared, MetricInfo
 from mllmu.core.errors import DataError
 from mllmu.core.jsonl import dump_lines, parse_lines, read_lines
 from mllmu.core.progress import Progress
@@ -39,9 +39,9 @@ class Factuality(Metric):
 
     source = "https://arxiv.org/abs/2410.22108"
     tasks = ("generation",)
-    label = "factuality"
+    label = "Factuality"
+    unit = "points"
     range = (float(LOWEST), float(HIGHEST))
-    percent = False
 
     judge: Judge
 
@@ -55,7 +55,7 @@ class Factuality(Metric):
         return "judged by mllmu judge"
 
     def info(self) -> MetricInfo:
-        info = {"label": f"factuality, judge '{self.judge.name}'", "unit": self.judge.unit}
+        info = {"label": f"Factuality, judge {self.judge.name}", "about": self.judge.about, "table": True}
         return super().info().model_copy(update=info)
 
 
@@ -216,6 +216,7 @@ def _summary(root: Path, key: str, judge: Judge, judged: Sequence[tuple[Docket, 
         "replies": {docket.model: docket.fingerprint for docket, _ in judged},
         "results": [result.model_dump() for result in results],
         "spent": spent,
+        "declared": Declared(metrics={metric.name: metric.info()}).model_dump(exclude_defaults=True),
     }
     write_atomic(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return Judged(key, results, spent, path)

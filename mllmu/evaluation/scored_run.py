@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from mllmu.core.names import RETAIN_MODEL, TARGET
-from mllmu.core.records import MODALITIES, SPLITS, MetricResult, Modality, Response, Sample, Split
+from mllmu.core.records import MODALITIES, PEOPLE_SPLITS, MetricResult, Modality, Response, Sample, Split, ordered
 
 Fact = tuple[Split, str, str, str]
 """Split, task, person and attribute: what is asked with an image and by name alike."""
@@ -18,16 +18,16 @@ class ScoredRun:
     """What summaries are made from.
 
     Attributes:
-        samples: those that count (part ``report``), by id. ``values`` and ``replies`` may hold more.
+        samples: those that count (part ``report``), by id. ``values`` and ``responses`` may hold more.
         values: model -> metric -> sample id -> value; None where a reply could not be judged.
-        replies: model -> sample id -> reply.
+        responses: model -> sample id -> response.
         results: the averaged metrics of all models.
         target, retain_model: names of the two models that others are compared with.
     """
 
     samples: Mapping[str, Sample]
     values: Mapping[str, Mapping[str, Mapping[str, float | None]]]
-    replies: Mapping[str, Mapping[str, Response]]
+    responses: Mapping[str, Mapping[str, Response]]
     results: Sequence[MetricResult]
     target: str = TARGET
     retain_model: str = RETAIN_MODEL
@@ -55,9 +55,21 @@ class ScoredRun:
             if (value := values.get(sample.id)) is not None
         }
 
-    def places(self) -> Iterator[tuple[Split, Modality]]:
-        """Every split and modality that was asked."""
-        return ((split, modality) for split in SPLITS for modality in MODALITIES if self.asked(split, modality))
+    @property
+    def splits(self) -> list[Split]:
+        """The sets that were asked: people's in the order of tables, then benchmarks."""
+        asked = (split for (split, modality, _), samples in self._asked.items() if modality is None and samples)
+        return ordered(asked, PEOPLE_SPLITS)
+
+    @property
+    def modalities(self) -> list[Modality]:
+        """The modalities that were asked."""
+        return list(dict.fromkeys(modality for _, modality in self.cells()))
+
+    def cells(self, splits: Sequence[Split] = ()) -> Iterator[tuple[Split, Modality]]:
+        """Every set and modality that was asked; of the named sets alone if there are any."""
+        wanted = [split for split in self.splits if not splits or split in splits]
+        return ((split, modality) for split in wanted for modality in MODALITIES if self.asked(split, modality))
 
     def facts(self, model: str, metric: str, *, task: str = "") -> dict[Fact, dict[Modality, float]]:
         """Value of every fact by modality, where both modalities were asked and judged (mean of several questions)."""

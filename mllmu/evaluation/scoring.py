@@ -5,13 +5,16 @@ No model is loaded here, so a new metric can be computed on old replies at any t
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from mllmu.core import plugins
+from mllmu.core.declared import Declared, SplitInfo, TableSpec, TaskInfo
 from mllmu.core.errors import DataError
 from mllmu.core.records import (
     MODALITIES,
-    SPLITS,
+    PEOPLE_SPLITS,
     TASKS,
     MetricResult,
     Modality,
@@ -21,6 +24,7 @@ from mllmu.core.records import (
     Score,
     Split,
     TaskName,
+    ordered,
 )
 from mllmu.data.tasks import Part
 from mllmu.evaluation.metrics import Metric
@@ -118,6 +122,35 @@ def baselines(
     return chance + majority
 
 
+def declared(
+    results: Iterable[MetricResult],
+    *,
+    parser: str,
+    benchmarks: Mapping[Split, SplitInfo],
+    tables: Sequence[TableSpec],
+) -> Declared:
+    """What the plug-ins behind some results say about them, for ``metrics.json``.
+
+    Args:
+        parser: the protocol's reading of replies, which decides the headline metrics.
+        benchmarks: what the general benchmarks that were asked say about their sets.
+        tables: of the summaries.
+    """
+    metrics, tasks, splits = (
+        list(dict.fromkeys(names)) for names in zip(*((r.metric, r.task, r.split) for r in results), strict=True)
+    )
+    plugged = {task: plugins.find("tasks", task) for task in ordered(tasks, TASKS)}
+    return Declared(
+        metrics={name: plugins.build("metrics", name, {}).info() for name in metrics},
+        tasks={name: TaskInfo(label=task.label, metric=task.headline(parser)) for name, task in plugged.items()},
+        splits={
+            split: benchmarks.get(split) or SplitInfo(label=split.capitalize())
+            for split in ordered(splits, PEOPLE_SPLITS)
+        },
+        tables=tuple(tables),
+    )
+
+
 def ks_to_retain_model(
     samples: Sequence[Sample],
     scores_model: Iterable[Score],
@@ -189,8 +222,9 @@ def _groups(samples: Iterable[Sample]) -> dict[Group, list[Sample]]:
     found: defaultdict[Group, list[Sample]] = defaultdict(list)
     for sample in samples:
         found[sample.split, sample.task, sample.modality].append(sample)
-    ordered = sorted(found, key=lambda g: (SPLITS.index(g[0]), TASKS.index(g[1]), MODALITIES.index(g[2])))
-    return {group: found[group] for group in ordered}
+    splits, tasks = ordered((g[0] for g in found), PEOPLE_SPLITS), ordered((g[1] for g in found), TASKS)
+    every: Iterator[Group] = itertools.product(splits, tasks, MODALITIES)
+    return {group: found[group] for group in every if group in found}
 
 
 def _result(

@@ -24,8 +24,14 @@ def samples(context: Context) -> list[Sample]:
     return [sample for spec in context.recipe.evaluate.benchmarks for sample in _of(context, spec)]
 
 
-def _of(context: Context, spec: PluginSpec) -> Sequence[Sample]:
+def built(spec: PluginSpec) -> Benchmark:
+    """The benchmark of an entry of ``evaluate.benchmarks``."""
     benchmark: Benchmark = spec.build("benchmarks", "evaluate.benchmarks")
+    return benchmark
+
+
+def _of(context: Context, spec: PluginSpec) -> Sequence[Sample]:
+    benchmark = built(spec)
     files = "" if is_hub_name(benchmark.path) or not benchmark.path.exists() else content_digest(benchmark.path)
     unit = context.store.unit(
         f"benchmarks/{spec.name}", {"settings": benchmark.model_dump(mode="json"), "files": files}

@@ -38,6 +38,7 @@ from mllmu.evaluation.samples import metrics_of
 from mllmu.evaluation.summaries import build_all, summarise
 from mllmu.parallel.pool import WorkerPool
 from mllmu.parallel.team import follow, leading, only_alone
+from mllmu.pipeline import benchmarks
 from mllmu.pipeline import report_input as reporting
 from mllmu.pipeline.answers import Answers
 from mllmu.pipeline.context import Context, timed
@@ -180,7 +181,14 @@ class Pipeline:
             summaries = build_all(self.recipe.evaluate.summaries)
             replies = {name: answers.replies(name) for name in self.names} if summaries else {}
             about = summarise(summaries, answers.samples, scores, replies, results, seed=self.recipe.seed)
-            reporting.write_metrics(answers.folder / reporting.METRICS_FILE, results, distances, about)
+            evaluate = self.recipe.evaluate
+            declared = scoring.declared(
+                results,
+                parser=evaluate.protocol.parser,
+                benchmarks={b.name: b.info() for b in map(benchmarks.built, evaluate.benchmarks)},
+                tables=[table for summary in summaries for table in summary.tables(about)],
+            )
+            reporting.write_metrics(answers.folder / reporting.METRICS_FILE, results, distances, about, declared)
         for spec in self.recipe.evaluate.judges:
             judge = spec.build("judges", "evaluate.judges")
             let_judge(self.root, self.names, judge, progress=self.progress, force=self.context.store.force)

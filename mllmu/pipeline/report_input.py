@@ -10,6 +10,7 @@ from typing import Any
 from mllmu.config import load as recipes
 from mllmu.config.protocol import Protocol
 from mllmu.config.recipe import Job
+from mllmu.core.declared import Declared
 from mllmu.core.names import BASELINES, RETAIN_MODEL, TARGET
 from mllmu.core.records import MetricResult, Response, Sample, Score, Summary
 from mllmu.core.runfolder import UNIT_FILE, RunFolder, read_json, write_atomic
@@ -46,15 +47,20 @@ def ks_rows(samples: Sequence[Sample], scores: dict[str, list[Score]]) -> list[K
 
 
 def write_metrics(
-    path: Path, results: Sequence[MetricResult], distances: Sequence[KsRow], summaries: Sequence[Summary] = ()
+    path: Path,
+    results: Sequence[MetricResult],
+    distances: Sequence[KsRow],
+    summaries: Sequence[Summary],
+    declared: Declared,
 ) -> None:
     """Write all numbers of one forget ratio; no times, so equal runs give equal bytes."""
-    content = {
+    content: dict[str, Any] = {
         "results": [result.model_dump() for result in results],
         "ks_to_retain_model": [row.model_dump() for row in distances],
     }
     if summaries:
         content["summaries"] = [row.model_dump() for row in summaries]
+    content["declared"] = declared.model_dump(exclude_defaults=True)
     write_atomic(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 

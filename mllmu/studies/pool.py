@@ -104,7 +104,7 @@ def _scored(root: Path, key: str) -> tuple[list[Sample], dict[str, dict[str, flo
     if not paths:
         raise DataError(f"{folder}: no scores. Expected a finished run with the forget ratio {key} %.")
     samples = [sample for sample in read_lines(folder / "samples.jsonl", Sample) if sample.part == "report"]
-    wanted = {sample.id: plugins.find("tasks", sample.task).metrics[0] for sample in samples}
+    wanted = {sample.id: plugins.find("tasks", sample.task).headline() for sample in samples}
     found: dict[str, dict[str, float]] = {}
     for path in paths:
         scores = (score for score in read_lines(path, Score) if wanted.get(score.sample_id) == score.metric)

@@ -191,7 +191,7 @@ def main_scores(samples: Sequence[Sample], responses: Sequence[Response]) -> dic
     by_sample = {response.sample_id: response for response in responses}
     metrics: dict[str, Metric] = {}
     for task in {sample.task for sample in samples}:
-        metrics[task] = plugins.build("metrics", plugins.find("tasks", task).metrics[0], {})
+        metrics[task] = plugins.build("metrics", plugins.find("tasks", task).headline(), {})
     cells: dict[tuple[Split, Modality], dict[str, list[float]]] = {}
     for sample in samples:
         value = metrics[sample.task].score(sample, by_sample[sample.id]).value or 0.0

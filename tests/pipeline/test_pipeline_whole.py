@@ -5,9 +5,12 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import mini_run
 import pytest
+
+from mllmu.core.declared import Declared
 
 WANTED = (
     "unlearn.methods=[ga, retrain]",
@@ -22,8 +25,8 @@ def whole(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return mini_run.run(base, tmp_path_factory.mktemp("whole") / "run", *WANTED)
 
 
-def metrics(root: Path) -> dict[str, list[dict[str, object]]]:
-    found: dict[str, list[dict[str, object]]] = json.loads((root / "eval/forget_40/metrics.json").read_text("utf-8"))
+def metrics(root: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((root / "eval/forget_40/metrics.json").read_text("utf-8"))
     return found
 
 
@@ -33,12 +36,26 @@ def test_every_summary_is_in_the_report(whole: Path) -> None:
     assert {"membership", "both_ways", "oracle_distance", "diversity"} <= summaries
     for title in (
         "Utility, forgetting, privacy",
-        "The same fact with the face",
+        "The same fact",
         "Which facts stay known",
         "Membership",
     ):
         assert title in page
     assert (whole / "report/summaries.csv").read_text("utf-8").count("\n") == len(metrics(whole)["summaries"]) + 1
+
+
+def test_what_the_plug_ins_say_about_their_numbers_travels_with_them(whole: Path) -> None:
+    content = metrics(whole)
+    declared = Declared.model_validate(content["declared"])
+    assert set(declared.metrics) == {row["metric"] for row in content["results"]}
+    assert set(declared.splits) == {row["split"] for row in content["results"]}
+    assert {name: task.metric for name, task in declared.tasks.items()} == {
+        "classification": "accuracy", "generation": "rougeL", "cloze": "cloze_contains",
+    }  # fmt: skip
+    rows = {(row["summary"], row["detail"]) for row in content["summaries"]}
+    columns = {(c.summary, c.detail) for table in declared.tables for c in table.columns if not c.median}
+    assert columns <= rows, "every column has numbers in a whole run"
+    assert {summary for summary, _ in columns} == {summary for summary, _ in rows}
 
 
 def test_replies_are_weighed_by_the_base_and_retrain_like_the_retain_model(whole: Path) -> None:

@@ -197,7 +197,14 @@ def test_the_four_outcomes_are_declared_and_one_of_them_is_collapse() -> None:
     infos = {name: build("metrics", name, {}).info() for name in names("metrics")}
     assert {name for name, info in infos.items() if info.outcome} == {"right", "wrong", "refused", "garbled"}
     assert [name for name, info in infos.items() if info.collapse] == ["garbled"]
-    assert (infos["exposure"].low, infos["exposure"].high) == (None, 0.0), "no bound is written where there is none"
+    assert infos["exposure"].range == (None, 0.0), "no bound is written where there is none"
+
+
+DECIMAL = (
+    *("rouge1", "rouge2", "rougeL", "rougeL_recall", "bleu", "probability", "truth_ratio", "truth_ratio_arithmetic"),
+    *("exposure", "member_loss", "member_zlib", "member_min_k", "member_min_k_pp", "member_gradient"),
+    "reply_perplexity",
+)
 
 
 @pytest.mark.parametrize("name", names("metrics"))
@@ -207,7 +214,8 @@ def test_every_metric_says_what_it_measures(name: str) -> None:
     assert metric.tasks
     info = metric().info()
     assert info.label and info.unit
-    assert info.percent == (info.unit in ("share", "probability")), "percent are shares, all else has decimals"
+    assert len(info.about) > 20 and not info.about.endswith(".")
+    assert info.percent == (name not in DECIMAL), "shares are printed in percent, all else with decimals"
     assert metric.version >= 1
     assert metric.range[0] < metric.range[1]
     assert metric.source.startswith("https://")

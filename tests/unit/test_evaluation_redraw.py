@@ -30,7 +30,7 @@ def asked(name: str, person: str, split: Split = "forget", **changes: Any) -> Sa
 
 def everything(samples: list[Sample], values: dict[str, Values], **more: Any) -> ScoredRun:
     by_id = {sample.id: sample for sample in samples}
-    return ScoredRun(samples=by_id, values=values, replies={model: {} for model in values}, results=[], **more)
+    return ScoredRun(samples=by_id, values=values, responses={model: {} for model in values}, results=[], **more)
 
 
 def intervals(name: str, every: ScoredRun, **more: Any) -> dict[tuple[str, str], Summary]:
@@ -97,7 +97,7 @@ def test_results_are_averaged_again_as_they_are_averaged_the_first_time() -> Non
     values: Values = {m.name: {s.id: dice.choice([dice.random(), 2.0, None]) for s in samples} for m in metrics}
     scores = [Score(sample_id=key, metric=name, value=v) for name, of in values.items() for key, v in of.items()]
     results = scoring.aggregate("x", samples, scores, metrics)
-    first = ScoredRun(samples={s.id: s for s in samples}, values={"x": values}, replies={}, results=results)
+    first = ScoredRun(samples={s.id: s for s in samples}, values={"x": values}, responses={}, results=results)
     again = Crowd.of(first).again({"forget": [0, 1, 2], "retain": [2, 0, 1]})
     drawn = list(again.samples.values())
     moved = [
@@ -115,7 +115,7 @@ def test_the_same_seed_gives_the_same_bounds_whatever_else_is_there() -> None:
     assert intervals("model_utility", world, seed=5)["x", ""] != found
     turned = dict(reversed(list(world.samples.items())))
     more = turned | {"h": asked("h", "hugo", "holdout"), "i": asked("i", "ines", "holdout")}
-    other = ScoredRun(samples=more, values={**world.values, "a": world.values["x"]}, replies={}, results=[])
+    other = ScoredRun(samples=more, values={**world.values, "a": world.values["x"]}, responses={}, results=[])
     bounds = intervals("model_utility", other, seed=4)["x", ""]
     assert [bounds.low, bounds.high] == pytest.approx([found.low, found.high])
 

@@ -13,7 +13,7 @@ from mllmu.core.declared import closeness
 from mllmu.core.errors import RecipeError
 from mllmu.core.records import CandidateLogp, MetricResult, Response, Sample, Score, Summary
 from mllmu.evaluation.samples import measured, metrics_of
-from mllmu.evaluation.summaries import Summariser, build_all, summarise
+from mllmu.evaluation.summaries import OVERVIEW, Summariser, build_all, summarise
 from mllmu.evaluation.summaries.both_ways import overlap, shares
 from mllmu.evaluation.summaries.diversity import distinct
 from mllmu.evaluation.summaries.model_utility import harmonic
@@ -195,7 +195,45 @@ def test_distance_is_given_for_every_metric_of_every_unlearned_model() -> None:
 
     results = [result("target", 0.9), result("retain_model", 0.3), result("ga", 0.6)]
     rows = run("oracle_distance", [asked(0)], {"ga": {"right": [1.0]}}, results=results)
-    assert [(row.model, row.detail, row.value) for row in rows] == [("ga", "right cloze", pytest.approx(0.5))]
+    assert [(row.model, row.detail, row.value, row.num) for row in rows] == [
+        ("ga", "right cloze", pytest.approx(0.5), 4)
+    ]
+
+
+def rows_of(summary: str, *details: str, **where: str) -> list[Summary]:
+    return [
+        Summary.model_validate({"model": "x", "summary": summary, "detail": d, "value": 0.5, **where}) for d in details
+    ]
+
+
+def heads(name: str, rows: list[Summary]) -> dict[str, list[str]]:
+    """Headings of the columns by title of the table."""
+    made: Summariser = plugins.build("summaries", name, {})
+    return {table.title: [column.head for column in table.columns] for table in made.tables(rows)}
+
+
+def test_summaries_share_one_table_in_a_fixed_order() -> None:
+    found = [table for summary in build_all(["all"]) for table in summary.tables([]) if table.title == OVERVIEW]
+    order = [column.summary for table in sorted(found, key=lambda t: t.order) for column in table.columns]
+    assert list(dict.fromkeys(order)) == ["model_utility", "forget_quality", "privleak", "ape", "diversity"]
+    assert all(table.by_modality for table in found)
+
+
+def test_columns_are_made_from_what_was_found() -> None:
+    kinds = rows_of("by_attribute", "birth_date", "job", split="forget", modality="text")
+    distances = rows_of("oracle_distance", "bleu generation", "right cloze", split="forget", modality="text")
+    every = [*kinds, *distances, *rows_of("by_attribute", "pet", split="retain", modality="text")]
+    assert heads("by_attribute", every) == {"Which facts stay known": ["birth date", "job"]}
+    assert heads("oracle_distance", every)["How near, metric by metric, on forget"] == ["right", "bleu"]
+
+
+def test_the_median_over_all_metrics_has_a_column_for_every_set_and_modality() -> None:
+    made: Summariser = plugins.build("summaries", "oracle_distance", {})
+    summed, single = made.tables([])
+    assert [(c.split, c.modality, c.median) for c in summed.columns] == [
+        (split, modality, True) for split in ("forget", "test") for modality in ("image_text", "text")
+    ]
+    assert (summed.folded, single.folded) == (False, True)
 
 
 def test_a_summary_without_its_metric_is_refused() -> None:

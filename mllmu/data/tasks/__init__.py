@@ -18,14 +18,21 @@ Part = Literal["report", "selection"]
 class Task(Plugin):
     """Base of every task: renders a question as a sample, with the replies whose likelihood is wanted.
 
-    A subclass sets ``task`` (the questions it accepts) and ``metrics`` (what the task is judged by, the headline
-    metric first), and defines ``prompt`` and ``candidates``.
+    A subclass sets ``task`` (the questions it accepts), ``label`` (its title in tables and plots) and ``metrics`` (what
+    the task is judged by, the headline metric first), and defines ``prompt`` and ``candidates``.
     """
 
     task: ClassVar[TaskName]
+    label: ClassVar[str]
     metrics: ClassVar[tuple[str, ...]] = ()
 
     max_new_tokens: int = Field(default=50, gt=0, description="most tokens a reply may have")
+
+    @classmethod
+    def headline(cls, parser: str = "strict") -> str:
+        """The metric that tables and plots show of the task; ``parser`` is the protocol's reading of replies."""
+        del parser
+        return cls.metrics[0]
 
     @abstractmethod
     def prompt(self, question: Question) -> str:

@@ -20,6 +20,7 @@ class Classification(Task):
 
     source: ClassVar[str] = "https://arxiv.org/abs/2410.22108"
     task: ClassVar[TaskName] = "classification"
+    label: ClassVar[str] = "Classification"
     metrics: ClassVar[tuple[str, ...]] = (
         "accuracy",
         "accuracy_logp",
@@ -31,6 +32,10 @@ class Classification(Task):
     )
 
     max_new_tokens: int = Field(default=8, gt=0, description="most tokens a reply may have")
+
+    @classmethod
+    def headline(cls, parser: str = "strict") -> str:
+        return "accuracy_first_char" if parser == "first_char" else cls.metrics[0]
 
     def prompt(self, question: Question) -> str:
         choices = "\n".join(f"{letter}: {value}" for letter, value in sorted(question.options.items()))

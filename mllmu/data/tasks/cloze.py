@@ -22,6 +22,7 @@ class Cloze(Task):
 
     source: ClassVar[str] = "https://arxiv.org/abs/2410.22108"
     task: ClassVar[TaskName] = "cloze"
+    label: ClassVar[str] = "Cloze"
     metrics: ClassVar[tuple[str, ...]] = (
         "cloze_contains",
         "cloze_exact",

@@ -26,6 +26,7 @@ class Generation(Task):
 
     source: ClassVar[str] = "https://arxiv.org/abs/2410.22108"
     task: ClassVar[TaskName] = "generation"
+    label: ClassVar[str] = "Generation"
     metrics: ClassVar[tuple[str, ...]] = (
         "rougeL",
         "rouge1",

@@ -10,6 +10,7 @@ from typing import ClassVar, NamedTuple
 from PIL.Image import Image
 from pydantic import Field
 
+from mllmu.core.declared import SplitInfo
 from mllmu.core.plugins import Plugin
 from mllmu.core.records import Sample, Split
 from mllmu.data.published.store import Table, decode_image
@@ -39,7 +40,9 @@ class Asked(NamedTuple):
 class Benchmark(Plugin, ABC):
     """Base of the general benchmarks; each is a set of its own beside retain and celebrity.
 
-    A subclass sets ``split`` (the name of its set in every table) and ``metrics`` (added to those of the recipe).
+    The name of the plug-in is the name of its set. A subclass sets ``label`` (the title of its set in tables and
+    plots), ``metrics`` (added to those of the recipe), ``headline`` (the one of them that judges all its questions, if
+    the metrics of their tasks do not), and ``free_answers`` (its questions are free, so that judges can give points).
 
     Settings:
         path: a local copy, or the name of the repository on the hub.
@@ -47,12 +50,23 @@ class Benchmark(Plugin, ABC):
         num_questions: only the first n questions.
     """
 
-    split: ClassVar[Split]
+    label: ClassVar[str]
     metrics: ClassVar[tuple[str, ...]]
+    headline: ClassVar[str] = ""
+    free_answers: ClassVar[bool] = False
 
     path: Path
     revision: str | None = None
     num_questions: int | None = Field(default=None, gt=0)
+
+    @property
+    def name(self) -> Split:
+        """The plug-in's name, which is the name of its file and of its set."""
+        return type(self).__module__.rpartition(".")[2]
+
+    def info(self) -> SplitInfo:
+        """What a report needs to know about the set."""
+        return SplitInfo(label=self.label, kind="benchmark", metric=self.headline)
 
     @abstractmethod
     def read(self) -> Iterator[Asked | Skipped]:

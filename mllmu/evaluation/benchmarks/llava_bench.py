@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
 
 from pydantic import Field
 
-from mllmu.core.records import Sample, Split
+from mllmu.core.records import Sample
 from mllmu.data.published.store import Store
 from mllmu.evaluation.benchmarks import Asked, Benchmark, Skipped
 
@@ -25,9 +24,10 @@ class LlavaBench(Benchmark):
     Source: https://huggingface.co/datasets/lmms-lab/llava-bench-in-the-wild (arXiv:2304.08485).
     """
 
-    source: ClassVar[str] = "https://huggingface.co/datasets/lmms-lab/llava-bench-in-the-wild"
-    split: ClassVar[Split] = "llava_bench"
-    metrics: ClassVar[tuple[str, ...]] = ("rougeL",)
+    source = "https://huggingface.co/datasets/lmms-lab/llava-bench-in-the-wild"
+    label = "LLaVA-Bench"
+    metrics = ("rougeL",)
+    free_answers = True
 
     path: Path = Path("lmms-lab/llava-bench-in-the-wild")
     max_new_tokens: int = Field(default=512, gt=0)
@@ -43,10 +43,10 @@ class LlavaBench(Benchmark):
                 yield Skipped("train", number, key, "the question or the reference answer is empty")
                 continue
             sample = Sample(
-                id=f"llava_bench/{key}",
+                id=f"{self.name}/{key}",
                 question_id=key,
                 profile_id=key,
-                split="llava_bench",
+                split=self.name,
                 task="generation",
                 modality="image_text",
                 attribute=str(row[kind]),

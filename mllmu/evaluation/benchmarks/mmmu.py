@@ -5,12 +5,12 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import Field
 
 from mllmu.core.errors import DataError
-from mllmu.core.records import Sample, Split
+from mllmu.core.records import Sample
 from mllmu.data.published.store import Store
 from mllmu.evaluation.benchmarks import Asked, Benchmark, Skipped
 
@@ -32,9 +32,10 @@ class Mmmu(Benchmark):
     Source: https://github.com/MMMU-Benchmark/MMMU (arXiv:2311.16502), data https://huggingface.co/datasets/MMMU/MMMU.
     """
 
-    source: ClassVar[str] = "https://github.com/MMMU-Benchmark/MMMU"
-    split: ClassVar[Split] = "mmmu"
-    metrics: ClassVar[tuple[str, ...]] = ("mmmu_accuracy", "accuracy", "cloze_contains")
+    source = "https://github.com/MMMU-Benchmark/MMMU"
+    label = "MMMU"
+    headline = "mmmu_accuracy"
+    metrics = ("mmmu_accuracy", "accuracy", "cloze_contains")
 
     path: Path = Path("MMMU/MMMU")
     subjects: tuple[str, ...] = Field(default=(), description="only these configs, e.g. [Accounting]; empty: all")
@@ -74,10 +75,10 @@ class Mmmu(Benchmark):
             return "an option is an image"
         key = str(row["id"])
         return Sample(
-            id=f"mmmu/{key}",
+            id=f"{self.name}/{key}",
             question_id=key,
             profile_id=key,
-            split="mmmu",
+            split=self.name,
             task="classification" if choice else "cloze",
             modality="image_text",
             attribute=subject,

@@ -62,8 +62,8 @@ class Judge(Plugin):
 
     version: ClassVar[int] = 1
     """Raised whenever the same replies would be judged otherwise."""
-    unit: ClassVar[str] = "1 to 10 points by a language model"
-    """What the points are, and who gives them; stands beside every table of them."""
+    about: ClassVar[str] = "1 to 10 points by a language model"
+    """What the points are, and who gives them; printed with every table of them."""
     label: str = Field(
         "", pattern=r"^[A-Za-z0-9_-]{0,32}$", description="name in files and tables; default: the judge's"
     )

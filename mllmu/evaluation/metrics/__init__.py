@@ -29,7 +29,7 @@ class Metric(Plugin):
         needs_base_logp: it needs the likelihood of the replies under the base model, see ``Response.base_logp``.
 
     and how its mean is read:
-        label, unit, percent, better, outcome, collapse: see :class:`mllmu.core.declared.MetricInfo`.
+        label, unit, better, outcome, collapse: see :class:`mllmu.core.declared.MetricInfo`; a share is in percent.
         range: lowest and highest value of the mean.
         known: the direction of a model that knows the forget people, if not ``better``.
     """
@@ -42,7 +42,6 @@ class Metric(Plugin):
 
     label: ClassVar[str]
     unit: ClassVar[str] = "share"
-    percent: ClassVar[bool] = True
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
     better: ClassVar[Direction] = "higher"
     known: ClassVar[Direction | None] = None
@@ -92,12 +91,12 @@ class Metric(Plugin):
         return MetricInfo(
             label=self.label,
             unit=self.unit,
-            percent=self.percent,
-            low=low,
-            high=high,
+            percent=self.unit == "share",
+            range=(low, high),
             better=self.better,
             outcome=self.outcome,
             collapse=self.collapse,
+            about=self.summary().removesuffix("."),
         )
 
 

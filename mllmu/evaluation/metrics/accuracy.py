@@ -17,7 +17,7 @@ class Accuracy(Metric):
 
     source = "https://arxiv.org/abs/2410.22108"
     tasks = ("classification",)
-    label = "accuracy"
+    label = "Accuracy"
 
     def value(self, sample: Sample, response: Response) -> float | str:
         letter, reason = parse_choice(response.text, sample.options)

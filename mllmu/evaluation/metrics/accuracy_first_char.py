@@ -16,7 +16,7 @@ class AccuracyFirstChar(Metric):
 
     source = "https://github.com/franciscoliu/MLLMU-Bench"
     tasks = ("classification",)
-    label = "accuracy (first character)"
+    label = "Accuracy (first character)"
 
     def value(self, sample: Sample, response: Response) -> float | str:
         return float(first_char(response.text, sample.options) == sample.target)

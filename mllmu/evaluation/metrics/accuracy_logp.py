@@ -15,7 +15,7 @@ class AccuracyLogp(Metric):
 
     source = "https://github.com/EleutherAI/lm-evaluation-harness"
     tasks = ("classification",)
-    label = "accuracy (likelihood)"
+    label = "Accuracy (likelihood)"
 
     def value(self, sample: Sample, response: Response) -> float | str:
         logps = {letter: found.logp for letter, found in response.candidates.items() if letter in sample.options}

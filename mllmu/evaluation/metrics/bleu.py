@@ -19,8 +19,7 @@ class Bleu(Metric):
     source = "https://aclanthology.org/W14-3346"
     tasks = ("generation",)
     label = "BLEU-4"
-    unit = "0 to 1"
-    percent = False
+    unit = "overlap"
 
     def value(self, sample: Sample, response: Response) -> float | str:
         sentence_bleu, smoothing = _nltk()

@@ -15,7 +15,7 @@ class ClozeContains(Metric):
 
     source = "https://arxiv.org/abs/2410.22108"
     tasks = ("cloze",)
-    label = "answer contained"
+    label = "Answer contained"
 
     def value(self, sample: Sample, response: Response) -> float | str:
         return float(contains(response.text, sample.target))

@@ -15,7 +15,7 @@ class ClozeExact(Metric):
 
     source = "https://arxiv.org/abs/1606.05250"
     tasks = ("cloze",)
-    label = "answer exact"
+    label = "Answer exact"
 
     def value(self, sample: Sample, response: Response) -> float | str:
         return float(normalise(response.text) == normalise(sample.target))

@@ -14,7 +14,7 @@ class ExactMemorisation(Metric):
 
     source = "https://arxiv.org/abs/2506.12618"
     tasks = ("generation", "cloze")
-    label = "exact memorisation"
+    label = "Exact memorisation"
     measures = ("tokens",)
 
     def value(self, sample: Sample, response: Response) -> float | str:

@@ -18,8 +18,7 @@ class Exposure(Metric):
     tasks = ("generation", "cloze")
     unit = "nats"
     range = (-math.inf, 0.0)
-    label = "log-probability"
-    percent = False
+    label = "Log-probability"
 
     def value(self, sample: Sample, response: Response) -> float | str:
         found = response.candidates.get("target")

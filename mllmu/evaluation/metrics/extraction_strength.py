@@ -16,7 +16,7 @@ class ExtractionStrength(Metric):
 
     source = "https://arxiv.org/abs/2407.06460"
     tasks = ("generation", "cloze")
-    label = "extraction strength"
+    label = "Extraction strength"
     measures = ("tokens",)
 
     def value(self, sample: Sample, response: Response) -> float | str:

@@ -11,7 +11,7 @@ class Garbled(OutcomeShare):
     A model that forgets by collapsing shows here; see :func:`mllmu.evaluation.outcome.outcome`.
     """
 
-    label = "garbled"
+    label = "Garbled"
     better = "lower"
     collapse = True
     counted = "garbled"

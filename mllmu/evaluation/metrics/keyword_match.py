@@ -15,7 +15,7 @@ class KeywordMatch(Metric):
 
     source = "https://arxiv.org/abs/2411.03554"
     tasks = ("generation", "cloze")
-    label = "keywords"
+    label = "Keywords"
 
     def value(self, sample: Sample, response: Response) -> float | str:
         wanted = normalise(sample.value).split()

@@ -19,8 +19,7 @@ class MemberGradient(Metric):
     tasks = ("generation", "cloze")
     unit = "minus nats a unit of embedding"
     range = (-math.inf, 0.0)
-    label = "membership: gradient"
-    percent = False
+    label = "Membership: gradient"
     measures = ("tokens", "gradient")
 
     def value(self, sample: Sample, response: Response) -> float | str:

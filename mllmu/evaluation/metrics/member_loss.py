@@ -18,8 +18,7 @@ class MemberLoss(Metric):
     tasks = ("generation", "cloze")
     unit = "nats"
     range = (-math.inf, 0.0)
-    label = "membership: loss"
-    percent = False
+    label = "Membership: loss"
 
     def value(self, sample: Sample, response: Response) -> float | str:
         logp = mean_logp(response, "target")

@@ -19,8 +19,7 @@ class MemberMinK(Metric):
     tasks = ("generation", "cloze")
     unit = "nats"
     range = (-math.inf, 0.0)
-    label = "membership: min-k"
-    percent = False
+    label = "Membership: min-k"
     measures = ("tokens",)
 
     def value(self, sample: Sample, response: Response) -> float | str:

@@ -19,8 +19,7 @@ class MemberMinKPlusPlus(Metric):
     tasks = ("generation", "cloze")
     unit = "standard deviations"
     range = (-math.inf, math.inf)
-    label = "membership: min-k++"
-    percent = False
+    label = "Membership: min-k++"
     measures = ("tokens",)
 
     def value(self, sample: Sample, response: Response) -> float | str:

@@ -19,8 +19,7 @@ class MemberZlib(Metric):
     tasks = ("generation", "cloze")
     unit = "nats a byte"
     range = (-math.inf, 0.0)
-    label = "membership: zlib"
-    percent = False
+    label = "Membership: zlib"
 
     def value(self, sample: Sample, response: Response) -> float | str:
         found = response.candidates.get("target")

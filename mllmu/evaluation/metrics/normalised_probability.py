@@ -18,8 +18,7 @@ class NormalisedProbability(Metric):
 
     source = "https://arxiv.org/abs/2401.06121"
     tasks = ("generation", "cloze")
-    unit = "probability"
-    label = "normalised probability"
+    label = "Normalised probability"
 
     def value(self, sample: Sample, response: Response) -> float | str:
         keys = ["target", *(key for key in sample.candidates if key.startswith("wrong_"))]

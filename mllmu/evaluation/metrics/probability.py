@@ -18,8 +18,7 @@ class Probability(Metric):
     source = "https://arxiv.org/abs/2401.06121"
     tasks = ("generation", "cloze")
     unit = "probability per token"
-    label = "probability"
-    percent = False
+    label = "Probability"
 
     def value(self, sample: Sample, response: Response) -> float | str:
         logp = mean_logp(response, "target")

@@ -8,7 +8,7 @@ from mllmu.evaluation.metrics import OutcomeShare
 class Refused(OutcomeShare):
     """Share of replies that decline to answer."""
 
-    label = "refused"
+    label = "Refused"
     better = "lower"
     counted = "refused"
 

@@ -15,7 +15,7 @@ class Repetition(Metric):
 
     source = "https://arxiv.org/abs/1904.09751"
     tasks = ("generation",)
-    label = "repetition"
+    label = "Repetition"
     better = "lower"
 
     def value(self, sample: Sample, response: Response) -> float | str:

@@ -21,8 +21,7 @@ class ReplyPerplexity(Metric):
     tasks = ("generation",)
     unit = "perplexity"
     range = (1.0, math.inf)
-    label = "perplexity"
-    percent = False
+    label = "Perplexity"
     better = "lower"
     needs_base_logp = True
 

@@ -11,7 +11,7 @@ class Right(OutcomeShare):
     With wrong, refused and garbled it adds up to 1, and unlike accuracy it counts every reply.
     """
 
-    label = "right"
+    label = "Right"
     counted = "right"
 
 

@@ -16,8 +16,7 @@ class Rouge1(Metric):
     source = "https://aclanthology.org/W04-1013"
     tasks = ("generation",)
     label = "ROUGE-1"
-    unit = "0 to 1"
-    percent = False
+    unit = "overlap"
 
     def value(self, sample: Sample, response: Response) -> float | str:
         return rouge_n(sample.target, response.text, n=1).f1

@@ -18,8 +18,7 @@ class RougeL(Metric):
     source = "https://aclanthology.org/W04-1013"
     tasks = ("generation",)
     label = "ROUGE-L"
-    unit = "0 to 1"
-    percent = False
+    unit = "overlap"
 
     def value(self, sample: Sample, response: Response) -> float | str:
         return rouge_l(sample.target, response.text).f1

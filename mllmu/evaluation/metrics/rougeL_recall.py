@@ -17,8 +17,7 @@ class RougeLRecall(Metric):
     source = "https://aclanthology.org/W04-1013"
     tasks = ("generation",)
     label = "ROUGE-L recall"
-    unit = "0 to 1"
-    percent = False
+    unit = "overlap"
 
     def value(self, sample: Sample, response: Response) -> float | str:
         return rouge_l(sample.target, response.text).recall

@@ -32,8 +32,7 @@ class TruthRatio(Metric):
     source = "https://arxiv.org/abs/2401.06121"
     tasks = ("generation", "cloze")
     unit = "ratio"
-    label = "truth ratio"
-    percent = False
+    label = "Truth ratio"
     version = 2
     known = "lower"
 

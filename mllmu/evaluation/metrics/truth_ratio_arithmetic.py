@@ -17,7 +17,7 @@ class TruthRatioArithmetic(TruthRatio):
     Wrong answers at -1 and -3 nats and the truth at -1 nat per token: (1 + e^-2) / 2 = 0.568, there e^-1 = 0.368.
     """
 
-    label = "truth ratio (arithmetic)"
+    label = "Truth ratio (arithmetic)"
 
     def ratio(self, logs: Sequence[float]) -> float:
         return math.fsum(map(math.exp, logs)) / len(logs)

@@ -8,7 +8,7 @@ from mllmu.evaluation.metrics import OutcomeShare
 class Wrong(OutcomeShare):
     """Share of replies that can be read but do not tell the true value."""
 
-    label = "wrong"
+    label = "Wrong"
     better = "lower"
     counted = "wrong"
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
 from mllmu.core import plugins
+from mllmu.core.declared import ColumnSpec, TableSpec
 from mllmu.core.errors import RecipeError
 from mllmu.core.plugins import Plugin
 from mllmu.core.records import MetricResult, Response, Sample, Score, Summary
@@ -31,7 +32,7 @@ class Summariser(Plugin):
         return type(self).__module__.rpartition(".")[2]
 
     @abstractmethod
-    def summarise(self, everything: ScoredRun) -> list[Summary]:
+    def summarise(self, run: ScoredRun) -> list[Summary]:
         """The rows of all models; what cannot be computed is a row with value None and a note."""
 
     def no_interval(self, detail: str) -> str:
@@ -41,12 +42,34 @@ class Summariser(Plugin):
         wrong for what is no estimate, like a p-value, and for counts of different things, which fall when somebody is
         drawn twice.
         """
-        del detail
         return ""
+
+    def tables(self, rows: Sequence[Summary]) -> Iterable[TableSpec]:
+        """Tables of a report; ``rows`` of all summaries, for columns that depend on what was found.
+
+        A report leaves out columns without numbers. Rows in no table are still in its ``summaries.csv``.
+        """
+        return ()
 
     def row(self, model: str, value: float | None, **more: object) -> Summary:
         """One row of this summary."""
         return Summary(model=model, summary=self.name, value=value, **more)
+
+    def column(self, head: str, **more: object) -> ColumnSpec:
+        """One column of rows of this summary."""
+        return ColumnSpec(summary=self.name, head=head, **more)
+
+    def overview(self, order: int, *columns: ColumnSpec) -> list[TableSpec]:
+        """Columns in the first tables of the summaries; ``order`` from 10 to 19 says where in them."""
+        return [TableSpec(title=OVERVIEW, intro=_ARROWS, columns=columns, order=order, by_modality=True)]
+
+
+OVERVIEW = "Utility, forgetting, privacy"
+_ARROWS = (
+    "Arrows point from the target's number to the retain_model's, where forgetting leads; › marks numbers past it. On "
+    "retain, higher is better. Below a number, here and in the other tables: its 95 % interval, from a bootstrap over "
+    "people; where there is none, pointing at the number says why."
+)
 
 
 def build_all(names: Iterable[str]) -> list[Summariser]:
@@ -59,7 +82,7 @@ def summarise(
     summaries: Sequence[Summariser],
     samples: Sequence[Sample],
     scores: Mapping[str, Sequence[Score]],
-    replies: Mapping[str, Sequence[Response]],
+    responses: Mapping[str, Sequence[Response]],
     results: Sequence[MetricResult],
     *,
     seed: int = 0,
@@ -82,10 +105,10 @@ def summarise(
                 f"evaluate.summaries: {summary.name} reads the metric {missing[0]}, which was not scored. "
                 "Add its task to evaluate.tasks, or leave the summary out."
             )
-    everything = ScoredRun(
+    run = ScoredRun(
         samples=counted,
         values=values,
-        replies={model: {reply.sample_id: reply for reply in of_model} for model, of_model in replies.items()},
+        responses={model: {r.sample_id: r for r in of_model} for model, of_model in responses.items()},
         results=results,
     )
-    return with_intervals(summaries, everything, seed=seed)
+    return with_intervals(summaries, run, seed=seed)

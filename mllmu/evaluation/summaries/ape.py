@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Iterable, Sequence
 
+from mllmu.core.declared import TableSpec
 from mllmu.core.records import Modality, Split, Summary
 from mllmu.evaluation.summaries import ScoredRun, Summariser, mean
 
@@ -18,16 +19,16 @@ class Ape(Summariser):
     opens the door is enough.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2411.03554"
-    needs: ClassVar[tuple[str, ...]] = ("keyword_match",)
+    source = "https://arxiv.org/abs/2411.03554"
+    needs = ("keyword_match",)
 
-    def summarise(self, everything: ScoredRun) -> list[Summary]:
+    def summarise(self, run: ScoredRun) -> list[Summary]:
         rows = []
-        for model in everything.models:
+        for model in run.models:
             by: dict[Modality, dict[tuple[str, str, str], list[float]]] = {}
             for split in WORDINGS:
-                for sample_id, value in everything.judged(model, "keyword_match", split=split).items():
-                    sample = everything.samples[sample_id]
+                for sample_id, value in run.judged(model, "keyword_match", split=split).items():
+                    sample = run.samples[sample_id]
                     fact = (sample.task, sample.profile_id, sample.attribute)
                     by.setdefault(sample.modality, {}).setdefault(fact, []).append(value)
             for modality, facts in by.items():
@@ -37,6 +38,15 @@ class Ape(Summariser):
                         self.row(model, value, detail=detail, split="forget", modality=modality, num=len(facts))
                     )
         return rows
+
+    def tables(self, rows: Sequence[Summary]) -> Iterable[TableSpec]:
+        told = "private words told about forgotten people, in %, mean over the wordings of a fact"
+        worst = "the same for the wording of each fact that tells most: one open door is enough"
+        return self.overview(
+            13,
+            self.column("keywords", detail="mean", split="forget", show="percent", reads=told),
+            self.column("worst wording", detail="worst", split="forget", show="percent", reads=worst),
+        )
 
 
 PLUGIN = Ape

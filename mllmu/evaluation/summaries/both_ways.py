@@ -1,36 +1,59 @@
-"""Is a fact gone in both modalities, or only one way in?"""
+"""Is a fact gone in both modalities, or only in one?"""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Iterable, Sequence
 
-from mllmu.core.records import SPLITS, Modality, Summary
+from mllmu.core.declared import ColumnSpec, Good, TableSpec
+from mllmu.core.records import Split, Summary
 from mllmu.evaluation.summaries import ScoredRun, Summariser, mean
 
-IMAGE: Modality = "image_text"
-NAME: Modality = "text"
+CASES = {"acc_r": (True, True), "face_only": (True, False), "name_only": (False, True), "acc_f": (False, False)}
+"""Told with the image, told in text."""
+BAR = {
+    "acc_r": "told in both",
+    "face_only": "told with the image alone",
+    "name_only": "told in text alone",
+    "acc_f": "told in neither",
+}
+COLUMNS = {
+    "acc_f": ("in neither", "AccF: facts told in neither modality"),
+    "face_only": ("image alone", "told with the portrait but not by name"),
+    "name_only": ("text alone", "told by name but not with the portrait"),
+    "acc_r": ("in both", "AccR: facts told in both modalities"),
+    "leak": ("leak", "told with the image alone minus told in text alone; 0: neither modality tells more"),
+    "rl_f": ("RL_F", "overlap with the true sentence, leaning to the better modality: high if one of them works"),
+    "rl_r": ("RL_R", "the same, leaning to the worse modality: high only if both work"),
+}
+"""Heading and explanation by detail."""
+SETS: tuple[tuple[Split, Good, tuple[str, ...]], ...] = (
+    ("forget", "retain_model", tuple(COLUMNS)),
+    ("test", "retain_model", ("acc_f", "leak")),
+    ("retain", "kept", ("acc_r", "rl_r")),
+    ("celebrity", "kept", ("acc_r",)),
+)
 
 
 class BothWays(Summariser):
-    """Per fact, asked with the face (without the name) and by the name (without the face): known how?
+    """Per fact, asked with the face (without the name) and by the name (without the face): in which is it known?
 
-    acc_f: share of facts told neither way; acc_r: told both ways; face_only, name_only: told one way alone. The four
-    add up to 1. leak = share told with the face minus share told by the name: 0 = one way in is as good as the other.
-    rl_f = mean of (a^2 + b^2) / (a + b), which one good way in keeps high; rl_r = mean of 2ab / (a + b), which needs
+    acc_f: share of facts told in neither; acc_r: told in both; face_only, name_only: told in one alone. The four add up
+    to 1. leak = share told with the face alone minus share told by the name alone: 0 = neither modality tells more.
+    rl_f = mean of (a^2 + b^2) / (a + b), which one good modality keeps high; rl_r = mean of 2ab / (a + b), which needs
     both; a, b: ROUGE-L of the two replies of the generation task. Both 0 if a + b = 0.
     Facts count where both replies were judged.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2502.17823"
-    needs: ClassVar[tuple[str, ...]] = ("right",)
+    source = "https://arxiv.org/abs/2502.17823"
+    needs = ("right",)
 
-    def summarise(self, everything: ScoredRun) -> list[Summary]:
+    def summarise(self, run: ScoredRun) -> list[Summary]:
         rows = []
-        for model in everything.models:
-            told, rouge = everything.facts(model, "right"), everything.facts(model, "rougeL", task="generation")
-            for split in SPLITS:
-                pairs = [(by[IMAGE] > 0.5, by[NAME] > 0.5) for fact, by in told.items() if fact[0] == split]
-                overlaps = [(by[IMAGE], by[NAME]) for fact, by in rouge.items() if fact[0] == split]
+        for model in run.models:
+            told, rouge = run.facts(model, "right"), run.facts(model, "rougeL", task="generation")
+            for split in run.splits:
+                pairs = [(by["image_text"] > 0.5, by["text"] > 0.5) for fact, by in told.items() if fact[0] == split]
+                overlaps = [(by["image_text"], by["text"]) for fact, by in rouge.items() if fact[0] == split]
                 numbers = {**shares(pairs), **overlap(overlaps)}
                 rows += [
                     self.row(model, value, detail=detail, split=split, num=len(overlaps if "rl_" in detail else pairs))
@@ -38,18 +61,29 @@ class BothWays(Summariser):
                 ]
         return rows
 
+    def tables(self, rows: Sequence[Summary]) -> Iterable[TableSpec]:
+        yield TableSpec(
+            title="The same fact asked with image + text and with text only",
+            intro="Every fact about the forgotten people is asked with the image (the face) and in text (the name). A "
+            "fact that is still told in one of the two is hidden, not gone. In %, but for leak (points) and RL "
+            "(ROUGE-L, 0 to 1).",
+            columns=tuple(self._column(split, detail, good) for split, good, details in SETS for detail in details),
+            bar=tuple(self.column(head, detail=detail, split="forget") for detail, head in BAR.items()),
+            order=30,
+        )
+
+    def _column(self, split: Split, detail: str, good: Good) -> ColumnSpec:
+        head, reads = COLUMNS[detail]
+        show = "decimal" if detail.startswith("rl_") else "signed" if detail == "leak" else "percent"
+        told = {"reads": reads if split == "forget" else "", "good": good, "show": show}
+        return self.column(f"{split}: {head}", detail=detail, split=split, **told)
+
 
 def shares(pairs: list[tuple[bool, bool]]) -> dict[str, float]:
     """Shares of the four cases (told with the face, told by the name) and their difference; nothing for no pairs."""
     if not pairs:
         return {}
-    counted = {
-        "acc_f": (False, False),
-        "acc_r": (True, True),
-        "face_only": (True, False),
-        "name_only": (False, True),
-    }
-    found = {name: pairs.count(case) / len(pairs) for name, case in counted.items()}
+    found = {name: pairs.count(CASES[name]) / len(pairs) for name in ("acc_f", "acc_r", "face_only", "name_only")}
     return found | {"leak": found["face_only"] - found["name_only"]}
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Iterable, Sequence
 
+from mllmu.core.declared import ColumnSpec, TableSpec
 from mllmu.core.records import Summary
 from mllmu.evaluation.summaries import ScoredRun, Summariser, mean
 
@@ -14,21 +15,35 @@ class ByAttribute(Summariser):
     All tasks together; on the forgotten people the retain_model's row says how much of it is guessing.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2410.22108"
-    needs: ClassVar[tuple[str, ...]] = ("right",)
+    source = "https://arxiv.org/abs/2410.22108"
+    needs = ("right",)
 
-    def summarise(self, everything: ScoredRun) -> list[Summary]:
+    def summarise(self, run: ScoredRun) -> list[Summary]:
         rows = []
-        for model in everything.models:
-            for split, modality in everything.places():
+        for model in run.models:
+            for split, modality in run.cells():
                 by: dict[str, list[float]] = {}
-                for sample_id, value in everything.judged(model, "right", split=split, modality=modality).items():
-                    by.setdefault(everything.samples[sample_id].attribute, []).append(value)
+                for sample_id, value in run.judged(model, "right", split=split, modality=modality).items():
+                    by.setdefault(run.samples[sample_id].attribute, []).append(value)
                 rows += [
                     self.row(model, mean(by[name]), detail=name, split=split, modality=modality, num=len(by[name]))
                     for name in sorted(by)
                 ]
         return rows
+
+    def tables(self, rows: Sequence[Summary]) -> Iterable[TableSpec]:
+        kinds = sorted({row.detail for row in rows if row.summary == self.name and row.split == "forget"})
+        yield TableSpec(
+            title="Which facts stay known",
+            intro="Right replies about the forgotten people by kind of fact, in %, all tasks together. The "
+            "retain_model's row is what guessing gives; a kind of fact that stays above it leaks.",
+            columns=tuple(self._column(kind) for kind in kinds),
+            order=40,
+            by_modality=True,
+        )
+
+    def _column(self, kind: str) -> ColumnSpec:
+        return self.column(kind.replace("_", " "), detail=kind, split="forget", show="percent")
 
 
 PLUGIN = ByAttribute

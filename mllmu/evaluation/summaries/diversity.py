@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Iterable, Sequence
 
+from mllmu.core.declared import TableSpec
 from mllmu.core.records import Summary
 from mllmu.evaluation.summaries import ScoredRun, Summariser
 
@@ -16,28 +16,34 @@ class Diversity(Summariser):
     although each reply by itself looks well. It falls with the number of replies, so compare models, not sets.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/1510.03055"
-    needs: ClassVar[tuple[str, ...]] = ("right",)
+    source = "https://arxiv.org/abs/1510.03055"
+    needs = ("right",)
 
     def no_interval(self, detail: str) -> str:
-        del detail
         return "no interval: somebody drawn twice says nothing different"
 
-    def summarise(self, everything: ScoredRun) -> list[Summary]:
+    def summarise(self, run: ScoredRun) -> list[Summary]:
         rows = []
-        for model, replies in everything.replies.items():
-            for split, modality in everything.places():
-                texts = [
-                    replies[sample.id].text
-                    for sample in everything.samples.values()
-                    if (sample.split, sample.modality, sample.task) == (split, modality, "generation")
-                    and sample.id in replies
-                ]
+        for model, responses in run.responses.items():
+            for split, modality in run.cells():
+                asked = run.asked(split, modality, "generation")
+                texts = [responses[sample.id].text for sample in asked if sample.id in responses]
                 rows += [
                     self.row(model, value, detail=detail, split=split, modality=modality, num=len(texts))
                     for detail, value in distinct(texts).items()
                 ]
         return rows
+
+    def tables(self, rows: Sequence[Summary]) -> Iterable[TableSpec]:
+        pairs = "different word pairs among all of the free replies on retain; low means repeating itself"
+        replies = "different replies among all on retain, in %; low means giving one answer to every question"
+        return self.overview(
+            14,
+            self.column("distinct-2", detail="distinct_2", split="retain", good="kept", reads=pairs),
+            self.column(
+                "different replies", detail="replies", split="retain", good="kept", show="percent", reads=replies
+            ),
+        )
 
 
 def distinct(texts: Sequence[str]) -> dict[str, float]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Iterable, Sequence
 
-from mllmu.core.records import Summary
+from mllmu.core.declared import TableSpec
+from mllmu.core.records import Split, Summary
 from mllmu.evaluation.stats import js_distance, ks_distance, ks_p_value
 from mllmu.evaluation.summaries import ScoredRun, Summariser
+
+SPLITS: tuple[Split, ...] = ("forget", "test")
 
 
 class ForgetQuality(Summariser):
@@ -17,23 +20,19 @@ class ForgetQuality(Summariser):
     compares models that were asked the same ones, and questions about one person are not independent as it assumes.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2401.06121"
-    needs: ClassVar[tuple[str, ...]] = ("truth_ratio",)
+    source = "https://arxiv.org/abs/2401.06121"
+    needs = ("truth_ratio",)
 
     def no_interval(self, detail: str) -> str:
         return "no interval: " + ("a p-value is no estimate" if detail == "p_value" else "luck only adds to a distance")
 
-    def summarise(self, everything: ScoredRun) -> list[Summary]:
+    def summarise(self, run: ScoredRun) -> list[Summary]:
         rows = []
-        for model in everything.models:
-            for split, modality in everything.places():
-                if split not in ("forget", "test"):
-                    continue
+        for model in run.models:
+            for split, modality in run.cells(SPLITS):
                 ours, theirs = (
-                    list(
-                        everything.judged(m, "truth_ratio", split=split, modality=modality, task="generation").values()
-                    )
-                    for m in (model, everything.retain_model)
+                    [*run.judged(m, "truth_ratio", split=split, modality=modality, task="generation").values()]
+                    for m in (model, run.retain_model)
                 )
                 if not ours or not theirs:
                     continue
@@ -49,6 +48,21 @@ class ForgetQuality(Summariser):
                     for detail, value in numbers.items()
                 ]
         return rows
+
+    def tables(self, rows: Sequence[Summary]) -> Iterable[TableSpec]:
+        p = (
+            "probability of truth ratios at least as different from the retain_model's by chance; below 0.05 the two "
+            "can be told apart. It falls with the number of questions"
+        )
+        ks = "distance of the truth ratios on {} from the retain_model's, 0 to 1 (Kolmogorov-Smirnov)"
+        js = "the same on forget by histograms (Jensen-Shannon, base 2)"
+        of_p = {"detail": "p_value", "show": "p_value", "good": "none"}
+        return self.overview(
+            11,
+            self.column("forget quality p", split="forget", reads=p, **of_p),
+            *(self.column(f"KS {split}", detail="ks", split=split, reads=ks.format(split)) for split in SPLITS),
+            self.column("JS forget", detail="js", split="forget", reads=js),
+        )
 
 
 PLUGIN = ForgetQuality

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import ClassVar
+from collections.abc import Iterable, Iterator, Sequence
 
+from mllmu.core.declared import ColumnSpec, TableSpec
 from mllmu.core.records import Modality, Split, Summary
 from mllmu.evaluation.ranking import auc, hits_at, matched_auc
 from mllmu.evaluation.summaries import ScoredRun, Summariser
 
-ATTACKS = ("member_loss", "member_zlib", "member_min_k", "member_min_k_pp", "member_gradient")
 REFERENCE = "member_reference"
+ATTACKS = {
+    "member_loss": "mean log-probability of an answer token",
+    "member_zlib": "log-probability for each compressed byte",
+    "member_min_k": "mean log-probability of the 20 % least likely tokens",
+    "member_min_k_pp": "the same, standardised over the vocabulary",
+    "member_gradient": "norm of the gradient of the answer: what was learned pulls less",
+    REFERENCE: "log-probability minus the retain_model's, which itself has none",
+}
+"""What each attack looks at; all but the last are metrics."""
+NO_OTHERS = "nothing to compare with"
 SIDES: tuple[Split, Split] = ("forget", "holdout")
 
 
@@ -25,52 +34,69 @@ class Membership(Summariser):
     The holdout people were invented like the others, and no model has seen them. The ideal is the retain_model's value.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2402.07841"
-    needs: ClassVar[tuple[str, ...]] = ATTACKS
+    source = "https://arxiv.org/abs/2402.07841"
+    needs = tuple(attack for attack in ATTACKS if attack != REFERENCE)
 
     def no_interval(self, detail: str) -> str:
         return "no interval: rests on the few highest answers" if detail.endswith(" tpr_at_1") else ""
 
-    def summarise(self, everything: ScoredRun) -> list[Summary]:
+    def summarise(self, run: ScoredRun) -> list[Summary]:
         rows: list[Summary] = []
-        for model in everything.models:
-            for attack in (*ATTACKS, REFERENCE):
-                for modality in dict.fromkeys(modality for _, modality in everything.places()):
-                    rows += self._rows(everything, model, attack, modality)
+        for model in run.models:
+            for attack in ATTACKS:
+                for modality in run.modalities:
+                    rows += self._rows(run, model, attack, modality)
         return rows
 
-    def _rows(self, everything: ScoredRun, model: str, attack: str, modality: Modality) -> Iterator[Summary]:
-        if attack == REFERENCE and model == everything.retain_model:
+    def _rows(self, run: ScoredRun, model: str, attack: str, modality: Modality) -> Iterator[Summary]:
+        if attack == REFERENCE and model == run.retain_model:
             return
-        sides = [scores(everything, model, attack, split, modality) for split in SIDES]
+        sides = [scores(run, model, attack, split, modality) for split in SIDES]
         members, others = ([v for values in side.values() for v in values] for side in sides)
         numbers = {
             "auc": auc(members, others),
             "matched_auc": matched_auc(sides[0], sides[1]),
             "tpr_at_1": hits_at(members, others),
         }
-        for kind, value in numbers.items():
-            yield self.row(
-                model, value, detail=f"{attack.removeprefix('member_')} {kind}", split="forget", modality=modality,
-                num=len(members) + len(others), note="" if value is not None else "nothing to compare with",
-            )  # fmt: skip
+        for number, value in numbers.items():
+            detail, note = f"{attack.removeprefix('member_')} {number}", "" if value is not None else NO_OTHERS
+            num = len(members) + len(others)
+            yield self.row(model, value, detail=detail, split="forget", modality=modality, num=num, note=note)
+
+    def tables(self, rows: Sequence[Summary]) -> Iterable[TableSpec]:
+        yield TableSpec(
+            title="Membership inference",
+            intro="How well the forgotten people's answers can be told from those about people no model has seen, by "
+            "scores of their likelihood. The number is the area under the ROC curve: 0.5 is not at all. Below: "
+            "'matched', the same among answers of one task and length; 'found', the share of forgotten answers found "
+            "at 1 % false alarms.",
+            columns=tuple(self._column(attack, reads) for attack, reads in ATTACKS.items()),
+            order=50,
+            by_modality=True,
+        )
+
+    def _column(self, attack: str, reads: str) -> ColumnSpec:
+        name = attack.removeprefix("member_")
+        more = (("matched", f"{name} matched_auc"), ("found", f"{name} tpr_at_1"))
+        head = name.replace("_pp", "++").replace("_", "-")
+        return self.column(head, detail=f"{name} auc", split="forget", reads=reads, more=more, metric=attack)
 
 
 def scores(
-    everything: ScoredRun, model: str, attack: str, split: Split, modality: Modality
+    run: ScoredRun, model: str, attack: str, split: Split, modality: Modality
 ) -> dict[tuple[str, int], list[float]]:
     """Scores of an attack by (task, number of answer tokens)."""
-    known: dict[str, float] = {}
-    if attack == REFERENCE:
-        known = everything.judged(everything.retain_model, "member_loss", split=split, modality=modality)
     metric = "member_loss" if attack == REFERENCE else attack
+    values = run.judged(model, metric, split=split, modality=modality)
+    if attack == REFERENCE:
+        reference = run.judged(run.retain_model, metric, split=split, modality=modality)
+        values = {
+            sample_id: value - reference[sample_id] for sample_id, value in values.items() if sample_id in reference
+        }
     found: dict[tuple[str, int], list[float]] = {}
-    for sample_id, value in everything.judged(model, metric, split=split, modality=modality).items():
-        if attack == REFERENCE and sample_id not in known:
-            continue
-        score = value - known[sample_id] if attack == REFERENCE else value
-        length = everything.replies[model][sample_id].candidates["target"].num_tokens
-        found.setdefault((everything.samples[sample_id].task, length), []).append(score)
+    for sample_id, value in values.items():
+        length = run.responses[model][sample_id].candidates["target"].num_tokens
+        found.setdefault((run.samples[sample_id].task, length), []).append(value)
     return found
 
 

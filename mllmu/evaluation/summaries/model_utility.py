@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from math import fsum
-from typing import ClassVar
 
+from mllmu.core.declared import TableSpec
 from mllmu.core.plugins import build
 from mllmu.core.records import Split, Summary
 from mllmu.evaluation.metrics import Metric
@@ -24,18 +24,18 @@ class ModelUtility(Summariser):
     TOFU has real authors and world facts where the celebrities stand here.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2401.06121"
-    needs: ClassVar[tuple[str, ...]] = PARTS
+    source = "https://arxiv.org/abs/2401.06121"
+    needs = PARTS
 
-    def summarise(self, everything: ScoredRun) -> list[Summary]:
+    def summarise(self, run: ScoredRun) -> list[Summary]:
         rows = []
-        splits = [split for split in KEPT if everything.asked(split)]
-        for model in everything.models:
-            for modality in dict.fromkeys(modality for _, modality in everything.places()):
+        splits = [split for split in KEPT if run.asked(split)]
+        for model in run.models:
+            for modality in run.modalities:
                 means = []
                 for split in splits:
                     for name, metric in _parts().items():
-                        values = everything.judged(model, name, split=split, modality=modality, task="generation")
+                        values = run.judged(model, name, split=split, modality=modality, task="generation")
                         read = [metric.readable(value, split) for value in values.values()]
                         means.append(fsum(read) / len(read) if read else None)
                 known = [value for value in means if value is not None]
@@ -50,6 +50,13 @@ class ModelUtility(Summariser):
                     )
                 )
         return rows
+
+    def tables(self, rows: Sequence[Summary]) -> Iterable[TableSpec]:
+        reads = (
+            "harmonic mean of probability, ROUGE-L recall and truth ratio on retain and celebrity; one bad part pulls "
+            "it down"
+        )
+        return self.overview(10, self.column("model utility", good="kept", reads=reads))
 
 
 @cache

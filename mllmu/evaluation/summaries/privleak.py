@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Iterable, Sequence
 
+from mllmu.core.declared import TableSpec
 from mllmu.core.records import Summary
 from mllmu.evaluation.ranking import auc
 from mllmu.evaluation.summaries import ScoredRun, Summariser
@@ -19,24 +20,30 @@ class PrivLeak(Summariser):
     known than if never seen, which tells as much. Undefined, and said so, where the retain_model's AUC is 1.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2407.06460"
-    needs: ClassVar[tuple[str, ...]] = ("member_min_k",)
+    source = "https://arxiv.org/abs/2407.06460"
+    needs = ("member_min_k",)
 
-    def summarise(self, everything: ScoredRun) -> list[Summary]:
+    def summarise(self, run: ScoredRun) -> list[Summary]:
         rows = []
-        for modality in dict.fromkeys(modality for _, modality in everything.places()):
+        for modality in run.modalities:
             areas: dict[str, float | None] = {}
             counts: dict[str, int] = {}
-            for model in everything.models:
+            for model in run.models:
                 members, others = (
-                    list(everything.judged(model, "member_min_k", split=split, modality=modality).values())
-                    for split in SIDES
+                    list(run.judged(model, "member_min_k", split=split, modality=modality).values()) for split in SIDES
                 )
                 areas[model], counts[model] = auc(members, others), len(members) + len(others)
             for model, area in areas.items():
-                value, note = privleak(area, areas[everything.retain_model])
+                value, note = privleak(area, areas[run.retain_model])
                 rows.append(self.row(model, value, split="forget", modality=modality, num=counts[model], note=note))
         return rows
+
+    def tables(self, rows: Sequence[Summary]) -> Iterable[TableSpec]:
+        reads = (
+            "membership by min-k against the retain_model's, in %: 0 is as the retain_model, negative still looks "
+            "known, positive looks less known than never seen"
+        )
+        return self.overview(12, self.column("PrivLeak", split="forget", show="signed", scale=0.01, reads=reads))
 
 
 def privleak(area: float | None, area_retain: float | None) -> tuple[float | None, str]:
