@@ -13,6 +13,9 @@ from typing import NamedTuple
 
 from mllmu.core.errors import DataError
 
+NORMAL = 1.959964
+"""The 97.5 % quantile of the normal distribution."""
+
 
 class Estimate(NamedTuple):
     """A mean with its interval; ``low`` and ``high`` are None with fewer than two clusters."""
@@ -64,13 +67,13 @@ def clustered_mean(values: Sequence[float], clusters: Sequence[str], *, level: f
     return Estimate(mean, mean - reach, mean + reach, len(values), num_clusters)
 
 
-def drawn_interval(draws: Sequence[float], num_clusters: int, *, level: float = 0.95) -> tuple[float, float]:
-    """Interval of any number from its values on clusters drawn again: percentiles, further out with few clusters.
+def bootstrap_interval(draws: Sequence[float], num_clusters: int, *, level: float = 0.95) -> tuple[float, float]:
+    """Interval of any number from its values on clusters drawn with replacement: percentiles, wider for few clusters.
 
     low, high = quantiles a and 1 - a of the draws;  a = Phi(-t(G-1) * sqrt(G/(G-1)))
 
-    Draws with replacement spread by sqrt((G-1)/G) too little, and a normal tail knows nothing of a spread that is
-    itself guessed. With these two corrections the interval of a plain mean is about that of :func:`clustered_mean`.
+    Draws with replacement spread by sqrt((G-1)/G) too little, and a normal tail ignores that the spread is itself
+    estimated. With these two corrections the interval of a plain mean is about that of :func:`clustered_mean`.
     a is 0.025 for very many clusters, 0.018 for 25, 0.0057 for 8 and 0.00012 for 4: all draws but the ends.
 
     Args:
@@ -80,11 +83,16 @@ def drawn_interval(draws: Sequence[float], num_clusters: int, *, level: float = 
 
     Source: Hesterberg 2015, arXiv:1411.5279, section 4 ("expanded percentile interval").
     """
-    import numpy as np
     from scipy.special import ndtr  # scipy is slow to import and only needed here
 
     reach = _t_quantile(0.5 + level / 2, num_clusters - 1) * math.sqrt(num_clusters / (num_clusters - 1))
-    outside = float(ndtr(-reach))
+    return percentile_interval(draws, float(ndtr(-reach)))
+
+
+def percentile_interval(draws: Sequence[float], outside: float = 0.025) -> tuple[float, float]:
+    """The draws without the lowest and the highest share ``outside``; by default the middle 95 %."""
+    import numpy as np
+
     low, high = np.quantile(draws, [outside, 1 - outside])
     return float(low), float(high)
 
@@ -117,6 +125,29 @@ def paired_difference(
     mean, error = _mean_and_error(differences, clusters)
     p_value = None if mean is None or error is None else _two_sided_p(mean, error, num_clusters - 1)
     return Difference(value, low, high, p_value, num, num_clusters)
+
+
+def auc_interval(area: float, num_members: int, num_others: int) -> tuple[float, float]:
+    """95 % interval of an area under the ROC curve, clipped to [0, 1].
+
+    area -+ 1.96 * sqrt( (area (1 - area) + (n - 1)(q1 - area^2) + (m - 1)(q2 - area^2)) / (n m) )
+    q1 = area / (2 - area),  q2 = 2 area^2 / (1 + area)
+
+    Source: Hanley and McNeil 1982, doi:10.1148/radiology.143.1.7063747.
+    """
+    first, second = area / (2 - area), 2 * area**2 / (1 + area)
+    spread = (num_members - 1) * (first - area**2) + (num_others - 1) * (second - area**2)
+    reach = NORMAL * math.sqrt(max(0.0, area * (1 - area) + spread) / (num_members * num_others))
+    return max(0.0, area - reach), min(1.0, area + reach)
+
+
+def harmonic_mean(values: Sequence[float]) -> float:
+    """Harmonic mean of at least one value; 0 if a value is 0 or below.
+
+    >>> harmonic_mean([1.0, 0.5]), harmonic_mean([1.0, 0.0])
+    (0.6666666666666666, 0.0)
+    """
+    return len(values) / sum(1 / value for value in values) if min(values) > 0 else 0.0
 
 
 def ks_distance(a: Sequence[float], b: Sequence[float]) -> float:

@@ -13,10 +13,10 @@ from mllmu.core.declared import closeness
 from mllmu.core.errors import RecipeError
 from mllmu.core.records import CandidateLogp, MetricResult, Response, Sample, Score, Summary
 from mllmu.evaluation.samples import measured, metrics_of
+from mllmu.evaluation.stats import harmonic_mean
 from mllmu.evaluation.summaries import OVERVIEW, Summariser, build_all, summarise
 from mllmu.evaluation.summaries.both_ways import overlap, shares
 from mllmu.evaluation.summaries.diversity import distinct
-from mllmu.evaluation.summaries.model_utility import harmonic
 from mllmu.evaluation.summaries.privleak import privleak
 
 Numbers = dict[str, list[float | None]]
@@ -168,8 +168,8 @@ def test_diversity_sees_a_model_that_always_says_the_same() -> None:
 
 
 def test_model_utility_is_zero_if_one_part_is() -> None:
-    assert harmonic([1.0, 0.5]) == pytest.approx(2 / 3)
-    assert harmonic([1.0, 0.0]) == 0.0
+    assert harmonic_mean([1.0, 0.5]) == pytest.approx(2 / 3)
+    assert harmonic_mean([1.0, 0.0]) == 0.0
     samples = [asked(0, split="retain"), asked(1, split="celebrity")]
     parts: Numbers = {"probability": [0.5, 0.5], "rougeL_recall": [0.5, 0.5], "truth_ratio": [0.5, 0.5]}
     rows = run("model_utility", samples, {"x": parts, "lost": parts | {"rougeL_recall": [0.5, 0.0]}, "mute": parts | {"probability": [0.5, None]}})  # fmt: skip  # noqa: E501

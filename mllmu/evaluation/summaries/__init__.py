@@ -15,7 +15,7 @@ from mllmu.core.declared import ColumnSpec, TableSpec
 from mllmu.core.errors import RecipeError
 from mllmu.core.plugins import Plugin
 from mllmu.core.records import MetricResult, Response, Sample, Score, Summary
-from mllmu.evaluation.redraw import with_intervals
+from mllmu.evaluation.bootstrap import with_intervals
 from mllmu.evaluation.scored_run import ScoredRun, mean
 
 __all__ = ["ScoredRun", "Summariser", "build_all", "mean", "summarise"]
@@ -38,9 +38,8 @@ class Summariser(Plugin):
     def no_interval(self, detail: str) -> str:
         """Why the numbers of a detail have no interval; empty if they have one.
 
-        An interval comes from the same summary over people drawn again, see :mod:`mllmu.evaluation.redraw`. That is
-        wrong for what is no estimate, like a p-value, and for counts of different things, which fall when somebody is
-        drawn twice.
+        An interval comes from a bootstrap over people, see :mod:`mllmu.evaluation.bootstrap`. That is wrong for what is
+        no estimate, like a p-value, and for counts of different things, which fall when a person is drawn twice.
         """
         return ""
 

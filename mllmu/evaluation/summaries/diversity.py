@@ -24,10 +24,10 @@ class Diversity(Summariser):
 
     def summarise(self, run: ScoredRun) -> list[Summary]:
         rows = []
-        for model, responses in run.responses.items():
+        for model in run.responses:
             for split, modality in run.cells():
-                asked = run.asked(split, modality, "generation")
-                texts = [responses[sample.id].text for sample in asked if sample.id in responses]
+                replies = (run.response(model, sample.id) for sample in run.asked(split, modality, "generation"))
+                texts = [reply.text for reply in replies if reply]
                 rows += [
                     self.row(model, value, detail=detail, split=split, modality=modality, num=len(texts))
                     for detail, value in distinct(texts).items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from mllmu.core.declared import TableSpec
+from mllmu.core.names import RETAIN_MODEL
 from mllmu.core.records import Split, Summary
 from mllmu.evaluation.stats import js_distance, ks_distance, ks_p_value
 from mllmu.evaluation.summaries import ScoredRun, Summariser
@@ -32,7 +33,7 @@ class ForgetQuality(Summariser):
             for split, modality in run.cells(SPLITS):
                 ours, theirs = (
                     [*run.judged(m, "truth_ratio", split=split, modality=modality, task="generation").values()]
-                    for m in (model, run.retain_model)
+                    for m in (model, RETAIN_MODEL)
                 )
                 if not ours or not theirs:
                     continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from mllmu.core.declared import ColumnSpec, TableSpec
+from mllmu.core.names import RETAIN_MODEL
 from mllmu.core.records import Modality, Split, Summary
 from mllmu.evaluation.ranking import auc, hits_at, matched_auc
 from mllmu.evaluation.summaries import ScoredRun, Summariser
@@ -49,7 +50,7 @@ class Membership(Summariser):
         return rows
 
     def _rows(self, run: ScoredRun, model: str, attack: str, modality: Modality) -> Iterator[Summary]:
-        if attack == REFERENCE and model == run.retain_model:
+        if attack == REFERENCE and model == RETAIN_MODEL:
             return
         sides = [scores(run, model, attack, split, modality) for split in SIDES]
         members, others = ([v for values in side.values() for v in values] for side in sides)
@@ -89,13 +90,14 @@ def scores(
     metric = "member_loss" if attack == REFERENCE else attack
     values = run.judged(model, metric, split=split, modality=modality)
     if attack == REFERENCE:
-        reference = run.judged(run.retain_model, metric, split=split, modality=modality)
+        reference = run.judged(RETAIN_MODEL, metric, split=split, modality=modality)
         values = {
             sample_id: value - reference[sample_id] for sample_id, value in values.items() if sample_id in reference
         }
     found: dict[tuple[str, int], list[float]] = {}
     for sample_id, value in values.items():
-        length = run.responses[model][sample_id].candidates["target"].num_tokens
+        response = run.response(model, sample_id)
+        length = response.candidates["target"].num_tokens if response else 0
         found.setdefault((run.samples[sample_id].task, length), []).append(value)
     return found
 

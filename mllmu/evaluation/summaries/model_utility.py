@@ -8,8 +8,9 @@ from math import fsum
 
 from mllmu.core.declared import TableSpec
 from mllmu.core.plugins import build
-from mllmu.core.records import Split, Summary
+from mllmu.core.records import Modality, Split, Summary
 from mllmu.evaluation.metrics import Metric
+from mllmu.evaluation.stats import harmonic_mean
 from mllmu.evaluation.summaries import ScoredRun, Summariser
 
 PARTS = ("probability", "rougeL_recall", "truth_ratio")
@@ -28,28 +29,16 @@ class ModelUtility(Summariser):
     needs = PARTS
 
     def summarise(self, run: ScoredRun) -> list[Summary]:
-        rows = []
-        splits = [split for split in KEPT if run.asked(split)]
-        for model in run.models:
-            for modality in run.modalities:
-                means = []
-                for split in splits:
-                    for name, metric in _parts().items():
-                        values = run.judged(model, name, split=split, modality=modality, task="generation")
-                        read = [metric.readable(value, split) for value in values.values()]
-                        means.append(fsum(read) / len(read) if read else None)
-                known = [value for value in means if value is not None]
-                whole = bool(known) and len(known) == len(means)
-                rows.append(
-                    self.row(
-                        model,
-                        harmonic(known) if whole else None,
-                        modality=modality,
-                        num=len(means),
-                        note="" if whole else "a part could not be judged",
-                    )
-                )
-        return rows
+        return [self._row(run, model, modality) for model in run.models for modality in run.modalities]
+
+    def _row(self, run: ScoredRun, model: str, modality: Modality) -> Summary:
+        means = [
+            _mean(run, model, metric, split, modality) for split in KEPT if run.asked(split) for metric in _metrics()
+        ]
+        known = [mean for mean in means if mean is not None]
+        if not known or len(known) < len(means):
+            return self.row(model, None, modality=modality, num=len(means), note="a part could not be judged")
+        return self.row(model, harmonic_mean(known), modality=modality, num=len(means))
 
     def tables(self, rows: Sequence[Summary]) -> Iterable[TableSpec]:
         reads = (
@@ -60,17 +49,14 @@ class ModelUtility(Summariser):
 
 
 @cache
-def _parts() -> dict[str, Metric]:
-    return {name: build("metrics", name, {}) for name in PARTS}
+def _metrics() -> list[Metric]:
+    return [build("metrics", name, {}) for name in PARTS]
 
 
-def harmonic(values: Sequence[float]) -> float:
-    """Harmonic mean; 0 if a value is 0 or below.
-
-    >>> harmonic([1.0, 0.5]), harmonic([1.0, 0.0])
-    (0.6666666666666666, 0.0)
-    """
-    return len(values) / sum(1 / value for value in values) if min(values) > 0 else 0.0
+def _mean(run: ScoredRun, model: str, metric: Metric, split: Split, modality: Modality) -> float | None:
+    judged = run.judged(model, metric.name, split=split, modality=modality, task="generation")
+    values = [metric.readable(value, split) for value in judged.values()]
+    return fsum(values) / len(values) if values else None
 
 
 PLUGIN = ModelUtility

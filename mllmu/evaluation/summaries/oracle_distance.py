@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from mllmu.core.declared import MODALITY_LABELS, ColumnSpec, TableSpec, closeness
+from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.records import MODALITIES, MetricResult, Modality, Split, Summary
 from mllmu.evaluation.summaries import ScoredRun, Summariser
 
@@ -26,11 +27,13 @@ class OracleDistance(Summariser):
     source = "ours"
 
     def summarise(self, run: ScoredRun) -> list[Summary]:
-        yardsticks = {(r.model, *_of(r)): r.value for r in run.results if r.model in (run.target, run.retain_model)}
+        targets, retained = (
+            {_cell(r): r.value for r in run.results if r.model == name} for name in (TARGET, RETAIN_MODEL)
+        )
         rows = []
         for result in run.results:
-            target, retain = (yardsticks.get((model, *_of(result))) for model in (run.target, run.retain_model))
-            if result.model in (run.target, run.retain_model) or target is None or retain is None:
+            target, retain = targets.get(_cell(result)), retained.get(_cell(result))
+            if result.model in (TARGET, RETAIN_MODEL) or target is None or retain is None:
                 continue
             value, note = closeness(result.value, target, retain)
             where = {"split": result.split, "modality": result.modality, "num": result.num}
@@ -66,7 +69,7 @@ class OracleDistance(Summariser):
         return self.column(metric, under=task, split="forget", good="near", **made_from)
 
 
-def _of(result: MetricResult) -> tuple[str, str, str, str]:
+def _cell(result: MetricResult) -> tuple[str, str, str, str]:
     """What a result is about, whatever the model."""
     return (result.metric, result.split, result.task, result.modality)
 

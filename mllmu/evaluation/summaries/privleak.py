@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from mllmu.core.declared import TableSpec
+from mllmu.core.names import RETAIN_MODEL
 from mllmu.core.records import Summary
 from mllmu.evaluation.ranking import auc
 from mllmu.evaluation.summaries import ScoredRun, Summariser
@@ -34,7 +35,7 @@ class PrivLeak(Summariser):
                 )
                 areas[model], counts[model] = auc(members, others), len(members) + len(others)
             for model, area in areas.items():
-                value, note = privleak(area, areas[run.retain_model])
+                value, note = privleak(area, areas[RETAIN_MODEL])
                 rows.append(self.row(model, value, split="forget", modality=modality, num=counts[model], note=note))
         return rows
 

@@ -1,0 +1,247 @@
+"""Bootstrap over people: an interval for any number about whole models.
+
+A summary may pair questions, rank people or compare models, so no formula gives its error. Here people are drawn with
+replacement, with all questions about a person and the responses of all models to them, and every summary is computed
+again from the people drawn (a cluster bootstrap). All models get the same people in a draw, so what compares models
+stays paired. The models are taken as they are: the intervals are about other people, not about another training.
+
+A person who is drawn twice counts as two people with names of their own. Their questions are renamed with them, so
+facts are paired, answers ranked and distributions compared as if a second person had been asked.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mllmu.core import plugins
+from mllmu.core.records import MetricResult, Sample, Split, Summary
+from mllmu.core.seeding import rng
+from mllmu.evaluation.metrics import Metric
+from mllmu.evaluation.scored_run import ScoredRun
+from mllmu.evaluation.stats import bootstrap_interval
+
+if TYPE_CHECKING:
+    from mllmu.evaluation.summaries import Summariser
+
+DRAWS = 150
+UNDEFINED = 0.05
+"""A number that cannot be computed in a larger share of the draws has no interval."""
+ROUNDING = 1e-12
+"""Sums of the same numbers in another order differ by less."""
+
+RowKey = tuple[str, str, str, str, str]
+"""Model, summary, detail, split and modality."""
+Table = NDArray[np.float64]
+
+
+def draw(names: Sequence[str], *, seed: int, group: str, number: int) -> list[int]:
+    """How often each name is drawn, when as many as there are are drawn with replacement.
+
+    It depends on the seed, the group, the number of the draw and the names, so other groups change nothing.
+    """
+    # the words name a stream of random numbers: other words would change every interval
+    drawn = Counter(rng(seed, "people drawn again", group, number).choices(names, k=len(names)))
+    return [drawn[name] for name in names]
+
+
+def with_intervals(
+    summaries: Sequence[Summariser], run: ScoredRun, *, seed: int = 0, draws: int = DRAWS
+) -> list[Summary]:
+    """Compute summaries and give each of their numbers its 95 % interval over people.
+
+    The bounds are percentiles of what the draws give, further out where there are few people, see
+    :func:`mllmu.evaluation.stats.bootstrap_interval`; people are counted in the smallest group that a number rests on.
+
+    Args:
+        summaries: what to compute.
+        run: the scores and responses of all models.
+        seed: of the draws.
+        draws: how often people are drawn.
+
+    Returns:
+        The rows of all summaries. ``low`` and ``high`` are None, and the note says why unless it says something else,
+        where the summary says so, where a number rests on one person, cannot be computed in more than 5 % of the draws
+        or is the same in all, and where the draws do not reach the number: then they are off by more than they spread.
+    """
+    computed = [(summary, summary.summarise(run)) for summary in summaries]
+    why_not = {_key(row): summary.no_interval(row.detail) for summary, rows in computed for row in rows}
+    values = {_key(row): row.value for _, rows in computed for row in rows if row.value is not None}
+    keys = [key for key in values if not why_not[key] and key[0] in run.values]
+    wanted = [summary for summary, rows in computed if any(not why_not[_key(row)] for row in rows)]
+    people = People(run)
+    drawn_DK = np.array([_values(wanted, people.drawn(seed, number), keys) for number in range(draws if keys else 0)])
+    smallest_K = _smallest_groups(wanted, people, keys, values)
+    bounds = {key: _interval(drawn_DK[:, k], values[key], smallest_K[k]) for k, key in enumerate(keys)}
+    return [_bounded(row, bounds.get(_key(row), why_not[_key(row)])) for _, rows in computed for row in rows]
+
+
+def _key(row: Summary) -> RowKey:
+    return (row.model, row.summary, row.detail, row.split, row.modality)
+
+
+def _values(summaries: Sequence[Summariser], run: ScoredRun, keys: Sequence[RowKey]) -> Table:
+    """The numbers of some rows, NaN where there is none."""
+    values = {_key(row): row.value for summary in summaries for row in summary.summarise(run)}
+    return np.array([np.nan if (value := values.get(key)) is None else value for key in keys], dtype=float)
+
+
+def _smallest_groups(
+    summaries: Sequence[Summariser], people: People, keys: Sequence[RowKey], values: Mapping[RowKey, float]
+) -> list[int]:
+    """People in the smallest group that each number rests on: it changes, or is gone, without them."""
+    now_K = np.array([values[key] for key in keys])
+    smallest_K = np.full(len(keys), min(map(len, people.groups.values()), default=0))
+    rests_K = np.full(len(keys), np.inf)
+    for group, members in people.groups.items():
+        changed_K = _values(summaries, people.without(group), keys) != now_K
+        rests_K[changed_K] = np.minimum(rests_K[changed_K], len(members))
+    return [int(count) for count in np.where(np.isinf(rests_K), smallest_K, rests_K)]
+
+
+def _interval(drawn_D: Table, value: float, people: int) -> tuple[float, float] | str:
+    """The interval, or why there is none."""
+    if people < 2:
+        return "no interval from one person"
+    defined = drawn_D[np.isfinite(drawn_D)]
+    if len(defined) < (1 - UNDEFINED) * len(drawn_D):
+        return f"no interval: cannot be computed in {1 - len(defined) / len(drawn_D):.0%} of the draws of people"
+    if np.allclose(defined, value, rtol=ROUNDING, atol=ROUNDING):
+        return "no interval: the same in every draw of people"
+    low, high = bootstrap_interval(defined.tolist(), people)
+    if not low - ROUNDING <= value <= high + ROUNDING:
+        return "no interval: moves one way when people are drawn twice"
+    return min(low, value), max(high, value)
+
+
+def _bounded(row: Summary, found: tuple[float, float] | str) -> Summary:
+    if isinstance(found, str):
+        return row.model_copy(update={"note": row.note or found}) if found and row.value is not None else row
+    return row.model_copy(update={"low": found[0], "high": found[1]})
+
+
+def group_of(split: Split) -> Split:
+    """The group of people that a set belongs to: forget and test ask the same people, so they are drawn together."""
+    return "forget" if split == "test" else split
+
+
+class People:
+    """The people of a scored run by group, with the samples about each; groups and people in the order of names."""
+
+    def __init__(self, run: ScoredRun) -> None:
+        self.run = run
+        found: dict[Split, dict[str, list[Sample]]] = {}
+        for sample in run.samples.values():
+            found.setdefault(group_of(sample.split), {}).setdefault(sample.profile_id, []).append(sample)
+        self.groups = {group: dict(sorted(found[group].items())) for group in sorted(found)}
+        self._copies: dict[tuple[str, int], Sample] = {}
+
+    def drawn(self, seed: int, number: int) -> ScoredRun:
+        """As many people of every group as there are, drawn with replacement."""
+        return self.repeated({g: draw(list(p), seed=seed, group=g, number=number) for g, p in self.groups.items()})
+
+    def without(self, group: Split) -> ScoredRun:
+        """All people but one group, to see which numbers rest on it."""
+        samples = {key: s for key, s in self.run.samples.items() if group_of(s.split) != group}
+        results = [result for result in self.run.results if group_of(result.split) != group]
+        return replace(self.run, samples=samples, results=results)
+
+    def repeated(self, counts: Mapping[Split, Sequence[int]]) -> ScoredRun:
+        """The run with each person counted so many times, group by group in the order of the people."""
+        copies = [
+            (self._copy(sample, copy), sample.id)
+            for group, people in self.groups.items()
+            for samples, count in zip(people.values(), counts[group], strict=True)
+            for copy in range(count)
+            for sample in samples
+        ]
+        return replace(
+            self.run,
+            samples={sample.id: sample for sample, _ in copies},
+            originals={sample.id: original for sample, original in copies if sample.id != original},
+            results=_Deferred(lambda: self._averages.repeated(counts)),
+        )
+
+    def _copy(self, sample: Sample, copy: int) -> Sample:
+        """A sample of the first, second, ... time that its person is drawn."""
+        if copy == 0:
+            return sample
+        if (sample.id, copy) not in self._copies:
+            names = {"id": f"{sample.id}#{copy + 1}", "profile_id": f"{sample.profile_id}#{copy + 1}"}
+            self._copies[sample.id, copy] = sample.model_copy(update=names)
+        return self._copies[sample.id, copy]
+
+    @cached_property
+    def _averages(self) -> Averages:
+        return Averages(self)
+
+
+class _Deferred(Sequence[MetricResult]):
+    """Results that are averaged when the first of them is read: most summaries read none."""
+
+    def __init__(self, make: Callable[[], list[MetricResult]]) -> None:
+        self._make = make
+
+    @cached_property
+    def _results(self) -> list[MetricResult]:
+        return self._make()
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._results[index]
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+
+class Averages:
+    """The averaged metrics, ready to be averaged over other people: sums and counts of judged values [P, R]."""
+
+    def __init__(self, people: People) -> None:
+        self.run = people.run
+        self.results = people.run.results
+        self._metrics = {name: plugins.build("metrics", name, {}) for name in {r.metric for r in self.results}}
+        self._tables: dict[Split, tuple[list[int], Table, Table]] = {}
+        for group, members in people.groups.items():
+            columns = [n for n, result in enumerate(self.results) if self._is_mean_over(group, result)]
+            sums_PR, counts_PR = np.zeros((2, len(members), len(columns)))
+            row = {person: n for n, person in enumerate(members)}
+            for column, index in enumerate(columns):
+                for person, value in self._judged(self.results[index]):
+                    sums_PR[row[person], column] += value
+                    counts_PR[row[person], column] += 1
+            self._tables[group] = (columns, sums_PR, counts_PR)
+
+    def repeated(self, counts: Mapping[Split, Sequence[int]]) -> list[MetricResult]:
+        """The results over people counted so many times each; counts of replies and bounds are left as they were.
+
+        None where no person drawn has a judged value. Rows of baselines, and metrics with an average of their own
+        (``aggregate``), which cannot be averaged by person, keep their values.
+        """
+        values = [result.value for result in self.results]
+        for group, (columns, sums_PR, counts_PR) in self._tables.items():
+            times_P = np.asarray(counts[group], dtype=float)
+            for index, total, count in zip(columns, times_P @ sums_PR, times_P @ counts_PR, strict=True):
+                metric = self._metrics[self.results[index].metric]
+                values[index] = metric.of_mean(float(total / count)) if count else None
+        return [
+            result if result.value == value else result.model_copy(update={"value": value})
+            for result, value in zip(self.results, values, strict=True)
+        ]
+
+    def _is_mean_over(self, group: Split, result: MetricResult) -> bool:
+        scored = result.metric in self.run.values.get(result.model, {})
+        plain = type(self._metrics[result.metric]).aggregate is Metric.aggregate
+        return group_of(result.split) == group and scored and plain
+
+    def _judged(self, result: MetricResult) -> Iterator[tuple[str, float]]:
+        metric = self._metrics[result.metric]
+        for sample in self.run.asked(result.split, result.modality, result.task):
+            value = self.run.value(result.model, result.metric, sample.id)
+            if value is not None:
+                yield sample.profile_id, metric.readable(value, result.split)
