@@ -33,9 +33,8 @@ from mllmu.models.engine.forward import run_forward
 from mllmu.models.engine.respond import plan_batches, respond
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded, load
-from mllmu.training.batching import Order
+from mllmu.training.batches import Order, training_batch
 from mllmu.training.losses import answer_nll
-from mllmu.training.packing import training_batch
 from tools.pretrain_tiny.build import build_tokenizer
 
 FACTS = ("city", "job", "school", "food", "pet", "colour", "hobby", "car", "drink", "song", "sport", "book", "tree",

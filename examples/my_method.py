@@ -3,8 +3,6 @@
 PYTHONPATH=examples mllmu run recipes/smoke.yaml --set 'unlearn.methods=[ga, "my_method:Unlikelihood"]'
 """
 
-from typing import ClassVar
-
 from pydantic import Field
 from torch import Tensor
 
@@ -22,16 +20,13 @@ class Unlikelihood(RetainingMethod):
     Made for: text.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/1908.04319"
+    source = "https://arxiv.org/abs/1908.04319"
 
     epochs: float = Field(3, gt=0, description="passes over the forget set")
     forget_weight: float = Field(1.0, gt=0)
 
-    def loss(self, step: Step) -> dict[str, Tensor]:
-        terms = self.retain_terms(step)
-        if step.on_forget:
-            terms["forget_unlikelihood"] = self.forget_weight * self._unlikelihood(step)
-        return terms
+    def forget_terms(self, step: Step) -> dict[str, Tensor]:
+        return {"forget_unlikelihood": self.forget_weight * self._unlikelihood(step)}
 
     def _unlikelihood(self, step: Step) -> Tensor:
         logits_NV, labels_N = step.forget.current.logits_NV, step.forget.current.labels_N

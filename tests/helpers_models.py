@@ -14,6 +14,7 @@ from mllmu.core.progress import SilentProgress
 from mllmu.core.records import ModelRef, Sample
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded, load
+from mllmu.training.loop import Training
 from tools.pretrain_tiny.build import build_model, build_processor, build_tokenizer
 
 TEXT = (
@@ -44,6 +45,13 @@ def load_ref(base: Path, *adapters: str, root: Path | None = None, encoder: Any 
     """Load a base, with adapters from a run folder on top; settings are those of the recipe's model section."""
     ref = ModelRef(base=str(base), adapters=adapters)
     return load(ModelSection(path=str(base), device="cpu", **settings), ref, root or base, encoder)
+
+
+def training(folder: Path, **settings: Any) -> Training:
+    """A training of a model called x, with small adapters and without a word; settings replace its fields."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plain: dict[str, Any] = {"folder": folder, "label": "x", "seed": 3, "progress": SilentProgress(), "lora": LORA}
+    return Training(**(plain | settings))
 
 
 def turns_of(base: Path) -> list[Turn]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from mllmu.config.recipe import jobs
+from mllmu.config.recipe import Finetune, Unlearn, jobs
 from mllmu.core import ranks
 from mllmu.core.errors import ProcessError
 from mllmu.core.jsonl import read_lines
@@ -25,8 +26,9 @@ from mllmu.models.loading import Loaded, load
 from mllmu.models.rounding import round_weights
 from mllmu.parallel.team import shared
 from mllmu.pipeline.context import Context, timed
-from mllmu.training.batching import training_turns
+from mllmu.training.batches import training_turns
 from mllmu.training.finetune import finetune
+from mllmu.training.loop import Training
 from mllmu.unlearning.trainer import Sides, unlearn
 
 MODEL_FILE = "model.json"
@@ -132,15 +134,8 @@ class Models:
     def train_finetuned(self, *, base: ModelRef, people: Sequence[str], folder: Path, seed: int, label: str) -> None:
         """Fine-tune a model on some people; what is trained is saved into ``folder``."""
         section = self.context.recipe.finetune
-        finetune(
-            self.load(base),
-            self._turns(people, section.modality),
-            section,
-            folder=folder,
-            seed=seed,
-            progress=self.context.progress,
-            label=label,
-        )
+        training = self._training(section, folder, seed, label)
+        finetune(self.load(base), self._turns(people, section.modality), section, training)
 
     def unlearn_unit(self, key: str, name: str) -> Unit:
         """The unit of an unlearned model, made or not yet; needs the units of the target and the retain_model."""
@@ -188,18 +183,18 @@ class Models:
             reference=self.load(reference) if apart else None,
             holdout=self._turns(data.holdout, method.modality, "eval") if method.uses_holdout else (),
         )
-        unlearn(
-            self.load(start),
-            method,
-            sides,
-            lora=recipe.unlearn.lora,
+        training = self._training(recipe.unlearn, folder, derive(recipe.seed, "unlearn"), name)
+        unlearn(self.load(start), method, sides, replace(training, reference_mib=recipe.unlearn.reference_mib))
+
+    def _training(self, section: Finetune | Unlearn, folder: Path, seed: int, label: str) -> Training:
+        return Training(
             folder=folder,
-            seed=derive(recipe.seed, "unlearn"),
+            label=label,
+            seed=seed,
             progress=self.context.progress,
-            label=name,
-            micro_batch_size=recipe.unlearn.micro_batch_size,
-            checkpoint_every_s=recipe.finetune.checkpoint_every_s,
-            reference_mib=recipe.unlearn.reference_mib,
+            lora=section.lora,
+            micro_batch_size=section.micro_batch_size,
+            checkpoint_every_s=self.context.recipe.finetune.checkpoint_every_s,
         )
 
     @shared

@@ -14,9 +14,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mllmu.config.recipe import Lora
+from mllmu.core import ranks
 from mllmu.core.errors import ModelError
 from mllmu.core.progress import Progress
-from mllmu.core.ranks import leads
 from mllmu.core.runfolder import write_atomic
 from mllmu.core.seeding import derive
 from mllmu.models.adapters import explain_disk_errors
@@ -30,6 +31,32 @@ CURVE = "curve.json"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Training:
+    """Where and with what means one model is trained, whatever its loss.
+
+    Attributes:
+        folder: gets checkpoints and the curve while the training runs, and in the end what was trained.
+        label: what progress and errors call the model; its dropout and adapters depend on it.
+        seed: of the order of the turns, dropout and new adapters.
+        lora: size of the adapters; None trains the weights themselves.
+        micro_batch_size: most turns in one run of the model, for less memory; None: all of a step. The result is the
+            same.
+        checkpoint_every_s: least seconds between two checkpoints.
+        reference_mib: memory for what the frozen reference gives the replies of a side, see
+            :mod:`mllmu.unlearning.reference`; 0 runs the reference in every step.
+    """
+
+    folder: Path
+    label: str
+    seed: int
+    progress: Progress
+    lora: Lora | None = None
+    micro_batch_size: int | None = None
+    checkpoint_every_s: float = 60.0
+    reference_mib: float = 1024.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Schedule:
     """How long and how fast: linear warm-up over a share of the steps, then linear decay to zero, or none."""
 
@@ -37,7 +64,6 @@ class Schedule:
     learning_rate: float
     warmup: float = 0.0
     weight_decay: float = 0.0
-    checkpoint_every_s: float = 60.0
     max_grad_norm: float = 1.0
     decay: bool = True
 
@@ -52,24 +78,101 @@ class Schedule:
 
 
 @dataclass
-class Curve:
-    """Loss terms by step: ``points`` is a list of {step, name: value, ...}."""
+class TrainingState:
+    """What a training has reached, and its checkpoint: one safetensors file (no pickle), written atomically.
 
-    points: list[dict[str, float]] = field(default_factory=list)
+    Attributes:
+        training: where the checkpoint lies, and who is told if it cannot be used.
+        trainable: the trained parameters by name, changed in place.
+        memory: numbers that the loss carries from step to step.
+        curve: one {"step": step, name of a term: value, ...} per step, in nats unless the term says otherwise.
+    """
+
+    training: Training
+    trainable: dict[str, Tensor]
+    optimizer: torch.optim.Optimizer
+    memory: dict[str, float]
+    curve: list[dict[str, float]] = field(default_factory=list)
+
+    def descend(self, terms: dict[str, Tensor], schedule: Schedule, step: int) -> float:
+        """One step of the optimiser down the sum of the terms; returns the sum.
+
+        Raises:
+            ModelError: the sum, or the norm of its gradient, is not finite.
+        """
+        total = torch.stack(list(terms.values())).sum()
+        where = f"step {step + 1} of {schedule.num_steps}"
+        _check_finite(total, f"{self.training.label}: the loss", where)
+        total.backward()
+        weights = list(self.trainable.values())
+        if ranks.count() > 1:
+            average_gradients(weights)
+        norm = torch.nn.utils.clip_grad_norm_(weights, schedule.max_grad_norm)
+        _check_finite(norm, f"{self.training.label}: the norm of the gradient", where)
+        for group in self.optimizer.param_groups:
+            group["lr"] = schedule.rate(step)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.curve.append({"step": step, **{name: round(value.item(), 6) for name, value in terms.items()}})
+        return total.item()
+
+    def save(self, next_step: int) -> None:
+        """Write the checkpoint."""
+        folder = self.training.folder
+        tensors = {f"p/{name}": p.detach().contiguous() for name, p in self.trainable.items()}
+        for name, parameter in self.trainable.items():
+            for key, value in self.optimizer.state[parameter].items():
+                tensors[f"o/{key}/{name}"] = torch.as_tensor(value).detach().contiguous()
+        meta = {"step": str(next_step), "curve": json.dumps(self.curve), "memory": json.dumps(self.memory)}
+        with explain_disk_errors(folder / CHECKPOINT):
+            save_file(tensors, folder / TEMPORARY, metadata=meta)
+            (folder / TEMPORARY).replace(folder / CHECKPOINT)
+
+    def load(self) -> int:
+        """Restore the checkpoint in place and return the next step; 0 without a checkpoint that fits."""
+        path = self.training.folder / CHECKPOINT
+        if not path.is_file():
+            return 0
+        try:
+            tensors, meta = self._read(path)
+            step, curve, memory = (json.loads(meta[key]) for key in ("step", "curve", "memory"))
+        except (SafetensorError, OSError, LookupError, TypeError, ValueError) as error:
+            self.training.progress.note(
+                f"{path}: not a checkpoint of this training ({one_line(error)}); training starts over."
+            )
+            return 0
+        with torch.no_grad():
+            for name, parameter in self.trainable.items():
+                parameter.copy_(tensors.pop(f"p/{name}"))
+        for key, value in tensors.items():
+            _, statistic, name = key.split("/", 2)
+            parameter = self.trainable[name]
+            # the optimiser counts its steps on the CPU; everything else lies beside the parameter
+            self.optimizer.state[parameter][statistic] = value if statistic == "step" else value.to(parameter.device)
+        self.curve = curve
+        self.memory.update(memory)
+        return int(step)
+
+    def _read(self, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Tensors and facts of a checkpoint; they must be of the parameters that are trained here."""
+        with safe_open(path, framework="pt") as file:
+            meta = file.metadata()
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+        shapes = {name: tuple(p.shape) for name, p in self.trainable.items()}
+        held = {key[2:]: tuple(value.shape) for key, value in tensors.items() if key.startswith("p/")}
+        if held != shapes or not {key.split("/", 2)[2] for key in tensors if key.startswith("o/")} <= set(shapes):
+            raise ValueError("it holds other parameters")
+        return tensors, meta
 
 
 def train(
     model: Any,
     terms: Callable[[int], dict[str, Tensor]],
     schedule: Schedule,
-    *,
-    folder: Path,
-    seed: int,
-    progress: Progress,
-    label: str,
+    training: Training,
     memory: dict[str, float] | None = None,
-) -> Curve:
-    """Minimise the sum of named loss terms; resumes from the checkpoint in ``folder`` if there is one.
+) -> list[dict[str, float]]:
+    """Minimise the sum of named loss terms; resumes from the checkpoint in the folder if there is one.
 
     The result of an interrupted and resumed run is bit-identical: order and dropout are derived from the step. For the
     same reason a checkpoint that cannot be used (cut short, of another version) only costs time: training starts over.
@@ -78,52 +181,44 @@ def train(
     Args:
         model: its trainable parameters are changed in place.
         terms: step -> named scalar terms with gradient; a step without terms changes nothing.
-        folder: where the checkpoint is kept; removed when training is complete.
         memory: numbers that ``terms`` carries from step to step; kept in the checkpoint and restored in place.
+
+    Returns:
+        The curve, see :class:`TrainingState`; it is written into the folder too.
 
     Raises:
         ModelError: the loss is not finite, with the step and what to change.
     """
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(trainable.values(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
-    curve, memory = Curve(), {} if memory is None else memory
-    agree(list(trainable.values()))
-    first = load_checkpoint(folder, trainable, optimizer, curve, progress, memory)
+    weights, progress, folder = list(trainable.values()), training.progress, training.folder
+    optimizer = torch.optim.AdamW(weights, lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
+    state = TrainingState(training, trainable, optimizer, {} if memory is None else memory)
+    if ranks.count() > 1:
+        agree(weights)
+    first = state.load()
     model.train()
-    meter.begin(trainable.values())
-    progress.start(label, schedule.num_steps)
+    meter.begin(weights)
+    progress.start(training.label, schedule.num_steps)
     progress.advance(first)
     saved = time.monotonic()
     for step in range(first, schedule.num_steps):
-        torch.manual_seed(derive(seed, label, "step", step))
+        torch.manual_seed(derive(training.seed, training.label, "step", step))
         losses = terms(step)
         if not losses:
             progress.advance(1)
             continue
-        total = torch.stack(list(losses.values())).sum()
-        where = f"step {step + 1} of {schedule.num_steps}"
-        _check_finite(total, f"{label}: the loss", where)
-        total.backward()
-        average_gradients(list(trainable.values()))
-        norm = torch.nn.utils.clip_grad_norm_(trainable.values(), schedule.max_grad_norm)
-        _check_finite(norm, f"{label}: the norm of the gradient", where)
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.rate(step)
-        optimizer.step()
-        optimizer.zero_grad()
-        curve.points.append({"step": step, **{name: round(value.item(), 6) for name, value in losses.items()}})
-        progress.advance(1, loss=total.item())
-        if leads() and time.monotonic() - saved > schedule.checkpoint_every_s:
-            save_checkpoint(folder, trainable, optimizer, curve, step + 1, memory)
+        progress.advance(1, loss=state.descend(losses, schedule, step))
+        if ranks.leads() and time.monotonic() - saved > training.checkpoint_every_s:
+            state.save(step + 1)
             saved = time.monotonic()
     progress.finish()
     meter.end()
     model.eval()
-    if leads():
+    if ranks.leads():
         for leftover in (folder / CHECKPOINT, folder / TEMPORARY):
             leftover.unlink(missing_ok=True)
-        write_atomic(folder / CURVE, json.dumps(curve.points) + "\n")
-    return curve
+        write_atomic(folder / CURVE, json.dumps(state.curve) + "\n")
+    return state.curve
 
 
 def _check_finite(value: Tensor, what: str, where: str) -> None:
@@ -132,67 +227,3 @@ def _check_finite(value: Tensor, what: str, where: str) -> None:
             f"{what} is {value.item()} at {where}, expected a finite number. "
             "Lower learning_rate or epochs; the run folder keeps everything finished before."
         )
-
-
-def save_checkpoint(
-    folder: Path,
-    trainable: dict[str, Tensor],
-    optimizer: Any,
-    curve: Curve,
-    next_step: int,
-    memory: dict[str, float] | None = None,
-) -> None:
-    """Write parameters, optimiser state and curve as one safetensors file (no pickle), atomically."""
-    tensors = {f"p/{name}": p.detach().contiguous() for name, p in trainable.items()}
-    for name, parameter in trainable.items():
-        for key, value in optimizer.state[parameter].items():
-            tensors[f"o/{key}/{name}"] = torch.as_tensor(value).detach().contiguous()
-    facts = {"step": str(next_step), "curve": json.dumps(curve.points), "memory": json.dumps(memory or {})}
-    with explain_disk_errors(folder / CHECKPOINT):
-        save_file(tensors, folder / TEMPORARY, metadata=facts)
-        (folder / TEMPORARY).replace(folder / CHECKPOINT)
-
-
-def load_checkpoint(
-    folder: Path,
-    trainable: dict[str, Tensor],
-    optimizer: Any,
-    curve: Curve,
-    progress: Progress,
-    memory: dict[str, float] | None = None,
-) -> int:
-    """Restore a checkpoint in place and return the next step; 0 if there is none or, with a note, none that fits."""
-    path = folder / CHECKPOINT
-    if not path.is_file():
-        return 0
-    try:
-        tensors, step, points, numbers = _read_checkpoint(path, trainable)
-    except (SafetensorError, OSError, LookupError, TypeError, ValueError) as error:
-        progress.note(f"{path}: not a checkpoint of this training ({one_line(error)}); training starts over.")
-        return 0
-    with torch.no_grad():
-        for name, parameter in trainable.items():
-            parameter.copy_(tensors.pop(f"p/{name}"))
-    for place, value in tensors.items():
-        _, key, name = place.split("/", 2)
-        parameter = trainable[name]
-        # the optimiser counts its steps on the CPU; everything else lies beside the parameter
-        optimizer.state[parameter][key] = value if key == "step" else value.to(parameter.device)
-    curve.points[:] = points
-    if memory is not None:
-        memory.update(numbers)
-    return step
-
-
-def _read_checkpoint(
-    path: Path, trainable: dict[str, Tensor]
-) -> tuple[dict[str, Tensor], int, list[dict[str, float]], dict[str, float]]:
-    """ScoredRun in a checkpoint, checked as a whole before anything is used."""
-    with safe_open(path, framework="pt") as file:
-        meta = file.metadata()
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-    shapes = {name: tuple(p.shape) for name, p in trainable.items()}
-    held = {key[2:]: tuple(value.shape) for key, value in tensors.items() if key.startswith("p/")}
-    if held != shapes or not {key.split("/", 2)[2] for key in tensors if key.startswith("o/")} <= set(shapes):
-        raise ValueError("it holds other parameters")
-    return tensors, int(meta["step"]), json.loads(meta["curve"]), json.loads(meta["memory"])

@@ -1,4 +1,6 @@
-"""Losses as pure functions of logits and log-probabilities; methods and fine-tuning add them up.
+"""The losses that several methods share, as pure functions of logits and log-probabilities.
+
+A loss that one method alone uses stands in the file of that method.
 
 Shapes: B rows (one reply each), N labelled tokens of all rows together, V vocabulary. Log-probabilities and
 divergences are in nats. Prompt, image and padding tokens are never among the N tokens (unless a method asks for
@@ -12,6 +14,8 @@ from torch.nn import functional as F
 
 from mllmu.core.errors import DataError, ModelError
 from mllmu.models.engine.forward import Forward
+
+LN2 = 0.6931471805599453
 
 
 def answer_nll(forward: Forward) -> Tensor:
@@ -79,6 +83,51 @@ def npo_loss(policy_logp_B: Tensor, reference_logp_B: Tensor, *, beta: float) ->
     """
     ratio_B = policy_logp_B - reference_logp_B.detach()
     return F.softplus(beta * ratio_B).mean() * (2 / beta)
+
+
+def dpo_loss(
+    wanted_B: Tensor, wanted_reference_B: Tensor, unwanted_B: Tensor, unwanted_reference_B: Tensor, *, beta: float
+) -> Tensor:
+    """Direct preference optimisation; lower means the wanted reply has gained more on the unwanted one.
+
+    L = (2 / beta) * mean_B[ softplus(-beta * ((wanted - wanted_ref) - (unwanted - unwanted_ref))) ]
+
+    Args:
+        wanted_B, unwanted_B: [B] log p(reply | question) of the trained model in nats, summed over the reply's tokens.
+        wanted_reference_B, unwanted_reference_B: [B] the same under the frozen reference; no gradient flows into them.
+        beta: inverse temperature in 1/nat, > 0.
+
+    Returns:
+        Scalar in nats, > 0; 2 ln(2) / beta at the reference. The factor 2 / beta is that of the negative part alone
+        (:func:`npo_loss`), so that their values compare. Gains of 1 and -1 nat with beta 0.5
+        give 4 * ln(1 + 1/e) = 1.253.
+
+    Source: Rafailov et al. 2023, arXiv:2305.18290; for unlearning arXiv:2401.06121.
+    """
+    gain_B = (wanted_B - wanted_reference_B.detach()) - (unwanted_B - unwanted_reference_B.detach())
+    return F.softplus(-beta * gain_B).mean() * (2 / beta)
+
+
+def weighted_ascent(forward: Forward, *, known: float, unknown: float = 0.0) -> Tensor:
+    """Gradient ascent with a weight for each token; lower means the replies are less likely.
+
+    L = -mean_N[ p^known * (1 - p)^unknown * -log p ],  p = p(token), constant in the weight
+
+    Args:
+        forward: one pass over the forget replies; the mean is over all their tokens.
+        known: exponent >= 0; larger leaves tokens alone that are already unlikely.
+        unknown: exponent >= 0; larger leaves tokens alone that are still certain.
+
+    Returns:
+        Scalar in nats per token, <= 0. Tokens with p = 1/2 and 1/4, known 1 and unknown 0, give
+        -(ln 2 / 2 + 2 ln 2 / 4) / 2 = -ln(2) / 2 = -0.347. Both exponents 0 is plain gradient ascent.
+
+    Source: WGA, arXiv:2502.19301 (known); SatImp, arXiv:2505.11953 (both).
+    """
+    answer_nll(forward)  # refuses a batch without tokens
+    p_N = forward.token_logp_N.detach().exp()
+    weight_N = p_N**known * (1 - p_N).clamp(min=0) ** unknown
+    return (weight_N * forward.token_logp_N).mean()
 
 
 def kl_to_reference(current_logits_NV: Tensor, reference_logits_NV: Tensor) -> Tensor:

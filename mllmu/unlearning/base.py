@@ -1,4 +1,4 @@
-"""What every unlearning method is: settings, and either a loss per step or a whole procedure.
+"""What every unlearning method is: settings, and either loss terms per step or a whole procedure.
 
 A method never sees files, devices or optimisers. It gets a :class:`Step` with the forget and the retain side, each
 under the current and under the reference model, and returns named loss terms; their sum is minimised.
@@ -20,14 +20,16 @@ from mllmu.core.plugins import Plugin
 from mllmu.models.engine.forward import Forward
 from mllmu.models.families import Turn
 from mllmu.models.modifiers import Modifier, ModifierSettings
-from mllmu.training.losses import answer_nll
-from mllmu.unlearning.holdout import Kind, level_of
+from mllmu.training.losses import answer_nll, kl_to_reference
+from mllmu.unlearning.holdout import Level, level_of
 from mllmu.unlearning.saliency import Saliency
 
 if TYPE_CHECKING:
     from mllmu.unlearning.probing import Probe
 
 Phase = Literal["joint", "forget", "retain"]
+Terms = dict[str, Tensor]
+"""Named loss terms, each a scalar and already weighted; a name begins with the side it belongs to."""
 
 PUBLISHED: dict[str, Any] = {"loss_on": "all", "train_end": False, "layers": "published"}
 """What the benchmark's released training scripts have in common; see ``compat``."""
@@ -52,7 +54,7 @@ class Side:
     """
 
     def __init__(
-        self, turns: Sequence[Turn], passes: Passes, levels: Callable[[], Mapping[Kind, float]] = dict[Kind, float]
+        self, turns: Sequence[Turn], passes: Passes, levels: Callable[[], Mapping[Level, float]] = dict[Level, float]
     ) -> None:
         self.turns = turns
         self._passes = passes
@@ -84,7 +86,7 @@ class Side:
 
     @cached_property
     def holdout_level_B(self) -> Tensor:
-        """[B] what the reference gives true replies about people nobody taught it, asked in the same way; nats a token.
+        """[B] what the reference gives true replies about holdout people, by modality and task; nats per token.
 
         For methods with ``uses_holdout``; see :func:`mllmu.unlearning.holdout.holdout_levels`.
         """
@@ -103,9 +105,10 @@ class Side:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One optimiser step. In a phase of its own ("forget" or "retain") only that side may be used.
+    """One optimiser step.
 
     Attributes:
+        phase: which sides are trained: both, or one alone.
         weights: the trainable weights.
         memory: numbers that a method carries from step to step; kept in checkpoints.
         seed: the same in all steps of a training.
@@ -118,16 +121,6 @@ class Step:
     memory: dict[str, float] = field(default_factory=dict)
     seed: int = 0
 
-    @property
-    def on_forget(self) -> bool:
-        """Terms of the forget side are wanted."""
-        return self.phase != "retain"
-
-    @property
-    def on_retain(self) -> bool:
-        """Terms of the retain side are wanted."""
-        return self.phase != "forget"
-
 
 def layer_at(depth: float, num_layers: int) -> int:
     """Index of the layer behind which a share of all layers has run.
@@ -138,20 +131,26 @@ def layer_at(depth: float, num_layers: int) -> int:
     return max(0, round(depth * num_layers) - 1)
 
 
+def turn_key(turn: Turn) -> tuple[str, str, str]:
+    """What tells a turn from all others, for draws that depend on it alone."""
+    return turn.person, turn.prompt, turn.image.name if turn.image else ""
+
+
 class Method(Plugin):
     """Base of the unlearning methods; these settings belong to all of them.
 
-    A method with ``trains = True`` defines ``loss``; one with ``trains = False`` is described by ``system_prompt``
-    (prompting), ``model`` (retrain) or ``modifier`` alone. All other methods are hooks that few need.
+    A method with ``trains = True`` defines ``forget_terms``, and ``retain_terms`` if it uses the retain side; one with
+    ``trains = False`` is described by ``system_prompt`` (prompting), ``model`` (retrain) or ``modifier`` alone. All
+    other methods are hooks that few need.
 
     Class attributes:
         trains: there are optimiser steps.
-        modifies: what it makes is a modifier (see :mod:`mllmu.models.modifiers`) and no change of the weights; if it
-            trains, the modifier's parameters are trained.
-        uses_reference: a frozen reference is asked for.
+        modifies: the result is a modifier (see :mod:`mllmu.models.modifiers`) and no change of the weights; if the
+            method trains, it trains the modifier's parameters.
+        uses_reference: the terms compare with a frozen reference.
         model: whose weights the method starts from, and keeps if it does not train.
         official: settings by which the method does what the benchmark's released script does; empty without such one.
-        preserves_text: text questions about everybody, the forgotten people too, are on the retain side.
+        preserves_text: text questions about all people, the forgotten ones too, are on the retain side.
         tuned: the settings ``mllmu tune`` searches, around their value in the recipe.
     """
 
@@ -172,7 +171,7 @@ class Method(Plugin):
     )
     epochs: float = Field(1, gt=0, description="passes over the forget set")
     learning_rate: float = Field(2e-5, gt=0)
-    batch_size: int = Field(4, ge=1, description="forget questions a step (and as many retain questions)")
+    batch_size: int = Field(4, ge=1, description="forget questions per step (and as many retain questions)")
     questions_together: int = Field(
         1, ge=1, description="questions about one image that come in the same step; 1 mixes all, as published"
     )
@@ -205,35 +204,43 @@ class Method(Plugin):
 
     @property
     def uses_retain(self) -> bool:
-        """The retain side is used, so retain batches are drawn; may depend on the settings."""
+        """Retain questions are needed; may depend on the settings."""
         return False
 
     @property
     def uses_holdout(self) -> bool:
-        """The levels of people never taught are asked for, so there must be holdout people; may depend on settings."""
+        """Holdout people are needed, for :attr:`Side.holdout_level_B`; may depend on the settings."""
         return False
 
-    def loss(self, step: Step) -> dict[str, Tensor]:
-        """Named loss terms of one step, each a scalar already weighted; their sum is minimised.
+    def loss(self, step: Step) -> Terms:
+        """The terms of one step; their sum is minimised. A step without terms changes nothing."""
+        forget = self.forget_terms(step) if step.phase != "retain" else {}
+        return forget | (self.retain_terms(step) if step.phase != "forget" else {})
 
-        A name begins with the side it belongs to, ``forget_`` or ``retain_``. A phase in which the method has
-        nothing to do gives no terms.
-        """
+    def forget_terms(self, step: Step) -> Terms:
+        """The terms ``forget_...`` of a step; only its forget side may be used."""
         del step
         raise TypeError(f"{type(self).__name__} does not train")
 
+    def retain_terms(self, step: Step) -> Terms:
+        """The terms ``retain_...`` of a step; only its retain side may be used. None unless ``uses_retain``."""
+        del step
+        return {}
+
     def system_prompt(self, names: list[str]) -> str:
-        """System prompt put before every question; empty for methods that change weights."""
+        """System prompt put before every question, given the names of the forgotten people; empty for none."""
         del names
         return ""
 
     def alternative(self, turn: Turn, others: Sequence[Turn], draw: random.Random) -> str:
         """The reply a forget question should get instead, for ``Side.alternative``; the trained one by default.
 
+        :mod:`mllmu.unlearning.alternatives` has ready-made ones.
+
         Args:
             turn: the forget question.
             others: turns about the same topic of other people with other replies, forgotten and retained; may be empty.
-            draw: the only source of chance, the turn's and epoch's own.
+            draw: the only source of chance; each turn has its own in each epoch.
         """
         del others, draw
         return turn.reply
@@ -265,7 +272,10 @@ class Method(Plugin):
 
 
 class RetainingMethod(Method):
-    """Base of the methods that also train on the retain replies, as a term of their own."""
+    """Base of the methods with a weighted term on the retain side: the nll of its replies unless they define another.
+
+    retain_nll = retain_weight * mean over retain tokens of -log p(token), in nats per token
+    """
 
     tuned: ClassVar[tuple[str, ...]] = (*Method.tuned, "retain_weight")
 
@@ -275,8 +285,29 @@ class RetainingMethod(Method):
     def uses_retain(self) -> bool:
         return self.retain_weight > 0
 
-    def retain_terms(self, step: Step) -> dict[str, Tensor]:
-        """``retain_nll``, weighted; nothing in the forget phase or without weight."""
-        if not (step.on_retain and self.retain_weight):
+    def retain_terms(self, step: Step) -> Terms:
+        if not self.retain_weight:
             return {}
         return {"retain_nll": self.retain_weight * answer_nll(step.retain.current)}
+
+
+class AnchoredMethod(RetainingMethod):
+    """Base of the methods that also hold the retain predictions at those of the reference.
+
+    retain_kl = kl_weight * mean over retain tokens of KL(reference || current), in nats per token
+    """
+
+    uses_reference: ClassVar[bool] = True
+
+    kl_weight: float = Field(1.0, ge=0, description="weight of KL(reference || current) on retain")
+
+    @property
+    def uses_retain(self) -> bool:
+        return self.retain_weight > 0 or self.kl_weight > 0
+
+    def retain_terms(self, step: Step) -> Terms:
+        terms = super().retain_terms(step)
+        if self.kl_weight:
+            kl = kl_to_reference(step.retain.current.logits_NV, step.retain.reference.logits_NV)
+            terms["retain_kl"] = self.kl_weight * kl
+        return terms

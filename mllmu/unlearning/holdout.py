@@ -1,7 +1,7 @@
-"""How likely true replies are about people that a model was never taught: the level at which forgetting is done.
+"""How likely true replies are about people that a model was never trained on: the level at which a fact is forgotten.
 
-Nobody who needs unlearning has a retain_model to compare with, but everybody has holdout: the holdout people, made up
-for the purpose and shown to no model. What the target says about *their* facts is what a model says that does not know.
+A model to unlearn seldom has a retain_model to compare with, but always has holdout people: made up for the purpose and
+shown to no model. What the target gives *their* facts is what a model gives a fact that it does not know.
 """
 
 from __future__ import annotations
@@ -15,47 +15,46 @@ from mllmu.models.engine.forward import Forward
 from mllmu.models.families import Turn
 
 CHUNK = 16
-"""Replies a pass."""
-Kind = tuple[bool, str]
-"""With image or not, and the task: guessing a letter is easier than guessing a word."""
+"""Replies per pass."""
+Level = tuple[bool, str]
+"""Which level a reply is compared with: with an image or not, and the task (a letter is guessed more easily than a
+word)."""
 
 
-def kind(turn: Turn) -> Kind:
-    """Which level a reply is compared with."""
-    return turn.image is not None, turn.task
+def holdout_levels(turns: Sequence[Turn], run: Callable[[Sequence[Turn]], Forward]) -> dict[Level, float]:
+    """The level for each modality and task.
 
+    level = ln of the mean over replies of exp(log p(reply) / length)
 
-def holdout_levels(turns: Sequence[Turn], run: Callable[[Sequence[Turn]], Forward]) -> dict[Kind, float]:
-    """The level of every kind of question.
-
-    level = ln of the mean over replies of exp(log p(reply) / length): the mean normalised probability, in nats a token
+    The mean normalised probability, in nats per token.
 
     Two replies of 1 token with p = 1/2 and 1/8: ln(5/16) = -1.16.
 
     Args:
-        turns: questions about people never taught, with their true replies.
+        turns: questions about holdout people, with their true replies.
         run: one pass over some turns, without gradient.
     """
-    found: dict[Kind, list[float]] = {}
+    logps: dict[Level, list[float]] = {}
     for start in range(0, len(turns), CHUNK):
         chunk = turns[start : start + CHUNK]
         forward = run(chunk)
         for turn, logp in zip(chunk, (forward.row_logp_B / forward.row_length_B).tolist(), strict=True):
-            found.setdefault(kind(turn), []).append(logp)
-    return {of: float(torch.tensor(logp, dtype=torch.float64).exp().mean().log()) for of, logp in found.items()}
+            logps.setdefault((turn.image is not None, turn.task), []).append(logp)
+    return {each: float(torch.tensor(logp, dtype=torch.float64).exp().mean().log()) for each, logp in logps.items()}
 
 
-def level_of(turn: Turn, levels: Mapping[Kind, float]) -> float:
-    """The level of a turn's kind.
+def level_of(turn: Turn, levels: Mapping[Level, float]) -> float:
+    """The level that a turn's reply is compared with.
 
     Raises:
-        DataError: no stranger was asked anything of that kind.
+        DataError: no question about holdout people has this modality and task.
     """
-    if kind(turn) not in levels:
-        shown, task = kind(turn)
-        asked = f"{task or 'plain'} question {'with an image' if shown else 'by name'}"
+    key = (turn.image is not None, turn.task)
+    if key not in levels:
+        modality = "image + text" if turn.image else "text only"
         raise DataError(
-            f"levels of forgetting: no holdout person was asked a {asked} ({len(levels)} other kinds were). "
-            "Set data.splits.holdout to at least 1, or give the method a floor, e.g. floor: -1.5."
+            f"levels of forgetting: no {turn.task or 'plain'} question about a holdout person, {modality} "
+            f"(there are {len(levels)} other kinds). Set data.splits.holdout to at least 1, or give the method a "
+            "floor, e.g. floor: -1.5."
         )
-    return levels[kind(turn)]
+    return levels[key]

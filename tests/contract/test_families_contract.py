@@ -31,8 +31,8 @@ from mllmu.models.engine.respond import answer_sharing, generate, score_candidat
 from mllmu.models.families import IGNORE, Family, Turn, as_plain_text, special_texts
 from mllmu.models.families._chat import ChatFamily
 from mllmu.models.loading import Loaded
+from mllmu.training.batches import make_groups, pack
 from mllmu.training.losses import answer_nll
-from mllmu.training.packing import make_groups, pack
 from mllmu.unlearning.trainer import num_layers
 
 NAMES = plugins.names("families")

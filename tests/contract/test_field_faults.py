@@ -36,10 +36,10 @@ from mllmu.models.engine.respond import as_turn, respond
 from mllmu.models.engine.token_stats import measure
 from mllmu.models.families import IGNORE, Turn
 from mllmu.models.loading import Loaded
-from mllmu.training.batching import training_turns
+from mllmu.training.batches import training_turns
 from mllmu.training.losses import kl_batchmean_published, kl_to_reference
-from mllmu.training.losses_bounded import undial_loss
 from mllmu.unlearning.base import Method
+from mllmu.unlearning.methods.undial import undial_loss
 
 TESTS = Path(__file__).parents[1]
 
@@ -86,7 +86,7 @@ ELSEWHERE = {
     "unit/test_evaluation_run.py": {
         "test_no_model_is_loaded_when_all_replies_are_there": "'Skipping', computed again",
     },
-    "unit/test_runstore.py": {
+    "unit/test_core_runfolder.py": {
         "test_the_same_inputs_skip_the_work": "'Skipping', computed again",
     },
     "unit/test_evaluation_scoring.py": {

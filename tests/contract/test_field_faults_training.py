@@ -8,11 +8,10 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from helpers_models import LORA, load_ref, turns_of
+from helpers_models import load_ref, training, turns_of
 from torch import Tensor
 
 from mllmu.core import plugins
-from mllmu.core.progress import SilentProgress
 from mllmu.models.engine.forward import run_forward
 from mllmu.models.loading import Loaded
 from mllmu.models.modifiers import Experts, Gate, Modifier, Pruned
@@ -33,8 +32,7 @@ def forgetting(base: Path, **changes: Any) -> Sides:
 
 
 def trained(loaded: Loaded, method: Method, sides: Sides, folder: Path) -> dict[str, Tensor]:
-    folder.mkdir(exist_ok=True)
-    unlearn(loaded, method, sides, lora=LORA, folder=folder, seed=3, progress=SilentProgress(), label="x")
+    unlearn(loaded, method, sides, training(folder))
     return {name: value.detach().clone() for name, value in loaded.model.state_dict().items() if "lora_" in name}
 
 
@@ -90,7 +88,7 @@ def test_every_turn_of_a_side_has_a_part_in_what_is_measured(tiny_base: Path, tm
 
 def test_pruning_knows_every_layer_by_a_name_that_exists(loaded: Loaded, tiny_base: Path) -> None:
     sides = forgetting(tiny_base)
-    probe = Probe(loaded=loaded, forget=sides.forget, retain=sides.retain, lora=None, seed=0, batch_size=4)
+    probe = Probe(loaded=loaded, forget=sides.forget, retain=sides.retain, lora=None, seed=0)
     made = plugins.build("methods", "manu", {"share": 0.3, "vision": True}).modifier(probe)
     assert isinstance(made, Pruned)
     layers = dict(core(loaded.model).named_modules())
@@ -120,7 +118,7 @@ def test_routed_adapters_train_though_no_token_of_a_step_is_routed(
     sides = forgetting(tiny_base)
     method = Closed(learning_rate=0.1, epochs=2, requests=1, modality="both")
     before = {name: value.clone() for name, value in loaded.model.state_dict().items()}
-    unlearn(loaded, method, sides, lora=LORA, folder=tmp_path, seed=0, progress=SilentProgress(), label="x")
+    unlearn(loaded, method, sides, training(tmp_path, seed=0))
     after = core(loaded.model).state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items() if name in after)
     plain, again = load_ref(tiny_base), load_ref(tiny_base, str(tmp_path), root=tmp_path)

@@ -23,7 +23,7 @@ from mllmu.data.sources.clear import PLUGIN as CLEAR
 from mllmu.data.sources.fiubench import PLUGIN as FIUBENCH
 from mllmu.data.sources.umu_bench import PLUGIN as UMU
 from mllmu.evaluation.samples import render
-from mllmu.training.batching import training_turns
+from mllmu.training.batches import training_turns
 
 JOBS = ("baker", "pilot", "judge", "nurse")
 

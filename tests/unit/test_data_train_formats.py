@@ -8,7 +8,7 @@ from mllmu.data.questions._build import build
 from mllmu.data.questions._rules import check
 from mllmu.data.sources.synthetic import Synthetic
 from mllmu.data.tasks.classification import PLUGIN as CLASSIFICATION
-from mllmu.training.batching import training_turns
+from mllmu.training.batches import training_turns
 
 PEOPLE = Synthetic(num_people=12).profiles(3)
 FORMATS = ("question", "classification", "cloze")

@@ -11,21 +11,20 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from helpers_models import LORA, load_ref, turns_of
+from helpers_models import LORA, load_ref, training, turns_of
 from pydantic import PrivateAttr
 from torch import Tensor
 
 from mllmu.config.recipe import Lora
 from mllmu.core import plugins
 from mllmu.core.errors import DataError, ModelError
-from mllmu.core.progress import SilentProgress
 from mllmu.models.engine.forward import run_forward
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded
 from mllmu.training.loop import CURVE
 from mllmu.training.losses import answer_nll
+from mllmu.unlearning.alternatives import REFUSALS
 from mllmu.unlearning.base import Method, Step
-from mllmu.unlearning.refusals import REFUSALS
 from mllmu.unlearning.saliency import Saliency
 from mllmu.unlearning.trainer import Sides, unlearn
 
@@ -47,11 +46,7 @@ def sides(tiny_base: Path) -> Sides:
 def run(
     model: Loaded, method: Method, sides: Sides, folder: Path, *, lora: Lora | None = LORA, label: str = "x"
 ) -> list[dict[str, float]]:
-    folder.mkdir(exist_ok=True)
-    unlearn(
-        model, method, sides, lora=lora, folder=folder, seed=9, progress=SilentProgress(), label=label,
-        checkpoint_every_s=0,
-    )  # fmt: skip
+    unlearn(model, method, sides, training(folder, lora=lora, seed=9, label=label, checkpoint_every_s=0))
     return list(json.loads((folder / CURVE).read_text()))
 
 

@@ -10,20 +10,14 @@ from torch import Tensor
 
 from mllmu.core.errors import DataError
 from mllmu.models.engine.forward import Forward
-from mllmu.training.losses_bounded import (
-    Divergence,
-    ce_u_loss,
-    distance_B,
-    flat_loss,
-    flattening_loss,
-    js_to_reference,
-    js_to_token,
-    mean_probability_B,
-    place_in_row_N,
-    undial_loss,
-    weighted_ascent,
-)
-from mllmu.training.losses_preference import dpo_loss, simnpo_loss
+from mllmu.training.losses import dpo_loss, npo_loss, weighted_ascent
+from mllmu.unlearning.methods.ce_u import ce_u_loss, index_in_row_N
+from mllmu.unlearning.methods.flat import Divergence, flat_loss, mean_probability_B
+from mllmu.unlearning.methods.holdout_match import distances_B
+from mllmu.unlearning.methods.jensun import js_to_reference, js_to_token
+from mllmu.unlearning.methods.pdu import flattening_loss
+from mllmu.unlearning.methods.simnpo import simnpo_loss
+from mllmu.unlearning.methods.undial import undial_loss
 
 LN2 = log(2)
 
@@ -48,8 +42,6 @@ def test_dpo_compares_the_gains_of_both_replies() -> None:
 
 
 def test_dpo_without_a_wanted_gain_is_npo() -> None:
-    from mllmu.training.losses import npo_loss
-
     zero, unwanted, known = torch.zeros(2), torch.tensor([-1.0, -5.0]), torch.tensor([-2.0, -2.5])
     assert dpo_loss(zero, zero, unwanted, known, beta=0.3).item() == pytest.approx(
         npo_loss(unwanted, known, beta=0.3).item()
@@ -123,7 +115,7 @@ def test_ce_u_leaves_the_beginning_of_every_reply_alone() -> None:
 
 def test_places_are_counted_within_each_reply_in_whatever_order_the_replies_lie() -> None:
     packed = forward([0.5] * 6, [2, 2, 2, 0, 1, 1])
-    assert place_in_row_N(packed).tolist() == [0, 1, 2, 0, 0, 1]
+    assert index_in_row_N(packed).tolist() == [0, 1, 2, 0, 0, 1]
 
 
 def test_flattening_measures_how_far_the_best_word_stands_out() -> None:
@@ -185,16 +177,16 @@ def test_jensen_shannon_is_zero_at_the_reference_and_never_above_ln_two() -> Non
 
 def test_distance_is_per_token_squared_near_the_level_and_linear_far_from_it() -> None:
     replies = forward([0.5, 0.125, 0.125], [0, 0, 1])
-    assert distance_B(replies, torch.tensor([-3 * LN2])).tolist() == pytest.approx([LN2**2 / 2, 0.0], abs=1e-6)
+    assert distances_B(replies, torch.tensor([-3 * LN2])).tolist() == pytest.approx([LN2**2 / 2, 0.0], abs=1e-6)
     own = torch.tensor([-5 * LN2, -2 * LN2], requires_grad=True)
-    distance = distance_B(replies, own)
+    distance = distances_B(replies, own)
     assert distance.tolist() == pytest.approx([3 * LN2 - 0.5, LN2**2 / 2], abs=1e-6)
     assert torch.autograd.grad(distance.sum(), own, allow_unused=True)[0] is None
 
 
 def test_a_reply_is_pushed_down_to_its_level_and_pulled_up_to_it() -> None:
     replies = forward([0.9, 0.9, 0.01, 0.01, 0.5], [0, 0, 1, 1, 2])
-    gradient = grad(distance_B(replies, torch.tensor([-1.0, -1.0, -LN2])).sum(), replies.logits_NV)
+    gradient = grad(distances_B(replies, torch.tensor([-1.0, -1.0, -LN2])).sum(), replies.logits_NV)
     # the logit of the trained token, word 0: descent lowers it above the level, raises it below, leaves it at the level
     assert gradient[:2, 0].min() > 0
     assert gradient[2:4, 0].max() < 0

@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_models import LORA, load_ref, turns_of
+from helpers_models import load_ref, training, turns_of
 from safetensors.torch import load_file
 
 from mllmu.config.load import parse
 from mllmu.core import plugins
 from mllmu.core.errors import RecipeError
-from mllmu.core.progress import SilentProgress
 from mllmu.models.engine.forward import without_ends
 from mllmu.models.families import IGNORE, Batch
 from mllmu.training.loop import Schedule
@@ -62,10 +61,7 @@ def test_official_adapts_the_vision_tower_and_trains_no_end(tiny_base: Path, tmp
     reference = load_ref(tiny_base, encoder=loaded.encoder) if name == "npo" else None
     sides = Sides(forget=turns[:2], retain=turns[2:4], reference=reference)
     method = plugins.build("methods", name, {"compat": "official", "batch_size": 2, "epochs": 1})
-    unlearn(
-        loaded, method, sides,
-        lora=LORA, folder=tmp_path, seed=1, progress=SilentProgress(), label=name, checkpoint_every_s=60,
-    )  # fmt: skip
+    unlearn(loaded, method, sides, training(tmp_path, seed=1, label=name))
     saved = load_file(tmp_path / "adapter_model.safetensors")
     towers = {key.partition("vision_tower.")[2].split(".")[-3] for key in saved if "vision_tower" in key}
     assert towers == {"q_proj", "k_proj", "v_proj"}

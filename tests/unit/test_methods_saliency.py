@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from mllmu.unlearning.saliency import Saliency, largest, restrict, sharpness_aware
+from mllmu.unlearning.methods.salun import largest
+from mllmu.unlearning.methods.sam_npo import sharpness_aware
+from mllmu.unlearning.saliency import Saliency, restrict
 
 
 def measured() -> Saliency:

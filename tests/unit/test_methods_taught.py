@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers_models import LORA, load_ref, nll, turns_of
+from helpers_models import load_ref, nll, training, turns_of
 
 from mllmu.config.recipe import Finetune
 from mllmu.core import plugins
-from mllmu.core.progress import SilentProgress
 from mllmu.models.families import Turn
 from mllmu.training.finetune import finetune
 from mllmu.unlearning.trainer import Sides, unlearn
@@ -51,13 +50,9 @@ def facts(base: Path) -> tuple[list[Turn], list[Turn]]:
 def taught(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with a target that knows everything by heart."""
     root = tmp_path_factory.mktemp("taught")
-    (root / "target").mkdir()
     seen, told = facts(tiny_base)
     section = Finetune(epochs=80, learning_rate=1e-2, batch_size=12, lora=None)
-    finetune(
-        load_ref(tiny_base), [*seen, *told], section,
-        folder=root / "target", seed=5, progress=SilentProgress(), label="target",
-    )  # fmt: skip
+    finetune(load_ref(tiny_base), [*seen, *told], section, training(root / "target", seed=5, lora=section.lora))
     target = load_ref(tiny_base, "target", root=root)
     assert nll(target, [*seen, *told]) < KNOWN
     return root
@@ -74,10 +69,7 @@ def test_a_method_forgets_what_was_taught_and_with_a_retain_term_keeps_the_rest(
     # two people nobody taught the model, one asked with an image and one by name
     holdout = [replace(seen[0], reply="teal"), replace(told[0], prompt="Where does Nobody live?", reply="Oslo")]
     target = load_ref(tiny_base, "target", root=taught)
-    unlearn(
-        target, method, Sides(forget=forget, retain=retain, holdout=holdout),
-        lora=LORA, folder=tmp_path, seed=1, progress=SilentProgress(), label="x",
-    )  # fmt: skip
+    unlearn(target, method, Sides(forget=forget, retain=retain, holdout=holdout), training(tmp_path, seed=1))
     after = load_ref(tiny_base, str(taught / "target"), str(tmp_path), root=tmp_path)
     assert nll(after, forget) > KNOWN + 0.4
     if method.trains and method.uses_retain:

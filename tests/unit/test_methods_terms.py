@@ -20,8 +20,7 @@ from mllmu.core.seeding import rng
 from mllmu.models.engine.forward import Forward
 from mllmu.models.families import Turn
 from mllmu.pipeline import models
-from mllmu.training.losses import answer_nll, kl_to_reference, npo_loss
-from mllmu.training.losses_preference import dpo_loss
+from mllmu.training.losses import answer_nll, dpo_loss, kl_to_reference, npo_loss
 from mllmu.unlearning.base import Method, Side, Step
 from mllmu.unlearning.methods.rmu import direction
 

@@ -27,7 +27,7 @@ from mllmu.models.modifiers import (
     decoder_layers,
     write_settings,
 )
-from mllmu.training.packing import pack
+from mllmu.training.batches import pack
 
 WIDTH = 32
 

@@ -21,8 +21,8 @@ from mllmu.models.loading import Loaded, load
 from mllmu.preflight.plan.facts import ModelFacts, describe
 from mllmu.preflight.plan.plan import training_peak
 from mllmu.preflight.plan.simulate import StepCost, step_cost
+from mllmu.training.batches import pack
 from mllmu.training.losses import answer_nll
-from mllmu.training.packing import pack
 
 LORA = Lora(rank=16, alpha=16, dropout=0.05)
 

@@ -8,7 +8,7 @@ import pytest
 
 from mllmu.core.records import Question
 from mllmu.models.families import Turn
-from mllmu.training.batching import Order, training_turns
+from mllmu.training.batches import Order, training_turns
 
 
 def epoch(order: Order, number: int) -> list[int]:
@@ -17,7 +17,9 @@ def epoch(order: Order, number: int) -> list[int]:
 
 
 def order(**changes: object) -> Order:
-    return Order(**({"num_items": 10, "batch_size": 4, "seed": 7, "label": "finetune"} | changes))  # type: ignore[arg-type]
+    num_items = changes.pop("num_items", 10)
+    plain = {"sets": (None,) * num_items, "batch_size": 4, "seed": 7, "label": "finetune"}  # type: ignore[operator]
+    return Order(**(plain | changes))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("num_items", [1, 4, 10, 17])
@@ -95,12 +97,12 @@ def test_a_question_about_no_known_attribute_has_no_topic() -> None:
 
 def test_items_of_a_set_come_together_and_the_sets_are_mixed() -> None:
     sets = (*"aaaaaabbbbbb", None, None)
-    one = order(num_items=14, batch_size=3, together=3, sets=sets)
+    one = order(batch_size=3, together=3, sets=sets)
     for number in range(3):
         assert sorted(epoch(one, number)) == list(range(14))
     assert epoch(one, 0) != epoch(one, 1)
     # without those that share with none, every step would be of one set
-    bundles = order(num_items=12, batch_size=3, together=3, sets=sets[:12])
+    bundles = order(batch_size=3, together=3, sets=sets[:12])
     for step in range(8):
         assert len({sets[item] for item in bundles.indices(step)}) == 1
     firsts = [sets[bundles.indices(step)[0]] for step in range(0, 40, 4)]

@@ -9,19 +9,17 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_models import LORA, load_ref, turns_of
+from helpers_models import LORA, load_ref, training, turns_of
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from mllmu.core import plugins
-from mllmu.core.progress import SilentProgress
 from mllmu.models.adapters import add_trainable
-from mllmu.models.engine.forward import Forward
+from mllmu.models.engine.forward import Forward, run_hidden
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded
 from mllmu.training import distributed
-from mllmu.training.distributed import forward, hidden
-from mllmu.training.packing import training_batch
+from mllmu.training.batches import forward, run_step, training_batch
 from mllmu.unlearning.trainer import Sides, unlearn
 
 
@@ -102,7 +100,8 @@ def test_rows_and_hidden_states_belong_to_their_turns(loaded: Loaded, tiny_base:
         torch.testing.assert_close(parts.row_logp_B, whole.row_logp_B, rtol=1e-5, atol=1e-5)
         assert parts.row_length_B.tolist() == whole.row_length_B.tolist()
         assert parts.row_length_B.tolist() == [len(loaded.encoder.reply(turn.reply)) for turn in turns]
-        one, two = (hidden(loaded.model, turns, make, 0, at_once=number) for number in (None, 4))
+        run = partial(run_hidden, loaded.model, layer=0)
+        one, two = (run_step(run, turns, make, number)[0] for number in (None, 4))
     assert one.shape == two.shape
     torch.testing.assert_close(two.norm(dim=1).sort().values, one.norm(dim=1).sort().values, rtol=1e-4, atol=1e-4)
 
@@ -112,12 +111,8 @@ def test_a_method_in_parts_trains_the_same_weights(tiny_base: Path, tmp_path: Pa
     def trained(at_once: int | None) -> list[Tensor]:
         loaded, turns = load_ref(tiny_base), turns_of(tiny_base)
         method = plugins.build("methods", name, {"epochs": 2, "batch_size": 3, "learning_rate": 1e-3})
-        folder = tmp_path / str(at_once)
-        folder.mkdir()
-        unlearn(
-            loaded, method, Sides(forget=turns[:4], retain=turns[2:]), lora=LORA, folder=folder, seed=3,
-            progress=SilentProgress(), label="x", micro_batch_size=at_once,
-        )  # fmt: skip
+        sides = Sides(forget=turns[:4], retain=turns[2:])
+        unlearn(loaded, method, sides, training(tmp_path / str(at_once), micro_batch_size=at_once))
         return [p.detach().clone() for n, p in loaded.model.named_parameters() if "lora" in n]
 
     for one, two in zip(trained(None), trained(2), strict=True):

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from helpers_models import LORA, Watcher, load_ref, logits, nll, turns_of
+from helpers_models import LORA, Watcher, load_ref, logits, nll, training, turns_of
 
 from mllmu.config.recipe import Finetune, Lora
 from mllmu.core.errors import DataError
-from mllmu.core.progress import SilentProgress
 from mllmu.models.loading import Loaded
 from mllmu.training.finetune import finetune
-from mllmu.training.loop import CHECKPOINT, CURVE
+from mllmu.training.loop import CHECKPOINT, CURVE, Training
 
-SECTION = Finetune(epochs=15, learning_rate=1e-2, batch_size=3, lora=LORA, checkpoint_every_s=1e-9)
+SECTION = Finetune(epochs=15, learning_rate=1e-2, batch_size=3, lora=LORA)
+
+
+def of(section: Finetune, folder: Path, **settings: Any) -> Training:
+    return training(folder, **{"label": "target", "seed": 5, "lora": section.lora, "checkpoint_every_s": 0, **settings})
 
 
 def teach(base: Path, folder: Path, *, section: Finetune = SECTION, label: str = "target", people: int = 3) -> Loaded:
-    folder.mkdir(exist_ok=True)
     ready = load_ref(base)
     turns = turns_of(base)[: 2 * people]
-    finetune(ready, turns, section, folder=folder, seed=5, progress=SilentProgress(), label=label)
+    finetune(ready, turns, section, of(section, folder, label=label))
     return ready
 
 
@@ -73,12 +76,8 @@ def test_killed_teaching_goes_on_where_it_was(tiny_base: Path, tmp_path: Path) -
             if self.done == 4:
                 raise KeyboardInterrupt
 
-    (tmp_path / "killed").mkdir()
     with pytest.raises(KeyboardInterrupt):
-        finetune(
-            load_ref(tiny_base), turns_of(tiny_base), section,
-            folder=tmp_path / "killed", seed=5, progress=Killer(), label="target",
-        )  # fmt: skip
+        finetune(load_ref(tiny_base), turns_of(tiny_base), section, of(section, tmp_path / "killed", progress=Killer()))
     assert (tmp_path / "killed" / CHECKPOINT).exists()
     resumed = teach(tiny_base, tmp_path / "killed", section=section)
     assert torch.equal(logits(resumed.model, resumed, turn), logits(plain.model, plain, turn))
@@ -86,5 +85,5 @@ def test_killed_teaching_goes_on_where_it_was(tiny_base: Path, tmp_path: Path) -
 
 
 def test_nobody_to_teach_is_an_error(loaded: Loaded, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"target: nobody to teach\. Check data\.source"):
-        finetune(loaded, [], SECTION, folder=tmp_path, seed=0, progress=SilentProgress(), label="target")
+    with pytest.raises(DataError, match=r"target: no question to train on\. Check data\.source"):
+        finetune(loaded, [], SECTION, of(SECTION, tmp_path))

@@ -6,19 +6,18 @@ import json
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from helpers_models import Watcher
+from helpers_models import Watcher, training
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mllmu.core.errors import ModelError, RunStoreError
-from mllmu.training.loop import CHECKPOINT, CURVE, TEMPORARY, Curve, Schedule, train
+from mllmu.training.loop import CHECKPOINT, CURVE, TEMPORARY, Schedule, train
 
 STEPS = 8
-EVERY_STEP = Schedule(num_steps=STEPS, learning_rate=0.05, warmup=0.25, weight_decay=0.1, checkpoint_every_s=0)
+PLAIN = Schedule(num_steps=STEPS, learning_rate=0.05, warmup=0.25, weight_decay=0.1)
 
 
 class Net(nn.Module):
@@ -43,12 +42,16 @@ class Killed(KeyboardInterrupt):
 
 
 def run(
-    net: Net, folder: Path, terms: Callable[[int], dict[str, Tensor]] | None = None, **settings: Any
-) -> tuple[Curve, Watcher]:
+    net: Net,
+    folder: Path,
+    terms: Callable[[int], dict[str, Tensor]] | None = None,
+    *,
+    schedule: Schedule = PLAIN,
+    every_s: float = 0,
+) -> tuple[list[dict[str, float]], Watcher]:
     watcher = Watcher()
-    schedule = settings.get("schedule", EVERY_STEP)
-    curve = train(net, terms or net.terms, schedule, folder=folder, seed=3, progress=watcher, label="net")
-    return curve, watcher
+    means = training(folder, label="net", progress=watcher, lora=None, checkpoint_every_s=every_s)
+    return train(net, terms or net.terms, schedule, means), watcher
 
 
 def interrupt(net: Net, folder: Path, at: int) -> None:
@@ -84,14 +87,14 @@ def test_the_sum_of_the_terms_falls_and_only_trainable_weights_move(tmp_path: Pa
     before = weights(net)
     x = {0: net.terms(0)}
     curve, watcher = run(net, tmp_path, lambda _: net.terms(0), schedule=Schedule(num_steps=40, learning_rate=0.05))
-    total = [point["fit"] + point["small"] for point in curve.points]
+    total = [point["fit"] + point["small"] for point in curve]
     assert total[0] == pytest.approx(sum(value.item() for value in x[0].values()), abs=1e-5)
     assert total[-1] < total[0] - 0.05
     moved = [not torch.equal(a, b) for a, b in zip(before, weights(net), strict=True)]
     assert moved == [False, False, True, True]
     assert not net.training
     assert watcher.done == 40
-    assert json.loads((tmp_path / CURVE).read_text()) == curve.points
+    assert json.loads((tmp_path / CURVE).read_text()) == curve
     assert [file.name for file in tmp_path.iterdir()] == [CURVE]
 
 
@@ -131,7 +134,7 @@ def test_dropout_differs_from_step_to_step_and_not_with_the_state_of_the_generat
     assert equal(weights(nets[0]), weights(nets[1]))
     still = Schedule(num_steps=4, learning_rate=1e-12)
     curve, _ = run(nets[0], tmp_path, lambda _: nets[0].terms(0), schedule=still)
-    assert len({point["fit"] for point in curve.points}) == 4
+    assert len({point["fit"] for point in curve}) == 4
 
 
 def damage_cut(path: Path) -> None:
@@ -194,7 +197,7 @@ def test_no_checkpoint_is_written_before_its_time(tmp_path: Path) -> None:
         assert not (tmp_path / CHECKPOINT).exists()
         return net.terms(step)
 
-    run(net, tmp_path, terms, schedule=Schedule(num_steps=4, learning_rate=0.1, checkpoint_every_s=60))
+    run(net, tmp_path, terms, schedule=Schedule(num_steps=4, learning_rate=0.1), every_s=60)
 
 
 def test_a_checkpoint_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
@@ -237,7 +240,7 @@ def test_a_step_without_terms_changes_nothing_and_counts(tmp_path: Path) -> None
 
     curve, watcher = run(net, tmp_path, terms)
     assert watcher.done == STEPS
-    assert [point["step"] for point in curve.points] == [1, 3, 5, 7]
+    assert [point["step"] for point in curve] == [1, 3, 5, 7]
     for step, after in pairwise(before):
         assert equal(before[step], before[after]) == (step % 2 == 0)
 

@@ -17,8 +17,8 @@ from mllmu.models.engine.forward import Forward, run_forward
 from mllmu.models.families import IGNORE, Batch, Turn
 from mllmu.models.families._masks import Layout, additive
 from mllmu.models.loading import Loaded, load
+from mllmu.training.batches import Group, arrange, fill, kin, make_groups, pack
 from mllmu.training.losses import answer_nll, row_nll_B
-from mllmu.training.packing import Group, arrange, fill, kin, make_groups, pack
 from tools.pretrain_tiny.build import build_model, build_processor, build_tokenizer
 
 SENTENCE = "Ada Bell lives in Riga and works as a baker ; the colour of her hat is red , blue or green ?"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,22 +11,20 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_models import LORA, Watcher, load_ref, turns_of
+from helpers_models import LORA, Watcher, load_ref, training, turns_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mllmu.core import plugins
-from mllmu.models.engine.forward import labelled, run_forward
+from mllmu.models.engine.forward import labelled, run_forward, run_logits
 from mllmu.models.families import Batch, Turn
 from mllmu.models.loading import Loaded
-from mllmu.training import loop
 from mllmu.training.loop import CURVE
 from mllmu.unlearning import reference
-from mllmu.unlearning.reference import ReferenceMemory, pays
+from mllmu.unlearning.reference import Reference, ReferenceMemory, pays
 from mllmu.unlearning.trainer import Sides, step_batch, unlearn
 
 WAYS: tuple[dict[str, Any], ...] = ({}, {"train_end": False}, {"loss_on": "all"})
-MANY = 1e9
 
 
 @pytest.fixture(scope="module")
@@ -43,25 +40,11 @@ def turns(tiny_base: Path) -> list[Turn]:
 
 
 def memory_of(
-    loaded: Loaded, turns: Sequence[Turn], way: dict[str, Any], *, most_bytes: float = MANY, notes: Any = None
+    loaded: Loaded, turns: Sequence[Turn], way: dict[str, Any], **settings: Any
 ) -> tuple[ReferenceMemory, Callable[[Sequence[Turn]], Batch]]:
-    method = plugins.build("methods", "ga", way)
-
-    @contextmanager
-    def frozen() -> Iterator[Loaded]:
-        with torch.no_grad():
-            yield loaded
-
-    note = notes.append if notes is not None else pytest.fail
-    known = ReferenceMemory(
-        turns,
-        frozen=frozen,
-        batches=lambda of: partial(step_batch, of, method),
-        at_once=None,
-        most_bytes=most_bytes,
-        note=note,
-    )
-    return known, partial(step_batch, loaded, method)
+    make = partial(step_batch, loaded, plugins.build("methods", "ga", way))
+    means = training(Path(), **settings)
+    return ReferenceMemory(Reference(loaded=loaded, make=make, training=means, apart=True), turns), make
 
 
 @settings(max_examples=8, deadline=None)
@@ -105,28 +88,35 @@ def test_it_does_not_depend_on_what_was_asked_before(model: Loaded, turns: list[
 
 
 def test_logits_that_do_not_fit_are_computed_again_with_one_note(model: Loaded, turns: list[Turn]) -> None:
-    notes: list[str] = []
-    known, batch = memory_of(model, turns, {}, most_bytes=1000, notes=notes)
+    watcher = Watcher()
+    known, batch = memory_of(model, turns, {}, reference_mib=0.001, progress=watcher)
     for chosen in (turns[:3], turns[2:7]):
         recalled = known.recall(chosen, *labelled(batch(chosen)))
         with torch.no_grad():
             assert torch.equal(recalled.logits_NV, run_forward(model.model, batch(chosen)).logits_NV)
         assert recalled.row_logp_B.shape == (len(chosen),)
-    assert len(notes) == 1
-    assert "run in every step" in notes[0] and "unlearn.reference_mib" in notes[0]
+    assert len(watcher.notes) == 1
+    assert "run in every step" in watcher.notes[0] and "unlearn.reference_mib" in watcher.notes[0]
 
 
 def trained(
-    base: Path, folder: Path, sides: Sides, name: str, *, reference_mib: float = 64, lora: Any = LORA, **settings: Any
+    base: Path,
+    folder: Path,
+    sides: Sides,
+    name: str,
+    *,
+    reference_mib: float = 64,
+    lora: Any = LORA,
+    progress: Any = None,
+    **settings: Any,
 ) -> tuple[list[dict[str, float]], Any]:
     """The curve of a method and the model it made."""
-    folder.mkdir(exist_ok=True)
     loaded = load_ref(base)
     method = plugins.build("methods", name, {"learning_rate": 2e-3, "batch_size": 3, "epochs": 3} | settings)
-    unlearn(
-        loaded, method, sides, lora=lora, folder=folder, seed=4, progress=Watcher(), label="x",
-        checkpoint_every_s=0, reference_mib=reference_mib,
-    )  # fmt: skip
+    means = training(
+        folder, lora=lora, seed=4, checkpoint_every_s=0, reference_mib=reference_mib, progress=progress or Watcher()
+    )
+    unlearn(loaded, method, sides, means)
     return list(json.loads((folder / CURVE).read_text())), loaded
 
 
@@ -173,15 +163,16 @@ def test_a_pass_for_all_epochs(
     tiny_base: Path, sides: Sides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, epochs: int, passes: int
 ) -> None:
     sides = replace(sides, forget=sides.forget[2:])
-    done, run = [], ReferenceMemory._run
+    recalled, run = [], Reference.run
 
-    def counted(self: ReferenceMemory, place: int, kind: Any) -> None:
-        done.append(kind)
-        run(self, place, kind)
+    def counted(self: Reference, what: Any, turns: Sequence[Turn]) -> Any:
+        if what is not run_logits:
+            recalled.append(what)
+        return run(self, what, turns)
 
-    monkeypatch.setattr(ReferenceMemory, "_run", counted)
+    monkeypatch.setattr(Reference, "run", counted)
     trained(tiny_base, tmp_path / name, sides, name, modality="both", epochs=epochs)
-    assert len(done) == passes
+    assert len(recalled) == passes
 
 
 @pytest.mark.parametrize("name", ["npo", "kl_min", "dpo"])
@@ -190,18 +181,15 @@ def test_killed_training_recalls_the_same_numbers(
 ) -> None:
     monkeypatch.setattr(reference, "CHUNK", 2)
     _, plain = trained(tiny_base, tmp_path / "plain", sides, name, modality="both")
-    save, saved = loop.save_checkpoint, []
 
-    def dying(*args: Any, **kwargs: Any) -> None:
-        save(*args, **kwargs)
-        saved.append(1)
-        if len(saved) == 3:
-            raise KeyboardInterrupt
+    class Killer(Watcher):
+        def advance(self, n: int = 1, **facts: float) -> None:
+            super().advance(n, **facts)
+            if self.done == 4:
+                raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "save_checkpoint", dying)
     with pytest.raises(KeyboardInterrupt):
-        trained(tiny_base, tmp_path / "killed", sides, name, modality="both")
-    monkeypatch.setattr(loop, "save_checkpoint", save)
+        trained(tiny_base, tmp_path / "killed", sides, name, modality="both", progress=Killer())
     _, resumed = trained(tiny_base, tmp_path / "killed", sides, name, modality="both")
     ends = [{n: p for n, p in one.model.named_parameters() if "lora" in n} for one in (plain, resumed)]
     assert ends[0] and all(torch.equal(value, ends[1][key]) for key, value in ends[0].items())

@@ -9,21 +9,20 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from helpers_models import LORA, load_ref, logits, nll, turns_of
+from helpers_models import LORA, load_ref, logits, nll, training, turns_of
 from pydantic import PrivateAttr
 from torch import Tensor
 
 from mllmu.config.recipe import Finetune, Lora
 from mllmu.core import plugins
 from mllmu.core.errors import DataError, ModelError
-from mllmu.core.progress import SilentProgress
 from mllmu.models.engine.forward import run_forward
 from mllmu.models.families import IGNORE, Turn
 from mllmu.models.loading import Loaded
 from mllmu.training.finetune import finetune
 from mllmu.training.loop import CURVE
 from mllmu.training.losses import answer_nll
-from mllmu.unlearning.base import Method, Step
+from mllmu.unlearning.base import Method, Step, Terms
 from mllmu.unlearning.trainer import Sides, unlearn
 
 DROPOUT = LORA.model_copy(update={"dropout": 0.3})
@@ -34,12 +33,8 @@ FAST = {"learning_rate": 5e-3, "batch_size": 2, "epochs": 6}
 def run_folder(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with a target that knows all six turns by heart."""
     root = tmp_path_factory.mktemp("run")
-    (root / "target").mkdir()
     section = Finetune(epochs=60, learning_rate=1e-2, batch_size=6, lora=None)
-    finetune(
-        load_ref(tiny_base), turns_of(tiny_base), section,
-        folder=root / "target", seed=5, progress=SilentProgress(), label="target",
-    )  # fmt: skip
+    finetune(load_ref(tiny_base), turns_of(tiny_base), section, training(root / "target", seed=5, lora=None))
     return root
 
 
@@ -59,11 +54,7 @@ def forget(
 ) -> list[dict[str, float]]:
     """Run a method by name (with fast settings) or a given one; returns the curve."""
     built = plugins.build("methods", method, FAST | settings) if isinstance(method, str) else method
-    folder.mkdir(exist_ok=True)
-    unlearn(
-        model, built, sides, lora=lora, folder=folder, seed=9, progress=SilentProgress(), label="x",
-        checkpoint_every_s=0,
-    )  # fmt: skip
+    unlearn(model, built, sides, training(folder, lora=lora, seed=9, checkpoint_every_s=0))
     return list(json.loads((folder / CURVE).read_text()))
 
 
@@ -81,16 +72,19 @@ class Spy(Method):
     def uses_retain(self) -> bool:
         return True
 
-    def loss(self, step: Step) -> dict[str, Tensor]:
+    def loss(self, step: Step) -> Terms:
         if len(self._seen) == self.fail_at:
             raise KeyboardInterrupt
         self._seen.append((step.phase, step))
-        terms = {}
-        if step.on_forget:
-            terms["forget_ascent"] = -answer_nll(step.forget.current)
-        if step.on_retain and not self.mute:
-            terms["retain_nll"] = answer_nll(step.retain.current) + 0 * step.retain.reference.token_logp_N.mean()
-        return terms
+        return super().loss(step)
+
+    def forget_terms(self, step: Step) -> Terms:
+        return {"forget_ascent": -answer_nll(step.forget.current)}
+
+    def retain_terms(self, step: Step) -> Terms:
+        if self.mute:
+            return {}
+        return {"retain_nll": answer_nll(step.retain.current) + 0 * step.retain.reference.token_logp_N.mean()}
 
     @property
     def steps(self) -> list[Step]:

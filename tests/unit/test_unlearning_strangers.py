@@ -55,7 +55,7 @@ def test_every_stranger_is_asked_once_however_many_there_are() -> None:
 
 
 def test_a_kind_that_no_stranger_was_asked_is_named() -> None:
-    with pytest.raises(DataError, match=r"no holdout person was asked a cloze question by name \(1 other kinds were\)"):
+    with pytest.raises(DataError, match=r"no cloze question about a holdout person, text only \(there are 1 other"):
         level_of(WORD, {(True, "cloze"): -1.0})
 
 

@@ -21,7 +21,7 @@ from mllmu.models.engine.respond import as_turn, opener
 from mllmu.models.families import IGNORE, Turn, as_plain_text, open_image
 from mllmu.models.loading import Loaded
 from mllmu.models.parts import core
-from mllmu.training.packing import training_batch
+from mllmu.training.batches import training_batch
 from mllmu.unlearning.base import Method
 from mllmu.unlearning.trainer import step_batch
 

@@ -17,7 +17,7 @@ from mllmu.models.parts import core
 from mllmu.pipeline.pipeline import Pipeline
 from mllmu.preflight.doctor import checks
 from mllmu.preflight.doctor.checks import CheckResult, PromptLength
-from mllmu.training.batching import training_turns
+from mllmu.training.batches import training_turns
 from mllmu.unlearning.base import Method
 
 NUM_MASKED = 8

@@ -24,7 +24,7 @@ from mllmu.preflight.plan.evaluation import Held, asked_at_once, features, memor
 from mllmu.preflight.plan.facts import BYTES, ModelFacts, describe
 from mllmu.preflight.plan.images import image_sizes
 from mllmu.preflight.plan.simulate import StepCost, step_cost
-from mllmu.training.packing import CAPACITY, SHARE, Group, arrange
+from mllmu.training.batches import CAPACITY, SHARE, Group, arrange
 
 GIB = 2**30
 TRAIN_UTILISATION = 0.35

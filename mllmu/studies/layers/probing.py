@@ -21,7 +21,7 @@ from mllmu.data.dataset import Dataset
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded
 from mllmu.studies.layers.measure import batches, hidden_states
-from mllmu.training.batching import training_turns
+from mllmu.training.batches import training_turns
 
 MIN_PEOPLE = 5
 """A value counts as a class if at least so many people that stay have it."""

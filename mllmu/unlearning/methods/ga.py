@@ -1,14 +1,9 @@
 """Gradient ascent."""
 
-from __future__ import annotations
-
-from typing import Any, ClassVar
-
 from pydantic import Field
-from torch import Tensor
 
 from mllmu.training.losses import answer_nll
-from mllmu.unlearning.base import PUBLISHED, Method, Step
+from mllmu.unlearning.base import PUBLISHED, Method, Step, Terms
 
 
 class GradientAscent(Method):
@@ -23,14 +18,12 @@ class GradientAscent(Method):
     Made for: text.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2210.01504"
-    official: ClassVar[dict[str, Any]] = PUBLISHED
+    source = "https://arxiv.org/abs/2210.01504"
+    official = PUBLISHED
 
     clip: float | None = Field(None, gt=0, description="stop pushing while the mean nll is above so many nats a token")
 
-    def loss(self, step: Step) -> dict[str, Tensor]:
-        if not step.on_forget:
-            return {}
+    def forget_terms(self, step: Step) -> Terms:
         return {"forget_ascent": -answer_nll(step.forget.current).clamp(max=self.clip or float("inf"))}
 
 

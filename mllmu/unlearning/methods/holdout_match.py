@@ -1,19 +1,17 @@
 """HoldoutMatch: bring every fact down to the level of one never taught, in both modalities at once."""
 
-from __future__ import annotations
-
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn import functional as F
 
-from mllmu.training.losses import kl_to_reference
-from mllmu.training.losses_bounded import distance_B
-from mllmu.unlearning.base import Method, RetainingMethod, Step
+from mllmu.models.engine.forward import Forward
+from mllmu.unlearning.base import AnchoredMethod, Method, Step, Terms
 
 
-class HoldoutMatch(RetainingMethod):
+class HoldoutMatch(AnchoredMethod):
     """Bring each forget reply to the level of one never taught, with images and by name; ours.
 
     L = sum over the modalities in the step of w * mean over their replies of h(logp / length - level)
@@ -32,9 +30,8 @@ class HoldoutMatch(RetainingMethod):
     Made for: both modalities. Defaults are not tuned; where it stands: benchmarks/methods_tiny_202611.md.
     """
 
-    source: ClassVar[str] = "ours"
-    uses_reference: ClassVar[bool] = True
-    tuned: ClassVar[tuple[str, ...]] = (*Method.tuned, "retain_weight", "kl_weight")
+    source = "ours"
+    tuned = (*Method.tuned, "retain_weight", "kl_weight")
 
     modality: Literal["image_text", "text", "both"] = Field("both", description="what is unlearned")
     epochs: float = Field(5, gt=0, description="passes over the forget set")
@@ -42,39 +39,49 @@ class HoldoutMatch(RetainingMethod):
         None, lt=0, description="one level for all, mean log p of a reply's token in nats; null: that of holdout people"
     )
     forget_weight: float = Field(1.0, gt=0)
-    kl_weight: float = Field(1.0, ge=0, description="weight of KL(reference || current) on retain")
-
-    @property
-    def uses_retain(self) -> bool:
-        return self.retain_weight > 0 or self.kl_weight > 0
 
     @property
     def uses_holdout(self) -> bool:
         return self.floor is None and self.reference == "target"
 
-    def loss(self, step: Step) -> dict[str, Tensor]:
-        terms = self._forget(step) if step.on_forget else {}
-        if step.on_retain and self.kl_weight:
-            kl = kl_to_reference(step.retain.current.logits_NV, step.retain.reference.logits_NV)
-            terms["retain_kl"] = self.kl_weight * kl
-        return terms | self.retain_terms(step)
-
-    def _forget(self, step: Step) -> dict[str, Tensor]:
+    def forget_terms(self, step: Step) -> Terms:
         """One term per modality in the step."""
-        current = step.forget.current
-        distance = distance_B(current, self._level_B(step))
-        shown_B = torch.tensor([turn.image is not None for turn in step.forget.turns], device=distance.device)
-        modalities = {"forget_image_text": shown_B, "forget_text": ~shown_B}
+        distance_B = distances_B(step.forget.current, self._level_B(step))
+        image_B = torch.tensor([turn.image is not None for turn in step.forget.turns], device=distance_B.device)
+        modalities = {"forget_image_text": image_B, "forget_text": ~image_B}
         present = {name: rows_B for name, rows_B in modalities.items() if rows_B.any()}
-        return {name: self.forget_weight / len(present) * distance[rows_B].mean() for name, rows_B in present.items()}
+        return {name: self.forget_weight / len(present) * distance_B[rows_B].mean() for name, rows_B in present.items()}
 
     def _level_B(self, step: Step) -> Tensor:
         if self.reference == "retain_model":
-            known = step.forget.reference
-            return known.row_logp_B / known.row_length_B
+            reference = step.forget.reference
+            return reference.row_logp_B / reference.row_length_B
         if self.floor is None:
             return step.forget.holdout_level_B
         return torch.tensor([self.floor], device=step.forget.current.logits_NV.device)
+
+
+def distances_B(forward: Forward, level_B: Tensor) -> Tensor:
+    """[B] how far the likelihood of each reply is from a level, per token, above or below; smooth around 0.
+
+    distance_b = h(logp_b / length_b - level_b),  h(d) = d^2 / 2 where |d| < 1, |d| - 1/2 elsewhere (Huber)
+
+    Args:
+        forward: one pass over the forget replies.
+        level_B: [B] (or [1]) mean log p of a token, in nats, <= 0; no gradient flows into it.
+
+    Returns:
+        [B] in nats a token, >= 0. Tokens with p = 1/2 and 1/8 (mean -2 ln 2): level -3 ln 2 is ln 2 away, 0.240;
+        level -5 ln 2 is 3 ln 2 away, 1.579.
+
+    Source: ours.
+    """
+    return F.huber_loss(
+        forward.row_logp_B / forward.row_length_B,
+        level_B.detach().expand_as(forward.row_logp_B),
+        reduction="none",
+        delta=1.0,
+    )
 
 
 PLUGIN = HoldoutMatch

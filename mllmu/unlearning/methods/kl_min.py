@@ -1,17 +1,14 @@
 """KL minimisation."""
 
-from __future__ import annotations
-
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
-from torch import Tensor
 
 from mllmu.training.losses import answer_nll, kl_batchmean_published, kl_to_reference
-from mllmu.unlearning.base import PUBLISHED, Method, Side, Step
+from mllmu.unlearning.base import PUBLISHED, RetainingMethod, Step, Terms
 
 
-class KLMinimization(Method):
+class KLMinimization(RetainingMethod):
     """Gradient ascent on forget while the predictions on retain stay those of the reference.
 
     L = -nll(forget) + retain_weight * mean over retain tokens of KL(reference || current); unbounded below.
@@ -23,16 +20,9 @@ class KLMinimization(Method):
     Made for: text.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2401.06121"
-    official: ClassVar[dict[str, Any]] = {
-        **PUBLISHED,
-        "schedule": "two_phase",
-        "decay": "none",
-        "reduction": "batchmean",
-        "add_ce": True,
-    }
-    uses_reference: ClassVar[bool] = True
-    tuned: ClassVar[tuple[str, ...]] = (*Method.tuned, "retain_weight")
+    source = "https://arxiv.org/abs/2401.06121"
+    official = PUBLISHED | {"schedule": "two_phase", "decay": "none", "reduction": "batchmean", "add_ce": True}
+    uses_reference = True
 
     epochs: float = Field(3, gt=0, description="passes over the forget set")
     retain_weight: float = Field(1.0, gt=0, description="weight of the KL term")
@@ -43,25 +33,17 @@ class KLMinimization(Method):
         default=False, description="also train on the retain replies (weight 1), as the published code"
     )
 
-    @property
-    def uses_retain(self) -> bool:
-        return True
+    def forget_terms(self, step: Step) -> Terms:
+        return {"forget_ascent": -answer_nll(step.forget.current)}
 
-    def loss(self, step: Step) -> dict[str, Tensor]:
-        terms = {}
-        if step.on_forget:
-            terms["forget_ascent"] = -answer_nll(step.forget.current)
-        if step.on_retain:
-            terms["retain_kl"] = self.retain_weight * self._kl(step.retain)
-            if self.add_ce:
-                terms["retain_nll"] = answer_nll(step.retain.current)
-        return terms
-
-    def _kl(self, retain: Side) -> Tensor:
-        current, reference = retain.current, retain.reference
+    def retain_terms(self, step: Step) -> Terms:
+        current, reference = step.retain.current, step.retain.reference
         if self.reduction == "token_mean":
-            return kl_to_reference(current.logits_NV, reference.logits_NV)
-        return kl_batchmean_published(current.logits_NV, reference.logits_NV, num_rows=current.num_rows)
+            kl = kl_to_reference(current.logits_NV, reference.logits_NV)
+        else:
+            kl = kl_batchmean_published(current.logits_NV, reference.logits_NV, num_rows=current.num_rows)
+        terms = {"retain_kl": self.retain_weight * kl}
+        return terms | {"retain_nll": answer_nll(current)} if self.add_ce else terms
 
 
 PLUGIN = KLMinimization

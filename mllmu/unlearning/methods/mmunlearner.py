@@ -1,18 +1,16 @@
 """Unlearning images, not names: ascent on the weights that matter for the forget images."""
 
-from __future__ import annotations
-
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 from torch import Tensor
 
 from mllmu.training.losses import answer_nll
-from mllmu.unlearning.base import Method, Step
+from mllmu.unlearning.base import Method, RetainingMethod, Step, Terms
 from mllmu.unlearning.saliency import Saliency
 
 
-class MMUnlearner(Method):
+class MMUnlearner(RetainingMethod):
     """Forget who is in the image while what is known by name stays, the forgotten people's too.
 
     mask = 1 where F_forget / F_retain >= threshold, F the diagonal Fisher information at the start; the others never
@@ -30,9 +28,9 @@ class MMUnlearner(Method):
     Made for: image_text.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2502.11051"
-    preserves_text: ClassVar[bool] = True
-    tuned: ClassVar[tuple[str, ...]] = (*Method.tuned, "threshold", "retain_weight")
+    source = "https://arxiv.org/abs/2502.11051"
+    preserves_text = True
+    tuned = (*Method.tuned, "threshold", "retain_weight")
 
     modality: Literal["image_text"] = Field("image_text", description="only the images are unlearned")
     learning_rate: float = Field(1e-5, gt=0)
@@ -40,21 +38,12 @@ class MMUnlearner(Method):
     forget_weight: float = Field(1.0, gt=0)
     retain_weight: float = Field(1.0, gt=0)
 
-    @property
-    def uses_retain(self) -> bool:
-        return True
-
     def masks(self, saliency: Saliency) -> list[Tensor]:
         pairs = zip(saliency.fisher("forget"), saliency.fisher("retain"), strict=True)
         return [(forget > 0) & (forget >= self.threshold * retain) for forget, retain in pairs]
 
-    def loss(self, step: Step) -> dict[str, Tensor]:
-        terms = {}
-        if step.on_forget:
-            terms["forget_ascent"] = -self.forget_weight * answer_nll(step.forget.current)
-        if step.on_retain:
-            terms["retain_nll"] = self.retain_weight * answer_nll(step.retain.current)
-        return terms
+    def forget_terms(self, step: Step) -> Terms:
+        return {"forget_ascent": -self.forget_weight * answer_nll(step.forget.current)}
 
 
 PLUGIN = MMUnlearner

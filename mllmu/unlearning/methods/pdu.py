@@ -1,15 +1,10 @@
 """Primal-dual unlearning."""
 
-from __future__ import annotations
-
-from typing import ClassVar
-
 from pydantic import Field
 from torch import Tensor
 
 from mllmu.training.losses import answer_nll
-from mllmu.training.losses_bounded import flattening_loss
-from mllmu.unlearning.base import Method, Step
+from mllmu.unlearning.base import Method, Step, Terms
 
 DUAL = "dual"
 
@@ -28,8 +23,8 @@ class PrimalDual(Method):
     Made for: text. Limit, rate and first weight are those of the authors' TOFU runs.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2506.05314"
-    tuned: ClassVar[tuple[str, ...]] = (*Method.tuned, "limit", "dual_rate")
+    source = "https://arxiv.org/abs/2506.05314"
+    tuned = (*Method.tuned, "limit", "dual_rate")
 
     epochs: float = Field(10, gt=0, description="passes over the forget set")
     learning_rate: float = Field(1e-5, gt=0)
@@ -41,16 +36,30 @@ class PrimalDual(Method):
     def uses_retain(self) -> bool:
         return True
 
-    def loss(self, step: Step) -> dict[str, Tensor]:
-        terms = {}
-        if step.on_forget:
-            terms["forget_flatness"] = flattening_loss(step.forget.current.logits_NV)
-        if step.on_retain:
-            dual = step.memory.get(DUAL, self.first_dual)
-            over = answer_nll(step.retain.current) - self.limit
-            terms["retain_limit"] = dual * over
-            step.memory[DUAL] = max(0.0, dual + self.dual_rate * over.item())
-        return terms
+    def forget_terms(self, step: Step) -> Terms:
+        return {"forget_flatness": flattening_loss(step.forget.current.logits_NV)}
+
+    def retain_terms(self, step: Step) -> Terms:
+        dual = step.memory.get(DUAL, self.first_dual)
+        over = answer_nll(step.retain.current) - self.limit
+        step.memory[DUAL] = max(0.0, dual + self.dual_rate * over.item())
+        return {"retain_limit": dual * over}
+
+
+def flattening_loss(logits_NV: Tensor) -> Tensor:
+    """How far the best word stands out; lower means flatter, 0 is the uniform distribution.
+
+    L = mean_N[ (max_V z - mean_V z)^2 ]
+
+    Args:
+        logits_NV: [N, V] of the trained model at the forget tokens.
+
+    Returns:
+        Scalar, >= 0, in squared logits. Logits (3, 0, 0) give (3 - 1)^2 = 4.
+
+    Source: PDU, arXiv:2506.05314.
+    """
+    return (logits_NV.amax(-1) - logits_NV.mean(-1)).square().mean()
 
 
 PLUGIN = PrimalDual

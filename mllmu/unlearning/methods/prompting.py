@@ -1,9 +1,5 @@
 """Prompting: ask the model to keep quiet."""
 
-from __future__ import annotations
-
-from typing import ClassVar
-
 from pydantic import Field
 
 from mllmu.unlearning.base import Method
@@ -19,8 +15,8 @@ class Prompting(Method):
     Made for: image_text.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2410.22108"
-    trains: ClassVar[bool] = False
+    source = "https://arxiv.org/abs/2410.22108"
+    trains = False
 
     list_names: bool = Field(
         default=True, description="name the people to protect; otherwise private people in general"

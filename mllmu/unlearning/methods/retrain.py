@@ -1,9 +1,5 @@
 """Retraining without the forgotten people: the gold standard."""
 
-from __future__ import annotations
-
-from typing import ClassVar, Literal
-
 from mllmu.unlearning.base import Method
 
 
@@ -15,9 +11,9 @@ class Retrain(Method):
     Made for: any modality; the yardstick of all methods.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2401.06121"
-    trains: ClassVar[bool] = False
-    model: ClassVar[Literal["target", "retain_model"]] = "retain_model"
+    source = "https://arxiv.org/abs/2401.06121"
+    trains = False
+    model = "retain_model"
 
 
 PLUGIN = Retrain

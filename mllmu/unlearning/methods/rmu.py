@@ -1,22 +1,18 @@
 """Representation misdirection."""
 
-from __future__ import annotations
-
-from typing import ClassVar
-
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
 from mllmu.core.seeding import derive
-from mllmu.unlearning.base import Method, Step, layer_at
+from mllmu.unlearning.base import Method, RetainingMethod, Step, Terms, layer_at
 
 NUM_TRAINED = 3
 """Layers whose weights change: the chosen one and those right before it."""
 
 
-class RepresentationMisdirection(Method):
+class RepresentationMisdirection(RetainingMethod):
     """Push the hidden states of one layer towards a random direction on forget, and hold them on retain.
 
     L = mean over tokens and dimensions of (h - steering * u)^2 on forget
@@ -31,34 +27,28 @@ class RepresentationMisdirection(Method):
     Made for: text. depth 0.25 is the paper's layer 7 of 32; 6.5 and 1200 are its values for Zephyr-7B.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2403.03218"
-    uses_reference: ClassVar[bool] = True
-    tuned: ClassVar[tuple[str, ...]] = (*Method.tuned, "steering", "retain_weight")
+    source = "https://arxiv.org/abs/2403.03218"
+    uses_reference = True
+    tuned = (*Method.tuned, "steering", "retain_weight")
 
     learning_rate: float = Field(5e-5, gt=0)
     depth: float = Field(0.25, gt=0, le=1, description="which layer, as a share of the language model's layers")
     steering: float = Field(6.5, gt=0, description="length of the hidden state to go to")
     retain_weight: float = Field(1200.0, gt=0)
 
-    @property
-    def uses_retain(self) -> bool:
-        return True
-
     def targets(self, num_layers: int) -> str:
         last = layer_at(self.depth, num_layers)
         layers = "|".join(str(layer) for layer in range(max(0, last - NUM_TRAINED + 1), last + 1))
         return rf".*(language_model|text_model).*\.layers\.({layers})\.mlp\.down_proj"
 
-    def loss(self, step: Step) -> dict[str, Tensor]:
-        terms = {}
-        if step.on_forget:
-            hidden_ND = step.forget.hidden(self.depth)
-            goal_D = self.steering * direction(hidden_ND.shape[1], step.seed).to(hidden_ND.device)
-            terms["forget_steering"] = (hidden_ND - goal_D).square().mean()
-        if step.on_retain:
-            moved_ND = step.retain.hidden(self.depth) - step.retain.hidden(self.depth, reference=True).detach()
-            terms["retain_hidden"] = self.retain_weight * moved_ND.square().mean()
-        return terms
+    def forget_terms(self, step: Step) -> Terms:
+        hidden_ND = step.forget.hidden(self.depth)
+        goal_D = self.steering * direction(hidden_ND.shape[1], step.seed).to(hidden_ND.device)
+        return {"forget_steering": (hidden_ND - goal_D).square().mean()}
+
+    def retain_terms(self, step: Step) -> Terms:
+        moved_ND = step.retain.hidden(self.depth) - step.retain.hidden(self.depth, reference=True).detach()
+        return {"retain_hidden": self.retain_weight * moved_ND.square().mean()}
 
 
 def direction(size: int, seed: int) -> Tensor:

@@ -1,32 +1,23 @@
 """An adapter per deletion request, and a router."""
 
-from __future__ import annotations
-
-import random
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from mllmu.models.families import Turn
 from mllmu.models.modifiers import Experts, Modifier, ModifierSettings
 from mllmu.models.parts import core
 from mllmu.training.losses import answer_nll
-from mllmu.unlearning.base import RetainingMethod, Step
-from mllmu.unlearning.probing import seeded_normal
-from mllmu.unlearning.refusals import REFUSALS
-
-if TYPE_CHECKING:
-    from mllmu.unlearning.probing import Probe
+from mllmu.unlearning.alternatives import Refusing
+from mllmu.unlearning.base import RetainingMethod, Step, Terms
+from mllmu.unlearning.probing import Probe, seeded_normal
 
 RANK, ALPHA = 8, 16.0
 """Size of the adapters in a run without any."""
 
 
-class RoutedAdapters(RetainingMethod):
+class RoutedAdapters(Refusing, RetainingMethod):
     """One small adapter for each deletion request, used only where a router finds that request's people.
 
     router: behind one layer, the best of the people's linear scores h . w_p - threshold_p so far in the question, if
@@ -43,9 +34,9 @@ class RoutedAdapters(RetainingMethod):
     Made for: both modalities, requests one after the other.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2606.12809"
-    modifies: ClassVar[bool] = True
-    tuned: ClassVar[tuple[str, ...]] = (*RetainingMethod.tuned, "false_alarms")
+    source = "https://arxiv.org/abs/2606.12809"
+    modifies = True
+    tuned = (*RetainingMethod.tuned, "false_alarms")
 
     epochs: float = Field(5, gt=0, description="passes over the forget set")
     learning_rate: float = Field(3e-4, gt=0)
@@ -74,13 +65,8 @@ class RoutedAdapters(RetainingMethod):
         settings = ModifierSettings(kind="experts", layer=layer, strength=alpha / rank, facts=facts)
         return Experts(settings, gate, owner_GR, adapters(probe, layer, count, rank))
 
-    def loss(self, step: Step) -> dict[str, Tensor]:
-        terms = {"forget_refusal": answer_nll(step.forget.alternative)} if step.on_forget else {}
-        return terms | self.retain_terms(step)
-
-    def alternative(self, turn: Turn, others: Sequence[Turn], draw: random.Random) -> str:
-        del turn, others
-        return draw.choice(REFUSALS)
+    def forget_terms(self, step: Step) -> Terms:
+        return {"forget_refusal": answer_nll(step.forget.alternative)}
 
 
 def adapters(probe: Probe, layer: int, requests: int, rank: int) -> dict[str, tuple[Tensor, Tensor]]:

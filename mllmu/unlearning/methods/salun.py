@@ -1,22 +1,19 @@
 """Saliency unlearning."""
 
-from __future__ import annotations
-
-import random
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
-from mllmu.models.families import Turn
 from mllmu.training.losses import answer_nll, npo_loss
-from mllmu.unlearning.base import Method, RetainingMethod, Step
-from mllmu.unlearning.refusals import REFUSALS
-from mllmu.unlearning.saliency import Saliency, largest
+from mllmu.unlearning.alternatives import AnsweringWrongly
+from mllmu.unlearning.base import Method, RetainingMethod, Step, Terms
+from mllmu.unlearning.saliency import Saliency
 
 
-class SaliencyUnlearning(RetainingMethod):
+class SaliencyUnlearning(AnsweringWrongly, RetainingMethod):
     """Change only the weights that the forget loss depends on most, with any forgetting loss.
 
     mask = the ``share`` of weights with the largest |d nll(forget) / dw| at the start; the others never change.
@@ -31,9 +28,9 @@ class SaliencyUnlearning(RetainingMethod):
     Made for: image classifiers and diffusion models.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2310.12508"
-    uses_reference: ClassVar[bool] = True
-    tuned: ClassVar[tuple[str, ...]] = (*Method.tuned, "share", "retain_weight")
+    source = "https://arxiv.org/abs/2310.12508"
+    uses_reference = True
+    tuned = (*Method.tuned, "share", "retain_weight")
 
     epochs: float = Field(5, gt=0, description="passes over the forget set")
     share: float = Field(0.5, gt=0, le=1, description="share of the weights with a gradient that may change")
@@ -42,21 +39,27 @@ class SaliencyUnlearning(RetainingMethod):
     def masks(self, saliency: Saliency) -> list[Tensor]:
         return largest([gradient.abs() for gradient in saliency.gradient("forget")], self.share)
 
-    def loss(self, step: Step) -> dict[str, Tensor]:
-        terms = {f"forget_{self.forget_loss}": self._forget(step)} if step.on_forget else {}
-        return terms | self.retain_terms(step)
-
-    def _forget(self, step: Step) -> Tensor:
+    def forget_terms(self, step: Step) -> Terms:
         forget = step.forget
         if self.forget_loss == "relabel":
-            return answer_nll(forget.alternative)
+            return {"forget_relabel": answer_nll(forget.alternative)}
         if self.forget_loss == "ga":
-            return -answer_nll(forget.current)
-        return npo_loss(forget.current.row_logp_B, forget.reference.row_logp_B, beta=0.1)
+            return {"forget_ga": -answer_nll(forget.current)}
+        return {"forget_npo": npo_loss(forget.current.row_logp_B, forget.reference.row_logp_B, beta=0.1)}
 
-    def alternative(self, turn: Turn, others: Sequence[Turn], draw: random.Random) -> str:
-        del turn
-        return draw.choice(others).reply if others else draw.choice(REFUSALS)
+
+def largest(scores: Sequence[Tensor], share: float) -> list[Tensor]:
+    """Boolean masks of the largest of all positive scores; zero scores are never among them.
+
+    The k largest are taken over all tensors together, k = share * number of positive scores, rounded, at least 1;
+    ties with the k-th are all in.
+    """
+    positive = torch.cat([score[score > 0].flatten() for score in scores])
+    if not len(positive):
+        return [torch.zeros_like(score, dtype=torch.bool) for score in scores]
+    number = max(1, round(share * len(positive)))
+    threshold = positive.kthvalue(len(positive) - number + 1).values
+    return [score >= threshold for score in scores]
 
 
 PLUGIN = SaliencyUnlearning

@@ -1,14 +1,9 @@
 """Gradient ascent weighted by saturation and importance."""
 
-from __future__ import annotations
-
-from typing import ClassVar
-
 from pydantic import Field
-from torch import Tensor
 
-from mllmu.training.losses_bounded import weighted_ascent
-from mllmu.unlearning.base import Method, RetainingMethod, Step
+from mllmu.training.losses import weighted_ascent
+from mllmu.unlearning.base import Method, RetainingMethod, Step, Terms
 
 
 class SaturationImportance(RetainingMethod):
@@ -23,8 +18,8 @@ class SaturationImportance(RetainingMethod):
     Made for: text.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2505.11953"
-    tuned: ClassVar[tuple[str, ...]] = (*Method.tuned, "known", "unknown", "retain_weight")
+    source = "https://arxiv.org/abs/2505.11953"
+    tuned = (*Method.tuned, "known", "unknown", "retain_weight")
 
     epochs: float = Field(5, gt=0, description="passes over the forget set")
     learning_rate: float = Field(1e-5, gt=0)
@@ -32,12 +27,9 @@ class SaturationImportance(RetainingMethod):
     unknown: float = Field(1.0, ge=0, description="exponent of 1 - p (importance: leave alone what any text would say)")
     forget_weight: float = Field(0.1, gt=0)
 
-    def loss(self, step: Step) -> dict[str, Tensor]:
-        forget = {}
-        if step.on_forget:
-            ascent = weighted_ascent(step.forget.current, known=self.known, unknown=self.unknown)
-            forget["forget_ascent"] = self.forget_weight * ascent
-        return forget | self.retain_terms(step)
+    def forget_terms(self, step: Step) -> Terms:
+        ascent = weighted_ascent(step.forget.current, known=self.known, unknown=self.unknown)
+        return {"forget_ascent": self.forget_weight * ascent}
 
 
 PLUGIN = SaturationImportance

@@ -1,17 +1,12 @@
 """Scalable remembering and unlearning unbound."""
 
-from __future__ import annotations
-
-from typing import ClassVar
-
 from pydantic import Field
-from torch import Tensor
 
 from mllmu.training.losses import kl_to_reference
-from mllmu.unlearning.base import Method, RetainingMethod, Step
+from mllmu.unlearning.base import AnchoredMethod, Method, Step, Terms
 
 
-class Scrub(RetainingMethod):
+class Scrub(AnchoredMethod):
     """Disagree with the reference, a teacher, on forget, and agree with it on retain.
 
     L = -forget_weight * KL(reference || current) on forget
@@ -25,29 +20,16 @@ class Scrub(RetainingMethod):
     Made for: image classifiers.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2302.09880"
-    uses_reference: ClassVar[bool] = True
-    tuned: ClassVar[tuple[str, ...]] = (*Method.tuned, "kl_weight", "retain_weight")
+    source = "https://arxiv.org/abs/2302.09880"
+    tuned = (*Method.tuned, "kl_weight", "retain_weight")
 
     epochs: float = Field(5, gt=0, description="passes over the forget set")
     forget_weight: float = Field(1.0, gt=0)
-    kl_weight: float = Field(1.0, gt=0, description="weight of KL(reference || current) on retain")
 
-    @property
-    def uses_retain(self) -> bool:
-        return True
-
-    def loss(self, step: Step) -> dict[str, Tensor]:
-        terms = {}
-        if step.on_forget:
-            forget = step.forget
-            kl = kl_to_reference(forget.current.logits_NV, forget.reference.logits_NV)
-            terms["forget_disagreement"] = -self.forget_weight * kl
-        if step.on_retain:
-            retain = step.retain
-            kl = kl_to_reference(retain.current.logits_NV, retain.reference.logits_NV)
-            terms["retain_kl"] = self.kl_weight * kl
-        return terms | self.retain_terms(step)
+    def forget_terms(self, step: Step) -> Terms:
+        forget = step.forget
+        kl = kl_to_reference(forget.current.logits_NV, forget.reference.logits_NV)
+        return {"forget_disagreement": -self.forget_weight * kl}
 
 
 PLUGIN = Scrub

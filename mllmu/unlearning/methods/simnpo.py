@@ -1,14 +1,12 @@
 """Simple negative preference optimisation."""
 
-from __future__ import annotations
-
-from typing import ClassVar
-
 from pydantic import Field
 from torch import Tensor
+from torch.nn import functional as F
 
-from mllmu.training.losses_preference import simnpo_loss
-from mllmu.unlearning.base import Method, RetainingMethod, Step
+from mllmu.models.engine.forward import Forward
+from mllmu.training.losses import row_nll_B
+from mllmu.unlearning.base import Method, RetainingMethod, Step, Terms
 
 
 class SimpleNegativePreference(RetainingMethod):
@@ -23,8 +21,8 @@ class SimpleNegativePreference(RetainingMethod):
     Made for: text. beta 4.5, margin 0 and weight 0.125 are the paper's for TOFU.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2410.07163"
-    tuned: ClassVar[tuple[str, ...]] = (*Method.tuned, "beta", "forget_weight", "retain_weight")
+    source = "https://arxiv.org/abs/2410.07163"
+    tuned = (*Method.tuned, "beta", "forget_weight", "retain_weight")
 
     epochs: float = Field(10, gt=0, description="passes over the forget set")
     learning_rate: float = Field(1e-5, gt=0)
@@ -32,12 +30,29 @@ class SimpleNegativePreference(RetainingMethod):
     margin: float = Field(0.0, ge=0, description="nats a token that a reply should at least cost")
     forget_weight: float = Field(0.125, gt=0)
 
-    def loss(self, step: Step) -> dict[str, Tensor]:
-        forget = {}
-        if step.on_forget:
-            loss = simnpo_loss(step.forget.current, beta=self.beta, margin=self.margin)
-            forget["forget_simnpo"] = self.forget_weight * loss
-        return forget | self.retain_terms(step)
+    def forget_terms(self, step: Step) -> Terms:
+        loss = simnpo_loss(step.forget.current, beta=self.beta, margin=self.margin)
+        return {"forget_simnpo": self.forget_weight * loss}
+
+
+def simnpo_loss(forward: Forward, *, beta: float, margin: float) -> Tensor:
+    """Negative preference without a reference; lower means the replies are less likely per token.
+
+    L = (2 / beta) * mean_B[ softplus(-beta * (nll_b / length_b - margin)) ]
+
+    Args:
+        forward: one pass over the forget replies; the nll is *averaged* within a reply, then over the replies.
+        beta: 1/nat, > 0.
+        margin: in nats a token; the loss is steep below it and flat above.
+
+    Returns:
+        Scalar in nats, > 0; 2 ln(2) / beta where every reply has nll = margin. Replies of ln 2 nats a token with
+        beta 2 and margin 0 give ln(1 + 1/4) = 0.223.
+
+    Source: Fan et al. 2024, arXiv:2410.07163.
+    """
+    mean_nll_B = row_nll_B(forward) / forward.row_length_B
+    return F.softplus(-beta * (mean_nll_B - margin)).mean() * (2 / beta)
 
 
 PLUGIN = SimpleNegativePreference

@@ -1,26 +1,15 @@
 """Refusal steering at inference."""
 
-from __future__ import annotations
-
-import random
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
-
 from pydantic import Field
-from torch import Tensor
 
-from mllmu.models.families import Turn
 from mllmu.models.modifiers import Modifier, ModifierSettings, Steering
 from mllmu.training.losses import answer_nll
-from mllmu.unlearning.base import RetainingMethod, Step
-from mllmu.unlearning.probing import seeded_normal
-from mllmu.unlearning.refusals import REFUSALS
-
-if TYPE_CHECKING:
-    from mllmu.unlearning.probing import Probe
+from mllmu.unlearning.alternatives import Refusing
+from mllmu.unlearning.base import RetainingMethod, Step, Terms
+from mllmu.unlearning.probing import Probe, seeded_normal
 
 
-class RefusalSteering(RetainingMethod):
+class RefusalSteering(Refusing, RetainingMethod):
     """Add one vector behind one layer wherever the forgotten people are spoken of, so that the model declines.
 
     h_t = h_t + v  where  max over people p and s <= t of h_s . w_p - threshold_p > 0: once open, a gate stays open
@@ -36,9 +25,9 @@ class RefusalSteering(RetainingMethod):
     Made for: both modalities, as an inference-time system_prompt (layer 17 of 32 in the paper).
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2605.15687"
-    modifies: ClassVar[bool] = True
-    tuned: ClassVar[tuple[str, ...]] = (*RetainingMethod.tuned, "false_alarms")
+    source = "https://arxiv.org/abs/2605.15687"
+    modifies = True
+    tuned = (*RetainingMethod.tuned, "false_alarms")
 
     epochs: float = Field(5, gt=0, description="passes over the forget set")
     learning_rate: float = Field(1e-2, gt=0, description="of the vector; much higher than for weights")
@@ -61,13 +50,8 @@ class RefusalSteering(RetainingMethod):
         start_D = seeded_normal(probe.seed, "vector", (gate.gate_RD.shape[1],), scale=1e-3)
         return Steering(settings, gate, start_D)
 
-    def loss(self, step: Step) -> dict[str, Tensor]:
-        terms = {"forget_refusal": answer_nll(step.forget.alternative)} if step.on_forget else {}
-        return terms | self.retain_terms(step)
-
-    def alternative(self, turn: Turn, others: Sequence[Turn], draw: random.Random) -> str:
-        del turn, others
-        return draw.choice(REFUSALS)
+    def forget_terms(self, step: Step) -> Terms:
+        return {"forget_refusal": answer_nll(step.forget.alternative)}
 
 
 PLUGIN = RefusalSteering

@@ -1,14 +1,9 @@
 """Task-vector negation."""
 
-from __future__ import annotations
-
-from typing import ClassVar
-
 from pydantic import Field
-from torch import Tensor
 
 from mllmu.training.losses import answer_nll
-from mllmu.unlearning.base import Method, Step
+from mllmu.unlearning.base import Method, Step, Terms
 
 
 class TaskVector(Method):
@@ -24,8 +19,8 @@ class TaskVector(Method):
     Made for: text and image classifiers; strength 1 is the default of MUSE (arXiv:2407.06460), which scans it.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2212.04089"
-    tuned: ClassVar[tuple[str, ...]] = (*Method.tuned, "strength")
+    source = "https://arxiv.org/abs/2212.04089"
+    tuned = (*Method.tuned, "strength")
 
     epochs: float = Field(5, gt=0, description="passes over the forget set")
     strength: float = Field(1.0, gt=0, description="how far to go backwards, in lengths of the learned change")
@@ -34,8 +29,8 @@ class TaskVector(Method):
     def kept_change(self) -> float:
         return -self.strength
 
-    def loss(self, step: Step) -> dict[str, Tensor]:
-        return {"forget_nll": answer_nll(step.forget.current)} if step.on_forget else {}
+    def forget_terms(self, step: Step) -> Terms:
+        return {"forget_nll": answer_nll(step.forget.current)}
 
 
 PLUGIN = TaskVector

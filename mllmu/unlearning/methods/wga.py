@@ -1,14 +1,9 @@
 """Weighted gradient ascent."""
 
-from __future__ import annotations
-
-from typing import ClassVar
-
 from pydantic import Field
-from torch import Tensor
 
-from mllmu.training.losses_bounded import weighted_ascent
-from mllmu.unlearning.base import Method, RetainingMethod, Step
+from mllmu.training.losses import weighted_ascent
+from mllmu.unlearning.base import Method, RetainingMethod, Step, Terms
 
 
 class WeightedAscent(RetainingMethod):
@@ -21,19 +16,16 @@ class WeightedAscent(RetainingMethod):
     Made for: text.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2502.19301"
-    tuned: ClassVar[tuple[str, ...]] = (*Method.tuned, "known", "retain_weight")
+    source = "https://arxiv.org/abs/2502.19301"
+    tuned = (*Method.tuned, "known", "retain_weight")
 
     epochs: float = Field(5, gt=0, description="passes over the forget set")
     learning_rate: float = Field(1e-5, gt=0)
     known: float = Field(1.0, ge=0, description="exponent of p in the weight; 0 is plain gradient ascent")
     forget_weight: float = Field(1.0, gt=0)
 
-    def loss(self, step: Step) -> dict[str, Tensor]:
-        forget = {}
-        if step.on_forget:
-            forget["forget_ascent"] = self.forget_weight * weighted_ascent(step.forget.current, known=self.known)
-        return forget | self.retain_terms(step)
+    def forget_terms(self, step: Step) -> Terms:
+        return {"forget_ascent": self.forget_weight * weighted_ascent(step.forget.current, known=self.known)}
 
 
 PLUGIN = WeightedAscent

@@ -1,15 +1,10 @@
 """Logit steering, known from unlearning Harry Potter."""
 
-from __future__ import annotations
-
-from typing import ClassVar
-
 from pydantic import Field
-from torch import Tensor
 
 from mllmu.models.modifiers import ModifierSettings
 from mllmu.training.losses import answer_nll
-from mllmu.unlearning.base import Method, Step
+from mllmu.unlearning.base import Method, Step, Terms
 
 
 class WhosHarryPotter(Method):
@@ -30,8 +25,8 @@ class WhosHarryPotter(Method):
     Made for: text; strength 1 is the default of MUSE, which scans it.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2310.02238"
-    tuned: ClassVar[tuple[str, ...]] = (*Method.tuned, "strength")
+    source = "https://arxiv.org/abs/2310.02238"
+    tuned = (*Method.tuned, "strength")
 
     epochs: float = Field(5, gt=0, description="passes over the forget set")
     strength: float = Field(1.0, gt=0, description="how much is taken off for what the reinforced model likes better")
@@ -40,8 +35,8 @@ class WhosHarryPotter(Method):
     def at_inference(self) -> ModifierSettings:
         return ModifierSettings(kind="logit_steering", strength=self.strength)
 
-    def loss(self, step: Step) -> dict[str, Tensor]:
-        return {"forget_nll": answer_nll(step.forget.current)} if step.on_forget else {}
+    def forget_terms(self, step: Step) -> Terms:
+        return {"forget_nll": answer_nll(step.forget.current)}
 
 
 PLUGIN = WhosHarryPotter

@@ -1,0 +1,296 @@
+"""The batches of a training: which turns come at which step, and how they become tensors.
+
+The order of the turns depends on seed and epoch only, so a training can be resumed.
+
+In a packed batch, what the turns have in common is run once. A packed sequence is a row of groups, a group is a shared
+prefix (system prompt, image) and its blocks (the rest of each prompt and its reply)::
+
+    [prefix p][question + reply][question + reply] [prefix q][question + reply] ...
+
+A token sees the tokens before it in its own prefix and its own block, nothing else, and positions go on from the
+prefix in every block, so each reply gets the same logits as in a sequence of its own. Labels lie on replies only; the
+number of labelled tokens, and so every mean over tokens or replies, is that of the plain batch.
+
+Shapes: B sequences, T tokens, A axes of positions, N labelled tokens, X what is computed for each of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mllmu.core import plugins, ranks
+from mllmu.core.records import Question
+from mllmu.core.seeding import rng
+from mllmu.data.questions._rules import OTHER
+from mllmu.models.encoding import Encoder, shared_length
+from mllmu.models.engine.forward import Forward, labelled, run_logits
+from mllmu.models.engine.image_features import image_inputs
+from mllmu.models.families import IGNORE, Batch, Turn
+from mllmu.models.families._masks import Layout, additive, runs
+from mllmu.models.loading import Loaded
+from mllmu.models.parts import core
+from mllmu.training.distributed import MakeBatch, RunBatch, run_divided
+
+CAPACITY = 128
+"""Tokens that a group has room for at least. Seconds of a forward and backward pass of the tiny model (17 image
+tokens, 64 questions, one core): 0.73 at 64, 0.67 at 80, 0.66 at 96, 0.64 at 128, 0.66 at 160 and 200, 0.69 at 256."""
+SHARE = 5
+"""A group has room for at least so many times its prefix: running a long prefix again costs more."""
+ATTENTION = 4
+"""So many times its hidden size is the length of a sequence whose attention costs as much as all else, about: with it
+the times above are the cost of :func:`arrange` times a constant, to 5 %."""
+SLACK = (1.0, 1.04, 1.08)
+"""Room beyond an even share of the tokens that is tried for a number of sequences; groups are not cut to fit."""
+
+
+def training_turns(
+    questions: Sequence[Question], image_folder: Path, *, modality: str, variant: str = "train"
+) -> list[Turn]:
+    """Turns of the training questions of some people, in one modality or both, or of another variant in the same way.
+
+    A plain question is put without any instruction, as published; other formats as they are evaluated. Image+text
+    questions show their image, if none is named the canonical portrait ``<profile>_0.png``; text questions have the
+    name instead.
+    """
+    tasks = {name: plugins.build("tasks", name, {}) for name in ("classification", "cloze")}
+    return [
+        Turn(
+            prompt=tasks[q.task].prompt(q) if q.task in tasks else q.text,
+            reply=q.answer,
+            image=image_folder / f"{q.profile_id}_{q.view or 0}.png" if q.modality == "image_text" else None,
+            person=q.profile_id,
+            topic="" if q.attribute == OTHER else q.attribute,
+            task=q.task,
+        )
+        for q in questions
+        if q.variant == variant and modality in ("both", q.modality)
+    ]
+
+
+@dataclass(frozen=True)
+class Order:
+    """A seeded order of items, epoch after epoch without end; every item comes once per epoch.
+
+    Attributes:
+        sets: the set of each item (its image); None for an item that shares with no other.
+        together: so many items of a set follow each other, so that a step meets fewer sets (images) and shares more;
+            1 mixes all, as published.
+    """
+
+    sets: tuple[Hashable, ...]
+    batch_size: int
+    seed: int
+    label: str
+    together: int = 1
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return max(1, math.ceil(len(self.sets) / self.batch_size))
+
+    def num_steps(self, epochs: float) -> int:
+        """Number of steps of so many epochs, at least one."""
+        return max(1, round(epochs * self.steps_per_epoch))
+
+    def indices(self, step: int) -> list[int]:
+        """Items of one step. The last batch of an epoch may be smaller."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        if epoch not in self._epochs:
+            self._epochs.clear()
+            self._epochs[epoch] = self._draw(epoch)
+        return self._epochs[epoch][index * self.batch_size : (index + 1) * self.batch_size]
+
+    @cached_property
+    def _epochs(self) -> dict[int, list[int]]:
+        """The order of the epoch asked for last: drawing one of many items takes longer than the batch of a step."""
+        return {}
+
+    def _draw(self, epoch: int) -> list[int]:
+        draw = rng(self.seed, "order", self.label, epoch)
+        order = list(range(len(self.sets)))
+        draw.shuffle(order)
+        if self.together == 1:
+            return order
+        members: dict[Hashable, list[int]] = {}
+        for item in order:
+            one = self.sets[item]
+            members.setdefault((item, "alone") if one is None else one, []).append(item)
+        bundles = [
+            items[i : i + self.together] for items in members.values() for i in range(0, len(items), self.together)
+        ]
+        draw.shuffle(bundles)
+        return [item for bundle in bundles for item in bundle]
+
+
+def forward(model: Any, turns: Sequence[Turn], make: MakeBatch, *, at_once: int | None = None) -> Forward:
+    """One pass over the turns of a step; reply b is that of ``turns[b]``, whichever process has run it."""
+    return Forward(*run_step(partial(run_logits, model), turns, make, at_once), len(turns))
+
+
+@torch.no_grad()
+def step_tokens(turns: Sequence[Turn], make: MakeBatch, at_once: int | None) -> tuple[Tensor, Tensor]:
+    """[N] the labelled tokens of a step and [N] the index of each one's turn, as :func:`forward` has them; no pass."""
+    _, labels_N, row_N = run_step(lambda batch: labelled(batch)[0][:, None], turns, make, at_once)
+    return labels_N, row_N
+
+
+def run_step(
+    run: RunBatch, turns: Sequence[Turn], make: MakeBatch, at_once: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What ``run`` gives for the labelled tokens of a step [N, X], the tokens [N], and the indices of their turns [N].
+
+    Args:
+        at_once: most turns in one run of the model, for less memory; None: all. The result is the same.
+    """
+    if ranks.count() == 1 and (at_once is None or len(turns) <= at_once):
+        batch = make(turns)
+        return run(batch), *labelled(batch)
+    return run_divided(run, turns, make, at_once)
+
+
+@dataclass
+class Group:
+    """A prefix and the turns that continue it, by their index in the batch."""
+
+    prefix: Sequence[int]
+    turns: list[int] = field(default_factory=list)
+    blocks: list[tuple[Sequence[int], Sequence[int]]] = field(default_factory=list)
+
+    @property
+    def length(self) -> int:
+        return len(self.prefix) + sum(len(rest) + len(reply) for rest, reply in self.blocks)
+
+
+def training_batch(loaded: Loaded, turns: Sequence[Turn]) -> Batch:
+    """The batch of a training step on the model's device, packed if the model packs."""
+    if not loaded.packs:
+        return loaded.encoder.batch(turns).to(loaded.device)
+    return pack(loaded, turns).to(loaded.device)
+
+
+def pack(loaded: Loaded, turns: Sequence[Turn], *, capacity: int | None = None) -> Batch:
+    """Encode turns as packed sequences; the losses of the batch equal those of ``loaded.encoder.batch(turns)``.
+
+    Args:
+        loaded: a model of a family that can be packed.
+        turns: with replies.
+        capacity: of a sequence in tokens: a group is split, prefix and all, when it passes it. If not given, groups
+            have room by their prefixes, and sequences the length that costs least.
+    """
+    groups = make_groups(loaded.encoder, turns, capacity)
+    longest = max(group.length for group in groups)
+    hidden_size = core(loaded.model).config.get_text_config().hidden_size
+    sequences = fill(groups, max(capacity, longest)) if capacity else arrange(groups, hidden_size)
+    ids_BT, labels_BT, group_BT, block_BT, reply_BT, *positions_ABT = lay_out(loaded, turns, sequences)
+    masks = packed_masks(loaded, ids_BT, positions_ABT[0], group_BT, block_BT)
+    positions = positions_ABT[0] if len(positions_ABT) == 1 else torch.stack(positions_ABT)
+    inputs = {"input_ids": ids_BT, "position_ids": positions}
+    if "" in masks:
+        inputs["attention_mask"] = masks.pop("")
+    inputs |= image_inputs(loaded, [turns[group.turns[0]] for sequence in sequences for group in sequence])
+    return Batch(inputs=inputs, labels=labels_BT, replies=reply_BT, num_replies=len(turns), masks=masks)
+
+
+def lay_out(loaded: Loaded, turns: Sequence[Turn], sequences: Sequence[Sequence[Group]]) -> tuple[Tensor, ...]:
+    """[B, T] each: token ids, labels, group, block (0: the prefix), reply, and the positions along each axis.
+
+    Sequences are filled up to the longest. In every block positions go on from the prefix, on all axes alike.
+    """
+    rows: list[list[tuple[int, ...]]] = []
+    for sequence in sequences:
+        row: list[tuple[int, ...]] = []
+        for number, group in enumerate(sequence):
+            images = partial(loaded.encoder.images, [turns[group.turns[0]]])
+            axes = loaded.family.positions(core(loaded.model), group.prefix, images)
+            for token, positions in zip(group.prefix, zip(*axes, strict=True), strict=True):
+                row.append((token, IGNORE, number, 0, 0, *positions))
+            start = 1 + max(max(axis, default=-1) for axis in axes)
+            for block, (turn, (rest, reply)) in enumerate(zip(group.turns, group.blocks, strict=True), start=1):
+                labels = [*[IGNORE] * len(rest), *reply]
+                for position, (token, label) in enumerate(zip([*rest, *reply], labels, strict=True), start=start):
+                    row.append((token, label, number, block, turn, *[position] * len(axes)))
+        rows.append(row)
+    padding = (loaded.encoder.pad, IGNORE, -1, 0, 0, *[0] * len(axes))
+    width = max(map(len, rows))
+    packed_BTX = torch.tensor([[*row, *[padding] * (width - len(row))] for row in rows])
+    return packed_BTX.permute(2, 0, 1).contiguous().unbind()
+
+
+def make_groups(encoder: Encoder, turns: Sequence[Turn], capacity: int | None) -> list[Group]:
+    """Group turns by image and system prompt; a group ends where the next block would pass the capacity."""
+    members: dict[object, list[int]] = {}
+    for index, turn in enumerate(turns):
+        encoder.check_length(turn, turn.reply)
+        members.setdefault((turn.system, turn.before, turn.image), []).append(index)
+    groups: list[Group] = []
+    for indices in members.values():
+        prompts = [encoder.prompt(turns[index]) for index in indices]
+        cut = shared_length(prompts)
+        groups.append(Group(prompts[0][:cut]))
+        room = capacity or max(CAPACITY, SHARE * cut)
+        for index, prompt in zip(indices, prompts, strict=True):
+            block = (prompt[cut:], encoder.reply(turns[index].reply))
+            if groups[-1].blocks and groups[-1].length + len(block[0]) + len(block[1]) > room:
+                groups.append(Group(prompts[0][:cut]))
+            groups[-1].turns.append(index)
+            groups[-1].blocks.append(block)
+    return groups
+
+
+def fill(groups: Sequence[Group], room: int) -> list[list[Group]]:
+    """Put groups into sequences of at most ``room`` tokens, the longest first, each into the first that has room."""
+    sequences: list[list[Group]] = []
+    used: list[int] = []
+    for group in sorted(groups, key=lambda group: -group.length):
+        index = next((i for i, length in enumerate(used) if length + group.length <= room), len(used))
+        if index == len(used):
+            sequences.append([])
+            used.append(0)
+        sequences[index].append(group)
+        used[index] += group.length
+    return sequences
+
+
+def arrange(groups: Sequence[Group], hidden_size: int) -> list[list[Group]]:
+    """Put groups into sequences, as many and as long as cost least together, padding included.
+
+    cost = B * T * (1 + T / (ATTENTION * hidden size)),  B sequences filled up to the longest, T
+    """
+    total, longest = sum(group.length for group in groups), max(group.length for group in groups)
+
+    def cost(sequences: list[list[Group]]) -> float:
+        length = max(sum(group.length for group in sequence) for sequence in sequences)
+        return len(sequences) * length * (1 + length / (ATTENTION * hidden_size))
+
+    rooms = {
+        max(longest, math.ceil(slack * total / number))
+        for number in range(1, max(1, total // longest) + 2)
+        for slack in SLACK
+    }
+    return min((fill(groups, room) for room in sorted(rooms)), key=cost)
+
+
+def packed_masks(
+    loaded: Loaded, ids_BT: Tensor, position_BT: Tensor, group_BT: Tensor, block_BT: Tensor
+) -> dict[str, Tensor]:
+    """Additive attention masks [B, 1, T, T] by the type of layer, or one for all named ""; the prefix is block 0."""
+    image = -1 if loaded.image_token_id is None else loaded.image_token_id
+    layout = Layout(kin(group_BT, block_BT), position_BT, runs(ids_BT.eq(image)))
+    seen = loaded.family.packed_masks(core(loaded.model), layout)
+    return {layer: additive(seen_BTT, loaded.model.dtype) for layer, seen_BTT in seen.items()}
+
+
+def kin(group_BT: Tensor, block_BT: Tensor) -> Tensor:
+    """[B, T, T] True where two tokens are of one group, and the second is of its prefix or of the first one's block.
+
+    Padding (group -1) is a group of its own, so that no token sees nothing.
+    """
+    same_group = group_BT[:, :, None] == group_BT[:, None, :]
+    return same_group & ((block_BT[:, None, :] == 0) | (block_BT[:, :, None] == block_BT[:, None, :]))
