@@ -20,5 +20,6 @@ napoleon_custom_sections = [("Class attributes", "params_style"), ("Settings", "
 
 html_theme = "furo"
 html_title = f"mllmu {__version__}"
-html_static_path: list[str] = []
-exclude_patterns = ["images"]
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+exclude_patterns = ["images", "static"]

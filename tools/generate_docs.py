@@ -27,10 +27,12 @@ def commands() -> str:
     """The help of every command as Markdown."""
     from typer.cli import get_docs_for_click
 
-    command = typer.main.get_command(app)
-    text = get_docs_for_click(obj=command, ctx=typer.Context(command, info_name="mllmu"), name="mllmu")
-    body = text.partition("\n")[2]
-    return f"{HEADER}# Command line\n{body.rstrip()}\n"
+    group: Any = typer.main.get_command(app)
+    text = get_docs_for_click(obj=group, ctx=typer.Context(group, info_name="mllmu"), name="mllmu")
+    for name, command in group.commands.items():  # the list of commands cuts their lines; here is room for all of it
+        cut, whole = command.get_short_help_str(), command.get_short_help_str(limit=1000)
+        text = text.replace(f"* `{name}`: {cut}\n", f"* `{name}`: {whole}\n")
+    return f"{HEADER}# Command line\n{text.partition(chr(10))[2].rstrip()}\n"
 
 
 def plugin_tables() -> str:

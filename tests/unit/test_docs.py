@@ -14,6 +14,7 @@ import pytest
 import typer
 from pydantic import BaseModel
 
+import mllmu
 from mllmu.cli.app import app
 from mllmu.config.load import load_all
 from mllmu.config.recipe import Recipe
@@ -57,6 +58,11 @@ def test_the_page_of_methods_advises_on_every_method(name: str) -> None:
 @pytest.mark.parametrize("recipe", [path.name for path in RECIPES])
 def test_every_recipe_has_a_row(recipe: str) -> None:
     assert f"`recipes/{recipe}`" in (DOCS / "reference" / "recipes.md").read_text(encoding="utf-8")
+
+
+def test_the_page_of_the_python_interface_has_every_public_name() -> None:
+    said = re.findall(r"auto\w+:: mllmu\.(\w+)", (DOCS / "reference" / "api.md").read_text(encoding="utf-8"))
+    assert sorted(said) == sorted(set(mllmu.__all__) - {"__version__"})
 
 
 def test_counts_are_those_of_today() -> None:
