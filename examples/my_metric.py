@@ -1,31 +1,29 @@
 """A metric in one file; run it from the repository with
 
-PYTHONPATH=examples mllmu run recipes/smoke.yaml --set 'evaluate.extra_metrics=["my_metric:ReplyLength"]'
+PYTHONPATH=examples mllmu run recipes/smoke.yaml --set 'evaluate.extra_metrics=["my_metric:RelativeLength"]'
 """
 
-from __future__ import annotations
-
 import math
-from typing import ClassVar
 
-from mllmu import Metric, Response, Sample, Score
+from mllmu import Metric, Response, Sample
 
 
-class ReplyLength(Metric):
-    """Words per free reply; a model that rambles or falls silent shows here before its accuracy moves.
+class RelativeLength(Metric):
+    """Words of a free reply per word of the true one; a model that rambles or falls silent is far from 1.
 
-    'A nurse in Riga.' has 4 words.
+    'A nurse in Riga.' against 'She is a nurse.': 4 words for 4, so 1.
     """
 
-    source: ClassVar[str] = "ours"
-    tasks: ClassVar[tuple[str, ...]] = ("generation",)
-    label: ClassVar[str] = "Words"
-    unit: ClassVar[str] = "words"
-    range: ClassVar[tuple[float, float]] = (0.0, math.inf)
-    best: ClassVar[str] = "lower"
+    source = "ours"
+    tasks = ("generation",)
+    label = "Relative length"
+    unit = "ratio"
+    range = (0.0, math.inf)
+    better = "lower"
 
-    def score(self, sample: Sample, response: Response) -> Score:
-        return self.judged(sample, float(len(response.text.split())))
+    def value(self, sample: Sample, response: Response) -> float | str:
+        words = len(sample.target.split())
+        return len(response.text.split()) / words if words else "the true reply has no word"
 
 
-PLUGIN = ReplyLength
+PLUGIN = RelativeLength

@@ -157,3 +157,21 @@ def test_a_setting_in_the_text_is_one_of_the_recipe(section: str) -> None:
 def test_a_path_in_the_text_exists() -> None:
     said = texts(r"`((?:mllmu|tests|recipes|examples|tools|constraints|docs)/[A-Za-z0-9_./*-]+)`")
     assert [(str(page), path) for page, path in said if not list(ROOT.glob(path.rstrip("/")))] == []
+
+
+@pytest.mark.parametrize(
+    ("page", "kind", "name"),
+    [
+        ("your-own-method", "methods", "my_method:Unlikelihood"),
+        ("your-own-metric", "metrics", "my_metric:RelativeLength"),
+    ],
+)
+def test_a_tutorial_shows_its_example_file_which_is_a_plugin(
+    page: str, kind: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    text = (DOCS / "tutorials" / f"{page}.md").read_text(encoding="utf-8")
+    block = re.findall(r"(?ms)^```python\n(.*?)^```", text)[0]
+    lines = (ROOT / "examples" / f"{name.partition(':')[0]}.py").read_text(encoding="utf-8").splitlines()
+    assert [line for line in block.splitlines() if line.removesuffix('"""') not in lines and line not in lines] == []
+    assert plugins.build(kind, name, {}).source
