@@ -38,7 +38,7 @@ class Halved(Method):
     part: float = 0.5
 
     def loss(self, step: Step) -> dict[str, Any]:
-        return {"forget_half": -self.part * answer_nll(step.forget.current)} if step.on_forget else {}
+        return {"forget_half": -self.part * answer_nll(step.forget.current)}
 '''
 
 
