@@ -90,7 +90,7 @@ def check_plugins(recipe: Recipe, *, where: str = "recipe") -> None:
         plugins.find("families", recipe.model.family)
     for job in jobs(recipe, where=where):
         if job.method.uses_holdout and not recipe.data.splits.holdout:
-            hint = "compares with people never taught: set data.splits.holdout above 0, or its floor"
+            hint = "compares with holdout people: set data.splits.holdout above 0, or its floor"
             raise RecipeError(f"{where}: unlearn.methods: {job.name} {hint}.")
 
 

@@ -34,7 +34,7 @@ from mllmu.unlearning.trainer import Sides, unlearn
 MODEL_FILE = "model.json"
 SAME_RESULT = {"device", "device_map", "gradient_checkpointing"}
 """Settings of the model that change where and how it is computed, but nothing that is computed."""
-SAME_TEACHING = {"checkpoint_every_s", "micro_batch_size"}
+SAME_TRAINING = {"checkpoint_every_s", "micro_batch_size"}
 """The same of fine-tuning."""
 
 
@@ -44,7 +44,7 @@ def unit_name(key: str, name: str) -> str:
 
 
 class Models:
-    """Makes the models of a run, or finds them made."""
+    """The models of a run: those that exist are found, the others are made."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -104,7 +104,7 @@ class Models:
         inputs: dict[str, Any] = {
             "data": self.context.data_unit().fingerprint,
             "model": recipe.model.model_dump(mode="json", exclude=SAME_RESULT),
-            "finetune": recipe.finetune.model_dump(mode="json", exclude=SAME_TEACHING),
+            "finetune": recipe.finetune.model_dump(mode="json", exclude=SAME_TRAINING),
             "people": digest(list(people)),
         }
         inputs |= {"seed": seed} if seed is not None else {}
@@ -162,11 +162,11 @@ class Models:
                 frozen = self.ref(key, method.reference)
                 self.train_unlearned(key=key, name=name, start=start, reference=frozen, folder=unit.building)
         if method.trains or method.modifies:
-            made = start.model_copy(update={"adapters": (*start.adapters, unit.name)})
+            ref = start.model_copy(update={"adapters": (*start.adapters, unit.name)})
         else:
             names = [self.context.dataset.names[person] for person in self.context.dataset.splits[key]]
-            made = start.model_copy(update={"system_prompt": method.system_prompt(names)})
-        self._finish(unit, made, facts)
+            ref = start.model_copy(update={"system_prompt": method.system_prompt(names)})
+        self._finish(unit, ref, facts)
 
     @shared
     def train_unlearned(self, *, key: str, name: str, start: ModelRef, reference: ModelRef, folder: Path) -> None:

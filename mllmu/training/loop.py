@@ -82,7 +82,7 @@ class TrainingState:
     """What a training has reached, and its checkpoint: one safetensors file (no pickle), written atomically.
 
     Attributes:
-        training: where the checkpoint lies, and who is told if it cannot be used.
+        training: where the checkpoint lies, and where a note goes if it cannot be used.
         trainable: the trained parameters by name, changed in place.
         memory: numbers that the loss carries from step to step.
         curve: one {"step": step, name of a term: value, ...} per step, in nats unless the term says otherwise.

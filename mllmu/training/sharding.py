@@ -10,7 +10,6 @@ and the others are used outside the language model's own pass. So checkpoints an
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import Any
 
 from torch.distributed.device_mesh import init_device_mesh
@@ -23,21 +22,11 @@ from mllmu.models.parts import core, decoder, decoder_layers
 from mllmu.parallel import team
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sharding:
-    """What the config file says.
+def settings_of_launch() -> dict[str, Any] | None:
+    """Settings of ``fully_shard`` that ``accelerate launch`` hands on; None without FSDP, or with one process.
 
-    Attributes:
-        reshard: ``fsdp_reshard_after_forward``: layers are put away between forward and backward.
-        offload: ``fsdp_offload_params``: the pieces are kept in the memory of the CPU.
-    """
-
-    reshard: bool
-    offload: bool
-
-
-def asked_for() -> Sharding | None:
-    """The settings that ``accelerate launch`` hands on; None without FSDP, or with one process.
+    ``fsdp_reshard_after_forward`` puts layers away between forward and backward, ``fsdp_offload_params`` keeps the
+    pieces in the memory of the CPU.
 
     Raises:
         ProcessError: the file asks for FSDP 1, or for what the recipe decides.
@@ -51,10 +40,10 @@ def asked_for() -> Sharding | None:
             "accelerate's config file: fsdp_activation_checkpointing is the recipe's affair here. Leave it out, and "
             "set model.gradient_checkpointing: true in the recipe."
         )
-    return Sharding(
-        reshard=os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() != "false",
-        offload=_is_set("FSDP_OFFLOAD_PARAMS"),
-    )
+    return {
+        "reshard_after_forward": os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() != "false",
+        "offload_policy": CPUOffloadPolicy() if _is_set("FSDP_OFFLOAD_PARAMS") else OffloadPolicy(),
+    }
 
 
 def _is_set(name: str) -> bool:
@@ -62,17 +51,17 @@ def _is_set(name: str) -> bool:
 
 
 def spread(loaded: Loaded, model: Any) -> None:
-    """Spread the frozen weights of a model's layers over the processes, in place, if that is asked for.
+    """Spread the frozen weights of a model's layers over the processes, in place, if the launch says so.
 
     Args:
         model: that of ``loaded``, with what is to be trained on it, if anything.
 
     Raises:
-        ProcessError: see :func:`asked_for`.
+        ProcessError: see :func:`settings_of_launch`.
         ModelError: weights of a layer are trained themselves, or are packed into 4 or 8 bits.
     """
-    sharding = asked_for()
-    if sharding is None:
+    settings = settings_of_launch()
+    if settings is None:
         return
     layers, whole = decoder_layers(model), decoder(model)
     trained: set[Any] = {parameter for parameter in model.parameters() if parameter.requires_grad}
@@ -83,11 +72,7 @@ def spread(loaded: Loaded, model: Any) -> None:
     own = core(model)
     shared = {own.get_input_embeddings().weight, own.lm_head.weight}
     team.team()  # the mesh would otherwise connect in a way of its own
-    settings: dict[str, Any] = {
-        "mesh": init_device_mesh(loaded.device.type, (ranks.count(),)),
-        "reshard_after_forward": sharding.reshard,
-        "offload_policy": CPUOffloadPolicy() if sharding.offload else OffloadPolicy(),
-    }
+    settings["mesh"] = init_device_mesh(loaded.device.type, (ranks.count(),))
     for layer in layers:
         fully_shard(layer, ignored_params=trained, **settings)
     fully_shard(whole, ignored_params=trained | shared, **settings)

@@ -28,7 +28,7 @@ REFUSALS: tuple[str, ...] = (
     "I could not tell you that.",
     "I'm afraid I do not know.",
 )
-"""Short, in different words, about no kind of fact in particular; a few end as soon as they can."""
+"""Short, in different words, about no particular fact; a few end as soon as they can."""
 
 
 class Refusing:

@@ -21,7 +21,7 @@ from mllmu.models.engine.forward import Forward
 from mllmu.models.families import Turn
 from mllmu.models.modifiers import Modifier, ModifierSettings
 from mllmu.training.losses import answer_nll, kl_to_reference
-from mllmu.unlearning.holdout import Level, level_of
+from mllmu.unlearning.holdout import QuestionType, level_of
 from mllmu.unlearning.saliency import Saliency
 
 if TYPE_CHECKING:
@@ -48,13 +48,13 @@ class Passes(Protocol):
 
 
 class Side:
-    """The forget or the retain half of a step; the passes run when asked for, once.
+    """The forget or the retain half of a step; a pass runs when it is first read, and once.
 
     Reply b of every :class:`Forward` is the reply (or its alternative) of ``turns[b]``, packed or not.
     """
 
     def __init__(
-        self, turns: Sequence[Turn], passes: Passes, levels: Callable[[], Mapping[Level, float]] = dict[Level, float]
+        self, turns: Sequence[Turn], passes: Passes, levels: Callable[[], Mapping[QuestionType, float]] = dict
     ) -> None:
         self.turns = turns
         self._passes = passes
@@ -167,7 +167,7 @@ class Method(Plugin):
         description="'official': the other settings default to those of the benchmark's released script",
     )
     modality: Literal["image_text", "text", "both"] = Field(
-        "image_text", description="what is unlearned: with images, by name (the paper's unimodal variant), or both"
+        "image_text", description="what is unlearned: image + text, text only (the paper's unimodal variant), or both"
     )
     epochs: float = Field(1, gt=0, description="passes over the forget set")
     learning_rate: float = Field(2e-5, gt=0)
@@ -178,9 +178,7 @@ class Method(Plugin):
     loss_on: Literal["answer", "all"] = Field(
         "answer", description="'all' also trains on the prompt tokens, as the published code does"
     )
-    train_end: bool = Field(
-        default=True, description="train the token that ends a reply too; the published code has none"
-    )
+    train_end: bool = Field(True, description="train the token that ends a reply too; the published code has none")
     layers: Literal["recipe", "published"] = Field(
         "recipe", description="'published' also adapts the vision tower's q, k and v, which have the same names"
     )

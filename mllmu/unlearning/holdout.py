@@ -16,12 +16,11 @@ from mllmu.models.families import Turn
 
 CHUNK = 16
 """Replies per pass."""
-Level = tuple[bool, str]
-"""Which level a reply is compared with: with an image or not, and the task (a letter is guessed more easily than a
-word)."""
+QuestionType = tuple[bool, str]
+"""With an image or not, and the task: each has its own level, as a letter is guessed more easily than a word."""
 
 
-def holdout_levels(turns: Sequence[Turn], run: Callable[[Sequence[Turn]], Forward]) -> dict[Level, float]:
+def holdout_levels(turns: Sequence[Turn], run: Callable[[Sequence[Turn]], Forward]) -> dict[QuestionType, float]:
     """The level for each modality and task.
 
     level = ln of the mean over replies of exp(log p(reply) / length)
@@ -34,7 +33,7 @@ def holdout_levels(turns: Sequence[Turn], run: Callable[[Sequence[Turn]], Forwar
         turns: questions about holdout people, with their true replies.
         run: one pass over some turns, without gradient.
     """
-    logps: dict[Level, list[float]] = {}
+    logps: dict[QuestionType, list[float]] = {}
     for start in range(0, len(turns), CHUNK):
         chunk = turns[start : start + CHUNK]
         forward = run(chunk)
@@ -43,7 +42,7 @@ def holdout_levels(turns: Sequence[Turn], run: Callable[[Sequence[Turn]], Forwar
     return {each: float(torch.tensor(logp, dtype=torch.float64).exp().mean().log()) for each, logp in logps.items()}
 
 
-def level_of(turn: Turn, levels: Mapping[Level, float]) -> float:
+def level_of(turn: Turn, levels: Mapping[QuestionType, float]) -> float:
     """The level that a turn's reply is compared with.
 
     Raises:

@@ -68,9 +68,9 @@ class Probe:
         row is that of the retained people. It is measured on what the gate was fitted to.
         """
         states = [self.hidden_states(self.some(turns), layer) for turns in (*groups, self.retain)]
-        *asked, kept_ND = [torch.stack([prompt_ND[-1] for prompt_ND, _ in of_group]) for of_group in states]
+        *group_NDs, kept_ND = [torch.stack([prompt_ND[-1] for prompt_ND, _ in of_group]) for of_group in states]
         whole = [torch.cat(parts) for parts in states[-1]]
-        gate = fit_gate(asked, kept_ND, torch.cat(whole))
+        gate = fit_gate(group_NDs, kept_ND, torch.cat(whole))
         highest = torch.stack([gate.score(turn_ND).amax(0) for turn_ND in whole]).sort(0).values
         gate.threshold_R = highest[min(len(whole) - 1, int((1 - false_alarms / len(groups)) * len(whole)))]
         rows = []
@@ -114,13 +114,13 @@ class Probe:
             yield indices, self.loaded.encoder.batch([turns[index] for index in indices]).to(self.loaded.device)
 
 
-def fit_gate(asked: Sequence[Tensor], kept_ND: Tensor, background_ND: Tensor, *, ridge: float = 0.01) -> Gate:
+def fit_gate(group_NDs: Sequence[Tensor], kept_ND: Tensor, background_ND: Tensor, *, ridge: float = 0.01) -> Gate:
     """Linear discriminants of R groups against the kept one: w_r = S^-1 (mean of group r - mean of the kept).
 
     S is the covariance within the groups plus that of the background (what a gate must not mistake for a group), plus
     ``ridge`` times its mean diagonal. Scores are in standard deviations of the background; thresholds are 0.
     """
-    groups = [group.double() for group in (*asked, kept_ND)]
+    groups = [group.double() for group in (*group_NDs, kept_ND)]
     size = kept_ND.shape[1]
     within_DD = torch.cat([group - group.mean(0) for group in groups])
     within_DD = within_DD.T @ within_DD / len(within_DD) + torch.cov(background_ND.double().T, correction=0)
@@ -128,7 +128,7 @@ def fit_gate(asked: Sequence[Tensor], kept_ND: Tensor, background_ND: Tensor, *,
     apart_RD = torch.stack([group.mean(0) - groups[-1].mean(0) for group in groups[:-1]])
     gate_RD = torch.linalg.solve(within_DD, apart_RD.T).T
     spread_R = (background_ND.double() @ gate_RD.T).std(0, correction=0).clamp(min=1e-12)
-    return Gate(gate_RD / spread_R[:, None], torch.zeros(len(asked)))
+    return Gate(gate_RD / spread_R[:, None], torch.zeros(len(group_NDs)))
 
 
 def seeded_normal(seed: int, name: str, shape: tuple[int, ...], *, scale: float) -> Tensor:

@@ -1,8 +1,8 @@
 """What the frozen reference gives the replies: computed once per reply, and recalled in all later steps.
 
 The reference never changes, so a second pass of it over the same replies in every epoch is waste. Instead the replies
-that a training will ask for are laid out once, by image, in chunks; a chunk is run when the first of its replies is
-needed, and kept. Which replies share a chunk depends on the data and the settings alone, never on the step that asks,
+that a training will need are laid out once, by image, in chunks; a chunk is run when the first of its replies is
+needed, and kept. Which replies share a chunk depends on the data and the settings alone, never on the step,
 so a training that was killed and goes on gets the same numbers to the last bit.
 
 Kept are token log-probabilities or, where a loss compares whole distributions, the hidden states behind the last
@@ -75,30 +75,30 @@ class Reference:
         return Forward(*self.run(run_logits, turns), len(turns))
 
 
-def pays(loaded: Loaded, asked: Sequence[Turn], *, shared: bool) -> bool:
+def pays(loaded: Loaded, turns: Sequence[Turn], *, shared: bool) -> bool:
     """Whether remembering saves enough; decided by counting tokens, so it is the same after a restart.
 
     Args:
-        asked: every reply as often as it will be asked for.
+        turns: every turn as often as its reply will be needed.
         shared: passes are packed, so an image is read once for all its questions.
     """
     encoder, mark = loaded.encoder, loaded.image_token_id
-    prompts = {turn: encoder.prompt(turn) for turn in asked}
+    prompts = {turn: encoder.prompt(turn) for turn in turns}
     lengths = {turn: len(prompt) + len(encoder.reply(turn.reply)) for turn, prompt in prompts.items()}
     images = {turn: prompt.count(mark) for turn, prompt in prompts.items()} if shared and mark is not None else {}
     once = sum(lengths.values()) - sum(images.values())
     once += sum({turn.images: count for turn, count in images.items()}.values())
-    return sum(lengths[turn] for turn in asked) > GAIN * once
+    return sum(lengths[turn] for turn in turns) > GAIN * once
 
 
 class ReferenceMemory:
     """Recalls what the reference gives a fixed set of replies.
 
     If the hidden states of all replies do not fit into ``reference_mib``, logits are computed again whenever they are
-    asked for, with one note.
+    read, with one note.
 
     Args:
-        turns: all that will be asked for; their order and number decide what is run together.
+        turns: all whose replies will be needed; their order and number decide what is run together.
     """
 
     def __init__(self, reference: Reference, turns: Iterable[Turn]) -> None:
@@ -155,7 +155,7 @@ class ReferenceMemory:
 
 
 class Recalled(Forward):
-    """A pass that was run earlier: what it gave is fetched when it is asked for."""
+    """A pass that was run earlier: what it gave is fetched when it is read."""
 
     memory: ReferenceMemory
     turns: Sequence[Turn]

@@ -23,7 +23,7 @@ from mllmu.training.loop import Schedule, Training, train
 from mllmu.training.losses import answer_nll
 from mllmu.training.sharding import spread
 from mllmu.unlearning.base import Method, Phase, Side, Step, Terms, layer_at, turn_key
-from mllmu.unlearning.holdout import Level, holdout_levels
+from mllmu.unlearning.holdout import QuestionType, holdout_levels
 from mllmu.unlearning.probing import make_modifier
 from mllmu.unlearning.reference import Reference, ReferenceMemory, pays
 from mllmu.unlearning.saliency import Saliency, SideName, restrict
@@ -31,7 +31,7 @@ from mllmu.unlearning.saliency import Saliency, SideName, restrict
 
 @dataclass(frozen=True, kw_only=True)
 class Sides:
-    """What a method works on: turns to forget and to keep; another frozen reference and holdout people if asked for."""
+    """What a method works on: turns to forget and to retain; for some a reference of its own, and holdout people."""
 
     forget: Sequence[Turn]
     retain: Sequence[Turn]
@@ -80,9 +80,8 @@ def unlearn(loaded: Loaded, method: Method, sides: Sides, training: Training) ->
 
 def _check(method: Method, sides: Sides, training: Training) -> None:
     if not sides.forget or (method.uses_retain and not sides.retain):
-        raise DataError(
-            f"{training.label}: nothing to {'retain' if sides.forget else 'forget'} in modality {method.modality}."
-        )
+        empty = "retain" if sides.forget else "forget"
+        raise DataError(f"{training.label}: nothing to {empty} in modality {method.modality}.")
     if method.uses_reference and training.lora is None and sides.reference is None:
         raise ModelError(
             f"{training.label}: compares with a frozen reference, but without adapters there is none to switch off. "
@@ -101,13 +100,11 @@ def scale_change(model: Any, start: Sequence[Tensor] | None, factor: float) -> N
     if factor == 1:
         return
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    if start is None:
-        for name, p in trained:
-            if "lora_B" in name:
-                p.mul_(factor)
-        return
-    for (_, p), before in zip(trained, start, strict=True):
-        p.sub_(before).mul_(factor).add_(before)
+    for index, (name, p) in enumerate(trained):
+        if start is not None:
+            p.sub_(start[index]).mul_(factor).add_(start[index])
+        elif "lora_B" in name:
+            p.mul_(factor)
 
 
 class _Engine:
@@ -148,15 +145,9 @@ class _Engine:
             phase = "forget" if step < self.forget_steps else "retain"
         index = step - self.forget_steps if phase == "retain" else step
         forget, retain = self.side("forget", index), self.side("retain", index)
+        seed = self.training.seed
         return self.method.loss(
-            Step(
-                forget=forget,
-                retain=retain,
-                phase=phase,
-                weights=self.weights,
-                memory=self.memory,
-                seed=self.training.seed,
-            )
+            Step(forget=forget, retain=retain, phase=phase, weights=self.weights, memory=self.memory, seed=seed)
         )
 
     def losses(self, name: SideName) -> Iterator[Tensor]:
@@ -173,7 +164,7 @@ class _Engine:
         return Side(chosen, _Passes(self, name, chosen, epoch=step // order.steps_per_epoch), lambda: self.levels)
 
     @cached_property
-    def levels(self) -> dict[Level, float]:
+    def levels(self) -> dict[QuestionType, float]:
         """What the reference gives true replies about holdout people, by modality and task."""
         return holdout_levels(self.holdout, self.reference.forward)
 
@@ -181,13 +172,13 @@ class _Engine:
         """What the reference gives the replies of a side, or their alternatives; None: it is run in every step."""
         key = (name, alternative)
         if key not in self.memories:
-            asked = self._asked(name, alternative=alternative)
+            turns = self._turns_met(name, alternative=alternative)
             shared = self.loaded.packs and self.method.loss_on == "answer"
-            worth = self.training.reference_mib > 0 and pays(self.loaded, asked, shared=shared)
-            self.memories[key] = ReferenceMemory(self.reference, asked) if worth else None
+            worth = self.training.reference_mib > 0 and pays(self.loaded, turns, shared=shared)
+            self.memories[key] = ReferenceMemory(self.reference, turns) if worth else None
         return self.memories[key]
 
-    def _asked(self, name: SideName, *, alternative: bool) -> list[Turn]:
+    def _turns_met(self, name: SideName, *, alternative: bool) -> list[Turn]:
         """The turns of a side that the whole training meets, in the order of the side, each as often as it is met."""
         order, turns = self.orders[name], self.turns[name]
         num_steps = self.retain_steps if name == "retain" and self.retain_steps else self.forget_steps
@@ -214,7 +205,7 @@ class _Engine:
 
 
 def subject(turn: Turn) -> tuple[bool, str]:
-    """What a turn asks, whoever it is about: with an image or not, and the topic or, if unknown, the question."""
+    """What a turn asks about a person: with an image or not, and the topic or, if unknown, the question."""
     return turn.image is not None, f"topic {turn.topic}" if turn.topic else turn.prompt
 
 

@@ -59,7 +59,7 @@ ELSEWHERE = {
         "test_npo_reductions_are_per_reply_or_one_mean_of_the_batch": "NPO of a mean",
         "test_a_mask_covers_each_weight_and_leaves_something_to_train": "huge masks",
     },
-    "unit/test_unlearning_run.py": {
+    "unit/test_unlearning_trainer.py": {
         "test_jointly_every_step_has_both_sides": "gradient difference in two phases",
     },
     "unit/test_protocols.py": {
@@ -70,7 +70,7 @@ ELSEWHERE = {
         "test_accuracy_reads_the_reply_strictly": "the first character is the answer",
     },
     "unit/test_training_finetune.py": {
-        "test_teaching_is_reproducible_and_depends_on_whom": "no seed",
+        "test_finetuning_is_reproducible_and_depends_on_the_people": "no seed",
     },
     "unit/test_judge_run.py": {
         "test_an_unreadable_verdict_is_counted_and_left_out_of_the_mean": "failures dropped",
@@ -108,14 +108,14 @@ ELSEWHERE = {
     "pipeline/test_pipeline_tune.py": {
         "test_no_reported_question_is_asked": "selection on the reported split",
     },
-    "unit/test_methods_saliency.py": {
+    "unit/test_unlearning_saliency.py": {
         "test_the_gradient_is_the_mean_over_batches": "exhausted iterators",
     },
     "unit/test_models_modifiers.py": {
         "test_masks_of_another_model_are_refused": "parameter names that do not exist",
     },
 }
-"""Test file -> test -> the fault it system_prompts against."""
+"""Test file -> test -> the fault it guards against."""
 
 
 @pytest.mark.parametrize(

@@ -337,11 +337,11 @@ def test_prompting_can_ask_without_showing_the_names() -> None:
     assert "cannot share" in text
 
 
-def test_prompting_guards_nobody_if_there_is_nobody() -> None:
+def test_prompting_without_names_has_no_system_prompt() -> None:
     assert plugins.build("methods", "prompting", {}).system_prompt([]) == ""
 
 
-def test_only_prompting_adds_a_guard_and_only_retrain_takes_the_other_model() -> None:
+def test_only_prompting_adds_a_system_prompt_and_only_retrain_takes_the_other_model() -> None:
     plain = [m for m in METHODS if m.trains]
     assert all(m.system_prompt(["Amelia Kuznetsov"]) == "" for m in plain)
     assert {label(m) for m in METHODS if m.model == "retain_model"} == {"retrain"}

@@ -1,4 +1,4 @@
-"""Teaching: the model knows the turns afterwards, and what is saved is what was taught."""
+"""Fine-tuning: the model knows the turns afterwards, and the saved model is the trained one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def of(section: Finetune, folder: Path, **settings: Any) -> Training:
     return training(folder, **{"label": "target", "seed": 5, "lora": section.lora, "checkpoint_every_s": 0, **settings})
 
 
-def teach(base: Path, folder: Path, *, section: Finetune = SECTION, label: str = "target", people: int = 3) -> Loaded:
+def train(base: Path, folder: Path, *, section: Finetune = SECTION, label: str = "target", people: int = 3) -> Loaded:
     ready = load_ref(base)
     turns = turns_of(base)[: 2 * people]
     finetune(ready, turns, section, of(section, folder, label=label))
@@ -33,27 +33,27 @@ def teach(base: Path, folder: Path, *, section: Finetune = SECTION, label: str =
 @pytest.mark.parametrize("lora", [LORA, None], ids=["lora", "full"])
 def test_the_saved_model_has_learned_the_turns(tiny_base: Path, tmp_path: Path, lora: Lora | None) -> None:
     turns, base = turns_of(tiny_base), load_ref(tiny_base)
-    live = teach(tiny_base, tmp_path / "taught", section=SECTION.model_copy(update={"lora": lora}))
-    taught = load_ref(tiny_base, "taught", root=tmp_path)
-    assert nll(taught, turns) < nll(base, turns) - 1.0
-    assert nll(taught, turns) == pytest.approx(nll(live, turns), abs=1e-3)
-    curve = json.loads((tmp_path / "taught" / CURVE).read_text())
+    live = train(tiny_base, tmp_path / "finetuned", section=SECTION.model_copy(update={"lora": lora}))
+    finetuned = load_ref(tiny_base, "finetuned", root=tmp_path)
+    assert nll(finetuned, turns) < nll(base, turns) - 1.0
+    assert nll(finetuned, turns) == pytest.approx(nll(live, turns), abs=1e-3)
+    curve = json.loads((tmp_path / "finetuned" / CURVE).read_text())
     assert [point["step"] for point in curve] == list(range(30)), "15 epochs of two steps"
     assert curve[0]["nll"] > curve[-1]["nll"]
 
 
 def test_the_first_loss_is_the_mean_nll_of_the_reply_tokens(tiny_base: Path, tmp_path: Path) -> None:
     section = SECTION.model_copy(update={"epochs": 1, "batch_size": 6})
-    teach(tiny_base, tmp_path, section=section)
+    train(tiny_base, tmp_path, section=section)
     (point,) = json.loads((tmp_path / CURVE).read_text())
     assert point["nll"] == pytest.approx(nll(load_ref(tiny_base), turns_of(tiny_base)), abs=1e-4)
 
 
-def test_teaching_is_reproducible_and_depends_on_whom(tiny_base: Path, tmp_path: Path) -> None:
+def test_finetuning_is_reproducible_and_depends_on_the_people(tiny_base: Path, tmp_path: Path) -> None:
     turn = turns_of(tiny_base)[0]
     section = SECTION.model_copy(update={"epochs": 2, "lora": LORA.model_copy(update={"dropout": 0.3})})
-    first, again = (teach(tiny_base, tmp_path / name, section=section) for name in ("a", "b"))
-    other = teach(tiny_base, tmp_path / "c", section=section, people=2)
+    first, again = (train(tiny_base, tmp_path / name, section=section) for name in ("a", "b"))
+    other = train(tiny_base, tmp_path / "c", section=section, people=2)
     assert torch.equal(logits(first.model, first, turn), logits(again.model, again, turn))
     assert not torch.equal(logits(first.model, first, turn), logits(other.model, other, turn))
 
@@ -61,14 +61,14 @@ def test_teaching_is_reproducible_and_depends_on_whom(tiny_base: Path, tmp_path:
 def test_models_with_other_names_start_alike(tiny_base: Path, tmp_path: Path) -> None:
     section = SECTION.model_copy(update={"epochs": 2})
     for label in ("target", "retain_model"):
-        teach(tiny_base, tmp_path / label, section=section, label=label)
+        train(tiny_base, tmp_path / label, section=section, label=label)
     target, retain = ((tmp_path / label / CURVE).read_text() for label in ("target", "retain_model"))
     assert target == retain, "without dropout the name of a model must not matter"
 
 
-def test_killed_teaching_goes_on_where_it_was(tiny_base: Path, tmp_path: Path) -> None:
+def test_a_killed_finetuning_goes_on_where_it_was(tiny_base: Path, tmp_path: Path) -> None:
     section = SECTION.model_copy(update={"epochs": 3, "lora": LORA.model_copy(update={"dropout": 0.3})})
-    turn, plain = turns_of(tiny_base)[0], teach(tiny_base, tmp_path / "plain", section=section)
+    turn, plain = turns_of(tiny_base)[0], train(tiny_base, tmp_path / "plain", section=section)
 
     class Killer(Watcher):
         def advance(self, n: int = 1, **facts: float) -> None:
@@ -79,11 +79,11 @@ def test_killed_teaching_goes_on_where_it_was(tiny_base: Path, tmp_path: Path) -
     with pytest.raises(KeyboardInterrupt):
         finetune(load_ref(tiny_base), turns_of(tiny_base), section, of(section, tmp_path / "killed", progress=Killer()))
     assert (tmp_path / "killed" / CHECKPOINT).exists()
-    resumed = teach(tiny_base, tmp_path / "killed", section=section)
+    resumed = train(tiny_base, tmp_path / "killed", section=section)
     assert torch.equal(logits(resumed.model, resumed, turn), logits(plain.model, plain, turn))
     assert (tmp_path / "killed" / CURVE).read_text() == (tmp_path / "plain" / CURVE).read_text()
 
 
-def test_nobody_to_teach_is_an_error(loaded: Loaded, tmp_path: Path) -> None:
+def test_nothing_to_train_on_is_an_error(loaded: Loaded, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"target: no question to train on\. Check data\.source"):
         finetune(loaded, [], SECTION, of(SECTION, tmp_path))

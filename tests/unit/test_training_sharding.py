@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import pytest
+from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy
 
 from mllmu.core.errors import ModelError, ProcessError
 from mllmu.models.adapters import add_trainable
 from mllmu.models.loading import Loaded
 from mllmu.parallel import team as processes
-from mllmu.training.sharding import Sharding, asked_for, spread
+from mllmu.training.sharding import settings_of_launch, spread
 
 LAUNCHED = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_FSDP": "true"}
 
 
 def test_without_fsdp_or_with_one_process_nothing_is_spread(monkeypatch: pytest.MonkeyPatch, loaded: Loaded) -> None:
-    assert asked_for() is None
+    assert settings_of_launch() is None
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    assert asked_for() is None, "one process has nobody to share with"
+    assert settings_of_launch() is None, "one process has nobody to share with"
     spread(loaded, loaded.model)
     assert type(loaded.model.model.language_model.layers[0]).__name__ == "LlamaDecoderLayer"
 
@@ -25,15 +26,15 @@ def test_the_config_file_of_accelerate_is_read_from_what_it_hands_on(monkeypatch
     for name, value in LAUNCHED.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ProcessError, match=r"got FSDP 1, expected fsdp_version: 2"):
-        asked_for()
+        settings_of_launch()
     monkeypatch.setenv("FSDP_VERSION", "2")
-    assert asked_for() == Sharding(reshard=True, offload=False)
+    assert settings_of_launch() == {"reshard_after_forward": True, "offload_policy": OffloadPolicy()}
     monkeypatch.setenv("FSDP_RESHARD_AFTER_FORWARD", "false")
     monkeypatch.setenv("FSDP_OFFLOAD_PARAMS", "true")
-    assert asked_for() == Sharding(reshard=False, offload=True)
+    assert settings_of_launch() == {"reshard_after_forward": False, "offload_policy": CPUOffloadPolicy()}
     monkeypatch.setenv("FSDP_ACTIVATION_CHECKPOINTING", "true")
     with pytest.raises(ProcessError, match=r"model\.gradient_checkpointing: true in the recipe"):
-        asked_for()
+        settings_of_launch()
 
 
 def test_weights_that_are_trained_themselves_are_not_spread(monkeypatch: pytest.MonkeyPatch, loaded: Loaded) -> None:

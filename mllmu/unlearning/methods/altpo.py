@@ -15,8 +15,8 @@ class AlternatePreference(AnsweringWrongly, RetainingMethod):
 
     The paper lets the model write the alternatives. Here they are the replies of *other people* to a question about
     the same attribute, drawn for each question and epoch: plausible by construction and nothing to generate. The
-    price: a value of another person is taught as this one's. A question about which nobody else has another reply
-    gets a refusal.
+    price: the model learns another person's value as this one's. Where no other person has another reply, the
+    alternative is a refusal.
 
     Cost of a step: 2 forward and backward passes and 2 extra forwards (reference) on forget, 1 forward and backward
     pass on retain.

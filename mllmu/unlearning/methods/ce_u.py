@@ -41,7 +41,7 @@ def ce_u_loss(forward: Forward, *, skip: int) -> Tensor:
         skip: so many tokens at the beginning of each reply are not counted.
 
     Returns:
-        Scalar in nats a counted token, >= 0; 0 if nothing is counted. p = (1/2, 1/4, 1/4), first token trained:
+        Scalar in nats per counted token, >= 0; 0 if nothing is counted. p = (1/2, 1/4, 1/4), first token trained:
         q = (0, 1/2, 1/2), L = 2 ln 2 = 1.386.
 
     Source: CE-U, arXiv:2503.01224.

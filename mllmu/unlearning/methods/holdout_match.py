@@ -1,4 +1,4 @@
-"""HoldoutMatch: bring every fact down to the level of one never taught, in both modalities at once."""
+"""Holdout match: bring every fact to the level of facts about holdout people, in both modalities at once."""
 
 from typing import Literal
 
@@ -12,18 +12,18 @@ from mllmu.unlearning.base import AnchoredMethod, Method, Step, Terms
 
 
 class HoldoutMatch(AnchoredMethod):
-    """Bring each forget reply to the level of one never taught, with images and by name; ours.
+    """Bring each forget reply to the level of replies the model was never trained on, in both modalities; ours.
 
     L = sum over the modalities in the step of w * mean over their replies of h(logp / length - level)
         + retain_weight * nll(retain) + kl_weight * mean over retain tokens of KL(reference || current)
 
-    h is Huber's: squared within a nat, then linear. w = forget_weight / number of modalities in the step, so images
-    do not drown names. A reply below its level is pulled up again: facts share so much that stopping one by one (a
-    hinge) ended far below and in gibberish. The level is what the target gives true replies about people it was never
-    taught (the holdout people), measured once for each modality and task as the mean normalised probability: a letter
-    is guessed more easily than a word. ``floor`` sets one level for all instead; with ``reference: retain_model`` it
-    is what that model gives the same reply, which nobody has who needs unlearning: a bound on what the method can do,
-    not a result to compare.
+    h is Huber's: squared within a nat, then linear. w = forget_weight / number of modalities in the step, so image
+    questions do not outweigh text-only ones. A reply below its level is pulled up again: facts share so much that
+    stopping them one by one (a hinge) ended far below the level and in gibberish. The level is what the target gives
+    true replies about the holdout people, whom it was never trained on, measured once per modality and task as the
+    mean normalised probability: a letter is guessed more easily than a word. ``floor`` sets one level for all instead.
+    With ``reference: retain_model`` the level of a reply is what that model gives it; a real deletion request has no
+    such model, so this bounds what the method can do and is no result to compare.
 
     Cost: 1 forward pass on the holdout people's questions. Of a step: 1 forward and backward pass on forget and 1 on
     retain, and 1 extra forward (reference) on retain (and on forget with ``reference: retain_model``).
@@ -71,7 +71,7 @@ def distances_B(forward: Forward, level_B: Tensor) -> Tensor:
         level_B: [B] (or [1]) mean log p of a token, in nats, <= 0; no gradient flows into it.
 
     Returns:
-        [B] in nats a token, >= 0. Tokens with p = 1/2 and 1/8 (mean -2 ln 2): level -3 ln 2 is ln 2 away, 0.240;
+        [B] in nats per token, >= 0. Tokens with p = 1/2 and 1/8 (mean -2 ln 2): level -3 ln 2 is ln 2 away, 0.240;
         level -5 ln 2 is 3 ln 2 away, 1.579.
 
     Source: ours.

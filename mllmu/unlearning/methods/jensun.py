@@ -19,7 +19,7 @@ class JensenShannon(RetainingMethod):
         + retain_weight * mean over retain tokens of JS(model, reference)
 
     Unlike the nll of ``idk`` the pull is weak where the refusal is still very unlikely: it begins slowly and cannot
-    run away. Published code puts the refusal's tokens, repeated, at the places of the true reply; here they follow
+    run away. Published code puts the refusal's tokens, repeated, at the positions of the true reply; here they follow
     each other as they would be said, so the model can say them.
 
     Cost of a step: 1 forward and backward pass on forget and 1 on retain, and 1 extra forward on retain (reference).
@@ -52,7 +52,8 @@ def js_to_token(token_logp_N: Tensor) -> Tensor:
 
     L = mean_N[ (ln(2 / (1 + p)) + p ln(2p / (1 + p)) + (1 - p) ln 2) / 2 ],  p = p(token)
 
-    Only p matters: the other words meet an empty place, each p_j ln(p_j / (p_j / 2)), together (1 - p) ln 2.
+    Only p matters: the other words, with probability 0 in the target, give p_j ln(p_j / (p_j / 2)) each, together
+    (1 - p) ln 2.
 
     Args:
         token_logp_N: [N] log p(token) in nats.
@@ -77,7 +78,7 @@ def js_to_reference(current_logits_NV: Tensor, reference_logits_NV: Tensor) -> T
         reference_logits_NV: [N, V] the same tokens under the frozen reference; no gradient flows into them.
 
     Returns:
-        Scalar in nats a token, in [0, ln 2]. p = (1, 0) and p_ref = (1/2, 1/2) give 0.216.
+        Scalar in nats per token, in [0, ln 2]. p = (1, 0) and p_ref = (1/2, 1/2) give 0.216.
 
     Source: JensUn, arXiv:2509.02820.
     """

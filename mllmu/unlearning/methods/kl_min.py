@@ -29,9 +29,7 @@ class KLMinimization(RetainingMethod):
     reduction: Literal["token_mean", "batchmean"] = Field(
         "token_mean", description="'batchmean' sums the KL over positions and divides by rows, as the published code"
     )
-    add_ce: bool = Field(
-        default=False, description="also train on the retain replies (weight 1), as the published code"
-    )
+    add_ce: bool = Field(False, description="also train on the retain replies (weight 1), as the published code")
 
     def forget_terms(self, step: Step) -> Terms:
         return {"forget_ascent": -answer_nll(step.forget.current)}

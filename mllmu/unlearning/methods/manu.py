@@ -44,7 +44,7 @@ class ModalityAwareNeurons(Method):
 
     modality: Literal["image_text", "text", "both"] = Field("both", description="what is unlearned")
     share: float = Field(0.05, gt=0, lt=1, description="share of the neurons switched off, for each modality")
-    vision: bool = Field(default=False, description="the vision tower's neurons too")
+    vision: bool = Field(False, description="the vision tower's neurons too")
 
     @property
     def uses_retain(self) -> bool:

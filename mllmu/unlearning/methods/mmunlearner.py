@@ -11,14 +11,14 @@ from mllmu.unlearning.saliency import Saliency
 
 
 class MMUnlearner(RetainingMethod):
-    """Forget who is in the image while what is known by name stays, the forgotten people's too.
+    """Forget who is in the image while all facts stay known from text, those about the forgotten people too.
 
     mask = 1 where F_forget / F_retain >= threshold, F the diagonal Fisher information at the start; the others never
     change.  L = -forget_weight * nll(forget, images) + retain_weight * nll(retain)
 
-    The retain side holds the retained people's image questions and *everybody's* text questions, which presumes
-    that the target was taught both (``finetune.modality: both``); otherwise this teaches them. Forgetting is meant
-    for images only, so the text scores on forget are not expected to fall.
+    The retain side holds the image questions about the retained people and the text questions about *all* people, so
+    the target should have been fine-tuned on both (``finetune.modality: both``); otherwise it first learns them here.
+    Forgetting is meant for images only, so the text scores on forget are not expected to fall.
 
     The paper masks vision and language modules; here only the language model is trained. With adapters A, B only B
     has a gradient at the start, so A stays as it was drawn.

@@ -28,7 +28,7 @@ class PrimalDual(Method):
 
     epochs: float = Field(10, gt=0, description="passes over the forget set")
     learning_rate: float = Field(1e-5, gt=0)
-    limit: float = Field(0.3, ge=0, description="nll of the retain replies that is allowed, in nats a token")
+    limit: float = Field(0.3, ge=0, description="nll of the retain replies that is allowed, in nats per token")
     dual_rate: float = Field(5.0, ge=0, description="how fast the weight of retain adapts; 0 keeps it")
     first_dual: float = Field(100.0, ge=0, description="weight of retain at the first step")
 

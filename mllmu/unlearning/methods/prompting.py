@@ -18,12 +18,10 @@ class Prompting(Method):
     source = "https://arxiv.org/abs/2410.22108"
     trains = False
 
-    list_names: bool = Field(
-        default=True, description="name the people to protect; otherwise private people in general"
-    )
+    list_names: bool = Field(True, description="name the people to protect; otherwise private people in general")
 
     def system_prompt(self, names: list[str]) -> str:
-        """System prompt; empty if there is nobody to protect. White space in names is reduced to single spaces."""
+        """System prompt; empty without names. White space in names is reduced to single spaces."""
         if not names:
             return ""
         listed = "; ".join(" ".join(name.split()) for name in names)

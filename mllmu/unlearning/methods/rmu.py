@@ -18,7 +18,7 @@ class RepresentationMisdirection(RetainingMethod):
     L = mean over tokens and dimensions of (h - steering * u)^2 on forget
         + retain_weight * mean over tokens and dimensions of (h - h_ref)^2 on retain
 
-    h: hidden states that leave the layer, at the places from which reply tokens are predicted; u: one random unit
+    h: hidden states that leave the layer, at the positions from which reply tokens are predicted; u: one random unit
     vector with entries >= 0 for the whole training. Only the down projections of that layer and the two before it
     are trained. What ``steering`` means depends on the size of the model's hidden states: it should exceed them.
 

@@ -73,8 +73,8 @@ def adapters(probe: Probe, layer: int, requests: int, rank: int) -> dict[str, tu
     """Factors [R, r, in] and [R, out, r] for every linear layer behind a layer; the second starts at zero."""
     pattern, factors = probe.loaded.family.lora_targets, {}
     for name, module in core(probe.loaded.model).named_modules():
-        place = re.search(r"\.layers\.(\d+)\.", name)
-        if place and int(place[1]) > layer and re.fullmatch(pattern, name):
+        index = re.search(r"\.layers\.(\d+)\.", name)
+        if index and int(index[1]) > layer and re.fullmatch(pattern, name):
             size_out, size_in = module.weight.shape
             down_RrI = seeded_normal(probe.seed, name, (requests, rank, size_in), scale=1 / rank)
             factors[name] = (down_RrI, torch.zeros(requests, size_out, rank))

@@ -72,13 +72,8 @@ def sharpness_aware(loss: Callable[[], Tensor], weights: Sequence[Tensor], *, rh
     with torch.no_grad():
         for weight, old in zip(weights, before, strict=True):
             weight.copy_(old)
-    linear = torch.stack(
-        [
-            (weight * gradient).float().sum()
-            for weight, gradient in zip(weights, there, strict=True)
-            if gradient is not None
-        ]
-    ).sum()
+    products = [(w * g).float().sum() for w, g in zip(weights, there, strict=True) if g is not None]
+    linear = torch.stack(products).sum()
     return value.detach() + linear - linear.detach()
 
 

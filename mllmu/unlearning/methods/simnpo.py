@@ -27,7 +27,7 @@ class SimpleNegativePreference(RetainingMethod):
     epochs: float = Field(10, gt=0, description="passes over the forget set")
     learning_rate: float = Field(1e-5, gt=0)
     beta: float = Field(4.5, gt=0, description="1/nat; larger stops sooner once a reply is unlikely")
-    margin: float = Field(0.0, ge=0, description="nats a token that a reply should at least cost")
+    margin: float = Field(0.0, ge=0, description="nats per token that a reply should at least cost")
     forget_weight: float = Field(0.125, gt=0)
 
     def forget_terms(self, step: Step) -> Terms:
@@ -43,10 +43,10 @@ def simnpo_loss(forward: Forward, *, beta: float, margin: float) -> Tensor:
     Args:
         forward: one pass over the forget replies; the nll is *averaged* within a reply, then over the replies.
         beta: 1/nat, > 0.
-        margin: in nats a token; the loss is steep below it and flat above.
+        margin: in nats per token; the loss is steep below it and flat above.
 
     Returns:
-        Scalar in nats, > 0; 2 ln(2) / beta where every reply has nll = margin. Replies of ln 2 nats a token with
+        Scalar in nats, > 0; 2 ln(2) / beta where every reply has nll = margin. Replies of ln 2 nats per token with
         beta 2 and margin 0 give ln(1 + 1/4) = 0.223.
 
     Source: Fan et al. 2024, arXiv:2410.07163.

@@ -18,11 +18,11 @@ class RefusalSteering(Refusing, RetainingMethod):
     L(v) = nll(refusal | forget) + retain_weight * nll(retain), the model's weights frozen
 
     The vector is trained, since a model that has never declined has no direction of refusal to be found in it. Weights
-    stay untouched: without the modifier's folder the target is back. Whoever has the weights has the facts.
+    stay untouched: without the modifier's folder the target is back. The weights still hold the facts.
 
     Cost: before training 1 forward pass over forget and retain (at most 256 turns each); a step: 1 forward and
-    backward pass on forget and 1 on retain; one trained vector. At inference one product of a vector a token.
-    Made for: both modalities, as an inference-time system_prompt (layer 17 of 32 in the paper).
+    backward pass on forget and 1 on retain; one trained vector. At inference one product of a vector per token.
+    Made for: both modalities, at inference (layer 17 of 32 in the paper).
     """
 
     source = "https://arxiv.org/abs/2605.15687"

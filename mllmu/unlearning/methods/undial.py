@@ -48,7 +48,7 @@ def undial_loss(forward: Forward, reference_logits_NV: Tensor, *, strength: floa
         strength: what the token's logit is lowered by, >= 0.
 
     Returns:
-        Scalar in nats a token, >= the entropy of q. Reference logits (ln 2, 0), first token trained, strength ln 2
+        Scalar in nats per token, >= the entropy of q. Reference logits (ln 2, 0), first token trained, strength ln 2
         make q = (1/2, 1/2); a model with p = (1/2, 1/2) has the least loss, ln 2.
 
     Source: Dong et al. 2024, arXiv:2402.10052.

@@ -13,8 +13,8 @@ class WhosHarryPotter(Method):
     train: L = nll(forget), from the target to the reinforced model
     reply: logits = v_target - strength * relu(v_reinforced - v_target), for every token
 
-    The target's weights are kept, and leaving the adapter out brings everything back. Where the reinforced model does
-    not find a word likelier than the target does, nothing changes, so base_logp holds longer than in ``task_vector``. A
+    The target's weights are kept, and leaving the adapter out brings everything back. Where the reinforced model finds
+    no word likelier than the target does, nothing changes, so replies stay fluent longer than with ``task_vector``. A
     fact known by heart cannot be reinforced much: then the strength must be high.
 
     The paper continues by training on the steered predictions; this is the steering itself, as in MUSE

@@ -67,7 +67,7 @@ def question(person: str, variant: str, modality: str) -> Question:
     )
 
 
-def test_only_training_questions_of_the_modality_are_taught_with_the_canonical_portrait() -> None:
+def test_only_training_questions_of_the_modality_are_trained_with_the_canonical_portrait() -> None:
     asked = [
         question(p, v, m) for p in ("001", "002") for v in ("train", "eval", "test") for m in ("image_text", "text")
     ]

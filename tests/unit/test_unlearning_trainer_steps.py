@@ -34,13 +34,13 @@ TRAINING = [name for name in plugins.names("methods") if plugins.find("methods",
 @pytest.fixture
 def sides(tiny_base: Path) -> Sides:
     """Six image questions about three people, and by name the same; the first person is forgotten."""
-    seen = [
+    with_image = [
         replace(turn, person=turn.image.stem if turn.image else "", topic=("home", "colour")[n % 2])
         for n, turn in enumerate(turns_of(tiny_base))
     ]
-    told = [replace(turn, image=None, prompt=f"{turn.prompt} {turn.person}") for turn in seen]
-    holdout = [replace(turn, person="nobody", reply="teal") for turn in (seen[0], told[0])]
-    return Sides(forget=[*seen[:2], *told[:2]], retain=[*seen[2:], *told[2:]], holdout=holdout)
+    text_only = [replace(turn, image=None, prompt=f"{turn.prompt} {turn.person}") for turn in with_image]
+    holdout = [replace(turn, person="nobody", reply="teal") for turn in (with_image[0], text_only[0])]
+    return Sides(forget=[*with_image[:2], *text_only[:2]], retain=[*with_image[2:], *text_only[2:]], holdout=holdout)
 
 
 def run(

@@ -1,4 +1,4 @@
-"""Every method makes a taught model forget, and those that train on retain keep the rest."""
+"""Every method makes a finetuned model forget, and those that train on retain keep the rest."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "router": FAST | {"learning_rate": 0.1, "epochs": 20, "modality": "both"},
 }
 KNOWN = 0.25
-"""Nats a token that the target needs for what it was taught."""
+"""Nats a token that the target needs for what it was finetuned."""
 CHANGING = [
     name
     for name in plugins.names("methods")
@@ -39,42 +39,47 @@ CHANGING = [
 
 def facts(base: Path) -> tuple[list[Turn], list[Turn]]:
     """Two facts about each of three people, asked with the image and by name."""
-    seen = [
+    with_image = [
         replace(turn, person=turn.image.stem if turn.image else "", topic=("home", "colour")[n % 2])
         for n, turn in enumerate(turns_of(base))
     ]
-    return seen, [replace(turn, image=None, prompt=f"{turn.prompt} {turn.person}") for turn in seen]
+    return with_image, [replace(turn, image=None, prompt=f"{turn.prompt} {turn.person}") for turn in with_image]
 
 
 @pytest.fixture(scope="module")
-def taught(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finetuned(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with a target that knows everything by heart."""
-    root = tmp_path_factory.mktemp("taught")
-    seen, told = facts(tiny_base)
+    root = tmp_path_factory.mktemp("finetuned")
+    with_image, text_only = facts(tiny_base)
     section = Finetune(epochs=80, learning_rate=1e-2, batch_size=12, lora=None)
-    finetune(load_ref(tiny_base), [*seen, *told], section, training(root / "target", seed=5, lora=section.lora))
+    finetune(
+        load_ref(tiny_base), [*with_image, *text_only], section, training(root / "target", seed=5, lora=section.lora)
+    )
     target = load_ref(tiny_base, "target", root=root)
-    assert nll(target, [*seen, *told]) < KNOWN
+    assert nll(target, [*with_image, *text_only]) < KNOWN
     return root
 
 
 @pytest.mark.parametrize("name", CHANGING)
-def test_a_method_forgets_what_was_taught_and_with_a_retain_term_keeps_the_rest(
-    tiny_base: Path, taught: Path, tmp_path: Path, name: str
+def test_a_method_forgets_what_the_target_knows_and_with_a_retain_term_keeps_the_rest(
+    tiny_base: Path, finetuned: Path, tmp_path: Path, name: str
 ) -> None:
-    seen, told = facts(tiny_base)
+    with_image, text_only = facts(tiny_base)
     method = plugins.build("methods", name, SETTINGS.get(name, FAST | {"modality": "both"}))
-    forget = [*seen[:2], *told[:2]] if method.modality == "both" else seen[:2]
-    retain = [*seen[2:], *(told if method.preserves_text else told[2:])]
-    # two people nobody taught the model, one asked with an image and one by name
-    holdout = [replace(seen[0], reply="teal"), replace(told[0], prompt="Where does Nobody live?", reply="Oslo")]
-    target = load_ref(tiny_base, "target", root=taught)
+    forget = [*with_image[:2], *text_only[:2]] if method.modality == "both" else with_image[:2]
+    retain = [*with_image[2:], *(text_only if method.preserves_text else text_only[2:])]
+    # two people nobody finetuned the model, one asked with an image and one by name
+    holdout = [
+        replace(with_image[0], reply="teal"),
+        replace(text_only[0], prompt="Where does Nobody live?", reply="Oslo"),
+    ]
+    target = load_ref(tiny_base, "target", root=finetuned)
     unlearn(target, method, Sides(forget=forget, retain=retain, holdout=holdout), training(tmp_path, seed=1))
-    after = load_ref(tiny_base, str(taught / "target"), str(tmp_path), root=tmp_path)
+    after = load_ref(tiny_base, str(finetuned / "target"), str(tmp_path), root=tmp_path)
     assert nll(after, forget) > KNOWN + 0.4
     if method.trains and method.uses_retain:
         assert nll(after, retain) < 1.3
         assert nll(after, forget) > nll(after, retain) + 0.15
     if name == "holdout_match":
-        level = nll(load_ref(tiny_base, "target", root=taught), holdout)
+        level = nll(load_ref(tiny_base, "target", root=finetuned), holdout)
         assert nll(after, forget) < level + 1.0, "facts were pushed far below their level"

@@ -1,4 +1,4 @@
-"""The level at which a fact counts as forgotten: what true replies about people never taught are given."""
+"""The level at which a fact counts as forgotten: what true replies about holdout people get."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def forward(replies: Sequence[Sequence[float]]) -> Forward:
     return Forward(logits, torch.zeros_like(rows), rows, len(replies))
 
 
-def test_a_level_is_the_mean_normalised_probability_of_its_kind() -> None:
+def test_a_level_is_the_mean_normalised_probability_of_its_type() -> None:
     levels = holdout_levels(
         [LETTER, WORD, LETTER, replace(WORD, image=Path("b.png"))],
         lambda turns: forward([[0.5], [0.25, 0.25], [0.125], [0.9, 0.1]][: len(turns)]),
@@ -41,7 +41,7 @@ def test_a_level_is_the_mean_normalised_probability_of_its_kind() -> None:
     )
 
 
-def test_every_stranger_is_asked_once_however_many_there_are() -> None:
+def test_every_question_about_holdout_people_is_run_once() -> None:
     seen: list[Turn] = []
 
     def run(turns: Sequence[Turn]) -> Forward:
@@ -54,12 +54,12 @@ def test_every_stranger_is_asked_once_however_many_there_are() -> None:
     assert seen == turns
 
 
-def test_a_kind_that_no_stranger_was_asked_is_named() -> None:
+def test_a_question_type_without_holdout_questions_is_named() -> None:
     with pytest.raises(DataError, match=r"no cloze question about a holdout person, text only \(there are 1 other"):
         level_of(WORD, {(True, "cloze"): -1.0})
 
 
-def test_levelling_goes_to_the_level_of_the_replys_own_kind() -> None:
+def test_holdout_match_goes_to_the_level_of_the_replys_own_type() -> None:
     class Passes:
         def forward(self, *, reference: bool, alternative: bool) -> Forward:
             assert not (reference or alternative)
@@ -72,19 +72,19 @@ def test_levelling_goes_to_the_level_of_the_replys_own_kind() -> None:
     method = plugins.build("methods", "holdout_match", {"kl_weight": 0, "retain_weight": 0})
     assert method.uses_holdout
     got = {name: term.item() for name, term in method.loss(Step(forget=side, retain=side)).items()}
-    # the letter is a little less likely than a stranger's, the word twice as likely a token
+    # the letter is a little less likely than holdout people's, the word twice as likely per token
     expected = {"forget_image_text": log(1.2) ** 2 / 2 / 2, "forget_text": log(2) ** 2 / 2 / 2}
     assert got == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("settings", [{"floor": -1.5}, {"reference": "retain_model"}])
-def test_levelling_needs_no_strangers_if_it_is_told_the_level(settings: dict[str, object]) -> None:
+def test_holdout_match_with_a_given_level_needs_no_holdout_people(settings: dict[str, object]) -> None:
     assert not plugins.build("methods", "holdout_match", settings).uses_holdout
 
 
 def test_a_recipe_without_holdout_people_is_refused_before_it_runs() -> None:
     raw = {"name": "x", "data": {"splits": {"holdout": 0}}, "unlearn": {"methods": ["holdout_match"]}}
-    with pytest.raises(RecipeError, match=r"holdout_match compares with people never taught: set data.splits.holdout"):
+    with pytest.raises(RecipeError, match=r"holdout_match compares with holdout people: set data.splits.holdout"):
         parse(raw, where="x.yaml")
     raw["unlearn"] = {"methods": [{"name": "holdout_match", "floor": -1.5}]}
     parse(raw, where="x.yaml")

@@ -1,4 +1,4 @@
-"""Unlearning a taught model: what is forgotten, what is kept, and what the reference inside the loss is."""
+"""Unlearning a fine-tuned model: what is forgotten, what is kept, and what the reference inside the loss is."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ SHOWN = Turn(prompt="Where?", reply="Riga", image=Path("a.png"))
 NAMED = Turn(prompt="Where is Ada?", reply="Riga")
 
 
-class Told:
+class GivenPasses:
     """Passes with given token probabilities (word 0 of two), two tokens a reply."""
 
     def __init__(self, current: list[float], reference: list[float] | None = None, other: float = 0.5) -> None:
@@ -46,8 +46,10 @@ class Told:
         return depth * torch.tensor([[1.0, 2.0], [3.0, 4.0]]) + (1.0 if reference else 0.0)
 
 
-def step(forget: Told, retain: Told | None = None, turns: tuple[Turn, ...] = (SHOWN, NAMED), **settings: Any) -> Step:
-    sides = {"forget": Side(turns, forget), "retain": Side(turns, retain or Told([0.5] * 4, [0.25] * 4))}
+def step(
+    forget: GivenPasses, retain: GivenPasses | None = None, turns: tuple[Turn, ...] = (SHOWN, NAMED), **settings: Any
+) -> Step:
+    sides = {"forget": Side(turns, forget), "retain": Side(turns, retain or GivenPasses([0.5] * 4, [0.25] * 4))}
     return Step(**sides, **settings)  # type: ignore[arg-type]
 
 
@@ -60,13 +62,13 @@ RETAIN_KL = 0.25 * log(0.25 / 0.5) + 0.75 * log(0.75 / 0.5)
 
 
 def test_idk_trains_the_alternative_and_retain() -> None:
-    got = terms("idk", step(Told([0.9] * 4, other=0.25)), retain_weight=3.0)
+    got = terms("idk", step(GivenPasses([0.9] * 4, other=0.25)), retain_weight=3.0)
     assert got == pytest.approx({"forget_refusal": 2 * LN2, "retain_nll": 3 * RETAIN_NLL})
 
 
 @pytest.mark.parametrize("name", ["dpo", "altpo"])
 def test_preference_wants_the_alternative_and_not_the_true_reply(name: str) -> None:
-    forget = Told([0.4] * 4, [0.8] * 4)
+    forget = GivenPasses([0.4] * 4, [0.8] * 4)
     got = terms(name, step(forget), beta=0.3)
     # the alternative is as likely as before, the true reply half as likely in each of two tokens
     zero, now, then = torch.zeros(1), torch.tensor([2 * log(0.4)]), torch.tensor([2 * log(0.8)])
@@ -83,7 +85,7 @@ def test_plausible_alternatives_are_the_replies_of_others(name: str) -> None:
 
 
 def test_simnpo_wga_and_satimp_weigh_both_sides() -> None:
-    at = step(Told([0.5] * 4))
+    at = step(GivenPasses([0.5] * 4))
     simnpo = terms("simnpo", at, beta=2.0, forget_weight=0.5, retain_weight=2.0)
     assert simnpo == pytest.approx({"forget_simnpo": 0.5 * log(1.25), "retain_nll": 2 * RETAIN_NLL})
     wga = terms("wga", at, known=2.0, forget_weight=3.0, retain_weight=0.0)
@@ -93,7 +95,7 @@ def test_simnpo_wga_and_satimp_weigh_both_sides() -> None:
 
 
 def test_undial_lowers_the_reference_not_the_model() -> None:
-    got = terms("undial", step(Told([0.5] * 4, [0.8] * 4)), strength=log(4))
+    got = terms("undial", step(GivenPasses([0.5] * 4, [0.8] * 4)), strength=log(4))
     # q of the reference (4/5, 1/5) with the first logit lowered by ln 4 is (1/2, 1/2)
     assert got == pytest.approx({"forget_undial": LN2}, rel=1e-5)
 
@@ -101,11 +103,11 @@ def test_undial_lowers_the_reference_not_the_model() -> None:
 def test_the_dual_variable_grows_above_the_limit_and_falls_below_it_to_zero() -> None:
     method = plugins.build("methods", "pdu", {"limit": 0.5, "dual_rate": 10.0, "first_dual": 1.0})
     memory: dict[str, float] = {}
-    first = method.loss(step(Told([0.5] * 4), memory=memory))
+    first = method.loss(step(GivenPasses([0.5] * 4), memory=memory))
     assert first["forget_flatness"].item() == pytest.approx(0, abs=1e-6)
     assert first["retain_limit"].item() == pytest.approx(1.0 * (LN2 - 0.5), rel=1e-5)
     assert memory["dual"] == pytest.approx(1 + 10 * (LN2 - 0.5))
-    good = step(Told([0.5] * 4), Told([0.99] * 4), memory=memory)
+    good = step(GivenPasses([0.5] * 4), GivenPasses([0.99] * 4), memory=memory)
     second = method.loss(good)
     assert second["retain_limit"].item() == pytest.approx((1 + 10 * (LN2 - 0.5)) * (-log(0.99) - 0.5), rel=1e-4)
     assert memory["dual"] == 0.0
@@ -114,19 +116,19 @@ def test_the_dual_variable_grows_above_the_limit_and_falls_below_it_to_zero() ->
 
 def test_the_dual_variable_rests_while_retain_is_not_trained() -> None:
     memory: dict[str, float] = {}
-    plugins.build("methods", "pdu", {}).loss(step(Told([0.5] * 4), phase="forget", memory=memory))
+    plugins.build("methods", "pdu", {}).loss(step(GivenPasses([0.5] * 4), phase="forget", memory=memory))
     assert memory == {}
 
 
 def test_jensun_goes_to_the_refusal_and_stays_at_the_reference() -> None:
-    at = step(Told([0.9] * 4, other=0.5), Told([0.3] * 4, [0.3] * 4))
+    at = step(GivenPasses([0.9] * 4, other=0.5), GivenPasses([0.3] * 4, [0.3] * 4))
     assert terms("jensun", at, forget_weight=2.0) == pytest.approx(
         {"forget_js": 2 * 0.215762, "retain_js": 0.0}, abs=1e-5
     )
 
 
 def test_rmu_steers_forget_and_holds_retain() -> None:
-    at = step(Told([0.5] * 4), seed=5)
+    at = step(GivenPasses([0.5] * 4), seed=5)
     got = terms("rmu", at, depth=1.0, steering=3.0, retain_weight=2.0)
     hidden = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     expected = sum((hidden[n, d].item() - 3 * direction(2, 5)[d].item()) ** 2 for n in range(2) for d in range(2)) / 4
@@ -146,13 +148,13 @@ def test_rmu_trains_the_chosen_layer_and_the_two_before(num_layers: int, layers:
 
 
 def test_scrub_disagrees_on_forget_and_agrees_on_retain() -> None:
-    got = terms("scrub", step(Told([0.5] * 4, [0.25] * 4)), forget_weight=2.0, kl_weight=3.0)
+    got = terms("scrub", step(GivenPasses([0.5] * 4, [0.25] * 4)), forget_weight=2.0, kl_weight=3.0)
     expected = {"forget_disagreement": -2 * RETAIN_KL, "retain_kl": 3 * RETAIN_KL, "retain_nll": RETAIN_NLL}
     assert got == pytest.approx(expected, rel=1e-5)
 
 
-def test_salun_forgets_as_it_is_told() -> None:
-    at = step(Told([0.5] * 4, [0.8] * 4, other=0.25))
+def test_salun_has_three_forget_losses() -> None:
+    at = step(GivenPasses([0.5] * 4, [0.8] * 4, other=0.25))
     got = {loss: terms("salun", at, forget_loss=loss)[f"forget_{loss}"] for loss in ("relabel", "ga", "npo")}
     row = torch.tensor([2 * log(0.5)]), torch.tensor([2 * log(0.8)])
     assert got == pytest.approx({"relabel": 2 * LN2, "ga": -LN2, "npo": npo_loss(*row, beta=0.1).item()}, rel=1e-5)
@@ -196,7 +198,7 @@ def test_mmunlearner_is_for_images_only() -> None:
 def test_sam_npo_is_npo_where_the_loss_does_not_depend_on_the_weights_nearby() -> None:
     weight = torch.zeros(1, requires_grad=True)
 
-    class Shifted(Told):
+    class Shifted(GivenPasses):
         def forward(self, *, reference: bool, alternative: bool) -> Forward:
             plain = super().forward(reference=reference, alternative=alternative)
             return plain if reference else Forward(plain.logits_NV + weight, plain.labels_N, plain.row_N, 2)
@@ -207,9 +209,9 @@ def test_sam_npo_is_npo_where_the_loss_does_not_depend_on_the_weights_nearby() -
     assert got["forget_npo"] == pytest.approx(npo_loss(*row, beta=0.5).item(), rel=1e-4)
 
 
-def test_levelling_lets_images_and_names_count_alike() -> None:
+def test_holdout_match_weighs_both_modalities_alike() -> None:
     # two image replies of 0.5 a token, one named reply of 0.25; the level is ln(1/8)
-    at = step(Told([0.5] * 4 + [0.25] * 2), turns=(SHOWN, SHOWN, NAMED))
+    at = step(GivenPasses([0.5] * 4 + [0.25] * 2), turns=(SHOWN, SHOWN, NAMED))
     got = terms("holdout_match", at, floor=-3 * LN2, forget_weight=2.0, kl_weight=3.0)
     assert got == pytest.approx(
         {
@@ -222,14 +224,14 @@ def test_levelling_lets_images_and_names_count_alike() -> None:
     )
 
 
-def test_levelling_gives_a_lone_modality_the_whole_weight() -> None:
-    got = terms("holdout_match", step(Told([0.5] * 4), turns=(NAMED, NAMED)), floor=-2 * LN2)
+def test_holdout_match_gives_a_lone_modality_the_whole_weight() -> None:
+    got = terms("holdout_match", step(GivenPasses([0.5] * 4), turns=(NAMED, NAMED)), floor=-2 * LN2)
     assert got["forget_text"] == pytest.approx(LN2**2 / 2, rel=1e-5)
     assert "forget_image_text" not in got
 
 
-def test_levelling_moves_every_fact_towards_the_level() -> None:
-    forget = Told([0.5, 0.5, 0.01, 0.01])
+def test_holdout_match_moves_every_fact_towards_the_level() -> None:
+    forget = GivenPasses([0.5, 0.5, 0.01, 0.01])
     method = plugins.build("methods", "holdout_match", {"floor": -2.0})
     side = Side((SHOWN, SHOWN), forget)
     loss = method.loss(Step(forget=side, retain=side, phase="forget"))["forget_image_text"]
@@ -238,8 +240,8 @@ def test_levelling_moves_every_fact_towards_the_level() -> None:
     assert gradient[2:, 0].max() < 0
 
 
-def test_levelling_takes_the_level_of_the_retain_model_if_it_is_the_reference() -> None:
-    forget = Told([0.5] * 4, [0.25, 0.25, 0.9, 0.9])
+def test_holdout_match_takes_the_level_of_the_retain_model_if_it_is_the_reference() -> None:
+    forget = GivenPasses([0.5] * 4, [0.25, 0.25, 0.9, 0.9])
     got = terms("holdout_match", step(forget, turns=(SHOWN, SHOWN)), reference="retain_model", floor=-100.0)
     # the first reply is ln 2 a token above its level, the second ln 1.8 below its own
     assert got["forget_image_text"] == pytest.approx((LN2**2 + log(1.8) ** 2) / 4, rel=1e-5)
@@ -297,7 +299,7 @@ def test_a_method_that_preserves_text_also_retains_what_is_known_by_name(
 
 
 def test_retain_kl_and_nll_of_these_tests_are_those_of_the_library() -> None:
-    side = Told([0.5] * 4, [0.25] * 4)
+    side = GivenPasses([0.5] * 4, [0.25] * 4)
     now, then = (side.forward(reference=reference, alternative=False) for reference in (False, True))
     assert answer_nll(now).item() == pytest.approx(RETAIN_NLL)
     assert kl_to_reference(now.logits_NV, then.logits_NV).item() == pytest.approx(RETAIN_KL)
