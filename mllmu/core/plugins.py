@@ -83,6 +83,12 @@ def names(kind: str) -> list[str]:
     return sorted(own | {e.name for e in entry_points(group=f"mllmu.{kind}")})
 
 
+def name_of(cls: type) -> str:
+    """The name by which :func:`find` finds a plug-in: that of its file, or ``module:Class`` outside of the package."""
+    module = cls.__module__
+    return module.rpartition(".")[2] if module.startswith("mllmu.") else f"{module}:{cls.__qualname__}"
+
+
 def _folders(package: str) -> list[str]:
     loaded = sys.modules.get(package)
     spec = None if loaded else importlib.util.find_spec(package)

@@ -174,4 +174,6 @@ def test_a_tutorial_shows_its_example_file_which_is_a_plugin(
     block = re.findall(r"(?ms)^```python\n(.*?)^```", text)[0]
     lines = (ROOT / "examples" / f"{name.partition(':')[0]}.py").read_text(encoding="utf-8").splitlines()
     assert [line for line in block.splitlines() if line.removesuffix('"""') not in lines and line not in lines] == []
-    assert plugins.build(kind, name, {}).source
+    plugin = plugins.build(kind, name, {})
+    assert plugin.source
+    assert plugins.name_of(type(plugin)) == name

@@ -240,3 +240,10 @@ def test_distinct_trigrams_by_hand() -> None:
 )
 def test_ordinary_answers_are_not_taken_for_refusals(text: str) -> None:
     assert not is_refusal(text)
+
+
+def test_scores_of_a_metric_from_outside_of_the_package_lead_back_to_it() -> None:
+    inside = find("metrics", "cloze_exact")
+    outside = type("Outside", (inside,), {"__module__": "some_package.some_module", "__doc__": "As its base."})
+    assert inside().name == "cloze_exact"
+    assert outside().name == "some_package.some_module:Outside"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from mllmu.core.declared import Direction, MetricInfo
-from mllmu.core.plugins import Plugin
+from mllmu.core.plugins import Plugin, name_of
 from mllmu.core.records import Response, Sample, Score, Split, TaskName
 from mllmu.evaluation.outcome import Outcome, outcome
 from mllmu.evaluation.stats import Estimate, clustered_mean
@@ -50,8 +50,8 @@ class Metric(Plugin):
 
     @property
     def name(self) -> str:
-        """The plug-in's name, which is the name of its file."""
-        return type(self).__module__.rpartition(".")[2]
+        """The name that a recipe has for it."""
+        return name_of(type(self))
 
     def judges(self, split: Split, task: TaskName) -> bool:
         """Whether it judges replies to this task in this set."""

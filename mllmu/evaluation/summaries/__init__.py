@@ -13,7 +13,7 @@ from typing import ClassVar
 from mllmu.core import plugins
 from mllmu.core.declared import ColumnSpec, TableSpec
 from mllmu.core.errors import RecipeError
-from mllmu.core.plugins import Plugin
+from mllmu.core.plugins import Plugin, name_of
 from mllmu.core.records import MetricResult, Response, Sample, Score, Summary
 from mllmu.evaluation.bootstrap import with_intervals
 from mllmu.evaluation.scored_run import ScoredRun, mean
@@ -28,8 +28,8 @@ class Summariser(Plugin):
 
     @property
     def name(self) -> str:
-        """The plug-in's name, which is the name of its file."""
-        return type(self).__module__.rpartition(".")[2]
+        """The name that a recipe has for it."""
+        return name_of(type(self))
 
     @abstractmethod
     def summarise(self, run: ScoredRun) -> list[Summary]:
