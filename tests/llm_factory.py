@@ -13,7 +13,8 @@ from typing import Any
 
 from llm_server import Body
 
-from mllmu.data.questions._wordings import SUBJECT, render_answer, render_subject, wordings
+from mllmu.core.parsing import render_answer
+from mllmu.data.questions import SUBJECT, render_subject, wordings
 from mllmu.data.sources.synthetic import Synthetic
 
 Row = dict[str, Any]

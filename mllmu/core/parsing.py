@@ -1,10 +1,10 @@
-"""Reading replies: which option was chosen, and when two short answers are the same."""
+"""Reading replies: which option was chosen, when two short answers are the same, and sentences around a value."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -26,6 +26,9 @@ _MARK = re.compile(
 )
 # Further option letters in the text after the first one: "B or C", "B) nurse C) doctor", "B, D".
 _OTHERS = re.compile(r"(?<![^\W_])(?<!['’])([A-Za-z])(?=[\s*_\"'”’]*(?:$|[:)\]/,;]|\.(?!\w))|\s+(?:or|and)\b)")
+# Words that are spoken with a vowel first, and exceptions: 'an hour', but 'a university', 'a European'.
+_AN = re.compile(r"^(?:hour|honest|heir|[aeio]|u(?!ni(?!n)|ro|s[aeiu]|k))", re.IGNORECASE)
+_A = re.compile(r"^(?:one\b|eu)", re.IGNORECASE)
 
 
 class Choice(NamedTuple):
@@ -129,3 +132,42 @@ def _option_with_text(text: str, options: Mapping[str, str]) -> str | None:
     wanted = normalise(text)
     letters = [letter for letter, value in options.items() if wanted and normalise(value) == wanted]
     return letters[0] if len(letters) == 1 else None
+
+
+def article(value: str) -> str:
+    """The indefinite article by sound of the first letters: 'an engineer', 'an hour', 'a university teacher'."""
+    return "an" if _AN.match(value) and not _A.match(value) else "a"
+
+
+def render_answer(template: str, value: str) -> str:
+    """Fill ``{v}`` with the value and ``{a}`` with the article that fits it; braces in the value are harmless.
+
+    >>> render_answer("This person works as {a} {v}.", "engineer")
+    'This person works as an engineer.'
+    """
+    return template.replace("{a}", article(value)).replace("{v}", value)
+
+
+def blanked(sentence: str, value: str) -> str | None:
+    """The template of an answer sentence: :func:`render_answer` backwards; None if the value is not there once.
+
+    >>> blanked("She is an engineer.", "engineer")
+    'She is {a} {v}.'
+    """
+    whole = rf"(?<!\w){re.escape(value)}(?!\w)"
+    template = re.sub(whole, "{v}", re.sub(rf"\ban? {whole}", "{a} {v}", sentence))
+    return template if template.count("{v}") == 1 and render_answer(template, value) == sentence else None
+
+
+def in_other_words(answer: str, rewording: str, value: str, alternatives: Sequence[str]) -> tuple[str, ...]:
+    """Wrong answers, given in the words of an answer, in the words of its rewording; none if a word does not fit.
+
+    >>> in_other_words("She is an engineer.", "Her job: engineer.", "engineer", ["She is a nurse."])
+    ('Her job: nurse.',)
+    """
+    template, other = blanked(answer, value), blanked(rewording, value)
+    if template is None or other is None:
+        return ()
+    pattern = re.escape(template).replace(r"\{a\}", "an?").replace(r"\{v\}", "(.+)")
+    found = [re.fullmatch(pattern, text) for text in alternatives]
+    return tuple(render_answer(other, one[1]) for one in found if one) if all(found) else ()

@@ -18,6 +18,8 @@ Split = str
 TaskName = str
 """The name of a task plug-in."""
 
+OTHER_ATTRIBUTE = "other"
+"""The attribute of a question of which nobody says what it asks for."""
 MODALITIES: tuple[Modality, ...] = ("image_text", "text")
 PEOPLE_SPLITS: tuple[Split, ...] = ("forget", "test", "retain", "celebrity", "holdout")
 GENERAL_SPLITS: tuple[Split, ...] = ("mmmu", "llava_bench")

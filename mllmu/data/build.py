@@ -31,8 +31,7 @@ from mllmu.core.seeding import derive
 from mllmu.data import review
 from mllmu.data.dataset import HOLDOUT, PROFILES, QUESTIONS, SPLITS, image_path
 from mllmu.data.portraits import Portraits
-from mllmu.data.questions import Order, Questions, Rejected, Written
-from mllmu.data.questions._rules import check, check_published
+from mllmu.data.questions import Order, Questions, Rejected, Written, check, check_published
 from mllmu.data.sources import Source
 from mllmu.data.splits import forget_ids
 

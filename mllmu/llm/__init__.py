@@ -6,20 +6,11 @@ budgets, the cache, and the key. Imports no torch.
 
 from mllmu.llm.budget import Budget
 from mllmu.llm.cache import ReplyCache
-from mllmu.llm.client import Call, Client, Message, Preview, Unanswered, count_cached
+from mllmu.llm.client import Call, Client, Message, Preview, Unanswered
 from mllmu.llm.schema import fence, parse_object
 from mllmu.llm.settings import EndpointSettings
 
 __all__ = [
-    "Budget",
-    "Call",
-    "Client",
-    "EndpointSettings",
-    "Message",
-    "Preview",
-    "ReplyCache",
-    "Unanswered",
-    "count_cached",
-    "fence",
-    "parse_object",
-]
+    "Budget", "Call", "Client", "EndpointSettings", "Message", "Preview", "ReplyCache", "Unanswered",
+    "fence", "parse_object",
+]  # fmt: skip

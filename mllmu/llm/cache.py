@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
 
 from pydantic import ValidationError
 
@@ -48,13 +47,12 @@ class ReplyCache:
         with self._explained():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._table = sqlite3.connect(self._path, timeout=60, isolation_level=None, check_same_thread=False)
-        try:
-            with self._explained():
+            try:
                 self._table.execute("PRAGMA journal_mode=WAL")
                 self._table.execute("CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, reply TEXT NOT NULL)")
-        except RunStoreError:
-            self._table.close()
-            raise
+            except sqlite3.Error:
+                self._table.close()
+                raise
 
     def get(self, key: str) -> Reply | None:
         """The kept reply, None if there is none."""
@@ -71,12 +69,6 @@ class ReplyCache:
         """Close the file."""
         with self._lock:
             self._table.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

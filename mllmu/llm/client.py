@@ -8,15 +8,16 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel
 
 from mllmu.core.errors import EndpointError, MllmuError
 from mllmu.core.seeding import rng
-from mllmu.llm.budget import Budget
+from mllmu.llm.budget import FAILED, Budget
 from mllmu.llm.cache import Reply, ReplyCache
-from mllmu.llm.http import Endpoint, Rejected, Transient
+from mllmu.llm.http import Endpoint, RefusedRequest, Transient
 from mllmu.llm.schema import MAX_TEXT, json_schema, parse_object
 from mllmu.llm.settings import EndpointSettings
 
@@ -48,6 +49,15 @@ class Preview(NamedTuple):
     num_cached: int
     prompts: tuple[str, ...]
 
+    @classmethod
+    def of(cls, settings: EndpointSettings, kind: type[BaseModel], calls: Sequence[Call], num_prompts: int) -> Preview:
+        """The preview of some calls for objects of one kind."""
+        keys = [cache_key(settings, request_body(settings, kind, call)) for call in calls]
+        with closing(ReplyCache(settings.cache_folder())) as cache:
+            num_cached = sum(cache.get(key) is not None for key in keys)
+        prompts = ("\n\n".join(part["content"] for part in call.messages) for call in calls[:num_prompts])
+        return cls(len(calls), num_cached, tuple(prompts))
+
 
 class _Stopped(Exception):  # noqa: N818
     """Another call has stopped the run."""
@@ -70,13 +80,12 @@ class Client(Generic[T]):
 
     def __init__(self, settings: EndpointSettings, kind: type[T], budget: Budget | None = None) -> None:
         self.budget = budget or Budget(settings)
-        self._settings = settings
-        self._kind = kind
+        self._settings, self._kind = settings, kind
         self._endpoint = Endpoint(settings)
         self._cache = ReplyCache(settings.cache_folder())
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._asked: dict[str, threading.Lock] = {}
+        self._under_way: dict[str, threading.Lock] = {}
         self._not_before = 0.0
         self._unanswered_at_first: int | None = 0
 
@@ -97,18 +106,19 @@ class Client(Generic[T]):
         """
         stopped: MllmuError | None = None
         with ThreadPoolExecutor(self._settings.concurrency, "llm") as pool:
-            places = {pool.submit(self._ask_or_stop, call): place for place, call in enumerate(calls)}
+            positions = {pool.submit(self._ask_or_stop, call): position for position, call in enumerate(calls)}
             try:
-                for future in as_completed(places):
-                    error = future.exception()
-                    if error is None:
-                        yield places[future], future.result()
-                    elif isinstance(error, MllmuError):
+                for future in as_completed(positions):
+                    try:
+                        answer = future.result()
+                    except _Stopped:
+                        continue
+                    except MllmuError as error:
                         stopped = stopped or error
-                    elif not isinstance(error, _Stopped):
-                        raise error
+                    else:
+                        yield positions[future], answer
             finally:
-                if not all(future.done() for future in places):
+                if not all(future.done() for future in positions):
                     self._stop.set()
         if stopped is not None:
             raise stopped
@@ -127,20 +137,20 @@ class Client(Generic[T]):
         for _ in range(self._settings.repair_turns + 1):
             try:
                 reply = self._complete(request_body(self._settings, self._kind, Call(messages, call.seed)))
-            except Rejected as error:
+            except RefusedRequest as error:
                 return self._unanswered(f"rejected by the endpoint: {error}")
             found = parse_object(reply.text, self._kind)
             if not isinstance(found, str):
                 self._unanswered_at_first = None
                 return found
             fault = found if reply.finished else f"it was cut off by the token limit ({found})"
-            self.budget.fail("schema")
+            self.budget.count(**{f"{FAILED}schema": 1})
             messages = (*call.messages, *_repair(reply.text, fault))
         return self._unanswered(f"no reply fits the schema after {self._settings.repair_turns} repair turns: {fault}")
 
     def _unanswered(self, reason: str) -> Unanswered:
         """Count a failed call; a run that only ever fails is stopped."""
-        self.budget.fail("unanswered")
+        self.budget.count(**{f"{FAILED}unanswered": 1})
         with self._lock:
             if self._unanswered_at_first is not None:
                 self._unanswered_at_first += 1
@@ -156,56 +166,55 @@ class Client(Generic[T]):
         """The reply to one request: from the cache, or from the endpoint. Equal requests wait for the first one."""
         key = cache_key(self._settings, body)
         with self._lock:
-            alone = self._asked.setdefault(key, threading.Lock())
+            alone = self._under_way.setdefault(key, threading.Lock())
         with alone:
-            return self._kept_or_asked(key, body)
+            reply = self._cache.get(key)
+            if reply is not None:
+                self.budget.count(cached=1)
+                return reply
+            reply = self._post(key, body)
+            self._cache.put(key, reply)
+            return reply
 
-    def _kept_or_asked(self, key: str, body: dict[str, Any]) -> Reply:
-        if (kept := self._cache.get(key)) is not None:
-            self.budget.reuse()
-            return kept
+    def _post(self, key: str, body: dict[str, Any]) -> Reply:
+        """The reply of the endpoint, tried again after passing faults."""
         for attempt in range(1, self._settings.max_attempts + 1):
-            self._wait_for_turn()
+            self._wait(self._not_before - time.monotonic())
             self.budget.reserve()
             try:
                 reply = self._endpoint.post(body)
             except Transient as fault:
-                self.budget.fail(fault.kind)
-                self._postpone(key, attempt, fault)
+                self.budget.count(**{f"{FAILED}{fault.kind}": 1})
+                self._wait(self._pause_s(key, attempt, fault))
             else:
-                self.budget.charge(reply)
-                self._cache.put(key, reply)
+                counted = {"tokens_in": reply.tokens_in, "tokens_out": reply.tokens_out}
+                self.budget.count(answered=1, usage_estimated=int(reply.estimated), **counted)
                 return reply
         raise AssertionError("the last failed attempt raises")
 
-    def _postpone(self, key: str, attempt: int, fault: Transient) -> None:
-        """Pause before the next try: pause = first * 2^(attempt-1), times a jitter of 0.5 to 1, at least as asked.
+    def _pause_s(self, key: str, attempt: int, fault: Transient) -> float:
+        """Seconds before the next try: first * 2^(attempt-1), times a jitter of 0.5 to 1, at least as asked.
 
         A pause that the endpoint asks for holds for all calls, or the others would run into the same limit.
         """
-        place = f"{self._settings.base_url} ({self._settings.model})"
-        if attempt == self._settings.max_attempts:
+        where, settings = f"{self._settings.base_url} ({self._settings.model})", self._settings
+        if attempt == settings.max_attempts:
             raise EndpointError(
-                f"{place}: no answer in {attempt} attempts, the last time: {fault}. Every reply so far is kept; "
+                f"{where}: no answer in {attempt} attempts, the last time: {fault}. Every reply so far is kept; "
                 "check that the endpoint is up and repeat the command."
             )
-        if fault.wait_s > self._settings.max_wait_s:
+        if fault.wait_s > settings.max_wait_s:
             raise EndpointError(
-                f"{place}: asks to wait {fault.wait_s:.0f} s, more than max_wait_s ({self._settings.max_wait_s:g}): "
+                f"{where}: asks to wait {fault.wait_s:.0f} s, more than max_wait_s ({settings.max_wait_s:g}): "
                 f"{fault}. Every reply so far is kept; repeat the command later."
             )
-        jitter = 0.5 + 0.5 * rng(0, "pause", key, attempt).random()
-        pause_s = min(self._settings.max_wait_s, FIRST_PAUSE_S * 2 ** (attempt - 1)) * jitter
-        if fault.wait_s:
-            with self._lock:
-                self._not_before = max(self._not_before, time.monotonic() + fault.wait_s)
-        if self._stop.wait(pause_s):
-            raise _Stopped
-
-    def _wait_for_turn(self) -> None:
         with self._lock:
-            pause_s = self._not_before - time.monotonic()
-        if self._stop.wait(pause_s) if pause_s > 0 else self._stop.is_set():
+            self._not_before = max(self._not_before, time.monotonic() + fault.wait_s if fault.wait_s else 0.0)
+        pause_s = min(settings.max_wait_s, FIRST_PAUSE_S * 2.0 ** (attempt - 1))
+        return pause_s * (0.5 + 0.5 * rng(0, "pause", key, attempt).random())
+
+    def _wait(self, pause_s: float) -> None:
+        if self._stop.wait(max(0.0, pause_s)):
             raise _Stopped
 
 
@@ -228,15 +237,9 @@ def request_body(settings: EndpointSettings, kind: type[BaseModel], call: Call) 
 
 
 def cache_key(settings: EndpointSettings, body: Mapping[str, Any]) -> str:
-    """Digest of a request and the address it goes to; the key is no part of it."""
+    """Digest of a request and the address it goes to; the key of the endpoint is no part of it."""
     text = json.dumps({"base_url": settings.base_url, **body}, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def count_cached(settings: EndpointSettings, kind: type[BaseModel], calls: Sequence[Call]) -> int:
-    """How many of the calls would be answered from the cache."""
-    with ReplyCache(settings.cache_folder()) as cache:
-        return sum(cache.get(cache_key(settings, request_body(settings, kind, call))) is not None for call in calls)
 
 
 def _repair(reply: str, fault: str) -> tuple[Message, ...]:

@@ -32,7 +32,7 @@ class Transient(Exception):  # noqa: N818 - a signal between two modules, never 
         self.wait_s = wait_s
 
 
-class Rejected(Exception):  # noqa: N818
+class RefusedRequest(Exception):  # noqa: N818
     """The endpoint will not answer this one request (too long, filtered, malformed)."""
 
 
@@ -60,7 +60,7 @@ class Endpoint:
 
         Raises:
             Transient: no connection, silence, a reply cut short, 408, 409, 425, 429, 5xx, or no chat reply in it.
-            Rejected: 400, 413, 422: this request, not the endpoint, is the trouble.
+            RefusedRequest: 400, 413, 422: this request, not the endpoint, is the trouble.
             EndpointError: any other status (wrong key, wrong path, unknown model, a redirect).
         """
         try:
@@ -99,17 +99,18 @@ class Endpoint:
         if not isinstance(said, str):
             raise Transient("damaged", "status 200, but the content of the message is not text")
         known = all(type(count) is int and count >= 0 for count in counted)
-        tokens_in, tokens_out = counted if known else (_estimate(json.dumps(body["messages"])), _estimate(said))
+        texts = (json.dumps(body["messages"]), said)
+        read, written = counted if known else [math.ceil(len(text) / CHARACTERS_PER_TOKEN) for text in texts]
         return Reply(
-            text=self._redact(said), tokens_in=tokens_in, tokens_out=tokens_out, finished=finished, estimated=not known
+            text=self._redact(said), tokens_in=read, tokens_out=written, finished=finished, estimated=not known
         )
 
     def _fault(self, status: int, headers: httpx2.Headers, text: str) -> Exception:
         said = f"status {status}: {text or 'no explanation'}"
         if status in _AGAIN or status >= 500:
-            return Transient(str(status), said, _retry_after_s(headers.get("retry-after", "")))
+            return Transient(str(status), said, retry_after_s(headers.get("retry-after", "")))
         if status in _THIS_REQUEST:
-            return Rejected(said)
+            return RefusedRequest(said)
         return EndpointError(f"{self._url}: {said}. {self._advice(status)}")
 
     def _advice(self, status: int) -> str:
@@ -130,11 +131,7 @@ class Endpoint:
         return text.replace(self._key, HIDDEN) if self._key else text
 
 
-def _estimate(text: str) -> int:
-    return math.ceil(len(text) / CHARACTERS_PER_TOKEN)
-
-
-def _retry_after_s(value: str) -> float:
+def retry_after_s(value: str) -> float:
     """Seconds of a Retry-After header, given as a number or as a date; 0 if there is none or it is unreadable."""
     try:
         seconds = float(value)

@@ -41,12 +41,10 @@ def _check_url(value: str) -> str:
 class EndpointSettings(Plugin):
     """Base of plug-ins that ask an endpoint: what to ask, how patiently, and how much it may cost."""
 
-    operational: ClassVar[frozenset[str]] = frozenset(
-        {
-            *("key_variable", "concurrency", "timeout_s", "max_attempts", "max_wait_s", "cache"),
-            *("max_requests", "max_total_tokens", "max_cost", "price_in", "price_out"),
-        }
-    )
+    operational: ClassVar[frozenset[str]] = frozenset({
+        "key_variable", "concurrency", "timeout_s", "max_attempts", "max_wait_s", "cache",
+        "max_requests", "max_total_tokens", "max_cost", "price_in", "price_out",
+    })  # fmt: skip
 
     model: str = Field(min_length=1, description="the endpoint's name of the model")
     base_url: Annotated[str, AfterValidator(_check_url)] = Field(

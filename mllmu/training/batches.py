@@ -27,9 +27,8 @@ import torch
 from torch import Tensor
 
 from mllmu.core import plugins, ranks
-from mllmu.core.records import Question
+from mllmu.core.records import OTHER_ATTRIBUTE, Question
 from mllmu.core.seeding import rng
-from mllmu.data.questions._rules import OTHER
 from mllmu.models.encoding import Encoder, shared_length
 from mllmu.models.engine.forward import Forward, labelled, run_logits
 from mllmu.models.engine.image_features import image_inputs
@@ -67,7 +66,7 @@ def training_turns(
             reply=q.answer,
             image=image_folder / f"{q.profile_id}_{q.view or 0}.png" if q.modality == "image_text" else None,
             person=q.profile_id,
-            topic="" if q.attribute == OTHER else q.attribute,
+            topic="" if q.attribute == OTHER_ATTRIBUTE else q.attribute,
             task=q.task,
         )
         for q in questions

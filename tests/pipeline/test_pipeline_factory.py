@@ -22,8 +22,7 @@ from typer.testing import CliRunner
 from mllmu.cli.app import app
 from mllmu.core.jsonl import read_lines
 from mllmu.core.records import Profile, Question
-from mllmu.data.questions import Rejected
-from mllmu.data.questions._rules import check
+from mllmu.data.questions import Rejected, check
 
 NUM_PEOPLE = 4
 

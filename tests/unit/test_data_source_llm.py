@@ -13,10 +13,10 @@ from llm_server import LlmServer
 
 from mllmu.core.errors import BudgetError, DataError, EndpointError
 from mllmu.core.plugins import find
-from mllmu.data.questions._build import build as build_questions
-from mllmu.data.questions._rules import check
-from mllmu.data.sources._llm_rules import Crowd, Person, Quota, fault, quotas
-from mllmu.data.sources.llm import Llm
+from mllmu.data.questions import Order, check
+from mllmu.data.questions.template import build as build_questions
+from mllmu.data.sources._llm_rules import Person, Quota, clash, fault, quotas
+from mllmu.data.sources.llm import LlmPeople
 from mllmu.data.sources.synthetic import Synthetic
 from mllmu.data.values import ATTRIBUTES
 
@@ -31,12 +31,14 @@ def server() -> Iterator[LlmServer]:
         yield running
 
 
-def source(server: LlmServer, cache: Path, **more: Any) -> Llm:
-    return Llm(**{"model": "m", "base_url": server.base_url, "cache": cache, "num_people": 12, "batch_size": 5, **more})
+def source(server: LlmServer, cache: Path, **more: Any) -> LlmPeople:
+    return LlmPeople(
+        **{"model": "m", "base_url": server.base_url, "cache": cache, "num_people": 12, "batch_size": 5, **more}
+    )
 
 
 def test_it_is_found_by_its_file_name() -> None:
-    assert find("sources", "llm") is Llm
+    assert find("sources", "llm") is LlmPeople
 
 
 def test_people_come_in_order_with_all_attributes_and_fair_questions(server: LlmServer, tmp_path: Path) -> None:
@@ -44,7 +46,7 @@ def test_people_come_in_order_with_all_attributes_and_fair_questions(server: Llm
     assert [profile.id for profile in people] == [f"p{number:03d}" for number in range(1, 13)]
     assert all(tuple(profile.attributes) == ATTRIBUTES and profile.name in profile.biography for profile in people)
     assert len({profile.name for profile in people}) == 12 and len(server.bodies) == 3
-    check(build_questions(people, seed=0, train_wordings=2), people)
+    check(build_questions(people, Order(seed=0, train_wordings=2)), people)
 
 
 def test_gender_age_country_and_profession_are_ordered_in_the_balance_of_the_synthetic_people(
@@ -191,16 +193,18 @@ def test_a_biography_of_another_life_is_rejected() -> None:
 
 
 def test_two_people_with_nearly_one_name_or_mostly_equal_facts_clash() -> None:
-    crowd = Crowd(["Marie Curie"])
     first = Person(**good())
-    crowd.add(first)
+
+    def found(row: Row) -> str:
+        return clash(Person(**row), ["Marie Curie"], [first])
+
     row = {**person("9", "male", "1960", "Chile", "baker", "$30,000", "", "180", ""), "name": "Jo Sand"}
-    assert crowd.clash(Person(**row)) == ""
-    assert "not taken" in crowd.clash(Person(**{**row, "name": "Amelia Kuznetsow"}))
-    assert "nobody known" in crowd.clash(Person(**{**row, "name": "Marie  Curie"}))
+    assert found(row) == ""
+    assert "not taken" in found({**row, "name": "Amelia Kuznetsow"})
+    assert "nobody known" in found({**row, "name": "Marie  Curie"})
     same = {name: getattr(first, name) for name in ("education", "hobby", "food", "pet", "collection")}
-    assert "near-duplicate" in crowd.clash(Person(**{**row, **same}))
-    assert crowd.clash(Person(**{**row, **same, "hobby": "chess"})) == ""
+    assert "near-duplicate" in found({**row, **same})
+    assert found({**row, **same, "hobby": "chess"}) == ""
 
 
 def test_orders_spread_over_genders_and_do_not_depend_on_how_many_are_asked_for() -> None:

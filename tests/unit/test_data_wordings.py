@@ -6,7 +6,9 @@ import pytest
 import yaml
 
 from mllmu.core.errors import DataError
-from mllmu.data.questions._wordings import article, parse, render_answer, render_subject, wording, wordings
+from mllmu.core.parsing import article, render_answer
+from mllmu.data.questions import render_subject, wording, wordings
+from mllmu.data.questions._wordings import parse
 
 FICTITIOUS = [
     "name",

@@ -15,13 +15,11 @@ from mllmu.core.errors import BudgetError, DataError
 from mllmu.core.plugins import find
 from mllmu.core.progress import SilentProgress
 from mllmu.core.records import Profile, Question
-from mllmu.data.questions import Order, Written
-from mllmu.data.questions._build import build
+from mllmu.data.questions import Order, Written, check, render_subject, wordings
 from mllmu.data.questions._llm_prompts import profile_text
 from mllmu.data.questions._llm_rules import agrees, overlap
-from mllmu.data.questions._rules import check
-from mllmu.data.questions._wordings import render_subject, wordings
-from mllmu.data.questions.llm import Llm
+from mllmu.data.questions.llm import LlmQuestions
+from mllmu.data.questions.template import build
 from mllmu.data.sources.celebrities import Celebrities
 from mllmu.data.sources.synthetic import Synthetic
 
@@ -39,8 +37,8 @@ def server() -> Iterator[LlmServer]:
         yield running
 
 
-def writer(server: LlmServer, cache: Path, **more: Any) -> Llm:
-    return Llm(**{"model": "m", "base_url": server.base_url, "cache": cache, **more})
+def writer(server: LlmServer, cache: Path, **more: Any) -> LlmQuestions:
+    return LlmQuestions(**{"model": "m", "base_url": server.base_url, "cache": cache, **more})
 
 
 def written(
@@ -50,7 +48,7 @@ def written(
 
 
 def plan(people: list[Profile] = PEOPLE, order: Order = ORDER) -> dict[str, Question]:
-    return {q.id: q for q in build(people, seed=0, variants=order.variants, train_wordings=1)}
+    return {q.id: q for q in build(people, Order(seed=0, variants=order.variants, train_wordings=1))}
 
 
 def spoiled(server: LlmServer, spoil: Spoil) -> None:
@@ -58,7 +56,7 @@ def spoiled(server: LlmServer, spoil: Spoil) -> None:
 
 
 def test_it_is_found_by_its_file_name() -> None:
-    assert find("questions", "llm") is Llm
+    assert find("questions", "llm") is LlmQuestions
 
 
 def test_everybody_gets_18_grounded_questions_and_as_many_rewordings(server: LlmServer, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mllmu.core.errors import BudgetError, EndpointError, MllmuError, RecipeError, RunStoreError
 from mllmu.core.plugins import explain
-from mllmu.llm import Call, Client, EndpointSettings, ReplyCache, Unanswered, count_cached
+from mllmu.llm import Call, Client, EndpointSettings, Preview, ReplyCache, Unanswered
 
 pytestmark = pytest.mark.usefixtures("loopback")
 
@@ -109,11 +109,11 @@ def test_retry_after_holds_back_every_call(tmp_path: Path) -> None:
 
 
 def test_retry_after_may_be_a_date() -> None:
-    from mllmu.llm.http import _retry_after_s
+    from mllmu.llm.http import retry_after_s
 
     soon = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
-    assert 27 < _retry_after_s(soon) <= 30
-    assert [_retry_after_s(odd) for odd in ("", "soon", "-3", "nan", "inf")] == [0, 0, 0, 0, 0]
+    assert 27 < retry_after_s(soon) <= 30
+    assert [retry_after_s(odd) for odd in ("", "soon", "-3", "nan", "inf")] == [0, 0, 0, 0, 0]
 
 
 def test_a_pause_longer_than_allowed_stops_with_advice(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_a_rejected_request_is_reported_and_the_others_go_on(server: LlmServer, 
 def test_a_second_run_costs_nothing(server: LlmServer, tmp_path: Path) -> None:
     first, _ = ask(settings(server, tmp_path), 12)
     given = settings(server, tmp_path, max_requests=0, concurrency=3, timeout_s=1, max_cost=0, price_in=1, price_out=1)
-    assert count_cached(given, Rating, calls(14)) == 12
+    assert Preview.of(given, Rating, calls(14), 0).num_cached == 12
     second, facts = ask(given, 12)
     assert second == first and (facts["requests"], facts["cached"], facts["cost"]) == (0, 12, 0)
     assert len(server.bodies) == 12

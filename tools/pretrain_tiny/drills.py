@@ -14,8 +14,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from mllmu.core.parsing import render_answer
 from mllmu.core.records import Modality, Profile
-from mllmu.data.questions._wordings import Wordings, render_answer, render_subject, wordings
+from mllmu.data.questions import Wordings, render_subject, wordings
 from mllmu.data.values import value_pool
 
 LETTERS = "ABCD"

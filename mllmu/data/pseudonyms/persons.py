@@ -13,7 +13,7 @@ from mllmu.core.errors import DataError, FaultsError, did_you_mean
 from mllmu.data import cells as rules
 from mllmu.data import dates
 from mllmu.data.cells import RULES, Rule, age, date_rule, says_none
-from mllmu.data.questions._wordings import FACT
+from mllmu.data.questions import FACT
 from mllmu.data.table import Fault, Row, Table
 from mllmu.data.values import ATTRIBUTES
 

@@ -15,7 +15,7 @@ from mllmu.data.pseudonyms.keyfile import Key
 from mllmu.data.pseudonyms.lexicon import Hit, Lexicon, words
 from mllmu.data.pseudonyms.patterns import Match
 from mllmu.data.pseudonyms.persons import Person
-from mllmu.data.questions._wordings import FACT
+from mllmu.data.questions import FACT
 
 PLACES = ("birthplace", "residence")
 KEPT = ("gender", "height", "salary")

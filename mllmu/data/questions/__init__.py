@@ -1,4 +1,7 @@
-"""Question writers: who puts the questions about people into words. One file per writer; see :class:`Questions`."""
+"""Question writers: who puts the questions about people into words. One file per writer; see :class:`Questions`.
+
+Beside the writers stand the sentences (``wordings.yaml``), wrong answers, and the rules that all questions keep.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,30 @@ from pydantic import Field
 from mllmu.core.plugins import Plugin
 from mllmu.core.progress import Progress
 from mllmu.core.records import Profile, Question, Record
-from mllmu.data.questions._wordings import Variant
+from mllmu.data.questions._rules import SLOTS, check, check_published, mentions, name_words
+from mllmu.data.questions._wordings import BLANK, FACT, SUBJECT, Variant, Wordings, render_subject, wording, wordings
 
 if TYPE_CHECKING:
     from mllmu.config.recipe import DataSection
     from mllmu.llm import Preview
 
+__all__ = [
+    "BLANK", "FACT", "SLOTS", "SUBJECT", "Order", "Questions", "Rejected", "Variant", "Wordings", "Written",
+    "check", "check_published", "mentions", "name_words", "render_subject", "wording", "wordings",
+]  # fmt: skip
+
 
 class Order(NamedTuple):
-    """What a group of people is to be asked; see :func:`mllmu.data.questions.build` for the words.
+    """What a group of people is to be asked.
 
-    ``banned`` and ``unsaid`` are what a review has marked, see :class:`mllmu.data.review.Faults`.
+    Attributes:
+        seed: the only source of variation.
+        variants: which kinds of questions.
+        train_wordings: different question templates per attribute and modality, 1 to the number of templates.
+        train_formats: ``question`` (the benchmark's), and ``classification`` or ``cloze`` for small models that do
+            not carry a fact over from plain questions; always in training wordings, with options of their own.
+        banned: (person, task, modality, attribute) that eval and test do not ask; see :mod:`mllmu.data.review`.
+        unsaid: (person, task, text) in which eval and test do not ask.
     """
 
     seed: int
@@ -42,12 +58,12 @@ class Rejected(Record):
     """A question that a writer made and that a rule or a second reading threw out; kept for people to look at.
 
     Attributes:
-        question_id: the place it was written for.
+        question_id: the slot it was written for.
         round: 1 for the first try.
         rule: the first word names the rule, e.g. ``leak``; behind a colon, what was expected.
         text: the question as it was written.
         given: everything else that was written with it.
-        by_template: nothing acceptable came in any round, so this place is asked in the words of a template.
+        by_template: nothing acceptable came in any round, so this slot is asked in the words of a template.
     """
 
     question_id: str
@@ -74,9 +90,9 @@ class Questions(Plugin, ABC):
 
     @abstractmethod
     def write(self, people: Sequence[Profile], order: Order, progress: Progress) -> Written:
-        """The questions of a group, in the ids and numbers of :func:`mllmu.data.questions.build`.
+        """The questions of a group, in the ids and numbers of :func:`mllmu.data.questions.template.build`.
 
-        Whatever comes out is checked once more by :func:`mllmu.data.questions._rules.check`.
+        Whatever comes out is checked once more by :func:`check`.
 
         Args:
             people: all of one group; wrong answers may come from the others.

@@ -1,14 +1,17 @@
-"""What is said to a model that writes, rewords or answers questions, and the forms of its replies."""
+"""What is said to a model that writes, rewords or answers questions, and the forms of its replies.
+
+The names of the reply classes are part of the schema that a request carries, and so of the key of a kept reply.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
 from mllmu.core.records import Modality, Profile, Question, TaskName
-from mllmu.data.llm_prompts import prompts
+from mllmu.data.packaged import packaged_yaml
 from mllmu.llm import Call, fence
 
 FORMS: dict[TaskName, str] = {"classification": "choice", "generation": "sentence", "cloze": "cloze"}
@@ -62,57 +65,51 @@ class Answers(_Reply):
     answers: list[Answer]
 
 
-class Place(NamedTuple):
-    """A place to fill: its number among a person's questions, and the question that stands there so far."""
+class Slot(NamedTuple):
+    """A slot to fill: its number in a prompt, and the question that stands there so far."""
 
     number: int
     question: Question
 
 
+Prompt = Callable[[Profile, Sequence[Slot], int], Call]
+"""Makes the call about some slots of one person in one round."""
+
+
 def profile_text(profile: Profile) -> str:
-    """A profile as a model sees it, and as its supporting passages are looked up: one line an attribute."""
+    """A profile as a model sees it, and as its supporting passages are looked up: one line per attribute."""
     lines = [f"{name}: {value}" for name, value in profile.attributes.items()]
     return "\n".join([*lines, *([f"biography: {profile.biography}"] if profile.biography else [])])
 
 
-def write_call(profile: Profile, places: Sequence[Place], attempt: int) -> Call:
-    """Ask for the questions of some places."""
-    words = prompts("questions")
-    lines = [
-        words["write_line"].format(
-            number=place.number,
-            form=FORMS[place.question.task],
-            subject=SUBJECTS[place.question.modality],
-            attribute=place.question.attribute,
-        )
-        for place in places
-    ]
-    return _call("write", attempt, lines, profile=fence("profile", profile_text(profile)))
+def write_call(profile: Profile, slots: Sequence[Slot], attempt: int) -> Call:
+    """Ask for the questions of some slots."""
+    fields = [{"form": FORMS[q.task], "subject": SUBJECTS[q.modality], "attribute": q.attribute} for _, q in slots]
+    return _call("write", attempt, slots, fields, profile)
 
 
-def reword_call(places: Sequence[Place], attempt: int) -> Call:
+def reword_call(_: Profile, slots: Sequence[Slot], attempt: int) -> Call:
     """Ask for some questions in other words; neither profile nor answers are shown, so none can leak."""
-    words = prompts("questions")
-    lines = [
-        words["reword_line"].format(number=place.number, text=fence("question", place.question.text))
-        for place in places
-    ]
-    return _call("reword", attempt, lines)
+    return _call("reword", attempt, slots, [{"text": fence("question", q.text)} for _, q in slots])
 
 
-def answer_call(profile: Profile, places: Sequence[Place], attempt: int) -> Call:
+def answer_call(profile: Profile, slots: Sequence[Slot], attempt: int) -> Call:
     """Ask for answers from the profile alone."""
-    words = prompts("questions")
-    lines = [words["answer_line"].format(number=place.number, text=_shown(place.question)) for place in places]
-    return _call("answer", attempt, lines, profile=fence("profile", profile_text(profile)))
+    fields = []
+    for _, q in slots:
+        options = "; ".join(f"{letter}: {value}" for letter, value in q.options.items())
+        fields.append({"text": fence("question", q.text) + (f" {fence('options', options)}" if options else "")})
+    return _call("answer", attempt, slots, fields, profile)
 
 
-def _shown(question: Question) -> str:
-    options = "; ".join(f"{letter}: {value}" for letter, value in question.options.items())
-    return fence("question", question.text) + (f" {fence('options', options)}" if options else "")
-
-
-def _call(what: str, attempt: int, lines: Sequence[str], **parts: str) -> Call:
-    words = prompts("questions")
-    order = words[f"{what}_order"].format(attempt=attempt, lines="\n".join(lines), **parts)
+def _call(
+    what: str, attempt: int, slots: Sequence[Slot], fields: Sequence[dict[str, str]], profile: Profile | None = None
+) -> Call:
+    """The prompt of a kind, with one line per slot, and with the profile if the model may see it."""
+    words = packaged_yaml("llm_prompts.yaml")["questions"]
+    lines = [
+        words[f"{what}_line"].format(number=slot.number, **values) for slot, values in zip(slots, fields, strict=True)
+    ]
+    shown = {"profile": fence("profile", profile_text(profile))} if profile else {}
+    order = words[f"{what}_order"].format(attempt=attempt, lines="\n".join(lines), **shown)
     return Call(({"role": "system", "content": words[what].format()}, {"role": "user", "content": order.rstrip()}))

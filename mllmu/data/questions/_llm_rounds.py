@@ -1,9 +1,13 @@
-"""The work of a question writer behind an endpoint: rounds of writing, second reading, rewording and reading again."""
+"""The rounds of a question writer behind an endpoint: writing and second reading, then rewording and reading.
+
+After a review only the slots of what is marked are filled anew, each by calls and rounds of its own, so that the next
+review pays for what it marks and changes nothing else.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -11,25 +15,29 @@ from pydantic import BaseModel
 
 from mllmu.core.progress import Progress
 from mllmu.core.records import Profile, Question
-from mllmu.data.questions import Rejected
+from mllmu.data.questions import Order, Rejected
 from mllmu.data.questions._llm_prompts import (
     Answers,
     Item,
+    Other,
     Others,
-    Place,
+    Prompt,
     Sheet,
+    Slot,
     answer_call,
     reword_call,
     write_call,
-)
+)  # fmt: skip
 from mllmu.data.questions._llm_rules import agrees, distance_fault, drafted, fault, reworded, text_faults
-from mllmu.llm import Budget, Call, Client, Unanswered
+from mllmu.data.questions._rules import evaluation_id
+from mllmu.llm import Budget, Client, Unanswered
 
 if TYPE_CHECKING:
-    from mllmu.data.questions.llm import Llm
+    from mllmu.data.questions.llm import LlmQuestions
 
 T = TypeVar("T", bound=BaseModel)
-Groups = Mapping[str, Sequence[Place]]
+Groups = Mapping[str, Sequence[Slot]]
+"""The slots of each call, by a name of the call."""
 MAX_SHOWN = 80
 
 
@@ -37,23 +45,29 @@ class Accepted(NamedTuple):
     """A question that passed, with its wrong values."""
 
     question: Question
-    wrong: tuple[str, ...]
+    wrong: tuple[str, ...] = ()
 
 
-class Sides(NamedTuple):
-    """Evaluation questions, and their Test twins by the id of the evaluation question (none without a Test set)."""
+class PlannedQuestions(NamedTuple):
+    """Evaluation questions, and their paired test questions by the id of the evaluation question (none without any)."""
 
-    planned: Sequence[Question]
-    twins: Mapping[str, Question]
+    evaluation: Sequence[Question]
+    paired: Mapping[str, Question]
+
+    @classmethod
+    def of(cls, questions: Iterable[Question]) -> PlannedQuestions:
+        every = list(questions)
+        paired = {evaluation_id(q.id): q for q in every if q.variant == "test"}
+        return cls([q for q in every if q.variant == "eval"], paired)
 
 
-class Review(NamedTuple):
-    """What a desk must know that fills places anew after a review.
+class Reopened(NamedTuple):
+    """What rounds must know that fill slots anew after a review.
 
     Attributes:
         asked: the questions that stay.
         unsaid: (person, task, text) that a review has marked.
-        kept: evaluation questions that stay while their Test twin is written anew, by id.
+        kept: evaluation questions that stay while their paired test question is written anew, by id.
     """
 
     asked: Sequence[Question] = ()
@@ -61,228 +75,238 @@ class Review(NamedTuple):
     kept: Mapping[str, Accepted] = MappingProxyType({})
 
 
-def sides(questions: Iterable[Question]) -> Sides:
-    """Evaluation questions and their twins."""
-    every = list(questions)
-    return Sides([q for q in every if q.variant == "eval"], {first_id(q): q for q in every if q.variant == "test"})
-
-
-def first_id(question: Question) -> str:
-    """The id of the evaluation question that a question is the twin of, or its own."""
-    return question.id.replace(".test.", ".eval.", 1)
-
-
-def by_person(questions: Sequence[Question]) -> dict[str, list[Place]]:
+def by_person(questions: Sequence[Question]) -> dict[str, list[Slot]]:
     """The questions of every person, numbered from 1."""
-    found: dict[str, list[Place]] = {}
+    found: dict[str, list[Slot]] = {}
     for question in questions:
-        places = found.setdefault(question.profile_id, [])
-        places.append(Place(len(places) + 1, question))
+        slots = found.setdefault(question.profile_id, [])
+        slots.append(Slot(len(slots) + 1, question))
     return found
 
 
-class Desk:
-    """Fills planned places with questions, in one call per person and round.
-
-    After a review each place has calls of its own, in rounds of their own, so that the next review pays for what it
-    marks and changes nothing else.
+class QuestionRounds:
+    """Fills planned slots with questions, in one call per person and round.
 
     Args:
         settings: of the writer.
         people: by id.
-        places: what is planned, as questions of the templates.
+        planned: what is asked, as questions of the templates.
         budget: of the whole work.
         progress: told about every reply.
-        review: if the places are filled anew because a review has marked what was there.
+        reopened: if the slots are filled anew because a review has marked what was there.
     """
 
     def __init__(
         self,
-        settings: Llm,
+        settings: LlmQuestions,
         people: Mapping[str, Profile],
-        places: Sides,
+        planned: PlannedQuestions,
         budget: Budget,
         progress: Progress,
-        review: Review | None = None,
+        reopened: Reopened | None = None,
     ) -> None:
-        self._settings = settings
-        self._people = people
-        self._places = {q.id: [Place(1, q)] for q in places.planned} if review else by_person(places.planned)
-        self._calls = {place.question.id: (call, place.number) for call, ps in self._places.items() for place in ps}
-        self._twins = places.twins
-        self._budget = budget
-        self._progress = progress
-        self._review = review or Review()
-        self._rounds = range(1, settings.max_rounds + 1)
-        if review:
-            self._rounds = range(settings.max_rounds + 1, 2 * settings.max_rounds + 1)
-        self._written: dict[str, Accepted] = dict(self._review.kept)
-        self._reworded: dict[str, Question] = {}
+        self._settings, self._people, self._budget, self._progress = settings, people, budget, progress
+        self.planned = planned
+        self._reopened = reopened or Reopened()
+        self._slots: Groups = by_person(planned.evaluation)
+        if reopened:
+            self._slots = {q.id: [Slot(1, q)] for q in planned.evaluation}
+        self._calls = {slot.question.id: (call, slot.number) for call, ss in self._slots.items() for slot in ss}
+        first = settings.max_rounds + 1 if reopened else 1
+        self._rounds = range(first, first + settings.max_rounds)
+        self._written: dict[str, Accepted] = dict(self._reopened.kept)
+        self._reworded: dict[str, Accepted] = {}
         self._rejected: list[Rejected] = []
-        self.num_planned = len(places.planned)
 
-    def work(self) -> None:
+    def run(self) -> None:
         """Write until everything is accepted or the rounds are over, then reword likewise."""
         settings = self._settings
-        calm = {
-            "temperature": None if settings.temperature is None else 0.0,
-            "model": settings.checker or settings.model,
-        }
+        temperature = None if settings.temperature is None else 0.0
+        checker = settings.model_copy(update={"temperature": temperature, "model": settings.checker or settings.model})
         with (
             Client(settings, Sheet, self._budget) as writer,
-            Client(settings, Others, self._budget) as other,
-            Client(settings.model_copy(update=calm), Answers, self._budget) as reader,
+            Client(settings, Others, self._budget) as rewriter,
+            Client(checker, Answers, self._budget) as reader,
         ):
             for attempt in self._rounds:
-                self._write(writer, reader, attempt)
-            for attempt in self._rounds if self._twins else ():
-                self._reword(other, reader, attempt)
+                replies = self._ask(writer, "questions", self._unwritten(), write_call, attempt)
+                self._accept(replies, self._draft, self._written, reader, attempt)
+            for attempt in self._rounds if self.planned.paired else ():
+                replies = self._ask(rewriter, "rewordings", self._unreworded(), reword_call, attempt)
+                paired = [(Slot(slot.number, self._paired(slot.question)), entry) for slot, entry in replies]
+                self._accept(paired, self._redraft, self._reworded, reader, attempt)
 
-    def _write(self, writer: Client[Sheet], reader: Client[Answers], attempt: int) -> None:
-        todo = self._left(lambda place: place.question.id not in self._written)
-        drafts: dict[str, Accepted] = {}
-        for place, item in self._ask(
-            writer, "questions", todo, lambda places: write_call(self._person(places), places, attempt)
-        ):
-            if isinstance(item, str):
-                self._reject(place.question, attempt, item)
-            else:
-                self._draft(drafts, item, place.question, attempt)
-        for question in self._read(reader, [draft.question for draft in drafts.values()], attempt):
-            self._written[question.id] = drafts[question.id]
+    def _unwritten(self) -> Groups:
+        return self._left(lambda question: None if question.id in self._written else question)
 
-    def _draft(self, drafts: dict[str, Accepted], item: Item, planned: Question, attempt: int) -> None:
-        """Take a question on if it keeps the rules and nobody has asked this person in the same words."""
-        profile = self._people[planned.profile_id]
-        draft = drafted(item, planned)
-        others = [accepted.question for accepted in (*drafts.values(), *self._written.values())]
-        if wrong := fault(item, draft, profile) or self._known(draft, others):
-            given = {"answer": item.answer, "wrong": "; ".join(item.wrong), "support": item.support}
-            self._reject(planned, attempt, wrong, item.question, given)
-        else:
-            drafts[planned.id] = Accepted(draft, tuple(item.wrong))
+    def _unreworded(self) -> Groups:
+        """The accepted questions without an accepted rewording, in the slots of their evaluation questions."""
 
-    def _reword(self, client: Client[Others], reader: Client[Answers], attempt: int) -> None:
-        written = self._written
-        left = self._left(lambda place: place.question.id in written and self._twin(place).id not in self._reworded)
-        todo = {
-            call: [Place(place.number, written[place.question.id].question) for place in places]
-            for call, places in left.items()
+        def wanted(question: Question) -> Question | None:
+            done = self._paired(question).id in self._reworded or question.id not in self._written
+            return None if done else self._written[question.id].question
+
+        return self._left(wanted)
+
+    def _left(self, wanted: Callable[[Question], Question | None]) -> Groups:
+        found = {
+            call: [Slot(slot.number, question) for slot in slots if (question := wanted(slot.question))]
+            for call, slots in self._slots.items()
         }
-        drafts: list[Question] = []
-        for place, found in self._ask(client, "rewordings", todo, lambda places: reword_call(places, attempt)):
-            accepted, twin = self._written[place.question.id], self._twin(place)
-            if isinstance(found, str):
-                self._reject(twin, attempt, found)
+        return {call: slots for call, slots in found.items() if slots}
+
+    def _accept(
+        self,
+        replies: Iterable[tuple[Slot, Any]],
+        draft: Callable[[Question, Any], tuple[Accepted, str, dict[str, str]]],
+        accepted: dict[str, Accepted],
+        reader: Client[Answers],
+        attempt: int,
+    ) -> None:
+        """Take on what keeps the rules, has words of its own, and is answered rightly by the second reading."""
+        drafts: dict[str, Accepted] = {}
+        for (_, planned), entry in replies:
+            if isinstance(entry, str):
+                self._reject(planned, attempt, entry)
                 continue
-            draft = reworded(accepted.question, accepted.wrong, found.question, twin)
-            if wrong := self._rewording_fault(accepted.question, draft, drafts):
-                self._reject(twin, attempt, wrong, found.question, {"reworded from": accepted.question.text})
+            new, wrong, given = draft(planned, entry)
+            wrong = wrong or self._repeated(new.question, [*drafts.values(), *accepted.values()])
+            if wrong:
+                self._reject(planned, attempt, wrong, entry.question, given)
             else:
-                drafts.append(draft)
-        for question in self._read(reader, drafts, attempt):
-            self._reworded[question.id] = question
+                drafts[planned.id] = new
+        for question in self._read(reader, [new.question for new in drafts.values()], attempt):
+            accepted[question.id] = drafts[question.id]
 
-    def _rewording_fault(self, question: Question, draft: Question, drafts: Sequence[Question]) -> str:
-        profile = self._people[draft.profile_id]
-        wrong = next(text_faults(draft, profile), "")
-        wrong = wrong or distance_fault(question, draft.text, profile.name, self._settings.max_overlap)
-        return wrong or self._known(draft, [*drafts, *self._reworded.values()])
+    def _draft(self, planned: Question, item: Item) -> tuple[Accepted, str, dict[str, str]]:
+        """A written question, the rule that it breaks, and what was written with it."""
+        question = drafted(item, planned)
+        given = {"answer": item.answer, "wrong": "; ".join(item.wrong), "support": item.support}
+        return Accepted(question, tuple(item.wrong)), fault(item, question, self._people[planned.profile_id]), given
 
-    def _known(self, draft: Question, others: Sequence[Question]) -> str:
-        if any(_same(other, draft) for other in (*others, *self._review.asked)):
+    def _redraft(self, planned: Question, item: Other) -> tuple[Accepted, str, dict[str, str]]:
+        """A reworded question, the rule that it breaks, and what it was made of."""
+        profile, first = self._people[planned.profile_id], self._written[evaluation_id(planned.id)]
+        question = reworded(first.question, first.wrong, item.question, planned)
+        wrong = next(text_faults(question, profile), "")
+        wrong = wrong or distance_fault(first.question, question.text, profile.name, self._settings.max_overlap)
+        return Accepted(question), wrong, {"reworded from": first.question.text}
+
+    def _repeated(self, draft: Question, others: Sequence[Accepted]) -> str:
+        words = (draft.profile_id, draft.text.casefold())
+        every = (*(other.question for other in others), *self._reopened.asked)
+        if any((other.profile_id, other.text.casefold()) == words for other in every):
             return "twice: expected words of its own"
-        return (
-            "marked: expected other words" if (draft.profile_id, draft.task, draft.text) in self._review.unsaid else ""
-        )
-
-    def _person(self, places: Sequence[Place]) -> Profile:
-        return self._people[places[0].question.profile_id]
+        marked = (draft.profile_id, draft.task, draft.text) in self._reopened.unsaid
+        return "marked: expected other words" if marked else ""
 
     def _read(self, reader: Client[Answers], questions: Sequence[Question], attempt: int) -> list[Question]:
         """Second reading: those that are answered rightly from the profile alone."""
-        todo: dict[str, list[Place]] = {}
+        groups: dict[str, list[Slot]] = {}
         for question in questions:
-            call, number = self._calls[first_id(question)]
-            todo.setdefault(call, []).append(Place(number, question))
+            call, number = self._calls[evaluation_id(question.id)]
+            groups.setdefault(call, []).append(Slot(number, question))
         right = []
-        for place, said in self._ask(
-            reader, "second reading", todo, lambda places: answer_call(self._person(places), places, attempt)
-        ):
-            if not isinstance(said, str) and agrees(place.question, said.answer):
-                right.append(place.question)
-                continue
-            why = said if isinstance(said, str) else "second reading: expected the answer of the question"
-            got = {} if isinstance(said, str) else {"got": said.answer[:MAX_SHOWN]}
-            given = {"expected": place.question.answer, **got}
-            self._reject(place.question, attempt, why, place.question.text, given)
+        for (_, question), said in self._ask(reader, "second reading", groups, answer_call, attempt):
+            given = {"expected": question.answer}
+            if isinstance(said, str):
+                self._reject(question, attempt, said, question.text, given)
+            elif agrees(question, said.answer):
+                right.append(question)
+            else:
+                why = "second reading: expected the answer of the question"
+                self._reject(question, attempt, why, question.text, {**given, "got": said.answer[:MAX_SHOWN]})
         return right
 
     def _ask(
-        self, client: Client[T], label: str, groups: Groups, call: Callable[[Sequence[Place]], Call]
-    ) -> list[tuple[Place, Any]]:
-        """One call per group; every place with its entry in the reply, or with why there is none."""
+        self, client: Client[T], label: str, groups: Groups, prompt: Prompt, attempt: int
+    ) -> list[tuple[Slot, Any]]:
+        """One call per group; every slot with its entry in the reply, or with why there is none."""
         if not groups:
             return []
         asked = list(groups.values())
         self._progress.start(label, len(asked))
+        calls = [prompt(self._people[slots[0].question.profile_id], slots, attempt) for slots in asked]
         replies: dict[int, T | Unanswered] = {}
-        for number, reply in client.ask_all([call(places) for places in asked]):
+        for number, reply in client.ask_all(calls):
             replies[number] = reply
             self._progress.advance(1, **self._budget.figures())
         self._progress.finish()
-        return [(place, _entry(replies[n], place.number)) for n, places in enumerate(asked) for place in places]
+        return [(slot, _entry(replies[n], slot.number)) for n, slots in enumerate(asked) for slot in slots]
 
-    def _left(self, wanted: Callable[[Place], bool]) -> dict[str, list[Place]]:
-        found = {call: [place for place in places if wanted(place)] for call, places in self._places.items()}
-        return {call: places for call, places in found.items() if places}
-
-    def _twin(self, place: Place) -> Question:
-        return self._twins[place.question.id]
+    def _paired(self, question: Question) -> Question:
+        return self.planned.paired[question.id]
 
     def _reject(
-        self, question: Question, attempt: int, rule: str, text: str = "", given: Mapping[str, str] | None = None
+        self, question: Question, attempt: int, rule: str, text: str = "", given: dict[str, str] | None = None
     ) -> None:
-        self._rejected.append(
-            Rejected(
-                question_id=question.id,
-                profile_id=question.profile_id,
-                attribute=question.attribute,
-                round=attempt,
-                rule=rule,
-                text=text,
-                given=dict(given or {}),
-            )
-        )
+        about = {"question_id": question.id, "profile_id": question.profile_id, "attribute": question.attribute}
+        self._rejected.append(Rejected(**about, round=attempt, rule=rule, text=text, given=given or {}))
 
     @property
     def missing(self) -> list[str]:
         """Ids of the evaluation questions for which nothing was accepted, or no rewording of it."""
+        paired = self.planned.paired
         return [
-            place.question.id
-            for place in _flat(self._places)
-            if place.question.id not in self._written or (self._twins and self._twin(place).id not in self._reworded)
+            q.id
+            for q in self.planned.evaluation
+            if q.id not in self._written or (paired and paired[q.id].id not in self._reworded)
         ]
 
     @property
     def final(self) -> dict[str, Question]:
-        """Accepted questions by id; an evaluation question and its twin only together."""
-        lost = set(self.missing)
+        """Accepted questions by id; an evaluation question and its paired test question only together."""
+        lost, paired = set(self.missing), self.planned.paired
         found = {name: accepted.question for name, accepted in self._written.items() if name not in lost}
-        twins = {self._twins[name].id: self._reworded[self._twins[name].id] for name in found if self._twins}
-        return {**found, **twins}
+        names = [paired[name].id for name in found] if paired else []
+        return {**found, **{name: self._reworded[name].question for name in names}}
 
     def rejected(self) -> tuple[Rejected, ...]:
-        """Everything that was thrown out, in order; the places that went to the templates are marked."""
+        """Everything that was thrown out, in order; the slots that went to the templates are marked."""
         lost = set(self.missing)
         return tuple(
-            one.model_copy(update={"by_template": one.question_id.replace(".test.", ".eval.", 1) in lost})
-            for one in self._rejected
+            one.model_copy(update={"by_template": evaluation_id(one.question_id) in lost}) for one in self._rejected
         )
 
-    def accepted(self, name: str) -> Accepted | None:
-        """What was accepted in the place of an evaluation question."""
-        return self._written.get(name)
+    def reopened(self, asked: Mapping[str, Question], slots: Sequence[Question], order: Order) -> Reopened:
+        """What further rounds must know that fill ``slots`` anew, when everything else stays as it was asked.
+
+        A question of which only the paired test question is marked stays.
+        """
+        new = {q.id: q for q in slots}
+        kept = {
+            name: accepted
+            for name, accepted in self._written.items()
+            if name in new and accepted.question.attribute == new[name].attribute
+            if not _unsaid(accepted.question, order)
+        }
+        return Reopened([q for q in asked.values() if q.id not in new], order.unsaid, kept)
+
+
+def reopen(asked: Collection[Question], plan: Sequence[Question], order: Order) -> list[Question]:
+    """The slots whose question, or paired test question, is marked, with what the templates ask there now.
+
+    A slot whose attribute is marked gets the next one of the person that is not asked yet; the others keep theirs.
+
+    Args:
+        asked: the questions as they were before any review.
+        plan: what the templates ask after it.
+        order: with the marks.
+    """
+    before, after = PlannedQuestions.of(asked), PlannedQuestions.of(plan)
+    found: list[Question] = []
+    asks = _by_list(after.evaluation)
+    for key, here in _by_list(before.evaluation).items():
+        planned = {q.attribute: q for q in asks[key]}
+        left = [q for q in here if q.attribute in planned]
+        marked = [q for q in left if any(_unsaid(p, order) for p in (q, before.paired.get(q.id)) if p)]
+        gone = [q for q in here if q not in left]
+        others = [q for name, q in planned.items() if name not in {one.attribute for one in left}]
+        for slot, new in (*((q, planned[q.attribute]) for q in marked), *zip(gone, others, strict=True)):
+            found.append(new.model_copy(update={"id": slot.id}))
+            if slot.id in before.paired:
+                found.append(after.paired[new.id].model_copy(update={"id": before.paired[slot.id].id}))
+    return found
 
 
 def reasons(rejected: Iterable[Rejected]) -> str:
@@ -291,12 +315,16 @@ def reasons(rejected: Iterable[Rejected]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.most_common(4)) or "none"
 
 
-def _flat(groups: Groups) -> list[Place]:
-    return [place for places in groups.values() for place in places]
+def _by_list(questions: Sequence[Question]) -> dict[tuple[str, str, str], list[Question]]:
+    """Questions by person, task and modality: those draw their attributes from one list."""
+    found: dict[tuple[str, str, str], list[Question]] = {}
+    for q in questions:
+        found.setdefault((q.profile_id, q.task, q.modality), []).append(q)
+    return found
 
 
-def _same(one: Question, other: Question) -> bool:
-    return one.profile_id == other.profile_id and one.text.casefold() == other.text.casefold()
+def _unsaid(question: Question, order: Order) -> bool:
+    return (question.profile_id, question.task, question.text) in order.unsaid
 
 
 def _entry(sheet: BaseModel | Unanswered, number: int) -> Any:

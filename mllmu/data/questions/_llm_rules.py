@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from mllmu.core.errors import DataError
-from mllmu.core.parsing import contains_words, normalise
+from mllmu.core.parsing import blanked, contains_words, normalise, render_answer
 from mllmu.core.records import Profile, Question
-from mllmu.data.questions import _distractors as distractors
+from mllmu.data.questions import _distractors
 from mllmu.data.questions._llm_prompts import Item, profile_text
 from mllmu.data.questions._rules import NUM_WRONG, check_one, mentions, name_words
-from mllmu.data.questions._wordings import BLANK, SUBJECT, blanked, render_answer, render_subject, wordings
+from mllmu.data.questions._wordings import BLANK, SUBJECT, render_subject, wordings
 
 LETTERS = (8, 300)
 """Fewest and most characters of a question or an answer sentence."""
@@ -23,40 +24,29 @@ _GENERIC = frozenset({"university", "college", "school", "institute", "academy",
 
 
 def drafted(item: Item, planned: Question) -> Question:
-    """The question that an item makes in a planned place: the plan's attribute, value and letter, the model's words."""
-    wrong = tuple(item.wrong[:NUM_WRONG])
-    given = {"text": item.question, "support": " ".join(item.support.split())}
+    """The question that an item makes in a planned slot: the plan's attribute, value and letter, the model's words."""
+    support = " ".join(item.support.split())
+    return _filled(planned, item.question, support, item.wrong[:NUM_WRONG], item.answer, item.rewording)
+
+
+def reworded(question: Question, wrong: Sequence[str], text: str, paired: Question) -> Question:
+    """The paired test question: other words, the same values; options in its own order, sentences swapped."""
+    return _filled(paired, text, question.support, wrong, question.rewording, question.answer)
+
+
+def _filled(planned: Question, text: str, support: str, wrong: Sequence[str], answer: str, rewording: str) -> Question:
+    given: dict[str, Any] = {"text": text, "support": support}
     if planned.task == "classification":
-        place = list(planned.options).index(planned.answer)
-        values = [*wrong[:place], planned.value, *wrong[place:]]
-        return planned.model_copy(update={**given, "options": dict(zip(planned.options, values, strict=False))})
-    if planned.task == "cloze":
-        return planned.model_copy(update={**given, "alternatives": wrong})
-    template = blanked(item.answer, planned.value) or ""
-    filled = tuple(render_answer(template, value) for value in wrong)
-    return planned.model_copy(
-        update={**given, "answer": item.answer, "rewording": item.rewording, "alternatives": filled}
-    )
-
-
-def reworded(question: Question, wrong: Sequence[str], text: str, twin: Question) -> Question:
-    """The test twin of a question: other words, the same values; options in the twin's order, sentences swapped."""
-    given = {"text": text, "support": question.support}
-    if question.task == "classification":
-        place = list(twin.options).index(twin.answer)
-        values = [*wrong[:place], question.value, *wrong[place:]]
-        return twin.model_copy(update={**given, "options": dict(zip(twin.options, values, strict=True))})
-    if question.task == "cloze":
-        return twin.model_copy(update={**given, "alternatives": tuple(wrong)})
-    template = blanked(question.rewording, question.value) or ""
-    return twin.model_copy(
-        update={
-            **given,
-            "answer": question.rewording,
-            "rewording": question.answer,
-            "alternatives": tuple(render_answer(template, value) for value in wrong),
-        }
-    )
+        values = list(wrong)
+        values.insert(list(planned.options).index(planned.answer), planned.value)
+        given["options"] = dict(zip(planned.options, values, strict=False))
+    elif planned.task == "cloze":
+        given["alternatives"] = tuple(wrong)
+    else:
+        template = blanked(answer, planned.value) or ""
+        filled = tuple(render_answer(template, value) for value in wrong)
+        given |= {"answer": answer, "rewording": rewording, "alternatives": filled}
+    return planned.model_copy(update=given)
 
 
 def fault(item: Item, draft: Question, profile: Profile) -> str:
@@ -90,7 +80,7 @@ def _of_wrong(wrong: Sequence[str], draft: Question, profile: Profile) -> Iterat
     true = {value.casefold() for value in profile.attributes.values()}
     if any(value in true for value in plain[1:]):
         yield "wrong: expected values that are not true of another attribute"
-    if any(not distractors.same_form(draft.attribute, draft.value, value) for value in wrong):
+    if any(not _distractors.same_form(draft.attribute, draft.value, value) for value in wrong):
         yield "wrong: expected the form of the right value"
 
 
@@ -119,9 +109,9 @@ def text_faults(draft: Question, profile: Profile) -> Iterator[str]:
         yield "name: expected the full name where there is no image"
     if mentions(text, draft.value) or _telling(draft.value) & set(normalise(text).split()):
         yield "leak: expected a question that does not hold its answer or a telling word of it"
-    if any(contains_words(text, told) for told in _told(draft.attribute, profile)):
+    if any(contains_words(text, other) for other in _other_facts(draft.attribute, profile)):
         yield "leak: expected a question that tells nothing else about the person"
-    if normalise(text) in _taught(profile, draft.attribute):
+    if normalise(text) in _trained(profile, draft.attribute):
         yield "taught: expected other words than a question of the training set"
     try:
         check_one(draft, profile)
@@ -133,13 +123,13 @@ def _telling(value: str) -> set[str]:
     return {word for word in normalise(value).split() if len(word) > 3 and word not in _GENERIC}
 
 
-def _told(asked: str, profile: Profile) -> set[str]:
+def _other_facts(asked: str, profile: Profile) -> set[str]:
     """What the profile says about other attributes, whole and up to a comma."""
     others = [v for a, v in profile.attributes.items() if a not in (asked, "name", "gender") and v != NONE]
     return {part for value in others for part in (value, *value.split(", ")) if len(part) > 3}
 
 
-def _taught(profile: Profile, attribute: str) -> set[str]:
+def _trained(profile: Profile, attribute: str) -> set[str]:
     entry = wordings(profile.kind)[attribute]
     templates = (*entry.questions.train, *entry.cloze.train)
     texts = [render_subject(template, name) for template in templates for name in (None, profile.name)]

@@ -16,8 +16,12 @@ LETTERS = ("A", "B", "C", "D")
 SLOTS: dict[TaskName, int] = {"classification": 5, "generation": 2, "cloze": 2}
 """Questions per person, variant and modality: 2 x (5 + 2 + 2) = 18."""
 NUM_WRONG = 3
-OTHER = "other"
 _BALANCE_FROM = 400  # fewer questions say nothing about the balance of letters
+
+
+def evaluation_id(question_id: str) -> str:
+    """The id of the evaluation question that a test question is paired with; other ids stay as they are."""
+    return question_id.replace(".test.", ".eval.", 1)
 
 
 def mentions(text: str, value: str) -> bool:
@@ -183,11 +187,11 @@ def _check_pairs(questions: Sequence[Question]) -> None:
     """A test question asks the attribute of the eval question in its slot, with other words."""
     evals = {q.id: q for q in questions if q.variant == "eval"}
     for q in questions:
-        twin = evals.get(q.id.replace(".test.", ".eval.", 1)) if q.variant == "test" else None
-        if twin and (twin.attribute != q.attribute or twin.text == q.text):
-            _fail(q, f"expected {twin.id} ({twin.attribute}) reworded")
-        if twin and q.task == "generation" and twin.answer == q.answer:
-            _fail(q, f"expected another answer wording than {twin.id}")
+        first = evals.get(evaluation_id(q.id)) if q.variant == "test" else None
+        if first and (first.attribute != q.attribute or first.text == q.text):
+            _fail(q, f"expected {first.id} ({first.attribute}) reworded")
+        if first and q.task == "generation" and first.answer == q.answer:
+            _fail(q, f"expected another answer wording than {first.id}")
 
 
 def _check_balance(questions: Sequence[Question]) -> None:

@@ -1,4 +1,4 @@
-"""Loads and checks ``wordings.yaml``, the sentence templates of every question, and fills them in.
+"""Loads and checks ``wordings.yaml``, the sentence templates of every question, and fills in their subject.
 
 Markers: ``{s}`` the subject, ``{s's}`` its possessive, ``{v}`` the value, ``{a}`` the article before the value,
 ``__`` the blank of a cloze. Sentences about a fact that only a recipe names have ``{l}`` for its label.
@@ -7,11 +7,8 @@ Templates are filled by plain replacement, so braces in names and values are har
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
-from importlib import resources
-from types import MappingProxyType
 from typing import Any, Literal
 
 import yaml
@@ -19,16 +16,16 @@ from pydantic import Field, ValidationError
 
 from mllmu.core.errors import DataError, did_you_mean
 from mllmu.core.records import Record
+from mllmu.data.packaged import packaged_yaml
 
 Kind = Literal["fictitious", "celebrity"]
 Variant = Literal["train", "eval", "test"]
 
+FILE = "questions/wordings.yaml"
 SUBJECT = "this person"
 FACT = "fact_"
 """Begins the name of an attribute that a recipe defines: ``fact_home_town`` is asked as 'home town'."""
 BLANK = "__"
-_AN = re.compile(r"^(?:hour|honest|heir|[aeio]|u(?!ni(?!n)|ro|s[aeiu]|k))", re.IGNORECASE)
-_A = re.compile(r"^(?:one\b|eu)", re.IGNORECASE)
 
 
 class Sentences(Record):
@@ -43,7 +40,7 @@ class Sentences(Record):
         return {"train": self.train, "eval": self.eval, "test": self.test}[variant]
 
 
-class Answers(Record):
+class AnswerSentences(Record):
     """The canonical answer sentence as trained, and one rewording with the same meaning."""
 
     train: str
@@ -54,7 +51,7 @@ class Wordings(Record):
     """Every template about one attribute."""
 
     questions: Sentences
-    answers: Answers
+    answers: AnswerSentences
     cloze: Sentences
 
 
@@ -72,45 +69,6 @@ def render_subject(template: str, name: str | None) -> str:
     return template.replace("{s's}", subject + "'s").replace("{s}", subject)
 
 
-def render_answer(template: str, value: str) -> str:
-    """Fill ``{v}`` with the value and ``{a}`` with the article that fits it.
-
-    >>> render_answer("This person works as {a} {v}.", "engineer")
-    'This person works as an engineer.'
-    """
-    return template.replace("{a}", article(value)).replace("{v}", value)
-
-
-def article(value: str) -> str:
-    """The indefinite article by sound of the first letters: 'an engineer', 'an hour', 'a university teacher'."""
-    return "an" if _AN.match(value) and not _A.match(value) else "a"
-
-
-def blanked(sentence: str, value: str) -> str | None:
-    """The template of an answer sentence: :func:`render_answer` backwards; None if the value is not there once.
-
-    >>> blanked("She is an engineer.", "engineer")
-    'She is {a} {v}.'
-    """
-    whole = rf"(?<!\w){re.escape(value)}(?!\w)"
-    template = re.sub(whole, "{v}", re.sub(rf"\ban? {whole}", "{a} {v}", sentence))
-    return template if template.count("{v}") == 1 and render_answer(template, value) == sentence else None
-
-
-def in_other_words(answer: str, rewording: str, value: str, alternatives: Sequence[str]) -> tuple[str, ...]:
-    """Wrong answers, given in the words of an answer, in the words of its rewording; none if a word does not fit.
-
-    >>> in_other_words("She is an engineer.", "Her job: engineer.", "engineer", ["She is a nurse."])
-    ('Her job: nurse.',)
-    """
-    template, other = blanked(answer, value), blanked(rewording, value)
-    if template is None or other is None:
-        return ()
-    pattern = re.escape(template).replace(r"\{a\}", "an?").replace(r"\{v\}", "(.+)")
-    found = [re.fullmatch(pattern, text) for text in alternatives]
-    return tuple(render_answer(other, one[1]) for one in found if one) if all(found) else ()
-
-
 @cache
 def wordings(kind: Kind) -> Mapping[str, Wordings]:
     """The templates of all attributes of a kind of person, in schema order; read once and checked.
@@ -118,7 +76,7 @@ def wordings(kind: Kind) -> Mapping[str, Wordings]:
     Raises:
         DataError: the file breaks a rule (a marker missing, a blank not at the end, one sentence in two sets).
     """
-    return MappingProxyType(parse(_raw(), kind))
+    return parse(packaged_yaml(FILE), kind)
 
 
 @cache
@@ -129,13 +87,8 @@ def fact_wordings(attribute: str) -> Wordings:
     "This person's home town is {v}."
     """
     label = attribute.removeprefix(FACT).replace("_", " ")
-    raw = yaml.safe_load(yaml.safe_dump(_raw()["fact"]).replace("{l}", label))
+    raw = yaml.safe_load(yaml.safe_dump(packaged_yaml(FILE)["fact"]).replace("{l}", label))
     return parse({"fact": raw}, "fact")["any"]
-
-
-@cache
-def _raw() -> Any:
-    return yaml.safe_load(resources.files("mllmu.data.questions").joinpath("wordings.yaml").read_text(encoding="utf-8"))
 
 
 def parse(raw: Any, kind: Kind | Literal["fact"]) -> dict[str, Wordings]:
@@ -171,10 +124,10 @@ def wording(kind: Kind, attribute: str) -> Wordings:
 def _check(entry: Wordings, where: str) -> None:
     """Markers are where they must be and no sentence is in two sets."""
     for part, sentences in (("questions", entry.questions), ("cloze", entry.cloze)):
-        every = [t for variant in (sentences.train, sentences.eval, sentences.test) for t in variant]
-        twice = [t for t in every if [u.casefold() for u in every].count(t.casefold()) > 1]
-        if twice:
-            raise DataError(f"{where}.{part}: {twice[0]!r} occurs twice. Expected train, eval and test to be disjoint.")
+        every = [*sentences.train, *sentences.eval, *sentences.test]
+        folded = [t.casefold() for t in every]
+        if twice := next((t for t in every if folded.count(t.casefold()) > 1), None):
+            raise DataError(f"{where}.{part}: {twice!r} occurs twice. Expected train, eval and test to be disjoint.")
         for template in every:
             if "{s}" not in template and "{s's}" not in template:
                 raise DataError(f"{where}.{part}: {template!r} names no subject. Expected {{s}} or {{s's}}.")

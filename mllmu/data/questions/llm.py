@@ -12,14 +12,13 @@ from mllmu.core.progress import Progress
 from mllmu.core.records import Profile
 from mllmu.data.questions import Order, Questions, Written
 from mllmu.data.questions._llm_prompts import Sheet, write_call
-from mllmu.data.questions._llm_review import opened, reviewed, unmarked
-from mllmu.data.questions._llm_rounds import Desk, by_person, reasons, sides
-from mllmu.data.questions.template import filled_in
-from mllmu.llm import Budget, EndpointSettings, Preview, count_cached
+from mllmu.data.questions._llm_rounds import PlannedQuestions, QuestionRounds, by_person, reasons, reopen
+from mllmu.data.questions.template import build
+from mllmu.llm import Budget, EndpointSettings, Preview
 
 
-class Llm(EndpointSettings, Questions):
-    """The 18 questions a person and their rewordings for the Test set, in a model's words, checked twice.
+class LlmQuestions(EndpointSettings, Questions):
+    """The 18 questions per person and their rewordings for the Test set, in a model's words, checked twice.
 
     Code decides what is asked: which attributes, the right value, and the letter it stands under, as the templates do.
     The model writes the question, the wrong answers, the sentences, and quotes the passage of the profile that proves
@@ -28,8 +27,8 @@ class Llm(EndpointSettings, Questions):
     question goes. Rewordings for the Test set are made of accepted questions without the profile, and checked alike.
     What was thrown out is written again, up to ``max_rounds`` times, and is kept in ``data/rejected.jsonl``.
 
-    Training questions, and people of other kinds than ``kinds``, stay with the templates. At least four calls a person
-    with a Test set and two without.
+    Training questions, and people of other kinds than ``kinds``, stay with the templates. At least four calls per
+    person with a Test set and two without.
 
     Source: the construction of MLLMU-Bench, arXiv:2410.22108 (a model writes and paraphrases questions); the plan, the
     rules, the second reading and the prompts are ours.
@@ -49,7 +48,7 @@ class Llm(EndpointSettings, Questions):
         "template", description="what happens to a question that is still rejected after the last round"
     )
     temperature: float | None = Field(0.7, ge=0, le=2, description="null: not sent, for models that refuse it")
-    max_tokens: int | None = Field(6000, ge=1, description="most tokens of a reply; about 150 a question")
+    max_tokens: int | None = Field(6000, ge=1, description="most tokens of a reply; about 150 per question")
 
     def write(self, people: Sequence[Profile], order: Order, progress: Progress) -> Written:
         """Write, check, reword and check; see the class.
@@ -58,49 +57,49 @@ class Llm(EndpointSettings, Questions):
             DataError: ``fallback: stop``, and some questions were still rejected after the last round.
             EndpointError, BudgetError: the endpoint cannot be used, or the budget is reached; replies are kept.
         """
-        plan = filled_in(people, order)
+        plan = build(people, order)
         chosen = {profile.id: profile for profile in people if profile.kind in self.kinds}
         if not any(q.variant == "eval" and q.profile_id in chosen for q in plan):
             return Written(plan)
         # what a review has marked is planned at first, so that all the rest is what it was and is not paid again
-        before = [q for q in filled_in(people, unmarked(order)) if q.profile_id in chosen]
-        budget, first = Budget(self), sides(before)
-        desk = self._done(Desk(self, chosen, first, budget, progress))
-        asked, rejected = {**{q.id: q for q in before}, **desk.final}, desk.rejected()
-        if places := opened(asked.values(), plan, order):
-            again = self._done(
-                Desk(self, chosen, sides(places), budget, progress, reviewed(desk, asked, places, order))
-            )
-            asked |= {**{q.id: q for q in places}, **again.final}
-            rejected += again.rejected()
-        written = sum(bool(asked[q.id].support) for q in first.planned)
-        facts = {"written": written, "by_template": len(first.planned) - written, "rejected": len(rejected)}
-        told = [f"{written} of {len(first.planned)} written by the model, {facts['by_template']} by template"]
-        told += [f"{len(rejected)} rejected ({reasons(rejected)})", f"{len(sides(places).planned)} anew after a review"]
-        spent = ", ".join(f"{name} {amount:g}" for name, amount in budget.facts().items())
-        progress.note(f"questions: {', '.join(told[: 2 + bool(places)])}; {spent}")
-        return Written([asked.get(q.id, q) for q in plan], rejected, {**facts, **budget.facts()})
+        unmarked = order._replace(banned=frozenset(), unsaid=frozenset())
+        before = [q for q in build(people, unmarked) if q.profile_id in chosen]
+        budget, first = Budget(self), PlannedQuestions.of(before)
+        rounds = self._finished(QuestionRounds(self, chosen, first, budget, progress))
+        asked, rejected = {**{q.id: q for q in before}, **rounds.final}, rounds.rejected()
+        slots = reopen(asked.values(), plan, order)
+        if slots:
+            known, again = rounds.reopened(asked, slots, order), PlannedQuestions.of(slots)
+            rounds = self._finished(QuestionRounds(self, chosen, again, budget, progress, known))
+            asked |= {**{q.id: q for q in slots}, **rounds.final}
+            rejected += rounds.rejected()
+        written, num = sum(bool(asked[q.id].support) for q in first.evaluation), len(first.evaluation)
+        parts = [f"{written} of {num} written by the model, {num - written} by template"]
+        parts += [f"{len(rejected)} rejected ({reasons(rejected)})"]
+        parts += [f"{len(rounds.planned.evaluation)} anew after a review"] if slots else []
+        progress.note(f"questions: {', '.join(parts)}; {budget.spent()}")
+        facts = {"written": written, "by_template": num - written, "rejected": len(rejected), **budget.facts()}
+        return Written([asked.get(q.id, q) for q in plan], rejected, facts)
 
-    def _done(self, desk: Desk) -> Desk:
-        """The desk with its work done."""
-        desk.work()
-        if desk.missing and self.fallback == "stop":
+    def _finished(self, rounds: QuestionRounds) -> QuestionRounds:
+        """The rounds with their work done."""
+        rounds.run()
+        if rounds.missing and self.fallback == "stop":
             raise DataError(
-                f"data.questions: {len(desk.missing)} of {desk.num_planned} questions are still rejected after "
-                f"{self.max_rounds} rounds ({reasons(desk.rejected())}). All replies are kept in "
+                f"data.questions: {len(rounds.missing)} of {len(rounds.planned.evaluation)} questions are still "
+                f"rejected after {self.max_rounds} rounds ({reasons(rounds.rejected())}). All replies are kept in "
                 f"{self.cache_folder()}; raise max_rounds, use another model, or set fallback: template to ask these "
                 "in the words of the templates."
             )
-        return desk
+        return rounds
 
     def preview(self, people: Sequence[Profile], order: Order, num_prompts: int) -> Preview:
         """The first prompts, and how many calls there would be if nothing had to be written again."""
         chosen = {profile.id: profile for profile in people if profile.kind in self.kinds}
-        planned = sides([q for q in filled_in(people, order) if q.profile_id in chosen]).planned
-        calls = [write_call(chosen[person], places, 1) for person, places in by_person(planned).items()]
-        shown = tuple("\n\n".join(part["content"] for part in call.messages) for call in calls[:num_prompts])
-        a_person = 4 if "test" in order.variants else 2
-        return Preview(a_person * len(calls), count_cached(self, Sheet, calls), shown)
+        planned = PlannedQuestions.of(q for q in build(people, order) if q.profile_id in chosen).evaluation
+        calls = [write_call(chosen[person], slots, 1) for person, slots in by_person(planned).items()]
+        found = Preview.of(self, Sheet, calls, num_prompts)
+        return found._replace(num_calls=len(calls) * (4 if "test" in order.variants else 2))
 
 
-PLUGIN = Llm
+PLUGIN = LlmQuestions

@@ -15,8 +15,8 @@ from mllmu.core.errors import DataError
 from mllmu.core.records import Profile
 from mllmu.core.seeding import rng
 from mllmu.data import values
-from mllmu.data.questions._build import build
-from mllmu.data.questions._rules import check, name_words
+from mllmu.data.questions import Order, check, name_words
+from mllmu.data.questions.template import build
 from mllmu.data.sources.synthetic import Synthetic
 from mllmu.data.values import NONE, Gender
 
@@ -197,7 +197,7 @@ def _unaskable(person: Person) -> Iterator[str]:
     """Values that no fair question can be asked about, e.g. because the wording of the question holds them."""
     profile = profile_of(person, "check")
     try:
-        check(build([profile], seed=0, train_wordings=1), [profile])
+        check(build([profile], Order(seed=0, train_wordings=1)), [profile])
     except DataError as error:
         found = re.search(r"\((\w+)\)", str(error))
         yield f"{found[1] if found else 'questions'}: expected values that fair questions can be asked about"
@@ -208,29 +208,19 @@ def profile_of(person: Person, name: str) -> Profile:
     return Profile(id=name, kind="fictitious", attributes=person.attributes, biography=person.biography)
 
 
-class Crowd:
-    """Everybody so far, and everybody nobody may be: celebrities, and the holdout people of the same seed."""
+def clash(person: Person, reserved: Iterable[str], others: Iterable[Person]) -> str:
+    """Why a person is too much like somebody else; empty if it is not.
 
-    def __init__(self, reserved: Iterable[str]) -> None:
-        self._reserved = [name.casefold() for name in reserved]
-        self._people: list[Person] = []
-
-    def clash(self, person: Person) -> str:
-        """Why a person is too much like somebody else; empty if it is not."""
-        name = person.name.casefold()
-        if any(fuzz.ratio(name, other) >= NEAR_NAME for other in self._reserved):
-            return "name: expected nobody known"
-        for other in self._people:
-            if fuzz.ratio(name, other.name.casefold()) >= NEAR_NAME:
-                return "name: expected one that is not taken"
-            if sum(getattr(person, free) == getattr(other, free) != NONE for free in FREE) >= NEAR_FACTS:
-                return "near-duplicate: expected other facts than another person's"
-        return ""
-
-    def add(self, person: Person) -> None:
-        self._people.append(person)
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the people so far."""
-        return [person.name for person in self._people]
+    Args:
+        reserved: names that nobody may bear: celebrities, and the holdout people of the same seed.
+        others: the people so far.
+    """
+    name = person.name.casefold()
+    if any(fuzz.ratio(name, other.casefold()) >= NEAR_NAME for other in reserved):
+        return "name: expected nobody known"
+    for other in others:
+        if fuzz.ratio(name, other.name.casefold()) >= NEAR_NAME:
+            return "name: expected one that is not taken"
+        if sum(getattr(person, free) == getattr(other, free) != NONE for free in FREE) >= NEAR_FACTS:
+            return "near-duplicate: expected other facts than another person's"
+    return ""

@@ -15,12 +15,11 @@ from PIL.Image import Image
 from pydantic import Field
 
 from mllmu.core.errors import DataError
-from mllmu.core.records import Modality, Profile, Question, TaskName
+from mllmu.core.records import OTHER_ATTRIBUTE, Modality, Profile, Question, TaskName
 from mllmu.data.published.recover import attribute_of
 from mllmu.data.published.store import Table, decode_image
 from mllmu.data.sources import Source
 
-OTHER = "other"
 BLANK = "__"
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _ASKED = frozenset({"leisure"})  # only an answer could tell which attribute is meant
@@ -195,7 +194,7 @@ class Asker:
             self.tally.skip(self.config, row, person, f"{task}.{modality}.{number}", fault)
             return None
         named = attribute or attribute_of(str(text))
-        asked = named if named and named not in _ASKED else OTHER
+        asked = named if named and named not in _ASKED else OTHER_ATTRIBUTE
         if value is None:
             value = shown[str(right)] if task == "classification" else self._value(person, asked, task, str(right))
         return Question(

@@ -9,7 +9,7 @@ from pathlib import Path
 from mllmu.core.errors import DataError, FaultsError, did_you_mean
 from mllmu.core.records import Profile
 from mllmu.data import cells as rules
-from mllmu.data.questions._wordings import wordings
+from mllmu.data.questions import wordings
 from mllmu.data.table import Fault, Table, read
 
 NAMES = {

@@ -11,15 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from mllmu.core.errors import DataError
 from mllmu.core.progress import Progress, SilentProgress
 from mllmu.core.records import Profile
-from mllmu.data.llm_prompts import prompts
+from mllmu.data.packaged import packaged_yaml
 from mllmu.data.sources import Source
-from mllmu.data.sources._llm_rules import Crowd, Person, Quota, fault, profile_of, quotas
+from mllmu.data.sources._llm_rules import Person, Quota, clash, fault, profile_of, quotas
 from mllmu.data.sources.celebrities import Celebrities
 from mllmu.data.sources.synthetic import Synthetic
-from mllmu.llm import Call, Client, EndpointSettings, Preview, Unanswered, count_cached, fence
+from mllmu.llm import Call, Client, EndpointSettings, Preview, Unanswered, fence
 
 NUM_HOLDOUT = 100
-"""So many people that the source ``synthetic`` would make next may serve as holdout; their names are kept free."""
+"""The next so many people of the source ``synthetic`` may serve as holdout; their names are kept free."""
 MAX_TAKEN = 200
 """Names that a prompt lists as taken; more would cost more than the few clashes they prevent."""
 
@@ -32,7 +32,7 @@ class People(BaseModel):
     people: list[Person]
 
 
-class Llm(EndpointSettings, Source):
+class LlmPeople(EndpointSettings, Source):
     """Fictitious people with sixteen attributes and a biography, invented by a model behind an endpoint.
 
     Every person is ordered: gender, age, country of birth and profession come from the balanced series of the source
@@ -71,32 +71,49 @@ class Llm(EndpointSettings, Source):
             EndpointError, BudgetError: the endpoint cannot be used, or the budget is reached; replies are kept.
         """
         orders = quotas(self.num_people, seed)
-        known = [person.name for person in Celebrities().profiles(seed)]
         series = Synthetic(num_people=NUM_HOLDOUT, first_id=self.num_people + 1).profiles(seed)
-        hall = _Hall(Crowd([*known, *(person.name for person in series)]))
+        reserved = [person.name for person in (*Celebrities().profiles(seed), *series)]
+        accepted: dict[int, Person] = {}
+        rejected: Counter[str] = Counter()
         with Client(self, People) as client:
             for attempt in range(1, self.max_rounds + 1):
-                missing = [order for order in orders if order.number not in hall.accepted]
+                missing = [order for order in orders if order.number not in accepted]
                 if not missing:
                     break
                 progress.start(f"people, round {attempt}", len(missing))
-                hall.admit(self._ask(client, missing, attempt, hall.crowd.names, progress))
+                taken = [person.name for person in accepted.values()]
+                for order, reply in self._ask(client, missing, attempt, taken, progress):
+                    # the earlier order wins where two are alike
+                    known = accepted.values()
+                    wrong = reply if isinstance(reply, str) else fault(reply, order) or clash(reply, reserved, known)
+                    if wrong:
+                        rejected[wrong.partition(":")[0]] += 1
+                    elif isinstance(reply, Person):
+                        accepted[order.number] = reply
                 progress.finish()
-            progress.note(self._summary(hall, client.budget.facts()))
-        self._check_complete(hall)
-        return [profile_of(hall.accepted[order.number], f"{self.id_prefix}{order.number:03d}") for order in orders]
+            reasons = ", ".join(f"{name} {count}" for name, count in rejected.most_common(4)) or "none"
+            progress.note(
+                f"{len(accepted)} people accepted, {rejected.total()} rejected ({reasons}); {client.budget.spent()}"
+            )
+        if lost := self.num_people - len(accepted):
+            raise DataError(
+                f"sources.llm: {lost} of {self.num_people} people are still rejected after {self.max_rounds} rounds "
+                f"({reasons}). All replies are kept in {self.cache_folder()}; raise max_rounds to order the "
+                "rest again, use a smaller batch_size, or another model."
+            )
+        return [profile_of(accepted[order.number], f"{self.id_prefix}{order.number:03d}") for order in orders]
 
     def _ask(
         self, client: Client[People], orders: Sequence[Quota], attempt: int, taken: Sequence[str], progress: Progress
     ) -> Iterator[tuple[Quota, Person | str]]:
-        """One round; yields every order with what came back, in the order of the orders: a person, or the fault."""
+        """One round; yields every order with its person, or with why there is none, in the order of the orders."""
         batches = self._batches(orders)
         answers: dict[int, People | Unanswered] = {}
-        for place, answer in client.ask_all([_call(batch, attempt, taken) for batch in batches]):
-            answers[place] = answer
-            progress.advance(len(batches[place]), **client.budget.figures())
-        for place, batch in enumerate(batches):
-            yield from _matched(batch, answers[place])
+        for number, answer in client.ask_all([_call(batch, attempt, taken) for batch in batches]):
+            answers[number] = answer
+            progress.advance(len(batches[number]), **client.budget.figures())
+        for number, batch in enumerate(batches):
+            yield from _matched(batch, answers[number])
 
     def _batches(self, orders: Sequence[Quota]) -> list[Sequence[Quota]]:
         return [orders[start : start + self.batch_size] for start in range(0, len(orders), self.batch_size)]
@@ -104,44 +121,7 @@ class Llm(EndpointSettings, Source):
     def preview(self, seed: int, num_prompts: int) -> Preview:
         """What the first round would ask; rejected people are ordered again on top."""
         calls = [_call(batch, 1, ()) for batch in self._batches(quotas(self.num_people, seed))]
-        prompts = ["\n\n".join(part["content"] for part in call.messages) for call in calls[:num_prompts]]
-        return Preview(len(calls), count_cached(self, People, calls), tuple(prompts))
-
-    def _summary(self, hall: _Hall, spent: dict[str, float]) -> str:
-        figures = ", ".join(f"{name} {amount:g}" for name, amount in spent.items())
-        return f"{len(hall.accepted)} people accepted, {hall.rejected.total()} rejected ({hall.reasons()}); {figures}"
-
-    def _check_complete(self, hall: _Hall) -> None:
-        missing = self.num_people - len(hall.accepted)
-        if missing:
-            raise DataError(
-                f"sources.llm: {missing} of {self.num_people} people are still rejected after {self.max_rounds} rounds "
-                f"({hall.reasons()}). All replies are kept in {self.cache_folder()}; raise max_rounds to order the "
-                "rest again, use a smaller batch_size, or another model."
-            )
-
-
-class _Hall:
-    """Who got in, and how often which rule kept somebody out."""
-
-    def __init__(self, crowd: Crowd) -> None:
-        self.crowd = crowd
-        self.accepted: dict[int, Person] = {}
-        self.rejected: Counter[str] = Counter()
-
-    def admit(self, found: Iterator[tuple[Quota, Person | str]]) -> None:
-        """Check everybody in turn; the earlier order wins where two are alike."""
-        for order, person in found:
-            wrong = person if isinstance(person, str) else fault(person, order) or self.crowd.clash(person)
-            if wrong:
-                self.rejected[wrong.partition(":")[0]] += 1
-            elif isinstance(person, Person):
-                self.crowd.add(person)
-                self.accepted[order.number] = person
-
-    def reasons(self) -> str:
-        """The rules that rejected most, with counts."""
-        return ", ".join(f"{name} {count}" for name, count in self.rejected.most_common(4)) or "none"
+        return Preview.of(self, People, calls, num_prompts)
 
 
 def _matched(batch: Sequence[Quota], answer: People | Unanswered) -> Iterator[tuple[Quota, Person | str]]:
@@ -156,7 +136,7 @@ def _matched(batch: Sequence[Quota], answer: People | Unanswered) -> Iterator[tu
 
 def _call(batch: Sequence[Quota], attempt: int, taken: Sequence[str]) -> Call:
     """The prompt for some orders. ``taken`` are names that a model has made up, so they stand fenced."""
-    words = prompts("people")
+    words = packaged_yaml("llm_prompts.yaml")["people"]
     names = words["taken"].format(names=fence("names", ", ".join(taken[-MAX_TAKEN:]))) if taken else ""
     order = words["order"].format(attempt=attempt, lines="\n".join(map(_line, batch)), taken=names)
     return Call(
@@ -165,14 +145,10 @@ def _call(batch: Sequence[Quota], attempt: int, taken: Sequence[str]) -> Call:
 
 
 def _line(quota: Quota) -> str:
-    ranges = {
-        "salary_low": f"${quota.salary[0]:,}",
-        "salary_high": f"${quota.salary[1]:,}",
-        "height_low": quota.height[0],
-        "height_high": quota.height[1],
-    }
-    line: str = prompts("people")["line"].format(**quota._asdict(), **ranges)
-    return line
+    pay, height = quota.salary, quota.height
+    ranges = {"salary_low": f"${pay[0]:,}", "salary_high": f"${pay[1]:,}"}
+    ranges |= {"height_low": str(height[0]), "height_high": str(height[1])}
+    return str(packaged_yaml("llm_prompts.yaml")["people"]["line"].format(**quota._asdict(), **ranges))
 
 
-PLUGIN = Llm
+PLUGIN = LlmPeople

@@ -8,9 +8,9 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from mllmu.core.errors import DataError
+from mllmu.core.parsing import in_other_words
 from mllmu.core.plugins import Plugin
 from mllmu.core.records import Question, Sample, Split, TaskName
-from mllmu.data.questions._wordings import in_other_words
 
 Part = Literal["report", "selection"]
 

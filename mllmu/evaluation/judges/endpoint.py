@@ -12,7 +12,7 @@ from pydantic import Field
 
 from mllmu.evaluation.judges import Case, Judge, Session, Verdict
 from mllmu.evaluation.judges._rubric import Rating, messages, rubric
-from mllmu.llm import Call, Client, EndpointSettings, Preview, Unanswered, count_cached
+from mllmu.llm import Call, Client, EndpointSettings, Preview, Unanswered
 
 MAX_REASON = 300
 
@@ -44,9 +44,8 @@ class Endpoint(Judge, EndpointSettings):
         return [Call(messages(case), seed) for case in cases for seed in seeds]
 
     def preview(self, cases: Sequence[Case], num_prompts: int) -> Preview:
-        calls = self.calls(cases)
-        prompts = ["\n\n".join(part["content"] for part in messages(case)) for case in cases[:num_prompts]]
-        return Preview(len(calls), count_cached(self, Rating, calls), tuple(prompts))
+        found = Preview.of(self, Rating, self.calls(cases), num_prompts * self.votes)
+        return found._replace(prompts=found.prompts[:: self.votes])
 
     @contextmanager
     def session(self) -> Iterator[Session]:
