@@ -7,8 +7,8 @@ from mllmu.core.errors import DataError
 from mllmu.core.parsing import render_answer
 from mllmu.core.records import QA, Profile
 from mllmu.core.seeding import rng
-from mllmu.data.questions import Order, wording
-from mllmu.data.questions.template import build, check, name_subject
+from mllmu.data.questions import Order, check, wording
+from mllmu.data.questions.template import build, name_subject
 
 GIVEN = ["Amelia", "Bruno", "Chiara", "Dmitri", "Elena", "May", "Olga", "Pedro"]
 FAMILY = ["Kuznetsov", "Silva", "Haddad", "Okafor", "Riga", "Schmidt", "Costa", "Varga"]
