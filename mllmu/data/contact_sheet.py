@@ -11,7 +11,12 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from mllmu.core.errors import DataError
+from mllmu.data.dataset import Dataset, image_files
 
+MAX_PEOPLE = 200
+"""A sheet of more rows than this is too tall for image viewers."""
+MAX_PIXELS = 256
+"""Side to which images are reduced when they are read."""
 MARGIN = 24
 GAP = 10
 NAME_WIDTH = 190
@@ -19,8 +24,26 @@ FONT_SIZE = 15
 PAPER, INK, FAINT = "#fbfaf8", "#22262b", "#8a9097"
 
 
+def write_contact_sheet(data: Dataset, path: Path) -> None:
+    """Draw the first 200 people of a data set with all their views."""
+    people = data.profiles[:MAX_PEOPLE]
+    contact_sheet([(p.name, [_opened(file) for file in image_files(data.folder, p.id)]) for p in people], path)
+
+
+def _opened(path: Path) -> Image.Image:
+    """An image, reduced."""
+    try:
+        with Image.open(path) as opened:
+            opened.thumbnail((MAX_PIXELS, MAX_PIXELS))
+            return opened.convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk, not the image
+            raise
+        raise DataError(f"{path}: not a readable image ({error}). Make the data again with --force.") from None
+
+
 def contact_sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], path: Path, *, thumb: int = 128) -> None:
-    """Write a grid of images as PNG, one row a person: the name, then the views in order.
+    """Write a grid of images as PNG, one row per person: the name, then the views in order.
 
     Args:
         rows: (name, images of any size); rows may differ in length.

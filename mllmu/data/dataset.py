@@ -10,10 +10,11 @@ data/images/           <id>_0.png is the portrait, <id>_1.png ... the transforme
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
 
 from mllmu.core.errors import DataError
 from mllmu.core.jsonl import read_lines
@@ -22,6 +23,8 @@ from mllmu.core.records import Profile, Question
 PROFILES, QUESTIONS, SPLITS = "profiles.jsonl", "questions.jsonl", "splits.json"
 HOLDOUT = "holdout"
 """The key of ``splits.json`` that holds people whom no model ever sees; every other key is a forget ratio."""
+
+_SPLITS = TypeAdapter(dict[str, list[str]])
 
 
 def image_path(person: str, view: int = 0) -> str:
@@ -87,7 +90,8 @@ def load(folder: Path) -> Dataset:
     """
     path = folder / SPLITS
     try:
-        splits = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}). Make the data again (--force).") from None
+        splits = _SPLITS.validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        fault = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise DataError(f"{path}: cannot be read ({fault}). Make the data again (--force).") from None
     return Dataset(folder, read_lines(folder / PROFILES, Profile), read_lines(folder / QUESTIONS, Question), splits)

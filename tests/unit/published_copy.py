@@ -9,11 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mllmu.cli.data import export_parquet
 from mllmu.config.recipe import DataSection
 from mllmu.core.progress import SilentProgress
 from mllmu.data import build
 from mllmu.data.dataset import Dataset, load
+from mllmu.data.published.export import export
 
 NUM_PEOPLE = 20
 NUM_CELEBRITIES = 5
@@ -31,8 +31,9 @@ def write_copy(folder: Path) -> Dataset:
         }
     )
     build.make(section, 5, folder / "made", SilentProgress())
-    export_parquet(folder / "made", folder / "bench")
-    return load(folder / "made")
+    dataset = load(folder / "made")
+    export(dataset, folder / "bench")
+    return dataset
 
 
 def shards(folder: Path, config: str) -> list[Path]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mllmu.cli.data import export_parquet, read_splits, write_contact_sheet
 from mllmu.core.errors import DataError
 from mllmu.core.jsonl import dump_lines
 from mllmu.core.records import Profile, Question
-from mllmu.data.contact_sheet import GAP
+from mllmu.data.contact_sheet import GAP, write_contact_sheet
+from mllmu.data.dataset import load
+from mllmu.data.published.export import export
 
 SPLITS = {"5": ["a"], "10": ["a"], "15": ["a", "a_0"]}
 
@@ -51,8 +53,14 @@ def run(tmp_path: Path) -> Path:
     return folder
 
 
+def drawn(run: Path) -> Path:
+    path = run / "contact_sheet.png"
+    write_contact_sheet(load(run / "data"), path)
+    return path
+
+
 def test_contact_sheet_shows_every_person_with_the_own_views_only(run: Path) -> None:
-    path = write_contact_sheet(run)
+    path = drawn(run)
     with Image.open(path) as sheet:
         width, height = sheet.size
         colours = {c for _, c in sheet.getcolors(maxcolors=100_000) or []}
@@ -66,7 +74,7 @@ def test_damaged_image_is_named(run: Path) -> None:
     broken = run / "data" / "images" / "a_1.png"
     broken.write_bytes(b"no image")
     with pytest.raises(DataError, match=r"a_1\.png: not a readable image"):
-        write_contact_sheet(run)
+        drawn(run)
 
 
 def test_cut_off_image_is_named(run: Path) -> None:
@@ -74,33 +82,25 @@ def test_cut_off_image_is_named(run: Path) -> None:
     Image.effect_noise((300, 300), 90).save(broken)
     broken.write_bytes(broken.read_bytes()[:2000])
     with pytest.raises(DataError, match=r"a_1\.png: not a readable image"):
-        write_contact_sheet(run)
+        drawn(run)
 
 
 def test_export_writes_the_published_layout_without_the_holdout_people(run: Path, tmp_path: Path) -> None:
-    from mllmu.data.published.export import read_questions
-
-    rows = export_parquet(run / "data", tmp_path / "exported")
-    assert (rows["Full_Set"], rows["forget_5"], rows["retain_95"], rows["forget_15"], rows["retain_85"]) == (
-        2,
-        1,
-        1,
-        2,
-        0,
-    )
-    assert {q.profile_id for q in read_questions(tmp_path / "exported")} == {"a", "a_0"}
+    rows = export(load(run / "data"), tmp_path / "exported")
+    assert [rows[name] for name in ("Full_Set", "forget_5", "retain_95", "forget_15", "retain_85")] == [2, 1, 1, 2, 0]
+    table = pq.read_table(tmp_path / "exported" / "Full_Set" / "train-00000-of-00001.parquet")
+    assert table.column("ID").to_pylist() == ["a", "a_0"]
 
 
 def test_export_of_other_forget_ratios_says_how_to_get_the_published_ones(run: Path, tmp_path: Path) -> None:
     (run / "data" / "splits.json").write_text('{"10": ["a"]}', encoding="utf-8")
     with pytest.raises(DataError, match=r"got 10\. Make the data with --set 'data\.splits\.forget_ratios"):
-        export_parquet(run / "data", tmp_path / "exported")
+        export(load(run / "data"), tmp_path / "exported")
     assert not (tmp_path / "exported").exists()
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"5": "a"}'])
-def test_damaged_splits_are_an_error_that_names_the_file(text: str, tmp_path: Path) -> None:
-    path = tmp_path / "splits.json"
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(DataError, match=r"splits\.json: (damaged|expected)"):
-        read_splits(path)
+def test_damaged_splits_are_an_error_that_names_the_file(run: Path, text: str) -> None:
+    (run / "data" / "splits.json").write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=r"splits\.json: cannot be read"):
+        load(run / "data")

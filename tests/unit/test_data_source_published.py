@@ -19,8 +19,8 @@ from mllmu.core.records import Question
 from mllmu.data import build
 from mllmu.data.dataset import Dataset, load
 from mllmu.data.published import store as tables
-from mllmu.data.sources._mllmu_tables import attributes_of
-from mllmu.data.sources._published import right_letter
+from mllmu.data.published.biography import attributes_of
+from mllmu.data.published.content import right_letter
 from mllmu.data.sources.mllmu_bench import PLUGIN
 
 

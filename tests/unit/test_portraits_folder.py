@@ -125,7 +125,7 @@ def test_id_cannot_escape_the_folder(tmp_path: Path, name: str) -> None:
 
 def test_image_that_is_too_small_is_refused(tmp_path: Path) -> None:
     Image.new("RGB", (31, 400), RED).save(tmp_path / "anna.png")
-    with pytest.raises(DataError, match=r"anna\.png: image too small: 31 x 400 pixels, expected at least 32 a side"):
+    with pytest.raises(DataError, match=r"anna\.png: image too small: 31 x 400 pixels, expected at least 32 per side"):
         Folder(path=tmp_path).render(person(), 0, 0)
 
 

@@ -25,6 +25,7 @@ from mllmu.config.recipe import ModelSection
 from mllmu.core.errors import DataError, ModelError, RunStoreError
 from mllmu.core.progress import SilentProgress
 from mllmu.core.records import ModelRef, Question
+from mllmu.data.dataset import Dataset
 from mllmu.data.published.export import export
 from mllmu.data.questions import Order
 from mllmu.data.questions.template import build
@@ -70,8 +71,9 @@ def parquet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for n, person in enumerate([*people, *famous]):
         for suffix in ("", "_1", "_2"):
             mandelbrot = Image.effect_mandelbrot((80, 64 + n), (-2, -1.5, 1, 1 + n / 4 + len(suffix)), 30)
-            mandelbrot.convert("RGB").save(root / "images" / f"{person.id}{suffix}.png")
-    export(root / "parquet", [*people, *famous], questions, dict.fromkeys((5, 10, 15), FORGOTTEN), root / "images")
+            mandelbrot.convert("RGB").save(root / "images" / f"{person.id}{suffix or '_0'}.png")
+    splits = {"5": list(FORGOTTEN), "10": list(FORGOTTEN), "15": list(FORGOTTEN)}
+    export(Dataset(root, [*people, *famous], questions, splits), root / "parquet")
     return root / "parquet"
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import struct
-import warnings
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,12 +12,12 @@ from PIL import Image, ImageOps
 from mllmu.core.errors import DataError
 from mllmu.core.records import Profile
 from mllmu.core.seeding import rng
+from mllmu.data.images import opened_image
 from mllmu.data.portraits import Portraits
 from mllmu.data.portraits._transform import transform
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 MAX_BYTES = 50_000_000
-MAX_PIXELS = 50_000_000
 MIN_SIDE = 32
 ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -84,41 +82,19 @@ def find(folder: Path, stem: str) -> Path | None:
 
 def read(path: Path, size: int) -> Image.Image:
     """Read an image upright, crop its central square, scale it; a fresh RGB image without metadata."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            if path.stat().st_size > MAX_BYTES:
-                raise DataError(f"{path}: larger than {MAX_BYTES // 1_000_000} MB. Save it smaller.")
-            with Image.open(path, formats=("JPEG", "PNG", "WEBP")) as opened:
-                # Checked before a pixel is decoded: a small file can claim an image that fills the memory.
-                _check_size(path, opened.width, opened.height)
-                upright = ImageOps.exif_transpose(opened).convert("RGBA")
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise DataError(_too_large(path, "far more")) from None
-    except DataError:
-        raise
-    except (OSError, EOFError, SyntaxError, ValueError, struct.error) as error:
-        raise DataError(
-            f"{path}: not a readable image ({error}). Expected JPEG, PNG or WebP; save it again or replace it."
-        ) from None
+    if path.stat().st_size > MAX_BYTES:
+        raise DataError(f"{path}: larger than {MAX_BYTES // 1_000_000} MB. Save it smaller.")
+    fault, advice = "not a readable image", "save it again or replace it."
+    with opened_image(path, str(path), fault=fault, advice=advice, too_large=" Scale it down.") as opened:
+        if min(opened.size) < MIN_SIDE:
+            raise DataError(
+                f"{path}: image too small: {opened.width} x {opened.height} pixels, expected at least {MIN_SIDE} per "
+                "side. Replace it by a larger one."
+            )
+        upright = ImageOps.exif_transpose(opened).convert("RGBA")
     fitted = ImageOps.fit(upright, (size, size), Image.Resampling.LANCZOS)
     ground = Image.new("RGBA", fitted.size, "white")
     return Image.alpha_composite(ground, fitted).convert("RGB")
-
-
-def _check_size(path: Path, width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise DataError(_too_large(path, f"{width} x {height} pixels"))
-    if min(width, height) < MIN_SIDE:
-        raise DataError(
-            f"{path}: image too small: {width} x {height} pixels, expected at least {MIN_SIDE} a side. "
-            "Replace it by a larger one."
-        )
-
-
-def _too_large(path: Path, got: str) -> str:
-    limit = MAX_PIXELS // 1_000_000
-    return f"{path}: image too large: at most {limit} million pixels are read, got {got}. Scale it down."
 
 
 PLUGIN = Folder

@@ -1,8 +1,10 @@
-"""A person as the ``biography`` cell of the published data set, and as one descriptive answer."""
+"""A person as the ``biography`` cell of the published data set, written and read, and as one descriptive answer."""
 
 from __future__ import annotations
 
 import json
+import re
+from typing import Any
 
 from mllmu.core.records import Profile
 
@@ -45,3 +47,40 @@ def description(profile: Profile) -> str:
 def _facts(profile: Profile) -> list[str]:
     known = profile.attributes
     return [f"{name.replace('_', ' ').capitalize()}: {known[name]}" for name in _FACTS if name in known]
+
+
+def attributes_of(cell: Any) -> dict[str, str]:
+    """The attributes of a ``biography`` cell; unknown keys and empty values are left out.
+
+    >>> attributes_of('{"Name:": "Ada Bell", "Medical Conditions": "Asthma", "Parents": {"Father:": "baker"}}')
+    {'name': 'Ada Bell', 'medical_condition': 'Asthma', 'father_job': 'baker'}
+    """
+    try:
+        value = json.loads(cell) if isinstance(cell, str) else cell
+    except (json.JSONDecodeError, RecursionError):
+        return {}
+    found: dict[str, str] = {}
+    for key, entry in _plain_items(value):
+        if key in _READ and isinstance(entry, str) and entry.strip():
+            found.setdefault(_READ[key], entry.strip())
+        elif key == "parent":
+            jobs = {name: job for name, job in _plain_items(entry) if isinstance(job, str) and job.strip()}
+            found |= {f"{name}_job": jobs[name].strip() for name in ("father", "mother") if name in jobs}
+    return found
+
+
+def _plain_items(value: Any) -> list[tuple[str, Any]]:
+    return [(_plain(key), entry) for key, entry in value.items()] if isinstance(value, dict) else []
+
+
+def _plain(key: Any) -> str:
+    """A key without case, spaces, colons and a plural s."""
+    return re.sub(r"[^a-z]", "", str(key).casefold()).removesuffix("s")
+
+
+_READ = {
+    **{_plain(key): name for key, name in _KEYS.items()},
+    **{"fullname": "name", "birthplace": "birthplace", "placeofbirth": "birthplace", "occupation": "profession"},
+    **{"profession": "profession", "education": "education", "salary": "salary"},
+}
+"""Plain keys as they are written here and by others, and our names."""

@@ -14,25 +14,12 @@ from typing import Literal, NamedTuple
 
 from mllmu.core.records import QA, Record
 from mllmu.data.published import recover_rules as rules
-
-CORE = (
-    "name",
-    "gender",
-    "birthplace",
-    "birth_date",
-    "profession",
-    "height",
-    "education",
-    "salary",
-    "residence",
-    "medical_condition",
-)
-EXTRA = ("father_job", "mother_job", "hobby", "food", "pet", "collection")
+from mllmu.data.values import ATTRIBUTES, CORE_ATTRIBUTES
 
 Reason = Literal["unread", "unstated", "outside", "conflict"]
 
 
-class Reading(NamedTuple):
+class PairReading(NamedTuple):
     """What one question/answer pair says.
 
     ``attribute`` is None if the pair is about something the schema does not know. ``value`` is None if there is no
@@ -46,7 +33,7 @@ class Reading(NamedTuple):
 
 
 class Gap(Record):
-    """One question/answer pair that gave no value, and why; see :class:`Reading`.
+    """One question/answer pair that gave no value, and why; see :class:`PairReading`.
 
     ``conflict``: the pair states another value than an earlier pair did for a core attribute; the first one is kept.
     """
@@ -71,15 +58,11 @@ class Recovery(Record):
     people: dict[str, int]
     gaps: tuple[Gap, ...]
 
-    def missing(self, attribute: str) -> int:
-        """Number of people without a value of this attribute."""
-        return self.num_people - self.people[attribute]
-
     def unavailable(self) -> dict[str, list[str]]:
         """People whose text itself says that a core attribute is not available, with these attributes."""
         found: dict[str, list[str]] = {}
         for gap in self.gaps:
-            if gap.reason == "unstated" and gap.attribute in CORE:
+            if gap.reason == "unstated" and gap.attribute in CORE_ATTRIBUTES:
                 found.setdefault(gap.profile_id, []).append(gap.attribute)
         return found
 
@@ -88,7 +71,7 @@ class Recovery(Record):
         return dict(sorted(Counter(gap.reason for gap in self.gaps).items()))
 
 
-class Person(NamedTuple):
+class RecoveredPerson(NamedTuple):
     """The recovered attributes of one person, all pairs with their attribute, and the pairs without a value."""
 
     attributes: dict[str, str]
@@ -110,35 +93,35 @@ def attribute_of(question: str) -> str | None:
     return next((attribute for pattern, attribute in rules.QUESTIONS if pattern.search(text)), None)
 
 
-def read(question: str, answer: str) -> Reading:
+def read(question: str, answer: str) -> PairReading:
     """Read one pair.
 
     >>> read("How tall is this person?", "This person is 168 cm tall.")
-    Reading(attribute='height', value='168 cm', reason=None)
+    PairReading(attribute='height', value='168 cm', reason=None)
     >>> read("What does she enjoy?", "This person collects vintage maps.")
-    Reading(attribute='collection', value='vintage maps', reason=None)
+    PairReading(attribute='collection', value='vintage maps', reason=None)
     """
     asked = attribute_of(question)
     if asked is None:
-        return Reading(None, None, "outside")
+        return PairReading(None, None, "outside")
     said = answer.strip().removesuffix(".")
     if asked == "leisure":
         return _read_leisure(said)
     if rules.UNSTATED.search(said):
-        return Reading(asked, None, "unstated")
+        return PairReading(asked, None, "unstated")
     value = rules.READERS[asked](said)
-    return Reading(asked, value, None if value else "unread")
+    return PairReading(asked, value, None if value else "unread")
 
 
-def _read_leisure(said: str) -> Reading:
+def _read_leisure(said: str) -> PairReading:
     for attribute in ("collection", "pet", "hobby"):
         value = rules.READERS[attribute](said)
         if value:
-            return Reading(attribute, value, None)
-    return Reading(None, None, "unread")
+            return PairReading(attribute, value, None)
+    return PairReading(None, None, "unread")
 
 
-def recover_person(profile_id: str, pairs: Iterable[tuple[str, str]]) -> Person:
+def recover_person(profile_id: str, pairs: Iterable[tuple[str, str]]) -> RecoveredPerson:
     """Recover one person from (question, answer) pairs; the first value of an attribute counts."""
     attributes: dict[str, str] = {}
     qa: list[QA] = []
@@ -148,21 +131,21 @@ def recover_person(profile_id: str, pairs: Iterable[tuple[str, str]]) -> Person:
         qa.append(QA(question=question, answer=answer, attribute=attribute))
         if attribute and value:
             kept = attributes.setdefault(attribute, value)
-            reason = "conflict" if attribute in CORE and kept.casefold() != value.casefold() else None
+            reason = "conflict" if attribute in CORE_ATTRIBUTES and kept.casefold() != value.casefold() else None
         if reason:
             gap = Gap(profile_id=profile_id, question=question, answer=answer, attribute=attribute, reason=reason)
             gaps.append(gap)
-    ordered = {name: attributes[name] for name in CORE + EXTRA if name in attributes}
-    return Person(ordered, tuple(qa), tuple(gaps))
+    ordered = {name: attributes[name] for name in ATTRIBUTES if name in attributes}
+    return RecoveredPerson(ordered, tuple(qa), tuple(gaps))
 
 
-def summarise(people: Sequence[Person]) -> Recovery:
+def summarise(people: Sequence[RecoveredPerson]) -> Recovery:
     """Count what was recovered over many people."""
     found = Counter(name for person in people for name in person.attributes)
     return Recovery(
         num_people=len(people),
         num_qa=sum(len(person.training_qa) for person in people),
-        num_core_complete=sum(all(name in person.attributes for name in CORE) for person in people),
-        people={name: found[name] for name in CORE + EXTRA},
+        num_core_complete=sum(all(name in person.attributes for name in CORE_ATTRIBUTES) for person in people),
+        people={name: found[name] for name in ATTRIBUTES},
         gaps=tuple(gap for person in people for gap in person.gaps),
     )

@@ -11,6 +11,10 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from mllmu.core.errors import DataError
 from mllmu.core.records import Modality
 
+FULL_SET, TEST_SET, TRAINING, CELEBRITIES = "Full_Set", "Test_Set", "ft_Data", "Retain_Set"
+RATIOS = (5, 10, 15)
+"""Percent of forgotten people: the configs forget_R and retain_Q, Q = 100 - R."""
+TASKS = ("Classification_Task", "Generation_Task", "Mask_Task")
 TYPES: dict[Modality, str] = {"image_text": "Image_Textual", "text": "Pure_Text"}
 GROUPS: dict[Modality, str] = {"image_text": "Image_Textual_Questions", "text": "Pure_Text_Questions"}
 
@@ -22,11 +26,7 @@ _CHOICES = pa.list_(
     )
 )
 _OPEN = pa.list_(pa.struct([("Type", _TEXT), ("Question", _TEXT), ("Ground_Truth", _TEXT)]))
-_TASKS = [
-    ("Classification_Task", pa.struct([(name, _CHOICES) for name in GROUPS.values()])),
-    ("Generation_Task", _OPEN),
-    ("Mask_Task", _OPEN),
-]
+_TASKS = list(zip(TASKS, (pa.struct([(name, _CHOICES) for name in GROUPS.values()]), _OPEN, _OPEN), strict=True))
 _ABOUT = [("biography", _TEXT), ("question", _TEXT), ("answer", _TEXT)]
 FULL = pa.schema([("image", _IMAGE), ("ID", _TEXT), ("Directory", _TEXT), *_ABOUT, *_TASKS])
 PART = pa.schema([("image", _IMAGE), ("ID", _TEXT), *_ABOUT, *_TASKS])
@@ -58,7 +58,7 @@ class TaskRow(BaseModel):
     Mask_Task: list[_Open]
 
 
-class Pair(BaseModel):
+class TrainingPair(BaseModel):
     ID: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
     Question: str
     Answer: str

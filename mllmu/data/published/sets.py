@@ -19,16 +19,15 @@ from pydantic import TypeAdapter
 
 from mllmu.core.errors import DataError
 from mllmu.core.records import MODALITIES, Modality, Question, Split, TaskName
-from mllmu.data.published.schema import GROUPS, TYPES, TaskRow, validated
+from mllmu.data.published.schema import CELEBRITIES, FULL_SET, GROUPS, TEST_SET, TYPES, TaskRow, validated
 from mllmu.data.published.store import Store, Table, decode_image
 
-FULL_SET, TEST_SET, CELEBRITIES = "Full_Set", "Test_Set", "Retain_Set"
 PUBLISHED_SPLITS: tuple[Split, ...] = ("forget", "test", "retain", "celebrity")
 _OPENED_IMAGES = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class Person:
+class PublishedPerson:
     """One row: a person with the questions of the three tasks, numbered by their place in the published lists."""
 
     id: str
@@ -37,7 +36,7 @@ class Person:
 
 
 @dataclass(frozen=True)
-class Images:
+class PublishedImages:
     """The images of some configs, by a name like ``forget_5/012``, or ``Test_Set/012#1`` where there are several."""
 
     places: dict[str, tuple[Table, int]] = field(default_factory=dict)
@@ -52,7 +51,7 @@ class Images:
 
 
 @lru_cache(maxsize=_OPENED_IMAGES)
-def _image(images: Images, name: str) -> Image.Image:
+def _image(images: PublishedImages, name: str) -> Image.Image:
     person, _, number = name.partition("#")
     table, row = images.places[person]
     cell = table.cell(row, "images" if "images" in table.columns else "image")
@@ -67,11 +66,11 @@ def _image(images: Images, name: str) -> Image.Image:
 class PublishedSets:
     """The people of the four sets, those that examples are taken from, and the images of all."""
 
-    people: Mapping[Split, Sequence[Person]]
-    full: Sequence[Person]
-    images: Images
+    people: Mapping[Split, Sequence[PublishedPerson]]
+    full: Sequence[PublishedPerson]
+    images: PublishedImages
 
-    def shot_people(self, split: Split, listed: Sequence[str]) -> list[Person]:
+    def shot_people(self, split: Split, listed: Sequence[str]) -> list[PublishedPerson]:
         """The listed people who belong to a set, as Full_Set knows them, in its order."""
         wanted = {person.id for person in self.people[split]} & set(listed)
         return [person for person in self.full if person.id in wanted]
@@ -88,13 +87,13 @@ def read_sets(root: Path, ratio: int, *, test_image: int) -> PublishedSets:
     Raises:
         DataError: a config is missing or has another schema, or a person has no image of that index.
     """
-    images = Images()
+    images = PublishedImages()
     forget = list(_people(root, f"forget_{ratio}", images))
     forgotten = {person.id for person in forget}
     test = [person for person in _people(root, TEST_SET, images, view=test_image) if person.id in forgotten]
     for person in test:
         images.open(person.image)
-    people: dict[Split, list[Person]] = {
+    people: dict[Split, list[PublishedPerson]] = {
         "forget": forget,
         "test": test,
         "retain": list(_people(root, f"retain_{100 - ratio}", images)),
@@ -103,7 +102,7 @@ def read_sets(root: Path, ratio: int, *, test_image: int) -> PublishedSets:
     return PublishedSets(people=people, full=list(_people(root, FULL_SET, images)), images=images)
 
 
-def _people(root: Path, config: str, images: Images, *, view: int | None = None) -> Iterator[Person]:
+def _people(root: Path, config: str, images: PublishedImages, *, view: int | None = None) -> Iterator[PublishedPerson]:
     variant = "test" if config == TEST_SET else "eval"
     for where, place, row in _rows(root, config):
         name = f"{config}/{row.ID}"
@@ -111,7 +110,7 @@ def _people(root: Path, config: str, images: Images, *, view: int | None = None)
             raise DataError(f"{where}: ID '{row.ID}' appears twice. Expected one row a person.")
         images.places[name] = place
         shown = name if view is None else f"{name}#{view}"
-        yield Person(id=row.ID, image=shown, questions=tuple(_questions(row, variant, where)))
+        yield PublishedPerson(id=row.ID, image=shown, questions=tuple(_questions(row, variant, where)))
 
 
 def _rows(root: Path, config: str) -> Iterator[tuple[str, tuple[Table, int], TaskRow]]:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import io
 import re
-import struct
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,8 +19,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from mllmu.core.errors import DataError, needs_extra
+from mllmu.data.images import opened_image
 
-MAX_PIXELS = 50_000_000
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})$")
 _POINTER = b"version https://git-lfs"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -134,6 +132,14 @@ class Store:
                 return sorted(get_dataset_config_names(self.path.as_posix(), revision=self.revision))
         return sorted(folder.name for folder in self.path.iterdir() if any(folder.glob("*.parquet")))
 
+    def need(self, configs: Sequence[str], hint: str) -> None:
+        """Raise DataError unless the data set has these configs; ``hint`` says what was expected."""
+        here = self.configs()
+        if missing := [config for config in configs if config not in here]:
+            raise DataError(
+                f"{self.path.as_posix()}: no config {', '.join(missing)}; it has {', '.join(here) or 'none'}. {hint}"
+            )
+
     def table(self, config: str, part: str = "train") -> Table:
         """Open one part of one config; files without the name of a part are all taken for ``train``."""
         if self.on_hub:
@@ -155,6 +161,18 @@ class Store:
         with _explained(self.path):
             data = load_dataset(self.path.as_posix(), config, split=part, revision=self.revision)
         return data.with_format(None).cast(undecoded(data.features))
+
+
+def downloaded(path: Path, revision: str | None = None, *, patterns: Sequence[str], kind: str = "dataset") -> Path:
+    """The folder of a repository: a local one as it is, one of the hub fetched as files."""
+    if not is_hub_name(path):
+        return path
+    from huggingface_hub import snapshot_download
+
+    with _explained(path):
+        return Path(
+            snapshot_download(path.as_posix(), repo_type=kind, revision=revision, allow_patterns=list(patterns))
+        )
 
 
 def undecoded(features: Any) -> Any:
@@ -239,22 +257,6 @@ def decode_image(cell: Any, where: str) -> Image.Image:
     data = cell.get("bytes") if isinstance(cell, dict) else cell
     if not isinstance(data, bytes) or not data:
         raise DataError(f"{where}: the image cell holds no bytes. Download the data set again, images included.")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as opened:
-                if opened.width * opened.height > MAX_PIXELS:
-                    raise DataError(_too_large(where, f"{opened.width} x {opened.height} pixels"))
-                return opened.convert("RGB")
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise DataError(_too_large(where, "far more")) from None
-    except DataError:
-        raise
-    except (OSError, EOFError, SyntaxError, ValueError, struct.error) as error:
-        raise DataError(
-            f"{where}: the image cannot be decoded ({error}). Expected JPEG, PNG or WebP; download the file again."
-        ) from None
-
-
-def _too_large(where: str, got: str) -> str:
-    return f"{where}: image too large: at most {MAX_PIXELS // 1_000_000} million pixels are read, got {got}."
+    fault, advice = "the image cannot be decoded", "download the file again."
+    with opened_image(io.BytesIO(data), where, fault=fault, advice=advice) as opened:
+        return opened.convert("RGB")

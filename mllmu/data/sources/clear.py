@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from mllmu.core.errors import DataError
 from mllmu.core.records import Profile
 from mllmu.core.seeding import rng
+from mllmu.data.published.content import ImageCell, PublishedData, QuestionReader, used
 from mllmu.data.published.store import Store, Table
-from mllmu.data.sources._published import Asker, Found, Published, Shown
+from mllmu.data.sources._published import Published
 
 FULL = "full"
 TEXT = "full+tofu"
@@ -24,11 +25,11 @@ NUM_OPTIONS = 4
 
 
 class Clear(Published):
-    """CLEAR as published: captions of many images a person (image+text) and TOFU's questions (text).
+    """CLEAR as published: captions of many images per person (image+text) and TOFU's questions (text).
 
     Every image is taught with its caption, and asked again: for the caption (generation, with the published
     paraphrase and wrong captions where there are some) and for the name (classification with published wrong names).
-    TOFU rows have no name: they come in blocks of twenty an author, and a block belongs to whoever is named in most of
+    TOFU rows have no name: they come in blocks of twenty per author, and a block belongs to whoever is named in most of
     its rows; a block that names nobody is listed as left out. Forget sets are ``forget01``, ``05`` and ``10``.
 
     Source: https://huggingface.co/datasets/therem/CLEAR (arXiv:2410.18057). The words that ask for a caption are ours.
@@ -36,82 +37,79 @@ class Clear(Published):
 
     source: ClassVar[str] = "https://huggingface.co/datasets/therem/CLEAR"
 
-    def read(self) -> Found:
-        store = Store(self.path, self.revision)
+    def read(self) -> PublishedData:
+        store, data = Store(self.path, self.revision), PublishedData()
+        store.need([FULL], "Expected a copy of therem/CLEAR with a folder of parquet files per config.")
         configs = store.configs()
-        if FULL not in configs:
-            raise DataError(
-                f"{self.path.as_posix()}: no config {FULL}; it has {', '.join(configs) or 'none'}. Expected a copy of "
-                "therem/CLEAR with a folder of parquet files per config."
-            )
-        found = Found()
-        ids = self._captions(store, configs, found)
+        ids = self._captions(store, configs, data)
         if TEXT in configs:
-            self._texts(store.table(TEXT), found, ids)
+            self._texts(store.table(TEXT), data, ids)
         else:
-            found.tally.notes.append(f"no config {TEXT}: there are no text questions")
+            data.account.notes.append(f"no config {TEXT}: there are no text questions")
         for config in configs:
             if match := _FORGET.fullmatch(config):
                 names = [row["name"] for row in store.table(config).rows(("name",))]
-                found.tally.rows[config] = len(names)
-                found.forget[str(int(match[1]))] = list(dict.fromkeys(ids[n] for n in names if n in ids))
-        return found
+                data.account.rows[config] = len(names)
+                data.forget[str(int(match[1]))] = list(dict.fromkeys(ids[n] for n in names if n in ids))
+        return data
 
-    def _captions(self, store: Store, configs: list[str], found: Found) -> dict[str, str]:
+    def _captions(self, store: Store, configs: Sequence[str], data: PublishedData) -> dict[str, str]:
         """Images with their captions; returns the id of every name."""
         table = store.table(FULL)
         table.need(("image", "caption", "name"))
         wrong = _perturbed(store, configs)
-        teacher, asker = Asker(FULL, "train", found.tally), Asker(FULL, "eval", found.tally)
+        training, evaluation = (QuestionReader(FULL, variant, data.account) for variant in ("train", "eval"))
         ids: dict[str, str] = {}
         for number, row in enumerate(table.rows(("caption", "name"))):
-            found.tally.rows[FULL] += 1
+            data.account.rows[FULL] += 1
             name, caption = row["name"], row["caption"]
             if not isinstance(name, str) or not name.strip():
-                found.tally.skip(FULL, number, "", "row", "there is no name")
+                data.account.skip(FULL, number, "", "there is no name")
                 continue
             if name not in ids:
                 ids[name] = f"{len(ids) + 1:03d}"
-                found.people.append(Profile(id=ids[name], kind="fictitious", attributes={"name": name}))
+                data.people.append(Profile(id=ids[name], kind="fictitious", attributes={"name": name}))
             person = ids[name]
-            view = len(found.images.setdefault(person, []))
-            found.images[person].append(Shown(table, number, "image"))
-            more = wrong.get((name, caption), {})
-            options = _options(person, view, name, more.get("perturbed_names") or ())
-            made = [
-                teacher.add(number, person, "generation", "image_text", ASK, caption, attribute="caption", view=view),
-                asker.add(
-                    number, person, "generation", "image_text", ASK, caption, attribute="caption", view=view,
-                    alternatives=more.get("perturbed_captions") or (), rewording=more.get("paraphrased_caption") or "",
+            images = data.images.setdefault(person, [])
+            images.append(ImageCell(table, number, "image"))
+            more, view = wrong.get((name, caption), {}), len(images) - 1
+            about: dict[str, Any] = {"modality": "image_text", "view": view}
+            caption_of = {"task": "generation", "text": ASK, "answer": caption, "attribute": "caption", **about}
+            found = [
+                training.read(number, person, **caption_of),
+                evaluation.read(
+                    number,
+                    person,
+                    **caption_of,
+                    alternatives=tuple(more.get("perturbed_captions") or ()),
+                    rewording=more.get("paraphrased_caption") or "",
                 ),
-                asker.add(
-                    number, person, "classification", "image_text", NAME, name, attribute="name", view=view,
-                    options=options,
-                ) if options else None,
-            ]  # fmt: skip
-            found.questions.setdefault(person, []).extend(q for q in made if q)
+            ]
+            if options := _options(person, view, name, more.get("perturbed_names") or ()):
+                asked = {"task": "classification", "text": NAME, "answer": name, "attribute": "name", **about}
+                found.append(evaluation.read(number, person, **asked, options=options))
+            data.questions.setdefault(person, []).extend(used(found))
         return ids
 
-    def _texts(self, table: Table, found: Found, ids: dict[str, str]) -> None:
+    def _texts(self, table: Table, data: PublishedData, ids: Mapping[str, str]) -> None:
+        """TOFU's questions, block by block."""
         table.need(("question", "answer"))
-        teacher, asker = Asker(TEXT, "train", found.tally), Asker(TEXT, "eval", found.tally)
+        readers = [QuestionReader(TEXT, variant, data.account) for variant in ("train", "eval")]
         rows = list(enumerate(table.rows(("question", "answer"))))
-        found.tally.rows[TEXT] = len(rows)
+        data.account.rows[TEXT] = len(rows)
         asked = [(number, row) for number, row in rows if row["question"]]  # the others are the captions once more
         for first in range(0, len(asked), BLOCK):
             block = asked[first : first + BLOCK]
             person = _named([row for _, row in block], ids)
             for number, row in block:
                 if person is None:
-                    reason = "its block of twenty rows names nobody of the config full"
-                    found.tally.skip(TEXT, number, "", "row", reason)
+                    data.account.skip(TEXT, number, "", "its block of twenty rows names nobody of the config full")
                     continue
-                for who in (teacher, asker):
-                    question = who.add(number, person, "generation", "text", row["question"], row["answer"])
-                    found.questions[person] += [question] if question else []
+                texts = row["question"], row["answer"]
+                data.questions[person] += used([r.read(number, person, "generation", "text", *texts) for r in readers])
 
 
-def _perturbed(store: Store, configs: list[str]) -> dict[tuple[str, str], dict[str, Any]]:
+def _perturbed(store: Store, configs: Sequence[str]) -> dict[tuple[str, str], dict[str, Any]]:
     """Wrong captions, wrong names and paraphrases by name and caption."""
     columns = ("perturbed_captions", "paraphrased_caption", "perturbed_names")
     known: dict[tuple[str, str], dict[str, Any]] = {}
@@ -135,7 +133,7 @@ def _options(person: str, view: int, name: str, wrong: Any) -> dict[str, str]:
     return dict(zip("ABCD", shuffled, strict=True))
 
 
-def _named(rows: list[dict[str, Any]], ids: dict[str, str]) -> str | None:
+def _named(rows: Sequence[dict[str, Any]], ids: Mapping[str, str]) -> str | None:
     """Who is named in most rows of a block; None if nobody is."""
     counts = Counter(name for row in rows for name in ids if name in f"{row['question']} {row['answer']}")
     return ids[counts.most_common(1)[0][0]] if counts else None

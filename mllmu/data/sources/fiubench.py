@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -15,8 +15,9 @@ from pydantic import Field
 
 from mllmu.core.errors import DataError
 from mllmu.core.records import Profile, Question
-from mllmu.data.published.store import decode_image, is_hub_name
-from mllmu.data.sources._published import Asker, Found, Published, usable_id
+from mllmu.data.published.content import PublishedData, QuestionReader, RowAccount, usable_id, used
+from mllmu.data.published.store import decode_image, downloaded
+from mllmu.data.sources._published import Published
 
 FILES = ("full.json", "full_data.json")
 _SPLIT = re.compile(r"forget(\d+)$")
@@ -25,6 +26,9 @@ _SHAPE = (
     'Expected FIUBench\'s full.json: rows {"image_path": ..., "qa_list": [{"question": ..., "answer": ..., '
     '"paraphrased_question": ..., "paraphrased_answer": ..., "perturbed_answer": [...]}]}.'
 )
+
+
+Reader = Callable[..., Question | None]
 
 
 class _File(NamedTuple):
@@ -57,57 +61,41 @@ class Fiubench(Published):
 
     path: Path = Field(description="folder with full.json and SFHQ.zip (or its images), or hub name gray311/FIUBench")
 
-    def read(self) -> Found:
-        found = Found()
+    def read(self) -> PublishedData:
+        data = PublishedData()
         name = next((name for name in FILES if (self.folder / name).is_file()), None)
         if name is None:
             raise DataError(f"{self.path.as_posix()}: none of {', '.join(FILES)} is in it. {_SHAPE}")
         images = _images(self.folder)
-        teacher, asker, tester = (Asker(name, variant, found.tally) for variant in ("train", "eval", "test"))
+        readers = [(variant, QuestionReader(name, variant, data.account)) for variant in ("train", "eval", "test")]
         for number, row in enumerate(_rows(self.folder / name)):
-            found.tally.rows[name] += 1
+            data.account.rows[name] += 1
             face = Path(str(row.get("image_path") or row.get("image") or "")).name
-            person = usable_id(Path(face).stem)
-            shown = images.get(face)
-            if person is None or shown is None or person in found.images:
+            person, image = usable_id(Path(face).stem), images.get(face)
+            if person is None or image is None or person in data.images:
                 reason = "it names no image" if person is None else f"the image {face} is missing"
-                reason = "the image was already given" if person in found.images else reason
-                found.tally.skip(name, number, face, "row", reason)
+                reason = "the image was already given" if person in data.images else reason
+                data.account.skip(name, number, face, reason)
                 continue
-            listed = row.get("name")
-            found.images[person] = [shown]
-            found.people.append(
-                Profile(id=person, kind="fictitious", attributes={"name": str(listed or f"person {person}")})
-            )
-            found.questions[person] = [
-                q for qa in _pairs(row) for q in _asked(qa, number, person, teacher, asker, tester) if q
-            ]
-        found.forget = self._forget({p.id for p in found.people}, found)
-        return found
+            attributes = {"name": str(row.get("name") or f"person {person}")}
+            data.people.append(Profile(id=person, kind="fictitious", attributes=attributes))
+            data.images[person] = [image]
+            # all are free answers with the image
+            read = {variant: partial(r.read, number, person, "generation", "image_text") for variant, r in readers}
+            data.questions[person] = used([question for pair in _pairs(row) for question in _questions(pair, read)])
+        data.forget = self._forget({p.id for p in data.people}, data.account)
+        return data
 
     @cached_property
     def folder(self) -> Path:
         """The folder with the files; a repository of the hub is fetched as files."""
-        if not is_hub_name(self.path):
-            return self.path
-        from huggingface_hub import snapshot_download
+        return downloaded(self.path, self.revision, patterns=["*.json", "SFHQ.zip"])
 
-        try:
-            got = snapshot_download(
-                self.path.as_posix(), repo_type="dataset", revision=self.revision, allow_patterns=["*.json", "SFHQ.zip"]
-            )
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"{self.path.as_posix()}: the hub does not give this data set: {' '.join(str(error).split())[:300]}. "
-                "Check the name and the network, or name a local copy."
-            ) from None
-        return Path(got)
-
-    def _forget(self, people: set[str], found: Found) -> dict[str, list[str]]:
+    def _forget(self, people: set[str], account: RowAccount) -> dict[str, list[str]]:
         """Forget sets by percent; ``split.json`` lists the stems of the images."""
         path = self.folder / "split.json"
         if not path.is_file():
-            found.tally.notes.append("no split.json: forget sets are drawn by the seed")
+            account.notes.append("no split.json: forget sets are drawn by the seed")
             return {}
         splits = _json(path)
         listed = splits.items() if isinstance(splits, dict) else ()
@@ -166,23 +154,18 @@ def _texts(value: Any) -> list[str]:
     return [value] if isinstance(value, str) and value else [str(v) for v in value] if isinstance(value, list) else []
 
 
-def _asked(
-    qa: dict[str, Any], number: int, person: str, teacher: Asker, asker: Asker, tester: Asker
-) -> Iterator[Question | None]:
-    question, answer = qa.get("question", qa.get("q")), qa.get("answer", qa.get("a"))
-    attribute = qa.get("attribute") if isinstance(qa.get("attribute"), str) else None
-    wrong = [w for w in _texts(qa.get("perturbed_answer")) if w != answer]
-    other = next(iter(_texts(qa.get("paraphrased_answer"))), "")
-    yield teacher.add(number, person, "generation", "image_text", question, answer, attribute=attribute)
-    yield asker.add(
-        number, person, "generation", "image_text", question, answer,
-        attribute=attribute, alternatives=wrong, rewording=other,
-    )  # fmt: skip
-    for text in _texts(qa.get("paraphrased_question"))[:1]:
-        yield tester.add(
-            number, person, "generation", "image_text", text, other or answer,
-            attribute=attribute, alternatives=wrong, rewording=str(answer), view=0,
-        )  # fmt: skip
+def _questions(pair: dict[str, Any], read: Mapping[str, Reader]) -> Iterator[Question | None]:
+    """A question for training and evaluation, and its paraphrase for the test set; ``read``: by variant."""
+    question, answer = pair.get("question", pair.get("q")), pair.get("answer", pair.get("a"))
+    attribute = pair.get("attribute") if isinstance(pair.get("attribute"), str) else None
+    said = {"text": question, "answer": answer, "attribute": attribute}
+    wrong = tuple(w for w in _texts(pair.get("perturbed_answer")) if w != answer)
+    other = next(iter(_texts(pair.get("paraphrased_answer"))), "")
+    yield read["train"](**said)
+    yield read["eval"](**said, alternatives=wrong, rewording=other)
+    for text in _texts(pair.get("paraphrased_question"))[:1]:
+        said |= {"text": text, "answer": other or answer}
+        yield read["test"](**said, alternatives=wrong, rewording=str(answer), view=0)
 
 
 PLUGIN = Fiubench

@@ -10,26 +10,23 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from mllmu.core.errors import DataError
-from mllmu.core.records import Modality, Profile, Question, TaskName
-from mllmu.data.published.recover import CORE, EXTRA, recover_person
+from mllmu.core.records import Modality, Profile, Question
+from mllmu.data.published.biography import attributes_of
+from mllmu.data.published.content import ImageCell, PublishedData, QuestionReader, usable_id, used
+from mllmu.data.published.recover import recover_person
 from mllmu.data.published.store import Store, Table
-from mllmu.data.sources._mllmu_tables import attributes_of
-from mllmu.data.sources._published import Asker, Found, Published, Shown, usable_id
+from mllmu.data.sources._published import Published
+from mllmu.data.values import ATTRIBUTES
 
 FULL = "Full_Set"
 CELEBRITIES = ("real_person", "Retain_Set")
-_TASKS: tuple[tuple[TaskName, str], ...] = (
-    ("classification", "Classify"),
-    ("generation", "Generation"),
-    ("cloze", "Cloze"),
-)
-_TAUGHT: tuple[tuple[Modality, str], ...] = (("image_text", "MM_QA"), ("text", "UM_QA"))
+_TASKS = (("classification", "Classify"), ("generation", "Generation"), ("cloze", "Cloze"))
+_TRAINING: tuple[tuple[Modality, str], ...] = (("image_text", "MM_QA"), ("text", "UM_QA"))
 _GROUPS: tuple[tuple[Modality, tuple[str, ...]], ...] = (
     ("image_text", ("muitimodal", "multimodal")),  # the first is the published spelling
     ("text", ("unimodal",)),
 )
-_COLUMNS = ("ID", "image", *(column for _, column in _TASKS))
+_COLUMNS = ("ID", *(column for _, column in _TASKS))
 _FORGET = re.compile(r"forget_0*(\d+)$")
 MAX_CELL = 200_000
 
@@ -48,60 +45,49 @@ class UmuBench(Published):
 
     part: Literal["people", "celebrities"] = Field(default="people", description="celebrities: the real people")
 
-    def read(self) -> Found:
-        store = Store(self.path, self.revision)
+    def read(self) -> PublishedData:
+        store, data = Store(self.path, self.revision), PublishedData()
         configs = store.configs()
-        wanted = [name for name in ((FULL,) if self.part == "people" else CELEBRITIES) if name in configs]
-        if not wanted:
-            raise DataError(
-                f"{self.path.as_posix()}: no config {FULL if self.part == 'people' else ' or '.join(CELEBRITIES)}; it "
-                f"has {', '.join(configs) or 'none'}. Expected a copy of chengyewang/UMU-bench."
-            )
-        found = Found()
-        self._read(store.table(wanted[0]), wanted[0], found)
-        if self.part == "people":
-            known = {p.id for p in found.people}
-            for config in configs:
-                if match := _FORGET.fullmatch(config):
-                    ids = [usable_id(row["ID"]) for row in store.table(config).rows(("ID",))]
-                    found.tally.rows[config] = len(ids)
-                    found.forget[match[1]] = [i for i in ids if i in known]  # type: ignore[misc]
-        return found
+        wanted = (FULL,) if self.part == "people" else CELEBRITIES
+        config = next((name for name in wanted if name in configs), wanted[-1])
+        store.need([config], "Expected a copy of chengyewang/UMU-bench.")
+        self._read(store.table(config), config, data)
+        for name in configs if self.part == "people" else ():
+            if match := _FORGET.fullmatch(name):
+                ids = [usable_id(row["ID"]) for row in store.table(name).rows(("ID",))]
+                data.account.rows[name] = len(ids)
+                data.forget[match[1]] = [person for person in ids if person in data.images]  # type: ignore[misc]
+        return data
 
-    def _read(self, table: Table, config: str, found: Found) -> None:
-        taught = tuple(column for _, column in _TAUGHT) if self.part == "people" else ()
-        table.need((*_COLUMNS, *taught), "Expected the schema of chengyewang/UMU-bench.")
+    def _read(self, table: Table, config: str, data: PublishedData) -> None:
+        trained = tuple(column for _, column in _TRAINING) if self.part == "people" else ()
+        table.need((*_COLUMNS, "image", *trained), "Expected the schema of chengyewang/UMU-bench.")
         about = tuple(column for column in ("Biography", "biography") if column in table.columns)
-        columns = (*(c for c in _COLUMNS if c != "image"), *taught, *about)
-        asker = Asker(config, "eval", found.tally)
-        teacher = Asker(config, "train", found.tally)
-        for number, row in enumerate(table.rows(columns)):
-            found.tally.rows[config] += 1
+        training, evaluation = (QuestionReader(config, variant, data.account) for variant in ("train", "eval"))
+        for number, row in enumerate(table.rows((*_COLUMNS, *trained, *about))):
+            data.account.rows[config] += 1
             person = usable_id(row["ID"])
-            if person is None or person in found.images:
+            if person is None or person in data.images:
                 reason = "the ID is not usable" if person is None else "the ID was already given"
-                found.tally.skip(config, number, str(row["ID"])[:80], "row", reason)
+                data.account.skip(config, number, str(row["ID"])[:80], reason)
                 continue
             person = f"c{person}" if self.part == "celebrities" and person.isdigit() else person
-            pairs = [pair for pair in _pairs(row, teacher, number, person) if pair]
+            pairs = used(list(_pairs(row, training, number, person)))
             profile = self._profile(person, row.get(about[0]) if about else None, pairs)
             if profile is None:
-                found.tally.skip(config, number, person, "row", "neither the biography nor the text says a name")
+                data.account.skip(config, number, person, "neither the biography nor the text says a name")
                 continue
-            found.people.append(profile)
-            found.images[person] = [Shown(table, number, "image")]
-            found.questions[person] = [*pairs, *_asked(row, asker, number, person)]
+            data.people.append(profile)
+            data.images[person] = [ImageCell(table, number, "image")]
+            data.questions[person] = [*pairs, *used(list(_asked(row, evaluation, number, person)))]
 
     def _profile(self, person: str, biography: Any, pairs: list[Question]) -> Profile | None:
         read = recover_person(person, [(q.text, q.answer) for q in pairs if q.modality == "image_text"])
         known = attributes_of(_value(biography)) | read.attributes
         if "name" not in known:
             return None
-        return Profile(
-            id=person,
-            kind="fictitious" if self.part == "people" else "celebrity",
-            attributes={key: known[key] for key in CORE + EXTRA if key in known},
-        )
+        kind: Literal["fictitious", "celebrity"] = "fictitious" if self.part == "people" else "celebrity"
+        return Profile(id=person, kind=kind, attributes={name: known[name] for name in ATTRIBUTES if name in known})
 
 
 def _value(cell: Any) -> Any:
@@ -118,37 +104,37 @@ def _value(cell: Any) -> Any:
         return None
 
 
-def _pairs(row: dict[str, Any], teacher: Asker, number: int, person: str) -> Iterator[Question | None]:
+def _pairs(row: dict[str, Any], reader: QuestionReader, number: int, person: str) -> Iterator[Question | None]:
     """Training questions from cells ``{"question": {"1": ...}, "answer": {"1": ...}}``."""
-    for modality, column in _TAUGHT:
+    for modality, column in _TRAINING:
         if column not in row:
             continue
         cell = _value(row[column])
         questions, answers = (cell.get("question"), cell.get("answer")) if isinstance(cell, dict) else (None, None)
         if not isinstance(questions, dict) or not isinstance(answers, dict):
-            teacher.tally.skip(teacher.config, number, person, column, "the cell is not {question: {}, answer: {}}")
+            reason = "the cell is not {question: {}, answer: {}}"
+            reader.account.skip(reader.config, number, person, reason, column)
             continue
         for key, text in questions.items():
-            yield teacher.add(number, person, "generation", modality, text, answers.get(key))
+            yield reader.read(number, person, "generation", modality, text, answers.get(key))
 
 
-def _asked(row: dict[str, Any], asker: Asker, number: int, person: str) -> list[Question]:
+def _asked(row: dict[str, Any], reader: QuestionReader, number: int, person: str) -> Iterator[Question | None]:
     """Evaluation questions from cells ``{"unimodal": {"1": {"question", "options", "answer"}}, ...}``."""
-    found: list[Question | None] = []
     for task, column in _TASKS:
         cell = _value(row[column])
         for modality, names in _GROUPS:
             group = next((cell[name] for name in names if isinstance(cell, dict) and name in cell), None)
             if not isinstance(group, dict):
-                asker.tally.skip(asker.config, number, person, f"{column}.{modality}", "there are no such questions")
+                reason = "there are no such questions"
+                reader.account.skip(reader.config, number, person, reason, f"{column}.{modality}")
                 continue
             for item in group.values():
                 item = item if isinstance(item, dict) else {}
                 text, answer = item.get("question"), item.get("answer")
                 if task == "cloze" and isinstance(answer, str):
                     answer = answer.removesuffix(".")
-                found.append(asker.add(number, person, task, modality, text, answer, options=item.get("options")))
-    return [question for question in found if question]
+                yield reader.read(number, person, task, modality, text, answer, options=item.get("options"))
 
 
 PLUGIN = UmuBench

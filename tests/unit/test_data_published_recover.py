@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mllmu.data.published.recover import CORE, Reading, attribute_of, read, recover_person, summarise
+from mllmu.data.published.recover import PairReading, attribute_of, read, recover_person, summarise
+from mllmu.data.values import CORE_ATTRIBUTES as CORE
 
 CORE_PAIRS = [
     ("What is the name of the person in the image?", "The name of the person is Odile van Praag.", "Odile van Praag"),
@@ -27,7 +28,7 @@ CORE_PAIRS = [
 @pytest.mark.parametrize(("attribute", "pair"), list(zip(CORE, CORE_PAIRS, strict=True)), ids=CORE)
 def test_a_core_attribute_is_read_in_the_schema_form(attribute: str, pair: tuple[str, str, str]) -> None:
     question, answer, value = pair
-    assert read(question, answer) == Reading(attribute, value, None)
+    assert read(question, answer) == PairReading(attribute, value, None)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,7 @@ def test_a_core_attribute_is_read_in_the_schema_form(attribute: str, pair: tuple
     ],
 )
 def test_extra_facts_are_read(question: str, answer: str, attribute: str, value: str) -> None:
-    assert read(question, answer) == Reading(attribute, value, None)
+    assert read(question, answer) == PairReading(attribute, value, None)
 
 
 @pytest.mark.parametrize(
@@ -87,11 +88,11 @@ def test_a_medical_condition_is_a_noun(answer: str, value: str) -> None:
 
 def test_an_answer_that_states_nothing_gives_no_value() -> None:
     reading = read("What is her annual salary?", "There is no information about this person's annual salary.")
-    assert reading == Reading("salary", None, "unstated")
+    assert reading == PairReading("salary", None, "unstated")
 
 
 def test_an_unknown_wording_is_reported_and_not_guessed() -> None:
-    assert read("How tall is this person?", "Rather tall.") == Reading("height", None, "unread")
+    assert read("How tall is this person?", "Rather tall.") == PairReading("height", None, "unread")
     assert read("What is this person's name?", "The name of this person is unknown.").value is None
 
 
@@ -123,5 +124,5 @@ def test_the_summary_counts_people_not_pairs() -> None:
     summary = summarise([whole, part])
     assert (summary.num_people, summary.num_qa, summary.num_core_complete) == (2, 15, 1)
     assert summary.people["gender"] == 2
-    assert summary.missing("height") == 1
+    assert summary.people["height"] == 1
     assert summary.reasons() == {"outside": 1}

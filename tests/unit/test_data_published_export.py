@@ -13,7 +13,9 @@ from PIL import Image
 
 from mllmu.core.errors import DataError
 from mllmu.core.records import MODALITIES, Profile, Question
-from mllmu.data.published.export import INDEX, export, read_questions
+from mllmu.data.dataset import Dataset
+from mllmu.data.published.export import export
+from mllmu.data.sources.mllmu_bench import MllmuBench
 
 JOBS = ["baker", "pilot", "judge", "nurse"]
 
@@ -55,32 +57,31 @@ def make_questions(profile: Profile) -> list[Question]:
     return made
 
 
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for n, profile in enumerate(make_profiles()):
-        for stem in [profile.id] + [f"{profile.id}_{view}" for view in (1, 2, 3)] * (profile.kind == "fictitious"):
-            Image.new("RGB", (2, 2), (n, n, n)).save(folder / f"{stem}.png")
-    return folder
-
-
-SPLITS = {5: ["p00"], 10: ["p03", "p01"], 15: ["p02", "p04", "p15"]}
+SPLITS = {"5": ["p00"], "10": ["p03", "p01"], "15": ["p02", "p04", "p15"]}
 
 
 @pytest.fixture
-def exported(tmp_path: Path, images: Path) -> tuple[Path, dict[str, int], list[Question]]:
+def dataset(tmp_path: Path) -> Dataset:
+    (tmp_path / "images").mkdir()
     profiles = make_profiles()
+    for n, profile in enumerate(profiles):
+        for view in range(4 if profile.kind == "fictitious" else 1):
+            Image.new("RGB", (2, 2), (n, n, n)).save(tmp_path / "images" / f"{profile.id}_{view}.png")
     questions = [question for profile in reversed(profiles) for question in make_questions(profile)]
-    return tmp_path / "out", export(tmp_path / "out", profiles, questions, SPLITS, images), questions
+    return Dataset(tmp_path, profiles, questions, SPLITS)
+
+
+@pytest.fixture
+def exported(dataset: Dataset) -> tuple[Path, dict[str, int]]:
+    return dataset.folder / "out", export(dataset, dataset.folder / "out")
 
 
 def rows(folder: Path, config: str) -> list[dict]:
     return [row for path in sorted((folder / config).iterdir()) for row in pq.ParquetFile(path).read().to_pylist()]
 
 
-def test_every_config_has_the_rows_of_its_people(exported: tuple[Path, dict[str, int], list[Question]]) -> None:
-    folder, counts, _ = exported
+def test_every_config_has_the_rows_of_its_people(exported: tuple[Path, dict[str, int]]) -> None:
+    folder, counts = exported
     assert counts == {
         "Full_Set": 16, "ft_Data": 16, "Test_Set": 16, "Retain_Set": 4,
         "forget_5": 1, "retain_95": 15, "forget_10": 2, "retain_90": 14, "forget_15": 3, "retain_85": 13,
@@ -94,7 +95,7 @@ def test_every_config_has_the_rows_of_its_people(exported: tuple[Path, dict[str,
     ]
 
 
-def test_the_columns_have_the_published_types(exported: tuple[Path, dict[str, int], list[Question]]) -> None:
+def test_the_columns_have_the_published_types(exported: tuple[Path, dict[str, int]]) -> None:
     folder = exported[0]
 
     def schema(config: str) -> pa.Schema:
@@ -123,7 +124,7 @@ def test_the_columns_have_the_published_types(exported: tuple[Path, dict[str, in
     assert features["Mask_Task"][0]["Type"] == {"dtype": "string", "_type": "Value"}
 
 
-def test_cells_hold_the_person(exported: tuple[Path, dict[str, int], list[Question]]) -> None:
+def test_cells_hold_the_person(exported: tuple[Path, dict[str, int]]) -> None:
     folder = exported[0]
     row = rows(folder, "Full_Set")[5]
     assert json.loads(row["biography"]) == {
@@ -136,98 +137,52 @@ def test_cells_hold_the_person(exported: tuple[Path, dict[str, int], list[Questi
     ]
 
 
-def test_the_round_trip_is_exact(exported: tuple[Path, dict[str, int], list[Question]]) -> None:
-    folder, _, questions = exported
-    assert len(questions) == 16 * 18 + 4 * 8
-    assert read_questions(folder) == questions
-
-
-def test_the_index_does_not_repeat_what_the_configs_hold(
-    exported: tuple[Path, dict[str, int], list[Question]],
-) -> None:
-    text = (exported[0] / INDEX).read_text(encoding="utf-8")
-    assert "What does this person do?" not in text
-    assert text.count("What does Person") == 16  # the text-only training pairs have no published place
-
-
-def test_without_the_index_the_published_part_is_rebuilt(
-    exported: tuple[Path, dict[str, int], list[Question]],
-) -> None:
-    folder, _, questions = exported
-    (folder / INDEX).unlink()
-    rebuilt = {question.id: question for question in read_questions(folder)}
-    assert len(rebuilt) == len(questions) - 16
-    choice = rebuilt["p03.test.classification.text.0"]
-    assert (choice.answer, choice.value, choice.attribute) == ("D", "nurse", "other")
-    assert rebuilt["p03.eval.cloze.image_text.1"].value == "nurse"
-    trained = rebuilt["p03.train.generation.image_text.0"]
-    assert (trained.variant, trained.value) == ("train", "this person is a nurse")
-
-
-@pytest.mark.parametrize(
-    ("splits", "message"),
-    [
-        ({5: [], 10: []}, r"got the ratios \[5, 10\], expected exactly \[5, 10, 15\]"),
-        ({**SPLITS, 10: ["p16"]}, r"splits\[10\]: 'p16' is not a fictitious person"),
-        ({**SPLITS, 5: ["p01", "p01"]}, r"splits\[5\]: an id appears twice"),
-    ],
-)
-def test_a_split_that_does_not_fit_is_an_error(
-    tmp_path: Path, images: Path, splits: dict[int, list[str]], message: str
-) -> None:
-    with pytest.raises(DataError, match=message):
-        export(tmp_path / "out", make_profiles(), [], splits, images)
-
-
-def test_a_question_about_somebody_else_is_an_error(tmp_path: Path, images: Path) -> None:
-    profiles = make_profiles()
-    stranger = make_questions(profiles[0].model_copy(update={"id": "zz"}))
-    with pytest.raises(DataError, match="is about 'zz', not exported"):
-        export(tmp_path / "out", profiles, stranger, SPLITS, images)
-
-
-def test_a_missing_image_is_named_and_leaves_no_half_file(tmp_path: Path, images: Path) -> None:
-    (images / "p02_1.png").unlink()
-    with pytest.raises(DataError, match=r"no image 'p02_1.png'"):
-        export(tmp_path / "out", make_profiles(), [], SPLITS, images)
-    assert list((tmp_path / "out" / "Test_Set").iterdir()) == []
-
-
-def test_a_config_changed_after_the_export_is_noticed(
-    exported: tuple[Path, dict[str, int], list[Question]],
-) -> None:
+def test_the_source_reads_back_what_was_exported(exported: tuple[Path, dict[str, int]], dataset: Dataset) -> None:
     folder = exported[0]
-    path = folder / "Retain_Set" / "train-00000-of-00001.parquet"
-    table = pq.ParquetFile(path).read()
-    changed = table.to_pylist()
-    changed[0]["Classification_Task"]["Pure_Text_Questions"][0]["Correct_Answer"] = "B"
-    pq.write_table(pa.Table.from_pylist(changed, schema=table.schema), path)
-    with pytest.raises(DataError, match="got the value 'baker', but the config says 'pilot'"):
-        read_questions(folder)
-    pq.write_table(table.slice(1), path)
-    with pytest.raises(DataError, match=r"'p16\.\S+' is not in the configs"):
-        read_questions(folder)
-    pq.write_table(table, path)
-    index = folder / INDEX
-    index.write_text("".join(index.read_text(encoding="utf-8").splitlines(keepends=True)[1:]), encoding="utf-8")
-    with pytest.raises(DataError, match=r"questions it does not know, first eval\.p19"):
-        read_questions(folder)
+    for part, kind in (("people", "fictitious"), ("celebrities", "celebrity")):
+        source = MllmuBench(path=folder, part=part)
+        people = source.profiles(0)
+        assert [p.id for p in people] == [p.id for p in dataset.profiles if p.kind == kind]
+        asked = [q for q in dataset.questions if q.variant != "train" and q.profile_id in {p.id for p in people}]
+        read = source.questions(people, 0) or []
+        assert sorted(map(said, read)) == sorted(map(said, asked))
+        assert source.account()["skipped"] == []
+    assert MllmuBench(path=folder).forget_ids() == {key: sorted(ids) for key, ids in SPLITS.items()}
 
 
-def test_a_strange_or_missing_parquet_file_is_a_data_error(
-    exported: tuple[Path, dict[str, int], list[Question]],
-) -> None:
+def said(question: Question) -> tuple[str, ...]:
+    same = (question.profile_id, question.variant, question.task, question.modality, question.text, question.answer)
+    return (*same, str(question.options), question.value if question.task != "generation" else "")
+
+
+def test_forget_ratios_that_are_not_the_published_ones_are_an_error(dataset: Dataset) -> None:
+    other = Dataset(dataset.folder, dataset.profiles, dataset.questions, {"5": [], "10": [], "holdout": []})
+    with pytest.raises(DataError, match=r"needs the forget ratios 5, 10 and 15 percent, got 5, 10\."):
+        export(other, dataset.folder / "out")
+
+
+@pytest.mark.parametrize(("name", "config"), [("p02_1.png", "Test_Set"), ("p02_0.png", "Full_Set")])
+def test_a_missing_image_is_named_and_leaves_no_half_file(dataset: Dataset, name: str, config: str) -> None:
+    (dataset.folder / "images" / name).unlink()
+    with pytest.raises(DataError, match=rf"no image '{name}'"):
+        export(dataset, dataset.folder / "out")
+    assert list((dataset.folder / "out" / config).iterdir()) == []
+
+
+def test_a_strange_or_missing_parquet_file_is_a_data_error(exported: tuple[Path, dict[str, int]]) -> None:
     folder = exported[0]
     path = folder / "ft_Data" / "train-00000-of-00001.parquet"
+    pairs = pq.ParquetFile(path).read().column("metadata").to_pylist()
+    pq.write_table(pa.table({"metadata": [pairs[0].replace("p00", "a/b"), *pairs[1:]]}), path)
+    skipped = MllmuBench(path=folder).account()["skipped"]
+    assert "row 0: metadata: 0.ID: String should match pattern" in skipped[0]["reason"]
+    assert (skipped[1]["id"], skipped[1]["reason"]) == ("p00", "there is no training text with this ID")
     pq.write_table(pa.table({"image": ["x"]}), path)
-    with pytest.raises(DataError, match=r"row 0: metadata: Field required"):
-        read_questions(folder)
-    pq.write_table(pa.table({"metadata": ['[{"ID": "a/b", "Question": "q", "Answer": "a"}]']}), path)
-    with pytest.raises(DataError, match=r"metadata: 0.ID: String should match pattern"):
-        read_questions(folder)
+    with pytest.raises(DataError, match=r"no column 'metadata'; it has image\. Expected training text"):
+        MllmuBench(path=folder).profiles(0)
     path.write_bytes(b"PK not parquet")
     with pytest.raises(DataError, match="not a readable parquet file"):
-        read_questions(folder)
+        MllmuBench(path=folder).profiles(0)
     path.unlink()
-    with pytest.raises(DataError, match="ft_Data: no parquet file"):
-        read_questions(folder)
+    with pytest.raises(DataError, match="no config ft_Data"):
+        MllmuBench(path=folder).profiles(0)

@@ -1,0 +1,185 @@
+"""What a published data set holds: people, questions, images and forget sets, with an account of every row."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from PIL.Image import Image
+
+from mllmu.core.records import OTHER_ATTRIBUTE, Modality, Profile, Question, TaskName
+from mllmu.data.published.recover import attribute_of
+from mllmu.data.published.store import Table, decode_image
+from mllmu.data.questions import BLANK
+
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_ANSWER_DECIDES = "leisure"
+"""Only an answer could tell which attribute such a question asks for."""
+
+
+class PublishedImage(Protocol):
+    """An image that has not been read yet."""
+
+    def load(self) -> Image: ...
+
+
+class ImageCell(NamedTuple):
+    """An image in a cell, or one of a list of images in a cell."""
+
+    table: Table
+    row: int
+    column: str
+    item: int | None = None
+
+    def load(self) -> Image:
+        cell = self.table.cell(self.row, self.column)
+        where = f"{self.table.where(self.row)}, {self.column}"
+        if self.item is None:
+            return decode_image(cell, where)
+        return decode_image(cell[self.item], f"{where}[{self.item}]")
+
+
+@dataclass
+class RowAccount:
+    """Rows and questions of every config: read, used, and left out with the reason of each."""
+
+    rows: Counter[str] = field(default_factory=Counter)
+    questions: Counter[str] = field(default_factory=Counter)
+    skipped: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def skip(self, config: str, row: int, person: str, reason: str, what: str = "row") -> None:
+        """Note a row or a question (``what``) that is not used."""
+        self.skipped.append({"config": config, "row": row, "id": person, "what": what, "reason": reason})
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything as JSON values, and one line of summary."""
+        lost = Counter((skip["config"], "row" if skip["what"] == "row" else "question") for skip in self.skipped)
+        configs = {
+            config: {
+                "rows": self.rows[config],
+                "rows_skipped": lost[config, "row"],
+                "questions": self.questions[config],
+                "questions_skipped": lost[config, "question"],
+            }
+            for config in self.rows
+        }
+        rows, questions = self.rows.total(), self.questions.total()
+        gone = {what: sum(n for (_, kind), n in lost.items() if kind == what) for what in ("row", "question")}
+        summary = (
+            f"{rows - gone['row']} of {rows} rows and {questions - gone['question']} of {questions} questions of "
+            f"{len(configs)} configs used; every one left out is listed in data/source.json"
+        )
+        return {"summary": summary, "configs": configs, "skipped": self.skipped, "notes": self.notes}
+
+
+@dataclass
+class PublishedData:
+    """What a published data set holds, read once.
+
+    Attributes:
+        questions, images: by person; image 0 is the portrait.
+        forget: who is forgotten, by percent.
+    """
+
+    people: list[Profile] = field(default_factory=list)
+    questions: dict[str, list[Question]] = field(default_factory=dict)
+    images: dict[str, list[PublishedImage]] = field(default_factory=dict)
+    forget: dict[str, list[str]] = field(default_factory=dict)
+    account: RowAccount = field(default_factory=RowAccount)
+
+
+def usable_id(value: Any) -> str | None:
+    """A published id as ours, or None if it cannot name a person."""
+    text = str(value).strip() if isinstance(value, (str, int)) else ""
+    return text if _ID.fullmatch(text) else None
+
+
+class QuestionReader:
+    """Turns published questions of one config into :class:`Question` records, or notes why one cannot be used.
+
+    Args:
+        facts: attributes by person, known so far: a value is looked up in them where the answer is a sentence.
+    """
+
+    def __init__(
+        self, config: str, variant: str, account: RowAccount, facts: Mapping[str, Mapping[str, str]] | None = None
+    ) -> None:
+        self.config, self.variant, self.account = config, variant, account
+        self._facts = facts or {}
+        self._numbers: Counter[str] = Counter()
+
+    def read(
+        self,
+        row: int,
+        person: str,
+        task: TaskName,
+        modality: Modality,
+        text: Any,
+        answer: Any,
+        *,
+        attribute: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        **more: Any,
+    ) -> Question | None:
+        """One question; it gets the next number of its person, task and modality, also if it is left out.
+
+        Args:
+            attribute: what is asked, where that is published.
+            options: letter -> value of a classification.
+            more: further fields of the question.
+        """
+        key = f"{person}.{self.variant}.{task}.{modality}"
+        number = self._numbers[key]
+        self._numbers[key] += 1
+        self.account.questions[self.config] += 1
+        shown = {letter: str(value).strip() for letter, value in (options or {}).items() if value is not None}
+        right: Any = right_letter(answer, shown) if task == "classification" else answer
+        if fault := _fault(task, text, answer, right, shown):
+            self.account.skip(self.config, row, person, fault, f"{task}.{modality}.{number}")
+            return None
+        asked = attribute or attribute_of(text) or OTHER_ATTRIBUTE
+        asked = OTHER_ATTRIBUTE if asked == _ANSWER_DECIDES else asked
+        value = shown[right] if task == "classification" else self._value(person, asked, task, right)
+        about = {"id": f"{key}.{number}", "profile_id": person, "variant": self.variant, "task": task}
+        said = {"modality": modality, "attribute": asked, "text": text, "answer": right, "value": value}
+        return Question.model_validate({**about, **said, "options": shown, **more})
+
+    def _value(self, person: str, attribute: str, task: TaskName, answer: str) -> str:
+        """The person's value of the attribute where the answer contains it, else the answer without its stop."""
+        known = self._facts.get(person, {}).get(attribute, "")
+        return known if task == "generation" and known and known in answer else answer.strip().removesuffix(".")
+
+
+def right_letter(answer: Any, options: Mapping[str, str]) -> str | None:
+    """The letter of the right option, however it was published: 'B', 'b', 'B.', 'B: baker', or the option's text.
+
+    >>> right_letter("B. baker", {"A": "nurse", "B": "baker"}), right_letter("nurse", {"A": "nurse", "B": "baker"})
+    ('B', 'A')
+    """
+    said = str(answer).strip()
+    exact = [letter for letter, text in options.items() if text == said]
+    if said in options or len(exact) == 1:
+        return said if said in options else exact[0]
+    head = re.match(r"\(?([A-Za-z])\)?(?:[.:)\s]|$)", said)
+    return head[1].upper() if head and head[1].upper() in options else None
+
+
+def _fault(task: TaskName, text: Any, answer: Any, right: Any, options: Mapping[str, str]) -> str:
+    if not isinstance(text, str) or not text.strip():
+        return "the question has no text"
+    if not isinstance(answer, str) or not answer.strip():
+        return "there is no right answer"
+    if task == "classification" and (len(options) < 2 or right is None):
+        return f"the right answer {answer[:80]!r} is none of the options {list(options)}"
+    if task == "cloze" and BLANK not in text:
+        return f"there is no blank {BLANK} in it"
+    return ""
+
+
+def used(questions: Sequence[Question | None]) -> list[Question]:
+    """The questions that can be used."""
+    return [question for question in questions if question]

@@ -1,0 +1,237 @@
+"""MLLMU-Bench as published: ten configs of parquet tables read into people, questions, images and forget sets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+
+from mllmu.core.errors import DataError
+from mllmu.core.records import MODALITIES, Modality, Profile, Question, TaskName
+from mllmu.data.published.biography import attributes_of
+from mllmu.data.published.content import ImageCell, PublishedData, QuestionReader, usable_id, used
+from mllmu.data.published.recover import RecoveredPerson, recover_person
+from mllmu.data.published.schema import (
+    CELEBRITIES,
+    FULL_SET,
+    GROUPS,
+    RATIOS,
+    TASKS,
+    TEST_SET,
+    TRAINING,
+    TYPES,
+    TrainingPair,
+    validated,
+)  # fmt: skip
+from mllmu.data.published.store import Store, Table
+from mllmu.data.values import ATTRIBUTES
+
+_FORGET = re.compile(r"forget_0*(\d+)$")
+_RETAIN = re.compile(r"retain_(\d+)$")
+_PAIRS = TypeAdapter(list[TrainingPair])
+_EXPECTED = "Expected a copy of MLLMMU/MLLMU-Bench with a folder of parquet files per config."
+_TRAINING = (
+    "Expected training text: the config ft_Data, or a folder of MLLMMU/baseline_train_split, whose 'metadata' is a "
+    "JSON list of {ID, Question, Answer}. Tables with Classification_Task, Generation_Task and Mask_Task are for "
+    "evaluation."
+)
+_NOT_IN_FULL = "the person is not in Full_Set"
+
+Row = tuple[int, str, dict[str, Any]]
+"""Number, person, and the columns that were asked for."""
+
+
+class BenchmarkReader:
+    """Reads one data set of this layout.
+
+    Args:
+        store: the data set.
+        training: the repository with the baseline training splits, if the training text comes from there.
+    """
+
+    def __init__(self, store: Store, training: Store | None = None) -> None:
+        self._store, self._training = store, training
+        self._data = PublishedData()
+        self._account = self._data.account
+        self._texts: dict[str, RecoveredPerson] = {}
+        self._facts: dict[str, dict[str, str]] = {}
+
+    def people(self) -> PublishedData:
+        """The fictitious people with training text, eval and test questions, portraits and forget sets."""
+        self._need((FULL_SET, TEST_SET) if self._training else (FULL_SET, TRAINING, TEST_SET))
+        self._read_training()
+        self._read_config(FULL_SET, "eval", "image", "fictitious")
+        self._read_config(TEST_SET, "test", "images", None)
+        asked = {person for person, qs in self._data.questions.items() if any(q.variant == "test" for q in qs)}
+        if lost := [p.id for p in self._data.people if p.id not in asked]:
+            self._account.notes.append(f"{len(lost)} people have no test questions, first {lost[0]}")
+        self._read_forget()
+        self._check_retained()
+        return self._data
+
+    def celebrities(self) -> PublishedData:
+        """The real people of Retain_Set; a purely numeric id gets a 'c' in front, so that it is nobody else's."""
+        self._need((CELEBRITIES,))
+        self._read_config(CELEBRITIES, "eval", "image", "celebrity")
+        return self._data
+
+    def _need(self, configs: Sequence[str]) -> None:
+        at, hint = self._store.path, ""
+        if not self._store.on_hub and not self._store.configs() and any(at.glob("*.parquet")):
+            hint = f" '{at.name}' is itself one config; name the folder that holds the ten."
+            if at.name == CELEBRITIES:
+                hint += " Retain_Set holds the celebrities; the retained people are in retain_95, retain_90, retain_85."
+        self._store.need(configs, f"{hint} {_EXPECTED}".strip())
+
+    def _rows(self, config: str, table: Table, columns: Sequence[str], prefix: str = "") -> Iterator[Row]:
+        """Rows with an id that is usable and new; the others are noted."""
+        seen: dict[str, int] = {}
+        for number, row in enumerate(table.rows(columns)):
+            self._account.rows[config] += 1
+            person = usable_id(row["ID"])
+            if person is None:
+                reason = f"the ID {row['ID']!r} is not made of 1 to 64 letters, digits, '_' and '-'"
+                self._account.skip(config, number, str(row["ID"])[:80], reason)
+                continue
+            person = f"{prefix}{person}" if prefix and person.isdigit() else person
+            if person in seen:
+                self._account.skip(config, number, person, f"the ID was already given in row {seen[person]}")
+                continue
+            seen[person] = number
+            yield number, person, row
+
+    def _read_training(self) -> None:
+        """Training pairs by person, from ft_Data or from all folders of the baseline training splits."""
+        store = self._training or self._store
+        for config in store.configs() if self._training else [TRAINING]:
+            table = store.table(config)
+            table.need(("metadata",), _TRAINING)
+            for number, row in enumerate(table.rows(("metadata",))):
+                self._account.rows[config] += 1
+                self._read_pairs(config, table, number, row["metadata"])
+
+    def _read_pairs(self, config: str, table: Table, number: int, cell: Any) -> None:
+        where = f"{table.where(number)}: metadata"
+        try:
+            pairs = validated(_PAIRS, cell if isinstance(cell, (str, list)) else [], where)
+        except DataError as error:
+            self._account.skip(config, number, "", str(error))
+            return
+        if not pairs:
+            self._account.skip(config, number, "", "'metadata' holds no training pair")
+        by_person: dict[str, list[tuple[str, str]]] = {}
+        for pair in pairs:
+            self._account.questions[config] += 1
+            by_person.setdefault(pair.ID, []).append((pair.Question, pair.Answer))
+        for person, texts in by_person.items():
+            known = self._texts.setdefault(person, recover_person(person, texts))
+            if [(qa.question, qa.answer) for qa in known.training_qa] != texts:
+                self._account.skip(config, number, person, "an earlier table gives other training text")
+
+    def _read_config(
+        self, config: str, variant: str, image: str, kind: Literal["fictitious", "celebrity"] | None
+    ) -> None:
+        """Questions and images of a config; ``kind``: it introduces people of this kind."""
+        table = self._store.table(config)
+        table.need(("ID", image, *TASKS))
+        columns = ("ID", *TASKS, *(name for name in ("biography", "answer") if kind and name in table.columns))
+        reader = QuestionReader(config, variant, self._account, self._facts)
+        for number, person, row in self._rows(config, table, columns, "c" if kind == "celebrity" else ""):
+            reason = self._introduce(person, row, kind) if kind else ""
+            if reason or person not in self._facts:
+                self._account.skip(config, number, person, reason or _NOT_IN_FULL)
+                continue
+            self._data.images.setdefault(person, []).extend(_images(table, number, image))
+            self._data.questions.setdefault(person, []).extend(_questions(reader, number, person, row))
+
+    def _introduce(self, person: str, row: dict[str, Any], kind: Literal["fictitious", "celebrity"]) -> str:
+        """Take a person on; returns why that cannot be done, or nothing."""
+        text = self._texts.get(person)
+        attributes = attributes_of(row.get("biography")) | (text.attributes if text else {})
+        if not attributes.get("name"):
+            return "the biography has no name"
+        if kind == "fictitious" and text is None:
+            return "there is no training text with this ID"
+        self._facts[person] = {name: attributes[name] for name in ATTRIBUTES if name in attributes}
+        self._data.people.append(
+            Profile(
+                id=person,
+                kind=kind,
+                attributes=self._facts[person],
+                biography=str(row.get("answer") or ""),
+                training_qa=text.training_qa if text else (),
+            )
+        )
+        return ""
+
+    def _read_forget(self) -> None:
+        """Who is forgotten, from the configs forget_5, forget_10, forget_15 (and forget_05 of the training splits)."""
+        forget = self._data.forget
+        for store in (self._store, self._training) if self._training else (self._store,):
+            for config in store.configs():
+                match = _FORGET.fullmatch(config)
+                table = store.table(config) if match else None
+                if match and table and "ID" in table.columns and match[1] not in forget:
+                    forget[match[1]] = self._known(config, table)[0]
+        if absent := [ratio for ratio in RATIOS if str(ratio) not in forget]:
+            self._account.notes.append(
+                f"no published forget set of {absent} percent; such a ratio is drawn by the seed"
+            )
+
+    def _known(self, config: str, table: Table) -> tuple[list[str], int]:
+        """The people of a config who can be used, and how many there are; the others are noted."""
+        rows = list(self._rows(config, table, ("ID",)))
+        for number, person, _ in rows:
+            if person not in self._facts:
+                self._account.skip(config, number, person, f"{_NOT_IN_FULL}, or not usable")
+        return [person for _, person, _ in rows if person in self._facts], len(rows)
+
+    def _check_retained(self) -> None:
+        """retain_95 must be everybody but forget_5; the celebrities of Retain_Set are a usual mistake."""
+        for config in self._store.configs():
+            match = _RETAIN.fullmatch(config)
+            if not match:
+                continue
+            known, num = self._known(config, self._store.table(config))
+            if num and not known:
+                raise DataError(
+                    f"{self._store.path.as_posix()}/{config}: none of its {num} people is in Full_Set. Expected "
+                    "the retained fictitious people; the celebrities of Retain_Set do not belong here. Download "
+                    f"{config} again."
+                )
+            if both := set(known) & set(self._data.forget.get(f"{100 - int(match[1])}", ())):
+                self._account.notes.append(f"{config} and the forget set share {len(both)} people")
+
+
+def _images(table: Table, row: int, column: str) -> list[ImageCell]:
+    """The image of a row, or all of its list of images."""
+    if column == "image":
+        return [ImageCell(table, row, column)]
+    return [ImageCell(table, row, column, index) for index in range(len(table.cell(row, column) or ()))]
+
+
+def _questions(reader: QuestionReader, number: int, person: str, row: dict[str, Any]) -> list[Question]:
+    """The questions of one row, in the published order within task and modality."""
+    found: list[Question | None] = []
+    for modality in MODALITIES:
+        for item in (row["Classification_Task"] or {}).get(GROUPS[modality]) or ():
+            text, answer, options = item.get("Question"), item.get("Correct_Answer"), item.get("Options")
+            found.append(reader.read(number, person, "classification", modality, text, answer, options=options))
+    tasks: tuple[tuple[TaskName, str], ...] = (("generation", "Generation_Task"), ("cloze", "Mask_Task"))
+    for task, column in tasks:
+        for index, item in enumerate(row[column] or ()):
+            if shown := _modality(item.get("Type")):
+                text, answer = item.get("Question"), item.get("Ground_Truth")
+                found.append(reader.read(number, person, task, shown, text, answer))
+                continue
+            reader.account.questions[reader.config] += 1
+            reason = f"the Type {item.get('Type')!r} is neither of {list(TYPES.values())}"
+            reader.account.skip(reader.config, number, person, reason, f"{column}[{index}]")
+    return used(found)
+
+
+def _modality(kind: Any) -> Modality | None:
+    plain = re.sub(r"[^a-z]", "", str(kind).casefold())
+    return "image_text" if plain.startswith("image") else "text" if plain.startswith("puretext") else None
