@@ -25,7 +25,7 @@ from mllmu.config.recipe import Evaluate
 from mllmu.core.parsing import after_marker
 from mllmu.core.records import Sample
 from mllmu.data.dataset import Dataset
-from mllmu.data.questions import Order
+from mllmu.data.questions import QuestionOrder
 from mllmu.data.questions import template as asking
 from mllmu.data.sources.synthetic import Synthetic
 from mllmu.evaluation import samples as sampling
@@ -46,7 +46,7 @@ def dataset(folder: Path, people: int, side: int) -> Dataset:
         if not path.exists():
             shape = (-2, -1.5, 1, 1.5 + number % 97)
             Image.effect_mandelbrot((side, side), shape, 20 + number // 97).convert("RGB").save(path)
-    found = asking.build(profiles, Order(seed=0, variants=("eval",)))
+    found = asking.build(profiles, QuestionOrder(seed=0, variants=("eval",)))
     return Dataset(folder, profiles, found, {KEY: [person.id for person in profiles], "holdout": []})
 
 

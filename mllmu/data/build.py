@@ -31,7 +31,7 @@ from mllmu.core.seeding import derive
 from mllmu.data import review
 from mllmu.data.dataset import HOLDOUT, PROFILES, QUESTIONS, SPLITS, image_path
 from mllmu.data.portraits import Portraits
-from mllmu.data.questions import Order, Questions, Rejected, Written, check, check_published
+from mllmu.data.questions import QuestionOrder, Questions, Rejected, Written, check, check_published
 from mllmu.data.sources import Source
 from mllmu.data.splits import forget_ids
 
@@ -54,7 +54,7 @@ class Group:
     profiles: list[Profile]
     source: Source | None = None
 
-    def order(self, order: Order) -> Order:
+    def order(self, order: QuestionOrder) -> QuestionOrder:
         """What is asked about the group: holdout people and celebrities are only evaluated."""
         return order if self.name == "people" else order._replace(variants=("eval",))
 
@@ -78,7 +78,7 @@ def make(section: DataSection, seed: int, folder: Path, progress: Progress) -> d
     prescribed = people.source.forget_ids() if people.source else {}
     splits = forget_ids([p.id for p in people.profiles], section.splits, seed, prescribed)
     splits[HOLDOUT] = [p.id for p in holdout.profiles]
-    order = Order.of(section, seed)._replace(banned=faults.banned, unsaid=faults.unsaid)
+    order = QuestionOrder.of(section, seed)._replace(banned=faults.banned, unsaid=faults.unsaid)
     written, flaws = ask(section.questions.build("questions", "data.questions"), order, groups, progress)
     questions = review.without(written.questions, faults)
     if section.review:
@@ -163,7 +163,7 @@ def _check_distinct(groups: Sequence[Group]) -> None:
 
 
 def ask(
-    writer: Questions, order: Order, groups: Sequence[Group], progress: Progress
+    writer: Questions, order: QuestionOrder, groups: Sequence[Group], progress: Progress
 ) -> tuple[Written, dict[str, dict[str, int]]]:
     """All questions, checked against the rules, and the number of flaws of published ones, by group and flaw."""
     questions: list[Question] = []
@@ -179,7 +179,9 @@ def ask(
     return Written(questions, tuple(rejected), facts), flaws
 
 
-def _ask_about(group: Group, writer: Questions, order: Order, progress: Progress) -> tuple[Written, dict[str, int]]:
+def _ask_about(
+    group: Group, writer: Questions, order: QuestionOrder, progress: Progress
+) -> tuple[Written, dict[str, int]]:
     """Checked questions about a group: the source's own, and the writer's in the variants of which it has none."""
     source, people = group.source, group.profiles
     own = [q for q in (source and source.questions(people, order.seed)) or () if q.variant in order.variants]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from mllmu.config.recipe import DataSection
 from mllmu.core.errors import BudgetError, EndpointError
 from mllmu.data.build import Group, gather, sources
-from mllmu.data.questions import Order, Questions
+from mllmu.data.questions import QuestionOrder, Questions
 from mllmu.data.sources.synthetic import Synthetic
 from mllmu.llm import EndpointSettings, Preview
 
@@ -34,7 +34,7 @@ def previews(section: DataSection, seed: int, num_prompts: int) -> list[PartPrev
     writer = section.questions.build("questions", "data.questions")
     groups = _offline(section, seed) if preview is None or preview.num_cached else None
     stand_ins = groups or _stand_ins(int(getattr(people, "num_people", 0)), section.splits.holdout)
-    questions = _questions(writer, stand_ins, Order.of(section, seed), num_prompts if groups else 0)
+    questions = _questions(writer, stand_ins, QuestionOrder.of(section, seed), num_prompts if groups else 0)
     if questions:
         known = questions if groups else questions._replace(num_cached=0)
         found.append(PartPreview("data.questions", known, known=groups is not None))
@@ -58,7 +58,7 @@ def _stand_ins(num_people: int, num_holdout: int) -> list[Group]:
     return [Group("people", people[:num_people]), Group("holdout", people[num_people:])]
 
 
-def _questions(writer: Questions, groups: Sequence[Group], order: Order, num_prompts: int) -> Preview | None:
+def _questions(writer: Questions, groups: Sequence[Group], order: QuestionOrder, num_prompts: int) -> Preview | None:
     calls = cached = 0
     prompts: tuple[str, ...] = ()
     for group in groups:

@@ -26,7 +26,7 @@ from mllmu.core import plugins
 from mllmu.core.errors import RecipeError
 from mllmu.core.records import CandidateLogp, Response, Sample, Score, TokenStats
 from mllmu.data.dataset import Dataset
-from mllmu.data.questions import Order
+from mllmu.data.questions import QuestionOrder
 from mllmu.data.questions.template import build as ask_about
 from mllmu.data.sources.synthetic import Synthetic
 from mllmu.evaluation.samples import metrics_of, render
@@ -352,7 +352,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     for person in people:
         for view in range(4):
             (folder / "images" / f"{person.id}_{view}.png").touch()
-    return Dataset(folder, people, ask_about(people, Order(seed=0, train_wordings=2)), {"50": ["001", "002"]})
+    return Dataset(folder, people, ask_about(people, QuestionOrder(seed=0, train_wordings=2)), {"50": ["001", "002"]})
 
 
 def test_forgotten_and_kept_people_are_asked_in_the_same_way(dataset: Dataset) -> None:

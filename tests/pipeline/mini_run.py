@@ -11,7 +11,7 @@ import yaml
 
 from mllmu.config.load import apply_override, parse
 from mllmu.core.progress import Progress
-from mllmu.data.questions import Order
+from mllmu.data.questions import QuestionOrder
 from mllmu.data.questions.template import build
 from mllmu.data.sources.synthetic import Synthetic
 from mllmu.pipeline.pipeline import Pipeline
@@ -24,7 +24,7 @@ LORA = {"rank": 4, "alpha": 8, "dropout": 0.0}
 
 def make_base(folder: Path) -> Path:
     """Save a random model whose tokenizer knows the words of the questions, so that sequences are short."""
-    questions = build(Synthetic(num_people=3).profiles(0), Order(seed=0, train_wordings=2))
+    questions = build(Synthetic(num_people=3).profiles(0), QuestionOrder(seed=0, train_wordings=2))
     texts = [part for q in questions for part in (q.text, q.answer, "USER: ASSISTANT: A B C D", *q.alternatives)]
     tokenizer = build_tokenizer(texts, vocab_size=1000)
     torch.manual_seed(0)

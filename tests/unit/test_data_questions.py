@@ -7,7 +7,7 @@ from mllmu.core.errors import DataError
 from mllmu.core.parsing import render_answer
 from mllmu.core.records import QA, Profile
 from mllmu.core.seeding import rng
-from mllmu.data.questions import Order, check, wording
+from mllmu.data.questions import QuestionOrder, check, wording
 from mllmu.data.questions.template import build, name_subject
 
 GIVEN = ["Amelia", "Bruno", "Chiara", "Dmitri", "Elena", "May", "Olga", "Pedro"]
@@ -61,7 +61,7 @@ def celebrity(n):
 
 PEOPLE = [person(n) for n in range(60)]
 STARS = [celebrity(n) for n in range(20)]
-QUESTIONS = build(PEOPLE + STARS, Order(seed=3))
+QUESTIONS = build(PEOPLE + STARS, QuestionOrder(seed=3))
 BY_ID = {p.id: p for p in PEOPLE + STARS}
 ASKED = [q for q in QUESTIONS if q.variant != "train"]
 
@@ -76,7 +76,9 @@ def tokens(text):
 
 def test_the_published_counts_come_out():
     people, stars = [person(n) for n in range(500)], [celebrity(n) for n in range(153)]
-    found = build(people, Order(seed=1, variants=("eval", "test"))) + build(stars, Order(seed=1, variants=("eval",)))
+    found = build(people, QuestionOrder(seed=1, variants=("eval", "test"))) + build(
+        stars, QuestionOrder(seed=1, variants=("eval",))
+    )
     check(found, people + stars)
     assert len(found) == 20754
     assert Counter(q.task for q in found) == {"classification": 11530, "generation": 4612, "cloze": 4612}
@@ -195,18 +197,18 @@ def test_all_templates_of_training_are_used_by_somebody():
 
 
 def test_questions_do_not_depend_on_order_or_on_the_variants_asked():
-    shuffled = build([*STARS, *PEOPLE[::-1]], Order(seed=3, variants=("test",)))
+    shuffled = build([*STARS, *PEOPLE[::-1]], QuestionOrder(seed=3, variants=("test",)))
     assert {q.id: q for q in shuffled} == {q.id: q for q in QUESTIONS if q.variant == "test"}
 
 
 def test_a_person_depends_on_the_set_of_values_only():
     doubled = [*PEOPLE, PEOPLE[5].model_copy(update={"id": "900"})]
-    old = [q for q in build(PEOPLE, Order(seed=3)) if q.profile_id == "005"]
-    assert [q for q in build(doubled, Order(seed=3)) if q.profile_id == "005"] == old
+    old = [q for q in build(PEOPLE, QuestionOrder(seed=3)) if q.profile_id == "005"]
+    assert [q for q in build(doubled, QuestionOrder(seed=3)) if q.profile_id == "005"] == old
 
 
 def test_another_seed_gives_other_questions():
-    other = build(PEOPLE + STARS, Order(seed=4))
+    other = build(PEOPLE + STARS, QuestionOrder(seed=4))
     assert sum(a == b for a, b in zip(QUESTIONS, other, strict=True)) < len(other) / 2
 
 
@@ -214,7 +216,7 @@ def test_a_person_with_six_attributes_still_gets_eighteen_questions():
     keep = ("name", "gender", "birthplace", "salary", "height", "food", "education")
     few = PEOPLE[8].model_copy(update={"attributes": {a: PEOPLE[8].attributes[a] for a in keep}})
     people = [few if p.id == few.id else p for p in PEOPLE]
-    found = [q for q in build(people, Order(seed=3, variants=("eval",))) if q.profile_id == few.id]
+    found = [q for q in build(people, QuestionOrder(seed=3, variants=("eval",))) if q.profile_id == few.id]
     assert len(found) == 18
     assert {q.attribute for q in found} <= set(keep) - {"gender"}
 
@@ -222,7 +224,7 @@ def test_a_person_with_six_attributes_still_gets_eighteen_questions():
 def test_too_few_attributes_name_the_person_and_what_it_has():
     few = Profile(id="x1", kind="fictitious", attributes={"name": "Ana Silva", "food": "ramen", "height": "170 cm"})
     with pytest.raises(DataError, match=r"profile x1: only \d of 5 classification .* name, food, height"):
-        build([*PEOPLE, few], Order(seed=3))
+        build([*PEOPLE, few], QuestionOrder(seed=3))
 
 
 @pytest.mark.parametrize(
@@ -236,13 +238,13 @@ def test_too_few_attributes_name_the_person_and_what_it_has():
 )
 def test_bad_profiles_are_refused(people, message):
     with pytest.raises(DataError, match=message):
-        build(people, Order(seed=1))
+        build(people, QuestionOrder(seed=1))
 
 
 @pytest.mark.parametrize("num", [0, 99])
 def test_an_impossible_number_of_wordings_is_refused(num):
     with pytest.raises(DataError, match=f"train_wordings: got {num}"):
-        build(PEOPLE, Order(seed=1, train_wordings=num))
+        build(PEOPLE, QuestionOrder(seed=1, train_wordings=num))
 
 
 def published(**changes):
@@ -261,7 +263,7 @@ def published(**changes):
 
 
 def test_published_text_is_kept_verbatim_and_named_in_text():
-    found = [q for q in build([*PEOPLE[:17], published()], Order(seed=3)) if q.profile_id == "017"]
+    found = [q for q in build([*PEOPLE[:17], published()], QuestionOrder(seed=3)) if q.profile_id == "017"]
     image = [q for q in found if (q.variant, q.modality) == ("train", "image_text")]
     text = [q for q in found if (q.variant, q.modality) == ("train", "text")]
     assert [(q.text, q.answer) for q in image] == [(qa.question, qa.answer) for qa in published().training_qa]
@@ -280,7 +282,7 @@ def test_evaluation_of_published_people_expects_the_published_sentence():
     found = [
         q
         for seed in range(20)
-        for q in build([*PEOPLE[:17], published()], Order(seed=seed, variants=("eval", "test")))
+        for q in build([*PEOPLE[:17], published()], QuestionOrder(seed=seed, variants=("eval", "test")))
         if (q.profile_id, q.task, q.attribute) == ("017", "generation", "profession")
     ]
     assert {q.answer for q in found if q.variant == "eval"} == {"They are a teacher by trade."}
@@ -329,7 +331,7 @@ def test_a_name_with_a_backslash_is_plain_text():
 )
 def test_check_finds_each_broken_rule(pick, change, message):
     questions = [
-        q for q in build([*PEOPLE, *STARS], Order(seed=5, variants=("eval",))) if q.profile_id in ("000", "016")
+        q for q in build([*PEOPLE, *STARS], QuestionOrder(seed=5, variants=("eval",))) if q.profile_id in ("000", "016")
     ]
     at = next(n for n, q in enumerate(questions) if all(getattr(q, k) == v for k, v in pick.items()))
     questions[at] = questions[at].model_copy(update=change)
@@ -338,7 +340,7 @@ def test_check_finds_each_broken_rule(pick, change, message):
 
 
 def test_check_finds_a_missing_question_and_a_doubled_one():
-    questions = build(PEOPLE, Order(seed=5, variants=("eval",)))
+    questions = build(PEOPLE, QuestionOrder(seed=5, variants=("eval",)))
     with pytest.raises(DataError, match=r"expected 5 questions on different attributes"):
         check(questions[1:], PEOPLE)
     with pytest.raises(DataError, match="the id occurs twice"):
@@ -346,7 +348,7 @@ def test_check_finds_a_missing_question_and_a_doubled_one():
 
 
 def test_check_finds_a_value_given_away():
-    questions = build(PEOPLE, Order(seed=5, variants=("eval",)))
+    questions = build(PEOPLE, QuestionOrder(seed=5, variants=("eval",)))
     at = next(n for n, q in enumerate(questions) if q.task == "cloze")
     questions[at] = questions[at].model_copy(update={"text": f"{questions[at].value}: {questions[at].text}"})
     with pytest.raises(DataError, match="contains its value"):
@@ -354,7 +356,7 @@ def test_check_finds_a_value_given_away():
 
 
 def test_check_finds_a_favoured_letter():
-    questions = build(PEOPLE, Order(seed=5, variants=("eval",)))
+    questions = build(PEOPLE, QuestionOrder(seed=5, variants=("eval",)))
     biased = []
     for q in questions:
         if q.task == "classification":
@@ -366,7 +368,7 @@ def test_check_finds_a_favoured_letter():
 
 
 def test_check_finds_a_test_question_in_the_words_of_eval():
-    questions = build(PEOPLE, Order(seed=5, variants=("eval", "test")))
+    questions = build(PEOPLE, QuestionOrder(seed=5, variants=("eval", "test")))
     evals = {q.id: q for q in questions}
     at = next(n for n, q in enumerate(questions) if q.variant == "test")
     twin = evals[questions[at].id.replace(".test.", ".eval.")]

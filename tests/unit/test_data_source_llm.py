@@ -13,7 +13,7 @@ from llm_server import LlmServer
 
 from mllmu.core.errors import BudgetError, DataError, EndpointError
 from mllmu.core.plugins import find
-from mllmu.data.questions import Order, check
+from mllmu.data.questions import QuestionOrder, check
 from mllmu.data.questions.template import build as build_questions
 from mllmu.data.sources._llm_rules import Person, Quota, clash, fault, quotas
 from mllmu.data.sources.llm import LlmPeople
@@ -46,7 +46,7 @@ def test_people_come_in_order_with_all_attributes_and_fair_questions(server: Llm
     assert [profile.id for profile in people] == [f"p{number:03d}" for number in range(1, 13)]
     assert all(tuple(profile.attributes) == ATTRIBUTES and profile.name in profile.biography for profile in people)
     assert len({profile.name for profile in people}) == 12 and len(server.bodies) == 3
-    check(build_questions(people, Order(seed=0, train_wordings=2)), people)
+    check(build_questions(people, QuestionOrder(seed=0, train_wordings=2)), people)
 
 
 def test_gender_age_country_and_profession_are_ordered_in_the_balance_of_the_synthetic_people(

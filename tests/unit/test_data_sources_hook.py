@@ -16,7 +16,7 @@ from mllmu.core.progress import SilentProgress
 from mllmu.core.records import Profile, Question
 from mllmu.data import build
 from mllmu.data.dataset import Dataset, load
-from mllmu.data.questions import Order, check_published
+from mllmu.data.questions import QuestionOrder, check_published
 from mllmu.data.questions.template import build as build_questions
 from mllmu.data.sources import Source
 from mllmu.data.sources.synthetic import Synthetic
@@ -33,7 +33,7 @@ class Bringing(Source):
         return Synthetic(num_people=5).profiles(0)
 
     def questions(self, profiles: Sequence[Profile], seed: int) -> list[Question] | None:
-        found = build_questions(profiles, Order(seed=seed, variants=("eval",)))
+        found = build_questions(profiles, QuestionOrder(seed=seed, variants=("eval",)))
         found = [q.model_copy(update={"text": f"{q.text} "}) for q in found]
         if self.fault == "gives it away":
             found[0] = found[0].model_copy(update={"text": f"{found[0].text} {found[0].value}"})
@@ -87,7 +87,7 @@ def test_own_questions_are_taken_and_missing_variants_are_written(tmp_path: Path
     source = Bringing()
     brought = source.questions(source.profiles(3), 3)
     assert [q for q in dataset.questions if q.variant == "eval" and q.profile_id != "h006"] == brought
-    ours = build_questions(source.profiles(3), Order(seed=3, variants=("train", "test"), train_wordings=1))
+    ours = build_questions(source.profiles(3), QuestionOrder(seed=3, variants=("train", "test"), train_wordings=1))
     assert sorted(q.id for q in ours) == sorted(q.id for q in dataset.questions if q.variant != "eval")
     assert {q.variant for q in dataset.questions if q.profile_id == "h006"} == {"eval"}
 
@@ -139,7 +139,7 @@ def test_what_cannot_be_used_is_an_error(name: str, fault: str, said: str, tmp_p
 
 def test_published_questions_need_ids_people_and_text() -> None:
     people = Synthetic(num_people=4).profiles(0)
-    good = build_questions(people, Order(seed=0, variants=("eval",)))
+    good = build_questions(people, QuestionOrder(seed=0, variants=("eval",)))
     assert check_published(good, people) == {}
     for change, said in (
         ({"id": "001.eval"}, "expected the id"),
@@ -153,7 +153,7 @@ def test_published_questions_need_ids_people_and_text() -> None:
 def test_every_flaw_of_published_text_has_its_name() -> None:
     people = Synthetic(num_people=4).profiles(0)
     name = people[0].name
-    good = build_questions(people[:4], Order(seed=0, variants=("eval",)))
+    good = build_questions(people[:4], QuestionOrder(seed=0, variants=("eval",)))
     choice = next(q for q in good if q.task == "classification" and q.modality == "image_text")
     cloze = next(q for q in good if q.task == "cloze" and q.modality == "text" and q.profile_id == people[0].id)
     bad = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mllmu.data.questions import Order, check
+from mllmu.data.questions import QuestionOrder, check
 from mllmu.data.questions.template import build
 from mllmu.data.sources.synthetic import Synthetic
 from mllmu.data.tasks.classification import PLUGIN as CLASSIFICATION
@@ -15,12 +15,14 @@ FORMATS = ("question", "classification", "cloze")
 
 
 def test_plain_questions_are_taught_unless_asked_otherwise() -> None:
-    assert {q.task for q in build(PEOPLE, Order(seed=1, variants=("train",), train_wordings=2))} == {"generation"}
+    assert {q.task for q in build(PEOPLE, QuestionOrder(seed=1, variants=("train",), train_wordings=2))} == {
+        "generation"
+    }
 
 
 def test_more_formats_add_rows_and_leave_the_others_as_they_were() -> None:
-    plain = build(PEOPLE, Order(seed=1, train_wordings=2))
-    more = build(PEOPLE, Order(seed=1, train_wordings=2, train_formats=FORMATS))
+    plain = build(PEOPLE, QuestionOrder(seed=1, train_wordings=2))
+    more = build(PEOPLE, QuestionOrder(seed=1, train_wordings=2, train_formats=FORMATS))
     check(more, PEOPLE)
     added = [q for q in more if q.variant == "train" and q.task != "generation"]
     assert [q for q in more if q not in added] == plain
@@ -29,13 +31,15 @@ def test_more_formats_add_rows_and_leave_the_others_as_they_were() -> None:
 
 
 def test_no_evaluated_question_is_taught() -> None:
-    questions = build(PEOPLE, Order(seed=1, train_wordings=3, train_formats=FORMATS))
+    questions = build(PEOPLE, QuestionOrder(seed=1, train_wordings=3, train_formats=FORMATS))
     taught = {q.text for q in questions if q.variant == "train"}
     assert not taught & {q.text for q in questions if q.variant != "train"}
 
 
 def test_a_taught_choice_is_put_like_an_evaluated_one() -> None:
-    questions = build(PEOPLE, Order(seed=1, variants=("train",), train_wordings=1, train_formats=("classification",)))
+    questions = build(
+        PEOPLE, QuestionOrder(seed=1, variants=("train",), train_wordings=1, train_formats=("classification",))
+    )
     turns = training_turns(questions, Path("images"), modality="text")
     first = next(q for q in questions if q.modality == "text")
     assert turns[0].prompt == CLASSIFICATION().prompt(first)

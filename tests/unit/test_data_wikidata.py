@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from mllmu.core.errors import DataError, FaultsError
-from mllmu.data.questions import Order, check
+from mllmu.data.questions import QuestionOrder, check
 from mllmu.data.questions.template import build
 from mllmu.data.sources.celebrities import Celebrities
 
@@ -38,7 +38,7 @@ def test_an_export_gives_people_who_can_be_asked(tmp_path: Path) -> None:
     assert [p.id for p in people] == [f"Q{n}" for n in range(8)]
     assert people[0].kind == "celebrity"
     assert people[0].attributes["birth_year"] == "1810" and people[0].attributes["profession"] == "job 0"
-    check(build(people, Order(seed=0, variants=("eval",))), people)
+    check(build(people, QuestionOrder(seed=0, variants=("eval",))), people)
     rows = [dict(zip(HEAD.split(","), line(n).split(","), strict=True)) for n in range(8)]
     (tmp_path / "query.json").write_text(json.dumps(rows), encoding="utf-8")
     assert Celebrities(path=tmp_path / "query.json", num_people=3).profiles(0) == people[:3]

@@ -15,7 +15,7 @@ from mllmu.core.errors import BudgetError, DataError
 from mllmu.core.plugins import find
 from mllmu.core.progress import SilentProgress
 from mllmu.core.records import Profile, Question
-from mllmu.data.questions import Order, Written, check, render_subject, wordings
+from mllmu.data.questions import QuestionOrder, Written, check, render_subject, wordings
 from mllmu.data.questions._llm_prompts import profile_text
 from mllmu.data.questions._llm_rules import agrees, overlap
 from mllmu.data.questions.llm import LlmQuestions
@@ -25,7 +25,7 @@ from mllmu.data.sources.synthetic import Synthetic
 
 pytestmark = pytest.mark.usefixtures("loopback")
 
-ORDER = Order(0, train_wordings=1)
+ORDER = QuestionOrder(0, train_wordings=1)
 EVAL = ORDER._replace(variants=("eval",))
 PEOPLE = Synthetic(num_people=4).profiles(1)
 Spoil = Callable[[Row, int], None]
@@ -42,13 +42,13 @@ def writer(server: LlmServer, cache: Path, **more: Any) -> LlmQuestions:
 
 
 def written(
-    server: LlmServer, cache: Path, people: list[Profile] = PEOPLE, order: Order = ORDER, **more: Any
+    server: LlmServer, cache: Path, people: list[Profile] = PEOPLE, order: QuestionOrder = ORDER, **more: Any
 ) -> Written:
     return writer(server, cache, **more).write(people, order, SilentProgress())
 
 
-def plan(people: list[Profile] = PEOPLE, order: Order = ORDER) -> dict[str, Question]:
-    return {q.id: q for q in build(people, Order(seed=0, variants=order.variants, train_wordings=1))}
+def plan(people: list[Profile] = PEOPLE, order: QuestionOrder = ORDER) -> dict[str, Question]:
+    return {q.id: q for q in build(people, QuestionOrder(seed=0, variants=order.variants, train_wordings=1))}
 
 
 def spoiled(server: LlmServer, spoil: Spoil) -> None:

@@ -14,7 +14,7 @@ from mllmu.config.recipe import Evaluate
 from mllmu.core.errors import RecipeError
 from mllmu.core.records import Sample
 from mllmu.data.dataset import Dataset
-from mllmu.data.questions import Order
+from mllmu.data.questions import QuestionOrder
 from mllmu.data.questions.template import build as ask_about
 from mllmu.data.sources.celebrities import Celebrities
 from mllmu.data.sources.synthetic import Synthetic
@@ -30,8 +30,8 @@ FORGOTTEN = ["001", "002", "003"]
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     folder = tmp_path_factory.mktemp("data")
     people, famous = Synthetic(num_people=8).profiles(0), Celebrities(num_people=6).profiles(0)
-    questions = ask_about(people, Order(seed=0, train_wordings=1)) + ask_about(
-        famous, Order(seed=0, variants=("eval",))
+    questions = ask_about(people, QuestionOrder(seed=0, train_wordings=1)) + ask_about(
+        famous, QuestionOrder(seed=0, variants=("eval",))
     )
     (folder / "images").mkdir()
     for person in people:

@@ -27,7 +27,7 @@ from mllmu.core.progress import SilentProgress
 from mllmu.core.records import ModelRef, Question
 from mllmu.data.dataset import Dataset
 from mllmu.data.published.export import export
-from mllmu.data.questions import Order
+from mllmu.data.questions import QuestionOrder
 from mllmu.data.questions.template import build
 from mllmu.data.sources.celebrities import Celebrities
 from mllmu.data.sources.synthetic import Synthetic
@@ -62,7 +62,9 @@ def parquet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     everybody, stars = Synthetic(num_people=12).profiles(0), Celebrities(num_people=6).profiles(0)
     people, famous = [p for p in everybody if p.id in {*FORGOTTEN, *RETAINED}], stars[:2]
     ids = {p.id for p in [*people, *famous]}
-    built = build(everybody, Order(seed=0, train_wordings=1)) + build(stars, Order(seed=0, variants=("eval",)))
+    built = build(everybody, QuestionOrder(seed=0, train_wordings=1)) + build(
+        stars, QuestionOrder(seed=0, variants=("eval",))
+    )
     questions = thinned([q for q in built if q.profile_id in ids])
     # the test set asks one question more than Full_Set knows, so places in the lists matter
     extra = next(q for q in questions if q.profile_id == "011" and q.variant == "test" and q.task == "cloze")

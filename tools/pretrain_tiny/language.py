@@ -19,7 +19,7 @@ from mllmu.core.records import Profile
 from mllmu.core.seeding import rng
 from mllmu.data.portraits import transform
 from mllmu.data.portraits.dicebear import DiceBear, sprites
-from mllmu.data.questions import Order
+from mllmu.data.questions import QuestionOrder
 from mllmu.data.questions.template import build
 from mllmu.data.tasks.classification import PLUGIN as CLASSIFICATION
 from mllmu.data.tasks.cloze import PLUGIN as CLOZE
@@ -161,7 +161,7 @@ class Exam:
         index = {p.id: i for i, p in enumerate(people)}
         self.sets: dict[str, list[Row]] = {}
         for question in sorted(
-            build(people, Order(seed=seed, variants=("eval",))), key=lambda q: rng(seed, q.id).random()
+            build(people, QuestionOrder(seed=seed, variants=("eval",))), key=lambda q: rng(seed, q.id).random()
         ):
             i = index[question.profile_id]
             group = "celebrity" if people[i].kind == "celebrity" else "plain" if i >= first_plain else "drilled"

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from mllmu.llm import Preview
 
 __all__ = [
-    "BLANK", "FACT", "SLOTS", "SUBJECT", "Order", "Questions", "Rejected", "Variant", "Wordings", "Written",
+    "BLANK", "FACT", "SLOTS", "SUBJECT", "QuestionOrder", "Questions", "Rejected", "Variant", "Wordings", "Written",
     "check", "check_published", "mentions", "name_words", "render_subject", "wording", "wordings",
 ]  # fmt: skip
 
 
-class Order(NamedTuple):
+class QuestionOrder(NamedTuple):
     """What a group of people is to be asked.
 
     Attributes:
@@ -49,7 +49,7 @@ class Order(NamedTuple):
     unsaid: frozenset[tuple[str, str, str]] = frozenset()
 
     @classmethod
-    def of(cls, section: DataSection, seed: int) -> Order:
+    def of(cls, section: DataSection, seed: int) -> QuestionOrder:
         """What a recipe asks about the people."""
         return cls(seed, train_wordings=section.train_wordings, train_formats=section.train_formats)
 
@@ -89,7 +89,7 @@ class Questions(Plugin, ABC):
     """Base of every writer. The same people, order and seed give the same questions."""
 
     @abstractmethod
-    def write(self, people: Sequence[Profile], order: Order, progress: Progress) -> Written:
+    def write(self, people: Sequence[Profile], order: QuestionOrder, progress: Progress) -> Written:
         """The questions of a group, in the ids and numbers of :func:`mllmu.data.questions.template.build`.
 
         Whatever comes out is checked once more by :func:`check`.
@@ -100,7 +100,7 @@ class Questions(Plugin, ABC):
             progress: told about slow work.
         """
 
-    def preview(self, people: Sequence[Profile], order: Order, num_prompts: int) -> Preview | None:
+    def preview(self, people: Sequence[Profile], order: QuestionOrder, num_prompts: int) -> Preview | None:
         """What :meth:`write` would ask an endpoint; None for a writer without one."""
         del people, order, num_prompts
         return None

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from mllmu.core.progress import Progress
 from mllmu.core.records import Profile, Question
-from mllmu.data.questions import Order, Rejected
+from mllmu.data.questions import QuestionOrder, Rejected
 from mllmu.data.questions._llm_prompts import (
     Answers,
     Item,
@@ -268,7 +268,7 @@ class QuestionRounds:
             one.model_copy(update={"by_template": evaluation_id(one.question_id) in lost}) for one in self._rejected
         )
 
-    def reopened(self, asked: Mapping[str, Question], slots: Sequence[Question], order: Order) -> Reopened:
+    def reopened(self, asked: Mapping[str, Question], slots: Sequence[Question], order: QuestionOrder) -> Reopened:
         """What further rounds must know that fill ``slots`` anew, when everything else stays as it was asked.
 
         A question of which only the paired test question is marked stays.
@@ -283,7 +283,7 @@ class QuestionRounds:
         return Reopened([q for q in asked.values() if q.id not in new], order.unsaid, kept)
 
 
-def reopen(asked: Collection[Question], plan: Sequence[Question], order: Order) -> list[Question]:
+def reopen(asked: Collection[Question], plan: Sequence[Question], order: QuestionOrder) -> list[Question]:
     """The slots whose question, or paired test question, is marked, with what the templates ask there now.
 
     A slot whose attribute is marked gets the next one of the person that is not asked yet; the others keep theirs.
@@ -323,7 +323,7 @@ def _by_list(questions: Sequence[Question]) -> dict[tuple[str, str, str], list[Q
     return found
 
 
-def _unsaid(question: Question, order: Order) -> bool:
+def _unsaid(question: Question, order: QuestionOrder) -> bool:
     return (question.profile_id, question.task, question.text) in order.unsaid
 
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from mllmu.core.errors import DataError
 from mllmu.core.progress import Progress
 from mllmu.core.records import Profile
-from mllmu.data.questions import Order, Questions, Written
+from mllmu.data.questions import QuestionOrder, Questions, Written
 from mllmu.data.questions._llm_prompts import Sheet, write_call
 from mllmu.data.questions._llm_rounds import PlannedQuestions, QuestionRounds, by_person, reasons, reopen
 from mllmu.data.questions.template import build
@@ -50,7 +50,7 @@ class LlmQuestions(EndpointSettings, Questions):
     temperature: float | None = Field(0.7, ge=0, le=2, description="null: not sent, for models that refuse it")
     max_tokens: int | None = Field(6000, ge=1, description="most tokens of a reply; about 150 per question")
 
-    def write(self, people: Sequence[Profile], order: Order, progress: Progress) -> Written:
+    def write(self, people: Sequence[Profile], order: QuestionOrder, progress: Progress) -> Written:
         """Write, check, reword and check; see the class.
 
         Raises:
@@ -93,7 +93,7 @@ class LlmQuestions(EndpointSettings, Questions):
             )
         return rounds
 
-    def preview(self, people: Sequence[Profile], order: Order, num_prompts: int) -> Preview:
+    def preview(self, people: Sequence[Profile], order: QuestionOrder, num_prompts: int) -> Preview:
         """The first prompts, and how many calls there would be if nothing had to be written again."""
         chosen = {profile.id: profile for profile in people if profile.kind in self.kinds}
         planned = PlannedQuestions.of(q for q in build(people, order) if q.profile_id in chosen).evaluation

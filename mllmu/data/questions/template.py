@@ -16,7 +16,7 @@ from mllmu.core.parsing import blanked, render_answer
 from mllmu.core.progress import Progress
 from mllmu.core.records import MODALITIES, OTHER_ATTRIBUTE, QA, Modality, Profile, Question, TaskName
 from mllmu.core.seeding import derive, rng
-from mllmu.data.questions import Order, Questions, Written, _distractors
+from mllmu.data.questions import QuestionOrder, Questions, Written, _distractors
 from mllmu.data.questions._rules import LETTERS, SLOTS, mentions, name_words
 from mllmu.data.questions._wordings import FACT, Variant, Wordings, render_subject, wording, wordings
 
@@ -37,13 +37,13 @@ class Template(Questions):
 
     source: ClassVar[str] = "https://arxiv.org/abs/2410.22108"
 
-    def write(self, people: Sequence[Profile], order: Order, progress: Progress) -> Written:
+    def write(self, people: Sequence[Profile], order: QuestionOrder, progress: Progress) -> Written:
         """Fill in the templates; see :func:`build`."""
         del progress
         return Written(build(people, order))
 
 
-def build(profiles: Sequence[Profile], order: Order) -> list[Question]:
+def build(profiles: Sequence[Profile], order: QuestionOrder) -> list[Question]:
     """Build the questions of all profiles, person by person, in the order train, eval, test.
 
     eval and test hold 18 questions per person each: per modality 5 classification, 2 generation, 2 cloze. train
@@ -119,7 +119,7 @@ class _Writer:
 
     profile: Profile
     pools: Mapping[tuple[str, str, str], tuple[str, ...]]
-    order: Order
+    order: QuestionOrder
 
     def train(self) -> Iterator[Question]:
         """The training questions in all formats."""

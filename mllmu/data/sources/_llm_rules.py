@@ -15,7 +15,7 @@ from mllmu.core.errors import DataError
 from mllmu.core.records import Profile
 from mllmu.core.seeding import rng
 from mllmu.data import values
-from mllmu.data.questions import Order, check, name_words
+from mllmu.data.questions import QuestionOrder, check, name_words
 from mllmu.data.questions.template import build
 from mllmu.data.sources.synthetic import Synthetic
 from mllmu.data.values import NONE, Gender
@@ -197,7 +197,7 @@ def _unaskable(person: Person) -> Iterator[str]:
     """Values that no fair question can be asked about, e.g. because the wording of the question holds them."""
     profile = profile_of(person, "check")
     try:
-        check(build([profile], Order(seed=0, train_wordings=1)), [profile])
+        check(build([profile], QuestionOrder(seed=0, train_wordings=1)), [profile])
     except DataError as error:
         found = re.search(r"\((\w+)\)", str(error))
         yield f"{found[1] if found else 'questions'}: expected values that fair questions can be asked about"
