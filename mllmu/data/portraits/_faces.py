@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 
@@ -20,9 +21,10 @@ from mllmu.core.errors import DataError, ModelError, needs_extra
 from mllmu.core.records import Profile
 from mllmu.core.seeding import derive
 from mllmu.data.portraits import Portraits
-from mllmu.data.portraits._identity import Vectors, look_alike, unlike
 from mllmu.data.portraits.dicebear import NONE, PORTRAIT_YEAR, features
 from mllmu.data.portraits.folder import Folder
+
+Vectors = NDArray[np.float32]
 
 EXTRA = "faces"
 INSIGHTFACE = "insightface"
@@ -65,10 +67,11 @@ class Faces(Portraits):
             image = image.convert("RGB").resize((self.size, self.size), Image.Resampling.LANCZOS)
             if view == 0 or not self.embedder:
                 return image
-            own, found = (embedding(self.embedder, p) for p in (self.render_first(profile, seed), image))
-            if not unlike(own, [found], self.min_same):
+            own, face = (embedding(self.embedder, p)[None] for p in (self.render_first(profile, seed), image))
+            same = float(cosines(face, own)[0, 0])
+            if same >= self.min_same:
                 return image
-            best = max(best, float(own @ found / (np.linalg.norm(own) * np.linalg.norm(found) + 1e-12)))
+            best = max(best, same)
         raise DataError(
             f"portraits: view {view} of {profile.id}: {self.tries} images show another face than the portrait "
             f"(best cosine {best:.2f}, expected {self.min_same:g} at least). Raise 'tries', lower 'min_same', "
@@ -91,10 +94,10 @@ class Faces(Portraits):
         for person, path in portraits:
             with Image.open(path) as opened:
                 own = embedding(self.embedder, opened.convert("RGB"))
-            twin = look_alike(own, np.stack(seen) if seen else np.zeros((0, len(own)), np.float32), self.max_other)
-            if twin is not None:
+            other = look_alike(own, seen, self.max_other)
+            if other is not None:
                 raise DataError(
-                    f"{path.name}: the face of {person} is that of {portraits[twin][0]} (cosine {self.max_other:g} or "
+                    f"{path.name}: the face of {person} is that of {portraits[other][0]} (cosine {self.max_other:g} or "
                     "more). Use another seed, a model with more variety, or raise 'max_other'."
                 )
             seen.append(own)
@@ -116,6 +119,21 @@ class OwnFaces(Faces):
 @functools.lru_cache(maxsize=1)
 def _first(backend: Faces, profile: str, seed: int) -> Image.Image:
     return backend.render(Profile.model_validate_json(profile), 0, seed)
+
+
+def cosines(a_ND: Vectors, b_MD: Vectors) -> Vectors:
+    """Cosine of every row of one with every row of the other, [N, M]; 0 for a row of zeros."""
+    unit_ND, unit_MD = (rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) for rows in (a_ND, b_MD))
+    return np.asarray(unit_ND @ unit_MD.T, dtype=np.float32)
+
+
+def look_alike(face_D: Vectors, others: Sequence[Vectors], threshold: float) -> int | None:
+    """Position of the most similar other face if it is at least as similar as the threshold; None if none is."""
+    if not others:
+        return None
+    similar = cosines(face_D[None], np.stack(others))[0]
+    best = int(similar.argmax())
+    return best if similar[best] >= threshold else None
 
 
 def described(profile: Profile, seed: int) -> str:

@@ -10,8 +10,7 @@ from pydantic import Field
 
 from mllmu.core.errors import ModelError
 from mllmu.core.records import Profile
-from mllmu.data.portraits._faces import OwnFaces, embedding, noise, pipeline
-from mllmu.data.portraits._identity import Vectors
+from mllmu.data.portraits._faces import OwnFaces, Vectors, embedding, noise, pipeline
 
 PROMPT = "photo of a id person"
 WORD = "id"

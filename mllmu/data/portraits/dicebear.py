@@ -23,6 +23,7 @@ from PIL import Image, ImageColor
 
 from mllmu.core.records import Profile
 from mllmu.core.seeding import rng
+from mllmu.data.packaged import packaged_yaml
 from mllmu.data.portraits import MAX_VIEWS, Portraits
 from mllmu.data.portraits._transform import BACKGROUNDS, transform
 
@@ -36,150 +37,24 @@ PORTRAIT_YEAR = 2025
 
 NONE = "none"
 
-# Our name of a feature -> the style's name. Variants that look alike at 64 pixels are left out.
-HAIR: dict[str, str] = {
-    "big": "bigHair",
-    "bob": "bob",
-    "bun": "bun",
-    "round curls": "curly",
-    "long waves": "curvy",
-    "long dreads": "dreads",
-    "short dreads": "dreads01",
-    "spiky": "dreads02",
-    "flowers": "frida",
-    "quiff": "frizzle",
-    "afro": "fro",
-    "afro with band": "froBand",
-    "shoulder-length": "longButNotTooLong",
-    "wide fringe": "miaWallace",
-    "parted": "shaggy",
-    "mullet": "shaggyMullet",
-    "shaved sides": "shavedSides",
-    "short curls": "shortCurly",
-    "short flat": "shortFlat",
-    "bald top": "sides",
-    "long to one side": "straight01",
-    "long straight": "straight02",
-    "long with fringe": "straightAndStrand",
-    "cropped": "theCaesar",
-}
-HEADWEAR: dict[str, str] = {
-    "wide hat": "hat",
-    "headscarf": "hijab",
-    "turban": "turban",
-    "knitted hat": "winterHat02",
-    "bobble hat": "winterHat03",
-    "ear hat": "winterHat04",
-    "fur hat": "winterHat1",
-}
-MALE_HAIR = [
-    "short dreads",
-    "spiky",
-    "quiff",
-    "afro",
-    "parted",
-    "mullet",
-    "short curls",
-    "short flat",
-    "bald top",
-    "cropped",
-    "long dreads",
-    "shoulder-length",
-    "bun",
-]
-FEMALE_HAIR = [
-    "big",
-    "bob",
-    "bun",
-    "round curls",
-    "long waves",
-    "long dreads",
-    "flowers",
-    "afro",
-    "afro with band",
-    "shoulder-length",
-    "wide fringe",
-    "mullet",
-    "shaved sides",
-    "long to one side",
-    "long straight",
-    "long with fringe",
-    "cropped",
-    "parted",
-]
-MALE_HEADWEAR = ["wide hat", "turban", "knitted hat", "bobble hat", "fur hat"]
-FEMALE_HEADWEAR = ["wide hat", "headscarf", "knitted hat", "ear hat", "fur hat"]
+_TABLES = packaged_yaml("portraits/dicebear.yaml")
+# Our name of a feature -> the style's name.
+HAIR, HEADWEAR, FACIAL_HAIR = _TABLES["hair"], _TABLES["headwear"], _TABLES["facial_hair"]
+GLASSES, CLOTHES, PRINTS = _TABLES["glasses"], _TABLES["clothes"], _TABLES["prints"]
+# Our name of a colour -> the colour.
+SKIN, CLOTH, RIMS = _TABLES["skin"], _TABLES["cloth"], _TABLES["rims"]
+NATURAL_HAIR, OLD_HAIR, DYED_HAIR = _TABLES["natural_hair"], _TABLES["old_hair"], _TABLES["dyed_hair"]
+ALL_HAIR = NATURAL_HAIR | OLD_HAIR | DYED_HAIR
 # Religious dress is a statement about belief; it is not invented for people who really lived.
 RELIGIOUS = {"headscarf", "turban"}
-
-FACIAL_HAIR: dict[str, str] = {
-    "short beard": "beardLight",
-    "full beard": "beardMedium",
-    "long beard": "beardMajestic",
-    "curled moustache": "moustacheFancy",
-    "thick moustache": "moustacheMagnum",
-}
-GLASSES: dict[str, str] = {
-    "square": "prescription02",
-    "round": "round",
-    "sunglasses": "wayfarers",
-    "dark shades": "kurt",
-}
-CLOTHES: dict[str, str] = {
-    "blazer": "blazerAndShirt",
-    "collar": "collarAndSweater",
-    "hoodie": "hoodie",
-    "dungarees": "overall",
-    "crew neck": "shirtCrewNeck",
-    "scoop neck": "shirtScoopNeck",
-    "V-neck": "shirtVNeck",
-    "print": "graphicShirt",
-}
-PRINTS = ["bat", "bear", "deer", "diamond", "pizza"]
-
-SKIN: dict[str, str] = {
-    "pale": "#ffdbb4",
-    "light": "#edb98a",
-    "tan": "#d08b5b",
-    "brown": "#a8602f",
-    "deep": "#614335",
-}
-NATURAL_HAIR: dict[str, str] = {
-    "black": "#241a18",
-    "brown": "#6a3d2e",
-    "auburn": "#9c3d1c",
-    "red": "#d9480f",
-    "blond": "#deb55a",
-    "platinum": "#f1e3c4",
-}
-OLD_HAIR: dict[str, str] = {"grey": "#8b8f96", "white": "#f7f7f5"}
-DYED_HAIR: dict[str, str] = {"pink": "#f27fa5", "blue": "#3f6fd1", "violet": "#8a56c2", "green": "#3f9c6d"}
-ALL_HAIR = NATURAL_HAIR | OLD_HAIR | DYED_HAIR
-CLOTH: dict[str, str] = {
-    "black": "#262e33",
-    "navy": "#1f4e79",
-    "sky": "#5cc3f5",
-    "red": "#d8323c",
-    "pink": "#ff8fb8",
-    "green": "#2f9e5b",
-    "mint": "#a5f0c5",
-    "yellow": "#ffd43b",
-    "white": "#ffffff",
-    "orange": "#f57c1f",
-    "purple": "#7a4cc0",
-    "teal": "#14878c",
-}
-RIMS: dict[str, str] = {"black": "#262e33", "red": "#d8323c", "blue": "#2c66cc", "white": "#ffffff"}
-NEUTRAL_BACKGROUNDS = ("#c6cad0", "#b9afa2", "#aebdb9", "#c4b9c8", "#dcdad4")
 
 # A colour nearer than this (Euclidean, RGB 0-255) to its neighbour in the image cannot be told from it.
 MIN_DISTANCE = 70.0
 
-NEUTRAL = ("default", "defaultNatural", "serious")
-EYES = ["default", "happy", "squint", "surprised", "side", "wink", "closed", "eyeRoll"]
-BROWS = ["defaultNatural", "raisedExcitedNatural", "sadConcernedNatural", "angryNatural", "flatNatural", "upDown"]
-MOUTHS = ["smile", "default", "twinkle", "sad", "concerned", "disbelief", "grimace", "tongue", "screamOpen"]
-EXPRESSIONS = list(itertools.product(EYES, BROWS, MOUTHS))
+Face = tuple[str, str, str]
+"""Eyes, brows and mouth."""
+NEUTRAL: Face = tuple(_TABLES["neutral"])
+EXPRESSIONS: list[Face] = list(itertools.product(_TABLES["eyes"], _TABLES["brows"], _TABLES["mouths"]))
 
 
 class DiceBear(Portraits):
@@ -247,11 +122,11 @@ def _head(draw: random.Random, profile: Profile, gender: str, age: int, skin: st
     """Hair or headwear, with its colour."""
     real = profile.kind == "celebrity"
     if draw.random() < 0.2:
-        worn = _by_gender(gender, MALE_HEADWEAR, FEMALE_HEADWEAR)
+        worn = _by_gender(gender, "headwear")
         headwear = draw.choice([name for name in worn if not (real and name in RELIGIOUS)])
         colour = draw.choice(_far(CLOTH, [SKIN[skin]]))
         return {"hair": NONE, "hair_colour": NONE, "headwear": headwear, "headwear_colour": colour}
-    shapes = _by_gender(gender, MALE_HAIR, FEMALE_HAIR)
+    shapes = _by_gender(gender, "hair")
     hair = draw.choice([name for name in shapes if name != "bald top" or age >= 35])
     if draw.random() < _share_of_grey(age):
         palette = OLD_HAIR
@@ -274,10 +149,10 @@ def _beard(draw: random.Random, gender: str, age: int, traits: Mapping[str, str]
     return {"facial_hair": draw.choice(list(FACIAL_HAIR)), "facial_hair_colour": colour}
 
 
-def _by_gender(gender: str, male: list[str], female: list[str]) -> list[str]:
+def _by_gender(gender: str, what: str) -> list[str]:
     """The shapes of a gender; of both where the gender is not given or another one."""
-    known = {"male": male, "female": female}
-    return known.get(gender, list(dict.fromkeys([*male, *female])))
+    shapes: dict[str, list[str]] = {name: _TABLES[f"{name}_{what}"] for name in ("male", "female")}
+    return shapes.get(gender) or list(dict.fromkeys([*shapes["male"], *shapes["female"]]))
 
 
 def _share_of_grey(age: int) -> float:
@@ -325,7 +200,7 @@ def _backgrounds(traits: Mapping[str, str], profile: Profile, seed: int) -> list
         return min(_distance(colour, other) for other in figure)
 
     draw = rng(seed, "portrait", profile.id, "background")
-    neutral = draw.choice(sorted(NEUTRAL_BACKGROUNDS, key=gap, reverse=True)[:3])
+    neutral = draw.choice(sorted(_TABLES["neutral_backgrounds"], key=gap, reverse=True)[:3])
     others = sorted(BACKGROUNDS, key=gap, reverse=True)[:8]
     return [neutral, *draw.sample(others, len(others))]
 
@@ -336,14 +211,14 @@ def _style() -> Style:
     return Style(json.loads(files("dicebear_styles").joinpath("avataaars.json").read_text("utf-8")))
 
 
-def _draw(traits: Mapping[str, str], face: tuple[str, str, str], size: int) -> Image.Image:
+def _draw(traits: Mapping[str, str], face: Face, size: int) -> Image.Image:
     """Rasterise a person with (eyes, brows, mouth) at exactly the wanted size; RGBA on transparent ground."""
     svg = Avatar(_style(), _options(traits, face)).to_string()
     png = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, skip_system_fonts=True)
     return Image.open(io.BytesIO(png), formats=("PNG",)).convert("RGBA")
 
 
-def _options(traits: Mapping[str, str], face: tuple[str, str, str]) -> dict[str, Any]:
+def _options(traits: Mapping[str, str], face: Face) -> dict[str, Any]:
     """Translate features and expression into the style's options; nothing is left to the style's own chance."""
     beard, glasses = traits["facial_hair"], traits["glasses"]
     eyes, brows, mouth = face

@@ -11,8 +11,7 @@ from pydantic import Field
 
 from mllmu.core.errors import ModelError
 from mllmu.core.records import Profile
-from mllmu.data.portraits._faces import NEGATIVE, OwnFaces, embedding, noise, pipeline, scene, who
-from mllmu.data.portraits._identity import Vectors
+from mllmu.data.portraits._faces import NEGATIVE, OwnFaces, Vectors, embedding, noise, pipeline, scene, who
 
 
 class IpAdapterFaceid(OwnFaces):
