@@ -9,7 +9,8 @@ import csv
 from pathlib import Path
 
 from mllmu.data.portraits.dicebear import DiceBear
-from mllmu.data.sources.synthetic import Synthetic, with_article
+from mllmu.data.sources.synthetic import Synthetic
+from mllmu.data.values import with_article
 
 HERE = Path(__file__).parent
 NUM_PEOPLE = 24

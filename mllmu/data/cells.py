@@ -28,19 +28,19 @@ _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _IMAGE = re.compile(r"[^/\\\0]{1,200}")
 
 
-class Rule(NamedTuple):
+class CellRule(NamedTuple):
     """How one kind of cell is read: the printed value, or None for a cell that is not what was expected."""
 
     expected: str
     read: Callable[[str], str | None]
 
 
-def _text(limit: int = MAX_LETTERS) -> Rule:
+def _text(limit: int = MAX_LETTERS) -> CellRule:
     def read(cell: str) -> str | None:
         plain = all(char.isprintable() and char not in _MARKUP for char in cell)
         return cell if plain and len(cell) <= limit and any(char.isalnum() for char in cell) else None
 
-    return Rule(f"1 to {limit} letters of plain text without markup", read)
+    return CellRule(f"1 to {limit} letters of plain text without markup", read)
 
 
 def _name(cell: str) -> str | None:
@@ -77,8 +77,8 @@ def _salary(cell: str) -> str | None:
     return f"{sign}{round(amount):,}" if SALARY[0] <= amount <= SALARY[1] else None
 
 
-def _matching(pattern: re.Pattern[str], expected: str) -> Rule:
-    return Rule(expected, lambda cell: cell if pattern.fullmatch(cell) else None)
+def _matching(pattern: re.Pattern[str], expected: str) -> CellRule:
+    return CellRule(expected, lambda cell: cell if pattern.fullmatch(cell) else None)
 
 
 def _phone(cell: str) -> str | None:
@@ -86,7 +86,7 @@ def _phone(cell: str) -> str | None:
     return cell if 5 <= digits <= 15 and all(char in "0123456789 +-()./" for char in cell) else None
 
 
-def date_rule(*, day_first: bool | None) -> Rule:
+def date_rule(*, day_first: bool | None) -> CellRule:
     """A day, printed as questions print it."""
     hint = "" if day_first is not None else "; 03/04/1990 needs the setting day_first"
 
@@ -94,23 +94,23 @@ def date_rule(*, day_first: bool | None) -> Rule:
         day = dates.parse(cell, day_first=day_first)
         return dates.printed(day) if day else None
 
-    return Rule(f"a day such as 1990-05-14{hint}", read)
+    return CellRule(f"a day such as 1990-05-14{hint}", read)
 
 
-PLACE = Rule("a city and a country with a comma between, e.g. Lyon, France", _place)
+PLACE = CellRule("a city and a country with a comma between, e.g. Lyon, France", _place)
 FREE_TEXT = _text(MAX_BIOGRAPHY)
 TEXT = _text()
-RULES: dict[str, Rule] = {
+RULES: dict[str, CellRule] = {
     **dict.fromkeys(ATTRIBUTES, TEXT),
-    "name": Rule("1 to 6 words of letters", _name),
-    "gender": Rule("female, male or non-binary", _gender),
+    "name": CellRule("1 to 6 words of letters", _name),
+    "gender": CellRule("female, male or non-binary", _gender),
     "birthplace": PLACE,
     "residence": PLACE,
-    "height": Rule(f"a height of {HEIGHT_CM[0]} to {HEIGHT_CM[1]} cm, e.g. 172 or 1.72 m", _height),
-    "salary": Rule(f"an amount of {SALARY[0]} to {SALARY[1]:,}, e.g. 58000 or $58,000", _salary),
-    "id": Rule("1 to 64 letters, digits, '_' or '-'", lambda cell: cell if _ID.fullmatch(cell) else None),
+    "height": CellRule(f"a height of {HEIGHT_CM[0]} to {HEIGHT_CM[1]} cm, e.g. 172 or 1.72 m", _height),
+    "salary": CellRule(f"an amount of {SALARY[0]} to {SALARY[1]:,}, e.g. 58000 or $58,000", _salary),
+    "id": CellRule("1 to 64 letters, digits, '_' or '-'", lambda cell: cell if _ID.fullmatch(cell) else None),
     "email": _matching(_EMAIL, "an e-mail address"),
-    "phone": Rule("a telephone number of 5 to 15 digits", _phone),
+    "phone": CellRule("a telephone number of 5 to 15 digits", _phone),
     "address": _text(200),
     "image": _matching(_IMAGE, "the name of a file in the folder of images, without '/'"),
     "biography": FREE_TEXT,

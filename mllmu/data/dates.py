@@ -21,7 +21,7 @@ _MONTH_YEAR = re.compile(rf"\b({_MONTH})\s+({_YEAR})\b", re.IGNORECASE)
 _YEAR_ONLY = re.compile(rf"(?<![\w$€£.,/-])({_YEAR})(?![\w/-]|[.,]\d)")
 
 
-class Found(NamedTuple):
+class WrittenDate(NamedTuple):
     """A date in a text, and how to write another day in its place."""
 
     start: int
@@ -30,9 +30,9 @@ class Found(NamedTuple):
     write: Callable[[date], str]
 
 
-def find(text: str) -> list[Found]:
+def find(text: str) -> list[WrittenDate]:
     """All dates of a text in order, never overlapping; '14 May 1990' is one date and not also the year 1990."""
-    taken: list[Found] = []
+    taken: list[WrittenDate] = []
     for found in _all(text):
         if all(found.end <= other.start or found.start >= other.end for other in taken):
             taken.append(found)
@@ -64,24 +64,12 @@ def printed(day: date) -> str:
     return f"{MONTHS[day.month - 1]} {day.day}, {day.year}"
 
 
-def shift(text: str, days: int) -> tuple[str, int]:
-    """Move every date of a text by a number of days; also how many there were.
-
-    >>> shift("born 14.05.1990, hired in May 2012", 20)
-    ('born 03.06.1990, hired in June 2012', 2)
-    """
-    found = find(text)
-    for each in reversed(found):
-        text = text[: each.start] + each.write(moved(each.day, days)) + text[each.end :]
-    return text, len(found)
-
-
 def moved(day: date, days: int) -> date:
     """A day so many days later; kept inside the calendar."""
     return day + timedelta(days=max(-day.toordinal() + 1, min(days, date.max.toordinal() - day.toordinal())))
 
 
-def _all(text: str) -> Iterator[Found]:
+def _all(text: str) -> Iterator[WrittenDate]:
     """Candidates, the most telling pattern first."""
     for match in _ISO.finditer(text):
         yield from _found(match, _day(match[1], match[2], match[3]), lambda day: day.isoformat())
@@ -97,7 +85,7 @@ def _all(text: str) -> Iterator[Found]:
         yield from _found(match, _day(match[1], "7", "1"), lambda day: str(day.year))
 
 
-def _numeric(match: re.Match[str]) -> Iterator[Found]:
+def _numeric(match: re.Match[str]) -> Iterator[WrittenDate]:
     """14.05.1990 and 05/14/90; where both readings are days, the first number is taken for the day."""
     mark, year = match[2], match[4]
     full = year if len(year) == 4 else f"{'20' if int(year) < 30 else '19'}{year}"
@@ -111,9 +99,9 @@ def _day_month_year(day: date) -> str:
     return f"{day.day} {MONTHS[day.month - 1]} {day.year}"
 
 
-def _found(match: re.Match[str], day: date | None, write: Callable[[date], str]) -> Iterator[Found]:
+def _found(match: re.Match[str], day: date | None, write: Callable[[date], str]) -> Iterator[WrittenDate]:
     if day:
-        yield Found(match.start(), match.end(), day, write)
+        yield WrittenDate(match.start(), match.end(), day, write)
 
 
 def _day(year: str, month: str, day: str) -> date | None:

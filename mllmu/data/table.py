@@ -18,7 +18,7 @@ MAX_BYTES = 100_000_000
 MAX_SHOWN = 60
 
 
-class Fault(NamedTuple):
+class CellFault(NamedTuple):
     """One thing that is wrong with one cell."""
 
     row: int
@@ -31,22 +31,22 @@ class Fault(NamedTuple):
         return f"row {self.row}, column '{self.column}': got {got!r}, expected {self.expected}"
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """One line of the table. ``number`` is what a spreadsheet shows beside it: the first row of people is row 2."""
 
     number: int
     cells: dict[str, str]
 
 
-class Table(NamedTuple):
+class PeopleTable(NamedTuple):
     """The head of the table and its rows; faults are rows that do not have the shape of the head."""
 
     columns: tuple[str, ...]
-    rows: list[Row]
-    faults: list[Fault]
+    rows: list[TableRow]
+    faults: list[CellFault]
 
 
-def read(path: Path) -> Table:
+def read(path: Path) -> PeopleTable:
     """Read a table of people; empty rows are left out, empty cells are ``""``.
 
     Raises:
@@ -116,13 +116,13 @@ def _json(path: Path, text: str, *, lines: bool) -> list[Any]:
             return [json.loads(line) for line in text.split("\n") if line.strip()]
         value = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON ({error}). Expected one object a person.") from None
+        raise DataError(f"{path}: not JSON ({error}). Expected one object per person.") from None
     if not isinstance(value, list):
-        raise DataError(f"{path}: expected a list of objects, one a person, got {type(value).__name__}.")
+        raise DataError(f"{path}: expected a list of objects, one per person, got {type(value).__name__}.")
     return value
 
 
-def _tabular(rows: Sequence[Sequence[Any]], path: Path) -> Table:
+def _tabular(rows: Sequence[Sequence[Any]], path: Path) -> PeopleTable:
     """Rows of cells under a head."""
     if not rows or not any(_cell(cell) for cell in rows[0]):
         raise DataError(f"{path}: the first row names no column. Expected a head such as id, name, consent ...")
@@ -136,10 +136,12 @@ def _tabular(rows: Sequence[Sequence[Any]], path: Path) -> Table:
         if not any(cells):
             continue
         if any(cells[len(columns) :]):
-            faults.append(Fault(number, columns[-1], f"{len(cells)} cells", f"{len(columns)}; quote cells with commas"))
+            faults.append(
+                CellFault(number, columns[-1], f"{len(cells)} cells", f"{len(columns)}; quote cells with commas")
+            )
         padded = cells + [""] * len(columns)
-        found.append(Row(number, dict(zip(columns, padded, strict=False))))
-    return Table(tuple(columns), found, faults)
+        found.append(TableRow(number, dict(zip(columns, padded, strict=False))))
+    return PeopleTable(tuple(columns), found, faults)
 
 
 def _check_head(columns: Sequence[str], path: Path) -> None:
@@ -150,22 +152,26 @@ def _check_head(columns: Sequence[str], path: Path) -> None:
             raise DataError(f"{path}: the column '{column}' is there twice. Rename or delete one of the two.")
 
 
-def _objects(items: Iterable[Any], path: Path) -> Table:
+def _objects(items: Iterable[Any], path: Path) -> PeopleTable:
     """JSON objects; numbered like the rows of a spreadsheet, the first person is row 2."""
     rows, faults, columns = [], [], dict[str, None]()
     for number, item in enumerate(items, start=2):
         if not isinstance(item, dict):
-            faults.append(Fault(number, "", repr(item), "an object with one value a column"))
+            faults.append(CellFault(number, "", repr(item), "an object with one value per column"))
             continue
         for column, value in item.items():
             columns[column] = None
             if isinstance(value, (dict, list)):
-                faults.append(Fault(number, column, json.dumps(value, ensure_ascii=False), "a text, number or date"))
-        rows.append(Row(number, {column: _cell(value) for column, value in item.items()}))
+                faults.append(
+                    CellFault(number, column, json.dumps(value, ensure_ascii=False), "a text, number or date")
+                )
+        rows.append(TableRow(number, {column: _cell(value) for column, value in item.items()}))
     if faults and not rows:
         raise FaultsError(f"{path}: no person could be read.", faults)
     _check_head(list(columns), path)
-    return Table(tuple(columns), [Row(r.number, {c: r.cells.get(c, "") for c in columns}) for r in rows], faults)
+    return PeopleTable(
+        tuple(columns), [TableRow(r.number, {c: r.cells.get(c, "") for c in columns}) for r in rows], faults
+    )
 
 
 def _cell(value: Any) -> str:

@@ -12,38 +12,26 @@ import importlib
 import re
 import unicodedata
 from collections.abc import Iterable
+from datetime import date
 from functools import cache
-from importlib.resources import files
 from typing import Literal, NamedTuple
 
-import yaml
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict
 
-from mllmu.core.errors import DataError, did_you_mean
+from mllmu.data import dates
+from mllmu.data.packaged import packaged_yaml
 
 Gender = Literal["female", "male"]
 
 NONE = "none"
 GENDERS: tuple[Gender, ...] = ("female", "male")
 CORE_ATTRIBUTES: tuple[str, ...] = (
-    "name",
-    "gender",
-    "birthplace",
-    "birth_date",
-    "profession",
-    "height",
-    "education",
-    "salary",
-    "residence",
+    "name", "gender", "birthplace", "birth_date", "profession", "height", "education", "salary", "residence",
     "medical_condition",
-)
+)  # fmt: skip
 EXTRA_ATTRIBUTES: tuple[str, ...] = ("father_job", "mother_job", "hobby", "food", "pet", "collection")
 ATTRIBUTES: tuple[str, ...] = CORE_ATTRIBUTES + EXTRA_ATTRIBUTES
 
-_MONTHS = (
-    *("January", "February", "March", "April", "May", "June"),
-    *("July", "August", "September", "October", "November", "December"),
-)
 # Letters that Unicode does not take apart into a base letter and an accent.
 _LETTERS = str.maketrans({"ł": "l", "Ł": "L", "ø": "o", "Ø": "O", "ß": "ss", "æ": "ae", "ı": "i", "đ": "d", "Đ": "D"})
 _NAME = re.compile(r"[A-Z][a-z]+(-[A-Z][a-z]+)?")
@@ -55,7 +43,7 @@ class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Range(_Table):
+class ValueRange(_Table):
     """A closed range of whole numbers."""
 
     low: int
@@ -79,7 +67,7 @@ class City(NamedTuple):
 
 
 class Profession(NamedTuple):
-    """Where one learns a profession, its pay in thousands of dollars a year, and the youngest age to hold it."""
+    """Where one learns a profession, its pay in thousands of dollars per year, and the youngest age to hold it."""
 
     schools: tuple[str, ...]
     low: int
@@ -91,8 +79,8 @@ class Pools(_Table):
     """Everything in ``values.yaml``; see the comments there."""
 
     reference_year: int
-    age: Range
-    height_cm: dict[Gender, Range]
+    age: ValueRange
+    height_cm: dict[Gender, ValueRange]
     salary_grid: tuple[int, ...]
     cities: tuple[City, ...]
     schools: dict[str, tuple[str, ...]]
@@ -108,19 +96,11 @@ class Pools(_Table):
     health: dict[str, tuple[str, ...]]
     company: dict[str, tuple[str, ...]]
 
-    @model_validator(mode="after")
-    def _schools_exist(self) -> Pools:
-        named = {kind for profession in self.professions.values() for kind in profession.schools}
-        if missing := named - set(self.schools):
-            raise ValueError(f"professions name unknown kinds of school: {sorted(missing)}")
-        return self
-
 
 @cache
 def pools() -> Pools:
     """Read ``values.yaml`` once."""
-    text = files("mllmu.data").joinpath("values.yaml").read_text(encoding="utf-8")
-    return Pools.model_validate(yaml.safe_load(text))
+    return Pools.model_validate(packaged_yaml("values.yaml"))
 
 
 def dollars(thousands: int) -> str:
@@ -128,9 +108,9 @@ def dollars(thousands: int) -> str:
     return f"${thousands * 1000:,}"
 
 
-def printed_date(year: int, month: int, day: int) -> str:
-    """Print a date in English whatever the machine's locale: ``printed_date(1988, 5, 14)`` is ``"May 14, 1988"``."""
-    return f"{_MONTHS[month - 1]} {day}, {year}"
+def with_article(noun: str) -> str:
+    """``"an architect"``, ``"a nurse"``; by the first letter, which is right for every job in the pools."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def salary_options(profession: str, age: int) -> tuple[int, ...]:
@@ -180,19 +160,11 @@ def _latin(names: Iterable[str]) -> set[str]:
 
 
 def value_pool(attribute: str) -> tuple[str, ...]:
-    """All printable values that a fictitious person's attribute can have, for use as wrong alternatives.
+    """All printable values that one of the :data:`ATTRIBUTES` of a fictitious person can have, in a fixed order.
 
-    ``name`` and ``birth_date`` are samples (8 names per city and gender, two dates a month); the others are
-    complete. ``medical_condition`` and ``pet`` hold ``"none"`` as their last value. The order is fixed.
-
-    Raises:
-        DataError: the attribute is not one of :data:`ATTRIBUTES`.
+    ``name`` and ``birth_date`` are samples (8 names per city and gender, two dates per month); the others are
+    complete. ``medical_condition`` and ``pet`` hold ``"none"`` as their last value.
     """
-    if attribute not in ATTRIBUTES:
-        raise DataError(
-            f"value_pool: no attribute '{attribute}' of fictitious people.{did_you_mean(attribute, ATTRIBUTES)} "
-            f"Attributes: {', '.join(ATTRIBUTES)}."
-        )
     return _all_pools()[attribute]
 
 
@@ -242,4 +214,4 @@ def _spread(size: int, step: int, shift: int) -> int:
 def _some_dates() -> tuple[str, ...]:
     ages, year = pools().age, pools().reference_year
     days = [(month, day) for month in range(1, 13) for day in (1 + month % 3, 19 + month % 3)]
-    return tuple(printed_date(year - age, month, day) for age in reversed(ages.values) for month, day in days)
+    return tuple(dates.printed(date(year - age, month, day)) for age in reversed(ages.values) for month, day in days)

@@ -13,7 +13,8 @@ from mllmu.core.errors import DataError
 from mllmu.core.plugins import build, find
 from mllmu.core.records import Profile
 from mllmu.data import values
-from mllmu.data.sources.synthetic import Synthetic, biography, with_article
+from mllmu.data.sources.synthetic import Synthetic, biography
+from mllmu.data.values import with_article
 
 YEAR = 2024
 

@@ -1,14 +1,10 @@
-import copy
 import re
-from importlib import resources
 
 import pytest
-import yaml
 
 from mllmu.core.errors import DataError
 from mllmu.core.parsing import article, render_answer
 from mllmu.data.questions import render_subject, wording, wordings
-from mllmu.data.questions._wordings import parse
 
 FICTITIOUS = [
     "name",
@@ -62,10 +58,6 @@ SMALL_WORDS = {
     "tell",
     "please",
 }
-
-
-def raw():
-    return yaml.safe_load(resources.files("mllmu.data.questions").joinpath("wordings.yaml").read_text(encoding="utf-8"))
 
 
 def words(template):
@@ -169,24 +161,21 @@ def test_unknown_attribute_names_the_nearest():
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    "attribute",
     [
-        (lambda e: e["questions"]["test"].append(e["questions"]["train"][0]), "occurs twice"),
-        (lambda e: e["questions"]["eval"].append("Where is home?"), "names no subject"),
-        (lambda e: e["questions"]["eval"].append("{s} has a __."), "expected one __"),
-        (lambda e: e["cloze"]["eval"].append("A __ is what {s} has."), "expected one __"),
-        (lambda e: e["answers"].update(train="This person has a pet."), "exactly one"),
-        (lambda e: e.pop("answers"), r"pet\.answers: Field required"),
-        (lambda e: e.update(extra=1), r"pet\.extra"),
+        *(("fictitious", a) for a in FICTITIOUS),
+        *(("celebrity", a) for a in CELEBRITY),
+        ("fictitious", "fact_home_town"),
     ],
 )
-def test_a_broken_wordings_file_says_where(change, message):
-    broken = copy.deepcopy(raw())
-    change(broken["fictitious"]["pet"])
-    with pytest.raises(DataError, match=message):
-        parse(broken, "fictitious")
-
-
-def test_a_missing_kind_is_an_error():
-    with pytest.raises(DataError, match="celebrity: missing"):
-        parse({"fictitious": {}}, "celebrity")
+def test_markers_are_where_they_must_be_and_no_sentence_is_in_two_sets(attribute):
+    entry = wording(*attribute)
+    for cloze, sentences in ((False, entry.questions), (True, entry.cloze)):
+        every = [*sentences.train, *sentences.eval, *sentences.test]
+        assert len({template.casefold() for template in every}) == len(every)
+        for template in every:
+            assert "{s}" in template or "{s's}" in template, template
+            assert template.count("__") == cloze, template
+            assert not cloze or template.endswith("__."), template
+    for template in (entry.answers.train, entry.answers.test):
+        assert template.count("{v}") == 1 and "{s" not in template, template

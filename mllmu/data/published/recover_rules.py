@@ -10,9 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from mllmu.data.dates import MONTHS
+from mllmu.data.values import with_article
+
 _SUBJECT = r"(?i:th(?:is|e) (?:person|individual)|s?he|they)"
 _POSSESSIVE = r"(?i:th(?:is|e) (?:person|individual)['’]s|her|his|their)"
-_MONTH = "January|February|March|April|May|June|July|August|September|October|November|December"
+_MONTH = "|".join(MONTHS)
 
 
 def _asks(pattern: str, attribute: str | None) -> tuple[re.Pattern[str], str | None]:
@@ -181,13 +184,9 @@ def _pet(answer: str) -> str | None:
     for pattern in _PET:
         if match := pattern.fullmatch(answer):
             said = match.groupdict()
-            kind = said.get("k") or _with_article(said["bare"])
+            kind = said.get("k") or with_article(said["bare"])
             return f"{kind} named {match['n']}"
     return None
-
-
-def _with_article(noun: str) -> str:
-    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 _SECOND_CLAUSE = re.compile(

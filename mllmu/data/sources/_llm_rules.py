@@ -14,7 +14,7 @@ from rapidfuzz import fuzz
 from mllmu.core.errors import DataError
 from mllmu.core.records import Profile
 from mllmu.core.seeding import rng
-from mllmu.data import values
+from mllmu.data import dates, values
 from mllmu.data.questions import QuestionOrder, check, name_words
 from mllmu.data.questions.template import build
 from mllmu.data.sources.synthetic import Synthetic
@@ -153,7 +153,7 @@ def _wrong_order(person: Person, quota: Quota) -> Iterator[str]:
 def dates_of(year: int) -> frozenset[str]:
     """All days of a year, printed."""
     days = [date(year, 1, 1) + timedelta(days=number) for number in range(366)]
-    return frozenset(values.printed_date(day.year, day.month, day.day) for day in days if day.year == year)
+    return frozenset(dates.printed(day) for day in days if day.year == year)
 
 
 def _wrong_form(person: Person) -> Iterator[str]:

@@ -1,59 +1,45 @@
-"""The celebrity set: 153 historical public figures whose knowledge must survive unlearning.
+"""The celebrity set: historical public figures whose knowledge must survive unlearning.
 
 They are never fine-tuned on and never forgotten; they measure whether neighbouring knowledge was broken.
-The facts live in ``mllmu/data/celebrities.jsonl``, one object a line, and are checked whenever they are read.
+The facts about the 153 built-in people lie in ``mllmu/data/celebrities.jsonl``, one object per line; others come from
+an export of the Wikidata query service, one row or several per person.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Self
 
 from PIL.Image import Image
 from pydantic import Field, model_validator
 
-from mllmu.core.errors import DataError
-from mllmu.core.jsonl import read_lines
-from mllmu.core.records import Profile, Record
+from mllmu.core.errors import DataError, FaultsError, did_you_mean
+from mllmu.core.records import Profile
+from mllmu.data import cells
 from mllmu.data.portraits import folder
+from mllmu.data.questions import wordings
 from mllmu.data.sources import Source
-from mllmu.data.sources._wikidata import people
+from mllmu.data.table import CellFault, PeopleTable, read
 
 FACTS = Path(__file__).parent.parent / "celebrities.jsonl"
 NUM_CELEBRITIES = 153
-LAST_DEATH_YEAR = 2004
-
-Continent = Literal["Africa", "Asia", "Europe", "North America", "Oceania", "South America"]
-YEAR = r"^[12][0-9]{3}$"
-TEXT = r"^[A-Za-z0-9' ,-]+$"
-
-
-class Celebrity(Record):
-    """The facts about one person; all values are printable text, as they are asked about and answered."""
-
-    name: str = Field(pattern=r"^[A-Za-z]+( [A-Za-z]+){0,2}$")
-    gender: Literal["female", "male"]
-    nationality: str = Field(pattern=r"^[A-Z][A-Za-z ]+$")
-    birthplace: str = Field(pattern=r"^[A-Z][A-Za-z -]+, [A-Z][A-Za-z ]+$", description="City, Country of today")
-    birth_year: str = Field(pattern=YEAR)
-    death_year: str = Field(pattern=YEAR)
-    profession: str = Field(pattern=r"^[a-z][a-z ]+$")
-    field: str = Field(pattern=r"^[a-z][a-z ]+$")
-    known_for: str = Field(pattern=TEXT, description="noun phrase of 2 to 6 words without the name")
-    era: str = Field(pattern=r"^[0-9]{2}th century$", description="century of birth")
-    continent: Continent = Field(description="continent of birth")
-
-    @model_validator(mode="after")
-    def _agrees_with_itself(self) -> Self:
-        born, died = int(self.birth_year), int(self.death_year)
-        if not born < died <= LAST_DEATH_YEAR:
-            raise ValueError(f"{self.name}: born {born}, died {died}; expected born < died <= {LAST_DEATH_YEAR}")
-        if self.era != century(born):
-            raise ValueError(f"{self.name}: era '{self.era}' for birth year {born}; expected '{century(born)}'")
-        if not 2 <= len(self.known_for.split()) <= 6:
-            raise ValueError(f"{self.name}: known_for '{self.known_for}'; expected 2 to 6 words")
-        return self
+NAMES = {
+    "item": "id", "person": "id", "id": "id", "itemlabel": "name", "personlabel": "name", "name": "name",
+    "sexorgender": "gender", "gender": "gender", "placeofbirth": "birthplace", "birthplace": "birthplace",
+    "dateofbirth": "birth_year", "birth": "birth_year", "birthyear": "birth_year",
+    "dateofdeath": "death_year", "death": "death_year", "deathyear": "death_year",
+    "occupation": "profession", "profession": "profession", "countryofcitizenship": "nationality",
+    "nationality": "nationality", "country": "nationality", "fieldofwork": "field", "field": "field",
+    "notablework": "known_for", "knownfor": "known_for", "continent": "continent", "era": "era",
+}  # fmt: skip
+"""Usual heads, without case, blanks, '_' and the ending 'Label' -> attribute."""
+MIN_FACTS = 6
+_YEAR = re.compile(r"([12]\d{3})(?:-\d\d-\d\d.*)?")
+_ITEM = re.compile(r"(?:https?://www\.wikidata\.org/entity/)?([A-Za-z0-9_-]{1,64})")
 
 
 class Celebrities(Source):
@@ -82,12 +68,12 @@ class Celebrities(Source):
         """Return the first ``num_people`` celebrities; real people do not depend on ``seed``.
 
         Raises:
-            DataError: the file of facts is missing, damaged, or contradicts itself.
+            DataError: the export cannot be read, or a column is missing or unknown.
+            FaultsError: every row of the export that breaks a rule.
         """
         del seed
-        if self.path is not None:
-            return people(self.path, self.columns)[: self.num_people]
-        return [_profile(number, row) for number, row in enumerate(load(FACTS)[: self.num_people], start=1)]
+        people = _built_in() if self.path is None else _exported(self.path, self.columns)
+        return list(people[: self.num_people])
 
     def num_views(self, profile: Profile) -> int:
         """One image if the folder has one of this person."""
@@ -102,63 +88,90 @@ class Celebrities(Source):
         return folder.read(file, self.size)
 
 
-def century(year: int) -> str:
-    """Name the century of a year: 1801 to 1900 is the '19th century'. Correct for years 1001 to 2000."""
-    return f"{(year - 1) // 100 + 1}th century"
-
-
-def load(path: Path) -> list[Celebrity]:
-    """Read and check a file of celebrity facts.
-
-    Raises:
-        DataError: not 153 people, a repeated ``name`` or ``known_for``, a bad line, or a value with a word of
-            a name in it (an answer option would then give the person away in a question about the image).
-    """
-    rows = read_lines(path, Celebrity)
-    if len(rows) != NUM_CELEBRITIES:
-        raise DataError(f"{path}: {len(rows)} people; expected {NUM_CELEBRITIES}. Restore the packaged file.")
-    _check_unique(path, "name", [row.name for row in rows])
-    _check_unique(path, "known_for", [row.known_for for row in rows])
-    _check_names_stay_hidden(path, rows)
-    return rows
-
-
-def _check_unique(path: Path, attribute: str, values: Sequence[str]) -> None:
-    seen: dict[str, int] = {}
-    for number, value in enumerate(values, start=1):
-        first = seen.setdefault(value.casefold(), number)
-        if first != number:
-            raise DataError(f"{path}:{number}: {attribute} '{value}' is already on line {first}; expected it once.")
-
-
-def _check_names_stay_hidden(path: Path, rows: Sequence[Celebrity]) -> None:
-    owners = {word: row.name for row in rows for word in row.name.casefold().split()}
-    for number, row in enumerate(rows, start=1):
-        for attribute, value in row.model_dump(exclude={"name"}).items():
-            leaked = sorted(owners.keys() & _words(value))
-            if leaked:
-                raise DataError(
-                    f"{path}:{number}: {attribute} '{value}' contains '{leaked[0]}', a word of the name "
-                    f"{owners[leaked[0]]}. Reword the value."
-                )
-
-
-def _words(text: str) -> set[str]:
-    """Lower-case words; apostrophes and hyphens separate, so "Anne's" counts as the word "anne"."""
-    return set("".join(c if c.isalnum() else " " for c in text.casefold()).split())
-
-
-def _profile(number: int, row: Celebrity) -> Profile:
-    return Profile(id=f"c{number:03d}", kind="celebrity", attributes=row.model_dump(), biography=_biography(row))
-
-
-def _biography(row: Celebrity) -> str:
-    """Two sentences; 'The <nationality> <profession>' needs no choice between a and an."""
-    pronoun = "She" if row.gender == "female" else "He"
-    return (
-        f"The {row.nationality} {row.profession} {row.name} ({row.birth_year}-{row.death_year}) "
-        f"was born in {row.birthplace}. {pronoun} is known for {row.known_for}."
+@cache
+def _built_in() -> tuple[Profile, ...]:
+    rows = [json.loads(line) for line in FACTS.read_text(encoding="utf-8").splitlines()]
+    return tuple(
+        Profile(id=f"c{number:03d}", kind="celebrity", attributes=row, biography=_biography(row))
+        for number, row in enumerate(rows, start=1)
     )
+
+
+def _biography(row: Mapping[str, str]) -> str:
+    """Two sentences; 'The <nationality> <profession>' needs no choice between a and an."""
+    they = "She" if row["gender"] == "female" else "He"
+    return (
+        f"The {row['nationality']} {row['profession']} {row['name']} ({row['birth_year']}-{row['death_year']}) "
+        f"was born in {row['birthplace']}. {they} is known for {row['known_for']}."
+    )
+
+
+def _exported(path: Path, columns: Mapping[str, str]) -> list[Profile]:
+    """The people of an export, one profile per item; of several values of one attribute the first counts."""
+    table = read(path)
+    sources, found, faults = _assign(table, columns, path), dict[str, dict[str, str]](), list(table.faults)
+    numbers: dict[str, int] = {}
+    for row in table.rows:
+        item = _ITEM.fullmatch(row.cells[sources["id"]])
+        if not item:
+            faults.append(CellFault(row.number, sources["id"], row.cells[sources["id"]], "an item such as Q937"))
+            continue
+        numbers.setdefault(item[1], row.number)
+        person = found.setdefault(item[1], {})
+        for attribute, column in sources.items():
+            cell = row.cells[column]
+            value = _value(attribute, cell)
+            if value is None:
+                faults.append(CellFault(row.number, column, cell, _expected(attribute)))
+            elif value and attribute != "id":
+                person.setdefault(attribute, value)
+    for item_id, person in found.items():
+        if "name" not in person or len(person) < MIN_FACTS + 1:
+            got = f"{len(person)} values"
+            faults.append(CellFault(numbers[item_id], "all", got, f"a name and {MIN_FACTS} facts"))
+    if faults:
+        raise FaultsError(f"{path}: {len(faults)} faults in {len(table.rows)} rows. Mend the export.", faults)
+    return [Profile(id=item_id, kind="celebrity", attributes=person) for item_id, person in found.items()]
+
+
+def _assign(table: PeopleTable, columns: Mapping[str, str], path: Path) -> dict[str, str]:
+    known = ("id", *wordings("celebrity"))
+    found: dict[str, str] = {}
+    labelled = sorted(table.columns, key=lambda head: head.endswith("Label"))  # the label counts, not the address
+    for head in labelled:
+        target = NAMES.get(re.sub(r"[\s_-]", "", head).removesuffix("Label").casefold())
+        if target == "id" and head.endswith("Label"):
+            target = "name"
+        if target:
+            found[target] = head
+    for target, head in columns.items():
+        if target not in known or head not in table.columns:
+            wrong, right = (target, known) if target not in known else (head, table.columns)
+            raise DataError(
+                f"data.celebrities.columns: no '{wrong}'.{did_you_mean(wrong, right)} Known: {', '.join(right)}."
+            )
+        found[target] = head
+    if missing := [target for target in ("id", "name") if target not in found]:
+        raise DataError(
+            f"{path}: no column for {', '.join(missing)}. Name it in data.celebrities.columns. "
+            f"Columns: {', '.join(table.columns)}."
+        )
+    return found
+
+
+def _value(attribute: str, cell: str) -> str | None:
+    if not cell or attribute == "id":
+        return ""
+    if attribute.endswith("_year"):
+        year = _YEAR.fullmatch(cell)
+        return year[1] if year else None
+    return cells.RULES["gender"].read(cell) if attribute == "gender" else cells.TEXT.read(cell)
+
+
+def _expected(attribute: str) -> str:
+    if attribute.endswith("_year"):
+        return "a year from 1000, or a day such as 1879-03-14T00:00:00Z"
+    return cells.RULES["gender"].expected if attribute == "gender" else cells.TEXT.expected
 
 
 PLUGIN = Celebrities

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from datetime import date
 from typing import ClassVar
 
 from pydantic import Field
@@ -11,7 +12,7 @@ from pydantic import Field
 from mllmu.core.errors import DataError
 from mllmu.core.records import Profile
 from mllmu.core.seeding import rng
-from mllmu.data import values
+from mllmu.data import dates, values
 from mllmu.data.sources import Source
 from mllmu.data.values import NONE, City, Gender
 
@@ -146,7 +147,7 @@ class _Series:
     def _birth_date(self, age: int, number: int) -> str:
         draw = rng(self._seed, "birth_date", number)
         # Day 28 at most: valid in every month and year.
-        return values.printed_date(self._pools.reference_year - age, draw.randint(1, 12), draw.randint(1, 28))
+        return dates.printed(date(self._pools.reference_year - age, draw.randint(1, 12), draw.randint(1, 28)))
 
     def _profession(self, age: int, number: int) -> str:
         options = [name for name, rule in self._pools.professions.items() if rule.min_age <= age]
@@ -221,15 +222,10 @@ def biography(person: dict[str, str], *, seed: int, number: int) -> str:
     they, their = ("she", "her") if person["gender"] == "female" else ("he", "his")
     words = person | {"they": they, "their": their, "They": they.capitalize(), "Their": their.capitalize()}
     words["the_education"] = "the " * person["education"].startswith("University") + person["education"]
-    words |= {f"a_{job}": with_article(person[job]) for job in ("profession", "father_job", "mother_job")}
+    words |= {f"a_{job}": values.with_article(person[job]) for job in ("profession", "father_job", "mother_job")}
     for key, attribute, choices in (("health", "medical_condition", table.health), ("company", "pet", table.company)):
         words[key] = draw.choice(choices[NONE if person[attribute] == NONE else "some"]).format_map(words)
     return " ".join(draw.choice(sentences).format_map(words) for sentences in table.biography.values())
-
-
-def with_article(noun: str) -> str:
-    """``"an architect"``, ``"a nurse"``; by the first letter, which is right for every job in the pools."""
-    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 PLUGIN = Synthetic
