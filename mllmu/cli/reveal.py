@@ -16,7 +16,7 @@ def reveal(
     ] = None,
 ) -> None:
     """Say who is behind pseudonyms. Shows originals on this screen; nothing is written."""
-    from mllmu.data.pseudonyms.keyfile import reveal as look_up
+    from mllmu.data.pseudonyms import reveal as look_up
 
     for name, known in look_up(key, asked or ()).items():
         typer.echo(f"{name}: {', '.join(f'{what} {value}' for what, value in known.items())}")

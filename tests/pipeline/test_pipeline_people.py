@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from mllmu.config.load import parse
+from mllmu.data.pseudonyms.finding import words
 from mllmu.data.pseudonyms.keyfile import Key
-from mllmu.data.pseudonyms.lexicon import words
 from mllmu.pipeline.pipeline import Pipeline
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "people"

@@ -9,8 +9,8 @@ from functools import cache
 from faker import Faker
 
 from mllmu.core.errors import DataError
+from mllmu.data.pseudonyms.finding import plain, words
 from mllmu.data.pseudonyms.keyfile import Key
-from mllmu.data.pseudonyms.lexicon import plain, words
 from mllmu.data.values import GENDERS, Gender, family_names, given_names, pools
 
 LOCALES = ("en_US", "en_GB", "fr_FR", "de_DE", "es_ES", "it_IT", "nl_NL", "sv_SE", "pt_PT")

@@ -21,9 +21,9 @@ from mllmu.config.load import parse
 from mllmu.core.errors import DataError, FaultsError
 from mllmu.core.progress import SilentProgress
 from mllmu.data import build, dates
-from mllmu.data.pseudonyms import keyfile, patterns
-from mllmu.data.pseudonyms.lexicon import plain, words
-from mllmu.data.sources.people import People
+from mllmu.data.pseudonyms import finding, keyfile, reveal
+from mllmu.data.pseudonyms.finding import plain, words
+from mllmu.data.sources.people import OwnPeople
 
 pytest.importorskip("phonenumbers")
 
@@ -149,13 +149,13 @@ def test_the_forms_of_the_originals_are_found_where_they_are() -> None:
 
 
 def test_nothing_of_an_original_is_left_in_a_profile(folder: Path) -> None:
-    for person in People(**settings(folder)).profiles(0):
+    for person in OwnPeople(**settings(folder)).profiles(0):
         assert not leaks(person.model_dump_json())
         assert re.fullmatch(r"p[0-9a-f]{10}", person.id)
 
 
 def test_an_original_becomes_the_same_fake_wherever_it_stands(folder: Path) -> None:
-    people = {p.id: p for p in People(**settings(folder)).profiles(0)}
+    people = {p.id: p for p in OwnPeople(**settings(folder)).profiles(0)}
     key = keyfile.Key(folder / "secret" / "key.json")
     pid = {each["name"]: one for one, each in key.people.items()}
     for number, each in enumerate(ROWS):
@@ -175,7 +175,7 @@ def test_an_original_becomes_the_same_fake_wherever_it_stands(folder: Path) -> N
 
 
 def test_dates_of_a_person_move_together_and_by_less_than_asked(folder: Path) -> None:
-    people = People(**settings(folder, shift_days=20)).profiles(0)
+    people = OwnPeople(**settings(folder, shift_days=20)).profiles(0)
     key = keyfile.Key(folder / "secret" / "key.json")
     by_name = {each["name"]: each for each in ROWS}
     for person in people:
@@ -191,9 +191,9 @@ def test_dates_of_a_person_move_together_and_by_less_than_asked(folder: Path) ->
 
 
 def test_the_same_key_gives_the_same_pseudonyms_and_another_key_others(folder: Path) -> None:
-    first = People(**settings(folder)).profiles(0)
-    again = People(**settings(folder)).profiles(7)
-    other = People(**settings(folder, key=folder / "other.json")).profiles(0)
+    first = OwnPeople(**settings(folder)).profiles(0)
+    again = OwnPeople(**settings(folder)).profiles(7)
+    other = OwnPeople(**settings(folder, key=folder / "other.json")).profiles(0)
     assert first == again
     assert not {p.name for p in first} & {p.name for p in other}
     assert not {p.id for p in first} & {p.id for p in other}
@@ -201,26 +201,26 @@ def test_the_same_key_gives_the_same_pseudonyms_and_another_key_others(folder: P
 
 def test_whoever_comes_later_changes_nobody(folder: Path) -> None:
     write(folder / "table.csv", ROWS[:7])
-    few = {p.id: p.name for p in People(**settings(folder)).profiles(0)}
+    few = {p.id: p.name for p in OwnPeople(**settings(folder)).profiles(0)}
     write(folder / "table.csv", ROWS[::-1])
-    all_of_them = {p.id: p.name for p in People(**settings(folder)).profiles(0)}
+    all_of_them = {p.id: p.name for p in OwnPeople(**settings(folder)).profiles(0)}
     assert few.items() <= all_of_them.items()
     assert len(set(all_of_them.values())) == 10
 
 
 def test_the_key_file_undoes_it_and_is_readable_by_its_owner_only(folder: Path) -> None:
-    person = People(**settings(folder)).profiles(0)[0]
+    person = OwnPeople(**settings(folder)).profiles(0)[0]
     key = folder / "secret" / "key.json"
-    known = keyfile.reveal(key, [person.id])[person.id]
+    known = reveal(key, [person.id])[person.id]
     assert {"id": known["id"], "name": known["name"]} in [{"id": r["staff no"], "name": r["name"]} for r in ROWS]
     assert known["pseudonym"] == person.name
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     with pytest.raises(DataError, match="knows no 'p0' among 10 people"):
-        keyfile.reveal(key, ["p0"])
+        reveal(key, ["p0"])
 
 
 def test_the_command_says_who_is_behind_ids_names_and_other_fakes(folder: Path) -> None:
-    people, key = People(**settings(folder)).profiles(0), str(folder / "secret" / "key.json")
+    people, key = OwnPeople(**settings(folder)).profiles(0), str(folder / "secret" / "key.json")
     ask = lambda *who: CliRunner().invoke(app, ["data", "reveal", key, *who])  # noqa: E731
     everybody = ask().stdout.splitlines()
     assert len(everybody) == len(ROWS) and all(any(r["name"] in line for line in everybody) for r in ROWS)
@@ -237,7 +237,7 @@ def test_the_command_says_who_is_behind_ids_names_and_other_fakes(folder: Path) 
 def test_a_damaged_key_file_is_refused_and_never_overwritten(folder: Path, content: str) -> None:
     (folder / "key.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(DataError, match=r"key\.json: (not a key file|the key file cannot be read)"):
-        People(**settings(folder, key=folder / "key.json")).profiles(0)
+        OwnPeople(**settings(folder, key=folder / "key.json")).profiles(0)
     assert (folder / "key.json").read_bytes() == content.encode("latin-1")
 
 
@@ -245,14 +245,14 @@ def test_a_key_in_the_run_folder_is_refused(folder: Path) -> None:
     for name in keyfile.RUN_FILES:
         (folder / name).write_text("{}")
     with pytest.raises(DataError, match="lies in the run folder"):
-        People(**settings(folder)).profiles(0)
+        OwnPeople(**settings(folder)).profiles(0)
 
 
 def test_a_path_that_holds_an_original_is_refused_because_the_recipe_is_copied(folder: Path) -> None:
     telling = folder / "quillon_vantongeren.csv"
     (folder / "table.csv").rename(telling)
     with pytest.raises(DataError, match=r"data\.source\.path: .* holds an original \(name\)"):
-        People(**settings(folder, path=telling)).profiles(0)
+        OwnPeople(**settings(folder, path=telling)).profiles(0)
 
 
 def test_all_missing_images_are_named_at_once(folder: Path) -> None:
@@ -260,7 +260,7 @@ def test_all_missing_images_are_named_at_once(folder: Path) -> None:
     for each in ROWS[2:5]:
         (images / each["image"]).unlink()
     with pytest.raises(FaultsError, match="no image of 3 people") as caught:
-        People(**settings(folder, images=images)).profiles(0)
+        OwnPeople(**settings(folder, images=images)).profiles(0)
     assert [fault[:5] for fault in caught.value.faults] == ["row 4", "row 5", "row 6"]
 
 
@@ -269,11 +269,11 @@ def test_a_image_column_cannot_lead_out_of_the_folder(folder: Path) -> None:
     for name in ("../table.csv", "..", "a\\b.jpg", "/etc/passwd"):
         write(folder / "table.csv", [*ROWS[:-1], ROWS[-1] | {"image": name}])
         with pytest.raises(FaultsError, match=r"1 faults|no image of 1 people"):
-            People(**settings(folder, images=folder / "photos")).profiles(0)
+            OwnPeople(**settings(folder, images=folder / "photos")).profiles(0)
 
 
 def test_the_account_counts_what_was_replaced_and_keeps_consent_by_pseudonym(folder: Path) -> None:
-    source = People(**settings(folder))
+    source = OwnPeople(**settings(folder))
     people = source.profiles(0)
     account = source.account()
     assert account["consent"].keys() == {p.id for p in people}
@@ -286,7 +286,7 @@ def test_the_account_counts_what_was_replaced_and_keeps_consent_by_pseudonym(fol
 
 
 def test_without_pseudonyms_everything_is_as_in_the_table_and_no_key_is_made(folder: Path) -> None:
-    source = People(**settings(folder, pseudonymise=False))
+    source = OwnPeople(**settings(folder, pseudonymise=False))
     assert [p.name for p in source.profiles(0)] == [each["name"] for each in ROWS]
     assert "NOTHING replaced" in source.account()["summary"]
     assert not (folder / "secret").exists()
@@ -339,8 +339,8 @@ def test_the_data_of_a_run_hold_no_original_not_even_in_a_image(folder: Path) ->
     ],
 )
 def test_identifiers_are_found_by_their_form(text: str, kinds: list[str]) -> None:
-    found: list[patterns.Match] = []
-    finders = (patterns.net(text), patterns.accounts(text), patterns.phones(text, "US"), patterns.numbers(text))
+    found: list[finding.Match] = []
+    finders = (finding.net(text), finding.accounts(text), finding.phones(text, "US"), finding.numbers(text))
     for match in (match for finder in finders for match in finder):
         found += [match] if all(match.end <= f.start or match.start >= f.end for f in found) else []
     assert [match.kind for match in found] == kinds
@@ -356,7 +356,7 @@ def test_identifiers_are_found_by_their_form(text: str, kinds: list[str]) -> Non
     ],
 )
 def test_names_of_strangers_are_guessed_by_title_kinship_and_usual_given_names(text: str, names: list[str]) -> None:
-    assert [text[m.start : m.end] for m in patterns.others(text)] == names
+    assert [text[m.start : m.end] for m in finding.others(text)] == names
 
 
 @pytest.mark.parametrize(
@@ -374,7 +374,10 @@ def test_names_of_strangers_are_guessed_by_title_kinship_and_usual_given_names(t
     ],
 )
 def test_dates_move_in_the_way_they_are_written(before: str, after: str) -> None:
-    assert dates.shift(before, 20)[0] == after
+    text = before
+    for found in reversed(dates.find(before)):
+        text = text[: found.start] + found.write(dates.moved(found.day, 20)) + text[found.end :]
+    assert text == after
 
 
 def test_words_are_compared_without_case_accents_and_marks() -> None:

@@ -9,12 +9,11 @@ from datetime import date
 
 from mllmu.core.records import Profile
 from mllmu.data import dates
-from mllmu.data.pseudonyms import patterns
+from mllmu.data.pseudonyms import finding
 from mllmu.data.pseudonyms.fakes import Fakes
+from mllmu.data.pseudonyms.finding import Hit, Lexicon, Match, words
 from mllmu.data.pseudonyms.keyfile import Key
-from mllmu.data.pseudonyms.lexicon import Hit, Lexicon, words
-from mllmu.data.pseudonyms.patterns import Match
-from mllmu.data.pseudonyms.persons import Person
+from mllmu.data.pseudonyms.rows import CheckedPerson
 from mllmu.data.questions import FACT
 
 PLACES = ("birthplace", "residence")
@@ -36,7 +35,7 @@ class Pseudonyms:
     """
 
     def __init__(
-        self, key: Key, people: Sequence[Person], sources: Mapping[str, str], *, region: str, shift_days: int
+        self, key: Key, people: Sequence[CheckedPerson], sources: Mapping[str, str], *, region: str, shift_days: int
     ) -> None:
         self._key, self._sources, self._region, self._shift_days = key, sources, region, shift_days
         self._fakes = Fakes(key, frozenset(_original_words(people)))
@@ -47,11 +46,11 @@ class Pseudonyms:
         for person in sorted(people, key=lambda each: self.id_of(each)):
             self._learn(person)
 
-    def id_of(self, person: Person) -> str:
+    def id_of(self, person: CheckedPerson) -> str:
         """The pseudonymous id of a person."""
         return self._ids[person.identity]
 
-    def profile(self, person: Person) -> Profile:
+    def profile(self, person: CheckedPerson) -> Profile:
         """The person as everything after the source knows it; counts what is replaced."""
         pid, attributes = self.id_of(person), {}
         self._count("id", "id") if person.id else None
@@ -60,18 +59,18 @@ class Pseudonyms:
         biography = self.scrub(person.biography, person, "biography", free=True)
         return Profile(id=pid, kind="fictitious", attributes=attributes, biography=biography)
 
-    def name_of(self, person: Person) -> str:
+    def name_of(self, person: CheckedPerson) -> str:
         """The name that stands for a person's: word for word, so that namesakes stay namesakes."""
         return str(self._key.people[self.id_of(person)]["pseudonym"])
 
-    def scrub(self, text: str, person: Person, target: str, *, free: bool) -> str:
+    def scrub(self, text: str, person: CheckedPerson, target: str, *, free: bool) -> str:
         """A text without anybody's identity; ``free``: also guess at names of people who are not in the table."""
         for hit in reversed(self._hits(text, person, free=free)):
             self._count(hit.kind, target)
             text = text[: hit.start] + hit.fake + text[hit.end :]
         return text
 
-    def _attribute(self, person: Person, pid: str, attribute: str, value: str) -> str:
+    def _attribute(self, person: CheckedPerson, pid: str, attribute: str, value: str) -> str:
         if attribute in KEPT:
             return value
         if attribute == "name":
@@ -92,7 +91,7 @@ class Pseudonyms:
     def _shift(self, pid: str) -> int:
         return int(self._key.people[pid]["shift_days"])
 
-    def _hits(self, text: str, person: Person, *, free: bool) -> list[Hit]:
+    def _hits(self, text: str, person: CheckedPerson, *, free: bool) -> list[Hit]:
         """What is to be replaced, from left to right. Where two finds overlap, the more certain one counts."""
         taken: list[Hit] = []
         for hit in self._all_hits(text, person, free=free):
@@ -100,17 +99,17 @@ class Pseudonyms:
                 taken.append(hit)
         return sorted(taken)
 
-    def _all_hits(self, text: str, person: Person, *, free: bool) -> Iterator[Hit]:
+    def _all_hits(self, text: str, person: CheckedPerson, *, free: bool) -> Iterator[Hit]:
         pid = self.id_of(person)
-        for match in patterns.net(text):
+        for match in finding.net(text):
             yield self._hit(match)
         yield from self.lexicon.find(text, pid)
         for found in dates.find(text):
             yield Hit(found.start, found.end, "date", found.write(dates.moved(found.day, self._shift(pid))))
-        for match in (*patterns.accounts(text), *patterns.phones(text, self._region), *patterns.numbers(text)):
+        for match in (*finding.accounts(text), *finding.phones(text, self._region), *finding.numbers(text)):
             yield self._hit(match)
         if free:
-            for match in patterns.others(text):
+            for match in finding.others(text):
                 yield Hit(match.start, match.end, "name", self._stranger(match.key))
 
     def _hit(self, match: Match) -> Hit:
@@ -129,7 +128,7 @@ class Pseudonyms:
         first, *rest = name.split()
         return " ".join([self._fakes.given(first, ""), *(self._fakes.family(word) for word in rest[-1:])])
 
-    def _learn(self, person: Person) -> None:
+    def _learn(self, person: CheckedPerson) -> None:
         """Give a person a pseudonym and teach the lexicon every form in which the person may be met."""
         pid, gender = self.id_of(person), person.attributes.get("gender", "")
         parts = _name_words(person.name)
@@ -148,13 +147,13 @@ class Pseudonyms:
         first, _, rest = name.partition(" ")
         return f"{first} {self._fakes.given(f'of {pid}', gender)} {rest}"
 
-    def _remember(self, person: Person, pid: str, pseudonym: str) -> None:
+    def _remember(self, person: CheckedPerson, pid: str, pseudonym: str) -> None:
         known = self._key.people.setdefault(pid, {})
         known |= {"id": person.id, "name": person.name, **person.identifiers}
         known.setdefault("pseudonym", pseudonym)
         known.setdefault("shift_days", str(self._new_shift(person, pid)))
 
-    def _new_shift(self, person: Person, pid: str) -> int:
+    def _new_shift(self, person: CheckedPerson, pid: str) -> int:
         """A number of days, never 0, that makes nobody's day of birth of this one."""
         birth, days = _birth(person), 0
         for attempt in range(100):
@@ -184,11 +183,11 @@ class Pseudonyms:
         for word, fake in zip(parts, fakes, strict=True):
             self.lexicon.add(word, "name", fake, owner=pid, loose=False)
 
-    def _learn_identifiers(self, person: Person, pid: str) -> None:
+    def _learn_identifiers(self, person: CheckedPerson, pid: str) -> None:
         if len(person.id) >= MIN_ID_LETTERS:
             self.lexicon.add(person.id, "id", pid, owner=pid)
         if phone := person.identifiers.get("phone"):
-            fake = self._fakes.phone(patterns.phone_key(phone, self._region))
+            fake = self._fakes.phone(finding.phone_key(phone, self._region))
             self.lexicon.add(phone, "phone", fake, owner=pid)
         if address := person.identifiers.get("address"):
             fake = self._fakes.address(address)
@@ -200,7 +199,7 @@ class Pseudonyms:
                 self.lexicon.add(city, "place", self._fakes.city(cities[0], country), loose=False)
 
 
-def _original_words(people: Sequence[Person]) -> Iterator[str]:
+def _original_words(people: Sequence[CheckedPerson]) -> Iterator[str]:
     """Words that no fake may contain: of names, of cities, of e-mail addresses and ids."""
     for person in people:
         places = [person.attributes.get(target, "").rpartition(", ")[0] for target in PLACES]
@@ -218,7 +217,7 @@ def _name_words(name: str) -> list[str]:
     return [word for word in found if len(word) > 1] or [re.sub(r"\W", "", name)]
 
 
-def _birth(person: Person) -> date | None:
+def _birth(person: CheckedPerson) -> date | None:
     return dates.parse(person.attributes.get("birth_date", ""))
 
 
