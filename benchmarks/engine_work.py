@@ -27,12 +27,11 @@ from mllmu.config.recipe import Lora, ModelSection
 from mllmu.core import plugins
 from mllmu.core.records import ModelRef, Response, Sample
 from mllmu.evaluation.scoring import aggregate, score_all
-from mllmu.models.adapters import add_trainable
 from mllmu.models.encoding import Encoder
 from mllmu.models.engine.forward import run_forward
 from mllmu.models.engine.respond import plan_batches, respond
 from mllmu.models.families import Turn
-from mllmu.models.loading import Loaded, load
+from mllmu.models.loading import Loaded, add_trainable, load
 from mllmu.training.batches import Order, training_batch
 from mllmu.training.losses import answer_nll
 from tools.pretrain_tiny.build import build_tokenizer

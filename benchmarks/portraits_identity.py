@@ -23,7 +23,7 @@ from transformers import AutoModelForImageTextToText
 from mllmu.core import plugins
 from mllmu.data.portraits._faces import Vectors, cosines
 from mllmu.data.sources.synthetic import Synthetic
-from mllmu.models.loading import tiny_folder
+from mllmu.models.loading import source_of
 from tools.pretrain_tiny.vision import to_pixels
 
 SIDE = 64
@@ -83,7 +83,9 @@ def main() -> None:
         for view in range(options.views)
     ]
     drawn_s = time.monotonic() - began
-    tower = AutoModelForImageTextToText.from_pretrained(tiny_folder(), dtype=torch.float32).eval().model.vision_tower
+    tower = (
+        AutoModelForImageTextToText.from_pretrained(source_of("tiny"), dtype=torch.float32).eval().model.vision_tower
+    )
     features = [_features(tower, view) for view in images]
     pixels = [_pixels(view) for view in images]
     rows = {}

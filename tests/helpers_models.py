@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from torch.nn import functional as F
 from mllmu.config.recipe import Lora, ModelSection
 from mllmu.core.progress import SilentProgress
 from mllmu.core.records import ModelRef, Sample
+from mllmu.models.encoding import EncodedPrompt
+from mllmu.models.engine import plain
+from mllmu.models.engine.respond import read_and_write
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded, load
 from mllmu.training.loop import Training
@@ -94,6 +98,22 @@ def sample(number: int, **settings: Any) -> Sample:
         "max_new_tokens": 6,
     }
     return Sample.model_validate(fields | settings)
+
+
+def answers(
+    loaded: Loaded, samples: Sequence[Sample], turns: Sequence[Turn], *, share: bool
+) -> tuple[list[list[int]], list[float]]:
+    """Tokens of the replies to turns up to their end, and log-probabilities of all candidates of the samples."""
+    candidates = [(i, text) for i, sample in enumerate(samples) for text in sample.candidates.values()]
+    limits = [sample.max_new_tokens for sample in samples]
+    if share:
+        prompts = [EncodedPrompt(loaded.encoder.prompt(turn), turn) for turn in turns]
+        replies = [loaded.encoder.reply(text) for _, text in candidates]
+        written, logps = read_and_write(loaded, prompts, limits, loaded.ends, [i for i, _ in candidates], replies)
+    else:
+        written, logps = plain.generate(loaded, turns, limits), plain.score(loaded, turns, candidates)
+    lengths = [next((n for n, token in enumerate(ids, start=1) if token in loaded.ends), len(ids)) for ids in written]
+    return [ids[:length] for ids, length in zip(written, lengths, strict=True)], logps
 
 
 class Watcher(SilentProgress):

@@ -12,7 +12,7 @@ from mllmu.cli.screen import results
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from mllmu.preflight.plan.plan import Plan
+    from mllmu.preflight.plan.plan import RecipePlan
 
 
 def plan(
@@ -33,7 +33,7 @@ def plan(
             show(made)
 
 
-def show(made: Plan) -> None:
+def show(made: RecipePlan) -> None:
     """Print a plan."""
     console = results()
     for line in heading(made):
@@ -43,7 +43,7 @@ def show(made: Plan) -> None:
         console.print(line, soft_wrap=True)
 
 
-def heading(made: Plan) -> list[str]:
+def heading(made: RecipePlan) -> list[str]:
     """What is planned."""
     how = [made.dtype, "packed" if made.packed else "not packed"]
     how += ["gradient checkpointing"] * made.gradient_checkpointing
@@ -55,7 +55,7 @@ def heading(made: Plan) -> list[str]:
     ]
 
 
-def table(made: Plan) -> Table:
+def table(made: RecipePlan) -> Table:
     """One row per stage."""
     from rich.table import Table
 
@@ -71,7 +71,7 @@ def table(made: Plan) -> Table:
     return shown
 
 
-def ending(made: Plan) -> list[str]:
+def ending(made: RecipePlan) -> list[str]:
     """The sum, the advice, the assumptions."""
     peak = max(stage.peak for stage in made.stages)
     verdict = "fits" if peak <= made.memory else "does not fit"

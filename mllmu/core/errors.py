@@ -79,6 +79,11 @@ class BudgetError(MllmuError):
     """The limit of requests, tokens or money of a command is reached; every reply so far is kept."""
 
 
+def one_line(error: Exception) -> str:
+    """The beginning of a library's message, without its line breaks and its closing stop."""
+    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+
+
 def did_you_mean(got: str, known: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the nearest known word, or an empty string.
 

@@ -10,7 +10,7 @@ from mllmu.core.errors import RecipeError, did_you_mean
 from mllmu.core.records import Modality, Question, Split, TaskName
 from mllmu.core.seeding import rng
 from mllmu.data.dataset import Dataset, image_path
-from mllmu.evaluation.published import NUM_SHOT_PEOPLE, NUM_SHOT_PEOPLE_IDEFICS2, Shot
+from mllmu.evaluation.published import Shot
 
 NO_EXAMPLES: tuple[Split, ...] = ("celebrity", "holdout")
 """Sets whose people are never examples: celebrities are not in the published list that examples are looked up in."""
@@ -48,7 +48,13 @@ class Examples:
 
 
 def choose(
-    shots: Shots, dataset: Dataset, key: str, members: Mapping[Split, Sequence[str]], *, seed: int, idefics2: bool
+    shots: Shots,
+    dataset: Dataset,
+    key: str,
+    members: Mapping[Split, Sequence[str]],
+    *,
+    seed: int,
+    published: Mapping[TaskName, int],
 ) -> Examples:
     """Draw, or look up, the example people.
 
@@ -59,13 +65,12 @@ def choose(
         key: forget ratio in percent.
         members: who is asked in each set.
         seed: draws the people, by their ids, never by their order.
-        idefics2: as published, Idefics2 gets fewer.
+        published: how many the published evaluator draws for the family of the model.
 
     Raises:
         RecipeError: a listed person is not in the data, or is to be forgotten and listed for the pool.
     """
-    numbers = NUM_SHOT_PEOPLE_IDEFICS2 if idefics2 else NUM_SHOT_PEOPLE
-    wanted = {task: numbers[task] if value == "published" else value for task, value in shots.by_task.items()}
+    wanted = {task: published[task] if value == "published" else value for task, value in shots.by_task.items()}
     _check_listed(shots, wanted, dataset, key)
     people: dict[tuple[Split, TaskName], Sequence[str]] = {}
     for split, asked in members.items():

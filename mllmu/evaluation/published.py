@@ -17,16 +17,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from mllmu.core.records import Exchange, MetricResult, Modality, Question, Sample, Split, TaskName
-from mllmu.core.runfolder import read_json
 
 NEW_TOKENS = 50
-NEW_TOKENS_IDEFICS2_LETTER = 5
-NUM_SHOT_PEOPLE: dict[TaskName, int] = {"classification": 1, "cloze": 2}
-NUM_SHOT_PEOPLE_IDEFICS2: dict[TaskName, int] = {"classification": 1, "cloze": 1}
-"""How many people the published evaluator draws for the examples of a set."""
 METRICS = ("accuracy_first_char", "cloze_contains", "rouge1", "rouge2", "rougeL", "bleu")
 """What the published evaluator scores."""
 
@@ -92,7 +86,9 @@ PROMPTS: dict[TaskName, Callable[[Question], str]] = {
 SHOTS: dict[TaskName, Callable[[Question], str]] = {"classification": classification_shot, "cloze": cloze_shot}
 
 
-def sample(question: Question, *, split: Split, image: str, shots: Sequence[Shot], idefics2: bool = False) -> Sample:
+def sample(
+    question: Question, *, split: Split, image: str, shots: Sequence[Shot], letter_tokens: int = NEW_TOKENS
+) -> Sample:
     """Render one question as published.
 
     Args:
@@ -100,13 +96,14 @@ def sample(question: Question, *, split: Split, image: str, shots: Sequence[Shot
         split: the set it is asked for.
         image: name of its image.
         shots: candidates for its examples; those of its task and modality are used, in this order.
-        idefics2: the model is Idefics2, which gets fewer tokens for the letter of a question by name.
+        letter_tokens: most new tokens for the letter of a question without image, see
+            :class:`mllmu.models.families.Family`.
     """
     used = [s for s in shots if s.question.task == question.task and s.question.modality == question.modality]
     used = used if question.task in SHOTS else []
     has_image = question.modality == "image_text"
     examples = tuple(_exchange(shot, has_image=has_image) for shot in used)
-    short = idefics2 and question.task == "classification" and not has_image
+    is_letter = question.task == "classification" and not has_image
     return Sample(
         id=f"{split}/{question.id}",
         question_id=question.id,
@@ -122,7 +119,7 @@ def sample(question: Question, *, split: Split, image: str, shots: Sequence[Shot
         target=question.answer,
         value=question.value,
         options=question.options,
-        max_new_tokens=NEW_TOKENS_IDEFICS2_LETTER if short else NEW_TOKENS,
+        max_new_tokens=letter_tokens if is_letter else NEW_TOKENS,
     )
 
 
@@ -130,12 +127,6 @@ def _exchange(shot: Shot, *, has_image: bool) -> Exchange:
     """An example; its text holds the reply already."""
     text = SHOTS[shot.question.task](shot.question)
     return Exchange(prompt=text, reply=shot.question.answer, image=shot.image if has_image else "")
-
-
-def is_idefics2(base: str) -> bool:
-    """Whether a base model is Idefics2: by its config where there is one on disk, by its published name otherwise."""
-    kind = read_json(Path(base) / "config.json").get("model_type", "")
-    return kind == "idefics2" or base.startswith("HuggingFaceM4/idefics2")
 
 
 def published_layout(results: Sequence[MetricResult]) -> dict[str, dict[str, dict[str, float]]]:

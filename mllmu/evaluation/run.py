@@ -12,7 +12,7 @@ from mllmu.core.jsonl import dump_lines, parse_lines
 from mllmu.core.progress import Progress
 from mllmu.core.records import Response, Sample
 from mllmu.core.runfolder import explain_os_errors, write_atomic
-from mllmu.models.engine.batch_size import MOST, starting_size
+from mllmu.models.engine.memory import MOST, starting_size
 from mllmu.models.engine.respond import plan_batches, respond
 from mllmu.models.engine.vllm_backend import VllmModel
 from mllmu.models.loading import Loaded

@@ -17,13 +17,14 @@ from mllmu.evaluation import published
 from mllmu.evaluation.examples import Examples, choose
 from mllmu.evaluation.metrics import Metric
 from mllmu.evaluation.summaries import build_all
+from mllmu.models.families import Family
 
 BY_LIKELIHOOD = ("accuracy_logp", "probability", "truth_ratio")
 """Metrics of log-probabilities, which the published protocol does not compute."""
 
 
 def render(
-    dataset: Dataset, key: str, evaluate: Evaluate, *, selection: float, seed: int, idefics2: bool = False
+    dataset: Dataset, key: str, evaluate: Evaluate, *, selection: float, seed: int, family: type[Family] = Family
 ) -> list[Sample]:
     """All samples of one forget ratio, set by set, in the order of the people.
 
@@ -33,14 +34,14 @@ def render(
         evaluate: tasks, protocol, and at most how many people of a set are asked.
         selection: share of forget and retain questions that are only for tuning (``part: selection``).
         seed: chooses the people of a limited set, the selection questions and the example people.
-        idefics2: the model is Idefics2, which the published protocol treats in its own way.
+        family: of the model; the published protocol has limits of its own for some.
     """
     protocol = evaluate.protocol
     settings = {} if protocol.max_new_tokens is None else {"max_new_tokens": protocol.max_new_tokens}
     tasks: dict[str, Task] = {name: plugins.build("tasks", name, settings) for name in evaluate.tasks}
     members = {split: _members(dataset, key, split, evaluate, seed) for split in PEOPLE_SPLITS}
-    examples = choose(protocol.shots, dataset, key, members, seed=seed, idefics2=idefics2)
-    asking = _Asking(dataset, protocol, tasks, examples, selection, seed, idefics2)
+    examples = choose(protocol.shots, dataset, key, members, seed=seed, published=family.published_shots)
+    asking = _Asking(dataset, protocol, tasks, examples, selection, seed, family)
     asked: dict[tuple[str, str], list[Question]] = {}
     for question in dataset.questions:
         wanted = question.task in tasks and question.modality in evaluate.modalities
@@ -79,7 +80,7 @@ class _Asking:
     examples: Examples
     selection: float
     seed: int
-    idefics2: bool
+    family: type[Family]
 
     def samples(self, split: Split, questions: Sequence[Question]) -> Iterator[Sample]:
         """The samples of one person in a set; an example person's questions are left out."""
@@ -126,7 +127,9 @@ class _Asking:
                 for shot in shots
             )
             return sample.model_copy(update={"examples": tuple(examples)})
-        literal = published.sample(question, split=split, image=image, shots=shots, idefics2=self.idefics2)
+        literal = published.sample(
+            question, split=split, image=image, shots=shots, letter_tokens=self.family.published_letter_tokens
+        )
         limit = {} if self.protocol.max_new_tokens == published.NEW_TOKENS else {"max_new_tokens": task.max_new_tokens}
         return literal.model_copy(update={"part": part, **limit})
 

@@ -1,52 +1,80 @@
-"""From turns to padded batches; token ids and images are computed once and remembered."""
+"""From turns to padded batches, and from images to features of a frozen vision tower; each is computed once.
+
+All questions of a run show the same few images, and vision tower and projector are the same in every model of it. So
+an image's features are remembered, by image and by the weights they went through. Families say with ``image_parts``
+whether this is all that an image goes through; for others, and where one of these parts is being trained, images are
+put in as pixels.
+
+Shapes: B rows, T tokens, F image tokens, D hidden size of the language model.
+"""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
+from cachetools import LRUCache
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from mllmu.core.errors import ModelError
-from mllmu.models.families import IGNORE, Batch, Family, Turn
+from mllmu.models.families import IGNORE, Batch, Family, Turn, core
 
-IMAGES_MIB = 4096
-"""Prepared images are kept in memory up to this size; one is 1 MiB for LLaVA-1.5, up to 30 where it is cut up."""
+if TYPE_CHECKING:
+    from mllmu.models.loading import Loaded
+
+FEATURES = "image_features"
+"""Among the inputs of a batch: [F, D] the features of its images, in order, instead of their pixels."""
+PIXEL_BYTES = 4 * 2**30
+"""Memory of prepared images; one is 1 MiB for LLaVA-1.5, up to 30 MiB where it is cut up."""
+FEATURE_BYTES = 2**30
+"""Memory of the remembered features of a run."""
+
+
+class EncodedPrompt(NamedTuple):
+    """The tokens of a prompt, and its turn."""
+
+    ids: Sequence[int]
+    turn: Turn
 
 
 class Encoder:
-    """Encodes turns for one model.
+    """Encodes turns for one model; a turn with its reply has at most ``context`` tokens.
 
     The prompt and the reply are tokenised apart and joined, so the labels are exact by construction and the prompt
     tokens are the very ones that generation sees.
     """
 
     def __init__(self, family: Family, processor: Any, context: int) -> None:
-        self.family = family
-        self.processor = processor
-        self.context = context
+        self.family, self.processor, self.context = family, processor, context
         self._prompts: dict[tuple[str, str, Path | None, tuple[Turn, ...]], list[int]] = {}
         self._image_ids: dict[Path, list[int] | None] = {}
-        self._images = Images(IMAGES_MIB)
         self._replies: dict[str, list[int]] = {}
+        # those unused longest go first
+        self._pixels: LRUCache[Any, dict[str, Tensor]] = LRUCache(
+            PIXEL_BYTES, getsizeof=lambda tensors: sum(tensor.nbytes for tensor in tensors.values())
+        )
+        self.features: LRUCache[Any, Tensor] = LRUCache(FEATURE_BYTES, getsizeof=lambda features: features.nbytes)
 
     def prompt(self, turn: Turn) -> list[int]:
         """Prompt token ids; also remembers the image."""
         key = (turn.system, turn.prompt, turn.image, turn.before)
         if key not in self._prompts:
-            known = self._image_ids.get(turn.image) if turn.image and not turn.before else None
+            image = self._image_ids.get(turn.image) if turn.image and not turn.before else None
             self._prompts[key] = (
-                self._first_prompt(turn) if known is None else self.family.prompt_ids_again(turn, self.processor, known)
+                self._first_prompt(turn) if image is None else self.family.prompt_ids_again(turn, self.processor, image)
             )
         return self._prompts[key]
 
     def _first_prompt(self, turn: Turn) -> list[int]:
         ids, tensors = self.family.prompt_ids(turn, self.processor)
-        if turn.images and self._images.get(turn.images) is None:
-            self._images.keep(turn.images, tensors)
+        if turn.images and turn.images not in self._pixels:
+            remember(self._pixels, turn.images, tensors)
         if turn.image is not None and not turn.before and turn.image not in self._image_ids:
             self._image_ids[turn.image] = self.family.image_ids(turn, self.processor, ids)
         return ids
@@ -68,29 +96,29 @@ class Encoder:
         Raises:
             ModelError: a turn does not fit the context; it is never truncated, the message shows its beginning.
         """
-        pairs = [(self.prompt(turn), self.reply(turn.reply)) for turn in turns]
-        width = max(self.check_length(turn, turn.reply) for turn in turns)
-        ids_BT = torch.full((len(turns), width), self.pad)
-        mask_BT, labels_BT = torch.zeros_like(ids_BT), torch.full_like(ids_BT, IGNORE)
-        for row, (p, r) in enumerate(pairs):
-            start = width - len(p) - len(r) if side == "left" else 0
-            end = start + len(p) + len(r)
-            ids_BT[row, start:end] = torch.tensor(p + r)
-            mask_BT[row, start:end] = 1
-            labels_BT[row, start + len(p) : end] = torch.tensor(r, dtype=torch.long)
+        rows = [(self.prompt(turn), self.reply(turn.reply)) for turn in turns]
+        lengths = [self.check_length(turn, turn.reply) for turn in turns]
+
+        def padded(values: Iterable[Sequence[int]], fill: int) -> Tensor:
+            tensors = [torch.tensor(row, dtype=torch.long) for row in values]
+            return pad_sequence(tensors, batch_first=True, padding_value=fill, padding_side=side)
+
+        ids_BT = padded((prompt + reply for prompt, reply in rows), self.pad)
+        labels_BT = padded(([IGNORE] * len(prompt) + reply for prompt, reply in rows), IGNORE)
+        mask_BT = padded(([1] * length for length in lengths), 0)
         inputs = {"input_ids": ids_BT, "attention_mask": mask_BT, **self.images(turns)}
         inputs |= self.family.token_inputs(ids_BT, labels_BT, self.processor)
-        return Batch(inputs=inputs, labels=labels_BT)
+        return Batch(inputs=inputs, labels=labels_BT, num_tokens=sum(lengths))
 
     def check_length(self, turn: Turn, reply: str) -> int:
         """Number of tokens of a turn with a reply; more than the context holds is a ModelError."""
         length = len(self.prompt(turn)) + len(self.reply(reply))
         if length > self.context:
-            who = turn.label or (f"person {turn.person}" if turn.person else "")
+            name = turn.label or (f"person {turn.person}" if turn.person else "")
             image = len(self._image_ids.get(turn.image) or ()) if turn.image else 0
             has_image = f" ({image} of them the image's)" if image else ""
             raise ModelError(
-                f"{who}{': ' if who else ''}the prompt '{turn.prompt[:60]}...' has {length} tokens{has_image}, the "
+                f"{name}{': ' if name else ''}the prompt '{turn.prompt[:60]}...' has {length} tokens{has_image}, the "
                 f"model's context is {self.context}, and nothing is ever cut off. Use fewer shots, shorter text, "
                 "smaller images (model.image_processor), or a model with a longer context."
             )
@@ -108,39 +136,18 @@ class Encoder:
 
     def images(self, turns: Sequence[Turn]) -> dict[str, Tensor]:
         """The image tensors of turns whose prompts have been encoded, in order; empty if none has an image."""
-        shown = [turn for turn in turns if turn.images]
-        return self.family.join_images([self._image(turn) for turn in shown]) if shown else {}
-
-    def _image(self, turn: Turn) -> dict[str, Tensor]:
-        tensors = self._images.get(turn.images)
-        if tensors is None:
-            tensors = self.family.prompt_ids(turn, self.processor)[1]
-            self._images.keep(turn.images, tensors)
-        return tensors
+        tensors = []
+        for turn in (turn for turn in turns if turn.images):
+            if (known := self._pixels.get(turn.images)) is None:
+                remember(self._pixels, turn.images, known := self.family.prompt_ids(turn, self.processor)[1])
+            tensors.append(known)
+        return self.family.join_images(tensors) if tensors else {}
 
 
-class Images:
-    """Image tensors by the images of a prompt, at most so many MiB; the one used longest ago goes first."""
-
-    def __init__(self, limit_mib: float) -> None:
-        self.limit_mib = limit_mib
-        self.held_mib = 0.0
-        self._held: OrderedDict[tuple[Path, ...], dict[str, Tensor]] = OrderedDict()
-
-    def get(self, paths: tuple[Path, ...]) -> dict[str, Tensor] | None:
-        if paths in self._held:
-            self._held.move_to_end(paths)
-        return self._held.get(paths)
-
-    def keep(self, paths: tuple[Path, ...], tensors: dict[str, Tensor]) -> None:
-        self._held[paths] = tensors
-        self.held_mib += _mib(tensors)
-        while self.held_mib > self.limit_mib and len(self._held) > 1:
-            self.held_mib -= _mib(self._held.popitem(last=False)[1])
-
-
-def _mib(tensors: dict[str, Tensor]) -> float:
-    return sum(tensor.nbytes for tensor in tensors.values()) / 2**20
+def remember(cache: LRUCache[Any, Any], key: Any, value: Any) -> None:
+    """Keep a value, unless it alone is larger than the cache."""
+    with suppress(ValueError):
+        cache[key] = value
 
 
 def shared_length(prompts: Sequence[Sequence[int]]) -> int:
@@ -149,6 +156,73 @@ def shared_length(prompts: Sequence[Sequence[int]]) -> int:
     >>> shared_length([[1, 2, 3], [1, 2, 4]]), shared_length([[1, 2], [1, 2]])
     (2, 1)
     """
-    places = zip(*(prompt[:-1] for prompt in prompts), strict=False)
-    differ = (place for place, tokens in enumerate(places) if len(set(tokens)) > 1)
+    columns = zip(*(prompt[:-1] for prompt in prompts), strict=False)
+    differ = (index for index, tokens in enumerate(columns) if len(set(tokens)) > 1)
     return next(differ, min(len(prompt) - 1 for prompt in prompts))
+
+
+_identities: WeakKeyDictionary[Any, tuple[tuple[int, ...], str]] = WeakKeyDictionary()
+
+
+def image_inputs(loaded: Loaded, turns: Sequence[Turn]) -> dict[str, Tensor]:
+    """The images of turns whose prompts have been encoded: as features if the tower is frozen, else as pixels."""
+    shown = [turn.images for turn in turns if turn.images]
+    features = image_features(loaded, shown)
+    if not shown or features is None:
+        return loaded.encoder.images(turns)
+    return {FEATURES: torch.cat([each for images in features for each in images])}
+
+
+def image_features(loaded: Loaded, shown: Sequence[Sequence[Path]]) -> list[list[Tensor]] | None:
+    """The features [F, D] of every image of some turns; None if images must go in as pixels.
+
+    Each image is run alone, so its features do not depend on when and with which others it was first asked for.
+    """
+    parts = [getattr(core(loaded.model).model, name) for name in loaded.family.image_parts]
+    trained = any(p.requires_grad for part in parts for p in part.parameters())
+    # an adapter inside can be switched off, which the weights do not tell
+    adapted = any("lora_" in name for part in parts for name, _ in part.named_parameters())
+    if not parts or adapted or (trained and torch.is_grad_enabled()):
+        return None
+    memory, tower = loaded.encoder.features, _identity(parts) if any(shown) else ""
+    features: dict[Path, Tensor] = {}
+    for image in dict.fromkeys(image for images in shown for image in images):
+        key = (image, tower, str(loaded.device))
+        if (known := memory.get(key)) is None:
+            remember(memory, key, known := _features(loaded, image))
+        features[image] = known
+    return [[features[image] for image in images] for images in shown]
+
+
+def _features(loaded: Loaded, image: Path) -> Tensor:
+    model, turn = core(loaded.model), Turn(prompt="?", image=image)
+    num_tokens = loaded.encoder.prompt(turn).count(-1 if loaded.image_token_id is None else loaded.image_token_id)
+    training = model.training
+    if training:
+        model.eval()
+    try:
+        # the features outlive an evaluation and are trained on later, so they must be ordinary tensors
+        with torch.inference_mode(mode=False), torch.no_grad():
+            pixels = {key: value.to(loaded.device).clone() for key, value in loaded.encoder.images([turn]).items()}
+            features = loaded.family.image_features(model, pixels)
+    finally:
+        if training:
+            model.train()
+    if len(features) != num_tokens:  # every later image of a batch would get a part of the one before
+        raise ModelError(
+            f"{image}: the processor ({type(loaded.encoder.processor).__name__}) gives it {num_tokens} tokens and the "
+            f"model {len(features)} features, so they do not fit; 'mllmu doctor' names the processor's settings."
+        )
+    return features
+
+
+def _identity(parts: Sequence[Any]) -> str:
+    """SHA-256 of the weights that images go through; read again only where they have been written to since."""
+    tensors = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
+    versions = tuple(tensor._version for tensor in tensors)
+    if _identities.get(parts[0], ((), ""))[0] != versions:
+        hasher = hashlib.sha256()
+        for tensor in tensors:
+            hasher.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        _identities[parts[0]] = (versions, hasher.hexdigest())
+    return _identities[parts[0]][1]

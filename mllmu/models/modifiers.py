@@ -1,8 +1,8 @@
 """Changes that act while a model runs: neurons switched off, a vector added, adapters chosen by a gate, logits lowered.
 
-A modifier lies in a folder as plain JSON and safetensors, and the folder stands among the adapters of a
-:class:`mllmu.core.records.ModelRef`, so whoever loads the model gets the modified one: evaluation, judges, attacks.
-Leave the folder out of the list and the model is as before.
+A modifier lies in a folder as plain JSON and safetensors, and the folder is one of the adapters of a
+:class:`mllmu.core.records.ModelRef`, so everything that loads the model gets the modified one: evaluation, judges,
+attacks. Leave the folder out of the list and the model is as before.
 
 Every modifier decides token by token, from nothing but what the model has computed for that token and those it attends
 to. A cached prefix, a packed batch and one question alone therefore get the same result.
@@ -14,21 +14,27 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
-from safetensors.torch import save_file
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from mllmu.core.runfolder import write_atomic
-from mllmu.models.engine.tree import reading
-from mllmu.models.parts import core, decoder_layers, window_of
+from mllmu.models.engine.forward import MODIFIER
+from mllmu.models.engine.tree import current_pass
+from mllmu.models.engine.visibility import highest
+from mllmu.models.families import core
+from mllmu.models.layers import decoder_layers, window_of
+from mllmu.models.weights import WEIGHTS_FILE
 
 MODIFIER_FILE = "modifier.json"
 TENSOR_FILE = "modifier.safetensors"
@@ -37,12 +43,12 @@ CACHE = "cache" if "cache" in {field.name for field in fields(BaseModelOutputWit
 
 
 class ModifierSettings(BaseModel):
-    """What ``modifier.json`` holds.
+    """The content of ``modifier.json``.
 
     Attributes:
         layer: index of the layer whose output is read, and for ``steering`` changed.
         strength: factor of the change.
-        facts: what was measured when it was made, for the reader.
+        facts: measurements of when it was made, for the reader.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,12 +58,44 @@ class ModifierSettings(BaseModel):
     facts: dict[str, float] = {}
 
 
+def write_settings(folder: Path, settings: ModifierSettings) -> None:
+    """Write ``modifier.json``; with it the folder is a modifier."""
+    write_atomic(folder / MODIFIER_FILE, json.dumps(settings.model_dump(), indent=1) + "\n")
+
+
+def apply_modifier(model: Any, folder: Path) -> Any:
+    """Read a modifier and let it act on a model.
+
+    Raises:
+        ValueError, OSError, KeyError: the files are missing, damaged, or made for another model.
+    """
+    try:
+        settings = ModifierSettings.model_validate_json((folder / MODIFIER_FILE).read_text(encoding="utf-8"))
+    except ValidationError as error:
+        raise ValueError(f"{MODIFIER_FILE}: {error.errors()[0]['msg']}") from None
+    classes: dict[str, type[Modifier]] = {
+        "logit_steering": LogitSteering,
+        "steering": Steering,
+        "experts": Experts,
+        "pruned": Pruned,
+    }
+    modifier = classes[settings.kind].read(settings, folder, model)
+    modifier.requires_grad_(requires_grad=False)
+    modifier.attach(model)
+    return model
+
+
 class Modifier(nn.Module):
-    """Base: what is trained or loaded are its parameters and buffers; ``attach`` lets it act on a model."""
+    """Base: its parameters and buffers are trained or loaded; ``attach`` lets it act on a model."""
 
     def __init__(self, settings: ModifierSettings) -> None:
         super().__init__()
         self.settings = settings
+
+    @classmethod
+    @abstractmethod
+    def read(cls, settings: ModifierSettings, folder: Path, model: Any) -> Modifier:
+        """The modifier in a folder, for a model."""
 
     @abstractmethod
     def attach(self, model: Any) -> None:
@@ -65,13 +103,13 @@ class Modifier(nn.Module):
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """What is saved beside the settings."""
+        """The tensors that are saved beside the settings."""
 
     def register(self, model: Any) -> None:
         """Make this a part of the model, so that it moves to the model's device with it."""
         own = core(model)
         count = sum(isinstance(child, Modifier) for child in own.children())
-        own.add_module(f"modifier_{count}", self)
+        own.add_module(f"{MODIFIER}{count}", self)
 
     def save(self, folder: Path) -> None:
         """Write the modifier into a folder."""
@@ -81,19 +119,14 @@ class Modifier(nn.Module):
         write_settings(folder, self.settings)
 
 
-def write_settings(folder: Path, settings: ModifierSettings) -> None:
-    """Write ``modifier.json``; with it the folder is a modifier."""
-    write_atomic(folder / MODIFIER_FILE, json.dumps(settings.model_dump(), indent=1) + "\n")
-
-
 class Gate(nn.Module):
     """Which request a token belongs to, if any: decided once by a linear score, and from then on kept.
 
     score_sr = h_s . w_r - threshold_r;  token t belongs to argmax_r of max over s of score_sr, if that is above 0
 
     s runs over the tokens that t attends to, itself included, so the attention mask decides (padding, other questions
-    of a packed batch and what comes later do not count). Scores of cached tokens lie in a layer of their own behind
-    those of the model, so whoever copies, extends or reorders a cache carries them along.
+    of a packed batch and later tokens do not count). Scores of cached tokens lie in a layer of their own behind those
+    of the model, so a cache that is copied, extended or reordered carries them along.
     """
 
     gate_RD: Tensor
@@ -107,7 +140,7 @@ class Gate(nn.Module):
         self.window: int | None = None
 
     def watch(self, model: Any, layer: int) -> Any:
-        """The layer whose output is to be read; chooses the place in the cache."""
+        """The layer whose output is to be read; chooses the slot in the cache."""
         gates = sum(isinstance(module, Gate) for module in core(model).modules())
         if any(isinstance(module, LogitSteering) for module in core(model).modules()):
             raise ValueError("its logits are steered already, and nothing can be put on top of that")
@@ -121,48 +154,36 @@ class Gate(nn.Module):
         return hidden_BTD.float() @ self.gate_RD.T - self.threshold_R
 
     def forward(self, hidden_BTD: Tensor, layer_inputs: dict[str, Any]) -> Tensor:
-        """[B, T, R] ones and zeros, at most one 1 a token.
+        """[B, T, R] ones and zeros, at most one 1 per token.
 
         Args:
             hidden_BTD: output of the layer for the tokens of this pass.
-            layer_inputs: what the layer was called with by name: ``attention_mask`` and the cache.
+            layer_inputs: the layer's arguments by name: ``attention_mask`` and the cache.
         """
-        if (levels := reading()) is not None:
-            best_BTR = levels.highest(self.slot, self.score(hidden_BTD)[0], self.window)[None]
+        score_BTR = self.score(hidden_BTD)
+        if (tree_pass := current_pass()) is not None:
+            best_BTR = highest(tree_pass, self.slot, score_BTR[0], self.window)[None]
         else:
-            best_BTR = self._best_in_rows(hidden_BTD, layer_inputs)
+            best_BTR = self._highest_in_rows(score_BTR, layer_inputs.get("attention_mask"), layer_inputs.get(CACHE))
         chosen_BTR = nn.functional.one_hot(best_BTR.argmax(-1), best_BTR.shape[-1]) * (best_BTR > 0)
         return chosen_BTR.to(hidden_BTD.dtype)
 
-    def _best_in_rows(self, hidden_BTD: Tensor, layer_inputs: dict[str, Any]) -> Tensor:
-        """[B, T, R] highest score among the tokens that each attends to by the mask."""
-        held_BSR = self._with_earlier(self.score(hidden_BTD), layer_inputs.get(CACHE))
-        visible_BTS = _visible(layer_inputs.get("attention_mask"), hidden_BTD.shape[1], held_BSR.shape[1]).to(
-            held_BSR.device
-        )
+    def _highest_in_rows(self, score_BTR: Tensor, mask: Tensor | None, cache: Any) -> Tensor:
+        """[B, T, R] highest score among the tokens that each attends to by the layer's mask (none: all before it)."""
+        held_BSR = score_BTR
+        if cache is not None:
+            while len(cache.layers) <= self.slot:
+                cache.layers.append(DynamicLayer())
+            held_BSR = cache.layers[self.slot].update(score_BTR[:, None], score_BTR[:, None])[0][:, 0]
+        if mask is None:
+            num_new, num_held = score_BTR.shape[1], held_BSR.shape[1]
+            visible_BTS = torch.ones(1, num_new, num_held, dtype=torch.bool).tril(num_held - num_new)
+        else:
+            visible_BTS = mask[:, 0] if mask.dtype == torch.bool else mask[:, 0] >= 0
+        visible_BTS = visible_BTS.to(held_BSR.device)
         held_BSR = held_BSR[:, -visible_BTS.shape[-1] :]
         best = [held.masked_fill(~visible_BTS, -torch.inf).amax(-1) for held in held_BSR.mT[:, :, None].unbind(1)]
         return torch.stack(best, dim=-1)
-
-    def _with_earlier(self, score_BTR: Tensor, cache: Any) -> Tensor:
-        if cache is None:
-            return score_BTR
-        while len(cache.layers) <= self.slot:
-            cache.layers.append(DynamicLayer())
-        held_B1SR: Tensor = cache.layers[self.slot].update(score_BTR[:, None], score_BTR[:, None])[0]
-        return held_B1SR[:, 0]
-
-
-def _visible(mask: Tensor | None, num_new: int, num_held: int) -> Tensor:
-    """[B or 1, T, S] which earlier tokens a new one attends to, from the mask that the layer got (none: all)."""
-    if mask is None:
-        return torch.ones(1, num_new, num_held, dtype=torch.bool).tril(num_held - num_new)
-    return mask[:, 0] if mask.dtype == torch.bool else mask[:, 0] >= 0
-
-
-def modified(model: Any) -> bool:
-    """Whether a modifier acts on a model while it runs."""
-    return any(isinstance(module, Modifier) for module in core(model).children())
 
 
 class Steering(Modifier):
@@ -173,12 +194,16 @@ class Steering(Modifier):
         self.gate = gate
         self.vector_D = nn.Parameter(vector_D.float())
 
+    @classmethod
+    def read(cls, settings: ModifierSettings, folder: Path, _model: Any) -> Steering:
+        held = load_file(folder / TENSOR_FILE)
+        return cls(settings, Gate(held["gate_RD"], held["threshold_R"]), held["vector_D"])
+
     def attach(self, model: Any) -> None:
         self.register(model)
         self.gate.watch(model, self.settings.layer).register_forward_hook(self._steer, with_kwargs=True)
 
-    def _steer(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
-        del module, args
+    def _steer(self, _module: Any, _args: Any, kwargs: dict[str, Any], output: Any) -> Any:
         hidden_BTD = output[0] if isinstance(output, tuple) else output
         fires_BT1 = self.gate(hidden_BTD, kwargs).sum(-1, keepdim=True)
         changed = hidden_BTD + fires_BT1 * (self.settings.strength * self.vector_D).to(hidden_BTD.dtype)
@@ -194,7 +219,7 @@ class Experts(Modifier):
     The gate reads the output of one layer and only later layers have adapters, so no adapter can change a gate.
 
     Args:
-        owner_GR: [G, R] 1 where what the gate tells apart (a person) belongs to a request.
+        owner_GR: [G, R] 1 where a class of the gate (a person) belongs to a request.
         factors: per linear layer A [R, r, in] and B [R, out, r].
     """
 
@@ -211,23 +236,28 @@ class Experts(Modifier):
         self.up = nn.ParameterList(nn.Parameter(up_ROr.float()) for _, up_ROr in factors.values())
         self._chosen_BTR = torch.empty(0)
 
+    @classmethod
+    def read(cls, settings: ModifierSettings, folder: Path, _model: Any) -> Experts:
+        held = load_file(folder / TENSOR_FILE)
+        names = [name.removeprefix("down/") for name in held if name.startswith("down/")]
+        factors = {name: (held[f"down/{name}"], held[f"up/{name}"]) for name in names}
+        return cls(settings, Gate(held["gate_RD"], held["threshold_R"]), held["owner_GR"], factors)
+
     def attach(self, model: Any) -> None:
         self.register(model)
         self.gate.watch(model, self.settings.layer).register_forward_hook(self._choose, with_kwargs=True)
-        for place, name in enumerate(self.names):
-            core(model).get_submodule(name).register_forward_hook(self._adapt(place))
+        for index, name in enumerate(self.names):
+            core(model).get_submodule(name).register_forward_hook(self._adapt(index))
 
-    def _choose(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        del module, args
+    def _choose(self, _module: Any, _args: Any, kwargs: dict[str, Any], output: Any) -> None:
         chosen_BTG = self.gate(output[0] if isinstance(output, tuple) else output, kwargs)
         self._chosen_BTR = chosen_BTG @ self.owner_GR.to(chosen_BTG.dtype)
 
-    def _adapt(self, place: int) -> Any:
-        def adapt(module: Any, args: Any, output_BTO: Tensor) -> Tensor:
-            del module
+    def _adapt(self, index: int) -> Callable[..., Tensor]:
+        def adapt(_module: Any, args: Any, output_BTO: Tensor) -> Tensor:
             if not torch.is_grad_enabled() and not self._chosen_BTR.any():
                 return output_BTO
-            down_RrI, up_ROr = self.down[place].to(args[0].dtype), self.up[place].to(args[0].dtype)
+            down_RrI, up_ROr = self.down[index].to(args[0].dtype), self.up[index].to(args[0].dtype)
             small_BTRr = torch.einsum("bti,rki->btrk", args[0], down_RrI) * self._chosen_BTR[..., None]
             return output_BTO + self.settings.strength * torch.einsum("btrk,rok->bto", small_BTRr, up_ROr)
 
@@ -247,6 +277,10 @@ class Pruned(Modifier):
         super().__init__(settings)
         self.masks = masks
 
+    @classmethod
+    def read(cls, settings: ModifierSettings, folder: Path, _model: Any) -> Pruned:
+        return cls(settings, load_file(folder / TENSOR_FILE))
+
     @torch.no_grad()
     def attach(self, model: Any) -> None:
         for name, off_F in self.masks.items():
@@ -263,41 +297,60 @@ class LogitSteering(Modifier):
     """Two passes, plain and reinforced, and logits = plain - strength * relu(reinforced - plain).
 
     The reinforced model is the same one with changed weights, kept as differences: factors of adapters, or whole
-    matrices. What leaves the body of the model is both hidden states side by side, [B, T, 2D], and its head turns
-    them into one vector of logits, so everything that runs body and head apart needs to know nothing about it. The
-    keys and values of the second pass are further layers of the same cache.
+    matrices. The body of the model returns both hidden states side by side, [B, T, 2D], and its head turns them into
+    one vector of logits, so code that runs body and head apart needs to know nothing about it. The keys and values of
+    the second pass are further layers of the same cache.
     """
 
     def __init__(self, settings: ModifierSettings, changes: dict[str, tuple[Tensor, ...]]) -> None:
         super().__init__(settings)
         self.changes = list(changes)
-        for place, parts in enumerate(changes.values()):
+        for index, parts in enumerate(changes.values()):
             for number, part in enumerate(parts):
-                self.register_buffer(f"part_{place}_{number}", part)
+                self.register_buffer(f"part_{index}_{number}", part)
         self._counts = [len(parts) for parts in changes.values()]
         self._reinforced = False
+
+    @classmethod
+    def read(cls, settings: ModifierSettings, folder: Path, model: Any) -> LogitSteering:
+        changes: dict[str, tuple[Tensor, ...]] = {}
+        if (folder / WEIGHTS_FILE).is_file():
+            for name, reinforced_OI in load_file(folder / WEIGHTS_FILE).items():
+                module = name.removesuffix(".weight")
+                if module == name:
+                    raise ValueError(f"{name} is no weight matrix, so it cannot be kept as a difference")
+                plain_OI = core(model).get_submodule(module).weight
+                changes[module] = ((reinforced_OI - plain_OI.to(reinforced_OI)).to(plain_OI),)
+            return cls(settings, changes)
+        config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+        if config.get("use_dora") or config.get("use_rslora"):
+            raise ValueError("only plain low-rank adapters can be applied to logits")
+        held, scale = load_file(folder / SAFETENSORS_WEIGHTS_NAME), config["lora_alpha"] / config["r"]
+        for name in [key.removesuffix(".lora_A.weight") for key in held if key.endswith(".lora_A.weight")]:
+            factors = (held[f"{name}.lora_A.weight"], scale * held[f"{name}.lora_B.weight"])
+            changes[name.removeprefix("base_model.model.")] = factors
+        return cls(settings, changes)
 
     def attach(self, model: Any) -> None:
         own = core(model)
         if any(isinstance(module, (LogitSteering, Gate)) for module in own.modules()):
             raise ValueError("the model is steered already, and logits can only be steered on a plain one")
         self.register(model)
-        for place, name in enumerate(self.changes):
-            own.get_submodule(name).register_forward_hook(self._change(place))
+        for index, name in enumerate(self.changes):
+            own.get_submodule(name).register_forward_hook(self._change(index))
         self._num_layers = len(decoder_layers(model))
         self._config = own.config.get_text_config()
         own.model.register_forward_hook(self._run_again, with_kwargs=True)
         own.lm_head.register_forward_pre_hook(self._apart)
         own.lm_head.register_forward_hook(self._combine)
 
-    def _change(self, place: int) -> Any:
-        def change(module: Any, args: Any, output: Tensor) -> Tensor:
-            del module
-            added = args[0]
+    def _change(self, index: int) -> Callable[..., Tensor]:
+        def change(_module: Any, args: Any, output: Tensor) -> Tensor:
             if not self._reinforced:
                 return output
-            for number in range(self._counts[place]):
-                added = nn.functional.linear(added, getattr(self, f"part_{place}_{number}").to(added.dtype))
+            added = args[0]
+            for number in range(self._counts[index]):
+                added = nn.functional.linear(added, getattr(self, f"part_{index}_{number}").to(added.dtype))
             return torch.add(output, added)
 
         return change
@@ -308,26 +361,24 @@ class LogitSteering(Modifier):
         if cache is not None and len(cache.layers) > self._num_layers:
             own.layers = list(cache.layers[self._num_layers :])
         self._reinforced = True
-        if (levels := reading()) is not None:
-            levels.offset = self._num_layers  # the second pass is kept as if by further layers
+        if (tree_pass := current_pass()) is not None:
+            tree_pass.offset = self._num_layers  # the second pass is kept as if by further layers
         try:
             # not the module itself, which would run this again
             second = module.forward(*args, **{**kwargs, CACHE: None if cache is None else own})
         finally:
             self._reinforced = False
-            if levels is not None:
-                levels.offset = 0
+            if tree_pass is not None:
+                tree_pass.offset = 0
         if cache is not None:
             cache.layers[self._num_layers :] = own.layers
         output.last_hidden_state = torch.cat([output.last_hidden_state, second.last_hidden_state], dim=-1)
         return output
 
-    def _apart(self, module: Any, args: Any) -> Any:
-        del module
+    def _apart(self, _module: Any, args: Any) -> Any:
         return (torch.stack(args[0].chunk(2, dim=-1)), *args[1:])
 
-    def _combine(self, module: Any, args: Any, output: Tensor) -> Tensor:
-        del module, args
+    def _combine(self, _module: Any, _args: Any, output: Tensor) -> Tensor:
         plain: Tensor = output[0]
         reinforced: Tensor = output[1]
         return plain - (reinforced - plain).relu() * self.settings.strength

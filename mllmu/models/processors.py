@@ -1,4 +1,4 @@
-"""Load a model's processor: tokenizer and image processor, with or without torchvision.
+"""Processors that need more than loading: without torchvision, or with other settings of the image processor.
 
 Families with a slot for videos want torchvision when they are loaded, though images need none of it. Where it is not
 installed the slot is left out; everything else is the library's own.
@@ -12,7 +12,7 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
-from transformers import AutoProcessor, ProcessorMixin
+from transformers import ProcessorMixin
 from transformers.utils import is_torchvision_available
 
 from mllmu.core.errors import ModelError, did_you_mean
@@ -20,29 +20,13 @@ from mllmu.core.errors import ModelError, did_you_mean
 VIDEO = "video_processor"
 
 
-def load_processor(source: str, revision: str | None, settings: Mapping[str, Any]) -> Any:
-    """The processor of a model on disk or on the hub.
-
-    Args:
-        settings: of the image processor, over those stored with the model.
+def change_images(processor: Any, settings: Mapping[str, Any]) -> None:
+    """Give a processor an image processor with other settings.
 
     Raises:
         ModelError: a setting that the image processor does not have.
     """
-    leave_videos_out()
-    processor = AutoProcessor.from_pretrained(source, revision=revision, trust_remote_code=False)
-    if settings:
-        processor.image_processor = change_images(processor.image_processor, settings)
-        # some processors overrule their image processor
-        overruled = getattr(processor, "images_kwargs", None) or {}
-        processor.images_kwargs = {**overruled, **{k: v for k, v in settings.items() if k in overruled}}
-    if processor.tokenizer.pad_token_id is None:
-        processor.tokenizer.pad_token = processor.tokenizer.eos_token
-    return processor
-
-
-def change_images(images: Any, settings: Mapping[str, Any]) -> Any:
-    """An image processor with other settings."""
+    images = processor.image_processor
     known = sorted(type(images).valid_kwargs.__annotations__)
     for name in settings:
         if name not in known:
@@ -50,14 +34,17 @@ def change_images(images: Any, settings: Mapping[str, Any]) -> Any:
                 f"model.image_processor.{name}: unknown setting of {type(images).__name__}.{did_you_mean(name, known)} "
                 f"Settings: {', '.join(known)}."
             )
-    return type(images).from_dict(images.to_dict() | dict(settings))
+    processor.image_processor = type(images).from_dict(images.to_dict() | dict(settings))
+    # some processors overrule their image processor
+    overruled = getattr(processor, "images_kwargs", None) or {}
+    processor.images_kwargs = {**overruled, **{k: v for k, v in settings.items() if k in overruled}}
 
 
 @cache
-def leave_videos_out() -> None:
-    """Without torchvision, make the library load processors without their video part; else change nothing."""
+def leave_videos_out() -> bool:
+    """Make the library load processors without their video part; False, and nothing changed, with torchvision."""
     if is_torchvision_available():
-        return
+        return False
     from transformers.models.smolvlm import processing_smolvlm as smolvlm
 
     every = ProcessorMixin.get_attributes.__func__
@@ -69,6 +56,7 @@ def leave_videos_out() -> None:
     smolvlm.SmolVLMProcessor.video_processor = SimpleNamespace(num_frames=0, fps=0)
     default_to_none(smolvlm.SmolVLMProcessor, VIDEO)
     smolvlm.num2words = smolvlm.num2words or str  # spells the number of frames of a video
+    return True
 
 
 def default_to_none(cls: type, argument: str) -> None:
@@ -78,3 +66,10 @@ def default_to_none(cls: type, argument: str) -> None:
     defaults = init.__defaults__ or ()
     missing = len(names) - len(defaults) - names.index(argument)
     init.__defaults__ = (*(None,) * missing, *defaults)
+
+
+def torchvision_hint(error: Exception) -> str:
+    """Advice for a processor that does not work on images alone."""
+    if "torchvision" not in str(error).lower():
+        return ""
+    return "This model's processor needs torchvision: install the version that belongs to your torch. "

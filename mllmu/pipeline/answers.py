@@ -12,9 +12,9 @@ from mllmu.core.runfolder import Unit, digest, write_atomic
 from mllmu.evaluation import samples as sampling
 from mllmu.evaluation import scoring
 from mllmu.evaluation.metrics import Metric
-from mllmu.evaluation.published import is_idefics2
 from mllmu.evaluation.run import RESPONSES
 from mllmu.models.engine.base_logp import base_logps
+from mllmu.models.loading import family_of
 from mllmu.pipeline import benchmarks
 from mllmu.pipeline.context import Context, timed
 from mllmu.pipeline.models import SAME_RESULT, Models
@@ -55,7 +55,7 @@ class Answers:
             evaluate or recipe.evaluate,
             selection=recipe.data.splits.selection,
             seed=recipe.seed,
-            idefics2=recipe.model.family == "idefics2" or is_idefics2(recipe.model.path),
+            family=type(family_of(recipe.model)),
         )
         general = () if evaluate else benchmarks.samples(context)  # a protocol is about the questions on people
         self.samples: list[Sample] = [sample for sample in (*samples, *general) if keep(sample)]

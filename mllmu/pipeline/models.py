@@ -15,15 +15,15 @@ from mllmu.core import ranks
 from mllmu.core.errors import ProcessError
 from mllmu.core.jsonl import read_lines
 from mllmu.core.names import RETAIN_MODEL, TARGET
+from mllmu.core.progress import metered
 from mllmu.core.records import ModelRef, Sample
 from mllmu.core.runfolder import Unit, digest, write_atomic
 from mllmu.core.seeding import derive
 from mllmu.evaluation.run import collect
-from mllmu.models.engine.meter import metered
-from mllmu.models.engine.vllm_backend import Engine, VllmModel, open_model
+from mllmu.models.engine.vllm_backend import VllmEngine, VllmModel, open_model
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded, load
-from mllmu.models.rounding import round_weights
+from mllmu.models.weights import round_weights
 from mllmu.parallel.team import shared
 from mllmu.pipeline.context import Context, timed
 from mllmu.training.batches import training_turns
@@ -51,7 +51,7 @@ class Models:
         self.jobs = {job.name: job for job in jobs(context.recipe)}
         self.units: dict[str, Unit] = {}
         self._first: Loaded | None = None
-        self._engine: Engine | None = None
+        self._engine: VllmEngine | None = None
 
     def unit(self, key: str, name: str) -> Unit:
         return self.units[unit_name(key, name)]
@@ -244,7 +244,7 @@ class Models:
         recipe = self.context.recipe
         if self._engine is None:
             base = ModelRef(base=ref.base, revision=ref.revision)
-            self._engine = Engine(recipe.model, base, recipe.evaluate.vllm)
+            self._engine = VllmEngine(recipe.model, base, recipe.evaluate.vllm)
         return open_model(self._engine, ref, self.context.root)
 
     def _turns(self, people: Sequence[str], modality: str, variant: str = "train") -> list[Turn]:

@@ -26,7 +26,8 @@ from mllmu.evaluation import published, scoring
 from mllmu.evaluation.run import append
 from mllmu.models.encoding import Encoder
 from mllmu.models.engine.raw_prompt import check_longest, respond_raw
-from mllmu.models.loading import Loaded, load, quiet_libraries, tiny_folder
+from mllmu.models.families import Family
+from mllmu.models.loading import Loaded, family_of, load, quiet_libraries, source_of
 from mllmu.pipeline.models import MODEL_FILE
 
 RESPONSES, METRICS, INPUTS, PARTIAL = "responses.jsonl", "metrics.json", "inputs.json", "responses.partial.jsonl"
@@ -73,7 +74,7 @@ class Plan:
 
     def inputs(self) -> dict[str, Any]:
         """What the replies depend on, as plain values; files by size and time of change."""
-        base = tiny_folder() if self.ref.base == "tiny" else Path(self.ref.base)
+        base = Path(source_of(self.ref.base))
         folders = [base, *(self.root / adapter for adapter in self.ref.adapters), self.data]
         return {
             "model": self.model.model_dump(mode="json", exclude={"device"}),
@@ -113,7 +114,7 @@ def evaluate_published(plan: Plan, out: Path, progress: Progress, *, force: bool
     """
     progress.stage("evaluate", f"{plan.ref.base}, official protocol, {plan.ratio} % forgotten")
     sets = read_sets(plan.data, plan.ratio, test_image=plan.test_image)
-    asked = render(sets, plan.shots, idefics2=published.is_idefics2(plan.ref.base))
+    asked = render(sets, plan.shots, family=family_of(plan.model))
     known = _start(out, plan.inputs(), force=force)
     replies = _ask(plan, asked, sets, known, out, progress)
     metrics = [plugins.build("metrics", name, {}) for name in (*published.METRICS, *MORE_METRICS)]
@@ -127,15 +128,15 @@ def evaluate_published(plan: Plan, out: Path, progress: Progress, *, force: bool
 
 
 def render(
-    sets: PublishedSets, shots: Mapping[TaskName, Sequence[str]], *, idefics2: bool
+    sets: PublishedSets, shots: Mapping[TaskName, Sequence[str]], *, family: Family
 ) -> list[tuple[Question, Sample]]:
     """All questions that are asked, set by set and task by task, with the samples they become."""
     _check_shots(sets, shots)
-    return [pair for split in PUBLISHED_SPLITS for pair in _of_set(sets, split, shots, idefics2=idefics2)]
+    return [pair for split in PUBLISHED_SPLITS for pair in _of_set(sets, split, shots, family=family)]
 
 
 def _of_set(
-    sets: PublishedSets, split: Any, shots: Mapping[TaskName, Sequence[str]], *, idefics2: bool
+    sets: PublishedSets, split: Any, shots: Mapping[TaskName, Sequence[str]], *, family: Family
 ) -> Iterator[tuple[Question, Sample]]:
     tasks: tuple[TaskName, ...] = ("cloze", "classification", "generation")
     for task in tasks:
@@ -148,7 +149,13 @@ def _of_set(
                 if question.task == task and _place(question) not in taken:
                     yield (
                         question,
-                        published.sample(question, split=split, image=person.image, shots=used, idefics2=idefics2),
+                        published.sample(
+                            question,
+                            split=split,
+                            image=person.image,
+                            shots=used,
+                            letter_tokens=family.published_letter_tokens,
+                        ),
                     )
 
 
@@ -220,9 +227,10 @@ def _ask(
 def load_as_published(plan: Plan) -> Loaded:
     """The model with the library's own attention and the processor as it is stored, as the published script has it."""
     loaded = load(plan.model.model_copy(update={"attn_implementation": "sdpa"}), plan.ref, plan.root)
-    source = str(tiny_folder()) if plan.ref.base == "tiny" else plan.ref.base
     with quiet_libraries():
-        processor = AutoProcessor.from_pretrained(source, revision=plan.ref.revision, trust_remote_code=False)
+        processor = AutoProcessor.from_pretrained(
+            source_of(plan.ref.base), revision=plan.ref.revision, trust_remote_code=False
+        )
     return replace(loaded, encoder=Encoder(loaded.family, processor, loaded.encoder.context))
 
 

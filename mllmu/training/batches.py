@@ -29,13 +29,10 @@ from torch import Tensor
 from mllmu.core import plugins, ranks
 from mllmu.core.records import OTHER_ATTRIBUTE, Question
 from mllmu.core.seeding import rng
-from mllmu.models.encoding import Encoder, shared_length
+from mllmu.models.encoding import Encoder, image_inputs, shared_length
 from mllmu.models.engine.forward import Forward, labelled, run_logits
-from mllmu.models.engine.image_features import image_inputs
-from mllmu.models.families import IGNORE, Batch, Turn
-from mllmu.models.families._masks import Layout, additive, runs
+from mllmu.models.families import IGNORE, Batch, Turn, core
 from mllmu.models.loading import Loaded
-from mllmu.models.parts import core
 from mllmu.training.distributed import MakeBatch, RunBatch, run_divided
 
 CAPACITY = 128
@@ -194,7 +191,10 @@ def pack(loaded: Loaded, turns: Sequence[Turn], *, capacity: int | None = None) 
     if "" in masks:
         inputs["attention_mask"] = masks.pop("")
     inputs |= image_inputs(loaded, [turns[group.turns[0]] for sequence in sequences for group in sequence])
-    return Batch(inputs=inputs, labels=labels_BT, replies=reply_BT, num_replies=len(turns), masks=masks)
+    num_tokens = sum(group.length for group in groups)
+    return Batch(
+        inputs=inputs, labels=labels_BT, num_tokens=num_tokens, replies=reply_BT, num_replies=len(turns), masks=masks
+    )
 
 
 def lay_out(loaded: Loaded, turns: Sequence[Turn], sequences: Sequence[Sequence[Group]]) -> tuple[Tensor, ...]:
@@ -207,7 +207,7 @@ def lay_out(loaded: Loaded, turns: Sequence[Turn], sequences: Sequence[Sequence[
         row: list[tuple[int, ...]] = []
         for number, group in enumerate(sequence):
             images = partial(loaded.encoder.images, [turns[group.turns[0]]])
-            axes = loaded.family.positions(core(loaded.model), group.prefix, images)
+            axes = loaded.family.positions(core(loaded.model), group.prefix, images) or [range(len(group.prefix))]
             for token, positions in zip(group.prefix, zip(*axes, strict=True), strict=True):
                 row.append((token, IGNORE, number, 0, 0, *positions))
             start = 1 + max(max(axis, default=-1) for axis in axes)
@@ -281,9 +281,9 @@ def packed_masks(
 ) -> dict[str, Tensor]:
     """Additive attention masks [B, 1, T, T] by the type of layer, or one for all named ""; the prefix is block 0."""
     image = -1 if loaded.image_token_id is None else loaded.image_token_id
-    layout = Layout(kin(group_BT, block_BT), position_BT, runs(ids_BT.eq(image)))
-    seen = loaded.family.packed_masks(core(loaded.model), layout)
-    return {layer: additive(seen_BTT, loaded.model.dtype) for layer, seen_BTT in seen.items()}
+    seen = loaded.family.packed_masks(core(loaded.model), kin(group_BT, block_BT), position_BT, ids_BT.eq(image))
+    zero, lowest = torch.zeros((), dtype=loaded.model.dtype), torch.finfo(loaded.model.dtype).min
+    return {layer: torch.where(seen_BTT, zero, lowest)[:, None] for layer, seen_BTT in seen.items()}
 
 
 def kin(group_BT: Tensor, block_BT: Tensor) -> Tensor:

@@ -11,9 +11,8 @@ from mllmu.config.recipe import Finetune
 from mllmu.core import ranks
 from mllmu.core.errors import DataError
 from mllmu.core.seeding import derive
-from mllmu.models.adapters import add_trainable, save_trained
 from mllmu.models.families import Turn
-from mllmu.models.loading import Loaded
+from mllmu.models.loading import Loaded, add_trainable, save_trained
 from mllmu.training.batches import Order, forward, training_batch
 from mllmu.training.loop import Schedule, Training, train
 from mllmu.training.losses import answer_nll

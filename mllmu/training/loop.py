@@ -16,13 +16,11 @@ from torch import Tensor
 
 from mllmu.config.recipe import Lora
 from mllmu.core import ranks
-from mllmu.core.errors import ModelError
-from mllmu.core.progress import Progress
+from mllmu.core.errors import ModelError, one_line
+from mllmu.core.progress import Progress, start_meter, stop_meter
 from mllmu.core.runfolder import write_atomic
 from mllmu.core.seeding import derive
-from mllmu.models.adapters import explain_disk_errors
-from mllmu.models.engine import meter
-from mllmu.models.loading import one_line
+from mllmu.models.loading import explain_disk_errors
 from mllmu.training.distributed import agree, average_gradients
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -197,7 +195,7 @@ def train(
         agree(weights)
     first = state.load()
     model.train()
-    meter.begin(weights)
+    start_meter(sum(weight.numel() for weight in weights))
     progress.start(training.label, schedule.num_steps)
     progress.advance(first)
     saved = time.monotonic()
@@ -212,7 +210,7 @@ def train(
             state.save(step + 1)
             saved = time.monotonic()
     progress.finish()
-    meter.end()
+    stop_meter()
     model.eval()
     if ranks.leads():
         for leftover in (folder / CHECKPOINT, folder / TEMPORARY):

@@ -17,8 +17,9 @@ from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 
 from mllmu.core import ranks
 from mllmu.core.errors import ModelError, ProcessError
+from mllmu.models.families import core
+from mllmu.models.layers import decoder, decoder_layers
 from mllmu.models.loading import Loaded
-from mllmu.models.parts import core, decoder, decoder_layers
 from mllmu.parallel import team
 
 

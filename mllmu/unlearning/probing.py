@@ -15,11 +15,11 @@ from mllmu.config.recipe import Lora
 from mllmu.core import ranks
 from mllmu.core.errors import DataError
 from mllmu.core.seeding import derive, rng
-from mllmu.models.engine.forward import label_everything, run_hidden
 from mllmu.models.families import IGNORE, Batch, Turn
+from mllmu.models.labels import label_everything
+from mllmu.models.layers import decoder_layers, run_hidden
 from mllmu.models.loading import Loaded
 from mllmu.models.modifiers import Gate, Modifier
-from mllmu.models.parts import decoder_layers
 from mllmu.training.distributed import agree
 from mllmu.training.loop import Training
 from mllmu.unlearning.base import Method, layer_at, turn_key

@@ -23,11 +23,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mllmu.models.adapters import without_adapter
 from mllmu.models.engine.forward import Forward, apply_head, labelled, run_labelled, run_logits
-from mllmu.models.families import Batch, Turn
-from mllmu.models.loading import Loaded
-from mllmu.models.parts import core
+from mllmu.models.families import Batch, Turn, core
+from mllmu.models.loading import Loaded, without_adapter
 from mllmu.training.batches import run_step
 from mllmu.training.distributed import MakeBatch
 from mllmu.training.loop import Training

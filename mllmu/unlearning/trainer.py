@@ -13,10 +13,11 @@ from torch import Tensor
 from mllmu.core import ranks
 from mllmu.core.errors import DataError, ModelError
 from mllmu.core.seeding import derive, rng
-from mllmu.models.adapters import add_trainable, save_trained
-from mllmu.models.engine.forward import Forward, label_everything, run_hidden, without_ends
+from mllmu.models.engine.forward import Forward
 from mllmu.models.families import Batch, Turn
-from mllmu.models.loading import Loaded
+from mllmu.models.labels import label_everything, without_ends
+from mllmu.models.layers import run_hidden
+from mllmu.models.loading import Loaded, add_trainable, save_trained
 from mllmu.models.modifiers import write_settings
 from mllmu.training.batches import Order, forward, run_step, step_tokens, training_batch
 from mllmu.training.loop import Schedule, Training, train

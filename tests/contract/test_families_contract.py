@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_models import COLOURS, LORA, load_ref, sample, turns_of
+from helpers_models import COLOURS, LORA, answers, load_ref, sample, turns_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -23,14 +23,12 @@ from pydantic import ValidationError
 
 from mllmu.core import plugins
 from mllmu.core.errors import ModelError, RecipeError
-from mllmu.models.adapters import add_trainable, save_trained
 from mllmu.models.encoding import Encoder
-from mllmu.models.engine.forward import run_forward, run_hidden
-from mllmu.models.engine.meter import num_tokens
-from mllmu.models.engine.respond import answer_sharing, generate, score_candidates
+from mllmu.models.engine.forward import run_forward
 from mllmu.models.families import IGNORE, Family, Turn, as_plain_text, special_texts
 from mllmu.models.families._chat import ChatFamily
-from mllmu.models.loading import Loaded
+from mllmu.models.layers import run_hidden
+from mllmu.models.loading import Loaded, add_trainable, save_trained
 from mllmu.training.batches import make_groups, pack
 from mllmu.training.losses import answer_nll
 from mllmu.unlearning.trainer import num_layers
@@ -323,12 +321,8 @@ def test_generation_in_a_padded_batch_is_the_argmax_of_plain_passes(model: tuple
 
 def check_replies(loaded: Loaded, turns: Sequence[Turn]) -> None:
     samples = [sample(i, prompt=turn.prompt, max_new_tokens=4) for i, turn in enumerate(turns)]
-    tokenizer = loaded.encoder.processor.tokenizer
-    for turn, (text, count, finished) in zip(turns, generate(loaded, samples, turns), strict=True):
-        expected = greedy(loaded, turn, 4)
-        over = expected[-1] in loaded.ends
-        assert text == tokenizer.decode(expected[: len(expected) - over], skip_special_tokens=True).strip()
-        assert (count, finished) == (len(expected) - over, over)
+    replies, _ = answers(loaded, samples, turns, share=False)
+    assert replies == [greedy(loaded, turn, 4) for turn in turns]
 
 
 words = st.lists(st.sampled_from(QUESTION.split()), min_size=1, max_size=9).map(" ".join)
@@ -354,7 +348,7 @@ def test_what_is_packed_has_the_losses_and_gradients_of_what_is_plain(model: tup
             for image, prompt, reply, system, after in rows
         ]  # fmt: skip
         batch = pack(loaded, turns, capacity=capacity)
-        assert num_tokens(batch) == sum(group.length for group in make_groups(loaded.encoder, turns, capacity))
+        assert batch.num_tokens == sum(group.length for group in make_groups(loaded.encoder, turns, capacity))
         packed, plain = (run_forward(loaded.model, each) for each in (batch, loaded.encoder.batch(turns)))
         assert packed.row_length_B.tolist() == plain.row_length_B.tolist()
         torch.testing.assert_close(answer_nll(packed), answer_nll(plain), rtol=1e-5, atol=1e-6)
@@ -400,10 +394,9 @@ def test_what_is_shared_gives_what_is_plain(model: tuple[Loaded, Path]) -> None:
     turns = mixed(loaded, base)
     samples = [sample(i, prompt=t.prompt, candidates={"A": "Riga", "B": "Oslo is right"}) for i, t in enumerate(turns)]
     asked = [replace(turn, reply="") for turn in turns]
-    replies, logps = answer_sharing(loaded, samples, asked)
-    assert replies == generate(loaded, samples, asked)
-    for shared, alone in zip(logps, score_candidates(loaded, samples, asked), strict=True):
-        assert {k: v.logp for k, v in shared.items()} == pytest.approx({k: v.logp for k, v in alone.items()}, abs=1e-3)
+    (shared, logps), (alone, expected) = (answers(loaded, samples, asked, share=share) for share in (True, False))
+    assert shared == alone
+    assert logps == pytest.approx(expected, abs=1e-3)
 
 
 def test_checkpointed_activations_give_the_same_gradients(fresh: tuple[Loaded, Path]) -> None:

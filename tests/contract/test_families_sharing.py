@@ -7,16 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_models import COLOURS, load_ref, sample
+from helpers_models import COLOURS, answers, load_ref, sample
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from mllmu.config.recipe import Lora
 from mllmu.core import plugins
-from mllmu.models.adapters import add_trainable
-from mllmu.models.engine.respond import answer_sharing, generate, score_candidates
 from mllmu.models.families import Turn
-from mllmu.models.loading import Loaded
+from mllmu.models.loading import Loaded, add_trainable
 from mllmu.models.modifiers import Gate, ModifierSettings, Steering
 
 NAMES = [name for name in plugins.names("families") if plugins.find("families", name).shares_prefix]
@@ -96,9 +94,6 @@ def compare(loaded: Loaded, base: Path, rows: Any) -> None:
         turns.append(Turn(prompt=prompt, image=path(image), system=system, before=before))
         named = {f"c{i}": text for i, text in enumerate(candidates)}
         samples.append(sample(number, prompt=prompt, max_new_tokens=limit, candidates=named))
-    replies, logps = answer_sharing(loaded, samples, turns)
-    assert replies == generate(loaded, samples, turns)
-    for shared, alone in zip(logps, score_candidates(loaded, samples, turns), strict=True):
-        assert {key: one.num_tokens for key, one in shared.items()} == {k: one.num_tokens for k, one in alone.items()}
-        expected = {key: one.logp for key, one in alone.items()}
-        assert {key: one.logp for key, one in shared.items()} == pytest.approx(expected, abs=NEAR, rel=1e-6)
+    (shared, logps), (alone, expected) = (answers(loaded, samples, turns, share=share) for share in (True, False))
+    assert shared == alone
+    assert logps == pytest.approx(expected, abs=NEAR, rel=1e-6)

@@ -33,8 +33,8 @@ from mllmu.evaluation.samples import metrics_of, render
 from mllmu.evaluation.scoring import score_all
 from mllmu.evaluation.summaries import build_all, summarise
 from mllmu.models.engine.forward import Forward, run_forward
+from mllmu.models.engine.plain import measure
 from mllmu.models.engine.respond import as_turn, respond
-from mllmu.models.engine.token_stats import measure
 from mllmu.models.families import IGNORE, Turn
 from mllmu.models.loading import Loaded
 from mllmu.training.batches import training_turns

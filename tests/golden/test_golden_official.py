@@ -11,6 +11,7 @@ import pytest
 from mllmu.core.parsing import after_marker, first_char
 from mllmu.core.records import Question
 from mllmu.evaluation.published import Shot, sample
+from mllmu.models.families.idefics2 import Idefics2
 
 PROMPTS = json.loads(Path(__file__).with_name("official_prompts.json").read_text(encoding="utf-8"))
 REPLIES = json.loads(Path(__file__).with_name("official_replies.json").read_text(encoding="utf-8"))
@@ -39,7 +40,7 @@ def test_a_prompt_is_the_published_one_to_the_byte(case: dict[str, Any]) -> None
     assert rendered.image == ("own" if has_image else "")
     assert {example.image for example in rendered.examples} <= {"shot" if has_image else ""}
     assert rendered.max_new_tokens == case["tokens"]
-    short = sample(asked, split="forget", image="own", shots=shots, idefics2=True)
+    short = sample(asked, split="forget", image="own", shots=shots, letter_tokens=Idefics2.published_letter_tokens)
     assert short.max_new_tokens == case.get("tokens_idefics2", case["tokens"])
     assert short.prompt == case["prompt"]
 

@@ -15,7 +15,7 @@ from mllmu.config import load as recipes
 from mllmu.core.progress import SilentProgress
 from mllmu.core.runfolder import RunFolder
 from mllmu.models.engine.forward import run_forward
-from mllmu.models.parts import decoder_layers
+from mllmu.models.layers import decoder_layers
 from mllmu.studies.layers.measure import hidden_states, read_out, replaced
 from mllmu.studies.layers.records import LayersResult
 from mllmu.studies.layers.study import measure_layers

@@ -13,9 +13,8 @@ from safetensors.torch import load_file
 
 from mllmu.config.recipe import Lora
 from mllmu.core.errors import ModelError, RunStoreError
-from mllmu.models.adapters import add_trainable, save_trained, without_adapter
 from mllmu.models.engine.forward import run_forward
-from mllmu.models.loading import WEIGHTS_FILE, Loaded
+from mllmu.models.loading import WEIGHTS_FILE, Loaded, add_trainable, save_trained, without_adapter
 from mllmu.training.losses import answer_nll
 
 WAYS = pytest.mark.parametrize("lora", [LORA, None], ids=["lora", "full"])

@@ -10,12 +10,12 @@ import torch
 from helpers_families import build
 from helpers_models import LORA, load_ref, turns_of
 from torch import nn
+from transformers import AutoModelForImageTextToText
 
 from mllmu.core.errors import ModelError
-from mllmu.models.adapters import add_trainable
 from mllmu.models.engine.forward import run_forward
 from mllmu.models.families import Turn
-from mllmu.models.loading import check_parts
+from mllmu.models.loading import add_trainable, load_base
 from mllmu.training.losses import answer_nll
 
 
@@ -40,6 +40,8 @@ def test_a_model_the_families_do_not_know_is_encoded_trained_and_asked(tmp_path:
     assert all("language_model" in name for name in trained)
 
 
-def test_a_model_without_a_head_apart_is_refused() -> None:
+def test_a_model_without_a_head_apart_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    headless = nn.Linear(1, 1), {"missing_keys": []}
+    monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", lambda *_, **__: headless)
     with pytest.raises(ModelError, match=r"Linear has no part 'model'.*lm_head\(model"):
-        check_parts(nn.Linear(1, 1))
+        load_base("anywhere", None)

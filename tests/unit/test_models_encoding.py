@@ -10,8 +10,9 @@ import torch
 from helpers_models import COLOURS, turns_of
 
 from mllmu.core.errors import DataError, ModelError
-from mllmu.models.encoding import Encoder, Images
-from mllmu.models.families import IGNORE, Turn
+from mllmu.models import encoding, families
+from mllmu.models.encoding import Encoder
+from mllmu.models.families import IGNORE, Turn, open_image
 from mllmu.models.loading import Loaded
 
 
@@ -97,22 +98,19 @@ def test_another_question_about_a_image_gets_the_ids_it_would_get_alone(loaded: 
     assert [loaded.encoder.prompt(turn) for turn in turns] == alone
 
 
-def test_images_that_are_no_longer_in_memory_are_prepared_again(loaded: Loaded, tiny_base: Path) -> None:
+def test_images_that_are_no_longer_in_memory_are_prepared_again(
+    loaded: Loaded, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three images of 64 x 64 x 3 floats one is remembered: the one used last."""
+    monkeypatch.setattr(encoding, "PIXEL_BYTES", 64 * 64 * 3 * 4)
     encoder = Encoder(loaded.family, loaded.encoder.processor, loaded.encoder.context)
-    encoder._images = Images(limit_mib=0.06)  # one of 64 x 64 x 3 floats is 0.047
+    opened: list[Path] = []
+    monkeypatch.setattr(families, "open_image", lambda path: opened.append(path) or open_image(path))
     turns = turns_of(tiny_base)
     assert torch.equal(encoder.images(turns)["pixel_values"], loaded.encoder.batch(turns).inputs["pixel_values"])
     encoder.check(turns)
+    opened.clear()
     assert torch.equal(encoder.batch(turns).inputs["pixel_values"], loaded.encoder.images(turns)["pixel_values"])
-    assert 0.04 < encoder._images.held_mib < 0.06
-
-
-def test_the_image_used_longest_ago_goes_first() -> None:
-    held = Images(limit_mib=2)
-    for name in "ab":
-        held.keep(Path(name), {"x": torch.zeros(2**18)})  # 1 MiB each
-    held.get(Path("a"))
-    held.keep(Path("c"), {"x": torch.zeros(2**18)})
-    assert [held.get(Path(name)) is not None for name in "abc"] == [True, False, True]
-    held.keep(Path("d"), {"x": torch.zeros(2**20)})  # larger than all there is room for, and still kept: it is in use
-    assert [held.get(Path(name)) is not None for name in "acd"] == [False, False, True]
+    assert opened == [tiny_base / f"{colour}.png" for colour in ("red", "green", "blue")]
+    encoder.images(turns[-1:])
+    assert len(opened) == 3

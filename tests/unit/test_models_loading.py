@@ -18,9 +18,17 @@ from transformers import PaliGemmaConfig
 from mllmu.config.recipe import Lora, ModelSection
 from mllmu.core.errors import ModelError
 from mllmu.core.records import ModelRef
-from mllmu.models.adapters import add_trainable, save_trained
 from mllmu.models.families import Turn
-from mllmu.models.loading import attention, choose_device, choose_dtype, choose_family, choose_packing, load
+from mllmu.models.loading import (
+    add_trainable,
+    attention,
+    choose_device,
+    choose_dtype,
+    choose_family,
+    choose_packing,
+    load,
+    save_trained,
+)
 
 
 @pytest.fixture

@@ -12,10 +12,9 @@ from helpers_models import LORA, load_ref, logits, nll, sample, turns_of
 from safetensors.torch import save_file
 
 from mllmu.core.errors import ModelError
-from mllmu.models.adapters import add_trainable, save_trained
 from mllmu.models.engine.forward import run_forward
 from mllmu.models.engine.respond import plan_batches, respond
-from mllmu.models.loading import Loaded
+from mllmu.models.loading import Loaded, add_trainable, save_trained
 from mllmu.models.modifiers import (
     MODIFIER_FILE,
     Experts,

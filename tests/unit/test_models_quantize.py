@@ -12,10 +12,9 @@ from helpers_models import LORA, load_ref, make_base, turns_of
 from transformers import AutoConfig
 
 from mllmu.core.errors import DependencyError, ModelError
-from mllmu.models.adapters import add_trainable, save_trained, without_adapter
 from mllmu.models.engine.forward import run_forward
-from mllmu.models.loading import Loaded, apply_adapter, choose_family
-from mllmu.models.quantize import kept_layers, quantization
+from mllmu.models.loading import Loaded, add_trainable, apply_adapter, choose_family, save_trained, without_adapter
+from mllmu.models.weights import kept_layers, load_settings
 from mllmu.training.losses import answer_nll
 
 
@@ -39,10 +38,13 @@ def test_only_layers_with_adapters_are_made_small(tiny_base: Path) -> None:
 def test_the_settings_are_those_of_qlora(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", object())
     config, family = AutoConfig.from_pretrained(tiny_base), choose_family("auto", "llava")
-    four = quantization("nf4", config, family, torch.bfloat16)
+    four, eight = (
+        load_settings(kind, config, family, torch.bfloat16, torch.device("cpu"))["quantization_config"]
+        for kind in ("nf4", "int8")
+    )
     assert (four.load_in_4bit, four.bnb_4bit_quant_type, four.bnb_4bit_use_double_quant) == (True, "nf4", True)
     assert four.bnb_4bit_compute_dtype == torch.bfloat16
-    assert quantization("int8", config, family, torch.bfloat16).load_in_8bit
+    assert eight.load_in_8bit
 
 
 def teach(loaded: Loaded, base: Path, *, seed: int, steps: int = 3) -> Any:

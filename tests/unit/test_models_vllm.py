@@ -25,10 +25,9 @@ from mllmu.core.errors import DependencyError, ModelError, RecipeError
 from mllmu.core.progress import SilentProgress
 from mllmu.core.records import ModelRef
 from mllmu.evaluation.run import collect
-from mllmu.models.adapters import add_trainable, save_trained
 from mllmu.models.engine.respond import plan_batches, respond
-from mllmu.models.engine.vllm_backend import Engine, combine, logp_of, open_model
-from mllmu.models.loading import Loaded
+from mllmu.models.engine.vllm_backend import VllmEngine, combine, logp_of, open_model
+from mllmu.models.loading import Loaded, add_trainable, save_trained
 from mllmu.models.modifiers import ModifierSettings, write_settings
 
 SAMPLES = [
@@ -104,8 +103,8 @@ def adapter(base: Path, folder: Path, seed: int) -> None:
     save_trained(model, folder)
 
 
-def engine(base: Path, **settings: Any) -> Engine:
-    return Engine(ModelSection(path=str(base), device="cpu"), ModelRef(base=str(base)), settings)
+def engine(base: Path, **settings: Any) -> VllmEngine:
+    return VllmEngine(ModelSection(path=str(base), device="cpu"), ModelRef(base=str(base)), settings)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
@@ -142,7 +141,7 @@ def test_what_vllm_is_made_with(vllm: type[StandIn], tiny_base: Path) -> None:
     assert arguments["gpu_memory_utilization"] == 0.8
     assert (arguments["dtype"], arguments["mm_processor_kwargs"]) == ("bfloat16", {})
     with pytest.raises(ModelError, match=r"does not take model\.quantize: nf4"):
-        Engine(ModelSection(quantize="nf4"), ModelRef(base="tiny"))
+        VllmEngine(ModelSection(quantize="nf4"), ModelRef(base="tiny"))
     with pytest.raises(ModelError, match=r"evaluate\.vllm: trust_remote_code is set by mllmu itself"):
         engine(tiny_base, trust_remote_code=True)
 

@@ -14,10 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mllmu.config.recipe import Lora, ModelSection
 from mllmu.core.records import ModelRef
-from mllmu.models.adapters import add_trainable
 from mllmu.models.engine.forward import run_forward
 from mllmu.models.families import Batch
-from mllmu.models.loading import Loaded, load
+from mllmu.models.loading import Loaded, add_trainable, load
 from mllmu.preflight.plan.facts import ModelFacts, describe
 from mllmu.preflight.plan.plan import training_peak
 from mllmu.preflight.plan.simulate import StepCost, step_cost
@@ -56,16 +55,7 @@ def allocated(work: Callable[[], None]) -> int:
 def simulated(facts: ModelFacts, lora: Lora | None, batch: Batch, *, packed: bool = False) -> StepCost:
     sequences, tokens = batch.labels.shape
     labelled = int((batch.labels != -100).sum())
-    return step_cost(
-        facts.config,
-        facts.build,
-        facts.family,
-        lora,
-        sequences=sequences,
-        tokens=tokens,
-        labelled=labelled,
-        packed=packed,
-    )
+    return step_cost(facts, lora, sequences=sequences, tokens=tokens, labelled=labelled, packed=packed)
 
 
 @pytest.mark.parametrize(

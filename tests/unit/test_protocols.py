@@ -20,6 +20,8 @@ from mllmu.data.sources.celebrities import Celebrities
 from mllmu.data.sources.synthetic import Synthetic
 from mllmu.evaluation.samples import BY_LIKELIHOOD, metrics_of, render
 from mllmu.models.engine.respond import plan_batches, respond
+from mllmu.models.families import Family
+from mllmu.models.families.idefics2 import Idefics2
 from mllmu.pipeline.protocols import table
 from mllmu.pipeline.report_input import as_read, protocol_warning
 
@@ -40,9 +42,9 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return Dataset(folder, [*people, *famous], questions, {"40": FORGOTTEN, "holdout": []})
 
 
-def samples(dataset: Dataset, protocol: Any, *, idefics2: bool = False, **evaluate: Any) -> list[Sample]:
+def samples(dataset: Dataset, protocol: Any, *, family: type[Family] = Family, **evaluate: Any) -> list[Sample]:
     chosen = Evaluate.model_validate({"protocol": protocol, **evaluate})
-    return render(dataset, "40", chosen, selection=0.0, seed=0, idefics2=idefics2)
+    return render(dataset, "40", chosen, selection=0.0, seed=0, family=family)
 
 
 def examples_of(asked: list[Sample]) -> dict[tuple[str, str], set[str]]:
@@ -141,7 +143,7 @@ def test_published_examples_come_from_the_set_itself_and_are_not_asked_there(dat
 
 
 def test_idefics2_has_one_cloze_person_and_few_tokens_for_a_letter_by_name(dataset: Dataset) -> None:
-    asked = samples(dataset, "official", idefics2=True)
+    asked = samples(dataset, "official", family=Idefics2)
     assert len(examples_of(asked)["forget", "cloze"]) == 1
     tokens = {(s.task, s.modality): s.max_new_tokens for s in asked}
     assert {kind for kind, limit in tokens.items() if limit == 5} == {("classification", "text")}

@@ -31,7 +31,8 @@ from mllmu.data.questions import QuestionOrder
 from mllmu.data.questions.template import build
 from mllmu.data.sources.celebrities import Celebrities
 from mllmu.data.sources.synthetic import Synthetic
-from mllmu.models.loading import tiny_folder
+from mllmu.models.families.llava import Llava
+from mllmu.models.loading import source_of
 from mllmu.pipeline.published import METRICS, PARTIAL, RESPONSES, Plan, evaluate_published, model_at
 
 KEPT = {"classification": 2, "cloze": 2, "generation": 1}
@@ -248,7 +249,7 @@ def lines(out: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.filterwarnings("ignore:The hypothesis contains:UserWarning")
 def test_replies_and_scores_are_those_of_the_published_evaluator(parquet: Path, ours: Path) -> None:
-    theirs = Evaluator(parquet, tiny_folder())
+    theirs = Evaluator(parquet, Path(source_of("tiny")))
     expected = theirs.everything()
     got = json.loads((ours / METRICS).read_text(encoding="utf-8"))
     said = [(r["set"], r["task"], r["person_id"], r["question"], r["reply"]) for r in lines(ours)]
@@ -273,7 +274,7 @@ def test_the_question_beyond_those_of_the_example_person_is_asked(parquet: Path,
     from mllmu.data.published.sets import read_sets
     from mllmu.pipeline.published import render
 
-    asked = render(read_sets(parquet, 5, test_image=0), {"cloze": ["011"]}, idefics2=False)
+    asked = render(read_sets(parquet, 5, test_image=0), {"cloze": ["011"]}, family=Llava())
     texts = [q.text for q, s in asked if s.split == "test" and s.task == "cloze" and s.profile_id == "011"]
     # places 0-1 and 2-3 of Full_Set are with image and by name; the test set has 0-2 and 3-4
     assert len(texts) == 2 and texts[0].startswith("Again: ")
@@ -304,7 +305,7 @@ def test_a_folder_with_replies_to_other_questions_is_refused(parquet: Path, ours
 def test_a_prompt_over_the_context_names_the_sample_and_writes_no_numbers(parquet: Path, tmp_path: Path) -> None:
     base = tmp_path / "short"
     base.mkdir()
-    for file in tiny_folder().iterdir():
+    for file in Path(source_of("tiny")).iterdir():
         (base / file.name).symlink_to(file)
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     config["text_config"]["max_position_embeddings"] = 100

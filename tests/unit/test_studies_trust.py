@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mllmu.models.rounding import rounded
+from mllmu.models.weights import rounded
 from mllmu.studies.trust import auc, harmonic, kept_after_quantisation, kept_after_relearning
 
 

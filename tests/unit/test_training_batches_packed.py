@@ -12,11 +12,10 @@ from PIL import Image
 
 from mllmu.config.recipe import Lora, ModelSection
 from mllmu.core.records import ModelRef
-from mllmu.models.adapters import add_trainable
 from mllmu.models.engine.forward import Forward, run_forward
 from mllmu.models.families import IGNORE, Batch, Turn
-from mllmu.models.families._masks import Layout, additive
-from mllmu.models.loading import Loaded, load
+from mllmu.models.families.llava import Llava
+from mllmu.models.loading import Loaded, add_trainable, load
 from mllmu.training.batches import Group, arrange, fill, kin, make_groups, pack
 from mllmu.training.losses import answer_nll, row_nll_B
 from tools.pretrain_tiny.build import build_model, build_processor, build_tokenizer
@@ -127,8 +126,8 @@ def test_the_mask_shows_prefix_and_own_block_only() -> None:
     # one sequence: group 0 = prefix token, block 1, block 2; group 1 = prefix token, block 1; one token of padding
     group = torch.tensor([[0, 0, 0, 1, 1, -1]])
     block = torch.tensor([[0, 1, 2, 0, 1, 0]])
-    layout = Layout(kin(group, block), torch.tensor([[0, 1, 1, 0, 1, 0]]), torch.full((1, 6), -1))
-    seen = additive(layout.causal(), torch.float32)[0, 0] == 0
+    no_image = torch.zeros(1, 6, dtype=torch.bool)
+    seen = Llava().packed_masks(None, kin(group, block), torch.tensor([[0, 1, 1, 0, 1, 0]]), no_image)[""][0]
     expected = torch.tensor(
         [
             [1, 0, 0, 0, 0, 0],

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from mllmu.core import plugins
-from mllmu.models.adapters import add_trainable
-from mllmu.models.engine.forward import Forward, run_hidden
+from mllmu.models.engine.forward import Forward
 from mllmu.models.families import Turn
-from mllmu.models.loading import Loaded
+from mllmu.models.layers import run_hidden
+from mllmu.models.loading import Loaded, add_trainable
 from mllmu.training import distributed
 from mllmu.training.batches import forward, run_step, training_batch
 from mllmu.unlearning.trainer import Sides, unlearn

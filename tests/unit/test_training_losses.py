@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from mllmu.core.errors import DataError, ModelError
-from mllmu.models.engine.forward import Forward, label_everything, run_forward
+from mllmu.models.engine.forward import Forward, run_forward
 from mllmu.models.families import IGNORE, Batch
+from mllmu.models.labels import label_everything
 from mllmu.training.losses import answer_nll, kl_batchmean_published, kl_to_reference, npo_loss, row_nll_B
 
 LN2 = math.log(2)

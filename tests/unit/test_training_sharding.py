@@ -6,8 +6,7 @@ import pytest
 from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy
 
 from mllmu.core.errors import ModelError, ProcessError
-from mllmu.models.adapters import add_trainable
-from mllmu.models.loading import Loaded
+from mllmu.models.loading import Loaded, add_trainable
 from mllmu.parallel import team as processes
 from mllmu.training.sharding import settings_of_launch, spread
 

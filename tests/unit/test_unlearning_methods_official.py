@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from mllmu.config.load import parse
 from mllmu.core import plugins
 from mllmu.core.errors import RecipeError
-from mllmu.models.engine.forward import without_ends
 from mllmu.models.families import IGNORE, Batch
+from mllmu.models.labels import without_ends
 from mllmu.training.loop import Schedule
 from mllmu.unlearning.trainer import Sides, unlearn
 

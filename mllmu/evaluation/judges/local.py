@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from mllmu.core.errors import ModelError
+from mllmu.core.errors import ModelError, one_line
 from mllmu.evaluation.judges import Case, Judge, Session, Verdict
 from mllmu.evaluation.judges._rubric import Rating, messages, rubric
 from mllmu.llm import Message, parse_object
@@ -65,7 +65,7 @@ class _Session(Session):
                 )
         except loading.LOAD_FAULTS as error:
             raise ModelError(
-                f"judge.path: '{judge.path}' cannot be loaded: {loading.one_line(error)}. "
+                f"judge.path: '{judge.path}' cannot be loaded: {one_line(error)}. "
                 "Expected a causal language model saved by save_pretrained with its tokenizer, or a hub id."
             ) from None
         self._model = model.to(self._device).eval()

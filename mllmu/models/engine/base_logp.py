@@ -1,38 +1,36 @@
-"""How likely the base model finds what another model said."""
+"""How likely the base model finds the replies of another model."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mllmu.core.records import BaseLogp, CandidateLogp, Response, Sample
-from mllmu.models.engine.respond import as_turn, fitting, plan_batches, score_candidates
+from mllmu.core.records import BaseLogp, Response, Sample
+from mllmu.models.engine.plain import score
+from mllmu.models.engine.respond import as_turn, fitting, plan_batches
 from mllmu.models.loading import Loaded
-
-REPLY = "reply"
 
 
 def base_logps(
-    loaded: Loaded, samples: Sequence[Sample], replies: Sequence[Response], *, image_folder: Path, batch_size: int
+    loaded: Loaded, samples: Sequence[Sample], responses: Sequence[Response], *, image_folder: Path, batch_size: int
 ) -> Iterator[BaseLogp]:
     """Log-probability of each reply behind its question (and image), summed over its tokens and the end, in nats.
 
-    Empty replies and replies to raw prompts are left out. The system prompt of the model that replied is
-    not put before the question: the base is asked as everybody is.
+    Empty replies and replies to raw prompts are left out. The system prompt of the model that replied is not put before
+    the question: the base gets the same question as every model.
 
     Args:
         samples: the questions of the replies.
         image_folder: the folder that the samples' image paths are relative to.
     """
-    said = {reply.sample_id: reply.text for reply in replies if reply.text.strip()}
-    asked = [
-        s.model_copy(update={"candidates": {REPLY: said[s.id]}}) for s in samples if s.id in said and not s.raw_prompt
-    ]
-    batches = plan_batches(asked, batch_size)
+    replies = {response.sample_id: response.text for response in responses if response.text.strip()}
+    answered = [sample for sample in samples if sample.id in replies and not sample.raw_prompt]
 
-    def score(batch: Sequence[Sample]) -> list[dict[str, CandidateLogp]]:
-        return score_candidates(loaded, batch, [as_turn(sample, image_folder, "") for sample in batch])
+    def run(batch: Sequence[Sample]) -> list[float]:
+        turns = [as_turn(sample, image_folder, "") for sample in batch]
+        return score(loaded, turns, [(i, replies[sample.id]) for i, sample in enumerate(batch)])
 
-    for batch, found in fitting(batches, score):
-        for sample, known in zip(batch, found, strict=True):
-            yield BaseLogp(sample_id=sample.id, logp=known[REPLY].logp, num_tokens=known[REPLY].num_tokens)
+    for batch, logps in fitting(plan_batches(answered, batch_size), run):
+        for sample, logp in zip(batch, logps, strict=True):
+            num_tokens = len(loaded.encoder.reply(replies[sample.id]))
+            yield BaseLogp(sample_id=sample.id, logp=round(logp, 6), num_tokens=num_tokens)

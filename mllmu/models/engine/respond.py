@@ -1,62 +1,64 @@
 """Reply to samples: greedy replies and the log-probability of every candidate, in batches.
 
-This is the only evaluation step that needs a model. Replies do not depend on the batch size or on what is shared:
-padding is masked, and rows are independent. A batch that does not fit into memory is halved, and so are all after it.
+This is the only evaluation step that needs a model. Replies depend neither on the batch size nor on what is shared. A
+batch that does not fit into memory is halved, and so are all after it. Prompts with the same system text and examples
+share those; those with the same image share all up to its end::
+
+    examples (5 images) -> image p -> question 1
+                                   -> question 2
+                        -> image q -> question 3
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
+from torch import Tensor
 
-from mllmu.core.errors import ModelError
 from mllmu.core.records import CandidateLogp, Response, Sample
-from mllmu.models.engine.forward import run_forward
-from mllmu.models.engine.prepacked import ready
-from mllmu.models.engine.raw_prompt import OpenImage, check_longest, respond_raw, respond_sharing
-from mllmu.models.engine.sharing import Prompt, read_and_write
-from mllmu.models.engine.token_stats import measure
-from mllmu.models.families import Turn, open_image
+from mllmu.models import devices
+from mllmu.models.encoding import FEATURES, EncodedPrompt, Encoder, image_features, shared_length
+from mllmu.models.engine import forward, plain, raw_prompt, visibility
+from mllmu.models.engine.tree import TreeLevel
+from mllmu.models.families import Turn, core
 from mllmu.models.loading import Loaded
 
-Reply = tuple[str, int, bool]
 Result = TypeVar("Result")
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+SHORTEST = 16
+"""Tokens of an opening that are worth a level of their own; a shorter one is read with every prompt."""
 
 
 def plan_batches(samples: Sequence[Sample], batch_size: int) -> list[list[Sample]]:
     """Group samples into batches; the plan is always the same.
 
     Questions with the same examples come together, and of those the ones about one image, because they share it;
-    questions without image by task and length. What is shared is not read twice for want of a few places: a batch
-    ends early rather than between questions about one image, if these are a quarter of it at most, and where the
-    examples change.
+    questions without image by task and length. Shared tokens are not read twice for want of a few places: a batch ends
+    early rather than between questions about one image, if these are a quarter of it at most, and where examples end.
     """
 
-    def place(sample: Sample) -> tuple[tuple[str, bool, str], str, str, int, str]:
+    def order(sample: Sample) -> tuple[tuple[str, bool, str], str, str, int, str]:
         examples = "".join(one.prompt for one in sample.examples)
         return (sample.modality, sample.raw_prompt, examples), sample.image, sample.task, len(sample.prompt), sample.id
 
     batches: list[list[Sample]] = []
     room, current = 0, None
-    for (kind, image), group in groupby(sorted(samples, key=place), key=lambda sample: place(sample)[:2]):
+    for (opening, image), group in groupby(sorted(samples, key=order), key=lambda sample: order(sample)[:2]):
         alike = list(group)
-        changed = bool(alike[0].examples) and kind != current
-        if changed or (image and room < len(alike) <= batch_size // 4):
+        if (alike[0].examples and opening != current) or (image and room < len(alike) <= batch_size // 4):
             room = 0
-        current = kind
-        while alike:
+        current = opening
+        for sample in alike:
             if not room:
                 batches.append([])
                 room = batch_size
-            batches[-1] += alike[:room]
-            alike, room = alike[room:], max(0, room - len(alike))
+            batches[-1].append(sample)
+            room -= 1
     return batches
 
 
@@ -71,36 +73,33 @@ def respond(
     """Reply to each batch in turn.
 
     Args:
-        image_folder: the folder that the samples' image paths are relative to.
-        system_prompt: system prompt put before every sample's own.
-        share: compute common prefixes once (:mod:`mllmu.models.engine.prefix`) where the family allows it; otherwise,
-            and for other families, every prompt is run again for its reply and for every candidate. The replies are the
-            same.
+        image_folder, system_prompt: the samples' image paths start from one, the other stands before their own.
+        share: read common prefixes once, if the family allows it; otherwise every prompt is run again for its reply
+            and for every candidate. The replies are the same.
+
+    Raises:
+        ModelError: a prompt with one of its candidates does not fit the context; before the first reply is written.
     """
-    kinds = [[[s for s in batch if s.raw_prompt is kind] for kind in (True, False)] for batch in batches]
-    batches = [batch for parts in kinds for batch in parts if batch]
+    parts = ([s for s in batch if s.raw_prompt is raw] for batch in batches for raw in (True, False))
+    batches = [part for part in parts if part]
     for batch in batches:
         if batch[0].raw_prompt:
-            check_longest(loaded, batch, opener(image_folder))
-        else:
-            check_budget(loaded, batch, [as_turn(sample, image_folder, system_prompt) for sample in batch])
+            raw_prompt.check_longest(loaded, batch, raw_prompt.opener(image_folder))
+        for sample in () if batch[0].raw_prompt else batch:
+            turn = as_turn(sample, image_folder, system_prompt)
+            for text in ("", *sample.candidates.values()):
+                loaded.encoder.check_length(turn, text)
     share = share and loaded.family.shares_prefix
-    with ready(loaded.model) if share else nullcontext():
-        for _, replies in fitting(
-            batches,
-            lambda batch: answer(loaded, batch, image_folder=image_folder, system_prompt=system_prompt, share=share),
-        ):
-            yield replies
+    run = partial(answer, loaded, image_folder=image_folder, system_prompt=system_prompt, share=share)
+    with forward.prepacked(loaded.model, loaded.family.lora_targets) if share else nullcontext():
+        for _, responses in fitting(batches, run):
+            yield responses
 
 
 def fitting(
     batches: Sequence[Sequence[Sample]], run: Callable[[Sequence[Sample]], Result]
 ) -> Iterator[tuple[Sequence[Sample], Result]]:
-    """Every batch with what ``run`` gives for it; one that does not fit into memory is halved, and so are all after it.
-
-    Raises:
-        ModelError: not even one sample fits.
-    """
+    """Every batch with the result of ``run``; one that does not fit into memory is halved, and so are all after it."""
     waiting = list(reversed(batches))
     most = max(map(len, waiting), default=1)
     while waiting:
@@ -109,69 +108,51 @@ def fitting(
             waiting += [batch[most:], batch[:most]]
             continue
         try:
-            found = run(batch)
+            result = run(batch)
         except (MemoryError, RuntimeError) as error:
-            most = half_of(batch, error)
+            most = devices.half_of(batch, error)
             waiting.append(batch)
         else:
-            yield batch, found
-
-
-def half_of(batch: Sequence[Sample], error: Exception) -> int:
-    """The size to go on with after a batch that did not fit into memory; other errors are raised again.
-
-    Raises:
-        ModelError: not even one sample fits.
-    """
-    if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in OUT_OF_MEMORY):
-        raise error
-    if len(batch) == 1:
-        raise ModelError(
-            f"out of memory with a single question ({batch[0].id}). Use a smaller model, a GPU with more memory, or "
-            "smaller images (model.image_processor)."
-        ) from None
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return len(batch) // 2
+            yield batch, result
 
 
 def answer(
     loaded: Loaded, batch: Sequence[Sample], *, image_folder: Path, system_prompt: str = "", share: bool = True
 ) -> list[Response]:
-    """Replies to one batch, in its order; see :func:`respond`."""
+    """Responses to one batch, in its order; see :func:`respond`."""
     if batch[0].raw_prompt:
-        shared = respond_sharing(loaded, batch, image_folder, system_prompt=system_prompt) if share else None
-        return shared or list(respond_raw(loaded, batch, opener(image_folder), system_prompt=system_prompt))
+        return raw_prompt.answer(loaded, batch, image_folder, system_prompt, read_and_write if share else None)
     turns = [as_turn(sample, image_folder, system_prompt) for sample in batch]
+    candidates = [(i, text) for i, sample in enumerate(batch) for text in dict.fromkeys(sample.candidates.values())]
+    owners, replies = [i for i, _ in candidates], [loaded.encoder.reply(text) for _, text in candidates]
+    limits = [sample.max_new_tokens for sample in batch]
     if share:
-        replies, logps = answer_sharing(loaded, batch, turns)
+        prompts = [EncodedPrompt(loaded.encoder.prompt(turn), turn) for turn in turns]
+        written, logps = read_and_write(loaded, prompts, limits, loaded.ends, owners, replies)
     else:
-        replies, logps = generate(loaded, batch, turns), score_candidates(loaded, batch, turns)
-    measured = measure(loaded, batch, turns)
+        written, logps = plain.generate(loaded, turns, limits), plain.score(loaded, turns, candidates)
+    stats = plain.measure(loaded, batch, turns) if any(s.measured for s in batch) else [None] * len(batch)
+    scored = {
+        key: CandidateLogp(logp=round(logp, 6), num_tokens=len(reply))
+        for key, logp, reply in zip(candidates, logps, replies, strict=True)
+    }
     return [
-        Response(sample_id=s.id, text=text, num_tokens=count, finished=finished, candidates=scored, tokens=tokens)
-        for s, (text, count, finished), scored, tokens in zip(batch, replies, logps, measured, strict=True)
+        response(loaded.encoder, sample, ids, loaded.ends, tokens=tokens).model_copy(
+            update={"candidates": {key: scored[i, text] for key, text in sample.candidates.items()}}
+        )
+        for i, (sample, ids, tokens) in enumerate(zip(batch, written, stats, strict=True))
     ]
 
 
-def opener(image_folder: Path) -> OpenImage:
-    """Opens images by their path in a folder."""
-    return lambda name: open_image(image_folder / name)
-
-
-def check_budget(loaded: Loaded, batch: Sequence[Sample], turns: Sequence[Turn]) -> None:
-    """Measure the prompts with their candidates, before the first reply is written.
-
-    Raises:
-        ModelError: one does not fit the context; names the sample.
-    """
-    loaded.encoder.check(turns)
-    for i, text in _candidates(batch):
-        loaded.encoder.check_length(turns[i], text)
+def response(encoder: Encoder, sample: Sample, ids: Sequence[int], ends: Collection[int], **scores: Any) -> Response:
+    """The response whose reply has these tokens, up to the first of ``ends``."""
+    length = next((number for number, token in enumerate(ids) if token in ends), len(ids))
+    text = encoder.processor.tokenizer.decode(ids[:length], skip_special_tokens=True).strip()
+    return Response(sample_id=sample.id, text=text, num_tokens=length, finished=length < len(ids), **scores)
 
 
 def as_turn(sample: Sample, image_folder: Path, system_prompt: str) -> Turn:
-    """The turn a sample is put as, without reply."""
+    """A sample as a turn, without reply."""
     system = "\n".join(part for part in (system_prompt, sample.system) if part)
     image = image_folder / sample.image if sample.image else None
     before = tuple(
@@ -181,65 +162,157 @@ def as_turn(sample: Sample, image_folder: Path, system_prompt: str) -> Turn:
     return Turn(prompt=sample.prompt, image=image, system=system, label=sample.id, before=before)
 
 
-@torch.inference_mode()
-def answer_sharing(
-    loaded: Loaded, batch: Sequence[Sample], turns: Sequence[Turn]
-) -> tuple[list[Reply], list[dict[str, CandidateLogp]]]:
-    """Replies and candidate log-probabilities; examples, images, questions and system prompts are read once each."""
-    encoder, wanted = loaded.encoder, _candidates(batch)
-    prompts = [Prompt(encoder.prompt(turn), turn) for turn in turns]
-    replies = [encoder.reply(text) for _, text in wanted]
-    limits = [sample.max_new_tokens for sample in batch]
-    written, sums = read_and_write(loaded, prompts, limits, loaded.ends, [i for i, _ in wanted], replies)
-    known = {key: _logp(value, len(reply)) for key, value, reply in zip(wanted, sums, replies, strict=True)}
-    return [_reply(loaded, reply) for reply in written], _by_key(batch, known)
+class Piece(NamedTuple):
+    """A node of a level: behind which node of the level before, and which tokens of which prompt."""
+
+    parent: int
+    prompt: int
+    tokens: slice
+
+
+class SharingPlan(NamedTuple):
+    """Prompts that share in the same manner: each level continues the one before, the last has a node per prompt."""
+
+    levels: list[list[Piece]]
+    members: list[int]
 
 
 @torch.inference_mode()
-def generate(loaded: Loaded, samples: Sequence[Sample], turns: Sequence[Turn]) -> list[Reply]:
-    """Greedy replies, one after the other in one batch, by the library's own generation."""
-    batch = loaded.encoder.batch(turns, side="left").to(loaded.device)
-    limits = [sample.max_new_tokens for sample in samples]
-    output = loaded.model.generate(
-        **batch.inputs,
-        max_new_tokens=max(limits),
-        do_sample=False,
-        pad_token_id=loaded.encoder.pad,
-        eos_token_id=sorted(loaded.ends),
-    )
-    rows = output[:, batch.inputs["input_ids"].shape[1] :].tolist()
-    return [_reply(loaded, row[:limit]) for row, limit in zip(rows, limits, strict=True)]
+def read_and_write(
+    loaded: Loaded,
+    prompts: Sequence[EncodedPrompt],
+    limits: Sequence[int],
+    ends: frozenset[int],
+    owners: Sequence[int] = (),
+    candidates: Sequence[Sequence[int]] = (),
+) -> tuple[list[list[int]], list[float]]:
+    """The tokens of a greedy reply to every prompt, and the log-probability of candidates in nats.
+
+    Args:
+        limits, ends: most tokens of each reply, and the tokens that end one.
+        owners, candidates: the number of the prompt that each candidate is a reply to, and its tokens.
+    """
+    written: list[list[int]] = [[] for _ in prompts]
+    logps = [0.0] * len(candidates)
+    plans, features = plan_sharing(loaded, prompts)
+    for each in plans:
+        level = _read(loaded, prompts, each, features)
+        first_NV = forward.next_logits(loaded.model, level)
+        node = {prompt: number for number, prompt in enumerate(each.members)}
+        own = [i for i, prompt in enumerate(owners) if prompt in node]
+        parents, replies = [node[owners[i]] for i in own], [candidates[i] for i in own]
+        for i, logp in zip(own, forward.reply_logps(loaded.model, level, first_NV, parents, replies), strict=True):
+            logps[i] = logp
+        decoded = forward.decode(loaded.model, level, first_NV, [limits[i] for i in each.members], ends)
+        for i, reply in zip(each.members, decoded, strict=True):
+            written[i] = reply
+    return written, logps
 
 
-def _reply(loaded: Loaded, ids: Sequence[int]) -> Reply:
-    """Text, number of tokens (the end token not counted), and whether the reply ended by itself."""
-    end = next((place for place, token in enumerate(ids) if token in loaded.ends), len(ids))
-    text = loaded.encoder.processor.tokenizer.decode(ids[:end], skip_special_tokens=True).strip()
-    return text, end, end < len(ids)
+def plan_sharing(
+    loaded: Loaded, prompts: Sequence[EncodedPrompt]
+) -> tuple[list[SharingPlan], list[list[Tensor]] | None]:
+    """The plans of prompts, and the features of each one's images; None if images are put in as pixels."""
+    features = image_features(loaded, [prompt.turn.images for prompt in prompts])
+    if loaded.family.looks_ahead == "prompt":  # the meaning of a beginning depends on what follows it
+        whole = [Piece(0, i, slice(0, len(prompt.ids))) for i, prompt in enumerate(prompts)]
+        return [SharingPlan([whole], list(range(len(prompts))))], features
+    mark = loaded.image_token_id
+    starts = [_own_start(prompt, features[i] if features else None, mark) for i, prompt in enumerate(prompts)]
+    return plan(prompts, starts), features
 
 
-@torch.inference_mode()
-def score_candidates(loaded: Loaded, batch: Sequence[Sample], turns: Sequence[Turn]) -> list[dict[str, CandidateLogp]]:
-    """Log-probability of every candidate of every sample, each behind a prompt of its own."""
-    wanted = _candidates(batch)
-    known: dict[tuple[int, str], CandidateLogp] = {}
-    for start in range(0, len(wanted), max(1, 2 * len(batch))):
-        chunk = wanted[start : start + 2 * len(batch)]
-        rows = [replace(turns[i], reply=text) for i, text in chunk]
-        forward = run_forward(loaded.model, loaded.encoder.batch(rows).to(loaded.device))
-        sums, lengths = forward.row_logp_B.tolist(), forward.row_length_B.tolist()
-        known |= {key: _logp(value, length) for key, value, length in zip(chunk, sums, lengths, strict=True)}
-    return _by_key(batch, known)
+def _own_start(prompt: EncodedPrompt, features: list[Tensor] | None, mark: int | None) -> int:
+    """Index of the first token of the prompt's own image; 0 if what comes before cannot be read without it."""
+    indices = [index for index, token in enumerate(prompt.ids) if token == mark]
+    if not indices or (len(prompt.turn.images) > 1 and not features):
+        return 0
+    return indices[-len(features[-1])] if features else indices[0]
 
 
-def _candidates(batch: Sequence[Sample]) -> list[tuple[int, str]]:
-    """Sample index and text of every candidate; equal texts of a sample once."""
-    return [(i, text) for i, sample in enumerate(batch) for text in dict.fromkeys(sample.candidates.values())]
+def plan(prompts: Sequence[EncodedPrompt], own_starts: Sequence[int]) -> list[SharingPlan]:
+    """What is read in which order, for all prompts; for ``own_starts`` see :func:`_own_start`."""
+    plans: dict[tuple[bool, bool], SharingPlan] = {}
+    turns = [prompt.turn for prompt in prompts]
+    for members in _grouped(range(len(prompts)), lambda i: (turns[i].system, turns[i].before, turns[i].image is None)):
+        has_image = turns[members[0]].image is not None
+        length = _opening(prompts, own_starts, members)
+        empty = SharingPlan([[] for _ in range(1 + (length > 0) + has_image)], [])
+        levels, planned = plans.setdefault((length > 0, has_image), empty)
+        if length:
+            levels[0].append(Piece(0, members[0], slice(0, length)))
+        top = len(levels[0]) - 1 if length else 0
+        for alike in _grouped(members, lambda i: turns[i].image):
+            parent, start = top, length
+            if has_image:
+                start = shared_length([prompts[i].ids for i in alike])
+                levels[-2].append(Piece(top, alike[0], slice(length, start)))
+                parent = len(levels[-2]) - 1
+            levels[-1] += [Piece(parent, i, slice(start, len(prompts[i].ids))) for i in alike]
+            planned += alike
+    return list(plans.values())
 
 
-def _logp(value: float, num_tokens: float) -> CandidateLogp:
-    return CandidateLogp(logp=round(value, 6), num_tokens=int(num_tokens))
+def _grouped(items: Iterable[int], key: Callable[[int], Hashable]) -> list[list[int]]:
+    groups: dict[Hashable, list[int]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return list(groups.values())
 
 
-def _by_key(batch: Sequence[Sample], known: Mapping[tuple[int, str], CandidateLogp]) -> list[dict[str, CandidateLogp]]:
-    return [{key: known[i, text] for key, text in sample.candidates.items()} for i, sample in enumerate(batch)]
+def _opening(prompts: Sequence[EncodedPrompt], own_starts: Sequence[int], members: Sequence[int]) -> int:
+    """How many tokens prompts of one opening begin with, before their own images; 0 if too few to matter."""
+    images = {prompts[i].turn.image for i in members}
+    if len(members) == 1 or (len(images) == 1 and None not in images):
+        return 0  # an image that all show is shared with what comes before it
+    length = shared_length([prompts[i].ids for i in members])
+    if None not in images:
+        length = min(length, *(own_starts[i] for i in members))
+    return length if length >= SHORTEST else 0
+
+
+def _read(
+    loaded: Loaded, prompts: Sequence[EncodedPrompt], sharing: SharingPlan, features: list[list[Tensor]] | None
+) -> TreeLevel:
+    """Read prompts level by level; returns the last one, with a node per member."""
+    level: TreeLevel | None = None
+    looks, mark = loaded.family.looks_ahead, loaded.image_token_id
+    for pieces in sharing.levels:
+        ids = [prompts[piece.prompt].ids[piece.tokens] for piece in pieces]
+        level = forward.read(
+            loaded.model,
+            level,
+            [piece.parent for piece in pieces],
+            ids,
+            _images(loaded, prompts, features, pieces),
+            ends=pieces is sharing.levels[-1],
+            positions=[_positions(loaded, prompts[piece.prompt], piece.tokens) for piece in pieces],
+            ahead_M=visibility.tokens_ahead(looks, ids, mark) if looks else None,
+        )
+    assert level is not None  # noqa: S101 - a plan has at least one level
+    return level
+
+
+def _images(
+    loaded: Loaded, prompts: Sequence[EncodedPrompt], features: list[list[Tensor]] | None, pieces: Sequence[Piece]
+) -> dict[str, Tensor]:
+    """The images among the tokens of a level: their part of the features, or the pixels of all images of its turns."""
+    parts, turns, mark = [], [], loaded.image_token_id
+    for _, i, tokens in pieces:
+        before, here = (prompts[i].ids[part].count(mark) for part in (slice(tokens.start), tokens))
+        if here and features:
+            parts.append(torch.cat(features[i])[before : before + here])
+        elif here:
+            turns.append(prompts[i].turn)
+    if parts:
+        return {FEATURES: torch.cat(parts)}
+    return {key: value.to(loaded.device) for key, value in loaded.encoder.images(turns).items()}
+
+
+def _positions(loaded: Loaded, prompt: EncodedPrompt, tokens: slice) -> list[Sequence[int]] | None:
+    """The positions of some tokens of a prompt by axis; None if they are counted on, as they are without an image."""
+    if loaded.image_token_id not in prompt.ids[tokens]:
+        return None
+    images = partial(loaded.encoder.images, [prompt.turn])
+    positions = loaded.family.positions(core(loaded.model), prompt.ids[: tokens.stop], images)
+    return None if positions is None else [axis[tokens.start :] for axis in positions]

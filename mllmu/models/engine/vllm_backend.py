@@ -1,11 +1,11 @@
 """Replies by vLLM instead of transformers: ``evaluate.backend: vllm`` (extra ``vllm``, a GPU).
 
 vLLM keeps its own cache, shares prefixes itself and schedules all prompts at once. It gets the very tokens that our own
-engine would get, with one mark an image, and the images beside them; candidates are read behind their prompt, and
+engine would get, with one mark per image, and the images beside them; candidates are read behind their prompt, and
 their log-probability is that of their last tokens. It runs base models with plain adapters. Several adapters of a
 model become one, whose change is the sum of theirs. What it cannot do is an error before anything is loaded.
 
-Only tested against a stand-in that records what it is asked: never run on vLLM itself.
+Only tested against a stand-in that records its arguments: never run on vLLM itself.
 """
 
 from __future__ import annotations
@@ -20,22 +20,24 @@ from tempfile import mkdtemp
 from typing import Any
 
 import torch
+from peft.utils import CONFIG_NAME as ADAPTER_CONFIG
+from peft.utils import SAFETENSORS_WEIGHTS_NAME as ADAPTER_FILE
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig
 
 from mllmu.config.recipe import ModelSection
-from mllmu.core.errors import ModelError, needs_extra
+from mllmu.core.errors import ModelError, needs_extra, one_line
 from mllmu.core.parsing import after_marker
 from mllmu.core.records import CandidateLogp, ModelRef, Response, Sample
 from mllmu.core.runfolder import digest
-from mllmu.models.encoding import Encoder
-from mllmu.models.engine.respond import as_turn
-from mllmu.models.families import Turn, open_image
-from mllmu.models.loading import ADAPTER_FILE, LOAD_FAULTS, WEIGHTS_FILE, make_encoder, one_line, tiny_folder
-from mllmu.models.modifier_files import is_modifier
+from mllmu.models.engine.raw_prompt import image_names
+from mllmu.models.engine.respond import as_turn, response
+from mllmu.models.families import open_image
+from mllmu.models.loading import LOAD_FAULTS, make_encoder, source_of
+from mllmu.models.modifiers import MODIFIER_FILE
+from mllmu.models.weights import WEIGHTS_FILE
 
-ADAPTER_CONFIG = "adapter_config.json"
 MOST_RANK, MOST_IMAGES = 64, 8
 """Rank of an adapter, and images of a prompt, that the engine makes room for if its settings say nothing else."""
 OURS = frozenset(
@@ -46,7 +48,7 @@ HOW = "Use evaluate.backend: transformers for this run."
 
 
 @dataclass(eq=False)
-class Engine:
+class VllmEngine:
     """vLLM with one base model loaded; serves every model of a run whose reference starts from it.
 
     Args:
@@ -58,22 +60,21 @@ class Engine:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        odd = sorted(OURS & set(self.settings))
-        if odd:
-            raise ModelError(f"evaluate.vllm: {odd[0]} is set by mllmu itself. Leave it out.")
+        if reserved := sorted(OURS & set(self.settings)):
+            raise ModelError(f"evaluate.vllm: {reserved[0]} is set by mllmu itself. Leave it out.")
         if self.section.quantize:
             raise ModelError(f"evaluate.backend: vllm does not take model.quantize: {self.section.quantize}. {HOW}")
         with needs_extra("evaluate.backend: vllm", "vllm"):
             import vllm
             from vllm.lora.request import LoRARequest
         self._vllm, self._lora = vllm, LoRARequest
-        source = str(tiny_folder()) if self.base.base == "tiny" else self.base.base
+        source, revision = source_of(self.base.base), self.base.revision
         try:
-            config = AutoConfig.from_pretrained(source, revision=self.base.revision, trust_remote_code=False)
-            self.encoder: Encoder = make_encoder(self.section, source, self.base.revision, config)
+            config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+            self.encoder = make_encoder(self.section, source, revision, config)
             self.llm = vllm.LLM(
                 model=source,
-                revision=self.base.revision,
+                revision=revision,
                 dtype="bfloat16" if self.section.dtype == "auto" else self.section.dtype,
                 seed=0,
                 trust_remote_code=False,
@@ -94,111 +95,97 @@ class Engine:
     def most_rank(self) -> int:
         return int(self.settings.get("max_lora_rank", MOST_RANK))
 
-    def adapter(self, folder: Path | None) -> Any:
-        """vLLM's request for an adapter; each folder has a number of its own, by which vLLM remembers it."""
-        if folder is None:
-            return None
-        number = self._numbers.setdefault(folder, len(self._numbers) + 1)
-        return self._lora(f"adapter_{number}", number, str(folder))
-
     def generate(
-        self, prompts: Sequence[dict[str, Any]], settings: Sequence[dict[str, Any]], adapter: Any
+        self, prompts: Sequence[dict[str, Any]], settings: Sequence[dict[str, Any]], adapter: Path | None
     ) -> list[Any]:
-        """Greedy, one setting a prompt."""
+        """Greedy outputs, with one setting per prompt; vLLM remembers an adapter's folder by a number."""
         parameters = [self._vllm.SamplingParams(temperature=0.0, **each) for each in settings]
-        return list(self.llm.generate(list(prompts), parameters, lora_request=adapter, use_tqdm=False))
+        request = None
+        if adapter is not None:
+            number = self._numbers.setdefault(adapter, len(self._numbers) + 1)
+            request = self._lora(f"adapter_{number}", number, str(adapter))
+        return list(self.llm.generate(list(prompts), parameters, lora_request=request, use_tqdm=False))
 
 
 @dataclass(frozen=True)
 class VllmModel:
     """A model of a run in vLLM: the engine and the folder of its one adapter, None for the base itself."""
 
-    engine: Engine
+    engine: VllmEngine
     adapter: Path | None
 
     def respond(
         self, batches: Sequence[Sequence[Sample]], *, image_folder: Path, system_prompt: str = ""
     ) -> Iterator[list[Response]]:
-        """Reply to each batch in turn, as :func:`mllmu.models.engine.respond.respond` does."""
-        for batch in batches:
-            check_samples(batch)
+        """Reply to each batch in turn, as :func:`mllmu.models.engine.respond.respond` does.
+
+        Raises:
+            ModelError: a sample needs the model's whole prediction or its gradient.
+        """
+        measured = [sample for batch in batches for sample in batch if sample.measured]
+        if measured:
+            raise ModelError(
+                f"{measured[0].id}: {' and '.join(measured[0].measured)} of the target cannot be measured by vLLM, "
+                f"which some metrics of this recipe need. Leave those out, or use evaluate.backend: transformers."
+            )
         for batch in batches:
             yield self._answer(batch, image_folder, system_prompt)
 
     def _answer(self, batch: Sequence[Sample], image_folder: Path, system_prompt: str) -> list[Response]:
-        encoder, adapter = self.engine.encoder, self.engine.adapter(self.adapter)
-        asked = [self._prompt(sample, image_folder, system_prompt) for sample in batch]
+        encoder = self.engine.encoder
+        prompts = [self._prompt(sample, image_folder, system_prompt) for sample in batch]
         ends = sorted({encoder.reply("?")[-1], int(encoder.processor.tokenizer.eos_token_id)})
         limits = [
             {"max_tokens": sample.max_new_tokens} | ({} if sample.raw_prompt else {"stop_token_ids": ends})
             for sample in batch
         ]
-        wanted = [(i, text) for i, sample in enumerate(batch) for text in dict.fromkeys(sample.candidates.values())]
-        replies = [encoder.reply(text) for _, text in wanted]
+        candidates = [(i, text) for i, sample in enumerate(batch) for text in dict.fromkeys(sample.candidates.values())]
+        replies = [encoder.reply(text) for _, text in candidates]
         behind = [
-            asked[i] | {"prompt_token_ids": [*asked[i]["prompt_token_ids"], *reply]}
-            for (i, _), reply in zip(wanted, replies, strict=True)
+            prompts[i] | {"prompt_token_ids": [*prompts[i]["prompt_token_ids"], *reply]}
+            for (i, _), reply in zip(candidates, replies, strict=True)
         ]
-        outputs = self.engine.generate(
-            [*asked, *behind], [*limits, *({"max_tokens": 1, "prompt_logprobs": 0} for _ in behind)], adapter
-        )
-        known = {
+        scoring = [{"max_tokens": 1, "prompt_logprobs": 0}] * len(behind)
+        outputs = self.engine.generate([*prompts, *behind], [*limits, *scoring], self.adapter)
+        scored = {
             key: CandidateLogp(logp=round(logp_of(output.prompt_logprobs, reply), 6), num_tokens=len(reply))
-            for key, output, reply in zip(wanted, outputs[len(asked) :], replies, strict=True)
+            for key, output, reply in zip(candidates, outputs[len(prompts) :], replies, strict=True)
         }
-        return [
-            self._response(sample, prompt["prompt_token_ids"], output.outputs[0], ends).model_copy(
-                update={"candidates": {key: known[i, text] for key, text in sample.candidates.items()}}
-            )
-            for i, (sample, prompt, output) in enumerate(zip(batch, asked, outputs, strict=False))
-        ]
+        responses = []
+        for i, (sample, prompt) in enumerate(zip(batch, prompts, strict=True)):
+            ids = list(outputs[i].outputs[0].token_ids)
+            update: dict[str, Any] = {"candidates": {key: scored[i, text] for key, text in sample.candidates.items()}}
+            if sample.raw_prompt:  # the published evaluator decodes the whole dialogue but its first two tokens
+                whole = [*prompt["prompt_token_ids"], *ids][2:]
+                update["text"] = after_marker(encoder.processor.tokenizer.decode(whole, skip_special_tokens=True))
+            responses.append(response(encoder, sample, ids, ends).model_copy(update=update))
+        return responses
 
     def _prompt(self, sample: Sample, image_folder: Path, system_prompt: str) -> dict[str, Any]:
-        """What vLLM takes: token ids with one mark an image, and the images."""
+        """A prompt for vLLM: token ids with one mark per image, and the images."""
+        encoder = self.engine.encoder
         if sample.raw_prompt:
             text = f"{system_prompt}\n{sample.prompt}" if system_prompt else sample.prompt
-            ids = self.engine.encoder.processor.tokenizer(text)["input_ids"]
-            names = [*(one.image for one in sample.examples), sample.image] if sample.image else []
-            images = [image_folder / name for name in names]
+            ids = encoder.processor.tokenizer(text)["input_ids"]
+            paths = [image_folder / name for name in image_names(sample)]
         else:
-            turn: Turn = as_turn(sample, image_folder, system_prompt)
-            ids = self.engine.encoder.family.marked_ids(turn, self.engine.encoder.processor)
-            images = list(turn.images)
-        shown = {"multi_modal_data": {"image": [open_image(path) for path in images]}} if images else {}
-        return {"prompt_token_ids": list(ids), **shown}
-
-    def _response(self, sample: Sample, prompt: Sequence[int], output: Any, ends: Sequence[int]) -> Response:
-        ids = list(output.token_ids)
-        end = next((place for place, token in enumerate(ids) if token in ends), len(ids))
-        decode = self.engine.encoder.processor.tokenizer.decode
-        if sample.raw_prompt:  # the published evaluator decodes the whole dialogue but its first two tokens
-            text = after_marker(decode([*prompt, *ids][2:], skip_special_tokens=True))
-        else:
-            text = decode(ids[:end], skip_special_tokens=True).strip()
-        return Response(sample_id=sample.id, text=text, num_tokens=end, finished=end < len(ids))
+            turn = as_turn(sample, image_folder, system_prompt)
+            ids, paths = encoder.family.marked_ids(turn, encoder.processor), list(turn.images)
+        images = {"multi_modal_data": {"image": [open_image(path) for path in paths]}} if paths else {}
+        return {"prompt_token_ids": list(ids), **images}
 
 
 def logp_of(prompt_logprobs: Sequence[Any], reply: Sequence[int]) -> float:
     """Log-probability in nats of the last tokens of a prompt, summed.
 
     Args:
-        prompt_logprobs: by place, {token: an object with ``logprob``}, the token that is there among them.
+        prompt_logprobs: by index, {token: an object with ``logprob``}, the token at that index among them.
     """
     last = list(prompt_logprobs)[-len(reply) :]
-    return sum(float(place[token].logprob) for place, token in zip(last, reply, strict=True))
+    return sum(float(known[token].logprob) for known, token in zip(last, reply, strict=True))
 
 
-def check_samples(samples: Sequence[Sample]) -> None:
-    """Raise ModelError for what needs the model's whole prediction or its gradient."""
-    for sample in samples:
-        if sample.measured:
-            raise ModelError(
-                f"{sample.id}: {' and '.join(sample.measured)} of the target cannot be measured by vLLM, which some "
-                f"metrics of this recipe need. Leave those out, or use evaluate.backend: transformers."
-            )
-
-
-def open_model(engine: Engine, ref: ModelRef, run_folder: Path) -> VllmModel:
+def open_model(engine: VllmEngine, ref: ModelRef, run_folder: Path) -> VllmModel:
     """A model of a run in an engine; several adapters are written as one into the engine's own folder.
 
     Raises:
@@ -221,7 +208,7 @@ def open_model(engine: Engine, ref: ModelRef, run_folder: Path) -> VllmModel:
 
 def check_adapter(folder: Path) -> None:
     """Raise ModelError if vLLM cannot apply what is in the folder."""
-    if is_modifier(folder):
+    if (folder / MODIFIER_FILE).is_file():
         reason = "acts while the model runs (a reversible modifier)"
     elif (folder / WEIGHTS_FILE).is_file():
         reason = "is made of whole weights, not of an adapter"
@@ -249,12 +236,12 @@ def combine(folders: Sequence[Path], out: Path) -> int:
         raise ModelError(f"{folders[-1]}: adapts other layers than {folders[0]}, and vLLM takes one adapter. {HOW}")
     joined: dict[str, Tensor] = {}
     for name in weights[0]:
-        if ".lora_A." in name:
-            joined[name] = torch.cat([one[name] for one in weights], dim=0)
-        else:
-            joined[name] = torch.cat([s * one[name] for s, one in zip(scales, weights, strict=True)], dim=1)
+        factors = [one[name] for one in weights]
+        if ".lora_B." in name:
+            factors = [scale * factor for scale, factor in zip(scales, factors, strict=True)]
+        joined[name] = torch.cat(factors, dim=1 if ".lora_B." in name else 0).contiguous()
     rank = sum(int(c["r"]) for c in configs)
-    save_file({name: value.contiguous() for name, value in joined.items()}, out / ADAPTER_FILE)
+    save_file(joined, out / ADAPTER_FILE)
     config = configs[0] | {"r": rank, "lora_alpha": rank, "use_rslora": False}
     (out / ADAPTER_CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     return rank

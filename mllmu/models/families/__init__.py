@@ -1,8 +1,9 @@
-"""One file per model family: how its prompts look, which tokens are the answer, where adapters go.
+"""One file per model family: its prompts, which tokens are the reply, where adapters go.
 
-A family turns a ``Turn`` (image, prompt, reply) into tokens and image tensors. Padding, batching and caching are
-the same for all families, see ``mllmu.models.encoding``. Families whose processor brings a chat template build on
-``ChatFamily`` in ``_chat.py``.
+A family turns a ``Turn`` (image, prompt, reply) into tokens and image tensors. Padding, batching and caching are the
+same for all families, see :mod:`mllmu.models.encoding`. Families with a chat template build on ``_chat.ChatFamily``.
+
+Shapes: B rows, T tokens (a second T: the tokens that are seen), F image tokens, D hidden size.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from torch import Tensor
 
 from mllmu.core.errors import DataError, ModelError
 from mllmu.core.plugins import Plugin
-from mllmu.models.families._masks import Layout
 
 IGNORE = -100
 
@@ -30,9 +30,8 @@ IGNORE = -100
 class Turn:
     """One exchange: an image (or none), the user's text, and for training or scoring the reply.
 
-    ``person``, ``topic`` (the attribute asked about), ``task`` and ``label`` (what error messages call the turn) are
-    never shown to a model; empty where they are not known. ``before`` are exchanges shown before this one, each with
-    its reply.
+    ``person``, ``topic`` (the attribute in question), ``task`` and ``label`` (the turn's name in errors) are never
+    shown to a model; empty where unknown. ``before`` are exchanges shown before this one, each with its reply.
     """
 
     prompt: str
@@ -55,20 +54,20 @@ class Turn:
 class Batch:
     """Tensors of some turns, padded to one length.
 
-    Shapes: B turns, T tokens, P turns that have an image.
-
     Attributes:
-        inputs: keyword arguments of the model: input_ids [B, T], attention_mask [B, T], what else the family says of
-            each token [B, T], and its image tensors, in the order of the turns.
+        inputs: keyword arguments of the model: input_ids and attention_mask [B, T], the family's further inputs per
+            token [B, T], and its image tensors, in the order of the turns.
         labels: [B, T] the reply tokens including end-of-sequence; IGNORE on prompt, image and padding tokens.
             Label t is the token *at* position t; it is predicted from position t - 1.
-        replies: [B, T] which reply a labelled token belongs to; None if row b is reply b (not packed).
-        num_replies: number of replies; only where they are not the rows.
-        masks: attention masks [B, 1, T, T] by the kind of layer, instead of one in ``inputs``; empty for most models.
+        num_tokens: tokens without padding.
+        replies, num_replies: of a packed batch [B, T] the reply of each labelled token, and their number; otherwise
+            None, as row b is reply b.
+        masks: attention masks [B, 1, T, T] by the type of layer, instead of one in ``inputs``; empty for most models.
     """
 
     inputs: dict[str, Tensor]
     labels: Tensor
+    num_tokens: int = 0
     replies: Tensor | None = None
     num_replies: int = 0
     masks: dict[str, Tensor] = field(default_factory=dict)
@@ -85,24 +84,30 @@ class Family(Plugin):
     Class attributes:
         lora_targets: regular expression of the linear layers that get adapters: the language model only.
         model_types: values of ``config.model_type`` this family handles.
+        hub_names: beginnings of hub ids of this family, to recognise a model whose config is not on disk.
         image_inputs: names of the image tensors among the model's inputs.
         image_settings: settings of the image processor that differ from those stored with the model.
-        shares_prefix: what prompts and replies have in common can be read once: :meth:`positions`, ``looks_ahead`` and
-            :meth:`packed_masks` say all that the model must be told for that.
+        shares_prefix: common beginnings of prompts can be read once: :meth:`positions`, ``looks_ahead`` and
+            :meth:`packed_masks` say everything that the model must be told for that.
         looks_ahead: which later tokens a token of a prompt sees: none, those of its own image, or all of its prompt.
         needs_image: the model takes no turn without an image.
-        image_parts: modules of the model that an image goes through, the vision tower first, if their output simply
-            takes the places of the image's tokens; empty: images are put in as pixels. See ``models.images``.
+        image_parts: modules that an image goes through, the vision tower first, if their output simply takes the
+            places of the image's tokens; empty: images are put in as pixels.
+        published_shots: people whose questions the published evaluator shows as examples, by task.
+        published_letter_tokens: most new tokens that it allows for the letter of a question without image.
     """
 
     lora_targets: ClassVar[str] = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
     model_types: ClassVar[tuple[str, ...]] = ()
+    hub_names: ClassVar[tuple[str, ...]] = ()
     image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
     image_settings: ClassVar[dict[str, Any]] = {}
     shares_prefix: ClassVar[bool] = False
     looks_ahead: ClassVar[Literal["", "image", "prompt"]] = ""
     needs_image: ClassVar[bool] = False
     image_parts: ClassVar[tuple[str, ...]] = ()
+    published_shots: ClassVar[dict[str, int]] = {"classification": 1, "cloze": 2}
+    published_letter_tokens: ClassVar[int] = 50
 
     @property
     def name(self) -> str:
@@ -111,7 +116,7 @@ class Family(Plugin):
 
     @property
     def packs(self) -> bool:
-        """Questions about one image can share it: the image means the same, whatever is asked."""
+        """Questions about one image can share it: the image means the same in front of every question."""
         return self.shares_prefix and self.looks_ahead != "prompt"
 
     @abstractmethod
@@ -121,20 +126,20 @@ class Family(Plugin):
     def dialogue(self, turn: Turn, processor: Any) -> str:
         """As :meth:`render`, behind the exchanges that come before."""
         before, after = self.frame(processor) if turn.before else ("", "")
-        told = (f"{self.render(one, processor)}{before}{one.reply}{after}" for one in turn.before)
-        return "".join(told) + self.render(turn, processor)
+        earlier = (f"{self.render(one, processor)}{before}{one.reply}{after}" for one in turn.before)
+        return "".join(earlier) + self.render(turn, processor)
 
     def mark(self, processor: Any) -> str:
         """The token that stands for an image in rendered text; the processor puts the image's tokens there."""
         return str(processor.image_token)
 
     def frame(self, processor: Any) -> tuple[str, str]:
-        """What stands before a reply and after it; what is after it ends with the token that ends a reply."""
+        """The text before a reply and after it; the text after it ends with the token that ends a reply."""
         return " ", str(processor.tokenizer.eos_token)
 
     def prompt_ids(self, turn: Turn, processor: Any) -> tuple[list[int], dict[str, Tensor]]:
         """Token ids of the prompt, image tokens expanded, and the tensors of all its images (empty without any)."""
-        text = self._text(turn, processor)
+        text = self.dialogue(_plain(turn, processor), processor)
         if not turn.images:
             return self._tokens(text, processor), {}
         images, special = [open_image(image) for image in turn.images], self.opens(text, processor)
@@ -152,7 +157,7 @@ class Family(Plugin):
         return inputs["input_ids"][0].tolist(), self.image_tensors(inputs)
 
     def image_tensors(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The image tensors among what the processor made."""
+        """The image tensors among the processor's outputs."""
         return {key: inputs[key] for key in self.image_inputs if key in inputs}
 
     def opens(self, text: str, processor: Any) -> bool:
@@ -166,10 +171,7 @@ class Family(Plugin):
         return text
 
     def image_ids(self, turn: Turn, processor: Any, ids: Sequence[int]) -> list[int] | None:
-        """The tokens that stand for the image in ``ids``, the prompt of the turn; None if they cannot be told apart.
-
-        They are what has come in the place of the mark, and all else must be as without the image.
-        """
+        """The tokens in the place of the image's mark in ``ids``, the prompt of the turn; None if others differ too."""
         around = self._around(turn, processor)
         if around is None:
             return None
@@ -179,19 +181,13 @@ class Family(Plugin):
         return list(ids[len(before) : end]) if apart else None
 
     def prompt_ids_again(self, turn: Turn, processor: Any, image: Sequence[int]) -> list[int]:
-        """Token ids of another prompt with an image whose tokens are known: it is not processed a second time.
-
-        Equals what :meth:`prompt_ids` gives.
-        """
+        """What :meth:`prompt_ids` gives, for an image whose tokens are known: it is not processed a second time."""
         around = self._around(turn, processor)
-        if around is None:
-            return self.prompt_ids(turn, processor)[0]
-        before, after = around
-        return [*before, *image, *after]
+        return self.prompt_ids(turn, processor)[0] if around is None else [*around[0], *image, *around[1]]
 
     def marked_ids(self, turn: Turn, processor: Any) -> list[int]:
         """Token ids of the prompt with the mark alone where an image goes."""
-        return self._tokens(self.spelled(self._text(turn, processor), processor), processor)
+        return self._tokens(self.spelled(self.dialogue(_plain(turn, processor), processor), processor), processor)
 
     def _around(self, turn: Turn, processor: Any) -> tuple[list[int], list[int]] | None:
         """The tokens before and after the mark of the image; None if the mark is no single token."""
@@ -199,17 +195,8 @@ class Family(Plugin):
         mark = processor.tokenizer.convert_tokens_to_ids(self.mark(processor))
         if mark is None or ids.count(mark) != 1:
             return None
-        place = ids.index(mark)
-        return ids[:place], ids[place + 1 :]
-
-    def _text(self, turn: Turn, processor: Any) -> str:
-        if self.needs_image and turn.image is None:
-            raise ModelError(
-                f"{turn.label or 'the prompt'} '{turn.prompt[:60]}' has no image, and models of the family "
-                f"'{self.name}' take no prompt without one. Set finetune.modality and that of the methods to "
-                "image_text, and evaluate.modalities to [image_text]."
-            )
-        return self.dialogue(_plain(turn, processor), processor)
+        index = ids.index(mark)
+        return ids[:index], ids[index + 1 :]
 
     def _tokens(self, text: str, processor: Any) -> list[int]:
         ids: list[int] = processor.tokenizer(text, add_special_tokens=self.opens(text, processor))["input_ids"]
@@ -223,50 +210,52 @@ class Family(Plugin):
         """
         before, after = self.frame(processor)
         text = f"{before}{as_plain_text(reply, processor)}{after}"
-        ask = Turn(prompt="?", image=Path() if self.needs_image else None)
-        last = self.spelled(self.render(ask, processor), processor)[-1:]
+        question = Turn(prompt="?", image=Path() if self.needs_image else None)
+        last = self.spelled(self.render(question, processor), processor)[-1:]
         alone, behind = (
             processor.tokenizer(part, add_special_tokens=False)["input_ids"] for part in (last, last + text)
         )
         if alone and behind[: len(alone)] == alone:
             return list(behind[len(alone) :])
-        ids: list[int] = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
+        return list(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def token_inputs(self, ids_BT: Tensor, labels_BT: Tensor, processor: Any) -> dict[str, Tensor]:
-        """What the model wants to know of each token beside its id, [B, T] each."""
+        """The model's inputs per token beside its id, [B, T] each."""
         del ids_BT, labels_BT, processor
         return {}
 
     def positions(
         self, model: Any, ids: Sequence[int], images: Callable[[], Mapping[str, Tensor]]
-    ) -> Sequence[Sequence[int]]:
-        """[A][T] positions of the first tokens of a prompt on each of the model's A axes; the next one is at max + 1.
+    ) -> Sequence[Sequence[int]] | None:
+        """[A][T] positions of the first tokens of a prompt on the model's A axes; None where they are simply counted.
+
+        The next token is at max + 1. ``model`` has no adapter's wrapper; ``images`` fetches the tensors of all images
+        among ``ids``, and maybe of more behind those.
+        """
+        del model, ids, images
+        return None
+
+    def packed_masks(self, model: Any, kin_BTT: Tensor, position_BT: Tensor, is_image_BT: Tensor) -> dict[str, Tensor]:
+        """Which tokens a packed token sees, [B, T, T], by the type of layer; one mask named "" is for all layers.
+
+        Here kin that comes earlier, and the token itself; prefixes come before their blocks.
 
         Args:
-            model: without an adapter's wrapper.
-            images: fetches the tensors of all images among ``ids``, and maybe more behind those.
+            kin_BTT: True where two tokens are of one group, and the second is of its prefix or of the first's block.
+            position_BT: position of each token in its own prompt; with several axes, along the first.
+            is_image_BT: True for tokens of images.
         """
-        del model, images
-        return [range(len(ids))]
-
-    def packed_masks(self, model: Any, layout: Layout) -> dict[str, Tensor]:
-        """Which tokens a packed token sees, [B, T, T], by the kind of layer; one mask named "" is for all layers."""
-        del model
-        return {"": layout.causal()}
+        del model, position_BT, is_image_BT
+        return {"": kin_BTT.tril()}
 
     def image_features(self, model: Any, images: dict[str, Tensor]) -> Tensor:
-        """[F, D] what the ``image_parts`` make of images: one row per image token, images in order."""
+        """[F, D] the output of the ``image_parts``: one row per image token, images in order."""
         output = model.model.get_image_features(**images)
         return torch.cat(list(getattr(output, "pooler_output", output)))
 
     def join_images(self, images: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The image tensors of several turns as one set: rows one after the other, smaller ones filled with zeros.
-
-        Every model takes zeros for what is not there: pieces of an image that was cut into fewer, and edges, which
-        its mask leaves out.
-        """
-        return {key: _join([each[key] for each in images]) for key in images[0]}
+        """The image tensors of several turns as one set, row after row."""
+        return {key: torch.cat([each[key] for each in images]) for key in images[0]}
 
 
 def _plain(turn: Turn, processor: Any) -> Turn:
@@ -274,14 +263,6 @@ def _plain(turn: Turn, processor: Any) -> Turn:
     prompt, reply, system = (as_plain_text(text, processor) for text in (turn.prompt, turn.reply, turn.system))
     before = tuple(_plain(one, processor) for one in turn.before)
     return replace(turn, prompt=prompt, reply=reply, system=system, before=before)
-
-
-def _join(parts: Sequence[Tensor]) -> Tensor:
-    shape = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
-    filled = [part.new_zeros(len(part), *shape) for part in parts]
-    for part, room in zip(parts, filled, strict=True):
-        room[tuple(slice(size) for size in part.shape)] = part
-    return torch.cat(filled)
 
 
 def as_plain_text(text: str, processor: Any) -> str:
@@ -313,3 +294,8 @@ def open_image(path: Path) -> Image.Image:
         raise DataError(f"{path}: no such image. Run the data stage again (mllmu data RECIPE --force).") from None
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise DataError(f"{path}: not a readable image ({error}). Replace it or make the data again.") from None
+
+
+def core(model: Any) -> Any:
+    """The model itself, without the adapter's wrapper."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

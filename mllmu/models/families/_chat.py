@@ -7,7 +7,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from jinja2 import TemplateError
+from torch import Tensor
 
 from mllmu.core.errors import ModelError
 from mllmu.models.families import Family, Turn, special_texts
@@ -46,6 +48,22 @@ class ChatFamily(Family):
         style = style_of(processor, self.mark(processor))
         return style.before, style.after
 
+    def join_images(self, images: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The image tensors of several turns as one set, row after row, smaller ones filled with zeros.
+
+        Every model takes zeros for what is missing: pieces of an image that was cut into fewer, and edges, which its
+        mask leaves out.
+        """
+        return {key: _join([each[key] for each in images]) for key in images[0]}
+
+
+def _join(parts: Sequence[Tensor]) -> Tensor:
+    shape = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
+    filled = [part.new_zeros(len(part), *shape) for part in parts]
+    for part, room in zip(parts, filled, strict=True):
+        room[tuple(slice(size) for size in part.shape)] = part
+    return torch.cat(filled)
+
 
 def messages(turn: Turn, style: Style, mark: str, *, reply: str | None = None) -> list[Message]:
     """A turn as the messages a chat template takes."""
@@ -82,33 +100,28 @@ def style_of(processor: Any, mark: str) -> Style:
             f"model.path: the {type(processor).__name__} there has no chat template, so nobody knows how its prompts "
             "look. Expected the file chat_template.jinja beside the processor; take it from the model's hub page."
         )
-    turn = Turn(prompt=PROMPT, system=SYSTEM, image=Path())
-    tried = [Style(parts, system, "", "") for parts in (True, False) for system in (True, False)]
-    style = next((style for style in tried if _keeps_all(processor, turn, style, mark)), None)
-    if style is None:
+    styles = [Style(parts, system, "", "") for parts in (True, False) for system in (True, False)]
+    known = next((known for style in styles if (known := _tried(processor, style, mark))), None)
+    if known is None:
         raise ModelError(
             f"model.path: the chat template of the {type(processor).__name__} there loses the prompt, its image "
             f"({mark}) or the reply. Expected a template for user and assistant messages with images."
         )
-    before, after = _around_reply(processor, turn, style, mark)
-    return style._replace(before=before, after=after)
+    return known
 
 
-def _keeps_all(processor: Any, turn: Turn, style: Style, mark: str) -> bool:
+def _tried(processor: Any, style: Style, mark: str) -> Style | None:
+    """The style with the text around a reply; None if the template loses something of it."""
+    turn = Turn(prompt=PROMPT, system=SYSTEM, image=Path())
     try:
-        asked = write(processor, messages(turn, style, mark))
+        question = write(processor, messages(turn, style, mark))
         whole = write(processor, messages(turn, style, mark, reply=REPLY), ask=False)
     except (TemplateError, TypeError, ValueError, KeyError):  # what templates raise on messages they do not take
-        return False
-    places = [asked.find(part) for part in (SYSTEM, PROMPT)]
-    once = all(asked.count(part) == 1 for part in (SYSTEM, PROMPT, mark))
-    return once and places == sorted(places) and whole.count(REPLY) == 1
-
-
-def _around_reply(processor: Any, turn: Turn, style: Style, mark: str) -> tuple[str, str]:
-    asked = write(processor, messages(turn, style, mark))
-    whole = write(processor, messages(turn, style, mark, reply=REPLY), ask=False)
+        return None
+    once = all(question.count(part) == 1 for part in (SYSTEM, PROMPT, mark)) and whole.count(REPLY) == 1
+    if not once or question.find(SYSTEM) > question.find(PROMPT):
+        return None
     first, _, after = whole.partition(REPLY)
-    before = first.removeprefix(asked) if first.startswith(asked) else ""
+    before = first.removeprefix(question) if first.startswith(question) else ""
     ends = [after.index(token) + len(token) for token in special_texts(processor) if token in after]
-    return before, after[: min(ends)] if ends else str(processor.tokenizer.eos_token)
+    return style._replace(before=before, after=after[: min(ends)] if ends else str(processor.tokenizer.eos_token))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,8 +21,8 @@ class Auto(ChatFamily):
     the feed-forward part outside of anything named after vision; check them with ``mllmu doctor``.
     """
 
-    source: ClassVar[str] = "https://huggingface.co/docs/transformers/tasks/image_text_to_text"
-    lora_targets: ClassVar[str] = rf"(?!.*(vision|visual|image|projector|connector|aligner|resampler)).*\.({LAYERS})"
+    source = "https://huggingface.co/docs/transformers/tasks/image_text_to_text"
+    lora_targets = rf"(?!.*(vision|visual|image|projector|connector|aligner|resampler)).*\.({LAYERS})"
 
     def image_tensors(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         return {k: v for k, v in inputs.items() if k not in OF_TOKENS and isinstance(v, torch.Tensor)}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 from torch import Tensor
 
+from mllmu.models.engine.visibility import runs
 from mllmu.models.families._chat import ChatFamily
-from mllmu.models.families._masks import Layout
 
 
 class Gemma3(ChatFamily):
@@ -16,11 +16,11 @@ class Gemma3(ChatFamily):
     In a packed sequence each kind of layer gets a mask of its own.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2503.19786"
-    model_types: ClassVar[tuple[str, ...]] = ("gemma3",)
-    shares_prefix: ClassVar[bool] = True
-    looks_ahead: ClassVar[Literal["", "image", "prompt"]] = "image"
-    image_parts: ClassVar[tuple[str, ...]] = ("vision_tower", "multi_modal_projector")
+    source = "https://arxiv.org/abs/2503.19786"
+    model_types = ("gemma3",)
+    shares_prefix = True
+    looks_ahead = "image"
+    image_parts = ("vision_tower", "multi_modal_projector")
 
     def mark(self, processor: Any) -> str:
         return str(processor.boi_token)
@@ -33,13 +33,12 @@ class Gemma3(ChatFamily):
         del labels_BT
         return {"token_type_ids": (ids_BT == processor.tokenizer.image_token_id).long()}
 
-    def packed_masks(self, model: Any, layout: Layout) -> dict[str, Tensor]:
-        earlier_BTT, image_BTT = layout.causal(), layout.has_image()
-        near_BTT = layout.near(model.config.get_text_config().sliding_window)
-        return {
-            "full_attention": earlier_BTT | image_BTT,
-            "sliding_attention": (earlier_BTT & near_BTT) | image_BTT,
-        }
+    def packed_masks(self, model: Any, kin_BTT: Tensor, position_BT: Tensor, is_image_BT: Tensor) -> dict[str, Tensor]:
+        image_BT, causal_BTT = runs(is_image_BT), kin_BTT.tril()
+        image_BTT = (image_BT[:, :, None] == image_BT[:, None, :]) & is_image_BT[:, :, None] & kin_BTT
+        # less than a window before the token, or behind it
+        near_BTT = position_BT[:, :, None] - position_BT[:, None, :] < model.config.get_text_config().sliding_window
+        return {"full_attention": causal_BTT | image_BTT, "sliding_attention": (causal_BTT & near_BTT) | image_BTT}
 
 
 PLUGIN = Gemma3

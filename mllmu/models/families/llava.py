@@ -1,8 +1,6 @@
 """LLaVA-1.5 and everything with its architecture, the embedded tiny model included."""
 
-from __future__ import annotations
-
-from typing import Any, ClassVar
+from typing import Any
 
 from mllmu.models.families import Family, Turn
 
@@ -10,10 +8,10 @@ from mllmu.models.families import Family, Turn
 class Llava(Family):
     """LLaVA-1.5: CLIP vision tower, two-layer projector, Llama; prompt ``USER: <image>\\n... ASSISTANT:``."""
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2310.03744"
-    model_types: ClassVar[tuple[str, ...]] = ("llava",)
-    shares_prefix: ClassVar[bool] = True
-    image_parts: ClassVar[tuple[str, ...]] = ("vision_tower", "multi_modal_projector")
+    source = "https://arxiv.org/abs/2310.03744"
+    model_types = ("llava",)
+    image_parts = ("vision_tower", "multi_modal_projector")
+    shares_prefix = True
 
     def render(self, turn: Turn, processor: Any) -> str:
         system = f"{turn.system}\n" if turn.system else ""

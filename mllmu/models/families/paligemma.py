@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 from torch import Tensor
 
@@ -18,12 +18,12 @@ class PaliGemma(Family):
     the reply and the candidates of a question share its prompt.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2407.07726"
-    model_types: ClassVar[tuple[str, ...]] = ("paligemma",)
-    needs_image: ClassVar[bool] = True
-    shares_prefix: ClassVar[bool] = True
-    looks_ahead: ClassVar[Literal["", "image", "prompt"]] = "prompt"
-    image_parts: ClassVar[tuple[str, ...]] = ("vision_tower", "multi_modal_projector")
+    source = "https://arxiv.org/abs/2407.07726"
+    model_types = ("paligemma",)
+    needs_image = True
+    shares_prefix = True
+    looks_ahead = "prompt"
+    image_parts = ("vision_tower", "multi_modal_projector")
 
     def render(self, turn: Turn, processor: Any) -> str:
         system = f"{turn.system}\n" if turn.system else ""
@@ -31,9 +31,16 @@ class PaliGemma(Family):
         return f"{image}{system}{turn.prompt}"
 
     def dialogue(self, turn: Turn, processor: Any) -> str:
+        name = turn.label or "the prompt"
+        if turn.image is None:
+            raise ModelError(
+                f"{name} '{turn.prompt[:60]}' has no image, and models of the family '{self.name}' take no prompt "
+                "without one. Set finetune.modality and that of the methods to image_text, and evaluate.modalities to "
+                "[image_text]."
+            )
         if turn.before:
             raise ModelError(
-                f"{turn.label or 'the prompt'} comes with examples, but PaliGemma takes one question and no dialogue. "
+                f"{name} comes with examples, but PaliGemma takes one question and no dialogue. "
                 "Ask without examples (evaluate.protocol.shots), or use another model."
             )
         return self.render(turn, processor)
@@ -51,7 +58,7 @@ class PaliGemma(Family):
 
     def positions(
         self, model: Any, ids: Sequence[int], images: Callable[[], Mapping[str, Tensor]]
-    ) -> Sequence[Sequence[int]]:
+    ) -> Sequence[Sequence[int]] | None:
         del model, images
         return [range(1, len(ids) + 1)]
 

@@ -16,11 +16,10 @@ import torch
 from mllmu.core.errors import DataError
 from mllmu.core.records import PEOPLE_SPLITS, Exchange, Sample
 from mllmu.data.dataset import Dataset, image_files
-from mllmu.models.engine.raw_prompt import encode
-from mllmu.models.engine.respond import as_turn, opener
-from mllmu.models.families import IGNORE, Turn, as_plain_text, open_image
+from mllmu.models.engine.raw_prompt import encode, opener
+from mllmu.models.engine.respond import as_turn
+from mllmu.models.families import IGNORE, Turn, as_plain_text, core, open_image
 from mllmu.models.loading import Loaded
-from mllmu.models.parts import core
 from mllmu.training.batches import training_batch
 from mllmu.unlearning.base import Method
 from mllmu.unlearning.trainer import step_batch

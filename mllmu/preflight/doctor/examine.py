@@ -11,9 +11,8 @@ from typing import Any
 from mllmu.config.recipe import Recipe
 from mllmu.core.progress import Progress
 from mllmu.core.records import ModelRef, Sample
-from mllmu.models.families import Turn
+from mllmu.models.families import Turn, core
 from mllmu.models.loading import Loaded
-from mllmu.models.parts import core
 from mllmu.pipeline.pipeline import Pipeline
 from mllmu.preflight.doctor import checks
 from mllmu.preflight.doctor.checks import CheckResult, PromptLength

@@ -7,11 +7,10 @@ from itertools import groupby
 from typing import Any
 
 from mllmu.core.records import MODALITIES, Sample
-from mllmu.models.engine.raw_prompt import encode
-from mllmu.models.engine.respond import as_turn, opener
-from mllmu.models.families import Turn
+from mllmu.models.engine.raw_prompt import encode, opener
+from mllmu.models.engine.respond import as_turn
+from mllmu.models.families import Turn, core
 from mllmu.models.loading import Loaded
-from mllmu.models.parts import core
 from mllmu.preflight.doctor.checks import label_mask, matching, people_in_shots
 from mllmu.preflight.doctor.examine import Examination, TrainingJob, spread
 

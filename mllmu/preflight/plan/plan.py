@@ -1,4 +1,4 @@
-"""The plan of a recipe on a device: what every stage holds, computes and takes, and what to change if it is too much.
+"""The plan of a recipe on a device: the memory, operations and time of every stage, and what to change if too much.
 
 Memory of a training step = weights + adapters (or trained weights) + optimiser + the most that a step allocates. The
 last part is simulated on the model's own code, see :mod:`mllmu.preflight.plan.simulate`; the rest is counted. Time is
@@ -9,21 +9,20 @@ bandwidth for every token that is written.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from mllmu.config.recipe import Lora, Recipe, jobs
+from mllmu.config.recipe import Job, Lora, Recipe, jobs
 from mllmu.core.errors import RecipeError, did_you_mean
-from mllmu.models.engine.image_features import MOST_BYTES
+from mllmu.core.records import Record
+from mllmu.models.encoding import FEATURE_BYTES
 from mllmu.preflight.plan import workload as loads
-from mllmu.preflight.plan.evaluation import Held, asked_at_once, features, memory, most_at_once, shares, tokens_read
-from mllmu.preflight.plan.facts import BYTES, ModelFacts, describe
-from mllmu.preflight.plan.images import image_sizes
+from mllmu.preflight.plan.facts import ModelFacts, describe, image_sizes
 from mllmu.preflight.plan.simulate import StepCost, step_cost
+from mllmu.preflight.plan.workload import EvaluationMemory, Questions, feature_bytes
 from mllmu.training.batches import CAPACITY, SHARE, Group, arrange
 
 GIB = 2**30
@@ -34,19 +33,17 @@ OVERHEAD = 1.06
 """What an allocator holds beyond what is alive."""
 
 
-class Device(BaseModel):
+class Device(Record):
     """A device: memory in GiB, peak of dense operations in TFLOP/s, memory bandwidth in GB/s."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     memory: float
     tflops: float
     gb_s: float
 
 
-class StagePlan(BaseModel):
+class PlannedStage(Record):
     """One line of the plan. Memory in GiB, ``tokens`` through the language model, ``tflop`` in 10^12 operations."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     stage: str
     what: str
     weights: float
@@ -62,10 +59,9 @@ class StagePlan(BaseModel):
     fits: bool
 
 
-class Plan(BaseModel):
+class RecipePlan(Record):
     """All stages, and what they were computed from."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     recipe: str
     model: str
     family: str
@@ -79,7 +75,7 @@ class Plan(BaseModel):
     packed: bool
     gradient_checkpointing: bool
     quantize: str | None
-    stages: tuple[StagePlan, ...]
+    stages: tuple[PlannedStage, ...]
     hours: float
     advice: tuple[str, ...] = Field((), description="what to change, with what it would need then")
     assumptions: tuple[str, ...] = ()
@@ -99,14 +95,13 @@ def find_device(name: str) -> Device:
     return known[name]
 
 
-def make_plan(recipe: Recipe, device: str) -> Plan:
+def make_plan(recipe: Recipe, device: str) -> RecipePlan:
     """Plan a recipe for a device."""
     planner = Planner(recipe, device)
-    stages = tuple(planner.stages())
-    facts = planner.facts
-    return Plan(
+    stages, facts = tuple(planner.stages()), planner.facts
+    return RecipePlan(
         recipe=recipe.name,
-        model=facts.name,
+        model=recipe.model.path,
         family=facts.family.name,
         device=device,
         memory=planner.device.memory,
@@ -139,8 +134,7 @@ def training_peak(weights: float, trained: float, step: float) -> float:
     return weights + 3 * trained + max(step, 2 * trained)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shape:
+class StepShape(NamedTuple):
     """A part of a step as it is run at once: questions, and the sequences and tokens they fill."""
 
     questions: int
@@ -152,51 +146,40 @@ class Planner:
     """Computes the lines of a plan; simulated steps are remembered by their shape."""
 
     def __init__(self, recipe: Recipe, device: str) -> None:
-        self.recipe = recipe
-        self.name = device
-        self.device = find_device(device)
+        self.recipe, self.name, self.device = recipe, device, find_device(device)
+        self.overhead = OVERHEAD if device != "cpu" else 1
         self.facts: ModelFacts = describe(recipe.model, device="cpu" if device == "cpu" else "cuda")
         self.work = loads.of_recipe(recipe)
         size = int(recipe.data.portraits.settings.get("size", 336))
-        self.image_tokens, self.patches = image_sizes(recipe.model, self.facts, size)
+        self.image_tokens, self.patches = image_sizes(self.facts, size)
         self._steps: dict[Any, StepCost] = {}
 
-    def stages(self) -> Iterator[StagePlan]:
+    def stages(self) -> Iterator[PlannedStage]:
         """The lines: fine-tuning, every method, evaluation."""
         section, work = self.recipe.finetune, self.work
         taught = [work.people] + [work.people - gone for gone in work.forgotten]
         questions = sum(work.training_questions(people, section.modality) for people in taught)
-        yield self._training(
-            "finetune",
-            f"target and {len(work.forgotten)} retain model(s)",
-            questions=round(questions * section.epochs),
-            batch=section.batch_size,
-            at_once=section.micro_batch_size,
-            modality=section.modality,
-            lora=section.lora,
-            together=section.questions_together,
-        )
+        what = f"target and {len(work.forgotten)} retain model(s)"
+        number = round(questions * section.epochs)
+        yield self._training("finetune", what, section, section, section.lora, questions=number)
         for job in jobs(self.recipe):
             if job.method.trains:
                 yield self._unlearning(job)
-        yield self._evaluation(2 + len(jobs(self.recipe)))
+        yield self.evaluation(2 + len(jobs(self.recipe)))
 
-    def _unlearning(self, job: Any) -> StagePlan:
-        method = job.method
+    def _unlearning(self, job: Job) -> PlannedStage:
+        method, section = job.method, self.recipe.unlearn
         forgotten = sum(self.work.training_questions(people, method.modality) for people in self.work.forgotten)
         sides = 1 + int(method.uses_retain)
-        lora = self.recipe.unlearn.lora
         # without an adapter to switch off, or with another model as reference, a second one is in memory
-        apart = method.uses_reference and (method.reference != method.model or lora is None)
+        apart = method.uses_reference and (method.reference != method.model or section.lora is None)
         return self._training(
             "unlearn",
             job.name,
+            method,
+            section,
+            section.lora,
             questions=round(forgotten * method.epochs) * sides,
-            batch=method.batch_size,
-            at_once=self.recipe.unlearn.micro_batch_size,
-            modality=method.modality,
-            lora=lora,
-            together=method.questions_together,
             sides=sides,
             reference=method.uses_reference,
             models=2 if apart else 1,
@@ -206,175 +189,167 @@ class Planner:
         self,
         stage: str,
         what: str,
+        settings: Any,
+        section: Any,
+        lora: Lora | None,
         *,
         questions: int,
-        batch: int,
-        at_once: int | None,
-        modality: str,
-        lora: Lora | None,
-        together: int = 1,
         sides: int = 1,
         reference: bool = False,
         models: int = 1,
-    ) -> StagePlan:
-        facts, model = self.facts, self.recipe.model
-        trained = facts.trainable(lora) * (4 if lora else BYTES[facts.dtype])
-        shape = self.shape(min(batch, at_once or batch), modality, together)
-        cost = self.step(shape, lora).whole(checkpointing=model.gradient_checkpointing)
+    ) -> PlannedStage:
+        """One training; ``settings`` have its batch size and modality, ``section`` its micro batch."""
+        facts, batch, modality = self.facts, settings.batch_size, settings.modality
+        trained = facts.trainable(lora) * (4 if lora else facts.width)
+        shape = self.shape(min(batch, section.micro_batch_size or batch), modality, settings.questions_together)
+        cost = self.step(shape, lora).whole(checkpointing=self.recipe.model.gradient_checkpointing)
         # the sides wait for each other, and for the logits of the reference
         logits = batch * loads.TRAINED_REPLY_TOKENS * int(facts.text.vocab_size) * 4
         if shape.questions < batch:
             # nothing waits but all logits with their gradient, and every part is run once more
-            cost = replace(cost, kept=2 * logits, peak=cost.peak + 2 * logits, both=cost.both + cost.forward)
+            cost = cost._replace(kept=2 * logits, peak=cost.peak + 2 * logits, both=cost.both + cost.forward)
         step = cost.peak + (sides - 1) * cost.kept + sides * logits * reference
-        seen = 0 if modality == "text" or not facts.packs else features(facts, self.work.people, self.image_tokens)
-        activations = max(step, 2 * trained)
+        seen = 0 if modality == "text" or not facts.packs else feature_bytes(facts, self.work.people, self.image_tokens)
         # without adapters the trained weights are among the weights already
         weights = models * facts.resident - (0 if lora else trained)
-        per_question = cost.both + cost.forward * int(reference)
-        flop = questions * per_question / shape.questions + self._vision(stage, questions, modality)
-        peak = (training_peak(weights, trained, step) + seen) / GIB * (OVERHEAD if self.name != "cpu" else 1)
-        return StagePlan(
-            stage=stage,
-            what=what,
+        flop = questions * (cost.both + cost.forward * reference) / shape.questions
+        flop += self.vision_flop(stage, questions, modality)
+        return self._line(
+            stage,
+            what,
+            peak=training_peak(weights, trained, step) + seen,
+            flop=flop,
+            seconds=flop / (self.device.tflops * 1e12 * TRAIN_UTILISATION),
+            tokens=questions * shape.sequences * shape.tokens / shape.questions,
             weights=weights / GIB,
             trained=trained / GIB,
             optimiser=2 * trained / GIB,
-            activations=activations / GIB,
+            activations=max(step, 2 * trained) / GIB,
             images=seen / GIB,
-            peak=peak,
-            tokens=round(questions * shape.sequences * shape.tokens / shape.questions),
-            tflop=flop / 1e12,
-            hours=flop / (self.device.tflops * 1e12 * TRAIN_UTILISATION) / 3600,
-            fits=peak <= self.device.memory,
         )
 
-    def shape(self, questions: int, modality: str, together: int = 1) -> Shape:
+    def _line(
+        self, stage: str, what: str, *, peak: float, flop: float, seconds: float, tokens: float, **memory: float
+    ) -> PlannedStage:
+        """A line from bytes at the peak, operations, seconds and tokens."""
+        peak = peak / GIB * self.overhead
+        fits, hours = peak <= self.device.memory, seconds / 3600
+        return PlannedStage(
+            stage=stage, what=what, peak=peak, tokens=round(tokens), tflop=flop / 1e12, hours=hours, fits=fits, **memory
+        )
+
+    def shape(self, questions: int, modality: str, together: int = 1) -> StepShape:
         """The sequences of questions of different people, ``together`` of each, put side by side as in training."""
-        shown = 0 if modality == "text" else self.image_tokens
-        prefix = shown + loads.TEMPLATE_TOKENS // 2
-        own = loads.TEMPLATE_TOKENS // 2 + loads.QUESTION_TOKENS["question"] + loads.TRAINED_REPLY_TOKENS
+        prefix = (0 if modality == "text" else self.image_tokens) + loads.TURN
+        own = loads.TURN + loads.QUESTION_TOKENS["question"] + loads.TRAINED_REPLY_TOKENS
         if not self.facts.packs:
-            return Shape(questions=questions, sequences=questions, tokens=prefix + own)
+            return StepShape(questions, questions, prefix + own)
         fit = min(together, max(1, (max(CAPACITY, SHARE * prefix) - prefix) // own))
         counts = [min(fit, questions - start) for start in range(0, questions, fit)]
         groups = [Group(range(prefix + count * own)) for count in counts]
         sequences = arrange(groups, int(self.facts.text.hidden_size))
         longest = max(sum(group.length for group in sequence) for sequence in sequences)
-        return Shape(questions=questions, sequences=len(sequences), tokens=longest)
+        return StepShape(questions, len(sequences), longest)
 
-    def step(self, shape: Shape, lora: Lora | None) -> StepCost:
+    def step(self, shape: StepShape, lora: Lora | None) -> StepCost:
         """The simulated cost of one part of a step."""
-        key = (shape, lora)
-        if key not in self._steps:
-            self._steps[key] = step_cost(
-                self.facts.config,
-                self.facts.build,
-                self.facts.family,
+        if (shape, lora) not in self._steps:
+            self._steps[shape, lora] = step_cost(
+                self.facts,
                 lora,
                 sequences=shape.sequences,
                 tokens=shape.tokens,
                 labelled=shape.questions * loads.TRAINED_REPLY_TOKENS,
                 packed=self.facts.packs,
             )
-        return self._steps[key]
+        return self._steps[shape, lora]
 
-    def _vision(self, stage: str, questions: int, modality: str) -> float:
-        """Operations of the vision tower for the images of a stage."""
+    def vision_flop(self, stage: str, questions: int, modality: str) -> float:
+        """Operations of the vision tower for the images of a training."""
         if self.facts.packs and self._remembers(self.work.people):
-            return self.work.people * self._look if stage == "finetune" and modality != "text" else 0.0
-        return questions * {"text": 0.0, "both": 0.5}.get(modality, 1.0) * self._look
+            return self.work.people * self.look_flop if stage == "finetune" and modality != "text" else 0.0
+        return questions * {"text": 0.0, "both": 0.5}.get(modality, 1.0) * self.look_flop
 
     @property
-    def _look(self) -> float:
+    def look_flop(self) -> float:
         """Operations of the vision tower for an image: 2 per weight and patch (attention adds a few per cent)."""
         return 2.0 * self.facts.vision * self.patches
 
     def _remembers(self, images: int) -> bool:
         """The features of all images are kept for the whole run."""
-        return 0 < features(self.facts, images, self.image_tokens) < MOST_BYTES
+        return 0 < feature_bytes(self.facts, images, self.image_tokens) < FEATURE_BYTES
 
-    def _evaluation(self, num_models: int) -> StagePlan:
-        facts, evaluate = self.facts, self.recipe.evaluate
-        people = sum(sum(sets.values()) for sets in self.work.asked)
-        batch, held = self._batch_of_evaluation(people)
-        read = tokens_read(evaluate, facts, self.image_tokens, people, batch)
+    def evaluation(self, num_models: int) -> PlannedStage:
+        """The line of asking so many models everything."""
+        facts, evaluate, device = self.facts, self.recipe.evaluate, self.device
+        people, batch, held = self.work.asked, *self._batch_of_evaluation()
+        read = Questions(evaluate=evaluate, facts=facts, image_tokens=self.image_tokens).tokens_read(people, batch)
         written = sum(people * loads.ASKED_PER_PERSON[task] * loads.REPLY_TOKENS[task] for task in evaluate.tasks)
         looks = people * (1 if self._remembers(people) else num_models)
-        flop = num_models * 2 * facts.language * (read + written) + looks * self._look
+        flop = num_models * 2 * (facts.parameters - facts.vision) * (read + written) + looks * self.look_flop
         steps = num_models * written / batch * 1.5
-        writing = steps * (facts.resident + held.cache) / (self.device.gb_s * 1e9 * WRITE_UTILISATION)
-        reading = flop / (self.device.tflops * 1e12 * READ_UTILISATION)
-        peak = self._with_overhead(held)
-        return StagePlan(
-            stage="evaluate",
-            what=f"{num_models} models, batches of {batch}{' (auto)' if evaluate.batch_size == 'auto' else ''}",
+        writing = steps * (facts.resident + held.cache) / (device.gb_s * 1e9 * WRITE_UTILISATION)
+        return self._line(
+            "evaluate",
+            f"{num_models} models, batches of {batch}{' (auto)' if evaluate.batch_size == 'auto' else ''}",
+            peak=facts.resident + sum(held),
+            flop=flop,
+            seconds=flop / (device.tflops * 1e12 * READ_UTILISATION) + writing,
+            tokens=num_models * (read + written),
             weights=facts.resident / GIB,
             activations=held.passing / GIB,
             cache=held.cache / GIB,
             images=held.features / GIB,
-            peak=peak,
-            tokens=round(num_models * (read + written)),
-            tflop=flop / 1e12,
-            hours=(reading + writing) / 3600,
-            fits=peak <= self.device.memory,
         )
 
-    def _batch_of_evaluation(self, people: int) -> tuple[int, Held]:
+    def _batch_of_evaluation(self) -> tuple[int, EvaluationMemory]:
         """Questions at once and what they take at the most."""
-        facts, evaluate, batch = self.facts, self.recipe.evaluate, self.recipe.evaluate.batch_size
+        evaluate, batch = self.recipe.evaluate, self.recipe.evaluate.batch_size
+        questions = Questions(evaluate=evaluate, facts=self.facts, image_tokens=self.image_tokens)
         if batch == "auto":
-            batch = most_at_once(evaluate, facts, self.image_tokens, self.device.memory * GIB - facts.resident)
-        shared, fused = shares(facts, evaluate), self.name == "cpu"
-        kinds = asked_at_once(evaluate, facts, self.image_tokens, batch)
-        needs = [memory(facts, kind, shared=shared, fused=fused, people=people) for kind in kinds]
-        return batch, max(needs, key=lambda held: held.whole)
+            batch = questions.most_at_once(self.device.memory * GIB - self.facts.resident)
+        fused, people = self.name == "cpu", self.work.asked
+        return batch, max((questions.memory(b, fused=fused, people=people) for b in questions.batches(batch)), key=sum)
 
-    def _with_overhead(self, held: Held) -> float:
-        """GiB of weights and what a batch holds as they are in memory."""
-        return (self.facts.resident + held.whole) / GIB * (OVERHEAD if self.name != "cpu" else 1)
-
-    def advice(self, stages: tuple[StagePlan, ...]) -> Iterator[str]:
+    def advice(self, stages: tuple[PlannedStage, ...]) -> Iterator[str]:
         """What to change for what does not fit, each with the peak it would lead to."""
-        worst = max(stages, key=lambda stage: stage.peak if stage.stage != "evaluate" else 0)
+        worst = max(stages[:-1], key=lambda stage: stage.peak)
         if not worst.fits:
             yield from self._training_advice(worst)
         evaluation, section = stages[-1], self.recipe.evaluate
         if evaluation.fits:
             return
         if section.batch_size != "auto":
-            update = {"evaluate": section.model_copy(update={"batch_size": "auto"})}
-            other = Planner(self.recipe.model_copy(update=update), self.name)._evaluation(1)
+            other = self._with("evaluate", batch_size="auto").evaluation(1)
             if other.fits:
                 yield f"evaluate: --set evaluate.batch_size=auto: {other.peak:.1f} GiB, fits"
                 return
         yield f"evaluate: the weights alone take {evaluation.weights:.1f} GiB; use a larger device"
 
-    def _training_advice(self, worst: StagePlan) -> Iterator[str]:
-        tried: tuple[dict[str, Any], ...] = (
-            {"gradient_checkpointing": True},
-            {"gradient_checkpointing": True, "quantize": "nf4"},
-        )
-        for change in tried:
-            model = self.recipe.model.model_copy(update=change)
-            other = Planner(self.recipe.model_copy(update={"model": model}), self.name)
-            peak = max(stage.peak for stage in other.stages() if stage.stage != "evaluate")
+    def _training_advice(self, worst: PlannedStage) -> Iterator[str]:
+        for change in ({"gradient_checkpointing": True}, {"gradient_checkpointing": True, "quantize": "nf4"}):
+            peak = max(stage.peak for stage in list(self._with("model", **change).stages())[:-1])
+            fits = peak <= self.device.memory
             settings = " ".join(f"--set model.{k}={str(v).lower()}" for k, v in change.items())
-            fits = "fits" if peak <= self.device.memory else "still too much"
-            yield f"training: {settings}: {peak:.1f} GiB, {fits}"
-            if peak <= self.device.memory:
+            yield f"training: {settings}: {peak:.1f} GiB, {'fits' if fits else 'still too much'}"
+            if fits:
                 return
         yield (
             f"training: of {worst.peak:.1f} GiB the weights take {worst.weights:.1f}: parts of a step "
             f"({worst.stage}.micro_batch_size=1, same result), a smaller model, or a larger device"
         )
 
+    def _with(self, section: str, **settings: Any) -> Planner:
+        """The planner of the recipe with other settings of a section."""
+        changed = getattr(self.recipe, section).model_copy(update=settings)
+        return Planner(self.recipe.model_copy(update={section: changed}), self.name)
+
     def assumptions(self) -> tuple[str, ...]:
         """What the numbers rest on."""
+        tokens = loads.TEMPLATE_TOKENS + loads.QUESTION_TOKENS["question"] + loads.TRAINED_REPLY_TOKENS
         return (
             f"{self.work.people} people, {self.work.trained:g} training questions each and modality; "
-            f"{self.image_tokens} image tokens; question, template and answer about "
-            f"{loads.TEMPLATE_TOKENS + loads.QUESTION_TOKENS['question'] + loads.TRAINED_REPLY_TOKENS} tokens",
+            f"{self.image_tokens} image tokens; question, template and answer about {tokens} tokens",
             f"time at {TRAIN_UTILISATION:.0%} of {self.device.tflops:g} TFLOP/s; writing at {WRITE_UTILISATION:.0%} of "
             f"{self.device.gb_s:g} GB/s; reading data, drawing images and saving are not counted",
         )

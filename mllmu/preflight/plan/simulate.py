@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +24,10 @@ from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
 from mllmu.config.recipe import Lora
-from mllmu.models.adapters import add_trainable
 from mllmu.models.engine.forward import apply_head
-from mllmu.models.families import Family
-from mllmu.models.loading import quiet_libraries
+from mllmu.models.families import core
+from mllmu.models.loading import add_trainable, quiet_libraries
+from mllmu.preflight.plan.facts import ModelFacts
 
 
 class LiveBytes(TorchDispatchMode):
@@ -36,20 +35,17 @@ class LiveBytes(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.live = 0
-        self.peak = 0
-        self._known: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+        self.live = self.peak = 0
+        self._known: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def track(self, tensor: Tensor) -> None:
         """Count a tensor's storage until it is freed; views of one storage count once."""
         storage = tensor.untyped_storage()
-        if storage in self._known:
-            return
-        size = storage.nbytes()
-        self._known[storage] = size
-        self.live += size
-        self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._freed, size)
+        if storage not in self._known:
+            self._known.add(storage)
+            self.live += storage.nbytes()
+            self.peak = max(self.peak, self.live)
+            weakref.finalize(storage, self._freed, storage.nbytes())
 
     def _freed(self, size: int) -> None:
         self.live -= size
@@ -63,9 +59,8 @@ class LiveBytes(TorchDispatchMode):
         return out
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cost:
-    """Bytes and floating-point operations of one pass; sums and differences go field by field.
+class Cost(NamedTuple):
+    """Bytes and floating-point operations of one pass.
 
     Attributes:
         kept: bytes that the forward pass keeps for the backward pass.
@@ -79,13 +74,13 @@ class Cost:
     both: float
 
     def plus(self, other: Cost, times: float) -> Cost:
-        """self + times * other."""
-        return Cost(**{f.name: getattr(self, f.name) + times * getattr(other, f.name) for f in fields(Cost)})
+        """self + times * other, field by field."""
+        return Cost(*(own + times * more for own, more in zip(self, other, strict=True)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepCost:
-    """One training step of a whole model: ``layer`` times ``num_layers`` and what does not depend on their number."""
+    """One training step of a model: ``layer`` times ``num_layers``, and the rest; ``boundary`` is a layer's input."""
 
     layer: Cost
     rest: Cost
@@ -93,7 +88,7 @@ class StepCost:
     boundary: float
 
     def whole(self, *, checkpointing: bool) -> Cost:
-        """Everything together; with gradient checkpointing a layer keeps its input, and is run once more."""
+        """The sum; with gradient checkpointing a layer keeps its input, and is run once more."""
         if not checkpointing:
             return self.rest.plus(self.layer, self.num_layers)
         kept = self.num_layers * self.boundary
@@ -106,53 +101,28 @@ class StepCost:
         )
 
 
-Build = Callable[[Any], Any]
-
-
 def step_cost(
-    config: Any,
-    build: Build,
-    family: Family,
-    lora: Lora | None,
-    *,
-    sequences: int,
-    tokens: int,
-    labelled: int,
-    packed: bool,
+    facts: ModelFacts, lora: Lora | None, *, sequences: int, tokens: int, labelled: int, packed: bool
 ) -> StepCost:
-    """The cost of a step of B sequences of T tokens with N labelled ones; vision is not run (it keeps nothing).
-
-    Args:
-        build: makes the model of a config.
-    """
-    one, two = (
-        _run(with_layers(config, count), build, family, lora, (sequences, tokens, labelled), packed=packed)
-        for count in (1, 2)
-    )
+    """The cost of a step of B sequences of T tokens with N labelled ones; vision is not run (it keeps nothing)."""
+    shape = (sequences, tokens, labelled)
+    one, two = (_run(facts, with_layers(facts.config, count), lora, shape, packed=packed) for count in (1, 2))
     layer = two.plus(one, -1)
-    text = config.get_text_config()
-    width = 2 if _dtype_of(config) == torch.bfloat16 else 4
     return StepCost(
         layer=layer,
         rest=one.plus(layer, -1),
-        num_layers=int(text.num_hidden_layers),
-        boundary=sequences * tokens * int(text.hidden_size) * width,
+        num_layers=int(facts.text.num_hidden_layers),
+        boundary=sequences * tokens * int(facts.text.hidden_size) * facts.width,
     )
-
-
-def _dtype_of(config: Any) -> torch.dtype:
-    found = getattr(config, "dtype", None)
-    return found if isinstance(found, torch.dtype) else torch.float32
 
 
 def with_layers(config: Any, count: int) -> Any:
     """The config of the same model with fewer layers, in its vision tower too."""
     smaller = copy.deepcopy(config)
-    text = smaller.get_text_config()
+    text, vision = smaller.get_text_config(), getattr(smaller, "vision_config", None)
     text.num_hidden_layers = count
     if getattr(text, "layer_types", None):
         text.layer_types = list(text.layer_types)[:count]
-    vision = getattr(smaller, "vision_config", None)
     for name in ("num_hidden_layers", "depth"):
         if isinstance(getattr(vision, name, None), int):
             setattr(vision, name, 1)
@@ -161,33 +131,28 @@ def with_layers(config: Any, count: int) -> Any:
     return smaller
 
 
-def _run(
-    config: Any, build: Build, family: Family, lora: Lora | None, shape: tuple[int, int, int], *, packed: bool
-) -> Cost:
+def _run(facts: ModelFacts, config: Any, lora: Lora | None, shape: tuple[int, int, int], *, packed: bool) -> Cost:
     """Forward and backward pass of one side of a step on fake tensors."""
     sequences, tokens, labelled = shape
     with torch.device("meta"), quiet_libraries():
-        model = add_trainable(build(config), family, lora, seed=0)
+        model = add_trainable(facts.build(config), facts.family, lora, seed=0)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     make_fake(model, mode)
-    core = model.get_base_model() if hasattr(model, "get_base_model") else model
+    own = core(model)
     model.train()
     with mode:
         live = LiveBytes()
         for tensor in (*model.parameters(), *model.buffers()):
             live.track(tensor)
-        before = live.live
-        dtype = core.get_input_embeddings().weight.dtype
-        inputs: dict[str, Any] = {
-            "inputs_embeds": torch.zeros(sequences, tokens, int(config.get_text_config().hidden_size), dtype=dtype)
-        }
+        before, dtype = live.live, own.get_input_embeddings().weight.dtype
+        inputs = {"inputs_embeds": torch.zeros(sequences, tokens, int(facts.text.hidden_size), dtype=dtype)}
         if packed:
             inputs["attention_mask"] = torch.zeros(sequences, 1, tokens, tokens, dtype=dtype)
             inputs["position_ids"] = torch.zeros(sequences, tokens, dtype=torch.long)
         with FlopCounterMode(display=False) as counter, live:
-            hidden_BTD = core.model(**inputs, use_cache=False).last_hidden_state
+            hidden_BTD = own.model(**inputs, use_cache=False).last_hidden_state
             hidden_ND = hidden_BTD.flatten(0, 1)[torch.zeros(labelled, dtype=torch.long)]
-            logits_NV = apply_head(core, hidden_ND).float()
+            logits_NV = apply_head(own, hidden_ND).float()
             loss = F.cross_entropy(logits_NV, torch.zeros(labelled, dtype=torch.long))
             kept, forward = live.live - before, counter.get_total_flops()
             loss.backward()
@@ -196,18 +161,14 @@ def _run(
 
 def make_fake(model: nn.Module, mode: FakeTensorMode) -> None:
     """Replace weights and buffers by fake tensors on the CPU, in place; shared ones stay shared."""
-    made: dict[int, Any] = {}
+    fakes: dict[int, Any] = {}
     for module in model.modules():
         for store in (module._parameters, module._buffers):
             for name, tensor in store.items():
-                if tensor is None:
-                    continue
-                if id(tensor) not in made:
+                if tensor is not None and id(tensor) not in fakes:
                     with mode:
-                        made[id(tensor)] = _like(tensor)
-                store[name] = made[id(tensor)]
-
-
-def _like(tensor: Tensor) -> Tensor:
-    empty = torch.empty(tensor.shape, dtype=tensor.dtype)
-    return nn.Parameter(empty, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+                        fake = torch.empty(tensor.shape, dtype=tensor.dtype)
+                        is_weight = isinstance(tensor, nn.Parameter)
+                        fakes[id(tensor)] = nn.Parameter(fake, tensor.requires_grad) if is_weight else fake
+                if tensor is not None:
+                    store[name] = fakes[id(tensor)]

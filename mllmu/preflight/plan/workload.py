@@ -1,17 +1,21 @@
-"""How many questions a recipe will train on and ask, and how long they are.
+"""How many questions a recipe trains on and asks, how long they are, and the memory that asking takes.
 
 Nothing is made for this: the counts are those of the benchmark, which the built-in sources and question writer keep
-to (15.4 training questions a person and modality, 18 evaluation questions a person and variant).
+to (15.4 training questions per person and modality, 18 evaluation questions per person and variant). The formulas of
+memory are those of :mod:`mllmu.models.engine.memory`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from mllmu.config.recipe import Recipe
+from mllmu.config.recipe import Evaluate, Recipe
 from mllmu.core import plugins
-from mllmu.core.records import Split
+from mllmu.core.records import Split, TaskName
+from mllmu.models.encoding import FEATURE_BYTES
+from mllmu.models.engine.memory import PROBE, Moment, QuestionBatch, most_questions, passing_bytes, read_bytes
+from mllmu.preflight.plan.facts import ModelFacts
 
 PUBLISHED_PEOPLE = 500
 CELEBRITIES = 153
@@ -22,6 +26,10 @@ QUESTION_TOKENS = {"question": 10, "classification": 45, "generation": 12, "cloz
 REPLY_TOKENS = {"classification": 2, "generation": 13, "cloze": 5}
 TRAINED_REPLY_TOKENS = 12
 TEMPLATE_TOKENS = 12
+TURN = TEMPLATE_TOKENS // 2
+"""Tokens of the template on either side of where an image ends."""
+PUBLISHED_EXAMPLES: dict[TaskName, int] = {"classification": 5, "cloze": 4}
+"""Examples before a question in the published prompts, each with its image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,16 +37,16 @@ class Workload:
     """Counts of one recipe.
 
     Attributes:
-        people: who is taught.
+        people: people whom the target learns.
         forgotten: people to forget, one number per forget ratio.
         trained: training questions per person and modality.
-        asked: people asked per set, one mapping per forget ratio.
+        asked: people asked, all sets and forget ratios together.
     """
 
     people: int
     forgotten: tuple[int, ...]
     trained: float
-    asked: tuple[dict[Split, int], ...]
+    asked: int
 
     def training_questions(self, people: int, modality: str) -> int:
         """Questions about so many people in one modality or both."""
@@ -46,36 +54,149 @@ class Workload:
 
 
 def of_recipe(recipe: Recipe) -> Workload:
-    """Count what the settings imply."""
+    """The counts that the settings imply."""
     section = recipe.data
-    people = _size(section.source, "sources", PUBLISHED_PEOPLE)
-    celebrities = _size(section.celebrities, "sources", CELEBRITIES) if section.celebrities else 0
+    people = _size(section.source, PUBLISHED_PEOPLE)
+    celebrities = _size(section.celebrities, CELEBRITIES) if section.celebrities else 0
     forgotten = tuple(max(1, round(ratio * people)) for ratio in section.splits.forget_ratios)
     # published text is taught as it is, in one wording
     wordings = section.train_wordings if section.source.name == "synthetic" else 1
-    return Workload(
-        people=people,
-        forgotten=forgotten,
-        trained=TRAINED_PER_PERSON * wordings * len(section.train_formats),
-        asked=tuple(_asked(recipe, people, count, celebrities) for count in forgotten),
-    )
+    asked = 0
+    for count in forgotten:
+        sets: dict[Split, int] = {"forget": count, "test": count, "retain": people - count, "celebrity": celebrities}
+        sets["holdout"] = section.splits.holdout
+        asked += sum(min(size, recipe.evaluate.max_profiles.get(split, size)) for split, size in sets.items())
+    trained = TRAINED_PER_PERSON * wordings * len(section.train_formats)
+    return Workload(people=people, forgotten=forgotten, trained=trained, asked=asked)
 
 
-def _size(spec: Any, kind: str, published: int) -> int:
+def _size(spec: Any, published: int) -> int:
     """People of a source: its setting ``num_people``, the setting's default, or the published number."""
-    if spec.settings.get("num_people"):
-        return int(spec.settings["num_people"])
-    field = plugins.find(kind, spec.name).model_fields.get("num_people")
-    return int(field.default) if field is not None and isinstance(field.default, int) else published
+    field = plugins.find("sources", spec.name).model_fields.get("num_people")
+    default = field.default if field is not None and isinstance(field.default, int) else published
+    return int(spec.settings.get("num_people") or default)
 
 
-def _asked(recipe: Recipe, people: int, forgotten: int, celebrities: int) -> dict[Split, int]:
-    everyone: dict[Split, int] = {
-        "forget": forgotten,
-        "test": forgotten,
-        "retain": people - forgotten,
-        "celebrity": celebrities,
-        "holdout": recipe.data.splits.holdout,
-    }
-    most = recipe.evaluate.max_profiles
-    return {split: min(everyone[split], most.get(split, everyone[split])) for split in everyone}
+class EvaluationMemory(NamedTuple):
+    """Bytes beside the weights at the worst moment: keys and values, a layer's or the head's, and image features."""
+
+    cache: int
+    passing: int
+    features: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Questions:
+    """The questions of a recipe's evaluation to one model.
+
+    Attributes:
+        image_tokens: of one portrait.
+        shared: common tokens are read once; for published prompts only where features of images are known.
+    """
+
+    evaluate: Evaluate
+    facts: ModelFacts
+    image_tokens: int
+
+    @property
+    def shared(self) -> bool:
+        chat = self.evaluate.protocol.prompts == "chat"
+        return self.facts.shares and (chat or bool(self.facts.family.image_parts))
+
+    def batches(self, questions: int) -> list[QuestionBatch]:
+        """The batches with images: one of all tasks, or one of each task that has examples."""
+        if not self.shared and self.evaluate.protocol.prompts == "published":
+            questions = 1  # asked one after the other
+        examples = {task: self.examples(task) for task in self.evaluate.tasks}
+        groups = [[task] for task in examples if examples[task]]
+        groups += [group] if (group := [task for task in examples if not examples[task]]) else []
+        return [self._batch(group, examples[group[0]], questions) for group in groups]
+
+    def examples(self, task: TaskName) -> int:
+        """Exchanges before a question of a task."""
+        shots = self.evaluate.protocol.shots
+        wanted = shots.by_task[task]
+        if wanted == "published":
+            return PUBLISHED_EXAMPLES.get(task, 0)
+        people = wanted if isinstance(wanted, int) else len(wanted)
+        return people * (1 if shots.questions == "one" else ASKED_PER_PERSON[task] // 2)
+
+    def _batch(self, tasks: list[TaskName], examples: int, questions: int) -> QuestionBatch:
+        about = {task: ASKED_PER_PERSON[task] / 2 for task in tasks}  # half of the questions show the image
+        alike: dict[int, float] = {}
+        for task in tasks:
+            length = REPLY_TOKENS[task]
+            together = questions * about[task] / sum(about.values()) * CANDIDATES[task] * length
+            alike[length.bit_length()] = alike.get(length.bit_length(), 0) + together
+        return QuestionBatch(
+            questions=questions,
+            images=-(-questions // round(sum(about.values()))),
+            opening=examples * example_tokens(tasks[0], self.image_tokens),
+            image=self.image_tokens + TURN,
+            question=TURN + max(QUESTION_TOKENS[task] for task in tasks),
+            longest=max(REPLY_TOKENS[task] for task in tasks),
+            alike=round(max(alike.values())),
+            written=most_written(),
+        )
+
+    def moments(self, batch: QuestionBatch, *, fused: bool) -> list[Moment]:
+        """The moments of a batch; ``fused``: attention holds no scores (on a CPU, mostly)."""
+        facts = self.facts
+        heads = int(facts.text.num_attention_heads)
+        if self.shared:
+            return batch.shared(heads, looks_ahead=facts.family.looks_ahead, fused=fused)
+        return batch.apart(heads if facts.config._attn_implementation == "eager" else 0)
+
+    def memory(self, batch: QuestionBatch, *, fused: bool, people: int = 0) -> EvaluationMemory:
+        """What a batch needs beside the weights; ``people``: whose images have been seen."""
+        facts = self.facts
+        seen = feature_bytes(facts, people, batch.image - TURN)
+        needs = (
+            EvaluationMemory(m.held * facts.kv_token, passing_bytes(facts.text, facts.width, m, batch.questions), seen)
+            for m in self.moments(batch, fused=fused)
+        )
+        return max(needs, key=sum)
+
+    def most_at_once(self, free: float) -> int:
+        """What ``evaluate.batch_size: auto`` starts with; see :func:`mllmu.models.engine.memory.starting_size`."""
+        needed = 0.0
+        for batch in self.batches(PROBE):
+            moments = self.moments(batch, fused=False)
+            held = max(moment.held for moment in moments) * self.facts.kv_token
+            read = max(moment.read for moment in moments) * read_bytes(self.facts.text, self.facts.width)
+            needed = max(needed, (held + read) / batch.questions)
+        return most_questions(free, needed)
+
+    def tokens_read(self, people: int, questions: int) -> float:
+        """Tokens that are read to ask some people everything, in batches of so many questions."""
+        alone = self.facts.family.looks_ahead == "prompt"  # no two questions share an image
+        once = self.shared and not alone
+        read = 0.0
+        for task in self.evaluate.tasks:
+            asked, examples = people * ASKED_PER_PERSON[task], self.examples(task)
+            own = TEMPLATE_TOKENS + QUESTION_TOKENS[task] + (0 if once else self.image_tokens / 2)
+            opening = examples * (example_tokens(task, self.image_tokens) + example_tokens(task, 0)) / 2
+            if self.shared:
+                read += asked * own + opening * asked / questions
+            else:
+                read += asked * (1 + CANDIDATES[task]) * (own + opening)
+            read += asked * CANDIDATES[task] * REPLY_TOKENS[task]
+        beginnings = {(task if self.examples(task) else "") for task in self.evaluate.tasks}
+        return read + (people * self.image_tokens * len(beginnings) if once else 0)
+
+
+def example_tokens(task: TaskName, image_tokens: int) -> int:
+    """Of one exchange before a question, with its image."""
+    return image_tokens + TEMPLATE_TOKENS + QUESTION_TOKENS[task] + REPLY_TOKENS[task]
+
+
+def feature_bytes(facts: ModelFacts, images: int, image_tokens: int) -> int:
+    """Bytes of remembered features of images."""
+    if not facts.family.image_parts:
+        return 0
+    return min(FEATURE_BYTES, images * image_tokens * int(facts.text.hidden_size) * facts.width)
+
+
+def most_written() -> int:
+    """Tokens of the longest reply that any task asks for."""
+    return max(int(plugins.find("tasks", task).model_fields["max_new_tokens"].default) for task in REPLY_TOKENS)

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from mllmu.core.records import Modality
 from mllmu.models.engine.forward import apply_head, run_forward
-from mllmu.models.families import IGNORE, Batch, Turn
+from mllmu.models.families import IGNORE, Batch, Turn, core
+from mllmu.models.layers import decoder_layers, last_norm
 from mllmu.models.loading import Loaded
-from mllmu.models.parts import core, decoder_layers, last_norm
 from mllmu.studies.layers.records import ErasureRow, LayerRow
 
 MIN_DROP = 0.05

@@ -9,9 +9,8 @@ from pydantic import Field
 from torch import Tensor
 
 from mllmu.core.errors import ModelError
-from mllmu.models.families import Turn
+from mllmu.models.families import Turn, core
 from mllmu.models.modifiers import Modifier, ModifierSettings, Pruned
-from mllmu.models.parts import core
 from mllmu.unlearning.base import Method
 from mllmu.unlearning.probing import Probe
 

@@ -6,8 +6,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from mllmu.models.families import core
 from mllmu.models.modifiers import Experts, Modifier, ModifierSettings
-from mllmu.models.parts import core
 from mllmu.training.losses import answer_nll
 from mllmu.unlearning.alternatives import Refusing
 from mllmu.unlearning.base import RetainingMethod, Step, Terms

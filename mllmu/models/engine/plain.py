@@ -1,11 +1,12 @@
-"""The target of a sample under teacher forcing, token by token: for memorisation and membership metrics.
+"""Rows without sharing: one per prompt for its reply, one per candidate, one per target for its token statistics.
 
 Shapes: B rows, N labelled tokens of all rows together, V vocabulary, T tokens, D hidden size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -22,21 +23,46 @@ ROWS = 32
 DIGITS = 4
 
 
+@torch.inference_mode()
+def generate(loaded: Loaded, turns: Sequence[Turn], limits: Sequence[int]) -> list[list[int]]:
+    """The tokens of greedy replies, all in one batch, by the library's own generation."""
+    batch = loaded.encoder.batch(turns, side="left").to(loaded.device)
+    output = loaded.model.generate(
+        **batch.inputs,
+        max_new_tokens=max(limits),
+        do_sample=False,
+        pad_token_id=loaded.encoder.pad,
+        eos_token_id=sorted(loaded.ends),
+    )
+    rows = output[:, batch.inputs["input_ids"].shape[1] :].tolist()
+    return [row[:limit] for row, limit in zip(rows, limits, strict=True)]
+
+
+@torch.inference_mode()
+def score(loaded: Loaded, turns: Sequence[Turn], candidates: Sequence[tuple[int, str]]) -> list[float]:
+    """Log-probability in nats of texts behind turns, given by the number of the turn; two rows per turn at a time."""
+    logps: list[float] = []
+    for start in range(0, len(candidates), max(1, 2 * len(turns))):
+        rows = [replace(turns[i], reply=text) for i, text in candidates[start : start + 2 * len(turns)]]
+        logps += run_forward(loaded.model, loaded.encoder.batch(rows).to(loaded.device)).row_logp_B.tolist()
+    return logps
+
+
 def measure(loaded: Loaded, batch: Sequence[Sample], turns: Sequence[Turn]) -> list[TokenStats | None]:
     """Statistics of every sample that asks for them (:attr:`mllmu.core.records.Sample.measured`), None for the others.
 
     Args:
-        turns: how the samples are put, without reply.
+        turns: the samples as turns, without reply.
     """
-    found: list[TokenStats | None] = [None] * len(batch)
+    results: list[TokenStats | None] = [None] * len(batch)
     wanted = [row for row, sample in enumerate(batch) if sample.measured]
     for start in range(0, len(wanted), ROWS):
         rows = wanted[start : start + ROWS]
-        asked = [replace(turns[row], reply=batch[row].target) for row in rows]
+        targets = [replace(turns[row], reply=batch[row].target) for row in rows]
         gradient = any("gradient" in batch[row].measured for row in rows)
-        for row, stats in zip(rows, _of_turns(loaded, asked, gradient=gradient), strict=True):
-            found[row] = stats
-    return found
+        for row, stats in zip(rows, _of_turns(loaded, targets, gradient=gradient), strict=True):
+            results[row] = stats
+    return results
 
 
 def _of_turns(loaded: Loaded, turns: Sequence[Turn], *, gradient: bool) -> list[TokenStats]:
@@ -44,38 +70,33 @@ def _of_turns(loaded: Loaded, turns: Sequence[Turn], *, gradient: bool) -> list[
     if not gradient:
         with torch.inference_mode():
             return _read(run_forward(loaded.model, batch), None)
-    with torch.inference_mode(mode=False), torch.enable_grad(), _Embeddings(loaded.model) as seen:
+    with torch.inference_mode(mode=False), torch.enable_grad(), _from_embeddings(loaded.model) as embeddings:
         forward = run_forward(loaded.model, batch)
         # rows do not touch each other, so the gradient of the sum holds every row's own
         (-forward.row_logp_B / forward.row_length_B).sum().backward()
-        gradient_BTD = seen[0].grad
+        gradient_BTD = embeddings[0].grad
         assert gradient_BTD is not None  # noqa: S101 - the loss depends on the embeddings
         norm_B = gradient_BTD.float().flatten(1).norm(dim=1)
     return _read(forward, norm_B)
 
 
-class _Embeddings:
-    """Lets a gradient begin at the embeddings and nowhere else; gives the list they are put into."""
+@contextmanager
+def _from_embeddings(model: Any) -> Iterator[list[Tensor]]:
+    """Lets a gradient begin at the embeddings and nowhere else; yields the list that the embeddings are put into."""
+    embeddings: list[Tensor] = []
+    trained = [p for p in model.parameters() if p.requires_grad]
 
-    def __init__(self, model: Any) -> None:
-        self.model = model
-        self.seen: list[Tensor] = []
+    def keep(_module: Any, _args: Any, output: Tensor) -> Tensor:
+        embeddings.append(output.detach().requires_grad_())
+        return embeddings[-1].clone()
 
-    def __enter__(self) -> list[Tensor]:
-        self.trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.model.requires_grad_(requires_grad=False)
-        self.handle = self.model.get_input_embeddings().register_forward_hook(self._keep)
-        return self.seen
-
-    def _keep(self, module: Any, args: Any, output: Tensor) -> Tensor:
-        del module, args
-        kept = output.detach().requires_grad_()
-        self.seen.append(kept)
-        return kept.clone()
-
-    def __exit__(self, *error: object) -> None:
-        self.handle.remove()
-        for parameter in self.trained:
+    model.requires_grad_(requires_grad=False)
+    handle = model.get_input_embeddings().register_forward_hook(keep)
+    try:
+        yield embeddings
+    finally:
+        handle.remove()
+        for parameter in trained:
             parameter.requires_grad_()
 
 

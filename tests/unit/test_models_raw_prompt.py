@@ -14,10 +14,8 @@ from mllmu.config.recipe import ModelSection
 from mllmu.core.records import Modality, ModelRef, Question, Response, Sample, TaskName
 from mllmu.evaluation import published
 from mllmu.evaluation.published import Shot
-from mllmu.models.engine import prefix
-from mllmu.models.engine import raw_prompt as literal
+from mllmu.models.engine import forward, raw_prompt
 from mllmu.models.engine.respond import plan_batches, respond
-from mllmu.models.families import open_image
 from mllmu.models.loading import Loaded, load
 
 PEOPLE = ("red", "green", "blue")
@@ -80,7 +78,7 @@ def test_other_families_whose_mark_the_published_prompts_hold_share_too(
     """Around the tokens of their images stand others, which belong to the image."""
     loaded = load_ref(build(family, tmp_path))
     with torch.inference_mode():
-        prompts = literal.raw_prompts(loaded, [one for one in asked if one.image], tmp_path, "")
+        prompts = raw_prompt.raw_prompts(loaded, [one for one in asked if one.image], tmp_path, "")
     assert prompts, "nothing is shared"
     wanted = asked[::3]
     assert said(loaded, tmp_path, wanted, share=True) == said(loaded, tmp_path, wanted, share=False)
@@ -90,23 +88,19 @@ def test_examples_are_read_once_for_all_people_and_a_image_once_for_its_question
     tiny_base: Path, asked: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded, lengths = load_ref(tiny_base), []
-    read = prefix.read
+    read = forward.read
 
     def counted(model: object, above: object, parents: object, ids: list[list[int]], *rest: Any, **of: Any) -> object:
         lengths.append([(len(row), row.count(loaded.image_token_id)) for row in ids])
         return read(model, above, parents, ids, *rest, **of)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(prefix, "read", counted)
+    monkeypatch.setattr(forward, "read", counted)
     wanted = [one for one in asked if one.task == "classification" and one.image]
     said(loaded, tiny_base, wanted, share=True)
     marks = [[count for _, count in level] for level in lengths]
     assert marks == [[2 * 17], [17, 17], [0] * 4]
-    whole = sum(len(literal.encode(loaded, s, raw_opener(tiny_base))["input_ids"][0]) for s in wanted)
+    whole = sum(len(raw_prompt.encode(loaded, s, raw_prompt.opener(tiny_base))["input_ids"][0]) for s in wanted)
     assert sum(length for level in lengths for length, _ in level) < 0.6 * whole
-
-
-def raw_opener(base: Path) -> literal.OpenImage:
-    return lambda name: open_image(base / name)
 
 
 def test_where_images_have_no_features_nothing_is_shared(
@@ -115,7 +109,7 @@ def test_where_images_have_no_features_nothing_is_shared(
     loaded = load_ref(tiny_base)
     monkeypatch.setattr(type(loaded.family), "image_parts", ())
     wanted = [one for one in asked if one.image][:2]
-    assert literal.respond_sharing(loaded, wanted, tiny_base) is None
+    assert raw_prompt.raw_prompts(loaded, wanted, tiny_base, "") is None
     assert len(said(loaded, tiny_base, wanted, share=True)) == 2
 
 
@@ -123,5 +117,5 @@ def test_a_processor_that_puts_other_tokens_is_believed(
     tiny_base: Path, asked: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = load_ref(tiny_base)
-    monkeypatch.setattr(literal, "_with_images", lambda *_: [1, 2, 3])
-    assert literal.respond_sharing(loaded, [one for one in asked if one.image][:2], tiny_base) is None
+    monkeypatch.setattr(loaded.encoder, "image_ids", lambda _: [1, 2, 3])
+    assert raw_prompt.raw_prompts(loaded, [one for one in asked if one.image][:2], tiny_base, "") is None

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from helpers_models import LORA, load_ref, turns_of
 
-from mllmu.models.adapters import add_trainable
-from mllmu.models.engine.image_features import FEATURES, FeatureMemory, embedded, image_inputs
-from mllmu.models.families import Turn
-from mllmu.models.loading import Loaded
-from mllmu.models.parts import core
+from mllmu.models import encoding
+from mllmu.models.encoding import FEATURES, Encoder, image_inputs
+from mllmu.models.engine.forward import embedded
+from mllmu.models.families import Turn, core
+from mllmu.models.loading import Loaded, add_trainable
 
 
 def asked(loaded: Loaded, base: Path) -> list[Turn]:
@@ -92,13 +93,25 @@ def test_features_made_in_an_evaluation_can_be_trained_on(loaded: Loaded, tiny_b
     model(**embedded(model, inputs)).logits.sum().backward()
 
 
-def test_memory_is_bounded_and_drops_what_was_not_used_for_longest() -> None:
-    memory = FeatureMemory(most_bytes=3 * 40)
-    for name in "abc":
-        memory.keep((name,), torch.zeros(10))
-    assert memory.get(("a",)) is not None
-    memory.keep(("d",), torch.zeros(10))
-    assert [memory.get((name,)) is not None for name in "abcd"] == [True, False, True, True]
-    memory.keep(("e",), torch.zeros(1000))
-    assert memory.get(("e",)) is not None, "one image is always kept, however large"
-    assert memory.get(("d",)) is None
+def test_memory_is_bounded_and_drops_what_was_not_used_for_longest(
+    loaded: Loaded, tiny_base: Path, runs: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(*colours: str) -> int:
+        """How often the vision tower runs for images."""
+        before = len(runs)
+        image_inputs(small, [Turn(prompt="?", image=tiny_base / f"{colour}.png") for colour in colours])
+        return len(runs) - before
+
+    loaded.model.requires_grad_(requires_grad=False)
+    one = image_inputs(loaded, asked(loaded, tiny_base)[:1])[FEATURES].nbytes
+    monkeypatch.setattr(encoding, "FEATURE_BYTES", 2 * one)
+    known = loaded.encoder
+    small = replace(loaded, encoder=Encoder(known.family, known.processor, known.context))
+    assert ask("red", "green") == 2
+    assert ask("green", "red") == 0
+    assert ask("blue") == 1
+    assert ask("red") == 0
+    assert ask("green") == 1, "it was not used for longest"
+    monkeypatch.setattr(encoding, "FEATURE_BYTES", one - 1)
+    small = replace(loaded, encoder=Encoder(known.family, known.processor, known.context))
+    assert ask("red") == ask("red") == 1, "one that is larger than the memory is not kept"

@@ -13,21 +13,14 @@ from PIL import Image
 
 from mllmu.config.recipe import Lora, ModelSection
 from mllmu.core.records import Exchange, ModelRef, Sample
-from mllmu.models.adapters import add_trainable
-from mllmu.models.encoding import shared_length
-from mllmu.models.engine import prefix
-from mllmu.models.engine.respond import (
-    as_turn,
-    generate,
-    plan_batches,
-    respond,
-    score_candidates,
-)
-from mllmu.models.engine.sharing import SHORTEST, Plan, Prompt, plan
-from mllmu.models.engine.tree import Level
+from mllmu.models.encoding import EncodedPrompt, shared_length
+from mllmu.models.engine import forward
+from mllmu.models.engine.respond import SHORTEST, SharingPlan, answer, as_turn, plan, plan_batches, respond
+from mllmu.models.engine.tree import TreeLevel
 from mllmu.models.families import Turn
-from mllmu.models.loading import Loaded, load
-from mllmu.models.parts import decoder_layers
+from mllmu.models.layers import decoder_layers
+from mllmu.models.loading import Loaded, add_trainable, load
+from mllmu.models.modifiers import Gate, ModifierSettings, Steering
 from tools.pretrain_tiny.build import build_model, build_processor, build_tokenizer
 
 WORDS = "Ada Bell lives in Riga and works as a baker ; the colour of her hat is red , blue or green ? yes no"
@@ -108,11 +101,10 @@ def test_replies_and_logps_are_those_of_one_question_at_a_time(
         for r in rs
     }
     for one in samples:
-        turn = as_turn(one, folder, system_prompt)
-        text, count, finished = generate(loaded, [one], [turn])[0]
+        (alone,) = answer(loaded, [one], image_folder=folder, system_prompt=system_prompt, share=False)
         got = shared[one.id]
-        assert (got.text, got.num_tokens, got.finished) == (text, count, finished)
-        for key, plain in score_candidates(loaded, [one], [turn])[0].items():
+        assert (got.text, got.num_tokens, got.finished) == (alone.text, alone.num_tokens, alone.finished)
+        for key, plain in alone.candidates.items():
             assert got.candidates[key].num_tokens == plain.num_tokens
             assert got.candidates[key].logp == pytest.approx(plain.logp, abs=1e-4)
 
@@ -138,16 +130,15 @@ def asked(folder: Path, *images: str, system: str = "") -> list[Turn]:
     return [as_turn(sample(n, image=image), folder, system) for n, image in enumerate(images)]
 
 
-def pieces(plans: list[Plan], prompts: list[list[int]]) -> dict[int, list[list[int]]]:
+def pieces(plans: list[SharingPlan], prompts: list[list[int]]) -> dict[int, list[list[int]]]:
     """The tokens of every prompt as they are read, level by level."""
     found: dict[int, list[list[int]]] = {}
     for each in plans:
         for number, prompt in enumerate(each.members):
             chain, node = [], number
-            for step in reversed(each.steps):
-                i, piece = step.pieces[node]
-                chain.append(prompts[i][piece])
-                node = step.parents[node]
+            for level in reversed(each.levels):
+                node, i, tokens = level[node]
+                chain.append(prompts[i][tokens])
             found[prompt] = chain[::-1]
     return found
 
@@ -155,10 +146,10 @@ def pieces(plans: list[Plan], prompts: list[list[int]]) -> dict[int, list[list[i
 def test_prompts_are_cut_where_they_differ_and_keep_a_token_of_their_own(folder: Path) -> None:
     turns = asked(folder, "red.png", "", "red.png")
     prompts = [[7, 1, 2, 3], [7, 5], [7, 1, 9]]
-    plans = plan([Prompt(ids, turn) for ids, turn in zip(prompts, turns, strict=True)], [1, 0, 1])
-    assert [len(each.steps) for each in plans] == [2, 1]
+    plans = plan([EncodedPrompt(ids, turn) for ids, turn in zip(prompts, turns, strict=True)], [1, 0, 1])
+    assert [len(each.levels) for each in plans] == [2, 1]
     assert pieces(plans, prompts) == {0: [[7, 1], [2, 3]], 1: [[7, 5]], 2: [[7, 1], [9]]}
-    assert len(plans[0].steps[0].pieces) == 1, "what two prompts have in common is read once"
+    assert len(plans[0].levels[0]) == 1, "what two prompts have in common is read once"
 
 
 def test_a_long_opening_is_read_once_for_all_images(folder: Path) -> None:
@@ -166,19 +157,19 @@ def test_a_long_opening_is_read_once_for_all_images(folder: Path) -> None:
     turns = asked(folder, "red.png", "green.png", "red.png", system="Say no .")
     # the two images have the same tokens, 4 and 4, and must not be taken for one
     prompts = [[*opening, 4, 4, 1], [*opening, 4, 4, 2], [*opening, 4, 4, 3]]
-    shown = [Prompt(ids, turn) for ids, turn in zip(prompts, turns, strict=True)]
+    shown = [EncodedPrompt(ids, turn) for ids, turn in zip(prompts, turns, strict=True)]
     plans = plan(shown, [SHORTEST] * 3)
     assert pieces(plans, prompts)[0] == [opening, [4, 4], [1]]
-    assert [len(step.pieces) for step in plans[0].steps] == [1, 2, 3]
-    assert [len(step.pieces) for step in plan(shown, [0] * 3)[0].steps] == [2, 3], "images may stand before it"
-    assert [len(step.pieces) for step in plan(shown[:1], [SHORTEST])[0].steps] == [1, 1]
+    assert [len(level) for level in plans[0].levels] == [1, 2, 3]
+    assert [len(level) for level in plan(shown, [0] * 3)[0].levels] == [2, 3], "images may stand before it"
+    assert [len(level) for level in plan(shown[:1], [SHORTEST])[0].levels] == [1, 1]
 
 
 def test_a_long_opening_is_shared_by_name_too(folder: Path) -> None:
     opening = list(range(10, 10 + SHORTEST))
     turns = asked(folder, "", "", system="Say no .")
     prompts = [[*opening, 1], [*opening, 2, 3]]
-    plans = plan([Prompt(ids, turn) for ids, turn in zip(prompts, turns, strict=True)], [0, 0])
+    plans = plan([EncodedPrompt(ids, turn) for ids, turn in zip(prompts, turns, strict=True)], [0, 0])
     assert pieces(plans, prompts) == {0: [opening, [1]], 1: [opening, [2, 3]]}
 
 
@@ -187,23 +178,25 @@ def test_equal_prompts_share_all_but_their_last_token() -> None:
     assert shared_length([[1, 2, 3], [1, 2]]) == 1
 
 
-def read(loaded: Loaded, ids: list[list[int]], above: Level | None = None, parents: Sequence[int] = ()) -> Level:
-    return prefix.read(loaded.model, above, parents or [0] * len(ids), ids)
+def read(
+    loaded: Loaded, ids: list[list[int]], above: TreeLevel | None = None, parents: Sequence[int] = ()
+) -> TreeLevel:
+    return forward.read(loaded.model, above, parents or [0] * len(ids), ids)
 
 
-def logps(loaded: Loaded, level: Level, parents: list[int], replies: list[list[int]]) -> list[float]:
-    return prefix.reply_logps(loaded.model, level, prefix.next_logits(loaded.model, level), parents, replies)
+def logps(loaded: Loaded, level: TreeLevel, parents: list[int], replies: list[list[int]]) -> list[float]:
+    return forward.reply_logps(loaded.model, level, forward.next_logits(loaded.model, level), parents, replies)
 
 
 @torch.inference_mode()
 def test_a_level_can_be_continued_twice(loaded: Loaded) -> None:
     """Going on must not change what it starts from."""
     level = read(loaded, [[5, 6, 7], [5, 6]])
-    first = prefix.next_logits(loaded.model, level)
+    first = forward.next_logits(loaded.model, level)
     found = []
     for _ in range(2):
         scored = logps(loaded, level, [0, 0, 1], [[8, 9], [10], [8, 9]])
-        found.append((scored, prefix.decode(loaded.model, level, first, [3, 5], frozenset())))
+        found.append((scored, forward.decode(loaded.model, level, first, [3, 5], frozenset())))
     assert found[0] == found[1]
     assert level.lengths.tolist() == level.ends.tolist() == [3, 2]
 
@@ -222,8 +215,8 @@ def test_likelihoods_do_not_depend_on_how_much_is_read_at_once(loaded: Loaded, m
     replies = [[8, 9, 10], [11], [12, 13], [8, 9, 10], [14, 15, 16, 17]]
     found = []
     for tokens, logits in ((1, 1), (4, 700), (1000, 2**24)):
-        monkeypatch.setattr(prefix, "MOST_TOKENS", tokens)
-        monkeypatch.setattr(prefix, "MOST_LOGITS", logits)
+        monkeypatch.setattr(forward, "MOST_TOKENS", tokens)
+        monkeypatch.setattr(forward, "MOST_LOGITS", logits)
         found.append(logps(loaded, read(loaded, [[5, 6, 7], [7, 5, 5]]), [0, 1, 0, 1, 0], replies))
     assert found[1] == pytest.approx(found[0], abs=1e-4)
     assert found[2] == pytest.approx(found[0], abs=1e-4)
@@ -233,7 +226,7 @@ def test_likelihoods_do_not_depend_on_how_much_is_read_at_once(loaded: Loaded, m
 @torch.inference_mode()
 def test_the_likeliest_token_is_the_first_of_equals() -> None:
     logits = torch.tensor([[1.0, 3.0, 3.0], [0.0, -1.0, -2.0]])
-    assert prefix.best(logits) == prefix.best(logits.bfloat16()) == [1, 0]
+    assert forward.best(logits) == forward.best(logits.bfloat16()) == [1, 0]
 
 
 @settings(max_examples=6, deadline=None)
@@ -265,28 +258,30 @@ def test_the_last_layer_makes_only_keys_and_values_of_what_is_gone_on_from(loade
     calls, last = [], decoder_layers(loaded.model)[-1]
     handle = last.mlp.register_forward_hook(lambda *_: calls.append(1))  # type: ignore[union-attr, operator]
     with torch.inference_mode():
-        whole, part = (prefix.read(loaded.model, None, [0], [[5, 6, 7]], ends=ends) for ends in (True, False))
+        whole, part = (forward.read(loaded.model, None, [0], [[5, 6, 7]], ends=ends) for ends in (True, False))
         assert len(calls) == 1
         replies = []
         for level in (whole, part):
-            below = prefix.read(loaded.model, level, [0, 0], [[8], [9, 10]])
+            below = forward.read(loaded.model, level, [0, 0], [[8], [9, 10]])
             replies.append(
-                prefix.decode(loaded.model, below, prefix.next_logits(loaded.model, below), [4, 4], frozenset())
+                forward.decode(loaded.model, below, forward.next_logits(loaded.model, below), [4, 4], frozenset())
             )
     handle.remove()
-    assert part.keys.keys() == whole.keys.keys()
-    for layer, keys in whole.keys.items():
-        assert torch.equal(keys, part.keys[layer])
+    assert part.states.keys() == whole.states.keys()
+    for layer, (keys, _) in whole.states.items():
+        assert torch.equal(keys, part.states[layer][0])
     assert replies[0] == replies[1]
 
 
-def test_a_modifier_sees_the_last_layer_of_everything(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefix, "modified", lambda _: True)
-    assert prefix.read(loaded.model, None, [0], [[5, 6, 7]], ends=False).last.shape == (1, 64)
+def test_a_modifier_sees_the_last_layer_of_everything(folder: Path) -> None:
+    loaded = load(ModelSection(path=str(folder), device="cpu"), ModelRef(base=str(folder)), folder)
+    closed = Gate(torch.zeros(1, 64), torch.ones(1))
+    Steering(ModifierSettings(kind="steering"), closed, torch.zeros(64)).attach(loaded.model)
+    assert forward.read(loaded.model, None, [0], [[5, 6, 7]], ends=False).last.shape == (1, 64)
 
 
 def test_candidates_of_one_length_are_read_together_and_all_of_them_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lengths 2 and 3 are of one kind, 0 has nothing to be read, and no portion holds more than 8 tokens."""
-    monkeypatch.setattr(prefix, "MOST_TOKENS", 8)
+    monkeypatch.setattr(forward, "MOST_TOKENS", 8)
     lengths, parents = [9, 2, 0, 3, 2, 3], [1, 1, 0, 0, 0, 1]
-    assert list(prefix._portions(lengths, parents)) == [[3, 4, 1], [5], [0]]
+    assert list(forward.portions(lengths, parents)) == [[3, 4, 1], [5], [0]]

@@ -8,10 +8,10 @@ import pytest
 import torch
 from helpers_models import LORA, logits, turns_of
 
-from mllmu.models.adapters import add_trainable
-from mllmu.models.engine.forward import Forward, label_everything, run_forward
+from mllmu.models.engine.forward import Forward, run_forward
 from mllmu.models.families import IGNORE, Batch, Turn
-from mllmu.models.loading import Loaded
+from mllmu.models.labels import label_everything
+from mllmu.models.loading import Loaded, add_trainable
 
 
 def by_hand() -> Forward:

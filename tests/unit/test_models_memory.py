@@ -13,9 +13,11 @@ from mllmu.config.recipe import Evaluate
 from mllmu.core.errors import RecipeError
 from mllmu.core.progress import SilentProgress
 from mllmu.evaluation.run import collect
-from mllmu.models.engine import batch_size, memory
-from mllmu.models.engine.batch_size import MOST, bytes_of, longest, starting_size, tokens_of
-from mllmu.models.engine.memory import free_bytes
+from mllmu.models import devices
+from mllmu.models.devices import free_bytes
+from mllmu.models.engine import memory
+from mllmu.models.engine.memory import MOST, bytes_of, longest, starting_size, tokens_of
+from mllmu.models.engine.respond import as_turn
 
 SAMPLES = [sample(n, image=("red.png", "", "green.png")[n % 3], prompt="Where?" + "!" * (n % 5)) for n in range(30)]
 
@@ -24,8 +26,8 @@ def test_more_memory_means_more_questions(tiny_base: Path, monkeypatch: pytest.M
     loaded, sizes = load_ref(tiny_base), []
     one = bytes_of(loaded, SAMPLES[:1], image_folder=tiny_base)
     for questions in (0, 3, 50, 10**6):
-        free = (batch_size.fixed_bytes() + questions * one) / batch_size.SHARE
-        monkeypatch.setattr(batch_size, "free_bytes", lambda _, free=free: free)
+        free = (memory.fixed_bytes() + questions * one) / memory.SHARE
+        monkeypatch.setattr(memory, "free_bytes", lambda _, free=free: free)
         sizes.append(starting_size(loaded, SAMPLES, image_folder=tiny_base))
     assert sizes[0] == 1
     assert 3 <= sizes[1] < sizes[2] < sizes[3] == MOST
@@ -35,7 +37,7 @@ def test_a_shared_image_is_counted_once(tiny_base: Path) -> None:
     loaded = load_ref(tiny_base)
     alike = [sample(n, image="red.png", prompt="Where?") for n in range(8)]
     held, read = tokens_of(loaded, alike, image_folder=tiny_base, system_prompt="")
-    prompt = len(loaded.encoder.prompt(batch_size.as_turn(alike[0], tiny_base, "")))
+    prompt = len(loaded.encoder.prompt(as_turn(alike[0], tiny_base, "")))
     written = 8 * alike[0].max_new_tokens
     assert held == prompt - 1 + 8 + written, "all but the last token are common"
     assert read == prompt - 1
@@ -44,19 +46,19 @@ def test_a_shared_image_is_counted_once(tiny_base: Path) -> None:
 def test_keys_and_values_are_counted_by_hand(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two layers of one head of 32 numbers, keys and values, 4 bytes each: 512 bytes a token."""
     loaded = load_ref(tiny_base)
-    monkeypatch.setattr(batch_size, "tokens_of", lambda *_, **__: (10, 0))
+    monkeypatch.setattr(memory, "tokens_of", lambda *_, **__: (10, 0))
     assert bytes_of(loaded, SAMPLES, image_folder=tiny_base) == 10 * 2 * 2 * 32 * 4
 
 
 def test_what_is_counted_is_the_longest(tiny_base: Path) -> None:
     many = [sample(n, prompt="x" * (200 - abs(150 - n))) for n in range(200)]
-    assert len(longest(many)) == batch_size.PROBE
+    assert len(longest(many)) == memory.PROBE
     assert many[150] in longest(many)
     assert longest(SAMPLES[:3]) == SAMPLES[:3]
 
 
 def test_a_container_has_what_its_limit_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    monkeypatch.setattr(devices, "CGROUP", tmp_path)
     unlimited = free_bytes(torch.device("cpu"))
     (tmp_path / "memory.max").write_text("5000\n")
     (tmp_path / "memory.current").write_text("2000\n")

@@ -1,0 +1,108 @@
+"""Devices: which one a model runs on, how much memory is left there, and what to do when it was too little."""
+
+from __future__ import annotations
+
+from bisect import bisect
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from mllmu.core import ranks
+from mllmu.core.errors import ModelError, one_line
+from mllmu.core.records import Sample
+
+CGROUP = Path("/sys/fs/cgroup")
+PACKED_SHARE = 0.1
+"""Of the machine's free memory that copies of weights may take; the output layer comes first, it gains most."""
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+def choose(name: str) -> torch.device:
+    """The device of a name other than 'cpu'; 'auto' is the GPU of this process. ModelError if it cannot be used."""
+    if name == "auto":
+        return own_gpu()
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ModelError(f"model.device: '{name}' is no device. Expected auto, cpu, cuda or cuda:N.") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(f"model.device: '{name}' asked for, but no GPU is visible. Use device: auto or cpu.")
+    if device.type == "cuda" and ranks.count() > 1:
+        if device.index is not None:
+            raise ModelError(f"model.device: '{name}' would be the GPU of all {ranks.count()} processes. Use auto.")
+        device = own_gpu()
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"model.device: '{name}' cannot be used here: {one_line(error)}. Use device: auto.") from None
+    return device
+
+
+def own_gpu() -> torch.device:
+    """The GPU of this process: the first, or one of its own where there are several processes."""
+    if ranks.count() == 1:
+        return torch.device("cuda")
+    number, available = ranks.local_rank(), torch.cuda.device_count()
+    if number >= available:
+        raise ModelError(
+            f"model.device: process {number} of this machine has no GPU of its own, {available} are visible. "
+            "Start as many processes as there are GPUs, or set model.device: cpu."
+        )
+    return torch.device("cuda", number)
+
+
+def device_map(name: str, device: torch.device) -> str:
+    """``model.device_map``, if a model can be spread over all GPUs here; otherwise a ModelError."""
+    if ranks.count() > 1:
+        raise ModelError("model.device_map: spreads a model over all GPUs, which leaves none to other processes.")
+    if device.type != "cuda":
+        raise ModelError(
+            f"model.device_map: '{name}' spreads a model over GPUs, but the device is {device}. "
+            "Leave it out, or run where GPUs are visible."
+        )
+    return name
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that can still be had on a device, including the program's own reserve."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + unused
+    return min(int(psutil.virtual_memory().available), _left_to_container())
+
+
+def _left_to_container() -> int:
+    """Memory that the limit of a container leaves, which the machine's own figures do not know."""
+    try:
+        limit, used = ((CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
+    except OSError:
+        return 1 << 62
+    return (1 << 62) if limit == "max" else int(limit) - int(used)
+
+
+def fitting_layers(layers: list[Any]) -> list[Any]:
+    """The first of some layers whose weights take a tenth of the machine's free memory at the most."""
+    sizes = accumulate(layer.weight.nbytes for layer in layers)
+    return layers[: bisect(list(sizes), PACKED_SHARE * free_bytes(torch.device("cpu")))]
+
+
+def half_of(batch: Sequence[Sample], error: Exception) -> int:
+    """The size to go on with after a batch that did not fit into memory; other errors are raised again.
+
+    Raises:
+        ModelError: not even one sample fits.
+    """
+    if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in OUT_OF_MEMORY):
+        raise error
+    if len(batch) == 1:
+        raise ModelError(
+            f"out of memory with a single question ({batch[0].id}). Use a smaller model, a GPU with more memory, or "
+            "smaller images (model.image_processor)."
+        ) from None
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return len(batch) // 2
