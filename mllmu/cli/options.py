@@ -113,7 +113,7 @@ def _assist(path: Path, overrides: Sequence[str] | None, out: Path | None) -> li
 
 def link_reports(root: Path, title: str) -> Path:
     """Write the page of a grid: every report that is in a folder below ``root``, earlier ones too."""
-    from mllmu.report.index import write_links
+    from mllmu.report.page import write_links
 
     found = sorted(page.parent.parent.name for page in root.glob("*/report/index.html"))
     return write_links(root, title, "One report per recipe of the grid.", {n: f"{n}/report/index.html" for n in found})

@@ -56,6 +56,8 @@ class RunFolder:
     SCORES_FILE: ClassVar[str] = "scores.jsonl"
     METRICS_FILE: ClassVar[str] = "metrics.json"
     GATE_FILE: ClassVar[str] = "gate.json"
+    JUDGE_FILES: ClassVar[str] = "judge_*.json"
+    REPORT: ClassVar[str] = "report"
     TRUST: ClassVar[str] = "trust"
     TRUST_FILE: ClassVar[str] = "trust/trust.json"
     LAYERS: ClassVar[str] = "layers"

@@ -55,7 +55,12 @@ class Factuality(Metric):
         return "judged by mllmu judge"
 
     def info(self) -> MetricInfo:
-        info = {"label": f"Factuality, judge {self.judge.name}", "about": self.judge.about, "table": True}
+        info = {
+            "label": f"Factuality, judge {self.judge.name}",
+            "about": self.judge.about,
+            "decimals": 1,
+            "table": True,
+        }
         return super().info().model_copy(update=info)
 
 

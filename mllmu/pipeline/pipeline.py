@@ -30,7 +30,7 @@ from mllmu.config.recipe import Recipe
 from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.progress import Progress, SilentProgress
 from mllmu.core.ranks import leads
-from mllmu.core.runfolder import RunStore, write_atomic
+from mllmu.core.runfolder import RunFolder, RunStore, write_atomic
 from mllmu.data import build
 from mllmu.evaluation import gate, scoring
 from mllmu.evaluation.judging import run as let_judge
@@ -45,8 +45,8 @@ from mllmu.pipeline.context import Context, timed
 from mllmu.pipeline.models import Models
 from mllmu.pipeline.protocols import Comparison, write_comparison
 from mllmu.pipeline.record import recorded
-from mllmu.report import ReportInput, render, terminal_judgements, terminal_table
-from mllmu.report.index import write_index
+from mllmu.report import ReportInput, render, terminal_tables
+from mllmu.report.page import write_links
 
 STAGES = ("data", "finetune", "unlearn", "evaluate", "score", "report")
 CHEAP = ("score", "report")
@@ -99,7 +99,7 @@ class Pipeline:
                 # Judging and drawing are cheap, so asking for them by name does them again.
                 store.force = only in (None, stage) and (self.force or (stage == only and stage in CHEAP))
                 getattr(self, stage)()
-        return self.root / "report" / "index.html" if last == "report" else None
+        return self.root / RunFolder.REPORT / "index.html" if last == "report" else None
 
     def data(self) -> None:
         """People, images, questions, splits."""
@@ -134,7 +134,7 @@ class Pipeline:
 
     def _pass_gate(self, answers: Answers) -> None:
         difference = gate.memorisation(answers.samples, answers.ask(TARGET), answers.ask(RETAIN_MODEL))
-        write_atomic(answers.folder / reporting.GATE_FILE, json.dumps(difference._asdict(), indent=1) + "\n")
+        write_atomic(answers.folder / RunFolder.GATE_FILE, json.dumps(difference._asdict(), indent=1) + "\n")
         if self.gate:
             gate.check(difference)
 
@@ -186,29 +186,34 @@ class Pipeline:
                 results,
                 parser=evaluate.protocol.parser,
                 benchmarks={b.name: b.info() for b in map(benchmarks.built, evaluate.benchmarks)},
-                tables=[table for summary in summaries for table in summary.tables(about)],
+                tables=[
+                    *(table for summary in summaries for table in summary.tables(about)),
+                    *reporting.ks_tables(distances, folded=bool(summaries)),
+                ],
             )
-            reporting.write_metrics(answers.folder / reporting.METRICS_FILE, results, distances, about, declared)
+            reporting.write_metrics(answers.folder / RunFolder.METRICS_FILE, results, distances, about, declared)
         for spec in self.recipe.evaluate.judges:
             judge = spec.build("judges", "evaluate.judges")
             let_judge(self.root, self.names, judge, progress=self.progress, force=self.context.store.force)
 
     def report(self) -> None:
         """Draw one report per forget ratio; with several, an index page leads to them."""
-        folder = self.root / "report"
+        folder = self.root / RunFolder.REPORT
         self.progress.stage("report", str(folder))
-        for key in self.keys:
-            place = folder / f"forget_{key}" if len(self.keys) > 1 else folder
-            render(self._report_input(key), place)
+        several = len(self.keys) > 1
+        pages = {key: folder / f"forget_{key}" if several else folder for key in self.keys}
+        for key, page in pages.items():
+            render(self._report_input(key), page)
             if key in self.comparisons:
-                write_comparison(place, self.comparisons[key].results(self.names))
-        if len(self.keys) > 1:
-            write_index(folder, self.recipe.report.title or self.recipe.name, self.keys)
+                write_comparison(page, self.comparisons[key].results(self.names))
+        if several:
+            links = {f"{key} % forgotten": f"{page.name}/index.html" for key, page in pages.items()}
+            title = self.recipe.report.title or self.recipe.name
+            write_links(folder, title, "One report per forget ratio.", links)
 
     def terminal_table(self) -> Group:
         """The result of every ratio in a few lines for a terminal."""
-        shown = [self._report_input(key) for key in self.keys]
-        return Group(*(table for one in shown for table in (terminal_table(one), *terminal_judgements(one))))
+        return Group(*(table for key in self.keys for table in terminal_tables(self._report_input(key))))
 
     def _report_input(self, key: str) -> ReportInput:
         return reporting.report_input(self.context, self.models, self.answers[key], self.jobs)

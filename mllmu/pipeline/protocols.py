@@ -6,30 +6,25 @@ kept in ``protocols/<label>/``; the table is ``report/protocols.md``, and ``repo
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mllmu.config.protocol import Protocol
 from mllmu.core import plugins
-from mllmu.core.records import SPLITS, TASKS, MetricResult, TaskName
+from mllmu.core.declared import MODALITY_LABELS
+from mllmu.core.records import MODALITIES, TASKS, MetricResult, ordered
 from mllmu.core.runfolder import write_atomic
 from mllmu.evaluation import scoring
 from mllmu.pipeline.answers import Answers
 from mllmu.pipeline.context import Context
 from mllmu.pipeline.models import Models
+from mllmu.report.printing import DASH, csv_of, show
+from mllmu.report.table import ReportTable
+from mllmu.report.tables import plain_table
 
 TABLE, ALL_NUMBERS = "protocols.md", "protocols.csv"
 OWN = "this run"
 """Label of the recipe's own protocol."""
-_TITLES: dict[TaskName, str] = {"classification": "Accuracy, %", "generation": "ROUGE-L, %", "cloze": "Cloze, %"}
-
-
-def main_metric(task: TaskName, protocol: Protocol) -> str:
-    """The score of a task that a protocol looks at first."""
-    letter = "accuracy_first_char" if protocol.parser == "first_char" else "accuracy"
-    return {"classification": letter, "generation": "rougeL", "cloze": "cloze_contains"}[task]
 
 
 class Comparison:
@@ -52,57 +47,52 @@ class Comparison:
     def ask(self, names: Sequence[str]) -> None:
         """Ask all models under every protocol."""
         for answers in self.answers.values():
-            for place, name in enumerate(names):
-                answers.ask(name, twins=names[:place])
+            for index, name in enumerate(names):
+                answers.ask(name, twins=names[:index])
 
     def results(self, names: Sequence[str]) -> dict[str, list[MetricResult]]:
-        """The main score of every task, set, modality and model, by protocol."""
-        found: dict[str, list[MetricResult]] = {}
+        """The headline score of every task, set, modality and model, by protocol."""
+        results: dict[str, list[MetricResult]] = {}
         for label, answers in self.answers.items():
             tasks = dict.fromkeys(sample.task for sample in answers.samples)
-            metrics = [plugins.build("metrics", main_metric(task, self.protocols[label]), {}) for task in tasks]
-            found[label] = []
+            headlines = (plugins.find("tasks", task).headline(self.protocols[label].parser) for task in tasks)
+            metrics = [plugins.build("metrics", name, {}) for name in headlines]
+            results[label] = []
             for name in names:
                 scores = scoring.score_all(answers.samples, answers.replies(name), metrics)
-                found[label] += scoring.aggregate(name, answers.samples, scores, metrics)
-        return found
+                results[label] += scoring.aggregate(name, answers.samples, scores, metrics)
+        return results
 
 
 def write_comparison(folder: Path, results: Mapping[str, Sequence[MetricResult]]) -> None:
-    """Write the table and all its numbers."""
-    write_atomic(folder / TABLE, "\n".join(table(results)) + "\n")
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["protocol", *MetricResult.model_fields])
-    for label, rows in results.items():
-        writer.writerows([[label, *row.model_dump().values()] for row in rows])
-    write_atomic(folder / ALL_NUMBERS, buffer.getvalue())
+    """Write the tables as Markdown and all their numbers as CSV."""
+    write_atomic(folder / TABLE, "\n".join(map(markdown, comparison_tables(results))))
+    rows = ((label, *row.model_dump().values()) for label, of_protocol in results.items() for row in of_protocol)
+    write_atomic(folder / ALL_NUMBERS, csv_of(("protocol", *MetricResult.model_fields), rows))
 
 
-def table(results: Mapping[str, Sequence[MetricResult]]) -> Iterator[str]:
-    """One Markdown table per task: protocols down, sets of every model across; with image / by name.
+def comparison_tables(results: Mapping[str, Sequence[MetricResult]]) -> Iterator[ReportTable]:
+    """One table per task: protocols down, sets of every model across, the modalities side by side.
 
-    Behind a value stands how many replies could not be read, as ``(n?)``; they are not in it.
+    ``(n?)`` after a value: n replies could not be read; they are not in the mean.
     """
-    everything = [row for rows in results.values() for row in rows]
-    models = list(dict.fromkeys(row.model for row in everything))
-    for task in TASKS:
-        splits = [split for split in SPLITS if any((row.split, row.task) == (split, task) for row in everything)]
-        columns = [(model, split) for model in models for split in splits]
-        if not columns:
-            continue
-        yield f"### {task.capitalize()} ({_TITLES[task]}; with image / by name)\n"
-        yield "| protocol | " + " | ".join(f"{model}: {split}" for model, split in columns) + " |"
-        yield "|---" * (len(columns) + 1) + "|"
+    asked = " / ".join(MODALITY_LABELS[modality] for modality in MODALITIES)
+    for name in ordered((row.task for rows in results.values() for row in rows), TASKS):
+        cells: dict[str, dict[str, list[str]]] = {label: {} for label in results}
         for label, rows in results.items():
-            cells = [
-                [row for row in rows if (row.model, row.split, row.task) == (model, split, task)]
-                for model, split in columns
-            ]
-            yield f"| {label} | " + " | ".join(" / ".join(map(_shown, cell)) or "–" for cell in cells) + " |"
-        yield ""
+            for row in (row for row in rows if row.task == name):
+                unread = f" ({row.num_unparsed}?)" if row.num_unparsed else ""
+                cells[label].setdefault(f"{row.model}: {row.split}", []).append(show(row.value) + unread)
+        heads = list(dict.fromkeys(head for texts in cells.values() for head in texts))
+        lines = ((label, *(" / ".join(texts.get(head, [DASH])) for head in heads)) for label, texts in cells.items())
+        task = plugins.find("tasks", name)
+        metric = plugins.find("metrics", task.headline()).label
+        yield plain_table(("protocol", *heads), *lines, title=f"{task.label} ({metric}, %; {asked})")
 
 
-def _shown(row: MetricResult) -> str:
-    value = "–" if row.value is None else f"{100 * row.value:.1f}"
-    return f"{value} ({row.num_unparsed}?)" if row.num_unparsed else value
+def markdown(table: ReportTable) -> str:
+    """A table of texts in Markdown, below its title."""
+    heads = (table.first, *(column.head for column in table.columns))
+    lines = [" | ".join((row.name, *(cell.text for cell in row.cells))) for row in table.rows]
+    top = f"### {table.title}\n\n| {' | '.join(heads)} |\n|{'---|' * len(heads)}\n"
+    return top + "".join(f"| {line} |\n" for line in lines)

@@ -13,14 +13,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
-import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.style import context as use_style
 
-PALETTE: dict[str, str] = {
+PALETTE = {
     "ink": "#1f2430",
     "muted": "#69707d",
     "line": "#d9dde3",
@@ -36,33 +36,7 @@ PALETTE: dict[str, str] = {
 }
 SERIES = ("blue", "orange", "teal", "violet", "red", "sand", "grey")
 
-_STYLE: dict[str, Any] = {
-    "font.family": ["DejaVu Sans"],
-    "font.size": 9,
-    "text.parse_math": False,  # names and values may hold dollar signs
-    "svg.fonttype": "none",
-    "text.color": PALETTE["ink"],
-    "axes.labelcolor": PALETTE["ink"],
-    "axes.edgecolor": PALETTE["line"],
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 9.5,
-    "axes.titlelocation": "left",
-    "axes.formatter.useoffset": False,
-    "grid.color": PALETTE["line"],
-    "grid.linewidth": 0.6,
-    "xtick.color": PALETTE["muted"],
-    "ytick.color": PALETTE["muted"],
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    "figure.dpi": 72,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-}
+_STYLE = Path(__file__).parent / "templates" / "plots.mplstyle"
 
 
 @dataclass(frozen=True)
@@ -80,7 +54,7 @@ def style(name: str) -> Iterator[None]:
     """Draw inside this: sets the report's look, and silences complaints about letters the font lacks."""
     fonts = logging.getLogger("matplotlib.font_manager")
     level = fonts.level
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
+    with use_style([str(_STYLE), {"svg.hashsalt": name}]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         fonts.setLevel(logging.ERROR)
         try:

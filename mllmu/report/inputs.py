@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field
 
+from mllmu.core.declared import Declared
 from mllmu.core.errors import DataError, did_you_mean
 from mllmu.core.names import BASELINES
 from mllmu.core.records import MetricResult, Modality, Record, Split, Summary, TaskName
 
 Role = Literal["base", "target", "retain_model", "baseline", "unlearned"]
-ROLES: tuple[Role, ...] = ("base", "target", "retain_model", "baseline", "unlearned")
+ROLES: tuple[Role, ...] = get_args(Role)
+"""What a model is, in the order of the report."""
 
 
 class ModelRow(Record):
@@ -34,22 +36,13 @@ class ModelRow(Record):
     warnings: tuple[str, ...] = ()
 
 
-class KsRow(Record):
-    """Kolmogorov-Smirnov distance (0 to 1) between a model's truth ratios and the retain_model's."""
-
-    model: str
-    split: Split
-    modality: Modality
-    value: float | None
-
-
 class TrustRow(Record):
-    """What was found about one metric on one task and modality of the forget questions.
+    """How far one metric can be trusted on one task and modality of the forget questions.
 
     Attributes:
         auc: share of pairs (model that knows, model that does not) the metric puts in the right order; 0.5 is chance.
         quantisation, relearning: 1 if nothing hidden comes back, towards 0 the more does; None where not measured.
-        trust: harmonic mean of what is there of the three.
+        trust: harmonic mean of those of the three that were measured.
         num_with, num_without: models with a value.
     """
 
@@ -66,14 +59,6 @@ class TrustRow(Record):
     num_without: int
 
 
-class CurvePoint(Record):
-    """One logged value of a training curve; ``name`` is the loss term. Values that are not finite are allowed."""
-
-    step: int
-    name: str
-    value: float
-
-
 class Portrait(Record):
     """The images of one person as PNG bytes; the first is the canonical one, the others are transformed."""
 
@@ -84,7 +69,7 @@ class Portrait(Record):
 
 
 class Example(Record):
-    """One question with the replies of all models. ``outcomes`` (model -> right, wrong, ...) is optional."""
+    """One question with the replies of all models. ``outcomes`` (model -> kind of reply) is optional."""
 
     question: str
     image: bytes | None = None
@@ -97,13 +82,15 @@ class Example(Record):
 
 
 class ReportInput(Record):
-    """ScoredRun the report shows.
+    """Everything the report shows.
 
     Attributes:
         models: one row per model; their order is the order of the report within each role.
         results: metric results of all models, and of the ``chance`` and ``majority`` baselines.
-        summaries: numbers about whole models, see :mod:`mllmu.evaluation.summaries`.
-        provenance: nested plain values; ``seconds`` (stage -> seconds) and ``recipe`` (text) get their own place.
+        summaries: numbers about whole models that no single reply gives.
+        declared: how metrics, tasks, sets and summaries are titled, printed and laid out in tables.
+        curves: model -> loss term -> logged values as (step, value), by step; a value may be infinite or not a number.
+        provenance: nested plain values; ``seconds`` (stage -> seconds) and ``recipe`` (text) are shown on their own.
         warnings: what a reader must know before believing a number, e.g. that the memorisation gate is off.
         trust: how well each metric tells models that know from models that do not, if that was measured.
         reference_rows: also print the paper's published numbers, apart and labelled as not comparable.
@@ -112,9 +99,9 @@ class ReportInput(Record):
     title: str
     models: tuple[ModelRow, ...]
     results: tuple[MetricResult, ...] = ()
-    ks: tuple[KsRow, ...] = ()
     summaries: tuple[Summary, ...] = ()
-    curves: dict[str, tuple[CurvePoint, ...]] = Field(default_factory=dict)
+    declared: Declared = Field(default_factory=Declared)
+    curves: dict[str, dict[str, tuple[tuple[int, float], ...]]] = Field(default_factory=dict)
     provenance: dict[str, Any] = Field(default_factory=dict)
     portraits: tuple[Portrait, ...] = ()
     examples: tuple[Example, ...] = ()
@@ -135,32 +122,22 @@ def check(report: ReportInput) -> None:
         if count > 1:
             raise DataError(f"report.models: '{name}' is listed {count} times. Give every model a name of its own.")
     seen: set[tuple[str, ...]] = set()
-    asked: dict[tuple[str, ...], tuple[str, int]] = {}
+    first: dict[tuple[str, ...], tuple[str, int]] = {}
     for result in report.results:
-        _check_known(result, names)
-        place = (result.metric, result.split, result.task, result.modality)
-        if (result.model, *place) in seen:
+        model, of = result.model, (result.metric, result.split, result.task, result.modality)
+        if model not in names and model not in BASELINES:
             raise DataError(
-                f"report.results: {result.model}: {' '.join(place)} is given twice. Expected one result each."
+                f"report.results: model '{model}' is not in report.models.{did_you_mean(model, names)} "
+                f"Known: {', '.join([*names, *BASELINES])}."
             )
-        seen.add((result.model, *place))
-        if result.model not in BASELINES:
-            _check_same_questions(result, asked.setdefault(place, (result.model, result.num + result.num_unparsed)))
-
-
-def _check_known(result: MetricResult, names: list[str]) -> None:
-    if result.model not in names and result.model not in BASELINES:
-        raise DataError(
-            f"report.results: model '{result.model}' is not in report.models.{did_you_mean(result.model, names)} "
-            f"Known: {', '.join([*names, *BASELINES])}."
-        )
-
-
-def _check_same_questions(result: MetricResult, first: tuple[str, int]) -> None:
-    num = result.num + result.num_unparsed
-    if num != first[1]:
-        raise DataError(
-            f"report.results: {result.metric} on {result.split} ({result.task}, {result.modality}): "
-            f"'{first[0]}' was asked {first[1]} questions and '{result.model}' {num}. "
-            "Only models that answered the same questions can be compared; evaluate both on the same samples."
-        )
+        if (model, *of) in seen:
+            raise DataError(f"report.results: {model}: {' '.join(of)} is given twice. Expected one result each.")
+        seen.add((model, *of))
+        asked = result.num + result.num_unparsed
+        other, count = first.setdefault(of, (model, asked)) if model not in BASELINES else (model, asked)
+        if asked != count:
+            raise DataError(
+                f"report.results: {result.metric} on {result.split} ({result.task}, {result.modality}): "
+                f"'{other}' was asked {count} questions and '{model}' {asked}. "
+                "Only models that answered the same questions can be compared; evaluate both on the same samples."
+            )

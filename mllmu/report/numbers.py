@@ -1,36 +1,39 @@
-"""Looking up and averaging results, and printing them: the one place where report numbers are computed."""
+"""Looking up and averaging results: forgetting, utility and the Pareto front, and the CSV file of them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from mllmu.core.records import MODALITIES, SPLITS, TASKS, MetricResult, Modality, Split, TaskName
-from mllmu.report.inputs import ROLES, ModelRow, ReportInput, Role
+from mllmu.core.declared import MetricInfo
+from mllmu.core.names import BASELINES
+from mllmu.core.records import MODALITIES, MetricResult, Modality, Split, TaskName
+from mllmu.report.inputs import ROLES, ModelRow, ReportInput, Role, check
+from mllmu.report.printing import csv_of, finite
 
-MAIN_METRIC: dict[TaskName, str] = {"classification": "accuracy", "generation": "rougeL", "cloze": "cloze_contains"}
-"""The paper's metric of each task; what tables, plots and the trade-off are made of."""
-
-OUTCOMES: tuple[str, ...] = ("right", "wrong", "refused", "garbled")
-UTILITY_SPLITS: tuple[Split, ...] = ("retain", "celebrity")
+FORGOTTEN: tuple[Split, ...] = ("forget", "test")
+"""The sets about the people to forget: their scores are compared with the retain_model's."""
+UTILITY: tuple[Split, ...] = ("retain", "celebrity")
+"""The sets whose mean score is the utility."""
 COLLAPSE_SHARE = 0.5
-"""A model is called collapsed when at least this share of its replies about retain people is garbled."""
+"""A model is called collapsed when at least this share of its replies about retain people is noise."""
+ALL_TASKS = "all"
+"""In place of a task: the mean over all tasks."""
 
-METRIC_LABELS: dict[str, str] = {
-    "accuracy": "accuracy",
-    "rougeL": "ROUGE-L",
-    "cloze_contains": "answer contained",
-}
-MODALITY_LABELS: dict[str, str] = {"image_text": "image + text", "text": "text only", "both": "both"}
-_DECIMALS = ("rouge", "bleu", "truth_ratio", "probability", "factuality", "exposure", "member_", "reply_perplexity")
+Bounds = tuple[float | None, float | None]
+"""Lowest and highest possible value, None where there is no bound."""
+Tasks = Collection[TaskName] | None
+"""Some tasks, or None for all."""
 
-FEW_PEOPLE = 5
-"""With fewer people an interval is marked: it rests on a guess about how people differ."""
 
-Cell = tuple[Split, TaskName]
-Tasks = TaskName | Collection[TaskName] | None
-"""One task, some, or all."""
+class Cell(NamedTuple):
+    """What a score is about: the questions of one task on one set, in one modality."""
+
+    split: Split
+    task: TaskName
+    modality: Modality
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,9 @@ class Interval:
     high: float | None = None
 
     @property
-    def half(self) -> float | None:
-        """Half the width of the interval."""
-        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+    def half(self) -> float:
+        """Half the width of the interval; 0 where it is unknown."""
+        return 0.0 if self.low is None or self.high is None else (self.high - self.low) / 2
 
 
 def mean_interval(parts: list[Interval]) -> Interval | None:
@@ -62,8 +65,8 @@ def mean_interval(parts: list[Interval]) -> Interval | None:
     return Interval(value, sum(lows) / len(parts), sum(highs) / len(parts)) if known else Interval(value)
 
 
-def possible(value: float, low: float | None, high: float | None, people: int) -> Interval:
-    """The interval of a share that can be true: cut at 0 and 1, and not empty where everybody is alike.
+def possible(value: float, low: float | None, high: float | None, people: int, bounds: Bounds = (0.0, 1.0)) -> Interval:
+    """The interval of a number that can be true: cut at the bounds of its range, and not empty where all are alike.
 
     The interval in ``metrics.json`` is symmetric, so with few people it can pass the end of the range. And where every
     person has all right (or nothing), the spread between people is estimated as 0. Then at least a share 0.025^(1/G) of
@@ -73,36 +76,41 @@ def possible(value: float, low: float | None, high: float | None, people: int) -
     >>> possible(0.9, 0.7, 1.1, 25).high, round(possible(1.0, 1.0, 1.0, 4).low, 3)
     (1.0, 0.398)
     """
-    if low is None or high is None or not 0 <= value <= 1:
+    if low is None or high is None:
         return Interval(value, low, high)
-    low, high = max(0.0, low), min(1.0, high)
-    if low < high or people < 1 or value not in (0, 1):
+    low = low if bounds[0] is None else max(bounds[0], low)
+    high = high if bounds[1] is None else min(bounds[1], high)
+    if low < high or people < 1 or value not in (0, 1) or bounds != (0, 1):
         return Interval(value, low, high)
     bound = 0.025 ** (1 / people)
     return Interval(value, bound, 1.0) if value else Interval(value, 0.0, 1 - bound)
 
 
-def usable(value: float | None) -> float | None:
-    """The value, or None if it is missing or not finite."""
-    return value if value is not None and math.isfinite(value) else None
-
-
 @dataclass(frozen=True)
-class Standing:
-    """Where a model stands between forgetting and utility, in one modality; all in shares of 1.
+class TradeoffRow:
+    """What one model gave up to forget, in one modality and task (``all``: the mean of the tasks); shares of 1.
 
-    ScoredRun is measured over the tasks whose replies could be read on forget, retain and celebrity, and compared with
+    Scores are means over the tasks whose replies could be read on forget, retain and celebrity, and are compared with
     the target and the retain_model over the same tasks.
 
     Attributes:
-        forget, utility: mean main scores; utility over retain and celebrity.
-        drop: target's forget score minus this one's; positive means forgotten.
-        gap: difference to the retain_model's forget score, or to 0 without a retain_model; never negative.
+        number: position of the model in the report, the number printed in the plots.
+        forget: mean headline score on forget people.
+        utility: mean headline score over retain and celebrity; higher is better.
+        drop: target's forget score minus this model's; positive means forgotten. None without a target.
+        gap: absolute difference to the retain_model's forget score (without a retain_model: the forget score
+            itself); lower is better. Forgetting more than a model that never learned is not better.
         loss: utility below the retain_model's (or, without one, the target's); 0 if above.
         level: the height to draw at: the utility, moved by what the missing tasks change for the target.
         missing: tasks in which not one reply could be read.
+        noise_forget, noise_retain: shares of replies that are noise, over all tasks.
+        on_front: no other unlearned model, nor the target, is at least as good on both and better on one.
     """
 
+    number: int
+    model: ModelRow
+    modality: Modality
+    task: str
     forget: Interval | None = None
     utility: Interval | None = None
     drop: float | None = None
@@ -110,30 +118,68 @@ class Standing:
     loss: float | None = None
     level: float | None = None
     missing: tuple[TaskName, ...] = ()
+    noise_forget: float | None = None
+    noise_retain: float | None = None
+    on_front: bool = False
 
     @property
     def distance(self) -> float | None:
         """From the retain_model in a straight line: sqrt(gap^2 + loss^2)."""
         return None if self.gap is None or self.loss is None else math.hypot(self.gap, self.loss)
 
+    @property
+    def collapsed(self) -> bool:
+        """At least half of the replies about retain people are noise."""
+        return self.noise_retain is not None and self.noise_retain >= COLLAPSE_SHARE
+
+    @property
+    def partial(self) -> bool:
+        """Some task could not be read, so the scores are means of the others."""
+        return bool(self.missing)
+
+    @property
+    def comparable(self) -> bool:
+        """Neither collapsed nor partly unreadable: a candidate for the front."""
+        return not (self.collapsed or self.partial)
+
 
 class Numbers:
-    """Results of a report by (model, metric, split, task, modality).
+    """Results of a report by model, metric, split, task and modality.
 
     ``models`` are in reading order: by role, and the unlearned by their distance from the retain_model, nearest first
     (mean over modalities; without one, as in the input).
     """
 
     def __init__(self, report: ReportInput) -> None:
+        self.declared = report.declared
+        self.splits = list(dict.fromkeys([*report.declared.splits, *(r.split for r in report.results)]))
+        self.tasks = list(dict.fromkeys([*report.declared.tasks, *(r.task for r in report.results)]))
+        self.outcomes = [name for name, metric in report.declared.metrics.items() if metric.outcome]
+        self.noise = next((name for name in self.outcomes if self.metric(name).collapse), "noise")
+        self._results: dict[tuple[str, str, Cell], MetricResult] = {}
+        self._cells: dict[str, set[Cell]] = {}
+        for result in report.results:
+            # A baseline answers a task, so it stands beside the headline metric, by whatever rule replies are read.
+            metric = self.headline(result.task) if result.model in BASELINES else result.metric
+            cell = Cell(result.split, result.task, result.modality)
+            self._results[result.model, metric, cell] = result
+            if result.model not in BASELINES:
+                self._cells.setdefault(metric, set()).add(cell)
+        asked = {cell for task in self.tasks for cell in self._cells.get(self.headline(task), ()) if cell.task == task}
+        self._asked = asked
+        self.modalities: list[Modality] = [m for m in MODALITIES if any(m == cell.modality for cell in asked)]
         self.models: list[ModelRow] = sorted(report.models, key=lambda row: ROLES.index(row.role))
-        self._results = {(r.model, r.metric, r.split, r.task, r.modality): r for r in report.results}
-        rows = {row.name for row in report.models}
-        self._asked = {
-            (r.split, r.task, r.modality) for r in report.results if r.model in rows and r.metric == MAIN_METRIC[r.task]
-        }
-        self.modalities: list[Modality] = [m for m in MODALITIES if any(m == asked[2] for asked in self._asked)]
-        far = {row.name: self._distance(row.name) for row in self.models if row.role == "unlearned"}
-        self.models.sort(key=lambda row: (ROLES.index(row.role), far.get(row.name, 0.0)))
+        far = {row.name: self.distance(row) for row in self.unlearned()}
+        self.models.sort(key=lambda row: (ROLES.index(row.role), math.inf if (d := far.get(row.name)) is None else d))
+
+    def metric(self, name: str) -> MetricInfo:
+        """What is declared of a metric; one that is not declared is a decimal number without bounds."""
+        return self.declared.metrics.get(name) or MetricInfo(label=name, percent=False, range=(None, None))
+
+    def headline(self, task: TaskName) -> str:
+        """The metric that tables and plots show of a task."""
+        declared = self.declared.tasks.get(task)
+        return declared.metric if declared else ""
 
     def first(self, role: Role) -> ModelRow | None:
         """The first model of a role."""
@@ -143,148 +189,139 @@ class Numbers:
         """All models made by an unlearning method."""
         return [row for row in self.models if row.role == "unlearned"]
 
-    def tasks(self, modality: Modality) -> list[TaskName]:
-        """Tasks that any model was asked in a modality."""
-        return [t for t in TASKS if any((t, modality) == asked[1:] for asked in self._asked)]
+    def tables(self, metric: str) -> dict[tuple[TaskName, Modality], list[Cell]]:
+        """Where a metric has results of any model: by task and modality, the sets in their order."""
+        tables: dict[tuple[TaskName, Modality], list[Cell]] = {}
+        for cell in (Cell(s, t, m) for t in self.tasks for m in MODALITIES for s in self.splits):
+            if cell in self._cells.get(metric, ()):
+                tables.setdefault((cell.task, cell.modality), []).append(cell)
+        return tables
 
-    def splits(self, modality: Modality) -> list[Split]:
-        """Splits that any model was asked in a modality."""
-        return [s for s in SPLITS if any(s == asked[0] and modality == asked[2] for asked in self._asked)]
+    def cells(self, modality: Modality, splits: Iterable[Split], tasks: Tasks = None) -> list[Cell]:
+        """Where a headline score was asked in a modality; of all tasks unless some are named."""
+        cells = (Cell(split, task, modality) for split in splits for task in self.tasks)
+        return [cell for cell in cells if cell in self._asked and (tasks is None or cell.task in tasks)]
 
-    def cells(self, modality: Modality, splits: Iterable[Split], task: Tasks = None) -> list[Cell]:
-        """The (split, task) pairs asked in a modality; all tasks unless some are named."""
-        tasks = TASKS if task is None else (task,) if isinstance(task, str) else [t for t in TASKS if t in task]
-        return [(s, t) for s in splits for t in tasks if (s, t, modality) in self._asked]
-
-    def result(self, model: str, metric: str, cell: Cell, modality: Modality) -> MetricResult | None:
+    def result(self, model: str, metric: str, cell: Cell) -> MetricResult | None:
         """One result, or None if there is none."""
-        return self._results.get((model, metric, *cell, modality))
+        return self._results.get((model, metric, cell))
 
-    def main(self, model: str, cell: Cell, modality: Modality) -> Interval | None:
-        """The main score of a cell, or None if the model was not asked or nothing could be judged."""
-        result = self.result(model, MAIN_METRIC[cell[1]], cell, modality)
-        value = usable(result.value) if result else None
+    def interval(self, model: str, metric: str, cell: Cell) -> Interval | None:
+        """A result as an interval; None if the model was not asked or nothing could be judged."""
+        result = self.result(model, metric, cell)
+        value = finite(result.value) if result else None
         if result is None or value is None:
             return None
-        return possible(value, usable(result.ci_low), usable(result.ci_high), result.num_profiles)
+        low, high = finite(result.ci_low), finite(result.ci_high)
+        return possible(value, low, high, result.num_profiles, self.metric(metric).range)
 
-    def mean(self, model: str, cells: list[Cell], modality: Modality) -> Interval | None:
-        """Mean main score over cells; None if one of them is missing (a mean over fewer would not compare)."""
-        parts = [self.main(model, cell, modality) for cell in cells]
-        whole = [part for part in parts if part is not None]
-        return mean_interval(whole) if len(whole) == len(parts) else None
+    def main(self, model: str, cell: Cell) -> Interval | None:
+        """The headline score of a cell."""
+        return self.interval(model, self.headline(cell.task), cell)
 
-    def score(self, model: str, modality: Modality, splits: Iterable[Split], task: Tasks = None) -> Interval | None:
-        """Mean main score over splits and tasks; a split counts as much as another, a task likewise."""
-        return self.mean(model, self.cells(modality, splits, task), modality)
+    def score(self, model: str, modality: Modality, splits: Iterable[Split], tasks: Tasks = None) -> Interval | None:
+        """Mean headline score over splits and tasks; None if one is missing, as a mean over fewer would not compare."""
+        parts = [self.main(model, cell) for cell in self.cells(modality, splits, tasks)]
+        known = [part for part in parts if part is not None]
+        return mean_interval(known) if len(known) == len(parts) else None
 
-    def readable(self, model: str, modality: Modality, splits: Collection[Split], task: Tasks = None) -> list[TaskName]:
+    def readable(self, model: str, modality: Modality, splits: Sequence[Split], tasks: Tasks = None) -> list[TaskName]:
         """The tasks that were asked and have a judged reply in every set."""
-        asked = dict.fromkeys(cell[1] for cell in self.cells(modality, splits, task))
-        return [t for t in asked if all(self.main(model, c, modality) for c in self.cells(modality, splits, t))]
+        asked = dict.fromkeys(cell.task for cell in self.cells(modality, splits, tasks))
+        return [t for t in asked if all(self.main(model, cell) for cell in self.cells(modality, splits, (t,)))]
 
-    def standing(self, model: str, modality: Modality, task: Tasks = None) -> Standing:
-        """Forgetting and utility of a model, over the tasks that can be read of it."""
-        splits: tuple[Split, ...] = ("forget", *UTILITY_SPLITS)
-        asked = list(dict.fromkeys(cell[1] for cell in self.cells(modality, splits, task)))
-        read = self.readable(model, modality, splits, task)
-        used = read or asked
-        forget, utility = (self.score(model, modality, s, used) for s in (("forget",), UTILITY_SPLITS))
-        start, best = self._yardstick("target", modality, used), self._yardstick("retain_model", modality, used)
-        whole, kept = self._yardstick("target", modality, asked)[1], best[1] or start[1]
-        ideal = best[0] if self.first("retain_model") else Interval(0.0)
-        shift = whole.value - start[1].value if whole and start[1] else 0.0
-        return Standing(
-            forget=forget,
-            utility=utility,
-            drop=start[0].value - forget.value if start[0] and forget else None,
-            gap=abs(forget.value - ideal.value) if ideal and forget else None,
-            loss=max(0.0, kept.value - utility.value) if kept and utility else None,
-            level=utility.value + shift if utility else None,
-            missing=tuple(t for t in asked if t not in used),
-        )
-
-    def _yardstick(self, role: Role, modality: Modality, tasks: Tasks) -> tuple[Interval | None, Interval | None]:
-        """Forget score and utility of the first model of a role."""
-        row = self.first(role)
-        splits: tuple[tuple[Split, ...], ...] = (("forget",), UTILITY_SPLITS)
-        forget, utility = (self.score(row.name, modality, s, tasks) if row else None for s in splits)
-        return forget, utility
-
-    def _distance(self, model: str) -> float:
-        """Mean distance over the modalities in which there is one; infinite if there is none."""
-        found = [d for m in self.modalities if (d := self.standing(model, m).distance) is not None]
-        return sum(found) / len(found) if found else math.inf
-
-    def share(self, model: str, outcome: str, cells: list[Cell], modality: Modality) -> float | None:
-        """Share of replies with an outcome over cells, each cell weighted by its number of replies."""
-        found = [self.result(model, outcome, cell, modality) for cell in cells]
-        parts = [(r.value, r.num) for r in found if r and r.num and usable(r.value) is not None and r.value is not None]
+    def share(self, model: str, metric: str, cells: Iterable[Cell]) -> float | None:
+        """Mean of a metric over cells, each cell weighted by its number of replies."""
+        results = [self.result(model, metric, cell) for cell in cells]
+        parts = [(value, r.num) for r in results if r and r.num and (value := finite(r.value)) is not None]
         total = sum(num for _, num in parts)
         return sum(value * num for value, num in parts) / total if total else None
 
+    def of_role(self, role: Role, modality: Modality, splits: Iterable[Split], tasks: Tasks = None) -> Interval | None:
+        """Mean headline score of the first model of a role."""
+        row = self.first(role)
+        return self.score(row.name, modality, splits, tasks) if row else None
 
-def is_percent(metric: str) -> bool:
-    """Whether a metric is printed in percent (a share of replies) or as a decimal (ROUGE and the like)."""
-    return not metric.startswith(_DECIMALS)
+    def tradeoff(self, model: ModelRow, modality: Modality, task: str = ALL_TASKS) -> TradeoffRow:
+        """Forgetting and utility of a model, over the tasks that can be read of it."""
+        splits, tasks = ("forget", *UTILITY), None if task == ALL_TASKS else (task,)
+        asked = list(dict.fromkeys(cell.task for cell in self.cells(modality, splits, tasks)))
+        used = self.readable(model.name, modality, splits, tasks) or asked
+        forget, utility = (self.score(model.name, modality, s, used) for s in (("forget",), UTILITY))
+        start, start_utility = (self.of_role("target", modality, s, used) for s in (("forget",), UTILITY))
+        ideal, ideal_utility = (self.of_role("retain_model", modality, s, used) for s in (("forget",), UTILITY))
+        aim, kept = ideal if self.first("retain_model") else Interval(0.0), ideal_utility or start_utility
+        whole = self.of_role("target", modality, UTILITY, asked)
+        shift = whole.value - start_utility.value if whole and start_utility else 0.0
+        return TradeoffRow(
+            self.models.index(model) + 1, model, modality, task, forget, utility,
+            drop=start.value - forget.value if start and forget else None,
+            gap=abs(forget.value - aim.value) if aim and forget else None,
+            loss=max(0.0, kept.value - utility.value) if kept and utility else None,
+            level=utility.value + shift if utility else None,
+            missing=tuple(t for t in asked if t not in used),
+            noise_forget=self.share(model.name, self.noise, self.cells(modality, ("forget",))),
+            noise_retain=self.share(model.name, self.noise, self.cells(modality, ("retain",))),
+        )  # fmt: skip
+
+    def distance(self, model: ModelRow) -> float | None:
+        """Mean distance from the retain_model over the modalities in which there is one."""
+        known = [d for m in self.modalities if (d := self.tradeoff(model, m).distance) is not None]
+        return sum(known) / len(known) if known else None
 
 
-def show(metric: str, value: float | None) -> str:
-    """Print a metric value as the paper does: shares in percent, ROUGE and the like as decimals; none is a dash.
+def tradeoff_rows(report: ReportInput) -> list[TradeoffRow]:
+    """All trade-off rows by modality, then task (``all`` first), then model in report order.
 
-    >>> show("accuracy", 0.517), show("rougeL", 0.6451), show("accuracy", None)
-    ('51.7', '0.645', '–')
+    Raises:
+        DataError: the results cannot be compared, see :func:`mllmu.report.inputs.check`.
     """
-    if usable(value) is None or value is None:
-        return "–"
-    return f"{100 * value:.1f}" if is_percent(metric) else f"{value:.3f}"
+    check(report)
+    numbers = Numbers(report)
+    rows: list[TradeoffRow] = []
+    for modality in numbers.modalities:
+        tasks = list(dict.fromkeys(cell.task for cell in numbers.cells(modality, numbers.splits)))
+        for task in (ALL_TASKS, *(tasks if len(tasks) > 1 else ())):
+            rows += mark_front([numbers.tradeoff(model, modality, task) for model in numbers.models])
+    return rows
 
 
-def between(interval: Interval | None, metric: str = "accuracy") -> str:
-    """The bounds of an interval, printed like the metric; empty if they are unknown.
+def mark_front(rows: list[TradeoffRow]) -> list[TradeoffRow]:
+    """Mark the unlearned models that no rival beats, and no others.
 
-    >>> between(Interval(0.5, 0.25, 0.75)), between(Interval(0.5, 0.25, 0.75), "rougeL"), between(Interval(0.5))
-    ('25–75', '0.25–0.75', '')
+    A collapsed model is no candidate, and neither is one with a task that cannot be read.
     """
-    if interval is None or interval.low is None or interval.high is None:
-        return ""
-    if interval.low == interval.high:
-        return "all alike"
-    if is_percent(metric):
-        return f"{100 * interval.low:.0f}–{100 * interval.high:.0f}"
-    return f"{interval.low:.2f}–{interval.high:.2f}"
+    rivals = {
+        row.number: (row.gap, -row.utility.value)
+        for row in rows
+        if row.model.role in ("unlearned", "target") and row.comparable
+        if row.gap is not None and row.utility
+    }
+
+    def beaten(gap: float, loss: float) -> bool:
+        return any(g <= gap and u <= loss and (g, u) != (gap, loss) for g, u in rivals.values())
+
+    front = {number for number, rival in rivals.items() if not beaten(*rival)}
+    return [replace(row, on_front=row.model.role == "unlearned" and row.number in front) for row in rows]
 
 
-def percent(value: float | None) -> str:
-    """A share in percent with its sign, or a dash.
-
-    >>> percent(0.1234), percent(None)
-    ('12.3 %', '–')
-    """
-    return "–" if usable(value) is None or value is None else f"{100 * value:.1f} %"
+def csv_text(rows: list[TradeoffRow], noise: str) -> str:
+    """The rows as CSV; scores are 0 to 1. ``noise``: name of the metric that counts replies that are noise."""
+    nothing = TradeoffRow(0, ModelRow(name="-", role="base"), "text", ALL_TASKS)
+    return csv_of(_record(nothing, noise), (_record(row, noise).values() for row in rows))
 
 
-def duration(seconds: float | None) -> str:
-    """Seconds as a reader says them.
-
-    >>> duration(7.25), duration(605), duration(7320), duration(None)
-    ('7.2 s', '10 min 05 s', '2 h 02 min', '–')
-    """
-    if usable(seconds) is None or seconds is None:
-        return "–"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def listing(names: Iterable[str]) -> str:
-    """Names as English prose; of more than six, the first five and how many others.
-
-    >>> listing(["ga"]), listing(["ga", "npo", "kl"])
-    ('ga', 'ga, npo and kl')
-    """
-    *head, last = names
-    if len(head) > 5:
-        head, last = head[:5], f"{len(head) - 4} others"
-    return f"{', '.join(head)} and {last}" if head else last
+def _record(row: TradeoffRow, noise: str) -> dict[str, object]:
+    model, (forget, utility) = row.model, (score or Interval(math.nan) for score in (row.forget, row.utility))
+    return {
+        **{"number": row.number, "model": model.name, "role": model.role, "method": model.method},
+        **{"unlearned_with": model.modality, "forget_ratio": model.forget_ratio},
+        **{"modality": row.modality, "task": row.task},
+        **{"forget": finite(forget.value), "forget_low": forget.low, "forget_high": forget.high},
+        **{"drop_from_target": row.drop, "distance_to_retain_model": row.gap},
+        **{"utility": finite(utility.value), "utility_low": utility.low, "utility_high": utility.high},
+        **{f"{noise}_forget": row.noise_forget, f"{noise}_retain": row.noise_retain},
+        **{"collapsed": row.collapsed, "on_front": row.on_front, "seconds": model.seconds, "peak_mib": model.peak_mib},
+        **{"distance_with_utility": row.distance, "tasks_missing": " ".join(row.missing)},
+        **{"tokens_per_s": model.tokens_per_s, "trainable": model.trainable},
+    }

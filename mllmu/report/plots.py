@@ -4,179 +4,180 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from matplotlib.lines import Line2D
 
-from mllmu.core.records import GENERAL_SPLITS, Modality, Split, TaskName
+from mllmu.core.declared import MODALITY_LABELS
+from mllmu.core.records import Modality, Split, TaskName
 from mllmu.report.figures import PALETTE, Plot, finish, new_figure, style
-from mllmu.report.inputs import CurvePoint, ReportInput
-from mllmu.report.numbers import (
-    MAIN_METRIC,
-    METRIC_LABELS,
-    MODALITY_LABELS,
-    OUTCOMES,
-    UTILITY_SPLITS,
-    Interval,
-    Numbers,
-)
-from mllmu.report.scatter import MANY, scatter
-from mllmu.report.tradeoff import ALL_TASKS, TradeoffRow, mark_front
+from mllmu.report.inputs import ReportInput
+from mllmu.report.numbers import ALL_TASKS, UTILITY, Cell, Interval, Numbers, TradeoffRow, mark_front
+from mllmu.report.scatter import scatter
 
-_MODALITY_COLOURS: dict[Modality, str] = {"image_text": "blue", "text": "sand"}
-_OUTCOME_COLOURS = {"right": "blue", "wrong": "sand", "refused": "lilac", "garbled": "red"}
-_OUTCOME_SPLITS: tuple[Split, ...] = ("forget", "retain")
-_ROW_INCHES = 0.27
 CURVE_POINTS = 80
-_SIDES = {
-    "": ("teal", "loss of teaching"),
-    "forget": ("orange", "terms of the forget side"),
-    "retain": ("blue", "of the retain side"),
-}
+"""Points of a line: a panel has no room for more."""
+_MODALITY_COLOURS: dict[Modality, str] = {"image_text": "blue", "text": "sand"}
+_OUTCOME_COLOURS = ("blue", "sand", "lilac", "teal", "grey")
+_SIDES = {"": ("teal", "fine-tuning loss"), "forget": ("orange", "forget terms"), "retain": ("blue", "retain terms")}
 _DASHES = ("-", "--", ":", "-.")
 
 
-def tradeoff_plots(numbers: Numbers, rows: list[TradeoffRow]) -> list[Plot]:
+def draw(report: ReportInput, numbers: Numbers, rows: Sequence[TradeoffRow]) -> dict[str, list[Plot]]:
+    """The plots by the section of the page they belong to; a section without plots is empty."""
+    scatters = tradeoff_plots(numbers, rows)
+    return {
+        "main": [plot for plot in scatters if plot.name.startswith(f"tradeoff_{ALL_TASKS}_")],
+        "task": [plot for plot in scatters if not plot.name.startswith(f"tradeoff_{ALL_TASKS}_")],
+        "modalities": _modality_plot(numbers),
+        "outcomes": [plot for modality in numbers.modalities for plot in _outcome_plot(numbers, modality)],
+        "curves": _curve_plot(report, numbers),
+    }
+
+
+def tradeoff_plots(numbers: Numbers, rows: Sequence[TradeoffRow]) -> list[Plot]:
     """One scatter per modality and task; those of the mean over tasks come first."""
     groups: dict[tuple[str, Modality], list[TradeoffRow]] = {}
     for row in rows:
         groups.setdefault((row.task, row.modality), []).append(row)
     plots = []
     for (task, modality), group in sorted(groups.items(), key=lambda item: item[0][0] != ALL_TASKS):
-        chance = _chance(numbers, task, modality)
-        what = "mean of all tasks" if task == ALL_TASKS else task
-        plots.append(scatter(group, f"tradeoff_{task}_{modality}", f"{MODALITY_LABELS[modality]}, {what}", chance))
+        # Guessing is drawn where it is defined for every task of the score.
+        chance = numbers.score("chance", modality, UTILITY, None if task == ALL_TASKS else (task,))
+        title = f"{MODALITY_LABELS[modality]}, {'mean of all tasks' if task == ALL_TASKS else task}"
+        plots.append(scatter(group, f"tradeoff_{task}_{modality}", title, chance))
     return [plot for plot in [*plots, *_single_utility_plots(numbers, rows)] if plot]
 
 
-def _single_utility_plots(numbers: Numbers, rows: list[TradeoffRow]) -> list[Plot | None]:
+def _single_utility_plots(numbers: Numbers, rows: Sequence[TradeoffRow]) -> list[Plot | None]:
     """Forgetting against each kind of utility alone, if general benchmarks were asked (the paper's figure 4)."""
-    if not any(numbers.cells("image_text", (split,)) for split in GENERAL_SPLITS):
+    general = [name for name, split in numbers.declared.splits.items() if split.kind == "benchmark"]
+    modality = next((m for m in numbers.modalities if numbers.cells(m, general)), None)
+    if modality is None:
         return []
-    group = [row for row in rows if row.task == ALL_TASKS and row.modality == "image_text"]
     plots = []
-    for split in (*UTILITY_SPLITS, *GENERAL_SPLITS):
-        against = mark_front([replace(row, utility=_utility(numbers, row.model.name, split)) for row in group])
-        title = f"{MODALITY_LABELS['image_text']}, against {split} alone"
-        plots.append(scatter(against, f"tradeoff_against_{split}", title, None, against=f"{split}, score"))
+    for split in (*UTILITY, *general):
+        group = [row for row in rows if row.task == ALL_TASKS and row.modality == modality]
+        scores = [split_score(numbers, row.model.name, split, modality) for row in group]
+        changed = [replace(r, utility=s, level=s.value if s else None) for r, s in zip(group, scores, strict=True)]
+        title = f"{MODALITY_LABELS[modality]}, against {split} alone"
+        plots.append(scatter(mark_front(changed), f"tradeoff_against_{split}", title, None, against=f"{split}, score"))
     return plots
 
 
-def _utility(numbers: Numbers, model: str, split: Split) -> Interval | None:
-    """Mean main score in a set; on MMMU the share of all its questions, as it is usually given."""
-    if split != "mmmu":
-        return numbers.score(model, "image_text", (split,))
-    share = numbers.share(model, "mmmu_accuracy", numbers.cells("image_text", (split,)), "image_text")
+def split_score(numbers: Numbers, model: str, split: Split, modality: Modality) -> Interval | None:
+    """Score of one set: the mean over its tasks, or over all its questions if it declares a metric of its own."""
+    declared = numbers.declared.splits.get(split)
+    if not declared or not declared.metric:
+        return numbers.score(model, modality, (split,))
+    share = numbers.share(model, declared.metric, numbers.cells(modality, (split,)))
     return None if share is None else Interval(share)
 
 
-def _chance(numbers: Numbers, task: str, modality: Modality) -> Any:
-    """Utility by luck, where luck is defined for all of it: the options of a classification."""
-    only: TaskName | None = "classification" if task == "classification" else None
-    return numbers.score("chance", modality, UTILITY_SPLITS, only)
+def _bars(
+    name: str, alt: str, names: Sequence[str], panels: Mapping[str, Callable[[Any], None]], inches: float
+) -> Plot:
+    """Panels of horizontal bars by title, one line per model, ``inches`` high."""
+    with style(name):
+        figure = new_figure(10.4, 1.25 + inches * len(names))
+        every = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axes, (title, bars) in zip(every, panels.items(), strict=True):
+            axes.set_title(title)
+            axes.grid(visible=False, axis="y")
+            bars(axes)
+        every[0].set_yticks(range(len(names)), [_cut(name, 34) for name in names])
+        every[0].tick_params(axis="y", labelcolor=PALETTE["ink"])
+        every[0].set_ylim(len(names) - 0.4, -0.6)
+        figure.legend(*every[0].get_legend_handles_labels(), loc="outside upper left", ncols=5)
+        return finish(figure, name, alt)
 
 
-def modality_plot(numbers: Numbers) -> Plot | None:
-    """Forget scores asked with the portrait and asked by name, side by side; None unless both were asked."""
-    if len(numbers.modalities) < 2 or not numbers.models:
-        return None
-    tasks = [task for task in MAIN_METRIC if all(task in numbers.tasks(m) for m in numbers.modalities)]
+def _cut(name: str, letters: int) -> str:
+    return name if len(name) <= letters else f"{name[: letters - 1]}…"
+
+
+def _modality_plot(numbers: Numbers) -> list[Plot]:
+    """Forget scores of the modalities side by side; none unless there are two."""
+    asked = [{cell.task for cell in numbers.cells(modality, ("forget",))} for modality in numbers.modalities]
+    tasks = [task for task in numbers.tasks if all(task in of_modality for of_modality in asked)]
+    if len(asked) < 2 or not tasks:
+        return []
     names = [row.name for row in numbers.models]
-    with style("modalities"):
-        figure = new_figure(10.4, 1.3 + 0.34 * len(names))
-        panels = figure.subplots(1, max(1, len(tasks)), sharey=True, squeeze=False)[0]
-        for axes, task in zip(panels, tasks, strict=False):
-            _paired_bars(axes, numbers, task, names)
-        _name_rows(panels[0], names)
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
-        return finish(figure, "modalities", "Bars: forget scores asked with portrait and asked by name, per model")
+    titles = (f"{task}: {numbers.metric(numbers.headline(task)).label}" for task in tasks)
+    panels = {title: partial(_pairs, numbers, names, task) for title, task in zip(titles, tasks, strict=True)}
+    alt = f"Bars: forget scores per model, {' and '.join(MODALITY_LABELS[m] for m in numbers.modalities)}"
+    return [_bars("modalities", alt, names, panels, 0.34)]
 
 
-def _paired_bars(axes: Any, numbers: Numbers, task: TaskName, names: list[str]) -> None:
-    axes.set_title(f"{task}: {METRIC_LABELS[MAIN_METRIC[task]]}")
-    axes.set_xlim(0, 1)
-    axes.grid(visible=False, axis="y")
+def _pairs(numbers: Numbers, names: Sequence[str], task: TaskName, axes: Any) -> None:
+    if None not in (bounds := numbers.metric(numbers.headline(task)).range):
+        axes.set_xlim(*bounds)
     for offset, modality in zip((-0.19, 0.19), numbers.modalities, strict=True):
-        colour = PALETTE[_MODALITY_COLOURS[modality]]
-        scores = [numbers.main(name, ("forget", task), modality) for name in names]
-        where = [i + offset for i in range(len(names))]
-        axes.barh(where, [s.value if s else 0 for s in scores], 0.36, color=colour, label=MODALITY_LABELS[modality])
-        for y, score in zip(where, scores, strict=True):
-            if score and score.low is not None and score.high is not None:
-                axes.plot([score.low, score.high], [y, y], color=PALETTE["ink"], linewidth=0.8, alpha=0.55)
-            elif score is None:
+        scores = [numbers.main(name, Cell("forget", task, modality)) for name in names]
+        heights, colour = [index + offset for index in range(len(names))], PALETTE[_MODALITY_COLOURS[modality]]
+        widths = [score.value if score else 0.0 for score in scores]
+        axes.barh(heights, widths, 0.36, color=colour, label=MODALITY_LABELS[modality])
+        for y, score in zip(heights, scores, strict=True):
+            if score is None:
                 axes.text(0.01, y, "no judged reply", fontsize=6.5, va="center", color=PALETTE["red"])
+            elif score.low is not None and score.high is not None:
+                axes.plot([score.low, score.high], [y, y], color=PALETTE["ink"], linewidth=0.8, alpha=0.55)
 
 
-def _name_rows(axes: Any, names: list[str]) -> None:
-    axes.set_yticks(range(len(names)), [name if len(name) <= 34 else name[:33] + "…" for name in names])
-    axes.tick_params(axis="y", labelcolor=PALETTE["ink"])
-    axes.set_ylim(len(names) - 0.4, -0.6)
+def _outcome_plot(numbers: Numbers, modality: Modality) -> list[Plot]:
+    """Stacked shares of the kinds of replies on forget and retain; none without results."""
+    cells = {split: numbers.cells(modality, (split,)) for split in ("forget", "retain")}
+    every = [cell for of_split in cells.values() for cell in of_split]
+    names = [
+        row.name
+        for row in numbers.models
+        if any(numbers.share(row.name, o, every) is not None for o in numbers.outcomes)
+    ]
+    if not names:
+        return []
+    panels = {f"{s}, {MODALITY_LABELS[modality]}": partial(_stack, numbers, names, c) for s, c in cells.items()}
+    labels = ", ".join(numbers.metric(name).label.lower() for name in numbers.outcomes)
+    alt = f"Stacked bars: shares of {labels} replies, {MODALITY_LABELS[modality]}"
+    return [_bars(f"outcomes_{modality}", alt, names, panels, 0.27)]
 
 
-def outcome_plots(numbers: Numbers) -> list[Plot]:
-    """Stacked shares of right, wrong, refused and garbled replies on forget and retain, one plot per modality."""
-    plots = []
-    for modality in numbers.modalities:
-        rows = [row.name for row in numbers.models if _outcomes_known(numbers, row.name, modality)]
-        if not rows:
-            continue
-        with style(f"outcomes_{modality}"):
-            figure = new_figure(10.4, 1.2 + _ROW_INCHES * len(rows))
-            panels = figure.subplots(1, 2, sharey=True)
-            for axes, split in zip(panels, _OUTCOME_SPLITS, strict=True):
-                axes.set_title(f"{split}, {MODALITY_LABELS[modality]}")
-                _stack(axes, numbers, rows, numbers.cells(modality, [split]), modality)
-            _name_rows(panels[0], rows)
-            figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=len(OUTCOMES))
-            alt = f"Stacked bars: shares of right, wrong, refused and garbled replies, {MODALITY_LABELS[modality]}"
-            plots.append(finish(figure, f"outcomes_{modality}", alt))
-    return plots
-
-
-def _outcomes_known(numbers: Numbers, model: str, modality: Modality) -> bool:
-    cells = numbers.cells(modality, _OUTCOME_SPLITS)
-    return any(numbers.share(model, outcome, cells, modality) is not None for outcome in OUTCOMES)
-
-
-def _stack(axes: Any, numbers: Numbers, names: list[str], cells: list[Any], modality: Modality) -> None:
+def _stack(numbers: Numbers, names: Sequence[str], cells: Sequence[Cell], axes: Any) -> None:
     axes.set_xlim(0, 100)
     axes.set_xlabel("% of replies")
     axes.grid(visible=False)
-    left = [0.0] * len(names)
-    for outcome in OUTCOMES:
-        widths = [100 * (numbers.share(name, outcome, cells, modality) or 0.0) for name in names]
-        axes.barh(range(len(names)), widths, 0.74, left=left, color=PALETTE[_OUTCOME_COLOURS[outcome]], label=outcome)
+    usual, left = iter(_OUTCOME_COLOURS), [0.0] * len(names)
+    for outcome in numbers.outcomes:
+        colour, label = "red" if outcome == numbers.noise else next(usual), numbers.metric(outcome).label.lower()
+        widths = [100 * (numbers.share(name, outcome, cells) or 0.0) for name in names]
+        axes.barh(range(len(names)), widths, 0.74, left=left, color=PALETTE[colour], label=label)
         left = [a + b for a, b in zip(left, widths, strict=True)]
 
 
-def curve_plot(report: ReportInput, numbers: Numbers) -> Plot | None:
+def _curve_plot(report: ReportInput, numbers: Numbers) -> list[Plot]:
     """Small panels of the loss terms over steps, one per model; values that are not finite are counted, not drawn.
 
     A colour says which side a term belongs to, so it means the same in every panel; its name stands in the panel.
     """
-    order = [row.name for row in numbers.models if report.curves.get(row.name)]
-    order += [name for name in report.curves if name not in order and report.curves[name]]
-    if not order:
-        return None
-    columns = min(4 if len(order) <= MANY else 5, len(order))
-    lines = math.ceil(len(order) / columns)
+    curves = {row.name: report.curves[row.name] for row in numbers.models if report.curves.get(row.name)}
+    if not curves:
+        return []
+    columns = min(4, len(curves))
+    lines = math.ceil(len(curves) / columns)
+    sides = {_side(term) for terms in curves.values() for term in terms}
     with style("curves"):
-        figure = new_figure(max(5.0, min(2.6 * columns, 10.4)), 0.6 + (1.75 if columns < 5 else 1.5) * lines)
+        figure = new_figure(max(5.0, 2.6 * columns), 0.6 + 1.75 * lines)
         panels = figure.subplots(lines, columns, squeeze=False).ravel()
-        for axes, name in zip(panels, order, strict=False):
-            _curve(axes, name, report.curves[name])
-        for axes in panels[len(order) :]:
+        for axes in panels[len(curves) :]:
             axes.set_axis_off()
-        sides = {_side(point.name) for name in order for point in report.curves[name]}
-        handles = [
-            Line2D([], [], color=PALETTE[colour], label=label)
-            for side, (colour, label) in _SIDES.items()
-            if side in sides
-        ]
+        for axes, (name, terms) in zip(panels, curves.items(), strict=False):
+            _curve(axes, name, terms)
+        entries = [entry for side, entry in _SIDES.items() if side in sides]
+        handles = [Line2D([], [], color=PALETTE[colour], label=label) for colour, label in entries]
         figure.legend(handles=handles, loc="outside upper left", ncols=3)
-        return finish(figure, "curves", "Loss terms over training steps, one panel per model")
+        return [finish(figure, "curves", "Loss terms over training steps, one panel per model")]
 
 
 def _side(term: str) -> str:
@@ -184,33 +185,20 @@ def _side(term: str) -> str:
     return side if side in _SIDES else ""
 
 
-def _curve(axes: Any, name: str, points: tuple[CurvePoint, ...]) -> None:
-    lost = sum(not math.isfinite(point.value) for point in points)
-    note = f"  ({lost} not finite)" if lost else ""
-    axes.set_title((name if len(name) <= 26 else name[:25] + "…") + note, fontsize=8.5)
+def _curve(axes: Any, name: str, terms: Mapping[str, Sequence[tuple[int, float]]]) -> None:
+    lost = sum(not math.isfinite(value) for points in terms.values() for _, value in points)
+    axes.set_title(_cut(name, 26) + (f"  ({lost} not finite)" if lost else ""), fontsize=8.5)
     axes.tick_params(labelsize=7)
     axes.locator_params(nbins=4)
     drawn: Counter[str] = Counter()
-    for term in dict.fromkeys(point.name for point in points):
-        line = _thinned(sorted((p.step, p.value) for p in points if p.name == term and math.isfinite(p.value)))
-        if not line:
-            continue
-        side = _side(term)
-        axes.plot(
-            *zip(*line, strict=True),
-            _DASHES[drawn[side] % len(_DASHES)],
-            color=PALETTE[_SIDES[side][0]],
-            linewidth=1.2,
-            marker="o" if len(line) == 1 else None,
-            markersize=3,
-            label=term.removeprefix(f"{side}_"),
-        )
-        drawn[side] += 1
+    for term, points in terms.items():
+        line = [point for point in points if math.isfinite(point[1])]
+        every = max(1, math.ceil(len(line) / CURVE_POINTS))
+        line = [*line[::every], *(line[-1:] if every > 1 else ())]
+        if line:
+            side, marker = _side(term), "o" if len(line) == 1 else None
+            axes.plot(*zip(*line, strict=True), _DASHES[drawn[side] % 4], color=PALETTE[_SIDES[side][0]], linewidth=1.2,
+                      marker=marker, markersize=3, label=term.removeprefix(f"{side}_"))  # fmt: skip
+            drawn[side] += 1
     if drawn:
         axes.legend(loc="upper right", fontsize=6.5, handlelength=1.3, labelspacing=0.15, borderaxespad=0.1)
-
-
-def _thinned(line: list[tuple[int, float]]) -> list[tuple[int, float]]:
-    """Every so many points of a line, the last one included: a panel has no room for more."""
-    every = max(1, math.ceil(len(line) / CURVE_POINTS))
-    return [*line[::every], *line[-1:]] if every > 1 else line

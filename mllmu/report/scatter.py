@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 from matplotlib.lines import Line2D
+from matplotlib.path import Path
+from matplotlib.transforms import Bbox
 
-from mllmu.report import labels
+from mllmu.core.declared import MODALITY_LABELS
 from mllmu.report.figures import PALETTE, Plot, finish, new_figure, settle, style
-from mllmu.report.numbers import MODALITY_LABELS, Interval
-from mllmu.report.tradeoff import TradeoffRow
+from mllmu.report.numbers import Interval, TradeoffRow
 
 MANY = 12
 """With more models the plot is as wide as the page, and intervals step back."""
 RETAIN_AND_CELEBRITY = "retain and celebrity, mean score"
 _ROLE_MARKERS = {"target": "s", "retain_model": "D"}
 _MARKERS = {"image_text": "o", "text": "^", "both": "p"}
-"""By what a model was unlearned with."""
+"""By the modality a model was unlearned with."""
+Box = tuple[float, float, float, float]
+Point = tuple[float, float]
+_LETTER, _LINE = 4.9, 10.0
+"""Width of a letter and height of a line in pixels, a little more than the page's letters need."""
+_RINGS = (9, 15, 22, 31, 42, 55, 70, 88)
+_AROUND = 16
+_DOT = 5.5
 
 
 def plottable(row: TradeoffRow) -> bool:
@@ -45,7 +55,7 @@ def scatter(
         axes.set_ylabel(f"utility: {against}  →")
         _limits(axes, shown, chance)
         _backdrop(axes, shown, chance)
-        for row in sorted(shown, key=_importance, reverse=True):
+        for row in sorted(shown, key=_rank, reverse=True):
             _dot(axes, row, many=many)
         _legend(figure, shown)
         settle(figure)
@@ -84,30 +94,24 @@ def _backdrop(axes: Any, rows: list[TradeoffRow], chance: Interval | None) -> No
         axes.axhline(100 * chance.value, color=PALETTE["grey"], linestyle=(0, (2, 2)), linewidth=1)
         left = axes.get_xlim()[0]
         axes.annotate("chance", (left, 100 * chance.value), (3, 2), textcoords="offset points", fontsize=7.5)
-    front = [_xy(row) for row in sorted(rows, key=lambda row: -(row.distance or 0.0)) if row.on_front]
+    front = [_xy(row) for row in sorted(rows, key=lambda row: -(row.gap or 0.0)) if row.on_front]
     if len(front) > 1:
         axes.plot(*zip(*front, strict=True), color=PALETTE["orange"], linewidth=2.4, alpha=0.55, zorder=1.8)
 
 
 def _dot(axes: Any, row: TradeoffRow, *, many: bool) -> None:
     x, y = _xy(row)
-    colour, pale = _colour(row), many and _importance(row) > 1
+    colour, rank, hollow = _colour(row), _rank(row), row.partial or row.collapsed
     if not row.partial:
         bars = {"xerr": _bars(row.forget), "yerr": _bars(row.utility)}
-        axes.errorbar(x, y, **bars, fmt="none", ecolor=colour, elinewidth=0.8, alpha=0.16 if pale else 0.4, zorder=1.5)
-    axes.plot(
-        [x],
-        [y],
-        _ROLE_MARKERS.get(row.model.role) or _MARKERS.get(row.model.modality or "", "o"),
-        markersize=8.5 if _importance(row) < 2 else 7.5,
-        fillstyle="left" if row.partial else "none" if row.collapsed else "full",
-        markerfacecolor=colour,
-        markerfacecoloralt=PALETTE["on-dot"],
-        markeredgecolor=colour if row.partial or row.collapsed else PALETTE["on-dot"],
-        markeredgewidth=1.3 if row.partial or row.collapsed else 0.8,
-        color=colour,
-        zorder=3 - 0.1 * _importance(row),
-    )
+        alpha = 0.16 if many and rank > 1 else 0.4
+        axes.errorbar(x, y, **bars, fmt="none", ecolor=colour, elinewidth=0.8, alpha=alpha, zorder=1.5)
+    marker = _ROLE_MARKERS.get(row.model.role) or _MARKERS.get(row.model.modality or "", "o")
+    fill = "left" if row.partial else "none" if row.collapsed else "full"
+    edge, width = (colour, 1.3) if hollow else (PALETTE["on-dot"], 0.8)
+    axes.plot([x], [y], marker, color=colour, markersize=8.5 if rank < 2 else 7.5, fillstyle=fill,
+              markerfacecoloralt=PALETTE["on-dot"], markeredgecolor=edge, markeredgewidth=width,
+              zorder=3 - 0.1 * rank)  # fmt: skip
 
 
 def _bars(interval: Interval | None) -> list[list[float]] | None:
@@ -118,17 +122,14 @@ def _bars(interval: Interval | None) -> list[list[float]] | None:
 
 def _legend(figure: Any, rows: list[TradeoffRow]) -> None:
     """What shapes and fillings mean; only of those that occur."""
-    made = [row for row in rows if row.model.role == "unlearned"]
-    kinds = [m for m in _MARKERS if any(row.model.modality == m for row in made)]
-    entries = [(_MARKERS[m], "full", f"unlearned with {MODALITY_LABELS[m]}") for m in kinds if len(kinds) > 1]
-    entries += [("o", "none", "collapsed")] * any(row.collapsed for row in made)
-    entries += [("o", "left", "not all of it can be read")] * any(row.partial for row in made)
-    handles = [
-        Line2D([], [], linestyle="", marker=marker, fillstyle=fill, markersize=7, color=PALETTE["muted"],  # type: ignore[arg-type]
-               markerfacecoloralt=PALETTE["on-dot"], label=label)
-        for marker, fill, label in entries
-    ]  # fmt: skip
-    if any(row.on_front for row in made):
+    unlearned = [row for row in rows if row.model.role == "unlearned"]
+    modalities = [m for m in _MARKERS if any(row.model.modality == m for row in unlearned)]
+    entries = [(_MARKERS[m], "full", f"unlearned with {MODALITY_LABELS[m]}") for m in modalities if len(modalities) > 1]
+    entries += [("o", "none", "collapsed")] * any(row.collapsed for row in unlearned)
+    entries += [("o", "left", "not fully readable")] * any(row.partial for row in unlearned)
+    dot = {"linestyle": "", "markersize": 7, "color": PALETTE["muted"], "markerfacecoloralt": PALETTE["on-dot"]}
+    handles = [Line2D([], [], marker=m, fillstyle=fill, label=label, **dot) for m, fill, label in entries]  # type: ignore[arg-type]
+    if any(row.on_front for row in unlearned):
         handles.append(Line2D([], [], color=PALETTE["orange"], linewidth=2.4, label="Pareto front"))
     if handles:
         figure.legend(handles=handles, loc="outside lower left", ncols=3 if len(rows) > MANY else 2)
@@ -136,33 +137,88 @@ def _legend(figure: Any, rows: list[TradeoffRow]) -> None:
 
 def _label(axes: Any, rows: list[TradeoffRow]) -> None:
     """Names beside the dots, the important ones first; where a name has no room, the number in the table."""
-    order = sorted(rows, key=lambda row: (_importance(row), row.number))
+    order = sorted(rows, key=lambda row: (_rank(row), row.number))
     points = [(float(x), float(y)) for x, y in axes.transData.transform([_xy(row) for row in order])]
-    frame = axes.get_window_extent()
-    bounds = (float(frame.x0), float(frame.y0), float(frame.x1), float(frame.y1))
     texts = [(row.model.name, str(row.number)) for row in order]
-    back = axes.transData.inverted()
-    for row, point, label in zip(order, points, labels.place(points, texts, bounds), strict=True):
-        if label is None:
-            continue
-        axes.annotate(
-            label.text,
-            _xy(row),
-            (label.at[0] - point[0], label.at[1] - point[1]),
-            textcoords="offset points",  # a pixel is a point, see figures
-            fontsize=7.8,
-            va="center_baseline",
-            color=_colour(row) if _importance(row) < 2 else PALETTE["ink"],
-            fontweight="bold" if _importance(row) < 2 else "normal",
-        )
-        if label.line:
-            ends = zip(_xy(row), map(float, back.transform(label.line)), strict=True)
-            axes.plot(*ends, color=PALETTE["grey"], linewidth=0.6, zorder=1.6)
+    x0, y0, x1, y1 = map(float, axes.get_window_extent().extents)
+    labels = position(points, texts, (x0, y0, x1, y1))
+    for row, (x, y), label in zip(order, points, labels, strict=True):
+        if label:
+            colour, weight = (_colour(row), "bold") if _rank(row) < 2 else (PALETTE["ink"], "normal")
+            line = {"arrowstyle": "-", "color": PALETTE["grey"], "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0}
+            offset = label.left - x, label.middle - y  # a pixel is a point, see figures
+            axes.annotate(label.text, _xy(row), offset, textcoords="offset points", va="center_baseline", fontsize=7.8,
+                          color=colour, fontweight=weight, arrowprops=line if label.linked else None)  # fmt: skip
 
 
-def _importance(row: TradeoffRow) -> int:
+def _rank(row: TradeoffRow) -> int:
     return 0 if row.model.role in _ROLE_MARKERS else 1 if row.on_front else 2
 
 
 def _words(rows: list[TradeoffRow]) -> str:
     return "; ".join(f"{row.model.name} {_xy(row)[0]:.1f} forgotten, utility {_xy(row)[1]:.1f}" for row in rows)
+
+
+# --- names beside the dots
+
+
+class DotLabel(NamedTuple):
+    """A text, the middle of its left edge, and whether a line links it to its dot, as it is not beside it."""
+
+    text: str
+    left: float
+    middle: float
+    linked: bool
+
+
+def position(points: Sequence[Point], texts: Sequence[Sequence[str]], bounds: Box) -> list[DotLabel | None]:
+    """Find room for one label per point, in the order given: the important ones first.
+
+    Rings around the point are tried from the inside out, and on each sixteen directions, beginning to the right. A
+    label must lie inside ``bounds`` and cover no dot and no label; its line must not cross a label either.
+
+    Args:
+        points: in pixels, y upwards.
+        texts: for each point what may be written, best first (a name, then a number).
+
+    Returns:
+        For each point its label, or None where nothing had room.
+    """
+    dots = [(x - _DOT, y - _DOT, x + _DOT, y + _DOT) for x, y in points]
+    boxes: list[Box] = []
+    labels: list[DotLabel | None] = []
+    for point, choices in zip(points, texts, strict=True):
+        spots = (label for text in choices for label in _spots(point, text))
+        label = next((label for label in spots if _fits(point, label, bounds, dots, boxes)), None)
+        labels.append(label)
+        boxes += [_box(label)] if label else []
+    return labels
+
+
+def _fits(point: Point, label: DotLabel, bounds: Box, dots: Sequence[Box], boxes: Sequence[Box]) -> bool:
+    box = _box(label)
+    if box[0] < bounds[0] or box[1] < bounds[1] or box[2] > bounds[2] or box[3] > bounds[3]:
+        return False
+    if any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in (*dots, *boxes)):
+        return False
+    end = (min(max(point[0], box[0]), box[2]), min(max(point[1], box[1]), box[3]))
+    line = Path([point, end])
+    return not (label.linked and any(line.intersects_bbox(Bbox.from_extents(*b), filled=False) for b in boxes))
+
+
+def _spots(point: Point, text: str) -> Iterator[DotLabel]:
+    """Labels around a point: to its right the text begins there, to its left it ends there."""
+    width = _LETTER * len(text)
+    for radius in _RINGS:
+        for turn in range(_AROUND):
+            # 0, 1, -1, 2, -2 ...: the right side first, the left last
+            angle = (turn + 1) // 2 * (-1) ** (turn % 2) * 2 * math.pi / _AROUND
+            x, y = point[0] + radius * math.cos(angle), point[1] + radius * math.sin(angle)
+            side = math.cos(angle)
+            left = x if side > 0.3 else x - width if side < -0.3 else x - width / 2
+            yield DotLabel(text, left, y, radius > _RINGS[1])
+
+
+def _box(label: DotLabel) -> Box:
+    right = label.left + _LETTER * len(label.text) + 1
+    return label.left - 1, label.middle - _LINE / 2, right, label.middle + _LINE / 2

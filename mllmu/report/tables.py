@@ -1,268 +1,303 @@
-"""The tables of a report as plain rows: four sets, KS distances, all metrics, cost, and one for the terminal."""
+"""The tables of a report: trade-off, sets of people, trust in metrics, cost, provenance, and those for a terminal."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping, Sequence
+from csv import reader
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-from rich.table import Table
-from rich.text import Text
-
+from mllmu.core.declared import MODALITY_LABELS
 from mllmu.core.names import BASELINES
-from mllmu.core.records import MODALITIES, SPLITS, TASKS, MetricResult, Modality, Split, TaskName
+from mllmu.core.records import Modality, Split, TaskName
 from mllmu.report.inputs import ModelRow, ReportInput, TrustRow
-from mllmu.report.numbers import (
-    FEW_PEOPLE,
-    MAIN_METRIC,
-    METRIC_LABELS,
-    MODALITY_LABELS,
-    Cell,
-    Interval,
-    Numbers,
-    between,
-    duration,
-    is_percent,
-    percent,
-    show,
-)
-from mllmu.report.tradeoff import TradeoffRow
+from mllmu.report.numbers import ALL_TASKS, FORGOTTEN, UTILITY, Cell, Interval, Numbers, TradeoffRow
+from mllmu.report.printing import DASH, duration, show, show_span, style_of
+from mllmu.report.table import ReportTable, TableCell, TableColumn, TableRow, shade_of
 
+FEW_PEOPLE = 5
+"""With fewer people an interval is marked: it rests on a guess about how people differ."""
 UNPARSED_ALARM = 0.2
 """From this share of unparsed replies on, a cell is marked: its score is over a chosen few."""
+_OUT_OF_PROVENANCE = ("recipe", "seconds")
+
+REFERENCE_KEY = "5"
+"""The forget ratio of the published rows, in percent; beside any other they would mislead."""
+_REFERENCE = Path(__file__).parent / "templates" / "reference.csv"
+"""LLaVA-1.5-7B, 5 % of people forgotten: the table of arXiv 2410.22108 as re-printed by later work."""
 
 
-@dataclass(frozen=True)
-class SetCell:
-    """One cell of a four-set table: value, interval, and how many replies could not be read, if any.
-
-    ``shade`` is 0 (bad) to 5 (good), None where it has no meaning; ``alarm``: so many were unreadable that the value is
-    over a chosen few.
-    """
-
-    value: str
-    between: str
-    count: str
-    title: str
-    shade: int | None
-    alarm: bool
+def plain_table(heads: Sequence[str], *rows: Sequence[str], words: int = 0, **more: Any) -> ReportTable:
+    """A table of texts: the first heading and the first text of a row name the rows; ``words`` columns hold words."""
+    first, *others = heads or ("",)
+    columns = (TableColumn(head, words=index < words) for index, head in enumerate(others))
+    texts = (TableRow(name, tuple(map(TableCell, cells))) for name, *cells in rows)
+    return ReportTable(tuple(columns), tuple(texts), first=first, **more)
 
 
-@dataclass(frozen=True)
-class SetColumn:
-    """A set of people in a four-set table: what was asked, and whether that is too few people for an interval."""
-
-    split: str
-    asked: str
-    few: bool
+def model_rows(numbers: Numbers, cells: Mapping[str, Sequence[TableCell]]) -> tuple[TableRow, ...]:
+    """Rows of the models that have cells, in report order."""
+    rows = enumerate(numbers.models, start=1)
+    return tuple(TableRow(row.name, tuple(cells[row.name]), row.role, n) for n, row in rows if row.name in cells)
 
 
-@dataclass(frozen=True)
-class SetRow:
-    """One model (or baseline) of a four-set table; ``number`` is 0 for chance and majority."""
-
-    number: int
-    name: str
-    role: str
-    cells: tuple[SetCell, ...]
+# --- forgetting against utility
 
 
-@dataclass(frozen=True)
-class SetTable:
-    """The paper's table for one task and modality: splits across, models down."""
-
-    task: str
-    modality: str
-    metric: str
-    unit: str
-    trust: str
-    columns: tuple[SetColumn, ...]
-    rows: tuple[SetRow, ...]
-
-
-def four_set_tables(numbers: Numbers, trust: Sequence[TrustRow] = ()) -> list[SetTable]:
-    """One table per task and modality that any model was asked; ``trust``: what is known about their metrics."""
-    places = [(task, m) for task in TASKS for m in numbers.modalities if task in numbers.tasks(m)]
-    return [_set_table(numbers, m, task, trust) for task, m in places]
+def overview(numbers: Numbers, rows: Sequence[TradeoffRow]) -> ReportTable:
+    """The mean over all tasks, one line per model."""
+    noise = numbers.metric(numbers.noise).label.lower()
+    columns = [TableColumn("distance")]
+    for modality in numbers.modalities:
+        group = MODALITY_LABELS[modality]
+        columns += [TableColumn(head, group=group) for head in ("forget", "gap", "utility", noise)]
+    cells = {row.name: [TableCell(show(numbers.distance(row)))] for row in numbers.models}
+    for row in rows:
+        cells[row.model.name] += _tradeoff_cells(row) if row.task == ALL_TASKS else []
+    return ReportTable(tuple(columns), model_rows(numbers, cells), css="overview")
 
 
-def _set_table(numbers: Numbers, modality: Modality, task: TaskName, trust: Sequence[TrustRow]) -> SetTable:
-    splits = [split for split in numbers.splits(modality) if numbers.cells(modality, [split], task)]
-    metric = MAIN_METRIC[task]
-    lucky = [name for name in BASELINES if any(numbers.result(name, metric, (s, task), modality) for s in splits)]
-    rows = [SetRow(0, name, "baseline", _set_cells(numbers, name, None, splits, task, modality)) for name in lucky]
-    for number, row in enumerate(numbers.models, start=1):
-        rows.append(SetRow(number, row.name, row.role, _set_cells(numbers, row.name, row, splits, task, modality)))
-    unit = "%" if is_percent(metric) else "0 to 1"
-    columns = tuple(_set_column(numbers, (split, task), modality) for split in splits)
-    known = {(row.metric, row.task, row.modality): row.auc for row in trust}
-    auc = known.get((metric, task, modality))
-    return SetTable(
-        task, MODALITY_LABELS[modality], METRIC_LABELS[metric], unit,
-        "" if auc is None else f"{auc:.2f}", columns, tuple(rows),
-    )  # fmt: skip
+def _tradeoff_cells(row: TradeoffRow) -> list[TableCell]:
+    chips = [("front", "front")] * row.on_front + [("collapsed", "collapsed")] * row.collapsed
+    title = f"without {', '.join(row.missing)}: not one reply could be read in some set" if row.partial else ""
+    forget, utility = (_score_cell(score, brackets=row.partial) for score in (row.forget, row.utility))
+    forget = replace(forget, title=title, chips=tuple(chips))
+    return [forget, TableCell(show(row.gap)), utility, TableCell(show(row.noise_retain))]
 
 
-def _set_column(numbers: Numbers, cell: Cell, modality: Modality) -> SetColumn:
+def _score_cell(score: Interval | None, *, brackets: bool) -> TableCell:
+    """A score in points of 100 with its interval; in brackets where some task could not be read."""
+    if score is None:
+        return TableCell(DASH)
+    text = show(score.value)
+    return TableCell(f"({text})" if brackets else text, show_span(score.low, score.high))
+
+
+# --- scores by set
+
+
+def set_tables(numbers: Numbers, trust: Sequence[TrustRow] = ()) -> list[ReportTable]:
+    """One table per task and modality of the headline metric, then those of metrics with a table of their own."""
+    areas = {(row.metric, row.task, row.modality): row.auc for row in trust if row.auc is not None}
+    tables = []
+    for task, declared in numbers.declared.tasks.items():
+        info = numbers.metric(declared.metric)
+        bounds = info.unit if None in info.range else "{:g} to {:g}".format(*info.range)
+        for (of_task, modality), cells in numbers.tables(declared.metric).items():
+            auc = areas.get((declared.metric, task, modality))
+            aside = f"{info.label}, {'%' if info.percent else bounds}{'' if auc is None else f', trust {auc:.2f}'}"
+            tables += [_set_table(numbers, declared.metric, cells, declared.label, aside)] if of_task == task else []
+    for name, info in numbers.declared.metrics.items():
+        apart = numbers.tables(name).values() if info.table else ()
+        tables += [_set_table(numbers, name, cells, info.label, info.about) for cells in apart]
+    return tables
+
+
+def _set_table(numbers: Numbers, metric: str, cells: Sequence[Cell], label: str, aside: str) -> ReportTable:
+    """Models down, sets across."""
+    baselines = [name for name in BASELINES if any(numbers.result(name, metric, cell) for cell in cells)]
+    models = [(0, ModelRow(name=name, role="baseline")) for name in baselines] + list(enumerate(numbers.models, 1))
+    rows = []
+    for number, row in models:
+        texts = (_set_cell(numbers, row, metric, cell) for cell in cells)
+        rows.append(TableRow(row.name, tuple(texts), row.role, number))
+    columns = (_set_column(numbers, metric, cell) for cell in cells)
+    return ReportTable(tuple(columns), tuple(rows), f"{label}, {MODALITY_LABELS[cells[0].modality]}", aside)
+
+
+def _set_column(numbers: Numbers, metric: str, cell: Cell) -> TableColumn:
     """All models were asked the same, see :func:`mllmu.report.inputs.check`."""
-    of_models = (numbers.result(row.name, MAIN_METRIC[cell[1]], cell, modality) for row in numbers.models)
-    found = [result for result in of_models if result]
-    asked = max((result.num + result.num_unparsed for result in found), default=0)
-    people = max((result.num_profiles for result in found), default=0)  # of the judged replies
-    return SetColumn(cell[0], f"n {asked}, {people} people", few=people < FEW_PEOPLE)
+    results = [result for row in numbers.models if (result := numbers.result(row.name, metric, cell))]
+    asked = max(result.num + result.num_unparsed for result in results)
+    people = max(result.num_profiles for result in results)  # of the judged replies
+    declared = numbers.declared.splits.get(cell.split)
+    head = declared.label if declared else cell.split.capitalize()
+    return TableColumn(head, f"n {asked}, {people} people", alarm=people < FEW_PEOPLE)
 
 
-def _set_cells(
-    numbers: Numbers, name: str, row: ModelRow | None, splits: list[Split], task: TaskName, modality: Modality
-) -> tuple[SetCell, ...]:
-    cells = []
-    for split in splits:
-        result = numbers.result(name, MAIN_METRIC[task], (split, task), modality)
-        score = numbers.main(name, (split, task), modality)
-        judged = row is not None and row.role == "unlearned" and score is not None
-        shade = goodness(numbers, score, (split, task), modality) if judged and score else None
-        cells.append(_set_cell(result, score, shade))
-    return tuple(cells)
-
-
-def _set_cell(result: MetricResult | None, score: Interval | None, shade: float | None) -> SetCell:
+def _set_cell(numbers: Numbers, row: ModelRow, metric: str, cell: Cell) -> TableCell:
+    result, score = numbers.result(row.name, metric, cell), numbers.interval(row.name, metric, cell)
     if result is None:
-        return SetCell("–", "", "", "not asked", None, alarm=False)
-    asked = result.num + result.num_unparsed
-    count = f"{result.num_unparsed} of {asked} unparsed" if result.num_unparsed else ""
-    title = f"{result.num} replies judged, {result.num_unparsed} not, {result.num_profiles} people"
+        return TableCell(DASH, title="not asked")
+    asked, style = result.num + result.num_unparsed, style_of(numbers.metric(metric))
     alarm = asked > 0 and result.num_unparsed / asked >= UNPARSED_ALARM
-    value = show(result.metric, score.value if score else None)
-    step = None if shade is None or alarm else min(5, int(shade * 6))
-    return SetCell(value, between(score, result.metric), count, title, step, alarm=alarm)
+    shaded = score is not None and row.role == "unlearned" and not alarm
+    return TableCell(
+        show(score.value if score else None, *style),
+        small=show_span(score.low, score.high, *style) if score else "",
+        below=f"{result.num_unparsed} of {asked} unparsed" if result.num_unparsed else "",
+        title=f"{result.num} replies judged, {result.num_unparsed} not, {result.num_profiles} people",
+        shade=shade_of(goodness(numbers, score, metric, cell)) if score and shaded else None,
+        alarm=alarm,
+    )
 
 
-def goodness(numbers: Numbers, score: Interval, cell: Cell, modality: Modality) -> float | None:
-    """How good a score is, 0 to 1; 1 is the retain_model on forget and test, and the target elsewhere.
+def goodness(numbers: Numbers, score: Interval, metric: str, cell: Cell) -> float | None:
+    """How good a score is, 0 to 1; 1 is the retain_model on forget and test, and the target where knowledge is wanted.
 
     forget, test:  1 - |score - retain_model| / |target - retain_model|
-    elsewhere:     (score - chance) / (target - chance), chance 0 where it is not defined
+    elsewhere:     (score - worst) / (target - worst), worst: chance where it is defined, else the end of the range
     Both clipped to 0..1. None if a yardstick is missing, or if the two yardsticks are no further apart than their
-    half intervals together: then the shade would show noise.
+    half intervals together: then the shade would show noise. None for holdout people too: no model knows them.
     """
     target, gold = numbers.first("target"), numbers.first("retain_model")
-    start = numbers.main(target.name, cell, modality) if target else None
-    if cell[0] in ("forget", "test"):
-        best, worst = numbers.main(gold.name, cell, modality) if gold else None, start
+    start = numbers.interval(target.name, metric, cell) if target else None
+    if cell.split in FORGOTTEN:
+        best, worst = numbers.interval(gold.name, metric, cell) if gold else None, start
     else:
-        best, worst = start, numbers.main("chance", cell, modality) or Interval(0.0)
-    if best is None or worst is None:
+        info = numbers.metric(metric)
+        end = info.range[0 if info.better == "higher" else 1]
+        lucky = numbers.interval("chance", metric, cell)
+        best, worst = start, lucky or (None if end is None else Interval(end))
+    if best is None or worst is None or cell.split == "holdout":
         return None
-    span = abs(best.value - worst.value)
-    if span <= (best.half or 0.0) + (worst.half or 0.0):
+    span = worst.value - best.value
+    if abs(span) <= best.half + worst.half:
         return None
-    gap = abs(score.value - best.value) if cell[0] in ("forget", "test") else best.value - score.value
-    return min(1.0, max(0.0, 1 - gap / span))
+    gap = abs((score.value - best.value) / span) if cell.split in FORGOTTEN else (score.value - best.value) / span
+    return min(1.0, max(0.0, 1 - gap))
 
 
-@dataclass(frozen=True)
-class Grid:
-    """A plain table: headings and printable rows."""
-
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+# --- metrics
 
 
-def ks_table(report: ReportInput, numbers: Numbers) -> Grid | None:
-    """KS distances to the retain_model, one column per split and modality; None if none were given."""
-    found = {(k.model, k.split, k.modality): k.value for k in report.ks}
-    columns = [(s, m) for m in MODALITIES for s in SPLITS if any((s, m) == key[1:] for key in found)]
-    if not columns:
-        return None
-    order = [row.name for row in numbers.models]
-    order += sorted({k.model for k in report.ks} - set(order))
-    named = {k.model for k in report.ks}
-    rows = [(n, *(show("truth_ratio", found.get((n, *c))) for c in columns)) for n in order if n in named]
-    return Grid(("model", *(f"{split}, {MODALITY_LABELS[m]}" for split, m in columns)), tuple(rows))
+def trust_table(trust: Sequence[TrustRow]) -> ReportTable:
+    """How far every metric can be trusted, the most trustworthy first."""
+    heads = ("metric", "task", "modality", "AUC", "95 % interval", "rounded weights", "fine-tuned again", "trust")
+
+    def texts(row: TrustRow) -> tuple[str, ...]:
+        auc, *others = (show(v, "decimal", 2) for v in (row.auc, row.quantisation, row.relearning, row.trust))
+        span = show_span(row.auc_low, row.auc_high, "decimal", 2) or DASH
+        return (row.metric, row.task, MODALITY_LABELS[row.modality], auc, span, *others)
+
+    return plain_table(heads, *map(texts, trust), words=2)
 
 
-@dataclass(frozen=True)
-class CostRow:
-    """What a model cost and how it was made."""
+def results_text(report: ReportInput, numbers: Numbers) -> str:
+    """Every result in few bytes, for the page's script: eleven thousand rows of a table would be most of the page.
 
-    name: str
-    role: str
-    method: str
-    modality: str
-    forget_ratio: str
-    seconds: str
-    relative: str
-    peak: str
-    speed: str
-    trainable: str
-    settings: str
-    warnings: tuple[str, ...]
-
-
-def cost_rows(numbers: Numbers) -> list[CostRow]:
-    """One row per model; settings as compact JSON."""
-    return [
-        CostRow(
-            name=row.name,
-            role=row.role,
-            method=row.method or "–",
-            modality=MODALITY_LABELS[row.modality] if row.modality else "–",
-            forget_ratio=percent(row.forget_ratio),
-            seconds=duration(row.seconds),
-            relative=_relative(row.seconds, numbers),
-            peak=_count(row.peak_mib),
-            speed=_count(row.tokens_per_s),
-            trainable=_count(row.trainable),
-            settings=", ".join(
-                f"{k}={json.dumps(v, default=str, ensure_ascii=False)}" for k, v in row.settings.items()
-            ),
-            warnings=row.warnings,
-        )
-        for row in numbers.models
-    ]
+    Lines of tab-separated cells. The first holds the models. Each other one is a metric on a set, task and modality,
+    the AUC of the metric (empty if unknown) and, for each model, ``value|interval|judged|unread|people``; an empty
+    cell where a model has none. The AUC is that of questions on forgotten people, so it stands beside them alone.
+    """
+    areas = {(row.metric, row.task, row.modality): row.auc for row in report.trust}
+    groups: dict[tuple[str, Modality, TaskName, int, Split], dict[str, str]] = {}
+    for r in report.results:
+        style = style_of(numbers.metric(r.metric))
+        span = DASH if r.ci_low is None else f"{show(r.ci_low, *style)} to {show(r.ci_high, *style)}"
+        group = (r.metric, r.modality, r.task, numbers.splits.index(r.split), r.split)
+        packed = f"{show(r.value, *style)}|{span}|{r.num}|{r.num_unparsed}|{r.num_profiles}"
+        groups.setdefault(group, {})[r.model] = packed
+    order = [*BASELINES, *(row.name for row in numbers.models)]
+    names = [name for name in order if any(name in of_group for of_group in groups.values())]
+    lines = ["\t".join(re.sub(r"[\t\n|]", " ", name) for name in names)]
+    for metric, modality, task, index, split in sorted(groups):
+        auc = areas.get((metric, task, modality)) if split in FORGOTTEN else None
+        cells = [groups[metric, modality, task, index, split].get(name, "") for name in names]
+        lines.append("\t".join([metric, split, task, modality, "" if auc is None else f"{auc:.2f}", *cells]))
+    return "\n".join(lines)
 
 
-def _count(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.0f}"
+# --- cost and provenance
 
 
-def _relative(seconds: float | None, numbers: Numbers) -> str:
-    """Time as a share of what teaching the retain_model anew took: what unlearning is there to save."""
+def cost_table(numbers: Numbers) -> ReportTable:
+    """What every model cost and how it was made; settings as compact JSON."""
+    heads = ("method", "unlearned with", "time", "of retraining", "peak MiB", "tokens/s", "trainable", "settings")
+    columns = (TableColumn(head, words=head in ("method", "unlearned with", "settings")) for head in heads)
     gold = numbers.first("retain_model")
-    if seconds is None or gold is None or not gold.seconds:
-        return "–"
-    return f"{100 * seconds / gold.seconds:.0f} %"
+    retraining = gold.seconds if gold else None
+
+    def cells(row: ModelRow) -> list[TableCell]:
+        share = f"{100 * row.seconds / retraining:.0f} %" if row.seconds is not None and retraining else DASH
+        counts = (DASH if n is None else f"{n:,.0f}" for n in (row.peak_mib, row.tokens_per_s, row.trainable))
+        modality = MODALITY_LABELS[row.modality] if row.modality else DASH
+        texts = (row.method or DASH, modality, duration(row.seconds), share, *counts)
+        settings = ", ".join(f"{k}={json.dumps(v, default=str, ensure_ascii=False)}" for k, v in row.settings.items())
+        words = "; ".join(row.warnings) if row.warnings or settings else DASH
+        chips = (("front", "warning"),) if row.warnings else ()
+        return [*map(TableCell, texts), TableCell(words, chips=chips, fold=settings)]
+
+    return ReportTable(tuple(columns), model_rows(numbers, {row.name: cells(row) for row in numbers.models}))
 
 
-def terminal(report: ReportInput, numbers: Numbers, rows: list[TradeoffRow]) -> Table:
-    """The compact table for the end of a run; names are printed as they are, never as markup."""
+def reference_table() -> ReportTable:
+    """Published numbers."""
+    return plain_table(*reader(_REFERENCE.read_text(encoding="utf-8").splitlines()))
+
+
+def provenance_table(provenance: Mapping[str, Any]) -> ReportTable:
+    """Nested provenance as (dotted key, text); recipe and stage times are shown elsewhere."""
+    rest = {key: value for key, value in provenance.items() if key not in _OUT_OF_PROVENANCE}
+    return plain_table((), *_flat("", rest), css="facts")
+
+
+def _flat(prefix: str, value: Any) -> list[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        return [row for key, inner in value.items() for row in _flat(f"{prefix}.{key}" if prefix else str(key), inner)]
+    if isinstance(value, list | tuple):
+        return [(prefix, ", ".join(map(str, value)) or DASH)]
+    return [(prefix, DASH if value is None else str(value))]
+
+
+def stage_table(seconds: Mapping[str, float]) -> ReportTable:
+    """Seconds per stage, and their sum if there are several."""
+    total = {"total": sum(seconds.values())} if len(seconds) > 1 else {}
+    rows = ((name, duration(spent)) for name, spent in {**seconds, **total}.items())
+    return plain_table((), *rows, css="facts", title="Time by stage")
+
+
+# --- for a terminal
+
+
+def terminal_tables(report: ReportInput, numbers: Numbers, rows: Sequence[TradeoffRow]) -> list[ReportTable]:
+    """The result in a few lines: mean headline scores by set, then the metrics that have a table of their own."""
+    splits: tuple[Split, ...] = (*FORGOTTEN, *UTILITY)
+    columns = {split: partial(_brief_score, numbers, split) for split in splits}
+    columns[numbers.metric(numbers.noise).label.lower()] = partial(_brief_noise, numbers)
+    scores = _brief_table(numbers, report.title, numbers.modalities, columns)
+    front = {row.model.name for row in rows if row.on_front and row.task == ALL_TASKS}
     asked = " / ".join(MODALITY_LABELS[m] for m in numbers.modalities) or "no results"
-    splits: tuple[Split, ...] = ("forget", "test", "retain", "celebrity")
-    front = {row.model.name for row in rows if row.on_front and row.task == "all"}
-    lines = [(row.name, [_terminal_score(numbers, row.name, split) for split in splits]) for row in numbers.models]
-    caption = f"mean main score in % by modality ({asked}); * Pareto front"
-    if any("(" in cell for _, cells in lines for cell in cells):
+    caption = f"mean headline score in % by modality ({asked}); * Pareto front"
+    if any("(" in cell.text for row in scores.rows for cell in row.cells):
         caption += "; (in brackets) without a task in which no reply could be read"
-    table = Table(title=Text(report.title), caption=Text(caption))
-    table.add_column("model", overflow="fold")
-    for column in (*splits, "garbled"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for name, cells in lines:
-        shown = Text(name + (" *" if name in front else ""))
-        table.add_row(shown, *cells, _terminal_garbled(numbers, name), style="bold" if name in front else "")
-    return table
+    marked = (replace(r, name=f"{r.name} *", strong=True) if r.name in front else r for r in scores.rows)
+    tables = [replace(scores, intro=caption, rows=tuple(marked))]
+    for name, info in numbers.declared.metrics.items():
+        cells = [cell for of_table in numbers.tables(name).values() for cell in of_table] if info.table else []
+        for task in dict.fromkeys(cell.task for cell in cells):
+            modalities = list(dict.fromkeys(cell.modality for cell in cells))
+            columns = {cell.split: partial(_brief_result, numbers, name, cell) for cell in cells if cell.task == task}
+            tables.append(replace(_brief_table(numbers, info.label, modalities, columns), intro=info.about))
+    return tables
 
 
-def _terminal_score(numbers: Numbers, model: str, split: Split) -> str:
-    cells = []
-    for modality in numbers.modalities:
-        whole = numbers.score(model, modality, [split])
-        rest = numbers.score(model, modality, [split], numbers.readable(model, modality, [split]))
-        cells.append(f"{100 * whole.value:.1f}" if whole else f"({100 * rest.value:.1f})" if rest else "–")
-    return " / ".join(cells)
+def _brief_table(
+    numbers: Numbers, title: str, modalities: Sequence[Modality], columns: Mapping[str, Callable[[str, Modality], str]]
+) -> ReportTable:
+    """One row per model; in every cell the modalities side by side."""
+    cells = {}
+    for row in numbers.models:
+        texts = (" / ".join(text(row.name, modality) for modality in modalities) for text in columns.values())
+        cells[row.name] = list(map(TableCell, texts))
+    return ReportTable(tuple(map(TableColumn, columns)), model_rows(numbers, cells), title)
 
 
-def _terminal_garbled(numbers: Numbers, model: str) -> str:
-    splits: tuple[Split, ...] = ("forget", "retain")
-    shares = [numbers.share(model, "garbled", numbers.cells(m, splits), m) for m in numbers.modalities]
-    return " / ".join("–" if share is None else f"{100 * share:.0f}" for share in shares)
+def _brief_score(numbers: Numbers, split: Split, model: str, modality: Modality) -> str:
+    whole = numbers.score(model, modality, [split])
+    rest = numbers.score(model, modality, [split], numbers.readable(model, modality, [split]))
+    return show(whole.value) if whole else f"({show(rest.value)})" if rest else DASH
+
+
+def _brief_noise(numbers: Numbers, model: str, modality: Modality) -> str:
+    share = numbers.share(model, numbers.noise, numbers.cells(modality, ("forget", "retain")))
+    return DASH if share is None else f"{100 * share:.0f}"
+
+
+def _brief_result(numbers: Numbers, metric: str, cell: Cell, model: str, modality: Modality) -> str:
+    result = numbers.result(model, metric, cell._replace(modality=modality))
+    return show(result.value if result else None, *style_of(numbers.metric(metric)))

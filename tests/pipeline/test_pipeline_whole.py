@@ -41,7 +41,8 @@ def test_every_summary_is_in_the_report(whole: Path) -> None:
         "Membership",
     ):
         assert title in page
-    assert (whole / "report/summaries.csv").read_text("utf-8").count("\n") == len(metrics(whole)["summaries"]) + 1
+    rows = len(metrics(whole)["summaries"]) + len(metrics(whole)["ks_to_retain_model"])
+    assert (whole / "report/summaries.csv").read_text("utf-8").count("\n") == rows + 1
 
 
 def test_what_the_plug_ins_say_about_their_numbers_travels_with_them(whole: Path) -> None:
@@ -52,7 +53,7 @@ def test_what_the_plug_ins_say_about_their_numbers_travels_with_them(whole: Path
     assert {name: task.metric for name, task in declared.tasks.items()} == {
         "classification": "accuracy", "generation": "rougeL", "cloze": "cloze_contains",
     }  # fmt: skip
-    rows = {(row["summary"], row["detail"]) for row in content["summaries"]}
+    rows = {(row["summary"], row["detail"]) for row in content["summaries"]} | {("ks_to_retain_model", "")}
     columns = {(c.summary, c.detail) for table in declared.tables for c in table.columns if not c.median}
     assert columns <= rows, "every column has numbers in a whole run"
     assert {summary for summary, _ in columns} == {summary for summary, _ in rows}

@@ -12,18 +12,21 @@ from mllmu.config.load import parse
 from mllmu.config.protocol import OFFICIAL
 from mllmu.config.recipe import Evaluate
 from mllmu.core.errors import RecipeError
-from mllmu.core.records import Sample
+from mllmu.core.records import MetricResult, Sample
 from mllmu.data.dataset import Dataset
 from mllmu.data.questions import QuestionOrder
 from mllmu.data.questions.template import build as ask_about
 from mllmu.data.sources.celebrities import Celebrities
 from mllmu.data.sources.synthetic import Synthetic
+from mllmu.evaluation import scoring
 from mllmu.evaluation.samples import BY_LIKELIHOOD, metrics_of, render
 from mllmu.models.engine.respond import plan_batches, respond
 from mllmu.models.families import Family
 from mllmu.models.families.idefics2 import Idefics2
-from mllmu.pipeline.protocols import table
-from mllmu.pipeline.report_input import as_read, protocol_warning
+from mllmu.pipeline.protocols import comparison_tables, markdown
+from mllmu.pipeline.report_input import protocol_warning
+from mllmu.report import ModelRow, ReportInput
+from mllmu.report.numbers import Cell, Numbers
 
 FORGOTTEN = ["001", "002", "003"]
 
@@ -254,22 +257,25 @@ def test_the_report_shows_the_accuracy_of_the_protocol_and_says_so() -> None:
     strict = row | {"model": "ga", "metric": "accuracy", "value": 0.5}
     first = row | {"model": "ga", "metric": "accuracy_first_char", "value": 0.25}
     chance = row | {"model": "chance", "metric": "accuracy", "value": 0.125}
-    shown = {(r.model, r.metric): r.value for r in as_read([strict, first, chance], "first_char")}
-    assert shown == {("ga", "accuracy"): 0.25, ("ga", "accuracy_strict"): 0.5, ("chance", "accuracy"): 0.125}
-    assert [r.metric for r in as_read([strict, first], "strict")] == ["accuracy", "accuracy_first_char"]
+    results = tuple(MetricResult.model_validate(result) for result in (strict, first, chance))
+    models, cell = (ModelRow(name="ga", role="unlearned"),), Cell("forget", "classification", "text")
+    for parser, shown in (("first_char", 0.25), ("strict", 0.5)):
+        declared = scoring.declared(results, parser=parser, benchmarks={}, tables=())
+        numbers = Numbers(ReportInput(title="t", models=models, results=results, declared=declared))
+        scores = [numbers.main(name, cell) for name in ("ga", "chance")]
+        assert [score and score.value for score in scores] == [shown, 0.125]
     assert protocol_warning(Evaluate().protocol) == ()
     assert "first character" in protocol_warning(Evaluate.model_validate({"protocol": "official"}).protocol)[0]
 
 
 def test_the_table_counts_what_could_not_be_read() -> None:
-    from mllmu.core.records import MetricResult
-
     row = {"model": "ga", "metric": "accuracy", "split": "forget", "task": "classification", "modality": "text"}
     row |= {"ci_low": None, "ci_high": None, "num": 4, "num_unparsed": 2, "num_profiles": 1}
     rows = [MetricResult.model_validate(row | {"value": value}) for value in (0.5, None)]
-    lines = list(table({"this run": rows[:1], "official": rows[1:]}))
+    (table,) = comparison_tables({"this run": rows[:1], "official": rows[1:]})
+    lines = markdown(table).splitlines()
     assert lines[0].startswith("### Classification (Accuracy, %")
-    assert lines[3:5] == ["| this run | 50.0 (2?) |", "| official | – (2?) |"]
+    assert lines[4:6] == ["| this run | 50.0 (2?) |", "| official | – (2?) |"]
 
 
 @pytest.mark.parametrize("kind", ["idefics2", "qwen2_5_vl"])

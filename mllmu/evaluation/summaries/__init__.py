@@ -60,15 +60,10 @@ class Summariser(Plugin):
 
     def overview(self, order: int, *columns: ColumnSpec) -> list[TableSpec]:
         """Columns in the first tables of the summaries; ``order`` from 10 to 19 says where in them."""
-        return [TableSpec(title=OVERVIEW, intro=_ARROWS, columns=columns, order=order, by_modality=True)]
+        return [TableSpec(title=OVERVIEW, columns=columns, order=order, by_modality=True)]
 
 
 OVERVIEW = "Utility, forgetting, privacy"
-_ARROWS = (
-    "Arrows point from the target's number to the retain_model's, where forgetting leads; › marks numbers past it. On "
-    "retain, higher is better. Below a number, here and in the other tables: its 95 % interval, from a bootstrap over "
-    "people; where there is none, pointing at the number says why."
-)
 
 
 def build_all(names: Iterable[str]) -> list[Summariser]:

@@ -69,6 +69,7 @@ class BothWays(Summariser):
             "(ROUGE-L, 0 to 1).",
             columns=tuple(self._column(split, detail, good) for split, good, details in SETS for detail in details),
             bar=tuple(self.column(head, detail=detail, split="forget") for detail, head in BAR.items()),
+            bar_head="facts on forget",
             order=30,
         )
 

@@ -13,39 +13,39 @@
     var lines = data.textContent.split("\n").map(function (line) { return line.split("\t"); });
     var names = lines.shift();
     rows = [];
-    names.forEach(function (name, place) {
+    names.forEach(function (name, index) {
       lines.forEach(function (line) {
-        if (!line[5 + place]) { return; }
-        var part = line[5 + place].split("|");
+        if (!line[5 + index]) { return; }
+        var part = line[5 + index].split("|");
         var cells = [name].concat(line.slice(0, 4));
-        if (body.dataset.auc) { cells.push(line[4] || "\u2013"); }
-        cells.push(part[0], part[1] === "\u2013" ? "\u2013" : part[1] + " to " + part[2], part[3], part[4], part[5]);
+        if (document.getElementById("metric-details").dataset.auc) { cells.push(line[4] || "\u2013"); }
+        cells = cells.concat(part);
         rows.push({ cells: cells, text: cells.slice(0, 5).join(" ").toLowerCase() });
       });
     });
   }
 
-  function cell(text, place) {
-    var made = document.createElement(place ? "td" : "th");
-    if (!place) { made.scope = "row"; }
-    if (place > 4) { made.className = "num"; }
-    made.textContent = text;
-    return made;
+  function cell(text, index) {
+    var element = document.createElement(index ? "td" : "th");
+    if (!index) { element.scope = "row"; }
+    if (index > 4) { element.className = "num"; }
+    element.textContent = text;
+    return element;
   }
 
   function filter() {
     if (!rows) { unpack(); }
     var words = box.value.toLowerCase().split(/\s+/).filter(Boolean);
-    var found = rows.filter(function (row) {
+    var matching = rows.filter(function (row) {
       return words.every(function (word) { return row.text.indexOf(word) >= 0; });
     });
     body.textContent = "";
-    found.slice(0, MOST).forEach(function (row) {
+    matching.slice(0, MOST).forEach(function (row) {
       var line = document.createElement("tr");
       row.cells.map(cell).forEach(function (one) { line.appendChild(one); });
       body.appendChild(line);
     });
-    count.textContent = found.length + " of " + rows.length + " rows" + (found.length > MOST ? ", the first " + MOST + " are shown" : "");
+    count.textContent = matching.length + " of " + rows.length + " rows" + (matching.length > MOST ? ", the first " + MOST + " are shown" : "");
   }
 
   if (data) {
@@ -55,23 +55,23 @@
     fold.addEventListener("toggle", function () { if (fold.open && !rows) { filter(); } });
   }
 
-  // A click on a heading sorts the unlearned models by that column; the yardsticks stay on top.
-  function value(row, place) {
-    var text = row.cells[place].textContent.trim();
+  // A click on a heading sorts the unlearned models by that column; target and retain model stay on top.
+  function value(row, index) {
+    var text = row.cells[index].textContent.trim();
     var number = parseFloat(text.replace(/^[^\d+\-\u2013]+/, "").replace("<", ""));
     return { text: text.toLowerCase(), number: number };
   }
 
-  function sortBy(table, place, head) {
+  function sortBy(table, index, head) {
     var down = head.getAttribute("aria-sort") === "ascending";
     table.querySelectorAll("th[aria-sort]").forEach(function (other) { other.removeAttribute("aria-sort"); });
     head.setAttribute("aria-sort", down ? "descending" : "ascending");
     var group = table.tBodies[0];
     var keyed = Array.prototype.filter.call(group.rows, function (row) { return row.className.indexOf("unlearned") >= 0; });
-    keyed = keyed.map(function (row) { return { row: row, key: value(row, place) }; });
+    keyed = keyed.map(function (row) { return { row: row, key: value(row, index) }; });
     keyed.sort(function (a, b) {
       var order;
-      if (!place) {
+      if (!index) {
         order = a.row.cells[0].dataset.name < b.row.cells[0].dataset.name ? -1 : 1;
       } else if (isNaN(a.key.number) || isNaN(b.key.number)) {
         return isNaN(a.key.number) - isNaN(b.key.number);
@@ -88,12 +88,12 @@
     var heads = lines.length > 1
       ? Array.prototype.slice.call(lines[0].querySelectorAll("th[rowspan]")).concat(Array.prototype.slice.call(lines[1].cells))
       : Array.prototype.slice.call(lines[0].cells);
-    heads.forEach(function (head, place) {
+    heads.forEach(function (head, index) {
       head.tabIndex = 0;
       head.title = "sort by this column";
-      head.addEventListener("click", function () { sortBy(table, place, head); });
+      head.addEventListener("click", function () { sortBy(table, index, head); });
       head.addEventListener("keydown", function (event) {
-        if (event.key === "Enter" || event.key === " ") { event.preventDefault(); sortBy(table, place, head); }
+        if (event.key === "Enter" || event.key === " ") { event.preventDefault(); sortBy(table, index, head); }
       });
     });
   });

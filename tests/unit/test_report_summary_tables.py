@@ -1,17 +1,62 @@
-"""Numbers about whole models in the report: near or past the retain_model, and only what was measured."""
+"""Tables of summary numbers: near or past the retain_model, and only what was measured."""
 
 from __future__ import annotations
 
-import doctest
 from pathlib import Path
 
+from helpers_report import column, with_tables
+
+from mllmu.core.declared import TableSpec
 from mllmu.core.records import Summary
 from mllmu.report import ModelRow, ReportInput, render
-from mllmu.report import sheets as module
 from mllmu.report.inputs import TrustRow
 from mllmu.report.numbers import Numbers
-from mllmu.report.sheets import Sheet
-from mllmu.report.whole import whole_tables
+from mllmu.report.summary_tables import summary_tables
+from mllmu.report.table import ReportTable
+
+OVERVIEW = TableSpec(
+    title="Overview",
+    by_modality=True,
+    columns=(
+        column("model_utility", "model utility", good="kept"),
+        column("privleak", "PrivLeak", split="forget", show="signed", scale=0.01),
+        column("ape", "keywords", detail="mean", split="forget", show="percent", reads="private words told"),
+    ),
+)
+MEMBERS = TableSpec(
+    title="Membership",
+    by_modality=True,
+    columns=(
+        column(
+            "membership", "min-k++", detail="min_k_pp auc", split="forget", metric="member_min_k_pp",
+            more=(("matched", "min_k_pp matched_auc"), ("found", "min_k_pp tpr_at_1")),
+        ),
+    ),
+)  # fmt: skip
+CASES = {"acc_r": "both ways", "face_only": "face only", "name_only": "name only", "acc_f": "neither way"}
+FACTS = TableSpec(
+    title="Facts",
+    bar_head="facts on forget",
+    bar=tuple(column("both_ways", head, detail=detail, split="forget") for detail, head in CASES.items()),
+    columns=tuple(
+        column("both_ways", f"forget: {head}", detail=detail, split="forget", show="percent")
+        for detail, head in CASES.items()
+    ),
+)
+NEAR = {"summary": "oracle_distance", "split": "forget", "modality": "text", "good": "near"}
+DISTANCE = (
+    TableSpec(title="Distance", order=1, columns=(column(head="forget, text only", median=True, **NEAR),)),
+    TableSpec(
+        title="Metric by metric",
+        order=2,
+        folded=True,
+        columns=tuple(
+            column(head=metric, under=task, detail=f"{metric} {task}", metric=metric, task=task, **NEAR)
+            for metric, task in (("accuracy", "classification"), ("bleu", "generation"), ("rougeL", "generation"))
+        ),
+    ),
+)
+DECLARED = with_tables(OVERVIEW, MEMBERS, FACTS, *DISTANCE)
 
 MODELS = (
     ModelRow(name="target", role="target"),
@@ -28,14 +73,14 @@ def rows(summary: str, values: tuple[float | None, ...], detail: str = "", **mor
     ]
 
 
-def tables(*found: Summary, trust: tuple[TrustRow, ...] = ()) -> list[Sheet]:
-    report = ReportInput(title="t", models=MODELS, summaries=found, trust=trust)
-    return whole_tables(report, Numbers(report))
+def tables(*found: Summary, trust: tuple[TrustRow, ...] = ()) -> list[ReportTable]:
+    report = ReportInput(title="t", models=MODELS, summaries=found, trust=trust, declared=DECLARED)
+    return summary_tables(report, Numbers(report))
 
 
-def column(table: Sheet, head: str) -> list[str]:
-    place = [each.head for each in table.columns].index(head)
-    return [row.cells[place].text + ("›" if row.cells[place].beyond else "") for row in table.rows]
+def texts(table: ReportTable, head: str) -> list[str]:
+    index = [each.head for each in table.columns].index(head)
+    return [row.cells[index].text + ("›" if row.cells[index].beyond else "") for row in table.rows]
 
 
 def test_nothing_measured_gives_no_table() -> None:
@@ -47,8 +92,8 @@ def test_arrows_point_from_the_target_to_the_retain_model_and_numbers_past_it_ar
     keywords = rows("ape", (0.9, 0.1, 0.3), "mean", split="forget", modality="text", num=16)
     utility = rows("model_utility", (0.8, 0.8, 0.4), modality="text", num=6)
     (table,) = tables(*privleak, *keywords, *utility)
-    assert column(table, "PrivLeak") == ["-60.0", "0.0", "+12.0›"]
-    assert column(table, "keywords") == ["90.0", "10.0", "30.0"]
+    assert texts(table, "PrivLeak") == ["-60.0", "0.0", "+12.0›"]
+    assert texts(table, "keywords") == ["90.0", "10.0", "30.0"]
     assert [(c.head, c.arrow, c.under) for c in table.columns] == [
         ("model utility", "↑", "n 6"),
         ("PrivLeak", "↑", "n 96"),
@@ -63,7 +108,7 @@ def test_arrows_point_from_the_target_to_the_retain_model_and_numbers_past_it_ar
 def test_a_number_that_cannot_be_computed_is_a_dash_with_its_reason_below() -> None:
     found = rows("privleak", (-60.0, 0.0, None), split="forget", modality="text", note="the AUC is 1")
     (table,) = tables(*found)
-    assert column(table, "PrivLeak")[2] == "–"
+    assert texts(table, "PrivLeak")[2] == "–"
     assert table.notes == ("PrivLeak of npo: the AUC is 1",)
 
 
@@ -84,7 +129,7 @@ def test_membership_shows_the_attack_its_controls_and_the_trust_of_its_metric() 
     )
     (table,) = tables(*found, trust=trust)
     assert (table.columns[0].head, table.columns[0].under) == ("min-k++", "n 40, trust 0.80 to 0.90")
-    assert (table.rows[2].cells[0].text, table.rows[2].cells[0].under) == ("0.70", "matched 0.60, found 0.10")
+    assert (table.rows[2].cells[0].text, table.rows[2].cells[0].below) == ("0.70", "matched 0.60, found 0.10")
 
 
 def test_the_four_cases_of_a_fact_are_a_bar_that_adds_up() -> None:
@@ -113,7 +158,7 @@ def test_distances_are_summed_over_metrics_and_what_went_past_is_counted() -> No
         near("bleu generation", 0.9, "beyond"),
     ]
     summed, details = tables(*found)
-    assert [(c.text, c.under) for c in summed.rows[0].cells] == [("0.50", "3 metrics, 1 past")]
+    assert [(c.text, c.below) for c in summed.rows[0].cells] == [("0.50", "of 3, 1 past")]
     assert [(c.head, c.under) for c in details.columns] == [
         ("accuracy", "classification"),
         ("bleu", "generation"),
@@ -135,19 +180,24 @@ def test_a_column_is_explained_once_though_two_tables_have_it() -> None:
 def test_the_page_holds_the_tables_only_if_something_was_measured(tmp_path: Path) -> None:
     found = tuple(rows("ape", (0.9, 0.1, 0.3), "mean", split="forget", modality="text"))
     for folder, summaries in (("with", found), ("without", ())):
-        render(ReportInput(title="t", models=MODELS, summaries=summaries), tmp_path / folder)
-    assert 'id="whole"' in (tmp_path / "with" / "index.html").read_text(encoding="utf-8")
-    assert 'id="whole"' not in (tmp_path / "without" / "index.html").read_text(encoding="utf-8")
-
-
-def test_printed_values_are_as_documented() -> None:
-    done = doctest.testmod(module)
-    assert done.attempted > 0 and done.failed == 0
+        report = ReportInput(title="t", models=MODELS, summaries=summaries, declared=DECLARED)
+        render(report, tmp_path / folder)
+    assert 'id="summaries"' in (tmp_path / "with" / "index.html").read_text(encoding="utf-8")
+    assert 'id="summaries"' not in (tmp_path / "without" / "index.html").read_text(encoding="utf-8")
 
 
 def test_an_interval_stands_below_its_number_and_its_absence_is_explained() -> None:
     plain = rows("ape", (0.9, 0.1, 0.3), "mean", split="forget", modality="text", num=16, low=0.05, high=0.95)
     none = rows("privleak", (-60.0, 0.0, 12.0), split="forget", modality="text", note="no interval from one person")
     (table,) = tables(*plain, *none)
-    spans = {c.head: (cell.span, cell.title) for c, cell in zip(table.columns, table.rows[2].cells, strict=True)}
-    assert spans == {"PrivLeak": ("", "no interval from one person"), "keywords": ("5 to 95", "n 16")}
+    spans = {c.head: (cell.small, cell.title) for c, cell in zip(table.columns, table.rows[2].cells, strict=True)}
+    assert spans == {"PrivLeak": ("", "no interval from one person"), "keywords": ("5–95", "n 16")}
+
+
+def test_tables_of_one_title_are_one_table_in_the_declared_order() -> None:
+    late = TableSpec(title="Known", order=9, columns=(column("new", "late", modality="text"),))
+    early = TableSpec(title="Known", order=3, intro="why", columns=(column("newer", "early", modality="text"),))
+    found = [*rows("new", (0.1, 0.2, 0.3), modality="text"), *rows("newer", (0.4, 0.5, 0.6), modality="text")]
+    report = ReportInput(title="t", models=MODELS, summaries=tuple(found), declared=with_tables(late, early))
+    (table,) = summary_tables(report, Numbers(report))
+    assert ([c.head for c in table.columns], table.intro) == (["early", "late"], "why")

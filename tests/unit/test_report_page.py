@@ -9,29 +9,23 @@ import re
 from pathlib import Path
 
 import pytest
+from helpers_report import DECLARED, MAIN_METRIC, OUTCOMES, column, with_tables
 from PIL import Image
 from rich.console import Console
 
 import mllmu.report.numbers
-import mllmu.report.provenance
+import mllmu.report.printing
+import mllmu.report.table
+from mllmu.core.declared import Declared, TableSpec
 from mllmu.core.errors import DataError
-from mllmu.core.records import MODALITIES, TASKS, MetricResult, Modality, Split, TaskName
+from mllmu.core.names import RETAIN_MODEL
+from mllmu.core.records import MODALITIES, TASKS, MetricResult, Modality, Split, Summary, TaskName
 from mllmu.core.seeding import rng
-from mllmu.report import (
-    CurvePoint,
-    Example,
-    KsRow,
-    ModelRow,
-    Portrait,
-    ReportInput,
-    render,
-    terminal_table,
-    tradeoff_rows,
-)
-from mllmu.report.numbers import MAIN_METRIC, OUTCOMES, Interval, Numbers, listing, mean_interval, show
-from mllmu.report.provenance import stage_rows
-from mllmu.report.reading import readings
-from mllmu.report.tables import four_set_tables, goodness
+from mllmu.report import Example, ModelRow, Portrait, ReportInput, render, terminal_tables, tradeoff_rows
+from mllmu.report.findings import findings
+from mllmu.report.numbers import Cell, Interval, Numbers, mean_interval
+from mllmu.report.printing import listing
+from mllmu.report.tables import goodness, set_tables, stage_table
 
 SPLITS: tuple[Split, ...] = ("forget", "test", "retain", "celebrity")
 EVIL = "<script>alert('x')</script>"
@@ -130,6 +124,10 @@ def model_row(name: str) -> ModelRow:
     )
 
 
+def distance(model: str, split: Split, modality: Modality, value: float) -> Summary:
+    return Summary(model=model, summary="ks", split=split, modality=modality, value=value)
+
+
 def realistic(
     modalities: tuple[Modality, ...] = MODALITIES, levels: dict[str, tuple[float, ...]] | None = None
 ) -> ReportInput:
@@ -141,19 +139,21 @@ def realistic(
         title="Unlearning 5 % of 100 people, tiny LLaVA",
         models=models,
         results=tuple([r for n, v in levels.items() for r in results_of(n, v, modalities)] + lucky(modalities)),
-        ks=tuple(
-            KsRow(model=m.name, split=split, modality=modality, value=abs(levels[m.name][0] - 0.31))
+        summaries=tuple(
+            distance(m.name, split, modality, abs(levels[m.name][0] - 0.31))
             for m in models
             for split in ("forget", "test")
             for modality in modalities
-            if m.role != "retain_model"
+            if m.role != RETAIN_MODEL
+        ),
+        declared=with_tables(
+            TableSpec(title="Distances", by_modality=True, columns=(column("ks", "KS", split="forget", good="none"),))
         ),
         curves={
-            m.name: tuple(
-                CurvePoint(step=s, name=term, value=sign * (3.0 / (1 + s / 8)) + 0.02 * (s % 5))
-                for s in range(0, 60, 3)
+            m.name: {
+                term: tuple((s, sign * (3.0 / (1 + s / 8)) + 0.02 * (s % 5)) for s in range(0, 60, 3))
                 for term, sign in (("forget", -1.0 if m.role == "unlearned" else 1.0), ("retain", 0.6))
-            )
+            }
             for m in models
             if m.role != "base"
         },
@@ -203,7 +203,7 @@ def two_models(target: float, gold: float, unlearned: dict[str, tuple[float, flo
         for name, pair in scores.items()
         for split, value in zip(("forget", "retain"), pair, strict=True)
     ]
-    return ReportInput(title="t", models=tuple(map(model_row, scores)), results=tuple(found))
+    return ReportInput(title="t", models=tuple(map(model_row, scores)), results=tuple(found), declared=DECLARED)
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +240,7 @@ def test_report_writes_page_csv_and_a_png_for_every_plot(folder: Path) -> None:
 def test_same_input_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     render(realistic(), tmp_path)
     files = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
-    assert len(files) == 15
+    assert len(files) == 16
     for name in files:
         assert (folder / name).read_bytes() == (tmp_path / name).read_bytes(), name
 
@@ -263,8 +263,9 @@ def test_untrusted_text_is_escaped_everywhere(tmp_path: Path) -> None:
             "title": EVIL,
             "models": (*base.models, evil),
             "results": (*base.results, *results_of(EVIL, LEVELS["npo"], ("image_text",))),
-            "ks": (KsRow(model=EVIL, split="forget", modality="image_text", value=0.5),),
-            "curves": {EVIL: (CurvePoint(step=1, name=EVIL, value=1.0),)},
+            "summaries": (distance(EVIL, "forget", "image_text", 0.5),),
+            "declared": evil_declared(base),
+            "curves": {EVIL: {EVIL: ((1, 1.0),)}},
             "provenance": {EVIL: {EVIL: EVIL}, "seconds": {EVIL: 1.0}, "recipe": EVIL},
             "portraits": (Portrait(id=f'"{EVIL}', name=f'" onload="{EVIL}', role="forget", views=(png(1),)),),
             "examples": (
@@ -286,6 +287,18 @@ def test_untrusted_text_is_escaped_everywhere(tmp_path: Path) -> None:
     assert "<script>alert" not in page
     assert 'onload="' not in page
     assert page.count("&lt;script&gt;") > 15
+
+
+def evil_declared(report: ReportInput) -> Declared:
+    """Texts of plug-ins are no more trusted than names of models."""
+    evil = column("ks", EVIL, split="forget", reads=EVIL, under=EVIL, modality="image_text")
+    info = report.declared.metrics["accuracy"].model_copy(update={"label": EVIL, "about": EVIL})
+    return report.declared.model_copy(
+        update={
+            "metrics": {**report.declared.metrics, "accuracy": info},
+            "tables": (TableSpec(title=EVIL, intro=EVIL, columns=(evil,), bar=(evil,), bar_head=EVIL),),
+        }
+    )
 
 
 def test_dollar_signs_and_foreign_letters_in_names_do_not_break_the_plots(tmp_path: Path) -> None:
@@ -322,9 +335,7 @@ def test_missing_and_infinite_values_are_dashes_and_counts(tmp_path: Path) -> No
     report = two_models(0.9, 0.3, {"npo": (0.5, 0.7)})
     nothing = result("npo", "accuracy", "forget", "classification", "image_text", None, num=0, num_unparsed=120)
     kept = [r for r in report.results if (r.model, r.split) != ("npo", "forget")]
-    curves = {
-        "npo": tuple(CurvePoint(step=i, name="loss", value=v) for i, v in enumerate((1.0, float("inf"), float("nan"))))
-    }
+    curves = {"npo": {"loss": tuple(enumerate((1.0, float("inf"), float("nan"))))}}
     report = report.model_copy(update={"results": (*kept, nothing), "curves": curves})
     page = plain(report, tmp_path)
     assert "120 of 120 unparsed" in page
@@ -373,13 +384,13 @@ def test_collapsed_model_is_named_and_kept_off_the_front() -> None:
     rows = tradeoff_rows(report)
     assert {row.model.name for row in rows if row.collapsed} == {"rmu"}
     assert not any(row.on_front for row in rows if row.model.name == "rmu")
-    collapsed = [r.text for _, found in readings(Numbers(report), rows) for r in found if r.head == "Collapsed"]
+    collapsed = [r.text for _, found in findings(Numbers(report), rows) for r in found if r.head == "Collapsed"]
     assert len(collapsed) == 2 and all(text.startswith("rmu (82.0 % of retain replies garbled)") for text in collapsed)
 
 
 def test_readings_say_what_cannot_be_measured() -> None:
     def heads(report: ReportInput) -> list[str]:
-        return [r.head for _, found in readings(Numbers(report), tradeoff_rows(report)) for r in found]
+        return [r.head for _, found in findings(Numbers(report), tradeoff_rows(report)) for r in found]
 
     assert "Too little was learned" in heads(two_models(0.35, 0.3, {"npo": (0.3, 0.7)}))
     assert "What there is to forget" in heads(two_models(0.9, 0.3, {"npo": (0.3, 0.7)}))
@@ -400,23 +411,25 @@ def test_mean_needs_all_its_cells_and_keeps_the_widest_honest_interval() -> None
 def test_shade_is_best_at_the_retain_model_on_forget_and_at_the_target_on_retain() -> None:
     numbers = Numbers(two_models(0.9, 0.3, {"npo": (0.4, 0.7)}))
     on_forget = [
-        goodness(numbers, Interval(v), ("forget", "classification"), "image_text") for v in (0.9, 0.6, 0.3, 0.0)
+        goodness(numbers, Interval(v), "accuracy", Cell("forget", "classification", "image_text"))
+        for v in (0.9, 0.6, 0.3, 0.0)
     ]
     assert on_forget == pytest.approx([0.0, 0.5, 1.0, 0.5])
     on_retain = [
-        goodness(numbers, Interval(v), ("retain", "classification"), "image_text") for v in (0.8, 0.4, 0.0, 0.9)
+        goodness(numbers, Interval(v), "accuracy", Cell("retain", "classification", "image_text"))
+        for v in (0.8, 0.4, 0.0, 0.9)
     ]
     assert on_retain == pytest.approx([1.0, 0.5, 0.0, 1.0])
 
 
 def test_table_puts_baselines_first_and_marks_mostly_unparsed_cells() -> None:
-    table = four_set_tables(Numbers(realistic()))[0]
+    table = set_tables(Numbers(realistic()))[0]
     assert [row.name for row in table.rows][:5] == ["chance", "majority", "base", "target", "retain_model"]
-    assert tuple(column.split for column in table.columns) == SPLITS
-    assert (table.columns[0].asked, table.columns[0].few) == ("n 120, 25 people", False)
+    assert tuple(column.head for column in table.columns) == tuple(split.capitalize() for split in SPLITS)
+    assert (table.columns[0].under, table.columns[0].alarm) == ("n 120, 25 people", False)
     broken = next(row for row in table.rows if row.name == "rmu")
     assert all(cell.alarm for cell in broken.cells)
-    assert broken.cells[0].count == "96 of 120 unparsed"
+    assert broken.cells[0].below == "96 of 120 unparsed"
 
 
 def test_models_that_answered_different_questions_are_refused() -> None:
@@ -439,7 +452,7 @@ def test_result_of_an_unlisted_or_doubled_model_is_refused() -> None:
 def test_terminal_table_prints_scores_per_modality_and_names_as_they_are() -> None:
     report = realistic(levels={**LEVELS, "[bold]npo2": LEVELS["npo"]})
     console = Console(width=160, file=io.StringIO(), color_system=None)
-    console.print(terminal_table(report))
+    console.print(terminal_tables(report)[0])
     text = console.file.getvalue()
     assert "[bold]npo2" in text
     assert re.search(r"rmu\s.*82 / 82", text)
@@ -447,8 +460,7 @@ def test_terminal_table_prints_scores_per_modality_and_names_as_they_are() -> No
 
 
 def test_printed_values_are_as_documented() -> None:
-    assert "0.25" in show("exposure", 0.25) and "0.25" in show("member_loss", 0.25), "in nats, not in percent"
-    for module in (mllmu.report.numbers, mllmu.report.provenance):
+    for module in (mllmu.report.numbers, mllmu.report.printing, mllmu.report.table):
         found = doctest.testmod(module)
         assert found.attempted > 0 and found.failed == 0
     assert listing("abcdefgh") == "a, b, c, d, e and 3 others"
@@ -456,9 +468,10 @@ def test_printed_values_are_as_documented() -> None:
 
 
 def test_stage_times_end_with_their_sum() -> None:
-    assert stage_rows({"seconds": {"data": 4.0, "train": 60.0}}) == [
+    table = stage_table({"data": 4.0, "train": 60.0})
+    assert [(row.name, row.cells[0].text) for row in table.rows] == [
         ("data", "4.0 s"),
         ("train", "1 min 00 s"),
         ("total", "1 min 04 s"),
     ]
-    assert stage_rows({}) == []
+    assert stage_table({}).rows == ()

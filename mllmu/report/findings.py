@@ -1,0 +1,181 @@
+"""What the numbers say, in sentences computed from them. Nothing is claimed that an interval does not carry."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mllmu.core.declared import MODALITY_LABELS
+from mllmu.core.records import Modality
+from mllmu.report.inputs import TrustRow
+from mllmu.report.numbers import ALL_TASKS, FORGOTTEN, UTILITY, Interval, Numbers, TradeoffRow
+from mllmu.report.printing import listing, show
+
+_SHALLOW = 0.5
+"""Forgetting counts as shallow when less than this part of it shows on reworded questions."""
+_WEAK_AUC = 0.7
+"""A metric that orders fewer pairs of models correctly is called weak."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A short heading and a sentence. ``bad`` findings limit what the numbers can show."""
+
+    head: str
+    text: str
+    bad: bool = False
+
+
+def findings(
+    numbers: Numbers, rows: Sequence[TradeoffRow], trust: Sequence[TrustRow] = ()
+) -> list[tuple[str, list[Finding]]]:
+    """All findings as (modality, findings); scores are means over the tasks."""
+    of_all = [row for row in rows if row.task == ALL_TASKS]
+    groups = [(MODALITY_LABELS[m], _of_modality(numbers, m, of_all)) for m in numbers.modalities]
+    both = _between_modalities(of_all) + _weak_metrics(numbers, trust)
+    return [*groups, ("Both modalities", both)] if both else groups
+
+
+def _of_modality(numbers: Numbers, modality: Modality, rows: Sequence[TradeoffRow]) -> list[Finding]:
+    unlearned = [row for row in rows if row.modality == modality and row.model.role == "unlearned"]
+    unmoved = [row.model.name for row in unlearned if _reaches_target(row)]
+    return [
+        _gap(numbers, modality),
+        *_front(unlearned, unmoved),
+        *_nearest(numbers, modality, unlearned),
+        *_unmoved(unlearned, unmoved),
+        *_shallow(numbers, modality),
+        *_collapsed(numbers, unlearned),
+        *_unreadable(unlearned),
+    ]
+
+
+def _gap(numbers: Numbers, modality: Modality) -> Finding:
+    """How much there is to forget: nothing can be measured if target and retain_model answer alike."""
+    start, ideal = (numbers.of_role(role, modality, ("forget",)) for role in ("target", "retain_model"))
+    if start is None or ideal is None:
+        missing = "target" if start is None else "retain_model"
+        return Finding("No yardstick", f"There is no forget score of a {missing} to compare with.", bad=True)
+    text = (
+        f"On the people to forget the target scores {show(start.value)} and a model that never saw them "
+        f"{show(ideal.value)}: {show(start.value - ideal.value)} points can be forgotten."
+    )
+    if _clearly_above(start, ideal):
+        return Finding("What there is to forget", text)
+    text += " The 95 % interval of that difference reaches zero, so the differences between methods may be noise."
+    return Finding("Too little was learned", text, bad=True)
+
+
+def _clearly_above(a: Interval, b: Interval) -> bool:
+    """Whether the 95 % interval of a - b lies above zero.
+
+    Its lower end is a - b - sqrt((a - low_a)^2 + (high_b - b)^2), as if the two were independent; both answered the
+    same questions, so the true interval is narrower. Source: Zou and Donner 2008, doi:10.1002/sim.3095.
+    """
+    if a.low is None or b.high is None:
+        return a.value > b.value
+    return a.value - b.value > math.hypot(a.value - a.low, b.high - b.value)
+
+
+def _front(rows: Sequence[TradeoffRow], unmoved: list[str]) -> list[Finding]:
+    front = [row.model.name for row in rows if row.on_front]
+    moved, idle = [name for name in front if name not in unmoved], [name for name in front if name in unmoved]
+    parts = []
+    if moved:
+        verb = "is" if len(moved) == 1 else "are"
+        parts.append(f"{listing(moved)} {verb} not beaten on both forgetting and utility by any other model.")
+    if idle:
+        verb = "lies" if len(idle) == 1 else "lie"
+        parts.append(f"{listing(idle)} {verb} on the front too, but only by changing little.")
+    if rows and not front:
+        parts = ["No unlearned model that still answers is better than the target on either count."]
+    return [Finding("Best trade-offs", " ".join(parts))] if parts else []
+
+
+def _nearest(numbers: Numbers, modality: Modality, rows: Sequence[TradeoffRow]) -> list[Finding]:
+    """The model closest to never having learned, and what it paid in utility."""
+    candidates = [(row.gap, row.number, row) for row in rows if row.gap is not None and row.comparable]
+    if not candidates or numbers.first("retain_model") is None:
+        return []
+    gap, _, best = min(candidates)
+    text = f"{best.model.name} ends {show(gap)} points from the retain_model on forget people"
+    start = numbers.of_role("target", modality, UTILITY)
+    if start and best.utility:
+        change = best.utility.value - start.value
+        text += f", with utility {show(abs(change))} points {'below' if change < 0 else 'above'} the target's"
+    return [Finding("Closest to never having learned", f"{text}.")]
+
+
+def _reaches_target(row: TradeoffRow) -> bool:
+    """Whether the forget interval of a model still holds the target's score over the same tasks."""
+    if row.forget is None or row.forget.high is None or row.drop is None:
+        return False
+    return row.forget.high >= row.forget.value + row.drop
+
+
+def _limit(head: str, names: Sequence[str], text: str) -> list[Finding]:
+    """A finding that limits what the numbers of some models or metrics show; none if there are no names."""
+    return [Finding(head, text.format(listing(names)), bad=True)] if names else []
+
+
+def _unmoved(rows: Sequence[TradeoffRow], names: Sequence[str]) -> list[Finding]:
+    text = "For {} the 95 % interval on forget people still reaches the target's score."
+    return _limit("Not shown to forget", ["all of them"] if len(names) == len(rows) > 0 else names, text)
+
+
+def _shallow(numbers: Numbers, modality: Modality) -> list[Finding]:
+    """Models that forget the trained wording and portrait but much less the transformed ones."""
+    names = [row.name for row in numbers.unlearned() if _is_shallow(numbers, row.name, modality)]
+    text = "{}: less than half of the drop on forget shows on test (same people, other portrait and words)."
+    return _limit("Forgotten on the surface", names, text)
+
+
+def _is_shallow(numbers: Numbers, model: str, modality: Modality) -> bool:
+    start, start_test = (numbers.of_role("target", modality, (split,)) for split in FORGOTTEN)
+    forget, test = (numbers.score(model, modality, (split,)) for split in FORGOTTEN)
+    if start is None or start_test is None or forget is None or test is None:
+        return False
+    clear = forget.high is not None and forget.high < start.value
+    return clear and start_test.value - test.value < _SHALLOW * (start.value - forget.value)
+
+
+def _collapsed(numbers: Numbers, rows: Sequence[TradeoffRow]) -> list[Finding]:
+    noise = numbers.metric(numbers.noise).label.lower()
+    names = [f"{r.model.name} ({show(r.noise_retain)} % of retain replies {noise})" for r in rows if r.collapsed]
+    text = "{}. Such a model cannot answer any more; a low forget score of it is damage, not unlearning."
+    return _limit("Collapsed", names, text)
+
+
+def _unreadable(rows: Sequence[TradeoffRow]) -> list[Finding]:
+    names = [f"{r.model.name} ({', '.join(r.missing)})" for r in rows if r.partial and not r.collapsed]
+    text = (
+        "{}: in these tasks not one reply could be read in some set, so the scores are means of the other tasks, "
+        "compared with the target and the retain_model on the same. Such a model is not on the front."
+    )
+    return _limit("Not fully readable", names, text)
+
+
+def _between_modalities(rows: Sequence[TradeoffRow]) -> list[Finding]:
+    """The unlearned model whose forgetting differs most between the two modalities."""
+    drops: dict[str, dict[Modality, float]] = {}
+    for row in rows:
+        if row.model.role == "unlearned" and row.drop is not None and row.comparable:
+            drops.setdefault(row.model.name, {})[row.modality] = row.drop
+    both = [(drop["image_text"], drop["text"], name) for name, drop in drops.items() if len(drop) == 2]
+    if not both:
+        return []
+    image, text, name = max(both, key=lambda drop: abs(drop[0] - drop[1]))
+    points = " and ".join(f"{show(d)} with {MODALITY_LABELS[m]}" for m, d in (("image_text", image), ("text", text)))
+    return [Finding("Modalities compared", f"The largest difference is at {name}: points forgotten are {points}.")]
+
+
+def _weak_metrics(numbers: Numbers, trust: Sequence[TrustRow]) -> list[Finding]:
+    """Headline metrics that hardly tell models that know from models that do not, where that was measured."""
+    names = [
+        f"{numbers.metric(row.metric).label} ({row.task}, {MODALITY_LABELS[row.modality]}, AUC {row.auc:.2f})"
+        for row in trust
+        if row.metric == numbers.headline(row.task) and row.auc is not None and row.auc < _WEAK_AUC
+    ]
+    text = "{}: hardly better than chance at telling models that know the people from others."
+    return _limit("Weak evidence", names, text)

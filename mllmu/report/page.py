@@ -1,0 +1,168 @@
+"""Write a report: one HTML page that needs nothing else, CSV files, and the plots as PNG files.
+
+Everything that comes from data, models or recipes is escaped by the template engine (autoescape is on for every
+template), and the page's own policy forbids it to load anything or to run any script but the one it carries.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from rich.table import Table
+
+from mllmu.core.declared import MODALITY_LABELS
+from mllmu.core.records import MetricResult, Record, Summary
+from mllmu.core.runfolder import write_atomic
+from mllmu.report import tables
+from mllmu.report.figures import Plot
+from mllmu.report.findings import findings
+from mllmu.report.inputs import Example, ReportInput
+from mllmu.report.numbers import ALL_TASKS, Numbers, TradeoffRow, csv_text, tradeoff_rows
+from mllmu.report.plots import draw
+from mllmu.report.printing import csv_of
+from mllmu.report.scatter import MANY, plottable
+from mllmu.report.summary_tables import summary_tables
+from mllmu.report.table import SHADES, ReportTable
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_UNFOLDED_REPLIES = 6
+_FIRST_ROLES = ("target", "retain_model", "base")
+
+
+def render(report: ReportInput, folder: Path) -> Path:
+    """Write the report into a folder, which is created; the same input gives the same bytes.
+
+    Args:
+        report: everything to show.
+        folder: gets ``index.html``, ``plots/*.png``, and the numbers as ``tradeoff.csv``, ``metrics.csv`` and, if there
+            are any about whole models, ``summaries.csv``; files of the same names are replaced.
+
+    Returns:
+        The path of ``index.html``.
+
+    Raises:
+        DataError: results that cannot be compared, see :func:`mllmu.report.inputs.check`.
+    """
+    rows, numbers = tradeoff_rows(report), Numbers(report)
+    plots = draw(report, numbers, rows)
+    (folder / "plots").mkdir(parents=True, exist_ok=True)
+    for plot in (plot for of_section in plots.values() for plot in of_section):
+        write_atomic(folder / "plots" / f"{plot.name}.png", plot.png)
+    write_atomic(folder / "tradeoff.csv", csv_text(rows, numbers.noise))
+    write_atomic(folder / "metrics.csv", csv_of(MetricResult.model_fields, map(_values, report.results)))
+    if report.summaries:
+        write_atomic(folder / "summaries.csv", csv_of(Summary.model_fields, map(_values, report.summaries)))
+    page = folder / "index.html"
+    write_atomic(page, _page(report, numbers, rows, plots))
+    return page
+
+
+def _values(record: Record) -> Iterable[object]:
+    return record.model_dump().values()
+
+
+def terminal_tables(report: ReportInput) -> list[Table]:
+    """The results in a few lines for a terminal: scores by set, then the metrics that have a table of their own.
+
+    Raises:
+        DataError: results that cannot be compared.
+    """
+    rows, numbers = tradeoff_rows(report), Numbers(report)
+    return [table.terminal() for table in tables.terminal_tables(report, numbers, rows)]
+
+
+@dataclass(frozen=True)
+class PageSection:
+    """A part of a small page: a heading, a sentence, and below it a plot, a table or links (label -> relative path)."""
+
+    heading: str
+    note: str = ""
+    plot: Plot | None = None
+    table: ReportTable | None = None
+    links: Mapping[str, str] = field(default_factory=dict)
+
+
+def write_small_page(path: Path, title: str, lead: str, sections: Sequence[PageSection]) -> Path:
+    """Write a small page in the style of the report; returns its path."""
+    write_atomic(path, _environment().get_template("small.html.j2").render(title=title, lead=lead, sections=sections))
+    return path
+
+
+def write_links(folder: Path, title: str, note: str, links: Mapping[str, str]) -> Path:
+    """Write ``index.html`` with a title, a sentence, and a link to a path below the folder for every label."""
+    return write_small_page(folder / "index.html", title, note, [PageSection("Reports", links=links)])
+
+
+def _page(
+    report: ReportInput, numbers: Numbers, rows: Sequence[TradeoffRow], plots: Mapping[str, Sequence[Plot]]
+) -> str:
+    script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
+    overall = [row for row in rows if row.task == ALL_TASKS and row.model.role == "unlearned"]
+    people = [r.num_profiles for r in report.results if r.split == "forget"]
+    template = _environment().get_template("index.html.j2")
+    return template.render(
+        report=report,
+        numbers=numbers,
+        rows=rows,
+        tables=tables,
+        findings=findings(numbers, rows, report.trust),
+        few=max(people) if people and max(people) < tables.FEW_PEOPLE else 0,
+        partial=[row for row in overall if row.partial],
+        unplotted=[row for row in overall if not plottable(row)],
+        plots=plots,
+        summaries=summary_tables(report, numbers),
+        examples=[_example(example, numbers) for example in report.examples],
+        glossary=_glossary(numbers),
+        many=len(numbers.models) > MANY,
+        # This package's own file, so it may go into the page as it is.
+        script=Markup(script),  # noqa: S704
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+def _environment() -> Environment:
+    """The templates; what they put into a page is escaped unless it is this package's own or drawn by matplotlib."""
+    environment = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined)
+    environment.trim_blocks = environment.lstrip_blocks = True
+    style = (_TEMPLATES / "style.css").read_text(encoding="utf-8")
+    environment.globals |= {"style": Markup(style), "modality_labels": MODALITY_LABELS, "shades": SHADES}  # noqa: S704
+    environment.filters |= {"png": _data_uri, "breakable": _breakable, "drawing": _drawing}
+    return environment
+
+
+def _data_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def _drawing(plot: Plot) -> Markup:
+    """The SVG text is safe to embed: matplotlib escapes every name it writes."""
+    return Markup(plot.svg)  # noqa: S704
+
+
+def _breakable(name: str) -> Markup:
+    """A name, escaped, that may be broken into lines after its underscores, dots and the like."""
+    return Markup("<wbr>").join(re.findall(r"[^_@./-]*[_@./-]|[^_@./-]+", name))
+
+
+def _glossary(numbers: Numbers) -> dict[str, str]:
+    """What the headline metrics and the kinds of replies mean, by label, as far as they are declared."""
+    names = [*(task.metric for task in numbers.declared.tasks.values()), *numbers.outcomes]
+    return {info.label: info.about for name in names if (info := numbers.metric(name)).about}
+
+
+def _example(example: Example, numbers: Numbers) -> dict[str, Any]:
+    """An example with its replies in report order; beyond a handful, the yardsticks first and the rest folded."""
+    roles = {row.name: row.role for row in numbers.models}
+    order = [name for name in dict.fromkeys([*roles, *example.replies]) if name in example.replies]
+    if len(order) > _UNFOLDED_REPLIES:
+        order.sort(key=lambda name: roles.get(name) not in _FIRST_ROLES)
+    kinds = {name: "noise" if name == numbers.noise else f"kind-{i}" for i, name in enumerate(numbers.outcomes)}
+    return {"it": example, "first": order[:_UNFOLDED_REPLIES], "rest": order[_UNFOLDED_REPLIES:], "kinds": kinds}

@@ -1,0 +1,110 @@
+"""How the report prints: numbers, intervals, times and lists of names as a reader expects them, and CSV files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable
+
+from mllmu.core.declared import Format, MetricInfo
+
+DASH = "–"
+
+
+def finite(value: float | None) -> float | None:
+    """The value, or None if it is missing or not finite."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def show(value: float | None, style: Format = "percent", decimals: int = 3) -> str:
+    """A number as papers print it; a missing one is a dash.
+
+    >>> show(0.517), show(0.6451, "decimal"), show(-0.05, "signed"), show(0.0004, "p_value"), show(None)
+    ('51.7', '0.645', '-5.0', '<0.001', '–')
+    """
+    number = finite(value)
+    if number is None:
+        return DASH
+    if style == "percent":
+        return f"{100 * number:.1f}"
+    if style == "signed":
+        return f"{100 * number:+.1f}" if round(1000 * number) else "0.0"
+    if style == "p_value":
+        return "<0.001" if number < 0.001 else f"{number:.3f}"
+    return f"{number:.{decimals}f}"
+
+
+def show_span(low: float | None, high: float | None, style: Format = "percent", decimals: int = 3) -> str:
+    """The bounds of an interval, with fewer digits than the number; empty if they are unknown.
+
+    >>> show_span(0.25, 0.75), show_span(0.25, 0.75, "decimal"), show_span(-0.1, 0.05, "signed"), show_span(None, 1.0)
+    ('25–75', '0.25–0.75', '-10 to 5', '')
+    """
+    bounds = [bound for bound in (finite(low), finite(high)) if bound is not None]
+    if len(bounds) < 2:
+        return ""
+    if bounds[0] == bounds[1]:
+        return "all alike"
+    if style in ("decimal", "p_value"):
+        texts = [f"{bound:.{min(decimals, 2)}f}" for bound in bounds]
+    else:
+        texts = [str(round(100 * bound)) for bound in bounds]
+    return (" to " if bounds[0] < 0 else DASH).join(texts)
+
+
+def style_of(metric: MetricInfo) -> tuple[Format, int]:
+    """How the values of a metric are printed."""
+    return ("percent" if metric.percent else "decimal"), metric.decimals
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as a reader says them.
+
+    >>> duration(7.25), duration(605), duration(7320), duration(None)
+    ('7.2 s', '10 min 05 s', '2 h 02 min', '–')
+    """
+    if seconds is None or not math.isfinite(seconds):
+        return DASH
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def listing(names: Iterable[str]) -> str:
+    """Names as English prose; of more than six, the first five and how many others.
+
+    >>> listing(["ga"]), listing(["ga", "npo", "kl"])
+    ('ga', 'ga, npo and kl')
+    """
+    *head, last = names
+    if len(head) > 5:
+        head, last = head[:5], f"{len(head) - 4} others"
+    return f"{', '.join(head)} and {last}" if head else last
+
+
+def csv_of(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A CSV file: numbers with six decimals, truth as yes or no, None empty, and text that no spreadsheet runs."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows([csv_cell(value) for value in row] for row in rows)
+    return out.getvalue()
+
+
+def csv_cell(value: object) -> str:
+    """One value as text.
+
+    >>> csv_cell(None), csv_cell(True), csv_cell(0.5), csv_cell("=cmd()")
+    ('', 'yes', '0.500000', "'=cmd()")
+    """
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6f}"
+    text = str(value)
+    # A spreadsheet would run a cell that starts like a formula; a leading apostrophe makes it text.
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

@@ -1,0 +1,57 @@
+"""What judges said joins the report's numbers, for the models the report is about."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from mllmu.core.records import MetricResult
+from mllmu.pipeline.report_input import judgements
+
+
+def result(model: str) -> dict[str, object]:
+    return MetricResult(
+        model=model,
+        metric="factuality_rule",
+        split="forget",
+        task="generation",
+        modality="text",
+        value=7.5,
+        ci_low=6.0,
+        ci_high=9.0,
+        num=8,
+        num_unparsed=0,
+        num_profiles=4,
+    ).model_dump()
+
+
+DECLARED = {"metrics": {"factuality_rule": {"label": "Factuality", "table": True}}}
+
+
+def write(folder: Path, *results: dict[str, object], **more: object) -> None:
+    content = {"results": results, "declared": DECLARED, **more}
+    (folder / "judge_rule.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def test_results_of_every_judge_are_taken_for_the_listed_models_only(tmp_path: Path) -> None:
+    write(tmp_path, result("target"), result("gone"))
+    results, declared, warnings = judgements(tmp_path, ["target"])
+    assert [(r.model, r.value) for r in results] == [("target", 7.5)]
+    assert ([info.label for info in declared.values()], warnings) == (["Factuality"], [])
+
+
+def test_without_a_judge_nothing_is_added(tmp_path: Path) -> None:
+    assert judgements(tmp_path, ["target"]) == ([], {}, [])
+
+
+def test_points_for_replies_that_were_replaced_are_left_out_with_a_warning(tmp_path: Path) -> None:
+    replies = tmp_path / "target" / "replies"
+    replies.mkdir(parents=True)
+    (replies / "unit.json").write_text(json.dumps({"fingerprint": "f1"}))
+    write(tmp_path, result("target"), replies={"target": "f1"})
+    results, _, warnings = judgements(tmp_path, ["target"])
+    assert len(results) == 1 and warnings == []
+    (replies / "unit.json").write_text(json.dumps({"fingerprint": "f2"}))
+    results, declared, (warning,) = judgements(tmp_path, ["target"])
+    assert (results, declared) == ([], {})
+    assert "points of a judge (rule) are not shown" in warning
