@@ -1,7 +1,8 @@
 """``python -m tools.generate_docs``: write the reference pages that follow from the code.
 
-The pages are ``docs/reference/commands.md`` (the help of every command) and ``docs/reference/plugins.md`` (every
-plug-in of every kind). ``tests/unit/test_docs_generated.py`` compares them with what this module makes today.
+The pages are, in ``docs/reference``, ``recipe.md`` (every setting of a recipe), ``commands.md`` (the help of every
+command) and ``plugins.md`` (every plug-in of every kind). ``tests/unit/test_docs.py`` compares them with what this
+module makes today.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from typing import Any
 import typer
 
 from mllmu.cli.app import app
+from mllmu.config.recipe import Recipe
 from mllmu.core import plugins
-from mllmu.core.describe import table
+from mllmu.core.describe import plugin_table, settings_markdown
 from mllmu.models.families._chat import ChatFamily
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
@@ -35,6 +37,11 @@ def commands() -> str:
     return f"{HEADER}# Command line\n{text.partition(chr(10))[2].rstrip()}\n"
 
 
+def recipe() -> str:
+    """Every setting of a recipe: what ``mllmu ls settings --markdown`` prints."""
+    return HEADER + settings_markdown(Recipe)
+
+
 def plugin_tables() -> str:
     """One table for every kind of plug-in, with what the package of the kind says about itself."""
     intro = (
@@ -48,7 +55,7 @@ def section(kind: str) -> str:
     """The heading, the purpose and the table of one kind."""
     purpose = (inspect.getdoc(import_module(plugins.KINDS[kind])) or "").partition("\n")[0]
     more = f"\n{family_table()}" if kind == "families" else ""
-    return f"## {kind.capitalize()}\n\n{purpose}\n\n{table(kind)}{more}"
+    return f"## {kind.capitalize()}\n\n{purpose}\n\n{plugin_table(kind)}{more}"
 
 
 def family_table() -> str:
@@ -71,7 +78,7 @@ def family_row(name: str) -> str:
     return f"| {' | '.join(cells)} |\n"
 
 
-PAGES = {"commands.md": commands, "plugins.md": plugin_tables}
+PAGES = {"recipe.md": recipe, "commands.md": commands, "plugins.md": plugin_tables}
 """The generated pages of ``docs/reference`` with the functions that make their text."""
 
 

@@ -1,38 +1,36 @@
-"""The command ``mllmu``: which commands there are, ``--version``, and what every command does on an error."""
+"""The command ``mllmu``: its commands, ``--version``, and what every command does on an error."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from mllmu.cli.data import data
+from mllmu.cli import data, run, studies
 from mllmu.cli.doctor import doctor
 from mllmu.cli.evaluate import evaluate
 from mllmu.cli.export_model import export_model
 from mllmu.cli.failures import ExplainedErrors
 from mllmu.cli.judge import judge
-from mllmu.cli.layers import layers
 from mllmu.cli.ls import ls
 from mllmu.cli.plan import plan
-from mllmu.cli.pool import pool
-from mllmu.cli.reveal import reveal
-from mllmu.cli.review import WithDefault, review
-from mllmu.cli.run import run
-from mllmu.cli.stages import stage_command
-from mllmu.cli.trust import trust
-from mllmu.cli.tune import tune
-from mllmu.cli.validate import validate
 from mllmu.parallel.team import only_alone
 from mllmu.version import __version__
 
 TOGETHER = ("run", "finetune", "unlearn", "evaluate", "score", "report")
-"""Commands that several processes can carry out."""
-EPILOG = "Start with: mllmu run recipes/demo.yaml. A command that was stopped continues where it was when repeated."
+"""Commands that several processes can carry out together."""
+HELP_NAMES = {"help_option_names": ["-h", "--help"]}
+PANELS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Run": (run.run, run.validate, doctor, plan),
+    "One stage": (*map(run.stage_command, run.STAGES), evaluate, judge),
+    "Studies": (studies.tune, studies.trust, studies.layers, studies.pool),
+    "Look up and export": (ls, export_model),
+}
 
 
-class Group(TyperGroup):
+class CommandGroup(TyperGroup):
     """The commands, each under the rule that an error is one clear line and an exit code, not a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -41,17 +39,17 @@ class Group(TyperGroup):
 
 
 app = typer.Typer(
-    cls=Group,
+    cls=CommandGroup,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog=EPILOG,
+    context_settings=HELP_NAMES,
+    epilog="Start with: mllmu run recipes/demo.yaml. A command that was stopped continues when it is repeated.",
 )
 
 
-def _print_version(asked: bool) -> None:  # noqa: FBT001 - the signature of an option callback
-    if asked:
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 - the signature of an option callback
+    if wanted:
         typer.echo(f"mllmu {__version__}")
         raise typer.Exit
 
@@ -70,25 +68,14 @@ def _root(
         only_alone(f"mllmu {context.invoked_subcommand}")
 
 
-app.command(rich_help_panel="Run")(run)
-app.command(rich_help_panel="Run")(validate)
-app.command(rich_help_panel="Run")(doctor)
-app.command(rich_help_panel="Run")(plan)
-app.command(rich_help_panel="Run")(tune)
-app.command(rich_help_panel="Run")(trust)
-app.command(rich_help_panel="Run")(layers)
-app.command(rich_help_panel="Look and build")(pool)
-_data = typer.Typer(cls=WithDefault, help="Make the people, portraits and questions; review them.")
-_data.command("make", context_settings={"help_option_names": ["-h", "--help"]})(data)
-_data.command()(review)
-_data.command()(reveal)
+_data = typer.Typer(cls=data.WithDefault, help="Make the people, portraits and questions; review or export them.")
+_data.command(context_settings=HELP_NAMES)(data.make)
+_data.command()(data.review)
+_data.command()(data.reveal)
 app.add_typer(_data, name="data", rich_help_panel="One stage")
-for _stage in ("finetune", "unlearn", "score", "report"):
-    app.command(_stage, rich_help_panel="One stage")(stage_command(_stage))
-app.command(rich_help_panel="One stage")(evaluate)
-app.command(rich_help_panel="One stage")(judge)
-app.command(rich_help_panel="Look and build")(ls)
-app.command("export-model", rich_help_panel="Look and build")(export_model)
+for _panel, _commands in PANELS.items():
+    for _command in _commands:
+        app.command(_command.__name__.replace("_", "-"), rich_help_panel=_panel)(_command)
 
 
 def main() -> None:

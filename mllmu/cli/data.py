@@ -1,22 +1,36 @@
-"""``mllmu data``: make the people, portraits and questions; look at them, or export them."""
+"""``mllmu data``: make the people, portraits and questions; look at them, review them, or export them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from mllmu.cli.options import Force, Out, Overrides, RecipePath, each, execute
-from mllmu.cli.screen import results
+from mllmu.cli.judge import show_prompts
+from mllmu.cli.options import Force, Out, Overrides, RecipePath, Run, each, execute
+from mllmu.cli.screen import say
 from mllmu.core.errors import MllmuError, did_you_mean
+from mllmu.core.runfolder import RunFolder
 
 FORMATS = ("mllmu-bench",)
+DEFAULT = "make"
 NUM_PROMPTS = 1
 
 
-def data(
+class WithDefault(TyperGroup):
+    """``mllmu data RECIPE`` is ``mllmu data make RECIPE``, unless the first word is a command of the group."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put ``make`` in front, unless a command is named."""
+        named = args and args[0] in self.commands
+        rest: list[str] = super().parse_args(ctx, args if named else ["make", *args])
+        return rest
+
+
+def make(
     recipe: RecipePath,
     *,
     overrides: Overrides = None,
@@ -28,59 +42,71 @@ def data(
         typer.Option("--export", metavar="FORMAT", help="Also write the data set in another layout: mllmu-bench."),
     ] = None,
     export_dir: Annotated[
-        Path | None, typer.Option("--export-dir", metavar="DIR", help="Where --export writes its files.")
+        Path | None, typer.Option("--export-dir", metavar="DIR", help="Folder for the files of --export.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the first prompts and count the calls to endpoints; make nothing.")
+        bool,
+        typer.Option("--dry-run", help="Show the first prompts for LLM endpoints and count the calls; make nothing."),
     ] = False,
     out: Out = None,
     force: Force = False,
 ) -> None:
     """Make the people, their portraits and their questions."""
-    _check_export(export, export_dir)
-    if dry_run:
-        show_calls(recipe, overrides or ())
-        return
-    from mllmu.data.contact_sheet import write_contact_sheet
-    from mllmu.data.dataset import load
-    from mllmu.data.published.export import export as export_parquet
-
-    console = results()
-    for run in execute(recipe, overrides, out, force=force, no_gate=False, only="data"):
-        if contact_sheet:
-            path = run.folder / "contact_sheet.png"
-            write_contact_sheet(load(run.folder / "data"), path)
-            console.print(f"contact sheet: {path}", soft_wrap=True)
-        if export_dir is not None:
-            place = export_dir / run.name
-            rows = export_parquet(load(run.folder / "data"), place)
-            console.print(f"exported: {place} ({sum(rows.values())} rows in {len(rows)} configs)", soft_wrap=True)
-
-
-def show_calls(recipe: Path, overrides: Sequence[str]) -> None:
-    """Print the first prompts that an endpoint would get, and how many calls there would be."""
-    from mllmu.cli.judge import show_prompts
-    from mllmu.data.preview import previews
-
-    asked = [
-        part for run in each(recipe, overrides) for part in previews(run.recipe.data, run.recipe.seed, NUM_PROMPTS)
-    ]
-    for part in asked:
-        show_prompts(part.preview)
-        known = "" if part.known else "; the people are not there yet, so their prompts cannot be shown"
-        results().print(
-            f"{part.part}: {part.preview.num_calls} calls to an endpoint, {part.preview.num_cached} of them already in "
-            f"the cache; retries, repairs and what has to be written again come on top{known}",
-            soft_wrap=True,
-        )
-    if not asked:
-        results().print("no part of the data asks an endpoint")
-
-
-def _check_export(export: str | None, export_dir: Path | None) -> None:
-    """Fail before the work, not after it."""
     if export is not None and export not in FORMATS:
-        known = ", ".join(FORMATS)
-        raise MllmuError(f"--export: no format '{export}'.{did_you_mean(export, FORMATS)} Formats: {known}.")
+        formats = ", ".join(FORMATS)
+        raise MllmuError(f"--export: no format '{export}'.{did_you_mean(export, FORMATS)} Formats: {formats}.")
     if (export is None) != (export_dir is None):
         raise MllmuError("--export and --export-dir belong together, e.g. --export mllmu-bench --export-dir exported.")
+    if dry_run:
+        show_calls(each(recipe, overrides))
+        return
+    for run in execute(recipe, overrides, out, force=force, only="data"):
+        from mllmu.data.dataset import load
+
+        if contact_sheet:
+            from mllmu.data.contact_sheet import write_contact_sheet
+
+            write_contact_sheet(load(run.folder / RunFolder.DATA), run.folder / "contact_sheet.png")
+            say(f"contact sheet: {run.folder / 'contact_sheet.png'}")
+        if export_dir is not None:
+            from mllmu.data.published.export import export as export_parquet
+
+            rows = export_parquet(load(run.folder / RunFolder.DATA), export_dir / run.name)
+            say(f"exported: {export_dir / run.name} ({sum(rows.values())} rows in {len(rows)} configs)")
+
+
+def show_calls(runs: Iterable[Run]) -> None:
+    """Print the first prompts that LLM endpoints would get, and how many calls there would be."""
+    from mllmu.data.preview import previews
+
+    parts = [part for run in runs for part in previews(run.recipe.data, run.recipe.seed, NUM_PROMPTS)]
+    for part in parts:
+        show_prompts(part.preview)
+        unknown = "" if part.known else "; the people do not exist yet, so their prompts cannot be shown"
+        say(
+            f"{part.part}: {part.preview.num_calls} calls to an endpoint, {part.preview.num_cached} of them already in "
+            f"the cache; retries, repairs and rewritten questions are extra{unknown}"
+        )
+    if not parts:
+        say("no part of the data calls an endpoint")
+
+
+def review(run: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder that holds data.")]) -> None:
+    """Write DIR/review.html, a page on which people, portraits and questions can be checked and marked."""
+    from mllmu.data.review import write_page
+
+    say(f"review: {write_page(run)}")
+
+
+def reveal(
+    key: Annotated[Path, typer.Argument(metavar="KEYFILE", help="The key file that data.source.key names.")],
+    wanted: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="WHO...", help="Ids, names or other pseudonyms; by default all people."),
+    ] = None,
+) -> None:
+    """Print the real values behind pseudonyms on the screen; nothing is written."""
+    from mllmu.data.pseudonyms import reveal as look_up
+
+    for name, values in look_up(key, wanted or ()).items():
+        typer.echo(f"{name}: {', '.join(f'{what} {value}' for what, value in values.items())}")

@@ -1,4 +1,4 @@
-"""``mllmu doctor``: what a recipe would do, shown and checked before anything is trained."""
+"""``mllmu doctor``: what a recipe would train and evaluate, shown and checked before anything is trained."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import typer
 
 from mllmu.cli.failures import USER_ERROR, plain_line
 from mllmu.cli.options import Out, Overrides, RecipePath, Run, each
-from mllmu.cli.screen import progress, results
+from mllmu.cli.screen import progress, say
 from mllmu.core.lock import held
+from mllmu.core.runfolder import RunFolder
 
 
 def doctor(
@@ -20,34 +21,34 @@ def doctor(
     *,
     overrides: Overrides = None,
     out: Out = None,
-    samples: Annotated[int, typer.Option("--samples", min=0, help="Turns and samples shown for each modality.")] = 2,
+    samples: Annotated[int, typer.Option("--samples", min=0, help="Turns and samples to show per modality.")] = 2,
 ) -> None:
-    """Show prompts, label masks, adapters and shots of a recipe, and check them; nothing is trained.
+    """Show the prompts, label masks, adapters and few-shot examples of a recipe, and check them; trains nothing.
 
-    Uses the data of the run folder, makes them there if the folder is named or exists, and otherwise in a temporary
-    one. The base model is loaded. Leaves with exit code 2 if anything is a FAULT; a note is a deliberate deviation.
+    Loads the base model. Uses the data of the run folder; missing data are made there if the folder exists or is
+    given with --out, otherwise in a temporary folder. The exit code is 2 if a check is a FAULT; a note is a deviation
+    that the recipe asks for.
     """
-    faults = sum(_examined(run, samples, keep=out is not None) for run in each(recipe, overrides, out))
-    results().print(f"{faults} fault{'' if faults == 1 else 's'}")
+    faults = sum(_num_faults(run, samples, keep=out is not None) for run in each(recipe, overrides, out))
+    say(f"{faults} fault{'' if faults == 1 else 's'}")
     if faults:
         raise typer.Exit(USER_ERROR)
 
 
-def _examined(run: Run, samples: int, *, keep: bool) -> int:
+def _num_faults(run: Run, samples: int, *, keep: bool) -> int:
     """Show one recipe and its checks; return the number of faults."""
     from mllmu.preflight.doctor.examine import Examination, examine
     from mllmu.preflight.doctor.show import describe
 
-    console = results()
-    with tempfile.TemporaryDirectory(prefix="mllmu-doctor-") as temporary, progress() as told:
+    with tempfile.TemporaryDirectory(prefix="mllmu-doctor-") as temporary, progress() as display:
         folder = run.folder if keep or run.folder.exists() else Path(temporary) / "run"
-        with nullcontext() if (folder / "data").is_dir() else held(folder):
-            examination = Examination(run.recipe, folder, told)
+        with nullcontext() if (folder / RunFolder.DATA).is_dir() else held(folder):
+            examination = Examination(run.recipe, folder, display)
         for line in describe(examination, samples):
-            console.print(line, soft_wrap=True)
-        console.print("Checks")
+            say(line)
+        say("Checks")
         faults = 0
         for check, level, text in examine(examination):
             faults += level == "FAULT"
-            console.print(f"  {level:5} {check}: {plain_line(text)}", soft_wrap=True)
+            say(f"  {level:5} {check}: {plain_line(text)}")
     return faults

@@ -7,23 +7,20 @@ from typing import Annotated
 
 import typer
 
-from mllmu.cli.screen import results
+from mllmu.cli.screen import say
 
 
 def export_model(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="target, or ratio and model: forget_10/npo.")],
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="target, or forget ratio and model: forget_10/npo.")],
     out: Annotated[Path, typer.Argument(metavar="DIR", help="New folder for weights and processor.")],
     *,
-    device: Annotated[str, typer.Option("--device", help="Where the weights are merged: cpu, cuda ...")] = "cpu",
+    device: Annotated[str, typer.Option("--device", help="Device that merges the weights: cpu, cuda ...")] = "cpu",
 ) -> None:
     """Save a model with its adapters merged, for lmms-eval, vLLM or AutoModelForImageTextToText."""
     from mllmu.pipeline.export_model import export_model as export
 
     ref = export(run_folder, model, out, device=device)
-    console = results()
-    console.print(f"exported: {out}", soft_wrap=True)
+    say(f"exported: {out}")
     if ref.system_prompt:
-        console.print(
-            "Its system prompt is a system prompt and not in the weights; it stands in mllmu.json.", soft_wrap=True
-        )
+        say("This model also needs its system prompt, which is not part of the weights: see mllmu.json.")

@@ -1,6 +1,6 @@
-"""``mllmu ls``: what there is to choose from, and every setting of it.
+"""``mllmu ls``: every plug-in and every setting.
 
-The lists are made by reading the files, not by importing them, so they come at once and without torch; only the page
+The lists are made by reading the files, not by importing them, so they appear at once and without torch; only the page
 of one plug-in imports it.
 """
 
@@ -10,6 +10,7 @@ import ast
 import importlib.util
 import inspect
 import pkgutil
+from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,39 +19,57 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from mllmu.cli.screen import results
+from mllmu.cli.screen import results, say
 from mllmu.core.errors import PluginError, did_you_mean
 
 if TYPE_CHECKING:
+    from mllmu.core.describe import SectionText
     from mllmu.core.plugins import Plugin
+
+SETTINGS = "settings"
 
 
 def ls(
-    kind: Annotated[str | None, typer.Argument(metavar="[KIND", help="methods, metrics, tasks ...")] = None,
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]]", help="One of them.")] = None,
+    kind: Annotated[
+        str | None, typer.Argument(metavar="[KIND", help="A kind of plug-in, e.g. methods or metrics; or settings.")
+    ] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]]", help="A plug-in, or a section of a recipe.")] = None,
     *,
-    markdown: Annotated[bool, typer.Option("--markdown", help="All of a kind as a markdown table.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="All plug-ins of a kind, or all settings, as Markdown.")
+    ] = False,
 ) -> None:
-    """List the kinds of plug-ins, the plug-ins of a kind, or the settings of one."""
+    """List the kinds of plug-ins, the plug-ins of a kind, and the settings of a plug-in or of a recipe.
+
+    mllmu ls methods; mllmu ls methods npo; mllmu ls settings; mllmu ls settings finetune.
+    """
     from mllmu.core.plugins import KINDS, find
 
-    console = results()
     if markdown:
-        from mllmu.core.describe import table
-
-        if kind is None or name is not None:
-            raise PluginError("--markdown makes a table of one kind. Expected its name alone, e.g. methods.")
-        _package_file(kind)
-        console.out(table(kind), end="")
-        return
-    if kind is None:
-        console.print(_listing({each: first_line(_package_file(each)) for each in KINDS}))
+        results().out(_markdown(kind, name), end="")
+    elif kind is None:
+        lines = {each: first_line(_package_file(each)) for each in KINDS}
+        say(_listing(lines | {SETTINGS: "Every setting of a recipe, by section."}))
+    elif kind == SETTINGS:
+        say("\n".join(recipe_page(name)))
     elif name is None:
-        console.print(_listing(summaries(kind)))
+        say(_listing(summaries(kind)))
     else:
         _package_file(kind)
-        for part in page(name, find(kind, name)):
-            console.print(part)
+        say("\n".join(page(name, find(kind, name))))
+
+
+def _markdown(kind: str | None, name: str | None) -> str:
+    from mllmu.core.describe import plugin_table, settings_markdown
+
+    if kind is None or name is not None:
+        raise PluginError("--markdown prints all of one kind. Expected its name alone, e.g. methods, or settings.")
+    if kind == SETTINGS:
+        from mllmu.config.recipe import Recipe
+
+        return settings_markdown(Recipe)
+    _package_file(kind)
+    return plugin_table(kind)
 
 
 def _package_file(kind: str) -> Path:
@@ -59,7 +78,8 @@ def _package_file(kind: str) -> Path:
 
     spec = importlib.util.find_spec(KINDS[kind]) if kind in KINDS else None
     if spec is None or spec.origin is None:
-        raise PluginError(f"no plug-in kind '{kind}'.{did_you_mean(kind, KINDS)} Kinds: {', '.join(KINDS)}.")
+        kinds = (*KINDS, SETTINGS)
+        raise PluginError(f"no plug-in kind '{kind}'.{did_you_mean(kind, kinds)} Kinds: {', '.join(kinds)}.")
     return Path(spec.origin)
 
 
@@ -68,22 +88,22 @@ def summaries(kind: str) -> dict[str, str]:
     from mllmu.core.plugins import find
 
     folder = _package_file(kind).parent
-    own = [m for m in pkgutil.iter_modules([str(folder)]) if not m.name.startswith("_")]
-    found = {m.name: first_line(folder / m.name / "__init__.py" if m.ispkg else folder / f"{m.name}.py") for m in own}
-    for entry in entry_points(group=f"mllmu.{kind}"):
-        found[entry.name] = find(kind, entry.name).summary()
-    return dict(sorted(found.items()))
+    modules = [m for m in pkgutil.iter_modules([str(folder)]) if not m.name.startswith("_")]
+    files = {m.name: folder / m.name / "__init__.py" if m.ispkg else folder / f"{m.name}.py" for m in modules}
+    lines = {name: first_line(path) for name, path in files.items()}
+    lines |= {entry.name: find(kind, entry.name).summary() for entry in entry_points(group=f"mllmu.{kind}")}
+    return dict(sorted(lines.items()))
 
 
 def first_line(path: Path) -> str:
     """First docstring line of the class that ``PLUGIN`` names in a file, or else of the file."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    shown: ast.ClassDef | ast.Module = tree
+    described: ast.ClassDef | ast.Module = tree
     for node in tree.body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PLUGIN":
-            shown = classes.get(ast.unparse(node.value), tree)
-    return (ast.get_docstring(shown) or "").partition("\n")[0]
+            described = classes.get(ast.unparse(node.value), tree)
+    return (ast.get_docstring(described) or "").partition("\n")[0]
 
 
 def _listing(lines: dict[str, str]) -> Table:
@@ -95,21 +115,38 @@ def _listing(lines: dict[str, str]) -> Table:
     return table
 
 
-def page(name: str, cls: type[Plugin]) -> list[Text | Table]:
-    """Everything about one plug-in: docstring, source, and a table of the settings."""
-    from mllmu.core.describe import bounds, default, type_name
+def page(name: str, cls: type[Plugin]) -> Iterator[str]:
+    """Everything about one plug-in: docstring, source and settings."""
+    from mllmu.core.describe import sections
 
-    parts: list[Text | Table] = [Text(name, style="bold"), Text(inspect.cleandoc(cls.__doc__ or ""))]
+    yield f"{name}\n\n{inspect.cleandoc(cls.__doc__ or '')}\n"
     if cls.source:
-        parts.append(Text(f"\nSource: {cls.source}"))
+        yield f"Source: {cls.source}\n"
+    for section in sections(cls):
+        yield from _settings(section)
     if not cls.model_fields:
-        return [*parts, Text("\nNo settings.")]
-    table = Table(
-        "setting", "type", "default", "bounds", "description", title_justify="left", box=None, padding=(0, 2, 0, 0)
-    )
-    for column in table.columns:
-        column.overflow = "fold"
-    for setting, field in cls.model_fields.items():
-        cells = (setting, type_name(field.annotation), default(field), bounds(field), field.description or "")
-        table.add_row(*map(Text, cells))
-    return [*parts, Text(), table]
+        yield "No settings."
+
+
+def recipe_page(wanted: str | None) -> Iterator[str]:
+    """The settings of a recipe, or of one section of it with the sections inside."""
+    from mllmu.config.recipe import Recipe
+    from mllmu.core.describe import sections
+
+    pages = {section.key: section for section in sections(Recipe)}
+    if wanted and wanted not in pages:
+        known = [key for key in pages if key]
+        hint = did_you_mean(wanted, known)
+        raise PluginError(f"settings: no section '{wanted}'.{hint} Sections: {', '.join(known)}.")
+    for key, section in pages.items():
+        if not wanted or f"{key}.".startswith(f"{wanted}."):
+            yield f"{key or 'recipe'}: {section.meaning}"
+            yield from _settings(section)
+            yield ""
+
+
+def _settings(section: SectionText) -> Iterator[str]:
+    for setting in section.settings:
+        yield f"  {setting.key}: {setting.facts}"
+        if setting.meaning:
+            yield f"      {setting.meaning}"

@@ -1,17 +1,19 @@
-"""What the commands that work on a recipe share: their arguments, and running the pipeline with them."""
+"""What the commands that work on a recipe share: their options, and running the pipeline with them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 
 from mllmu.cli.failures import explanation, tell
-from mllmu.cli.screen import progress, results
+from mllmu.cli.screen import progress, say
 from mllmu.core.errors import MllmuError
 from mllmu.core.lock import held
+from mllmu.core.progress import Progress
 from mllmu.core.ranks import leads
 
 if TYPE_CHECKING:
@@ -22,29 +24,37 @@ Stage = Literal["data", "finetune", "unlearn", "evaluate", "score", "report"]
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The YAML file that describes the run.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. finetune.epochs=3. May be repeated."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. finetune.epochs=3. Repeatable."),
 ]
 Out = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="The run folder.", show_default="runs/<name of the recipe>")
 ]
-Force = Annotated[bool, typer.Option("--force", help="Redo finished work, also if the settings changed.")]
-NoGate = Annotated[bool, typer.Option("--no-gate", help="Go on even if the target has not memorised the people.")]
+Force = Annotated[bool, typer.Option("--force", help="Redo finished work, even if settings have changed.")]
+NoGate = Annotated[
+    bool, typer.Option("--no-gate", help="Continue even if the target has not memorised the forget people.")
+]
 
 
 class Run(NamedTuple):
-    """A recipe and its run folder; the name says which one of a grid it is, and is empty for a recipe alone."""
+    """A recipe and its run folder; ``name`` says which recipe of a grid it is, and is empty for a single recipe."""
 
     name: str
     recipe: Recipe
     folder: Path
 
+    @contextmanager
+    def at_work(self) -> Iterator[Progress]:
+        """Keep other commands out of the run folder and show progress."""
+        with held(self.folder), progress() as display:
+            yield display
+
 
 def each(
     path: Path, overrides: Sequence[str] | None = None, out: Path | None = None, *, quiet: bool = False
 ) -> Iterator[Run]:
-    """The recipe of a file with its run folder, ``--out`` or ``runs/<name>``; all of a grid in folders below that.
+    """The recipe of a file with its run folder, ``--out`` or ``runs/<name>``; for a grid, each recipe in a subfolder.
 
-    Every recipe is checked before the first one is given out. One of a grid is named on stdout when its turn comes,
+    All recipes are checked before the first one is yielded. A recipe of a grid is named on stdout when its turn comes,
     unless ``quiet``.
     """
     from mllmu.config.load import load_all
@@ -56,24 +66,30 @@ def each(
 
 
 def execute(
-    path: Path, overrides: Sequence[str] | None, out: Path | None, *, force: bool, no_gate: bool, only: Stage | None
+    path: Path,
+    overrides: Sequence[str] | None,
+    out: Path | None,
+    *,
+    force: bool,
+    no_gate: bool = False,
+    only: Stage | None,
 ) -> list[Run]:
-    """Run all stages, or ``only`` one; print the table if there is a new report, and where everything is.
+    """Run all stages, or ``only`` one; print the table of a new report, and where the results are.
 
-    A recipe of a grid that fails does not keep the others from being run; a page links the reports of all.
+    A recipe of a grid that fails does not stop the others; an index page links all reports.
 
     Returns:
-        What was run.
+        The recipes that were run, with their folders.
 
     Raises:
-        MllmuError: a recipe failed; those of a grid have told why by then.
+        MllmuError: a recipe failed; for a grid, the reason of each failure has been printed.
     """
     if not leads():
         return _assist(path, overrides, out)
     done, failed = [], []
     for run in each(path, overrides, out):
         try:
-            _execute(run, force=force, no_gate=no_gate, only=only)
+            _execute(run, force=force, gate=not no_gate, only=only)
             done.append(run)
         except Exception as error:
             if not run.name or explanation(error) is None:
@@ -83,37 +99,36 @@ def execute(
         if run.name and only in {None, "report"}:
             typer.echo(f"all reports: {link_reports(run.folder.parent, run.recipe.name)}")
     if failed:
-        raise MllmuError(f"failed: {', '.join(failed)}; the reasons are above. The same command goes on with them.")
+        raise MllmuError(f"failed: {', '.join(failed)}; the reasons are above. The same command tries them again.")
     return done
 
 
-def _execute(run: Run, *, force: bool, no_gate: bool, only: Stage | None) -> None:
-    console = results()
-    with held(run.folder), progress() as shown:
-        # Only now: a wrong recipe, or a folder in use, is reported before the seconds it takes to import torch.
+def _execute(run: Run, *, force: bool, gate: bool, only: Stage | None) -> None:
+    with run.at_work() as display:
+        # imported late: a wrong recipe, or a folder in use, is reported before the seconds it takes to import torch
         from mllmu.pipeline.pipeline import Pipeline
 
-        pipeline = Pipeline(run.recipe, run.folder, force=force, gate=not no_gate, progress=shown)
+        pipeline = Pipeline(run.recipe, run.folder, force=force, gate=gate, progress=display)
         report = pipeline.run(only)
     if report is not None:
-        console.print(pipeline.terminal_table())
-    label = "report" if report is not None else f"{only} done"
-    console.print(f"{label}: {report or run.folder}", soft_wrap=True)
+        say(pipeline.terminal_table())
+    say(f"{'report' if report is not None else f'{only} done'}: {report or run.folder}")
 
 
 def _assist(path: Path, overrides: Sequence[str] | None, out: Path | None) -> list[Run]:
-    """Help the leading one of several processes with the same recipes, without a word."""
+    """Help the leading process of several with the same recipes; prints nothing."""
     from mllmu.pipeline.pipeline import Pipeline
 
-    done = list(each(path, overrides, out, quiet=True))
-    for run in done:
+    runs = list(each(path, overrides, out, quiet=True))
+    for run in runs:
         Pipeline(run.recipe, run.folder).run()
-    return done
+    return runs
 
 
 def link_reports(root: Path, title: str) -> Path:
-    """Write the page of a grid: every report that is in a folder below ``root``, earlier ones too."""
+    """Write the index page of a grid: every report in a subfolder of ``root``, also those of earlier commands."""
     from mllmu.report.page import write_links
 
-    found = sorted(page.parent.parent.name for page in root.glob("*/report/index.html"))
-    return write_links(root, title, "One report per recipe of the grid.", {n: f"{n}/report/index.html" for n in found})
+    names = sorted(page.parent.parent.name for page in root.glob("*/report/index.html"))
+    links = {name: f"{name}/report/index.html" for name in names}
+    return write_links(root, title, "One report per recipe of the grid.", links)

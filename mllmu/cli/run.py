@@ -1,25 +1,68 @@
-"""``mllmu run``: a recipe from the first person to the report."""
+"""``mllmu run``, ``validate``, and one command per stage."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from mllmu.cli.options import Force, NoGate, Out, Overrides, RecipePath, Stage, execute
 
+STAGES: dict[Stage, str] = {
+    "finetune": "Fine-tune the target on all people, and the retain model on all but the forget people.",
+    "unlearn": "Unlearn the forget people from the target, once with each method of the recipe.",
+    "score": "Score the kept replies with the metrics; needs no model once all models have replied.",
+    "report": "Write the report and print its table.",
+}
+
 
 def run(
     recipe: RecipePath,
     *,
     overrides: Overrides = None,
-    only: Annotated[Stage | None, typer.Option("--only", help="Run this stage alone.")] = None,
+    only: Annotated[
+        Stage | None, typer.Option("--only", help="Stop after this stage; missing earlier stages are run first.")
+    ] = None,
     out: Out = None,
     force: Force = False,
     no_gate: NoGate = False,
 ) -> None:
-    """Run a recipe: make the data, teach, unlearn, ask, score, report.
+    """Run a recipe: make the data, fine-tune, unlearn, evaluate, score, report.
 
     Finished work is kept and skipped. At the end the table and the path of the report are printed.
     """
     execute(recipe, overrides, out, force=force, no_gate=no_gate, only=only)
+
+
+def stage_command(stage: Stage) -> Callable[..., None]:
+    """The command that runs one stage, after the earlier stages that are not finished."""
+
+    def command(
+        recipe: RecipePath,
+        *,
+        overrides: Overrides = None,
+        out: Out = None,
+        force: Force = False,
+        no_gate: NoGate = False,
+    ) -> None:
+        execute(recipe, overrides, out, force=force, no_gate=no_gate, only=stage)
+
+    command.__name__ = stage
+    command.__doc__ = f"{STAGES[stage]}\n\nEarlier stages that are not finished are run first."
+    return command
+
+
+def validate(
+    recipe: RecipePath,
+    *,
+    overrides: Overrides = None,
+    show: Annotated[bool, typer.Option("--show", help="Also print the recipe with all defaults filled in.")] = False,
+) -> None:
+    """Check every setting of a recipe, including those of methods and metrics; run nothing."""
+    from mllmu.config.load import dump, load_all
+
+    recipes = load_all(recipe, overrides or ())
+    typer.echo("valid" if len(recipes) == 1 else f"valid: a grid of {len(recipes)} recipes: {', '.join(recipes)}")
+    if show:
+        typer.echo("---\n".join(map(dump, recipes.values())), nl=False)

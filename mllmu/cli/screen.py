@@ -1,4 +1,4 @@
-"""The consoles: results go to stdout, progress and errors to stderr."""
+"""What commands print: results on stdout, progress and errors on stderr; how tables write modalities and numbers."""
 
 from __future__ import annotations
 
@@ -6,19 +6,35 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from mllmu.cli.displays import PlainProgress, RichProgress
 from mllmu.core.progress import Progress, SilentProgress
 from mllmu.core.ranks import leads
 
 WIDE = 140
-"""Columns where there is no terminal to ask: a table written to a file should not be folded at 80."""
+"""Columns where no terminal says how many: a table written to a file should not be folded at 80."""
+MODALITIES = {"image_text": "image + text", "text": "text only"}
 
 
 def results() -> Console:
-    """Console on stdout. Text given to it is printed as it is: no markup, no guessing what to colour."""
+    """Console on stdout. Text is printed as it is: no markup, no colours by guess."""
     return _console(stderr=False)
+
+
+def say(content: RenderableType) -> None:
+    """Print a table, or a line that is not wrapped."""
+    results().print(content, soft_wrap=isinstance(content, str))
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A cell of a table; a dash for None."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """A cell with both ends of an interval; a dash where there is none."""
+    return "-" if low is None or high is None else f"{low:.2f} to {high:.2f}"
 
 
 def _console(*, stderr: bool) -> Console:
@@ -35,10 +51,10 @@ def progress() -> Iterator[Progress]:
     Of several processes only the leading one shows it.
     """
     console = _console(stderr=True)
-    shown: Progress = SilentProgress()
+    display: Progress = SilentProgress()
     if leads():
-        shown = RichProgress(console) if console.is_terminal else PlainProgress(console)
+        display = RichProgress(console) if console.is_terminal else PlainProgress(console)
     try:
-        yield shown
+        yield display
     finally:
-        shown.close()
+        display.close()

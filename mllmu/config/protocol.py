@@ -15,16 +15,20 @@ class Shots(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    classification: NonNegativeInt | tuple[str, ...] | Literal["published"] = 0
-    cloze: NonNegativeInt | tuple[str, ...] | Literal["published"] = 0
-    generation: NonNegativeInt | tuple[str, ...] = 0
+    classification: NonNegativeInt | tuple[str, ...] | Literal["published"] = Field(
+        0, description="example people: how many, their ids, or the published ones; e.g. 2"
+    )
+    cloze: NonNegativeInt | tuple[str, ...] | Literal["published"] = Field(
+        0, description="the same for cloze; e.g. ['003', '017']"
+    )
+    generation: NonNegativeInt | tuple[str, ...] = Field(0, description="example people for generation: number or ids")
     drawn_from: Literal["pool", "asked"] = Field(
         "pool",
-        description="'pool': retained people, who are then not asked; 'asked': the set under evaluation, so that "
-        "forgotten answers are shown (published)",
+        description="'pool': retained people, who are then not evaluated; 'asked': people of the evaluated set: "
+        "the prompt then shows answers to forget, as published",
     )
     questions: Literal["one", "all"] = Field(
-        "one", description="of an example person: one question, or all of the task and modality (published)"
+        "one", description="questions per example person: one, or all of the task and modality, as published"
     )
 
     @property
@@ -48,17 +52,23 @@ class Protocol(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Literal["corrected", "official"] = "corrected"
+    name: Literal["corrected", "official"] = Field(
+        "corrected", description="a preset for the settings below; 'official' follows the published evaluator"
+    )
     prompts: Literal["chat", "published"] = Field(
-        "chat", description="the model's own chat format, or the published texts to the letter"
+        "chat", description="the model's own chat template, or the published prompt texts to the letter"
     )
-    shots: Shots = Shots()
+    shots: Shots = Field(Shots(), description="few-shot examples; a number is that many people in every task; e.g. 2")
     parser: Literal["strict", "first_char"] = Field(
-        "strict", description="'first_char': the first character is the letter, and what is unreadable is wrong"
+        "strict",
+        description="'strict' leaves unreadable replies out of the mean; 'first_char' takes the first character and "
+        "counts unreadable replies as wrong, as published",
     )
-    max_new_tokens: int | None = Field(None, gt=0, description="for all tasks; none: each task's own limit")
+    max_new_tokens: int | None = Field(
+        None, gt=0, description="most tokens of a reply, for all tasks; null: each task's own limit"
+    )
     test_image: Literal["each", "one"] | NonNegativeInt = Field(
-        "each", description="of the transformed portraits: each in turn, one drawn per person and task, or the index"
+        "each", description="portrait in the test set: each view in turn, one drawn per person and task, or an index"
     )
 
     @model_validator(mode="before")

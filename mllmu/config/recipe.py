@@ -76,15 +76,19 @@ def _as_spec(value: Any) -> Any:
 
 
 class Splits(Section):
-    """Who is forgotten. People are split by a seeded hash, or by a file of ids."""
+    """Which people are forgotten, held out, or kept for tuning; drawn by a seeded hash, or read from a file of ids."""
 
     forget_ratios: tuple[float, ...] = Field(
-        (0.1,), description="shares of the people to forget; one run of all methods each"
+        (0.1,), description="shares of the people to forget; all methods run per share; e.g. [0.05, 0.1, 0.15]"
     )
-    file: Path | None = Field(None, description="JSON file {key: [ids]}: forget ids instead of a random draw")
-    keys: tuple[str, ...] = Field((), description="which keys of the file, one per forget ratio")
-    holdout: int = Field(8, ge=0, description="extra people no model ever sees (control)")
-    selection: float = Field(0.0, ge=0, lt=1, description="share of forget and retain questions kept apart for tuning")
+    file: Path | None = Field(
+        None, description="JSON file {key: [ids]} of people to forget, instead of a draw; e.g. forget.json"
+    )
+    keys: tuple[str, ...] = Field((), description="keys of that file, one per forget ratio; e.g. [forget05]")
+    holdout: int = Field(8, ge=0, description="extra people that no model is trained on, as a control group")
+    selection: float = Field(
+        0.0, ge=0, lt=1, description="share of forget and retain questions kept apart for 'mllmu tune'"
+    )
 
     @field_validator("forget_ratios")
     @classmethod
@@ -120,16 +124,28 @@ def percent(ratio: float) -> str:
 class DataSection(Section):
     """The people, their portraits and questions."""
 
-    source: PluginSpec = PluginSpec(name="synthetic")
-    celebrities: PluginSpec | None = PluginSpec(name="celebrities")
-    portraits: PluginSpec = PluginSpec(name="dicebear")
-    questions: PluginSpec = PluginSpec(name="template")
-    splits: Splits = Splits()
-    review: Path | None = Field(None, description="what the page of 'mllmu data review' saved: faults to leave out")
-    train_formats: tuple[Literal["question", "classification", "cloze"], ...] = Field(
-        ("question",), description="formats a fact is taught in; the benchmark's is 'question' alone"
+    source: PluginSpec = Field(
+        PluginSpec(name="synthetic"),
+        description="where the people come from ('mllmu ls sources'); e.g. {name: synthetic, num_people: 100}",
     )
-    train_wordings: int = Field(6, ge=1, le=14, description="question wordings a fact is taught in")
+    celebrities: PluginSpec | None = Field(
+        PluginSpec(name="celebrities"), description="well-known people that are evaluated, never trained on"
+    )
+    portraits: PluginSpec = Field(
+        PluginSpec(name="dicebear"),
+        description="how portraits are made ('mllmu ls portraits'); e.g. {name: dicebear, size: 336}",
+    )
+    questions: PluginSpec = Field(
+        PluginSpec(name="template"), description="how questions are written ('mllmu ls questions')"
+    )
+    splits: Splits = Splits()
+    review: Path | None = Field(
+        None, description="saved by the page of 'mllmu data review'; what it marks is left out; e.g. review.json"
+    )
+    train_formats: tuple[Literal["question", "classification", "cloze"], ...] = Field(
+        ("question",), description="formats of the training questions; the benchmark trains on 'question' alone"
+    )
+    train_wordings: int = Field(6, ge=1, le=14, description="wordings in which each fact is asked in training")
 
     @field_validator("source", "celebrities", "portraits", "questions", mode="before")
     @classmethod
@@ -143,28 +159,34 @@ class DataSection(Section):
 class ModelSection(Section):
     """The base model: 'tiny' (embedded), a folder, or a hub id."""
 
-    path: str = "tiny"
-    revision: str | None = None
-    family: str = Field("auto", description="a model family, or 'auto' to choose by the model's config")
+    path: str = Field(
+        "tiny", description="'tiny', a folder of save_pretrained, or a hub id; e.g. llava-hf/llava-1.5-7b-hf"
+    )
+    revision: str | None = Field(None, description="branch, tag or commit of the hub repository; e.g. main")
+    family: str = Field(
+        "auto", description="how inputs are encoded ('mllmu ls families'); 'auto': by the model's config; e.g. llava"
+    )
     image_processor: dict[str, Any] = Field(
-        {}, description="settings of the model's image processor, e.g. {max_pixels: 200704} for Qwen-VL"
+        {}, description="settings of the model's image processor; e.g. {max_pixels: 200704}"
     )
-    device: str = Field("auto", description="'auto', 'cpu', 'cuda', 'cuda:1', ...")
+    device: str = Field("auto", description="device of the model; 'auto' takes a GPU if there is one; e.g. cuda:1")
     packing: Literal["auto", "on", "off"] = Field(
-        "auto", description="train questions about one image in one sequence; the losses are the same"
+        "auto", description="train on all questions about an image in one sequence: faster, with the same losses"
     )
-    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: float32 on CPU, bfloat16 on GPU")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="precision of the weights; 'auto': float32 on CPU, bfloat16 on GPU"
+    )
     quantize: Literal["int8", "nf4"] | None = Field(
-        None, description="language model in 8 or 4 bits, adapters beside it (QLoRA); needs the extra 'qlora'"
+        None, description="hold the language model in 8 or 4 bits and train adapters on it (QLoRA; extra 'qlora')"
     )
     attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
-        "auto", description="attention kernel; auto: sdpa, on CPU eager for short contexts"
+        "auto", description="attention kernel; 'auto': sdpa, but eager on CPU for short contexts"
     )
     device_map: Literal["auto", "balanced", "sequential"] | None = Field(
-        None, description="spread one model over all GPUs, for evaluation of what does not fit one"
+        None, description="spread one model over all GPUs, to evaluate a model that does not fit one"
     )
     gradient_checkpointing: bool = Field(
-        False, description="compute activations again in the backward pass: less memory, about a third more time"
+        False, description="recompute activations in the backward pass: less memory, about a third more time"
     )
 
     @field_validator("packing", mode="before")
@@ -177,45 +199,47 @@ class ModelSection(Section):
 class Lora(Section):
     """Low-rank adapters; the published setting is rank 16, alpha 16, dropout 0.05."""
 
-    rank: int = Field(16, ge=1)
-    alpha: float = Field(16, gt=0)
-    dropout: float = Field(0.05, ge=0, lt=1)
-    targets: str | None = Field(None, description="regular expression of layer names; default: the language model's")
+    rank: int = Field(16, ge=1, description="rank of each adapter")
+    alpha: float = Field(16, gt=0, description="scale of the adapters: their output is multiplied by alpha / rank")
+    dropout: float = Field(0.05, ge=0, lt=1, description="dropout on the input of each adapter")
+    targets: str | None = Field(
+        None, description="regular expression of layer names; null: those of the language model; e.g. .*(q_proj|v_proj)"
+    )
 
 
 class Finetune(Section):
-    """How target and retain_model are taught."""
+    """How the target and the retain model are fine-tuned."""
 
-    epochs: float = Field(5, gt=0)
-    learning_rate: float = Field(2e-5, gt=0)
+    epochs: float = Field(5, gt=0, description="passes over the training questions")
+    learning_rate: float = Field(2e-5, gt=0, description="peak learning rate of AdamW; it falls linearly to 0")
     batch_size: int = Field(4, ge=1, description="questions per optimiser step")
     questions_together: int = Field(
-        1, ge=1, description="questions about one image that come in the same step; 1 mixes all, as published"
+        1, ge=1, description="questions about one image that share a step, which is faster; 1 mixes all, as published"
     )
-    warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps with rising learning rate")
-    weight_decay: float = Field(0.0, ge=0)
-    modality: Modalities = Field("image_text", description="what the people are taught in; the paper: image_text")
-    lora: Lora | None = Lora()
+    warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps in which the learning rate rises")
+    weight_decay: float = Field(0.0, ge=0, description="weight decay of AdamW")
+    modality: Modalities = Field("image_text", description="training questions with image, text only, or both")
+    lora: Lora | None = Field(Lora(), description="low-rank adapters; null trains the weights of the target layers")
     micro_batch_size: int | None = Field(
-        None,
-        ge=1,
-        description="questions at once: a step is run in parts, each twice, for less memory; the result is the same",
+        None, ge=1, description="questions per forward pass; a step then runs in parts, with the same result"
     )
     checkpoint_every_s: float = Field(60, gt=0, description="seconds between resumable checkpoints")
 
 
 class Unlearn(Section):
-    """Which methods forget; each entry ``{name: npo, beta: 0.4, modality: [image_text, text]}``."""
+    """Which methods unlearn, and what they share; a method's own settings stand beside its name."""
 
-    methods: tuple[MethodSpec, ...] = ()
-    lora: Lora | None = Lora()
-    micro_batch_size: int | None = Field(
-        None,
-        ge=1,
-        description="questions of a side at once, as in finetune",
+    methods: tuple[MethodSpec, ...] = Field(
+        (),
+        description="methods ('mllmu ls methods') with their settings; a list of modalities is one model each; "
+        "e.g. [ga, {name: npo, beta: 0.4, modality: [image_text, text]}]",
     )
+    lora: Lora | None = Field(
+        Lora(), description="adapters of the methods; null changes the weights of the target layers"
+    )
+    micro_batch_size: int | None = Field(None, ge=1, description="the same, of the forget and of the retain questions")
     reference_mib: float = Field(
-        1024, ge=0, description="memory a side for what the frozen reference says, computed once if that pays; 0: never"
+        1024, ge=0, description="MiB for results of the frozen reference that are computed once; 0: compute them anew"
     )
 
     @field_validator("methods", mode="before")
@@ -225,33 +249,40 @@ class Unlearn(Section):
 
 
 class Evaluate(Section):
-    """What is asked, and how it is scored."""
+    """Which questions the models answer, and how the replies are scored."""
 
-    protocol: Protocol = Protocol()
+    protocol: Protocol = Field(Protocol(), description="how questions are put and replies are read; e.g. official")
     compare: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]{1,64}$")], Protocol] = Field(
-        {}, description="further protocols to evaluate all models under, by label; see docs/explanation/protocols.md"
+        {}, description="further protocols to evaluate all models under, by label; e.g. {published: official}"
     )
-    tasks: tuple[TaskName, ...] = Field(TASKS, min_length=1)
+    tasks: tuple[TaskName, ...] = Field(
+        TASKS, min_length=1, description="tasks that are evaluated; see 'mllmu ls tasks'"
+    )
     modalities: tuple[Modality, ...] = Field(
-        MODALITIES, min_length=1, description="[image_text] for models that take no prompt without an image"
+        MODALITIES, min_length=1, description="evaluated modalities; [image_text] for models that need an image"
     )
-    metrics: tuple[str, ...] = Field((), description="empty: all metrics of the tasks")
-    extra_metrics: tuple[str, ...] = Field((), description="further metrics beside those")
-    summaries: tuple[str, ...] = Field((), description="numbers about whole models; 'all' for every one")
+    metrics: tuple[str, ...] = Field(
+        (), description="metrics to compute ('mllmu ls metrics'); empty: those of the tasks; e.g. [rougeL]"
+    )
+    extra_metrics: tuple[str, ...] = Field((), description="metrics beside those of the tasks; e.g. [probability]")
+    summaries: tuple[str, ...] = Field(
+        (), description="model summaries ('mllmu ls summaries'), or [all]; e.g. [forget_quality, membership]"
+    )
     judges: tuple[PluginSpec, ...] = Field(
-        (),
-        description="who gives points to free answers in the score stage, e.g. [rule]; 'mllmu judge' asks others later",
+        (), description="judges of free-form answers ('mllmu ls judges'); 'mllmu judge' runs others later; e.g. [rule]"
     )
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
-        64, description="questions at once; 'auto': as many as memory allows. Replies do not depend on it"
+        64, description="questions per batch; 'auto': as many as memory allows. Replies do not depend on it"
     )
     backend: Literal["transformers", "vllm"] = Field(
-        "transformers", description="who runs the models; vllm: base models and plain adapters on a GPU (extra 'vllm')"
+        "transformers", description="engine of the evaluation; vllm runs base models and LoRA on a GPU (extra 'vllm')"
     )
-    vllm: dict[str, Any] = Field({}, description="arguments of vllm.LLM, e.g. {gpu_memory_utilization: 0.8}")
-    benchmarks: tuple[PluginSpec, ...] = Field((), description="general benchmarks: [mmmu, llava_bench], with settings")
+    vllm: dict[str, Any] = Field({}, description="arguments of vllm.LLM; e.g. {gpu_memory_utilization: 0.8}")
+    benchmarks: tuple[PluginSpec, ...] = Field(
+        (), description="general benchmarks ('mllmu ls benchmarks'); e.g. [{name: mmmu, num_questions: 100}]"
+    )
     max_profiles: dict[Split, NonNegativeInt] = Field(
-        {}, description="at most so many people of a set are asked (0: nobody)"
+        {}, description="most people evaluated per set, 0 for none; e.g. {retain: 50, celebrity: 50}"
     )
 
     @field_validator("judges", "benchmarks", mode="before")
@@ -305,24 +336,25 @@ class Evaluate(Section):
 class Report(Section):
     """What the report shows."""
 
-    title: str = ""
+    title: str = Field("", description="title of the page; empty: the recipe's name; e.g. NPO on LLaVA")
     reference_rows: bool = Field(
-        False,
-        description="show the paper's published rows (LLaVA-1.5-7B) in a table of their own, where 5 % are forgotten",
+        False, description="also show the paper's numbers (LLaVA-1.5-7B, 5 % forgotten), in a table of their own"
     )
-    num_examples: int = Field(6, ge=0)
+    num_examples: int = Field(6, ge=0, description="example questions with the replies of all models")
 
 
 class Recipe(Section):
-    """A whole run."""
+    """A run, from the people to the report."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
-    seed: int = Field(0, ge=0)
-    workers: int = Field(1, ge=1, le=64, description="models made at the same time, each on its share of cores, or GPU")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="name of the run; its folder is runs/<name>; e.g. demo"
+    )
+    seed: int = Field(0, ge=0, description="seed of people, questions, splits, training order and bootstrap")
+    workers: int = Field(1, ge=1, le=64, description="models trained or evaluated at the same time, one process each")
     data: DataSection = DataSection()
     model: ModelSection = ModelSection()
     finetune: Finetune = Finetune()
-    gate: bool = Field(True, description="stop if the target has not memorised the forget people")
+    gate: bool = Field(True, description="stop before unlearning if the target has not memorised the forget people")
     unlearn: Unlearn = Unlearn()
     evaluate: Evaluate = Evaluate()
     report: Report = Report()

@@ -8,7 +8,6 @@ import pytest
 from rich.console import Console
 
 from mllmu.cli.displays import PlainProgress, RichProgress, duration, figures
-from mllmu.core.describe import type_name
 
 
 class Clock:
@@ -99,11 +98,3 @@ def test_duration_has_the_two_units_that_matter(seconds: float, text: str) -> No
 
 def test_figures_have_three_significant_digits_and_survive_not_a_number() -> None:
     assert figures({"loss": 12.3456, "lr": 0.00002, "bad": float("nan")}) == ["loss 12.3", "lr 2e-05", "bad nan"]
-
-
-@pytest.mark.parametrize(
-    ("annotation", "text"),
-    [(int | None, "int | None"), (dict[str, int], "dict[str, int]"), (tuple[float, ...], "tuple[float, ...]")],
-)
-def test_type_is_written_as_a_user_would(annotation: object, text: str) -> None:
-    assert type_name(annotation) == text

@@ -1,15 +1,28 @@
-"""Plug-ins as a Markdown table."""
+"""Settings and plug-ins as text and as Markdown."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
+import yaml
 from pydantic import Field
 
 from mllmu.cli.ls import ls
+from mllmu.config.load import parse
+from mllmu.config.recipe import Recipe
 from mllmu.core import plugins
-from mllmu.core.describe import own_settings, paragraph, table
+from mllmu.core.describe import (
+    SettingText,
+    own_settings,
+    paragraph,
+    plugin_table,
+    sections,
+    settings_markdown,
+    type_name,
+    yaml_value,
+)
 from mllmu.core.errors import PluginError
 from mllmu.core.plugins import Plugin
 
@@ -46,7 +59,7 @@ def test_a_labelled_paragraph_ends_at_the_next_label_or_empty_line(label: str, e
 
 
 def test_every_method_has_a_row_with_its_paper_and_no_cell_breaks_the_table() -> None:
-    lines = table("methods").splitlines()
+    lines = plugin_table("methods").splitlines()
     cells = [line.replace("\\|", "").strip("|").split("|") for line in lines]
     assert {len(row) for row in cells} == {6}
     assert [row[0].strip() for row in cells[2:]] == [f"`{name}`" for name in plugins.names("methods")]
@@ -57,12 +70,12 @@ def test_every_method_has_a_row_with_its_paper_and_no_cell_breaks_the_table() ->
 
 
 def test_a_column_that_no_plugin_fills_is_left_out() -> None:
-    assert table("tasks").splitlines()[0] == "| name | what it does | settings | source |"
+    assert plugin_table("tasks").splitlines()[0] == "| name | what it does | settings | source |"
 
 
 def test_a_markdown_table_is_of_a_whole_kind() -> None:
-    for kind, name in ((None, None), ("methods", "npo")):
-        with pytest.raises(PluginError, match="a table of one kind"):
+    for kind, name in ((None, None), ("methods", "npo"), ("settings", "finetune")):
+        with pytest.raises(PluginError, match="all of one kind"):
             ls(kind, name, markdown=True)
     with pytest.raises(PluginError, match="Did you mean 'methods'"):
         ls("method", None, markdown=True)
@@ -70,4 +83,73 @@ def test_a_markdown_table_is_of_a_whole_kind() -> None:
 
 def test_ls_prints_the_table_unfolded(capsys: pytest.CaptureFixture[str]) -> None:
     ls("methods", None, markdown=True)
-    assert capsys.readouterr().out == table("methods")
+    assert capsys.readouterr().out == plugin_table("methods")
+
+
+@pytest.mark.parametrize(
+    ("annotation", "text"),
+    [
+        (int | None, "int | null"),
+        (dict[str, int], "dict[str, int]"),
+        (tuple[float, ...], "list[float]"),
+        (Base | None, "section | null"),
+    ],
+)
+def test_type_is_written_as_the_author_of_a_recipe_would(annotation: object, text: str) -> None:
+    assert type_name(annotation) == text
+
+
+SETTINGS = [setting for section in sections(Recipe) for setting in section.settings]
+
+
+def test_every_section_and_every_setting_of_a_recipe_has_a_meaning() -> None:
+    assert [section.key for section in sections(Recipe)] == [
+        "", "data", "data.splits", "model", "finetune", "finetune.lora", "unlearn", "unlearn.lora", "evaluate",
+        "evaluate.protocol", "evaluate.protocol.shots", "report",
+    ]  # fmt: skip
+    assert [section.key for section in sections(Recipe) if not section.meaning] == []
+    assert [setting.key for setting in SETTINGS if not setting.meaning] == []
+
+
+def test_a_type_that_does_not_show_its_values_has_an_example() -> None:
+    vague = [s for s in SETTINGS if s.type.startswith(("str", "path", "dict", "list[str]", "list[plug-in]"))]
+    named = {"evaluate.tasks"}  # the default shows what is meant
+    assert [setting.key for setting in vague if not setting.example and setting.key not in named] == []
+
+
+@pytest.mark.parametrize("setting", [s for s in SETTINGS if s.example], ids=lambda s: s.key)
+def test_every_example_is_valid_in_a_recipe(setting: SettingText, tmp_path: Path) -> None:
+    needed = {
+        "data.splits.file": {"data": {"splits": {"keys": ["a"], "forget_ratios": [0.1]}}},
+        "data.splits.keys": {"data": {"splits": {"file": "forget.json", "forget_ratios": [0.1]}}},
+        "evaluate.vllm": {"evaluate": {"backend": "vllm"}},
+    }
+    raw: dict[str, Any] = {"name": "example", **needed.get(setting.key, {})}
+    *path, last = setting.key.split(".")
+    section = raw
+    for part in path:
+        section = section.setdefault(part, {})
+    section[last] = yaml.safe_load(setting.example)
+    parse(raw)
+
+
+def test_ls_prints_the_reference_of_the_recipe_unfolded(capsys: pytest.CaptureFixture[str]) -> None:
+    ls("settings", None, markdown=True)
+    assert capsys.readouterr().out == settings_markdown(Recipe)
+
+
+def test_settings_of_one_section_come_with_the_sections_inside(capsys: pytest.CaptureFixture[str]) -> None:
+    ls("settings", "finetune")
+    text = capsys.readouterr().out
+    assert "  finetune.epochs: float, > 0; default 5\n      passes over the training questions\n" in text
+    assert "  finetune.lora.rank: int, >= 1; default 16\n" in text
+    assert "unlearn" not in text
+    with pytest.raises(PluginError, match=r"no section 'finetun'. Did you mean 'finetune'\? Sections: data, "):
+        ls("settings", "finetun")
+
+
+def test_text_that_yaml_would_read_as_something_else_is_quoted() -> None:
+    assert yaml_value({"a": ["003", "on", "x, y", "it's", ""]}) == "{a: ['003', 'on', 'x, y', it's, '']}"
+    assert yaml.safe_load(yaml_value({"a": ["003", "on", "x, y", "it's", ": ", ""]})) == {
+        "a": ["003", "on", "x, y", "it's", ": ", ""]
+    }

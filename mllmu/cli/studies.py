@@ -1,0 +1,154 @@
+"""``mllmu tune``, ``trust``, ``layers`` and ``pool``: studies over many models of a run, or over several runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from mllmu.cli.options import Force, NoGate, Out, Overrides, RecipePath, each
+from mllmu.cli.screen import MODALITIES, interval, number, say
+from mllmu.core.errors import DataError
+from mllmu.core.runfolder import RunFolder, write_atomic
+
+if TYPE_CHECKING:
+    from mllmu.report.inputs import TrustRow
+    from mllmu.studies.pool import PooledRow, Range
+    from mllmu.studies.tune import Trial
+
+Trials = Annotated[int, typer.Option("--trials", min=1, help="Settings to try per method, the recipe's own included.")]
+Ratio = Annotated[
+    str | None, typer.Option("--ratio", metavar="PERCENT", help="The forget ratio; by default the recipe's first.")
+]
+Pool = Annotated[int, typer.Option("--pool", help="Models to train with the forget people, and as many without.")]
+Bits = Annotated[int, typer.Option("--bits", min=2, max=8, help="Bits that the weights are rounded to.")]
+
+
+def tune(
+    recipe: RecipePath,
+    *,
+    trials: Trials = 12,
+    ratio: Ratio = None,
+    overrides: Overrides = None,
+    out: Out = None,
+    force: Force = False,
+) -> None:
+    """Search the settings of every method, each with the same number of trials; write the best ones as a recipe.
+
+    A trial is judged on questions that are kept apart for tuning (data.splits.selection): its distance to the retain
+    model on the forget people, plus what it loses on the retained ones. A stopped search continues where it was.
+    """
+    for run in each(recipe, overrides, out):
+        with run.at_work() as display:
+            from mllmu.studies.tune import tune as search
+
+            tried = search(run.recipe, run.folder, num_trials=trials, key=ratio, progress=display, force=force)
+        say(trial_table(tried))
+        say(f"best settings: {run.folder / RunFolder.TUNED_RECIPE}")
+
+
+def trial_table(trials: Sequence[Trial]) -> Table:
+    """The best setting of every method and the recipe's own, the best method first."""
+    table = Table("method", "trial", "gap", "loss", "sum", "seconds", "settings", title="lower is better")
+    entries: dict[str, list[Trial]] = {}
+    for trial in trials:
+        entries.setdefault(f"{trial.method} {trial.settings.get('modality', '')}", []).append(trial)
+    for rows in sorted(entries.values(), key=lambda rows: rows[0].objective):
+        for trial in (row for index, row in enumerate(rows) if index == 0 or row.number == 0):
+            figures = (
+                *(number(value, 3) for value in (trial.gap, trial.loss, trial.objective)),
+                f"{trial.seconds:.0f}",
+            )
+            settings = ", ".join(f"{key} {value}" for key, value in trial.settings.items())
+            table.add_row(trial.method, str(trial.number or "recipe"), *figures, settings)
+    return table
+
+
+def trust(recipe: RecipePath, *, pool: Pool = 10, bits: Bits = 4, overrides: Overrides = None, out: Out = None) -> None:
+    """Train a pool of models with and without the forget people, and measure which metrics tell the two kinds apart.
+
+    Unlearned models are also rounded to fewer bits and fine-tuned again on the forget people, which shows what was
+    only hidden. The report of the same run folder then shows the result beside each metric. Every member of the pool
+    costs two trainings.
+    """
+    for run in each(recipe, overrides, out):
+        with run.at_work() as display:
+            from mllmu.studies.trust import trust as measure
+
+            rows = measure(run.recipe, run.folder, pool=pool, bits=bits, progress=display)
+        say(trust_table(rows))
+        say(f"figures: {run.folder / RunFolder.TRUST_FILE}; 'mllmu report {recipe}' shows them")
+
+
+def trust_table(rows: Sequence[TrustRow]) -> Table:
+    """One line per metric, task and modality."""
+    columns = ("metric", "task", "modality", "AUC", "95 % interval", "rounded", "relearned", "trust")
+    table = Table(*columns, title="1 is best; an AUC of 0.5 is chance")
+    for row in rows:
+        robustness = map(number, (row.quantisation, row.relearning, row.trust))
+        area = (number(row.auc), interval(row.auc_low, row.auc_high))
+        table.add_row(row.metric, row.task, MODALITIES[row.modality], *area, *robustness)
+    return table
+
+
+def layers(recipe: RecipePath, *, overrides: Overrides = None, out: Out = None, no_gate: NoGate = False) -> None:
+    """Show in which layers of each model the forgotten facts can be read, before and after unlearning.
+
+    Writes a page with four measures per layer and modality: logit lens, similarity to the target (CKA), activation
+    patching, and a linear probe with its control. Models that are missing in the run folder are trained first.
+    """
+    for run in each(recipe, overrides, out):
+        with run.at_work() as display:
+            from mllmu.studies.layers.study import measure_layers
+
+            page = measure_layers(run.recipe, run.folder, gate=not no_gate, progress=display)
+        say(f"page: {page}")
+
+
+def pool(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders of one recipe with other seeds.")],
+    *,
+    ratio: Ratio = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Also write the table to this file, as Markdown.")
+    ] = None,
+) -> None:
+    """Compare the methods over several runs of one recipe, with intervals over people and runs.
+
+    The best method comes first: nearest to the retain model on the forget people, with the least loss of utility.
+    """
+    from mllmu.studies.pool import pool as pooled
+
+    keys = RunFolder(runs[0]).evaluated_keys()
+    if ratio is None and not keys:
+        raise DataError(f"{runs[0]}: holds no evaluation. Expected the folder of a finished run.")
+    text = pool_tables(pooled(runs, ratio or keys[0]))
+    say(text)
+    if out is not None:
+        write_atomic(out, text + "\n")
+
+
+def pool_tables(rows: Sequence[PooledRow]) -> str:
+    """A Markdown table per modality, in points of 100: value and, in brackets, the 95 % interval."""
+    from mllmu.core.describe import markdown_table
+
+    head = ("model", "forget", "against retain_model", "utility", "lost utility", "on the front")
+    parts = []
+    for modality, title in MODALITIES.items():
+        lines = [_pool_line(row) for row in rows if row.modality == modality]
+        parts += [f"**{title}**\n\n{markdown_table(head, lines, align_right=len(head) - 1)}"] if lines else []
+    count = f"{rows[0].runs} run{'s' if rows[0].runs > 1 else ''}"
+    note = f"Points of 100 over {count}; in brackets the 95 % interval of a bootstrap over runs and their people."
+    return "\n".join([*parts, note])
+
+
+def _pool_line(row: PooledRow) -> Iterable[str]:
+    front = "" if row.front is None else f"{100 * row.front:.0f} %"
+    return row.model, *map(_points, (row.forget, row.surplus, row.utility, row.cost)), front
+
+
+def _points(value: Range) -> str:
+    return f"{100 * value.value:.1f} ({100 * value.low:.1f} to {100 * value.high:.1f})"
