@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mllmu.studies.layers.measure import cka, erased, mean_erased
+from mllmu.studies.layers.measure import cka, erased, mean_erased, ridge_accuracy
 from mllmu.studies.layers.page import write_page
-from mllmu.studies.layers.probing import ridge_accuracy
 from mllmu.studies.layers.records import ErasureRow, LayerRow, LayersResult
 
 

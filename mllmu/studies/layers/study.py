@@ -12,9 +12,8 @@ from mllmu.core.records import MODALITIES, Modality, Sample
 from mllmu.core.runfolder import RunFolder, write_atomic
 from mllmu.models.families import Turn
 from mllmu.pipeline.pipeline import Pipeline
-from mllmu.studies.layers.measure import LayerComparison
+from mllmu.studies.layers.measure import LayerComparison, attribute_probes, mean_accuracy
 from mllmu.studies.layers.page import write_page
-from mllmu.studies.layers.probing import attribute_probes, mean_accuracy
 from mllmu.studies.layers.records import ErasureRow, LayerRow, LayersResult
 
 
