@@ -9,13 +9,12 @@ import typer
 from typer.core import TyperGroup
 
 from mllmu.cli import data, run, studies
-from mllmu.cli.doctor import doctor
 from mllmu.cli.evaluate import evaluate
 from mllmu.cli.export_model import export_model
-from mllmu.cli.failures import ExplainedErrors
+from mllmu.cli.failures import explained_errors
 from mllmu.cli.judge import judge
 from mllmu.cli.ls import ls
-from mllmu.cli.plan import plan
+from mllmu.cli.preflight import doctor, plan
 from mllmu.parallel.team import only_alone
 from mllmu.version import __version__
 
@@ -34,7 +33,7 @@ class CommandGroup(TyperGroup):
     """The commands, each under the rule that an error is one clear line and an exit code, not a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
-        with ExplainedErrors():
+        with explained_errors():
             return super().invoke(ctx)
 
 

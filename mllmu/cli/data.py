@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from mllmu.cli.judge import show_prompts
-from mllmu.cli.options import Force, Out, Overrides, RecipePath, Run, each, execute
+from mllmu.cli.judge import show_preview
+from mllmu.cli.options import Force, Out, Overrides, RecipePath, RecipeRun, each, execute
 from mllmu.cli.screen import say
 from mllmu.core.errors import MllmuError, did_you_mean
 from mllmu.core.runfolder import RunFolder
@@ -75,18 +75,15 @@ def make(
             say(f"exported: {export_dir / run.name} ({sum(rows.values())} rows in {len(rows)} configs)")
 
 
-def show_calls(runs: Iterable[Run]) -> None:
+def show_calls(runs: Iterable[RecipeRun]) -> None:
     """Print the first prompts that LLM endpoints would get, and how many calls there would be."""
     from mllmu.data.preview import previews
 
     parts = [part for run in runs for part in previews(run.recipe.data, run.recipe.seed, NUM_PROMPTS)]
     for part in parts:
-        show_prompts(part.preview)
-        unknown = "" if part.known else "; the people do not exist yet, so their prompts cannot be shown"
-        say(
-            f"{part.part}: {part.preview.num_calls} calls to an endpoint, {part.preview.num_cached} of them already in "
-            f"the cache; retries, repairs and rewritten questions are extra{unknown}"
-        )
+        show_preview(part.part, part.preview)
+        if not part.known:
+            say(f"{part.part}: the people do not exist yet, so their prompts cannot be shown")
     if not parts:
         say("no part of the data calls an endpoint")
 

@@ -1,4 +1,4 @@
-"""Two displays of progress: a few lines in a log, live bars on a terminal."""
+"""Progress on a console: live bars on a terminal, a few lines in a log."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Task, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.text import Text
 
@@ -16,98 +16,25 @@ Clock = Callable[[], float]
 """Seconds, monotonic."""
 
 
-class RunningTask:
-    """Count, time and latest figures of the running task."""
+class ConsoleProgress:
+    """Reports one task at a time; a finished task leaves one line.
 
-    def __init__(self, label: str, total: int, now: float) -> None:
-        self.label = label
-        self.total = total
-        self.done = 0
-        self.facts: dict[str, float] = {}
-        self.began = self.printed = now
-
-    def summary(self, now: float) -> str:
-        """The line that a finished task leaves."""
-        count = f"{self.done}" if self.done == self.total else f"{self.done} of {self.total}"
-        return ", ".join([f"{self.label}: {count} in {duration(now - self.began)}", *figures(self.facts)])
-
-    def state(self, now: float) -> str:
-        """Count, time left and figures of an unfinished task."""
-        left_s = (now - self.began) / self.done * (self.total - self.done) if self.done else 0.0
-        left = [f"about {duration(left_s)} left"] if self.done else []
-        return ", ".join([f"{self.label}: {self.done} of {self.total}", *left, *figures(self.facts)])
-
-
-class PlainProgress:
-    """Lines for a log: one when a task starts, one when it ends, and at most one per ``every_s`` seconds between.
+    On a terminal, an unfinished task is a bar with count, time left and latest figures; ``close`` must be called, or
+    the cursor stays hidden. Elsewhere it is a line when it starts and at most one line per ``every_s`` seconds.
 
     Args:
-        console: where the lines are printed, without markup.
+        console: prints text as it is, without markup.
         every_s: least time between two lines of a task, in seconds.
         clock: tells the time.
+        bars: the bars of all lanes.
     """
 
-    def __init__(self, console: Console, *, every_s: float = 10.0, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self, console: Console, *, every_s: float = 10.0, clock: Clock = time.monotonic, bars: Bars | None = None
+    ) -> None:
         self.console = console
         self.every_s = every_s
         self.clock = clock
-        self.task: RunningTask | None = None
-
-    def stage(self, name: str, detail: str) -> None:
-        self.finish()
-        self.print(Text(f"{name}: {detail}" if detail else name))
-
-    def start(self, label: str, total: int) -> None:
-        self.finish()
-        self.task = RunningTask(label, total, self.clock())
-        self.show_start(self.task)
-
-    def advance(self, n: int = 1, **facts: float) -> None:
-        if self.task is not None:
-            self.task.done += n
-            self.task.facts.update(facts)
-            self.show_state(self.task)
-
-    def finish(self) -> None:
-        if self.task is not None:
-            summary = self.task.summary(self.clock())
-            self.close()
-            self.note(summary)
-
-    def note(self, text: str) -> None:
-        self.print(Text(f"  {text}"))
-
-    def lane(self) -> Progress:
-        return PlainProgress(self.console, every_s=self.every_s, clock=self.clock)
-
-    def close(self) -> None:
-        self.task = None
-
-    def print(self, text: Text) -> None:
-        """Print one line, however long."""
-        self.console.print(text, soft_wrap=True)
-
-    def show_start(self, task: RunningTask) -> None:
-        """A task has begun."""
-        self.note(f"{task.label}: 0 of {task.total}")
-
-    def show_state(self, task: RunningTask) -> None:
-        """A task has advanced."""
-        now = self.clock()
-        if now - task.printed >= self.every_s and task.done < task.total:
-            task.printed = now
-            self.note(task.state(now))
-
-
-class RichProgress(PlainProgress):
-    """Live on a terminal: the stage, a bar, the count, the time left and the latest figures.
-
-    A finished task leaves one line; the bar itself is removed. ``close`` must be called, or the cursor stays hidden.
-    """
-
-    def __init__(self, console: Console, *, clock: Clock = time.monotonic, bars: Bars | None = None) -> None:
-        super().__init__(console, clock=clock)
-        self.row: TaskID | None = None
         self.bars = bars or Bars(
             TextColumn("  {task.description}", markup=False),
             BarColumn(bar_width=28),
@@ -116,29 +43,65 @@ class RichProgress(PlainProgress):
             TextColumn("{task.fields[figures]}", markup=False, style="dim"),
             console=console,
             transient=True,
+            get_time=clock,
         )
+        self.task: Task | None = None
+        self.facts: dict[str, float] = {}
+        self.printed = 0.0
 
     def stage(self, name: str, detail: str) -> None:
         self.finish()
-        self.print(Text.assemble((name, "bold"), "  ", (detail, "dim")))
+        if self.console.is_terminal:
+            self.print(Text.assemble((name, "bold"), "  ", (detail, "dim")))
+        else:
+            self.print(Text(f"{name}: {detail}" if detail else name))
+
+    def start(self, label: str, total: int) -> None:
+        self.finish()
+        row = self.bars.add_task(label, total=total, figures="")
+        self.task = next(task for task in self.bars.tasks if task.id == row)
+        self.facts, self.printed = {}, self.clock()
+        if self.console.is_terminal:
+            self.bars.start()
+        else:
+            self.note(f"{label}: 0 of {total}")
+
+    def advance(self, n: int = 1, **facts: float) -> None:
+        task = self.task
+        if task is None:
+            return
+        self.facts |= facts
+        self.bars.update(task.id, advance=n, figures=", ".join(figures(self.facts)))
+        if not self.console.is_terminal and not task.finished and self.clock() - self.printed >= self.every_s:
+            self.printed = self.clock()
+            left_s = (task.elapsed or 0.0) * (task.remaining or 0.0) / max(task.completed, 1.0)
+            count = f"{task.completed:g} of {task.total:g}, about {duration(left_s)} left"
+            self.note(", ".join([f"{task.description}: {count}", *figures(self.facts)]))
+
+    def finish(self) -> None:
+        task = self.task
+        if task is not None:
+            self.close()
+            count = f"{task.completed:g}" if task.completed == task.total else f"{task.completed:g} of {task.total:g}"
+            after = duration(task.elapsed or 0.0)
+            self.note(", ".join([f"{task.description}: {count} in {after}", *figures(self.facts)]))
+
+    def note(self, text: str) -> None:
+        self.print(Text(f"  {text}"))
 
     def lane(self) -> Progress:
-        return RichProgress(self.console, clock=self.clock, bars=self.bars)
+        return ConsoleProgress(self.console, every_s=self.every_s, clock=self.clock, bars=self.bars)
 
     def close(self) -> None:
-        if self.row is not None:
-            self.bars.remove_task(self.row)
-            if not self.bars.task_ids:  # other lanes may still show theirs
+        if self.task is not None:
+            self.bars.remove_task(self.task.id)
+            if self.console.is_terminal and not self.bars.task_ids:  # other lanes may still show theirs
                 self.bars.stop()
-        self.task = self.row = None
+        self.task = None
 
-    def show_start(self, task: RunningTask) -> None:
-        self.bars.start()
-        self.row = self.bars.add_task(task.label, total=task.total, figures="")
-
-    def show_state(self, task: RunningTask) -> None:
-        if self.row is not None:
-            self.bars.update(self.row, completed=task.done, figures=", ".join(figures(task.facts)))
+    def print(self, text: Text) -> None:
+        """Print one line, however long."""
+        self.console.print(text, soft_wrap=True)
 
 
 def figures(facts: Mapping[str, float]) -> list[str]:

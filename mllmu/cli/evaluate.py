@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Table
 
 from mllmu.cli.options import Force, NoGate, Out, Overrides, execute
-from mllmu.cli.screen import progress, results
+from mllmu.cli.screen import progress, say
 from mllmu.core.errors import MllmuError, did_you_mean
 from mllmu.core.lock import held
 from mllmu.parallel.team import only_alone
@@ -18,11 +19,19 @@ if TYPE_CHECKING:
     from mllmu.config.recipe import ModelSection
     from mllmu.core.records import MetricResult, TaskName
 
-SAVED = "A saved model"
+OF_A_MODEL = ("model", "data", "protocol", "forget_ratio", "shots", "test_image")
+"""Parameters of the evaluation of a saved model."""
+REQUIRED = ("model", "data", "forget_ratio", "out")
 SHOT_TASKS: tuple[TaskName, ...] = ("classification", "cloze")
+SCORES = ("accuracy_first_char", "cloze_contains", "rougeL", "garbled")
+
+
+def _option(meaning: str, **settings: Any) -> Any:
+    return typer.Option(help=meaning, rich_help_panel="A saved model", **settings)
 
 
 def evaluate(
+    context: typer.Context,
     recipe: Annotated[
         Path | None,
         typer.Argument(metavar="[RECIPE]", help="The YAML file that describes the run.", show_default=False),
@@ -32,52 +41,30 @@ def evaluate(
     out: Out = None,
     force: Force = False,
     no_gate: NoGate = False,
-    model: Annotated[
-        str | None,
-        typer.Option(metavar="DIR", help="Instead of a recipe: a folder of save_pretrained.", rich_help_panel=SAVED),
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Parquet files in the published layout.", rich_help_panel=SAVED),
-    ] = None,
-    protocol: Annotated[
-        str | None, typer.Option(help="How it is asked and scored: official.", rich_help_panel=SAVED)
-    ] = None,
-    forget_ratio: Annotated[
-        int | None, typer.Option(min=1, max=99, help="People forgotten in percent: 5, 10 or 15.", rich_help_panel=SAVED)
-    ] = None,
+    model: Annotated[str | None, _option("A folder of save_pretrained, in place of a recipe.", metavar="DIR")] = None,
+    data: Annotated[Path | None, _option("Parquet files in the published layout.", metavar="DIR")] = None,
+    protocol: Annotated[str | None, _option("How prompts are built and replies are scored: official.")] = None,
+    forget_ratio: Annotated[int | None, _option("Forgotten people in percent: 5, 10 or 15.", min=1, max=99)] = None,
     shots: Annotated[
         list[str] | None,
-        typer.Option(
+        _option(
+            "People whose questions are the few-shot examples of a task, in the sets they belong to. Repeatable.",
             metavar="TASK=ID[,ID...]",
-            help="People whose questions are the examples of a task, in the sets they belong to. May be repeated.",
-            rich_help_panel=SAVED,
         ),
     ] = None,
-    test_image: Annotated[
-        int | None, typer.Option(min=0, help="Which image the test set shows; 0 by default.", rich_help_panel=SAVED)
-    ] = None,
+    test_image: Annotated[int | None, _option("Index of the image in the test set; 0 by default.", min=0)] = None,
 ) -> None:
-    """Put the questions to every model of a recipe; or to one saved model, as the published evaluator does.
+    """Collect the responses of every model of a recipe; or evaluate one saved model as the published evaluator does.
 
     mllmu evaluate --model DIR --data PARQUET_ROOT --protocol official --forget-ratio 5 --shots classification=ID
     --shots cloze=ID,ID --test-image 0 --out DIR writes responses.jsonl and metrics.json.
     """
-    given = {
-        "--model": model,
-        "--data": data,
-        "--protocol": protocol,
-        "--forget-ratio": forget_ratio,
-        "--shots": shots,
-        "--test-image": test_image,
-    }
-    used = [name for name, value in given.items() if value is not None]
+    del protocol  # only one is possible, which is checked
+    _check_options(context.params)
     if recipe is not None:
-        _check_recipe_alone(recipe, used)
         execute(recipe, overrides, out, force=force, no_gate=no_gate, only="evaluate")
         return
     only_alone("the evaluation of a saved model")
-    _check_saved(given, used, out, no_gate=no_gate)
     examples, settings = parse_shots(shots or ()), model_section(str(model), overrides or ())
     from mllmu.pipeline.published import Plan, evaluate_published, model_at
 
@@ -91,51 +78,47 @@ def evaluate(
         shots=examples,
         test_image=test_image or 0,
     )
-    with held(Path(str(out))), progress() as shown:
-        numbers = evaluate_published(plan, Path(str(out)), shown, force=force)
-    console = results()
-    for line in table(numbers):
-        console.print(line, soft_wrap=True)
-    console.print(f"evaluate done: {out}", soft_wrap=True)
+    with held(Path(str(out))), progress() as display:
+        results = evaluate_published(plan, Path(str(out)), display, force=force)
+    say(table(results))
+    say(f"evaluate done: {out}")
 
 
-def _check_recipe_alone(recipe: Path, used: Sequence[str]) -> None:
-    if used:
+def _check_options(params: dict[str, Any]) -> None:
+    """Either a recipe alone, or all options that a saved model needs."""
+    needs = "--model DIR --data DIR --forget-ratio R --out DIR"
+    used = [f"--{name.replace('_', '-')}" for name in OF_A_MODEL if params[name] is not None]
+    missing = [f"--{name.replace('_', '-')}" for name in REQUIRED if params[name] is None]
+    if params["recipe"] is not None:
+        if used:
+            raise MllmuError(
+                f"evaluate {params['recipe']}: got {', '.join(used)} too, which a recipe cannot be combined with. "
+                f"Expected a recipe (evaluate.protocol is set there), or {needs}."
+            )
+    elif not used:
+        raise MllmuError(f"evaluate: expected a RECIPE, or {needs}.")
+    elif missing:
         raise MllmuError(
-            f"evaluate {recipe}: got {', '.join(used)} too, which {'belong' if len(used) > 1 else 'belongs'} to the "
-            "evaluation of a saved model. Give either a recipe (whose evaluate.protocol says how it is asked), or "
-            "--model, --data, --forget-ratio and --out."
+            f"evaluate: {', '.join(missing)} missing. A saved model is evaluated with {needs}; "
+            f"leave out {', '.join(used)} to evaluate a recipe."
         )
-
-
-def _check_saved(given: dict[str, Any], used: Sequence[str], out: Path | None, *, no_gate: bool) -> None:
-    if not used:
-        raise MllmuError("evaluate: expected a RECIPE, or --model DIR --data DIR --forget-ratio R --out DIR.")
-    needed = {**{name: given[name] for name in ("--model", "--data", "--forget-ratio")}, "--out": out}
-    missing = [name for name, value in needed.items() if value is None]
-    if missing:
+    elif params["protocol"] not in (None, "official"):
         raise MllmuError(
-            f"evaluate: {', '.join(missing)} missing. A saved model is evaluated with --model DIR --data DIR "
-            "--forget-ratio R --out DIR; leave out {0} to evaluate a recipe.".format(", ".join(used))
+            f"--protocol {params['protocol']}: a saved model is evaluated by the protocol 'official' alone. "
+            "For 'corrected' use a recipe with data.source: {name: mllmu_bench}."
         )
-    if given["--protocol"] not in (None, "official"):
-        raise MllmuError(
-            f"--protocol {given['--protocol']}: a saved model and parquet files are evaluated by the protocol "
-            "'official' alone. For 'corrected' use a recipe with data.source: {name: mllmu_bench}."
-        )
-    if no_gate:
+    elif params["no_gate"]:
         raise MllmuError("--no-gate: there is no gate without a recipe; leave it out.")
 
 
-def parse_shots(given: Sequence[str]) -> dict[TaskName, list[str]]:
+def parse_shots(listed: Sequence[str]) -> dict[TaskName, list[str]]:
     """``["cloze=003,017"]`` as ``{"cloze": ["003", "017"]}``."""
     shots: dict[TaskName, list[str]] = {}
-    for text in given:
-        name, _, listed = text.partition("=")
-        ids = [part.strip() for part in listed.split(",") if part.strip()]
-        task = next((known for known in SHOT_TASKS if known == name), None)
-        if task is None or not ids:
-            hint = did_you_mean(name, SHOT_TASKS) if task is None else ""
+    for text in listed:
+        task, _, people = text.partition("=")
+        ids = [part.strip() for part in people.split(",") if part.strip()]
+        if task not in SHOT_TASKS or not ids:
+            hint = "" if task in SHOT_TASKS else did_you_mean(task, SHOT_TASKS)
             raise MllmuError(f"--shots {text}: expected TASK=ID[,ID...] with a task of {', '.join(SHOT_TASKS)}.{hint}")
         shots.setdefault(task, []).extend(ids)
     return shots
@@ -153,18 +136,15 @@ def model_section(path: str, overrides: Sequence[str]) -> ModelSection:
     return parse(raw, where="--set").model
 
 
-def table(numbers: Sequence[MetricResult]) -> list[str]:
-    """The main scores of the four sets, with image / by name."""
-    shown = ("accuracy_first_char", "cloze_contains", "rougeL", "garbled")
-    known: dict[tuple[str, str], list[str]] = {}
-    for result in numbers:
-        if result.metric in shown and (result.metric != "garbled" or result.task == "generation"):
+def table(results: Sequence[MetricResult]) -> Table:
+    """The main scores of each set in percent, image + text / text only."""
+    cells: dict[tuple[str, str], list[str]] = {}
+    for result in results:
+        if result.metric in SCORES and (result.metric != "garbled" or result.task == "generation"):
             value = "–" if result.value is None else f"{100 * result.value:.1f}"
-            known.setdefault((result.split, result.metric), []).append(value)
-    splits = list(dict.fromkeys(split for split, _ in known))
-    head = "%, with image / by name".ljust(28) + "".join(split.rjust(16) for split in splits)
-    rows = [
-        name.ljust(28) + "".join(" / ".join(known.get((split, name), ["–"])).rjust(16) for split in splits)
-        for name in shown
-    ]
-    return [head, *rows]
+            cells.setdefault((result.split, result.metric), []).append(value)
+    splits = list(dict.fromkeys(split for split, _ in cells))
+    shown = Table("%, image + text / text only", *splits)
+    for name in SCORES:
+        shown.add_row(name, *(" / ".join(cells.get((split, name), ["–"])) for split in splits))
+    return shown

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import errno
 import os
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import typer
 
@@ -28,35 +29,34 @@ _OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError")
 """By name: torch's own class must not be imported for a command that does without torch."""
 
 
-class ExplainedErrors:
-    """Context manager that turns an error of the user's, or Ctrl-C, into one line and an exit code."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if isinstance(error, KeyboardInterrupt):
-            typer.echo("\ninterrupted; the same command continues where it stopped", err=True)
-            raise typer.Exit(INTERRUPTED)
-        if error is not None and explanation(error) is not None:
-            # the other processes of a run say the same; what only one of them says is a ProcessError
-            if leads() or isinstance(error, ProcessError) or not isinstance(error, MllmuError):
-                tell(error)
-            raise typer.Exit(USER_ERROR)
+@contextmanager
+def explained_errors() -> Iterator[None]:
+    """Turn an error that the user can fix, or Ctrl-C, into one line and an exit code."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("\ninterrupted; the same command continues where it stopped", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    except Exception as error:
+        if explanation(error) is None:
+            raise
+        # all processes of a run print the same message, so one prints it; a ProcessError is of one process alone
+        if leads() or isinstance(error, ProcessError) or not isinstance(error, MllmuError):
+            tell(error)
+        raise typer.Exit(USER_ERROR) from None
 
 
 def tell(error: BaseException) -> None:
-    """Print an error of the user's on stderr: one line, or one more for every fault of a table."""
-    for line in _lines(error):
-        typer.echo(line, err=True)
+    """Print an error on stderr: one line, and one more for every fault in a table of people."""
+    typer.echo(f"error: {plain_line(explanation(error) or str(error))}", err=True)
+    for fault in error.faults if isinstance(error, FaultsError) else ():
+        typer.echo(f"  {plain_line(fault)}", err=True)
 
 
 def explanation(error: BaseException) -> str | None:
-    """The message for an error the user can do something about; None for a bug."""
+    """The message for an error that the user can fix; None for a bug."""
     if isinstance(error, MllmuError):
-        return str(error)
+        return error.summary if isinstance(error, FaultsError) else str(error)
     if isinstance(error, OSError):
         return _of_os_error(error)
     if type(error).__name__ in _OUT_OF_MEMORY:
@@ -67,12 +67,6 @@ def explanation(error: BaseException) -> str | None:
     if os.strerror(errno.ENOSPC) in str(error):  # weights are written by a library with an error class of its own
         return f"the disk is full ({error}). {_free_space()}"
     return None
-
-
-def _lines(error: BaseException) -> list[str]:
-    if isinstance(error, FaultsError):
-        return [f"error: {plain_line(error.summary)}", *(f"  {plain_line(fault)}" for fault in error.faults)]
-    return [f"error: {plain_line(explanation(error) or str(error))}"]
 
 
 def _of_os_error(error: OSError) -> str | None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from mllmu.cli.options import Force, Out, RecipePath, Run, each
-from mllmu.cli.screen import MODALITIES, interval, number, say
+from mllmu.cli.options import Force, Out, RecipePath, each
+from mllmu.cli.screen import interval, number, say
+from mllmu.core.declared import MODALITY_LABELS
 from mllmu.core.errors import DataError
 from mllmu.core.runfolder import RunFolder
 
@@ -47,27 +48,24 @@ def judge(
 ) -> None:
     """Grade the free-form answers of every model from 1 (wrong) to 10 (right).
 
-    Works on the kept replies of an evaluated run and needs no model of it. Verdicts are kept one by one: the same
-    command continues after a stop, also one by the judge's budget.
+    Reads the responses of an evaluated run; loads none of its models. Verdicts are kept one by one: the same command
+    continues after a stop, also after one by the judge's budget.
     """
     grader = build_judge(name, settings or ())
     for run in each(recipe, out=out):
+        from mllmu.evaluation import judging
+
         models = model_names(run.folder)
         if dry_run:
-            show_preview(run.folder, models, grader)
+            cases = [case for docket in judging.dockets(run.folder, models) for case in docket.cases]
+            show_preview(f"{len(cases)} responses", grader.preview(cases, NUM_PROMPTS))
             continue
-        _judge(run, models, grader, force=force)
+        with run.at_work() as display:
+            judged = judging.run(run.folder, models, grader, progress=display, force=force)
+        for of_ratio in judged:
+            show(of_ratio)
         if compare is not None:
             show_agreement(run.folder, models, grader.name, compare)
-
-
-def _judge(run: Run, models: Sequence[str], grader: Judge, *, force: bool) -> None:
-    from mllmu.evaluation.judging import run as grade
-
-    with run.at_work() as display:
-        judged = grade(run.folder, models, grader, progress=display, force=force)
-    for one in judged:
-        show(one)
 
 
 def build_judge(name: str, settings: Sequence[str]) -> Judge:
@@ -94,23 +92,14 @@ def model_names(root: Path) -> list[str]:
     return [TARGET, RETAIN_MODEL, *(job.name for job in jobs(load(path)))]
 
 
-def show_preview(root: Path, models: Sequence[str], grader: Judge) -> None:
-    """Print the first prompts and how many calls there would be."""
-    from mllmu.evaluation.judging import dockets
-
-    cases = [case for docket in dockets(root, models) for case in docket.cases]
-    preview = grader.preview(cases, NUM_PROMPTS)
-    show_prompts(preview)
-    say(
-        f"{len(cases)} replies, {preview.num_calls} calls to an endpoint, {preview.num_cached} of them already in the "
-        "cache; retries and repairs are extra"
-    )
-
-
-def show_prompts(preview: Preview) -> None:
-    """Print prompts as they are."""
+def show_preview(what: str, preview: Preview) -> None:
+    """Print the first prompts as they are, and how many calls there would be."""
     for index, prompt in enumerate(preview.prompts, start=1):
         say(f"--- prompt {index} ---\n{prompt}\n")
+    say(
+        f"{what}: {preview.num_calls} calls to an endpoint, {preview.num_cached} of them already in the cache; "
+        "retries, repairs and rewritten questions are extra"
+    )
 
 
 def show(judged: Judged) -> None:
@@ -118,7 +107,7 @@ def show(judged: Judged) -> None:
     table = Table("model", "set", "modality", "points", "95 % interval", "judged", "not judged")
     for row in judged.results:
         figures = (number(row.value), interval(row.ci_low, row.ci_high), str(row.num), str(row.num_unparsed))
-        table.add_row(row.model, row.split, MODALITIES[row.modality], *figures)
+        table.add_row(row.model, row.split, MODALITY_LABELS[row.modality], *figures)
     say(table)
     say("spent: " + ", ".join(f"{name} {amount:g}" for name, amount in judged.spent.items()))
     say(f"verdicts ({judged.key} %): {judged.path}")
@@ -129,14 +118,14 @@ def show_agreement(root: Path, models: Sequence[str], name: str, other: str) -> 
     from mllmu.evaluation.agreement import agreement, read_people
     from mllmu.evaluation.judging import verdicts
 
-    file = Path(other)
-    theirs = read_people(file) if file.suffix == ".csv" else verdicts(root, models, other)
-    found = agreement(verdicts(root, models, name), theirs)
-    if found.num == 0:
-        say(f"agreement of {name} and {other}: no reply is judged by both")
+    path = Path(other)
+    others = read_people(path) if path.suffix == ".csv" else verdicts(root, models, other)
+    result = agreement(verdicts(root, models, name), others)
+    if result.num == 0:
+        say(f"agreement of {name} and {other}: no response is judged by both")
         return
-    kappa = "undefined (no variation)" if found.kappa is None else f"{found.kappa:.3f}"
+    kappa = "undefined (no variation)" if result.kappa is None else f"{result.kappa:.3f}"
     say(
-        f"agreement of {name} and {other} on {found.num} replies: quadratic-weighted kappa {kappa}, "
-        f"same points {100 * (found.exact or 0.0):.1f} %, mean difference {found.mean_difference or 0.0:+.2f}"
+        f"agreement of {name} and {other} on {result.num} responses: quadratic-weighted kappa {kappa}, "
+        f"same points {100 * (result.exact or 0.0):.1f} %, mean difference {result.mean_difference or 0.0:+.2f}"
     )

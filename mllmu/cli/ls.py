@@ -9,9 +9,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import inspect
-import pkgutil
 from collections.abc import Iterator
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -85,14 +83,12 @@ def _package_file(kind: str) -> Path:
 
 def summaries(kind: str) -> dict[str, str]:
     """The names of a kind, sorted, each with the first line of its docstring."""
-    from mllmu.core.plugins import find
+    from mllmu.core.plugins import find, names
 
     folder = _package_file(kind).parent
-    modules = [m for m in pkgutil.iter_modules([str(folder)]) if not m.name.startswith("_")]
-    files = {m.name: folder / m.name / "__init__.py" if m.ispkg else folder / f"{m.name}.py" for m in modules}
-    lines = {name: first_line(path) for name, path in files.items()}
-    lines |= {entry.name: find(kind, entry.name).summary() for entry in entry_points(group=f"mllmu.{kind}")}
-    return dict(sorted(lines.items()))
+    files = {name: [folder / f"{name}.py", folder / name / "__init__.py"] for name in names(kind)}
+    own = {name: next((path for path in paths if path.is_file()), None) for name, paths in files.items()}
+    return {name: first_line(path) if path else find(kind, name).summary() for name, path in own.items()}
 
 
 def first_line(path: Path) -> str:

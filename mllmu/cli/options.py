@@ -35,7 +35,7 @@ NoGate = Annotated[
 ]
 
 
-class Run(NamedTuple):
+class RecipeRun(NamedTuple):
     """A recipe and its run folder; ``name`` says which recipe of a grid it is, and is empty for a single recipe."""
 
     name: str
@@ -51,7 +51,7 @@ class Run(NamedTuple):
 
 def each(
     path: Path, overrides: Sequence[str] | None = None, out: Path | None = None, *, quiet: bool = False
-) -> Iterator[Run]:
+) -> Iterator[RecipeRun]:
     """The recipe of a file with its run folder, ``--out`` or ``runs/<name>``; for a grid, each recipe in a subfolder.
 
     All recipes are checked before the first one is yielded. A recipe of a grid is named on stdout when its turn comes,
@@ -62,7 +62,7 @@ def each(
     for name, recipe in load_all(path, overrides or ()).items():
         if name and not quiet:
             typer.echo(f"{name}:")
-        yield Run(name, recipe, (out or Path("runs") / recipe.name) / name)
+        yield RecipeRun(name, recipe, (out or Path("runs") / recipe.name) / name)
 
 
 def execute(
@@ -73,7 +73,7 @@ def execute(
     force: bool,
     no_gate: bool = False,
     only: Stage | None,
-) -> list[Run]:
+) -> list[RecipeRun]:
     """Run all stages, or ``only`` one; print the table of a new report, and where the results are.
 
     A recipe of a grid that fails does not stop the others; an index page links all reports.
@@ -103,7 +103,7 @@ def execute(
     return done
 
 
-def _execute(run: Run, *, force: bool, gate: bool, only: Stage | None) -> None:
+def _execute(run: RecipeRun, *, force: bool, gate: bool, only: Stage | None) -> None:
     with run.at_work() as display:
         # imported late: a wrong recipe, or a folder in use, is reported before the seconds it takes to import torch
         from mllmu.pipeline.pipeline import Pipeline
@@ -115,7 +115,7 @@ def _execute(run: Run, *, force: bool, gate: bool, only: Stage | None) -> None:
     say(f"{'report' if report is not None else f'{only} done'}: {report or run.folder}")
 
 
-def _assist(path: Path, overrides: Sequence[str] | None, out: Path | None) -> list[Run]:
+def _assist(path: Path, overrides: Sequence[str] | None, out: Path | None) -> list[RecipeRun]:
     """Help the leading process of several with the same recipes; prints nothing."""
     from mllmu.pipeline.pipeline import Pipeline
 

@@ -1,4 +1,4 @@
-"""What commands print: results on stdout, progress and errors on stderr; how tables write modalities and numbers."""
+"""What commands print: results on stdout, progress and errors on stderr; how tables write numbers."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from contextlib import contextmanager
 
 from rich.console import Console, RenderableType
 
-from mllmu.cli.displays import PlainProgress, RichProgress
+from mllmu.cli.displays import ConsoleProgress
 from mllmu.core.progress import Progress, SilentProgress
 from mllmu.core.ranks import leads
 
 WIDE = 140
 """Columns where no terminal says how many: a table written to a file should not be folded at 80."""
-MODALITIES = {"image_text": "image + text", "text": "text only"}
 
 
 def results() -> Console:
@@ -50,10 +49,7 @@ def progress() -> Iterator[Progress]:
 
     Of several processes only the leading one shows it.
     """
-    console = _console(stderr=True)
-    display: Progress = SilentProgress()
-    if leads():
-        display = RichProgress(console) if console.is_terminal else PlainProgress(console)
+    display = ConsoleProgress(_console(stderr=True)) if leads() else SilentProgress()
     try:
         yield display
     finally:

@@ -10,7 +10,8 @@ import typer
 from rich.table import Table
 
 from mllmu.cli.options import Force, NoGate, Out, Overrides, RecipePath, each
-from mllmu.cli.screen import MODALITIES, interval, number, say
+from mllmu.cli.screen import interval, number, say
+from mllmu.core.declared import MODALITY_LABELS
 from mllmu.core.errors import DataError
 from mllmu.core.runfolder import RunFolder, write_atomic
 
@@ -90,7 +91,7 @@ def trust_table(rows: Sequence[TrustRow]) -> Table:
     for row in rows:
         robustness = map(number, (row.quantisation, row.relearning, row.trust))
         area = (number(row.auc), interval(row.auc_low, row.auc_high))
-        table.add_row(row.metric, row.task, MODALITIES[row.modality], *area, *robustness)
+        table.add_row(row.metric, row.task, MODALITY_LABELS[row.modality], *area, *robustness)
     return table
 
 
@@ -137,7 +138,7 @@ def pool_tables(rows: Sequence[PooledRow]) -> str:
 
     head = ("model", "forget", "against retain_model", "utility", "lost utility", "on the front")
     parts = []
-    for modality, title in MODALITIES.items():
+    for modality, title in MODALITY_LABELS.items():
         lines = [_pool_line(row) for row in rows if row.modality == modality]
         parts += [f"**{title}**\n\n{markdown_table(head, lines, align_right=len(head) - 1)}"] if lines else []
     count = f"{rows[0].runs} run{'s' if rows[0].runs > 1 else ''}"

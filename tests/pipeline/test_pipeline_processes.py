@@ -53,7 +53,7 @@ import typer
 sys.path.insert(0, {here!r})
 from mini_run import run
 from mllmu.parallel import team as processes
-from mllmu.cli.failures import ExplainedErrors
+from mllmu.cli.failures import explained_errors
 from mllmu.core.errors import ModelError
 from mllmu.evaluation import run as asking
 from mllmu.training import finetune
@@ -87,7 +87,7 @@ def main():
     run(base, failed, *{short!r}, "unlearn.methods=[]", only="unlearn")
 
 try:
-    with ExplainedErrors():
+    with explained_errors():
         main()
 except typer.Exit as end:
     sys.exit(end.exit_code)

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from mllmu.cli.displays import PlainProgress, RichProgress, duration, figures
+from mllmu.cli.displays import ConsoleProgress, duration, figures
 
 
 class Clock:
@@ -20,9 +20,9 @@ class Clock:
         return self.now
 
 
-def plain() -> tuple[PlainProgress, io.StringIO, Clock]:
+def plain() -> tuple[ConsoleProgress, io.StringIO, Clock]:
     text, clock = io.StringIO(), Clock()
-    return PlainProgress(Console(file=text, width=30), clock=clock), text, clock
+    return ConsoleProgress(Console(file=text, width=30), clock=clock), text, clock
 
 
 def test_plain_progress_says_start_and_end_and_between_at_most_one_line_per_ten_seconds() -> None:
@@ -71,7 +71,7 @@ def test_markup_in_labels_is_shown_as_it_is() -> None:
 def test_rich_progress_shows_bar_count_and_figures_and_gives_the_cursor_back() -> None:
     text, clock = io.StringIO(), Clock()
     console = Console(file=text, force_terminal=True, width=100, color_system=None, _environ={"TERM": "xterm"})
-    progress = RichProgress(console, clock=clock)
+    progress = ConsoleProgress(console, clock=clock)
     progress.stage("unlearn", "[/red] npo")
     progress.start("[/red] steps", 4)
     progress.advance(3, loss=0.25)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from mllmu.cli.failures import ExplainedErrors
+from mllmu.cli.failures import explained_errors
 from mllmu.core.errors import DataError, FaultsError
 from mllmu.data.pseudonyms.rows import TableSettings, check
 from mllmu.data.table import read
@@ -111,7 +111,7 @@ def test_each_of_the_planted_errors_of_200_rows_is_listed_once(planted: Path) ->
 def test_the_command_line_prints_one_line_a_fault(planted: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import typer
 
-    with pytest.raises(typer.Exit) as left, ExplainedErrors():
+    with pytest.raises(typer.Exit) as left, explained_errors():
         check(read(planted), TableSettings(), planted)
     lines = capsys.readouterr().err.splitlines()
     assert left.value.exit_code == 2

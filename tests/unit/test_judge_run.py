@@ -227,7 +227,7 @@ def asks(server: LlmServer, root: Path) -> list[str]:
 def test_the_command_previews_judges_and_compares(root: Path, server: LlmServer) -> None:
     preview = mllmu(root, *asks(server, root), "--dry-run")
     assert preview.exit_code == 0, preview.stderr
-    assert "14 replies, 14 calls to an endpoint, 0 of them already in the cache" in preview.stdout
+    assert "14 responses: 14 calls to an endpoint, 0 of them already in the cache" in preview.stdout
     assert preview.stdout.count("--- prompt") == 2 and "<reply>" in preview.stdout and not server.bodies
     assert mllmu(root).exit_code == 0  # the rule is the default
     done = mllmu(root, *asks(server, root), "--compare", "rule")
@@ -236,7 +236,8 @@ def test_the_command_previews_judges_and_compares(root: Path, server: LlmServer)
     # ten right (9 and 10 points), four wrong (2 and 1): observed 1; expected (100*1 + 40*64 + 40*64 + 16*1) / 196
     # = 26.71, so 1 - 1 / 26.71
     assert (
-        "agreement of endpoint and rule on 14 replies: quadratic-weighted kappa 0.963, same points 0.0 %" in done.stdout
+        "agreement of endpoint and rule on 14 responses: quadratic-weighted kappa 0.963, same points 0.0 %"
+        in done.stdout
     )
     assert KEY not in preview.stdout + preview.stderr + done.stdout + done.stderr
 
