@@ -11,7 +11,6 @@ from rich.table import Table
 
 from mllmu.cli.options import Force, Out, RecipePath, each
 from mllmu.cli.screen import interval, number, say
-from mllmu.core.declared import MODALITY_LABELS
 from mllmu.core.errors import DataError
 from mllmu.core.runfolder import RunFolder
 
@@ -104,6 +103,8 @@ def show_preview(what: str, preview: Preview) -> None:
 
 def show(judged: Judged) -> None:
     """Print the means of one forget ratio, and what they cost."""
+    from mllmu.core.declared import MODALITY_LABELS
+
     table = Table("model", "set", "modality", "points", "95 % interval", "judged", "not judged")
     for row in judged.results:
         figures = (number(row.value), interval(row.ci_low, row.ci_high), str(row.num), str(row.num_unparsed))

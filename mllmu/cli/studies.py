@@ -11,7 +11,6 @@ from rich.table import Table
 
 from mllmu.cli.options import Force, NoGate, Out, Overrides, RecipePath, each
 from mllmu.cli.screen import interval, number, say
-from mllmu.core.declared import MODALITY_LABELS
 from mllmu.core.errors import DataError
 from mllmu.core.runfolder import RunFolder, write_atomic
 
@@ -86,6 +85,8 @@ def trust(recipe: RecipePath, *, pool: Pool = 10, bits: Bits = 4, overrides: Ove
 
 def trust_table(rows: Sequence[TrustRow]) -> Table:
     """One line per metric, task and modality."""
+    from mllmu.core.declared import MODALITY_LABELS
+
     columns = ("metric", "task", "modality", "AUC", "95 % interval", "rounded", "relearned", "trust")
     table = Table(*columns, title="1 is best; an AUC of 0.5 is chance")
     for row in rows:
@@ -134,6 +135,7 @@ def pool(
 
 def pool_tables(rows: Sequence[PooledRow]) -> str:
     """A Markdown table per modality, in points of 100: value and, in brackets, the 95 % interval."""
+    from mllmu.core.declared import MODALITY_LABELS
     from mllmu.core.describe import markdown_table
 
     head = ("model", "forget", "against retain_model", "utility", "lost utility", "on the front")

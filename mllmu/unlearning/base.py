@@ -170,7 +170,7 @@ class Method(Plugin):
         "image_text", description="what is unlearned: image + text, text only (the paper's unimodal variant), or both"
     )
     epochs: float = Field(1, gt=0, description="passes over the forget set")
-    learning_rate: float = Field(2e-5, gt=0)
+    learning_rate: float = Field(2e-5, gt=0, description="of AdamW, at the first step")
     batch_size: int = Field(4, ge=1, description="forget questions per step (and as many retain questions)")
     questions_together: int = Field(
         1, ge=1, description="questions about one image that come in the same step; 1 mixes all, as published"

@@ -17,6 +17,7 @@ from mllmu.core.describe import (
     SettingText,
     own_settings,
     paragraph,
+    plugin_settings,
     plugin_table,
     sections,
     settings_markdown,
@@ -111,6 +112,19 @@ def test_every_section_and_every_setting_of_a_recipe_has_a_meaning() -> None:
     assert [setting.key for setting in SETTINGS if not setting.meaning] == []
 
 
+@pytest.mark.parametrize("kind", plugins.KINDS)
+def test_every_setting_of_a_plugin_has_a_meaning(kind: str) -> None:
+    assert [setting.key for setting in plugin_settings(kind) if not setting.meaning] == []
+
+
+def test_settings_that_all_plugins_of_a_kind_share_come_first_and_once_unless_the_default_differs() -> None:
+    keys = [setting.key for setting in plugin_settings("methods")]
+    assert keys[:3] == ["compat", "modality", "epochs"]
+    assert "npo.beta" in keys and "npo.epochs" in keys and "npo.batch_size" not in keys
+    inherited = {setting.key: setting.meaning for setting in plugin_settings("methods")}
+    assert inherited["npo.epochs"] == inherited["epochs"] == "passes over the forget set"
+
+
 def test_a_type_that_does_not_show_its_values_has_an_example() -> None:
     vague = [s for s in SETTINGS if s.type.startswith(("str", "path", "dict", "list[str]", "list[plug-in]"))]
     named = {"evaluate.tasks"}  # the default shows what is meant
@@ -119,7 +133,7 @@ def test_a_type_that_does_not_show_its_values_has_an_example() -> None:
 
 @pytest.mark.parametrize("setting", [s for s in SETTINGS if s.example], ids=lambda s: s.key)
 def test_every_example_is_valid_in_a_recipe(setting: SettingText, tmp_path: Path) -> None:
-    needed = {
+    needed: dict[str, dict[str, Any]] = {
         "data.splits.file": {"data": {"splits": {"keys": ["a"], "forget_ratios": [0.1]}}},
         "data.splits.keys": {"data": {"splits": {"file": "forget.json", "forget_ratios": [0.1]}}},
         "evaluate.vllm": {"evaluate": {"backend": "vllm"}},

@@ -29,8 +29,8 @@ class Portraits(Plugin, ABC):
             that ask whether a model knows the person or only the file.
     """
 
-    size: int = Field(default=256, ge=32, le=1024)
-    num_views: int = Field(default=4, ge=1, le=MAX_VIEWS)
+    size: int = Field(256, ge=32, le=1024, description="width and height of the images, in pixels")
+    num_views: int = Field(4, ge=1, le=MAX_VIEWS, description="images per person; the first is for training")
 
     @abstractmethod
     def render(self, profile: Profile, view: int, seed: int) -> Image.Image:

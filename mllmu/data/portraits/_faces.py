@@ -46,9 +46,9 @@ class Faces(Portraits):
     """Base of the backends that generate photographs with a diffusion pipeline."""
 
     path: str = Field(min_length=1, description="folder of a diffusers pipeline in safetensors, or a hub id")
-    revision: str | None = None
+    revision: str | None = Field(None, description="commit, tag or branch on the hub")
     device: str = Field("auto", description="'auto', 'cpu', 'cuda', 'cuda:1', ...")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="precision of the weights")
     steps: int = Field(30, ge=1, le=200, description="denoising steps an image")
     guidance: float = Field(5.0, ge=0, description="classifier-free guidance")
     embedder: str = Field(

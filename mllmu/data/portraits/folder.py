@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from PIL import Image, ImageOps
+from pydantic import Field
 
 from mllmu.core.errors import DataError
 from mllmu.core.records import Profile
@@ -37,7 +38,7 @@ class Folder(Portraits):
 
     source: ClassVar[str] = "local files"
 
-    path: Path = Path("portraits")
+    path: Path = Field(Path("portraits"), description="the folder, relative to the working directory")
 
     def render(self, profile: Profile, view: int, seed: int) -> Image.Image:
         """Read or make one view of one person; see :meth:`Portraits.render`."""

@@ -48,10 +48,10 @@ class Synthetic(Source):
         "Attributes and shares: MLLMU-Bench, Liu et al. 2024, arXiv:2410.22108; names: https://github.com/joke2k/faker"
     )
 
-    num_people: int = Field(default=500, ge=1, le=100_000)
-    skewed: bool = False
-    id_prefix: str = Field(default="", pattern=r"^[A-Za-z0-9_-]{0,32}$")
-    first_id: int = Field(default=1, ge=1, le=100_000)
+    num_people: int = Field(500, ge=1, le=100_000, description="number of people")
+    skewed: bool = Field(False, description="imitate how often values occur among the published profiles")
+    id_prefix: str = Field("", pattern=r"^[A-Za-z0-9_-]{0,32}$", description="put in front of the number in an id")
+    first_id: int = Field(1, ge=1, le=100_000, description="number of the first person")
 
     def profiles(self, seed: int) -> list[Profile]:
         """Make the people numbered ``first_id`` to ``first_id + num_people - 1`` of this seed's series.

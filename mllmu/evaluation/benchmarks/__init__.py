@@ -55,9 +55,9 @@ class Benchmark(Plugin, ABC):
     headline: ClassVar[str] = ""
     free_answers: ClassVar[bool] = False
 
-    path: Path
-    revision: str | None = None
-    num_questions: int | None = Field(default=None, gt=0)
+    path: Path = Field(description="folder of the benchmark's files, or its name on the hub")
+    revision: str | None = Field(None, description="commit, tag or branch on the hub")
+    num_questions: int | None = Field(None, gt=0, description="only the first n questions")
 
     @property
     def name(self) -> Split:

@@ -30,7 +30,7 @@ class LlavaBench(Benchmark):
     free_answers = True
 
     path: Path = Path("lmms-lab/llava-bench-in-the-wild")
-    max_new_tokens: int = Field(default=512, gt=0)
+    max_new_tokens: int = Field(512, gt=0, description="longest reply, in tokens")
 
     def read(self) -> Iterator[Asked | Skipped]:
         table = Store(self.path, self.revision).single("train")

@@ -39,7 +39,7 @@ class Mmmu(Benchmark):
 
     path: Path = Path("MMMU/MMMU")
     subjects: tuple[str, ...] = Field(default=(), description="only these configs, e.g. [Accounting]; empty: all")
-    max_new_tokens: int = Field(default=32, gt=0)
+    max_new_tokens: int = Field(32, gt=0, description="longest reply, in tokens")
 
     def read(self) -> Iterator[Asked | Skipped]:
         store = Store(self.path, self.revision)

@@ -26,10 +26,10 @@ class Local(Judge):
     source = "https://arxiv.org/abs/2410.22108"
 
     path: str = Field(min_length=1, description="folder saved by save_pretrained, or a hub id")
-    revision: str | None = None
+    revision: str | None = Field(None, description="commit, tag or branch on the hub")
     device: str = Field("auto", description="'auto', 'cpu', 'cuda', 'cuda:1', ...")
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    batch_size: int = Field(8, ge=1)
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="precision of the weights")
+    batch_size: int = Field(8, ge=1, description="responses judged at once")
     max_tokens: int = Field(200, ge=1, description="most tokens a verdict may have")
 
     def identity(self) -> dict[str, Any]:

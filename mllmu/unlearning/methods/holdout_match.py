@@ -38,7 +38,7 @@ class HoldoutMatch(AnchoredMethod):
     floor: float | None = Field(
         None, lt=0, description="one level for all, mean log p of a reply's token in nats; null: that of holdout people"
     )
-    forget_weight: float = Field(1.0, gt=0)
+    forget_weight: float = Field(1.0, gt=0, description="weight of the term on forget")
 
     @property
     def uses_holdout(self) -> bool:

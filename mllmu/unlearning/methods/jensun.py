@@ -32,8 +32,8 @@ class JensenShannon(RetainingMethod):
     epochs: float = Field(10, gt=0, description="passes over the forget set")
     learning_rate: float = Field(1e-5, gt=0)
     refusal: str = Field("No idea", min_length=1, description="what to say instead of the private fact")
-    forget_weight: float = Field(1.0, gt=0)
-    retain_weight: float = Field(1.0, gt=0)
+    forget_weight: float = Field(1.0, gt=0, description="weight of the term on forget")
+    retain_weight: float = Field(1.0, gt=0, description="weight of the term on retain")
 
     def forget_terms(self, step: Step) -> Terms:
         return {"forget_js": self.forget_weight * js_to_token(step.forget.alternative.token_logp_N)}

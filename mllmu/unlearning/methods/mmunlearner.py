@@ -35,8 +35,8 @@ class MMUnlearner(RetainingMethod):
     modality: Literal["image_text"] = Field("image_text", description="only the images are unlearned")
     learning_rate: float = Field(1e-5, gt=0)
     threshold: float = Field(1.0, gt=0, description="how much more a weight must matter for forget than for retain")
-    forget_weight: float = Field(1.0, gt=0)
-    retain_weight: float = Field(1.0, gt=0)
+    forget_weight: float = Field(1.0, gt=0, description="weight of the term on forget")
+    retain_weight: float = Field(1.0, gt=0, description="weight of the term on retain")
 
     def masks(self, saliency: Saliency) -> list[Tensor]:
         pairs = zip(saliency.fisher("forget"), saliency.fisher("retain"), strict=True)

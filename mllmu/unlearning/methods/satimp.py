@@ -25,7 +25,7 @@ class SaturationImportance(RetainingMethod):
     learning_rate: float = Field(1e-5, gt=0)
     known: float = Field(5.0, ge=0, description="exponent of p (saturation: leave alone what is already unlikely)")
     unknown: float = Field(1.0, ge=0, description="exponent of 1 - p (importance: leave alone what any text would say)")
-    forget_weight: float = Field(0.1, gt=0)
+    forget_weight: float = Field(0.1, gt=0, description="weight of the term on forget")
 
     def forget_terms(self, step: Step) -> Terms:
         ascent = weighted_ascent(step.forget.current, known=self.known, unknown=self.unknown)

@@ -28,7 +28,7 @@ class SimpleNegativePreference(RetainingMethod):
     learning_rate: float = Field(1e-5, gt=0)
     beta: float = Field(4.5, gt=0, description="1/nat; larger stops sooner once a reply is unlikely")
     margin: float = Field(0.0, ge=0, description="nats per token that a reply should at least cost")
-    forget_weight: float = Field(0.125, gt=0)
+    forget_weight: float = Field(0.125, gt=0, description="weight of the term on forget")
 
     def forget_terms(self, step: Step) -> Terms:
         loss = simnpo_loss(step.forget.current, beta=self.beta, margin=self.margin)

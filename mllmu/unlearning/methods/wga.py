@@ -22,7 +22,7 @@ class WeightedAscent(RetainingMethod):
     epochs: float = Field(5, gt=0, description="passes over the forget set")
     learning_rate: float = Field(1e-5, gt=0)
     known: float = Field(1.0, ge=0, description="exponent of p in the weight; 0 is plain gradient ascent")
-    forget_weight: float = Field(1.0, gt=0)
+    forget_weight: float = Field(1.0, gt=0, description="weight of the term on forget")
 
     def forget_terms(self, step: Step) -> Terms:
         return {"forget_ascent": self.forget_weight * weighted_ascent(step.forget.current, known=self.known)}
