@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from mllmu.core.errors import RunStoreError
 from mllmu.core.names import TARGET
 
 UNIT_FILE = "unit.json"
+ELAPSED_FILE = "elapsed.json"
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,15 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def content_digest(path: Path) -> str:
+    """SHA-256 of a file's content, or of the names and contents of all files in a folder; first 16 hex digits."""
+    if path.is_dir():
+        files = {f.relative_to(path).as_posix(): f for f in sorted(path.rglob("*")) if f.is_file()}
+        return digest({name: content_digest(file) for name, file in files.items()})
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Unit:
     """A unit of work: its final folder, the folder to build in, and what it depends on."""
@@ -152,6 +163,24 @@ class Unit:
             if self.folder.exists():
                 shutil.rmtree(self.folder)
             self.building.replace(self.folder)
+
+    @contextmanager
+    def making(self) -> Iterator[dict[str, Any]]:
+        """Make the unit inside the block: it is committed at the end with the facts that the block adds.
+
+        ``seconds`` is added by itself and includes what interrupted attempts had spent.
+        """
+        facts: dict[str, Any] = {}
+        path = self.building / ELAPSED_FILE
+        before = float(json.loads(path.read_text())) if path.is_file() else 0.0
+        start = time.monotonic()
+        try:
+            yield facts
+        finally:
+            facts["seconds"] = round(before + time.monotonic() - start, 3)
+            if self.building.is_dir():
+                write_atomic(path, json.dumps(facts["seconds"]))
+        self.commit(facts)
 
     def facts(self) -> dict[str, Any]:
         """What was measured while the unit was made (seconds, peak memory ...)."""

@@ -1,7 +1,7 @@
 """Several processes of one run: process 0 leads, the others follow.
 
 ``torchrun`` and ``accelerate launch`` start the same command several times. Process 0 goes through the run alone, and
-it alone writes to the run folder. Where work can be divided it announces a task: the name of a :func:`shared` method
+it alone writes to the run folder. Where work can be divided it announces a task (:func:`share`): the name of a function
 and plain values. The others do nothing but wait for tasks and take part in them, so whatever is not shared is done
 once, by the leader. Tasks and their ends travel in a group of their own, in which waiting is no fault.
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import importlib
 import json
 import os
 import time
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from mllmu.core.errors import MllmuError, ProcessError
 from mllmu.core.ranks import count, leads, local_rank, rank
@@ -33,7 +34,7 @@ GRACE_S = 3.0
 LOST = ("gloo", "nccl", "connection", "socket", "process group")
 """Words of the errors that a process sees when another one is gone."""
 
-Shared = TypeVar("Shared", bound=Callable[..., None])
+SharedFunction = Callable[..., None]
 
 
 def check_launch() -> None:
@@ -189,35 +190,34 @@ def leading(run: Path) -> Iterator[None]:
                 own.send("")
 
 
-def shared(method: Shared) -> Shared:
-    """Make a method one that all processes carry out together. Its arguments are given by name and are plain values.
+def share(function: SharedFunction, owner: Any, arguments: dict[str, Any]) -> None:
+    """Leader: have all processes call ``function(owner, **arguments)`` together, each with an owner of its own.
 
-    "Plain" is what pydantic can write as JSON and read again by the method's annotations: numbers, texts, paths,
-    records, sequences of them.
+    Args:
+        function: of a module; the followers find it by its name.
+        owner: not sent.
+        arguments: plain values: what pydantic can write as JSON and read again by the function's annotations (numbers,
+            texts, paths, records, sequences of them).
     """
-    from pydantic import TypeAdapter, validate_call  # not above: the command line does without
+    from pydantic import TypeAdapter  # not above: the command line does without
 
-    received, plain = validate_call(method), TypeAdapter(dict[str, Any])
-
-    @functools.wraps(method)
-    def call(owner: Any, **arguments: Any) -> None:
-        if count() == 1:
-            method(owner, **arguments)
-            return
-        team().send(method.__name__, plain.dump_python(arguments, mode="json"))
-        with team().working():
-            method(owner, **arguments)
-
-    call.received = received  # type: ignore[attr-defined]
-    return call  # type: ignore[return-value]
+    plain = TypeAdapter(dict[str, Any]).dump_python(arguments, mode="json")
+    team().send(f"{function.__module__}:{function.__qualname__}", plain)
+    with team().working():
+        function(owner, **arguments)
 
 
 def follow(owner: Any, run: Path) -> None:
-    """Take part in the leader's work on a run folder: its tasks are shared methods of ``owner``."""
+    """Follower: take part in the leader's work on a run folder until it ends."""
+    from pydantic import ConfigDict, validate_call
+
     team().run = str(run)
     while (message := team().receive()) is not None:
+        module, _, name = message["task"].partition(":")
+        function = getattr(importlib.import_module(module), name)
+        received = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(function)
         with team().working():
-            getattr(type(owner), message["task"]).received(owner, **message["arguments"])
+            received(owner, **message["arguments"])
 
 
 def wait_for_all() -> None:

@@ -10,18 +10,18 @@ from mllmu.config.recipe import PluginSpec
 from mllmu.core.errors import DataError
 from mllmu.core.jsonl import dump_lines, read_lines
 from mllmu.core.records import Sample
-from mllmu.core.runfolder import Unit, write_atomic
+from mllmu.core.runfolder import Unit, content_digest, write_atomic
 from mllmu.data.published.store import is_hub_name
 from mllmu.evaluation.benchmarks import Benchmark, Skipped
-from mllmu.pipeline.context import Context, content_digest, timed
+from mllmu.pipeline.run import Run
 
 SAMPLES = "samples.jsonl"
 ACCOUNT = "account.json"
 
 
-def samples(context: Context) -> list[Sample]:
+def samples(run: Run) -> list[Sample]:
     """The questions of all general benchmarks of the recipe, in its order."""
-    return [sample for spec in context.recipe.evaluate.benchmarks for sample in _of(context, spec)]
+    return [sample for spec in run.recipe.evaluate.benchmarks for sample in _of(run, spec)]
 
 
 def built(spec: PluginSpec) -> Benchmark:
@@ -30,20 +30,17 @@ def built(spec: PluginSpec) -> Benchmark:
     return benchmark
 
 
-def _of(context: Context, spec: PluginSpec) -> Sequence[Sample]:
+def _of(run: Run, spec: PluginSpec) -> Sequence[Sample]:
     benchmark = built(spec)
     files = "" if is_hub_name(benchmark.path) or not benchmark.path.exists() else content_digest(benchmark.path)
-    unit = context.store.unit(
-        f"benchmarks/{spec.name}", {"settings": benchmark.model_dump(mode="json"), "files": files}
-    )
+    unit = run.store.unit(f"benchmarks/{spec.name}", {"settings": benchmark.model_dump(mode="json"), "files": files})
     if not unit.done:
-        with timed(unit) as facts:
-            facts |= _store(benchmark, spec.name, unit, context)
-        unit.commit(facts)
+        with unit.making() as facts:
+            facts |= _store(benchmark, spec.name, unit, run)
     return read_lines(unit.folder / SAMPLES, Sample)
 
 
-def _store(benchmark: Benchmark, name: str, unit: Unit, context: Context) -> dict[str, int]:
+def _store(benchmark: Benchmark, name: str, unit: Unit, run: Run) -> dict[str, int]:
     """Write the images as PNG, the samples that name them, and an account of what was left out."""
     kept: list[Sample] = []
     left_out: list[Skipped] = []
@@ -65,7 +62,5 @@ def _store(benchmark: Benchmark, name: str, unit: Unit, context: Context) -> dic
     write_atomic(unit.building / SAMPLES, dump_lines(kept))
     account = {"asked": len(kept), "left_out": [skipped._asdict() for skipped in left_out]}
     write_atomic(unit.building / ACCOUNT, json.dumps(account, indent=1, ensure_ascii=False) + "\n")
-    context.progress.note(
-        f"{name}: {len(kept)} questions asked, {len(left_out)} left out (benchmarks/{name}/{ACCOUNT})"
-    )
+    run.progress.note(f"{name}: {len(kept)} questions asked, {len(left_out)} left out (benchmarks/{name}/{ACCOUNT})")
     return {"num_questions": len(kept), "num_left_out": len(left_out)}

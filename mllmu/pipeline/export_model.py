@@ -10,19 +10,11 @@ from typing import Any
 from mllmu.config import load as recipes
 from mllmu.core.errors import ModelError, did_you_mean
 from mllmu.core.records import ModelRef
-from mllmu.core.runfolder import explain_os_errors
+from mllmu.core.runfolder import RunFolder, explain_os_errors
 from mllmu.models.loading import load, quiet_libraries
-from mllmu.pipeline.models import MODEL_FILE
-from mllmu.pipeline.record import RECIPE_FILE
 
 ABOUT = "mllmu.json"
 """Says where the weights come from; loaders ignore it."""
-
-
-def find_models(root: Path) -> dict[str, Path]:
-    """The models of a run by name: ``target``, ``forget_10/npo`` ..., and the folder of each."""
-    found = sorted((root / "models").rglob(MODEL_FILE))
-    return {path.parent.relative_to(root / "models").as_posix(): path.parent for path in found}
 
 
 def export_model(root: Path, name: str, out: Path, *, device: str = "cpu") -> ModelRef:
@@ -41,14 +33,14 @@ def export_model(root: Path, name: str, out: Path, *, device: str = "cpu") -> Mo
         ModelError: there is no such model, or the folder is taken.
         RunStoreError: the disk is full or cannot be written.
     """
-    models = find_models(root)
+    models = RunFolder(root).models_made()
     if name not in models:
         known = ", ".join(models) or "none; run the finetune stage first"
         raise ModelError(f"{root}: no model '{name}'.{did_you_mean(name, models)} Models: {known}.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ModelError(f"{out}: already there. Name a new folder, or remove it.")
-    recipe = recipes.load(root / RECIPE_FILE)
-    ref = ModelRef.model_validate_json((models[name] / MODEL_FILE).read_text(encoding="utf-8"))
+    recipe = recipes.load(root / RunFolder.RECIPE)
+    ref = ModelRef.model_validate_json((models[name] / RunFolder.MODEL_FILE).read_text(encoding="utf-8"))
     section = recipe.model.model_copy(update={"device": device, "quantize": None, "gradient_checkpointing": False})
     loaded = load(section, ref, root)
     about: dict[str, Any] = {"run": recipe.name, "model": name, **ref.model_dump()}

@@ -13,11 +13,9 @@ from mllmu.config.protocol import Protocol
 from mllmu.core import plugins
 from mllmu.core.declared import MODALITY_LABELS
 from mllmu.core.records import MODALITIES, TASKS, MetricResult, ordered
-from mllmu.core.runfolder import write_atomic
+from mllmu.core.runfolder import RunFolder, write_atomic
 from mllmu.evaluation import scoring
-from mllmu.pipeline.answers import Answers
-from mllmu.pipeline.context import Context
-from mllmu.pipeline.models import Models
+from mllmu.pipeline.evaluate import Evaluation
 from mllmu.report.printing import DASH, csv_of, show
 from mllmu.report.table import ReportTable
 from mllmu.report.tables import plain_table
@@ -27,40 +25,42 @@ OWN = "this run"
 """Label of the recipe's own protocol."""
 
 
-class Comparison:
-    """The replies of one forget ratio under the recipe's own protocol and the others.
+class ProtocolComparison:
+    """The evaluations of one forget ratio under the recipe's own protocol and the others.
 
     Args:
-        own: the replies under the recipe's own protocol.
+        own: the evaluation under the recipe's own protocol.
     """
 
-    def __init__(self, context: Context, models: Models, own: Answers) -> None:
-        evaluate = context.recipe.evaluate
-        self.protocols: dict[str, Protocol] = {OWN: evaluate.protocol, **evaluate.compare}
-        self.answers: dict[str, Answers] = {OWN: own}
-        for label, protocol in evaluate.compare.items():
-            changed = evaluate.model_copy(update={"protocol": protocol})
-            other = Answers(context, models, own.key, evaluate=changed, place=f"protocols/{label}")
-            same = (known for known in self.answers.values() if known.samples == other.samples)
-            self.answers[label] = next(same, other)
+    def __init__(self, own: Evaluation) -> None:
+        settings = own.run.recipe.evaluate
+        self.protocols: dict[str, Protocol] = {OWN: settings.protocol, **settings.compare}
+        self.evaluations: dict[str, Evaluation] = {OWN: own}
+        for label, protocol in settings.compare.items():
+            changed, name = settings.model_copy(update={"protocol": protocol}), RunFolder.evaluation(own.key, label)
+            self.evaluations[label] = Evaluation(own.run, own.key, name=name, settings=changed)
 
-    def ask(self, names: Sequence[str]) -> None:
-        """Ask all models under every protocol."""
-        for answers in self.answers.values():
-            for index, name in enumerate(names):
-                answers.ask(name, twins=names[:index])
+    def ask(self, models: Sequence[str]) -> None:
+        """Ask all models under every protocol; equal prompts are put once."""
+        for label, evaluation in self.evaluations.items():
+            if label != OWN:
+                evaluation.prepare()
+                known = self.evaluations.values()
+                self.evaluations[label] = next(one for one in known if one.samples == evaluation.samples)
+            for index, model in enumerate(models):
+                self.evaluations[label].ask(model, already_asked=models[:index])
 
-    def results(self, names: Sequence[str]) -> dict[str, list[MetricResult]]:
+    def results(self, models: Sequence[str]) -> dict[str, list[MetricResult]]:
         """The headline score of every task, set, modality and model, by protocol."""
         results: dict[str, list[MetricResult]] = {}
-        for label, answers in self.answers.items():
-            tasks = dict.fromkeys(sample.task for sample in answers.samples)
+        for label, evaluation in self.evaluations.items():
+            tasks = dict.fromkeys(sample.task for sample in evaluation.samples)
             headlines = (plugins.find("tasks", task).headline(self.protocols[label].parser) for task in tasks)
             metrics = [plugins.build("metrics", name, {}) for name in headlines]
             results[label] = []
-            for name in names:
-                scores = scoring.score_all(answers.samples, answers.replies(name), metrics)
-                results[label] += scoring.aggregate(name, answers.samples, scores, metrics)
+            for model in models:
+                scores = scoring.score_all(evaluation.samples, evaluation.responses(model), metrics)
+                results[label] += scoring.aggregate(model, evaluation.samples, scores, metrics)
         return results
 
 

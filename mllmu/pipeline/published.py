@@ -20,7 +20,7 @@ from mllmu.core.errors import DataError, RunStoreError, did_you_mean
 from mllmu.core.jsonl import parse_lines
 from mllmu.core.progress import Progress
 from mllmu.core.records import MetricResult, ModelRef, Question, Record, Response, Sample, TaskName
-from mllmu.core.runfolder import difference, read_json, write_atomic
+from mllmu.core.runfolder import RunFolder, difference, read_json, write_atomic
 from mllmu.data.published.sets import PUBLISHED_SPLITS, PublishedSets, read_sets
 from mllmu.evaluation import published, scoring
 from mllmu.evaluation.run import append
@@ -28,7 +28,6 @@ from mllmu.models.encoding import Encoder
 from mllmu.models.engine.raw_prompt import check_longest, respond_raw
 from mllmu.models.families import Family
 from mllmu.models.loading import Loaded, family_of, load, quiet_libraries, source_of
-from mllmu.pipeline.models import MODEL_FILE
 
 RESPONSES, METRICS, INPUTS, PARTIAL = "responses.jsonl", "metrics.json", "inputs.json", "responses.partial.jsonl"
 MORE_METRICS = ("accuracy", "right", "wrong", "refused", "garbled")
@@ -96,7 +95,7 @@ def _stamps(folder: Path) -> Iterator[tuple[Path, str]]:
 
 def model_at(path: str, section: ModelSection) -> tuple[ModelSection, ModelRef, Path]:
     """A saved model: 'tiny', a folder of ``save_pretrained``, a hub id, or the folder of a model in a run folder."""
-    reference = Path(path) / MODEL_FILE
+    reference = Path(path) / RunFolder.MODEL_FILE
     if not reference.is_file():
         return section.model_copy(update={"path": path}), ModelRef(base=path, revision=section.revision), Path()
     ref = ModelRef.model_validate_json(reference.read_text(encoding="utf-8"))

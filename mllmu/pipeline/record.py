@@ -16,21 +16,19 @@ import torch
 from mllmu.config import load as recipes
 from mllmu.core import ranks
 from mllmu.core.errors import RunStoreError
-from mllmu.core.runfolder import UNIT_FILE, read_json, write_atomic
-from mllmu.pipeline.context import Context
+from mllmu.core.runfolder import UNIT_FILE, RunFolder, read_json, write_atomic
+from mllmu.pipeline.run import Run
 from mllmu.version import __version__
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "numpy", "pillow", "faker")
-RUN_FILE = "run.json"
-RECIPE_FILE = "recipe.yaml"
 
 
-def describe(context: Context) -> dict[str, Any]:
+def describe(run: Run) -> dict[str, Any]:
     """Provenance of a run as plain values: seed, model, versions, hardware."""
     return {
         "mllmu": __version__,
-        "seed": context.recipe.seed,
-        "model": context.recipe.model.path,
+        "seed": run.recipe.seed,
+        "model": run.recipe.model.path,
         "hardware": hardware(),
         "python": platform.python_version(),
         "versions": {name: installed(name) for name in LIBRARIES},
@@ -75,26 +73,26 @@ def _stage(unit: str) -> str:
 
 
 @contextmanager
-def recorded(context: Context) -> Iterator[None]:
+def recorded(run: Run) -> Iterator[None]:
     """Write ``recipe.yaml`` first, and ``run.json`` at the beginning and at the end, whatever the end is.
 
     If the folder turns out to hold results of another recipe, it gets its own recipe back.
     """
-    path = context.root / RECIPE_FILE
+    path = run.root / RunFolder.RECIPE
     before = path.read_bytes() if path.is_file() else None
-    write_atomic(path, recipes.dump(context.recipe))
-    _write(context, "running")
+    write_atomic(path, recipes.dump(run.recipe))
+    _write(run, "running")
     try:
         yield
     except BaseException as error:
         with suppress(RunStoreError):  # the disk may be what failed, and its first message says where
             if isinstance(error, RunStoreError) and before is not None:
                 write_atomic(path, before)
-            _write(context, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+            _write(run, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
         raise
-    _write(context, "done")
+    _write(run, "done")
 
 
-def _write(context: Context, status: str) -> None:
-    record = {"status": status, **describe(context), "seconds": seconds_by_stage(context.root)}
-    write_atomic(context.root / RUN_FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+def _write(run: Run, status: str) -> None:
+    record = {"status": status, **describe(run), "seconds": seconds_by_stage(run.root)}
+    write_atomic(run.root / RunFolder.RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n")

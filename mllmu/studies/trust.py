@@ -20,18 +20,20 @@ from typing import NamedTuple
 from mllmu.config.recipe import Recipe
 from mllmu.core.errors import RecipeError
 from mllmu.core.jsonl import read_lines
-from mllmu.core.names import RETAIN_MODEL, TARGET
+from mllmu.core.names import RETAIN_MODEL
 from mllmu.core.progress import Progress
 from mllmu.core.records import Modality, Response, TaskName
-from mllmu.core.runfolder import RunFolder, Unit, write_atomic
+from mllmu.core.runfolder import RunFolder, write_atomic
 from mllmu.core.seeding import derive
 from mllmu.evaluation import scoring
 from mllmu.evaluation.metrics import Metric
 from mllmu.evaluation.run import RESPONSES
 from mllmu.evaluation.samples import metrics_of
 from mllmu.parallel.pool import WorkerPool
-from mllmu.pipeline.answers import Answers
+from mllmu.pipeline.evaluate import Evaluation
+from mllmu.pipeline.finetune import finetune_model, finetune_unit
 from mllmu.pipeline.pipeline import Pipeline, worker_pipeline
+from mllmu.pipeline.run import Run
 from mllmu.report.inputs import TrustRow
 
 KINDS = ("with", "without")
@@ -63,12 +65,12 @@ def trust(recipe: Recipe, root: Path, *, pool: int, bits: int, progress: Progres
         raise RecipeError(f"--pool {pool}: expected at least {MIN_POOL} models of each kind, better 10 or more.")
     pipeline = Pipeline(recipe, root, gate=recipe.gate, progress=progress)
     pipeline.run("unlearn")
-    study = TrustStudy(pipeline, bits)
+    study = TrustStudy(pipeline.state, bits)
     if recipe.workers > 1:
         with WorkerPool(recipe.workers, partial(_worker_task, recipe, root, bits), progress) as workers:
             workers.do(study.missing(pool))
     with_people, without = study.pool(pool)
-    robustness = study.robustness([job.name for job in pipeline.jobs if job.method.trains])
+    robustness = study.robustness([name for name, job in study.run.jobs.items() if job.method.trains])
     rows = [_row(cell, with_people, without, robustness) for cell in study.cells()]
     rows.sort(key=lambda row: (-(row.trust or 0.0), row.metric, row.task, row.modality))
     content = {"pool": pool, "bits": bits, "key": study.key, "rows": [row.model_dump() for row in rows]}
@@ -99,71 +101,66 @@ def _row(
 
 def _worker_task(recipe: Recipe, root: Path, bits: int, index: int, progress: Progress) -> Callable[[str, str], object]:
     """Prepare a worker process to train members of the pool; the models of the recipe exist by now."""
-    worker = worker_pipeline(recipe, root, index, progress)
-    for name in (TARGET, RETAIN_MODEL):
-        worker.models.planned(worker.keys[0], name)
-    return TrustStudy(worker, bits).member
+    return TrustStudy(worker_pipeline(recipe, root, index, progress).state, bits).member
 
 
 class TrustStudy:
     """The models of a pool, and the values that the metrics give them.
 
     Args:
-        pipeline: a run that has its unlearned models.
+        run: has its unlearned models.
         bits: of the rounded weights.
     """
 
-    def __init__(self, pipeline: Pipeline, bits: int) -> None:
-        self.pipeline = pipeline
-        self.models = pipeline.models
-        self.data = pipeline.context.dataset
+    def __init__(self, run: Run, bits: int) -> None:
+        self.run = run
         self.bits = bits
-        self.key = pipeline.keys[0]
+        self.key = run.keys[0]
         # log-probabilities under the base model are not computed for the replies of a pool
-        self.metrics: list[Metric] = [m for m in metrics_of(pipeline.recipe.evaluate) if not m.needs_base_logp]
-        self.answers = Answers(
-            pipeline.context,
-            pipeline.models,
+        self.metrics: list[Metric] = [m for m in metrics_of(run.recipe.evaluate) if not m.needs_base_logp]
+        self.evaluation = Evaluation(
+            run,
             self.key,
+            name=f"{RunFolder.TRUST}/eval/forget_{self.key}",
             keep=lambda sample: sample.split == "forget" and sample.part == "report",
-            place=f"{RunFolder.TRUST}/eval",
         )
+        self.evaluation.prepare()
 
     def cells(self) -> list[Cell]:
         """What can be measured: every metric on every task and modality it applies to."""
-        pairs = sorted({(sample.task, sample.modality) for sample in self.answers.samples})
+        pairs = sorted({(sample.task, sample.modality) for sample in self.evaluation.samples})
         return [(m.name, task, modality) for m in self.metrics for task, modality in pairs if task in m.tasks]
 
     def missing(self, size: int) -> list[tuple[str, str]]:
         """The members of the pool that have not replied yet."""
         members = [(kind, str(number)) for kind in KINDS for number in range(size)]
-        return [member for member in members if not all(unit.done for unit in self._units(*member))]
+        return [member for member in members if not self._done(*member)]
 
     def pool(self, size: int) -> tuple[list[Values], list[Values]]:
         """Oriented values of the models trained with the forget people, and of those trained without them."""
-        self.pipeline.progress.stage("pool", f"{size} models with and {size} without the forget people")
+        self.run.progress.stage("pool", f"{size} models with and {size} without the forget people")
         has, lacks = ([self.member(kind, str(number)) for number in range(size)] for kind in KINDS)
         return has, lacks
 
     def member(self, kind: str, number: str) -> Values:
         """Train and ask one model; both kinds of a number share their seed, so only their people differ."""
         name, people, seed = self._plan(kind, number)
-        self.models.finetune(self.key, name, people, seed=seed)
-        return self.values(name, self.answers.ask(name))
+        finetune_model(self.run, self.key, name, people, seed=seed)
+        return self.values(name, self.evaluation.ask(name))
 
     def _plan(self, kind: str, number: str) -> tuple[str, Sequence[str], int]:
-        people = self.data.people if kind == "with" else self.data.retained(self.key)
-        seed = derive(self.pipeline.recipe.seed, RunFolder.TRUST, int(number))
+        people = self.run.data.people if kind == "with" else self.run.data.retained(self.key)
+        seed = derive(self.run.recipe.seed, RunFolder.TRUST, int(number))
         return f"{RunFolder.TRUST}_{kind}_{number}", people, seed
 
-    def _units(self, kind: str, number: str) -> tuple[Unit, Unit]:
+    def _done(self, kind: str, number: str) -> bool:
         name, people, seed = self._plan(kind, number)
-        return self.models.finetune_unit(self.key, name, people, seed=seed), self.answers.unit(name)
+        return finetune_unit(self.run, self.key, name, people, seed=seed).done and self.evaluation.unit(name).done
 
     def robustness(self, names: Sequence[str]) -> dict[str, Values]:
         """Per attack and cell, the mean over the unlearned models of what stays hidden, 0 to 1."""
-        self.pipeline.progress.stage("attack", f"{len(names)} unlearned models, {self.bits} bits, relearning")
-        before = {name: self.values(name, self.answers.ask(name)) for name in [*names, RETAIN_MODEL]}
+        self.run.progress.stage("attack", f"{len(names)} unlearned models, {self.bits} bits, relearning")
+        before = {name: self.values(name, self.evaluation.ask(name)) for name in [*names, RETAIN_MODEL]}
         rounded = {name: self.values(name, self._ask_rounded(name)) for name in names}
         relearned = {name: self.values(name, self._ask_relearned(name)) for name in before}
         gain = {name: _each(before[name], relearned[name], lambda old, new: new - old) for name in before}
@@ -177,26 +174,27 @@ class TrustStudy:
 
     def values(self, name: str, replies: Sequence[Response]) -> Values:
         """Aggregate the scores of replies, oriented so that a larger value means that more is known."""
-        scores = scoring.score_all(self.answers.samples, replies, self.metrics)
+        scores = scoring.score_all(self.evaluation.samples, replies, self.metrics)
         metrics = {metric.name: metric for metric in self.metrics}
         return {
             (result.metric, result.task, result.modality): oriented(metrics[result.metric], result.value)
-            for result in scoring.aggregate(name, self.answers.samples, scores, self.metrics)
+            for result in scoring.aggregate(name, self.evaluation.samples, scores, self.metrics)
             if result.value is not None
         }
 
     def _ask_rounded(self, name: str) -> list[Response]:
-        inputs = {"model": self.models.unit(self.key, name).fingerprint, "bits": self.bits}
-        unit = self.pipeline.context.store.unit(f"{self.answers.place}/{name}_{self.bits}_bits/replies", inputs)
+        inputs = {"model": self.run.fingerprint(RunFolder.model_unit(self.key, name)), "bits": self.bits}
+        unit = self.run.store.unit(f"{self.evaluation.name}/{name}_{self.bits}_bits/replies", inputs)
         if not unit.done:
-            self.answers.collect(unit, self.models.ref(self.key, name), f"{name}, {self.bits} bits", bits=self.bits)
+            self.evaluation.collect(unit, self.run.ref(self.key, name), f"{name}, {self.bits} bits", bits=self.bits)
         return read_lines(unit.folder / RESPONSES, Response)
 
     def _ask_relearned(self, name: str) -> list[Response]:
         """Replies after one more fine-tuning, with the target's settings, on the forget people alone."""
         relearned = f"{RunFolder.TRUST}_relearned_{name}"
-        self.models.finetune(self.key, relearned, self.data.splits[self.key], start=self.models.ref(self.key, name))
-        return self.answers.ask(relearned)
+        people, start = self.run.data.splits[self.key], self.run.ref(self.key, name)
+        finetune_model(self.run, self.key, relearned, people, start=start)
+        return self.evaluation.ask(relearned)
 
 
 def oriented(metric: Metric, value: float) -> float:

@@ -23,11 +23,12 @@ from mllmu.core.errors import RecipeError, needs_extra
 from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.progress import Progress
 from mllmu.core.records import Modality, Response, Sample, Split
-from mllmu.core.runfolder import RunFolder, write_atomic
+from mllmu.core.runfolder import UNIT_FILE, RunFolder, read_json, write_atomic
 from mllmu.core.seeding import derive
 from mllmu.evaluation.metrics import Metric
-from mllmu.pipeline.answers import Answers
+from mllmu.pipeline.evaluate import Evaluation
 from mllmu.pipeline.pipeline import Pipeline
+from mllmu.pipeline.unlearn import unlearn_model
 from mllmu.unlearning.base import Method
 
 FACTORS = {"learning_rate": 5.0, "epochs": 2.0}
@@ -123,20 +124,20 @@ class _Search:
         plain = recipe.model_copy(update={"unlearn": recipe.unlearn.model_copy(update={"methods": ()})})
         pipeline = Pipeline(plain, root, gate=recipe.gate, progress=progress)
         pipeline.run("unlearn")
-        self.seed, self.progress, self.models = recipe.seed, progress, pipeline.models
-        pipeline.context.store.force = force
-        keys = pipeline.keys
+        self.run = pipeline.state
+        self.run.store.force = force
+        keys = self.run.keys
         self.key = keys[0] if key is None else key
         if self.key not in keys:
             raise RecipeError(f"--ratio {key}: not a forget ratio of the recipe. Expected one of: {', '.join(keys)}.")
-        self.answers = Answers(
-            pipeline.context,
-            pipeline.models,
+        self.evaluation = Evaluation(
+            self.run,
             self.key,
+            name=f"{RunFolder.TUNE}/eval/forget_{self.key}",
             keep=lambda sample: sample.part == "selection",
-            place=f"{RunFolder.TUNE}/eval",
         )
-        if not {"forget", "retain"} <= {sample.split for sample in self.answers.samples}:
+        self.evaluation.prepare()
+        if not {"forget", "retain"} <= {sample.split for sample in self.evaluation.samples}:
             raise RecipeError("data.splits.selection: so small that no question of forget or retain is kept apart.")
         self.target, self.retain_model = self._scores(TARGET), self._scores(RETAIN_MODEL)
 
@@ -145,9 +146,9 @@ class _Search:
         with needs_extra("mllmu tune", "tune"):
             import optuna
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self.progress.stage("tune", f"{job.plugin}, {num_trials} trials")
+        self.run.progress.stage("tune", f"{job.plugin}, {num_trials} trials")
         label = f"{RunFolder.TUNE}_{index}_{''.join(c if c.isalnum() else '_' for c in job.plugin)}"
-        sampler = optuna.samplers.TPESampler(seed=derive(self.seed, "tune", label) % 2**32)
+        sampler = optuna.samplers.TPESampler(seed=derive(self.run.recipe.seed, "tune", label) % 2**32)
         study = optuna.create_study(sampler=sampler)
         bounds = search_space(job.method)
         study.enqueue_trial({key: getattr(job.method, key) for key in bounds})
@@ -164,11 +165,12 @@ class _Search:
 
     def _trial(self, label: str, plugin: str, number: int, settings: dict[str, Any]) -> Trial:
         method = plugins.build("methods", plugin, settings, where="unlearn.methods")
-        self.models.jobs[label] = Job(name=label, plugin=plugin, settings=settings, method=method)
-        self.models.unlearn(self.key, label)
+        self.run.jobs[label] = Job(name=label, plugin=plugin, settings=settings, method=method)
+        unlearn_model(self.run, self.key, label)
         gap, loss = gap_and_loss(self._scores(label), self.target, self.retain_model)
-        seconds = float(self.models.unit(self.key, label).facts().get("seconds", 0.0))
-        self.progress.note(f"{plugin} {number}: gap {gap:.3f} + loss {loss:.3f}, {seconds:.0f} s")
+        unit = self.run.root / RunFolder.model_unit(self.key, label) / UNIT_FILE
+        seconds = float(read_json(unit).get("facts", {}).get("seconds", 0.0))
+        self.run.progress.note(f"{plugin} {number}: gap {gap:.3f} + loss {loss:.3f}, {seconds:.0f} s")
         return Trial(
             method=plugin,
             number=number,
@@ -180,7 +182,7 @@ class _Search:
         )
 
     def _scores(self, name: str) -> Scores:
-        return main_scores(self.answers.samples, self.answers.ask(name))
+        return main_scores(self.evaluation.samples, self.evaluation.ask(name))
 
 
 def main_scores(samples: Sequence[Sample], responses: Sequence[Response]) -> dict[tuple[Split, Modality], float]:

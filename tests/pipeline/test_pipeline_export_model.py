@@ -14,8 +14,9 @@ from mllmu.cli.app import app
 from mllmu.config import load as recipes
 from mllmu.core.errors import ModelError
 from mllmu.core.records import ModelRef
+from mllmu.core.runfolder import RunFolder
 from mllmu.models.loading import load
-from mllmu.pipeline.export_model import export_model, find_models
+from mllmu.pipeline.export_model import export_model
 
 
 def test_an_exported_model_gives_the_same_logits(finished: Path, tmp_path: Path) -> None:
@@ -43,7 +44,7 @@ def test_a_guard_is_said_to_be_outside_the_weights(finished: Path, tmp_path: Pat
 
 
 def test_a_wrong_name_or_a_taken_folder_is_an_error(finished: Path, tmp_path: Path) -> None:
-    assert {"target", "forget_40/retain_model", "forget_40/npo"} <= set(find_models(finished))
+    assert {"target", "forget_40/retain_model", "forget_40/npo"} <= set(RunFolder(finished).models_made())
     with pytest.raises(ModelError, match=r"no model 'forget_40/np'\. Did you mean 'forget_40/npo'"):
         export_model(finished, "forget_40/np", tmp_path / "out")
     (tmp_path / "mine").write_text("x")

@@ -15,7 +15,8 @@ from mllmu.config.load import load
 from mllmu.config.recipe import DataSection
 from mllmu.core.progress import SilentProgress
 from mllmu.data.preview import previews
-from mllmu.pipeline.context import Context
+from mllmu.pipeline.data import data_unit
+from mllmu.pipeline.run import Run
 
 pytestmark = pytest.mark.usefixtures("loopback")
 
@@ -72,7 +73,7 @@ def test_more_patience_or_a_larger_budget_leaves_finished_data_alone(tmp_path: P
     recipe.write_text("name: r\ndata: {questions: {name: llm, model: m}}\n")
 
     def fingerprint(*overrides: str) -> str:
-        return Context(load(recipe, overrides), tmp_path / "run", SilentProgress()).data_unit().fingerprint
+        return data_unit(Run(load(recipe, overrides), tmp_path / "run", SilentProgress())).fingerprint
 
     first = fingerprint()
     assert fingerprint("data.questions.max_requests=5", "data.questions.concurrency=2") == first

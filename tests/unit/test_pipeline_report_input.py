@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from mllmu.core.records import MetricResult
-from mllmu.pipeline.report_input import judgements
+from mllmu.pipeline.report import judgements
 
 
 def result(model: str) -> dict[str, object]:

@@ -24,7 +24,7 @@ from mllmu.models.engine.respond import plan_batches, respond
 from mllmu.models.families import Family
 from mllmu.models.families.idefics2 import Idefics2
 from mllmu.pipeline.protocols import comparison_tables, markdown
-from mllmu.pipeline.report_input import protocol_warning
+from mllmu.pipeline.report import protocol_warning
 from mllmu.report import ModelRow, ReportInput
 from mllmu.report.numbers import Cell, Numbers
 

@@ -15,11 +15,13 @@ from torch import Tensor
 from mllmu.config.load import parse
 from mllmu.core import plugins
 from mllmu.core.errors import RecipeError
+from mllmu.core.progress import SilentProgress
 from mllmu.core.records import ModelRef, Question
 from mllmu.core.seeding import rng
 from mllmu.models.engine.forward import Forward
 from mllmu.models.families import Turn
-from mllmu.pipeline import models
+from mllmu.pipeline import unlearn
+from mllmu.pipeline.run import Run
 from mllmu.training.losses import answer_nll, dpo_loss, kl_to_reference, npo_loss
 from mllmu.unlearning.base import Method, Side, Step
 from mllmu.unlearning.methods.rmu import direction
@@ -283,16 +285,13 @@ def test_a_method_that_preserves_text_also_retains_what_is_known_by_name(
         )
         for person in ("a", "b") for modality in ("image_text", "text")
     ]  # fmt: skip
-    dataset = SimpleNamespace(splits={"50": ["a"]}, retained=lambda _: ["b"], questions=asked, folder=Path("data"))
     seen = {}
-    monkeypatch.setattr(models, "unlearn", lambda *given, **_: seen.update(sides=given[2]))
-    context = SimpleNamespace(
-        dataset=dataset, recipe=parse({"name": "x", "unlearn": {"methods": [name]}}), progress=None
-    )
-    made = models.Models(context)  # type: ignore[arg-type]
-    monkeypatch.setattr(made, "load", lambda _: None)
+    monkeypatch.setattr(unlearn, "unlearn", lambda *given, **_: seen.update(sides=given[2]))
+    run = Run(parse({"name": "x", "unlearn": {"methods": [name]}}), Path("run"), SilentProgress())
+    vars(run)["data"] = SimpleNamespace(splits={"50": ["a"]}, retained=lambda _: ["b"], questions=asked)
+    monkeypatch.setattr(run, "load", lambda _: None)
     ref = ModelRef(base="tiny")
-    made.train_unlearned(key="50", name=name, start=ref, reference=ref, folder=Path("made"))
+    unlearn.train(run, key="50", model=name, start=ref, reference=ref, folder=Path("made"))
     assert {turn.prompt for turn in seen["sides"].forget} == {"a image_text"}
     retained = {turn.prompt for turn in seen["sides"].retain}
     assert retained == ({"b image_text", "a text", "b text"} if expected is None else expected)

@@ -10,7 +10,7 @@ from typing import Any
 
 from mllmu.config.recipe import Recipe
 from mllmu.core.progress import Progress
-from mllmu.core.records import ModelRef, Sample
+from mllmu.core.records import Sample
 from mllmu.models.families import Turn, core
 from mllmu.models.loading import Loaded
 from mllmu.pipeline.pipeline import Pipeline
@@ -42,19 +42,19 @@ class Examination:
         self.recipe = recipe
         self.pipeline = Pipeline(recipe, root, gate=False, progress=progress)
         self.pipeline.data()
-        self.dataset = self.pipeline.context.dataset
+        self.run = self.pipeline.state
+        self.dataset = self.run.data
         progress.stage("model", recipe.model.path)
-        base = ModelRef(base=recipe.model.path, revision=recipe.model.revision)
-        self.loaded: Loaded = self.pipeline.models.load(base)
+        self.loaded: Loaded = self.run.load(self.run.base)
         self.modules = [name for name, _ in core(self.loaded.model).named_modules()]
 
     @cached_property
     def samples(self) -> dict[str, list[Sample]]:
         """The samples of all ratios, without repetition, by protocol; the recipe's own is ''."""
-        protocols = {"": list(self.pipeline.answers.values())}
+        protocols = {"": list(self.pipeline.evaluations.values())}
         for label in self.recipe.evaluate.compare:
-            protocols[label] = [comparison.answers[label] for comparison in self.pipeline.comparisons.values()]
-        by_id = {label: {s.id: s for one in answers for s in one.samples} for label, answers in protocols.items()}
+            protocols[label] = [comparison.evaluations[label] for comparison in self.pipeline.comparisons.values()]
+        by_id = {label: {s.id: s for one in of_label for s in one.render()} for label, of_label in protocols.items()}
         return {label: list(samples.values()) for label, samples in by_id.items()}
 
     @cached_property
@@ -63,10 +63,10 @@ class Examination:
         section, lora = self.recipe.finetune, self.recipe.unlearn.lora
         default = self.loaded.family.lora_targets
         num_layers = int(self.loaded.model.config.get_text_config().num_hidden_layers)
-        forget = sorted({person for key in self.pipeline.keys for person in self.dataset.splits[key]})
+        forget = sorted({person for key in self.run.keys for person in self.dataset.splits[key]})
         pattern = (section.lora.targets if section.lora else None) or default
         jobs = [TrainingJob("finetune", None, self._turns(self.dataset.people, section.modality), pattern)]
-        for job in self.pipeline.jobs:
+        for job in self.run.jobs.values():
             method = job.method
             if method.trains and not method.modifies:
                 pattern = method.targets(num_layers) or (lora.targets if lora else None) or default
@@ -101,8 +101,8 @@ class Examination:
 
     def _system_prompts(self) -> Iterator[tuple[str, str]]:
         """The longest system prompt of each method that has one."""
-        people = [[self.dataset.names[person] for person in self.dataset.splits[key]] for key in self.pipeline.keys]
-        for job in self.pipeline.jobs:
+        people = [[self.dataset.names[person] for person in self.dataset.splits[key]] for key in self.run.keys]
+        for job in self.run.jobs.values():
             method = job.method
             if not (method.trains or method.modifies) and (prompt := max(map(method.system_prompt, people), key=len)):
                 yield job.name, prompt
@@ -111,7 +111,7 @@ class Examination:
 def examine(examination: Examination) -> Iterator[CheckResult]:
     """All checks, those that need no model first; with an unreadable image, those that need all images are left out."""
     data, loaded, recipe = examination.dataset, examination.loaded, examination.recipe
-    yield from (checks.people_apart(data, key) for key in examination.pipeline.keys)
+    yield from (checks.people_apart(data, key) for key in examination.run.keys)
     yield checks.evaluation_not_trained(data)
     protocols = {"": recipe.evaluate.protocol, **recipe.evaluate.compare}
     for label, samples in examination.samples.items():

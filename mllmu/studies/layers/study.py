@@ -12,6 +12,7 @@ from mllmu.core.records import MODALITIES, Modality, Sample
 from mllmu.core.runfolder import RunFolder, write_atomic
 from mllmu.models.families import Turn
 from mllmu.pipeline.pipeline import Pipeline
+from mllmu.pipeline.run import Run
 from mllmu.studies.layers.measure import LayerComparison, attribute_probes, mean_accuracy
 from mllmu.studies.layers.page import write_page
 from mllmu.studies.layers.records import ErasureRow, LayerRow, LayersResult
@@ -27,8 +28,9 @@ def measure_layers(recipe: Recipe, root: Path, *, gate: bool = True, progress: P
     """
     pipeline = Pipeline(recipe, root, gate=gate, progress=progress)
     pipeline.run("unlearn")
-    key = pipeline.keys[0]
-    samples = pipeline.answers[key].samples
+    run = pipeline.state
+    key = run.keys[0]
+    samples = pipeline.evaluations[key].samples
     samples = [s for s in samples if s.split == "forget" and s.task == "cloze" and s.part == "report"]
     if not samples:
         raise DataError("layers: no cloze question about the people to forget. Add 'cloze' to evaluate.tasks.")
@@ -38,7 +40,7 @@ def measure_layers(recipe: Recipe, root: Path, *, gate: bool = True, progress: P
     for modality in MODALITIES:
         of_modality = [sample for sample in samples if sample.modality == modality]
         if of_modality:
-            rows, erasures, attributes = _measure_modality(pipeline, key, modality, of_modality)
+            rows, erasures, attributes = _measure_modality(run, key, modality, of_modality)
             layers += rows
             models += erasures
             probed |= attributes
@@ -54,28 +56,28 @@ def measure_layers(recipe: Recipe, root: Path, *, gate: bool = True, progress: P
 
 
 def _measure_modality(
-    pipeline: Pipeline, key: str, modality: Modality, samples: list[Sample]
+    run: Run, key: str, modality: Modality, samples: list[Sample]
 ) -> tuple[list[LayerRow], list[ErasureRow], set[str]]:
-    recipe, models, data = pipeline.recipe, pipeline.models, pipeline.context.dataset
+    recipe, data = run.recipe, run.data
     size = recipe.evaluate.planned_batch_size
     images = [data.folder / sample.image if sample.image else None for sample in samples]
     turns = [
         Turn(prompt=sample.prompt, reply=sample.target, image=image, label=sample.id)
         for sample, image in zip(samples, images, strict=True)
     ]
-    comparison = LayerComparison(models.load(models.ref(key, TARGET)), turns, modality, batch_size=size)
+    comparison = LayerComparison(run.load(run.ref(key, TARGET)), turns, modality, batch_size=size)
     probes = attribute_probes(data, key, modality)
     layers: list[LayerRow] = []
     erasures: list[ErasureRow] = []
-    names = [RETAIN_MODEL, TARGET, *(name for name in pipeline.names if name not in (TARGET, RETAIN_MODEL))]
-    pipeline.progress.start(f"layers, {modality}", len(names))
+    names = [RETAIN_MODEL, TARGET, *(name for name in run.models if name not in (TARGET, RETAIN_MODEL))]
+    run.progress.start(f"layers, {modality}", len(names))
     for name in names:
-        ref = models.ref(key, name)
-        loaded = models.load(ref)
+        ref = run.ref(key, name)
+        loaded = run.load(ref)
         accuracy = mean_accuracy(loaded, probes, ref.system_prompt, batch_size=size, seed=recipe.seed)
         rows, erasure = comparison.measure(name, loaded, ref.system_prompt, accuracy)
         layers += rows
         erasures.append(erasure)
-        pipeline.progress.advance()
-    pipeline.progress.finish()
+        run.progress.advance()
+    run.progress.finish()
     return layers, erasures, {probe.attribute for probe in probes}

@@ -14,13 +14,14 @@ import yaml
 from mllmu.config.load import load, parse
 from mllmu.core.errors import DataError, RunStoreError
 from mllmu.core.progress import SilentProgress
-from mllmu.core.runfolder import RunStore
-from mllmu.pipeline.context import ELAPSED, Context, content_digest, timed
+from mllmu.core.runfolder import ELAPSED_FILE, RunStore, content_digest
+from mllmu.pipeline.data import data_unit
 from mllmu.pipeline.record import installed, recorded, seconds_by_stage
+from mllmu.pipeline.run import Run
 
 
-def context(root: Path, **settings: Any) -> Context:
-    return Context(parse({"name": "mini", **settings}), root, SilentProgress())
+def run_in(root: Path, **settings: Any) -> Run:
+    return Run(parse({"name": "mini", **settings}), root, SilentProgress())
 
 
 def status(root: Path) -> str:
@@ -28,7 +29,7 @@ def status(root: Path) -> str:
 
 
 def test_the_recipe_is_there_first_with_all_defaults(tmp_path: Path) -> None:
-    run = context(tmp_path, seed=7)
+    run = run_in(tmp_path, seed=7)
     with recorded(run):
         assert load(tmp_path / "recipe.yaml") == run.recipe
         assert yaml.safe_load((tmp_path / "recipe.yaml").read_text())["finetune"]["lora"]["rank"] == 16
@@ -40,18 +41,18 @@ def test_the_recipe_is_there_first_with_all_defaults(tmp_path: Path) -> None:
     ("error", "expected"), [(KeyboardInterrupt, "interrupted"), (DataError, "failed"), (KeyError, "failed")]
 )
 def test_the_end_is_recorded_whatever_it_is(error: type[BaseException], expected: str, tmp_path: Path) -> None:
-    with pytest.raises(error), recorded(context(tmp_path)):
+    with pytest.raises(error), recorded(run_in(tmp_path)):
         raise error
     assert status(tmp_path) == expected
 
 
 def test_a_folder_of_another_recipe_keeps_its_own(tmp_path: Path) -> None:
-    with recorded(context(tmp_path, seed=1)):
+    with recorded(run_in(tmp_path, seed=1)):
         pass
-    with pytest.raises(RunStoreError), recorded(context(tmp_path, seed=2)):
+    with pytest.raises(RunStoreError), recorded(run_in(tmp_path, seed=2)):
         raise RunStoreError("was made with other settings")
     assert load(tmp_path / "recipe.yaml").seed == 1
-    with pytest.raises(DataError), recorded(context(tmp_path, seed=2)):
+    with pytest.raises(DataError), recorded(run_in(tmp_path, seed=2)):
         raise DataError("anything else")
     assert load(tmp_path / "recipe.yaml").seed == 2
 
@@ -61,14 +62,14 @@ def test_a_full_disk_hides_neither_the_first_error_nor_ctrl_c(tmp_path: Path, mo
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     for error in (RunStoreError("data/images/001_0.png: cannot be written"), KeyboardInterrupt()):
-        with monkeypatch.context() as patch, pytest.raises(type(error)) as caught, recorded(context(tmp_path)):
+        with monkeypatch.context() as patch, pytest.raises(type(error)) as caught, recorded(run_in(tmp_path)):
             patch.setattr(os, "fsync", full)
             raise error
         assert caught.value is error
 
 
 def test_versions_seed_and_hardware_are_recorded(tmp_path: Path) -> None:
-    with recorded(context(tmp_path, seed=7)):
+    with recorded(run_in(tmp_path, seed=7)):
         pass
     record = json.loads((tmp_path / "run.json").read_text())
     assert (record["seed"], record["model"]) == (7, "tiny")
@@ -85,10 +86,9 @@ def test_seconds_are_summed_by_stage_and_interrupted_attempts_count(tmp_path: Pa
     }  # fmt: skip
     for name, spent in seconds.items():
         unit = store.unit(name, {})
-        (unit.building / ELAPSED).write_text(str(spent))
-        with timed(unit) as facts:
+        (unit.building / ELAPSED_FILE).write_text(str(spent))
+        with unit.making():
             pass
-        unit.commit(facts)
     expected = {"data": 1.0, "finetune": 5.0, "unlearn": 4.0, "evaluate": 5.0, "score": 6.0}
     assert seconds_by_stage(tmp_path) == pytest.approx(expected, abs=0.1)
 
@@ -96,7 +96,7 @@ def test_seconds_are_summed_by_stage_and_interrupted_attempts_count(tmp_path: Pa
 def test_a_damaged_unit_is_an_error_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "unit.json").write_text("{")
-    with pytest.raises(RunStoreError, match=r"data/unit\.json: damaged"), recorded(context(tmp_path)):
+    with pytest.raises(RunStoreError, match=r"data/unit\.json: damaged"), recorded(run_in(tmp_path)):
         pass
 
 
@@ -113,7 +113,7 @@ def test_the_data_depend_on_the_content_of_the_files_they_are_made_from(tmp_path
             "portraits": {"name": "folder", "path": str(images)},
             "splits": {"file": str(ids), "keys": ["forget_10"]},
         }
-        return context(tmp_path / "run", data=data).data_unit().fingerprint
+        return data_unit(run_in(tmp_path / "run", data=data)).fingerprint
 
     seen = [fingerprint()]
     assert fingerprint() == seen[0]

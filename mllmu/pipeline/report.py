@@ -1,90 +1,68 @@
-"""From the run folder to the input of the report, without any model."""
+"""Stage ``report``: one page per forget ratio, and a table for the terminal, from what the run folder holds."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Group
+
 from mllmu.config import load as recipes
 from mllmu.config.protocol import Protocol
-from mllmu.config.recipe import Job
-from mllmu.core.declared import ColumnSpec, Declared, MetricInfo, TableSpec
+from mllmu.core.declared import Declared, MetricInfo
 from mllmu.core.names import RETAIN_MODEL, TARGET
-from mllmu.core.records import MetricResult, Response, Sample, Score, Summary
-from mllmu.core.runfolder import UNIT_FILE, RunFolder, read_json, write_atomic
+from mllmu.core.records import MetricResult, Response, Sample, Summary
+from mllmu.core.runfolder import UNIT_FILE, RunFolder, read_json
 from mllmu.core.seeding import rng
 from mllmu.data.dataset import image_files
 from mllmu.evaluation import gate
 from mllmu.evaluation.outcome import outcome
-from mllmu.evaluation.scoring import ks_to_retain_model
 from mllmu.evaluation.stats import Difference
-from mllmu.pipeline.answers import Answers
-from mllmu.pipeline.context import Context
-from mllmu.pipeline.models import Models
+from mllmu.pipeline.evaluate import Evaluation
+from mllmu.pipeline.protocols import ProtocolComparison, write_comparison
 from mllmu.pipeline.record import describe, seconds_by_stage
-from mllmu.report import Example, ModelRow, Portrait, ReportInput
+from mllmu.pipeline.run import Run
+from mllmu.pipeline.score import KS
+from mllmu.report import Example, ModelRow, Portrait, ReportInput, render, terminal_tables
 from mllmu.report.inputs import TrustRow
+from mllmu.report.page import write_links
 from mllmu.report.tables import REFERENCE_KEY
 from mllmu.training.loop import CURVE
 
 NUM_PORTRAITS = 4
-KS = "ks_to_retain_model"
-"""Name of the distances to the retain_model in ``metrics.json``, and of their rows among the summaries of a report."""
 
 
-def ks_rows(samples: Sequence[Sample], scores: Mapping[str, Sequence[Score]]) -> list[Summary]:
-    """Distance of every model's truth ratios to the retain_model's, if truth ratios were scored."""
-    if not any(score.metric == "truth_ratio" for score in scores[RETAIN_MODEL]):
-        return []
-    return [
-        Summary(model=name, summary=KS, split=split, modality=modality, value=value)
-        for name, of_model in scores.items()
-        for (split, modality), value in ks_to_retain_model(samples, of_model, scores[RETAIN_MODEL]).items()
-    ]
-
-
-def ks_tables(distances: Sequence[Summary], *, folded: bool) -> Iterator[TableSpec]:
-    """How the distances of :func:`ks_rows` are shown, if there are any."""
-    splits = dict.fromkeys(row.split for row in distances)
-    if splits:
-        yield TableSpec(
-            title="Distance of truth ratios to the retain model, all sets",
-            intro="Kolmogorov-Smirnov distance, 0 to 1. At 0, the model's preference for right over wrong answers is "
-            "distributed as in a model that never learned them. It is sharper than the scores, which miss what a model "
-            "knows but does not say.",
-            columns=tuple(ColumnSpec(summary=KS, split=split, head=split, good="none") for split in splits),
-            order=90,
-            by_modality=True,
-            folded=folded,
-        )
-
-
-def write_metrics(
-    path: Path,
-    results: Sequence[MetricResult],
-    distances: Sequence[Summary],
-    summaries: Sequence[Summary],
-    declared: Declared,
+def write_reports(
+    run: Run, evaluations: Mapping[str, Evaluation], comparisons: Mapping[str, ProtocolComparison]
 ) -> None:
-    """Write all numbers of one forget ratio; no times, so equal runs give equal bytes."""
-    content: dict[str, Any] = {
-        "results": [result.model_dump() for result in results],
-        KS: [row.model_dump(include={"model", "split", "modality", "value"}) for row in distances],
-    }
-    if summaries:
-        content["summaries"] = [row.model_dump() for row in summaries]
-    content["declared"] = declared.model_dump(exclude_defaults=True)
-    write_atomic(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    """Draw one report per forget ratio; with several, an index page leads to them."""
+    folder = run.root / RunFolder.REPORT
+    run.progress.stage("report", str(folder))
+    several = len(evaluations) > 1
+    pages = {key: folder / f"forget_{key}" if several else folder for key in evaluations}
+    for key, page in pages.items():
+        render(report_input(evaluations[key]), page)
+        if key in comparisons:
+            write_comparison(page, comparisons[key].results(run.models))
+    if several:
+        links = {f"{key} % forgotten": f"{page.name}/index.html" for key, page in pages.items()}
+        write_links(folder, run.recipe.report.title or run.recipe.name, "One report per forget ratio.", links)
 
 
-def report_input(context: Context, models: Models, answers: Answers, jobs: Sequence[Job]) -> ReportInput:
+def terminal_table(evaluations: Mapping[str, Evaluation]) -> Group:
+    """The results of every ratio in a few lines for a terminal."""
+    return Group(*(table for one in evaluations.values() for table in terminal_tables(report_input(one))))
+
+
+def report_input(evaluation: Evaluation) -> ReportInput:
     """Collect what the report of one forget ratio shows."""
-    key, recipe = answers.key, context.recipe
-    numbers = read_json(answers.folder / RunFolder.METRICS_FILE)
-    rows = model_rows(models, key, jobs)
-    judged, of_judges, warnings = judgements(answers.folder, [row.name for row in rows])
+    run, key = evaluation.run, evaluation.key
+    recipe = run.recipe
+    numbers = read_json(evaluation.folder / RunFolder.METRICS_FILE)
+    rows = model_rows(run, key)
+    judged, of_judges, warnings = judgements(evaluation.folder, [row.name for row in rows])
     declared = Declared.model_validate(numbers["declared"])
     declared = declared.model_copy(update={"metrics": declared.metrics | of_judges})
     summaries = [*numbers.get("summaries", ()), *({"summary": KS, **row} for row in numbers[KS])]
@@ -94,23 +72,23 @@ def report_input(context: Context, models: Models, answers: Answers, jobs: Seque
         results=(*map(MetricResult.model_validate, numbers["results"]), *judged),
         summaries=tuple(map(Summary.model_validate, summaries)),
         declared=declared,
-        curves={row.name: curve(models, key, row.name) for row in rows},
+        curves={row.name: curve(run, key, row.name) for row in rows},
         provenance={
-            **describe(context),
-            "people": len(context.dataset.people),
-            "forgotten": len(context.dataset.splits[key]),
-            "seconds": seconds_by_stage(context.root),
+            **describe(run),
+            "people": len(run.data.people),
+            "forgotten": len(run.data.splits[key]),
+            "seconds": seconds_by_stage(run.root),
             "recipe": recipes.dump(recipe),
         },
-        portraits=portraits(context, key),
-        examples=examples(context, answers, [row.name for row in rows]),
+        portraits=portraits(run, key),
+        examples=examples(evaluation, [row.name for row in rows]),
         warnings=(
-            *gate_warning(answers.folder / RunFolder.GATE_FILE),
+            *gate_warning(evaluation.folder / RunFolder.GATE_FILE),
             *protocol_warning(recipe.evaluate.protocol),
             *warnings,
         ),
         reference_rows=recipe.report.reference_rows and key == REFERENCE_KEY,
-        trust=tuple(map(TrustRow.model_validate, read_json(context.root / RunFolder.TRUST_FILE).get("rows", ()))),
+        trust=tuple(map(TrustRow.model_validate, read_json(run.root / RunFolder.TRUST_FILE).get("rows", ()))),
     )
 
 
@@ -146,16 +124,16 @@ def judgements(folder: Path, models: Sequence[str]) -> tuple[list[MetricResult],
     return results, declared, warnings
 
 
-def model_rows(models: Models, key: str, jobs: Sequence[Job]) -> tuple[ModelRow, ...]:
+def model_rows(run: Run, key: str) -> tuple[ModelRow, ...]:
     """Target, retain_model and the unlearned models, with what they cost."""
     ratio = float(key) / 100
-    finetune = models.context.recipe.finetune.model_dump(mode="json")
-    retrained = {"forget_ratio": ratio, **_cost(models, key, RETAIN_MODEL)}
+    finetune = run.recipe.finetune.model_dump(mode="json")
+    retrained = {"forget_ratio": ratio, **_cost(run, key, RETAIN_MODEL)}
     rows = [
-        ModelRow(name=TARGET, role="target", settings=finetune, **_cost(models, key, TARGET)),
+        ModelRow(name=TARGET, role="target", settings=finetune, **_cost(run, key, TARGET)),
         ModelRow(name=RETAIN_MODEL, role="retain_model", settings=finetune, **retrained),
     ]
-    for job in jobs:
+    for job in run.jobs.values():
         method = job.method
         again = method.model == RETAIN_MODEL  # the retain_model by another name has cost what that did
         rows.append(
@@ -165,20 +143,20 @@ def model_rows(models: Models, key: str, jobs: Sequence[Job]) -> tuple[ModelRow,
                 method=job.plugin,
                 modality=method.modality,
                 settings=method.model_dump(mode="json", exclude={"modality"}),
-                **(retrained if again else {"forget_ratio": ratio, **_cost(models, key, job.name)}),
+                **(retrained if again else {"forget_ratio": ratio, **_cost(run, key, job.name)}),
             )
         )
     return tuple(rows)
 
 
-def _cost(models: Models, key: str, name: str) -> dict[str, Any]:
-    facts = models.unit(key, name).facts()
+def _cost(run: Run, key: str, name: str) -> dict[str, Any]:
+    facts = read_json(run.root / RunFolder.model_unit(key, name) / UNIT_FILE).get("facts", {})
     return {name: facts.get(name) for name in ("seconds", "peak_mib", "tokens_per_s", "trainable")}
 
 
-def curve(models: Models, key: str, name: str) -> dict[str, tuple[tuple[int, float], ...]]:
+def curve(run: Run, key: str, name: str) -> dict[str, tuple[tuple[int, float], ...]]:
     """The training curve of a model by loss term, as (step, value); empty if it was not trained."""
-    path = models.unit(key, name).folder / CURVE
+    path = run.root / RunFolder.model_unit(key, name) / CURVE
     points = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
     terms = dict.fromkeys(term for point in points for term in point if term != "step")
     return {term: tuple((int(p["step"]), p[term]) for p in points if term in p) for term in terms}
@@ -192,9 +170,9 @@ def gate_warning(path: Path) -> tuple[str, ...]:
     return (text,) if fault else ()
 
 
-def portraits(context: Context, key: str) -> tuple[Portrait, ...]:
+def portraits(run: Run, key: str) -> tuple[Portrait, ...]:
     """Images of some people to forget and to retain."""
-    data = context.dataset
+    data = run.data
     people = [("forget", person) for person in data.splits[key][:NUM_PORTRAITS]]
     people += [("retain", person) for person in data.retained(key)[:NUM_PORTRAITS]]
     views = {person: [path.read_bytes() for path in image_files(data.folder, person)] for _, person in people}
@@ -202,27 +180,27 @@ def portraits(context: Context, key: str) -> tuple[Portrait, ...]:
     return tuple(map(Portrait.model_validate, records))
 
 
-def examples(context: Context, answers: Answers, names: Sequence[str]) -> tuple[Example, ...]:
+def examples(evaluation: Evaluation, names: Sequence[str]) -> tuple[Example, ...]:
     """Some questions with the replies of all models: for every task one of the forget and of the retain set in turn."""
-    replies = {name: {r.sample_id: r for r in answers.replies(name)} for name in names}
+    replies = {name: {r.sample_id: r for r in evaluation.responses(name)} for name in names}
     picked: list[Sample] = []
-    reported = [sample for sample in answers.samples if sample.part == "report"]
-    order = sorted(reported, key=lambda s: rng(context.recipe.seed, "example", s.id).random())
-    wanted = [(split, task) for task in context.recipe.evaluate.tasks for split in ("forget", "retain")]
-    while order and wanted and len(picked) < context.recipe.report.num_examples:
+    reported = [sample for sample in evaluation.samples if sample.part == "report"]
+    order = sorted(reported, key=lambda s: rng(evaluation.run.recipe.seed, "example", s.id).random())
+    wanted = [(split, task) for task in evaluation.run.recipe.evaluate.tasks for split in ("forget", "retain")]
+    while order and wanted and len(picked) < evaluation.run.recipe.report.num_examples:
         for split, task in wanted:
             sample = next((s for s in order if s.split == split and s.task == task and s not in picked), None)
             picked += [sample] if sample else []
         if len(picked) < len(wanted):
             break
-    return tuple(_example(context, s, replies) for s in picked[: context.recipe.report.num_examples])
+    return tuple(_example(evaluation.run, s, replies) for s in picked[: evaluation.run.recipe.report.num_examples])
 
 
-def _example(context: Context, sample: Sample, replies: Mapping[str, Mapping[str, Response]]) -> Example:
+def _example(run: Run, sample: Sample, replies: Mapping[str, Mapping[str, Response]]) -> Example:
     return Example(
         **sample.model_dump(include={"split", "task", "modality"}),
         question=sample.prompt,
-        image=(context.dataset.folder / sample.image).read_bytes() if sample.image else None,
+        image=(run.data.folder / sample.image).read_bytes() if sample.image else None,
         truth=sample.target,
         replies={name: of_model[sample.id].text for name, of_model in replies.items()},
         outcomes={name: outcome(sample, of_model[sample.id]) for name, of_model in replies.items()},

@@ -10,8 +10,7 @@ from helpers_models import Watcher
 from mllmu.config.load import parse
 from mllmu.core.records import ModelRef
 from mllmu.models.families.llava import Llava
-from mllmu.pipeline.context import Context
-from mllmu.pipeline.models import Models
+from mllmu.pipeline.run import Run
 
 
 @pytest.mark.parametrize(("shares", "packing", "notes"), [(False, "auto", 2), (True, "auto", 0), (False, "off", 1)])
@@ -21,9 +20,9 @@ def test_what_is_not_shared_is_said_once(
     monkeypatch.setattr(Llava, "shares_prefix", shares)
     watcher = Watcher()
     recipe = parse({"name": "x", "model": {"path": str(tiny_base), "packing": packing, "device": "cpu"}})
-    models = Models(Context(recipe, tmp_path, watcher))
+    run = Run(recipe, tmp_path, watcher)
     for _ in range(2):
-        assert models.load(ModelRef(base=str(tiny_base))).packs == (shares and packing == "auto")
+        assert run.load(ModelRef(base=str(tiny_base))).packs == (shares and packing == "auto")
     assert len(watcher.notes) == notes
-    said = ["'llava' read every prompt again for each", "'llava' are trained one question a row"]
+    said = ["'llava' read every prompt again per candidate", "'llava' are trained one question per row"]
     assert all(text in note for text, note in zip(said, reversed(watcher.notes), strict=False))

@@ -1,0 +1,44 @@
+"""Stage ``data``: people, images, questions, splits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mllmu.config.recipe import Recipe
+from mllmu.core import plugins
+from mllmu.core.runfolder import RunFolder, Unit, content_digest
+from mllmu.data import build
+from mllmu.pipeline.run import Run
+
+
+def make_data(run: Run) -> None:
+    """Make the data of the recipe, or find them made."""
+    section = run.recipe.data
+    run.progress.stage("data", f"{section.source.name} people, {section.portraits.name} portraits")
+    unit = data_unit(run)
+    if not unit.done:
+        with unit.making() as facts:
+            facts |= build.make(section, run.recipe.seed, unit.building, run.progress)
+
+
+def data_unit(run: Run) -> Unit:
+    """The unit of the data; it depends on its settings, the seed, and the content of the files that they name."""
+    inputs = {"seed": run.recipe.seed, "settings": _settings(run.recipe), "files": _files(run.recipe)}
+    return run.store.unit(RunFolder.DATA, inputs)
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    """All settings but those that only say how patiently, or for how much, an endpoint is asked."""
+    settings: dict[str, Any] = recipe.data.model_dump(mode="json")
+    for part, kind in (("source", "sources"), ("questions", "questions")):
+        operational = plugins.find(kind, settings[part]["name"]).operational
+        settings[part] = {name: value for name, value in settings[part].items() if name not in operational}
+    return settings
+
+
+def _files(recipe: Recipe) -> dict[str, str]:
+    """Digests of the files and folders that the settings name, by path."""
+    section = recipe.data
+    used = (*build.sources(section), section.portraits.build("portraits", "data.portraits"))
+    paths = [section.splits.file, section.review, *(path for plugin in used if plugin for path in plugin.files())]
+    return {str(path): content_digest(path) for path in paths if path and path.exists()}

@@ -1,0 +1,137 @@
+"""One run: its recipe, its folder, its data once they are there, and its models on disk and in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mllmu.config.recipe import Finetune, Job, Recipe, Unlearn, jobs
+from mllmu.core import ranks
+from mllmu.core.names import RETAIN_MODEL, TARGET
+from mllmu.core.progress import Progress, metered
+from mllmu.core.records import ModelRef
+from mllmu.core.runfolder import UNIT_FILE, RunFolder, RunStore, Unit, read_json, write_atomic
+from mllmu.data import dataset
+from mllmu.models.encoding import Encoder
+from mllmu.models.families import Turn
+from mllmu.models.loading import Loaded, load
+from mllmu.parallel.team import share
+from mllmu.training.batches import training_turns
+from mllmu.training.loop import Training
+
+SAME_MODEL = {"device", "device_map", "gradient_checkpointing"}
+"""Settings of the model that change where and how it is computed, but nothing that is computed."""
+
+
+class Run:
+    """What all stages of a run share.
+
+    Args:
+        recipe: what to do.
+        root: the run folder.
+        progress: receives what is going on.
+    """
+
+    def __init__(self, recipe: Recipe, root: Path, progress: Progress) -> None:
+        self.recipe = recipe
+        self.root = root
+        self.progress = progress
+        self.store = RunStore(root)
+        self.jobs: dict[str, Job] = {job.name: job for job in jobs(recipe)}
+        self.vllm_engine: Any = None
+        self._encoder: Encoder | None = None
+
+    @cached_property
+    def data(self) -> dataset.Dataset:
+        """What the data stage has made."""
+        return dataset.load(self.root / RunFolder.DATA)
+
+    @property
+    def keys(self) -> list[str]:
+        """The forget ratios in percent."""
+        return self.data.keys
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the models that are compared at each ratio, in the order of the report."""
+        return [TARGET, RETAIN_MODEL, *self.jobs]
+
+    def fingerprint(self, unit: str) -> str:
+        """Fingerprint of a unit that an earlier stage has finished."""
+        return str(read_json(self.root / unit / UNIT_FILE).get("fingerprint", ""))
+
+    @property
+    def base(self) -> ModelRef:
+        """The base model, before any fine-tuning."""
+        return ModelRef(base=self.recipe.model.path, revision=self.recipe.model.revision)
+
+    def ref(self, key: str, model: str) -> ModelRef:
+        """The reference of a finished model of the run."""
+        path = self.root / RunFolder.model_unit(key, model) / RunFolder.MODEL_FILE
+        return ModelRef.model_validate_json(path.read_text(encoding="utf-8"))
+
+    def load(self, ref: ModelRef) -> Loaded:
+        """Load a model; all models of a run share one encoder, so no text or image is prepared twice."""
+        loaded = load(self.recipe.model, ref, self.root, self._encoder)
+        if self._encoder is None:
+            self._encoder = loaded.encoder
+            self._note_what_is_not_shared(loaded)
+        return loaded
+
+    def _note_what_is_not_shared(self, loaded: Loaded) -> None:
+        family = loaded.family
+        if not loaded.packs and self.recipe.model.packing == "auto":
+            self.progress.note(f"model.packing: models of the family '{family.name}' are trained one question per row.")
+        if not family.shares_prefix:
+            self.progress.note(f"evaluate: models of the family '{family.name}' read every prompt again per candidate.")
+
+    def turns(self, people: Sequence[str], modality: str, variant: str = "train") -> list[Turn]:
+        """The training questions of some people, or those of another variant put in the same way."""
+        wanted = set(people)
+        questions = [question for question in self.data.questions if question.profile_id in wanted]
+        return training_turns(questions, self.root / RunFolder.IMAGES, modality=modality, variant=variant)
+
+    def training(self, section: Finetune | Unlearn, folder: Path, seed: int, label: str) -> Training:
+        """How a model is trained with the settings of a section."""
+        return Training(
+            folder=folder,
+            label=label,
+            seed=seed,
+            progress=self.progress,
+            lora=section.lora,
+            micro_batch_size=section.micro_batch_size,
+            checkpoint_every_s=self.recipe.finetune.checkpoint_every_s,
+        )
+
+    @contextmanager
+    def making_model(self, unit: Unit) -> Iterator[list[ModelRef]]:
+        """Make the unit of a model; the block appends its reference to the list that it gets."""
+        made: list[ModelRef] = []
+        with unit.making() as facts, _peak_memory(facts), metered(facts):
+            yield made
+            content = json.dumps(made[0].model_dump(), indent=1)
+            write_atomic(unit.building / RunFolder.MODEL_FILE, content + "\n")
+
+    def together(self, function: Callable[..., None], **arguments: Any) -> None:
+        """Call ``function(self, **arguments)`` in all processes of the run, each with a run of its own."""
+        if ranks.count() == 1:
+            function(self, **arguments)
+        else:
+            share(function, self, arguments)
+
+
+@contextmanager
+def _peak_memory(facts: dict[str, Any]) -> Iterator[None]:
+    """Add ``peak_mib``, the accelerator's peak memory in MiB; nothing without one."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    torch.cuda.reset_peak_memory_stats()
+    yield
+    facts["peak_mib"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)

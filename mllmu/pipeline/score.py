@@ -1,0 +1,121 @@
+"""Stage ``score``: responses are scored and averaged into the numbers of ``metrics.json``; needs no model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mllmu.core.declared import ColumnSpec, Declared, TableSpec
+from mllmu.core.jsonl import dump_lines, read_lines
+from mllmu.core.names import RETAIN_MODEL
+from mllmu.core.records import MetricResult, Sample, Score, Summary
+from mllmu.core.runfolder import RunFolder, write_atomic
+from mllmu.evaluation import scoring
+from mllmu.evaluation.judging import run as let_judge
+from mllmu.evaluation.metrics import Metric
+from mllmu.evaluation.samples import metrics_of
+from mllmu.evaluation.summaries import build_all, summarise
+from mllmu.pipeline import benchmarks
+from mllmu.pipeline.evaluate import Evaluation
+from mllmu.pipeline.run import Run
+
+KS = "ks_to_retain_model"
+"""Name of the distances to the retain model in ``metrics.json``, and of their rows among the summaries of a report."""
+
+
+def score_run(run: Run, evaluations: Mapping[str, Evaluation]) -> None:
+    """Score the responses of all models at all ratios, write the numbers, and let the recipe's judges grade."""
+    for evaluation in evaluations.values():
+        _score_ratio(run, evaluation)
+    for spec in run.recipe.evaluate.judges:
+        judge = spec.build("judges", "evaluate.judges")
+        let_judge(run.root, run.models, judge, progress=run.progress, force=run.store.force)
+
+
+def _score_ratio(run: Run, evaluation: Evaluation) -> None:
+    settings, metrics = run.recipe.evaluate, metrics_of(run.recipe.evaluate)
+    run.progress.stage("score", f"{len(metrics)} metrics, {len(run.models)} models ({evaluation.key} %)")
+    scores: dict[str, list[Score]] = {}
+    results: list[MetricResult] = []
+    for model in run.models:
+        scores[model], of_model = score_model(evaluation, model, metrics)
+        results += of_model
+    taught = [question for question in run.data.questions if question.variant == "train"]
+    results += scoring.baselines(evaluation.samples, taught)
+    summaries = build_all(settings.summaries)
+    responses = {model: evaluation.responses(model) for model in run.models} if summaries else {}
+    rows = summarise(summaries, evaluation.samples, scores, responses, results, seed=run.recipe.seed)
+    distances = ks_rows(evaluation.samples, scores)
+    declared = scoring.declared(
+        results,
+        parser=settings.protocol.parser,
+        benchmarks={benchmark.name: benchmark.info() for benchmark in map(benchmarks.built, settings.benchmarks)},
+        tables=[
+            *(table for summary in summaries for table in summary.tables(rows)),
+            *ks_tables(distances, folded=bool(summaries)),
+        ],
+    )
+    _write_metrics(evaluation, results, distances, rows, declared)
+
+
+def score_model(
+    evaluation: Evaluation, model: str, metrics: Sequence[Metric]
+) -> tuple[list[Score], list[MetricResult]]:
+    """The scores of one model's responses, kept as a unit, and their averages."""
+    inputs = {"responses": evaluation.unit(model).fingerprint, "metrics": {m.name: m.version for m in metrics}}
+    if any(metric.needs_base_logp for metric in metrics):
+        inputs["base_logp"] = evaluation.base_logp_unit(model).fingerprint
+    unit = evaluation.run.store.unit(f"{evaluation.name}/{model}/scores", inputs)
+    if not unit.done:
+        with unit.making():
+            made = scoring.score_all(evaluation.samples, evaluation.responses(model), metrics)
+            write_atomic(unit.building / RunFolder.SCORES_FILE, dump_lines(made))
+    scores = read_lines(unit.folder / RunFolder.SCORES_FILE, Score)
+    return scores, scoring.aggregate(model, evaluation.samples, scores, metrics)
+
+
+def ks_rows(samples: Sequence[Sample], scores: Mapping[str, Sequence[Score]]) -> list[Summary]:
+    """Distance of every model's truth ratios to the retain model's, if truth ratios were scored."""
+    if not any(score.metric == "truth_ratio" for score in scores[RETAIN_MODEL]):
+        return []
+    return [
+        Summary(model=name, summary=KS, split=split, modality=modality, value=value)
+        for name, of_model in scores.items()
+        for (split, modality), value in scoring.ks_to_retain_model(samples, of_model, scores[RETAIN_MODEL]).items()
+    ]
+
+
+def ks_tables(distances: Sequence[Summary], *, folded: bool) -> Iterator[TableSpec]:
+    """How the distances of :func:`ks_rows` are shown, if there are any."""
+    splits = dict.fromkeys(row.split for row in distances)
+    if splits:
+        yield TableSpec(
+            title="Distance of truth ratios to the retain model, all sets",
+            intro="Kolmogorov-Smirnov distance, 0 to 1. At 0, the model's preference for right over wrong answers is "
+            "distributed as in a model that never learned them. It is sharper than the scores, which miss what a model "
+            "knows but does not say.",
+            columns=tuple(ColumnSpec(summary=KS, split=split, head=split, good="none") for split in splits),
+            order=90,
+            by_modality=True,
+            folded=folded,
+        )
+
+
+def _write_metrics(
+    evaluation: Evaluation,
+    results: Sequence[MetricResult],
+    distances: Sequence[Summary],
+    summaries: Sequence[Summary],
+    declared: Declared,
+) -> None:
+    """Write all numbers of one forget ratio; no times, so equal runs give equal bytes."""
+    content: dict[str, Any] = {
+        "results": [result.model_dump() for result in results],
+        KS: [row.model_dump(include={"model", "split", "modality", "value"}) for row in distances],
+    }
+    if summaries:
+        content["summaries"] = [row.model_dump() for row in summaries]
+    content["declared"] = declared.model_dump(exclude_defaults=True)
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    write_atomic(evaluation.folder / RunFolder.METRICS_FILE, text)

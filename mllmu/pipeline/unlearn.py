@@ -1,0 +1,77 @@
+"""Stage ``unlearn``: behind a gate, every method of the recipe makes the target forget, once per ratio."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from mllmu.core.names import RETAIN_MODEL, TARGET
+from mllmu.core.records import ModelRef
+from mllmu.core.runfolder import RunFolder, Unit, digest, write_atomic
+from mllmu.core.seeding import derive
+from mllmu.evaluation import gate
+from mllmu.pipeline.evaluate import Evaluation
+from mllmu.pipeline.run import Run
+from mllmu.unlearning.trainer import Sides, unlearn
+
+
+def pass_gate(evaluation: Evaluation, *, stop: bool) -> None:
+    """Compare what target and retain model know of the people to forget; keeps the result in ``gate.json``.
+
+    Raises:
+        GateError: with ``stop``, if the target does not know more.
+    """
+    target, retain_model = evaluation.responses(TARGET), evaluation.responses(RETAIN_MODEL)
+    difference = gate.memorisation(evaluation.samples, target, retain_model)
+    write_atomic(evaluation.folder / RunFolder.GATE_FILE, json.dumps(difference._asdict(), indent=1) + "\n")
+    if stop:
+        gate.check(difference)
+
+
+def unlearn_unit(run: Run, key: str, model: str) -> Unit:
+    """The unit of an unlearned model, made or not yet; target and retain model are finished."""
+    job, lora = run.jobs[model], run.recipe.unlearn.lora
+    inputs = {
+        "start": run.fingerprint(RunFolder.model_unit(key, job.method.model)),
+        "retain_model": run.fingerprint(RunFolder.model_unit(key, RETAIN_MODEL)),
+        "method": job.plugin,
+        "settings": job.method.model_dump(mode="json"),
+        "lora": lora.model_dump(mode="json") if lora and job.method.trains else None,
+        "forget": digest(run.data.splits[key]),
+    }
+    return run.store.unit(RunFolder.model_unit(key, model), inputs)
+
+
+def unlearn_model(run: Run, key: str, model: str) -> None:
+    """Apply an unlearning method to the target (or take the retain model, if that is the method)."""
+    method, unit = run.jobs[model].method, unlearn_unit(run, key, model)
+    if unit.done:
+        return
+    start = run.ref(key, method.model)
+    with run.making_model(unit) as made:
+        if method.trains or method.modifies:
+            reference = run.ref(key, method.reference)
+            run.together(train, key=key, model=model, start=start, reference=reference, folder=unit.building)
+            made.append(start.model_copy(update={"adapters": (*start.adapters, unit.name)}))
+        else:
+            names = [run.data.names[person] for person in run.data.splits[key]]
+            made.append(start.model_copy(update={"system_prompt": method.system_prompt(names)}))
+
+
+def train(run: Run, *, key: str, model: str, start: ModelRef, reference: ModelRef, folder: Path) -> None:
+    """Let a method train, or measure, on a model; what it changes is saved into ``folder``."""
+    method, section, forget = run.jobs[model].method, run.recipe.unlearn, run.data.splits[key]
+    # the usual reference is the start with the new adapter off; anything else needs a second model in memory
+    apart = method.uses_reference and (method.reference != method.model or section.lora is None)
+    retain = run.turns(run.data.retained(key), method.modality) if method.uses_retain else []
+    if method.preserves_text:
+        retain += run.turns([*forget, *run.data.retained(key)], "text")
+    sides = Sides(
+        forget=run.turns(forget, method.modality),
+        retain=retain,
+        reference=run.load(reference) if apart else None,
+        holdout=run.turns(run.data.holdout, method.modality, "eval") if method.uses_holdout else (),
+    )
+    training = run.training(section, folder, derive(run.recipe.seed, "unlearn"), model)
+    unlearn(run.load(start), method, sides, replace(training, reference_mib=section.reference_mib))
