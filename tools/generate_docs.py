@@ -31,7 +31,8 @@ def commands() -> str:
 
     group: Any = typer.main.get_command(app)
     text = get_docs_for_click(obj=group, ctx=typer.Context(group, info_name="mllmu"), name="mllmu")
-    for name, command in group.commands.items():  # the list of commands cuts their lines; here is room for all of it
+    listed = {**group.commands, **group.commands["data"].commands}
+    for name, command in listed.items():  # the list of commands cuts their lines; here is room for all of it
         cut, whole = command.get_short_help_str(), command.get_short_help_str(limit=1000)
         text = text.replace(f"* `{name}`: {cut}\n", f"* `{name}`: {whole}\n")
     return f"{HEADER}# Command line\n{text.partition(chr(10))[2].rstrip()}\n"

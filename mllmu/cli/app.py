@@ -43,7 +43,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings=HELP_NAMES,
-    epilog="Start with: mllmu run recipes/demo.yaml. A command that was stopped continues when it is repeated.",
+    epilog="Start with: mllmu run recipes/demo.yaml. A stopped command continues when it is repeated.",
 )
 
 
@@ -78,5 +78,5 @@ for _panel, _commands in PANELS.items():
 
 
 def main() -> None:
-    """Run the command line and leave with its exit code: 0 done, 2 an error that is the user's to fix, 130 Ctrl-C."""
+    """Run the command line and leave with its exit code: 0 done, 2 an error that the user can fix, 130 Ctrl-C."""
     app(prog_name="mllmu")

@@ -34,7 +34,7 @@ def evaluate(
     context: typer.Context,
     recipe: Annotated[
         Path | None,
-        typer.Argument(metavar="[RECIPE]", help="The YAML file that describes the run.", show_default=False),
+        typer.Argument(metavar="RECIPE", help="The YAML file that describes the run.", show_default=False),
     ] = None,
     *,
     overrides: Overrides = None,

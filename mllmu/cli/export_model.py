@@ -12,7 +12,9 @@ from mllmu.cli.screen import say
 
 def export_model(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="target, or forget ratio and model: forget_10/npo.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="target, or a model of a forget ratio, e.g. forget_10/npo.")
+    ],
     out: Annotated[Path, typer.Argument(metavar="DIR", help="New folder for weights and processor.")],
     *,
     device: Annotated[str, typer.Option("--device", help="Device that merges the weights: cpu, cuda ...")] = "cpu",

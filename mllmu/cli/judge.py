@@ -30,7 +30,9 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the first prompts 
 Compare = Annotated[
     str | None,
     typer.Option(
-        "--compare", metavar="JUDGE|FILE", help="Agreement with another judge, or with people's scores in a CSV file."
+        "--compare",
+        metavar="JUDGE|FILE",
+        help="Also print the agreement with another judge, or with human scores in a CSV file.",
     ),
 ]
 

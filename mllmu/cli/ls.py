@@ -29,9 +29,9 @@ SETTINGS = "settings"
 
 def ls(
     kind: Annotated[
-        str | None, typer.Argument(metavar="[KIND", help="A kind of plug-in, e.g. methods or metrics; or settings.")
+        str | None, typer.Argument(metavar="KIND", help="A kind of plug-in, e.g. methods or metrics; or settings.")
     ] = None,
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]]", help="A plug-in, or a section of a recipe.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="A plug-in, or a section of a recipe.")] = None,
     *,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="All plug-ins of a kind, or all settings, as Markdown.")

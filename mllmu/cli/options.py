@@ -29,7 +29,9 @@ Overrides = Annotated[
 Out = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="The run folder.", show_default="runs/<name of the recipe>")
 ]
-Force = Annotated[bool, typer.Option("--force", help="Redo finished work, even if settings have changed.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Redo finished work, also work that was made with other settings.")
+]
 NoGate = Annotated[
     bool, typer.Option("--no-gate", help="Continue even if the target has not memorised the forget people.")
 ]

@@ -12,7 +12,7 @@ from mllmu.cli.options import Force, NoGate, Out, Overrides, RecipePath, Stage, 
 STAGES: dict[Stage, str] = {
     "finetune": "Fine-tune the target on all people, and the retain model on all but the forget people.",
     "unlearn": "Unlearn the forget people from the target, once with each method of the recipe.",
-    "score": "Score the kept replies with the metrics; needs no model once all models have replied.",
+    "score": "Score the responses with the metrics; loads no model if all responses exist.",
     "report": "Write the report and print its table.",
 }
 

@@ -38,8 +38,8 @@ def tune(
 ) -> None:
     """Search the settings of every method, each with the same number of trials; write the best ones as a recipe.
 
-    A trial is judged on questions that are kept apart for tuning (data.splits.selection): its distance to the retain
-    model on the forget people, plus what it loses on the retained ones. A stopped search continues where it was.
+    A trial is scored on questions that are kept apart for tuning (data.splits.selection): its distance to the retain
+    model on forget people, plus its loss against the target on retain people. A stopped search continues.
     """
     for run in each(recipe, overrides, out):
         with run.at_work() as display:
@@ -71,8 +71,8 @@ def trust(recipe: RecipePath, *, pool: Pool = 10, bits: Bits = 4, overrides: Ove
     """Train a pool of models with and without the forget people, and measure which metrics tell the two kinds apart.
 
     Unlearned models are also rounded to fewer bits and fine-tuned again on the forget people, which shows what was
-    only hidden. The report of the same run folder then shows the result beside each metric. Every member of the pool
-    costs two trainings.
+    only hidden. The report of the same run folder then shows the result beside each metric. A pool of 10 costs 20
+    fine-tunings.
     """
     for run in each(recipe, overrides, out):
         with run.at_work() as display:
@@ -111,7 +111,9 @@ def layers(recipe: RecipePath, *, overrides: Overrides = None, out: Out = None, 
 
 
 def pool(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders of one recipe with other seeds.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run folders of one recipe with different seeds.")
+    ],
     *,
     ratio: Ratio = None,
     out: Annotated[

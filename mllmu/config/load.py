@@ -135,7 +135,8 @@ def read_yaml(text: str, *, where: str) -> Any:
     try:
         return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise RecipeError(f"{where}: not valid YAML: {' '.join(str(error).split())}.") from None
+        fault = " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
+        raise RecipeError(f"{where}: not valid YAML: {fault}.") from None
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -149,7 +150,8 @@ def read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise RecipeError(f"{path}: no such recipe. Give the path of a YAML file, e.g. recipes/demo.yaml.") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read ({error}). Expected a YAML text file.") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise RecipeError(f"{path}: cannot be read ({reason}). Expected a YAML text file.") from None
     raw = read_yaml(text, where=str(path)) or {}
     if not isinstance(raw, dict):
         raise RecipeError(f"{path}: expected a mapping of settings, got {type(raw).__name__}.")

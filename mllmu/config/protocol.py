@@ -16,15 +16,15 @@ class Shots(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     classification: NonNegativeInt | tuple[str, ...] | Literal["published"] = Field(
-        0, description="example people: how many, their ids, or the published ones; e.g. 2"
+        0, description="example people for classification: number, ids, or 'published'; e.g. 2"
     )
     cloze: NonNegativeInt | tuple[str, ...] | Literal["published"] = Field(
-        0, description="the same for cloze; e.g. ['003', '017']"
+        0, description="example people for cloze: number, ids, or 'published'; e.g. ['003', '017']"
     )
     generation: NonNegativeInt | tuple[str, ...] = Field(0, description="example people for generation: number or ids")
     drawn_from: Literal["pool", "asked"] = Field(
         "pool",
-        description="'pool': retained people, who are then not evaluated; 'asked': people of the evaluated set: "
+        description="'pool': retain people, who are then not evaluated; 'asked': people of the evaluated set, so "
         "the prompt then shows answers to forget, as published",
     )
     questions: Literal["one", "all"] = Field(

@@ -237,9 +237,9 @@ class Unlearn(Section):
     lora: Lora | None = Field(
         Lora(), description="adapters of the methods; null changes the weights of the target layers"
     )
-    micro_batch_size: int | None = Field(None, ge=1, description="the same, of the forget and of the retain questions")
+    micro_batch_size: int | None = Field(None, ge=1, description="forget questions per forward pass, and retain ones")
     reference_mib: float = Field(
-        1024, ge=0, description="MiB for results of the frozen reference that are computed once; 0: compute them anew"
+        1024, ge=0, description="memory for kept outputs of the frozen reference, in MiB; 0: recompute them"
     )
 
     @field_validator("methods", mode="before")
@@ -251,7 +251,7 @@ class Unlearn(Section):
 class Evaluate(Section):
     """Which questions the models answer, and how the replies are scored."""
 
-    protocol: Protocol = Field(Protocol(), description="how questions are put and replies are read; e.g. official")
+    protocol: Protocol = Field(Protocol(), description="how prompts are built and replies are parsed; e.g. official")
     compare: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]{1,64}$")], Protocol] = Field(
         {}, description="further protocols to evaluate all models under, by label; e.g. {published: official}"
     )

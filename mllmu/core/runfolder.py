@@ -115,6 +115,8 @@ def explain_os_errors(path: Path) -> Iterator[None]:
     """Turn a full or unwritable disk into one clear message."""
     try:
         yield
+    except (FileExistsError, NotADirectoryError):
+        raise RunStoreError(f"{path}: is, or lies in, a file. Expected a folder; choose another one.") from None
     except OSError as error:
         raise RunStoreError(
             f"{path}: cannot be written ({error.strerror or error}). "

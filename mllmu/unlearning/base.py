@@ -170,7 +170,7 @@ class Method(Plugin):
         "image_text", description="what is unlearned: image + text, text only (the paper's unimodal variant), or both"
     )
     epochs: float = Field(1, gt=0, description="passes over the forget set")
-    learning_rate: float = Field(2e-5, gt=0, description="of AdamW, at the first step")
+    learning_rate: float = Field(2e-5, gt=0, description="learning rate of AdamW at the first step")
     batch_size: int = Field(4, ge=1, description="forget questions per step (and as many retain questions)")
     questions_together: int = Field(
         1, ge=1, description="questions about one image that come in the same step; 1 mixes all, as published"
@@ -182,7 +182,9 @@ class Method(Plugin):
     layers: Literal["recipe", "published"] = Field(
         "recipe", description="'published' also adapts the vision tower's q, k and v, which have the same names"
     )
-    decay: Literal["linear", "none"] = Field("linear", description="of the learning rate, to zero; or not at all")
+    decay: Literal["linear", "none"] = Field(
+        "linear", description="course of the learning rate: linear to 0, or constant"
+    )
     schedule: Literal["joint", "two_phase"] = Field(
         "joint",
         description="'two_phase': passes over the forget set, then as many over the whole retain set (published code)",
