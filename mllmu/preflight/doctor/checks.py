@@ -96,15 +96,11 @@ def _images(dataset: Dataset, person: str) -> Iterator[tuple[str, str]]:
 
 def evaluation_not_trained(dataset: Dataset) -> CheckResult:
     """No evaluation question is a training question: the same text about the same person in the same modality."""
-    trained = {(q.profile_id, q.modality, _folded(q.text)) for q in dataset.questions if q.variant == "train"}
+    trained = {(q.profile_id, q.modality, _bare(q.text)) for q in dataset.questions if q.variant == "train"}
     evaluated = [q for q in dataset.questions if q.variant != "train"]
-    faults = [f"{q.id} '{q.text}'" for q in evaluated if (q.profile_id, q.modality, _folded(q.text)) in trained]
+    faults = [f"{q.id} '{q.text}'" for q in evaluated if (q.profile_id, q.modality, _bare(q.text)) in trained]
     ok = f"none of {len(evaluated)} evaluation questions is among the {len(trained)} training questions"
     return result("evaluation questions not trained", faults, ok)
-
-
-def _folded(text: str) -> str:
-    return " ".join(text.casefold().split())
 
 
 def shots_not_evaluated(
@@ -135,8 +131,8 @@ def people_in_shots(dataset: Dataset, samples: Sequence[Sample]) -> dict[str, st
         if example.image:
             people.setdefault(PurePath(example.image).stem.rpartition("_")[0], sample_id)
         else:
-            for person in (person for person, name in patterns.items() if name.search(example.prompt)):
-                people.setdefault(person, sample_id)
+            named = {person: sample_id for person, name in patterns.items() if name.search(example.prompt)}
+            people = named | people
     return people
 
 
@@ -226,7 +222,7 @@ def _label_faults(mask: LabelMask, loaded: Loaded, *, prompts: bool) -> Iterator
 
 
 def _bare(text: str) -> str:
-    """Text without what tokenizers change: white space, forms of a letter, case."""
+    """Text without white space, forms of a letter and case, which tokenizers may change."""
     return "".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
@@ -235,18 +231,14 @@ def end_trained(name: str, masks: Sequence[LabelMask], loaded: Loaded, *, left_o
     check = f"end of reply in {name}"
     if left_out:
         return note(check, "train_end: false: the model does not learn to stop")
-    stops, tokenizer = _end_tokens(loaded), loaded.encoder.processor.tokenizer
+    tokenizer = loaded.encoder.processor.tokenizer
+    # every special token but the image's may end a reply: the family's own choice is under test
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    stops = {*tokenizer.all_special_ids, *special} - {loaded.image_token_id}
     endless = [mask for mask in masks if not (mask.trained[-1] and mask.ids[-1] in stops)]
     ends = tokenizer.convert_ids_to_tokens(sorted({mask.ids[-1] for mask in masks}))
     faults = [f"{mask}: no end of sequence is trained" for mask in endless]
     return result(check, faults, f"{', '.join(ends)} is trained")
-
-
-def _end_tokens(loaded: Loaded) -> set[int]:
-    """Special tokens of the tokenizer, one of which must end a reply; the family's own choice is under test."""
-    tokenizer = loaded.encoder.processor.tokenizer
-    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return {*tokenizer.all_special_ids, *special} - {loaded.image_token_id}
 
 
 class PromptLength(NamedTuple):
@@ -319,7 +311,6 @@ def _image_fault(loaded: Loaded, turn: Turn, tokens: int) -> str:
         if not loaded.family.image_parts:  # the model itself compares tokens with features
             core(loaded.model)(**loaded.encoder.batch([turn]).to(loaded.device).inputs)
             return ""
-        loaded.encoder.prompt(turn)
         pixels = {key: value.to(loaded.device) for key, value in loaded.encoder.images([turn]).items()}
         features = len(loaded.family.image_features(core(loaded.model), pixels))
     except (ValueError, RuntimeError, IndexError) as error:

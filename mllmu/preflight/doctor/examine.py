@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mllmu.config.recipe import Recipe
 from mllmu.core.progress import Progress
@@ -25,8 +24,7 @@ NUM_IMAGES = 8
 """Images that are put through the vision tower, the largest and smallest files among them."""
 
 
-@dataclass(frozen=True)
-class TrainingJob:
+class TrainingJob(NamedTuple):
     """The fine-tuning (``method`` None) or a method that trains: its turns, and the layers that get adapters."""
 
     name: str
@@ -81,9 +79,9 @@ class Examination:
     def images(self) -> set[Path]:
         """All images of training turns, and of samples with their examples."""
         samples = [sample for of_protocol in self.samples.values() for sample in of_protocol]
-        shown = [image for sample in samples for image in (sample.image, *(one.image for one in sample.examples))]
+        in_prompts = [image for s in samples for image in (s.image, *(example.image for example in s.examples))]
         in_turns = {image for job in self.jobs for turn in job.turns for image in turn.images}
-        return in_turns | {self.dataset.folder / image for image in shown if image}
+        return in_turns | {self.dataset.folder / image for image in in_prompts if image}
 
     def lengths(self) -> Iterator[PromptLength]:
         """Every turn, and every sample also behind each system prompt; of raw prompts the longest of each sort."""
