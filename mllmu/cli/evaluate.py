@@ -87,7 +87,7 @@ def evaluate(
 def _check_options(params: dict[str, Any]) -> None:
     """Either a recipe alone, or all options that a saved model needs."""
     needs = "--model DIR --data DIR --forget-ratio R --out DIR"
-    used = [f"--{name.replace('_', '-')}" for name in OF_A_MODEL if params[name] is not None]
+    used = [f"--{name.replace('_', '-')}" for name in OF_A_MODEL if params[name] not in (None, ())]
     missing = [f"--{name.replace('_', '-')}" for name in REQUIRED if params[name] is None]
     if params["recipe"] is not None:
         if used:

@@ -22,9 +22,13 @@ from mllmu.core.ranks import leads
 USER_ERROR = 2
 INTERRUPTED = 130
 
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
-_BAD_PLACE = (errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+_FREE_SPACE = "Free space or choose another folder with --out; finished stages are kept and will not be redone."
+_OS_ERRORS = (
+    ((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "cannot be written", _FREE_SPACE),
+    ((errno.EACCES, errno.EPERM, errno.EROFS), "access denied", "Change the permissions or choose another path."),
+    ((errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG), "not a usable path", "Choose another path."),
+)
+"""Numbers of errors that the user can fix, what is wrong, and what to do."""
 _OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError")
 """By name: torch's own class must not be imported for a command that does without torch."""
 
@@ -65,23 +69,16 @@ def explanation(error: BaseException) -> str | None:
             "(finetune.batch_size, evaluate.batch_size, batch_size of the methods); finished stages are kept."
         )
     if os.strerror(errno.ENOSPC) in str(error):  # weights are written by a library with an error class of its own
-        return f"the disk is full ({error}). {_free_space()}"
+        return f"the disk is full ({error}). {_FREE_SPACE}"
     return None
 
 
 def _of_os_error(error: OSError) -> str | None:
-    place = f"{error.filename}: " if error.filename else ""
-    if error.errno in _DISK_FULL:
-        return f"{place}cannot be written ({error.strerror}). {_free_space()}"
-    if error.errno in _NOT_ALLOWED:
-        return f"{place}access denied ({error.strerror}). Change the permissions or choose another folder with --out."
-    if error.errno in _BAD_PLACE:
-        return f"{place}not a usable place ({error.strerror}). Choose another path."
+    where = f"{error.filename}: " if error.filename else ""
+    for numbers, fault, advice in _OS_ERRORS:
+        if error.errno in numbers:
+            return f"{where}{fault} ({error.strerror}). {advice}"
     return None
-
-
-def _free_space() -> str:
-    return "Free space or choose another folder with --out; finished stages are kept and will not be redone."
 
 
 def plain_line(text: str) -> str:

@@ -1,4 +1,4 @@
-"""``mllmu judge``: points from 1 to 10 for the kept replies of a run, by a language model or by rules."""
+"""``mllmu judge``: points from 1 to 10 for the responses of a run, by a language model or by rules."""
 
 from __future__ import annotations
 
