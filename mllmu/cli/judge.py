@@ -58,7 +58,7 @@ def judge(
 
         models = model_names(run.folder)
         if dry_run:
-            cases = [case for docket in judging.dockets(run.folder, models) for case in docket.cases]
+            cases = [case for job in judging.judging_jobs(run.folder, models) for case in job.cases]
             show_preview(f"{len(cases)} responses", grader.preview(cases, NUM_PROMPTS))
             continue
         with run.at_work() as display:

@@ -14,7 +14,7 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, ClassVar, get_args
@@ -63,6 +63,11 @@ class Plugin(BaseModel):
     operational: ClassVar[frozenset[str]] = frozenset()
     """Settings that change how a result is obtained but not which one; fingerprints leave them out."""
 
+    @property
+    def name(self) -> str:
+        """The name that a recipe has for it, see :func:`name_of`."""
+        return name_of(type(self))
+
     def files(self) -> list[Path]:
         """Files and folders whose content the result depends on: every setting that is a path, unless operational."""
         settings = [name for name in type(self).model_fields if name not in self.operational]
@@ -87,6 +92,11 @@ def name_of(cls: type) -> str:
     """The name by which :func:`find` finds a plug-in: that of its file, or ``module:Class`` outside of the package."""
     module = cls.__module__
     return module.rpartition(".")[2] if module.startswith("mllmu.") else f"{module}:{cls.__qualname__}"
+
+
+def expanded(kind: str, wanted: Iterable[str]) -> list[str]:
+    """The wanted names, each once; ``all`` stands for every one there is."""
+    return list(dict.fromkeys(each for name in wanted for each in (names(kind) if name == "all" else [name])))
 
 
 def _folders(package: str) -> list[str]:

@@ -54,7 +54,9 @@ class RunFolder:
     IMAGES: ClassVar[str] = "data/images"
     MODEL_FILE: ClassVar[str] = "model.json"
     SAMPLES_FILE: ClassVar[str] = "samples.jsonl"
+    RESPONSES: ClassVar[str] = "responses"
     RESPONSES_FILE: ClassVar[str] = "responses.jsonl"
+    SCORES: ClassVar[str] = "scores"
     SCORES_FILE: ClassVar[str] = "scores.jsonl"
     METRICS_FILE: ClassVar[str] = "metrics.json"
     GATE_FILE: ClassVar[str] = "gate.json"
@@ -77,6 +79,11 @@ class RunFolder:
     def evaluation(key: str, label: str = "") -> str:
         """Folder of the evaluation of a forget ratio, under the recipe's own protocol or a further one by its label."""
         return f"protocols/{label}/forget_{key}" if label else f"eval/forget_{key}"
+
+    @staticmethod
+    def judgement(judge: str) -> str:
+        """Unit of the verdicts of a judge below a model, and the name without suffix of the file of their means."""
+        return f"judge_{judge}"
 
     def path(self, name: str, *parts: str) -> Path:
         """A unit, or a file in it."""

@@ -1,7 +1,5 @@
 """How far two judges agree, or a judge and people."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Sequence
 from pathlib import Path

@@ -12,10 +12,10 @@ facts are paired, answers ranked and distributions compared as if a second perso
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,10 +120,10 @@ def _interval(drawn_D: Table, value: float, people: int) -> tuple[float, float] 
     return min(low, value), max(high, value)
 
 
-def _bounded(row: Summary, found: tuple[float, float] | str) -> Summary:
-    if isinstance(found, str):
-        return row.model_copy(update={"note": row.note or found}) if found and row.value is not None else row
-    return row.model_copy(update={"low": found[0], "high": found[1]})
+def _bounded(row: Summary, bounds: tuple[float, float] | str) -> Summary:
+    if isinstance(bounds, str):
+        return row.model_copy(update={"note": row.note or bounds}) if bounds and row.value is not None else row
+    return row.model_copy(update={"low": bounds[0], "high": bounds[1]})
 
 
 def group_of(split: Split) -> Split:
@@ -150,7 +150,7 @@ class People:
         """All people but one group, to see which numbers rest on it."""
         samples = {key: s for key, s in self.run.samples.items() if group_of(s.split) != group}
         results = [result for result in self.run.results if group_of(result.split) != group]
-        return replace(self.run, samples=samples, results=results)
+        return replace(self.run, samples=samples, average=lambda: results)
 
     def repeated(self, counts: Mapping[Split, Sequence[int]]) -> ScoredRun:
         """The run with each person counted so many times, group by group in the order of the people."""
@@ -165,7 +165,7 @@ class People:
             self.run,
             samples={sample.id: sample for sample, _ in copies},
             originals={sample.id: original for sample, original in copies if sample.id != original},
-            results=_Deferred(lambda: self._averages.repeated(counts)),
+            average=lambda: self._averages.repeated(counts),
         )
 
     def _copy(self, sample: Sample, copy: int) -> Sample:
@@ -180,23 +180,6 @@ class People:
     @cached_property
     def _averages(self) -> Averages:
         return Averages(self)
-
-
-class _Deferred(Sequence[MetricResult]):
-    """Results that are averaged when the first of them is read: most summaries read none."""
-
-    def __init__(self, make: Callable[[], list[MetricResult]]) -> None:
-        self._make = make
-
-    @cached_property
-    def _results(self) -> list[MetricResult]:
-        return self._make()
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._results[index]
-
-    def __len__(self) -> int:
-        return len(self._results)
 
 
 class Averages:
@@ -235,9 +218,9 @@ class Averages:
         ]
 
     def _is_mean_over(self, group: Split, result: MetricResult) -> bool:
-        scored = result.metric in self.run.values.get(result.model, {})
-        plain = type(self._metrics[result.metric]).aggregate is Metric.aggregate
-        return group_of(result.split) == group and scored and plain
+        if group_of(result.split) != group or result.metric not in self.run.values.get(result.model, {}):
+            return False
+        return type(self._metrics[result.metric]).aggregate is Metric.aggregate
 
     def _judged(self, result: MetricResult) -> Iterator[tuple[str, float]]:
         metric = self._metrics[result.metric]

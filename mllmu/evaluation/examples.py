@@ -1,7 +1,5 @@
 """Which people's questions are shown as examples before a question (few-shot), and whose are then not asked."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """The memorisation gate: nothing can be unlearned that was never learned."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from mllmu.core.errors import GateError

@@ -1,16 +1,13 @@
-"""Let a judge give points to the kept replies of a run; needs no model, no GPU, and no second reply.
+"""Let a judge give points to the kept responses of a run; needs no model, no GPU, and no second response.
 
-    eval/forget_10/<model>/judge_<name>/scores.jsonl     one Score a reply, metric factuality_<name>
-    eval/forget_10/judge_<name>.json                     means with intervals, image and text apart, and the cost
+    eval/forget_10/<model>/judge_<name>/scores.jsonl     one Score per response, metric factuality_<name>
+    eval/forget_10/judge_<name>.json                     means with intervals, modalities apart, and the cost
 
 Only free answers (the generation task) are judged. Every verdict is on disk before the next is waited for, so an
 interrupted run continues where it was.
 """
 
-from __future__ import annotations
-
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,19 +16,17 @@ from typing import Any, NamedTuple
 
 from mllmu.core.declared import Declared, MetricInfo
 from mllmu.core.errors import DataError
-from mllmu.core.jsonl import dump_lines, parse_lines, read_lines
+from mllmu.core.jsonl import Journal, dump_lines, read_lines
 from mllmu.core.progress import Progress
 from mllmu.core.records import PEOPLE_SPLITS, MetricResult, Response, Sample, Score
-from mllmu.core.runfolder import UNIT_FILE, RunStore, Unit, explain_os_errors, read_json, write_atomic
+from mllmu.core.runfolder import UNIT_FILE, RunFolder, RunStore, Unit, read_json, write_atomic
 from mllmu.evaluation import scoring
 from mllmu.evaluation.agreement import ReplyId
-from mllmu.evaluation.judges import HIGHEST, LOWEST, Case, Judge, Session, Verdict
+from mllmu.evaluation.judges import HIGHEST, LOWEST, Case, Judge, JudgeSession
 from mllmu.evaluation.metrics import Metric
 
-SCORES = "scores.jsonl"
 PARTIAL = "scores.partial.jsonl"
 SPENT = "spent.json"
-NO_RESPONSE = "no response"
 
 
 class Factuality(Metric):
@@ -73,8 +68,8 @@ class Judged(NamedTuple):
     path: Path
 
 
-class Docket(NamedTuple):
-    """The replies of one model at one forget ratio."""
+class JudgingJob(NamedTuple):
+    """The responses of one model at one forget ratio; ``fingerprint`` names the unit that they are from."""
 
     key: str
     model: str
@@ -83,35 +78,37 @@ class Docket(NamedTuple):
     fingerprint: str
 
 
-def dockets(root: Path, models: Sequence[str]) -> list[Docket]:
-    """What there is to judge in a run folder, by forget ratio and model; models without replies are left out.
+def judging_jobs(root: Path, models: Sequence[str]) -> list[JudgingJob]:
+    """What a run folder holds to be judged, by forget ratio and model; models without responses are left out.
 
     Raises:
-        DataError: there are no replies at all, or none to a free question, or they belong to other samples.
+        DataError: there are no responses at all, or none to a free question, or they belong to other samples.
     """
-    found = [
-        _docket(folder, model)
-        for folder in sorted((root / "eval").glob("forget_*"))
+    folder = RunFolder(root)
+    jobs = [
+        _job(folder, key, model)
+        for key in folder.evaluated_keys()
         for model in models
-        if (folder / model / "replies" / UNIT_FILE).is_file()
+        if folder.path(folder.evaluation(key), model, folder.RESPONSES, UNIT_FILE).is_file()
     ]
-    if not any(docket.cases for docket in found):
+    if not any(job.cases for job in jobs):
         raise DataError(
             f"{root / 'eval'}: no replies to free questions. Run 'mllmu evaluate' first, with 'generation' among "
             "evaluate.tasks."
         )
-    return found
+    return jobs
 
 
-def _docket(folder: Path, model: str) -> Docket:
-    samples = [s for s in read_lines(folder / "samples.jsonl", Sample) if s.task == "generation" and s.part == "report"]
-    path = folder / model / "replies" / "responses.jsonl"
-    replies = {response.sample_id: response for response in read_lines(path, Response)}
-    if samples and not any(sample.id in replies for sample in samples):
-        raise DataError(f"{path}: holds no reply to any sample of {folder}. Run 'mllmu evaluate --force'.")
-    cases = [_case(sample, replies[sample.id]) for sample in samples if sample.id in replies]
-    fingerprint = str(read_json(path.parent / UNIT_FILE).get("fingerprint", ""))
-    return Docket(folder.name.removeprefix("forget_"), model, samples, cases, fingerprint)
+def _job(folder: RunFolder, key: str, model: str) -> JudgingJob:
+    place = folder.path(folder.evaluation(key))
+    samples = read_lines(place / folder.SAMPLES_FILE, Sample)
+    samples = [sample for sample in samples if sample.task == "generation" and sample.part == "report"]
+    unit = place / model / folder.RESPONSES
+    responses = {response.sample_id: response for response in read_lines(unit / folder.RESPONSES_FILE, Response)}
+    cases = [_case(sample, responses[sample.id]) for sample in samples if sample.id in responses]
+    if samples and not cases:
+        raise DataError(f"{unit}: holds no reply to any sample of {place}. Run 'mllmu evaluate --force'.")
+    return JudgingJob(key, model, samples, cases, str(read_json(unit / UNIT_FILE).get("fingerprint", "")))
 
 
 def _case(sample: Sample, response: Response) -> Case:
@@ -129,63 +126,50 @@ def run(root: Path, models: Sequence[str], judge: Judge, *, progress: Progress, 
     Args:
         root: the run folder.
         models: names of the models, in the order of the tables.
-        judge: who judges.
-        progress: told about every verdict, with the rate and the money where there is any.
+        judge: gives the points.
+        progress: shows every verdict, with the rate and the money where there is any.
         force: judge again, also what is done. Replies of an endpoint still come from the cache.
 
     Raises:
         DataError: there is nothing to judge.
         EndpointError, BudgetError: the endpoint cannot be used, or the budget is reached; the verdicts are kept.
     """
-    todo = dockets(root, models)
-    store = RunStore(root, force=force)
+    jobs, store = judging_jobs(root, models), RunStore(root, force=force)
     with judge.session() as session:
-        units = [_judge(store, docket, judge, session, progress) for docket in todo]
+        units = [_judge(store, job, judge, session, progress) for job in jobs]
+    judged = list(zip(jobs, units, strict=True))
     return [
-        _summary(root, key, judge, [pair for pair in zip(todo, units, strict=True) if pair[0].key == key])
-        for key in dict.fromkeys(docket.key for docket in todo)
+        _averaged(root, key, judge, [pair for pair in judged if pair[0].key == key])
+        for key in dict.fromkeys(job.key for job in jobs)
     ]
 
 
-def _judge(store: RunStore, docket: Docket, judge: Judge, session: Session, progress: Progress) -> Unit:
+def _judge(store: RunStore, job: JudgingJob, judge: Judge, session: JudgeSession, progress: Progress) -> Unit:
     """The unit with the verdicts on one model; resumes after the last verdict that was written."""
-    inputs = {"replies": docket.fingerprint, "judge": judge.identity()}
-    unit = store.unit(f"eval/forget_{docket.key}/{docket.model}/judge_{judge.name}", inputs)
+    name = f"{RunFolder.evaluation(job.key)}/{job.model}/{RunFolder.judgement(judge.name)}"
+    unit = store.unit(name, {"responses": job.fingerprint, "judge": judge.identity()})
     if unit.done:
         return unit
-    partial = unit.building / PARTIAL
-    known = {score.sample_id: score for score in _read_partial(partial)}
-    progress.start(f"{judge.name}: {docket.model} ({docket.key} %)", len(docket.cases))
-    progress.advance(len(known))
-    write_atomic(partial, dump_lines(known.values()))
+    metric, journal = Factuality(judge=judge), Journal(unit.building / PARTIAL, Score)
+    scores = {score.sample_id: score for score in journal.resume()}
+    progress.start(f"{judge.name}: {job.model} ({job.key} %)", len(job.cases))
+    progress.advance(len(scores))
     with _accounts(unit, session) as facts:
-        for verdict in session.judge([case for case in docket.cases if case.sample_id not in known]):
-            score = _score(judge, verdict)
-            _append(partial, score)
-            known[score.sample_id] = score
+        for verdict in session.judge([case for case in job.cases if case.sample_id not in scores]):
+            score = Score(metric=metric.name, **verdict.model_dump())
+            journal.append([score])
+            scores[score.sample_id] = score
             progress.advance(1, **session.figures())
     progress.finish()
-    ordered = [known.get(sample.id) or _no_response(judge, sample) for sample in docket.samples]
-    write_atomic(unit.building / SCORES, dump_lines(ordered))
-    partial.unlink()
+    ordered = [scores.get(sample.id) or metric.score(sample, None) for sample in job.samples]
+    write_atomic(unit.building / RunFolder.SCORES_FILE, dump_lines(ordered))
+    journal.path.unlink()
     unit.commit(facts)
     return unit
 
 
-def _score(judge: Judge, verdict: Verdict) -> Score:
-    return Score(sample_id=verdict.sample_id, metric=_metric(judge).name, value=verdict.value, reason=verdict.reason)
-
-
-def _no_response(judge: Judge, sample: Sample) -> Score:
-    return Score(sample_id=sample.id, metric=_metric(judge).name, value=None, reason=NO_RESPONSE)
-
-
-def _metric(judge: Judge) -> Factuality:
-    return Factuality(judge=judge)
-
-
 @contextmanager
-def _accounts(unit: Unit, session: Session) -> Iterator[dict[str, Any]]:
+def _accounts(unit: Unit, session: JudgeSession) -> Iterator[dict[str, Any]]:
     """Add up seconds and cost of the work on a unit, those of interrupted attempts included."""
     path = unit.building / SPENT
     earlier, before, began = read_json(path), session.spent(), time.monotonic()
@@ -207,22 +191,22 @@ def added(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, 
     return {name: round(first.get(name, 0) + second.get(name, 0), 6) for name in {**first, **second}}
 
 
-def _summary(root: Path, key: str, judge: Judge, judged: Sequence[tuple[Docket, Unit]]) -> Judged:
+def _averaged(root: Path, key: str, judge: Judge, judged: Sequence[tuple[JudgingJob, Unit]]) -> Judged:
     """Average the verdicts of one forget ratio and write them down."""
-    metric, results = _metric(judge), list[MetricResult]()
+    metric, results = Factuality(judge=judge), list[MetricResult]()
     spent: dict[str, float] = {}
-    for docket, unit in judged:
-        scores = read_lines(unit.folder / SCORES, Score)
-        results += scoring.aggregate(docket.model, docket.samples, scores, [metric])
+    for job, unit in judged:
+        scores = read_lines(unit.folder / RunFolder.SCORES_FILE, Score)
+        results += scoring.aggregate(job.model, job.samples, scores, [metric])
         spent = added(spent, unit.facts())
-    path = root / "eval" / f"forget_{key}" / f"judge_{judge.name}.json"
     content = {
         "judge": judge.identity(),
-        "replies": {docket.model: docket.fingerprint for docket, _ in judged},
+        "responses": {job.model: job.fingerprint for job, _ in judged},
         "results": [result.model_dump() for result in results],
         "spent": spent,
         "declared": Declared(metrics={metric.name: metric.info()}).model_dump(exclude_defaults=True),
     }
+    path = root / RunFolder.evaluation(key) / f"{RunFolder.judgement(judge.name)}.json"
     write_atomic(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return Judged(key, results, spent, path)
 
@@ -233,29 +217,13 @@ def verdicts(root: Path, models: Sequence[str], name: str) -> dict[ReplyId, floa
     Raises:
         DataError: it has not judged this run.
     """
-    found: dict[ReplyId, float] = {}
-    folders = sorted((root / "eval").glob(f"forget_*/*/judge_{name}"))
-    for folder in folders:
-        key, model = folder.parent.parent.name.removeprefix("forget_"), folder.parent.name
-        if model in models:
-            scores = read_lines(folder / SCORES, Score)
-            found |= {(key, model, s.sample_id): s.value for s in scores if s.value is not None}
-    if not folders:
+    folder = RunFolder(root)
+    files = {
+        (key, model): folder.path(folder.evaluation(key), model, folder.judgement(name), folder.SCORES_FILE)
+        for key in folder.evaluated_keys()
+        for model in models
+    }
+    made = {job: read_lines(path, Score) for job, path in files.items() if path.is_file()}
+    if not made:
         raise DataError(f"{root}: no verdicts of a judge '{name}'. Let it judge first, or name a CSV file of scores.")
-    return found
-
-
-def _read_partial(path: Path) -> list[Score]:
-    """Verdicts of an interrupted run; a last line cut short is dropped."""
-    if not path.is_file():
-        return []
-    text = path.read_bytes().decode("utf-8", errors="ignore")
-    return list(parse_lines(text[: text.rfind("\n") + 1], Score, where=str(path)))
-
-
-def _append(path: Path, score: Score) -> None:
-    """Add a line to a file and force it to disk, so that a killed process loses no verdict."""
-    with explain_os_errors(path), path.open("a", encoding="utf-8") as file:
-        file.write(dump_lines([score]))
-        file.flush()
-        os.fsync(file.fileno())
+    return {(*job, s.sample_id): s.value for job, scores in made.items() for s in scores if s.value is not None}

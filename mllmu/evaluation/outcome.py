@@ -1,7 +1,5 @@
 """What became of a question: answered right, answered wrong, refused, or answered with noise."""
 
-from __future__ import annotations
-
 import re
 from typing import Literal
 

@@ -13,8 +13,6 @@ Source: arXiv:2410.22108 and its released evaluator. It draws example people and
 they are given.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 

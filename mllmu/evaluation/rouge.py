@@ -6,8 +6,6 @@ both equal to the package. Like it, only a-z and 0-9 make words: 'Łódź' becom
 Source: Lin 2004, https://aclanthology.org/W04-1013; reference implementation https://pypi.org/project/rouge-score.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from functools import lru_cache

@@ -1,26 +1,20 @@
 """Which questions are put to every model: the five sets of one forget ratio, rendered once and shared by all."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mllmu.config.protocol import Protocol
 from mllmu.config.recipe import Evaluate
 from mllmu.core import plugins
 from mllmu.core.errors import RecipeError
-from mllmu.core.records import PEOPLE_SPLITS, TASKS, Exchange, Question, Sample, Split
+from mllmu.core.records import PEOPLE_SPLITS, Exchange, Question, Sample, Split
 from mllmu.core.seeding import rng
 from mllmu.data.dataset import Dataset, image_path
 from mllmu.data.tasks import Part, Task
 from mllmu.evaluation import published
 from mllmu.evaluation.examples import Examples, choose
-from mllmu.evaluation.metrics import Metric
-from mllmu.evaluation.summaries import build_all
+from mllmu.evaluation.metrics import measured, metrics_of
 from mllmu.models.families import Family
-
-BY_LIKELIHOOD = ("accuracy_logp", "probability", "truth_ratio")
-"""Metrics of log-probabilities, which the published protocol does not compute."""
 
 
 def render(
@@ -40,7 +34,9 @@ def render(
     settings = {} if protocol.max_new_tokens is None else {"max_new_tokens": protocol.max_new_tokens}
     tasks: dict[str, Task] = {name: plugins.build("tasks", name, settings) for name in evaluate.tasks}
     members = {split: _members(dataset, key, split, evaluate, seed) for split in PEOPLE_SPLITS}
-    examples = choose(protocol.shots, dataset, key, members, seed=seed, published=family.published_shots)
+    has_examples = any(protocol.shots.by_task.values())
+    drawn = family.published_shots
+    examples = choose(protocol.shots, dataset, key, members, seed=seed, published=drawn) if has_examples else None
     asking = _Asking(dataset, protocol, tasks, examples, selection, seed, family)
     asked: dict[tuple[str, str], list[Question]] = {}
     for question in dataset.questions:
@@ -77,7 +73,7 @@ class _Asking:
     dataset: Dataset
     protocol: Protocol
     tasks: Mapping[str, Task]
-    examples: Examples
+    examples: Examples | None
     selection: float
     seed: int
     family: type[Family]
@@ -91,12 +87,12 @@ class _Asking:
             if split == "test" and question.modality == "image_text" and question.view is None:
                 if views < 2:
                     continue
-                view = 1 + self._place(question, shown, views - 1)
+                view = 1 + self._test_view(question, shown, views - 1)
                 shown += 1
-            if not self.examples.skips(split, question):
+            if self.examples is None or not self.examples.skips(split, question):
                 yield self._sample(question, split, image_path(question.profile_id, view))
 
-    def _place(self, question: Question, shown: int, count: int) -> int:
+    def _test_view(self, question: Question, shown: int, count: int) -> int:
         """Which of a person's transformed portraits a question of the test set shows, from 0."""
         wanted = self.protocol.test_image
         if wanted == "each":
@@ -111,7 +107,7 @@ class _Asking:
         return wanted
 
     def _sample(self, question: Question, split: Split, image: str) -> Sample:
-        shots = self.examples.of(split, question)
+        shots = self.examples.of(split, question) if self.examples else []
         draw = rng(self.seed, "selection", question.id)
         aside = split in ("forget", "retain") and draw.random() < self.selection
         part: Part = "selection" if aside else "report"
@@ -127,29 +123,8 @@ class _Asking:
                 for shot in shots
             )
             return sample.model_copy(update={"examples": tuple(examples)})
-        literal = published.sample(
+        raw = published.sample(
             question, split=split, image=image, shots=shots, letter_tokens=self.family.published_letter_tokens
         )
         limit = {} if self.protocol.max_new_tokens == published.NEW_TOKENS else {"max_new_tokens": task.max_new_tokens}
-        return literal.model_copy(update={"part": part, **limit})
-
-
-def metrics_of(evaluate: Evaluate) -> list[Metric]:
-    """The metrics of a recipe: those it names, or all of its tasks that its protocol has the numbers for.
-
-    Those of its general benchmarks come on top.
-    """
-    names = evaluate.metrics or [name for task in evaluate.tasks for name in plugins.find("tasks", task).metrics]
-    if evaluate.protocol.prompts == "published" and not evaluate.metrics:
-        names = [name for name in names if name not in BY_LIKELIHOOD]
-    names = [*names, *(name for spec in evaluate.benchmarks for name in plugins.find("benchmarks", spec.name).metrics)]
-    names += [*evaluate.extra_metrics, *(name for s in build_all(evaluate.summaries) for name in s.needs)]
-    return [plugins.build("metrics", name, {}) for name in dict.fromkeys(names)]
-
-
-def measured(metrics: Iterable[Metric]) -> dict[str, tuple[str, ...]]:
-    """By task, what the metrics need measured on a model besides its replies."""
-    return {
-        task: tuple(sorted({what for metric in metrics if task in metric.tasks for what in metric.measures}))
-        for task in TASKS
-    }
+        return raw.model_copy(update={"part": part, **limit})

@@ -1,8 +1,6 @@
 """What model summaries are made from: the scores and responses of all models at once."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -20,15 +18,20 @@ class ScoredRun:
         samples: those of the part ``report``, by id. ``values`` and ``responses`` may hold more.
         values: model -> metric -> sample id -> value; None where a reply could not be judged.
         responses: model -> sample id -> response.
-        results: the averaged metrics of all models.
+        average: gives ``results``, the averaged metrics of all models; called when they are first read.
         originals: of a person who was drawn more than once, sample id -> id in ``values`` and ``responses``.
     """
 
     samples: Mapping[str, Sample]
     values: Mapping[str, Mapping[str, Mapping[str, float | None]]]
     responses: Mapping[str, Mapping[str, Response]]
-    results: Sequence[MetricResult]
+    average: Callable[[], Sequence[MetricResult]]
     originals: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def results(self) -> Sequence[MetricResult]:
+        """The averaged metrics of all models."""
+        return self.average()
 
     @property
     def models(self) -> list[str]:
@@ -77,10 +80,11 @@ class ScoredRun:
     def facts(self, model: str, metric: str, *, task: str = "") -> dict[Fact, dict[Modality, float]]:
         """Value of every fact by modality, where both modalities were asked and judged (mean of several questions)."""
         values: dict[Fact, dict[Modality, list[float]]] = {}
-        for sample_id, fact, modality in self._asked_in_both(task):
-            value = self.value(model, metric, sample_id)
+        for sample in self.samples.values():
+            value = self.value(model, metric, sample.id) if task in ("", sample.task) else None
             if value is not None:
-                values.setdefault(fact, {}).setdefault(modality, []).append(value)
+                fact = (sample.split, sample.task, sample.profile_id, sample.attribute)
+                values.setdefault(fact, {}).setdefault(sample.modality, []).append(value)
         return {
             fact: {modality: mean(several) for modality, several in by.items()}
             for fact, by in values.items()
@@ -93,21 +97,6 @@ class ScoredRun:
         for sample in self.samples.values():
             found.setdefault((sample.split, None, ""), []).append(sample)
         return found
-
-    def _asked_in_both(self, task: str) -> list[tuple[str, Fact, Modality]]:
-        """Every sample about a fact that was asked in both modalities; worked out once for all models."""
-        if task not in self._facts:
-            samples = [s for s in self.samples.values() if task in ("", s.task)]
-            named = [(s.id, (s.split, s.task, s.profile_id, s.attribute), s.modality) for s in samples]
-            asked: dict[Fact, set[Modality]] = {}
-            for _, fact, modality in named:
-                asked.setdefault(fact, set()).add(modality)
-            self._facts[task] = [each for each in named if len(asked[each[1]]) == len(MODALITIES)]
-        return self._facts[task]
-
-    @cached_property
-    def _facts(self) -> dict[str, list[tuple[str, Fact, Modality]]]:
-        return {}
 
 
 def mean(values: Sequence[float]) -> float:

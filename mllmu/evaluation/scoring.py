@@ -3,8 +3,6 @@
 No model is loaded here, so a new metric can be computed on old replies at any time.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -14,7 +14,7 @@ from mllmu.core.records import BaseLogp, ModelRef, Response, Sample
 from mllmu.core.runfolder import RunFolder, Unit, content_digest, write_atomic
 from mllmu.evaluation import samples as rendering
 from mllmu.evaluation.metrics import Metric
-from mllmu.evaluation.run import RESPONSES, collect
+from mllmu.evaluation.run import collect
 from mllmu.models.engine.base_logp import base_logps
 from mllmu.models.engine.vllm_backend import VllmEngine, VllmModel, open_model
 from mllmu.models.loading import Loaded, family_of
@@ -84,7 +84,7 @@ class Evaluation:
             "samples": content_digest(self.folder / RunFolder.SAMPLES_FILE),
             "backend": self.run.recipe.evaluate.backend,
         }
-        return self.run.store.unit(f"{self.name}/{model}/replies", inputs)
+        return self.run.store.unit(f"{self.name}/{model}/{RunFolder.RESPONSES}", inputs)
 
     def ask(self, model: str, already_asked: Iterable[str] = ()) -> list[Response]:
         """The responses of one model; those of a model already asked are taken if it is the same under another name."""
@@ -96,7 +96,7 @@ class Evaluation:
                 self.collect(unit, ref, model)
             else:
                 with unit.making():
-                    write_atomic(unit.building / RESPONSES, dump_lines(self.responses(same)))
+                    write_atomic(unit.building / RunFolder.RESPONSES_FILE, dump_lines(self.responses(same)))
         return self.responses(model)
 
     def collect(self, unit: Unit, ref: ModelRef, label: str, *, bits: int | None = None) -> None:
@@ -114,7 +114,7 @@ class Evaluation:
 
     def responses(self, model: str) -> list[Response]:
         """Responses that have been collected, with their base log-probabilities where these have been computed."""
-        responses = read_lines(self.folder / model / "replies" / RESPONSES, Response)
+        responses = read_lines(self.folder / model / RunFolder.RESPONSES / RunFolder.RESPONSES_FILE, Response)
         path = self.folder / model / "base_logp" / BASE_LOGPS_FILE
         if not path.is_file():
             return responses

@@ -25,7 +25,7 @@ from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.progress import Progress, SilentProgress
 from mllmu.core.ranks import leads
 from mllmu.core.runfolder import RunFolder, RunStore
-from mllmu.evaluation.samples import metrics_of
+from mllmu.evaluation.metrics import metrics_of
 from mllmu.parallel.pool import WorkerPool
 from mllmu.parallel.team import follow, leading, only_alone
 from mllmu.pipeline import report

@@ -17,13 +17,12 @@ from transformers import AutoProcessor
 from mllmu.config.recipe import ModelSection
 from mllmu.core import plugins
 from mllmu.core.errors import DataError, RunStoreError, did_you_mean
-from mllmu.core.jsonl import parse_lines
+from mllmu.core.jsonl import Journal, parse_lines
 from mllmu.core.progress import Progress
 from mllmu.core.records import MetricResult, ModelRef, Question, Record, Response, Sample, TaskName
 from mllmu.core.runfolder import RunFolder, difference, read_json, write_atomic
 from mllmu.data.published.sets import PUBLISHED_SPLITS, PublishedSets, read_sets
 from mllmu.evaluation import published, scoring
-from mllmu.evaluation.run import append
 from mllmu.models.encoding import Encoder
 from mllmu.models.engine.raw_prompt import check_longest, respond_raw
 from mllmu.models.families import Family
@@ -214,9 +213,10 @@ def _ask(
     progress.advance(len(asked) - len(missing))
     if missing:
         loaded = load_as_published(plan)
+        journal = Journal(out / PARTIAL, Response)
         check_longest(loaded, missing, sets.images.open)
         for reply in respond_raw(loaded, missing, sets.images.open, system_prompt=plan.ref.system_prompt):
-            append(out / PARTIAL, [reply])
+            journal.append([reply])
             known[reply.sample_id] = reply
             progress.advance()
     progress.finish()

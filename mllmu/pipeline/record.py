@@ -69,7 +69,7 @@ def _stage(unit: str) -> str:
         return "data"
     if unit.startswith("models/"):
         return "finetune" if unit.endswith(("/target", "/retain_model")) else "unlearn"
-    return "evaluate" if unit.endswith("/replies") else "score"
+    return "evaluate" if unit.endswith(f"/{RunFolder.RESPONSES}") else "score"
 
 
 @contextmanager

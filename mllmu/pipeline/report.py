@@ -112,8 +112,9 @@ def judgements(folder: Path, models: Sequence[str]) -> tuple[list[MetricResult],
     warnings: list[str] = []
     for path in sorted(folder.glob(RunFolder.JUDGE_FILES)):
         content = read_json(path)
-        units = {name: read_json(folder / name / "replies" / UNIT_FILE) for name in content.get("replies", {})}
-        if any(unit.get("fingerprint") != content["replies"][name] for name, unit in units.items()):
+        responses = content.get("responses", {})
+        units = {name: read_json(folder / name / RunFolder.RESPONSES / UNIT_FILE) for name in responses}
+        if any(unit.get("fingerprint") != responses[name] for name, unit in units.items()):
             warnings.append(
                 f"The points of a judge ({path.stem.removeprefix('judge_')}) are not shown: it has judged replies that "
                 "were replaced since then. Run 'mllmu judge' again with --force."

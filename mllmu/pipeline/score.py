@@ -13,8 +13,7 @@ from mllmu.core.records import MetricResult, Sample, Score, Summary
 from mllmu.core.runfolder import RunFolder, write_atomic
 from mllmu.evaluation import scoring
 from mllmu.evaluation.judging import run as let_judge
-from mllmu.evaluation.metrics import Metric
-from mllmu.evaluation.samples import metrics_of
+from mllmu.evaluation.metrics import Metric, metrics_of
 from mllmu.evaluation.summaries import build_all, summarise
 from mllmu.pipeline import benchmarks
 from mllmu.pipeline.evaluate import Evaluation

@@ -13,21 +13,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mllmu.core import plugins
 from mllmu.core.errors import DataError
 from mllmu.core.jsonl import read_lines
 from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.records import Modality, Sample, Score
-from mllmu.core.seeding import derive
+from mllmu.evaluation.bootstrap import Table, draw
+from mllmu.evaluation.stats import percentile_interval
 
 UTILITY = ("retain", "celebrity")
 DRAWS = 2000
 
 Cell = tuple[str, str]
 """Set and task."""
-Table = NDArray[np.float64]
 
 
 class Range(NamedTuple):
@@ -93,7 +92,7 @@ def pool(roots: Sequence[Path], key: str, *, seed: int = 0) -> list[PooledRow]:
     for modality in ("image_text", "text"):
         answered = [_answered(samples, scores, shared, modality) for samples, scores in runs.values()]
         if all(run.counts for run in answered):
-            rows += _rows(answered, shared, modality, np.random.default_rng(derive(seed, "pool", key, modality)))
+            rows += _rows(answered, shared, modality, seed)
     return rows
 
 
@@ -129,11 +128,12 @@ def _answered(
     return Answered({str(split): names for split, names in people.items()}, sums, counts)
 
 
-def _rows(
-    runs: Sequence[Answered], models: Sequence[str], modality: Modality, rng: np.random.Generator
-) -> list[PooledRow]:
-    drawn_RD = _again(len(runs), rng).T / len(runs)
-    weights = [{split: _again(len(people), rng) for split, people in sorted(run.people.items())} for run in runs]
+def _rows(runs: Sequence[Answered], models: Sequence[str], modality: Modality, seed: int) -> list[PooledRow]:
+    drawn_RD = _draws([str(number) for number in range(len(runs))], seed, "runs").T / len(runs)
+    weights = [
+        {split: _draws(people, seed, f"run {number} {split}") for split, people in run.people.items()}
+        for number, run in enumerate(runs)
+    ]
 
     def means(sets: Sequence[str]) -> dict[str, Table]:
         found = [{m: _mean(run, w, m, sets) for m in models} for run, w in zip(runs, weights, strict=True)]
@@ -160,10 +160,10 @@ def _rows(
     return sorted(rows, key=lambda row: (row.front is not None, abs(row.surplus.value) + row.cost.value))
 
 
-def _again(size: int, rng: np.random.Generator) -> Table:
-    """How often each of some things is in each draw [D, size]; the first row is the things as they are."""
-    drawn = rng.multinomial(size, np.full(size, 1 / size), size=DRAWS)
-    return np.vstack([np.ones(size), drawn])
+def _draws(names: Sequence[str], seed: int, group: str) -> Table:
+    """How often each name is in each draw [D, names]; the first row is the names as they are."""
+    drawn = [draw(names, seed=seed, group=f"pool: {group}", number=number) for number in range(DRAWS)]
+    return np.array([[1] * len(names), *drawn], dtype=float)
 
 
 def _mean(run: Answered, weights: Mapping[str, Table], model: str, sets: Sequence[str]) -> Table:
@@ -192,5 +192,4 @@ def _fronts(distance: Mapping[str, Table], utility: Mapping[str, Table]) -> dict
 
 
 def _range(values: Table) -> Range:
-    low, high = np.percentile(values[1:], [2.5, 97.5])
-    return Range(float(values[0]), float(low), float(high))
+    return Range(float(values[0]), *percentile_interval(values[1:].tolist()))

@@ -13,9 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from math import sqrt
 from pathlib import Path
-from typing import NamedTuple
 
 from mllmu.config.recipe import Recipe
 from mllmu.core.errors import RecipeError
@@ -26,9 +24,8 @@ from mllmu.core.records import Modality, Response, TaskName
 from mllmu.core.runfolder import RunFolder, write_atomic
 from mllmu.core.seeding import derive
 from mllmu.evaluation import scoring
-from mllmu.evaluation.metrics import Metric
-from mllmu.evaluation.run import RESPONSES
-from mllmu.evaluation.samples import metrics_of
+from mllmu.evaluation.metrics import Metric, metrics_of
+from mllmu.evaluation.stats import auc, auc_interval, harmonic_mean
 from mllmu.parallel.pool import WorkerPool
 from mllmu.pipeline.evaluate import Evaluation
 from mllmu.pipeline.finetune import finetune_model, finetune_unit
@@ -38,7 +35,6 @@ from mllmu.report.inputs import TrustRow
 
 KINDS = ("with", "without")
 MIN_POOL = 2
-Z = 1.959964
 
 Cell = tuple[str, TaskName, Modality]
 Values = dict[Cell, float]
@@ -83,16 +79,18 @@ def _row(
 ) -> TrustRow:
     has, lacks = ([values[cell] for values in models if cell in values] for models in (with_people, without))
     area = auc(has, lacks)
+    low, high = (None, None) if area is None else auc_interval(area, len(has), len(lacks))
     parts = {attack: values.get(cell) for attack, values in robustness.items()}
+    measured = [part for part in (area, *parts.values()) if part is not None]
     metric, task, modality = cell
     return TrustRow(
         metric=metric,
         task=task,
         modality=modality,
-        auc=area and area.value,
-        auc_low=area and area.low,
-        auc_high=area and area.high,
-        trust=harmonic([area and area.value, *parts.values()]),
+        auc=area,
+        auc_low=low,
+        auc_high=high,
+        trust=harmonic_mean(measured) if measured else None,
         num_with=len(has),
         num_without=len(lacks),
         **parts,
@@ -184,10 +182,10 @@ class TrustStudy:
 
     def _ask_rounded(self, name: str) -> list[Response]:
         inputs = {"model": self.run.fingerprint(RunFolder.model_unit(self.key, name)), "bits": self.bits}
-        unit = self.run.store.unit(f"{self.evaluation.name}/{name}_{self.bits}_bits/replies", inputs)
+        unit = self.run.store.unit(f"{self.evaluation.name}/{name}_{self.bits}_bits/{RunFolder.RESPONSES}", inputs)
         if not unit.done:
             self.evaluation.collect(unit, self.run.ref(self.key, name), f"{name}, {self.bits} bits", bits=self.bits)
-        return read_lines(unit.folder / RESPONSES, Response)
+        return read_lines(unit.folder / RunFolder.RESPONSES_FILE, Response)
 
     def _ask_relearned(self, name: str) -> list[Response]:
         """Replies after one more fine-tuning, with the target's settings, on the forget people alone."""
@@ -214,30 +212,6 @@ def _mean_by_cell(models: Sequence[Values]) -> Values:
     return {cell: sum(values) / len(values) for cell, values in by_cell.items()}
 
 
-class Auc(NamedTuple):
-    """Area under the ROC curve with its 95 % interval (Hanley and McNeil 1982), clipped to [0, 1]."""
-
-    value: float
-    low: float
-    high: float
-
-
-def auc(known: Sequence[float], unknown: Sequence[float]) -> Auc | None:
-    """Probability that a model that knows has the larger value, ties counted half; None without both kinds.
-
-    >>> auc([0.9, 0.8, 0.4], [0.1, 0.5, 0.4]).value  # 7.5 of 9 pairs
-    0.8333333333333334
-    """
-    if not known or not unknown:
-        return None
-    pairs = sum((k > u) + 0.5 * (k == u) for k in known for u in unknown)
-    value = pairs / (len(known) * len(unknown))
-    first, second = value / (2 - value), 2 * value**2 / (1 + value)
-    spread = (len(known) - 1) * (first - value**2) + (len(unknown) - 1) * (second - value**2)
-    error = sqrt(max(0.0, value * (1 - value) + spread) / (len(known) * len(unknown)))
-    return Auc(value, max(0.0, value - Z * error), min(1.0, value + Z * error))
-
-
 def kept_after_quantisation(before: float, after: float) -> float:
     """min(before / after, 1): 1 if an unlearned model with rounded weights shows no more than before the rounding.
 
@@ -257,15 +231,3 @@ def kept_after_relearning(gained: float, gained_retain_model: float) -> float:
     (0.25, 1.0, 1.0)
     """
     return 1.0 if gained <= 0 else min(1.0, max(0.0, gained_retain_model) / gained)
-
-
-def harmonic(parts: Sequence[float | None]) -> float | None:
-    """Harmonic mean of the parts that were measured; 0 if one of them is 0, None without any.
-
-    >>> harmonic([1.0, 0.5, None]), harmonic([0.0, 1.0]), harmonic([None])
-    (0.6666666666666666, 0.0, None)
-    """
-    measured = [part for part in parts if part is not None]
-    if not measured:
-        return None
-    return 0.0 if min(measured) <= 0 else len(measured) / sum(1 / part for part in measured)

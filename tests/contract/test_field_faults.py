@@ -29,7 +29,8 @@ from mllmu.data.dataset import Dataset
 from mllmu.data.questions import QuestionOrder
 from mllmu.data.questions.template import build as ask_about
 from mllmu.data.sources.synthetic import Synthetic
-from mllmu.evaluation.samples import metrics_of, render
+from mllmu.evaluation.metrics import metrics_of
+from mllmu.evaluation.samples import render
 from mllmu.evaluation.scoring import score_all
 from mllmu.evaluation.summaries import build_all, summarise
 from mllmu.models.engine.forward import Forward, run_forward

@@ -72,7 +72,7 @@ def test_a_run_killed_in_teaching_and_in_asking_gives_the_same_bytes(
     assert (root / "models/.target.building" / CHECKPOINT).is_file()
     assert json.loads((root / "run.json").read_text())["status"] == "running"
     killed(base, root, "npo", nth=2, after=32)
-    assert (root / "eval/forget_40/npo/.replies.building" / PARTIAL).is_file()
+    assert (root / "eval/forget_40/npo/.responses.building" / PARTIAL).is_file()
     run(base, root, *CAREFUL, only="score")
     same_numbers(root, finished)
     assert not list(root.rglob("*.building"))

@@ -55,7 +55,7 @@ from mini_run import run
 from mllmu.parallel import team as processes
 from mllmu.cli.failures import explained_errors
 from mllmu.core.errors import ModelError
-from mllmu.evaluation import run as asking
+from mllmu.core.jsonl import Journal
 from mllmu.training import finetune
 
 def main():
@@ -76,14 +76,14 @@ def main():
     finetune.spread = put
 
     os.environ["ACCELERATE_USE_FSDP"] = "false"
-    keep = asking.append
+    keep = Journal.append
 
-    def append(path, responses):
-        keep(path, responses)
+    def append(journal, responses):
+        keep(journal, responses)
         if processes.rank() == 1:
             raise ModelError("no room left on this one")
 
-    asking.append = append
+    Journal.append = append
     run(base, failed, *{short!r}, "unlearn.methods=[]", only="unlearn")
 
 try:
@@ -175,7 +175,7 @@ def test_spread_layers_and_steps_in_parts_train_the_same_too(alone: Path, shared
 
 def test_replies_and_scores_are_those_of_one_process(base: Path, alone: Path, shared: Done) -> None:
     def texts(root: Path) -> dict[str, list[tuple[str, str]]]:
-        lines = {p.parts[-3]: p.read_text().splitlines() for p in root.glob("eval/*/*/replies/responses.jsonl")}
+        lines = {p.parts[-3]: p.read_text().splitlines() for p in root.glob("eval/*/*/responses/responses.jsonl")}
         return {name: [(r["sample_id"], r["text"]) for r in map(json.loads, of)] for name, of in lines.items()}
 
     assert {name: len(of) for name, of in texts(alone).items()} == {"target": 54, "retain_model": 54}
@@ -202,11 +202,11 @@ def test_a_process_that_fails_ends_all_with_its_message(shared: Done) -> None:
 
 
 def test_replies_of_all_processes_are_kept_when_one_fails(base: Path, shared: Done) -> None:
-    building = shared.failed / "eval/forget_40/target/.replies.building"
+    building = shared.failed / "eval/forget_40/target/.responses.building"
     of_follower = (building / OF_FOLLOWER.format(1)).read_bytes()
     assert of_follower.count(b"\n") == 5
     assert (building / PARTIAL).is_file()
     run(base, shared.failed, *SHORT, "unlearn.methods=[]", only="unlearn")
-    replies = shared.failed / "eval/forget_40/target/replies"
+    replies = shared.failed / "eval/forget_40/target/responses"
     assert set(of_follower.splitlines()) <= set((replies / "responses.jsonl").read_bytes().splitlines())
     assert not list(replies.glob("*partial*"))

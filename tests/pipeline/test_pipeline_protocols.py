@@ -17,6 +17,7 @@ SMALL = (
     "evaluate.max_profiles={forget: 2, test: 0, retain: 1, celebrity: 0, holdout: 0}",
     "evaluate.tasks=[classification, cloze]",
 )
+RESPONSES = "eval/*/*/responses/responses.jsonl"
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def compared(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_protocol_that_puts_the_same_prompts_is_not_asked_again(compared: Path) -> None:
     assert sorted(path.name for path in (compared / "protocols").iterdir()) == ["official", "shots"]
-    asked = sorted(path.parent.name for path in (compared / "protocols" / "official").rglob("replies"))
+    asked = sorted(path.parent.name for path in (compared / "protocols" / "official").rglob("responses"))
     assert asked == ["ga", "retain_model", "target"]
 
 
@@ -47,12 +48,9 @@ def test_the_table_has_every_protocol_model_and_set(compared: Path) -> None:
 
 
 def test_the_numbers_of_the_run_itself_do_not_depend_on_the_comparison(compared: Path, base: Path) -> None:
-    before = fingerprints(compared, "eval/*/metrics.json") | fingerprints(compared, "eval/*/*/replies/responses.jsonl")
+    before = fingerprints(compared, "eval/*/metrics.json") | fingerprints(compared, RESPONSES)
     run(base, compared, *SMALL)
-    assert (
-        fingerprints(compared, "eval/*/metrics.json") | fingerprints(compared, "eval/*/*/replies/responses.jsonl")
-        == before
-    )
+    assert fingerprints(compared, "eval/*/metrics.json") | fingerprints(compared, RESPONSES) == before
 
 
 def test_the_official_protocol_can_be_the_one_of_the_run(base: Path, compared: Path, tmp_path: Path) -> None:
@@ -61,5 +59,5 @@ def test_the_official_protocol_can_be_the_one_of_the_run(base: Path, compared: P
     run(base, root, *SMALL, "evaluate.protocol={name: official, max_new_tokens: 3}")
     page = (root / "report" / "index.html").read_text(encoding="utf-8")
     assert "Asked under the protocol" in page
-    same = "forget_40/target/replies/responses.jsonl"
+    same = "forget_40/target/responses/responses.jsonl"
     assert (root / "eval" / same).read_bytes() == (compared / "protocols" / "official" / same).read_bytes()

@@ -60,14 +60,14 @@ def reported(root: Path) -> set[str]:
 
 
 def replies(root: Path, model: str) -> list[Response]:
-    return read_lines(root / f"eval/forget_40/{model}/replies/responses.jsonl", Response)
+    return read_lines(root / f"eval/forget_40/{model}/responses/responses.jsonl", Response)
 
 
 def test_every_stage_left_its_files(finished: Path, base: Path) -> None:
     assert load(finished / "recipe.yaml") == parse(settings(base))
     assert json.loads((finished / "run.json").read_text())["status"] == "done"
     units = {"data", "models/target"} | {f"models/forget_40/{name}" for name in MODELS[1:]}
-    units |= {f"eval/forget_40/{name}/{what}" for name in MODELS for what in ("replies", "scores")}
+    units |= {f"eval/forget_40/{name}/{what}" for name in MODELS for what in ("responses", "scores")}
     assert set(unit_times(finished)) == units
     trained = ["target", "forget_40/retain_model", "forget_40/ga", "forget_40/npo"]
     for name in trained:
@@ -205,7 +205,7 @@ def test_a_fresh_run_gives_the_same_bytes(finished: Path, base: Path, tmp_path: 
 
 def test_replies_do_not_depend_on_the_batch_size(copied: Path, finished: Path, base: Path) -> None:
     for name in ("target", "prompting"):
-        shutil.rmtree(copied / f"eval/forget_40/{name}/replies")
+        shutil.rmtree(copied / f"eval/forget_40/{name}/responses")
     run(base, copied, "evaluate.batch_size=5", only="evaluate")
     for name in ("target", "prompting"):
         ours, theirs = replies(copied, name), replies(finished, name)

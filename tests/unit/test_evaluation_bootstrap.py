@@ -29,7 +29,7 @@ def asked(name: str, person: str, split: Split = "forget", **changes: Any) -> Sa
 
 def everything(samples: list[Sample], values: dict[str, Values], **more: Any) -> ScoredRun:
     by_id = {sample.id: sample for sample in samples}
-    return ScoredRun(samples=by_id, values=values, responses={model: {} for model in values}, results=[], **more)
+    return ScoredRun(samples=by_id, values=values, responses={model: {} for model in values}, average=list, **more)
 
 
 def intervals(name: str, every: ScoredRun, **more: Any) -> dict[tuple[str, str], Summary]:
@@ -96,7 +96,7 @@ def test_results_are_averaged_again_as_they_are_averaged_the_first_time() -> Non
     values: Values = {m.name: {s.id: dice.choice([dice.random(), 2.0, None]) for s in samples} for m in metrics}
     scores = [Score(sample_id=key, metric=name, value=v) for name, of in values.items() for key, v in of.items()]
     results = scoring.aggregate("x", samples, scores, metrics)
-    first = ScoredRun(samples={s.id: s for s in samples}, values={"x": values}, responses={}, results=results)
+    first = ScoredRun(samples={s.id: s for s in samples}, values={"x": values}, responses={}, average=lambda: results)
     again = People(first).repeated({"forget": [0, 1, 2], "retain": [2, 0, 1]})
     drawn = list(again.samples.values())
     moved = [Score(sample_id=s.id, metric=m.name, value=again.value("x", m.name, s.id)) for m in metrics for s in drawn]
@@ -112,7 +112,7 @@ def test_the_same_seed_gives_the_same_bounds_whatever_else_is_there() -> None:
     assert intervals("model_utility", world, seed=5)["x", ""] != found
     turned = dict(reversed(list(world.samples.items())))
     more = turned | {"h": asked("h", "hugo", "holdout"), "i": asked("i", "ines", "holdout")}
-    other = ScoredRun(samples=more, values={**world.values, "a": world.values["x"]}, responses={}, results=[])
+    other = ScoredRun(samples=more, values={**world.values, "a": world.values["x"]}, responses={}, average=list)
     bounds = intervals("model_utility", other, seed=4)["x", ""]
     assert [bounds.low, bounds.high] == pytest.approx([found.low, found.high])
 

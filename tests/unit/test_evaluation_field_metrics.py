@@ -11,8 +11,7 @@ import pytest
 from mllmu.core.plugins import build
 from mllmu.core.records import CandidateLogp, Response, Sample, Score, TokenStats
 from mllmu.evaluation.metrics import Metric
-from mllmu.evaluation.ranking import auc, hits_at, lowest_mean, matched_auc
-from mllmu.evaluation.stats import ks_p_value
+from mllmu.evaluation.stats import auc, hits_at, ks_p_value, lowest_mean, matched_auc
 
 
 def sample(target: str = "nurse", task: str = "generation", **changes: Any) -> Sample:

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from helpers_models import Watcher, load_ref, sample
 
-from mllmu.core.errors import DataError
 from mllmu.core.jsonl import read_lines
 from mllmu.core.records import Response, Sample
+from mllmu.core.runfolder import RunFolder
 from mllmu.evaluation import run
-from mllmu.evaluation.run import PARTIAL, RESPONSES, append, collect, read_partial
+from mllmu.evaluation.run import PARTIAL, collect
 from mllmu.models.loading import Loaded
 
+RESPONSES = RunFolder.RESPONSES_FILE
 SAMPLES = [
     sample(n, prompt=f"Where? {'Ada Bell ' * (n % 4)}", image=("", "red.png")[n % 2], candidates={"target": "Riga"})
     for n in range(10)
@@ -132,22 +133,3 @@ def test_no_model_is_loaded_when_all_replies_are_there(ask: Ask, tmp_path: Path)
 def test_the_guard_reaches_the_model(ask: Ask, tmp_path: Path) -> None:
     bare, guarded = ask(tmp_path / "bare"), ask(tmp_path / "guarded", system_prompt="Say no more than you must.")
     assert all(a.candidates != b.candidates for a, b in zip(bare, guarded, strict=True))
-
-
-def test_what_is_appended_is_read_back(tmp_path: Path) -> None:
-    replies = [Response(sample_id=str(n), text="Čeština ‘ok’", num_tokens=1, finished=True) for n in range(3)]
-    path = tmp_path / PARTIAL
-    assert read_partial(path) == []
-    append(path, replies[:1])
-    append(path, replies[1:])
-    assert read_partial(path) == replies
-    whole = path.read_bytes()
-    for cut in range(1, len(whole) // 3):
-        path.write_bytes(whole[:-cut])
-        assert read_partial(path) == replies[:2], "also when a letter of several bytes is cut in two"
-
-
-def test_a_damaged_line_is_named(tmp_path: Path) -> None:
-    (tmp_path / PARTIAL).write_text('{"sample_id": "1", "text": "a", "num_tokens": 1, "finished": true}\n{"x": 1}\n')
-    with pytest.raises(DataError, match=rf"{PARTIAL}:2: "):
-        read_partial(tmp_path / PARTIAL)

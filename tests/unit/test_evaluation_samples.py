@@ -15,7 +15,8 @@ from mllmu.core.records import PEOPLE_SPLITS, Profile, Sample
 from mllmu.data import build
 from mllmu.data.dataset import Dataset, load
 from mllmu.data.portraits import Portraits
-from mllmu.evaluation.samples import metrics_of, render
+from mllmu.evaluation.metrics import metrics_of
+from mllmu.evaluation.samples import render
 
 
 class Painted(Portraits):

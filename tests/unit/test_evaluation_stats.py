@@ -8,7 +8,16 @@ import pytest
 
 from mllmu.core.errors import DataError
 from mllmu.core.seeding import rng
-from mllmu.evaluation.stats import clustered_mean, js_distance, ks_distance, paired_difference
+from mllmu.evaluation.stats import (
+    auc,
+    auc_interval,
+    clustered_mean,
+    harmonic_mean,
+    js_distance,
+    ks_distance,
+    paired_difference,
+    percentile_interval,
+)
 
 T_1 = 12.706204736  # 97.5 % quantile of Student's t with one degree of freedom
 
@@ -123,3 +132,28 @@ def test_distance_to_nothing_is_refused(distance: object) -> None:
 def test_histogram_needs_a_bin() -> None:
     with pytest.raises(DataError, match="got 0 bins"):
         js_distance([1], [2], bins=0)
+
+
+def test_the_interval_of_an_area_is_that_of_hanley_and_mcneil() -> None:
+    area = auc([0.9, 0.8, 0.4], [0.1, 0.5, 0.4])
+    # 0.9 and 0.8 beat all three; 0.4 beats 0.1, ties with 0.4 and loses to 0.5: 3 + 3 + 1.5 of 9
+    assert area == pytest.approx(7.5 / 9)
+    low, high = auc_interval(7.5 / 9, 3, 3)
+    # q1 = a / (2 - a), q2 = 2 a^2 / (1 + a), three of each kind
+    a = 7.5 / 9
+    variance = (a * (1 - a) + 2 * (a / (2 - a) - a * a) + 2 * (2 * a * a / (1 + a) - a * a)) / 9
+    assert low == pytest.approx(a - 1.959964 * variance**0.5)
+    assert high == 1.0
+    assert auc_interval(1.0, 2, 2) == (1.0, 1.0)
+    assert auc([0.0, 1.0], [2.0, 3.0]) == 0.0
+    assert auc([], [1.0]) is None
+
+
+def test_the_harmonic_mean_is_zero_if_one_part_is() -> None:
+    assert harmonic_mean([1.0, 1.0, 0.5]) == pytest.approx(0.75)
+    assert harmonic_mean([1.0, 0.0]) == 0.0
+
+
+def test_the_middle_of_the_draws_leaves_out_the_same_share_on_both_sides() -> None:
+    assert percentile_interval([float(n) for n in range(41)]) == (1.0, 39.0)
+    assert percentile_interval([0.0, 10.0], 0.1) == pytest.approx((1.0, 9.0))

@@ -12,7 +12,7 @@ from mllmu.core import plugins
 from mllmu.core.declared import closeness
 from mllmu.core.errors import RecipeError
 from mllmu.core.records import CandidateLogp, MetricResult, Response, Sample, Score, Summary
-from mllmu.evaluation.samples import measured, metrics_of
+from mllmu.evaluation.metrics import measured, metrics_of
 from mllmu.evaluation.stats import harmonic_mean
 from mllmu.evaluation.summaries import OVERVIEW, Summariser, build_all, summarise
 from mllmu.evaluation.summaries.both_ways import overlap, shares

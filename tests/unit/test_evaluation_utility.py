@@ -19,9 +19,9 @@ from mllmu.core.records import Response
 from mllmu.evaluation.benchmarks import Asked, Skipped
 from mllmu.evaluation.benchmarks.llava_bench import PLUGIN as LLAVA_BENCH
 from mllmu.evaluation.benchmarks.mmmu import PLUGIN as MMMU
+from mllmu.evaluation.metrics import metrics_of
 from mllmu.evaluation.metrics.mmmu_accuracy import PLUGIN as ACCURACY
 from mllmu.evaluation.metrics.mmmu_accuracy import is_right, read_choice
-from mllmu.evaluation.samples import metrics_of
 from mllmu.evaluation.scoring import aggregate, score_all
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "mmmu_accuracy.json").read_text(encoding="utf-8"))

@@ -64,7 +64,7 @@ def write_replies(folder: Path, right: set[str], fingerprint: str = "f1") -> Non
         for s in SAMPLES
     ]
     (folder / "responses.jsonl").write_text(dump_lines(replies), encoding="utf-8")
-    unit = {"name": "replies", "fingerprint": fingerprint, "inputs": {}, "facts": {}}
+    unit = {"name": "responses", "fingerprint": fingerprint, "inputs": {}, "facts": {}}
     (folder / "unit.json").write_text(json.dumps(unit), encoding="utf-8")
 
 
@@ -72,8 +72,8 @@ def write_replies(folder: Path, right: set[str], fingerprint: str = "f1") -> Non
 def root(tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     forget = folder / "eval" / "forget_10"
-    write_replies(forget / "target" / "replies", {"forget", "retain"})
-    write_replies(forget / "ga" / "replies", {"retain"})
+    write_replies(forget / "target" / "responses", {"forget", "retain"})
+    write_replies(forget / "ga" / "responses", {"retain"})
     (forget / "samples.jsonl").write_text(dump_lines(SAMPLES), encoding="utf-8")
     (folder / "recipe.yaml").write_text("name: run\nunlearn:\n  methods: [ga]\n", encoding="utf-8")
     return folder
@@ -154,7 +154,7 @@ def test_an_unreadable_verdict_is_counted_and_left_out_of_the_mean(root: Path, s
 
 
 def test_a_missing_reply_is_counted_and_not_judged(root: Path) -> None:
-    path = root / "eval" / "forget_10" / "ga" / "replies" / "responses.jsonl"
+    path = root / "eval" / "forget_10" / "ga" / "responses" / "responses.jsonl"
     path.write_text("".join(path.read_text(encoding="utf-8").splitlines(keepends=True)[1:]), encoding="utf-8")
     (found,) = run(root, ("ga",), Rule(), progress=SilentProgress())
     assert next(r.num_unparsed for r in found.results if r.modality == "image_text") == 1
@@ -163,8 +163,8 @@ def test_a_missing_reply_is_counted_and_not_judged(root: Path) -> None:
 
 def test_other_replies_need_force(root: Path) -> None:
     run(root, MODELS, Rule(), progress=SilentProgress())
-    write_replies(root / "eval" / "forget_10" / "ga" / "replies", {"forget", "retain"}, fingerprint="f2")
-    with pytest.raises(RunStoreError, match="replies was 'f1', is now 'f2'"):
+    write_replies(root / "eval" / "forget_10" / "ga" / "responses", {"forget", "retain"}, fingerprint="f2")
+    with pytest.raises(RunStoreError, match="responses was 'f1', is now 'f2'"):
         run(root, MODELS, Rule(), progress=SilentProgress())
     (found,) = run(root, MODELS, Rule(), progress=SilentProgress(), force=True)
     assert all(r.value == 10 for r in found.results)

@@ -82,7 +82,7 @@ def test_seconds_are_summed_by_stage_and_interrupted_attempts_count(tmp_path: Pa
     store = RunStore(tmp_path)
     seconds = {
         "data": 1.0, "models/target": 2.0, "models/forget_10/retain_model": 3.0, "models/forget_10/ga": 4.0,
-        "eval/forget_10/ga/replies": 5.0, "eval/forget_10/ga/scores": 6.0,
+        "eval/forget_10/ga/responses": 5.0, "eval/forget_10/ga/scores": 6.0,
     }  # fmt: skip
     for name, spent in seconds.items():
         unit = store.unit(name, {})

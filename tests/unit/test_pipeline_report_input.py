@@ -45,13 +45,13 @@ def test_without_a_judge_nothing_is_added(tmp_path: Path) -> None:
 
 
 def test_points_for_replies_that_were_replaced_are_left_out_with_a_warning(tmp_path: Path) -> None:
-    replies = tmp_path / "target" / "replies"
-    replies.mkdir(parents=True)
-    (replies / "unit.json").write_text(json.dumps({"fingerprint": "f1"}))
-    write(tmp_path, result("target"), replies={"target": "f1"})
+    responses = tmp_path / "target" / "responses"
+    responses.mkdir(parents=True)
+    (responses / "unit.json").write_text(json.dumps({"fingerprint": "f1"}))
+    write(tmp_path, result("target"), responses={"target": "f1"})
     results, _, warnings = judgements(tmp_path, ["target"])
     assert len(results) == 1 and warnings == []
-    (replies / "unit.json").write_text(json.dumps({"fingerprint": "f2"}))
+    (responses / "unit.json").write_text(json.dumps({"fingerprint": "f2"}))
     results, declared, (warning,) = judgements(tmp_path, ["target"])
     assert (results, declared) == ([], {})
     assert "points of a judge (rule) are not shown" in warning

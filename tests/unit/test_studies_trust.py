@@ -6,27 +6,7 @@ import pytest
 import torch
 
 from mllmu.models.weights import rounded
-from mllmu.studies.trust import auc, harmonic, kept_after_quantisation, kept_after_relearning
-
-
-def test_auc_is_the_share_of_pairs_in_the_right_order_ties_counted_half() -> None:
-    found = auc([0.9, 0.8, 0.4], [0.1, 0.5, 0.4])
-    assert found is not None
-    # 0.9 and 0.8 beat all three; 0.4 beats 0.1, ties with 0.4 and loses to 0.5: 3 + 3 + 1.5 of 9
-    assert found.value == pytest.approx(7.5 / 9)
-    # Hanley and McNeil: q1 = a / (2 - a), q2 = 2 a^2 / (1 + a), three of each kind
-    a = 7.5 / 9
-    variance = (a * (1 - a) + 2 * (a / (2 - a) - a * a) + 2 * (2 * a * a / (1 + a) - a * a)) / 9
-    assert found.low == pytest.approx(a - 1.959964 * variance**0.5)
-    assert found.high == 1.0
-
-
-def test_perfect_and_inverted_order() -> None:
-    assert auc([2.0, 3.0], [0.0, 1.0]) == (1.0, 1.0, 1.0)
-    inverted = auc([0.0, 1.0], [2.0, 3.0])
-    assert inverted is not None
-    assert inverted.value == 0.0
-    assert auc([], [1.0]) is None
+from mllmu.studies.trust import kept_after_quantisation, kept_after_relearning
 
 
 def test_what_comes_back_costs_trust_and_what_sinks_does_not() -> None:
@@ -36,12 +16,6 @@ def test_what_comes_back_costs_trust_and_what_sinks_does_not() -> None:
     assert kept_after_relearning(0.5, 0.1) == pytest.approx(0.2)
     assert kept_after_relearning(0.5, -0.1) == 0.0
     assert kept_after_relearning(-0.2, 0.3) == 1.0
-
-
-def test_the_harmonic_mean_is_zero_if_one_part_is() -> None:
-    assert harmonic([1.0, 1.0, 0.5]) == pytest.approx(0.75)
-    assert harmonic([1.0, 0.0]) == 0.0
-    assert harmonic([None, 0.5]) == 0.5
 
 
 def test_rounding_keeps_the_largest_entry_and_gives_so_many_levels() -> None:

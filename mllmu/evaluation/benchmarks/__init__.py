@@ -1,11 +1,9 @@
 """General benchmarks: does a model still do what it did, on questions that have nothing to do with the people?"""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from PIL.Image import Image
 from pydantic import Field
@@ -48,6 +46,7 @@ class Benchmark(Plugin, ABC):
         path: a local copy, or the name of the repository on the hub.
         revision: commit, tag or branch on the hub.
         num_questions: only the first n questions.
+        max_new_tokens: most tokens a reply may have.
     """
 
     label: ClassVar[str]
@@ -58,11 +57,12 @@ class Benchmark(Plugin, ABC):
     path: Path = Field(description="folder of the benchmark's files, or its name on the hub")
     revision: str | None = Field(None, description="commit, tag or branch on the hub")
     num_questions: int | None = Field(None, gt=0, description="only the first n questions")
+    max_new_tokens: int = Field(32, gt=0, description="longest reply, in tokens")
 
     @property
     def name(self) -> Split:
-        """The plug-in's name, which is the name of its file and of its set."""
-        return type(self).__module__.rpartition(".")[2]
+        """The plug-in's name, which is that of its set; of a benchmark by a path, the name of its class."""
+        return super().name.rpartition(":")[2]
 
     def info(self) -> SplitInfo:
         """What a report needs to know about the set."""
@@ -75,3 +75,15 @@ class Benchmark(Plugin, ABC):
         Raises:
             DataError: the data set is missing or has another schema.
         """
+
+    def sample(self, key: str, **fields: Any) -> Sample:
+        """The sample of one question about an image; ``key`` names it within the benchmark."""
+        return Sample(
+            id=f"{self.name}/{key}",
+            question_id=key,
+            profile_id=key,
+            split=self.name,
+            modality="image_text",
+            max_new_tokens=self.max_new_tokens,
+            **fields,
+        )

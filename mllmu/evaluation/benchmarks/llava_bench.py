@@ -1,13 +1,10 @@
 """LLaVA-Bench (in the wild): sixty open questions about images, to be judged against a reference answer."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import Field
 
-from mllmu.core.records import Sample
 from mllmu.data.published.store import Store
 from mllmu.evaluation.benchmarks import Asked, Benchmark, Skipped
 
@@ -42,19 +39,8 @@ class LlavaBench(Benchmark):
             if not question or not answer:
                 yield Skipped("train", number, key, "the question or the reference answer is empty")
                 continue
-            sample = Sample(
-                id=f"{self.name}/{key}",
-                question_id=key,
-                profile_id=key,
-                split=self.name,
-                task="generation",
-                modality="image_text",
-                attribute=str(row[kind]),
-                prompt=question,
-                target=answer,
-                value=answer,
-                max_new_tokens=self.max_new_tokens,
-            )
+            about = {"attribute": str(row[kind]), "target": answer, "value": answer}
+            sample = self.sample(key, task="generation", prompt=question, **about)
             yield Asked(sample, table, number, "image")
 
 

@@ -1,7 +1,5 @@
 """MMMU, validation: college-level questions about images, multiple choice and open."""
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,7 +37,6 @@ class Mmmu(Benchmark):
 
     path: Path = Path("MMMU/MMMU")
     subjects: tuple[str, ...] = Field(default=(), description="only these configs, e.g. [Accounting]; empty: all")
-    max_new_tokens: int = Field(32, gt=0, description="longest reply, in tokens")
 
     def read(self) -> Iterator[Asked | Skipped]:
         store = Store(self.path, self.revision)
@@ -73,21 +70,15 @@ class Mmmu(Benchmark):
             return f"the answer {str(row['answer'])[:80]!r} is none of its {len(values)} options"
         if any("<image" in value for value in options.values()):
             return "an option is an image"
-        key = str(row["id"])
-        return Sample(
-            id=f"{self.name}/{key}",
-            question_id=key,
-            profile_id=key,
-            split=self.name,
+        return self.sample(
+            str(row["id"]),
             task="classification" if choice else "cloze",
-            modality="image_text",
             attribute=subject,
             prompt=prompt(str(row["question"]), options),
             target=str(row["answer"]) if choice else truths[0],
             value=options[row["answer"]] if choice else truths[0],
             options=options,
             candidates={x: x for x in options} if choice else {f"right_{n}": text for n, text in enumerate(truths)},
-            max_new_tokens=self.max_new_tokens,
         )
 
 

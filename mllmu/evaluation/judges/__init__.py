@@ -3,18 +3,19 @@
 A judge works on replies that are kept on disk and never on a model; see :mod:`mllmu.evaluation.judging`.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import cache
+from importlib.resources import files
 from typing import Any, ClassVar
 
-from pydantic import Field
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
 
 from mllmu.core.plugins import Plugin
 from mllmu.core.records import Record
-from mllmu.llm import Preview
+from mllmu.llm import Message, Preview, fence
 
 LOWEST, HIGHEST = 1, 10
 
@@ -37,7 +38,7 @@ class Verdict(Record):
     reason: str = ""
 
 
-class Session(ABC):
+class JudgeSession(ABC):
     """A judge at work."""
 
     @abstractmethod
@@ -62,6 +63,8 @@ class Judge(Plugin):
 
     version: ClassVar[int] = 1
     """Raised whenever the same replies would be judged otherwise."""
+    reads_rubric: ClassVar[bool] = True
+    """Whether its verdicts depend on ``rubric.yaml``."""
     about: ClassVar[str] = "1 to 10 points by a language model"
     """What the points are, and who gives them; printed with every table of them."""
     label: str = Field(
@@ -70,18 +73,47 @@ class Judge(Plugin):
 
     @property
     def name(self) -> str:
-        """The label, or the name of the judge's file."""
-        return self.label or type(self).__module__.rpartition(".")[2]
+        """The label, or the judge's name; of a judge by a path, the name of its class."""
+        return self.label or super().name.rpartition(":")[2]
 
     @abstractmethod
-    def session(self) -> AbstractContextManager[Session]:
+    def session(self) -> AbstractContextManager[JudgeSession]:
         """Open whatever is needed to judge: a connection, a model, nothing."""
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the verdicts; two equal identities judge alike."""
-        return {"judge": type(self).__name__, "version": self.version, **self.model_dump(mode="json")}
+        settings = self.model_dump(mode="json", exclude=set(self.operational))
+        words = {"rubric": rubric()["version"]} if self.reads_rubric else {}
+        return {"judge": type(self).__name__, "version": self.version, **settings, **words}
 
     def preview(self, cases: Sequence[Case], num_prompts: int) -> Preview:
-        """What :meth:`Session.judge` would ask an endpoint about these cases; nothing by default."""
+        """What :meth:`JudgeSession.judge` would ask an endpoint about these cases; nothing by default."""
         del cases, num_prompts
         return Preview(0, 0, ())
+
+
+class Rating(BaseModel):
+    """What a model that judges must reply."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    score: int = Field(ge=LOWEST, le=HIGHEST)
+    reason: str
+
+
+@cache
+def rubric() -> dict[str, Any]:
+    """Read ``rubric.yaml`` once."""
+    text = files(__name__).joinpath("rubric.yaml").read_text(encoding="utf-8")
+    loaded: dict[str, Any] = yaml.safe_load(text)
+    return loaded
+
+
+def messages(case: Case) -> tuple[Message, ...]:
+    """The prompt for one case; everything that others wrote stands fenced (see :func:`mllmu.llm.fence`)."""
+    parts = {name: fence(name, getattr(case, name)) for name in ("question", "reference", "reply")}
+    words = rubric()
+    return (
+        {"role": "system", "content": words["system"]},
+        {"role": "user", "content": words["user"].format_map(parts)},
+    )

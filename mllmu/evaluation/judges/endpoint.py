@@ -1,17 +1,13 @@
 """A language model behind an OpenAI-compatible endpoint as judge."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from statistics import median
-from typing import Any
 
 from pydantic import Field
 
-from mllmu.evaluation.judges import Case, Judge, Session, Verdict
-from mllmu.evaluation.judges._rubric import Rating, messages, rubric
+from mllmu.evaluation.judges import Case, Judge, JudgeSession, Rating, Verdict, messages
 from mllmu.llm import Call, Client, EndpointSettings, Preview, Unanswered
 
 MAX_REASON = 300
@@ -34,10 +30,6 @@ class Endpoint(Judge, EndpointSettings):
     max_tokens: int | None = Field(200, ge=1, description="most tokens a verdict may have; null: not sent")
     votes: int = Field(1, ge=1, le=15, description="how often each reply is judged; the median counts")
 
-    def identity(self) -> dict[str, Any]:
-        settings = {name: value for name, value in super().identity().items() if name not in self.operational}
-        return {**settings, "rubric": rubric()["version"]}
-
     def calls(self, cases: Sequence[Case]) -> list[Call]:
         """The calls for some cases, all votes of a case next to each other."""
         seeds: list[int | None] = [None] if self.votes == 1 else list(range(1, self.votes + 1))
@@ -48,12 +40,12 @@ class Endpoint(Judge, EndpointSettings):
         return found._replace(prompts=found.prompts[:: self.votes])
 
     @contextmanager
-    def session(self) -> Iterator[Session]:
+    def session(self) -> Iterator[JudgeSession]:
         with Client(self, Rating) as client:
             yield _Session(self, client)
 
 
-class _Session(Session):
+class _Session(JudgeSession):
     def __init__(self, judge: Endpoint, client: Client[Rating]) -> None:
         self._judge = judge
         self._client = client

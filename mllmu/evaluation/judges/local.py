@@ -1,16 +1,13 @@
 """A language model from a folder as judge, without any endpoint."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from mllmu.core.errors import ModelError, one_line
-from mllmu.evaluation.judges import Case, Judge, Session, Verdict
-from mllmu.evaluation.judges._rubric import Rating, messages, rubric
+from mllmu.evaluation.judges import Case, Judge, JudgeSession, Rating, Verdict, messages
 from mllmu.llm import Message, parse_object
 
 
@@ -24,6 +21,7 @@ class Local(Judge):
     """
 
     source = "https://arxiv.org/abs/2410.22108"
+    operational = frozenset({"device", "batch_size"})
 
     path: str = Field(min_length=1, description="folder saved by save_pretrained, or a hub id")
     revision: str | None = Field(None, description="commit, tag or branch on the hub")
@@ -32,16 +30,12 @@ class Local(Judge):
     batch_size: int = Field(8, ge=1, description="responses judged at once")
     max_tokens: int = Field(200, ge=1, description="most tokens a verdict may have")
 
-    def identity(self) -> dict[str, Any]:
-        settings = {name: value for name, value in super().identity().items() if name not in ("device", "batch_size")}
-        return {**settings, "rubric": rubric()["version"]}
-
     @contextmanager
-    def session(self) -> Iterator[Session]:
-        yield _Session(self)
+    def session(self) -> Iterator[JudgeSession]:
+        yield LocalSession(self)
 
 
-class _Session(Session):
+class LocalSession(JudgeSession):
     """Loads the model; torch is imported only here."""
 
     def __init__(self, judge: Local) -> None:
@@ -76,14 +70,14 @@ class _Session(Session):
         size = self._judge.batch_size
         for start in range(0, len(cases), size):
             batch = cases[start : start + size]
-            for case, text in zip(batch, self._write([messages(case) for case in batch]), strict=True):
+            for case, text in zip(batch, self.write([messages(case) for case in batch]), strict=True):
                 found = parse_object(text, Rating)
                 if isinstance(found, str):
                     yield Verdict(sample_id=case.sample_id, value=None, reason=f"unreadable verdict: {found}")
                 else:
                     yield Verdict(sample_id=case.sample_id, value=float(found.score), reason=found.reason[:300])
 
-    def _write(self, prompts: Sequence[tuple[Message, ...]]) -> list[str]:
+    def write(self, prompts: Sequence[tuple[Message, ...]]) -> list[str]:
         """Greedy continuations of some prompts, padded on the left to one batch."""
         import torch
 

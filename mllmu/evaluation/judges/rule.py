@@ -1,13 +1,11 @@
 """An offline baseline: points by how much of the value is in the reply."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from mllmu.core.parsing import contains_words, normalise
-from mllmu.evaluation.judges import HIGHEST, LOWEST, Case, Judge, Session, Verdict
+from mllmu.evaluation.judges import HIGHEST, LOWEST, Case, Judge, JudgeSession, Verdict
 from mllmu.evaluation.outcome import is_noise, is_refusal
 
 NONE = "none"
@@ -35,6 +33,7 @@ class Rule(Judge):
     """
 
     source = "our own rules on the scale of https://arxiv.org/abs/2410.22108; no language model"
+    reads_rubric = False
     about = "1 to 10 points by rules that count the words of the fact; no language model has read the answers"
 
     @property
@@ -42,11 +41,11 @@ class Rule(Judge):
         """Always begins with ``rule``, so that no table can pass it off as a language model."""
         return f"rule_{self.label}" if self.label else "rule"
 
-    def session(self) -> AbstractContextManager[Session]:
+    def session(self) -> AbstractContextManager[JudgeSession]:
         return nullcontext(_Session())
 
 
-class _Session(Session):
+class _Session(JudgeSession):
     def judge(self, cases: Sequence[Case]) -> Iterator[Verdict]:
         for case in cases:
             points, reason = judged(case.value, case.reply)

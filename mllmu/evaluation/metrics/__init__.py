@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, ClassVar
 
+from mllmu.core import plugins
 from mllmu.core.declared import Direction, MetricInfo
-from mllmu.core.plugins import Plugin, name_of
-from mllmu.core.records import Response, Sample, Score, Split, TaskName
+from mllmu.core.plugins import Plugin
+from mllmu.core.records import TASKS, CandidateLogp, Response, Sample, Score, Split, TaskName, TokenStats
 from mllmu.evaluation.outcome import Outcome, outcome
 from mllmu.evaluation.stats import Estimate, clustered_mean
 
-NO_LIKELIHOOD = "no likelihood for the target"
+if TYPE_CHECKING:
+    from mllmu.config.recipe import Evaluate
+
 NO_COMPARISON = "no likelihood for the truth or for a wrong answer"
-NO_TOKENS = "no token statistics"
 EMPTY = "empty reply"
 
 
@@ -26,6 +28,7 @@ class Metric(Plugin):
         tasks: the tasks whose replies it judges; ``splits``: only these sets, if not all concern it.
         version: raised whenever the same replies would give other numbers.
         measures: what must be measured on the model besides replies and candidates, see ``Sample.measured``.
+        reads_likelihood: it reads the likelihood of candidates, which the published protocol does not compute.
         needs_base_logp: it needs the likelihood of the replies under the base model, see ``Response.base_logp``.
 
     and how its mean is read:
@@ -38,6 +41,7 @@ class Metric(Plugin):
     splits: ClassVar[tuple[Split, ...]] = ()
     version: ClassVar[int] = 1
     measures: ClassVar[tuple[str, ...]] = ()
+    reads_likelihood: ClassVar[bool] = False
     needs_base_logp: ClassVar[bool] = False
 
     label: ClassVar[str]
@@ -47,11 +51,6 @@ class Metric(Plugin):
     known: ClassVar[Direction | None] = None
     outcome: ClassVar[bool] = False
     collapse: ClassVar[bool] = False
-
-    @property
-    def name(self) -> str:
-        """The name that a recipe has for it."""
-        return name_of(type(self))
 
     def judges(self, split: Split, task: TaskName) -> bool:
         """Whether it judges replies to this task in this set."""
@@ -100,6 +99,51 @@ class Metric(Plugin):
         )
 
 
+class LikelihoodMetric(Metric):
+    """Base of the metrics that read one thing: how likely the model finds the true answer."""
+
+    tasks = ("generation", "cloze")
+    unit = "nats"
+    range = (-math.inf, 0.0)
+    reads_likelihood = True
+
+    def value(self, sample: Sample, response: Response) -> float | str:
+        likelihood = response.candidates.get("target")
+        return self.of_likelihood(likelihood, sample.target) if likelihood else "no likelihood for the target"
+
+    @abstractmethod
+    def of_likelihood(self, likelihood: CandidateLogp, answer: str) -> float:
+        """The value, given the log-probability of the answer, in nats, and the number of its tokens."""
+
+
+class OverlapMetric(Metric):
+    """Base of the metrics that compare the words of a free reply with those of the true sentence."""
+
+    tasks = ("generation",)
+    unit = "overlap"
+
+    def value(self, sample: Sample, response: Response) -> float | str:
+        return self.overlap(sample.target, response.text)
+
+    @abstractmethod
+    def overlap(self, truth: str, reply: str) -> float:
+        """The overlap, 0 to 1."""
+
+
+class TokenMetric(Metric):
+    """Base of the metrics that read statistics of every token of the true answer."""
+
+    tasks = ("generation", "cloze")
+    measures: ClassVar[tuple[str, ...]] = ("tokens",)
+
+    def value(self, sample: Sample, response: Response) -> float | str:
+        return self.of_tokens(response.tokens) if response.tokens else "no token statistics"
+
+    @abstractmethod
+    def of_tokens(self, tokens: TokenStats) -> float | str:
+        """The value, given the statistics; or in words why there is none."""
+
+
 class OutcomeShare(Metric):
     """Base of right, wrong, refused and garbled: 1 for a reply with that outcome, 0 otherwise; the four add up to 1.
 
@@ -119,3 +163,25 @@ def mean_logp(response: Response, key: str) -> float | None:
     """Log-probability per token of a candidate reply, in nats; None if it was not computed."""
     found = response.candidates.get(key)
     return found.logp / found.num_tokens if found else None
+
+
+def metrics_of(evaluate: Evaluate) -> list[Metric]:
+    """The metrics of a recipe: those it names, or all of its tasks that its protocol has the numbers for.
+
+    Those of its general benchmarks come on top.
+    """
+    names = evaluate.metrics or [name for task in evaluate.tasks for name in plugins.find("tasks", task).metrics]
+    if evaluate.protocol.prompts == "published" and not evaluate.metrics:
+        names = [name for name in names if not plugins.find("metrics", name).reads_likelihood]
+    names = [*names, *(name for spec in evaluate.benchmarks for name in plugins.find("benchmarks", spec.name).metrics)]
+    summaries = [plugins.find("summaries", name) for name in plugins.expanded("summaries", evaluate.summaries)]
+    names += [*evaluate.extra_metrics, *(name for s in summaries for name in s.needs)]
+    return [plugins.build("metrics", name, {}) for name in dict.fromkeys(names)]
+
+
+def measured(metrics: Iterable[Metric]) -> dict[str, tuple[str, ...]]:
+    """By task, what the metrics need measured on a model besides its replies."""
+    return {
+        task: tuple(sorted({what for metric in metrics if task in metric.tasks for what in metric.measures}))
+        for task in TASKS
+    }

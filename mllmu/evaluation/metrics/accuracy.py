@@ -1,7 +1,5 @@
 """Multiple choice accuracy with a strict reading of the reply."""
 
-from __future__ import annotations
-
 from mllmu.core.parsing import parse_choice
 from mllmu.core.records import Response, Sample
 from mllmu.evaluation.metrics import Metric

@@ -1,7 +1,5 @@
 """Multiple choice accuracy as published: the first character decides."""
 
-from __future__ import annotations
-
 from mllmu.core.parsing import first_char
 from mllmu.core.records import Response, Sample
 from mllmu.evaluation.metrics import Metric

@@ -1,7 +1,5 @@
 """Multiple choice accuracy by likelihood, without reading any text."""
 
-from __future__ import annotations
-
 from mllmu.core.records import Response, Sample
 from mllmu.evaluation.metrics import Metric
 
@@ -15,6 +13,7 @@ class AccuracyLogp(Metric):
 
     source = "https://github.com/EleutherAI/lm-evaluation-harness"
     tasks = ("classification",)
+    reads_likelihood = True
     label = "Accuracy (likelihood)"
 
     def value(self, sample: Sample, response: Response) -> float | str:

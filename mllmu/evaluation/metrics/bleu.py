@@ -1,15 +1,9 @@
 """BLEU of one sentence."""
 
-from __future__ import annotations
-
-from functools import lru_cache
-from typing import Any
-
-from mllmu.core.records import Response, Sample
-from mllmu.evaluation.metrics import Metric
+from mllmu.evaluation.metrics import OverlapMetric
 
 
-class Bleu(Metric):
+class Bleu(OverlapMetric):
     """BLEU-4 of a reply against the true sentence, on whitespace tokens, with case, as published.
 
     brevity penalty * exp( mean over n = 1..4 of ln p_n ), where a p_n of 0 becomes 0.1 / number of n-grams (method 1
@@ -17,20 +11,13 @@ class Bleu(Metric):
     """
 
     source = "https://aclanthology.org/W14-3346"
-    tasks = ("generation",)
     label = "BLEU-4"
-    unit = "overlap"
 
-    def value(self, sample: Sample, response: Response) -> float | str:
-        sentence_bleu, smoothing = _nltk()
-        return float(sentence_bleu([sample.target.split()], response.text.split(), smoothing_function=smoothing))
+    def overlap(self, truth: str, reply: str) -> float:
+        from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu  # a second to import
 
-
-@lru_cache(maxsize=1)
-def _nltk() -> tuple[Any, Any]:
-    from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu  # a second to import
-
-    return sentence_bleu, SmoothingFunction().method1
+        smoothing = SmoothingFunction().method1
+        return float(sentence_bleu([truth.split()], reply.split(), smoothing_function=smoothing))
 
 
 PLUGIN = Bleu

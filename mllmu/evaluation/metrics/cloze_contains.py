@@ -1,7 +1,5 @@
 """Cloze by containment, the published rule."""
 
-from __future__ import annotations
-
 from mllmu.core.parsing import contains
 from mllmu.core.records import Response, Sample
 from mllmu.evaluation.metrics import Metric

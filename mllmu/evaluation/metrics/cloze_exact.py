@@ -1,7 +1,5 @@
 """Cloze by equality."""
 
-from __future__ import annotations
-
 from mllmu.core.parsing import normalise
 from mllmu.core.records import Response, Sample
 from mllmu.evaluation.metrics import Metric

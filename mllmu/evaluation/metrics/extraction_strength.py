@@ -1,12 +1,10 @@
 """How little of the answer must be given away until the rest comes by itself."""
 
-from __future__ import annotations
-
-from mllmu.core.records import Response, Sample
-from mllmu.evaluation.metrics import NO_TOKENS, Metric
+from mllmu.core.records import TokenStats
+from mllmu.evaluation.metrics import TokenMetric
 
 
-class ExtractionStrength(Metric):
+class ExtractionStrength(TokenMetric):
     """Share of the answer that the model completes by itself once the tokens before it are given.
 
     1 - k/T, k the smallest number of given tokens behind which every token is the model's first choice
@@ -15,14 +13,10 @@ class ExtractionStrength(Metric):
     """
 
     source = "https://arxiv.org/abs/2407.06460"
-    tasks = ("generation", "cloze")
     label = "Extraction strength"
-    measures = ("tokens",)
 
-    def value(self, sample: Sample, response: Response) -> float | str:
-        if response.tokens is None:
-            return NO_TOKENS
-        hits = response.tokens.hits
+    def of_tokens(self, tokens: TokenStats) -> float:
+        hits = tokens.hits
         return (len(hits) - len(hits.rstrip("1"))) / len(hits)
 
 

@@ -1,7 +1,5 @@
 """How many replies are noise."""
 
-from __future__ import annotations
-
 from mllmu.evaluation.metrics import OutcomeShare
 
 

@@ -1,14 +1,12 @@
 """Membership by the gradient."""
 
-from __future__ import annotations
-
 import math
 
-from mllmu.core.records import Response, Sample
-from mllmu.evaluation.metrics import Metric
+from mllmu.core.records import TokenStats
+from mllmu.evaluation.metrics import TokenMetric
 
 
-class MemberGradient(Metric):
+class MemberGradient(TokenMetric):
     """Minus the norm of the gradient of the answer's mean nll: a text that was learned pulls less.
 
     The gradient is with respect to the embeddings of the prompt and the answer, not to the weights (published code):
@@ -16,15 +14,13 @@ class MemberGradient(Metric):
     """
 
     source = "https://arxiv.org/abs/2402.15968"
-    tasks = ("generation", "cloze")
     unit = "minus nats a unit of embedding"
     range = (-math.inf, 0.0)
     label = "Membership: gradient"
     measures = ("tokens", "gradient")
 
-    def value(self, sample: Sample, response: Response) -> float | str:
-        norm = response.tokens.gradient_norm if response.tokens else None
-        return "no gradient" if norm is None else -norm
+    def of_tokens(self, tokens: TokenStats) -> float | str:
+        return "no gradient" if tokens.gradient_norm is None else -tokens.gradient_norm
 
 
 PLUGIN = MemberGradient

@@ -1,7 +1,5 @@
 """Accuracy on MMMU by the official reading of replies."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 

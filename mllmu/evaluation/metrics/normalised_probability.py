@@ -1,7 +1,5 @@
 """How likely the right answer is among the right and the wrong ones."""
 
-from __future__ import annotations
-
 import math
 
 from mllmu.core.records import Response, Sample
@@ -18,6 +16,7 @@ class NormalisedProbability(Metric):
 
     source = "https://arxiv.org/abs/2401.06121"
     tasks = ("generation", "cloze")
+    reads_likelihood = True
     label = "Normalised probability"
 
     def value(self, sample: Sample, response: Response) -> float | str:

@@ -1,14 +1,12 @@
 """How likely the model finds the right answer."""
 
-from __future__ import annotations
-
 import math
 
-from mllmu.core.records import Response, Sample
-from mllmu.evaluation.metrics import NO_LIKELIHOOD, Metric, mean_logp
+from mllmu.core.records import CandidateLogp
+from mllmu.evaluation.metrics import LikelihoodMetric
 
 
-class Probability(Metric):
+class Probability(LikelihoodMetric):
     """Probability of the right answer per token, whatever the model would say by itself.
 
     exp( log p(answer | prompt) / tokens ), the geometric mean over tokens; 1 = certain of every token.
@@ -16,13 +14,12 @@ class Probability(Metric):
     """
 
     source = "https://arxiv.org/abs/2401.06121"
-    tasks = ("generation", "cloze")
     unit = "probability per token"
+    range = (0.0, 1.0)
     label = "Probability"
 
-    def value(self, sample: Sample, response: Response) -> float | str:
-        logp = mean_logp(response, "target")
-        return NO_LIKELIHOOD if logp is None else math.exp(min(logp, 0.0))
+    def of_likelihood(self, likelihood: CandidateLogp, answer: str) -> float:
+        return math.exp(min(likelihood.logp / likelihood.num_tokens, 0.0))
 
 
 PLUGIN = Probability

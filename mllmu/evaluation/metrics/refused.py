@@ -1,7 +1,5 @@
 """How many replies decline to answer."""
 
-from __future__ import annotations
-
 from mllmu.evaluation.metrics import OutcomeShare
 
 

@@ -1,7 +1,5 @@
 """How much a reply repeats itself."""
 
-from __future__ import annotations
-
 from mllmu.core.records import Response, Sample
 from mllmu.evaluation.metrics import EMPTY, Metric
 from mllmu.evaluation.outcome import distinct_trigrams

@@ -1,7 +1,5 @@
 """Does the model still write sentences?"""
 
-from __future__ import annotations
-
 import math
 
 from mllmu.core.records import Response, Sample

@@ -1,7 +1,5 @@
 """How many replies tell the truth."""
 
-from __future__ import annotations
-
 from mllmu.evaluation.metrics import OutcomeShare
 
 

@@ -1,14 +1,11 @@
 # ruff: noqa: N999 - the file name is the metric name, and the field writes ROUGE-L with a capital L
 """Overlap in word order."""
 
-from __future__ import annotations
-
-from mllmu.core.records import Response, Sample
-from mllmu.evaluation.metrics import Metric
+from mllmu.evaluation.metrics import OverlapMetric
 from mllmu.evaluation.rouge import rouge_l
 
 
-class RougeL(Metric):
+class RougeL(OverlapMetric):
     """F1 of the longest common subsequence of a reply and the true sentence, stemmed.
 
     P = LCS / words of the reply, R = LCS / words of the truth, 2PR / (P + R). Half of it is often earned by the
@@ -16,12 +13,10 @@ class RougeL(Metric):
     """
 
     source = "https://aclanthology.org/W04-1013"
-    tasks = ("generation",)
     label = "ROUGE-L"
-    unit = "overlap"
 
-    def value(self, sample: Sample, response: Response) -> float | str:
-        return rouge_l(sample.target, response.text).f1
+    def overlap(self, truth: str, reply: str) -> float:
+        return rouge_l(truth, reply).f1
 
 
 PLUGIN = RougeL

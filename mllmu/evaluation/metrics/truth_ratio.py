@@ -1,7 +1,5 @@
 """Does the model find wrong answers as likely as the right one?"""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
@@ -31,6 +29,7 @@ class TruthRatio(Metric):
 
     source = "https://arxiv.org/abs/2401.06121"
     tasks = ("generation", "cloze")
+    reads_likelihood = True
     unit = "ratio"
     label = "Truth ratio"
     version = 2

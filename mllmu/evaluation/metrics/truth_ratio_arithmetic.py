@@ -1,7 +1,5 @@
 """The truth ratio with the arithmetic mean of TOFU's text."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

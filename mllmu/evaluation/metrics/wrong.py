@@ -1,7 +1,5 @@
 """How many replies tell something untrue."""
 
-from __future__ import annotations
-
 from mllmu.evaluation.metrics import OutcomeShare
 
 

@@ -4,8 +4,6 @@ A metric judges one reply. A summary sees the scores and replies of all models a
 about one fact, rank forgotten against unknown people, or compare a model with the retain_model.
 """
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
@@ -13,7 +11,7 @@ from typing import ClassVar
 from mllmu.core import plugins
 from mllmu.core.declared import ColumnSpec, TableSpec
 from mllmu.core.errors import RecipeError
-from mllmu.core.plugins import Plugin, name_of
+from mllmu.core.plugins import Plugin
 from mllmu.core.records import MetricResult, Response, Sample, Score, Summary
 from mllmu.evaluation.bootstrap import with_intervals
 from mllmu.evaluation.scored_run import ScoredRun, mean
@@ -25,11 +23,6 @@ class Summariser(Plugin):
     """Base of every summary. A subclass sets ``needs``, the metrics whose scores it reads."""
 
     needs: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def name(self) -> str:
-        """The name that a recipe has for it."""
-        return name_of(type(self))
 
     @abstractmethod
     def summarise(self, run: ScoredRun) -> list[Summary]:
@@ -54,6 +47,10 @@ class Summariser(Plugin):
         """One row of this summary."""
         return Summary(model=model, summary=self.name, value=value, **more)
 
+    def rows(self, model: str, values: Mapping[str, float | None], **more: object) -> list[Summary]:
+        """Rows of one model that differ by their detail, in the order of ``values``."""
+        return [self.row(model, value, detail=detail, **more) for detail, value in values.items()]
+
     def column(self, head: str, **more: object) -> ColumnSpec:
         """One column of rows of this summary."""
         return ColumnSpec(summary=self.name, head=head, **more)
@@ -68,8 +65,7 @@ OVERVIEW = "Utility, forgetting, privacy"
 
 def build_all(names: Iterable[str]) -> list[Summariser]:
     """The summaries of a recipe; ``all`` stands for every one there is."""
-    wanted = [each for name in names for each in (plugins.names("summaries") if name == "all" else [name])]
-    return [plugins.build("summaries", name, {}) for name in dict.fromkeys(wanted)]
+    return [plugins.build("summaries", name, {}) for name in plugins.expanded("summaries", names)]
 
 
 def summarise(
@@ -103,6 +99,6 @@ def summarise(
         samples=counted,
         values=values,
         responses={model: {r.sample_id: r for r in of_model} for model, of_model in responses.items()},
-        results=results,
+        average=lambda: results,
     )
     return with_intervals(summaries, run, seed=seed)

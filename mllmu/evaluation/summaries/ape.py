@@ -1,7 +1,5 @@
 """Are private words told if the question is put otherwise?"""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 from mllmu.core.declared import TableSpec
@@ -32,11 +30,8 @@ class Ape(Summariser):
                     fact = (sample.task, sample.profile_id, sample.attribute)
                     by.setdefault(sample.modality, {}).setdefault(fact, []).append(value)
             for modality, facts in by.items():
-                for detail, of_fact in (("mean", mean), ("worst", max)):
-                    value = mean([of_fact(several) for several in facts.values()])
-                    rows.append(
-                        self.row(model, value, detail=detail, split="forget", modality=modality, num=len(facts))
-                    )
+                values = {"mean": mean([*map(mean, facts.values())]), "worst": mean([*map(max, facts.values())])}
+                rows += self.rows(model, values, split="forget", modality=modality, num=len(facts))
         return rows
 
     def tables(self, rows: Sequence[Summary]) -> Iterable[TableSpec]:

@@ -1,7 +1,5 @@
 """Is a fact gone in both modalities, or only in one?"""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 from mllmu.core.declared import ColumnSpec, Good, TableSpec
@@ -54,11 +52,8 @@ class BothWays(Summariser):
             for split in run.splits:
                 pairs = [(by["image_text"] > 0.5, by["text"] > 0.5) for fact, by in told.items() if fact[0] == split]
                 overlaps = [(by["image_text"], by["text"]) for fact, by in rouge.items() if fact[0] == split]
-                numbers = {**shares(pairs), **overlap(overlaps)}
-                rows += [
-                    self.row(model, value, detail=detail, split=split, num=len(overlaps if "rl_" in detail else pairs))
-                    for detail, value in numbers.items()
-                ]
+                rows += self.rows(model, shares(pairs), split=split, num=len(pairs))
+                rows += self.rows(model, overlap(overlaps), split=split, num=len(overlaps))
         return rows
 
     def tables(self, rows: Sequence[Summary]) -> Iterable[TableSpec]:

@@ -1,7 +1,5 @@
 """Which kinds of facts stay known?"""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 from mllmu.core.declared import ColumnSpec, TableSpec

@@ -1,7 +1,5 @@
 """Does the model still say different things to different questions?"""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 from mllmu.core.declared import TableSpec
@@ -28,10 +26,7 @@ class Diversity(Summariser):
             for split, modality in run.cells():
                 replies = (run.response(model, sample.id) for sample in run.asked(split, modality, "generation"))
                 texts = [reply.text for reply in replies if reply]
-                rows += [
-                    self.row(model, value, detail=detail, split=split, modality=modality, num=len(texts))
-                    for detail, value in distinct(texts).items()
-                ]
+                rows += self.rows(model, distinct(texts), split=split, modality=modality, num=len(texts))
         return rows
 
     def tables(self, rows: Sequence[Summary]) -> Iterable[TableSpec]:

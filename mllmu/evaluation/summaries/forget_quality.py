@@ -1,7 +1,5 @@
 """Can the model be told from one that never saw the forgotten people?"""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 from mllmu.core.declared import TableSpec
@@ -44,10 +42,7 @@ class ForgetQuality(Summariser):
                     "js": js_distance(*squeezed),
                     "p_value": ks_p_value(ours, theirs),
                 }
-                rows += [
-                    self.row(model, value, detail=detail, split=split, modality=modality, num=len(ours))
-                    for detail, value in numbers.items()
-                ]
+                rows += self.rows(model, numbers, split=split, modality=modality, num=len(ours))
         return rows
 
     def tables(self, rows: Sequence[Summary]) -> Iterable[TableSpec]:

@@ -1,13 +1,11 @@
 """Do the answers about forgotten people still look like training data?"""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 
 from mllmu.core.declared import ColumnSpec, TableSpec
 from mllmu.core.names import RETAIN_MODEL
 from mllmu.core.records import Modality, Split, Summary
-from mllmu.evaluation.ranking import auc, hits_at, matched_auc
+from mllmu.evaluation.stats import auc, hits_at, matched_auc
 from mllmu.evaluation.summaries import ScoredRun, Summariser
 
 REFERENCE = "member_reference"

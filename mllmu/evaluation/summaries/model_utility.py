@@ -1,7 +1,5 @@
 """One number for what is left of a model."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from functools import cache
 from math import fsum

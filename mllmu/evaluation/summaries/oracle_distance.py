@@ -1,7 +1,5 @@
 """How far is every number from the retain_model's?"""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 from mllmu.core.declared import MODALITY_LABELS, ColumnSpec, TableSpec, closeness

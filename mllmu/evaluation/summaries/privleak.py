@@ -1,13 +1,11 @@
 """Privacy leakage relative to the retain_model."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 from mllmu.core.declared import TableSpec
 from mllmu.core.names import RETAIN_MODEL
 from mllmu.core.records import Summary
-from mllmu.evaluation.ranking import auc
+from mllmu.evaluation.stats import auc
 from mllmu.evaluation.summaries import ScoredRun, Summariser
 from mllmu.evaluation.summaries.membership import SIDES
 

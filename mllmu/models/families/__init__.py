@@ -110,11 +110,6 @@ class Family(Plugin):
     published_letter_tokens: ClassVar[int] = 50
 
     @property
-    def name(self) -> str:
-        """The plug-in's name, which is the name of its file."""
-        return type(self).__module__.rpartition(".")[2]
-
-    @property
     def packs(self) -> bool:
         """Questions about one image can share it: the image means the same in front of every question."""
         return self.shares_prefix and self.looks_ahead != "prompt"
