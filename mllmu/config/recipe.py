@@ -310,8 +310,8 @@ class Evaluate(Section):
 
     @model_validator(mode="after")
     def _judges_need_free_answers(self) -> Self:
-        asked_freely = "generation" in self.tasks or any(spec.name == "llava_bench" for spec in self.benchmarks)
-        if self.judges and not asked_freely:
+        free = (plugins.find("benchmarks", spec.name).free_answers for spec in self.benchmarks)
+        if self.judges and "generation" not in self.tasks and not any(free):
             raise ValueError("judges read free answers only; put 'generation' among the tasks, or leave 'judges' out")
         return self
 

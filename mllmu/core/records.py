@@ -22,8 +22,6 @@ OTHER_ATTRIBUTE = "other"
 """The attribute of a question of which nobody says what it asks for."""
 MODALITIES: tuple[Modality, ...] = ("image_text", "text")
 PEOPLE_SPLITS: tuple[Split, ...] = ("forget", "test", "retain", "celebrity", "holdout")
-GENERAL_SPLITS: tuple[Split, ...] = ("mmmu", "llava_bench")
-SPLITS: tuple[Split, ...] = (*PEOPLE_SPLITS, *GENERAL_SPLITS)
 TASKS: tuple[TaskName, ...] = ("classification", "generation", "cloze")
 
 

@@ -33,17 +33,20 @@ def built(spec: PluginSpec) -> Benchmark:
 def _of(run: Run, spec: PluginSpec) -> Sequence[Sample]:
     benchmark = built(spec)
     files = "" if is_hub_name(benchmark.path) or not benchmark.path.exists() else content_digest(benchmark.path)
-    unit = run.store.unit(f"benchmarks/{spec.name}", {"settings": benchmark.model_dump(mode="json"), "files": files})
+    unit = run.store.unit(
+        f"benchmarks/{benchmark.name}", {"settings": benchmark.model_dump(mode="json"), "files": files}
+    )
     if not unit.done:
         with unit.making() as facts:
-            facts |= _store(benchmark, spec.name, unit, run)
+            facts |= _store(benchmark, unit, run)
     return read_lines(unit.folder / SAMPLES, Sample)
 
 
-def _store(benchmark: Benchmark, name: str, unit: Unit, run: Run) -> dict[str, int]:
+def _store(benchmark: Benchmark, unit: Unit, run: Run) -> dict[str, int]:
     """Write the images as PNG, the samples that name them, and an account of what was left out."""
     kept: list[Sample] = []
     left_out: list[Skipped] = []
+    name = benchmark.name
     for found in benchmark.read():
         if isinstance(found, Skipped):
             left_out.append(found)

@@ -1,7 +1,7 @@
 """General benchmarks: does a model still do what it did, on questions that have nothing to do with the people?"""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -24,15 +24,15 @@ class Skipped(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """A question with its image, if it has one; ``sample.image`` is filled in by whoever stores the image."""
+    """A question, and what loads its image; ``sample.image`` is filled in when the image is stored."""
 
     sample: Sample
-    table: Table
-    row: int
-    column: str
+    load: Callable[[], Image]
 
-    def load(self) -> Image:
-        return decode_image(self.table.cell(self.row, self.column), f"{self.table.where(self.row)}, {self.column}")
+
+def stored_image(table: Table, row: int, column: str) -> Callable[[], Image]:
+    """What loads the image in a cell of a published table."""
+    return lambda: decode_image(table.cell(row, column), f"{table.where(row)}, {column}")
 
 
 class Benchmark(Plugin, ABC):

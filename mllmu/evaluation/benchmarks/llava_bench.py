@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import Field
 
 from mllmu.data.published.store import Store
-from mllmu.evaluation.benchmarks import Asked, Benchmark, Skipped
+from mllmu.evaluation.benchmarks import Asked, Benchmark, Skipped, stored_image
 
 COLUMNS = ("question_id", "question", "gpt_answer", "image")
 
@@ -41,7 +41,7 @@ class LlavaBench(Benchmark):
                 continue
             about = {"attribute": str(row[kind]), "target": answer, "value": answer}
             sample = self.sample(key, task="generation", prompt=question, **about)
-            yield Asked(sample, table, number, "image")
+            yield Asked(sample, stored_image(table, number, "image"))
 
 
 PLUGIN = LlavaBench
