@@ -115,5 +115,11 @@ def test_plugins_of_one_own_file_are_in_the_numbers_and_in_the_report(
     assert {(r["metric"], r["value"]) for r in judged} == {("factuality_Strict", 1.0)}
     assert "Riddles" in {r["split"] for r in judged}
     page = (root / "report" / "index.html").read_text(encoding="utf-8")
-    for words in ("my_evaluation:Shouting", "How loud the replies are", "loudest on forget", "Riddles of our own", "Strict"):
+    for words in (
+        "my_evaluation:Shouting",
+        "How loud the replies are",
+        "loudest on forget",
+        "Riddles of our own",
+        "Strict",
+    ):
         assert words in page
