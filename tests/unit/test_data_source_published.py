@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub.errors import OfflineModeIsEnabled
 from PIL import Image
 from published_copy import NUM_CELEBRITIES, NUM_PEOPLE, change, rename, shards, write_copy
 
@@ -18,7 +19,6 @@ from mllmu.core.progress import SilentProgress
 from mllmu.core.records import Question
 from mllmu.data import build
 from mllmu.data.dataset import Dataset, load
-from mllmu.data.published import store as tables
 from mllmu.data.published.biography import attributes_of
 from mllmu.data.published.content import right_letter
 from mllmu.data.sources.mllmu_bench import PLUGIN
@@ -95,41 +95,55 @@ def test_every_row_and_question_is_accounted_for(original: Dataset, tmp_path: Pa
     assert told["people"]["summary"].startswith("120 of 120 rows and 1040 of 1040 questions of 9 configs used")
 
 
-def test_the_same_rows_come_through_the_hub_library(
+class FakeHub:
+    """A repository of the hub that lies on this disk; files are fetched only if a pattern asks for them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, files: Path, cache: Path) -> None:
+        self.files, self.cache, self.offline = files, cache, False
+        monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", self.list)
+        monkeypatch.setattr("huggingface_hub.snapshot_download", self.fetch)
+
+    def list(self, name: str, *, repo_type: str, revision: str | None) -> list[str]:
+        assert (name, repo_type, revision) == ("MLLMMU/MLLMU-Bench", "dataset", "v1")
+        if self.offline:
+            raise OfflineModeIsEnabled
+        return [str(path.relative_to(self.files)) for path in self.files.rglob("*")] + ["README.md"]
+
+    def fetch(self, name: str, *, repo_type: str, revision: str | None, allow_patterns: list[str]) -> str:
+        assert (name, repo_type, revision) == ("MLLMMU/MLLMU-Bench", "dataset", "v1")
+        for pattern in () if self.offline else allow_patterns:
+            for path in self.files.glob(pattern):
+                target = self.cache / path.relative_to(self.files)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, target)
+        return str(self.cache)
+
+
+def test_the_same_rows_come_from_the_hub_and_stay_there_without_it(
     original: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("datasets")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    repository = tmp_path / "repository"
-    shutil.copytree(whole(original), repository)
-    configs = "".join(
-        f"- config_name: {config.name}\n  data_files: {config.name}/train-*.parquet\n"
-        for config in sorted(repository.iterdir())
-        if config.is_dir()
-    )
-    (repository / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
-    for module in (tables, __import__("mllmu.data.sources.mllmu_bench", fromlist=["x"])):
-        monkeypatch.setattr(module, "is_hub_name", lambda path: path == repository)
-    hub, local = PLUGIN(path=repository), PLUGIN(path=whole(original))
+    monkeypatch.chdir(tmp_path)
+    fake = FakeHub(monkeypatch, whole(original), tmp_path / "cache")
+    repository, local = Path("MLLMMU/MLLMU-Bench"), PLUGIN(path=whole(original))
     people = local.profiles(0)
-    assert hub.profiles(0) == people
-    assert hub.questions(people, 0) == local.questions(people, 0)
-    assert hub.forget_ids() == local.forget_ids()
-    assert hub.num_views(people[3]) == 4
-    for view in (0, 2):
-        assert hub.image(people[3], view).tobytes() == local.image(people[3], view).tobytes()
+    for fake.offline in (False, True):
+        hub = PLUGIN(path=repository, revision="v1")
+        assert hub.profiles(0) == people
+        assert hub.questions(people, 0) == local.questions(people, 0)
+        assert hub.forget_ids() == local.forget_ids()
+        assert hub.num_views(people[3]) == 4
+        for view in (0, 2):
+            assert hub.image(people[3], view).tobytes() == local.image(people[3], view).tobytes()
+    assert not (fake.cache / "Retain_Set").exists(), "only the configs that are read are fetched"
 
 
 def test_a_name_the_hub_does_not_have_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("datasets")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
     def absent(*_: Any, **__: Any) -> None:
         raise FileNotFoundError("Dataset 'no/such' doesn't exist on the Hub")
 
-    monkeypatch.setattr("datasets.get_dataset_config_names", absent)
+    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", absent)
     with pytest.raises(DataError, match="no/such: neither a folder here nor a data set that the hub gives: Dataset"):
         PLUGIN(path=Path("no/such")).profiles(0)
 

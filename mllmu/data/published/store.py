@@ -1,14 +1,13 @@
 """Tables of a published data set: a folder of parquet files on this disk, or a repository of the hub by its name.
 
-Both give the same rows, so a data set that was cloned or exported is read exactly like the one on the hub. Images
-stay as the published bytes until :func:`image` decodes one.
+A repository is fetched config by config as files, so both are read alike. Images stay as the published bytes until
+:func:`decode_image` decodes one.
 """
 
 from __future__ import annotations
 
 import io
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from mllmu.core.errors import DataError, needs_extra
+from mllmu.core.errors import DataError
 from mllmu.data.images import opened_image
 
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})$")
@@ -26,19 +25,14 @@ _POINTER = b"version https://git-lfs"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-class Table(ABC):
-    """The rows of one config; ``where(n)`` names a row in messages."""
+class Table:
+    """The rows of one config, read from all of its shards; ``where(n)`` names a row in messages."""
 
-    name: str
-    columns: tuple[str, ...]
-
-    @abstractmethod
-    def rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """All rows in order, with these columns only."""
-
-    @abstractmethod
-    def cell(self, row: int, column: str) -> Any:
-        """One cell; cheap if cells are asked in the order of the rows."""
+    def __init__(self, name: str, paths: Sequence[Path]) -> None:
+        self.name = name
+        self._shards = [(path, _open(path)) for path in _complete(name, paths)]
+        self.columns = tuple(self._shards[0][1].schema_arrow.names)
+        self._last: dict[str, tuple[tuple[Path, int], list[Any]]] = {}
 
     def where(self, row: int) -> str:
         return f"{self.name}: row {row}"
@@ -52,23 +46,15 @@ class Table(ABC):
                 f"{hint or 'Expected the published schema; download the data set again.'}"
             )
 
-
-class ParquetTable(Table):
-    """The shards of one config on this disk."""
-
-    def __init__(self, name: str, paths: Sequence[Path]) -> None:
-        self.name = name
-        self._shards = [(path, _open(path)) for path in _complete(name, paths)]
-        self.columns = tuple(self._shards[0][1].schema_arrow.names)
-        self._last: dict[str, tuple[tuple[Path, int], list[Any]]] = {}
-
     def rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """All rows in order, with these columns only."""
         for path, file in self._shards:
             with _readable(path):
                 rows: list[dict[str, Any]] = file.read(list(columns)).to_pylist()
             yield from rows
 
     def cell(self, row: int, column: str) -> Any:
+        """One cell; cheap if cells are asked in the order of the rows."""
         first = 0
         for path, file in self._shards:
             for group in range(file.metadata.num_row_groups):
@@ -85,21 +71,6 @@ class ParquetTable(Table):
                 cells = file.read_row_group(group, [column]).column(column).to_pylist()
             self._last[column] = (path, group), cells
         return self._last[column][1]
-
-
-class HubTable(Table):
-    """One config of a data set on the hub, through the ``datasets`` library and its cache."""
-
-    def __init__(self, name: str, data: Any) -> None:
-        self.name = name
-        self._data = data
-        self.columns = tuple(data.column_names)
-
-    def rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-        yield from self._data.select_columns(list(columns))
-
-    def cell(self, row: int, column: str) -> Any:
-        return self._data.select_columns([column])[row][column]
 
 
 class Store:
@@ -125,12 +96,8 @@ class Store:
 
     def configs(self) -> list[str]:
         """Names of the configs, sorted."""
-        if self.on_hub:
-            with needs_extra(f"{self.path} (on the hub)", "hub"):
-                from datasets import get_dataset_config_names
-            with _explained(self.path):
-                return sorted(get_dataset_config_names(self.path.as_posix(), revision=self.revision))
-        return sorted(folder.name for folder in self.path.iterdir() if any(folder.glob("*.parquet")))
+        files = _hub_files(self.path, self.revision) if self.on_hub else list(self.path.glob("*/*.parquet"))
+        return sorted({file.parent.name for file in files if file.suffix == ".parquet" and file.parent.name})
 
     def need(self, configs: Sequence[str], hint: str) -> None:
         """Raise DataError unless the data set has these configs; ``hint`` says what was expected."""
@@ -142,25 +109,18 @@ class Store:
 
     def table(self, config: str, part: str = "train") -> Table:
         """Open one part of one config; files without the name of a part are all taken for ``train``."""
-        if self.on_hub:
-            return HubTable(f"{self.path.as_posix()}/{config}", self._from_hub(config, part))
-        folder = self.path / config
-        named, every = sorted(folder.glob(f"{part}-*.parquet")), sorted(folder.glob("*.parquet"))
-        return ParquetTable(str(folder), named or (every if part == "train" else []))
+        folder = downloaded(self.path, self.revision, patterns=[f"{config}/*.parquet"]) / config
+        return self._open(str(self.path / config), folder, part)
 
     def single(self, part: str) -> Table:
         """Open a data set without configs: the parquet files of the folder itself, or of ``data`` in it."""
-        if self.on_hub:
-            return HubTable(self.path.as_posix(), self._from_hub(None, part))
-        here = next((name for name in (".", "data") if any((self.path / name).glob("*.parquet"))), ".")
-        return self.table(here, part)
+        folder = downloaded(self.path, self.revision, patterns=["*.parquet"])
+        here = next((name for name in (".", "data") if any((folder / name).glob("*.parquet"))), ".")
+        return self._open(str(self.path / here), folder / here, part)
 
-    def _from_hub(self, config: str | None, part: str) -> Any:
-        with needs_extra(f"{self.path} (on the hub)", "hub"):
-            from datasets import load_dataset
-        with _explained(self.path):
-            data = load_dataset(self.path.as_posix(), config, split=part, revision=self.revision)
-        return data.with_format(None).cast(undecoded(data.features))
+    def _open(self, name: str, folder: Path, part: str) -> Table:
+        named, every = sorted(folder.glob(f"{part}-*.parquet")), sorted(folder.glob("*.parquet"))
+        return Table(name, named or (every if part == "train" else []))
 
 
 def downloaded(path: Path, revision: str | None = None, *, patterns: Sequence[str], kind: str = "dataset") -> Path:
@@ -175,21 +135,17 @@ def downloaded(path: Path, revision: str | None = None, *, patterns: Sequence[st
         )
 
 
-def undecoded(features: Any) -> Any:
-    """The features of a data set with images left as bytes."""
-    from datasets import Features, Image, LargeList, List
-    from datasets import Sequence as Listed
+def _hub_files(path: Path, revision: str | None) -> list[Path]:
+    """The files of a data set on the hub; those that were fetched earlier where the hub must not be asked."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import OfflineModeIsEnabled
 
-    def plain(kind: Any) -> Any:
-        if isinstance(kind, Image):
-            return Image(decode=False)
-        if isinstance(kind, (List, LargeList, Listed)):
-            return type(kind)(plain(kind.feature))
-        if isinstance(kind, dict):
-            return {name: plain(value) for name, value in kind.items()}
-        return kind
-
-    return Features({name: plain(kind) for name, kind in features.items()})
+    with _explained(path):
+        try:
+            names = HfApi().list_repo_files(path.as_posix(), repo_type="dataset", revision=revision)
+        except OfflineModeIsEnabled:
+            return list(downloaded(path, revision, patterns=[]).glob("*/*.parquet"))
+    return [Path(name) for name in names]
 
 
 @contextmanager

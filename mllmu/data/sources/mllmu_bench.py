@@ -20,7 +20,7 @@ from mllmu.data.published.content import PublishedData
 from mllmu.data.published.reader import BenchmarkReader
 from mllmu.data.published.recover import RecoveredPerson, Recovery, recover_person, summarise
 from mllmu.data.published.schema import CELEBRITIES
-from mllmu.data.published.store import ParquetTable, Store, downloaded, is_hub_name
+from mllmu.data.published.store import Table, Store, downloaded, is_hub_name
 from mllmu.data.sources._published import Published
 
 _SHAPE = '{"ID": "001", "metadata": [{"Question": "...", "Answer": "..."}, ...]}'
@@ -132,7 +132,7 @@ class MllmuBench(Published):
 
 def _one_table(path: Path) -> str:
     """Why a single parquet file is not enough, and what to name instead."""
-    columns = ParquetTable(str(path), [path]).columns
+    columns = Table(str(path), [path]).columns
     if "metadata" not in columns:
         return (
             f"{path}: got evaluation data (columns {', '.join(columns)}; no 'metadata'), expected training text. "
