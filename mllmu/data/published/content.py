@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from PIL.Image import Image
 
+from mllmu.core.errors import DataError
 from mllmu.core.records import OTHER_ATTRIBUTE, Modality, Profile, Question, TaskName
 from mllmu.data.published.recover import attribute_of
-from mllmu.data.published.store import Table, decode_image
+from mllmu.data.published.store import Store, Table, decode_image
 from mllmu.data.questions import BLANK
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_FORGET = re.compile(r"forget_?0*(\d+)")
 _ANSWER_DECIDES = "leisure"
 """Only an answer could tell which attribute such a question asks for."""
 
@@ -39,6 +41,8 @@ class ImageCell(NamedTuple):
         where = f"{self.table.where(self.row)}, {self.column}"
         if self.item is None:
             return decode_image(cell, where)
+        if self.item >= len(cell or ()):
+            raise DataError(f"{where}: the row has {len(cell or ())} images, asked for index {self.item}.")
         return decode_image(cell[self.item], f"{where}[{self.item}]")
 
 
@@ -54,6 +58,28 @@ class RowAccount:
     def skip(self, config: str, row: int, person: str, reason: str, what: str = "row") -> None:
         """Note a row or a question (``what``) that is not used."""
         self.skipped.append({"config": config, "row": row, "id": person, "what": what, "reason": reason})
+
+    def people(
+        self, config: str, rows: Iterable[dict[str, Any]], prefix: str = ""
+    ) -> Iterator[tuple[int, str, dict[str, Any]]]:
+        """Rows with a usable and new ID, with their numbers; the others are noted.
+
+        Args:
+            prefix: stands before a purely numeric ID.
+        """
+        seen: dict[str, int] = {}
+        for number, row in enumerate(rows):
+            self.rows[config] += 1
+            person = usable_id(row["ID"])
+            if person is None:
+                reason = f"the ID {row['ID']!r} is not made of 1 to 64 letters, digits, '_' and '-'"
+                self.skip(config, number, str(row["ID"])[:80], reason)
+                continue
+            person = f"{prefix}{person}" if person.isdigit() else person
+            if seen.setdefault(person, number) != number:
+                self.skip(config, number, person, f"the ID was already given in row {seen[person]}")
+                continue
+            yield number, person, row
 
     def as_json(self) -> dict[str, Any]:
         """Everything as JSON values, and one line of summary."""
@@ -90,6 +116,30 @@ class PublishedData:
     images: dict[str, list[PublishedImage]] = field(default_factory=dict)
     forget: dict[str, list[str]] = field(default_factory=dict)
     account: RowAccount = field(default_factory=RowAccount)
+
+    def read_forget(self, store: Store, ids: Mapping[str, str], column: str = "ID") -> None:
+        """Who is forgotten, from the configs ``forget_5``, ``forget_05``, ``forget05`` ... of a data set.
+
+        Args:
+            ids: person by the content of ``column``.
+        """
+        for config in store.configs():
+            match = _FORGET.fullmatch(config)
+            table = store.table(config) if match else None
+            if match and table and column in table.columns and match[1] not in self.forget:
+                self.forget[match[1]] = self.listed(config, table, ids, column)
+
+    def listed(self, config: str, table: Table, ids: Mapping[str, str], column: str = "ID") -> list[str]:
+        """The people that a config lists, each once; rows about others are noted."""
+        found: dict[str, None] = {}
+        for number, row in enumerate(table.rows((column,))):
+            self.account.rows[config] += 1
+            name = str(row[column]).strip()
+            if name in ids:
+                found[ids[name]] = None
+            else:
+                self.account.skip(config, number, name[:80], "the person is not in the data set, or not usable")
+        return list(found)
 
 
 def usable_id(value: Any) -> str | None:
@@ -180,6 +230,6 @@ def _fault(task: TaskName, text: Any, answer: Any, right: Any, options: Mapping[
     return ""
 
 
-def used(questions: Sequence[Question | None]) -> list[Question]:
+def used(questions: Iterable[Question | None]) -> list[Question]:
     """The questions that can be used."""
     return [question for question in questions if question]

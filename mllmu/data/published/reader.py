@@ -6,31 +6,18 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from mllmu.core.errors import DataError
-from mllmu.core.records import MODALITIES, Modality, Profile, Question, TaskName
+from mllmu.core.records import Profile, Question
 from mllmu.data.published.biography import attributes_of
-from mllmu.data.published.content import ImageCell, PublishedData, QuestionReader, usable_id, used
+from mllmu.data.published.content import ImageCell, PublishedData, QuestionReader, used
 from mllmu.data.published.recover import RecoveredPerson, recover_person
-from mllmu.data.published.schema import (
-    CELEBRITIES,
-    FULL_SET,
-    GROUPS,
-    RATIOS,
-    TASKS,
-    TEST_SET,
-    TRAINING,
-    TYPES,
-    TrainingPair,
-    validated,
-)  # fmt: skip
+from mllmu.data.published.schema import CELEBRITIES, FULL_SET, RATIOS, TASKS, TEST_SET, TRAINING, TYPES, items
 from mllmu.data.published.store import Store, Table
 from mllmu.data.values import ATTRIBUTES
 
-_FORGET = re.compile(r"forget_0*(\d+)$")
 _RETAIN = re.compile(r"retain_(\d+)$")
-_PAIRS = TypeAdapter(list[TrainingPair])
 _EXPECTED = "Expected a copy of MLLMMU/MLLMU-Bench with a folder of parquet files per config."
 _TRAINING = (
     "Expected training text: the config ft_Data, or a folder of MLLMMU/baseline_train_split, whose 'metadata' is a "
@@ -39,8 +26,16 @@ _TRAINING = (
 )
 _NOT_IN_FULL = "the person is not in Full_Set"
 
-Row = tuple[int, str, dict[str, Any]]
-"""Number, person, and the columns that were asked for."""
+
+class TrainingPair(BaseModel):
+    """One entry of a ``metadata`` cell."""
+
+    ID: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    Question: str
+    Answer: str
+
+
+_PAIRS = TypeAdapter(list[TrainingPair])
 
 
 class BenchmarkReader:
@@ -85,23 +80,6 @@ class BenchmarkReader:
                 hint += " Retain_Set holds the celebrities; the retained people are in retain_95, retain_90, retain_85."
         self._store.need(configs, f"{hint} {_EXPECTED}".strip())
 
-    def _rows(self, config: str, table: Table, columns: Sequence[str], prefix: str = "") -> Iterator[Row]:
-        """Rows with an id that is usable and new; the others are noted."""
-        seen: dict[str, int] = {}
-        for number, row in enumerate(table.rows(columns)):
-            self._account.rows[config] += 1
-            person = usable_id(row["ID"])
-            if person is None:
-                reason = f"the ID {row['ID']!r} is not made of 1 to 64 letters, digits, '_' and '-'"
-                self._account.skip(config, number, str(row["ID"])[:80], reason)
-                continue
-            person = f"{prefix}{person}" if prefix and person.isdigit() else person
-            if person in seen:
-                self._account.skip(config, number, person, f"the ID was already given in row {seen[person]}")
-                continue
-            seen[person] = number
-            yield number, person, row
-
     def _read_training(self) -> None:
         """Training pairs by person, from ft_Data or from all folders of the baseline training splits."""
         store = self._training or self._store
@@ -113,11 +91,13 @@ class BenchmarkReader:
                 self._read_pairs(config, table, number, row["metadata"])
 
     def _read_pairs(self, config: str, table: Table, number: int, cell: Any) -> None:
-        where = f"{table.where(number)}: metadata"
         try:
-            pairs = validated(_PAIRS, cell if isinstance(cell, (str, list)) else [], where)
-        except DataError as error:
-            self._account.skip(config, number, "", str(error))
+            pairs = _PAIRS.validate_json(cell) if isinstance(cell, str) else _PAIRS.validate_python(cell or [])
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            where = f"{table.where(number)}: metadata: {'.'.join(map(str, fault['loc']))}"
+            reason = f"{where}: {fault['msg']}, got {fault['input']!r:.80}. Expected the published schema."
+            self._account.skip(config, number, "", reason)
             return
         if not pairs:
             self._account.skip(config, number, "", "'metadata' holds no training pair")
@@ -138,13 +118,14 @@ class BenchmarkReader:
         table.need(("ID", image, *TASKS))
         columns = ("ID", *TASKS, *(name for name in ("biography", "answer") if kind and name in table.columns))
         reader = QuestionReader(config, variant, self._account, self._facts)
-        for number, person, row in self._rows(config, table, columns, "c" if kind == "celebrity" else ""):
+        prefix = "c" if kind == "celebrity" else ""
+        for number, person, row in self._account.people(config, table.rows(columns), prefix):
             reason = self._introduce(person, row, kind) if kind else ""
             if reason or person not in self._facts:
                 self._account.skip(config, number, person, reason or _NOT_IN_FULL)
                 continue
             self._data.images.setdefault(person, []).extend(_images(table, number, image))
-            self._data.questions.setdefault(person, []).extend(_questions(reader, number, person, row))
+            self._data.questions.setdefault(person, []).extend(used(_questions(reader, number, person, row)))
 
     def _introduce(self, person: str, row: dict[str, Any], kind: Literal["fictitious", "celebrity"]) -> str:
         """Take a person on; returns why that cannot be done, or nothing."""
@@ -168,25 +149,16 @@ class BenchmarkReader:
 
     def _read_forget(self) -> None:
         """Who is forgotten, from the configs forget_5, forget_10, forget_15 (and forget_05 of the training splits)."""
-        forget = self._data.forget
         for store in (self._store, self._training) if self._training else (self._store,):
-            for config in store.configs():
-                match = _FORGET.fullmatch(config)
-                table = store.table(config) if match else None
-                if match and table and "ID" in table.columns and match[1] not in forget:
-                    forget[match[1]] = self._known(config, table)[0]
-        if absent := [ratio for ratio in RATIOS if str(ratio) not in forget]:
+            self._data.read_forget(store, self._ids)
+        if absent := [ratio for ratio in RATIOS if str(ratio) not in self._data.forget]:
             self._account.notes.append(
                 f"no published forget set of {absent} percent; such a ratio is drawn by the seed"
             )
 
-    def _known(self, config: str, table: Table) -> tuple[list[str], int]:
-        """The people of a config who can be used, and how many there are; the others are noted."""
-        rows = list(self._rows(config, table, ("ID",)))
-        for number, person, _ in rows:
-            if person not in self._facts:
-                self._account.skip(config, number, person, f"{_NOT_IN_FULL}, or not usable")
-        return [person for _, person, _ in rows if person in self._facts], len(rows)
+    @property
+    def _ids(self) -> dict[str, str]:
+        return {person: person for person in self._facts}
 
     def _check_retained(self) -> None:
         """retain_95 must be everybody but forget_5; the celebrities of Retain_Set are a usual mistake."""
@@ -194,7 +166,8 @@ class BenchmarkReader:
             match = _RETAIN.fullmatch(config)
             if not match:
                 continue
-            known, num = self._known(config, self._store.table(config))
+            known = self._data.listed(config, self._store.table(config), self._ids)
+            num = self._account.rows[config]
             if num and not known:
                 raise DataError(
                     f"{self._store.path.as_posix()}/{config}: none of its {num} people is in Full_Set. Expected "
@@ -212,26 +185,13 @@ def _images(table: Table, row: int, column: str) -> list[ImageCell]:
     return [ImageCell(table, row, column, index) for index in range(len(table.cell(row, column) or ()))]
 
 
-def _questions(reader: QuestionReader, number: int, person: str, row: dict[str, Any]) -> list[Question]:
-    """The questions of one row, in the published order within task and modality."""
-    found: list[Question | None] = []
-    for modality in MODALITIES:
-        for item in (row["Classification_Task"] or {}).get(GROUPS[modality]) or ():
-            text, answer, options = item.get("Question"), item.get("Correct_Answer"), item.get("Options")
-            found.append(reader.read(number, person, "classification", modality, text, answer, options=options))
-    tasks: tuple[tuple[TaskName, str], ...] = (("generation", "Generation_Task"), ("cloze", "Mask_Task"))
-    for task, column in tasks:
-        for index, item in enumerate(row[column] or ()):
-            if shown := _modality(item.get("Type")):
-                text, answer = item.get("Question"), item.get("Ground_Truth")
-                found.append(reader.read(number, person, task, shown, text, answer))
-                continue
+def _questions(reader: QuestionReader, number: int, person: str, row: dict[str, Any]) -> Iterator[Question | None]:
+    """The questions of one row."""
+    for item in items(row):
+        if item.modality:
+            said = item.task, item.modality, item.text, item.answer
+            yield reader.read(number, person, *said, options=item.options)
+        else:
             reader.account.questions[reader.config] += 1
-            reason = f"the Type {item.get('Type')!r} is neither of {list(TYPES.values())}"
-            reader.account.skip(reader.config, number, person, reason, f"{column}[{index}]")
-    return used(found)
-
-
-def _modality(kind: Any) -> Modality | None:
-    plain = re.sub(r"[^a-z]", "", str(kind).casefold())
-    return "image_text" if plain.startswith("image") else "text" if plain.startswith("puretext") else None
+            reason = f"the Type {item.type!r} is neither of {list(TYPES.values())}"
+            reader.account.skip(reader.config, number, person, reason, f"{item.column}[{item.position}]")

@@ -1,15 +1,15 @@
-"""The published parquet schema: arrow types for writing, pydantic models for reading what strangers wrote."""
+"""The published parquet schema: arrow types for writing, and the walk over the questions of a row for reading."""
 
 from __future__ import annotations
 
 import json
-from typing import Any, Literal, TypeVar
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import pyarrow as pa
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from mllmu.core.errors import DataError
-from mllmu.core.records import Modality
+from mllmu.core.records import MODALITIES, Modality, TaskName
 
 FULL_SET, TEST_SET, TRAINING, CELEBRITIES = "Full_Set", "Test_Set", "ft_Data", "Retain_Set"
 RATIOS = (5, 10, 15)
@@ -34,41 +34,41 @@ TEST = pa.schema([("ID", _TEXT), ("images", pa.list_(_IMAGE)), *_TASKS])
 TRAIN = pa.schema([("image", _IMAGE), ("metadata", _TEXT)])
 
 
-class _Choice(BaseModel):
-    Question: str
-    Options: dict[str, str | None]
-    Correct_Answer: str
+class PublishedItem(NamedTuple):
+    """One question as a row holds it; nothing of it is checked.
+
+    Attributes:
+        modality: None if the published Type is neither of :data:`TYPES`.
+        column, position: the list of the row in which it stands, and where in it.
+        options: letter -> value, for a classification.
+    """
+
+    task: TaskName
+    modality: Modality | None
+    column: str
+    position: int
+    text: Any
+    answer: Any
+    options: Any = None
+    type: Any = None
 
 
-class _Classification(BaseModel):
-    Image_Textual_Questions: list[_Choice]
-    Pure_Text_Questions: list[_Choice]
+def items(row: Mapping[str, Any]) -> Iterator[PublishedItem]:
+    """The questions in the columns :data:`TASKS` of a row, in the published order within task and modality."""
+    for modality in MODALITIES:
+        for position, item in enumerate((row["Classification_Task"] or {}).get(GROUPS[modality]) or ()):
+            said = item.get("Question"), item.get("Correct_Answer"), item.get("Options")
+            yield PublishedItem("classification", modality, "Classification_Task", position, *said)
+    lists: tuple[tuple[TaskName, str], ...] = (("generation", "Generation_Task"), ("cloze", "Mask_Task"))
+    for task, column in lists:
+        for position, item in enumerate(row[column] or ()):
+            text, answer, named = item.get("Question"), item.get("Ground_Truth"), item.get("Type")
+            yield PublishedItem(task, _modality(named), column, position, text, answer, type=named)
 
 
-class _Open(BaseModel):
-    Type: Literal["Image_Textual", "Pure_Text"]
-    Question: str
-    Ground_Truth: str
-
-
-class TaskRow(BaseModel):
-    ID: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
-    Classification_Task: _Classification
-    Generation_Task: list[_Open]
-    Mask_Task: list[_Open]
-
-
-class TrainingPair(BaseModel):
-    ID: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
-    Question: str
-    Answer: str
-
-
-class TrainRow(BaseModel):
-    metadata: str
-
-
-T = TypeVar("T")
+def _modality(named: Any) -> Modality | None:
+    plain = re.sub(r"[^a-z]", "", str(named).casefold())
+    return "image_text" if plain.startswith("image") else "text" if plain.startswith("puretext") else None
 
 
 def annotated(schema: pa.Schema) -> pa.Schema:
@@ -85,14 +85,3 @@ def _feature(kind: Any) -> Any:
     if pa.types.is_struct(kind):
         return {field.name: _feature(field.type) for field in kind}
     return {"dtype": "string", "_type": "Value"}
-
-
-def validated(adapter: TypeAdapter[T], value: Any, where: str) -> T:
-    """Check a Python value, or JSON text, against a type; a misfit raises DataError with place, got and expected."""
-    try:
-        return adapter.validate_json(value) if isinstance(value, str) else adapter.validate_python(value)
-    except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        place = ".".join(map(str, fault["loc"]))
-        got = repr(fault["input"])[:80]
-        raise DataError(f"{where}: {place}: {fault['msg']}, got {got}. Expected the published schema.") from None

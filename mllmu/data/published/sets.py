@@ -3,24 +3,25 @@
     forget     config forget_R                 celebrity  config Retain_Set
     retain     config retain_Q, Q = 100 - R    test       rows of config Test_Set about the people of forget_R
 
-Examples are looked up in Full_Set. Images stay in the files until they are shown.
+Examples are looked up in Full_Set. Images stay in the files until they are shown. Whereas the source ``mllmu_bench``
+lists what it cannot use, everything here must be usable: the published evaluator leaves nothing out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
-from pydantic import TypeAdapter
 
 from mllmu.core.errors import DataError
-from mllmu.core.records import MODALITIES, Modality, Question, Split, TaskName
-from mllmu.data.published.schema import CELEBRITIES, FULL_SET, GROUPS, TEST_SET, TYPES, TaskRow, validated
-from mllmu.data.published.store import Store, Table, decode_image
+from mllmu.core.records import OTHER_ATTRIBUTE, Question, Split
+from mllmu.data.published.content import ImageCell, usable_id
+from mllmu.data.published.schema import CELEBRITIES, FULL_SET, TASKS, TEST_SET, items
+from mllmu.data.published.store import Store
 
 PUBLISHED_SPLITS: tuple[Split, ...] = ("forget", "test", "retain", "celebrity")
 _OPENED_IMAGES = 32
@@ -35,31 +36,16 @@ class PublishedPerson:
     questions: tuple[Question, ...]
 
 
-@dataclass(frozen=True)
 class PublishedImages:
     """The images of some configs, by a name like ``forget_5/012``, or ``Test_Set/012#1`` where there are several."""
 
-    places: dict[str, tuple[Table, int]] = field(default_factory=dict)
-    """Person's name -> table, row."""
+    def __init__(self) -> None:
+        self.cells: dict[str, ImageCell] = {}
+        self.open = lru_cache(maxsize=_OPENED_IMAGES)(self._open)
 
-    def open(self, name: str) -> Image.Image:
-        """An image as RGB; DataError if it is not there or cannot be decoded."""
-        return _image(self, name)
-
-    def __hash__(self) -> int:
-        return id(self)
-
-
-@lru_cache(maxsize=_OPENED_IMAGES)
-def _image(images: PublishedImages, name: str) -> Image.Image:
-    person, _, number = name.partition("#")
-    table, row = images.places[person]
-    cell = table.cell(row, "images" if "images" in table.columns else "image")
-    if number:
-        if not cell or int(number) >= len(cell):
-            raise DataError(f"{table.name}: '{person}' has {len(cell or ())} images, asked for index {number}.")
-        cell = cell[int(number)]
-    return decode_image(cell, f"{table.name}: '{person}'")
+    def _open(self, name: str) -> Image.Image:
+        """An image as RGB; DataError if it cannot be decoded."""
+        return self.cells[name].load()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +76,7 @@ def read_sets(root: Path, ratio: int, *, test_image: int) -> PublishedSets:
     images = PublishedImages()
     forget = list(_people(root, f"forget_{ratio}", images))
     forgotten = {person.id for person in forget}
-    test = [person for person in _people(root, TEST_SET, images, view=test_image) if person.id in forgotten]
+    test = [person for person in _people(root, TEST_SET, images, test_image) if person.id in forgotten]
     for person in test:
         images.open(person.image)
     people: dict[Split, list[PublishedPerson]] = {
@@ -102,65 +88,48 @@ def read_sets(root: Path, ratio: int, *, test_image: int) -> PublishedSets:
     return PublishedSets(people=people, full=list(_people(root, FULL_SET, images)), images=images)
 
 
-def _people(root: Path, config: str, images: PublishedImages, *, view: int | None = None) -> Iterator[PublishedPerson]:
-    variant = "test" if config == TEST_SET else "eval"
-    for where, place, row in _rows(root, config):
-        name = f"{config}/{row.ID}"
-        if name in images.places:
-            raise DataError(f"{where}: ID '{row.ID}' appears twice. Expected one row a person.")
-        images.places[name] = place
-        shown = name if view is None else f"{name}#{view}"
-        yield PublishedPerson(id=row.ID, image=shown, questions=tuple(_questions(row, variant, where)))
-
-
-def _rows(root: Path, config: str) -> Iterator[tuple[str, tuple[Table, int], TaskRow]]:
-    """Where each row of a config is, and its tasks; shards in the order of their names."""
+def _people(root: Path, config: str, images: PublishedImages, view: int | None = None) -> Iterator[PublishedPerson]:
+    """The people of a config; shards in the order of their names."""
     if not any((root / config).glob("*.parquet")):
         raise DataError(
             f"{root / config}: no parquet file. Expected the folder of the published configs with {FULL_SET}, "
             f"{TEST_SET}, {CELEBRITIES}, forget_R and retain_Q (Q = 100 - R), as `mllmu data --export mllmu-bench` "
             "writes it."
         )
-    table, columns = Store(root).table(config), list(TaskRow.model_fields)
-    table.need(columns)
-    adapter = TypeAdapter(TaskRow)
-    for number, row in enumerate(table.rows(columns)):
-        where = table.where(number)
-        yield where, (table, number), validated(adapter, row, where)
-
-
-def _questions(row: TaskRow, variant: str, where: str) -> Iterator[Question]:
-    """The questions of a row; each is numbered by its place in its list, as the published evaluator counts."""
-    for modality in MODALITIES:
-        for number, choice in enumerate(getattr(row.Classification_Task, GROUPS[modality])):
-            options = {letter: str(value) for letter, value in choice.Options.items()}
-            if missing := set("ABCD") - set(options):
-                raise DataError(f"{where}: a question has no option {min(missing)}. Expected the options A, B, C, D.")
-            value = options.get(choice.Correct_Answer, choice.Correct_Answer)
-            yield Question.model_validate(
-                {
-                    **_about(row, variant, "classification", modality, number),
-                    "text": choice.Question,
-                    "answer": choice.Correct_Answer,
-                    "value": value,
-                    "options": options,
-                }
+    table = Store(root).table(config)
+    variant: Literal["eval", "test"] = "test" if config == TEST_SET else "eval"
+    table.need(("ID", *TASKS))
+    for number, row in enumerate(table.rows(("ID", *TASKS))):
+        person, where = usable_id(row["ID"]), table.where(number)
+        name = f"{config}/{person}" if view is None else f"{config}/{person}#{view}"
+        if person is None or name in images.cells:
+            raise DataError(
+                f"{where}: the ID {row['ID']!r} is not usable or appears twice. Expected one row per person."
             )
-    kinds = {kind: modality for modality, kind in TYPES.items()}
-    lists: dict[TaskName, Sequence[Any]] = {"cloze": row.Mask_Task, "generation": row.Generation_Task}
-    for task, items in lists.items():
-        for number, item in enumerate(items):
-            about = _about(row, variant, task, kinds[item.Type], number)
-            truth = item.Ground_Truth
-            yield Question.model_validate({**about, "text": item.Question, "answer": truth, "value": truth})
+        images.cells[name] = ImageCell(table, number, "image" if view is None else "images", view)
+        yield PublishedPerson(id=person, image=name, questions=tuple(_questions(row, person, variant, where)))
 
 
-def _about(row: TaskRow, variant: str, task: TaskName, modality: Modality, number: int) -> dict[str, Any]:
-    return {
-        "id": f"{row.ID}.{variant}.{task}.{modality}.{number}",
-        "profile_id": row.ID,
-        "variant": variant,
-        "task": task,
-        "modality": modality,
-        "attribute": "other",
-    }
+def _questions(row: Mapping[str, Any], person: str, variant: Literal["eval", "test"], where: str) -> Iterator[Question]:
+    """The questions of a row; each is numbered by its place in its list, as the published evaluator counts."""
+    for item in items(row):
+        if not (item.modality and isinstance(item.text, str) and isinstance(item.answer, str)):
+            raise DataError(
+                f"{where}: {item.column}[{item.position}]: got Type {item.type!r}, question {item.text!r} and answer "
+                f"{item.answer!r}. Expected the published schema; download the data set again."
+            )
+        options = {letter: str(value) for letter, value in (item.options or {}).items()}
+        if item.task == "classification" and (missing := set("ABCD") - set(options)):
+            raise DataError(f"{where}: a question has no option {min(missing)}. Expected the options A, B, C, D.")
+        yield Question(
+            id=f"{person}.{variant}.{item.task}.{item.modality}.{item.position}",
+            profile_id=person,
+            variant=variant,
+            task=item.task,
+            modality=item.modality,
+            attribute=OTHER_ATTRIBUTE,
+            text=item.text,
+            answer=item.answer,
+            value=options.get(item.answer, item.answer),
+            options=options,
+        )

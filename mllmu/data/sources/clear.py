@@ -19,7 +19,6 @@ BLOCK = 20
 """TOFU asks this many questions about an author, one author after the other."""
 ASK = "Describe this image and the person in it."
 NAME = "What is the name of the person in this image?"
-_FORGET = re.compile(r"forget(\d\d)$")
 _PERTURBED = re.compile(r"(?:forget\d\d|retain)_perturbed$")
 NUM_OPTIONS = 4
 
@@ -46,11 +45,7 @@ class Clear(Published):
             self._texts(store.table(TEXT), data, ids)
         else:
             data.account.notes.append(f"no config {TEXT}: there are no text questions")
-        for config in configs:
-            if match := _FORGET.fullmatch(config):
-                names = [row["name"] for row in store.table(config).rows(("name",))]
-                data.account.rows[config] = len(names)
-                data.forget[str(int(match[1]))] = list(dict.fromkeys(ids[n] for n in names if n in ids))
+        data.read_forget(store, {name.strip(): person for name, person in ids.items()}, "name")
         return data
 
     def _captions(self, store: Store, configs: Sequence[str], data: PublishedData) -> dict[str, str]:

@@ -20,7 +20,7 @@ from mllmu.data.published.content import PublishedData
 from mllmu.data.published.reader import BenchmarkReader
 from mllmu.data.published.recover import RecoveredPerson, Recovery, recover_person, summarise
 from mllmu.data.published.schema import CELEBRITIES
-from mllmu.data.published.store import Table, Store, downloaded, is_hub_name
+from mllmu.data.published.store import Store, Table, downloaded, is_hub_name
 from mllmu.data.sources._published import Published
 
 _SHAPE = '{"ID": "001", "metadata": [{"Question": "...", "Answer": "..."}, ...]}'

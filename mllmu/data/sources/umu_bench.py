@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import re
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
@@ -12,7 +11,7 @@ from pydantic import Field
 
 from mllmu.core.records import Modality, Profile, Question
 from mllmu.data.published.biography import attributes_of
-from mllmu.data.published.content import ImageCell, PublishedData, QuestionReader, usable_id, used
+from mllmu.data.published.content import ImageCell, PublishedData, QuestionReader, used
 from mllmu.data.published.recover import recover_person
 from mllmu.data.published.store import Store, Table
 from mllmu.data.sources._published import Published
@@ -27,7 +26,6 @@ _GROUPS: tuple[tuple[Modality, tuple[str, ...]], ...] = (
     ("text", ("unimodal",)),
 )
 _COLUMNS = ("ID", *(column for _, column in _TASKS))
-_FORGET = re.compile(r"forget_0*(\d+)$")
 MAX_CELL = 200_000
 
 
@@ -52,11 +50,8 @@ class UmuBench(Published):
         config = next((name for name in wanted if name in configs), wanted[-1])
         store.need([config], "Expected a copy of chengyewang/UMU-bench.")
         self._read(store.table(config), config, data)
-        for name in configs if self.part == "people" else ():
-            if match := _FORGET.fullmatch(name):
-                ids = [usable_id(row["ID"]) for row in store.table(name).rows(("ID",))]
-                data.account.rows[name] = len(ids)
-                data.forget[match[1]] = [person for person in ids if person in data.images]  # type: ignore[misc]
+        if self.part == "people":
+            data.read_forget(store, {person: person for person in data.images})
         return data
 
     def _read(self, table: Table, config: str, data: PublishedData) -> None:
@@ -64,22 +59,16 @@ class UmuBench(Published):
         table.need((*_COLUMNS, "image", *trained), "Expected the schema of chengyewang/UMU-bench.")
         about = tuple(column for column in ("Biography", "biography") if column in table.columns)
         training, evaluation = (QuestionReader(config, variant, data.account) for variant in ("train", "eval"))
-        for number, row in enumerate(table.rows((*_COLUMNS, *trained, *about))):
-            data.account.rows[config] += 1
-            person = usable_id(row["ID"])
-            if person is None or person in data.images:
-                reason = "the ID is not usable" if person is None else "the ID was already given"
-                data.account.skip(config, number, str(row["ID"])[:80], reason)
-                continue
-            person = f"c{person}" if self.part == "celebrities" and person.isdigit() else person
-            pairs = used(list(_pairs(row, training, number, person)))
+        rows = table.rows((*_COLUMNS, *trained, *about))
+        for number, person, row in data.account.people(config, rows, "c" if self.part == "celebrities" else ""):
+            pairs = used(_pairs(row, training, number, person))
             profile = self._profile(person, row.get(about[0]) if about else None, pairs)
             if profile is None:
                 data.account.skip(config, number, person, "neither the biography nor the text says a name")
                 continue
             data.people.append(profile)
             data.images[person] = [ImageCell(table, number, "image")]
-            data.questions[person] = [*pairs, *used(list(_asked(row, evaluation, number, person)))]
+            data.questions[person] = [*pairs, *used(_asked(row, evaluation, number, person))]
 
     def _profile(self, person: str, biography: Any, pairs: list[Question]) -> Profile | None:
         read = recover_person(person, [(q.text, q.answer) for q in pairs if q.modality == "image_text"])
