@@ -15,7 +15,7 @@ from pydantic import Field
 from mllmu.core.plugins import Plugin
 from mllmu.core.progress import Progress
 from mllmu.core.records import Profile, Question, Record
-from mllmu.data.questions._rules import SLOTS, check, check_published, mentions, name_words
+from mllmu.data.questions._rules import SLOTS, Rule, check, check_published, first_broken, mentions, name_words
 from mllmu.data.questions._wordings import BLANK, FACT, SUBJECT, Variant, Wordings, render_subject, wording, wordings
 
 if TYPE_CHECKING:
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from mllmu.llm import Preview
 
 __all__ = [
-    "BLANK", "FACT", "SLOTS", "SUBJECT", "QuestionOrder", "Questions", "Rejected", "Variant", "Wordings", "Written",
-    "check", "check_published", "mentions", "name_words", "render_subject", "wording", "wordings",
+    "BLANK", "FACT", "SLOTS", "SUBJECT", "QuestionOrder", "Questions", "Rejected", "Rule", "Variant", "Wordings",
+    "Written", "check", "check_published", "first_broken", "mentions", "name_words", "render_subject", "wording",
+    "wordings",
 ]  # fmt: skip
 
 

@@ -28,7 +28,7 @@ from mllmu.data.questions._llm_prompts import (
     reword_call,
     write_call,
 )  # fmt: skip
-from mllmu.data.questions._llm_rules import agrees, distance_fault, drafted, fault, reworded, text_faults
+from mllmu.data.questions._llm_rules import agrees, distance_fault, drafted, fault, reworded, text_fault
 from mllmu.data.questions._rules import evaluation_id
 from mllmu.llm import Budget, Client, Unanswered
 
@@ -188,7 +188,7 @@ class QuestionRounds:
         """A reworded question, the rule that it breaks, and what it was made of."""
         profile, first = self._people[planned.profile_id], self._written[evaluation_id(planned.id)]
         question = reworded(first.question, first.wrong, item.question, planned)
-        wrong = next(text_faults(question, profile), "")
+        wrong = text_fault(question, profile)
         wrong = wrong or distance_fault(first.question, question.text, profile.name, self._settings.max_overlap)
         return Accepted(question), wrong, {"reworded from": first.question.text}
 

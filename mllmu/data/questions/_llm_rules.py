@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
-from mllmu.core.errors import DataError
 from mllmu.core.parsing import blanked, contains_words, normalise, render_answer
 from mllmu.core.records import Profile, Question
 from mllmu.data.questions import _distractors
 from mllmu.data.questions._llm_prompts import Item, profile_text
-from mllmu.data.questions._rules import NUM_WRONG, check_one, mentions, name_words
+from mllmu.data.questions._rules import NUM_WRONG, Rule, first_broken, mentions, name_words, rules_of
 from mllmu.data.questions._wordings import BLANK, SUBJECT, render_subject, wordings
 
 LETTERS = (8, 300)
@@ -51,72 +51,67 @@ def _filled(planned: Question, text: str, support: str, wrong: Sequence[str], an
 
 def fault(item: Item, draft: Question, profile: Profile) -> str:
     """The first rule that a written question breaks, as ``<rule>: <what was expected>``; empty if it breaks none."""
-    return next(_faults(item, draft, profile), "")
+    sentences = _of_sentences(item, draft.value) if draft.task == "generation" else ()
+    rules = chain(_of_support(draft, profile), _of_wrong(item.wrong, draft, profile), sentences)
+    return first_broken(rules) or text_fault(draft, profile)
 
 
-def _faults(item: Item, draft: Question, profile: Profile) -> Iterator[str]:
-    yield from _of_support(draft, profile)
-    yield from _of_wrong(item.wrong, draft, profile)
-    if draft.task == "generation":
-        yield from _of_sentences(item, draft.value)
-    yield from text_faults(draft, profile)
+def _of_support(draft: Question, profile: Profile) -> Iterator[Rule]:
+    stands = draft.support and draft.support in " ".join(profile_text(profile).split())
+    yield not stands, "support: expected a passage that stands in the profile word for word"
+    yield not mentions(draft.support, draft.value), "support: expected a passage with the value in it"
 
 
-def _of_support(draft: Question, profile: Profile) -> Iterator[str]:
-    if not draft.support or draft.support not in " ".join(profile_text(profile).split()):
-        yield "support: expected a passage that stands in the profile word for word"
-    elif not mentions(draft.support, draft.value):
-        yield "support: expected a passage with the value in it"
-
-
-def _of_wrong(wrong: Sequence[str], draft: Question, profile: Profile) -> Iterator[str]:
+def _of_wrong(wrong: Sequence[str], draft: Question, profile: Profile) -> Iterator[Rule]:
     plain = [value.casefold().strip() for value in (draft.value, *wrong)]
-    if len(wrong) != NUM_WRONG:
-        yield f"wrong: expected {NUM_WRONG} wrong values"
-    if any(not _printable(value, (1, MAX_VALUE)) for value in wrong):
-        yield f"wrong: expected plain values of at most {MAX_VALUE} characters"
-    if any(one in other for n, one in enumerate(plain) for m, other in enumerate(plain) if n != m):
-        yield "wrong: expected values of which none contains another one or the right one"
+    nested = any(one in other for n, one in enumerate(plain) for m, other in enumerate(plain) if n != m)
     true = {value.casefold() for value in profile.attributes.values()}
-    if any(value in true for value in plain[1:]):
-        yield "wrong: expected values that are not true of another attribute"
-    if any(not _distractors.same_form(draft.attribute, draft.value, value) for value in wrong):
-        yield "wrong: expected the form of the right value"
+    alike = all(_distractors.same_form(draft.attribute, draft.value, value) for value in wrong)
+    printable = all(_printable(value, (1, MAX_VALUE)) for value in wrong)
+    yield len(wrong) != NUM_WRONG, f"wrong: expected {NUM_WRONG} wrong values"
+    yield not printable, f"wrong: expected plain values of at most {MAX_VALUE} characters"
+    yield nested, "wrong: expected values of which none contains another one or the right one"
+    yield true & set(plain[1:]), "wrong: expected values that are not true of another attribute"
+    yield not alike, "wrong: expected the form of the right value"
 
 
-def _of_sentences(item: Item, value: str) -> Iterator[str]:
-    templates = [blanked(sentence, value) for sentence in (item.answer, item.rewording)]
-    if not all(templates):
-        yield "answer: expected two sentences that contain the value once, spelt as in the profile"
-    elif overlap(*[template or "" for template in templates]) >= 1:
-        yield "answer: expected a rewording in other words"
-    if not all(_printable(sentence, LETTERS) for sentence in (item.answer, item.rewording)):
-        yield f"answer: expected one line of {LETTERS[0]} to {LETTERS[1]} characters"
+def _of_sentences(item: Item, value: str) -> Iterator[Rule]:
+    sentences = item.answer, item.rewording
+    templates = [blanked(sentence, value) or "" for sentence in sentences]
+    printable = all(_printable(sentence, LETTERS) for sentence in sentences)
+    once = "answer: expected two sentences that contain the value once, spelt as in the profile"
+    yield not all(templates), once
+    yield overlap(*templates) >= 1, "answer: expected a rewording in other words"
+    yield not printable, f"answer: expected one line of {LETTERS[0]} to {LETTERS[1]} characters"
 
 
-def text_faults(draft: Question, profile: Profile) -> Iterator[str]:
-    """Rules about the words of a question, written or reworded, and last the rules of every question."""
-    text = draft.text
-    if not _printable(text, LETTERS):
-        yield f"text: expected one line of {LETTERS[0]} to {LETTERS[1]} characters"
-    if draft.task == "cloze" and (text.count(BLANK) != 1 or "___" in text or text.endswith("?")):
-        yield f"blank: expected a statement with {BLANK} once"
-    if draft.task != "cloze" and ("_" in text or not text.endswith(("?", "."))):
-        yield "text: expected a question or a request, with its mark at the end"
-    if draft.modality == "image_text" and (SUBJECT not in text.casefold() or name_words(profile.name).search(text)):
-        yield f"name: expected '{SUBJECT}' and no part of the name beside the image"
-    if draft.modality == "text" and profile.name not in text:
-        yield "name: expected the full name where there is no image"
-    if mentions(text, draft.value) or _telling(draft.value) & set(normalise(text).split()):
-        yield "leak: expected a question that does not hold its answer or a telling word of it"
-    if any(contains_words(text, other) for other in _other_facts(draft.attribute, profile)):
-        yield "leak: expected a question that tells nothing else about the person"
-    if normalise(text) in _trained(profile, draft.attribute):
-        yield "taught: expected other words than a question of the training set"
-    try:
-        check_one(draft, profile)
-    except DataError as error:
-        yield f"rules: {str(error).partition('): ')[2].partition('. Got ')[0]}"
+def text_fault(draft: Question, profile: Profile) -> str:
+    """The first rule about the words of a question that is broken, written or reworded; empty if none is."""
+    return first_broken(_of_text(draft, profile))
+
+
+def _of_text(draft: Question, profile: Profile) -> Iterator[Rule]:
+    text, value = draft.text, draft.value
+    yield not _printable(text, LETTERS), f"text: expected one line of {LETTERS[0]} to {LETTERS[1]} characters"
+    if draft.task == "cloze":
+        fits = text.count(BLANK) == 1 and "___" not in text and not text.endswith("?")
+        yield not fits, f"blank: expected a statement with {BLANK} once"
+    else:
+        ends = "_" not in text and text.endswith(("?", "."))
+        yield not ends, "text: expected a question or a request, with its mark at the end"
+    if draft.modality == "image_text":
+        hidden = SUBJECT in text.casefold() and not name_words(profile.name).search(text)
+        yield not hidden, f"name: expected '{SUBJECT}' and no part of the name beside the image"
+    else:
+        yield profile.name not in text, "name: expected the full name where there is no image"
+    leaks = mentions(text, value) or _telling(value) & set(normalise(text).split())
+    others = any(contains_words(text, other) for other in _other_facts(draft.attribute, profile))
+    yield leaks, "leak: expected a question that does not hold its answer or a telling word of it"
+    yield others, "leak: expected a question that tells nothing else about the person"
+    trained = normalise(text) in _trained(profile, draft.attribute)
+    yield trained, "taught: expected other words than a question of the training set"
+    broken = first_broken(rules_of(draft, profile))
+    yield broken, f"rules: {broken}"
 
 
 def _telling(value: str) -> set[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from math import sqrt
 
@@ -16,6 +16,8 @@ LETTERS = ("A", "B", "C", "D")
 SLOTS: dict[TaskName, int] = {"classification": 5, "generation": 2, "cloze": 2}
 """Questions per person, variant and modality: 2 x (5 + 2 + 2) = 18."""
 NUM_WRONG = 3
+Rule = tuple[object, str]
+"""Whether a rule is broken (by truth), and what it expects."""
 _BALANCE_FROM = 400  # fewer questions say nothing about the balance of letters
 
 
@@ -40,6 +42,11 @@ def name_words(name: str) -> re.Pattern[str]:
     return re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, words)) + r")(?!\w)" if words else r"(?!)")
 
 
+def first_broken(rules: Iterable[Rule]) -> str:
+    """What the first broken rule expects; empty if none is broken."""
+    return next((what for broken, what in rules if broken), "")
+
+
 def check(questions: Sequence[Question], profiles: Sequence[Profile]) -> None:
     """Raise DataError at the first broken rule.
 
@@ -52,7 +59,8 @@ def check(questions: Sequence[Question], profiles: Sequence[Profile]) -> None:
     known = {p.id: p for p in profiles}
     _check_ids(questions, known)
     for q in questions:
-        check_one(q, known[q.profile_id])
+        if what := first_broken(rules_of(q, known[q.profile_id])):
+            _fail(q, what)
     _check_slots(questions)
     _check_pairs(questions)
     _check_balance(questions)
@@ -80,24 +88,22 @@ def check_published(questions: Sequence[Question], profiles: Sequence[Profile]) 
         if q.task == "classification" and (len(q.options) < 2 or q.answer not in q.options):
             _fail(q, f"the answer {q.answer!r} is not one of at least two options {q.options}")
         if q.variant != "train":
-            flaws.update(_flaws(q, known[q.profile_id]))
+            flaws.update(what for broken, what in _flaws(q, known[q.profile_id]) if broken)
     return dict(sorted(flaws.items()))
 
 
-def _flaws(q: Question, profile: Profile) -> Iterator[str]:
-    if q.value and mentions(q.text, q.value):
-        yield "the question contains its answer"
-    if q.modality == "image_text" and q.attribute != "name" and name_words(profile.name).search(q.text):
-        yield "a question with the image says a word of the name"
-    if q.modality == "text" and profile.name not in q.text:
-        yield "a text question does not say the whole name"
+def _flaws(q: Question, profile: Profile) -> Iterator[Rule]:
+    by_name = q.modality == "image_text" and q.attribute != "name" and name_words(profile.name).search(q.text)
+    yield q.value and mentions(q.text, q.value), "the question contains its answer"
+    yield by_name, "a question with the image says a word of the name"
+    yield q.modality == "text" and profile.name not in q.text, "a text question does not say the whole name"
     if q.task == "classification":
-        if len({option.casefold().strip() for option in q.options.values()}) < len(q.options):
-            yield "two options are the same"
-        if tuple(q.options) != LETTERS:
-            yield "not the options A to D"
-    if q.task == "cloze" and q.text.count(BLANK) != 1:
-        yield "not exactly one blank"
+        yield (
+            len({option.casefold().strip() for option in q.options.values()}) < len(q.options),
+            "two options are the same",
+        )
+        yield tuple(q.options) != LETTERS, "not the options A to D"
+    yield q.task == "cloze" and q.text.count(BLANK) != 1, "not exactly one blank"
 
 
 def _check_ids(questions: Sequence[Question], known: Mapping[str, Profile]) -> None:
@@ -116,55 +122,45 @@ def _fail(question: Question, what: str) -> None:
     raise DataError(f"question {question.id} ({question.attribute}): {what}. Got {question.text!r}. Rebuild the data.")
 
 
-def check_one(q: Question, profile: Profile) -> None:
+def rules_of(q: Question, profile: Profile) -> Iterator[Rule]:
     """The rules that a question keeps by itself, see :func:`check`."""
-    if q.modality == "text" and q.attribute == "name":
-        _fail(q, "the text modality says the name and cannot ask for it")
-    if q.task != "classification" and q.value not in q.answer:
-        _fail(q, f"the answer {q.answer!r} does not contain the value {q.value!r}")
+    own = profile.attributes.get(q.attribute)
+    bare = q.task != "classification" and q.value not in q.answer
+    yield q.modality == "text" and q.attribute == "name", "the text modality says the name and cannot ask for it"
+    yield bare, f"the answer {q.answer!r} does not contain the value {q.value!r}"
     if q.variant == "train" and profile.training_qa:
         return
-    if q.value != profile.attributes.get(q.attribute):
-        _fail(q, f"the value {q.value!r} is not the profile's {profile.attributes.get(q.attribute)!r}")
-    if mentions(q.text, q.value):
-        _fail(q, f"the question contains its value {q.value!r}")
-    _check_subject(q, profile)
-    if q.variant != "train":
-        _check_wrong(q)
-
-
-def _check_subject(q: Question, profile: Profile) -> None:
+    yield q.value != own, f"the value {q.value!r} is not the profile's {own!r}"
+    yield mentions(q.text, q.value), f"the question contains its value {q.value!r}"
     if q.modality == "text":
-        if profile.name not in q.text:
-            _fail(q, f"a text question must say the name {profile.name!r}")
-        return
-    pattern = name_words(profile.name)
-    said = [q.text] if q.attribute == "name" else [q.text, q.answer, q.rewording, *q.options.values(), *q.alternatives]
-    for text in said:
-        if pattern.search(text):
-            _fail(q, f"a question with the image must not say the name {profile.name!r}, found in {text!r}")
+        yield profile.name not in q.text, f"a text question must say the name {profile.name!r}"
+    else:
+        beside = () if q.attribute == "name" else (q.answer, q.rewording, *q.options.values(), *q.alternatives)
+        telling = [text for text in (q.text, *beside) if name_words(profile.name).search(text)]
+        yield telling, f"a question with the image must not say the name {profile.name!r}, found in {telling}"
+    if q.variant != "train":
+        yield from _rules_of_answers(q)
 
 
-def _check_wrong(q: Question) -> None:
+def _rules_of_answers(q: Question) -> Iterator[Rule]:
     """Options of a classification, wrong alternatives of the others."""
     if q.task == "classification":
-        if q.attribute == "gender":
-            _fail(q, "a gender has no four options")
-        if tuple(q.options) != LETTERS or q.options.get(q.answer) != q.value:
-            _fail(q, f"expected options A-D with the value under {q.answer!r}, got {q.options}")
         texts = list(q.options.values())
-        if any(mentions(q.text, option) for option in texts):
-            _fail(q, f"the question contains one of its options {texts}")
+        fitting = tuple(q.options) == LETTERS and q.options.get(q.answer) == q.value
+        yield q.attribute == "gender", "a gender has no four options"
+        yield not fitting, f"expected options A-D with the value under {q.answer!r}, got {q.options}"
+        yield any(mentions(q.text, option) for option in texts), f"the question contains one of its options {texts}"
     else:
-        texts = [q.answer, *q.alternatives]
-        if len(q.alternatives) != NUM_WRONG:
-            _fail(q, f"expected {NUM_WRONG} wrong alternatives, got {len(q.alternatives)}")
-    if len({t.casefold().strip() for t in texts}) != len(texts):
-        _fail(q, f"options or alternatives are not distinct: {texts}")
-    if q.task == "cloze" and (q.text.count(BLANK) != 1 or q.answer != q.value):
-        _fail(q, f"expected one blank {BLANK} and the bare value as answer, got {q.answer!r}")
-    if q.task == "generation" and (q.value not in q.rewording or q.rewording == q.answer):
-        _fail(q, f"expected a rewording with the value, got {q.rewording!r}")
+        texts, got = [q.answer, *q.alternatives], len(q.alternatives)
+        yield got != NUM_WRONG, f"expected {NUM_WRONG} wrong alternatives, got {got}"
+    distinct = {text.casefold().strip() for text in texts}
+    yield len(distinct) != len(texts), f"options or alternatives are not distinct: {texts}"
+    if q.task == "cloze":
+        filled = q.text.count(BLANK) == 1 and q.answer == q.value
+        yield not filled, f"expected one blank {BLANK} and the bare value as answer, got {q.answer!r}"
+    if q.task == "generation":
+        reworded = q.value in q.rewording and q.rewording != q.answer
+        yield not reworded, f"expected a rewording with the value, got {q.rewording!r}"
 
 
 def _check_slots(questions: Sequence[Question]) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from datetime import date, timedelta
 from functools import cache
+from itertools import chain
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
@@ -15,7 +16,8 @@ from mllmu.core.errors import DataError
 from mllmu.core.records import Profile
 from mllmu.core.seeding import rng
 from mllmu.data import dates, values
-from mllmu.data.questions import QuestionOrder, check, name_words
+from mllmu.data.cells import MAY_BE_NONE
+from mllmu.data.questions import QuestionOrder, Rule, check, first_broken, name_words
 from mllmu.data.questions.template import build
 from mllmu.data.sources.synthetic import Synthetic
 from mllmu.data.values import NONE, Gender
@@ -113,17 +115,12 @@ def fault(person: Person, quota: Quota) -> str:
 
     The sentence never repeats what the model wrote.
     """
-    return next(_faults(person, quota), "")
-
-
-def _faults(person: Person, quota: Quota) -> Iterator[str]:
-    for name, value in person.attributes.items():
-        if not _printable(value):
-            yield f"{name}: expected 2 to {MAX_LETTERS} plain letters, digits and marks"
-    yield from _wrong_order(person, quota)
-    yield from _wrong_form(person)
-    yield from _wrong_words(person)
-    yield from _unaskable(person)
+    plain = (
+        (not _printable(value), f"{name}: expected 2 to {MAX_LETTERS} plain letters, digits and marks")
+        for name, value in person.attributes.items()
+    )
+    rules = chain(plain, _of_order(person, quota), _of_form(person), _of_words(person))
+    return first_broken(rules) or _unaskable(person)
 
 
 def _printable(value: str) -> bool:
@@ -131,22 +128,19 @@ def _printable(value: str) -> bool:
     return plain and 2 <= len(value) <= MAX_LETTERS and value == " ".join(value.split())
 
 
-def _wrong_order(person: Person, quota: Quota) -> Iterator[str]:
+def _of_order(person: Person, quota: Quota) -> Iterator[Rule]:
     """Values that the order decides."""
-    if person.gender != quota.gender:
-        yield f"gender: expected {quota.gender}"
-    if person.profession != quota.profession:
-        yield f"profession: expected {quota.profession}"
-    if person.birthplace.rpartition(", ")[2] != quota.country:
-        yield f"birthplace: expected a city, and behind a comma {quota.country}"
-    if person.birth_date not in dates_of(quota.birth_year):
-        yield f"birth_date: expected a day of {quota.birth_year}, printed like May 14, 1988"
-    pay = _SALARY.fullmatch(person.salary)
-    if not pay or not quota.salary[0] <= int(pay[1] + pay[2]) <= quota.salary[1]:
-        yield f"salary: expected ${quota.salary[0]:,} to ${quota.salary[1]:,} for this job at this age"
-    height = _HEIGHT.fullmatch(person.height)
-    if not height or not quota.height[0] <= int(height[1]) <= quota.height[1]:
-        yield f"height: expected {quota.height[0]} cm to {quota.height[1]} cm"
+    country = person.birthplace.rpartition(", ")[2]
+    pay, height = _SALARY.fullmatch(person.salary), _HEIGHT.fullmatch(person.height)
+    earns = pay and quota.salary[0] <= int(pay[1] + pay[2]) <= quota.salary[1]
+    fits = height and quota.height[0] <= int(height[1]) <= quota.height[1]
+    born, year = person.birth_date in dates_of(quota.birth_year), quota.birth_year
+    yield person.gender != quota.gender, f"gender: expected {quota.gender}"
+    yield person.profession != quota.profession, f"profession: expected {quota.profession}"
+    yield country != quota.country, f"birthplace: expected a city, and behind a comma {quota.country}"
+    yield not born, f"birth_date: expected a day of {year}, printed like May 14, 1988"
+    yield not earns, f"salary: expected ${quota.salary[0]:,} to ${quota.salary[1]:,} for this job at this age"
+    yield not fits, f"height: expected {quota.height[0]} cm to {quota.height[1]} cm"
 
 
 @cache
@@ -156,51 +150,51 @@ def dates_of(year: int) -> frozenset[str]:
     return frozenset(dates.printed(day) for day in days if day.year == year)
 
 
-def _wrong_form(person: Person) -> Iterator[str]:
+def _of_form(person: Person) -> Iterator[Rule]:
     words = person.name.split()
-    if not _NAME.fullmatch(person.name) or not all(word[0].isupper() for word in words) or words[0] == words[-1]:
-        yield "name: expected a given and a family name, two or three words"
+    named = _NAME.fullmatch(person.name) and all(word[0].isupper() for word in words) and words[0] != words[-1]
+    yield not named, "name: expected a given and a family name, two or three words"
     for place in ("birthplace", "residence"):
-        if not _PLACE.fullmatch(getattr(person, place)):
-            yield f"{place}: expected a city and a country with a comma between"
-    if person.pet != NONE and not _PET.fullmatch(person.pet):
-        yield "pet: expected none, or the form a cat named Luna"
-    for job in ("father_job", "mother_job"):
-        if not person.attributes[job][0].islower() or person.attributes[job].startswith(("a ", "an ", "the ")):
-            yield f"{job}: expected lower case without an article"
-    if person.father_job == person.mother_job:
-        yield "mother_job: expected another one than the father's"
+        fits = _PLACE.fullmatch(person.attributes[place])
+        yield not fits, f"{place}: expected a city and a country with a comma between"
+    pet = person.pet == NONE or _PET.fullmatch(person.pet)
+    yield not pet, "pet: expected none, or the form a cat named Luna"
+    for parent in ("father_job", "mother_job"):
+        job = person.attributes[parent]
+        plain = job[0].islower() and not job.startswith(("a ", "an ", "the "))
+        yield not plain, f"{parent}: expected lower case without an article"
+    yield person.father_job == person.mother_job, "mother_job: expected another one than the father's"
     for name, value in person.attributes.items():
-        if value.casefold() == NONE and (name not in ("medical_condition", "pet") or value != NONE):
-            yield f"{name}: expected a value"
+        allowed = value == NONE and name in MAY_BE_NONE
+        yield value.casefold() == NONE and not allowed, f"{name}: expected a value"
 
 
-def _wrong_words(person: Person) -> Iterator[str]:
+def _of_words(person: Person) -> Iterator[Rule]:
     """The name must not leak through another value, and the biography must tell the same life."""
-    pattern = name_words(person.name)
+    pattern, text, (low, high) = name_words(person.name), person.biography, BIOGRAPHY_LETTERS
     for name, value in person.attributes.items():
-        if name != "name" and pattern.search(value):
-            yield f"{name}: expected no part of the person's name in it"
-    text, (low, high) = person.biography, BIOGRAPHY_LETTERS
-    if not low <= len(text) <= high or not all(char.isprintable() and char not in "<>{}" for char in text):
-        yield f"biography: expected {low} to {high} letters of plain text"
+        leaks = name != "name" and pattern.search(value)
+        yield leaks, f"{name}: expected no part of the person's name in it"
+    plain = low <= len(text) <= high and all(char.isprintable() and char not in "<>{}" for char in text)
+    yield not plain, f"biography: expected {low} to {high} letters of plain text"
     told = [person.name, person.profession, person.birth_date[-4:], _city(person.birthplace), _city(person.residence)]
-    if not all(value.casefold() in text.casefold() for value in told):
-        yield "biography: expected name, profession, year and city of birth, and city of residence in it"
+    tells = all(value.casefold() in text.casefold() for value in told)
+    yield not tells, "biography: expected name, profession, year and city of birth, and city of residence in it"
 
 
 def _city(place: str) -> str:
     return place.partition(",")[0]
 
 
-def _unaskable(person: Person) -> Iterator[str]:
+def _unaskable(person: Person) -> str:
     """Values that no fair question can be asked about, e.g. because the wording of the question holds them."""
     profile = profile_of(person, "check")
     try:
         check(build([profile], QuestionOrder(seed=0, train_wordings=1)), [profile])
     except DataError as error:
         found = re.search(r"\((\w+)\)", str(error))
-        yield f"{found[1] if found else 'questions'}: expected values that fair questions can be asked about"
+        return f"{found[1] if found else 'questions'}: expected values that fair questions can be asked about"
+    return ""
 
 
 def profile_of(person: Person, name: str) -> Profile:
