@@ -103,7 +103,7 @@ def reveal(
     ] = None,
 ) -> None:
     """Print the real values behind pseudonyms on the screen; nothing is written."""
-    from mllmu.data.pseudonyms import reveal as look_up
+    from mllmu.data.pseudonyms.keyfile import reveal as look_up
 
     for name, values in look_up(key, wanted or ()).items():
         typer.echo(f"{name}: {', '.join(f'{what} {value}' for what, value in values.items())}")

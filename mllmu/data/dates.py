@@ -46,7 +46,7 @@ def parse(text: str, *, day_first: bool | None = None) -> date | None:
     (datetime.date(1990, 5, 14), datetime.date(1990, 5, 14), None)
     """
     plain = text.strip()
-    for pattern, order in ((_ISO, (1, 2, 3)), (_MONTH_FIRST, (3, 1, 2)), (_DAY_FIRST, (3, 2, 1))):
+    for pattern, order, _ in _FORMS:
         if match := pattern.fullmatch(plain):
             return _day(*(match[group] for group in order))
     match = _NUMERIC.fullmatch(plain)
@@ -69,14 +69,23 @@ def moved(day: date, days: int) -> date:
     return day + timedelta(days=max(-day.toordinal() + 1, min(days, date.max.toordinal() - day.toordinal())))
 
 
+def _day_month_year(day: date) -> str:
+    return f"{day.day} {MONTHS[day.month - 1]} {day.year}"
+
+
+_FORMS = (
+    (_ISO, (1, 2, 3), date.isoformat),
+    (_MONTH_FIRST, (3, 1, 2), printed),
+    (_DAY_FIRST, (3, 2, 1), _day_month_year),
+)
+"""Ways of writing a whole day, the groups of year, month and day, and how another day is written so."""
+
+
 def _all(text: str) -> Iterator[WrittenDate]:
     """Candidates, the most telling pattern first."""
-    for match in _ISO.finditer(text):
-        yield from _found(match, _day(match[1], match[2], match[3]), lambda day: day.isoformat())
-    for match in _MONTH_FIRST.finditer(text):
-        yield from _found(match, _day(match[3], match[1], match[2]), printed)
-    for match in _DAY_FIRST.finditer(text):
-        yield from _found(match, _day(match[3], match[2], match[1]), _day_month_year)
+    for pattern, (year, month, day), write in _FORMS:
+        for match in pattern.finditer(text):
+            yield from _found(match, _day(match[year], match[month], match[day]), write)
     for match in _NUMERIC.finditer(text):
         yield from _numeric(match)
     for match in _MONTH_YEAR.finditer(text):
@@ -93,10 +102,6 @@ def _numeric(match: re.Match[str]) -> Iterator[WrittenDate]:
         yield from _found(match, day, lambda d: f"{d.day:02d}{mark}{d.month:02d}{mark}{d.year}")
     elif day := _day(full, match[1], match[3]):
         yield from _found(match, day, lambda d: f"{d.month:02d}{mark}{d.day:02d}{mark}{d.year}")
-
-
-def _day_month_year(day: date) -> str:
-    return f"{day.day} {MONTHS[day.month - 1]} {day.year}"
 
 
 def _found(match: re.Match[str], day: date | None, write: Callable[[date], str]) -> Iterator[WrittenDate]:

@@ -22,6 +22,7 @@ from mllmu.core.jsonl import read_lines
 from mllmu.core.records import Profile, Question, Record
 from mllmu.core.runfolder import write_atomic
 from mllmu.data.dataset import image_files
+from mllmu.data.files import REMAKE, misfit, opened_image, read_text
 
 FORMAT = "mllmu-review-1"
 FAULTS = "faults.json"
@@ -85,16 +86,11 @@ def load(path: Path | None, known: Sequence[Profile]) -> Faults:
     """
     if path is None:
         return Faults(format=FORMAT)
+    expected, missing = "Expected what the review page saved.", "data.review names what the review page saved."
     try:
-        faults = Faults.model_validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file. data.review names what the review page saved.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}). Expected what the review page saved.") from None
+        faults = Faults.model_validate_json(read_text(path, expected=expected, missing=missing))
     except ValidationError as error:
-        fault = error.errors()[0]
-        place = ".".join(map(str, fault["loc"])) or "file"
-        raise DataError(f"{path}: {place}: {fault['msg']}. Expected what the review page saved.") from None
+        raise DataError(f"{path}: {misfit(error, 'file')}. {expected}") from None
     ids = {person.id for person in known}
     for mark in faults.marks:
         _check_mark(mark, ids, path)
@@ -184,15 +180,10 @@ def _render(title: str, people: list[dict[str, Any]], marks: list[dict[str, Any]
 
 def _thumbs(folder: Path, person: str) -> list[str]:
     """The views of a person as data addresses."""
-    from PIL import Image
-
     found: list[str] = []
     for path in image_files(folder, person):
         buffer = io.BytesIO()
-        try:
-            with Image.open(path) as opened:
-                opened.convert("RGB").resize((THUMB, THUMB)).save(buffer, "WEBP", quality=75)
-        except (OSError, SyntaxError) as error:
-            raise DataError(f"{path}: not a readable image ({error}). Make the data again with --force.") from None
+        with opened_image(path, str(path), fault="not a readable image", advice=REMAKE) as opened:
+            opened.convert("RGB").resize((THUMB, THUMB)).save(buffer, "WEBP", quality=75)
         found.append(f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}")
     return found

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mllmu.config.recipe import Splits, percent
 from mllmu.core.errors import DataError, did_you_mean
 from mllmu.core.seeding import rng
+from mllmu.data.files import read_json
 
 RATIO_TOLERANCE = 0.1
 """A list of ids may be larger or smaller than its ratio by one person, or by this part of it."""
@@ -47,12 +47,8 @@ def forget_ids(
 
 
 def _from_file(ids: Sequence[str], splits: Splits, path: Path) -> dict[str, list[str]]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file. data.splits.file names a JSON file of id lists.") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as JSON ({error}). Expected an object of lists of ids.") from None
+    missing = "data.splits.file names a JSON file of id lists."
+    value = read_json(path, expected="Expected a JSON object of lists of ids.", missing=missing)
     if not isinstance(value, dict):
         raise DataError(f"{path}: expected an object of lists of ids, got {type(value).__name__}.")
     return {

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mllmu.core.errors import DataError, FaultsError, did_you_mean, needs_extra
+from mllmu.data.files import read_text
 
 SUFFIXES = (".csv", ".tsv", ".xlsx", ".json", ".jsonl")
 MAX_BYTES = 100_000_000
 MAX_SHOWN = 60
+MISSING = "Set data.source.path to the table of people."
 
 
 class CellFault(NamedTuple):
@@ -59,33 +61,18 @@ def read(path: Path) -> PeopleTable:
             f"{path}: a table of people is {', '.join(SUFFIXES)}, got '{suffix or path.name}'."
             f"{did_you_mean(suffix, SUFFIXES)} Save it as one of these."
         )
-    content = _bytes(path)
+    _check_size(path)
     if suffix == ".xlsx":
-        return _tabular(_sheet(path, content), path)
-    text = _text(path, content)
+        return _tabular(_sheet(path), path)
+    text = read_text(path, expected="Save the table as 'CSV UTF-8', or as .xlsx.", missing=MISSING)
     if suffix in (".json", ".jsonl"):
         return _objects(_json(path, text, lines=suffix == ".jsonl"), path)
     return _tabular(_csv(path, text), path)
 
 
-def _bytes(path: Path) -> bytes:
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise DataError(f"{path}: larger than {MAX_BYTES // 1_000_000} MB. Expected a table of people; split it.")
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file. Set data.source.path to the table of people.") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}). Expected a table of people.") from None
-
-
-def _text(path: Path, content: bytes) -> str:
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}). Save it as 'CSV UTF-8', or as .xlsx."
-        ) from None
+def _check_size(path: Path) -> None:
+    if path.is_file() and path.stat().st_size > MAX_BYTES:
+        raise DataError(f"{path}: larger than {MAX_BYTES // 1_000_000} MB. Expected a table of people; split it.")
 
 
 def _csv(path: Path, text: str) -> list[list[Any]]:
@@ -97,15 +84,17 @@ def _csv(path: Path, text: str) -> list[list[Any]]:
         raise DataError(f"{path}: damaged CSV ({error}). Save the table again as 'CSV UTF-8', or as .xlsx.") from None
 
 
-def _sheet(path: Path, content: bytes) -> list[list[Any]]:
+def _sheet(path: Path) -> list[list[Any]]:
     """The first sheet of an Excel file; formulas count as the values Excel last computed."""
     with needs_extra(f"{path}: reading Excel", "people"):
         import openpyxl
     from zipfile import BadZipFile
 
     try:
-        book = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True)
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
         return [list(row) for row in book.worksheets[0].iter_rows(values_only=True)]
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file. {MISSING}") from None
     except (BadZipFile, KeyError, ValueError, IndexError, OSError, SyntaxError) as error:
         raise DataError(f"{path}: not a readable Excel file ({error}). Save it again as .xlsx or CSV.") from None
 

@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from mllmu.data import dates
-from mllmu.data.packaged import packaged_yaml
+from mllmu.data.files import packaged_yaml
 
 Gender = Literal["female", "male"]
 

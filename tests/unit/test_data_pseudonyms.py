@@ -21,8 +21,9 @@ from mllmu.config.load import parse
 from mllmu.core.errors import DataError, FaultsError
 from mllmu.core.progress import SilentProgress
 from mllmu.data import build, dates
-from mllmu.data.pseudonyms import finding, keyfile, reveal
+from mllmu.data.pseudonyms import finding, keyfile
 from mllmu.data.pseudonyms.finding import plain, words
+from mllmu.data.pseudonyms.keyfile import reveal
 from mllmu.data.sources.people import OwnPeople
 
 pytest.importorskip("phonenumbers")

@@ -15,8 +15,7 @@ from mllmu.core.errors import BudgetError, DataError, EndpointError
 from mllmu.core.plugins import find
 from mllmu.data.questions import QuestionOrder, check
 from mllmu.data.questions.template import build as build_questions
-from mllmu.data.sources._llm_rules import Person, Quota, clash, fault, quotas
-from mllmu.data.sources.llm import LlmPeople
+from mllmu.data.sources.llm import LlmPeople, Person, Quota, clash, fault, quotas
 from mllmu.data.sources.synthetic import Synthetic
 from mllmu.data.values import ATTRIBUTES
 

@@ -80,7 +80,7 @@ def test_ids_of_a_file_are_taken_as_they_are(tmp_path: Path) -> None:
         ({"forget_10": IDS[:20]}, "'forget_10' names 20 of 40 people, 50 %, but .* is 0.1"),
         ({"forget_10": IDS[:1]}, "'forget_10' names 1 of 40 people, 2.5 %, but"),
         ([], "expected an object of lists of ids, got list"),
-        ("{", "cannot be read as JSON"),
+        ("{", r"not JSON \(.*Expected a JSON object of lists of ids"),
     ],
 )
 def test_a_file_that_does_not_fit_is_an_error_that_names_it(content: object, said: str, tmp_path: Path) -> None:
@@ -95,5 +95,5 @@ def test_a_file_may_miss_its_ratio_by_a_person(tmp_path: Path) -> None:
 def test_a_missing_file_and_a_folder_are_errors(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.json: no such file\. data\.splits\.file names"):
         forget_ids(IDS, Splits(file=tmp_path / "none.json", keys=("k",)), seed=0)
-    with pytest.raises(DataError, match="cannot be read as JSON"):
+    with pytest.raises(DataError, match=r"cannot be read \(Is a directory\)\. Expected a JSON object of lists of ids"):
         forget_ids(IDS, Splits(file=tmp_path, keys=("k",)), seed=0)

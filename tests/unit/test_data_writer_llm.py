@@ -16,8 +16,7 @@ from mllmu.core.plugins import find
 from mllmu.core.progress import SilentProgress
 from mllmu.core.records import Profile, Question
 from mllmu.data.questions import QuestionOrder, Written, check, render_subject, wordings
-from mllmu.data.questions._llm_prompts import profile_text
-from mllmu.data.questions._llm_rules import agrees, overlap
+from mllmu.data.questions._llm_prompts import agrees, overlap, profile_text
 from mllmu.data.questions.llm import LlmQuestions
 from mllmu.data.questions.template import build
 from mllmu.data.sources.celebrities import Celebrities

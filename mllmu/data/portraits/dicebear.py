@@ -23,9 +23,8 @@ from PIL import Image, ImageColor
 
 from mllmu.core.records import Profile
 from mllmu.core.seeding import rng
-from mllmu.data.packaged import packaged_yaml
-from mllmu.data.portraits import MAX_VIEWS, Portraits
-from mllmu.data.portraits._transform import BACKGROUNDS, transform
+from mllmu.data.files import packaged_yaml
+from mllmu.data.portraits import BACKGROUNDS, MAX_VIEWS, Portraits, transform
 
 CREDITS = (
     "Portraits: remix of 'Avataaars' (https://avataaars.com/) by Pablo Stanley (https://twitter.com/pablostanley), "

@@ -13,9 +13,8 @@ from pydantic import Field
 from mllmu.core.errors import DataError
 from mllmu.core.records import Profile
 from mllmu.core.seeding import rng
-from mllmu.data.images import opened_image
-from mllmu.data.portraits import Portraits
-from mllmu.data.portraits._transform import transform
+from mllmu.data.files import opened_image
+from mllmu.data.portraits import Portraits, transform
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 MAX_BYTES = 50_000_000

@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +26,9 @@ import pyarrow.parquet as pq
 from mllmu.core.errors import DataError
 from mllmu.core.records import MODALITIES, Modality, Profile, Question
 from mllmu.data.dataset import SPLITS, Dataset, image_files, image_path
+from mllmu.data.published import schema as published
 from mllmu.data.published.biography import biography, description
-from mllmu.data.published.schema import (
-    CELEBRITIES,
-    FULL,
-    FULL_SET,
-    GROUPS,
-    PART,
-    RATIOS,
-    TEST,
-    TEST_SET,
-    TRAIN,
-    TRAINING,
-    TYPES,
-    annotated,
-)  # fmt: skip
+from mllmu.data.published.schema import CELEBRITIES, FULL_SET, GROUPS, RATIOS, TEST_SET, TRAINING, TYPES, annotated
 
 DESCRIBE = "Can you describe this person in detail?"
 _ROWS_PER_GROUP = 50
@@ -75,15 +62,15 @@ def export(data: Dataset, folder: Path) -> dict[str, int]:
     profiles = {p.id: p for p in data.profiles}
     people, celebrities = ([profiles[person] for person in ids] for ids in (data.people, data.celebrities))
     plan: dict[str, tuple[pa.Schema, list[Profile]]] = {
-        FULL_SET: (FULL, people),
-        TRAINING: (TRAIN, people),
-        TEST_SET: (TEST, people),
-        CELEBRITIES: (FULL, celebrities),
+        FULL_SET: (published.FULL, people),
+        TRAINING: (published.TRAIN, people),
+        TEST_SET: (published.TEST, people),
+        CELEBRITIES: (published.FULL, celebrities),
     }
     for ratio in RATIOS:
         forgotten = set(data.splits[str(ratio)])
-        plan[f"forget_{ratio}"] = (PART, [p for p in people if p.id in forgotten])
-        plan[f"retain_{100 - ratio}"] = (PART, [p for p in people if p.id not in forgotten])
+        plan[f"forget_{ratio}"] = (published.PART, [p for p in people if p.id in forgotten])
+        plan[f"retain_{100 - ratio}"] = (published.PART, [p for p in people if p.id not in forgotten])
     for config, (schema, members) in plan.items():
         num_shards = 2 if config == TEST_SET else 1
         size = -(-len(members) // num_shards)
@@ -112,20 +99,20 @@ def _write(path: Path, schema: pa.Schema, people: Sequence[Profile], lists: List
 
 def _row(schema: pa.Schema, profile: Profile, lists: Lists, data_folder: Path) -> dict[str, Any]:
     """The columns of a schema for one person."""
-    variant = "test" if schema is TEST else "eval"
+    variant = "test" if schema is published.TEST else "eval"
     portrait, view = (data_folder / image_path(profile.id, number) for number in (0, 1))
     columns: dict[str, Callable[[], Any]] = {
         "ID": lambda: profile.id,
         "question": lambda: DESCRIBE,
-        "image": partial(_image, portrait),
+        "image": lambda: _image(portrait),
         "images": lambda: [_image(path) for path in image_files(data_folder, profile.id)[1:] or [view]],
         "Directory": lambda: portrait.name,
-        "biography": partial(biography, profile),
-        "answer": partial(description, profile),
-        "metadata": partial(_training_pairs, profile.id, lists),
+        "biography": lambda: biography(profile),
+        "answer": lambda: description(profile),
+        "metadata": lambda: _training_pairs(profile.id, lists),
         "Classification_Task": lambda: {GROUPS[m]: _choices(variant, profile.id, m, lists) for m in MODALITIES},
-        "Generation_Task": partial(_open_ended, variant, profile.id, "generation", lists),
-        "Mask_Task": partial(_open_ended, variant, profile.id, "cloze", lists),
+        "Generation_Task": lambda: _open_ended(variant, profile.id, "generation", lists),
+        "Mask_Task": lambda: _open_ended(variant, profile.id, "cloze", lists),
     }
     return {name: columns[name]() for name in schema.names}
 

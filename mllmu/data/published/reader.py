@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from mllmu.core.errors import DataError
 from mllmu.core.records import Profile, Question
+from mllmu.data.files import misfit
 from mllmu.data.published.biography import attributes_of
 from mllmu.data.published.content import ImageCell, PublishedData, QuestionReader, used
 from mllmu.data.published.recover import RecoveredPerson, recover_person
@@ -94,9 +95,7 @@ class BenchmarkReader:
         try:
             pairs = _PAIRS.validate_json(cell) if isinstance(cell, str) else _PAIRS.validate_python(cell or [])
         except ValidationError as error:
-            fault = error.errors(include_url=False)[0]
-            where = f"{table.where(number)}: metadata: {'.'.join(map(str, fault['loc']))}"
-            reason = f"{where}: {fault['msg']}, got {fault['input']!r:.80}. Expected the published schema."
+            reason = f"{table.where(number)}: metadata: {misfit(error, 'list')}. Expected the published schema."
             self._account.skip(config, number, "", reason)
             return
         if not pairs:

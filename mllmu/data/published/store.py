@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from mllmu.core.errors import DataError
-from mllmu.data.images import opened_image
+from mllmu.data.files import opened_image
 
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})$")
 _POINTER = b"version https://git-lfs"

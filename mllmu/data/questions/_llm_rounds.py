@@ -24,11 +24,16 @@ from mllmu.data.questions._llm_prompts import (
     Prompt,
     Sheet,
     Slot,
+    agrees,
     answer_call,
+    distance_fault,
+    drafted,
+    fault,
     reword_call,
+    reworded,
+    text_fault,
     write_call,
 )  # fmt: skip
-from mllmu.data.questions._llm_rules import agrees, distance_fault, drafted, fault, reworded, text_fault
 from mllmu.data.questions._rules import evaluation_id
 from mllmu.llm import Budget, Client, Unanswered
 

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from mllmu.core.errors import DataError, did_you_mean
 from mllmu.core.records import Record
-from mllmu.data.packaged import packaged_yaml
+from mllmu.data.files import packaged_yaml
 
 Kind = Literal["fictitious", "celebrity"]
 Variant = Literal["train", "eval", "test"]

@@ -22,7 +22,7 @@ class LlmQuestions(EndpointSettings, Questions):
 
     Code decides what is asked: which attributes, the right value, and the letter it stands under, as the templates do.
     The model writes the question, the wrong answers, the sentences, and quotes the passage of the profile that proves
-    the answer. Code then checks what it can (:mod:`mllmu.data.questions._llm_rules`), and a second reading, by
+    the answer. Code then checks what it can (:mod:`mllmu.data.questions._llm_prompts`), and a second reading, by
     ``checker`` or by the same model, answers every question from the profile alone; where it answers otherwise, the
     question goes. Rewordings for the Test set are made of accepted questions without the profile, and checked alike.
     What was thrown out is written again, up to ``max_rounds`` times, and is kept in ``data/rejected.jsonl``.

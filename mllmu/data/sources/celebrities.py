@@ -39,6 +39,15 @@ NAMES = {
 """Usual heads, without case, blanks, '_' and the ending 'Label' -> attribute."""
 MIN_FACTS = 6
 _YEAR = re.compile(r"([12]\d{3})(?:-\d\d-\d\d.*)?")
+
+
+def _year(cell: str) -> str | None:
+    year = _YEAR.fullmatch(cell)
+    return year[1] if year else None
+
+
+_YEARS = cells.CellRule("a year from 1000, or a day such as 1879-03-14T00:00:00Z", _year)
+_RULES = {"gender": cells.RULES["gender"], "birth_year": _YEARS, "death_year": _YEARS}
 _ITEM = re.compile(r"(?:https?://www\.wikidata\.org/entity/)?([A-Za-z0-9_-]{1,64})")
 
 
@@ -120,11 +129,13 @@ def _exported(path: Path, columns: Mapping[str, str]) -> list[Profile]:
         person = found.setdefault(item[1], {})
         for attribute, column in sources.items():
             cell = row.cells[column]
-            value = _value(attribute, cell)
-            if value is None:
-                faults.append(CellFault(row.number, column, cell, _expected(attribute)))
-            elif value and attribute != "id":
+            if not cell or attribute == "id":
+                continue
+            rule = _RULES.get(attribute, cells.TEXT)
+            if value := rule.read(cell):
                 person.setdefault(attribute, value)
+            else:
+                faults.append(CellFault(row.number, column, cell, rule.expected))
     for item_id, person in found.items():
         if "name" not in person or len(person) < MIN_FACTS + 1:
             got = f"{len(person)} values"
@@ -157,21 +168,6 @@ def _assign(table: PeopleTable, columns: Mapping[str, str], path: Path) -> dict[
             f"Columns: {', '.join(table.columns)}."
         )
     return found
-
-
-def _value(attribute: str, cell: str) -> str | None:
-    if not cell or attribute == "id":
-        return ""
-    if attribute.endswith("_year"):
-        year = _YEAR.fullmatch(cell)
-        return year[1] if year else None
-    return cells.RULES["gender"].read(cell) if attribute == "gender" else cells.TEXT.read(cell)
-
-
-def _expected(attribute: str) -> str:
-    if attribute.endswith("_year"):
-        return "a year from 1000, or a day such as 1879-03-14T00:00:00Z"
-    return cells.RULES["gender"].expected if attribute == "gender" else cells.TEXT.expected
 
 
 PLUGIN = Celebrities

@@ -11,7 +11,7 @@ from mllmu.core.records import Profile
 from mllmu.core.seeding import rng
 from mllmu.data.published.content import ImageCell, PublishedData, QuestionReader, used
 from mllmu.data.published.store import Store, Table
-from mllmu.data.sources._published import Published
+from mllmu.data.sources import Published
 
 FULL = "full"
 TEXT = "full+tofu"

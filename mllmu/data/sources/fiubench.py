@@ -17,7 +17,7 @@ from mllmu.core.errors import DataError
 from mllmu.core.records import Profile, Question
 from mllmu.data.published.content import PublishedData, QuestionReader, RowAccount, usable_id, used
 from mllmu.data.published.store import decode_image, downloaded
-from mllmu.data.sources._published import Published
+from mllmu.data.sources import Published
 
 FILES = ("full.json", "full_data.json")
 _SPLIT = re.compile(r"forget(\d+)$")

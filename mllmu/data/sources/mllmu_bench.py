@@ -16,14 +16,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mllmu.core.errors import DataError
 from mllmu.core.records import Profile
+from mllmu.data.files import misfit, read_text
 from mllmu.data.published.content import PublishedData
 from mllmu.data.published.reader import BenchmarkReader
 from mllmu.data.published.recover import RecoveredPerson, Recovery, recover_person, summarise
 from mllmu.data.published.schema import CELEBRITIES
 from mllmu.data.published.store import Store, Table, downloaded, is_hub_name
-from mllmu.data.sources._published import Published
+from mllmu.data.sources import Published
 
 _SHAPE = '{"ID": "001", "metadata": [{"Question": "...", "Answer": "..."}, ...]}'
+_EXPECTED = f"Expected the training text as JSON lines, {_SHAPE} per line."
 _EVALUATION_KEY = re.compile(r'"(?:Classification_Task|Generation_Task|Mask_Task)"\s*:')
 
 _Text = Annotated[str, Field(min_length=1, max_length=2_000)]
@@ -117,7 +119,7 @@ class MllmuBench(Published):
         if self.path.suffix == ".parquet" and self.path.is_file():
             raise DataError(_one_table(self.path))
         found: dict[str, tuple[int, RecoveredPerson]] = {}
-        for number, text in enumerate(_read_text(self.path).split("\n"), start=1):
+        for number, text in enumerate(read_text(self.path, expected=_EXPECTED).split("\n"), start=1):
             if not text.strip() or len(found) == self.num_people:
                 continue
             line = _parse(text, where=f"{self.path}:{number}")
@@ -141,17 +143,6 @@ def _one_table(path: Path) -> str:
     return f"{path}: one table of training text has no questions. Name the folder that holds all configs."
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file. Expected the training text as JSON lines, {_SHAPE} per line.") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}. Expected a JSON lines file.") from None
-
-
 def _parse(text: str, *, where: str) -> _Line:
     try:
         return _Line.model_validate_json(text)
@@ -161,10 +152,7 @@ def _parse(text: str, *, where: str) -> _Line:
                 f"{where}: got evaluation data (Classification_Task, Generation_Task or Mask_Task), expected training "
                 f"text. Name the file made from the config ft_Data, with lines {_SHAPE}."
             ) from None
-        fault = error.errors(include_url=False)[0]
-        place = ".".join(map(str, fault["loc"])) or "line"
-        got = repr(fault["input"])
-        raise DataError(f"{where}: {place}: {fault['msg']}, got {got[:80]}. Expected {_SHAPE}.") from None
+        raise DataError(f"{where}: {misfit(error, 'line')}. Expected {_SHAPE}.") from None
 
 
 PLUGIN = MllmuBench

@@ -14,7 +14,7 @@ from mllmu.data.published.biography import attributes_of
 from mllmu.data.published.content import ImageCell, PublishedData, QuestionReader, used
 from mllmu.data.published.recover import recover_person
 from mllmu.data.published.store import Store, Table
-from mllmu.data.sources._published import Published
+from mllmu.data.sources import Published
 from mllmu.data.values import ATTRIBUTES
 
 FULL = "Full_Set"

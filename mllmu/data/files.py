@@ -1,0 +1,97 @@
+"""Reading files: those that come with the package, and those of others, where every fault is one message."""
+
+from __future__ import annotations
+
+import json
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import yaml
+from PIL import Image
+from pydantic import ValidationError
+
+from mllmu.core.errors import DataError
+
+MAX_PIXELS = 50_000_000
+REMAKE = "make the data again with --force."
+"""Advice about an image that the data stage wrote."""
+
+
+@cache
+def packaged_yaml(name: str) -> Any:
+    """The content of a YAML file below ``mllmu/data``, read once; callers must not change it."""
+    return yaml.safe_load(files("mllmu.data").joinpath(name).read_text(encoding="utf-8"))
+
+
+def read_text(path: Path, *, expected: str, missing: str = "") -> str:
+    """A UTF-8 text, with or without a byte order mark.
+
+    Args:
+        expected: what the file should be, as the last sentence of every message.
+        missing: what to do if there is no such file; by default ``expected`` again.
+
+    Raises:
+        DataError: no such file, not UTF-8, or it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file. {missing or expected}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}). {expected}") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}). {expected}") from None
+
+
+def read_json(path: Path, *, expected: str, missing: str = "") -> Any:
+    """The value in a JSON file; errors as in :func:`read_text`, and DataError if it is not JSON."""
+    text = read_text(path, expected=expected, missing=missing)
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DataError(f"{path}: not JSON ({error}). {expected}") from None
+
+
+def misfit(error: ValidationError, whole: str) -> str:
+    """The first fault of a value in one line: where, what is wrong, and what was there; ``whole`` names the value."""
+    fault = error.errors(include_url=False)[0]
+    place = ".".join(map(str, fault["loc"])) or whole
+    return f"{place}: {fault['msg']}, got {fault['input']!r:.80}"
+
+
+@contextmanager
+def opened_image(
+    source: Path | BinaryIO, where: str, *, fault: str, advice: str, too_large: str = ""
+) -> Iterator[Image.Image]:
+    """A JPEG, PNG or WebP image, whose size is checked before a pixel is decoded: a small file can claim a large image.
+
+    Args:
+        where: begins the message of an error; ``fault`` says what is wrong, ``advice`` and ``too_large`` what to do.
+
+    Raises:
+        DataError: not a readable image, or more than 50 million pixels.
+    """
+
+    def large(got: str) -> DataError:
+        most = MAX_PIXELS // 1_000_000
+        return DataError(f"{where}: image too large: at most {most} million pixels are read, got {got}.{too_large}")
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(source, formats=("JPEG", "PNG", "WEBP")) as opened:
+                if opened.width * opened.height > MAX_PIXELS:
+                    raise large(f"{opened.width} x {opened.height} pixels")
+                yield opened
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise large("far more") from None
+    except DataError:
+        raise
+    except (OSError, EOFError, SyntaxError, ValueError, struct.error) as error:
+        raise DataError(f"{where}: {fault} ({error}). Expected JPEG, PNG or WebP; {advice}") from None
