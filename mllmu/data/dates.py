@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import date, timedelta
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 MONTHS = (
     *("January", "February", "March", "April", "May", "June"),
@@ -30,13 +30,30 @@ class WrittenDate(NamedTuple):
     write: Callable[[date], str]
 
 
+class Span(Protocol):
+    """A part of a text."""
+
+    @property
+    def start(self) -> int: ...
+    @property
+    def end(self) -> int: ...
+
+
+S = TypeVar("S", bound=Span)
+
+
+def apart(spans: Iterable[S]) -> list[S]:
+    """Spans that do not overlap, in the order of the text; of two that overlap, the earlier of ``spans`` counts."""
+    taken: list[S] = []
+    for span in spans:
+        if all(span.end <= other.start or span.start >= other.end for other in taken):
+            taken.append(span)
+    return sorted(taken, key=lambda span: span.start)
+
+
 def find(text: str) -> list[WrittenDate]:
     """All dates of a text in order, never overlapping; '14 May 1990' is one date and not also the year 1990."""
-    taken: list[WrittenDate] = []
-    for found in _all(text):
-        if all(found.end <= other.start or found.start >= other.end for other in taken):
-            taken.append(found)
-    return sorted(taken, key=lambda found: found.start)
+    return apart(_all(text))
 
 
 def parse(text: str, *, day_first: bool | None = None) -> date | None:

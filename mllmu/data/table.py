@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,11 +63,11 @@ def read(path: Path) -> PeopleTable:
         )
     _check_size(path)
     if suffix == ".xlsx":
-        return _tabular(_sheet(path), path)
+        return _tabular(_sheet(path), [], path)
     text = read_text(path, expected="Save the table as 'CSV UTF-8', or as .xlsx.", missing=MISSING)
     if suffix in (".json", ".jsonl"):
-        return _objects(_json(path, text, lines=suffix == ".jsonl"), path)
-    return _tabular(_csv(path, text), path)
+        return _tabular(*_objects(_json(path, text, lines=suffix == ".jsonl"), path), path)
+    return _tabular(_csv(path, text), [], path)
 
 
 def _check_size(path: Path) -> None:
@@ -111,56 +111,47 @@ def _json(path: Path, text: str, *, lines: bool) -> list[Any]:
     return value
 
 
-def _tabular(rows: Sequence[Sequence[Any]], path: Path) -> PeopleTable:
-    """Rows of cells under a head."""
+def _tabular(rows: Sequence[Sequence[Any]], faults: list[CellFault], path: Path) -> PeopleTable:
+    """Rows of cells under a head, numbered as a spreadsheet does: the first person is row 2."""
     if not rows or not any(_cell(cell) for cell in rows[0]):
         raise DataError(f"{path}: the first row names no column. Expected a head such as id, name, consent ...")
     columns = [_cell(cell) for cell in rows[0]]
     while not columns[-1]:
         columns.pop()
-    _check_head(columns, path)
-    found, faults = [], []
+    for position, column in enumerate(columns):
+        if not column:
+            raise DataError(f"{path}: column {position + 1} has no name in the first row. Name it or delete it.")
+        if column in columns[:position]:
+            raise DataError(f"{path}: the column '{column}' is there twice. Rename or delete one of the two.")
+    found = []
     for number, row in enumerate(rows[1:], start=2):
         cells = [_cell(cell) for cell in row]
         if not any(cells):
             continue
         if any(cells[len(columns) :]):
-            faults.append(
-                CellFault(number, columns[-1], f"{len(cells)} cells", f"{len(columns)}; quote cells with commas")
-            )
+            expected = f"{len(columns)}; quote cells with commas"
+            faults.append(CellFault(number, columns[-1], f"{len(cells)} cells", expected))
         padded = cells + [""] * len(columns)
         found.append(TableRow(number, dict(zip(columns, padded, strict=False))))
     return PeopleTable(tuple(columns), found, faults)
 
 
-def _check_head(columns: Sequence[str], path: Path) -> None:
-    for place, column in enumerate(columns):
-        if not column:
-            raise DataError(f"{path}: column {place + 1} has no name in the first row. Name it or delete it.")
-        if column in columns[:place]:
-            raise DataError(f"{path}: the column '{column}' is there twice. Rename or delete one of the two.")
-
-
-def _objects(items: Iterable[Any], path: Path) -> PeopleTable:
-    """JSON objects; numbered like the rows of a spreadsheet, the first person is row 2."""
-    rows, faults, columns = [], [], dict[str, None]()
+def _objects(items: Sequence[Any], path: Path) -> tuple[list[list[Any]], list[CellFault]]:
+    """JSON objects as rows under a head; the faults are values that no cell can hold."""
+    columns = list(dict.fromkeys(column for item in items if isinstance(item, dict) for column in item))
+    faults = []
     for number, item in enumerate(items, start=2):
         if not isinstance(item, dict):
             faults.append(CellFault(number, "", repr(item), "an object with one value per column"))
             continue
         for column, value in item.items():
-            columns[column] = None
             if isinstance(value, (dict, list)):
-                faults.append(
-                    CellFault(number, column, json.dumps(value, ensure_ascii=False), "a text, number or date")
-                )
-        rows.append(TableRow(number, {column: _cell(value) for column, value in item.items()}))
-    if faults and not rows:
+                got = json.dumps(value, ensure_ascii=False)
+                faults.append(CellFault(number, column, got, "a text, number or date"))
+    if faults and not columns:
         raise FaultsError(f"{path}: no person could be read.", faults)
-    _check_head(list(columns), path)
-    return PeopleTable(
-        tuple(columns), [TableRow(r.number, {c: r.cells.get(c, "") for c in columns}) for r in rows], faults
-    )
+    rows = [[item.get(column) for column in columns] if isinstance(item, dict) else [] for item in items]
+    return [columns, *rows], faults
 
 
 def _cell(value: Any) -> str:

@@ -45,7 +45,7 @@ def test_the_example_people_run_from_table_to_report_and_leave_no_trace(base: Pa
     page = Pipeline(parse(raw), root, gate=False).run()
 
     assert page is not None and page.is_file()
-    names = {person["pseudonym"] for person in Key(tmp_path / "people.key.json").people.values()}
+    names = {person["pseudonym"] for person in Key.load(tmp_path / "people.key.json").people.values()}
     assert len(names) == 5 and any(name in page.read_text(encoding="utf-8") for name in names)
     wanted = {row[column] for row in rows for column in ORIGINAL} | {row["full name"].split()[1] for row in rows}
     for path in [path for path in root.rglob("*") if path.is_file()]:

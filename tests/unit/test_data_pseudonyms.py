@@ -157,7 +157,7 @@ def test_nothing_of_an_original_is_left_in_a_profile(folder: Path) -> None:
 
 def test_an_original_becomes_the_same_fake_wherever_it_stands(folder: Path) -> None:
     people = {p.id: p for p in OwnPeople(**settings(folder)).profiles(0)}
-    key = keyfile.Key(folder / "secret" / "key.json")
+    key = keyfile.Key.load(folder / "secret" / "key.json")
     pid = {each["name"]: one for one, each in key.people.items()}
     for number, each in enumerate(ROWS):
         me, other = people[pid[each["name"]]], people[pid[ROWS[(number + 1) % 10]["name"]]]
@@ -177,7 +177,7 @@ def test_an_original_becomes_the_same_fake_wherever_it_stands(folder: Path) -> N
 
 def test_dates_of_a_person_move_together_and_by_less_than_asked(folder: Path) -> None:
     people = OwnPeople(**settings(folder, shift_days=20)).profiles(0)
-    key = keyfile.Key(folder / "secret" / "key.json")
+    key = keyfile.Key.load(folder / "secret" / "key.json")
     by_name = {each["name"]: each for each in ROWS}
     for person in people:
         known = key.people[person.id]

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from pydantic import Field
 
 from mllmu.core.errors import DataError, ModelError, needs_extra
@@ -64,7 +64,7 @@ class Faces(Portraits):
         best = -1.0
         for attempt in range(self.tries):
             image = self.generate(profile, view, derive(seed, "portrait", profile.id, view, attempt), seed)
-            image = image.convert("RGB").resize((self.size, self.size), Image.Resampling.LANCZOS)
+            image = ImageOps.fit(image.convert("RGB"), (self.size, self.size), Image.Resampling.LANCZOS)
             if view == 0 or not self.embedder:
                 return image
             own, face = (embedding(self.embedder, p)[None] for p in (self.render_first(profile, seed), image))
@@ -111,9 +111,18 @@ class OwnFaces(Faces):
         INSIGHTFACE, min_length=1, description="'insightface', or a folder of a transformers vision model"
     )
 
-    def own(self, profile: Profile, seed: int) -> Image.Image:
-        """The person's own image."""
-        return Folder(path=self.portraits, size=self.size, num_views=1).render(profile, 0, seed)
+    def generate(self, profile: Profile, view: int, noise: int, seed: int) -> Image.Image:
+        """The person's own image as view 0, and the face in it drawn again as the others."""
+        if view == 0:
+            return Folder(path=self.portraits, size=self.size, num_views=1).render(profile, 0, seed)
+        settings = {"guidance_scale": self.guidance, "num_inference_steps": self.steps}
+        face_D = embedding(self.embedder, self.render_first(profile, seed))
+        image: Image.Image = self.redrawn(profile, view, face_D, settings | {"generator": generator(noise)})
+        return image
+
+    @abstractmethod
+    def redrawn(self, profile: Profile, view: int, face_D: Vectors, settings: dict[str, Any]) -> Any:
+        """One view of a face, given as its embedding; ``settings`` are those of the pipeline's call."""
 
 
 @functools.lru_cache(maxsize=1)
@@ -121,10 +130,14 @@ def _first(backend: Faces, profile: str, seed: int) -> Image.Image:
     return backend.render(Profile.model_validate_json(profile), 0, seed)
 
 
+def unit(rows_ND: Vectors) -> Vectors:
+    """Every row at length 1; a row of zeros stays one."""
+    return np.asarray(rows_ND / np.maximum(np.linalg.norm(rows_ND, axis=-1, keepdims=True), 1e-12), dtype=np.float32)
+
+
 def cosines(a_ND: Vectors, b_MD: Vectors) -> Vectors:
     """Cosine of every row of one with every row of the other, [N, M]; 0 for a row of zeros."""
-    unit_ND, unit_MD = (rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) for rows in (a_ND, b_MD))
-    return np.asarray(unit_ND @ unit_MD.T, dtype=np.float32)
+    return np.asarray(unit(a_ND) @ unit(b_MD).T, dtype=np.float32)
 
 
 def look_alike(face_D: Vectors, others: Sequence[Vectors], threshold: float) -> int | None:
@@ -184,13 +197,13 @@ def pipeline(kind: str, path: str, revision: str | None, device: str, dtype: str
     import torch
 
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    kinds = {"auto": torch.float16 if place.startswith("cuda") else torch.float32}
-    kinds |= {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    half = dtype == "auto" and place.startswith("cuda")
+    weights = getattr(torch, "float16" if half else "float32" if dtype == "auto" else dtype)
     try:
         loaded = getattr(diffusers, kind).from_pretrained(
             path,
             revision=revision,
-            torch_dtype=kinds[dtype],
+            torch_dtype=weights,
             use_safetensors=True,
             trust_remote_code=False,
             **({"safety_checker": None, "requires_safety_checker": False} if kind == "StableDiffusionPipeline" else {}),
@@ -204,7 +217,7 @@ def pipeline(kind: str, path: str, revision: str | None, device: str, dtype: str
     return loaded.to(place)
 
 
-def noise(seed: int) -> Any:
+def generator(seed: int) -> Any:
     """A generator on the CPU, so that an image does not depend on the device's random numbers."""
     import torch
 

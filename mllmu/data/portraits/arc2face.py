@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import numpy as np
-from PIL import Image, ImageOps
 from pydantic import Field
 
 from mllmu.core.errors import ModelError
 from mllmu.core.records import Profile
-from mllmu.data.portraits._faces import OwnFaces, Vectors, embedding, noise, pipeline
+from mllmu.data.portraits._faces import OwnFaces, Vectors, pipeline, unit
 
 PROMPT = "photo of a id person"
 WORD = "id"
@@ -34,19 +32,11 @@ class Arc2Face(OwnFaces):
 
     guidance: float = Field(GUIDANCE, ge=0, description="classifier-free guidance")
 
-    def generate(self, profile: Profile, view: int, noise_seed: int, seed: int) -> Image.Image:
-        if view == 0:
-            return self.own(profile, seed)
+    def redrawn(self, profile: Profile, view: int, face_D: Vectors, settings: dict[str, Any]) -> Any:
+        del profile, view
         pipe = pipeline("StableDiffusionPipeline", self.path, self.revision, self.device, self.dtype)
-        face = embedding(self.embedder, self.render_first(profile, seed))
-        made = pipe(
-            prompt_embeds=face_prompt(pipe, face),
-            negative_prompt_embeds=face_prompt(pipe, None),
-            guidance_scale=self.guidance,
-            num_inference_steps=self.steps,
-            generator=noise(noise_seed),
-        )
-        return ImageOps.fit(made.images[0], (self.size, self.size), Image.Resampling.LANCZOS)
+        prompts = {"prompt_embeds": face_prompt(pipe, face_D), "negative_prompt_embeds": face_prompt(pipe, None)}
+        return pipe(**prompts, **settings).images[0]
 
 
 def face_prompt(pipe: Any, face_D: Vectors | None) -> Any:
@@ -74,7 +64,7 @@ def face_prompt(pipe: Any, face_D: Vectors | None) -> Any:
                 f"{len(face_D)} numbers must fit into token embeddings of {table.embedding_dim}."
             )
         face = torch.zeros(table.embedding_dim, dtype=table.weight.dtype, device=table.weight.device)
-        face[: len(face_D)] = torch.from_numpy(face_D / max(float(np.linalg.norm(face_D)), 1e-12)).to(face)
+        face[: len(face_D)] = torch.from_numpy(unit(face_D)).to(face)
 
         def put_in(_: Any, given: tuple[Any, ...], output: Any) -> Any:
             return torch.where((given[0] == mark[0])[..., None], face, output)

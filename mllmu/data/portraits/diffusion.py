@@ -8,7 +8,7 @@ from PIL import Image
 from pydantic import Field
 
 from mllmu.core.records import Profile
-from mllmu.data.portraits._faces import NEGATIVE, Faces, described, noise, pipeline, scene
+from mllmu.data.portraits._faces import NEGATIVE, Faces, described, generator, pipeline, scene
 
 
 class Diffusion(Faces):
@@ -25,9 +25,9 @@ class Diffusion(Faces):
 
     strength: float = Field(0.55, gt=0, le=1, description="noise added to the portrait for a view; 1: a new image")
 
-    def generate(self, profile: Profile, view: int, noise_seed: int, seed: int) -> Image.Image:
+    def generate(self, profile: Profile, view: int, noise: int, seed: int) -> Image.Image:
         text = f"{described(profile, seed)}, {scene(view)}"
-        more = {"negative_prompt": NEGATIVE, "guidance_scale": self.guidance, "generator": noise(noise_seed)}
+        more = {"negative_prompt": NEGATIVE, "guidance_scale": self.guidance, "generator": generator(noise)}
         where = (self.path, self.revision, self.device, self.dtype)
         if view == 0:
             made = pipeline("AutoPipelineForText2Image", *where)(prompt=text, num_inference_steps=self.steps, **more)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 from typing import Any, ClassVar
 
-import numpy as np
-from PIL import Image, ImageOps
 from pydantic import Field
 
 from mllmu.core.errors import ModelError
 from mllmu.core.records import Profile
-from mllmu.data.portraits._faces import NEGATIVE, OwnFaces, Vectors, embedding, noise, pipeline, scene, who
+from mllmu.data.portraits._faces import NEGATIVE, OwnFaces, Vectors, pipeline, scene, unit, who
+
+SAFE = r"^[\w.-]+\.safetensors$"
 
 
 class IpAdapterFaceid(OwnFaces):
@@ -31,27 +31,16 @@ class IpAdapterFaceid(OwnFaces):
 
     adapter: str = Field(min_length=1, description="folder or hub id of the adapter")
     weight_name: str = Field(
-        "ip-adapter-faceid_sd15.safetensors",
-        pattern=r"^[\w.-]+\.safetensors$",
-        description="its file",
+        "ip-adapter-faceid_sd15.safetensors", pattern=r"^[\w.-]+\.safetensors$", description="file"
     )
     adapter_scale: float = Field(0.8, gt=0, le=2, description="weight of the face against the text")
 
-    def generate(self, profile: Profile, view: int, noise_seed: int, seed: int) -> Image.Image:
-        if view == 0:
-            return self.own(profile, seed)
+    def redrawn(self, profile: Profile, view: int, face_D: Vectors, settings: dict[str, Any]) -> Any:
         pipe = adapted(self.path, self.revision, self.device, self.dtype, self.adapter, self.weight_name)
         pipe.set_ip_adapter_scale(self.adapter_scale)
-        face = face_tensor(pipe, embedding(self.embedder, self.render_first(profile, seed)), guided=self.guidance > 1)
-        made = pipe(
-            prompt=f"photograph of one {who(profile)}, head and shoulders, {scene(view)}",
-            negative_prompt=NEGATIVE,
-            ip_adapter_image_embeds=[face],
-            guidance_scale=self.guidance,
-            num_inference_steps=self.steps,
-            generator=noise(noise_seed),
-        )
-        return ImageOps.fit(made.images[0], (self.size, self.size), Image.Resampling.LANCZOS)
+        face = face_tensor(pipe, face_D, guided=self.guidance > 1)
+        prompt = f"photograph of one {who(profile)}, head and shoulders, {scene(view)}"
+        return pipe(prompt=prompt, negative_prompt=NEGATIVE, ip_adapter_image_embeds=[face], **settings).images[0]
 
 
 @functools.lru_cache(maxsize=1)
@@ -76,8 +65,8 @@ def face_tensor(pipe: Any, face_D: Vectors, *, guided: bool) -> Any:
     """The face at length 1 as [1, 1, 1, D]; with guidance a face of zeros before it, [2, 1, 1, D]."""
     import torch
 
-    unit = torch.from_numpy(face_D / max(float(np.linalg.norm(face_D)), 1e-12))[None, None, None]
-    both = torch.cat([torch.zeros_like(unit), unit]) if guided else unit
+    face = torch.from_numpy(unit(face_D))[None, None, None]
+    both = torch.cat([torch.zeros_like(face), face]) if guided else face
     return both.to(pipe.device, pipe.dtype)
 
 

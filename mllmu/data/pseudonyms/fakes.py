@@ -50,38 +50,24 @@ class Fakes:
         """A street and a house number."""
         return self._fake("address", plain(address), lambda dice: _faker("en_US", dice).street_address())
 
-    def email(self, address: str) -> str:
-        """An address under example.org, which is reserved and reaches nobody."""
-        return self._fake("email", address, lambda dice: f"{_handle(dice)}@example.org")
+    def identifier(self, kind: str, original: str) -> str:
+        """What stands for an e-mail address, page, handle or telephone number; of others their shape with other signs.
 
-    def handle(self, handle: str) -> str:
-        """A name as on a social network."""
-        return self._fake("handle", handle, lambda dice: f"@{_handle(dice)}")
-
-    def url(self, url: str) -> str:
-        """A page under example.org."""
-        return self._fake("url", url, lambda dice: f"https://example.org/{_handle(dice)}")
-
-    def phone(self, number: str) -> str:
-        """A number of the range that is kept for fiction: +1, an area code, 555, 0100 to 0199."""
-        return self._fake("phone", number, lambda dice: f"+1 {dice.choice(AREA_CODES)} 555 01{dice.randrange(100):02d}")
-
-    def code(self, kind: str, code: str) -> str:
-        """The same shape with other letters and digits: EMP-0042 -> QXA-7719."""
-        return self._fake(kind, code, lambda dice: "".join(_other(char, dice) for char in code))
+        Addresses and pages lie under example.org, which is reserved and reaches nobody. Telephone numbers come from the
+        range that is kept for fiction: +1, an area code, 555, 0100 to 0199. Shape: EMP-0042 -> QXA-7719.
+        """
+        make = _MAKERS.get(kind, lambda dice: "".join(_other(char, dice) for char in original))
+        return self._fake(kind, original, make)
 
     def _fake(self, kind: str, original: str, make: Callable[[random.Random], str]) -> str:
         known = self._key.replaced.setdefault(kind, {})
-        if original not in known:
-            taken = set(known.values())
-            known[original] = self._drawn(kind, original, make, taken)
-        return known[original]
-
-    def _drawn(self, kind: str, original: str, make: Callable[[random.Random], str], taken: set[str]) -> str:
+        if original in known:
+            return known[original]
+        taken = set(known.values())
         for attempt in range(MAX_TRIES):
             fake = make(self._key.draw(kind, original, str(attempt)))
             if fake not in taken and not any(word.plain in self._originals for word in words(fake)):
-                return fake
+                return known.setdefault(original, fake)
         raise DataError(
             f"data.source: no free {kind} after {MAX_TRIES} tries, {len(taken)} are taken. Split the table."
         )
@@ -90,6 +76,14 @@ class Fakes:
 def _handle(dice: random.Random) -> str:
     name = dice.choice(_names(GENDERS, given=True)) + dice.choice(_names(GENDERS, given=False))
     return f"{name.casefold().replace('-', '')}{dice.randrange(10, 100)}"
+
+
+_MAKERS: dict[str, Callable[[random.Random], str]] = {
+    "email": lambda dice: f"{_handle(dice)}@example.org",
+    "handle": lambda dice: f"@{_handle(dice)}",
+    "url": lambda dice: f"https://example.org/{_handle(dice)}",
+    "phone": lambda dice: f"+1 {dice.choice(AREA_CODES)} 555 01{dice.randrange(100):02d}",
+}
 
 
 def _other(char: str, dice: random.Random) -> str:

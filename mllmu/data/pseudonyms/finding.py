@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mllmu.core.errors import needs_extra
 from mllmu.data.values import GENDERS, given_names, pools
@@ -131,13 +131,30 @@ class Match(NamedTuple):
 
 def net(text: str) -> Iterator[Match]:
     """E-mail addresses, addresses of pages, and handles such as @anna."""
-    for kind, pattern in (("email", _EMAIL), ("url", _URL), ("handle", _HANDLE)):
-        yield from (Match(m.start(), m.end(), kind, m[0].casefold()) for m in pattern.finditer(text))
+    yield from _matches(text, ("email", _EMAIL), ("url", _URL), ("handle", _HANDLE))
+
+
+def accounts(text: str) -> Iterator[Match]:
+    """International account numbers and numbers of 13 digits or more (cards), which are too long for a telephone."""
+    yield from _matches(text, ("number", _IBAN), ("number", _ACCOUNT))
+
+
+def numbers(text: str) -> Iterator[Match]:
+    """Numbers of seven digits or more (insurance ...) and codes of letters and digits (staff, passport)."""
+    yield from _matches(text, ("number", _LONG_NUMBER), ("number", _MIXED))
+
+
+def _matches(text: str, *patterns: tuple[str, re.Pattern[str]]) -> Iterator[Match]:
+    for kind, pattern in patterns:
+        for m in pattern.finditer(text):
+            original = re.sub(r"[\s./_-]", "", m[0]) if kind == "number" else m[0]
+            yield Match(m.start(), m.end(), kind, original.casefold())
 
 
 def phones(text: str, region: str) -> Iterator[Match]:
     """Telephone numbers as written anywhere, or as written inside one region ('US', 'DE' ...)."""
-    library = _phone_library()
+    with needs_extra("data.source: finding telephone numbers", "people"):
+        import phonenumbers as library
     for found in library.PhoneNumberMatcher(text, region, leniency=library.Leniency.POSSIBLE):
         digits = sum(char.isdecimal() for char in found.raw_string)
         if digits >= 7 and "," not in found.raw_string:
@@ -148,28 +165,6 @@ def phones(text: str, region: str) -> Iterator[Match]:
 def phone_key(cell: str, region: str) -> str:
     """The one form of a telephone number of the table."""
     return next((match.key for match in phones(cell, region)), "".join(c for c in cell if c.isdecimal()))
-
-
-def _phone_library() -> Any:
-    with needs_extra("data.source: finding telephone numbers", "people"):
-        import phonenumbers
-    return phonenumbers
-
-
-def accounts(text: str) -> Iterator[Match]:
-    """International account numbers and numbers of 13 digits or more (cards), which are too long for a telephone."""
-    yield from _codes(text, _IBAN, _ACCOUNT)
-
-
-def numbers(text: str) -> Iterator[Match]:
-    """Numbers of seven digits or more (insurance ...) and codes of letters and digits (staff, passport)."""
-    yield from _codes(text, _LONG_NUMBER, _MIXED)
-
-
-def _codes(text: str, *patterns: re.Pattern[str]) -> Iterator[Match]:
-    for pattern in patterns:
-        for m in pattern.finditer(text):
-            yield Match(m.start(), m.end(), "number", re.sub(r"[\s./_-]", "", m[0]).casefold())
 
 
 def others(text: str) -> Iterator[Match]:

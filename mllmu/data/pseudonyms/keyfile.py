@@ -9,82 +9,91 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import os
 import random
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mllmu.core.errors import DataError, did_you_mean
 from mllmu.core.runfolder import explain_os_errors
+from mllmu.data.files import read_text
 
-FORMAT = "mllmu-people-key-1"
+FORMAT: Literal["mllmu-people-key-1"] = "mllmu-people-key-1"
 RUN_FILES = ("recipe.yaml", "run.json")
 OWNER_ONLY = 0o600
 
 
-class _Content(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    format: str = Field(pattern=f"^{FORMAT}$")
-    secret: str = Field(pattern="^[0-9a-f]{64}$")
-    replaced: dict[str, dict[str, str]] = {}
-    people: dict[str, dict[str, str]] = {}
-
-
-class Key:
+class Key(BaseModel):
     """A key file in memory.
 
     Attributes:
+        secret: 256 random bits in hexadecimal digits.
         replaced: kind -> original -> fake; what once got a fake keeps it.
         people: pseudonymous id -> the original id, name and other identifiers.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._content = _load(path)
-        self._secret = bytes.fromhex(self._content.secret)
-        self.replaced = self._content.replaced
-        self.people = self._content.people
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal["mllmu-people-key-1"] = FORMAT
+    secret: str = Field(default_factory=lambda: secrets.token_hex(32), pattern="^[0-9a-f]{64}$")
+    replaced: dict[str, dict[str, str]] = {}
+    people: dict[str, dict[str, str]] = {}
+
+    @classmethod
+    def load(cls, path: Path) -> Key:
+        """Read a key file, or begin a new one if there is none.
+
+        Raises:
+            DataError: it lies in a run folder, or is no key file.
+        """
+        refuse_run_folder(path)
+        if not path.exists():
+            return cls()
+        text = read_text(path, expected="It is not a key file. Name the right file, or a new one.")
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            place = ".".join(map(str, error.errors()[0]["loc"])) or "file"
+            raise DataError(
+                f"{path}: not a key file (wrong {place}). It is never overwritten; restore it from a copy, or name a "
+                "new file in data.source.key (everybody then gets new pseudonyms)."
+            ) from None
 
     @property
     def name(self) -> str:
         """A fingerprint by which a run says which key it was made with; tells nothing about the secret."""
-        return hashlib.sha256(b"mllmu key name" + self._secret).hexdigest()[:16]
+        return hashlib.sha256(b"mllmu key name" + bytes.fromhex(self.secret)).hexdigest()[:16]
 
     def number(self, *keys: str) -> int:
         """256 bits that depend on the secret and the keys; the same in any order of calls."""
         message = "\x1f".join(keys).encode()
-        return int.from_bytes(hmac.digest(self._secret, message, "sha256"), "big")
+        return int.from_bytes(hmac.digest(bytes.fromhex(self.secret), message, "sha256"), "big")
 
     def draw(self, *keys: str) -> random.Random:
         """A generator of an item's own."""
         return random.Random(self.number(*keys))  # noqa: S311 - the seed is the secret
 
-    def save(self) -> None:
+    def save(self, path: Path) -> None:
         """Write the key file completely or not at all, readable by its owner only."""
-        content = {
-            "format": FORMAT,
-            "secret": self._content.secret,
-            "replaced": {kind: dict(sorted(pairs.items())) for kind, pairs in sorted(self.replaced.items())},
-            "people": dict(sorted(self.people.items())),
-        }
-        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-        if self.path.is_file() and self.path.read_text(encoding="utf-8") == text:
+        replaced = {kind: dict(sorted(pairs.items())) for kind, pairs in sorted(self.replaced.items())}
+        ordered = self.model_copy(update={"replaced": replaced, "people": dict(sorted(self.people.items()))})
+        text = ordered.model_dump_json(indent=1) + "\n"
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
             return
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
-        with explain_os_errors(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.tmp")
+        with explain_os_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
             temporary.unlink(missing_ok=True)
             handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, OWNER_ONLY)
             with open(handle, "w", encoding="utf-8") as file:  # noqa: PTH123 - opened by its handle
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(self.path)
+            temporary.replace(path)
 
 
 def reveal(path: Path, asked: Sequence[str] = ()) -> dict[str, dict[str, str]]:
@@ -98,7 +107,7 @@ def reveal(path: Path, asked: Sequence[str] = ()) -> dict[str, dict[str, str]]:
     """
     if not path.is_file():
         raise DataError(f"{path}: no such key file. Name the file that data.source.key named when the data were made.")
-    key = Key(path)
+    key = Key.load(path)
     ids = {name.casefold(): one for one, known in key.people.items() for name in (one, known.get("pseudonym", ""))}
     fakes = {fake.casefold(): original for pairs in key.replaced.values() for original, fake in pairs.items()}
     found: dict[str, dict[str, str]] = {}
@@ -113,24 +122,6 @@ def reveal(path: Path, asked: Sequence[str] = ()) -> dict[str, dict[str, str]]:
                 "Is it the key of this run?"
             )
     return found
-
-
-def _load(path: Path) -> _Content:
-    refuse_run_folder(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return _Content(format=FORMAT, secret=secrets.token_hex(32))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: the key file cannot be read ({error}). Name the right file, or a new one.") from None
-    try:
-        return _Content.model_validate_json(text)
-    except ValidationError as error:
-        place = ".".join(map(str, error.errors()[0]["loc"])) or "file"
-        raise DataError(
-            f"{path}: not a key file (wrong {place}). It is never overwritten; restore it from a copy, or name a new "
-            "file in data.source.key (everybody then gets new pseudonyms)."
-        ) from None
 
 
 def refuse_run_folder(path: Path) -> None:

@@ -40,7 +40,9 @@ class Pseudonyms:
         self._key, self._sources, self._region, self._shift_days = key, sources, region, shift_days
         self._fakes = Fakes(key, frozenset(_original_words(people)))
         self._days = {day for person in people if (day := _birth(person))}
-        self._ids = {person.identity: _id_of(key, person.identity) for person in people}
+        names = [person.identity for person in people]
+        # an id says nothing: ten hexadecimal digits under the key
+        self._ids = {name: f"p{key.number('person', name.casefold()) % 2**40:010x}" for name in names}
         self.lexicon = Lexicon()
         self.counts: Counter[tuple[str, str]] = Counter()
         for person in sorted(people, key=lambda each: self.id_of(each)):
@@ -65,7 +67,8 @@ class Pseudonyms:
 
     def scrub(self, text: str, person: CheckedPerson, target: str, *, free: bool) -> str:
         """A text without anybody's identity; ``free``: also guess at names of people who are not in the table."""
-        for hit in reversed(self._hits(text, person, free=free)):
+        hits = dates.apart(self._hits(text, person, free=free))  # of two that overlap, the more certain one counts
+        for hit in reversed(hits):
             self._count(hit.kind, target)
             text = text[: hit.start] + hit.fake + text[hit.end :]
         return text
@@ -91,15 +94,7 @@ class Pseudonyms:
     def _shift(self, pid: str) -> int:
         return int(self._key.people[pid]["shift_days"])
 
-    def _hits(self, text: str, person: CheckedPerson, *, free: bool) -> list[Hit]:
-        """What is to be replaced, from left to right. Where two finds overlap, the more certain one counts."""
-        taken: list[Hit] = []
-        for hit in self._all_hits(text, person, free=free):
-            if all(hit.end <= other.start or hit.start >= other.end for other in taken):
-                taken.append(hit)
-        return sorted(taken)
-
-    def _all_hits(self, text: str, person: CheckedPerson, *, free: bool) -> Iterator[Hit]:
+    def _hits(self, text: str, person: CheckedPerson, *, free: bool) -> Iterator[Hit]:
         pid = self.id_of(person)
         for match in finding.net(text):
             yield self._hit(match)
@@ -110,23 +105,12 @@ class Pseudonyms:
             yield self._hit(match)
         if free:
             for match in finding.others(text):
-                yield Hit(match.start, match.end, "name", self._stranger(match.key))
+                first, *rest = match.key.split()
+                fakes = [self._fakes.given(first, ""), *(self._fakes.family(word) for word in rest[-1:])]
+                yield Hit(match.start, match.end, "name", " ".join(fakes))
 
     def _hit(self, match: Match) -> Hit:
-        makers = {
-            "email": self._fakes.email,
-            "url": self._fakes.url,
-            "handle": self._fakes.handle,
-            "phone": self._fakes.phone,
-        }
-        make = makers.get(match.kind)
-        return Hit(
-            match.start, match.end, match.kind, make(match.key) if make else self._fakes.code("number", match.key)
-        )
-
-    def _stranger(self, name: str) -> str:
-        first, *rest = name.split()
-        return " ".join([self._fakes.given(first, ""), *(self._fakes.family(word) for word in rest[-1:])])
+        return Hit(match.start, match.end, match.kind, self._fakes.identifier(match.kind, match.key))
 
     def _learn(self, person: CheckedPerson) -> None:
         """Give a person a pseudonym and teach the lexicon every form in which the person may be met."""
@@ -168,14 +152,8 @@ class Pseudonyms:
         joined = "".join(fakes).casefold()
         if len(parts) > 1:
             first, _, rest = name.partition(" ")
-            forms = (
-                name,
-                f"{rest} {first}",
-                " ".join(parts),
-                " ".join([*parts[1:], parts[0]]),
-                f"{parts[0]} {parts[-1]}",
-            )
-            for form in forms:
+            short = (" ".join(parts), " ".join([*parts[1:], parts[0]]), f"{parts[0]} {parts[-1]}")
+            for form in (name, f"{rest} {first}", *short):
                 self.lexicon.add(form, "name", pseudonym, owner=pid)
             for form in (parts[0] + parts[-1], parts[-1] + parts[0]):
                 if len(form) >= MIN_JOINED:
@@ -187,7 +165,7 @@ class Pseudonyms:
         if len(person.id) >= MIN_ID_LETTERS:
             self.lexicon.add(person.id, "id", pid, owner=pid)
         if phone := person.identifiers.get("phone"):
-            fake = self._fakes.phone(finding.phone_key(phone, self._region))
+            fake = self._fakes.identifier("phone", finding.phone_key(phone, self._region))
             self.lexicon.add(phone, "phone", fake, owner=pid)
         if address := person.identifiers.get("address"):
             fake = self._fakes.address(address)
@@ -219,8 +197,3 @@ def _name_words(name: str) -> list[str]:
 
 def _birth(person: CheckedPerson) -> date | None:
     return dates.parse(person.attributes.get("birth_date", ""))
-
-
-def _id_of(key: Key, identity: str) -> str:
-    """An id that says nothing: ten hexadecimal digits under the key."""
-    return f"p{key.number('person', identity.casefold()) % 2**40:010x}"

@@ -16,24 +16,8 @@ from pydantic import BaseModel
 from mllmu.core.progress import Progress
 from mllmu.core.records import Profile, Question
 from mllmu.data.questions import QuestionOrder, Rejected
-from mllmu.data.questions._llm_prompts import (
-    Answers,
-    Item,
-    Other,
-    Others,
-    Prompt,
-    Sheet,
-    Slot,
-    agrees,
-    answer_call,
-    distance_fault,
-    drafted,
-    fault,
-    reword_call,
-    reworded,
-    text_fault,
-    write_call,
-)  # fmt: skip
+from mllmu.data.questions import _llm_prompts as prompts
+from mllmu.data.questions._llm_prompts import Answers, Item, Other, Prompt, Slot
 from mllmu.data.questions._rules import evaluation_id
 from mllmu.llm import Budget, Client, Unanswered
 
@@ -129,20 +113,18 @@ class QuestionRounds:
         temperature = None if settings.temperature is None else 0.0
         checker = settings.model_copy(update={"temperature": temperature, "model": settings.checker or settings.model})
         with (
-            Client(settings, Sheet, self._budget) as writer,
-            Client(settings, Others, self._budget) as rewriter,
+            Client(settings, prompts.Sheet, self._budget) as writer,
+            Client(settings, prompts.Others, self._budget) as rewriter,
             Client(checker, Answers, self._budget) as reader,
         ):
             for attempt in self._rounds:
-                replies = self._ask(writer, "questions", self._unwritten(), write_call, attempt)
+                unwritten = self._left(lambda question: None if question.id in self._written else question)
+                replies = self._ask(writer, "questions", unwritten, prompts.write_call, attempt)
                 self._accept(replies, self._draft, self._written, reader, attempt)
             for attempt in self._rounds if self.planned.paired else ():
-                replies = self._ask(rewriter, "rewordings", self._unreworded(), reword_call, attempt)
+                replies = self._ask(rewriter, "rewordings", self._unreworded(), prompts.reword_call, attempt)
                 paired = [(Slot(slot.number, self._paired(slot.question)), entry) for slot, entry in replies]
                 self._accept(paired, self._redraft, self._reworded, reader, attempt)
-
-    def _unwritten(self) -> Groups:
-        return self._left(lambda question: None if question.id in self._written else question)
 
     def _unreworded(self) -> Groups:
         """The accepted questions without an accepted rewording, in the slots of their evaluation questions."""
@@ -185,16 +167,20 @@ class QuestionRounds:
 
     def _draft(self, planned: Question, item: Item) -> tuple[Accepted, str, dict[str, str]]:
         """A written question, the rule that it breaks, and what was written with it."""
-        question = drafted(item, planned)
+        question = prompts.drafted(item, planned)
         given = {"answer": item.answer, "wrong": "; ".join(item.wrong), "support": item.support}
-        return Accepted(question, tuple(item.wrong)), fault(item, question, self._people[planned.profile_id]), given
+        return (
+            Accepted(question, tuple(item.wrong)),
+            prompts.fault(item, question, self._people[planned.profile_id]),
+            given,
+        )
 
     def _redraft(self, planned: Question, item: Other) -> tuple[Accepted, str, dict[str, str]]:
         """A reworded question, the rule that it breaks, and what it was made of."""
         profile, first = self._people[planned.profile_id], self._written[evaluation_id(planned.id)]
-        question = reworded(first.question, first.wrong, item.question, planned)
-        wrong = text_fault(question, profile)
-        wrong = wrong or distance_fault(first.question, question.text, profile.name, self._settings.max_overlap)
+        question = prompts.reworded(first.question, first.wrong, item.question, planned)
+        wrong = prompts.text_fault(question, profile)
+        wrong = wrong or prompts.distance_fault(first.question, question.text, profile.name, self._settings.max_overlap)
         return Accepted(question), wrong, {"reworded from": first.question.text}
 
     def _repeated(self, draft: Question, others: Sequence[Accepted]) -> str:
@@ -212,11 +198,11 @@ class QuestionRounds:
             call, number = self._calls[evaluation_id(question.id)]
             groups.setdefault(call, []).append(Slot(number, question))
         right = []
-        for (_, question), said in self._ask(reader, "second reading", groups, answer_call, attempt):
+        for (_, question), said in self._ask(reader, "second reading", groups, prompts.answer_call, attempt):
             given = {"expected": question.answer}
             if isinstance(said, str):
                 self._reject(question, attempt, said, question.text, given)
-            elif agrees(question, said.answer):
+            elif prompts.agrees(question, said.answer):
                 right.append(question)
             else:
                 why = "second reading: expected the answer of the question"

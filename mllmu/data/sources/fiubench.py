@@ -15,6 +15,7 @@ from pydantic import Field
 
 from mllmu.core.errors import DataError
 from mllmu.core.records import Profile, Question
+from mllmu.data.files import read_text
 from mllmu.data.published.content import PublishedData, QuestionReader, RowAccount, usable_id, used
 from mllmu.data.published.store import decode_image, downloaded
 from mllmu.data.sources import Published
@@ -34,16 +35,10 @@ Reader = Callable[..., Question | None]
 class _File(NamedTuple):
     """An image in the folder, or inside one of its zip files."""
 
-    folder: Path
-    member: str
-    archive: Path | None
+    path: Path | zipfile.Path
 
     def load(self) -> Image:
-        where = f"{self.archive or self.folder}: {self.member}"
-        if self.archive is None:
-            return decode_image((self.folder / self.member).read_bytes(), where)
-        with zipfile.ZipFile(self.archive) as opened:
-            return decode_image(opened.read(self.member), where)
+        return decode_image(self.path.read_bytes(), str(self.path))
 
 
 class Fiubench(Published):
@@ -108,13 +103,14 @@ class Fiubench(Published):
 
 def _json(path: Path) -> Any:
     """A JSON file, or JSON lines as a list."""
+    text = read_text(path, expected=_SHAPE)
     try:
-        text = path.read_text(encoding="utf-8")
-        try:
-            return json.loads(text)
-        except json.JSONDecodeError:
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        pass
+    try:
+        return [json.loads(line) for line in text.splitlines() if line.strip()]
+    except json.JSONDecodeError as error:
         raise DataError(f"{path}: not readable as JSON ({error}). {_SHAPE}") from None
 
 
@@ -132,13 +128,11 @@ def _images(folder: Path) -> dict[str, _File]:
     found: dict[str, _File] = {}
     for archive in sorted(folder.glob("*.zip")):
         try:
-            with zipfile.ZipFile(archive) as opened:
-                members = opened.namelist()
+            root = zipfile.Path(archive)
         except (zipfile.BadZipFile, OSError) as error:
             raise DataError(f"{archive}: not a readable zip file ({error}). Download it again.") from None
-        found |= {Path(member).name: _File(folder, member, archive) for member in members if _is_image(member)}
-    files = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if _is_image(path.name)]
-    return found | {Path(file).name: _File(folder, file, None) for file in files}
+        found |= {Path(name).name: _File(root / name) for name in root.root.namelist() if _is_image(name)}
+    return found | {path.name: _File(path) for path in sorted(folder.rglob("*")) if _is_image(path.name)}
 
 
 def _is_image(name: str) -> bool:

@@ -120,11 +120,11 @@ def _pseudonymous(
     checked: CheckedTable, settings: OwnPeople, account: dict[str, Any]
 ) -> tuple[dict[int, str], list[Profile], str]:
     """Ids by row, profiles, and what the summary says; the account is completed."""
-    key = Key(settings.key)
+    key = Key.load(settings.key)
     names = Pseudonyms(key, checked.people, checked.columns, region=settings.region, shift_days=settings.shift_days)
     _refuse_telling_paths(settings, names)
     profiles = [names.profile(person) for person in checked.people]
-    key.save()
+    key.save(settings.key)
     replaced: Mapping[str, dict[str, int]] = defaultdict(dict)
     for (kind, column), number in sorted(names.counts.items()):
         replaced[kind][column] = number
