@@ -11,8 +11,6 @@ from mllmu.core.errors import ModelError
 from mllmu.core.records import Profile
 from mllmu.data.portraits._faces import NEGATIVE, OwnFaces, Vectors, pipeline, scene, unit, who
 
-SAFE = r"^[\w.-]+\.safetensors$"
-
 
 class IpAdapterFaceid(OwnFaces):
     """Identity-preserving views of your own portraits (a folder), in scenes that a prompt describes.
@@ -31,7 +29,7 @@ class IpAdapterFaceid(OwnFaces):
 
     adapter: str = Field(min_length=1, description="folder or hub id of the adapter")
     weight_name: str = Field(
-        "ip-adapter-faceid_sd15.safetensors", pattern=r"^[\w.-]+\.safetensors$", description="file"
+        "ip-adapter-faceid_sd15.safetensors", pattern=r"^[\w.-]+\.safetensors$", description="its file"
     )
     adapter_scale: float = Field(0.8, gt=0, le=2, description="weight of the face against the text")
 

@@ -20,9 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mllmu.core.errors import DataError, did_you_mean
 from mllmu.core.runfolder import explain_os_errors
-from mllmu.data.files import read_text
 
-FORMAT: Literal["mllmu-people-key-1"] = "mllmu-people-key-1"
 RUN_FILES = ("recipe.yaml", "run.json")
 OWNER_ONLY = 0o600
 
@@ -38,8 +36,8 @@ class Key(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    format: Literal["mllmu-people-key-1"] = FORMAT
-    secret: str = Field(default_factory=lambda: secrets.token_hex(32), pattern="^[0-9a-f]{64}$")
+    format: Literal["mllmu-people-key-1"]
+    secret: str = Field(pattern="^[0-9a-f]{64}$")
     replaced: dict[str, dict[str, str]] = {}
     people: dict[str, dict[str, str]] = {}
 
@@ -52,10 +50,13 @@ class Key(BaseModel):
         """
         refuse_run_folder(path)
         if not path.exists():
-            return cls()
-        text = read_text(path, expected="It is not a key file. Name the right file, or a new one.")
+            return cls(format="mllmu-people-key-1", secret=secrets.token_hex(32))
         try:
-            return cls.model_validate_json(text)
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise DataError(
+                f"{path}: the key file cannot be read ({error}). Name the right file, or a new one."
+            ) from None
         except ValidationError as error:
             place = ".".join(map(str, error.errors()[0]["loc"])) or "file"
             raise DataError(

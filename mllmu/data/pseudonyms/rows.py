@@ -11,10 +11,10 @@ from pydantic import Field
 
 from mllmu.core.errors import DataError, FaultsError, did_you_mean
 from mllmu.core.plugins import Plugin
-from mllmu.data import cells, dates
-from mllmu.data.cells import CellRule
+from mllmu.data import dates
+from mllmu.data import table as cells
 from mllmu.data.questions import FACT
-from mllmu.data.table import CellFault, PeopleTable, TableRow
+from mllmu.data.table import CellFault, CellRule, PeopleTable, TableRow
 from mllmu.data.values import ATTRIBUTES
 
 IDENTIFIERS = ("email", "phone", "address")

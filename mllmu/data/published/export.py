@@ -9,7 +9,7 @@ Ten configs, one folder each, ``<Config>/train-00000-of-00001.parquet`` (Test_Se
     forget_R, retain_Q   R = 5, 10, 15       columns of Full_Set without Directory; Q = 100 - R, the rest of the people
 
 The published schema has no attributes, values, alternatives or rewordings, no text-only training pairs, and no place
-for people whom no model may see, so these are left out. :mod:`mllmu.data.published.reader` reads the layout.
+for people whom no model may see, so these are left out. The source ``mllmu_bench`` reads the layout.
 """
 
 from __future__ import annotations

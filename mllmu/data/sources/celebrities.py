@@ -19,11 +19,10 @@ from pydantic import Field, model_validator
 
 from mllmu.core.errors import DataError, FaultsError, did_you_mean
 from mllmu.core.records import Profile
-from mllmu.data import cells
 from mllmu.data.portraits import folder
 from mllmu.data.questions import wordings
 from mllmu.data.sources import Source
-from mllmu.data.table import CellFault, PeopleTable, read
+from mllmu.data.table import RULES, TEXT, CellFault, CellRule, PeopleTable, read
 
 FACTS = Path(__file__).parent.parent / "celebrities.jsonl"
 NUM_CELEBRITIES = 153
@@ -46,8 +45,8 @@ def _year(cell: str) -> str | None:
     return year[1] if year else None
 
 
-_YEARS = cells.CellRule("a year from 1000, or a day such as 1879-03-14T00:00:00Z", _year)
-_RULES = {"gender": cells.RULES["gender"], "birth_year": _YEARS, "death_year": _YEARS}
+_YEARS = CellRule("a year from 1000, or a day such as 1879-03-14T00:00:00Z", _year)
+_RULES = {"gender": RULES["gender"], "birth_year": _YEARS, "death_year": _YEARS}
 _ITEM = re.compile(r"(?:https?://www\.wikidata\.org/entity/)?([A-Za-z0-9_-]{1,64})")
 
 
@@ -131,7 +130,7 @@ def _exported(path: Path, columns: Mapping[str, str]) -> list[Profile]:
             cell = row.cells[column]
             if not cell or attribute == "id":
                 continue
-            rule = _RULES.get(attribute, cells.TEXT)
+            rule = _RULES.get(attribute, TEXT)
             if value := rule.read(cell):
                 person.setdefault(attribute, value)
             else:
