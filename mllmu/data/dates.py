@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import date, timedelta
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 MONTHS = (
     *("January", "February", "March", "April", "May", "June"),
@@ -30,25 +30,16 @@ class WrittenDate(NamedTuple):
     write: Callable[[date], str]
 
 
-class Span(Protocol):
-    """A part of a text."""
-
-    @property
-    def start(self) -> int: ...
-    @property
-    def end(self) -> int: ...
-
-
-S = TypeVar("S", bound=Span)
+S = TypeVar("S", bound=tuple[Any, ...])
 
 
 def apart(spans: Iterable[S]) -> list[S]:
-    """Spans that do not overlap, in the order of the text; of two that overlap, the earlier of ``spans`` counts."""
+    """Spans (start, end, ...) that do not overlap, in the order of the text; of two that do, the first given counts."""
     taken: list[S] = []
     for span in spans:
-        if all(span.end <= other.start or span.start >= other.end for other in taken):
+        if all(span[1] <= start or span[0] >= end for start, end, *_ in taken):
             taken.append(span)
-    return sorted(taken, key=lambda span: span.start)
+    return sorted(taken, key=lambda span: span[0])
 
 
 def find(text: str) -> list[WrittenDate]:

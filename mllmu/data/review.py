@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections import defaultdict
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -21,7 +22,7 @@ from mllmu.core.errors import DataError, did_you_mean
 from mllmu.core.jsonl import read_lines
 from mllmu.core.records import Profile, Question, Record
 from mllmu.core.runfolder import write_atomic
-from mllmu.data.dataset import image_files
+from mllmu.data.dataset import PROFILES, QUESTIONS, image_files
 from mllmu.data.files import REMAKE, misfit, opened_image, read_text
 
 FORMAT = "mllmu-review-1"
@@ -58,24 +59,28 @@ class Faults(Record):
     @property
     def banned(self) -> frozenset[Banned]:
         """What is not evaluated any more: the place of a question and its attribute."""
-        parts = [(mark.id.split("."), mark.attribute) for mark in self._asked if not mark.same_fact]
-        return frozenset((p[0], p[2], p[3], attribute) for p, attribute in parts)
+        return frozenset(
+            (p[0], p[2], p[3], m.attribute) for m, p in self._questions if not m.same_fact and p[1] != "train"
+        )
 
     @property
     def unsaid(self) -> frozenset[Unsaid]:
         """Whose question is not put in these words any more."""
-        parts = [(mark.id.split("."), mark.text) for mark in self._asked if mark.same_fact]
-        return frozenset((p[0], p[2], text) for p, text in parts)
-
-    @property
-    def _asked(self) -> list[Mark]:
-        return [m for m in self.marks if m.what == "question" and m.id.split(".")[1] in ("eval", "test")]
+        return frozenset((p[0], p[2], m.text) for m, p in self._evaluated if m.same_fact)
 
     @property
     def untaught(self) -> frozenset[tuple[str, str, str]]:
         """Person, attribute and text of training questions that are left out."""
-        taught = [m for m in self.marks if m.what == "question" and m.id.split(".")[1] == "train"]
-        return frozenset((mark.id.split(".")[0], mark.attribute, mark.text) for mark in taught)
+        return frozenset((p[0], m.attribute, m.text) for m, p in self._questions if p[1] == "train")
+
+    @property
+    def _evaluated(self) -> list[tuple[Mark, list[str]]]:
+        return [(mark, parts) for mark, parts in self._questions if parts[1] != "train"]
+
+    @property
+    def _questions(self) -> list[tuple[Mark, list[str]]]:
+        """Marked questions with the parts of their ids."""
+        return [(mark, mark.id.split(".")) for mark in self.marks if mark.what == "question"]
 
 
 def load(path: Path | None, known: Sequence[Profile]) -> Faults:
@@ -155,13 +160,11 @@ def write_page(run: Path) -> Path:
         DataError: the folder holds no data, or an image cannot be read.
     """
     folder = run / "data"
-    people = read_lines(folder / "profiles.jsonl", Profile)
-    questions: dict[str, list[Question]] = {}
-    for question in read_lines(folder / "questions.jsonl", Question):
-        questions.setdefault(question.profile_id, []).append(question)
+    people, questions = read_lines(folder / PROFILES, Profile), defaultdict(list)
+    for question in read_lines(folder / QUESTIONS, Question):
+        questions[question.profile_id].append(question)
     shown = [
-        {"person": person, "views": _thumbs(folder, person.id), "questions": questions.get(person.id, [])}
-        for person in people
+        {"person": person, "views": _thumbs(folder, person.id), "questions": questions[person.id]} for person in people
     ]
     earlier = folder / "review.json"
     marks = Faults.model_validate_json(earlier.read_text(encoding="utf-8")).marks if earlier.is_file() else ()

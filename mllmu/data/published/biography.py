@@ -7,21 +7,11 @@ import re
 from typing import Any
 
 from mllmu.core.records import Profile
+from mllmu.data.files import packaged_yaml
 
-_KEYS = {
-    "Name": "name",
-    "Born": "birthplace",
-    "Date of Birth": "birth_date",
-    "Gender": "gender",
-    "Employment": "profession",
-    "Height": "height",
-    "Educated at": "education",
-    "Annual Salary": "salary",
-    "Residence": "residence",
-    "Medical Conditions": "medical_condition",
-}
-_PARENTS = {"Father": "father_job", "Mother": "mother_job"}
-_FACTS = ("hobby", "food", "pet", "collection", "nationality", "birth_year", "death_year", "field", "known_for")
+_TABLE = packaged_yaml("published/biography.yaml")
+_KEYS: dict[str, str] = _TABLE["keys"]
+_PARENTS: dict[str, str] = _TABLE["parents"]
 
 
 def biography(profile: Profile) -> str:
@@ -46,7 +36,7 @@ def description(profile: Profile) -> str:
 
 def _facts(profile: Profile) -> list[str]:
     known = profile.attributes
-    return [f"{name.replace('_', ' ').capitalize()}: {known[name]}" for name in _FACTS if name in known]
+    return [f"{name.replace('_', ' ').capitalize()}: {known[name]}" for name in _TABLE["fun_facts"] if name in known]
 
 
 def attributes_of(cell: Any) -> dict[str, str]:
@@ -78,9 +68,5 @@ def _plain(key: Any) -> str:
     return re.sub(r"[^a-z]", "", str(key).casefold()).removesuffix("s")
 
 
-_READ = {
-    **{_plain(key): name for key, name in _KEYS.items()},
-    **{"fullname": "name", "birthplace": "birthplace", "placeofbirth": "birthplace", "occupation": "profession"},
-    **{"profession": "profession", "education": "education", "salary": "salary"},
-}
+_READ = {_plain(key): name for key, name in (_KEYS | _TABLE["other_keys"]).items()}
 """Plain keys as they are written here and by others, and our names."""

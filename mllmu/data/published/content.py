@@ -83,20 +83,21 @@ class RowAccount:
 
     def as_json(self) -> dict[str, Any]:
         """Everything as JSON values, and one line of summary."""
-        lost = Counter((skip["config"], "row" if skip["what"] == "row" else "question") for skip in self.skipped)
+        lost = Counter((skip["config"], skip["what"] == "row") for skip in self.skipped)
+        rows, questions = self.rows.total(), self.questions.total()
         configs = {
             config: {
                 "rows": self.rows[config],
-                "rows_skipped": lost[config, "row"],
+                "rows_skipped": lost[config, True],
                 "questions": self.questions[config],
-                "questions_skipped": lost[config, "question"],
+                "questions_skipped": lost[config, False],
             }
             for config in self.rows
         }
-        rows, questions = self.rows.total(), self.questions.total()
-        gone = {what: sum(n for (_, kind), n in lost.items() if kind == what) for what in ("row", "question")}
+        used_rows = rows - sum(count for (_, is_row), count in lost.items() if is_row)
+        used_questions = questions - sum(count for (_, is_row), count in lost.items() if not is_row)
         summary = (
-            f"{rows - gone['row']} of {rows} rows and {questions - gone['question']} of {questions} questions of "
+            f"{used_rows} of {rows} rows and {used_questions} of {questions} questions of "
             f"{len(configs)} configs used; every one left out is listed in data/source.json"
         )
         return {"summary": summary, "configs": configs, "skipped": self.skipped, "notes": self.notes}

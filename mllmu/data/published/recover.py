@@ -5,9 +5,7 @@ Two steps turn it back into values: the question tells which attribute is asked 
 then read with that attribute's patterns (:func:`read`). Values are normalised only where no judgement is needed:
 "75,000 USD" becomes "$75,000", "a Marine Biologist" becomes "marine biologist"; a height keeps its published unit.
 
-``QUESTIONS`` is tried from top to bottom, so a narrow rule stands above a broad one ("the name of this person's cat"
-is about a pet). ``READERS`` maps an attribute to a function from the answer, without its final stop, to the
-normalised value, or None where no pattern fits the whole answer.
+The patterns lie in ``recover.yaml`` beside this file.
 """
 
 from __future__ import annotations
@@ -19,40 +17,23 @@ from typing import Literal, NamedTuple
 
 from mllmu.core.records import QA, Record
 from mllmu.data.dates import MONTHS
+from mllmu.data.files import packaged_yaml
 from mllmu.data.values import ATTRIBUTES, CORE_ATTRIBUTES, with_article
 
-_SUBJECT = r"(?i:th(?:is|e) (?:person|individual)|s?he|they)"
-_POSSESSIVE = r"(?i:th(?:is|e) (?:person|individual)['’]s|her|his|their)"
-_MONTH = "|".join(MONTHS)
+_TABLE = packaged_yaml("published/recover.yaml")
+_PARTS = {**_TABLE["parts"], "month": "|".join(MONTHS)}
 
 
-def _asks(pattern: str, attribute: str | None) -> tuple[re.Pattern[str], str | None]:
-    return re.compile(pattern, re.IGNORECASE), attribute
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """A pattern with its parts filled in."""
+    for name, part in _PARTS.items():
+        pattern = pattern.replace(f"<{name}>", part)
+    return re.compile(pattern)
 
 
-QUESTIONS: tuple[tuple[re.Pattern[str], str | None], ...] = (
-    _asks(r"\b(father|mother|parent)s?\b.*\bname|\bnames?\b.*\b(father|mother|parent)s?\b|\bsiblings?\b", None),
-    _asks(r"\bfather\b", "father_job"),
-    _asks(r"\bmother\b", "mother_job"),
-    _asks(r"\bpets?\b|\b(the|'s) ((rescue|pet) )?(cat|dog|parrot)\b", "pet"),
-    _asks(r"\bname\b", "name"),
-    _asks(r"^where (was|is) .*\bborn\b", "birthplace"),
-    _asks(r"\bdate of birth\b|^when was .*\bborn\b", "birth_date"),
-    _asks(r"\bgender\b", "gender"),
-    _asks(r"\bheight\b|^how tall\b", "height"),
-    _asks(r"\bsalary\b", "salary"),
-    _asks(r"\b(reside|residing)\b|^where does .*\blive\b", "residence"),
-    _asks(r"\bmedical conditions?\b", "medical_condition"),
-    _asks(r"\beducat(ed|ion)\b|^where did .*\bstudy\b|\b(university|institution|school)\b.*\battend\b", "education"),
-    _asks(r"\b(profession|occupation|employment)\b", "profession"),
-    _asks(r"\b(books?|languages?|music|musical instrument|instrument|countries|author|animal|colou?r|drink)\b", None),
-    _asks(r"\b(chocolate|flavou?r|trail|destination|spot)\b|\bfavorite sport\b|^who\b|^how (many|quickly)\b", None),
-    _asks(r"\b(cook|cooking|preparing|experiment|experimenting|recipes|make well)\b", "leisure"),
-    _asks(r"\b(foods?|cuisine|dish|treat|seafood|eating)\b", "food"),
-    _asks(r"\b(hobby|hobbies|enjoys?|activit(y|ies)|passion|passionate|passionately|loves?|likes? to)\b", "leisure"),
-    _asks(r"\bfun facts?\b|\binteresting fact\b|\b(collects?|collecting|collection|craft|quirks?)\b", "leisure"),
-)
-
+QUESTIONS = [(re.compile(pattern, re.IGNORECASE), attribute) for pattern, attribute in _TABLE["questions"]]
+_ANSWERS = {name: [_compiled(pattern) for pattern in patterns] for name, patterns in _TABLE["answers"].items()}
+_ENDINGS = {name: re.compile(pattern) for name, pattern in _TABLE["endings"].items()}
 UNSTATED = re.compile(
     r"\bno (?:\w+ )?information\b|\bnot (?:available|applicable|known|provided|specified|disclosed)\b"
     r"|\bdoes not have (?:an|any) (?:annual salary|salary|employment|education|educational)\b",
@@ -60,67 +41,34 @@ UNSTATED = re.compile(
 )
 
 
-def _first(answer: str, *patterns: re.Pattern[str]) -> str | None:
-    """Value group ``v`` of the first pattern that fits the whole answer."""
-    for pattern in patterns:
+def _first(answer: str, *names: str) -> str | None:
+    """Value group ``v`` of the first pattern of these names that fits the whole answer."""
+    for pattern in (pattern for name in names for pattern in _ANSWERS[name]):
         if match := pattern.fullmatch(answer):
             return match["v"].strip() or None
     return None
 
 
-_NAME_PART = r"[^\W\d_][\w'’.-]*"
-_NAME = (
-    re.compile(rf"(?:{_POSSESSIVE}|[Tt]he) (?:full )?name(?: (?:of|associated with) .+?)? is (?P<v>.+)"),
-    re.compile(rf"{_SUBJECT}(?: in the (?:image|profile))? is (?:named )?(?P<v>[A-Z].*)"),
-    re.compile(rf"(?P<v>{_NAME_PART}(?: {_NAME_PART}){{1,3}})"),
-)
-_NAME_SHAPE = re.compile(rf"{_NAME_PART}(?: {_NAME_PART}){{0,4}}")
+_NAME_SHAPE = _compiled(r"<name_part>(?: <name_part>){0,4}")
 
 
 def _name(answer: str) -> str | None:
-    value = _first(answer, *_NAME)
+    value = _first(answer, "name")
     fits = value is not None and _NAME_SHAPE.fullmatch(value) and value[0].isupper() and value.split()[-1][0].isupper()
     return value if fits else None
 
 
-_GENDER = re.compile(
-    rf"(?:(?:{_SUBJECT}|{_POSSESSIVE} gender|The gender(?: of {_SUBJECT})?) (?:is|identifies as) )"
-    r"(?:an? )?(?P<v>(?i:female|male|non-binary))"
-)
-
-
 def _gender(answer: str) -> str | None:
-    value = _first(answer, _GENDER)
+    value = _first(answer, "gender")
     return value.lower() if value else None
 
 
-_BIRTHPLACE = re.compile(rf"{_SUBJECT} was born in (?P<v>[^\d]+)")
-_RESIDENCE = re.compile(rf"{_SUBJECT} (?:currently )?(?:resides|lives|is residing) in (?P<v>.+)")
-_BIRTH_DATE = re.compile(
-    rf"(?:{_SUBJECT} was born on|(?:{_POSSESSIVE}|The) date of birth(?: (?:of|for) {_SUBJECT})? is) "
-    rf"(?P<v>(?:{_MONTH}) \d{{1,2}}, \d{{4}})"
-)
-_EDUCATION = re.compile(
-    rf"{_SUBJECT} (?:(?:was |is )?educated at|studied at|studies at|graduated from|attended|attends) (?:the )?(?P<v>.+)"
-)
-_HEIGHT = re.compile(
-    rf"(?:{_SUBJECT} (?:is|stands(?: at)?)|(?:{_POSSESSIVE}|The) height(?: of {_SUBJECT})? is) "
-    r"(?P<v>(?:\d ?(?:feet|foot|ft)(?: \d{1,2} ?(?:inches|inch|in))?|\d'\d{1,2}\""
-    r"|\d{2,3} ?cm|\d\.\d{1,2} ?(?:meters|m))"
-    r"(?: \(\d{2,3} ?cm\))?)(?: tall)?"
-)
-
-_SALARY = re.compile(
-    rf"(?:{_SUBJECT} (?:earns|has)(?: an annual salary of)?|(?:{_POSSESSIVE}|The) annual salary(?: of {_SUBJECT})? is) "
-    r"(?P<before>[$€£]|USD |EUR |GBP )?(?P<v>\d{1,3}(?:,\d{3})+|\d{1,9})"
-    r"(?P<after> USD| EUR| GBP)?(?: annually| per year)?"
-)
 _CURRENCY = {"$": "$", "€": "€", "£": "£", "USD": "$", "EUR": "€", "GBP": "£"}
 
 
 def _salary(answer: str) -> str | None:
     """An amount without a currency, or with two different ones, has no reading."""
-    match = _SALARY.fullmatch(answer)
+    match = _ANSWERS["salary"][0].fullmatch(answer)
     if match is None:
         return None
     signs = {_CURRENCY[sign.strip()] for sign in (match["before"], match["after"]) if sign}
@@ -128,32 +76,19 @@ def _salary(answer: str) -> str | None:
     return f"{signs.pop()}{amount:,}" if len(signs) == 1 else None
 
 
-_HEALTHY = re.compile(rf"{_SUBJECT} (?:does not have|has no|doesn['’]t have)(?: any)?(?: known)? medical conditions?")
-_ILL = re.compile(rf"{_SUBJECT} (?:has|suffers from|manages|lives with|is living with) (?P<v>(?!no\b).+)")
-_ALLERGIC = re.compile(rf"{_SUBJECT} is allergic to (?P<v>.+)")
-
-
 def _medical_condition(answer: str) -> str | None:
-    if _HEALTHY.fullmatch(answer):
+    if _ANSWERS["healthy"][0].fullmatch(answer):
         return "none"
-    allergen = _first(answer, _ALLERGIC)
-    return f"allergy to {allergen}" if allergen else _first(answer, _ILL)
+    allergen = _first(answer, "allergy")
+    return f"allergy to {allergen}" if allergen else _first(answer, "medical_condition")
 
 
-_PROFESSION = re.compile(
-    rf"(?:{_SUBJECT}|{_POSSESSIVE} (?:profession|occupation|job)) (?:is|was|works as|worked as) (?:an?|the) (?P<v>.+)"
-)
-_PARENT_JOB = re.compile(
-    rf"(?:(?:{_POSSESSIVE}|The) (?:father|mother)|The (?:father|mother) of {_SUBJECT}) "
-    r"(?:is|was|works as|worked as) (?:an? |the )?(?P<v>.+)"
-)
-_JOB_TAIL = re.compile(r",? (?:who|which|working|and (?:an?|works|worked))\b.*")
 _LANGUAGES = frozenset({"Arabic", "Chinese", "English", "French", "German", "Italian", "Japanese", "Latin", "Spanish"})
 
 
 def _job(answer: str) -> str | None:
-    value = _first(answer, _PROFESSION, _PARENT_JOB)
-    return _plain_case(_JOB_TAIL.sub("", value)) if value else None
+    value = _first(answer, "job")
+    return _plain_case(_ENDINGS["job"].sub("", value)) if value else None
 
 
 def _plain_case(job: str) -> str:
@@ -168,28 +103,11 @@ def _plain_case(job: str) -> str:
     return title + at + employer
 
 
-_PET_NAME = r"['‘\"]?(?P<n>[A-Z][\w.-]*(?: [A-Z][\w.-]*)*)['’\"]?"
-_PET = (
-    re.compile(
-        rf"(?:Yes, )?{_SUBJECT} (?:has|owns|shares \w+ home with) (?P<k>an? .+?) (?:named|called) {_PET_NAME}"
-        r"(?:,? (?:which|who|that) .*)?"
-    ),
-    re.compile(rf"{_POSSESSIVE} (?:favorite )?pet is (?P<k>an? .+?) named {_PET_NAME}"),
-    re.compile(rf"(?:{_POSSESSIVE}|The person's) (?P<bare>[a-z ]+?)(?:['’]s name is| is named) {_PET_NAME}"),
-    re.compile(
-        rf"{_POSSESSIVE} pet(?:['’]s name is| is named) {_PET_NAME}"
-        r"(?:, (?:and it(?:['’]s| is) )?(?P<k>an? .+)| the (?P<bare>[a-z ]+))"
-    ),
-    re.compile(rf"The name of {_POSSESSIVE} (?P<bare>[a-z ]+) is {_PET_NAME}"),
-)
-_NO_PET = re.compile(rf"(?:No, )?{_SUBJECT} (?:does not|doesn['’]t) have (?:any )?pets?")
-
-
 def _pet(answer: str) -> str | None:
     """'a <kind> named <Name>'; the kind is 'pet' where the text does not say more."""
-    if _NO_PET.fullmatch(answer):
+    if _ANSWERS["no_pet"][0].fullmatch(answer):
         return "none"
-    for pattern in _PET:
+    for pattern in _ANSWERS["pet"]:
         if match := pattern.fullmatch(answer):
             said = match.groupdict()
             kind = said.get("k") or with_article(said["bare"])
@@ -197,64 +115,36 @@ def _pet(answer: str) -> str | None:
     return None
 
 
-_SECOND_CLAUSE = re.compile(
-    r",? (?:and|who|which) (?:also |often |once |even )?(?:backpacked|climbed|documents|enjoys|explored|explores|gifts"
-    r"|goes|has|is|keeps|loves|maintains|often|once|owns|participates|plays|reads|scaled|spends|tries|visits|volunteers|won)\b.*"
-)
-_OCCASION = re.compile(
-    r"(?:,? (?:on|during|in|every) (?:the )?(?:her |his |their )?(?:(?:free|spare|leisure) time|weekends?|holidays)"
-    r"|,? as a hobby)$"
-)
-_HOBBY = (
-    re.compile(
-        rf"(?:In (?:her|his|their) (?:free|spare) time, )?{_SUBJECT} "
-        r"(?:enjoys|loves|has a passion for|is passionate about) (?P<v>(?!to |collecting ).+)"
-    ),
-    re.compile(rf"{_POSSESSIVE} (?:favorite )?hobb(?:y is|ies include|ies are) (?P<v>.+)"),
-)
-_COLLECTION = re.compile(
-    rf"{_SUBJECT} (?:is an? (?:[\w-]+ )?collector of|collects|(?:enjoys|loves) (?:collecting|to collect)"
-    r"|has an? (?:[\w-]+ )?(?:love|passion|penchant) for collecting|has a collection of) (?P<v>.+)"
-)
-
-
-def _trimmed(answer: str, *patterns: re.Pattern[str]) -> str | None:
-    value = _first(answer, *patterns)
-    return _OCCASION.sub("", _SECOND_CLAUSE.sub("", value)) if value else None
-
-
-_FOOD = (
-    re.compile(rf"(?:{_POSSESSIVE}|The|[A-Z]\w+['’]s) favorite (?:food|dish|treat)s? (?:is|are) (?P<v>.+)"),
-    re.compile(rf"{_SUBJECT} (?:enjoys|loves|likes|is (?:particularly )?fond of|is an? (?:\w+ )?fan of) (?P<v>.+)"),
-)
-_CUISINE = re.compile(rf"(?:{_POSSESSIVE}|The) favorite (?:type of )?cuisine is (?P<v>.+)")
+def _trimmed(answer: str, name: str) -> str | None:
+    value = _first(answer, name)
+    return _ENDINGS["occasion"].sub("", _ENDINGS["clause"].sub("", value)) if value else None
 
 
 def _food(answer: str) -> str | None:
     """The dish without an explanation after a comma; 'favorite cuisine is Thai' reads as 'Thai cuisine'."""
-    cuisine = _first(answer, _CUISINE)
-    value = (cuisine or _first(answer, *_FOOD) or "").split(",")[0].strip("'‘’\" ")
+    cuisine = _first(answer, "cuisine")
+    value = (cuisine or _first(answer, "food") or "").split(",")[0].strip("'‘’\" ")
     return f"{value} cuisine" if cuisine and " " not in value else value or None
 
 
-READERS: dict[str, Callable[[str], str | None]] = {
+_READERS: dict[str, Callable[[str], str | None]] = {
     "name": _name,
     "gender": _gender,
-    "birthplace": lambda answer: _first(answer, _BIRTHPLACE),
-    "birth_date": lambda answer: _first(answer, _BIRTH_DATE),
-    "profession": _job,
-    "height": lambda answer: _first(answer, _HEIGHT),
-    "education": lambda answer: _first(answer, _EDUCATION),
     "salary": _salary,
-    "residence": lambda answer: _first(answer, _RESIDENCE),
     "medical_condition": _medical_condition,
-    "father_job": _job,
-    "mother_job": _job,
-    "hobby": lambda answer: _trimmed(answer, *_HOBBY),
-    "food": _food,
+    **dict.fromkeys(("profession", "father_job", "mother_job"), _job),
     "pet": _pet,
-    "collection": lambda answer: _trimmed(answer, _COLLECTION),
+    "food": _food,
+    "hobby": lambda answer: _trimmed(answer, "hobby"),
+    "collection": lambda answer: _trimmed(answer, "collection"),
 }
+
+
+def _read_value(attribute: str, answer: str) -> str | None:
+    """The value of an attribute in an answer without its final stop; None where no pattern fits the whole answer."""
+    reader = _READERS.get(attribute)
+    return reader(answer) if reader else _first(answer, attribute)
+
 
 Reason = Literal["unread", "unstated", "outside", "conflict"]
 
@@ -349,13 +239,13 @@ def read(question: str, answer: str) -> PairReading:
         return _read_leisure(said)
     if UNSTATED.search(said):
         return PairReading(asked, None, "unstated")
-    value = READERS[asked](said)
+    value = _read_value(asked, said)
     return PairReading(asked, value, None if value else "unread")
 
 
 def _read_leisure(said: str) -> PairReading:
     for attribute in ("collection", "pet", "hobby"):
-        value = READERS[attribute](said)
+        value = _read_value(attribute, said)
         if value:
             return PairReading(attribute, value, None)
     return PairReading(None, None, "unread")

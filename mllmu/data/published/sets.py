@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from PIL import Image
 
@@ -22,6 +22,7 @@ from mllmu.core.records import OTHER_ATTRIBUTE, Question, Split
 from mllmu.data.published.content import ImageCell, usable_id
 from mllmu.data.published.schema import CELEBRITIES, FULL_SET, TASKS, TEST_SET, items
 from mllmu.data.published.store import Store
+from mllmu.data.questions import Variant
 
 PUBLISHED_SPLITS: tuple[Split, ...] = ("forget", "test", "retain", "celebrity")
 _OPENED_IMAGES = 32
@@ -97,7 +98,7 @@ def _people(root: Path, config: str, images: PublishedImages, view: int | None =
             "writes it."
         )
     table = Store(root).table(config)
-    variant: Literal["eval", "test"] = "test" if config == TEST_SET else "eval"
+    variant: Variant = "test" if config == TEST_SET else "eval"
     table.need(("ID", *TASKS))
     for number, row in enumerate(table.rows(("ID", *TASKS))):
         person, where = usable_id(row["ID"]), table.where(number)
@@ -110,7 +111,7 @@ def _people(root: Path, config: str, images: PublishedImages, view: int | None =
         yield PublishedPerson(id=person, image=name, questions=tuple(_questions(row, person, variant, where)))
 
 
-def _questions(row: Mapping[str, Any], person: str, variant: Literal["eval", "test"], where: str) -> Iterator[Question]:
+def _questions(row: Mapping[str, Any], person: str, variant: Variant, where: str) -> Iterator[Question]:
     """The questions of a row; each is numbered by its place in its list, as the published evaluator counts."""
     for item in items(row):
         if not (item.modality and isinstance(item.text, str) and isinstance(item.answer, str)):
@@ -122,14 +123,7 @@ def _questions(row: Mapping[str, Any], person: str, variant: Literal["eval", "te
         if item.task == "classification" and (missing := set("ABCD") - set(options)):
             raise DataError(f"{where}: a question has no option {min(missing)}. Expected the options A, B, C, D.")
         yield Question(
-            id=f"{person}.{variant}.{item.task}.{item.modality}.{item.position}",
-            profile_id=person,
-            variant=variant,
-            task=item.task,
-            modality=item.modality,
-            attribute=OTHER_ATTRIBUTE,
-            text=item.text,
-            answer=item.answer,
-            value=options.get(item.answer, item.answer),
-            options=options,
-        )
+            id=f"{person}.{variant}.{item.task}.{item.modality}.{item.position}", profile_id=person, variant=variant,
+            task=item.task, modality=item.modality, attribute=OTHER_ATTRIBUTE, text=item.text, answer=item.answer,
+            value=options.get(item.answer, item.answer), options=options,
+        )  # fmt: skip

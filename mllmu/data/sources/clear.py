@@ -70,15 +70,11 @@ class Clear(Published):
             more, view = wrong.get((name, caption), {}), len(images) - 1
             about: dict[str, Any] = {"modality": "image_text", "view": view}
             caption_of = {"task": "generation", "text": ASK, "answer": caption, "attribute": "caption", **about}
+            wrong_captions = tuple(more.get("perturbed_captions") or ())
+            other: dict[str, Any] = {"alternatives": wrong_captions, "rewording": more.get("paraphrased_caption") or ""}
             found = [
                 training.read(number, person, **caption_of),
-                evaluation.read(
-                    number,
-                    person,
-                    **caption_of,
-                    alternatives=tuple(more.get("perturbed_captions") or ()),
-                    rewording=more.get("paraphrased_caption") or "",
-                ),
+                evaluation.read(number, person, **caption_of, **other),
             ]
             if options := _options(person, view, name, more.get("perturbed_names") or ()):
                 asked = {"task": "classification", "text": NAME, "answer": name, "attribute": "name", **about}
