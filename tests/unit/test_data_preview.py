@@ -65,7 +65,7 @@ def test_the_command_line_shows_prompts_and_counts_and_makes_nothing(server: Llm
     )
     assert not (tmp_path / "run").exists() and server.bodies == [] and KEY not in result.output
     offline = CliRunner().invoke(app, ["data", str(recipe), "--dry-run", "--set", "data.questions=template"])
-    assert "no part of the data asks an endpoint" in offline.output
+    assert "no part of the data calls an endpoint" in offline.output
 
 
 def test_more_patience_or_a_larger_budget_leaves_finished_data_alone(tmp_path: Path) -> None:

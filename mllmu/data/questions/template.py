@@ -233,15 +233,8 @@ class _Writer:
         return self._question(slot, text=text, value=value, **answers) if wrong else None
 
     def _question(self, slot: _Slot, **fields: Any) -> Question:
-        return Question(
-            id=f"{self.profile.id}.{slot.key}",
-            profile_id=self.profile.id,
-            variant=slot.variant,
-            task=slot.task,
-            modality=slot.modality,
-            attribute=slot.attribute,
-            **fields,
-        )
+        about = {name: value for name, value in slot._asdict().items() if name != "n"}
+        return Question(id=f"{self.profile.id}.{slot.key}", profile_id=self.profile.id, **about, **fields)
 
     def _answers(self, slot: _Slot, entry: Wordings, value: str, wrong: tuple[str, ...]) -> dict[str, Any]:
         """The fields that hold right and wrong answers, by task."""
