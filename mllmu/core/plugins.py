@@ -15,6 +15,7 @@ import importlib.util
 import pkgutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, ClassVar, get_args
@@ -88,10 +89,18 @@ def names(kind: str) -> list[str]:
     return sorted(own | {e.name for e in entry_points(group=f"mllmu.{kind}")})
 
 
+@cache
 def name_of(cls: type) -> str:
-    """The name by which :func:`find` finds a plug-in: that of its file, or ``module:Class`` outside of the package."""
+    """The name by which :func:`find` finds a plug-in: that of its file, or outside of the package of its entry point.
+
+    A class that has neither is called ``module:Class``.
+    """
     module = cls.__module__
-    return module.rpartition(".")[2] if module.startswith("mllmu.") else f"{module}:{cls.__qualname__}"
+    if module.startswith("mllmu."):
+        return module.rpartition(".")[2]
+    path = f"{module}:{cls.__qualname__}"
+    entries = (entry for kind in KINDS for entry in entry_points(group=f"mllmu.{kind}"))
+    return next((entry.name for entry in entries if entry.value == path), path)
 
 
 def expanded(kind: str, wanted: Iterable[str]) -> list[str]:
