@@ -71,7 +71,7 @@ class ColumnSpec(Record):
     Attributes:
         summary, detail, split, modality: which rows of the summaries stand in the column.
         head: the heading; ``under``: small print below it; ``reads``: how to read the number, in one sentence.
-        show: how a value is printed, after multiplication by ``scale``.
+        show: how a value is printed, after multiplication by ``scale``; ``decimals``: of a ``decimal``.
         more: (word, detail) of further numbers of the same summary, printed below each value.
         median: the column shows the median over all details of the summary, and below it their number.
         metric: the metric that the numbers are made from, if it is one; ``task``: the task, if it is only one.
@@ -86,6 +86,7 @@ class ColumnSpec(Record):
     reads: str = ""
     good: Good = "retain_model"
     show: Format = "decimal"
+    decimals: int = 2
     scale: float = 1.0
     more: tuple[tuple[str, str], ...] = ()
     median: bool = False

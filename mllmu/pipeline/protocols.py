@@ -67,7 +67,7 @@ class ProtocolComparison:
 def write_comparison(folder: Path, results: Mapping[str, Sequence[MetricResult]]) -> None:
     """Write the tables as Markdown and all their numbers as CSV."""
     write_atomic(folder / TABLE, "\n".join(map(markdown, comparison_tables(results))))
-    rows = ((label, *row.model_dump().values()) for label, of_protocol in results.items() for row in of_protocol)
+    rows = ({"protocol": label, **row.model_dump()} for label, of_protocol in results.items() for row in of_protocol)
     write_atomic(folder / ALL_NUMBERS, csv_of(("protocol", *MetricResult.model_fields), rows))
 
 

@@ -94,7 +94,7 @@ def ks_tables(distances: Sequence[Summary], *, folded: bool) -> Iterator[TableSp
             intro="Kolmogorov-Smirnov distance, 0 to 1. At 0, the model's preference for right over wrong answers is "
             "distributed as in a model that never learned them. It is sharper than the scores, which miss what a model "
             "knows but does not say.",
-            columns=tuple(ColumnSpec(summary=KS, split=split, head=split, good="none") for split in splits),
+            columns=tuple(ColumnSpec(summary=KS, split=split, head=split, good="none", decimals=3) for split in splits),
             order=90,
             by_modality=True,
             folded=folded,

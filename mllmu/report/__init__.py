@@ -2,6 +2,7 @@
 
 from mllmu.report.inputs import Example, ModelRow, Portrait, ReportInput
 from mllmu.report.numbers import tradeoff_rows
-from mllmu.report.page import render, terminal_tables
+from mllmu.report.page import render
+from mllmu.report.tables import terminal_tables
 
 __all__ = ["Example", "ModelRow", "Portrait", "ReportInput", "render", "terminal_tables", "tradeoff_rows"]

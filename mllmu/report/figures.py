@@ -4,8 +4,6 @@ A figure becomes a PNG (always light) and an SVG for the page, in which every pa
 variable, so that the drawing follows the reader's light or dark scheme.
 """
 
-from __future__ import annotations
-
 import io
 import logging
 import re

@@ -1,7 +1,5 @@
 """What the numbers say, in sentences computed from them. Nothing is claimed that an interval does not carry."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from mllmu.report.printing import listing, show
 
 _SHALLOW = 0.5
 """Forgetting counts as shallow when less than this part of it shows on reworded questions."""
+_UNMOVED = "For {} the 95 % interval on forget people still reaches the target's score."
 _WEAK_AUC = 0.7
 """A metric that orders fewer pairs of models correctly is called weak."""
 
@@ -44,7 +43,9 @@ def _of_modality(numbers: Numbers, modality: Modality, rows: Sequence[TradeoffRo
         _gap(numbers, modality),
         *_front(unlearned, unmoved),
         *_nearest(numbers, modality, unlearned),
-        *_unmoved(unlearned, unmoved),
+        *_limit(
+            "Not shown to forget", ["all of them"] if unmoved and len(unmoved) == len(unlearned) else unmoved, _UNMOVED
+        ),
         *_shallow(numbers, modality),
         *_collapsed(numbers, unlearned),
         *_unreadable(unlearned),
@@ -119,11 +120,6 @@ def _limit(head: str, names: Sequence[str], text: str) -> list[Finding]:
     return [Finding(head, text.format(listing(names)), bad=True)] if names else []
 
 
-def _unmoved(rows: Sequence[TradeoffRow], names: Sequence[str]) -> list[Finding]:
-    text = "For {} the 95 % interval on forget people still reaches the target's score."
-    return _limit("Not shown to forget", ["all of them"] if len(names) == len(rows) > 0 else names, text)
-
-
 def _shallow(numbers: Numbers, modality: Modality) -> list[Finding]:
     """Models that forget the trained wording and portrait but much less the transformed ones."""
     names = [row.name for row in numbers.unlearned() if _is_shallow(numbers, row.name, modality)]
@@ -148,7 +144,7 @@ def _collapsed(numbers: Numbers, rows: Sequence[TradeoffRow]) -> list[Finding]:
 
 
 def _unreadable(rows: Sequence[TradeoffRow]) -> list[Finding]:
-    names = [f"{r.model.name} ({', '.join(r.missing)})" for r in rows if r.partial and not r.collapsed]
+    names = [f"{r.model.name} ({', '.join(r.missing)})" for r in rows if r.missing and not r.collapsed]
     text = (
         "{}: in these tasks not one reply could be read in some set, so the scores are means of the other tasks, "
         "compared with the target and the retain_model on the same. Such a model is not on the front."
@@ -173,7 +169,8 @@ def _between_modalities(rows: Sequence[TradeoffRow]) -> list[Finding]:
 def _weak_metrics(numbers: Numbers, trust: Sequence[TrustRow]) -> list[Finding]:
     """Headline metrics that hardly tell models that know from models that do not, where that was measured."""
     names = [
-        f"{numbers.metric(row.metric).label} ({row.task}, {MODALITY_LABELS[row.modality]}, AUC {row.auc:.2f})"
+        f"{numbers.metric(row.metric).label} "
+        f"({numbers.task_label(row.task)}, {MODALITY_LABELS[row.modality]}, AUC {row.auc:.2f})"
         for row in trust
         if row.metric == numbers.headline(row.task) and row.auc is not None and row.auc < _WEAK_AUC
     ]

@@ -1,7 +1,5 @@
 """What a report is made from: plain values only, so a report can be rendered again without any model."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any, Literal, get_args
 

@@ -1,7 +1,5 @@
 """Looking up and averaging results: forgetting, utility and the Pareto front, and the CSV file of them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -102,7 +100,7 @@ class TradeoffRow:
             itself); lower is better. Forgetting more than a model that never learned is not better.
         loss: utility below the retain_model's (or, without one, the target's); 0 if above.
         level: the height to draw at: the utility, moved by what the missing tasks change for the target.
-        missing: tasks in which not one reply could be read.
+        missing: tasks in which not one reply could be read; the scores are means of the others.
         noise_forget, noise_retain: shares of replies that are noise, over all tasks.
         on_front: no other unlearned model, nor the target, is at least as good on both and better on one.
     """
@@ -133,14 +131,9 @@ class TradeoffRow:
         return self.noise_retain is not None and self.noise_retain >= COLLAPSE_SHARE
 
     @property
-    def partial(self) -> bool:
-        """Some task could not be read, so the scores are means of the others."""
-        return bool(self.missing)
-
-    @property
     def comparable(self) -> bool:
         """Neither collapsed nor partly unreadable: a candidate for the front."""
-        return not (self.collapsed or self.partial)
+        return not (self.collapsed or self.missing)
 
 
 class Numbers:
@@ -175,6 +168,16 @@ class Numbers:
     def metric(self, name: str) -> MetricInfo:
         """What is declared of a metric; one that is not declared is a decimal number without bounds."""
         return self.declared.metrics.get(name) or MetricInfo(label=name, percent=False, range=(None, None))
+
+    def task_label(self, task: TaskName) -> str:
+        """The title of a task; its name if it declares none."""
+        declared = self.declared.tasks.get(task)
+        return declared.label if declared else task
+
+    def split_label(self, split: Split) -> str:
+        """The title of a set; its name, capitalised, if it declares none."""
+        declared = self.declared.splits.get(split)
+        return declared.label if declared else split.capitalize()
 
     def headline(self, task: TaskName) -> str:
         """The metric that tables and plots show of a task."""
@@ -308,7 +311,7 @@ def mark_front(rows: list[TradeoffRow]) -> list[TradeoffRow]:
 def csv_text(rows: list[TradeoffRow], noise: str) -> str:
     """The rows as CSV; scores are 0 to 1. ``noise``: name of the metric that counts replies that are noise."""
     nothing = TradeoffRow(0, ModelRow(name="-", role="base"), "text", ALL_TASKS)
-    return csv_of(_record(nothing, noise), (_record(row, noise).values() for row in rows))
+    return csv_of(_record(nothing, noise), (_record(row, noise) for row in rows))
 
 
 def _record(row: TradeoffRow, noise: str) -> dict[str, object]:

@@ -4,22 +4,19 @@ Everything that comes from data, models or recipes is escaped by the template en
 template), and the page's own policy forbids it to load anything or to run any script but the one it carries.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from rich.table import Table
 
 from mllmu.core.declared import MODALITY_LABELS
-from mllmu.core.records import MetricResult, Record, Summary
+from mllmu.core.records import MetricResult, Summary
 from mllmu.core.runfolder import write_atomic
 from mllmu.report import tables
 from mllmu.report.figures import Plot
@@ -34,7 +31,6 @@ from mllmu.report.table import SHADES, ReportTable
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _UNFOLDED_REPLIES = 6
-_FIRST_ROLES = ("target", "retain_model", "base")
 
 
 def render(report: ReportInput, folder: Path) -> Path:
@@ -57,26 +53,12 @@ def render(report: ReportInput, folder: Path) -> Path:
     for plot in (plot for of_section in plots.values() for plot in of_section):
         write_atomic(folder / "plots" / f"{plot.name}.png", plot.png)
     write_atomic(folder / "tradeoff.csv", csv_text(rows, numbers.noise))
-    write_atomic(folder / "metrics.csv", csv_of(MetricResult.model_fields, map(_values, report.results)))
+    write_atomic(folder / "metrics.csv", csv_of(MetricResult.model_fields, (r.model_dump() for r in report.results)))
     if report.summaries:
-        write_atomic(folder / "summaries.csv", csv_of(Summary.model_fields, map(_values, report.summaries)))
+        write_atomic(folder / "summaries.csv", csv_of(Summary.model_fields, (r.model_dump() for r in report.summaries)))
     page = folder / "index.html"
     write_atomic(page, _page(report, numbers, rows, plots))
     return page
-
-
-def _values(record: Record) -> Iterable[object]:
-    return record.model_dump().values()
-
-
-def terminal_tables(report: ReportInput) -> list[Table]:
-    """The results in a few lines for a terminal: scores by set, then the metrics that have a table of their own.
-
-    Raises:
-        DataError: results that cannot be compared.
-    """
-    rows, numbers = tradeoff_rows(report), Numbers(report)
-    return [table.terminal() for table in tables.terminal_tables(report, numbers, rows)]
 
 
 @dataclass(frozen=True)
@@ -115,7 +97,7 @@ def _page(
         tables=tables,
         findings=findings(numbers, rows, report.trust),
         few=max(people) if people and max(people) < tables.FEW_PEOPLE else 0,
-        partial=[row for row in overall if row.partial],
+        partial=[row for row in overall if row.missing],
         unplotted=[row for row in overall if not plottable(row)],
         plots=plots,
         summaries=summary_tables(report, numbers),
@@ -134,17 +116,12 @@ def _environment() -> Environment:
     environment.trim_blocks = environment.lstrip_blocks = True
     style = (_TEMPLATES / "style.css").read_text(encoding="utf-8")
     environment.globals |= {"style": Markup(style), "modality_labels": MODALITY_LABELS, "shades": SHADES}  # noqa: S704
-    environment.filters |= {"png": _data_uri, "breakable": _breakable, "drawing": _drawing}
+    environment.filters |= {"png": _data_uri, "breakable": _breakable}
     return environment
 
 
 def _data_uri(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
-
-
-def _drawing(plot: Plot) -> Markup:
-    """The SVG text is safe to embed: matplotlib escapes every name it writes."""
-    return Markup(plot.svg)  # noqa: S704
 
 
 def _breakable(name: str) -> Markup:
@@ -163,6 +140,6 @@ def _example(example: Example, numbers: Numbers) -> dict[str, Any]:
     roles = {row.name: row.role for row in numbers.models}
     order = [name for name in dict.fromkeys([*roles, *example.replies]) if name in example.replies]
     if len(order) > _UNFOLDED_REPLIES:
-        order.sort(key=lambda name: roles.get(name) not in _FIRST_ROLES)
+        order.sort(key=lambda name: roles.get(name) not in ("target", "retain_model", "base"))
     kinds = {name: "noise" if name == numbers.noise else f"kind-{i}" for i, name in enumerate(numbers.outcomes)}
     return {"it": example, "first": order[:_UNFOLDED_REPLIES], "rest": order[_UNFOLDED_REPLIES:], "kinds": kinds}

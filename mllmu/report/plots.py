@@ -1,7 +1,5 @@
 """All plots of a report, in reading order; drawn without a display and the same bytes for the same input."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -47,7 +45,7 @@ def tradeoff_plots(numbers: Numbers, rows: Sequence[TradeoffRow]) -> list[Plot]:
     for (task, modality), group in sorted(groups.items(), key=lambda item: item[0][0] != ALL_TASKS):
         # Guessing is drawn where it is defined for every task of the score.
         chance = numbers.score("chance", modality, UTILITY, None if task == ALL_TASKS else (task,))
-        title = f"{MODALITY_LABELS[modality]}, {'mean of all tasks' if task == ALL_TASKS else task}"
+        title = f"{MODALITY_LABELS[modality]}, {'mean of all tasks' if task == ALL_TASKS else numbers.task_label(task)}"
         plots.append(scatter(group, f"tradeoff_{task}_{modality}", title, chance))
     return [plot for plot in [*plots, *_single_utility_plots(numbers, rows)] if plot]
 
@@ -63,8 +61,9 @@ def _single_utility_plots(numbers: Numbers, rows: Sequence[TradeoffRow]) -> list
         group = [row for row in rows if row.task == ALL_TASKS and row.modality == modality]
         scores = [split_score(numbers, row.model.name, split, modality) for row in group]
         changed = [replace(r, utility=s, level=s.value if s else None) for r, s in zip(group, scores, strict=True)]
-        title = f"{MODALITY_LABELS[modality]}, against {split} alone"
-        plots.append(scatter(mark_front(changed), f"tradeoff_against_{split}", title, None, against=f"{split}, score"))
+        label = numbers.split_label(split)
+        title = f"{MODALITY_LABELS[modality]}, against {label} alone"
+        plots.append(scatter(mark_front(changed), f"tradeoff_against_{split}", title, None, against=f"{label}, score"))
     return plots
 
 
@@ -106,7 +105,7 @@ def _modality_plot(numbers: Numbers) -> list[Plot]:
     if len(asked) < 2 or not tasks:
         return []
     names = [row.name for row in numbers.models]
-    titles = (f"{task}: {numbers.metric(numbers.headline(task)).label}" for task in tasks)
+    titles = (f"{numbers.task_label(task)}: {numbers.metric(numbers.headline(task)).label}" for task in tasks)
     panels = {title: partial(_pairs, numbers, names, task) for title, task in zip(titles, tasks, strict=True)}
     alt = f"Bars: forget scores per model, {' and '.join(MODALITY_LABELS[m] for m in numbers.modalities)}"
     return [_bars("modalities", alt, names, panels, 0.34)]

@@ -1,11 +1,9 @@
 """How the report prints: numbers, intervals, times and lists of names as a reader expects them, and CSV files."""
 
-from __future__ import annotations
-
 import csv
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from mllmu.core.declared import Format, MetricInfo
 
@@ -84,12 +82,12 @@ def listing(names: Iterable[str]) -> str:
     return f"{', '.join(head)} and {last}" if head else last
 
 
-def csv_of(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """A CSV file: numbers with six decimals, truth as yes or no, None empty, and text that no spreadsheet runs."""
+def csv_of(head: Iterable[str], rows: Iterable[Mapping[str, object]]) -> str:
+    """A CSV file of rows with equal keys: numbers with six decimals, truth as yes or no, None empty, harmless text."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(head)
-    writer.writerows([csv_cell(value) for value in row] for row in rows)
+    writer.writerows([csv_cell(value) for value in row.values()] for row in rows)
     return out.getvalue()
 
 

@@ -1,7 +1,5 @@
 """The trade-off plot: forgetting to the right, utility upwards, every model a named dot."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -101,13 +99,13 @@ def _backdrop(axes: Any, rows: list[TradeoffRow], chance: Interval | None) -> No
 
 def _dot(axes: Any, row: TradeoffRow, *, many: bool) -> None:
     x, y = _xy(row)
-    colour, rank, hollow = _colour(row), _rank(row), row.partial or row.collapsed
-    if not row.partial:
+    colour, rank, hollow = _colour(row), _rank(row), row.missing or row.collapsed
+    if not row.missing:
         bars = {"xerr": _bars(row.forget), "yerr": _bars(row.utility)}
         alpha = 0.16 if many and rank > 1 else 0.4
         axes.errorbar(x, y, **bars, fmt="none", ecolor=colour, elinewidth=0.8, alpha=alpha, zorder=1.5)
     marker = _ROLE_MARKERS.get(row.model.role) or _MARKERS.get(row.model.modality or "", "o")
-    fill = "left" if row.partial else "none" if row.collapsed else "full"
+    fill = "left" if row.missing else "none" if row.collapsed else "full"
     edge, width = (colour, 1.3) if hollow else (PALETTE["on-dot"], 0.8)
     axes.plot([x], [y], marker, color=colour, markersize=8.5 if rank < 2 else 7.5, fillstyle=fill,
               markerfacecoloralt=PALETTE["on-dot"], markeredgecolor=edge, markeredgewidth=width,
@@ -126,7 +124,7 @@ def _legend(figure: Any, rows: list[TradeoffRow]) -> None:
     modalities = [m for m in _MARKERS if any(row.model.modality == m for row in unlearned)]
     entries = [(_MARKERS[m], "full", f"unlearned with {MODALITY_LABELS[m]}") for m in modalities if len(modalities) > 1]
     entries += [("o", "none", "collapsed")] * any(row.collapsed for row in unlearned)
-    entries += [("o", "left", "not fully readable")] * any(row.partial for row in unlearned)
+    entries += [("o", "left", "not fully readable")] * any(row.missing for row in unlearned)
     dot = {"linestyle": "", "markersize": 7, "color": PALETTE["muted"], "markerfacecoloralt": PALETTE["on-dot"]}
     handles = [Line2D([], [], marker=m, fillstyle=fill, label=label, **dot) for m, fill, label in entries]  # type: ignore[arg-type]
     if any(row.on_front for row in unlearned):

@@ -1,7 +1,5 @@
 """Tables of summary numbers as plug-ins declare them: a cell's shade says how near its number is to what is good."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -12,9 +10,8 @@ from mllmu.core.records import MODALITIES, Summary
 from mllmu.report.inputs import ReportInput, TrustRow
 from mllmu.report.numbers import Numbers
 from mllmu.report.printing import DASH, finite, show, show_span
-from mllmu.report.table import ReportTable, TableCell, TableColumn, TableRow, shade_of
+from mllmu.report.table import ReportCell, ReportColumn, ReportRow, ReportTable, shade_of
 
-_DECIMALS = 2
 SetRows = Mapping[tuple[str, str, str], Sequence[Summary]]
 """Summaries by name, split and modality."""
 
@@ -60,7 +57,7 @@ def _table(spec: TableSpec, rows: SetRows, numbers: Numbers, trust: Sequence[Tru
         cells = tuple(column.cell(model.name, judged=model.role == "unlearned") for column in columns)
         widths = tuple(round(100 * (part.value(model.name) or 0.0), 1) for part in bar)
         if any(column.rows[model.name] for column in columns):
-            lines.append(TableRow(model.name, cells, model.role, number, widths))
+            lines.append(ReportRow(model.name, cells, model.role, number, widths))
     return ReportTable(
         tuple(column.head(trust) for column in columns),
         tuple(lines),
@@ -98,7 +95,7 @@ class SummaryColumn:
         """Whether any model has a number in the column."""
         return any(self.value(model) is not None for model in list(self.rows))
 
-    def head(self, trust: Sequence[TrustRow]) -> TableColumn:
+    def head(self, trust: Sequence[TrustRow]) -> ReportColumn:
         """The heading; below it how many observations there are, and the AUC of the metric behind the numbers."""
         spec, rows = self.spec, [row for of_model in self.rows.values() for row in of_model]
         counts = {row.num for row in rows if row.num and not spec.median}
@@ -112,28 +109,28 @@ class SummaryColumn:
         elif spec.good == "retain_model" and self.start is not None and self.end is not None:
             alike = self._text(self.start) == self._text(self.end)
             arrow = "" if alike else "↓" if self.end < self.start else "↑"
-        return TableColumn(spec.head, ", ".join(filter(None, (spec.under, asked, trusted))), arrow, spec.reads)
+        return ReportColumn(spec.head, ", ".join(filter(None, (spec.under, asked, trusted))), arrow, spec.reads)
 
     def _text(self, value: float | None) -> str:
-        return show(value, self.spec.show, _DECIMALS)
+        return show(value, self.spec.show, self.spec.decimals)
 
-    def cell(self, model: str, *, judged: bool) -> TableCell:
+    def cell(self, model: str, *, judged: bool) -> ReportCell:
         """The number of a model; ``judged``: shaded by how good it is."""
         rows, value = self.rows[model], self.value(model)
         if value is None:
-            return TableCell(DASH, title=rows[0].note if rows else "not measured")
+            return ReportCell(DASH, title=rows[0].note if rows else "not measured")
         past = sum(row.note == "beyond" for row in rows)
         if self.spec.median:
             known = sum(finite(row.value) is not None for row in rows)
-            return TableCell(self._text(value), below=f"of {known}, {past} past", shade=shade_of(value))
-        low, high, row = rows[0].low, rows[0].high, rows[0]
-        scale, (good, beyond) = self.spec.scale, self._judged(value) if judged else (None, False)
-        span = "" if low is None or high is None else show_span(scale * low, scale * high, self.spec.show, _DECIMALS)
+            return ReportCell(self._text(value), below=f"of {known}, {past} past", shade=shade_of(value))
+        row, (good, beyond) = rows[0], self._judged(value) if judged else (None, False)
+        low, high = (None if bound is None else self.spec.scale * bound for bound in (row.low, row.high))
+        span = show_span(low, high, self.spec.show, self.spec.decimals)
         more = ((word, column.value(model)) for word, column in self.more.items())
         below = ", ".join(f"{word} {number:.2f}" for word, number in more if number is not None)
         without = [row.note] if row.note.startswith("no interval") else []
         title = "; ".join([f"n {row.num}"] * (row.num > 0) + without)
-        return TableCell(self._text(value), span, below, title, shade_of(good), beyond=beyond or past > 0)
+        return ReportCell(self._text(value), span, below, title, shade_of(good), beyond=beyond or past > 0)
 
     def _judged(self, value: float) -> tuple[float | None, bool]:
         """How good a number is, 0 to 1, and whether it lies past the retain_model's."""

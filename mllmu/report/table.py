@@ -1,7 +1,5 @@
 """The one model of all tables of a report: what a cell, a column, a row and a table are, on the page and elsewhere."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass
 
@@ -12,7 +10,7 @@ SHADES = 6
 
 
 @dataclass(frozen=True)
-class TableCell:
+class ReportCell:
     """A printed value and what stands around it.
 
     Attributes:
@@ -38,7 +36,7 @@ class TableCell:
 
 
 @dataclass(frozen=True)
-class TableColumn:
+class ReportColumn:
     """A heading with small print ``under`` it (``alarm``: as a warning) and an ``arrow`` to where a number is good.
 
     ``group`` is a heading over several columns that follow each other, ``reads`` a sentence on how to read the number;
@@ -55,11 +53,11 @@ class TableColumn:
 
 
 @dataclass(frozen=True)
-class TableRow:
+class ReportRow:
     """A row with its name; ``number`` and ``role`` if it is a model, ``bar`` widths in percent, ``strong``: in bold."""
 
     name: str
-    cells: tuple[TableCell, ...]
+    cells: tuple[ReportCell, ...]
     role: str = ""
     number: int = 0
     bar: tuple[float, ...] = ()
@@ -77,8 +75,8 @@ class ReportTable:
         folded: the page shows the heading alone until it is opened.
     """
 
-    columns: tuple[TableColumn, ...]
-    rows: tuple[TableRow, ...]
+    columns: tuple[ReportColumn, ...]
+    rows: tuple[ReportRow, ...]
     title: str = ""
     aside: str = ""
     intro: str = ""

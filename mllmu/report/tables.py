@@ -1,7 +1,5 @@
 """The tables of a report: trade-off, sets of people, trust in metrics, cost, provenance, and those for a terminal."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -11,19 +9,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rich.table import Table
+
 from mllmu.core.declared import MODALITY_LABELS
 from mllmu.core.names import BASELINES
 from mllmu.core.records import Modality, Split, TaskName
 from mllmu.report.inputs import ModelRow, ReportInput, TrustRow
-from mllmu.report.numbers import ALL_TASKS, FORGOTTEN, UTILITY, Cell, Interval, Numbers, TradeoffRow
+from mllmu.report.numbers import ALL_TASKS, FORGOTTEN, UTILITY, Cell, Interval, Numbers, TradeoffRow, tradeoff_rows
 from mllmu.report.printing import DASH, duration, show, show_span, style_of
-from mllmu.report.table import ReportTable, TableCell, TableColumn, TableRow, shade_of
+from mllmu.report.table import ReportCell, ReportColumn, ReportRow, ReportTable, shade_of
 
 FEW_PEOPLE = 5
 """With fewer people an interval is marked: it rests on a guess about how people differ."""
 UNPARSED_ALARM = 0.2
 """From this share of unparsed replies on, a cell is marked: its score is over a chosen few."""
-_OUT_OF_PROVENANCE = ("recipe", "seconds")
 
 REFERENCE_KEY = "5"
 """The forget ratio of the published rows, in percent; beside any other they would mislead."""
@@ -34,15 +33,15 @@ _REFERENCE = Path(__file__).parent / "templates" / "reference.csv"
 def plain_table(heads: Sequence[str], *rows: Sequence[str], words: int = 0, **more: Any) -> ReportTable:
     """A table of texts: the first heading and the first text of a row name the rows; ``words`` columns hold words."""
     first, *others = heads or ("",)
-    columns = (TableColumn(head, words=index < words) for index, head in enumerate(others))
-    texts = (TableRow(name, tuple(map(TableCell, cells))) for name, *cells in rows)
+    columns = (ReportColumn(head, words=index < words) for index, head in enumerate(others))
+    texts = (ReportRow(name, tuple(map(ReportCell, cells))) for name, *cells in rows)
     return ReportTable(tuple(columns), tuple(texts), first=first, **more)
 
 
-def model_rows(numbers: Numbers, cells: Mapping[str, Sequence[TableCell]]) -> tuple[TableRow, ...]:
+def model_rows(numbers: Numbers, cells: Mapping[str, Sequence[ReportCell]]) -> tuple[ReportRow, ...]:
     """Rows of the models that have cells, in report order."""
     rows = enumerate(numbers.models, start=1)
-    return tuple(TableRow(row.name, tuple(cells[row.name]), row.role, n) for n, row in rows if row.name in cells)
+    return tuple(ReportRow(row.name, tuple(cells[row.name]), row.role, n) for n, row in rows if row.name in cells)
 
 
 # --- forgetting against utility
@@ -51,30 +50,30 @@ def model_rows(numbers: Numbers, cells: Mapping[str, Sequence[TableCell]]) -> tu
 def overview(numbers: Numbers, rows: Sequence[TradeoffRow]) -> ReportTable:
     """The mean over all tasks, one line per model."""
     noise = numbers.metric(numbers.noise).label.lower()
-    columns = [TableColumn("distance")]
+    columns = [ReportColumn("distance")]
     for modality in numbers.modalities:
         group = MODALITY_LABELS[modality]
-        columns += [TableColumn(head, group=group) for head in ("forget", "gap", "utility", noise)]
-    cells = {row.name: [TableCell(show(numbers.distance(row)))] for row in numbers.models}
+        columns += [ReportColumn(head, group=group) for head in ("forget", "gap", "utility", noise)]
+    cells = {row.name: [ReportCell(show(numbers.distance(row)))] for row in numbers.models}
     for row in rows:
         cells[row.model.name] += _tradeoff_cells(row) if row.task == ALL_TASKS else []
     return ReportTable(tuple(columns), model_rows(numbers, cells), css="overview")
 
 
-def _tradeoff_cells(row: TradeoffRow) -> list[TableCell]:
+def _tradeoff_cells(row: TradeoffRow) -> list[ReportCell]:
     chips = [("front", "front")] * row.on_front + [("collapsed", "collapsed")] * row.collapsed
-    title = f"without {', '.join(row.missing)}: not one reply could be read in some set" if row.partial else ""
-    forget, utility = (_score_cell(score, brackets=row.partial) for score in (row.forget, row.utility))
+    title = f"without {', '.join(row.missing)}: not one reply could be read in some set" if row.missing else ""
+    forget, utility = (_score_cell(score, brackets=bool(row.missing)) for score in (row.forget, row.utility))
     forget = replace(forget, title=title, chips=tuple(chips))
-    return [forget, TableCell(show(row.gap)), utility, TableCell(show(row.noise_retain))]
+    return [forget, ReportCell(show(row.gap)), utility, ReportCell(show(row.noise_retain))]
 
 
-def _score_cell(score: Interval | None, *, brackets: bool) -> TableCell:
+def _score_cell(score: Interval | None, *, brackets: bool) -> ReportCell:
     """A score in points of 100 with its interval; in brackets where some task could not be read."""
     if score is None:
-        return TableCell(DASH)
+        return ReportCell(DASH)
     text = show(score.value)
-    return TableCell(f"({text})" if brackets else text, show_span(score.low, score.high))
+    return ReportCell(f"({text})" if brackets else text, show_span(score.low, score.high))
 
 
 # --- scores by set
@@ -104,29 +103,27 @@ def _set_table(numbers: Numbers, metric: str, cells: Sequence[Cell], label: str,
     rows = []
     for number, row in models:
         texts = (_set_cell(numbers, row, metric, cell) for cell in cells)
-        rows.append(TableRow(row.name, tuple(texts), row.role, number))
+        rows.append(ReportRow(row.name, tuple(texts), row.role, number))
     columns = (_set_column(numbers, metric, cell) for cell in cells)
     return ReportTable(tuple(columns), tuple(rows), f"{label}, {MODALITY_LABELS[cells[0].modality]}", aside)
 
 
-def _set_column(numbers: Numbers, metric: str, cell: Cell) -> TableColumn:
+def _set_column(numbers: Numbers, metric: str, cell: Cell) -> ReportColumn:
     """All models were asked the same, see :func:`mllmu.report.inputs.check`."""
     results = [result for row in numbers.models if (result := numbers.result(row.name, metric, cell))]
     asked = max(result.num + result.num_unparsed for result in results)
     people = max(result.num_profiles for result in results)  # of the judged replies
-    declared = numbers.declared.splits.get(cell.split)
-    head = declared.label if declared else cell.split.capitalize()
-    return TableColumn(head, f"n {asked}, {people} people", alarm=people < FEW_PEOPLE)
+    return ReportColumn(numbers.split_label(cell.split), f"n {asked}, {people} people", alarm=people < FEW_PEOPLE)
 
 
-def _set_cell(numbers: Numbers, row: ModelRow, metric: str, cell: Cell) -> TableCell:
+def _set_cell(numbers: Numbers, row: ModelRow, metric: str, cell: Cell) -> ReportCell:
     result, score = numbers.result(row.name, metric, cell), numbers.interval(row.name, metric, cell)
     if result is None:
-        return TableCell(DASH, title="not asked")
+        return ReportCell(DASH, title="not asked")
     asked, style = result.num + result.num_unparsed, style_of(numbers.metric(metric))
     alarm = asked > 0 and result.num_unparsed / asked >= UNPARSED_ALARM
     shaded = score is not None and row.role == "unlearned" and not alarm
-    return TableCell(
+    return ReportCell(
         show(score.value if score else None, *style),
         small=show_span(score.low, score.high, *style) if score else "",
         below=f"{result.num_unparsed} of {asked} unparsed" if result.num_unparsed else "",
@@ -208,11 +205,11 @@ def results_text(report: ReportInput, numbers: Numbers) -> str:
 def cost_table(numbers: Numbers) -> ReportTable:
     """What every model cost and how it was made; settings as compact JSON."""
     heads = ("method", "unlearned with", "time", "of retraining", "peak MiB", "tokens/s", "trainable", "settings")
-    columns = (TableColumn(head, words=head in ("method", "unlearned with", "settings")) for head in heads)
+    columns = (ReportColumn(head, words=head in ("method", "unlearned with", "settings")) for head in heads)
     gold = numbers.first("retain_model")
     retraining = gold.seconds if gold else None
 
-    def cells(row: ModelRow) -> list[TableCell]:
+    def cells(row: ModelRow) -> list[ReportCell]:
         share = f"{100 * row.seconds / retraining:.0f} %" if row.seconds is not None and retraining else DASH
         counts = (DASH if n is None else f"{n:,.0f}" for n in (row.peak_mib, row.tokens_per_s, row.trainable))
         modality = MODALITY_LABELS[row.modality] if row.modality else DASH
@@ -220,7 +217,7 @@ def cost_table(numbers: Numbers) -> ReportTable:
         settings = ", ".join(f"{k}={json.dumps(v, default=str, ensure_ascii=False)}" for k, v in row.settings.items())
         words = "; ".join(row.warnings) if row.warnings or settings else DASH
         chips = (("front", "warning"),) if row.warnings else ()
-        return [*map(TableCell, texts), TableCell(words, chips=chips, fold=settings)]
+        return [*map(ReportCell, texts), ReportCell(words, chips=chips, fold=settings)]
 
     return ReportTable(tuple(columns), model_rows(numbers, {row.name: cells(row) for row in numbers.models}))
 
@@ -232,7 +229,7 @@ def reference_table() -> ReportTable:
 
 def provenance_table(provenance: Mapping[str, Any]) -> ReportTable:
     """Nested provenance as (dotted key, text); recipe and stage times are shown elsewhere."""
-    rest = {key: value for key, value in provenance.items() if key not in _OUT_OF_PROVENANCE}
+    rest = {key: value for key, value in provenance.items() if key not in ("recipe", "seconds")}
     return plain_table((), *_flat("", rest), css="facts")
 
 
@@ -254,8 +251,13 @@ def stage_table(seconds: Mapping[str, float]) -> ReportTable:
 # --- for a terminal
 
 
-def terminal_tables(report: ReportInput, numbers: Numbers, rows: Sequence[TradeoffRow]) -> list[ReportTable]:
-    """The result in a few lines: mean headline scores by set, then the metrics that have a table of their own."""
+def terminal_tables(report: ReportInput) -> list[Table]:
+    """The result in a few lines: mean headline scores by set, then the metrics that have a table of their own.
+
+    Raises:
+        DataError: results that cannot be compared.
+    """
+    rows, numbers = tradeoff_rows(report), Numbers(report)
     splits: tuple[Split, ...] = (*FORGOTTEN, *UTILITY)
     columns = {split: partial(_brief_score, numbers, split) for split in splits}
     columns[numbers.metric(numbers.noise).label.lower()] = partial(_brief_noise, numbers)
@@ -273,7 +275,7 @@ def terminal_tables(report: ReportInput, numbers: Numbers, rows: Sequence[Tradeo
             modalities = list(dict.fromkeys(cell.modality for cell in cells))
             columns = {cell.split: partial(_brief_result, numbers, name, cell) for cell in cells if cell.task == task}
             tables.append(replace(_brief_table(numbers, info.label, modalities, columns), intro=info.about))
-    return tables
+    return [table.terminal() for table in tables]
 
 
 def _brief_table(
@@ -283,8 +285,8 @@ def _brief_table(
     cells = {}
     for row in numbers.models:
         texts = (" / ".join(text(row.name, modality) for modality in modalities) for text in columns.values())
-        cells[row.name] = list(map(TableCell, texts))
-    return ReportTable(tuple(map(TableColumn, columns)), model_rows(numbers, cells), title)
+        cells[row.name] = list(map(ReportCell, texts))
+    return ReportTable(tuple(map(ReportColumn, columns)), model_rows(numbers, cells), title)
 
 
 def _brief_score(numbers: Numbers, split: Split, model: str, modality: Modality) -> str:

@@ -65,13 +65,13 @@ def test_a_task_that_cannot_be_read_is_named_and_the_rest_is_compared_on_the_res
         if row.task == "all"
     }
     row = rows["npo"]
-    assert row.partial and row.missing == ("classification",)
+    assert row.missing == ("classification",)
     assert row.forget is not None and row.forget.value == pytest.approx(0.2)
     assert row.drop == pytest.approx(0.5), "0.7 - 0.2 over cloze alone, not 0.8 - 0.2"
     assert row.gap == pytest.approx(0.1), "0.2 - 0.1"
     # the target has 0.85 over both tasks and 0.8 over cloze, so the dot stands 0.2 below the target's
     assert row.level == pytest.approx(0.85 - 0.2)
-    assert not rows["target"].partial and rows["target"].level == pytest.approx(0.85)
+    assert not rows["target"].missing and rows["target"].level == pytest.approx(0.85)
 
 
 def test_a_partly_readable_model_is_neither_on_the_front_nor_keeps_others_off_it() -> None:
@@ -96,7 +96,7 @@ def test_a_partly_readable_model_is_said_shown_and_written(tmp_path: Path) -> No
 def test_a_model_of_which_nothing_can_be_read_stays_a_dash() -> None:
     nothing: Levels = {"classification": (None, 0.9), "cloze": (None, 0.6)}
     row = next(r for r in tradeoff_rows(report(target=TARGET, retain_model=GOLD, npo=nothing)) if r.model.name == "npo")
-    assert row.forget is None and row.drop is None and not row.partial
+    assert row.forget is None and row.drop is None and not row.missing
 
 
 def test_models_are_ordered_by_their_distance_from_the_retain_model() -> None:

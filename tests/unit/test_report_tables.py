@@ -60,7 +60,7 @@ def test_a_main_metric_that_hardly_beats_chance_is_said_and_a_good_one_is_not() 
     def said(*trust: TrustRow) -> str:
         return " ".join(finding.text for _, found in findings(Numbers(report()), [], trust) for finding in found)
 
-    assert "Accuracy (classification, text only, AUC 0.60): hardly better than chance" in said(WEAK)
+    assert "Accuracy (Classification, text only, AUC 0.60): hardly better than chance" in said(WEAK)
     assert "AUC" not in said(WEAK.model_copy(update={"auc": 0.9}), STRONG)
 
 
