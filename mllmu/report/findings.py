@@ -12,7 +12,7 @@ from mllmu.report.printing import listing, show
 
 _SHALLOW = 0.5
 """Forgetting counts as shallow when less than this part of it shows on reworded questions."""
-_UNMOVED = "For {} the 95 % interval on forget people still reaches the target's score."
+_UNMOVED = "For {}, the 95 % interval of the forget score still contains the target's score."
 _WEAK_AUC = 0.7
 """A metric that orders fewer pairs of models correctly is called weak."""
 
@@ -57,10 +57,10 @@ def _gap(numbers: Numbers, modality: Modality) -> Finding:
     start, ideal = (numbers.of_role(role, modality, ("forget",)) for role in ("target", "retain_model"))
     if start is None or ideal is None:
         missing = "target" if start is None else "retain_model"
-        return Finding("No yardstick", f"There is no forget score of a {missing} to compare with.", bad=True)
+        return Finding("Nothing to compare with", f"There is no forget score of a {missing}.", bad=True)
     text = (
-        f"On the people to forget the target scores {show(start.value)} and a model that never saw them "
-        f"{show(ideal.value)}: {show(start.value - ideal.value)} points can be forgotten."
+        f"On the people to forget, the target scores {show(start.value)} and the retain model, which never saw them, "
+        f"{show(ideal.value)}: a difference of {show(start.value - ideal.value)} points."
     )
     if _clearly_above(start, ideal):
         return Finding("What there is to forget", text)
@@ -84,13 +84,12 @@ def _front(rows: Sequence[TradeoffRow], unmoved: list[str]) -> list[Finding]:
     moved, idle = [name for name in front if name not in unmoved], [name for name in front if name in unmoved]
     parts = []
     if moved:
-        verb = "is" if len(moved) == 1 else "are"
-        parts.append(f"{listing(moved)} {verb} not beaten on both forgetting and utility by any other model.")
+        parts.append(f"No other model beats {listing(moved)} in both forgetting and utility.")
     if idle:
-        verb = "lies" if len(idle) == 1 else "lie"
-        parts.append(f"{listing(idle)} {verb} on the front too, but only by changing little.")
+        verb = "is" if len(idle) == 1 else "are"
+        parts.append(f"{listing(idle)} {verb} {'also ' if moved else ''}on the Pareto front, but not shown to forget.")
     if rows and not front:
-        parts = ["No unlearned model that still answers is better than the target on either count."]
+        parts = ["No unlearned model that has not collapsed is better than the target in forgetting or utility."]
     return [Finding("Best trade-offs", " ".join(parts))] if parts else []
 
 
@@ -100,12 +99,12 @@ def _nearest(numbers: Numbers, modality: Modality, rows: Sequence[TradeoffRow]) 
     if not candidates or numbers.first("retain_model") is None:
         return []
     gap, _, best = min(candidates)
-    text = f"{best.model.name} ends {show(gap)} points from the retain_model on forget people"
+    text = f"{best.model.name} ends {show(gap)} points from the retain model on the people to forget"
     start = numbers.of_role("target", modality, UTILITY)
     if start and best.utility:
         change = best.utility.value - start.value
         text += f", with utility {show(abs(change))} points {'below' if change < 0 else 'above'} the target's"
-    return [Finding("Closest to never having learned", f"{text}.")]
+    return [Finding("Closest to the retain model", f"{text}.")]
 
 
 def _reaches_target(row: TradeoffRow) -> bool:
@@ -139,7 +138,7 @@ def _is_shallow(numbers: Numbers, model: str, modality: Modality) -> bool:
 def _collapsed(numbers: Numbers, rows: Sequence[TradeoffRow]) -> list[Finding]:
     noise = numbers.metric(numbers.noise).label.lower()
     names = [f"{r.model.name} ({show(r.noise_retain)} % of retain replies {noise})" for r in rows if r.collapsed]
-    text = "{}. Such a model cannot answer any more; a low forget score of it is damage, not unlearning."
+    text = "{}. Such a model cannot answer any more; its low forget score is damage, not unlearning."
     return _limit("Collapsed", names, text)
 
 
@@ -162,8 +161,8 @@ def _between_modalities(rows: Sequence[TradeoffRow]) -> list[Finding]:
     if not both:
         return []
     image, text, name = max(both, key=lambda drop: abs(drop[0] - drop[1]))
-    points = " and ".join(f"{show(d)} with {MODALITY_LABELS[m]}" for m, d in (("image_text", image), ("text", text)))
-    return [Finding("Modalities compared", f"The largest difference is at {name}: points forgotten are {points}.")]
+    points = ", ".join(f"{show(d)} with {MODALITY_LABELS[m]}" for m, d in (("image_text", image), ("text", text)))
+    return [Finding("Modalities compared", f"The difference is largest for {name}. Points forgotten: {points}.")]
 
 
 def _weak_metrics(numbers: Numbers, trust: Sequence[TrustRow]) -> list[Finding]:
@@ -174,5 +173,5 @@ def _weak_metrics(numbers: Numbers, trust: Sequence[TrustRow]) -> list[Finding]:
         for row in trust
         if row.metric == numbers.headline(row.task) and row.auc is not None and row.auc < _WEAK_AUC
     ]
-    text = "{}: hardly better than chance at telling models that know the people from others."
+    text = "{}: hardly better than chance at telling models that know the people from models that do not."
     return _limit("Weak evidence", names, text)

@@ -164,7 +164,7 @@ def goodness(numbers: Numbers, score: Interval, metric: str, cell: Cell) -> floa
 
 def trust_table(trust: Sequence[TrustRow]) -> ReportTable:
     """How far every metric can be trusted, the most trustworthy first."""
-    heads = ("metric", "task", "modality", "AUC", "95 % interval", "rounded weights", "fine-tuned again", "trust")
+    heads = ("metric", "task", "modality", "AUC", "95 % interval", "quantisation", "relearning", "trust")
 
     def texts(row: TrustRow) -> tuple[str, ...]:
         auc, *others = (show(v, "decimal", 2) for v in (row.auc, row.quantisation, row.relearning, row.trust))
