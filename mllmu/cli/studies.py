@@ -16,7 +16,7 @@ from mllmu.core.runfolder import RunFolder, write_atomic
 
 if TYPE_CHECKING:
     from mllmu.report.inputs import TrustRow
-    from mllmu.studies.pool import PooledRow, Range
+    from mllmu.studies.pool import PooledRow, PooledValue
     from mllmu.studies.tune import Trial
 
 Trials = Annotated[int, typer.Option("--trials", min=1, help="Settings to try per method, the recipe's own included.")]
@@ -155,5 +155,5 @@ def _pool_line(row: PooledRow) -> Iterable[str]:
     return row.model, *map(_points, (row.forget, row.surplus, row.utility, row.cost)), front
 
 
-def _points(value: Range) -> str:
+def _points(value: PooledValue) -> str:
     return f"{100 * value.value:.1f} ({100 * value.low:.1f} to {100 * value.high:.1f})"

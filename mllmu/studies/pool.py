@@ -1,8 +1,10 @@
-"""Several runs of one recipe, other seeds, as one result: where every method stands, with honest intervals.
+"""Several runs of one recipe with other seeds as one result: where every method stands, with intervals.
 
-A run with another seed has other people, other questions and another target. Runs are drawn with replacement, and
-people within every run, all models together (a paired, two-level cluster bootstrap), so the intervals hold what varies
-from run to run and from person to person. From two or three runs of a few people they are still too narrow.
+A run with another seed has other people, other questions and another target. A two-level bootstrap draws runs, and
+people within every run, with replacement, for all models together; so the intervals hold what varies from run to run
+and from person to person. From two or three runs of a few people they are still too narrow.
+
+Shapes: D draws (row 0 is the data as they are), R runs, M models, P people of a set.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from mllmu.core import plugins
 from mllmu.core.errors import DataError
 from mllmu.core.jsonl import read_lines
 from mllmu.core.names import RETAIN_MODEL, TARGET
-from mllmu.core.records import Modality, Sample, Score
+from mllmu.core.records import MODALITIES, Modality, Sample, Score
+from mllmu.core.runfolder import RunFolder
 from mllmu.evaluation.bootstrap import Table, draw
 from mllmu.evaluation.stats import percentile_interval
 
@@ -29,7 +32,7 @@ Cell = tuple[str, str]
 """Set and task."""
 
 
-class Range(NamedTuple):
+class PooledValue(NamedTuple):
     """A value and its 95 % interval."""
 
     value: float
@@ -54,20 +57,26 @@ class PooledRow:
 
     model: str
     modality: Modality
-    forget: Range
-    surplus: Range
-    utility: Range
-    cost: Range
+    forget: PooledValue
+    surplus: PooledValue
+    utility: PooledValue
+    cost: PooledValue
     front: float | None
     runs: int
 
 
-class Answered(NamedTuple):
-    """One run: sums of main scores and numbers of questions by person, for each cell and model."""
+class RunScores(NamedTuple):
+    """One run in one modality: people by set, and per set and task how many questions each person has, with scores.
+
+    Attributes:
+        people: names of the people of each set [P].
+        counts: questions per person [P].
+        sums: main scores per model, summed over the questions of each person [M, P].
+    """
 
     people: dict[str, list[str]]
-    sums: dict[tuple[str, Cell], Table]
     counts: dict[Cell, Table]
+    sums: dict[Cell, Table]
 
 
 def pool(roots: Sequence[Path], key: str, *, seed: int = 0) -> list[PooledRow]:
@@ -84,112 +93,111 @@ def pool(roots: Sequence[Path], key: str, *, seed: int = 0) -> list[PooledRow]:
     Raises:
         DataError: a run has no scores of that ratio, or two runs have no model in common.
     """
-    runs = {root: _scored(root, key) for root in roots}
-    shared = [name for name in next(iter(runs.values()))[1] if all(name in scores for _, scores in runs.values())]
-    if not {TARGET, RETAIN_MODEL} < set(shared):
+    runs = [_main_scores(RunFolder(root), key) for root in roots]
+    models = [name for name in runs[0][1] if all(name in scores for _, scores in runs)]
+    if not {TARGET, RETAIN_MODEL} < set(models):
         raise DataError(f"{', '.join(map(str, roots))}: no unlearned model is in all of them. Give runs of one recipe.")
     rows: list[PooledRow] = []
-    for modality in ("image_text", "text"):
-        answered = [_answered(samples, scores, shared, modality) for samples, scores in runs.values()]
-        if all(run.counts for run in answered):
-            rows += _rows(answered, shared, modality, seed)
+    for modality in MODALITIES:
+        by_person = [_by_person(samples, scores, models, modality) for samples, scores in runs]
+        if all(run.counts for run in by_person):
+            rows += _rows(by_person, models, modality, seed)
     return rows
 
 
-def _scored(root: Path, key: str) -> tuple[list[Sample], dict[str, dict[str, float]]]:
+def _main_scores(folder: RunFolder, key: str) -> tuple[list[Sample], dict[str, dict[str, float]]]:
     """Samples of a run, and by model the main score of every sample; a reply that could not be read counts 0."""
-    folder = root / f"eval/forget_{key}"
-    paths = sorted(folder.glob("*/scores/scores.jsonl"))
+    evaluation = folder.path(folder.evaluation(key))
+    paths = sorted(evaluation.glob(f"*/scores/{folder.SCORES_FILE}"))
     if not paths:
-        raise DataError(f"{folder}: no scores. Expected a finished run with the forget ratio {key} %.")
-    samples = [sample for sample in read_lines(folder / "samples.jsonl", Sample) if sample.part == "report"]
-    wanted = {sample.id: plugins.find("tasks", sample.task).headline() for sample in samples}
-    found: dict[str, dict[str, float]] = {}
+        raise DataError(f"{evaluation}: no scores. Expected a finished run with the forget ratio {key} %.")
+    samples = [s for s in read_lines(evaluation / folder.SAMPLES_FILE, Sample) if s.part == "report"]
+    headlines = {sample.id: plugins.find("tasks", sample.task).headline() for sample in samples}
+    by_model: dict[str, dict[str, float]] = {}
     for path in paths:
-        scores = (score for score in read_lines(path, Score) if wanted.get(score.sample_id) == score.metric)
-        found[path.parent.parent.name] = {score.sample_id: score.value or 0.0 for score in scores}
-    return samples, found
+        scores = (score for score in read_lines(path, Score) if headlines.get(score.sample_id) == score.metric)
+        by_model[path.parent.parent.name] = {score.sample_id: score.value or 0.0 for score in scores}
+    return samples, by_model
 
 
-def _answered(
+def _by_person(
     samples: Sequence[Sample], scores: Mapping[str, Mapping[str, float]], models: Sequence[str], modality: Modality
-) -> Answered:
-    asked = [s for s in samples if s.modality == modality and s.split in {"forget", *UTILITY}]
-    people = {split: sorted({s.profile_id for s in asked if s.split == split}) for split in {s.split for s in asked}}
-    place = {(split, person): i for split, names in people.items() for i, person in enumerate(names)}
+) -> RunScores:
+    samples = [s for s in samples if s.modality == modality and s.split in {"forget", *UTILITY}]
+    splits = {sample.split for sample in samples}
+    people = {split: sorted({s.profile_id for s in samples if s.split == split}) for split in splits}
     counts: dict[Cell, Table] = {}
-    sums: dict[tuple[str, Cell], Table] = {}
-    for sample in asked:
+    sums: dict[Cell, Table] = {}
+    for sample in samples:
         cell, size = (sample.split, sample.task), len(people[sample.split])
-        at = place[sample.split, sample.profile_id]
-        counts.setdefault(cell, np.zeros(size))[at] += 1
-        for model in models:
-            sums.setdefault((model, cell), np.zeros(size))[at] += scores[model][sample.id]
-    return Answered({str(split): names for split, names in people.items()}, sums, counts)
+        person = people[sample.split].index(sample.profile_id)
+        counts.setdefault(cell, np.zeros(size))[person] += 1
+        sums.setdefault(cell, np.zeros((len(models), size)))[:, person] += [scores[m][sample.id] for m in models]
+    return RunScores(people, counts, sums)
 
 
-def _rows(runs: Sequence[Answered], models: Sequence[str], modality: Modality, seed: int) -> list[PooledRow]:
-    drawn_RD = _draws([str(number) for number in range(len(runs))], seed, "runs").T / len(runs)
-    weights = [
-        {split: _draws(people, seed, f"run {number} {split}") for split, people in run.people.items()}
+def _rows(runs: Sequence[RunScores], models: Sequence[str], modality: Modality, seed: int) -> list[PooledRow]:
+    weights_RD = _draws([str(number) for number in range(len(runs))], seed, "runs").T / len(runs)
+    drawn_DP = [
+        {split: _draws(names, seed, f"run {number} {split}") for split, names in run.people.items()}
         for number, run in enumerate(runs)
     ]
 
-    def means(sets: Sequence[str]) -> dict[str, Table]:
-        found = [{m: _mean(run, w, m, sets) for m in models} for run, w in zip(runs, weights, strict=True)]
-        return {model: np.sum(drawn_RD * np.stack([one[model] for one in found]), axis=0) for model in models}
+    def means(sets: Sequence[str]) -> Table:
+        mean_RMD = [_mean(run, people_DP, sets) for run, people_DP in zip(runs, drawn_DP, strict=True)]
+        mean_MD: Table = np.einsum("rd,rmd->md", weights_RD, np.array(mean_RMD))
+        return mean_MD
 
-    forget, utility = means(("forget",)), means(UTILITY)
-    surplus = {model: forget[model] - forget[RETAIN_MODEL] for model in models}
-    cost = {model: utility[TARGET] - utility[model] for model in models}
-    rivals = [model for model in models if model != RETAIN_MODEL]
-    fronts = _fronts({m: np.abs(surplus[m]) for m in rivals}, {m: utility[m] for m in rivals})
+    forget_MD, utility_MD = means(("forget",)), means(UTILITY)
+    surplus_MD = forget_MD - forget_MD[models.index(RETAIN_MODEL)]
+    cost_MD = utility_MD[models.index(TARGET)] - utility_MD
+    rivals = [index for index, model in enumerate(models) if model != RETAIN_MODEL]
+    fronts = dict(zip(rivals, _fronts(np.abs(surplus_MD[rivals]), utility_MD[rivals]), strict=True))
     rows = [
         PooledRow(
             model=model,
             modality=modality,
-            forget=_range(forget[model]),
-            surplus=_range(surplus[model]),
-            utility=_range(utility[model]),
-            cost=_range(cost[model]),
-            front=fronts[model] if model not in {TARGET, RETAIN_MODEL} else None,
+            forget=_pooled(forget_MD[index]),
+            surplus=_pooled(surplus_MD[index]),
+            utility=_pooled(utility_MD[index]),
+            cost=_pooled(cost_MD[index]),
+            front=None if model == TARGET else fronts.get(index),
             runs=len(runs),
         )
-        for model in models
+        for index, model in enumerate(models)
     ]
     return sorted(rows, key=lambda row: (row.front is not None, abs(row.surplus.value) + row.cost.value))
 
 
 def _draws(names: Sequence[str], seed: int, group: str) -> Table:
-    """How often each name is in each draw [D, names]; the first row is the names as they are."""
+    """How often each name is in each draw [D, len(names)]; the first row has every name once."""
     drawn = [draw(names, seed=seed, group=f"pool: {group}", number=number) for number in range(DRAWS)]
     return np.array([[1] * len(names), *drawn], dtype=float)
 
 
-def _mean(run: Answered, weights: Mapping[str, Table], model: str, sets: Sequence[str]) -> Table:
-    """Mean over the sets of the mean over their tasks, in every draw [D]."""
+def _mean(run: RunScores, people_DP: Mapping[str, Table], sets: Sequence[str]) -> Table:
+    """Mean over the sets of the mean over their tasks, of every model in every draw [M, D]."""
     by_set = []
     for split in sets:
         cells = sorted(cell for cell in run.counts if cell[0] == split)
-        with np.errstate(invalid="ignore"):  # a draw may hold nobody who was asked in one of the tasks
-            tasks = [(weights[split] @ run.sums[model, cell]) / (weights[split] @ run.counts[cell]) for cell in cells]
+        drawn_PD = people_DP[split].T
+        with np.errstate(invalid="ignore"):  # a draw may hold no person who has a question of one of the tasks
+            tasks = [(run.sums[cell] @ drawn_PD) / (run.counts[cell] @ drawn_PD) for cell in cells]
         by_set.append(np.nanmean(tasks, axis=0))
-    mean: Table = np.mean(by_set, axis=0)
-    return mean
+    mean_MD: Table = np.mean(by_set, axis=0)
+    return mean_MD
 
 
-def _fronts(distance: Mapping[str, Table], utility: Mapping[str, Table]) -> dict[str, float]:
+def _fronts(distance_MD: Table, utility_MD: Table) -> list[float]:
     """Share of the draws in which a model is beaten by none of the others."""
-    found = {}
-    for model, ours in distance.items():
-        beaten = np.zeros(len(ours), dtype=bool)
-        for other in distance:
-            nearer, as_near = distance[other] < ours, distance[other] <= ours
-            more, as_much = utility[other] > utility[model], utility[other] >= utility[model]
-            beaten |= as_near & as_much & (nearer | more)
-        found[model] = float(1 - beaten[1:].mean())
-    return found
+    shares = []
+    for distance_D, utility_D in zip(distance_MD, utility_MD, strict=True):
+        as_good = (distance_MD <= distance_D) & (utility_MD >= utility_D)
+        better = (distance_MD < distance_D) | (utility_MD > utility_D)
+        beaten_D = (as_good & better).any(axis=0)
+        shares.append(float(1 - beaten_D[1:].mean()))
+    return shares
 
 
-def _range(values: Table) -> Range:
-    return Range(float(values[0]), *percentile_interval(values[1:].tolist()))
+def _pooled(values_D: Table) -> PooledValue:
+    return PooledValue(float(values_D[0]), *percentile_interval(values_D[1:].tolist()))
