@@ -10,7 +10,6 @@ from typer.core import TyperGroup
 
 from mllmu.cli import data, run, studies
 from mllmu.cli.evaluate import evaluate
-from mllmu.cli.export_model import export_model
 from mllmu.cli.failures import explained_errors
 from mllmu.cli.judge import judge
 from mllmu.cli.ls import ls
@@ -25,7 +24,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Run": (run.run, run.validate, doctor, plan),
     "One stage": (*map(run.stage_command, run.STAGES), evaluate, judge),
     "Studies": (studies.tune, studies.trust, studies.layers, studies.pool),
-    "Look up and export": (ls, export_model),
+    "Look up and export": (ls, run.export_model),
 }
 
 

@@ -32,7 +32,7 @@ Compare = Annotated[
     typer.Option(
         "--compare",
         metavar="JUDGE|FILE",
-        help="Also print the agreement with another judge, or with human scores in a CSV file.",
+        help="Agreement with another judge, or with human scores in a CSV file.",
     ),
 ]
 

@@ -29,9 +29,7 @@ Overrides = Annotated[
 Out = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="The run folder.", show_default="runs/<name of the recipe>")
 ]
-Force = Annotated[
-    bool, typer.Option("--force", help="Redo finished work, also work that was made with other settings.")
-]
+Force = Annotated[bool, typer.Option("--force", help="Redo finished work, also with other settings.")]
 NoGate = Annotated[
     bool, typer.Option("--no-gate", help="Continue even if the target has not memorised the forget people.")
 ]

@@ -1,13 +1,15 @@
-"""``mllmu run``, ``validate``, and one command per stage."""
+"""``mllmu run``, ``validate``, one command per stage, and ``export-model``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mllmu.cli.options import Force, NoGate, Out, Overrides, RecipePath, Stage, execute
+from mllmu.cli.screen import say
 
 STAGES: dict[Stage, str] = {
     "finetune": "Fine-tune the target on all people, and the retain model on all but the forget people.",
@@ -66,3 +68,19 @@ def validate(
     typer.echo("valid" if len(recipes) == 1 else f"valid: a grid of {len(recipes)} recipes: {', '.join(recipes)}")
     if show:
         typer.echo("---\n".join(map(dump, recipes.values())), nl=False)
+
+
+def export_model(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="target, or ratio and model, e.g. forget_10/npo.")],
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="New folder for weights and processor.")],
+    *,
+    device: Annotated[str, typer.Option("--device", help="Device that merges the weights: cpu, cuda ...")] = "cpu",
+) -> None:
+    """Save a model with its adapters merged, for lmms-eval, vLLM or AutoModelForImageTextToText."""
+    from mllmu.pipeline.export_model import export_model as export
+
+    ref = export(run_folder, model, out, device=device)
+    say(f"exported: {out}")
+    if ref.system_prompt:
+        say("This model also needs its system prompt, which is not part of the weights: see mllmu.json.")

@@ -111,9 +111,7 @@ def layers(recipe: RecipePath, *, overrides: Overrides = None, out: Out = None, 
 
 
 def pool(
-    runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Run folders of one recipe with different seeds.")
-    ],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs of one recipe with different seeds.")],
     *,
     ratio: Ratio = None,
     out: Annotated[
