@@ -68,7 +68,7 @@ def trial_table(trials: Sequence[Trial]) -> Table:
 
 
 def trust(recipe: RecipePath, *, pool: Pool = 10, bits: Bits = 4, overrides: Overrides = None, out: Out = None) -> None:
-    """Train a pool of models with and without the forget people, and measure which metrics tell the two kinds apart.
+    """Train a pool of models with and without the forget people, and measure which metrics tell the two groups apart.
 
     Unlearned models are also rounded to fewer bits and fine-tuned again on the forget people, which shows what was
     only hidden. The report of the same run folder then shows the result beside each metric. A pool of 10 costs 20

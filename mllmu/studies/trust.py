@@ -1,6 +1,6 @@
 """Which metrics can be trusted: those that tell models that know from models that do not, also after an attack.
 
-A pool of models is trained with and without the forget people, and every metric must tell the two kinds apart. The
+A pool of models is trained with and without the forget people, and every metric must tell the two groups apart. The
 unlearned models of the recipe are then rounded to fewer bits and fine-tuned again on the forget people, to see whether
 what a metric calls forgotten stays so. All models are kept in the run folder, so a stopped command continues.
 
@@ -33,7 +33,7 @@ from mllmu.pipeline.pipeline import Pipeline, worker_pipeline
 from mllmu.pipeline.run import Run
 from mllmu.report.inputs import TrustRow
 
-KINDS = ("with", "without")
+GROUPS = ("with", "without")
 MIN_POOL = 2
 
 Cell = tuple[str, TaskName, Modality]
@@ -47,7 +47,7 @@ def trust(recipe: Recipe, root: Path, *, pool: int, bits: int, progress: Progres
     Args:
         recipe: its data, fine-tuning and methods; methods that do not train are left out.
         root: the run folder.
-        pool: models of each kind, each with a seed of its own.
+        pool: models of each group, each with a seed of its own.
         bits: of the rounded weights.
         progress: shows what is done.
 
@@ -58,7 +58,7 @@ def trust(recipe: Recipe, root: Path, *, pool: int, bits: int, progress: Progres
         RecipeError: the pool is smaller than two.
     """
     if pool < MIN_POOL:
-        raise RecipeError(f"--pool {pool}: expected at least {MIN_POOL} models of each kind, better 10 or more.")
+        raise RecipeError(f"--pool {pool}: expected at least {MIN_POOL} models of each group, better 10 or more.")
     pipeline = Pipeline(recipe, root, gate=recipe.gate, progress=progress)
     pipeline.run("unlearn")
     study = TrustStudy(pipeline.state, bits)
@@ -114,7 +114,7 @@ class TrustStudy:
         self.run = run
         self.bits = bits
         self.key = run.keys[0]
-        # log-probabilities under the base model are not computed for the replies of a pool
+        # log-probabilities under the base model are not computed for the responses of a pool
         self.metrics: list[Metric] = [m for m in metrics_of(run.recipe.evaluate) if not m.needs_base_logp]
         self.evaluation = Evaluation(
             run,
@@ -130,29 +130,29 @@ class TrustStudy:
         return [(m.name, task, modality) for m in self.metrics for task, modality in pairs if task in m.tasks]
 
     def missing(self, size: int) -> list[tuple[str, str]]:
-        """The members of the pool that have not replied yet."""
-        members = [(kind, str(number)) for kind in KINDS for number in range(size)]
+        """The members of the pool whose responses are missing."""
+        members = [(group, str(number)) for group in GROUPS for number in range(size)]
         return [member for member in members if not self._done(*member)]
 
     def pool(self, size: int) -> tuple[list[Values], list[Values]]:
         """Oriented values of the models trained with the forget people, and of those trained without them."""
         self.run.progress.stage("pool", f"{size} models with and {size} without the forget people")
-        has, lacks = ([self.member(kind, str(number)) for number in range(size)] for kind in KINDS)
+        has, lacks = ([self.member(group, str(number)) for number in range(size)] for group in GROUPS)
         return has, lacks
 
-    def member(self, kind: str, number: str) -> Values:
-        """Train and ask one model; both kinds of a number share their seed, so only their people differ."""
-        name, people, seed = self._plan(kind, number)
+    def member(self, group: str, number: str) -> Values:
+        """Train and evaluate one model; both groups of a number share their seed, so only their people differ."""
+        name, people, seed = self._plan(group, number)
         finetune_model(self.run, self.key, name, people, seed=seed)
         return self.values(name, self.evaluation.ask(name))
 
-    def _plan(self, kind: str, number: str) -> tuple[str, Sequence[str], int]:
-        people = self.run.data.people if kind == "with" else self.run.data.retained(self.key)
+    def _plan(self, group: str, number: str) -> tuple[str, Sequence[str], int]:
+        people = self.run.data.people if group == "with" else self.run.data.retained(self.key)
         seed = derive(self.run.recipe.seed, RunFolder.TRUST, int(number))
-        return f"{RunFolder.TRUST}_{kind}_{number}", people, seed
+        return f"{RunFolder.TRUST}_{group}_{number}", people, seed
 
-    def _done(self, kind: str, number: str) -> bool:
-        name, people, seed = self._plan(kind, number)
+    def _done(self, group: str, number: str) -> bool:
+        name, people, seed = self._plan(group, number)
         return finetune_unit(self.run, self.key, name, people, seed=seed).done and self.evaluation.unit(name).done
 
     def robustness(self, names: Sequence[str]) -> dict[str, Values]:
@@ -170,9 +170,9 @@ class TrustStudy:
             "relearning": _mean_by_cell([_each(gain[name], of_retain_model, kept_after_relearning) for name in names]),
         }
 
-    def values(self, name: str, replies: Sequence[Response]) -> Values:
-        """Aggregate the scores of replies, oriented so that a larger value means that more is known."""
-        scores = scoring.score_all(self.evaluation.samples, replies, self.metrics)
+    def values(self, name: str, responses: Sequence[Response]) -> Values:
+        """Aggregate the scores of responses, oriented so that a larger value means that more is known."""
+        scores = scoring.score_all(self.evaluation.samples, responses, self.metrics)
         metrics = {metric.name: metric for metric in self.metrics}
         return {
             (result.metric, result.task, result.modality): oriented(metrics[result.metric], result.value)
@@ -188,7 +188,7 @@ class TrustStudy:
         return read_lines(unit.folder / RunFolder.RESPONSES_FILE, Response)
 
     def _ask_relearned(self, name: str) -> list[Response]:
-        """Replies after one more fine-tuning, with the target's settings, on the forget people alone."""
+        """Responses after one more fine-tuning, with the target's settings, on the forget people alone."""
         relearned = f"{RunFolder.TRUST}_relearned_{name}"
         people, start = self.run.data.splits[self.key], self.run.ref(self.key, name)
         finetune_model(self.run, self.key, relearned, people, start=start)
