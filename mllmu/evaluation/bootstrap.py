@@ -75,7 +75,7 @@ def with_intervals(
     values = {_key(row): row.value for _, rows in computed for row in rows if row.value is not None}
     keys = [key for key in values if not why_not[key] and key[0] in run.values]
     wanted = [summary for summary, rows in computed if any(not why_not[_key(row)] for row in rows)]
-    people = People(run)
+    people = PeopleGroups(run)
     drawn_DK = np.array([_values(wanted, people.drawn(seed, number), keys) for number in range(draws if keys else 0)])
     smallest_K = _smallest_groups(wanted, people, keys, values)
     bounds = {key: _interval(drawn_DK[:, k], values[key], smallest_K[k]) for k, key in enumerate(keys)}
@@ -93,7 +93,7 @@ def _values(summaries: Sequence[Summariser], run: ScoredRun, keys: Sequence[RowK
 
 
 def _smallest_groups(
-    summaries: Sequence[Summariser], people: People, keys: Sequence[RowKey], values: Mapping[RowKey, float]
+    summaries: Sequence[Summariser], people: PeopleGroups, keys: Sequence[RowKey], values: Mapping[RowKey, float]
 ) -> list[int]:
     """People in the smallest group that each number rests on: it changes, or is gone, without them."""
     now_K = np.array([values[key] for key in keys])
@@ -131,7 +131,7 @@ def group_of(split: Split) -> Split:
     return "forget" if split == "test" else split
 
 
-class People:
+class PeopleGroups:
     """The people of a scored run by group, with the samples about each; groups and people in the order of names."""
 
     def __init__(self, run: ScoredRun) -> None:
@@ -185,7 +185,7 @@ class People:
 class Averages:
     """The averaged metrics, ready to be averaged over other people: sums and counts of judged values [P, R]."""
 
-    def __init__(self, people: People) -> None:
+    def __init__(self, people: PeopleGroups) -> None:
         self.run = people.run
         self.results = people.run.results
         self._metrics = {name: plugins.build("metrics", name, {}) for name in {r.metric for r in self.results}}

@@ -8,7 +8,7 @@ from mllmu.core.errors import RecipeError, did_you_mean
 from mllmu.core.records import Modality, Question, Split, TaskName
 from mllmu.core.seeding import rng
 from mllmu.data.dataset import Dataset, image_path
-from mllmu.evaluation.published import Shot
+from mllmu.evaluation.published import ExampleQuestion
 
 NO_EXAMPLES: tuple[Split, ...] = ("celebrity", "holdout")
 """Sets whose people are never examples: celebrities are not in the published list that examples are looked up in."""
@@ -27,7 +27,7 @@ class Examples:
     seed: int
     _asked: Mapping[tuple[str, TaskName, Modality], Sequence[Question]] = field(repr=False)
 
-    def of(self, split: Split, question: Question) -> list[Shot]:
+    def of(self, split: Split, question: Question) -> list[ExampleQuestion]:
         """The examples of a question, in the order in which they are shown."""
         found = []
         for person in self.people.get((split, question.task), ()):
@@ -35,7 +35,7 @@ class Examples:
             if self.shots.questions == "one" and known:
                 draw = rng(self.seed, "example", person, question.task, question.modality)
                 known = [known[draw.randrange(len(known))]]
-            found += [Shot(question=each, image=image_path(person, each.view or 0)) for each in known]
+            found += [ExampleQuestion(question=each, image=image_path(person, each.view or 0)) for each in known]
         return found
 
     def skips(self, split: Split, question: Question) -> bool:
@@ -109,7 +109,11 @@ def _check_listed(shots: Shots, wanted: Mapping[TaskName, int | Sequence[str]], 
     for task, value in wanted.items():
         for person in value if not isinstance(value, int) else ():
             if person not in known:
-                where = "taught people" if shots.drawn_from == "asked" else f"people retained at {key} %"
+                where = (
+                    "people that the target is finetuned on"
+                    if shots.drawn_from == "asked"
+                    else f"people retained at {key} %"
+                )
                 raise RecipeError(
                     f"evaluate.protocol.shots.{task}: '{person}' is not among the {len(known)} {where}."
                     f"{did_you_mean(person, known)} Expected ids of data/profiles.jsonl."

@@ -8,7 +8,6 @@ interrupted run continues where it was.
 """
 
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -154,31 +153,28 @@ def _judge(store: RunStore, job: JudgingJob, judge: Judge, session: JudgeSession
     scores = {score.sample_id: score for score in journal.resume()}
     progress.start(f"{judge.name}: {job.model} ({job.key} %)", len(job.cases))
     progress.advance(len(scores))
-    with _accounts(unit, session) as facts:
+    with unit.making() as facts, _accounts(unit, session, facts):
         for verdict in session.judge([case for case in job.cases if case.sample_id not in scores]):
             score = Score(metric=metric.name, **verdict.model_dump())
             journal.append([score])
             scores[score.sample_id] = score
             progress.advance(1, **session.figures())
-    progress.finish()
-    ordered = [scores.get(sample.id) or metric.score(sample, None) for sample in job.samples]
-    write_atomic(unit.building / RunFolder.SCORES_FILE, dump_lines(ordered))
-    journal.path.unlink()
-    unit.commit(facts)
+        progress.finish()
+        ordered = [scores.get(sample.id) or metric.score(sample, None) for sample in job.samples]
+        write_atomic(unit.building / RunFolder.SCORES_FILE, dump_lines(ordered))
+        journal.path.unlink()
     return unit
 
 
 @contextmanager
-def _accounts(unit: Unit, session: JudgeSession) -> Iterator[dict[str, Any]]:
-    """Add up seconds and cost of the work on a unit, those of interrupted attempts included."""
-    path = unit.building / SPENT
-    earlier, before, began = read_json(path), session.spent(), time.monotonic()
-    facts: dict[str, Any] = {}
+def _accounts(unit: Unit, session: JudgeSession, facts: dict[str, Any]) -> Iterator[None]:
+    """Add the cost of the work on a unit to its facts, that of interrupted attempts included."""
+    path, before = unit.building / SPENT, session.spent()
     try:
-        yield facts
+        yield
     finally:
         now = {name: amount - before.get(name, 0.0) for name, amount in session.spent().items()}
-        facts |= added(earlier, {**now, "seconds": time.monotonic() - began})
+        facts |= added(read_json(path), now)
         write_atomic(path, json.dumps(facts))
 
 

@@ -32,7 +32,7 @@ _SET_TITLES: dict[Split, str] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shot:
+class ExampleQuestion:
     """An example question with the image that is shown with it (not used by name)."""
 
     question: Question
@@ -85,7 +85,7 @@ SHOTS: dict[TaskName, Callable[[Question], str]] = {"classification": classifica
 
 
 def sample(
-    question: Question, *, split: Split, image: str, shots: Sequence[Shot], letter_tokens: int = NEW_TOKENS
+    question: Question, *, split: Split, image: str, shots: Sequence[ExampleQuestion], letter_tokens: int = NEW_TOKENS
 ) -> Sample:
     """Render one question as published.
 
@@ -121,7 +121,7 @@ def sample(
     )
 
 
-def _exchange(shot: Shot, *, has_image: bool) -> Exchange:
+def _exchange(shot: ExampleQuestion, *, has_image: bool) -> Exchange:
     """An example; its text holds the reply already."""
     text = SHOTS[shot.question.task](shot.question)
     return Exchange(prompt=text, reply=shot.question.answer, image=shot.image if has_image else "")

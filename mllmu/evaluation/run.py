@@ -1,8 +1,8 @@
 """Put all samples to a model and keep every response as soon as it is there."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from mllmu.core import ranks
 from mllmu.core.jsonl import Journal, dump_lines
@@ -60,22 +60,18 @@ def collect(
         journal = Journal(folder / (PARTIAL if ranks.leads() else OF_FOLLOWER.format(ranks.rank())), Response)
         journal.resume()
         loaded = load()
-        if batch_size == "auto":
-            batches = _as_memory_allows(loaded, batches, image_folder, system_prompt)
-        for responses in _respond(loaded, batches, image_folder, system_prompt):
+        how: dict[str, Any] = {"image_folder": image_folder, "system_prompt": system_prompt}
+        if batch_size == "auto":  # vLLM finds out itself what fits, and only gets more to choose from
+            own = [sample for batch in batches for sample in batch]
+            fits = MOST if isinstance(loaded, VllmModel) else starting_size(loaded, own, **how)
+            batches = plan_batches(own, fits)
+        made = loaded.respond(batches, **how) if isinstance(loaded, VllmModel) else respond(loaded, batches, **how)
+        for responses in made:
             journal.append(responses)
             progress.advance(len(responses))
     progress.finish()
     team.wait_for_all()
     return _put_together(samples, folder) if ranks.leads() else []
-
-
-def _respond(
-    loaded: Loaded | VllmModel, batches: Sequence[Sequence[Sample]], image_folder: Path, system_prompt: str
-) -> Iterator[list[Response]]:
-    if isinstance(loaded, VllmModel):
-        return loaded.respond(batches, image_folder=image_folder, system_prompt=system_prompt)
-    return respond(loaded, batches, image_folder=image_folder, system_prompt=system_prompt)
 
 
 def _put_together(samples: Sequence[Sample], folder: Path) -> list[Response]:
@@ -86,19 +82,6 @@ def _put_together(samples: Sequence[Sample], folder: Path) -> list[Response]:
     for path in folder.glob(PARTIALS):
         path.unlink()
     return responses
-
-
-def _as_memory_allows(
-    loaded: Loaded | VllmModel, batches: Sequence[Sequence[Sample]], image_folder: Path, system_prompt: str
-) -> list[list[Sample]]:
-    """The same samples in other batches; vLLM finds out itself what fits, and only gets more to choose from."""
-    own = [sample for batch in batches for sample in batch]
-    size = (
-        MOST
-        if isinstance(loaded, VllmModel)
-        else starting_size(loaded, own, image_folder=image_folder, system_prompt=system_prompt)
-    )
-    return plan_batches(own, size)
 
 
 def weight(batch: Sequence[Sample]) -> float:

@@ -5,7 +5,7 @@ No model is loaded here, so a new metric can be computed on old replies at any t
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from mllmu.core import plugins
 from mllmu.core.declared import Declared, SplitInfo, TableSpec, TaskInfo
@@ -82,7 +82,7 @@ def aggregate(
     Raises:
         DataError: a score of an unknown sample, two scores for one sample and metric, or a score is missing.
     """
-    values = _values(scores, _by_id(samples))
+    values = values_by_metric(scores, _by_id(samples))
     groups = _groups(sample for sample in samples if sample.part == part)
     return [
         _result(model, metric, group, members, values.get(metric.name, {}))
@@ -108,16 +108,16 @@ def baselines(
     """
     people = {(q.profile_id, q.attribute, _plain(q.value)) for q in train_questions}
     counts = Counter((attribute, value) for _, attribute, value in people)
-    wanted = [sample for sample in samples if sample.part == part and sample.task == "classification"]
-    groups = _groups(wanted)
-    chance = [
-        _baseline("chance", group, members, [1 / len(s.options) for s in members]) for group, members in groups.items()
-    ]
-    majority = [
-        _baseline("majority", group, members, [_majority_value(s, counts) for s in members])
+    groups = _groups(s for s in samples if s.part == part and s.task == "classification")
+    guesses: dict[str, Callable[[Sample], float]] = {
+        "chance": lambda sample: 1 / len(sample.options),
+        "majority": lambda sample: _majority_value(sample, counts),
+    }
+    return [
+        _baseline(name, group, members, [value(sample) for sample in members])
+        for name, value in guesses.items()
         for group, members in groups.items()
     ]
-    return chance + majority
 
 
 def declared(
@@ -178,8 +178,8 @@ def ks_to_retain_model(
         DataError: a score of an unknown sample, or the two models were not scored on the same samples.
     """
     known = _by_id(samples)
-    first = _values(scores_model, known).get(metric, {})
-    second = _values(scores_retain_model, known).get(metric, {})
+    first = values_by_metric(scores_model, known).get(metric, {})
+    second = values_by_metric(scores_retain_model, known).get(metric, {})
     if set(first) != set(second):
         odd = min(set(first) ^ set(second))
         raise DataError(f"KS distance of {metric}: only one of the two models was scored on '{odd}'. Score both again.")
@@ -203,7 +203,7 @@ def _unique(names: Iterable[str], where: str) -> None:
         raise DataError(f"{where}: '{twice[0]}' occurs more than once, expected distinct names.")
 
 
-def _values(scores: Iterable[Score], known: Mapping[str, Sample]) -> dict[str, dict[str, float | None]]:
+def values_by_metric(scores: Iterable[Score], known: Mapping[str, Sample]) -> dict[str, dict[str, float | None]]:
     """Metric -> sample id -> value; refuses scores of unknown samples and second scores."""
     values: defaultdict[str, dict[str, float | None]] = defaultdict(dict)
     for score in scores:

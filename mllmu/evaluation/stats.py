@@ -6,17 +6,13 @@ The questions about one person are not independent, so every interval here treat
 import math
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from mllmu.core.errors import DataError
 
-K = TypeVar("K", bound=Hashable)
-
 NORMAL = 1.959964
 """The 97.5 % quantile of the normal distribution."""
-SHARE = 0.2
-"""Share of the tokens that min-k looks at."""
 
 
 class Estimate(NamedTuple):
@@ -129,7 +125,7 @@ def paired_difference(
     return Difference(value, low, high, p_value, num, num_clusters)
 
 
-def lowest_mean(values: Sequence[float], share: float = SHARE) -> float:
+def lowest_mean(values: Sequence[float], share: float = 0.2) -> float:
     """Mean of the lowest share of the values, at least one of them, rounded down.
 
     >>> lowest_mean([-1.0, -2.0, -3.0, -4.0, -5.0, -6.0, -7.0, -8.0, -9.0, -11.0])
@@ -150,7 +146,7 @@ def auc(members: Sequence[float], others: Sequence[float]) -> float | None:
     return _wins(members, others) / (len(members) * len(others))
 
 
-def matched_auc(members: Mapping[K, Sequence[float]], others: Mapping[K, Sequence[float]]) -> float | None:
+def matched_auc(members: Mapping[Any, Sequence[float]], others: Mapping[Any, Sequence[float]]) -> float | None:
     """The same over pairs of one stratum only, e.g. answers of one length: what length alone gives away is gone.
 
     None if no stratum has both.

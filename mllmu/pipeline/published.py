@@ -140,7 +140,12 @@ def _of_set(
     for task in tasks:
         nobody = split == "celebrity" and task == "classification"  # published: this set is asked without examples
         examples = [] if nobody else sets.shot_people(split, shots.get(task, ()))
-        used = [published.Shot(question=q, image=p.image) for p in examples for q in p.questions if q.task == task]
+        used = [
+            published.ExampleQuestion(question=q, image=p.image)
+            for p in examples
+            for q in p.questions
+            if q.task == task
+        ]
         taken = {_place(shot.question) for shot in used}
         for person in sets.people[split]:
             for question in person.questions:

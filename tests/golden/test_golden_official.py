@@ -10,7 +10,7 @@ import pytest
 
 from mllmu.core.parsing import after_marker, first_char
 from mllmu.core.records import Question
-from mllmu.evaluation.published import Shot, sample
+from mllmu.evaluation.published import ExampleQuestion, sample
 from mllmu.models.families.idefics2 import Idefics2
 
 PROMPTS = json.loads(Path(__file__).with_name("official_prompts.json").read_text(encoding="utf-8"))
@@ -24,9 +24,9 @@ def question(task: str, modality: str) -> Question:
     return Question.model_validate({**about, "task": task, "modality": modality, "value": "v", **fields})
 
 
-def everything() -> list[Shot]:
+def everything() -> list[ExampleQuestion]:
     """One example of every task and modality: those of other tasks and modalities must be passed over."""
-    return [Shot(question=question(t, m), image="shot") for t in PROMPTS["person"] for m in MODALITIES]
+    return [ExampleQuestion(question=question(t, m), image="shot") for t in PROMPTS["person"] for m in MODALITIES]
 
 
 @pytest.mark.parametrize("case", [pytest.param(c, id=c["name"]) for c in PROMPTS["cases"]])

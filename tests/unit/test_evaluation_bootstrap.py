@@ -11,7 +11,7 @@ from mllmu.core import plugins
 from mllmu.core.records import Modality, Sample, Score, Split, Summary
 from mllmu.core.seeding import rng
 from mllmu.evaluation import scoring
-from mllmu.evaluation.bootstrap import People, with_intervals
+from mllmu.evaluation.bootstrap import PeopleGroups, with_intervals
 from mllmu.evaluation.scored_run import ScoredRun
 from mllmu.evaluation.stats import bootstrap_interval
 from mllmu.evaluation.summaries import build_all
@@ -51,11 +51,11 @@ def test_percentiles_lie_further_out_where_there_are_few_people() -> None:
 
 
 def test_two_people_give_three_numbers() -> None:
-    crowd = People(TOLD)
+    people = PeopleGroups(TOLD)
     (ape,) = build_all(["ape"])
 
     def mean_told(anna: int, ben: int) -> float | None:
-        return ape.summarise(crowd.repeated({"forget": [anna, ben]}))[0].value
+        return ape.summarise(people.repeated({"forget": [anna, ben]}))[0].value
 
     # Anna twice: 4 of 4 facts; each once: 2 of 3; Ben twice: none of 2
     assert (mean_told(2, 0), mean_told(1, 1), mean_told(0, 2)) == (1.0, 2 / 3, 0.0)
@@ -67,7 +67,7 @@ def test_somebody_drawn_twice_is_two_people_with_paired_facts() -> None:
     ways: tuple[Modality, Modality] = ("image_text", "text")
     samples = [asked(f"{person}_{way}", person, modality=way) for person in ("anna", "ben") for way in ways]
     right: dict[str, float | None] = {"anna_image_text": 1.0, "anna_text": 0.0, "ben_image_text": 1.0, "ben_text": 1.0}
-    again = People(everything(samples, {"x": {"right": right}})).repeated({"forget": [2, 1]})
+    again = PeopleGroups(everything(samples, {"x": {"right": right}})).repeated({"forget": [2, 1]})
     assert [s.profile_id for s in again.samples.values()] == ["anna"] * 2 + ["anna#2"] * 2 + ["ben"] * 2
     facts = again.facts("x", "right")
     assert [(fact[2], *by.values()) for fact, by in facts.items()] == [("anna", 1, 0), ("anna#2", 1, 0), ("ben", 1, 1)]
@@ -77,9 +77,11 @@ def test_somebody_drawn_twice_is_two_people_with_paired_facts() -> None:
 
 
 def test_forget_and_test_ask_the_same_people_and_are_drawn_together() -> None:
-    crowd = People(everything([asked("f", "anna"), asked("t", "anna", "test"), asked("r", "rita", "retain")], {}))
-    assert {group: list(people) for group, people in crowd.groups.items()} == {"forget": ["anna"], "retain": ["rita"]}
-    assert list(crowd.repeated({"forget": [2], "retain": [1]}).samples) == ["f", "t", "f#2", "t#2", "r"]
+    people = PeopleGroups(
+        everything([asked("f", "anna"), asked("t", "anna", "test"), asked("r", "rita", "retain")], {})
+    )
+    assert {group: list(people) for group, people in people.groups.items()} == {"forget": ["anna"], "retain": ["rita"]}
+    assert list(people.repeated({"forget": [2], "retain": [1]}).samples) == ["f", "t", "f#2", "t#2", "r"]
 
 
 def test_models_meet_the_same_people_in_every_draw() -> None:
@@ -97,7 +99,7 @@ def test_results_are_averaged_again_as_they_are_averaged_the_first_time() -> Non
     scores = [Score(sample_id=key, metric=name, value=v) for name, of in values.items() for key, v in of.items()]
     results = scoring.aggregate("x", samples, scores, metrics)
     first = ScoredRun(samples={s.id: s for s in samples}, values={"x": values}, responses={}, average=lambda: results)
-    again = People(first).repeated({"forget": [0, 1, 2], "retain": [2, 0, 1]})
+    again = PeopleGroups(first).repeated({"forget": [0, 1, 2], "retain": [2, 0, 1]})
     drawn = list(again.samples.values())
     moved = [Score(sample_id=s.id, metric=m.name, value=again.value("x", m.name, s.id)) for m in metrics for s in drawn]
     plain = scoring.aggregate("x", drawn, moved, metrics)

@@ -17,7 +17,7 @@ from mllmu.core.errors import BudgetError, DataError, RunStoreError
 from mllmu.core.jsonl import dump_lines, read_lines
 from mllmu.core.progress import SilentProgress
 from mllmu.core.records import Response, Sample, Score
-from mllmu.evaluation.judges.endpoint import Endpoint
+from mllmu.evaluation.judges.endpoint import EndpointJudge
 from mllmu.evaluation.judges.rule import Rule
 from mllmu.evaluation.judging import run, verdicts
 
@@ -89,9 +89,9 @@ def server() -> Iterator[LlmServer]:
         yield running
 
 
-def endpoint(server: LlmServer, root: Path, **more: Any) -> Endpoint:
+def endpoint(server: LlmServer, root: Path, **more: Any) -> EndpointJudge:
     base = {"model": "m", "base_url": server.base_url, "cache": root.parent / "cache", "concurrency": 2}
-    return Endpoint(**{**base, **more})
+    return EndpointJudge(**{**base, **more})
 
 
 def scores_of(root: Path, model: str, judge: str) -> list[Score]:

@@ -17,7 +17,7 @@ from mllmu.core.errors import DataError, ModelError
 from mllmu.core.plugins import find, names
 from mllmu.evaluation.agreement import agreement, quadratic_kappa, read_people
 from mllmu.evaluation.judges import Case, Judge, messages
-from mllmu.evaluation.judges.endpoint import Endpoint
+from mllmu.evaluation.judges.endpoint import EndpointJudge
 from mllmu.evaluation.judges.local import Local, LocalSession
 from mllmu.evaluation.judges.rule import Rule, judged
 
@@ -40,8 +40,8 @@ def case(number: int = 0, reply: str = "She is a nurse.") -> Case:
     )
 
 
-def endpoint(server: LlmServer, cache: Path, **more: Any) -> Endpoint:
-    return Endpoint(**{"model": "m", "base_url": server.base_url, "cache": cache, "concurrency": 1, **more})
+def endpoint(server: LlmServer, cache: Path, **more: Any) -> EndpointJudge:
+    return EndpointJudge(**{"model": "m", "base_url": server.base_url, "cache": cache, "concurrency": 1, **more})
 
 
 def test_the_judges_are_found_by_their_file_names_and_need_no_torch() -> None:
@@ -141,10 +141,14 @@ def test_a_verdict_that_cannot_be_read_is_no_zero(server: LlmServer, tmp_path: P
 
 
 def test_what_changes_no_verdict_is_no_part_of_the_identity() -> None:
-    same = Endpoint(model="m", concurrency=1, timeout_s=9, max_requests=4, key_variable="OTHER", cache=Path("x"))
-    assert same.identity() == Endpoint(model="m").identity()
-    assert Endpoint(model="n").identity() != Endpoint(model="m", votes=3).identity() != Endpoint(model="m").identity()
-    assert Endpoint(model="m").identity()["rubric"] == 1
+    same = EndpointJudge(model="m", concurrency=1, timeout_s=9, max_requests=4, key_variable="OTHER", cache=Path("x"))
+    assert same.identity() == EndpointJudge(model="m").identity()
+    assert (
+        EndpointJudge(model="n").identity()
+        != EndpointJudge(model="m", votes=3).identity()
+        != EndpointJudge(model="m").identity()
+    )
+    assert EndpointJudge(model="m").identity()["rubric"] == 1
     assert Local(path="x", batch_size=3).identity() == Local(path="x").identity()
 
 

@@ -13,7 +13,7 @@ from mllmu.llm import Call, Client, EndpointSettings, Preview, Unanswered
 MAX_REASON = 300
 
 
-class Endpoint(Judge, EndpointSettings):
+class EndpointJudge(Judge, EndpointSettings):
     """Judge by any OpenAI-compatible chat endpoint, with the rubric of ``rubric.yaml``: 1 to 10 points and a reason.
 
     With several votes the median counts, and a reply of which at least one vote could be read is judged; with none it
@@ -46,7 +46,7 @@ class Endpoint(Judge, EndpointSettings):
 
 
 class _Session(JudgeSession):
-    def __init__(self, judge: Endpoint, client: Client[Rating]) -> None:
+    def __init__(self, judge: EndpointJudge, client: Client[Rating]) -> None:
         self._judge = judge
         self._client = client
 
@@ -77,4 +77,4 @@ def verdict(case: Case, votes: Sequence[Rating | Unanswered]) -> Verdict:
     return Verdict(sample_id=case.sample_id, value=points, reason=nearest.reason[:MAX_REASON] + lost)
 
 
-PLUGIN = Endpoint
+PLUGIN = EndpointJudge

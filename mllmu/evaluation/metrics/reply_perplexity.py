@@ -9,10 +9,10 @@ from mllmu.evaluation.metrics import EMPTY, Metric
 class ReplyPerplexity(Metric):
     """Perplexity of a model's own replies under the base model: exp(mean over replies of their nll per token).
 
-    1 = the base would have said the same. Names and places that only the target was taught surprise the base too, so
-    compare with the target and the retain_model, not with 1; noise is many times higher. A reply's value is its nll per
-    token in nats, end-of-sequence included, behind question and image; averaging before the exponential keeps one
-    wild reply from deciding. Costs one pass of the base over all free replies.
+    1 = the base would have said the same. Names and places that only the target was finetuned on surprise the base
+    too, so compare with the target and the retain_model, not with 1; noise is many times higher. A reply's value is its
+    nll per token in nats, end-of-sequence included, behind question and image; averaging before the exponential keeps
+    one wild reply from deciding. Costs one pass of the base over all free replies.
     """
 
     source = "https://arxiv.org/abs/2405.12523"

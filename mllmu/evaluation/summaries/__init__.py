@@ -15,6 +15,7 @@ from mllmu.core.plugins import Plugin
 from mllmu.core.records import MetricResult, Response, Sample, Score, Summary
 from mllmu.evaluation.bootstrap import with_intervals
 from mllmu.evaluation.scored_run import ScoredRun, mean
+from mllmu.evaluation.scoring import values_by_metric
 
 __all__ = ["ScoredRun", "Summariser", "build_all", "mean", "summarise"]
 
@@ -82,12 +83,8 @@ def summarise(
     Raises:
         RecipeError: a metric that a summary reads was not scored.
     """
-    counted = {sample.id: sample for sample in samples if sample.part == "report"}
-    values: dict[str, dict[str, dict[str, float | None]]] = {}
-    for model, of_model in scores.items():
-        table = values.setdefault(model, {})
-        for score in of_model:
-            table.setdefault(score.metric, {})[score.sample_id] = score.value
+    known = {sample.id: sample for sample in samples}
+    values = {model: values_by_metric(of_model, known) for model, of_model in scores.items()}
     scored = {metric for table in values.values() for metric in table}
     for summary in summaries:
         if missing := sorted(set(summary.needs) - scored):
@@ -96,7 +93,7 @@ def summarise(
                 "Add its task to evaluate.tasks, or leave the summary out."
             )
     run = ScoredRun(
-        samples=counted,
+        samples={name: sample for name, sample in known.items() if sample.part == "report"},
         values=values,
         responses={model: {r.sample_id: r for r in of_model} for model, of_model in responses.items()},
         average=lambda: results,

@@ -18,7 +18,7 @@ class Diversity(Summariser):
     needs = ("right",)
 
     def no_interval(self, detail: str) -> str:
-        return "no interval: somebody drawn twice says nothing different"
+        return "no interval: a person drawn twice adds no different reply"
 
     def summarise(self, run: ScoredRun) -> list[Summary]:
         rows = []
