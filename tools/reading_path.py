@@ -17,10 +17,10 @@ from types import FrameType
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-METHOD, METRIC, TASK = "npo", "accuracy", "classification"
+METHOD, METRIC, TASK = "npo", "cloze_contains", "cloze"
 SETTINGS = (
     "data.source.num_people=6",
-    "data.celebrities.num_people=4",
+    "data.celebrities=null",
     "data.splits.holdout=0",
     "data.portraits.num_views=1",
     "finetune.epochs=0.1",
@@ -58,16 +58,16 @@ class Entered:
 
 def reading_path(folder: Path) -> list[Path]:
     """The files on the way, from a run that is made in a folder."""
-    from mllmu import load_recipe, run
+    from mllmu.config.load import load
     from mllmu.pipeline.pipeline import Pipeline
 
     recipe = ROOT / "recipes" / "smoke.yaml"
-    run(load_recipe(recipe, *SETTINGS), folder)
+    Pipeline(load(recipe, SETTINGS), folder).run()
     key = next((folder / "eval").iterdir()).name.removeprefix("forget_")
     for made in (folder / "models" / f"forget_{key}" / METHOD, folder / "eval" / f"forget_{key}" / METHOD):
         shutil.rmtree(made)
     with Entered() as entered:
-        pipeline = Pipeline(load_recipe(recipe, *SETTINGS), folder)
+        pipeline = Pipeline(load(recipe, SETTINGS), folder)
         for task in ("make", "ask", "score"):
             pipeline.do(task, key, METHOD)
     return entered.paths()

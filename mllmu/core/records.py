@@ -7,7 +7,6 @@ A record is frozen, refuses unknown fields, and never holds a tensor.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,16 +22,6 @@ OTHER_ATTRIBUTE = "other"
 MODALITIES: tuple[Modality, ...] = ("image_text", "text")
 PEOPLE_SPLITS: tuple[Split, ...] = ("forget", "test", "retain", "celebrity", "holdout")
 TASKS: tuple[TaskName, ...] = ("classification", "generation", "cloze")
-
-
-def ordered(found: Iterable[str], first: Sequence[str]) -> list[str]:
-    """Distinct names in the order of tables: those of ``first`` in its order, then the others as they come.
-
-    >>> ordered(["mmlu", "retain", "forget", "mmlu"], PEOPLE_SPLITS)
-    ['forget', 'retain', 'mmlu']
-    """
-    distinct = dict.fromkeys(found)
-    return [*(name for name in first if name in distinct), *(name for name in distinct if name not in first)]
 
 
 class Record(BaseModel):

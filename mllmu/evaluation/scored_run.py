@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from mllmu.core.records import MODALITIES, PEOPLE_SPLITS, MetricResult, Modality, Response, Sample, Split, ordered
+from mllmu.core.records import MODALITIES, PEOPLE_SPLITS, MetricResult, Modality, Response, Sample, Split
+from mllmu.evaluation.scoring import ordered
 
 Fact = tuple[Split, str, str, str]
 """Split, task, person and attribute: what is asked in both modalities."""

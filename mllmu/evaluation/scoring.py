@@ -1,14 +1,12 @@
-"""From replies to numbers: judge every reply, average by group, and add the rows that need no model.
+"""From responses to numbers: score every response and average by metric, set, task and modality.
 
 No model is loaded here, so a new metric can be computed on old replies at any time.
 """
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from mllmu.core import plugins
-from mllmu.core.declared import Declared, SplitInfo, TableSpec, TaskInfo
 from mllmu.core.errors import DataError
 from mllmu.core.records import (
     MODALITIES,
@@ -16,17 +14,14 @@ from mllmu.core.records import (
     TASKS,
     MetricResult,
     Modality,
-    Question,
     Response,
     Sample,
     Score,
     Split,
     TaskName,
-    ordered,
 )
 from mllmu.data.tasks import Part
-from mllmu.evaluation.metrics import Metric
-from mllmu.evaluation.stats import Estimate, clustered_mean, ks_distance
+from mllmu.evaluation.metrics import Estimate, Metric
 
 Group = tuple[Split, TaskName, Modality]
 
@@ -39,7 +34,7 @@ def score_all(samples: Sequence[Sample], responses: Iterable[Response], metrics:
     Raises:
         DataError: a reply belongs to no sample, a sample or reply or metric occurs twice.
     """
-    known = _by_id(samples)
+    known = samples_by_id(samples)
     _unique((metric.name for metric in metrics), "metrics")
     replies: dict[str, Response] = {}
     for response in responses:
@@ -82,8 +77,8 @@ def aggregate(
     Raises:
         DataError: a score of an unknown sample, two scores for one sample and metric, or a score is missing.
     """
-    values = values_by_metric(scores, _by_id(samples))
-    groups = _groups(sample for sample in samples if sample.part == part)
+    values = values_by_metric(scores, samples_by_id(samples))
+    groups = grouped(sample for sample in samples if sample.part == part)
     return [
         _result(model, metric, group, members, values.get(metric.name, {}))
         for metric in metrics
@@ -92,107 +87,7 @@ def aggregate(
     ]
 
 
-def baselines(
-    samples: Sequence[Sample], train_questions: Iterable[Question], *, part: Part = "report"
-) -> list[MetricResult]:
-    """Multiple choice accuracy without any model, as rows ``chance`` and ``majority``.
-
-    chance: mean of 1 / number of options. majority: always choose the option whose value most people have in the
-    target's training data, by attribute; where several options tie, the expected accuracy of guessing among them.
-    Accuracy near the majority row means that the questions can be answered without knowing the person.
-
-    Args:
-        samples: rendered samples; only classification counts.
-        train_questions: what the target was fine-tuned on; a person counts once per attribute and value.
-        part: which samples count.
-    """
-    people = {(q.profile_id, q.attribute, _plain(q.value)) for q in train_questions}
-    counts = Counter((attribute, value) for _, attribute, value in people)
-    groups = _groups(s for s in samples if s.part == part and s.task == "classification")
-    guesses: dict[str, Callable[[Sample], float]] = {
-        "chance": lambda sample: 1 / len(sample.options),
-        "majority": lambda sample: _majority_value(sample, counts),
-    }
-    return [
-        _baseline(name, group, members, [value(sample) for sample in members])
-        for name, value in guesses.items()
-        for group, members in groups.items()
-    ]
-
-
-def declared(
-    results: Iterable[MetricResult],
-    *,
-    parser: str,
-    benchmarks: Mapping[Split, SplitInfo],
-    tables: Sequence[TableSpec],
-) -> Declared:
-    """What the plug-ins behind some results say about them, for ``metrics.json``.
-
-    Args:
-        parser: the protocol's reading of replies, which decides the headline metrics.
-        benchmarks: what the general benchmarks that were asked say about their sets.
-        tables: of the summaries.
-    """
-    metrics, tasks, splits = (
-        list(dict.fromkeys(names)) for names in zip(*((r.metric, r.task, r.split) for r in results), strict=True)
-    )
-    plugged = {task: plugins.find("tasks", task) for task in ordered(tasks, TASKS)}
-    return Declared(
-        metrics={name: plugins.build("metrics", name, {}).info() for name in metrics},
-        tasks={name: TaskInfo(label=task.label, metric=task.headline(parser)) for name, task in plugged.items()},
-        splits={
-            split: benchmarks.get(split) or SplitInfo(label=split.capitalize())
-            for split in ordered(splits, PEOPLE_SPLITS)
-        },
-        tables=tuple(tables),
-    )
-
-
-def ks_to_retain_model(
-    samples: Sequence[Sample],
-    scores_model: Iterable[Score],
-    scores_retain_model: Iterable[Score],
-    *,
-    metric: str = "truth_ratio",
-    task: TaskName = "generation",
-    part: Part = "report",
-) -> dict[tuple[Split, Modality], float]:
-    """How far a model's score distribution is from the retain_model's: KS distance by split and modality.
-
-    On forget and test, 0 means that the model cannot be told from one that never saw these people. A distance and not
-    a p-value, so it does not depend on the number of questions.
-
-    Args:
-        samples: the samples both models answered.
-        scores_model: scores of the model.
-        scores_retain_model: scores of the retain_model for the same samples.
-        metric: whose values are compared; needs many different values, like truth_ratio.
-        task: which samples are compared; tasks are not pooled, their ratios differ in scale.
-        part: which samples count.
-
-    Returns:
-        Distance in [0, 1] for every (split, modality) in which both models have a judged value; others are left out.
-
-    Raises:
-        DataError: a score of an unknown sample, or the two models were not scored on the same samples.
-    """
-    known = _by_id(samples)
-    first = values_by_metric(scores_model, known).get(metric, {})
-    second = values_by_metric(scores_retain_model, known).get(metric, {})
-    if set(first) != set(second):
-        odd = min(set(first) ^ set(second))
-        raise DataError(f"KS distance of {metric}: only one of the two models was scored on '{odd}'. Score both again.")
-    distances: dict[tuple[Split, Modality], float] = {}
-    for (split, _, modality), members in _groups(s for s in samples if s.part == part and s.task == task).items():
-        ours = [value for s in members if (value := first.get(s.id)) is not None]
-        theirs = [value for s in members if (value := second.get(s.id)) is not None]
-        if ours and theirs:
-            distances[split, modality] = ks_distance(ours, theirs)
-    return distances
-
-
-def _by_id(samples: Sequence[Sample]) -> dict[str, Sample]:
+def samples_by_id(samples: Sequence[Sample]) -> dict[str, Sample]:
     _unique((sample.id for sample in samples), "samples")
     return {sample.id: sample for sample in samples}
 
@@ -215,7 +110,7 @@ def values_by_metric(scores: Iterable[Score], known: Mapping[str, Sample]) -> di
     return values
 
 
-def _groups(samples: Iterable[Sample]) -> dict[Group, list[Sample]]:
+def grouped(samples: Iterable[Sample]) -> dict[Group, list[Sample]]:
     """Samples by (split, task, modality), the groups in a fixed order."""
     found: defaultdict[Group, list[Sample]] = defaultdict(list)
     for sample in samples:
@@ -233,10 +128,10 @@ def _result(
         raise DataError(f"scores: no score of {metric.name} for '{missing[0]}' ({len(missing)} missing). Score again.")
     judged = [(sample.profile_id, value) for sample in members if (value := values[sample.id]) is not None]
     estimate = metric.aggregate([value for _, value in judged], [person for person, _ in judged], split=group[0])
-    return _row(model, metric.name, group, estimate, num_unparsed=len(members) - len(judged))
+    return result_row(model, metric.name, group, estimate, num_unparsed=len(members) - len(judged))
 
 
-def _row(model: str, metric: str, group: Group, estimate: Estimate, *, num_unparsed: int = 0) -> MetricResult:
+def result_row(model: str, metric: str, group: Group, estimate: Estimate, *, num_unparsed: int = 0) -> MetricResult:
     split, task, modality = group
     return MetricResult(
         model=model,
@@ -253,19 +148,11 @@ def _row(model: str, metric: str, group: Group, estimate: Estimate, *, num_unpar
     )
 
 
-def _baseline(model: str, group: Group, members: Sequence[Sample], values: Sequence[float]) -> MetricResult:
-    estimate = clustered_mean(values, [sample.profile_id for sample in members])
-    if model == "chance":  # known exactly, so an interval would claim a doubt that does not exist
-        estimate = estimate._replace(low=None, high=None)
-    return _row(model, "accuracy", group, estimate)
+def ordered(found: Iterable[str], first: Sequence[str]) -> list[str]:
+    """Distinct names in the order of tables: those of ``first`` in its order, then the others as they come.
 
-
-def _majority_value(sample: Sample, counts: Mapping[tuple[str, str], int]) -> float:
-    """Expected score of choosing the most frequent option value."""
-    frequency = {letter: counts.get((sample.attribute, _plain(value)), 0) for letter, value in sample.options.items()}
-    best = [letter for letter, count in frequency.items() if count == max(frequency.values())]
-    return 1 / len(best) if sample.target in best else 0.0
-
-
-def _plain(value: str) -> str:
-    return value.strip().lower()
+    >>> ordered(["mmlu", "retain", "forget", "mmlu"], PEOPLE_SPLITS)
+    ['forget', 'retain', 'mmlu']
+    """
+    distinct = dict.fromkeys(found)
+    return [*(name for name in first if name in distinct), *(name for name in distinct if name not in first)]

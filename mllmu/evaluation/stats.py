@@ -1,28 +1,18 @@
-"""Means with honest intervals, how well a score tells members from others, and distances between distributions.
+"""Intervals of differences and of bootstraps, how well a score tells members from others, distances of distributions.
 
 The questions about one person are not independent, so every interval here treats the person as the unit.
 """
 
 import math
 from bisect import bisect_left, bisect_right
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mllmu.core.errors import DataError
+from mllmu.evaluation.metrics import clustered_mean, mean_and_error, t_quantile
 
 NORMAL = 1.959964
 """The 97.5 % quantile of the normal distribution."""
-
-
-class Estimate(NamedTuple):
-    """A mean with its interval; ``low`` and ``high`` are None with fewer than two clusters."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-    num: int
-    num_clusters: int
 
 
 class Difference(NamedTuple):
@@ -34,35 +24,6 @@ class Difference(NamedTuple):
     p_value: float | None
     num: int
     num_clusters: int
-
-
-def clustered_mean(values: Sequence[float], clusters: Sequence[str], *, level: float = 0.95) -> Estimate:
-    """Mean over items, with an interval that knows that items of one cluster go together.
-
-    m = sum_i x_i / n;  se = sqrt( G/(G-1) * sum_g (sum_{i in g} (x_i - m))^2 ) / n;  m -+ t(G-1) * se
-
-    This is the clustered standard error of Miller 2024 with the CR1 small-sample factor G/(G-1) and a t quantile on
-    G-1 degrees of freedom. The interval is symmetric and not cut at the metric's range.
-
-    Args:
-        values: one number per item.
-        clusters: the cluster (person) of each item, same length.
-        level: coverage of the interval, between 0 and 1.
-
-    Returns:
-        value None for no items. For values 1,0 | 1,1 in two clusters: 0.75, se 0.25, so 0.75 -+ 12.706 * 0.25.
-
-    Raises:
-        DataError: the lengths differ.
-
-    Source: Miller 2024, arXiv:2411.00640, section 2.2; Cameron and Miller 2015, doi:10.3368/jhr.50.2.317.
-    """
-    num_clusters = len(set(clusters))
-    mean, error = _mean_and_error(values, clusters)
-    if mean is None or error is None:
-        return Estimate(mean, None, None, len(values), num_clusters)
-    reach = _t_quantile(0.5 + level / 2, num_clusters - 1) * error
-    return Estimate(mean, mean - reach, mean + reach, len(values), num_clusters)
 
 
 def bootstrap_interval(draws: Sequence[float], num_clusters: int, *, level: float = 0.95) -> tuple[float, float]:
@@ -83,7 +44,7 @@ def bootstrap_interval(draws: Sequence[float], num_clusters: int, *, level: floa
     """
     from scipy.special import ndtr  # scipy is slow to import and only needed here
 
-    reach = _t_quantile(0.5 + level / 2, num_clusters - 1) * math.sqrt(num_clusters / (num_clusters - 1))
+    reach = t_quantile(0.5 + level / 2, num_clusters - 1) * math.sqrt(num_clusters / (num_clusters - 1))
     return percentile_interval(draws, float(ndtr(-reach)))
 
 
@@ -120,7 +81,7 @@ def paired_difference(
         raise DataError(f"paired difference: got {len(scores_a)} and {len(scores_b)} scores, expected the same items.")
     differences = [a - b for a, b in zip(scores_a, scores_b, strict=True)]
     value, low, high, num, num_clusters = clustered_mean(differences, clusters, level=level)
-    mean, error = _mean_and_error(differences, clusters)
+    mean, error = mean_and_error(differences, clusters)
     p_value = None if mean is None or error is None else _two_sided_p(mean, error, num_clusters - 1)
     return Difference(value, low, high, p_value, num, num_clusters)
 
@@ -244,29 +205,6 @@ def js_distance(a: Sequence[float], b: Sequence[float], *, bins: int = 20) -> fl
 def _wins(members: Sequence[float], others: Sequence[float]) -> float:
     ordered = sorted(others)
     return math.fsum((bisect_left(ordered, score) + bisect_right(ordered, score)) / 2 for score in members)
-
-
-def _mean_and_error(values: Sequence[float], clusters: Sequence[str]) -> tuple[float | None, float | None]:
-    """Mean and CR1 standard error; None where there are no items, or fewer than two clusters."""
-    if len(values) != len(clusters):
-        raise DataError(f"clustered mean: got {len(values)} values and {len(clusters)} cluster ids, expected as many.")
-    if not values:
-        return None, None
-    mean = math.fsum(values) / len(values)
-    residuals: defaultdict[str, list[float]] = defaultdict(list)
-    for value, cluster in zip(values, clusters, strict=True):
-        residuals[cluster].append(value - mean)
-    count = len(residuals)
-    if count < 2:
-        return mean, None
-    squares = math.fsum(math.fsum(own) ** 2 for own in residuals.values())
-    return mean, math.sqrt(squares * count / (count - 1)) / len(values)
-
-
-def _t_quantile(probability: float, degrees: int) -> float:
-    from scipy.special import stdtrit  # scipy is slow to import and only needed here
-
-    return float(stdtrit(degrees, probability))
 
 
 def _two_sided_p(mean: float, error: float, degrees: int) -> float:

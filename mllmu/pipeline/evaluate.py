@@ -1,28 +1,37 @@
-"""Stage ``evaluate``: the same samples are put to every model, and the responses are kept."""
+"""Stage ``evaluate``: the same samples are put to every model; responses, and their scores, are kept as units."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Literal
 
 from mllmu.config.recipe import Evaluate
 from mllmu.core import ranks
 from mllmu.core.errors import ProcessError
-from mllmu.core.jsonl import dump_lines, read_lines
-from mllmu.core.records import BaseLogp, ModelRef, Response, Sample
+from mllmu.core.jsonl import Journal, dump_lines, read_lines
+from mllmu.core.progress import Progress
+from mllmu.core.records import BaseLogp, ModelRef, Response, Sample, Score
 from mllmu.core.runfolder import RunFolder, Unit, content_digest, write_atomic
 from mllmu.evaluation import samples as rendering
+from mllmu.evaluation import scoring
 from mllmu.evaluation.metrics import Metric
-from mllmu.evaluation.run import collect
 from mllmu.models.engine.base_logp import base_logps
+from mllmu.models.engine.memory import MOST, starting_size
+from mllmu.models.engine.respond import plan_batches, respond
 from mllmu.models.engine.vllm_backend import VllmEngine, VllmModel, open_model
 from mllmu.models.loading import Loaded, family_of
 from mllmu.models.weights import round_weights
+from mllmu.parallel import team
 from mllmu.pipeline import benchmarks
 from mllmu.pipeline.run import SAME_MODEL, Run
 
 BASE_LOGPS_FILE = "base_logp.jsonl"
+PARTIAL, OF_FOLLOWER, PARTIALS = "responses.partial.jsonl", "responses.partial.{}.jsonl", "responses.partial*.jsonl"
+"""Responses so far: of the only or the leading process, of another one, and of all."""
+PLANNED = 64
+"""Questions of a batch as long as the free memory is unknown."""
 
 
 class Evaluation:
@@ -103,9 +112,13 @@ class Evaluation:
         """Make a unit of responses of a model; with ``bits`` its weights are rounded first."""
         with unit.making():
             self.run.together(
-                respond, ref=ref, samples=self.folder / RunFolder.SAMPLES_FILE, folder=unit.building, label=label,
+                collect_responses,
+                ref=ref,
+                samples=self.folder / RunFolder.SAMPLES_FILE,
+                folder=unit.building,
+                label=label,
                 bits=bits,
-            )  # fmt: skip
+            )
 
     def distinct(self, models: Sequence[str]) -> list[str]:
         """The models without those that are there under an earlier name."""
@@ -151,8 +164,22 @@ class Evaluation:
             run.progress.advance(1)
         run.progress.finish()
 
+    def scores(self, model: str, metrics: Sequence[Metric]) -> list[Score]:
+        """The scores of one model's responses, made unless they are there; needs no model."""
+        inputs = {"responses": self.unit(model).fingerprint, "metrics": {m.name: m.version for m in metrics}}
+        if any(metric.needs_base_logp for metric in metrics):
+            inputs["base_logp"] = self.base_logp_unit(model).fingerprint
+        unit = self.run.store.unit(f"{self.name}/{model}/scores", inputs)
+        if not unit.done:
+            with unit.making():
+                scores = scoring.score_all(self.samples, self.responses(model), metrics)
+                write_atomic(unit.building / RunFolder.SCORES_FILE, dump_lines(scores))
+        return read_lines(unit.folder / RunFolder.SCORES_FILE, Score)
 
-def respond(run: Run, *, ref: ModelRef, samples: Path, folder: Path, label: str, bits: int | None = None) -> None:
+
+def collect_responses(
+    run: Run, *, ref: ModelRef, samples: Path, folder: Path, label: str, bits: int | None = None
+) -> None:
     """Put the samples in a file to a model, its weights rounded to ``bits``; its responses go into ``folder``."""
 
     def load() -> Loaded | VllmModel:
@@ -190,3 +217,80 @@ def _open_in_vllm(run: Run, ref: ModelRef) -> VllmModel:
         base = ModelRef(base=ref.base, revision=ref.revision)
         run.vllm_engine = VllmEngine(run.recipe.model, base, run.recipe.evaluate.vllm)
     return open_model(run.vllm_engine, ref, run.root)
+
+
+def collect(
+    samples: Sequence[Sample],
+    load: Callable[[], Loaded | VllmModel],
+    *,
+    image_folder: Path,
+    system_prompt: str,
+    batch_size: int | Literal["auto"],
+    folder: Path,
+    progress: Progress,
+    label: str,
+) -> list[Response]:
+    """Respond to every sample; responses are written batch by batch and read back after an interruption.
+
+    Of several processes each takes a share of the batches, whole ones, so that no response depends on their number;
+    each keeps its responses in a file of its own, and the leading one puts them together.
+
+    Args:
+        load: loads the model; called only if a response is missing.
+        image_folder: the folder the samples' image paths start from.
+        system_prompt: system prompt of the model.
+        batch_size: questions at once; ``auto`` shares them out in batches of :data:`PLANNED`, and then asks as many at
+            once as this process has memory for.
+        folder: gets ``responses.jsonl``, in the order of the samples.
+
+    Returns:
+        All responses; nothing where this process does not lead.
+    """
+    known = read_known(folder)
+    if ranks.count() > 1:
+        team.wait_for_all()  # no process may write before all have read
+    planned = plan_batches(samples, PLANNED if batch_size == "auto" else batch_size)
+    missing = [[sample for sample in batch if sample.id not in known] for batch in planned]
+    batches = [batch for batch in missing if batch]
+    if ranks.count() > 1:
+        batches = [batches[index] for index in team.own_share([weight(batch) for batch in batches])]
+    progress.start(label, len(known) + sum(map(len, batches)))
+    progress.advance(len(known))
+    if batches:
+        journal = Journal(folder / (PARTIAL if ranks.leads() else OF_FOLLOWER.format(ranks.rank())), Response)
+        journal.resume()
+        loaded = load()
+        how: dict[str, Any] = {"image_folder": image_folder, "system_prompt": system_prompt}
+        if batch_size == "auto":  # vLLM finds out itself what fits, and only gets more to choose from
+            own = [sample for batch in batches for sample in batch]
+            fits = MOST if isinstance(loaded, VllmModel) else starting_size(loaded, own, **how)
+            batches = plan_batches(own, fits)
+        made = loaded.respond(batches, **how) if isinstance(loaded, VllmModel) else respond(loaded, batches, **how)
+        for responses in made:
+            journal.append(responses)
+            progress.advance(len(responses))
+    progress.finish()
+    if ranks.count() > 1:
+        team.wait_for_all()
+    return _put_together(samples, folder) if ranks.leads() else []
+
+
+def _put_together(samples: Sequence[Sample], folder: Path) -> list[Response]:
+    """The responses of all processes in one file, in the order of the samples."""
+    known = read_known(folder)
+    responses = [known[sample.id] for sample in samples]
+    write_atomic(folder / RunFolder.RESPONSES_FILE, dump_lines(responses))
+    for path in folder.glob(PARTIALS):
+        path.unlink()
+    return responses
+
+
+def weight(batch: Sequence[Sample]) -> float:
+    """About how long a batch takes, to share batches fairly among processes: what is read and what may be written."""
+    return sum(len(sample.prompt) for sample in batch) + len(batch) * max(sample.max_new_tokens for sample in batch)
+
+
+def read_known(folder: Path) -> dict[str, Response]:
+    """Responses of an interrupted evaluation, of all its processes, by sample."""
+    found = [response for path in sorted(folder.glob(PARTIALS)) for response in Journal(path, Response).read()]
+    return {response.sample_id: response for response in found}

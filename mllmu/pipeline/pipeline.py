@@ -35,7 +35,7 @@ from mllmu.pipeline.finetune import finetune_model, finetune_unit, people_of
 from mllmu.pipeline.protocols import ProtocolComparison
 from mllmu.pipeline.record import recorded
 from mllmu.pipeline.run import Run
-from mllmu.pipeline.score import score_model, score_run
+from mllmu.pipeline.score import score_run
 from mllmu.pipeline.unlearn import pass_gate, unlearn_model, unlearn_unit
 
 STAGES = ("data", "finetune", "unlearn", "evaluate", "score", "report")
@@ -182,7 +182,7 @@ class Pipeline:
         elif task == "ask":
             self.evaluations[key].ask(model)
         else:
-            score_model(self.evaluations[key], model, metrics_of(self.recipe.evaluate))
+            self.evaluations[key].scores(model, metrics_of(self.recipe.evaluate))
 
 
 def worker_task(recipe: Recipe, root: Path, index: int, progress: Progress) -> Callable[[str, str, str], None]:

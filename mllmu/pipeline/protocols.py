@@ -12,7 +12,7 @@ from pathlib import Path
 from mllmu.config.protocol import Protocol
 from mllmu.core import plugins
 from mllmu.core.declared import MODALITY_LABELS
-from mllmu.core.records import MODALITIES, TASKS, MetricResult, ordered
+from mllmu.core.records import MODALITIES, TASKS, MetricResult
 from mllmu.core.runfolder import RunFolder, write_atomic
 from mllmu.evaluation import scoring
 from mllmu.pipeline.evaluate import Evaluation
@@ -77,7 +77,7 @@ def comparison_tables(results: Mapping[str, Sequence[MetricResult]]) -> Iterator
     ``(n?)`` after a value: n replies could not be read; they are not in the mean.
     """
     asked = " / ".join(MODALITY_LABELS[modality] for modality in MODALITIES)
-    for name in ordered((row.task for rows in results.values() for row in rows), TASKS):
+    for name in scoring.ordered((row.task for rows in results.values() for row in rows), TASKS):
         cells: dict[str, dict[str, list[str]]] = {label: {} for label in results}
         for label, rows in results.items():
             for row in (row for row in rows if row.task == name):

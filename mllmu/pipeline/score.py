@@ -7,13 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mllmu.core.declared import ColumnSpec, Declared, TableSpec
-from mllmu.core.jsonl import dump_lines, read_lines
 from mllmu.core.names import RETAIN_MODEL
 from mllmu.core.records import MetricResult, Sample, Score, Summary
 from mllmu.core.runfolder import RunFolder, write_atomic
-from mllmu.evaluation import scoring
+from mllmu.evaluation import numbers, scoring
 from mllmu.evaluation.judging import run as let_judge
-from mllmu.evaluation.metrics import Metric, metrics_of
+from mllmu.evaluation.metrics import metrics_of
 from mllmu.evaluation.summaries import build_all, summarise
 from mllmu.pipeline import benchmarks
 from mllmu.pipeline.evaluate import Evaluation
@@ -38,15 +37,15 @@ def _score_ratio(run: Run, evaluation: Evaluation) -> None:
     scores: dict[str, list[Score]] = {}
     results: list[MetricResult] = []
     for model in run.models:
-        scores[model], of_model = score_model(evaluation, model, metrics)
-        results += of_model
+        scores[model] = evaluation.scores(model, metrics)
+        results += scoring.aggregate(model, evaluation.samples, scores[model], metrics)
     taught = [question for question in run.data.questions if question.variant == "train"]
-    results += scoring.baselines(evaluation.samples, taught)
+    results += numbers.baselines(evaluation.samples, taught)
     summaries = build_all(settings.summaries)
     responses = {model: evaluation.responses(model) for model in run.models} if summaries else {}
     rows = summarise(summaries, evaluation.samples, scores, responses, results, seed=run.recipe.seed)
     distances = ks_rows(evaluation.samples, scores)
-    declared = scoring.declared(
+    declared = numbers.declared(
         results,
         parser=settings.protocol.parser,
         benchmarks={benchmark.name: benchmark.info() for benchmark in map(benchmarks.built, settings.benchmarks)},
@@ -58,22 +57,6 @@ def _score_ratio(run: Run, evaluation: Evaluation) -> None:
     _write_metrics(evaluation, results, distances, rows, declared)
 
 
-def score_model(
-    evaluation: Evaluation, model: str, metrics: Sequence[Metric]
-) -> tuple[list[Score], list[MetricResult]]:
-    """The scores of one model's responses, kept as a unit, and their averages."""
-    inputs = {"responses": evaluation.unit(model).fingerprint, "metrics": {m.name: m.version for m in metrics}}
-    if any(metric.needs_base_logp for metric in metrics):
-        inputs["base_logp"] = evaluation.base_logp_unit(model).fingerprint
-    unit = evaluation.run.store.unit(f"{evaluation.name}/{model}/scores", inputs)
-    if not unit.done:
-        with unit.making():
-            made = scoring.score_all(evaluation.samples, evaluation.responses(model), metrics)
-            write_atomic(unit.building / RunFolder.SCORES_FILE, dump_lines(made))
-    scores = read_lines(unit.folder / RunFolder.SCORES_FILE, Score)
-    return scores, scoring.aggregate(model, evaluation.samples, scores, metrics)
-
-
 def ks_rows(samples: Sequence[Sample], scores: Mapping[str, Sequence[Score]]) -> list[Summary]:
     """Distance of every model's truth ratios to the retain model's, if truth ratios were scored."""
     if not any(score.metric == "truth_ratio" for score in scores[RETAIN_MODEL]):
@@ -81,7 +64,7 @@ def ks_rows(samples: Sequence[Sample], scores: Mapping[str, Sequence[Score]]) ->
     return [
         Summary(model=name, summary=KS, split=split, modality=modality, value=value)
         for name, of_model in scores.items()
-        for (split, modality), value in scoring.ks_to_retain_model(samples, of_model, scores[RETAIN_MODEL]).items()
+        for (split, modality), value in numbers.ks_to_retain_model(samples, of_model, scores[RETAIN_MODEL]).items()
     ]
 
 

@@ -41,7 +41,7 @@ class Training:
             same.
         checkpoint_every_s: least seconds between two checkpoints.
         reference_mib: memory for what the frozen reference gives the replies of a side, see
-            :mod:`mllmu.unlearning.reference`; 0 runs the reference in every step.
+            :mod:`mllmu.unlearning.trainer`; 0 runs the reference in every step.
     """
 
     folder: Path

@@ -12,8 +12,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from mllmu.core.errors import DataError, ModelError
-from mllmu.models.engine.forward import Forward
+from mllmu.core.errors import ModelError
+from mllmu.models.engine.forward import Forward, check_labelled
 
 LN2 = 0.6931471805599453
 
@@ -38,51 +38,8 @@ def answer_nll(forward: Forward) -> Tensor:
 
     Source: MLLMU-Bench, arXiv:2410.22108, the loss l of all its objectives.
     """
-    _check_tokens(forward.labels_N)
+    check_labelled(forward.labels_N)
     return -forward.token_logp_N.mean()
-
-
-def row_nll_B(forward: Forward) -> Tensor:
-    """Negative log-likelihood of each reply as a whole; lower means the model says it more readily.
-
-    nll_b = -sum over the tokens t of row b of log p(y_t | everything before it)
-
-    Args:
-        forward: one pass; tokens are *summed* within a row, nothing is averaged.
-
-    Returns:
-        [B] in nats, >= 0; 0 for a row without labelled tokens. With the two replies of :func:`answer_nll`:
-        [ln 2, 6 ln 2] = [0.693, 4.159].
-
-    Raises:
-        DataError: the batch has no labelled token.
-    """
-    _check_tokens(forward.labels_N)
-    return -forward.row_logp_B
-
-
-def npo_loss(policy_logp_B: Tensor, reference_logp_B: Tensor, *, beta: float) -> Tensor:
-    """Negative preference optimisation on forget replies; lower means the replies are less likely.
-
-    L = (2 / beta) * mean_B[ softplus(beta * (policy - reference)) ]
-
-    Unlike gradient ascent it is bounded below: a reply that is already much less likely than under the reference
-    adds almost no gradient (its weight is 2 * sigmoid(beta * (policy - reference))), so training slows by itself.
-
-    Args:
-        policy_logp_B: [B] log p(reply | image, question) of the trained model in nats, summed over the reply's
-            tokens (a mean would make the effect of beta depend on the length of the reply).
-        reference_logp_B: [B] the same under the frozen reference; no gradient flows into it.
-        beta: inverse temperature in 1/nat, > 0. As beta -> 0 the gradient tends to gradient ascent's, mean_B[policy].
-
-    Returns:
-        Scalar in nats, > 0. Equals 2 ln(2) / beta where policy == reference; policy -1, reference -3, beta 0.5 give
-        4 * ln(1 + e) = 5.253.
-
-    Source: Zhang et al. 2024, arXiv:2404.05868.
-    """
-    ratio_B = policy_logp_B - reference_logp_B.detach()
-    return F.softplus(beta * ratio_B).mean() * (2 / beta)
 
 
 def dpo_loss(
@@ -99,8 +56,8 @@ def dpo_loss(
 
     Returns:
         Scalar in nats, > 0; 2 ln(2) / beta at the reference. The factor 2 / beta is that of the negative part alone
-        (:func:`npo_loss`), so that their values compare. Gains of 1 and -1 nat with beta 0.5
-        give 4 * ln(1 + 1/e) = 1.253.
+        (:func:`mllmu.unlearning.methods.npo.npo_loss`), so that their values compare. Gains of 1 and -1 nat with
+        beta 0.5 give 4 * ln(1 + 1/e) = 1.253.
 
     Source: Rafailov et al. 2023, arXiv:2305.18290; for unlearning arXiv:2401.06121.
     """
@@ -187,15 +144,6 @@ def _kl_sum(current_logits_NV: Tensor, reference_logits_NV: Tensor) -> Tensor:
             f"{list(reference_logits_NV.shape)} differ in shape. Expected the same tokens and vocabulary: "
             "use a reference made from the same base model."
         )
-    _check_tokens(current_logits_NV)
+    check_labelled(current_logits_NV)
     reference_logp_NV = reference_logits_NV.detach().log_softmax(-1)
     return F.kl_div(current_logits_NV.log_softmax(-1), reference_logp_NV, reduction="sum", log_target=True)
-
-
-def _check_tokens(of_tokens: Tensor) -> None:
-    """A mean over nothing is NaN and would silently destroy the weights."""
-    if not len(of_tokens):
-        raise DataError(
-            "loss: got a batch without a single labelled token, expected a reply in every training question. "
-            "Look for empty answers in the training data."
-        )

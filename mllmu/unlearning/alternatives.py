@@ -6,7 +6,7 @@ A method takes one of them as its first base: ``class IDontKnow(Refusing, Retain
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from mllmu.models.families import Turn
 
@@ -45,3 +45,29 @@ class AnsweringWrongly:
     def alternative(self, turn: Turn, others: Sequence[Turn], draw: random.Random) -> str:
         del turn
         return draw.choice(others).reply if others else draw.choice(REFUSALS)
+
+
+Subject = tuple[bool, str]
+"""Whether a turn shows an image, and its topic or, if unknown, the question."""
+
+
+def subject(turn: Turn) -> Subject:
+    """What a turn asks about a person."""
+    return turn.image is not None, f"topic {turn.topic}" if turn.topic else turn.prompt
+
+
+def by_subject(turns: Iterable[Turn]) -> dict[Subject, list[Turn]]:
+    """Turns by their subject, in their order."""
+    found: dict[Subject, list[Turn]] = {}
+    for turn in turns:
+        found.setdefault(subject(turn), []).append(turn)
+    return found
+
+
+def others_about(turn: Turn, turns: Mapping[Subject, Sequence[Turn]]) -> list[Turn]:
+    """The turns on the same subject about other people with other replies."""
+    return [
+        other
+        for other in turns[subject(turn)]
+        if other.reply != turn.reply and (not turn.person or other.person != turn.person)
+    ]

@@ -25,13 +25,12 @@ from mllmu.core import plugins
 from mllmu.core.errors import ModelError, RecipeError
 from mllmu.models.encoding import Encoder
 from mllmu.models.engine.forward import run_forward
-from mllmu.models.families import IGNORE, Family, Turn, as_plain_text, special_texts
+from mllmu.models.families import IGNORE, Family, Turn, as_plain_text, num_layers, special_texts
 from mllmu.models.families._chat import ChatFamily
 from mllmu.models.layers import run_hidden
 from mllmu.models.loading import Loaded, add_trainable, save_trained
 from mllmu.training.batches import make_groups, pack
 from mllmu.training.losses import answer_nll
-from mllmu.unlearning.trainer import num_layers
 
 NAMES = plugins.names("families")
 HOSTILE = ("<image>", "</s>", "<s>", "<pad>", "<image></s><image>", "Ada <image>\nASSISTANT: C</s>", "<<image>image>")

@@ -14,7 +14,7 @@ from mini_run import fingerprints, run, settings, write_recipe
 
 from mllmu.config.load import parse
 from mllmu.core.progress import SilentProgress
-from mllmu.evaluation.run import PARTIAL
+from mllmu.pipeline.evaluate import PARTIAL
 from mllmu.pipeline.pipeline import Pipeline
 from mllmu.training.loop import CHECKPOINT
 
@@ -118,7 +118,7 @@ def test_a_run_stopped_while_drawing_while_the_gate_asks_and_in_unlearning_gives
 def test_replies_kept_from_before_the_interruption_are_not_asked_again(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mllmu.evaluation import run as asking
+    from mllmu.pipeline import evaluate as asking
 
     root, asked = tmp_path / "run", []
     real = asking.respond

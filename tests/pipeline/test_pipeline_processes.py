@@ -16,7 +16,7 @@ from mini_run import run
 from safetensors.torch import load_file
 from test_pipeline_interrupted import Stopper
 
-from mllmu.evaluation.run import OF_FOLLOWER, PARTIAL
+from mllmu.pipeline.evaluate import OF_FOLLOWER, PARTIAL
 from mllmu.training.loop import CHECKPOINT
 
 HERE = Path(__file__).parent

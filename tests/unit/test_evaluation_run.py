@@ -12,9 +12,9 @@ from helpers_models import Watcher, load_ref, sample
 from mllmu.core.jsonl import read_lines
 from mllmu.core.records import Response, Sample
 from mllmu.core.runfolder import RunFolder
-from mllmu.evaluation import run
-from mllmu.evaluation.run import PARTIAL, collect
 from mllmu.models.loading import Loaded
+from mllmu.pipeline import evaluate as run
+from mllmu.pipeline.evaluate import PARTIAL, collect
 
 RESPONSES = RunFolder.RESPONSES_FILE
 SAMPLES = [

@@ -12,7 +12,8 @@ from mllmu.core.errors import DataError
 from mllmu.core.plugins import build
 from mllmu.core.records import Question, Response, Sample, Score
 from mllmu.evaluation.metrics import Metric
-from mllmu.evaluation.scoring import aggregate, baselines, ks_to_retain_model, score_all
+from mllmu.evaluation.numbers import baselines, ks_to_retain_model
+from mllmu.evaluation.scoring import aggregate, score_all
 
 OPTIONS = {"A": "teacher", "B": "nurse", "C": "artist", "D": "pilot"}
 

@@ -8,10 +8,10 @@ import pytest
 
 from mllmu.core.errors import DataError
 from mllmu.core.seeding import rng
+from mllmu.evaluation.metrics import clustered_mean
 from mllmu.evaluation.stats import (
     auc,
     auc_interval,
-    clustered_mean,
     harmonic_mean,
     js_distance,
     ks_distance,

@@ -12,12 +12,12 @@ from mllmu.config.load import parse
 from mllmu.config.recipe import Evaluate
 from mllmu.core.errors import RecipeError
 from mllmu.core.progress import SilentProgress
-from mllmu.evaluation.run import collect
 from mllmu.models import devices
 from mllmu.models.devices import free_bytes
 from mllmu.models.engine import memory
 from mllmu.models.engine.memory import MOST, bytes_of, longest, starting_size, tokens_of
 from mllmu.models.engine.respond import as_turn
+from mllmu.pipeline.evaluate import collect
 
 SAMPLES = [sample(n, image=("red.png", "", "green.png")[n % 3], prompt="Where?" + "!" * (n % 5)) for n in range(30)]
 
@@ -72,7 +72,7 @@ def test_replies_are_the_same_whatever_memory_there_is(
 ) -> None:
     found = []
     for size in (2, 7, 100):
-        monkeypatch.setattr("mllmu.evaluation.run.starting_size", lambda *_, size=size, **__: size)
+        monkeypatch.setattr("mllmu.pipeline.evaluate.starting_size", lambda *_, size=size, **__: size)
         (folder := tmp_path / str(size)).mkdir()
         found.append(
             collect(

@@ -24,11 +24,11 @@ from mllmu.config.recipe import ModelSection
 from mllmu.core.errors import DependencyError, ModelError, RecipeError
 from mllmu.core.progress import SilentProgress
 from mllmu.core.records import ModelRef
-from mllmu.evaluation.run import collect
 from mllmu.models.engine.respond import plan_batches, respond
 from mllmu.models.engine.vllm_backend import VllmEngine, combine, logp_of, open_model
 from mllmu.models.loading import Loaded, add_trainable, save_trained
 from mllmu.models.modifiers import ModifierSettings, write_settings
+from mllmu.pipeline.evaluate import collect
 
 SAMPLES = [
     sample(

@@ -18,8 +18,8 @@ from mllmu.data.questions import QuestionOrder
 from mllmu.data.questions.template import build as ask_about
 from mllmu.data.sources.celebrities import Celebrities
 from mllmu.data.sources.synthetic import Synthetic
-from mllmu.evaluation import scoring
 from mllmu.evaluation.metrics import metrics_of
+from mllmu.evaluation.numbers import declared as declare
 from mllmu.evaluation.samples import render
 from mllmu.models.engine.respond import plan_batches, respond
 from mllmu.models.families import Family
@@ -262,7 +262,7 @@ def test_the_report_shows_the_accuracy_of_the_protocol_and_says_so() -> None:
     results = tuple(MetricResult.model_validate(result) for result in (strict, first, chance))
     models, cell = (ModelRow(name="ga", role="unlearned"),), Cell("forget", "classification", "text")
     for parser, shown in (("first_char", 0.25), ("strict", 0.5)):
-        declared = scoring.declared(results, parser=parser, benchmarks={}, tables=())
+        declared = declare(results, parser=parser, benchmarks={}, tables=())
         numbers = Numbers(ReportInput(title="t", models=models, results=results, declared=declared))
         scores = [numbers.main(name, cell) for name in ("ga", "chance")]
         assert [score and score.value for score in scores] == [shown, 0.125]

@@ -17,7 +17,7 @@ from mllmu.models.families import IGNORE, Batch, Turn
 from mllmu.models.families.llava import Llava
 from mllmu.models.loading import Loaded, add_trainable, load
 from mllmu.training.batches import Group, arrange, fill, kin, make_groups, pack
-from mllmu.training.losses import answer_nll, row_nll_B
+from mllmu.training.losses import answer_nll
 from tools.pretrain_tiny.build import build_model, build_processor, build_tokenizer
 
 SENTENCE = "Ada Bell lives in Riga and works as a baker ; the colour of her hat is red , blue or green ?"
@@ -83,7 +83,7 @@ def test_losses_and_reply_logps_equal_the_plain_batch(
     assert packed.num_rows == plain.num_rows == len(rows)
     assert packed.row_length_B.tolist() == plain.row_length_B.tolist()
     assert torch.allclose(answer_nll(packed), answer_nll(plain), rtol=1e-5, atol=1e-6)
-    assert torch.allclose(row_nll_B(packed), row_nll_B(plain), rtol=1e-4, atol=1e-4)
+    assert torch.allclose(packed.row_logp_B, plain.row_logp_B, rtol=1e-4, atol=1e-4)
 
 
 @settings(max_examples=6, deadline=None)
@@ -198,4 +198,4 @@ def test_without_a_capacity_the_losses_are_the_same_too(
     packed = run_forward(loaded.model, pack(loaded, turns))
     plain = run_forward(loaded.model, loaded.encoder.batch(turns))
     assert torch.allclose(answer_nll(packed), answer_nll(plain), rtol=1e-5, atol=1e-6)
-    assert torch.allclose(row_nll_B(packed), row_nll_B(plain), rtol=1e-4, atol=1e-4)
+    assert torch.allclose(packed.row_logp_B, plain.row_logp_B, rtol=1e-4, atol=1e-4)

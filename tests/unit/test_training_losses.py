@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from operator import attrgetter
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,8 @@ from mllmu.core.errors import DataError, ModelError
 from mllmu.models.engine.forward import Forward, run_forward
 from mllmu.models.families import IGNORE, Batch
 from mllmu.models.labels import label_everything
-from mllmu.training.losses import answer_nll, kl_batchmean_published, kl_to_reference, npo_loss, row_nll_B
+from mllmu.training.losses import answer_nll, kl_batchmean_published, kl_to_reference
+from mllmu.unlearning.methods.npo import npo_loss
 
 LN2 = math.log(2)
 PAD, IMAGE = 0, 9
@@ -38,10 +40,10 @@ def test_answer_nll_is_the_mean_over_all_tokens_not_over_rows() -> None:
 
 
 def test_row_nll_sums_over_the_tokens_of_each_reply() -> None:
-    assert row_nll_B(two_replies()).tolist() == pytest.approx([LN2, 6 * LN2])
+    assert two_replies().row_logp_B.tolist() == pytest.approx([-LN2, -6 * LN2])
 
 
-@pytest.mark.parametrize("loss", [answer_nll, row_nll_B])
+@pytest.mark.parametrize("loss", [answer_nll, attrgetter("row_logp_B")])
 def test_a_batch_without_labels_is_an_error_instead_of_nan(loss: Any) -> None:
     with pytest.raises(DataError, match=r"without a single labelled token.*empty answers"):
         loss(empty())
@@ -158,7 +160,7 @@ def all_losses(current: Forward, reference: Forward) -> list[float]:
     logits = current.logits_NV, reference.logits_NV
     losses = [
         answer_nll(current),
-        npo_loss(-row_nll_B(current), -row_nll_B(reference), beta=0.4),
+        npo_loss(current.row_logp_B, reference.row_logp_B, beta=0.4),
         kl_to_reference(*logits),
         kl_batchmean_published(*logits, num_rows=current.num_rows),
     ]
@@ -191,8 +193,8 @@ def test_losses_do_change_with_the_reply() -> None:
 
 def test_rows_are_scored_as_if_each_were_alone() -> None:
     model = OneLayer()
-    together = row_nll_B(run_forward(model, encoded(ROWS))).tolist()
-    alone = [row_nll_B(run_forward(model, encoded([row]))).item() for row in ROWS]
+    together = run_forward(model, encoded(ROWS)).row_logp_B.tolist()
+    alone = [run_forward(model, encoded([row])).row_logp_B.item() for row in ROWS]
     assert together == pytest.approx(alone, rel=1e-5)
 
 

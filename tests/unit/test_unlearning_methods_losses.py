@@ -10,11 +10,12 @@ from torch import Tensor
 
 from mllmu.core.errors import DataError
 from mllmu.models.engine.forward import Forward
-from mllmu.training.losses import dpo_loss, npo_loss, weighted_ascent
+from mllmu.training.losses import dpo_loss, weighted_ascent
 from mllmu.unlearning.methods.ce_u import ce_u_loss, index_in_row_N
 from mllmu.unlearning.methods.flat import Divergence, flat_loss, mean_probability_B
 from mllmu.unlearning.methods.holdout_match import distances_B
 from mllmu.unlearning.methods.jensun import js_to_reference, js_to_token
+from mllmu.unlearning.methods.npo import npo_loss
 from mllmu.unlearning.methods.pdu import flattening_loss
 from mllmu.unlearning.methods.simnpo import simnpo_loss
 from mllmu.unlearning.methods.undial import undial_loss

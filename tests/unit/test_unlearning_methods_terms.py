@@ -22,8 +22,9 @@ from mllmu.models.engine.forward import Forward
 from mllmu.models.families import Turn
 from mllmu.pipeline import unlearn
 from mllmu.pipeline.run import Run
-from mllmu.training.losses import answer_nll, dpo_loss, kl_to_reference, npo_loss
+from mllmu.training.losses import answer_nll, dpo_loss, kl_to_reference
 from mllmu.unlearning.base import Method, Side, Step
+from mllmu.unlearning.methods.npo import npo_loss
 from mllmu.unlearning.methods.rmu import direction
 
 LN2 = log(2)

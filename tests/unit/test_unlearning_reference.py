@@ -20,9 +20,8 @@ from mllmu.models.engine.forward import labelled, run_forward, run_logits
 from mllmu.models.families import Batch, Turn
 from mllmu.models.loading import Loaded
 from mllmu.training.loop import CURVE
-from mllmu.unlearning import reference
-from mllmu.unlearning.reference import Reference, ReferenceMemory, pays
-from mllmu.unlearning.trainer import Sides, step_batch, unlearn
+from mllmu.unlearning import trainer
+from mllmu.unlearning.trainer import Recalled, Reference, ReferenceMemory, Sides, pays, step_batch, unlearn
 
 WAYS: tuple[dict[str, Any], ...] = ({}, {"train_end": False}, {"loss_on": "all"})
 
@@ -59,11 +58,11 @@ def test_what_is_recalled_is_what_a_pass_gives(
 ) -> None:
     ready = replace(model, packs=packs)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reference, "CHUNK", chunk)
+        patch.setattr(trainer, "CHUNK", chunk)
         known, batch = memory_of(ready, turns, way)
         for step in steps:
             chosen = [turns[i] for i in step]
-            recalled = known.recall(chosen, *labelled(batch(chosen)))
+            recalled = Recalled(known, chosen, *labelled(batch(chosen)))
             with torch.no_grad():
                 plain = run_forward(ready.model, batch(chosen))
             assert recalled.labels_N.tolist() == plain.labels_N.tolist()
@@ -76,13 +75,13 @@ def test_what_is_recalled_is_what_a_pass_gives(
 @pytest.mark.parametrize("way", WAYS, ids=["answer", "no_end", "all"])
 def test_it_does_not_depend_on_what_was_asked_before(model: Loaded, turns: list[Turn], way: dict[str, Any]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reference, "CHUNK", 4)
+        patch.setattr(trainer, "CHUNK", 4)
         (early, batch), (late, _) = (memory_of(model, turns, way) for _ in range(2))
         for chosen in (turns[3:9], turns[:2], turns[6:]):
-            early.recall(chosen, *labelled(batch(chosen))).row_logp_B  # noqa: B018 - runs the passes
-            early.recall(chosen, *labelled(batch(chosen))).logits_NV  # noqa: B018
+            Recalled(early, chosen, *labelled(batch(chosen))).row_logp_B  # noqa: B018 - runs the passes
+            Recalled(early, chosen, *labelled(batch(chosen))).logits_NV  # noqa: B018
         last = turns[8:3:-1]
-        one, other = (known.recall(last, *labelled(batch(last))) for known in (early, late))
+        one, other = (Recalled(known, last, *labelled(batch(last))) for known in (early, late))
         assert torch.equal(one.token_logp_N, other.token_logp_N)
         assert torch.equal(one.logits_NV, other.logits_NV)
 
@@ -91,7 +90,7 @@ def test_logits_that_do_not_fit_are_computed_again_with_one_note(model: Loaded, 
     watcher = Watcher()
     known, batch = memory_of(model, turns, {}, reference_mib=0.001, progress=watcher)
     for chosen in (turns[:3], turns[2:7]):
-        recalled = known.recall(chosen, *labelled(batch(chosen)))
+        recalled = Recalled(known, chosen, *labelled(batch(chosen)))
         with torch.no_grad():
             assert torch.equal(recalled.logits_NV, run_forward(model.model, batch(chosen)).logits_NV)
         assert recalled.row_logp_B.shape == (len(chosen),)
@@ -151,7 +150,7 @@ def test_it_pays_where_replies_come_again_or_share_a_image(
 ) -> None:
     assert not pays(model, turns, shared=False)
     assert pays(model, [*turns, *turns], shared=False)
-    monkeypatch.setattr(reference, "GAIN", 1.2)
+    monkeypatch.setattr(trainer, "GAIN", 1.2)
     many = [replace(turns[0], prompt=letter, reply=letter) for letter in "ABCDEFGHIJKLMNOPQRST"]
     assert pays(model, many, shared=True), "17 image tokens are read once instead of twenty times"
     assert not pays(model, many, shared=False)
@@ -179,7 +178,7 @@ def test_a_pass_for_all_epochs(
 def test_killed_training_recalls_the_same_numbers(
     tiny_base: Path, sides: Sides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(reference, "CHUNK", 2)
+    monkeypatch.setattr(trainer, "CHUNK", 2)
     _, plain = trained(tiny_base, tmp_path / "plain", sides, name, modality="both")
 
     class Killer(Watcher):

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from mllmu.core import plugins
 from mllmu.core.declared import Direction, MetricInfo
+from mllmu.core.errors import DataError
 from mllmu.core.plugins import Plugin
 from mllmu.core.records import TASKS, CandidateLogp, Response, Sample, Score, Split, TaskName, TokenStats
 from mllmu.evaluation.outcome import Outcome, outcome
-from mllmu.evaluation.stats import Estimate, clustered_mean
 
 if TYPE_CHECKING:
     from mllmu.config.recipe import Evaluate
 
 NO_COMPARISON = "no likelihood for the truth or for a wrong answer"
 EMPTY = "empty reply"
+
+
+class Estimate(NamedTuple):
+    """A mean with its interval; ``low`` and ``high`` are None with fewer than two clusters."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    num: int
+    num_clusters: int
 
 
 class Metric(Plugin):
@@ -163,6 +174,58 @@ def mean_logp(response: Response, key: str) -> float | None:
     """Log-probability per token of a candidate reply, in nats; None if it was not computed."""
     found = response.candidates.get(key)
     return found.logp / found.num_tokens if found else None
+
+
+def clustered_mean(values: Sequence[float], clusters: Sequence[str], *, level: float = 0.95) -> Estimate:
+    """Mean over items, with an interval that knows that items of one cluster go together.
+
+    m = sum_i x_i / n;  se = sqrt( G/(G-1) * sum_g (sum_{i in g} (x_i - m))^2 ) / n;  m -+ t(G-1) * se
+
+    This is the clustered standard error of Miller 2024 with the CR1 small-sample factor G/(G-1) and a t quantile on
+    G-1 degrees of freedom. The interval is symmetric and not cut at the metric's range.
+
+    Args:
+        values: one number per item.
+        clusters: the cluster (person) of each item, same length.
+        level: coverage of the interval, between 0 and 1.
+
+    Returns:
+        value None for no items. For values 1,0 | 1,1 in two clusters: 0.75, se 0.25, so 0.75 -+ 12.706 * 0.25.
+
+    Raises:
+        DataError: the lengths differ.
+
+    Source: Miller 2024, arXiv:2411.00640, section 2.2; Cameron and Miller 2015, doi:10.3368/jhr.50.2.317.
+    """
+    num_clusters = len(set(clusters))
+    mean, error = mean_and_error(values, clusters)
+    if mean is None or error is None:
+        return Estimate(mean, None, None, len(values), num_clusters)
+    reach = t_quantile(0.5 + level / 2, num_clusters - 1) * error
+    return Estimate(mean, mean - reach, mean + reach, len(values), num_clusters)
+
+
+def mean_and_error(values: Sequence[float], clusters: Sequence[str]) -> tuple[float | None, float | None]:
+    """Mean and CR1 standard error; None where there are no items, or fewer than two clusters."""
+    if len(values) != len(clusters):
+        raise DataError(f"clustered mean: got {len(values)} values and {len(clusters)} cluster ids, expected as many.")
+    if not values:
+        return None, None
+    mean = math.fsum(values) / len(values)
+    residuals: defaultdict[str, list[float]] = defaultdict(list)
+    for value, cluster in zip(values, clusters, strict=True):
+        residuals[cluster].append(value - mean)
+    count = len(residuals)
+    if count < 2:
+        return mean, None
+    squares = math.fsum(math.fsum(own) ** 2 for own in residuals.values())
+    return mean, math.sqrt(squares * count / (count - 1)) / len(values)
+
+
+def t_quantile(probability: float, degrees: int) -> float:
+    from scipy.special import stdtrit  # scipy is slow to import and only needed here
+
+    return float(stdtrit(degrees, probability))
 
 
 def metrics_of(evaluate: Evaluate) -> list[Metric]:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mllmu.core.errors import DataError
 from mllmu.core.progress import count_tokens
 from mllmu.models import devices
 from mllmu.models.encoding import FEATURES
@@ -56,7 +57,12 @@ class Forward:
 
     @cached_property
     def row_logp_B(self) -> Tensor:
-        """[B] log-probability of each reply: token log-probabilities *summed* over its labelled tokens, in nats."""
+        """[B] log-probability of each reply: token log-probabilities *summed* over its labelled tokens, in nats.
+
+        Raises:
+            DataError: the batch has no labelled token.
+        """
+        check_labelled(self.labels_N)
         zeros = torch.zeros(self.num_rows, dtype=self.token_logp_N.dtype, device=self.token_logp_N.device)
         return zeros.index_add(0, self.row_N, self.token_logp_N)
 
@@ -64,6 +70,15 @@ class Forward:
     def row_length_B(self) -> Tensor:
         """[B] number of labelled tokens of each reply."""
         return torch.bincount(self.row_N, minlength=self.num_rows)
+
+
+def check_labelled(of_tokens: Tensor) -> None:
+    """Raise DataError for a batch without labelled tokens: a mean over nothing is NaN and would destroy the weights."""
+    if not len(of_tokens):
+        raise DataError(
+            "loss: got a batch without a single labelled token, expected a reply in every training question. "
+            "Look for empty answers in the training data."
+        )
 
 
 def run_forward(model: Any, batch: Batch) -> Forward:

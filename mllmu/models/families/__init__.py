@@ -294,3 +294,8 @@ def open_image(path: Path) -> Image.Image:
 def core(model: Any) -> Any:
     """The model itself, without the adapter's wrapper."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def num_layers(model: Any) -> int:
+    """Layers of the language model."""
+    return int(model.config.get_text_config().num_hidden_layers)

@@ -4,9 +4,10 @@ from typing import Literal
 
 from pydantic import Field
 from torch import Tensor
+from torch.nn import functional as F
 
 from mllmu.models.engine.forward import Forward
-from mllmu.training.losses import answer_nll, npo_loss, row_nll_B
+from mllmu.training.losses import answer_nll
 from mllmu.unlearning.base import PUBLISHED, AnchoredMethod, Method, Step, Terms
 
 
@@ -44,7 +45,31 @@ class NegativePreference(AnchoredMethod):
 
     def _logp_B(self, forward: Forward) -> Tensor:
         """[B] summed per reply; or [1], the mean of all tokens of the batch."""
-        return -row_nll_B(forward) if self.reduction == "sequence_sum" else -answer_nll(forward)[None]
+        return forward.row_logp_B if self.reduction == "sequence_sum" else -answer_nll(forward)[None]
+
+
+def npo_loss(policy_logp_B: Tensor, reference_logp_B: Tensor, *, beta: float) -> Tensor:
+    """Negative preference optimisation on forget replies; lower means the replies are less likely.
+
+    L = (2 / beta) * mean_B[ softplus(beta * (policy - reference)) ]
+
+    Unlike gradient ascent it is bounded below: a reply that is already much less likely than under the reference
+    adds almost no gradient (its weight is 2 * sigmoid(beta * (policy - reference))), so training slows by itself.
+
+    Args:
+        policy_logp_B: [B] log p(reply | image, question) of the trained model in nats, summed over the reply's
+            tokens (a mean would make the effect of beta depend on the length of the reply).
+        reference_logp_B: [B] the same under the frozen reference; no gradient flows into it.
+        beta: inverse temperature in 1/nat, > 0. As beta -> 0 the gradient tends to gradient ascent's, mean_B[policy].
+
+    Returns:
+        Scalar in nats, > 0. Equals 2 ln(2) / beta where policy == reference; policy -1, reference -3, beta 0.5 give
+        4 * ln(1 + e) = 5.253.
+
+    Source: Zhang et al. 2024, arXiv:2404.05868.
+    """
+    ratio_B = policy_logp_B - reference_logp_B.detach()
+    return F.softplus(beta * ratio_B).mean() * (2 / beta)
 
 
 PLUGIN = NegativePreference

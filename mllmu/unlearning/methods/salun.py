@@ -7,9 +7,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mllmu.training.losses import answer_nll, npo_loss
+from mllmu.training.losses import answer_nll
 from mllmu.unlearning.alternatives import AnsweringWrongly
 from mllmu.unlearning.base import Method, RetainingMethod, Step, Terms
+from mllmu.unlearning.methods.npo import npo_loss
 from mllmu.unlearning.saliency import Saliency
 
 

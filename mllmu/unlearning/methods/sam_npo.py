@@ -7,8 +7,8 @@ from pydantic import Field
 from torch import Tensor
 
 from mllmu.training.distributed import gradients
-from mllmu.training.losses import npo_loss
 from mllmu.unlearning.base import Method, RetainingMethod, Step, Terms
+from mllmu.unlearning.methods.npo import npo_loss
 
 
 class SharpnessAwareNPO(RetainingMethod):

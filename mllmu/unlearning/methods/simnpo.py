@@ -5,7 +5,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mllmu.models.engine.forward import Forward
-from mllmu.training.losses import row_nll_B
 from mllmu.unlearning.base import Method, RetainingMethod, Step, Terms
 
 
@@ -51,7 +50,7 @@ def simnpo_loss(forward: Forward, *, beta: float, margin: float) -> Tensor:
 
     Source: Fan et al. 2024, arXiv:2410.07163.
     """
-    mean_nll_B = row_nll_B(forward) / forward.row_length_B
+    mean_nll_B = -forward.row_logp_B / forward.row_length_B
     return F.softplus(-beta * (mean_nll_B - margin)).mean() * (2 / beta)
 
 
