@@ -31,7 +31,7 @@ from mllmu.core.seeding import derive
 from mllmu.data import review
 from mllmu.data.dataset import HOLDOUT, PROFILES, QUESTIONS, SPLITS, image_path
 from mllmu.data.portraits import Portraits
-from mllmu.data.questions import QuestionOrder, Questions, Rejected, Written, check, check_published
+from mllmu.data.questions import QuestionOrder, QuestionWriter, Rejected, Written, check, check_published
 from mllmu.data.sources import Source
 from mllmu.data.splits import forget_ids
 
@@ -42,7 +42,7 @@ SOURCE_REPORT = "source.json"
 
 
 @dataclass(frozen=True)
-class Group:
+class PeopleGroup:
     """People who are treated alike.
 
     Attributes:
@@ -100,7 +100,7 @@ def make(section: DataSection, seed: int, folder: Path, progress: Progress) -> d
     return {**counts, **({"questions": written.facts} if written.facts else {})}
 
 
-def everybody(groups: Sequence[Group]) -> list[Profile]:
+def everybody(groups: Sequence[PeopleGroup]) -> list[Profile]:
     """The people of all groups."""
     return [person for group in groups for person in group.profiles]
 
@@ -110,18 +110,18 @@ def gather(
     seed: int,
     used: tuple[Source, Source | None] | None = None,
     progress: Progress | None = None,
-) -> list[Group]:
+) -> list[PeopleGroup]:
     """The three groups of a data set: people, holdout people and celebrities.
 
     Raises:
         DataError: somebody is of another kind than the group, has no name, or is in the data twice.
     """
     source, celebrities = used or sources(section)
-    people = Group("people", source.generate(seed, progress or SilentProgress()), source)
-    known = Group("celebrities", celebrities.profiles(seed) if celebrities else [], celebrities)
+    people = PeopleGroup("people", source.generate(seed, progress or SilentProgress()), source)
+    known = PeopleGroup("celebrities", celebrities.profiles(seed) if celebrities else [], celebrities)
     _check_kind("data.source", people, "fictitious")
     _check_kind("data.celebrities", known, "celebrity")
-    groups = [people, Group("holdout", _holdout(section, len(people.profiles), seed)), known]
+    groups = [people, PeopleGroup("holdout", _holdout(section, len(people.profiles), seed)), known]
     _check_distinct(groups)
     return groups
 
@@ -137,7 +137,7 @@ def _holdout(section: DataSection, num_people: int, seed: int) -> list[Profile]:
     return series.profiles(seed)
 
 
-def _check_kind(where: str, group: Group, kind: str) -> None:
+def _check_kind(where: str, group: PeopleGroup, kind: str) -> None:
     """Celebrities are never fine-tuned on and never forgotten, so neither source may give people of the other kind."""
     for profile in group.profiles:
         if profile.kind != kind:
@@ -146,7 +146,7 @@ def _check_kind(where: str, group: Group, kind: str) -> None:
             raise DataError(f"{where}: profile {profile.id} has no name. Every person needs the attribute 'name'.")
 
 
-def _check_distinct(groups: Sequence[Group]) -> None:
+def _check_distinct(groups: Sequence[PeopleGroup]) -> None:
     """One id or one name, one person; only published people may share a name."""
     published = {p.id for group in groups if group.source and group.source.published for p in group.profiles}
     seen: dict[tuple[str, str], str] = {}
@@ -163,7 +163,7 @@ def _check_distinct(groups: Sequence[Group]) -> None:
 
 
 def ask(
-    writer: Questions, order: QuestionOrder, groups: Sequence[Group], progress: Progress
+    writer: QuestionWriter, order: QuestionOrder, groups: Sequence[PeopleGroup], progress: Progress
 ) -> tuple[Written, dict[str, dict[str, int]]]:
     """All questions, checked against the rules, and the number of flaws of published ones, by group and flaw."""
     questions: list[Question] = []
@@ -180,7 +180,7 @@ def ask(
 
 
 def _ask_about(
-    group: Group, writer: Questions, order: QuestionOrder, progress: Progress
+    group: PeopleGroup, writer: QuestionWriter, order: QuestionOrder, progress: Progress
 ) -> tuple[Written, dict[str, int]]:
     """Checked questions about a group: the source's own, and the writer's in the variants of which it has none."""
     source, people = group.source, group.profiles
@@ -199,7 +199,7 @@ def _ask_about(
     return written, {}
 
 
-class Shot(NamedTuple):
+class PlannedImage(NamedTuple):
     """An image to be made: its path in the data folder, how, and whether somebody published it."""
 
     path: str
@@ -207,7 +207,7 @@ class Shot(NamedTuple):
     published: bool
 
 
-def _shots(group: Group, portraits: Portraits, seed: int, redrawn: Collection[str]) -> Iterator[Shot]:
+def _shots(group: PeopleGroup, portraits: Portraits, seed: int, redrawn: Collection[str]) -> Iterator[PlannedImage]:
     """The images of a group: all that the source has of a person, or drawn portraits if it has none.
 
     Holdout people and celebrities are only ever shown as they are, so they need the one portrait.
@@ -221,10 +221,10 @@ def _shots(group: Group, portraits: Portraits, seed: int, redrawn: Collection[st
             own_seed = derive(seed, "review", person.id) if person.id in redrawn else seed
             own, renders = 0, [partial(portraits.render, person, view, own_seed) for view in range(drawn)]
         published = bool(own and group.source and group.source.published)
-        yield from (Shot(image_path(person.id, view), render, published) for view, render in enumerate(renders))
+        yield from (PlannedImage(image_path(person.id, view), render, published) for view, render in enumerate(renders))
 
 
-def draw(shots: Sequence[Shot], folder: Path, progress: Progress) -> list[tuple[str, str]]:
+def draw(shots: Sequence[PlannedImage], folder: Path, progress: Progress) -> list[tuple[str, str]]:
     """Draw all images; two with the same pixels are an error, or returned by name if they were published so."""
     hashes: dict[str, str] = {}
     equal: list[tuple[str, str]] = []
@@ -252,7 +252,7 @@ def _png(image: Image) -> bytes:
     return buffer.getvalue()
 
 
-def _report(groups: Sequence[Group], found: Mapping[str, Any], folder: Path, progress: Progress) -> None:
+def _report(groups: Sequence[PeopleGroup], found: Mapping[str, Any], folder: Path, progress: Progress) -> None:
     """Write what the sources and the checks report, and show each summary in a line."""
     accounts = {group.name: group.source.account() for group in groups if group.source}
     content = {name: account for name, account in {**accounts, **found}.items() if account}

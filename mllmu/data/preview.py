@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from mllmu.config.recipe import DataSection
 from mllmu.core.errors import BudgetError, EndpointError
-from mllmu.data.build import Group, gather, sources
-from mllmu.data.questions import QuestionOrder, Questions
+from mllmu.data.build import PeopleGroup, gather, sources
+from mllmu.data.questions import QuestionOrder, QuestionWriter
 from mllmu.data.sources.synthetic import Synthetic
 from mllmu.llm import EndpointSettings, Preview
 
@@ -41,7 +41,7 @@ def previews(section: DataSection, seed: int, num_prompts: int) -> list[PartPrev
     return found
 
 
-def _offline(section: DataSection, seed: int) -> list[Group] | None:
+def _offline(section: DataSection, seed: int) -> list[PeopleGroup] | None:
     """The people, if no endpoint needs to be asked for them."""
     people, celebrities = sources(section)
     if isinstance(people, EndpointSettings):
@@ -52,13 +52,15 @@ def _offline(section: DataSection, seed: int) -> list[Group] | None:
         return None
 
 
-def _stand_ins(num_people: int, num_holdout: int) -> list[Group]:
+def _stand_ins(num_people: int, num_holdout: int) -> list[PeopleGroup]:
     """As many people as there will be."""
     people = Synthetic(num_people=num_people + num_holdout).profiles(0)
-    return [Group("people", people[:num_people]), Group("holdout", people[num_people:])]
+    return [PeopleGroup("people", people[:num_people]), PeopleGroup("holdout", people[num_people:])]
 
 
-def _questions(writer: Questions, groups: Sequence[Group], order: QuestionOrder, num_prompts: int) -> Preview | None:
+def _questions(
+    writer: QuestionWriter, groups: Sequence[PeopleGroup], order: QuestionOrder, num_prompts: int
+) -> Preview | None:
     calls = cached = 0
     prompts: tuple[str, ...] = ()
     for group in groups:

@@ -39,7 +39,7 @@ class CellFault(NamedTuple):
         return f"row {self.row}, column '{self.column}': got {got!r}, expected {self.expected}"
 
 
-class TableRow(NamedTuple):
+class PeopleRow(NamedTuple):
     """One line of the table. ``number`` is what a spreadsheet shows beside it: the first row of people is row 2."""
 
     number: int
@@ -50,7 +50,7 @@ class PeopleTable(NamedTuple):
     """The head of the table and its rows; faults are rows that do not have the shape of the head."""
 
     columns: tuple[str, ...]
-    rows: list[TableRow]
+    rows: list[PeopleRow]
     faults: list[CellFault]
 
 
@@ -138,7 +138,7 @@ def _tabular(rows: Sequence[Sequence[Any]], faults: list[CellFault], path: Path)
             expected = f"{len(columns)}; quote cells with commas"
             faults.append(CellFault(number, columns[-1], f"{len(cells)} cells", expected))
         padded = cells + [""] * len(columns)
-        found.append(TableRow(number, dict(zip(columns, padded, strict=False))))
+        found.append(PeopleRow(number, dict(zip(columns, padded, strict=False))))
     return PeopleTable(tuple(columns), found, faults)
 
 

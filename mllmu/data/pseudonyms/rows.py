@@ -14,7 +14,7 @@ from mllmu.core.plugins import Plugin
 from mllmu.data import dates
 from mllmu.data import table as cells
 from mllmu.data.questions import FACT
-from mllmu.data.table import CellFault, CellRule, PeopleTable, TableRow
+from mllmu.data.table import CellFault, CellRule, PeopleRow, PeopleTable
 from mllmu.data.values import ATTRIBUTES
 
 IDENTIFIERS = ("email", "phone", "address")
@@ -144,7 +144,7 @@ def _known(head: str, heads: Sequence[str], setting: str, path: Path) -> str:
 class _RowReader:
     """Reads one row and collects its faults."""
 
-    def __init__(self, row: TableRow, columns: Mapping[str, str], settings: TableSettings) -> None:
+    def __init__(self, row: PeopleRow, columns: Mapping[str, str], settings: TableSettings) -> None:
         self._row, self._columns, self._settings = row, columns, settings
         self._dates = cells.date_rule(day_first=settings.day_first)
         self.faults: list[CellFault] = []
@@ -215,7 +215,7 @@ class _RowReader:
             self.faults.append(CellFault(self._row.number, "all", f"{filled} facts", expected))
 
 
-def _repeated(rows: Sequence[TableRow], columns: Mapping[str, str]) -> Iterator[CellFault]:
+def _repeated(rows: Sequence[PeopleRow], columns: Mapping[str, str]) -> Iterator[CellFault]:
     """One person, one row: names, ids and images are nobody else's."""
     for column in (columns[target] for target in ("name", "id", "image") if target in columns):
         seen: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Question writers: who puts the questions about people into words. One file per writer; see :class:`Questions`.
+"""Question writers: who puts the questions about people into words. One file per writer; see :class:`QuestionWriter`.
 
 Beside the writers stand the sentences (``wordings.yaml``), wrong answers, and the rules that all questions keep.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mllmu.llm import Preview
 
 __all__ = [
-    "BLANK", "FACT", "SLOTS", "SUBJECT", "QuestionOrder", "Questions", "Rejected", "Rule", "Variant", "Wordings",
+    "BLANK", "FACT", "SLOTS", "SUBJECT", "QuestionOrder", "QuestionWriter", "Rejected", "Rule", "Variant", "Wordings",
     "Written", "check", "check_published", "first_broken", "mentions", "name_words", "render_subject", "wording",
     "wordings",
 ]  # fmt: skip
@@ -86,7 +86,7 @@ class Written:
     facts: dict[str, float] = field(default_factory=dict)
 
 
-class Questions(Plugin, ABC):
+class QuestionWriter(Plugin, ABC):
     """Base of every writer. The same people, order and seed give the same questions."""
 
     @abstractmethod

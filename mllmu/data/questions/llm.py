@@ -10,14 +10,14 @@ from pydantic import Field
 from mllmu.core.errors import DataError
 from mllmu.core.progress import Progress
 from mllmu.core.records import Profile
-from mllmu.data.questions import QuestionOrder, Questions, Written
+from mllmu.data.questions import QuestionOrder, QuestionWriter, Written
 from mllmu.data.questions._llm_prompts import Sheet, write_call
 from mllmu.data.questions._llm_rounds import PlannedQuestions, QuestionRounds, by_person, reasons, reopen
 from mllmu.data.questions.template import build
 from mllmu.llm import Budget, EndpointSettings, Preview
 
 
-class LlmQuestions(EndpointSettings, Questions):
+class LlmQuestions(EndpointSettings, QuestionWriter):
     """The 18 questions per person and their rewordings for the Test set, in a model's words, checked twice.
 
     Code decides what is asked: which attributes, the right value, and the letter it stands under, as the templates do.

@@ -16,7 +16,7 @@ from mllmu.core.parsing import blanked, render_answer
 from mllmu.core.progress import Progress
 from mllmu.core.records import MODALITIES, OTHER_ATTRIBUTE, QA, Modality, Profile, Question, TaskName
 from mllmu.core.seeding import derive, rng
-from mllmu.data.questions import QuestionOrder, Questions, Written, _distractors
+from mllmu.data.questions import QuestionOrder, QuestionWriter, Written, _distractors
 from mllmu.data.questions._rules import LETTERS, SLOTS, mentions, name_words
 from mllmu.data.questions._wordings import FACT, Variant, Wordings, render_subject, wording, wordings
 
@@ -29,7 +29,7 @@ _SUBJECT = re.compile(
 )
 
 
-class Template(Questions):
+class Template(QuestionWriter):
     """Sentence templates, disjoint for training, evaluation and the reworded test; wrong answers are other people's.
 
     Source: the question kinds of MLLMU-Bench, arXiv:2410.22108; the sentences are ours.

@@ -235,7 +235,7 @@ MAX_TAKEN = 200
 """Names that a prompt lists as taken; more would cost more than the few clashes they prevent."""
 
 
-class People(BaseModel):
+class InventedPeople(BaseModel):
     """What a model replies to an order."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -286,7 +286,7 @@ class LlmPeople(EndpointSettings, Source):
         reserved = [person.name for person in (*Celebrities().profiles(seed), *series)]
         accepted: dict[int, Person] = {}
         rejected: Counter[str] = Counter()
-        with Client(self, People) as client:
+        with Client(self, InventedPeople) as client:
             for attempt in range(1, self.max_rounds + 1):
                 missing = [order for order in orders if order.number not in accepted]
                 if not missing:
@@ -315,11 +315,16 @@ class LlmPeople(EndpointSettings, Source):
         return [profile_of(accepted[order.number], f"{self.id_prefix}{order.number:03d}") for order in orders]
 
     def _ask(
-        self, client: Client[People], orders: Sequence[Quota], attempt: int, taken: Sequence[str], progress: Progress
+        self,
+        client: Client[InventedPeople],
+        orders: Sequence[Quota],
+        attempt: int,
+        taken: Sequence[str],
+        progress: Progress,
     ) -> Iterator[tuple[Quota, Person | str]]:
         """One round; yields every order with its person, or with why there is none, in the order of the orders."""
         batches = self._batches(orders)
-        answers: dict[int, People | Unanswered] = {}
+        answers: dict[int, InventedPeople | Unanswered] = {}
         for number, answer in client.ask_all([_call(batch, attempt, taken) for batch in batches]):
             answers[number] = answer
             progress.advance(len(batches[number]), **client.budget.figures())
@@ -332,10 +337,10 @@ class LlmPeople(EndpointSettings, Source):
     def preview(self, seed: int, num_prompts: int) -> Preview:
         """What the first round would ask; rejected people are ordered again on top."""
         calls = [_call(batch, 1, ()) for batch in self._batches(quotas(self.num_people, seed))]
-        return Preview.of(self, People, calls, num_prompts)
+        return Preview.of(self, InventedPeople, calls, num_prompts)
 
 
-def _matched(batch: Sequence[Quota], answer: People | Unanswered) -> Iterator[tuple[Quota, Person | str]]:
+def _matched(batch: Sequence[Quota], answer: InventedPeople | Unanswered) -> Iterator[tuple[Quota, Person | str]]:
     if isinstance(answer, Unanswered):
         yield from ((order, f"no usable reply: {answer.reason}") for order in batch)
         return
