@@ -4,11 +4,10 @@
 budgets, the cache, and the key. Imports no torch.
 """
 
-from mllmu.llm.budget import Budget
-from mllmu.llm.cache import ReplyCache
 from mllmu.llm.client import Call, Client, Message, Preview, Unanswered
+from mllmu.llm.endpoint import ReplyCache
 from mllmu.llm.schema import fence, parse_object
-from mllmu.llm.settings import EndpointSettings
+from mllmu.llm.settings import Budget, EndpointSettings
 
 __all__ = [
     "Budget", "Call", "Client", "EndpointSettings", "Message", "Preview", "ReplyCache", "Unanswered",

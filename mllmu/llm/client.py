@@ -8,18 +8,15 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import closing
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel
 
 from mllmu.core.errors import EndpointError, MllmuError
 from mllmu.core.seeding import rng
-from mllmu.llm.budget import FAILED, Budget
-from mllmu.llm.cache import Reply, ReplyCache
-from mllmu.llm.http import Endpoint, RefusedRequest, Transient
+from mllmu.llm.endpoint import Endpoint, RefusedRequest, Reply, ReplyCache, Transient
 from mllmu.llm.schema import MAX_TEXT, json_schema, parse_object
-from mllmu.llm.settings import EndpointSettings
+from mllmu.llm.settings import FAILED, Budget, EndpointSettings
 
 T = TypeVar("T", bound=BaseModel)
 Message = Mapping[str, str]
@@ -53,8 +50,8 @@ class Preview(NamedTuple):
     def of(cls, settings: EndpointSettings, kind: type[BaseModel], calls: Sequence[Call], num_prompts: int) -> Preview:
         """The preview of some calls for objects of one kind."""
         keys = [cache_key(settings, request_body(settings, kind, call)) for call in calls]
-        with closing(ReplyCache(settings.cache_folder())) as cache:
-            num_cached = sum(cache.get(key) is not None for key in keys)
+        cache = ReplyCache(settings.cache_folder())
+        num_cached = sum(cache.get(key) is not None for key in keys)
         prompts = ("\n\n".join(part["content"] for part in call.messages) for call in calls[:num_prompts])
         return cls(len(calls), num_cached, tuple(prompts))
 
@@ -95,7 +92,6 @@ class Client(Generic[T]):
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._endpoint.close()
-        self._cache.close()
 
     def ask_all(self, calls: Sequence[Call]) -> Iterator[tuple[int, T | Unanswered]]:
         """Put all calls, at most ``concurrency`` at a time; yields (position of the call, answer) as they come.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,7 @@ def test_a_finished_judgement_is_not_made_again(root: Path, server: LlmServer) -
     judge = endpoint(server, root)
     first = run(root, MODELS, judge, progress=SilentProgress())
     asked = len(server.bodies)
-    (root.parent / "cache" / "replies.sqlite").unlink()
+    shutil.rmtree(root.parent / "cache")
     assert run(root, MODELS, judge, progress=SilentProgress())[0].results == first[0].results
     assert len(server.bodies) == asked == NUM_DISTINCT
     assert (first[0].spent["requests"], first[0].spent["cached"]) == (asked, 3) and first[0].spent[
@@ -135,7 +136,7 @@ def test_a_budget_stops_cleanly_and_the_next_command_goes_on_where_it_was(root: 
     assert len(partial.read_text(encoding="utf-8").splitlines()) == 2 + 3  # two new ones, three from the cache
     with partial.open("a", encoding="utf-8") as file:
         file.write('{"sample_id": "forget/p')  # as a killed process leaves it
-    (root.parent / "cache" / "replies.sqlite").unlink()  # the verdicts alone must be enough
+    shutil.rmtree(root.parent / "cache")  # the verdicts alone must be enough
     (found,) = run(root, MODELS, endpoint(server, root), progress=SilentProgress())
     assert found.spent["requests"] == len(server.bodies) == NUM_DISTINCT
     assert {r.value for r in found.results if r.model == "ga" and r.split == "forget"} == {2}

@@ -109,7 +109,7 @@ def test_retry_after_holds_back_every_call(tmp_path: Path) -> None:
 
 
 def test_retry_after_may_be_a_date() -> None:
-    from mllmu.llm.http import retry_after_s
+    from mllmu.llm.endpoint import retry_after_s
 
     soon = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
     assert 27 < retry_after_s(soon) <= 30
@@ -349,10 +349,18 @@ def test_votes_differ_by_seed_and_so_do_their_replies_in_the_cache(server: LlmSe
     assert [body["seed"] for body in server.bodies] == [1, 2]
 
 
-def test_a_damaged_cache_is_named(tmp_path: Path) -> None:
-    (tmp_path / "replies.sqlite").write_bytes(b"this is no database" * 100)
-    with pytest.raises(RunStoreError, match=r"replies\.sqlite: the cache of replies cannot be used.*'cache'"):
-        ReplyCache(tmp_path)
+def test_a_damaged_cache_is_named(server: LlmServer, tmp_path: Path) -> None:
+    ask(settings(server, tmp_path), 1)
+    (kept,) = tmp_path.iterdir()
+    kept.write_bytes(b"this is no reply" * 100)
+    with pytest.raises(RunStoreError, match=rf"{kept.name}: the cache of replies cannot be used.*'cache'"):
+        ask(settings(server, tmp_path), 1)
+
+
+def test_a_cache_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunStoreError, match=r"file: the cache of replies cannot be used \(.*exists.*'cache'"):
+        ReplyCache(tmp_path / "file")
 
 
 def test_the_cache_holds_no_question(server: LlmServer, tmp_path: Path) -> None:

@@ -1,26 +1,44 @@
-"""One POST to an endpoint: what comes back is a reply, a fault worth another try, or an error."""
+"""One request to an endpoint: it gives a reply, which is kept on disk, a fault worth another try, or an error."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any
 
 import httpx2
+from pydantic import ValidationError
 
-from mllmu.core.errors import EndpointError
-from mllmu.llm.cache import Reply
+from mllmu.core.errors import EndpointError, RunStoreError
+from mllmu.core.records import Record
+from mllmu.core.runfolder import write_atomic
 from mllmu.llm.settings import HIDDEN, EndpointSettings
 
 MAX_BYTES = 8 * 2**20
-"""A reply of a chat is some kilobytes; an endpoint that sends more than this is out of its mind."""
+"""A chat reply has some kilobytes; an endpoint that sends more than this is at fault."""
 EXCERPT = 200
 CHARACTERS_PER_TOKEN = 4
 _AGAIN = frozenset({408, 409, 425, 429})
 _THIS_REQUEST = frozenset({400, 413, 422})
+
+
+class Reply(Record):
+    """What an endpoint answered: the text, and the tokens that were read and written.
+
+    ``estimated`` says that the endpoint did not count its tokens and that four characters were taken for one.
+    """
+
+    text: str
+    tokens_in: int
+    tokens_out: int
+    finished: bool = True
+    estimated: bool = False
 
 
 class Transient(Exception):  # noqa: N818 - a signal between two modules, never seen by users
@@ -111,16 +129,12 @@ class Endpoint:
             return Transient(str(status), said, retry_after_s(headers.get("retry-after", "")))
         if status in _THIS_REQUEST:
             return RefusedRequest(said)
-        return EndpointError(f"{self._url}: {said}. {self._advice(status)}")
-
-    def _advice(self, status: int) -> str:
-        if status in (401, 403):
-            return f"The key in the environment variable {self._settings.key_variable or '(none)'} is not accepted."
-        if status == 404:
-            return f"Check base_url, and that the endpoint knows the model '{self._settings.model}'."
-        if 300 <= status < 400:
-            return "Redirects are not followed, since the key would go along; give the final address as base_url."
-        return "Check the settings of the endpoint."
+        key = f"The key in the environment variable {self._settings.key_variable or '(none)'} is not accepted."
+        model = f"Check base_url, and that the endpoint knows the model '{self._settings.model}'."
+        moved = "Redirects are not followed, since the key would go along; give the final address as base_url."
+        other = moved if 300 <= status < 400 else "Check the settings of the endpoint."
+        advice = {401: key, 403: key, 404: model}.get(status, other)
+        return EndpointError(f"{self._url}: {said}. {advice}")
 
     def _plain(self, text: str) -> str:
         """An excerpt for a message, in one line and without the key."""
@@ -141,3 +155,45 @@ def retry_after_s(value: str) -> float:
         except (ValueError, TypeError):
             return 0.0
     return max(0.0, seconds) if math.isfinite(seconds) else 0.0
+
+
+class ReplyCache:
+    """Replies by the digest of their request, a file each; threads and processes may share it.
+
+    It holds neither questions nor keys; the folder is readable by its owner only. To forget the replies, delete it.
+
+    Args:
+        folder: made if missing.
+
+    Raises:
+        RunStoreError: the folder cannot be made or written, or a file in it is damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        with _explained(folder):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def get(self, key: str) -> Reply | None:
+        """The kept reply, None if there is none."""
+        path = self._folder / f"{key}.json"
+        with _explained(path):
+            return Reply.model_validate_json(path.read_bytes()) if path.is_file() else None
+
+    def put(self, key: str, reply: Reply) -> None:
+        """Keep a reply; it is on disk when this returns."""
+        path = self._folder / f"{key}.json"
+        with _explained(path):
+            write_atomic(path, reply.model_dump_json())
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RunStoreError, ValidationError) as error:
+        reason = "a damaged entry" if isinstance(error, ValidationError) else error.__cause__ or error
+        raise RunStoreError(
+            f"{path}: the cache of replies cannot be used ({reason}). Free space, delete the file if it is damaged, "
+            "or choose another folder with the setting 'cache'."
+        ) from None
