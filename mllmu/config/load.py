@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from mllmu.config.recipe import Recipe, jobs
 from mllmu.core import plugins
 from mllmu.core.errors import PluginError, RecipeError
+from mllmu.core.records import QUESTION_FORMAT, TaskName
 
 GRID = "grid"
 
@@ -79,13 +80,14 @@ def check_plugins(recipe: Recipe, *, where: str = "recipe") -> None:
     recipe.data.questions.build("questions", f"{where}: data.questions")
     if recipe.data.celebrities:
         recipe.data.celebrities.build("sources", f"{where}: data.celebrities")
-    _check_judges(recipe, where)
     for spec in recipe.evaluate.benchmarks:
         spec.build("benchmarks", f"{where}: evaluate.benchmarks")
-    for setting, kind in _NAMED_IN_EVALUATE.items():
-        for name in getattr(recipe.evaluate, setting):
-            if (kind, name) != ("summaries", "all"):
-                _known(kind, name, f"{where}: evaluate.{setting}")
+    for (section, setting), kind in _NAMED.items():
+        for name in getattr(getattr(recipe, section), setting):
+            if (kind, name) not in _NO_PLUGINS:
+                _known(kind, name, f"{where}: {section}.{setting}")
+    _check_tasks(recipe, where)
+    _check_judges(recipe, where)
     if recipe.model.family != "auto":
         plugins.find("families", recipe.model.family)
     for job in jobs(recipe, where=where):
@@ -94,7 +96,15 @@ def check_plugins(recipe: Recipe, *, where: str = "recipe") -> None:
             raise RecipeError(f"{where}: unlearn.methods: {job.name} {hint}.")
 
 
-_NAMED_IN_EVALUATE = {"tasks": "tasks", "metrics": "metrics", "extra_metrics": "metrics", "summaries": "summaries"}
+_NAMED = {
+    ("evaluate", "tasks"): "tasks",
+    ("evaluate", "metrics"): "metrics",
+    ("evaluate", "extra_metrics"): "metrics",
+    ("evaluate", "summaries"): "summaries",
+    ("data", "train_formats"): "tasks",
+}
+_NO_PLUGINS = {("summaries", "all"), ("tasks", QUESTION_FORMAT)}
+"""Words that stand beside the names of plug-ins."""
 
 
 def _known(kind: str, name: str, where: str) -> None:
@@ -102,6 +112,25 @@ def _known(kind: str, name: str, where: str) -> None:
         plugins.find(kind, name)
     except PluginError as error:
         raise PluginError(f"{where}: {error}") from None
+
+
+def _check_tasks(recipe: Recipe, where: str) -> None:
+    """A task whose questions are put in the published words, or shown as examples, must have a text for that."""
+    evaluate = recipe.evaluate
+    for label, protocol in {"protocol": evaluate.protocol, **evaluate.compare}.items():
+        for name, people in protocol.shots.by_task.items():
+            setting = f"{where}: evaluate.{label}.shots.{name}"
+            _known("tasks", name, setting)
+            if people and protocol.prompts == "published" and not _published_people(name):
+                raise RecipeError(f"{setting}: the published prompt of this task has no examples; leave it out.")
+        for name in evaluate.tasks:
+            if protocol.prompts == "published" and _published_people(name) is None:
+                raise RecipeError(f"{where}: evaluate.tasks: '{name}' has no published prompt; use prompts: chat.")
+
+
+def _published_people(task: TaskName) -> int | None:
+    people: int | None = plugins.find("tasks", task).published_people
+    return people
 
 
 def _check_judges(recipe: Recipe, where: str) -> None:

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
+from mllmu.core import plugins
+from mllmu.core.errors import did_you_mean
 from mllmu.core.records import TASKS, TaskName
+
+ExamplePeople = NonNegativeInt | tuple[str, ...] | Literal["published"]
 
 
 class Shots(BaseModel):
-    """People whose questions are shown as examples before a question (few-shot): per task how many, or their ids."""
+    """Whose questions are few-shot examples, by task: ``cloze: 2``, ``cloze: ['003']``, ``cloze: published``.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Any task may be named beside the two settings below: with a number of people, their ids, or as many as the published
+    evaluator shows. A task that is not named has no examples.
+    """
 
-    classification: NonNegativeInt | tuple[str, ...] | Literal["published"] = Field(
-        0, description="example people for classification: number, ids, or 'published'; e.g. 2"
-    )
-    cloze: NonNegativeInt | tuple[str, ...] | Literal["published"] = Field(
-        0, description="example people for cloze: number, ids, or 'published'; e.g. ['003', '017']"
-    )
-    generation: NonNegativeInt | tuple[str, ...] = Field(0, description="example people for generation: number or ids")
+    model_config = ConfigDict(frozen=True, extra="allow")
+    __pydantic_extra__: dict[TaskName, ExamplePeople]
+
     drawn_from: Literal["pool", "asked"] = Field(
         "pool",
         description="'pool': retain people, who are then not evaluated; 'asked': people of the evaluated set, so "
@@ -31,10 +33,22 @@ class Shots(BaseModel):
         "one", description="questions per example person: one, or all of the task and modality, as published"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _names_of_tasks(cls, value: Any) -> Any:
+        """What is no setting must be a task, or a misspelt setting would pass for one."""
+        for name in value if isinstance(value, Mapping) else ():
+            known = [*cls.model_fields, *plugins.names("tasks")]
+            if ":" not in str(name) and name not in known:
+                raise ValueError(
+                    f"'{name}' is no setting and no task.{did_you_mean(str(name), known)} Expected: {', '.join(known)}"
+                )
+        return value
+
     @property
-    def by_task(self) -> dict[TaskName, int | tuple[str, ...] | Literal["published"]]:
+    def by_task(self) -> dict[TaskName, ExamplePeople]:
         """How many example people, or who, by task."""
-        return {"classification": self.classification, "generation": self.generation, "cloze": self.cloze}
+        return {**dict.fromkeys(TASKS, 0), **self.__pydantic_extra__}
 
 
 OFFICIAL: dict[str, Any] = {
@@ -58,7 +72,11 @@ class Protocol(BaseModel):
     prompts: Literal["chat", "published"] = Field(
         "chat", description="the model's own chat template, or the published prompt texts to the letter"
     )
-    shots: Shots = Field(Shots(), description="few-shot examples; a number is that many people in every task; e.g. 2")
+    shots: Shots = Field(
+        Shots(),
+        description="few-shot examples: per task how many people, or their ids, or 'published'; a number alone is for "
+        "every task of the benchmark; e.g. {cloze: 2, generation: ['003']}",
+    )
     parser: Literal["strict", "first_char"] = Field(
         "strict",
         description="'strict' leaves unreadable replies out of the mean; 'first_char' takes the first character and "
@@ -85,9 +103,3 @@ class Protocol(BaseModel):
             shots = dict.fromkeys(tasks, shots)
         filled["shots"] = {**preset["shots"], **shots} if isinstance(shots, Mapping) else shots
         return filled
-
-    @model_validator(mode="after")
-    def _examples_have_a_text(self) -> Self:
-        if self.prompts == "published" and self.shots.generation:
-            raise ValueError("the published generation prompt has no examples; leave out shots.generation")
-        return self

@@ -25,7 +25,7 @@ from pydantic import (
 from mllmu.config.protocol import Protocol
 from mllmu.core import plugins
 from mllmu.core.names import BASELINES, RETAIN_MODEL, TARGET
-from mllmu.core.records import MODALITIES, PEOPLE_SPLITS, TASKS, Modality, Split, TaskName
+from mllmu.core.records import MODALITIES, PEOPLE_SPLITS, QUESTION_FORMAT, TASKS, Modality, Split, TaskName
 
 Modalities = Literal["image_text", "text", "both"]
 
@@ -142,8 +142,9 @@ class DataSection(Section):
     review: Path | None = Field(
         None, description="saved by the page of 'mllmu data review'; what it marks is left out; e.g. review.json"
     )
-    train_formats: tuple[Literal["question", "classification", "cloze"], ...] = Field(
-        ("question",), description="formats of the training questions; the benchmark trains on 'question' alone"
+    train_formats: tuple[TaskName, ...] = Field(
+        (QUESTION_FORMAT,),
+        description="formats of the training questions: 'question', on which the benchmark trains, and tasks",
     )
     train_wordings: int = Field(6, ge=1, le=14, description="wordings in which each fact is asked in training")
 
@@ -311,7 +312,8 @@ class Evaluate(Section):
     @model_validator(mode="after")
     def _judges_need_free_answers(self) -> Self:
         free = (plugins.find("benchmarks", spec.name).free_answers for spec in self.benchmarks)
-        if self.judges and "generation" not in self.tasks and not any(free):
+        judged = (plugins.find("tasks", name).judged for name in self.tasks)
+        if self.judges and not any(judged) and not any(free):
             raise ValueError("judges read free answers only; put 'generation' among the tasks, or leave 'judges' out")
         return self
 

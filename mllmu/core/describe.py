@@ -227,7 +227,8 @@ def type_name(annotation: Any) -> str:
     if annotation in (None, types.NoneType):
         return "null"
     if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
-        return "plug-in" if annotation.model_config.get("extra") == "allow" else "section"
+        named = annotation.model_config.get("extra") == "allow" and "name" in annotation.model_fields
+        return "plug-in" if named else "section"
     inner = tuple(part for part in inner if part is not Ellipsis)
     name = "list" if origin is tuple else getattr(origin or annotation, "__name__", str(annotation)).lower()
     return f"{name}[{', '.join(map(type_name, inner))}]" if inner else name

@@ -22,6 +22,9 @@ OTHER_ATTRIBUTE = "other"
 MODALITIES: tuple[Modality, ...] = ("image_text", "text")
 PEOPLE_SPLITS: tuple[Split, ...] = ("forget", "test", "retain", "celebrity", "holdout")
 TASKS: tuple[TaskName, ...] = ("classification", "generation", "cloze")
+"""The tasks of MLLMU-Bench in the order of tables; a recipe asks them unless it names others."""
+QUESTION_FORMAT = "question"
+"""The training format of the benchmark, beside the tasks: a question and its answer in a sentence."""
 
 
 class Record(BaseModel):

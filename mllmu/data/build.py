@@ -25,7 +25,7 @@ from mllmu.core import plugins
 from mllmu.core.errors import DataError
 from mllmu.core.jsonl import dump_lines
 from mllmu.core.progress import Progress, SilentProgress
-from mllmu.core.records import Profile, Question
+from mllmu.core.records import QUESTION_FORMAT, Profile, Question
 from mllmu.core.runfolder import write_atomic
 from mllmu.core.seeding import derive
 from mllmu.data import review
@@ -34,6 +34,7 @@ from mllmu.data.portraits import Portraits
 from mllmu.data.questions import QuestionOrder, QuestionWriter, Rejected, Written, check, check_published
 from mllmu.data.sources import Source
 from mllmu.data.splits import forget_ids
+from mllmu.data.tasks import derived
 
 # Celebrities look the same in every run, whatever its seed, or a model that knows them could not recognise them.
 CELEBRITY_PORTRAIT_SEED = 0
@@ -176,6 +177,9 @@ def ask(
         rejected += written.rejected
         facts |= {name: facts.get(name, 0) + amount for name, amount in written.facts.items()}
         flaws |= {group.name: found} if found else {}
+    taught = [question for question in questions if question.variant == "train"]
+    for task in order.train_formats:
+        questions += derived(task, taught) if task != QUESTION_FORMAT else ()
     return Written(questions, tuple(rejected), facts), flaws
 
 

@@ -1,6 +1,6 @@
 """Which people's questions are shown as examples before a question (few-shot), and whose are then not asked."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mllmu.config.protocol import Shots
@@ -8,6 +8,7 @@ from mllmu.core.errors import RecipeError, did_you_mean
 from mllmu.core.records import Modality, Question, Split, TaskName
 from mllmu.core.seeding import rng
 from mllmu.data.dataset import Dataset, image_path
+from mllmu.data.tasks import task_of
 from mllmu.evaluation.published import ExampleQuestion
 
 NO_EXAMPLES: tuple[Split, ...] = ("celebrity", "holdout")
@@ -48,6 +49,7 @@ class Examples:
 def choose(
     shots: Shots,
     dataset: Dataset,
+    questions: Iterable[Question],
     key: str,
     members: Mapping[Split, Sequence[str]],
     *,
@@ -60,15 +62,19 @@ def choose(
 
     Args:
         shots: how many, or who, and where from.
+        questions: of everybody, which may become examples.
         key: forget ratio in percent.
         members: who is asked in each set.
         seed: draws the people, by their ids, never by their order.
-        published: how many the published evaluator draws for the family of the model.
+        published: how many the published evaluator draws for the family of the model, where not as the task says.
 
     Raises:
         RecipeError: a listed person is not in the data, or is to be forgotten and listed for the pool.
     """
-    wanted = {task: published[task] if value == "published" else value for task, value in shots.by_task.items()}
+    wanted = {
+        task: published.get(task, task_of(task).published_people or 0) if value == "published" else value
+        for task, value in shots.by_task.items()
+    }
     _check_listed(shots, wanted, dataset, key)
     people: dict[tuple[Split, TaskName], Sequence[str]] = {}
     for split, asked in members.items():
@@ -78,7 +84,7 @@ def choose(
             elif split not in NO_EXAMPLES:
                 people[split, task] = _of_set(value, asked, dataset.people, seed, split, task)
     index: dict[tuple[str, TaskName, Modality], list[Question]] = {}
-    for question in dataset.questions:
+    for question in questions:
         if question.variant == "eval":
             index.setdefault((question.profile_id, question.task, question.modality), []).append(question)
     return Examples(shots, people, seed, index)

@@ -3,8 +3,8 @@
     eval/forget_10/<model>/judge_<name>/scores.jsonl     one Score per response, metric factuality_<name>
     eval/forget_10/judge_<name>.json                     means with intervals, modalities apart, and the cost
 
-Only free answers (the generation task) are judged. Every verdict is on disk before the next is waited for, so an
-interrupted run continues where it was.
+Only free answers are judged, those of tasks that say so. Every verdict is on disk before the next is waited for, so
+an interrupted run continues where it was.
 """
 
 import json
@@ -19,6 +19,7 @@ from mllmu.core.jsonl import Journal, dump_lines, read_lines
 from mllmu.core.progress import Progress
 from mllmu.core.records import PEOPLE_SPLITS, MetricResult, Response, Sample, Score
 from mllmu.core.runfolder import UNIT_FILE, RunFolder, RunStore, Unit, read_json, write_atomic
+from mllmu.data.tasks import task_of
 from mllmu.evaluation import scoring
 from mllmu.evaluation.agreement import ReplyId
 from mllmu.evaluation.judges import HIGHEST, LOWEST, Case, Judge, JudgeSession
@@ -101,7 +102,7 @@ def judging_jobs(root: Path, models: Sequence[str]) -> list[JudgingJob]:
 def _job(folder: RunFolder, key: str, model: str) -> JudgingJob:
     place = folder.path(folder.evaluation(key))
     samples = read_lines(place / folder.SAMPLES_FILE, Sample)
-    samples = [sample for sample in samples if sample.task == "generation" and sample.part == "report"]
+    samples = [sample for sample in samples if task_of(sample.task).judged and sample.part == "report"]
     unit = place / model / folder.RESPONSES
     responses = {response.sample_id: response for response in read_lines(unit / folder.RESPONSES_FILE, Response)}
     cases = [_case(sample, responses[sample.id]) for sample in samples if sample.id in responses]

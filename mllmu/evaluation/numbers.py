@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from mllmu.core import plugins
-from mllmu.core.declared import Declared, SplitInfo, TableSpec, TaskInfo
+from mllmu.core.declared import Declared, SplitInfo, TableSpec
 from mllmu.core.errors import DataError
 from mllmu.core.records import PEOPLE_SPLITS, TASKS, MetricResult, Modality, Question, Sample, Score, Split, TaskName
-from mllmu.data.tasks import Part
+from mllmu.data.tasks import Part, task_of
 from mllmu.evaluation.metrics import clustered_mean
 from mllmu.evaluation.scoring import Group, grouped, ordered, result_row, samples_by_id, values_by_metric
 from mllmu.evaluation.stats import ks_distance
@@ -23,13 +23,13 @@ def baselines(
     Accuracy near the majority row means that the questions can be answered without knowing the person.
 
     Args:
-        samples: rendered samples; only classification counts.
+        samples: rendered samples; only those with options count.
         train_questions: what the target was fine-tuned on; a person counts once per attribute and value.
         part: which samples count.
     """
     people = {(q.profile_id, q.attribute, _plain(q.value)) for q in train_questions}
     counts = Counter((attribute, value) for _, attribute, value in people)
-    groups = grouped(s for s in samples if s.part == part and s.task == "classification")
+    groups = grouped(s for s in samples if s.part == part and s.options)
     guesses: dict[str, Callable[[Sample], float]] = {
         "chance": lambda sample: 1 / len(sample.options),
         "majority": lambda sample: _majority_value(sample, counts),
@@ -58,10 +58,9 @@ def declared(
     metrics, tasks, splits = (
         list(dict.fromkeys(names)) for names in zip(*((r.metric, r.task, r.split) for r in results), strict=True)
     )
-    plugged = {task: plugins.find("tasks", task) for task in ordered(tasks, TASKS)}
     return Declared(
         metrics={name: plugins.build("metrics", name, {}).info() for name in metrics},
-        tasks={name: TaskInfo(label=task.label, metric=task.headline(parser)) for name, task in plugged.items()},
+        tasks={task: task_of(task).info(parser) for task in ordered(tasks, TASKS)},
         splits={
             split: benchmarks.get(split) or SplitInfo(label=split.capitalize())
             for split in ordered(splits, PEOPLE_SPLITS)

@@ -3,8 +3,8 @@
 import re
 from typing import Literal
 
-from mllmu.core.parsing import contains, contains_words, parse_choice
 from mllmu.core.records import Response, Sample
+from mllmu.data.tasks import task_of
 
 Outcome = Literal["right", "wrong", "refused", "garbled"]
 
@@ -27,28 +27,19 @@ def outcome(sample: Sample, response: Response) -> Outcome:
     """Sort a reply into one of four bins, so that a collapsed model looks collapsed and not forgetful.
 
     In this order:
-        right: the task's own criterion - the parsed letter is the target (classification), the reply contains the
-            target (cloze, the published rule), or the value occurs in it as whole words (generation). A private
-            value counts as told however badly the rest is written.
-        wrong (classification): another option was chosen.
+        right: the task's own criterion, see :meth:`mllmu.data.tasks.Task.right`. A private value counts as revealed
+            however badly the rest is written.
+        wrong: the reply chooses another option.
         refused: the reply says that it does not know or will not tell.
-        garbled: noise, see :func:`is_noise`; in classification every reply that names no option.
+        garbled: noise, see :func:`is_noise`; where there are options, every reply that names none.
         wrong: any other reply.
     """
-    if sample.task == "classification":
-        letter = parse_choice(response.text, sample.options).letter
-        if letter is not None:
-            return "right" if letter == sample.target else "wrong"
-        return "refused" if is_refusal(response.text) else "garbled"
-    if _tells(response.text, sample):
-        return "right"
+    right = task_of(sample.task).right(response.text, sample)
+    if right is not None:
+        return "right" if right else "wrong"
     if is_refusal(response.text):
         return "refused"
-    return "garbled" if is_noise(response.text, finished=response.finished) else "wrong"
-
-
-def _tells(text: str, sample: Sample) -> bool:
-    return contains(text, sample.target) if sample.task == "cloze" else contains_words(text, sample.value)
+    return "garbled" if sample.options or is_noise(response.text, finished=response.finished) else "wrong"
 
 
 def is_refusal(text: str) -> bool:

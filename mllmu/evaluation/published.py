@@ -13,10 +13,11 @@ Source: arXiv:2410.22108 and its released evaluator. It draws example people and
 they are given.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mllmu.core.records import Exchange, MetricResult, Modality, Question, Sample, Split, TaskName
+from mllmu.data.tasks import task_of
 
 NEW_TOKENS = 50
 METRICS = ("accuracy_first_char", "cloze_contains", "rouge1", "rouge2", "rougeL", "bleu")
@@ -39,51 +40,6 @@ class ExampleQuestion:
     image: str
 
 
-def classification_prompt(question: Question) -> str:
-    choices = "\n".join(f"{letter}: {value}" for letter, value in question.options.items())
-    ask = "Just give ONE letter representing the answer directly."
-    return f"{_opening(question)}{question.text}\n{choices}\n{ask}\nASSISTANT:"
-
-
-def classification_shot(question: Question) -> str:
-    choices = "\n".join(f"{letter}: {question.options[letter]}" for letter in "ABCD")
-    return f"{_opening(question)}Question: {question.text}\n{choices}\nCorrect Answer: {question.answer}\n"
-
-
-def cloze_prompt(question: Question) -> str:
-    return f"{_opening(question)}{_blanked(question)}\nASSISTANT:"
-
-
-def cloze_shot(question: Question) -> str:
-    opening = _opening(question).replace(": <image>", ":<image>")  # published without the space
-    return f"{opening}{_blanked(question)}\nCorrect Answer: {question.answer}\n"
-
-
-def generation_prompt(question: Question) -> str:
-    if question.modality == "image_text":
-        ask = "Answer the question based on your trained knowledge in one sentence accurately in ENGLISH."
-        return f"USER: <image>\n{question.text}\n{ask}\nASSISTANT: "
-    ask = "Answer the question based on your trained knowledge in one sentence in ENGLISH."
-    return f"USER: {question.text}\n{ask}\nASSISTANT:"
-
-
-def _opening(question: Question) -> str:
-    return "USER: <image>\n" if question.modality == "image_text" else "USER:\n"
-
-
-def _blanked(question: Question) -> str:
-    ask = "Please **ONLY** provide the correct answer that should replace the [Blank]."
-    return f"{question.text.replace('__', '[Blank]')}\n{ask}"
-
-
-PROMPTS: dict[TaskName, Callable[[Question], str]] = {
-    "classification": classification_prompt,
-    "generation": generation_prompt,
-    "cloze": cloze_prompt,
-}
-SHOTS: dict[TaskName, Callable[[Question], str]] = {"classification": classification_shot, "cloze": cloze_shot}
-
-
 def sample(
     question: Question, *, split: Split, image: str, shots: Sequence[ExampleQuestion], letter_tokens: int = NEW_TOKENS
 ) -> Sample:
@@ -97,11 +53,19 @@ def sample(
         letter_tokens: most new tokens for the letter of a question without image, see
             :class:`mllmu.models.families.Family`.
     """
-    used = [s for s in shots if s.question.task == question.task and s.question.modality == question.modality]
-    used = used if question.task in SHOTS else []
-    has_image = question.modality == "image_text"
-    examples = tuple(_exchange(shot, has_image=has_image) for shot in used)
-    is_letter = question.task == "classification" and not has_image
+    task, has_image = task_of(question.task), question.modality == "image_text"
+    about = (question.task, question.modality)
+    used = [shot for shot in shots if (shot.question.task, shot.question.modality) == about]
+    examples = tuple(
+        Exchange(
+            prompt=task.published_example(shot.question),  # the text holds the reply already
+            reply=shot.question.answer,
+            image=shot.image if has_image else "",
+        )
+        for shot in used
+        if task.published_people
+    )
+    is_letter = question.options and not has_image
     return Sample(
         id=f"{split}/{question.id}",
         question_id=question.id,
@@ -110,7 +74,7 @@ def sample(
         task=question.task,
         modality=question.modality,
         attribute=question.attribute,
-        prompt="".join(example.prompt for example in examples) + PROMPTS[question.task](question),
+        prompt="".join(example.prompt for example in examples) + task.published_prompt(question),
         image=image if has_image else "",
         examples=examples,
         raw_prompt=True,
@@ -119,12 +83,6 @@ def sample(
         options=question.options,
         max_new_tokens=letter_tokens if is_letter else NEW_TOKENS,
     )
-
-
-def _exchange(shot: ExampleQuestion, *, has_image: bool) -> Exchange:
-    """An example; its text holds the reply already."""
-    text = SHOTS[shot.question.task](shot.question)
-    return Exchange(prompt=text, reply=shot.question.answer, image=shot.image if has_image else "")
 
 
 def published_layout(results: Sequence[MetricResult]) -> dict[str, dict[str, dict[str, float]]]:

@@ -10,7 +10,7 @@ from mllmu.core.errors import RecipeError
 from mllmu.core.records import PEOPLE_SPLITS, Exchange, Question, Sample, Split
 from mllmu.core.seeding import rng
 from mllmu.data.dataset import Dataset, image_path
-from mllmu.data.tasks import Part, Task
+from mllmu.data.tasks import Part, Task, derived
 from mllmu.evaluation import published
 from mllmu.evaluation.examples import Examples, choose
 from mllmu.evaluation.metrics import measured, metrics_of
@@ -33,21 +33,22 @@ def render(
     protocol = evaluate.protocol
     settings = {} if protocol.max_new_tokens is None else {"max_new_tokens": protocol.max_new_tokens}
     tasks: dict[str, Task] = {name: plugins.build("tasks", name, settings) for name in evaluate.tasks}
+    questions = [question for question in dataset.questions if question.variant != "train"]
+    questions += [question for task in tasks for question in derived(task, questions)]
     members = {split: _members(dataset, key, split, evaluate, seed) for split in PEOPLE_SPLITS}
-    has_examples = any(protocol.shots.by_task.values())
-    drawn = family.published_shots
-    examples = choose(protocol.shots, dataset, key, members, seed=seed, published=drawn) if has_examples else None
+    drawn, examples = family.published_shots, None
+    if any(protocol.shots.by_task.values()):
+        examples = choose(protocol.shots, dataset, questions, key, members, seed=seed, published=drawn)
     asking = _Asking(dataset, protocol, tasks, examples, selection, seed, family)
     asked: dict[tuple[str, str], list[Question]] = {}
-    for question in dataset.questions:
-        wanted = question.task in tasks and question.modality in evaluate.modalities
-        if question.variant != "train" and wanted:
+    for question in questions:
+        if question.task in tasks and question.modality in evaluate.modalities:
             asked.setdefault((question.profile_id, question.variant), []).append(question)
     samples = []
     for split in PEOPLE_SPLITS:
         for person in members[split]:
             samples += list(asking.samples(split, asked.get((person, "test" if split == "test" else "eval"), [])))
-    more = measured(metrics_of(evaluate))
+    more = measured(metrics_of(evaluate), tasks)
     return [s.model_copy(update={"measured": more[s.task]}) if more.get(s.task) else s for s in samples]
 
 

@@ -142,7 +142,8 @@ class Evaluation:
 
     def score_under_base(self, models: Sequence[str], metrics: Sequence[Metric]) -> None:
         """Compute the base log-probabilities of the models' responses, if a metric needs them."""
-        tasks = {task for metric in metrics if metric.needs_base_logp for task in metric.tasks}
+        wanted = [metric for metric in metrics if metric.needs_base_logp]
+        tasks = {task for task in {s.task for s in self.samples} if any(metric.concerns(task) for metric in wanted)}
         missing = [model for model in models if tasks and not self.base_logp_unit(model).done]
         if not missing:
             return

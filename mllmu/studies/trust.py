@@ -127,7 +127,7 @@ class TrustStudy:
     def cells(self) -> list[Cell]:
         """What can be measured: every metric on every task and modality it applies to."""
         pairs = sorted({(sample.task, sample.modality) for sample in self.evaluation.samples})
-        return [(m.name, task, modality) for m in self.metrics for task, modality in pairs if task in m.tasks]
+        return [(m.name, task, modality) for m in self.metrics for task, modality in pairs if m.concerns(task)]
 
     def missing(self, size: int) -> list[tuple[str, str]]:
         """The members of the pool whose responses are missing."""

@@ -26,9 +26,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mllmu.core import plugins, ranks
+from mllmu.core import ranks
 from mllmu.core.records import OTHER_ATTRIBUTE, Question
 from mllmu.core.seeding import rng
+from mllmu.data.tasks import task_of
 from mllmu.models.encoding import Encoder, image_inputs, shared_length
 from mllmu.models.engine.forward import Forward, labelled, run_logits
 from mllmu.models.families import IGNORE, Batch, Turn, core
@@ -52,14 +53,12 @@ def training_turns(
 ) -> list[Turn]:
     """Turns of the training questions of some people, in one modality or both, or of another variant in the same way.
 
-    A plain question is put without any instruction, as published; other formats as they are evaluated. Image+text
-    questions show their image, if none is named the canonical portrait ``<profile>_0.png``; text questions have the
-    name instead.
+    Every question is put as its task has it in training. Image + text questions show their image, if none is named the
+    canonical portrait ``<profile>_0.png``; text questions have the name instead.
     """
-    tasks = {name: plugins.build("tasks", name, {}) for name in ("classification", "cloze")}
     return [
         Turn(
-            prompt=tasks[q.task].prompt(q) if q.task in tasks else q.text,
+            prompt=task_of(q.task).training_prompt(q),
             reply=q.answer,
             image=image_folder / f"{q.profile_id}_{q.view or 0}.png" if q.modality == "image_text" else None,
             person=q.profile_id,

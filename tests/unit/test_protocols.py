@@ -73,7 +73,7 @@ def test_every_switch_of_the_official_protocol_can_be_set_alone() -> None:
         key: value for key, value in OFFICIAL.items() if key != "shots"
     }
     changed = Evaluate.model_validate({"protocol": {"name": "official", "shots": {"cloze": ["007"]}}}).protocol
-    assert (changed.shots.cloze, changed.shots.classification) == (("007",), "published")
+    assert (changed.shots.by_task["cloze"], changed.shots.by_task["classification"]) == (("007",), "published")
     assert (changed.shots.drawn_from, changed.shots.questions, changed.prompts) == ("asked", "all", "published")
     for key, value in OFFICIAL.items():
         alone = Evaluate.model_validate({"protocol": {key: value}}).protocol
@@ -91,7 +91,8 @@ def test_a_number_of_shots_is_meant_for_every_task_that_has_examples() -> None:
     ("protocol", "message"),
     [
         ({"parsre": "strict"}, r"evaluate\.protocol\.parsre: unknown setting.*Did you mean 'parser'"),
-        ({"shots": {"cloz": 1}}, r"shots\.cloz.*Did you mean 'cloze'"),
+        ({"shots": {"cloz": 1}}, r"evaluate\.protocol\.shots: 'cloz' is no .*Did you mean 'cloze'"),
+        ({"shots": {"drawn_form": "asked"}}, r"'drawn_form' is no setting.*Did you mean 'drawn_from'"),
         ("oficial", r"evaluate\.protocol\.name: Input should be 'corrected' or 'official'"),
         ({"prompts": "published", "shots": {"generation": 1}}, "has no examples"),
         ({"max_new_tokens": 0}, "greater than 0"),

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from mllmu.core.plugins import Plugin
 from mllmu.core.progress import Progress
-from mllmu.core.records import Profile, Question, Record
+from mllmu.core.records import QUESTION_FORMAT, Profile, Question, Record
 from mllmu.data.questions._rules import SLOTS, Rule, check, check_published, first_broken, mentions, name_words
 from mllmu.data.questions._wordings import BLANK, FACT, SUBJECT, Variant, Wordings, render_subject, wording, wordings
 
@@ -36,8 +36,8 @@ class QuestionOrder(NamedTuple):
         seed: the only source of variation.
         variants: which kinds of questions.
         train_wordings: different question templates per attribute and modality, 1 to the number of templates.
-        train_formats: ``question`` (the benchmark's), and ``classification`` or ``cloze`` for small models that do
-            not carry a fact over from plain questions; always in training wordings, with options of their own.
+        train_formats: ``question`` (the benchmark's), and tasks, for small models that do not carry a fact over from
+            plain questions; always in training wordings, with options of their own.
         banned: (person, task, modality, attribute) that eval and test do not ask; see :mod:`mllmu.data.review`.
         unsaid: (person, task, text) in which eval and test do not ask.
     """
@@ -45,7 +45,7 @@ class QuestionOrder(NamedTuple):
     seed: int
     variants: tuple[Variant, ...] = ("train", "eval", "test")
     train_wordings: int = 6
-    train_formats: tuple[str, ...] = ("question",)
+    train_formats: tuple[str, ...] = (QUESTION_FORMAT,)
     banned: frozenset[tuple[str, str, str, str]] = frozenset()
     unsaid: frozenset[tuple[str, str, str]] = frozenset()
 

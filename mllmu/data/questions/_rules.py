@@ -9,11 +9,12 @@ from functools import cache
 from math import sqrt
 
 from mllmu.core.errors import DataError
-from mllmu.core.records import MODALITIES, Profile, Question, TaskName
+from mllmu.core.records import MODALITIES, TASKS, Profile, Question, TaskName
 from mllmu.data.questions._wordings import BLANK
+from mllmu.data.tasks import task_of
 
 LETTERS = ("A", "B", "C", "D")
-SLOTS: dict[TaskName, int] = {"classification": 5, "generation": 2, "cloze": 2}
+SLOTS: dict[TaskName, int] = {task: task_of(task).size.questions for task in TASKS}
 """Questions per person, variant and modality: 2 x (5 + 2 + 2) = 18."""
 NUM_WRONG = 3
 Rule = tuple[object, str]

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 from mllmu.core.errors import DataError
 from mllmu.core.parsing import blanked, render_answer
 from mllmu.core.progress import Progress
-from mllmu.core.records import MODALITIES, OTHER_ATTRIBUTE, QA, Modality, Profile, Question, TaskName
+from mllmu.core.records import MODALITIES, OTHER_ATTRIBUTE, QA, QUESTION_FORMAT, Modality, Profile, Question, TaskName
 from mllmu.core.seeding import derive, rng
 from mllmu.data.questions import QuestionOrder, QuestionWriter, Written, _distractors
 from mllmu.data.questions._rules import LETTERS, SLOTS, mentions, name_words
@@ -123,7 +123,7 @@ class _Writer:
 
     def train(self) -> Iterator[Question]:
         """The training questions in all formats."""
-        if "question" in self.order.train_formats:
+        if QUESTION_FORMAT in self.order.train_formats:
             yield from self._published() if self.profile.training_qa else self._plain()
         for task in SLOTS:
             if task in self.order.train_formats:

@@ -7,8 +7,11 @@ from typing import ClassVar
 from pydantic import Field
 
 from mllmu.core.errors import DataError
-from mllmu.core.records import Question, TaskName
-from mllmu.data.tasks import Task
+from mllmu.core.parsing import parse_choice
+from mllmu.core.records import Question, Sample
+from mllmu.data.tasks import Task, TaskSize, opening
+
+_INSTRUCTION = "Just give ONE letter representing the answer directly."
 
 
 class Classification(Task):
@@ -19,7 +22,6 @@ class Classification(Task):
     """
 
     source: ClassVar[str] = "https://arxiv.org/abs/2410.22108"
-    task: ClassVar[TaskName] = "classification"
     label: ClassVar[str] = "Classification"
     metrics: ClassVar[tuple[str, ...]] = (
         "accuracy",
@@ -30,6 +32,8 @@ class Classification(Task):
         "refused",
         "garbled",
     )
+    size: ClassVar[TaskSize] = TaskSize(questions=5, candidates=4, question_tokens=45, reply_tokens=2)
+    published_people: ClassVar[int | None] = 1
 
     max_new_tokens: int = Field(default=8, gt=0, description="most tokens a reply may have")
 
@@ -39,10 +43,23 @@ class Classification(Task):
 
     def prompt(self, question: Question) -> str:
         choices = "\n".join(f"{letter}: {value}" for letter, value in sorted(question.options.items()))
-        return f"{question.text}\n{choices}\nJust give ONE letter representing the answer directly."
+        return f"{question.text}\n{choices}\n{_INSTRUCTION}"
 
     def candidates(self, question: Question) -> dict[str, str]:
         return {letter: letter for letter in sorted(question.options)}
+
+    def right(self, text: str, sample: Sample) -> bool | None:
+        """Whether the letter that the reply names is the right one; None if it names no option."""
+        letter = parse_choice(text, sample.options).letter
+        return None if letter is None else letter == sample.target
+
+    def published_prompt(self, question: Question) -> str:
+        choices = "\n".join(f"{letter}: {value}" for letter, value in question.options.items())
+        return f"{opening(question)}{question.text}\n{choices}\n{_INSTRUCTION}\nASSISTANT:"
+
+    def published_example(self, question: Question) -> str:
+        choices = "\n".join(f"{letter}: {question.options[letter]}" for letter in "ABCD")
+        return f"{opening(question)}Question: {question.text}\n{choices}\nCorrect Answer: {question.answer}\n"
 
     def check(self, question: Question) -> None:
         super().check(question)

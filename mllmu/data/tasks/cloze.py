@@ -8,10 +8,12 @@ from typing import ClassVar
 from pydantic import Field
 
 from mllmu.core.errors import DataError
-from mllmu.core.records import Question, TaskName
-from mllmu.data.tasks import Task, answers_by_key
+from mllmu.core.parsing import contains
+from mllmu.core.records import Question, Sample
+from mllmu.data.tasks import Task, TaskSize, opening
 
 _BLANK = re.compile(r"_{2,}")
+_INSTRUCTION = "Please **ONLY** provide the correct answer that should replace the [Blank]."
 
 
 class Cloze(Task):
@@ -21,7 +23,6 @@ class Cloze(Task):
     """
 
     source: ClassVar[str] = "https://arxiv.org/abs/2410.22108"
-    task: ClassVar[TaskName] = "cloze"
     label: ClassVar[str] = "Cloze"
     metrics: ClassVar[tuple[str, ...]] = (
         "cloze_contains",
@@ -33,20 +34,33 @@ class Cloze(Task):
         "refused",
         "garbled",
     )
+    size: ClassVar[TaskSize] = TaskSize(candidates=4, question_tokens=28, reply_tokens=5)
+    published_people: ClassVar[int | None] = 2
 
     max_new_tokens: int = Field(default=24, gt=0, description="most tokens a reply may have")
 
     def prompt(self, question: Question) -> str:
-        statement = _BLANK.sub("[Blank]", question.text)
-        return f"{statement}\nPlease **ONLY** provide the correct answer that should replace the [Blank]."
+        return f"{_BLANK.sub('[Blank]', question.text)}\n{_INSTRUCTION}"
 
-    def candidates(self, question: Question) -> dict[str, str]:
-        return answers_by_key(question)
+    def right(self, text: str, sample: Sample) -> bool | None:
+        """The published rule: the reply contains the target, whatever stands around it."""
+        return contains(text, sample.target) or None
+
+    def published_prompt(self, question: Question) -> str:
+        return f"{opening(question)}{_published_statement(question)}\nASSISTANT:"
+
+    def published_example(self, question: Question) -> str:
+        before = opening(question).replace(": <image>", ":<image>")  # published without the space
+        return f"{before}{_published_statement(question)}\nCorrect Answer: {question.answer}\n"
 
     def check(self, question: Question) -> None:
         super().check(question)
         if not _BLANK.search(question.text):
             raise DataError(f"question {question.id}: a cloze needs the blank '__', got {question.text!r}.")
+
+
+def _published_statement(question: Question) -> str:
+    return f"{question.text.replace('__', '[Blank]')}\n{_INSTRUCTION}"
 
 
 PLUGIN = Cloze

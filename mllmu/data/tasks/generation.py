@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from mllmu.core.records import Modality, Question, TaskName
-from mllmu.data.tasks import Task, answers_by_key
+from mllmu.core.records import Modality, Question
+from mllmu.data.tasks import Task
 
 # The two published wordings differ by one word; both are kept so that numbers stay comparable.
 _INSTRUCTION: dict[Modality, str] = {
@@ -25,7 +25,6 @@ class Generation(Task):
     """
 
     source: ClassVar[str] = "https://arxiv.org/abs/2410.22108"
-    task: ClassVar[TaskName] = "generation"
     label: ClassVar[str] = "Generation"
     metrics: ClassVar[tuple[str, ...]] = (
         "rougeL",
@@ -40,6 +39,8 @@ class Generation(Task):
         "refused",
         "garbled",
     )
+    judged: ClassVar[bool] = True
+    published_people: ClassVar[int | None] = 0
 
     max_new_tokens: int = Field(default=50, gt=0, description="most tokens a reply may have")
 
@@ -48,8 +49,14 @@ class Generation(Task):
             return question.text
         return f"{question.text}\n{_INSTRUCTION[question.modality]}"
 
-    def candidates(self, question: Question) -> dict[str, str]:
-        return answers_by_key(question)
+    def training_prompt(self, question: Question) -> str:
+        """The question without any instruction, as published."""
+        return question.text
+
+    def published_prompt(self, question: Question) -> str:
+        # only the published text with an image has a space at its end
+        before, after = ("USER: <image>\n", " ") if question.modality == "image_text" else ("USER: ", "")
+        return f"{before}{question.text}\n{_INSTRUCTION[question.modality]}\nASSISTANT:{after}"
 
 
 PLUGIN = Generation

@@ -12,7 +12,8 @@ from mllmu.core import plugins
 from mllmu.core.declared import Direction, MetricInfo
 from mllmu.core.errors import DataError
 from mllmu.core.plugins import Plugin
-from mllmu.core.records import TASKS, CandidateLogp, Response, Sample, Score, Split, TaskName, TokenStats
+from mllmu.core.records import CandidateLogp, Response, Sample, Score, Split, TaskName, TokenStats
+from mllmu.data.tasks import task_of
 from mllmu.evaluation.outcome import Outcome, outcome
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ class Metric(Plugin):
     """Base of every metric: ``value`` judges one reply, ``aggregate`` turns many judgements into a mean.
 
     A subclass sets what it judges and what it needs:
-        tasks: the tasks whose replies it judges; ``splits``: only these sets, if not all concern it.
+        tasks: the tasks whose replies it judges, beside those that name it among their metrics.
+        splits: only these sets, if not all concern it.
         version: raised whenever the same replies would give other numbers.
         measures: what must be measured on the model besides replies and candidates, see ``Sample.measured``.
         reads_likelihood: it reads the likelihood of candidates, which the published protocol does not compute.
@@ -63,9 +65,13 @@ class Metric(Plugin):
     outcome: ClassVar[bool] = False
     collapse: ClassVar[bool] = False
 
+    def concerns(self, task: TaskName) -> bool:
+        """Whether it judges replies to this task."""
+        return task in self.tasks or self.name in task_of(task).metrics
+
     def judges(self, split: Split, task: TaskName) -> bool:
         """Whether it judges replies to this task in this set."""
-        return task in self.tasks and (not self.splits or split in self.splits)
+        return self.concerns(task) and (not self.splits or split in self.splits)
 
     @abstractmethod
     def value(self, sample: Sample, response: Response) -> float | str:
@@ -242,9 +248,9 @@ def metrics_of(evaluate: Evaluate) -> list[Metric]:
     return [plugins.build("metrics", name, {}) for name in dict.fromkeys(names)]
 
 
-def measured(metrics: Iterable[Metric]) -> dict[str, tuple[str, ...]]:
+def measured(metrics: Sequence[Metric], tasks: Iterable[TaskName]) -> dict[str, tuple[str, ...]]:
     """By task, what the metrics need measured on a model besides its replies."""
     return {
-        task: tuple(sorted({what for metric in metrics if task in metric.tasks for what in metric.measures}))
-        for task in TASKS
+        task: tuple(sorted({what for metric in metrics if metric.concerns(task) for what in metric.measures}))
+        for task in tasks
     }

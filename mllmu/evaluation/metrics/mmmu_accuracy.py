@@ -30,7 +30,7 @@ class MmmuAccuracy(Metric):
     label = "MMMU accuracy"
 
     def value(self, sample: Sample, response: Response) -> float | str:
-        if sample.task == "classification":
+        if sample.options:
             letter = read_choice(response.text, sample.options)
             return float(letter == sample.target) if letter else "no option named"
         truths = [text for key, text in sample.candidates.items() if key.startswith("right_")] or [sample.target]

@@ -93,7 +93,7 @@ class Family(Plugin):
         needs_image: the model takes no turn without an image.
         image_parts: modules that an image goes through, the vision tower first, if their output simply takes the
             places of the image's tokens; empty: images are put in as pixels.
-        published_shots: people whose questions the published evaluator shows as examples, by task.
+        published_shots: people whose questions the published evaluator shows as examples, where not as the task says.
         published_letter_tokens: most new tokens that it allows for the letter of a question without image.
     """
 
@@ -106,7 +106,7 @@ class Family(Plugin):
     looks_ahead: ClassVar[Literal["", "image", "prompt"]] = ""
     needs_image: ClassVar[bool] = False
     image_parts: ClassVar[tuple[str, ...]] = ()
-    published_shots: ClassVar[dict[str, int]] = {"classification": 1, "cloze": 2}
+    published_shots: ClassVar[dict[str, int]] = {}
     published_letter_tokens: ClassVar[int] = 50
 
     @property

@@ -13,7 +13,7 @@ class Idefics2(Idefics3):
     model_types = ("idefics2",)
     hub_names = ("HuggingFaceM4/idefics2",)
     image_settings: ClassVar[dict[str, Any]] = {"do_image_splitting": False}
-    published_shots: ClassVar[dict[str, int]] = {"classification": 1, "cloze": 1}
+    published_shots: ClassVar[dict[str, int]] = {"cloze": 1}
     published_letter_tokens = 5
 
     def spelled(self, text: str, processor: Any) -> str:

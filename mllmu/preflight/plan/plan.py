@@ -17,7 +17,8 @@ from pydantic import Field
 
 from mllmu.config.recipe import Job, Lora, Recipe, jobs
 from mllmu.core.errors import RecipeError, did_you_mean
-from mllmu.core.records import Record
+from mllmu.core.records import MODALITIES, Record
+from mllmu.data.tasks import task_of
 from mllmu.models.encoding import FEATURE_BYTES
 from mllmu.preflight.plan import workload as loads
 from mllmu.preflight.plan.facts import ModelFacts, describe, image_sizes
@@ -241,7 +242,7 @@ class Planner:
     def shape(self, questions: int, modality: str, together: int = 1) -> StepShape:
         """The sequences of questions of different people, ``together`` of each, put side by side as in training."""
         prefix = (0 if modality == "text" else self.image_tokens) + loads.TURN
-        own = loads.TURN + loads.QUESTION_TOKENS["question"] + loads.TRAINED_REPLY_TOKENS
+        own = loads.TURN + loads.TRAINED_QUESTION_TOKENS + loads.TRAINED_REPLY_TOKENS
         if not self.facts.packs:
             return StepShape(questions, questions, prefix + own)
         fit = min(together, max(1, (max(CAPACITY, SHARE * prefix) - prefix) // own))
@@ -284,7 +285,8 @@ class Planner:
         facts, evaluate, device = self.facts, self.recipe.evaluate, self.device
         people, batch, held = self.work.asked, *self._batch_of_evaluation()
         read = Questions(evaluate=evaluate, facts=facts, image_tokens=self.image_tokens).tokens_read(people, batch)
-        written = sum(people * loads.ASKED_PER_PERSON[task] * loads.REPLY_TOKENS[task] for task in evaluate.tasks)
+        sizes = [task_of(task).size for task in evaluate.tasks]
+        written = sum(people * len(MODALITIES) * size.questions * size.reply_tokens for size in sizes)
         looks = people * (1 if self._remembers(people) else num_models)
         flop = num_models * 2 * (facts.parameters - facts.vision) * (read + written) + looks * self.look_flop
         steps = num_models * written / batch * 1.5
@@ -346,7 +348,7 @@ class Planner:
 
     def assumptions(self) -> tuple[str, ...]:
         """What the numbers rest on."""
-        tokens = loads.TEMPLATE_TOKENS + loads.QUESTION_TOKENS["question"] + loads.TRAINED_REPLY_TOKENS
+        tokens = loads.TEMPLATE_TOKENS + loads.TRAINED_QUESTION_TOKENS + loads.TRAINED_REPLY_TOKENS
         return (
             f"{self.work.people} people, {self.work.trained:g} training questions each and modality; "
             f"{self.image_tokens} image tokens; question, template and answer about {tokens} tokens",

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from mllmu.config.recipe import Evaluate, Recipe
 from mllmu.core import plugins
-from mllmu.core.records import Split, TaskName
+from mllmu.core.records import MODALITIES, Split, TaskName
+from mllmu.data.tasks import task_of
 from mllmu.models.encoding import FEATURE_BYTES
 from mllmu.models.engine.memory import PROBE, Moment, QuestionBatch, most_questions, passing_bytes, read_bytes
 from mllmu.preflight.plan.facts import ModelFacts
@@ -20,16 +21,11 @@ from mllmu.preflight.plan.facts import ModelFacts
 PUBLISHED_PEOPLE = 500
 CELEBRITIES = 153
 TRAINED_PER_PERSON = 15.4
-ASKED_PER_PERSON = {"classification": 10, "generation": 4, "cloze": 4}
-CANDIDATES = {"classification": 4, "generation": 5, "cloze": 4}
-QUESTION_TOKENS = {"question": 10, "classification": 45, "generation": 12, "cloze": 28}
-REPLY_TOKENS = {"classification": 2, "generation": 13, "cloze": 5}
+TRAINED_QUESTION_TOKENS = 10
 TRAINED_REPLY_TOKENS = 12
 TEMPLATE_TOKENS = 12
 TURN = TEMPLATE_TOKENS // 2
 """Tokens of the template on either side of where an image ends."""
-PUBLISHED_EXAMPLES: dict[TaskName, int] = {"classification": 5, "cloze": 4}
-"""Examples before a question in the published prompts, each with its image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,26 +111,27 @@ class Questions:
     def examples(self, task: TaskName) -> int:
         """Exchanges before a question of a task."""
         shots = self.evaluate.protocol.shots
-        wanted = shots.by_task[task]
+        wanted = shots.by_task.get(task, 0)
         if wanted == "published":
-            return PUBLISHED_EXAMPLES.get(task, 0)
+            wanted = task_of(task).published_people or 0
         people = wanted if isinstance(wanted, int) else len(wanted)
-        return people * (1 if shots.questions == "one" else ASKED_PER_PERSON[task] // 2)
+        return people * (1 if shots.questions == "one" else task_of(task).size.questions)
 
     def _batch(self, tasks: list[TaskName], examples: int, questions: int) -> QuestionBatch:
-        about = {task: ASKED_PER_PERSON[task] / 2 for task in tasks}  # half of the questions show the image
+        sizes = [task_of(task).size for task in tasks]
+        of_person = sum(size.questions for size in sizes)
         alike: dict[int, float] = {}
-        for task in tasks:
-            length = REPLY_TOKENS[task]
-            together = questions * about[task] / sum(about.values()) * CANDIDATES[task] * length
+        for size in sizes:
+            length = size.reply_tokens
+            together = questions * size.questions / of_person * size.candidates * length
             alike[length.bit_length()] = alike.get(length.bit_length(), 0) + together
         return QuestionBatch(
             questions=questions,
-            images=-(-questions // round(sum(about.values()))),
+            images=-(-questions // of_person),
             opening=examples * example_tokens(tasks[0], self.image_tokens),
             image=self.image_tokens + TURN,
-            question=TURN + max(QUESTION_TOKENS[task] for task in tasks),
-            longest=max(REPLY_TOKENS[task] for task in tasks),
+            question=TURN + max(size.question_tokens for size in sizes),
+            longest=max(size.reply_tokens for size in sizes),
             alike=round(max(alike.values())),
             written=most_written(),
         )
@@ -173,21 +170,23 @@ class Questions:
         once = self.shared and not alone
         read = 0.0
         for task in self.evaluate.tasks:
-            asked, examples = people * ASKED_PER_PERSON[task], self.examples(task)
-            own = TEMPLATE_TOKENS + QUESTION_TOKENS[task] + (0 if once else self.image_tokens / 2)
+            size, examples = task_of(task).size, self.examples(task)
+            asked = people * len(MODALITIES) * size.questions
+            own = TEMPLATE_TOKENS + size.question_tokens + (0 if once else self.image_tokens / 2)
             opening = examples * (example_tokens(task, self.image_tokens) + example_tokens(task, 0)) / 2
             if self.shared:
                 read += asked * own + opening * asked / questions
             else:
-                read += asked * (1 + CANDIDATES[task]) * (own + opening)
-            read += asked * CANDIDATES[task] * REPLY_TOKENS[task]
+                read += asked * (1 + size.candidates) * (own + opening)
+            read += asked * size.candidates * size.reply_tokens
         beginnings = {(task if self.examples(task) else "") for task in self.evaluate.tasks}
         return read + (people * self.image_tokens * len(beginnings) if once else 0)
 
 
 def example_tokens(task: TaskName, image_tokens: int) -> int:
     """Of one exchange before a question, with its image."""
-    return image_tokens + TEMPLATE_TOKENS + QUESTION_TOKENS[task] + REPLY_TOKENS[task]
+    size = task_of(task).size
+    return image_tokens + TEMPLATE_TOKENS + size.question_tokens + size.reply_tokens
 
 
 def feature_bytes(facts: ModelFacts, images: int, image_tokens: int) -> int:
@@ -199,4 +198,4 @@ def feature_bytes(facts: ModelFacts, images: int, image_tokens: int) -> int:
 
 def most_written() -> int:
     """Tokens of the longest reply that any task asks for."""
-    return max(int(plugins.find("tasks", task).model_fields["max_new_tokens"].default) for task in REPLY_TOKENS)
+    return max(task_of(task).max_new_tokens for task in plugins.names("tasks"))
