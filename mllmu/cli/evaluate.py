@@ -66,10 +66,10 @@ def evaluate(
         return
     only_alone("the evaluation of a saved model")
     examples, settings = parse_shots(shots or ()), model_section(str(model), overrides or ())
-    from mllmu.pipeline.published import Plan, evaluate_published, model_at
+    from mllmu.pipeline.published import SavedModel, evaluate_published, model_at
 
     section, ref, root = model_at(str(model), settings)
-    plan = Plan(
+    saved = SavedModel(
         model=section,
         ref=ref,
         root=root,
@@ -79,7 +79,7 @@ def evaluate(
         test_image=test_image or 0,
     )
     with held(Path(str(out))), progress() as display:
-        results = evaluate_published(plan, Path(str(out)), display, force=force)
+        results = evaluate_published(saved, Path(str(out)), display, force=force)
     say(table(results))
     say(f"evaluate done: {out}")
 

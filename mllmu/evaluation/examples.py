@@ -1,5 +1,6 @@
 """Which people's questions are shown as examples before a question (few-shot), and whose are then not asked."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +15,9 @@ from mllmu.evaluation.published import ExampleQuestion
 NO_EXAMPLES: tuple[Split, ...] = ("celebrity", "holdout")
 """Sets whose people are never examples: celebrities are not in the published list that examples are looked up in."""
 
+QuestionPlace = tuple[str, TaskName, Modality, int]
+"""Where a question stands in the published lists of its person; of a multiple choice, each modality has its own."""
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -26,6 +30,7 @@ class Examples:
     shots: Shots
     people: Mapping[tuple[Split, TaskName], Sequence[str]]
     seed: int
+    _places: Mapping[str, QuestionPlace] = field(repr=False)
     _asked: Mapping[tuple[str, TaskName, Modality], Sequence[Question]] = field(repr=False)
 
     def of(self, split: Split, question: Question) -> list[ExampleQuestion]:
@@ -40,16 +45,23 @@ class Examples:
         return found
 
     def skips(self, split: Split, question: Question) -> bool:
-        """Whether a question is not asked, because its person is an example of its task."""
+        """Whether a question is not asked, because its person is an example of its task.
+
+        Of examples from the set under evaluation, the published evaluator leaves out the questions whose places in
+        the lists are those of example questions: all but those that only the test set has.
+        """
         if self.shots.drawn_from == "pool":
             return split == "retain" and any(question.profile_id in people for people in self.people.values())
-        return question.profile_id in self.people.get((split, question.task), ())
+        if question.profile_id not in self.people.get((split, question.task), ()):
+            return False
+        person, task, modality, _ = place = self._places[question.id]
+        return any(self._places[example.id] == place for example in self._asked.get((person, task, modality), ()))
 
 
 def choose(
     shots: Shots,
     dataset: Dataset,
-    questions: Iterable[Question],
+    questions: Sequence[Question],
     key: str,
     members: Mapping[Split, Sequence[str]],
     *,
@@ -87,7 +99,19 @@ def choose(
     for question in questions:
         if question.variant == "eval":
             index.setdefault((question.profile_id, question.task, question.modality), []).append(question)
-    return Examples(shots, people, seed, index)
+    return Examples(shots, people, seed, _places(questions), index)
+
+
+def _places(questions: Iterable[Question]) -> dict[str, QuestionPlace]:
+    """The place of every question, by its id."""
+    counts: Counter[tuple[str, ...]] = Counter()
+    places: dict[str, QuestionPlace] = {}
+    for question in questions:
+        group = question.modality if question.task == "classification" else ""
+        number = counts[question.profile_id, question.variant, question.task, group]
+        counts[question.profile_id, question.variant, question.task, group] += 1
+        places[question.id] = question.profile_id, question.task, question.modality, number
+    return places
 
 
 def _of_pool(value: int | Sequence[str], retained: Sequence[str], asked: Sequence[str], seed: int) -> Sequence[str]:
@@ -111,15 +135,11 @@ def _of_set(
 
 
 def _check_listed(shots: Shots, wanted: Mapping[TaskName, int | Sequence[str]], dataset: Dataset, key: str) -> None:
-    known = dataset.people if shots.drawn_from == "asked" else dataset.retained(key)
+    known = [*dataset.people, *dataset.celebrities] if shots.drawn_from == "asked" else dataset.retained(key)
     for task, value in wanted.items():
         for person in value if not isinstance(value, int) else ():
             if person not in known:
-                where = (
-                    "people that the target is finetuned on"
-                    if shots.drawn_from == "asked"
-                    else f"people retained at {key} %"
-                )
+                where = "people of the data" if shots.drawn_from == "asked" else f"people retained at {key} %"
                 raise RecipeError(
                     f"evaluate.protocol.shots.{task}: '{person}' is not among the {len(known)} {where}."
                     f"{did_you_mean(person, known)} Expected ids of data/profiles.jsonl."

@@ -200,6 +200,7 @@ def collect_responses(
         folder=folder,
         progress=run.progress,
         label=label,
+        share=run.shares_prompts,
     )
 
 
@@ -230,6 +231,7 @@ def collect(
     folder: Path,
     progress: Progress,
     label: str,
+    share: bool = True,
 ) -> list[Response]:
     """Respond to every sample; responses are written batch by batch and read back after an interruption.
 
@@ -243,6 +245,7 @@ def collect(
         batch_size: questions at once; ``auto`` shares them out in batches of :data:`PLANNED`, and then asks as many at
             once as this process has memory for.
         folder: gets ``responses.jsonl``, in the order of the samples.
+        share: read common beginnings of prompts once, see :func:`mllmu.models.engine.respond.respond`.
 
     Returns:
         All responses; nothing where this process does not lead.
@@ -266,7 +269,10 @@ def collect(
             own = [sample for batch in batches for sample in batch]
             fits = MOST if isinstance(loaded, VllmModel) else starting_size(loaded, own, **how)
             batches = plan_batches(own, fits)
-        made = loaded.respond(batches, **how) if isinstance(loaded, VllmModel) else respond(loaded, batches, **how)
+        if isinstance(loaded, VllmModel):
+            made = loaded.respond(batches, **how)
+        else:
+            made = respond(loaded, batches, share=share, **how)
         for responses in made:
             journal.append(responses)
             progress.advance(len(responses))

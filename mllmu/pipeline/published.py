@@ -1,7 +1,7 @@
-"""Evaluate one saved model on parquet files exactly as the published evaluator does; no recipe, no run.
+"""Evaluate one saved model on parquet files exactly as the published evaluator does: a run of that model alone.
 
-Writes ``responses.jsonl`` and ``metrics.json``. Replies are kept one by one, so the same command goes on where it was
-stopped; ``inputs.json`` says what they depend on.
+``responses.jsonl`` and ``metrics.json`` of the folder hold the result; the units of the run stand beside them, so the
+same command continues where it was stopped.
 """
 
 from __future__ import annotations
@@ -14,44 +14,28 @@ from typing import Any
 
 from transformers import AutoProcessor
 
-from mllmu.config.recipe import ModelSection
-from mllmu.core import plugins
-from mllmu.core.errors import DataError, RunStoreError, did_you_mean
-from mllmu.core.jsonl import Journal, parse_lines
+from mllmu.config.recipe import ModelSection, Recipe
+from mllmu.core.errors import DataError, did_you_mean
 from mllmu.core.progress import Progress
-from mllmu.core.records import MetricResult, ModelRef, Question, Record, Response, Sample, TaskName
-from mllmu.core.runfolder import RunFolder, difference, read_json, write_atomic
-from mllmu.data.published.sets import PUBLISHED_SPLITS, PublishedSets, read_sets
+from mllmu.core.records import MetricResult, ModelRef, Question, Response, Sample, TaskName
+from mllmu.core.runfolder import RunFolder, write_atomic
+from mllmu.data.published.sets import write_sets
 from mllmu.evaluation import published, scoring
+from mllmu.evaluation.metrics import metrics_of
 from mllmu.models.encoding import Encoder
-from mllmu.models.engine.raw_prompt import check_longest, respond_raw
-from mllmu.models.families import Family
-from mllmu.models.loading import Loaded, family_of, load, quiet_libraries, source_of
+from mllmu.models.loading import Loaded, load, quiet_libraries, source_of
+from mllmu.pipeline.evaluate import Evaluation
+from mllmu.pipeline.run import Run
 
-RESPONSES, METRICS, INPUTS, PARTIAL = "responses.jsonl", "metrics.json", "inputs.json", "responses.partial.jsonl"
+MODEL = "model"
+"""Name of the evaluated model in the run."""
 MORE_METRICS = ("accuracy", "right", "wrong", "refused", "garbled")
 """Beside the published scores: what a collapsed model cannot hide."""
 
 
-class Reply(Record):
-    """One line of ``responses.jsonl``. ``reply`` is what was cut out of the dialogue by the published rule."""
-
-    sample_id: str
-    person_id: str
-    set: str
-    task: TaskName
-    modality: str
-    question: str
-    prompt: str
-    reply: str
-    truth: str
-    num_tokens: int
-    finished: bool
-
-
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What is evaluated, on what, and what the published evaluator would have drawn.
+class SavedModel:
+    """A model to evaluate, on what, and what the published evaluator would have drawn.
 
     Attributes:
         model: base model, precision and device.
@@ -70,26 +54,31 @@ class Plan:
     shots: Mapping[TaskName, Sequence[str]]
     test_image: int = 0
 
-    def inputs(self) -> dict[str, Any]:
-        """What the replies depend on, as plain values; files by size and time of change."""
-        base = Path(source_of(self.ref.base))
-        folders = [base, *(self.root / adapter for adapter in self.ref.adapters), self.data]
-        return {
-            "model": self.model.model_dump(mode="json", exclude={"device"}),
-            "ref": self.ref.model_dump(mode="json"),
-            "data": str(self.data),
-            "forget_ratio": self.ratio,
-            "shots": {task: sorted(ids) for task, ids in self.shots.items()},
-            "test_image": self.test_image,
-            "files": {str(path): stamp for folder in folders for path, stamp in _stamps(folder)},
+    @property
+    def recipe(self) -> Recipe:
+        """The evaluation as a recipe: attention of the library, and every reply is kept before the next question."""
+        shots = {"classification": 0, "cloze": 0, **self.shots}
+        evaluate = {
+            "protocol": {"name": "official", "shots": shots, "test_image": self.test_image},
+            "metrics": [*published.METRICS, *MORE_METRICS],
+            "batch_size": 1,
         }
+        model = self.model.model_dump() | {"attn_implementation": "sdpa"}
+        return Recipe.model_validate({"name": "saved", "model": model, "evaluate": evaluate})
 
 
-def _stamps(folder: Path) -> Iterator[tuple[Path, str]]:
-    for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
-        if path.is_file():
-            stat = path.stat()
-            yield path, f"{stat.st_size} bytes, changed at {stat.st_mtime_ns}"
+class PublishedRun(Run):
+    """A run whose model reads every prompt by itself, with the processor as it is stored with the model."""
+
+    shares_prompts = False
+
+    def load(self, ref: ModelRef) -> Loaded:
+        loaded = load(self.recipe.model, ref, self.root)
+        with quiet_libraries():
+            processor = AutoProcessor.from_pretrained(
+                source_of(ref.base), revision=ref.revision, trust_remote_code=False
+            )
+        return replace(loaded, encoder=Encoder(loaded.family, processor, loaded.encoder.context))
 
 
 def model_at(path: str, section: ModelSection) -> tuple[ModelSection, ModelRef, Path]:
@@ -102,7 +91,7 @@ def model_at(path: str, section: ModelSection) -> tuple[ModelSection, ModelRef, 
     return section.model_copy(update={"path": ref.base, "revision": ref.revision}), ref, root
 
 
-def evaluate_published(plan: Plan, out: Path, progress: Progress, *, force: bool = False) -> list[MetricResult]:
+def evaluate_published(saved: SavedModel, out: Path, progress: Progress, *, force: bool = False) -> list[MetricResult]:
     """Ask all questions of the four sets and score the replies; returns the numbers that ``metrics.json`` holds.
 
     Raises:
@@ -110,65 +99,45 @@ def evaluate_published(plan: Plan, out: Path, progress: Progress, *, force: bool
         ModelError: the model cannot be loaded, or a prompt does not fit its context.
         RunStoreError: the folder holds replies that depend on something else.
     """
-    progress.stage("evaluate", f"{plan.ref.base}, official protocol, {plan.ratio} % forgotten")
-    sets = read_sets(plan.data, plan.ratio, test_image=plan.test_image)
-    asked = render(sets, plan.shots, family=family_of(plan.model))
-    known = _start(out, plan.inputs(), force=force)
-    replies = _ask(plan, asked, sets, known, out, progress)
-    metrics = [plugins.build("metrics", name, {}) for name in (*published.METRICS, *MORE_METRICS)]
-    samples = [sample for _, sample in asked]
-    results = scoring.aggregate("model", samples, scoring.score_all(samples, replies, metrics), metrics)
-    lines = (_line(question, sample, reply) for (question, sample), reply in zip(asked, replies, strict=True))
-    write_atomic(out / RESPONSES, "".join(_one_line(line) + "\n" for line in lines))
-    write_atomic(out / METRICS, json.dumps(_summary(plan, asked, results), indent=1, ensure_ascii=False) + "\n")
-    (out / PARTIAL).unlink(missing_ok=True)
+    progress.stage("evaluate", f"{saved.ref.base}, official protocol, {saved.ratio} % forgotten")
+    run = PublishedRun(saved.recipe, out, progress)
+    run.store.force = force
+    evaluation = Evaluation(run, str(saved.ratio))
+    _make_data(run, saved)
+    _check_shots(saved.shots, {profile.id for profile in run.data.profiles})
+    _enter_model(run, saved)
+    if force:
+        for name in (RunFolder.RESPONSES_FILE, RunFolder.METRICS_FILE):
+            (out / name).unlink(missing_ok=True)
+    evaluation.prepare()
+    responses = evaluation.ask(MODEL)
+    metrics = metrics_of(run.recipe.evaluate)
+    results = scoring.aggregate(MODEL, evaluation.samples, evaluation.scores(MODEL, metrics), metrics)
+    questions = {question.id: question for question in run.data.questions}
+    lines = (
+        json_line(_line(questions[sample.question_id], sample, response))
+        for sample, response in zip(evaluation.samples, responses, strict=True)
+    )
+    write_atomic(out / RunFolder.RESPONSES_FILE, "".join(f"{line}\n" for line in lines))
+    summary = _summary(saved, len(responses), results)
+    write_atomic(out / RunFolder.METRICS_FILE, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
     return results
 
 
-def render(
-    sets: PublishedSets, shots: Mapping[TaskName, Sequence[str]], *, family: Family
-) -> list[tuple[Question, Sample]]:
-    """All questions that are asked, set by set and task by task, with the samples they become."""
-    _check_shots(sets, shots)
-    return [pair for split in PUBLISHED_SPLITS for pair in _of_set(sets, split, shots, family=family)]
+def _make_data(run: Run, saved: SavedModel) -> None:
+    inputs = {
+        "data": str(saved.data),
+        "forget_ratio": saved.ratio,
+        "test_image": saved.test_image,
+        "files": dict(_stamps(saved.data)),
+    }
+    unit = run.store.unit(RunFolder.DATA, inputs)
+    if not unit.done:
+        with unit.making():
+            write_sets(saved.data, saved.ratio, unit.building, test_image=saved.test_image)
 
 
-def _of_set(
-    sets: PublishedSets, split: Any, shots: Mapping[TaskName, Sequence[str]], *, family: Family
-) -> Iterator[tuple[Question, Sample]]:
-    tasks: tuple[TaskName, ...] = ("cloze", "classification", "generation")
-    for task in tasks:
-        nobody = split == "celebrity" and task == "classification"  # published: this set is asked without examples
-        examples = [] if nobody else sets.shot_people(split, shots.get(task, ()))
-        used = [
-            published.ExampleQuestion(question=q, image=p.image)
-            for p in examples
-            for q in p.questions
-            if q.task == task
-        ]
-        taken = {_place(shot.question) for shot in used}
-        for person in sets.people[split]:
-            for question in person.questions:
-                if question.task == task and _place(question) not in taken:
-                    yield (
-                        question,
-                        published.sample(
-                            question,
-                            split=split,
-                            image=person.image,
-                            shots=used,
-                            letter_tokens=family.published_letter_tokens,
-                        ),
-                    )
-
-
-def _place(question: Question) -> tuple[str, str, str, str]:
-    """A question's place in the published lists, the same in Full_Set and Test_Set."""
-    return question.profile_id, question.task, question.modality, question.id.rpartition(".")[2]
-
-
-def _check_shots(sets: PublishedSets, shots: Mapping[TaskName, Sequence[str]]) -> None:
-    known = {person.id for people in sets.people.values() for person in people}
+def _check_shots(shots: Mapping[TaskName, Sequence[str]], known: set[str]) -> None:
     for task, ids in shots.items():
         for person in ids:
             if person not in known:
@@ -178,83 +147,49 @@ def _check_shots(sets: PublishedSets, shots: Mapping[TaskName, Sequence[str]]) -
                 )
 
 
-def _start(out: Path, inputs: dict[str, Any], *, force: bool) -> dict[str, Response]:
-    """The replies that are there already; refuses a folder whose replies depend on something else."""
-    before = read_json(out / INPUTS)
-    if before and before != inputs and not force:
-        raise RunStoreError(
-            f"{out}: holds replies made with other settings: {difference(before, inputs)}. "
-            "Use --force to replace them, or another folder with --out."
-        )
-    if force or before != inputs:
-        for name in (PARTIAL, RESPONSES, METRICS):
-            (out / name).unlink(missing_ok=True)
-    write_atomic(out / INPUTS, json.dumps(inputs, indent=1, ensure_ascii=False) + "\n")
-    return {reply.sample_id: reply for reply in _kept(out)}
+def _enter_model(run: Run, saved: SavedModel) -> None:
+    """Make the saved model one of the run; its files stay where they are."""
+    ref = saved.ref.model_copy(
+        update={"adapters": tuple(str((saved.root / adapter).resolve()) for adapter in saved.ref.adapters)}
+    )
+    inputs = {
+        "model": run.recipe.model.model_dump(mode="json", exclude={"device"}),
+        "ref": ref.model_dump(mode="json"),
+        "shots": {task: sorted(ids) for task, ids in saved.shots.items()},
+        "files": dict(stamp for folder in (source_of(ref.base), *ref.adapters) for stamp in _stamps(Path(folder))),
+    }
+    unit = run.store.unit(RunFolder.model_unit(str(saved.ratio), MODEL), inputs)
+    if not unit.done:
+        with run.making_model(unit) as made:
+            made.append(ref)
 
 
-def _kept(out: Path) -> Iterator[Response]:
-    """Replies of an unfinished evaluation, a last line cut short left out; or those of a finished one."""
-    if (out / RESPONSES).is_file():
-        for line in parse_lines((out / RESPONSES).read_text(encoding="utf-8"), Reply, where=str(out / RESPONSES)):
-            yield Response(
-                sample_id=line.sample_id, text=line.reply, num_tokens=line.num_tokens, finished=line.finished
-            )
-    elif (out / PARTIAL).is_file():
-        text = (out / PARTIAL).read_bytes().decode("utf-8", errors="ignore")
-        yield from parse_lines(text[: text.rfind("\n") + 1], Response, where=str(out / PARTIAL))
+def _stamps(folder: Path) -> Iterator[tuple[str, str]]:
+    """Size and time of change of all files in a folder, by path: their contents are too large to read every time."""
+    for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
+        if path.is_file():
+            stat = path.stat()
+            yield str(path), f"{stat.st_size} bytes, changed at {stat.st_mtime_ns}"
 
 
-def _ask(
-    plan: Plan,
-    asked: Sequence[tuple[Question, Sample]],
-    sets: PublishedSets,
-    known: dict[str, Response],
-    out: Path,
-    progress: Progress,
-) -> list[Response]:
-    missing = [sample for _, sample in asked if sample.id not in known]
-    progress.start("replies", len(asked))
-    progress.advance(len(asked) - len(missing))
-    if missing:
-        loaded = load_as_published(plan)
-        journal = Journal(out / PARTIAL, Response)
-        check_longest(loaded, missing, sets.images.open)
-        for reply in respond_raw(loaded, missing, sets.images.open, system_prompt=plan.ref.system_prompt):
-            journal.append([reply])
-            known[reply.sample_id] = reply
-            progress.advance()
-    progress.finish()
-    return [known[sample.id] for _, sample in asked]
+def _line(question: Question, sample: Sample, response: Response) -> dict[str, Any]:
+    """A line of ``responses.jsonl``; ``reply`` is what was cut out of the dialogue by the published rule."""
+    return {
+        "sample_id": sample.id,
+        "person_id": sample.profile_id,
+        "set": sample.split,
+        "task": sample.task,
+        "modality": sample.modality,
+        "question": question.text,
+        "prompt": sample.prompt,
+        "reply": response.text,
+        "truth": sample.target,
+        "num_tokens": response.num_tokens,
+        "finished": response.finished,
+    }
 
 
-def load_as_published(plan: Plan) -> Loaded:
-    """The model with the library's own attention and the processor as it is stored, as the published script has it."""
-    loaded = load(plan.model.model_copy(update={"attn_implementation": "sdpa"}), plan.ref, plan.root)
-    with quiet_libraries():
-        processor = AutoProcessor.from_pretrained(
-            source_of(plan.ref.base), revision=plan.ref.revision, trust_remote_code=False
-        )
-    return replace(loaded, encoder=Encoder(loaded.family, processor, loaded.encoder.context))
-
-
-def _line(question: Question, sample: Sample, reply: Response) -> dict[str, Any]:
-    return Reply(
-        sample_id=sample.id,
-        person_id=sample.profile_id,
-        set=sample.split,
-        task=sample.task,
-        modality=sample.modality,
-        question=question.text,
-        prompt=sample.prompt,
-        reply=reply.text,
-        truth=sample.target,
-        num_tokens=reply.num_tokens,
-        finished=reply.finished,
-    ).model_dump()
-
-
-def _one_line(value: dict[str, Any]) -> str:
+def json_line(value: dict[str, Any]) -> str:
     """JSON that stays one line for every reader: some end a line at U+0085, U+2028 or U+2029 too."""
     text = json.dumps(value, ensure_ascii=False)
     for mark in ("\x85", "\u2028", "\u2029"):
@@ -262,14 +197,14 @@ def _one_line(value: dict[str, Any]) -> str:
     return text
 
 
-def _summary(plan: Plan, asked: Sequence[tuple[Question, Sample]], results: Sequence[MetricResult]) -> dict[str, Any]:
+def _summary(saved: SavedModel, num_questions: int, results: Sequence[MetricResult]) -> dict[str, Any]:
     return {
         "protocol": "official",
-        "model": plan.ref.model_dump(mode="json"),
-        "forget_ratio": plan.ratio,
-        "shots": {task: list(ids) for task, ids in plan.shots.items()},
-        "test_image": plan.test_image,
-        "num_questions": len(asked),
+        "model": saved.ref.model_dump(mode="json"),
+        "forget_ratio": saved.ratio,
+        "shots": {task: list(ids) for task, ids in saved.shots.items()},
+        "test_image": saved.test_image,
+        "num_questions": num_questions,
         "results": [result.model_dump(mode="json", exclude={"model"}) for result in results],
         "published_layout": published.published_layout(results),
     }

@@ -38,6 +38,9 @@ class Run:
         progress: receives what is going on.
     """
 
+    shares_prompts = True
+    """Whether common beginnings of prompts are read once."""
+
     def __init__(self, recipe: Recipe, root: Path, progress: Progress) -> None:
         self.recipe = recipe
         self.root = root

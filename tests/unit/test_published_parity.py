@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from io import BytesIO
@@ -25,15 +26,20 @@ from mllmu.config.recipe import ModelSection
 from mllmu.core.errors import DataError, ModelError, RunStoreError
 from mllmu.core.progress import SilentProgress
 from mllmu.core.records import ModelRef, Question
+from mllmu.core.runfolder import RunFolder
+from mllmu.data import dataset
 from mllmu.data.dataset import Dataset
 from mllmu.data.published.export import export
+from mllmu.data.published.sets import write_sets
 from mllmu.data.questions import QuestionOrder
 from mllmu.data.questions.template import build
 from mllmu.data.sources.celebrities import Celebrities
 from mllmu.data.sources.synthetic import Synthetic
-from mllmu.models.families.llava import Llava
 from mllmu.models.loading import source_of
-from mllmu.pipeline.published import METRICS, PARTIAL, RESPONSES, Plan, evaluate_published, model_at
+from mllmu.pipeline.evaluate import PARTIAL, Evaluation
+from mllmu.pipeline.published import MODEL, PublishedRun, SavedModel, evaluate_published, json_line, model_at
+
+RESPONSES, METRICS = RunFolder.RESPONSES_FILE, RunFolder.METRICS_FILE
 
 KEPT = {"classification": 2, "cloze": 2, "generation": 1}
 """Questions of a person, task and modality that the test keeps, so that it takes seconds."""
@@ -80,7 +86,7 @@ def parquet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "parquet"
 
 
-def plan(parquet: Path, **changes: Any) -> Plan:
+def saved(parquet: Path, **changes: Any) -> SavedModel:
     settings = {
         "model": ModelSection(path="tiny", device="cpu"),
         "ref": ModelRef(base="tiny"),
@@ -90,13 +96,13 @@ def plan(parquet: Path, **changes: Any) -> Plan:
         "shots": SHOTS,
         "test_image": VIEW,
     }
-    return Plan(**(settings | changes))
+    return SavedModel(**(settings | changes))
 
 
 @pytest.fixture(scope="module")
 def ours(parquet: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("ours")
-    evaluate_published(plan(parquet), out, SilentProgress())
+    evaluate_published(saved(parquet), out, SilentProgress())
     return out
 
 
@@ -271,35 +277,40 @@ def test_example_people_are_skipped_in_their_set_and_their_task_alone(ours: Path
 
 
 def test_the_question_beyond_those_of_the_example_person_is_asked(parquet: Path, tmp_path: Path) -> None:
-    from mllmu.data.published.sets import read_sets
-    from mllmu.pipeline.published import render
-
-    asked = render(read_sets(parquet, 5, test_image=0), {"cloze": ["011"]}, family=Llava())
-    texts = [q.text for q, s in asked if s.split == "test" and s.task == "cloze" and s.profile_id == "011"]
+    model = saved(parquet, shots={"cloze": ["011"]})
+    write_sets(parquet, 5, tmp_path / RunFolder.DATA, test_image=0)
+    asked = Evaluation(PublishedRun(model.recipe, tmp_path, SilentProgress()), "5").render()
+    questions = {q.id: q.text for q in dataset.load(tmp_path / RunFolder.DATA).questions}
+    samples = [s for s in asked if s.split == "test" and s.task == "cloze" and s.profile_id == "011"]
+    texts = [questions[sample.question_id] for sample in samples]
     # places 0-1 and 2-3 of Full_Set are with image and by name; the test set has 0-2 and 3-4
     assert len(texts) == 2 and texts[0].startswith("Again: ")
 
 
 def test_a_stopped_evaluation_goes_on_and_gives_the_same_bytes(parquet: Path, ours: Path, tmp_path: Path) -> None:
-    part = plan(parquet)
-    whole = (ours / RESPONSES).read_bytes()
-    for name in (RESPONSES, METRICS, "inputs.json"):
-        (tmp_path / name).write_bytes((ours / name).read_bytes())
-    kept = lines(ours)[:-2]
-    fields = ("sample_id", "num_tokens", "finished")
-    partial = [{**{f: r[f] for f in fields}, "text": r["reply"]} for r in kept]
-    (tmp_path / RESPONSES).unlink()
-    text = "".join(json.dumps(line) + "\n" for line in partial) + '{"sample_id": "cut sho'
-    (tmp_path / PARTIAL).write_text(text, encoding="utf-8")
-    evaluate_published(part, tmp_path, SilentProgress())
-    assert (tmp_path / RESPONSES).read_bytes() == whole
-    assert (tmp_path / METRICS).read_bytes() == (ours / METRICS).read_bytes()
-    assert not (tmp_path / PARTIAL).exists()
+    out = tmp_path / "out"
+    shutil.copytree(ours, out)
+    unit = out / RunFolder.evaluation("5") / MODEL
+    (responses,) = (path.parent for path in unit.rglob(RESPONSES))
+    building = responses.with_name(f".{responses.name}.building")
+    building.mkdir()
+    inputs = json.loads((responses / "unit.json").read_text(encoding="utf-8"))["inputs"]
+    (building / "inputs.json").write_text(json.dumps(inputs), encoding="utf-8")
+    kept = (responses / RESPONSES).read_text(encoding="utf-8").splitlines(keepends=True)[:-2]
+    (building / PARTIAL).write_text("".join(kept) + '{"sample_id": "cut sho', encoding="utf-8")
+    for folder in (responses, *unit.glob("scores")):
+        shutil.rmtree(folder)
+    for name in (RESPONSES, METRICS):
+        (out / name).unlink()
+    evaluate_published(saved(parquet), out, SilentProgress())
+    for name in (RESPONSES, METRICS):
+        assert (out / name).read_bytes() == (ours / name).read_bytes()
+    assert not building.exists()
 
 
 def test_a_folder_with_replies_to_other_questions_is_refused(parquet: Path, ours: Path) -> None:
     with pytest.raises(RunStoreError, match=r"test_image was 1, is now 0.*--force"):
-        evaluate_published(plan(parquet, test_image=0), ours, SilentProgress())
+        evaluate_published(saved(parquet, test_image=0), ours, SilentProgress())
 
 
 def test_a_prompt_over_the_context_names_the_sample_and_writes_no_numbers(parquet: Path, tmp_path: Path) -> None:
@@ -313,8 +324,8 @@ def test_a_prompt_over_the_context_names_the_sample_and_writes_no_numbers(parque
     (base / "config.json").write_text(json.dumps(config), encoding="utf-8")
     fault = r"sample \w+/\S+: the prompt has \d\d\d tokens \(\d images\), the model's context is 100"
     with pytest.raises(ModelError, match=fault):
-        evaluate_published(plan(parquet, ref=ModelRef(base=str(base))), tmp_path / "out", SilentProgress())
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["inputs.json"]
+        evaluate_published(saved(parquet, ref=ModelRef(base=str(base))), tmp_path / "out", SilentProgress())
+    assert not list((tmp_path / "out").rglob(RESPONSES)) and not list((tmp_path / "out").rglob(METRICS))
 
 
 @pytest.mark.parametrize(
@@ -327,7 +338,7 @@ def test_a_prompt_over_the_context_names_the_sample_and_writes_no_numbers(parque
 )
 def test_what_is_not_in_the_files_is_said(parquet: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        evaluate_published(plan(parquet, **changes), tmp_path, SilentProgress())
+        evaluate_published(saved(parquet, **changes), tmp_path, SilentProgress())
 
 
 def test_a_model_of_a_run_is_found_by_its_folder(tmp_path: Path) -> None:
@@ -346,10 +357,9 @@ def mllmu(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_documented_command_writes_replies_and_numbers(parquet: Path, ours: Path, tmp_path: Path) -> None:
+    shutil.copytree(ours, tmp_path, dirs_exist_ok=True)
     for name in (RESPONSES, METRICS):
-        (tmp_path / name).write_bytes((ours / name).read_bytes())
-    inputs = json.loads((ours / "inputs.json").read_text(encoding="utf-8"))
-    (tmp_path / "inputs.json").write_text(json.dumps({**inputs, "model": {**inputs["model"], "path": "tiny"}}))
+        (tmp_path / name).unlink()
     done = mllmu(
         *("evaluate", "--model", "tiny", "--data", str(parquet), "--protocol", "official", "--forget-ratio", "5"),
         *("--shots", "classification=011,001", "--shots", "cloze=007,002", "--shots", "cloze=003,c001"),
@@ -381,8 +391,6 @@ def test_mixed_or_missing_arguments_are_one_line(arguments: list[str], message: 
 
 
 def test_a_reply_with_odd_line_ends_stays_one_line() -> None:
-    from mllmu.pipeline.published import _one_line
-
     value = {"reply": "a\x85b\u2028c\u2029d\ne Né"}
-    assert len(_one_line(value).splitlines()) == 1 and "Né" in _one_line(value)
-    assert json.loads(_one_line(value)) == value
+    assert len(json_line(value).splitlines()) == 1 and "Né" in json_line(value)
+    assert json.loads(json_line(value)) == value

@@ -1,96 +1,89 @@
-"""The four sets that the published evaluator asks about, read from parquet files in the published layout.
+"""The four sets that the published evaluator asks about, as a data folder; training text is not needed.
 
     forget     config forget_R                 celebrity  config Retain_Set
     retain     config retain_Q, Q = 100 - R    test       rows of config Test_Set about the people of forget_R
 
-Examples are looked up in Full_Set. Images stay in the files until they are shown. Whereas the source ``mllmu_bench``
-lists what it cannot use, everything here must be usable: the published evaluator leaves nothing out.
+People come in the order of Full_Set, in which examples are looked up. Whereas the source ``mllmu_bench`` lists what it
+cannot use, everything here must be usable: the published evaluator leaves nothing out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
-
-from PIL import Image
+from typing import Any, NamedTuple
 
 from mllmu.core.errors import DataError
-from mllmu.core.records import OTHER_ATTRIBUTE, Question, Split
+from mllmu.core.jsonl import dump_lines
+from mllmu.core.records import OTHER_ATTRIBUTE, Profile, Question
+from mllmu.core.runfolder import write_atomic
+from mllmu.data.dataset import PROFILES, QUESTIONS, SPLITS, image_path
 from mllmu.data.published.content import ImageCell, usable_id
 from mllmu.data.published.schema import CELEBRITIES, FULL_SET, TASKS, TEST_SET, items
-from mllmu.data.published.store import Store
+from mllmu.data.published.store import Store, Table, decode_image
 from mllmu.data.questions import Variant
 
-PUBLISHED_SPLITS: tuple[Split, ...] = ("forget", "test", "retain", "celebrity")
-_OPENED_IMAGES = 32
+
+class SetRow(NamedTuple):
+    """One person in a config, with the columns of the three tasks."""
+
+    table: Table
+    number: int
+    tasks: dict[str, Any]
+
+    def image_cells(self) -> list[Any]:
+        """The person's portrait, or all transformed portraits of Test_Set."""
+        if "images" in self.table.columns:
+            return list(self.table.cell(self.number, "images") or ())
+        return [self.table.cell(self.number, "image")]
 
 
-@dataclass(frozen=True, kw_only=True)
-class PublishedPerson:
-    """One row: a person with the questions of the three tasks, numbered by their place in the published lists."""
+def write_sets(root: Path, ratio: int, folder: Path, *, test_image: int) -> None:
+    """Write what the published evaluator reads for one forget ratio, see :mod:`mllmu.data.dataset`.
 
-    id: str
-    image: str
-    questions: tuple[Question, ...]
-
-
-class PublishedImages:
-    """The images of some configs, by a name like ``forget_5/012``, or ``Test_Set/012#1`` where there are several."""
-
-    def __init__(self) -> None:
-        self.cells: dict[str, ImageCell] = {}
-        self.open = lru_cache(maxsize=_OPENED_IMAGES)(self._open)
-
-    def _open(self, name: str) -> Image.Image:
-        """An image as RGB; DataError if it cannot be decoded."""
-        return self.cells[name].load()
-
-
-@dataclass(frozen=True, kw_only=True)
-class PublishedSets:
-    """The people of the four sets, those that examples are taken from, and the images of all."""
-
-    people: Mapping[Split, Sequence[PublishedPerson]]
-    full: Sequence[PublishedPerson]
-    images: PublishedImages
-
-    def shot_people(self, split: Split, listed: Sequence[str]) -> list[PublishedPerson]:
-        """The listed people who belong to a set, as Full_Set knows them, in its order."""
-        wanted = {person.id for person in self.people[split]} & set(listed)
-        return [person for person in self.full if person.id in wanted]
-
-
-def read_sets(root: Path, ratio: int, *, test_image: int) -> PublishedSets:
-    """Read what the published evaluator reads for one forget ratio.
+    A celebrity whose ID is also that of a fictitious person gets a 'c' in front.
 
     Args:
         root: folder of the configs.
         ratio: forgotten people in percent.
-        test_image: index of the image that is shown of everybody in the test set.
+        folder: gets the people, their questions and images, and the forget set.
+        test_image: index of the image that is shown of every person in the test set.
 
     Raises:
-        DataError: a config is missing or has another schema, or a person has no image of that index.
+        DataError: a config is missing or has another schema, a person has no image of that index, or an image cannot
+            be decoded.
     """
-    images = PublishedImages()
-    forget = list(_people(root, f"forget_{ratio}", images))
-    forgotten = {person.id for person in forget}
-    test = [person for person in _people(root, TEST_SET, images, test_image) if person.id in forgotten]
-    for person in test:
-        images.open(person.image)
-    people: dict[Split, list[PublishedPerson]] = {
-        "forget": forget,
-        "test": test,
-        "retain": list(_people(root, f"retain_{100 - ratio}", images)),
-        "celebrity": list(_people(root, CELEBRITIES, images)),
-    }
-    return PublishedSets(people=people, full=list(_people(root, FULL_SET, images)), images=images)
+    configs = (f"forget_{ratio}", TEST_SET, f"retain_{100 - ratio}", CELEBRITIES, FULL_SET)
+    forget, test, retain, stars, full = (_rows(root, config) for config in configs)
+    order = {person: number for number, person in enumerate(full)}
+    people = dict(sorted((retain | forget).items(), key=lambda item: order.get(item[0], len(order))))
+    celebrities = {f"c{person}" if person in people else person: row for person, row in stars.items()}
+    profiles: list[Profile] = []
+    questions: list[Question] = []
+    for person, row in (people | celebrities).items():
+        profiles.append(Profile(id=person, kind="celebrity" if person in celebrities else "fictitious", attributes={}))
+        questions += _questions(row.tasks, person, "eval", row.table.where(row.number))
+        _write_images(folder, person, row, first=0)
+    for person, row in test.items():
+        if person in forget:
+            ImageCell(row.table, row.number, "images", test_image).load()
+            questions += _questions(row.tasks, person, "test", row.table.where(row.number))
+            _write_images(folder, person, row, first=1)
+    write_atomic(folder / PROFILES, dump_lines(profiles))
+    write_atomic(folder / QUESTIONS, dump_lines(questions))
+    write_atomic(folder / SPLITS, json.dumps({str(ratio): list(forget)}) + "\n")
 
 
-def _people(root: Path, config: str, images: PublishedImages, view: int | None = None) -> Iterator[PublishedPerson]:
-    """The people of a config; shards in the order of their names."""
+def _write_images(folder: Path, person: str, row: SetRow, *, first: int) -> None:
+    """Write the images of a row byte for byte as views ``first``, ``first + 1`` ... of the person."""
+    for view, cell in enumerate(row.image_cells(), start=first):
+        decode_image(cell, f"{row.table.name}: '{person}'")
+        write_atomic(folder / image_path(person, view), cell["bytes"] if isinstance(cell, dict) else cell)
+
+
+def _rows(root: Path, config: str) -> dict[str, SetRow]:
+    """The rows of a config by ID; shards in the order of their names."""
     if not any((root / config).glob("*.parquet")):
         raise DataError(
             f"{root / config}: no parquet file. Expected the folder of the published configs with {FULL_SET}, "
@@ -98,17 +91,17 @@ def _people(root: Path, config: str, images: PublishedImages, view: int | None =
             "writes it."
         )
     table = Store(root).table(config)
-    variant: Variant = "test" if config == TEST_SET else "eval"
     table.need(("ID", *TASKS))
+    rows: dict[str, SetRow] = {}
     for number, row in enumerate(table.rows(("ID", *TASKS))):
-        person, where = usable_id(row["ID"]), table.where(number)
-        name = f"{config}/{person}" if view is None else f"{config}/{person}#{view}"
-        if person is None or name in images.cells:
+        person = usable_id(row["ID"])
+        if person is None or person in rows:
             raise DataError(
-                f"{where}: the ID {row['ID']!r} is not usable or appears twice. Expected one row per person."
+                f"{table.where(number)}: the ID {row['ID']!r} is not usable or appears twice. Expected one row per "
+                "person."
             )
-        images.cells[name] = ImageCell(table, number, "image" if view is None else "images", view)
-        yield PublishedPerson(id=person, image=name, questions=tuple(_questions(row, person, variant, where)))
+        rows[person] = SetRow(table, number, row)
+    return rows
 
 
 def _questions(row: Mapping[str, Any], person: str, variant: Variant, where: str) -> Iterator[Question]:

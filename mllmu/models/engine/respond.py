@@ -82,9 +82,9 @@ def respond(
     """
     parts = ([s for s in batch if s.raw_prompt is raw] for batch in batches for raw in (True, False))
     batches = [part for part in parts if part]
+    if raw := [sample for batch in batches for sample in batch if sample.raw_prompt]:
+        raw_prompt.check_longest(loaded, raw, raw_prompt.opener(image_folder))
     for batch in batches:
-        if batch[0].raw_prompt:
-            raw_prompt.check_longest(loaded, batch, raw_prompt.opener(image_folder))
         for sample in () if batch[0].raw_prompt else batch:
             turn = as_turn(sample, image_folder, system_prompt)
             for text in ("", *sample.candidates.values()):
