@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,28 @@ import typer
 from mllmu.cli.app import app
 from mllmu.config.recipe import Recipe
 from mllmu.core import plugins
-from mllmu.core.describe import plugin_table, settings_markdown
+from mllmu.core.describe import SettingText, markdown_table, plugin_table, sections, setting_text
 from mllmu.models.families._chat import ChatFamily
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
 HEADER = "<!-- Written by `python -m tools.generate_docs`; do not edit. -->\n"
+REFERENCE = """# Recipe settings
+
+Every setting of a recipe, one table per section. A recipe is one YAML file, of which only `name` is required.
+`--set data.splits.holdout=4` changes one setting on the command line; `mllmu validate RECIPE --show` prints a recipe
+with all defaults filled in.
+
+A plug-in is given by its name, or as a mapping with its settings beside the name, e.g. `{name: npo, beta: 0.4}`;
+`mllmu ls methods npo` prints the settings of one. A `grid` at the top level, e.g. `grid: {seed: [0, 1]}`, makes one
+recipe per combination of its values.
+
+`mllmu ls settings` prints the same in a terminal, `mllmu ls settings finetune` one section.
+"""
+PLUGIN_SETTINGS = """## Plug-ins
+
+The settings beside the name of a plug-in. A setting without a plug-in's name belongs to all plug-ins of the kind;
+`npo.beta` belongs to `npo` alone, or has a default of its own there.
+"""
 
 
 def commands() -> str:
@@ -39,8 +57,45 @@ def commands() -> str:
 
 
 def recipe() -> str:
-    """Every setting of a recipe: what ``mllmu ls settings --markdown`` prints."""
-    return HEADER + settings_markdown(Recipe)
+    """Every setting of a recipe: one table per section, then the settings of all plug-ins, one table per kind."""
+    parts = [REFERENCE]
+    for section_text in sections(Recipe):
+        table = settings_table(section_text.settings)
+        parts.append(f"## {section_text.key or 'Top level'}\n\n{section_text.meaning}\n\n{table}")
+    parts.append(PLUGIN_SETTINGS)
+    parts += [
+        f"### {kind}\n\n{settings_table(settings)}" for kind in plugins.KINDS if (settings := plugin_settings(kind))
+    ]
+    return HEADER + "\n".join(parts)
+
+
+def settings_table(settings: Iterable[SettingText]) -> str:
+    """Settings as a Markdown table."""
+    cells = [
+        [f"`{s.key}`", s.type, s.default and f"`{s.default}`", s.meaning, s.example and f"`{s.example}`"]
+        for s in settings
+    ]
+    return markdown_table(("setting", "type", "default", "meaning", "example"), cells)
+
+
+def plugin_settings(kind: str) -> list[SettingText]:
+    """The settings of all plug-ins of a kind: those that all share first, then ``name.setting`` of each plug-in.
+
+    A plug-in's own table has no shared setting, unless the default is another one.
+    """
+    classes = {name: plugins.find(kind, name) for name in plugins.names(kind)}
+    bases = [cls.__mro__ for cls in classes.values()]
+    shared: Any = next(base for base in bases[0] if all(base in mro for mro in bases))
+    settings = [setting_text(name, field, shared) for name, field in shared.model_fields.items()]
+    for name, cls in classes.items():
+        inherited = {key: field.default for key, field in shared.model_fields.items()}
+        own = [
+            key
+            for key, field in cls.model_fields.items()
+            if inherited.get(key, ...) != field.default or key not in inherited
+        ]
+        settings += [setting_text(f"{name}.{key}", cls.model_fields[key], cls) for key in own]
+    return settings
 
 
 def plugin_tables() -> str:

@@ -33,9 +33,7 @@ def ls(
     ] = None,
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="A plug-in, or a section of a recipe.")] = None,
     *,
-    markdown: Annotated[
-        bool, typer.Option("--markdown", help="All plug-ins of a kind, or all settings, as Markdown.")
-    ] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="All plug-ins of a kind as a Markdown table.")] = False,
 ) -> None:
     """List the kinds of plug-ins, the plug-ins of a kind, and the settings of a plug-in or of a recipe.
 
@@ -58,14 +56,10 @@ def ls(
 
 
 def _markdown(kind: str | None, name: str | None) -> str:
-    from mllmu.core.describe import plugin_table, settings_markdown
+    from mllmu.core.describe import plugin_table
 
     if kind is None or name is not None:
-        raise PluginError("--markdown prints all of one kind. Expected its name alone, e.g. methods, or settings.")
-    if kind == SETTINGS:
-        from mllmu.config.recipe import Recipe
-
-        return settings_markdown(Recipe)
+        raise PluginError("--markdown prints all plug-ins of one kind. Expected its name alone, e.g. methods.")
     _package_file(kind)
     return plugin_table(kind)
 
