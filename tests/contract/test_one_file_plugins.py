@@ -62,6 +62,30 @@ class Shouting(Metric):
         return sum(map(str.isupper, letters)) / len(letters) if letters else "no letters"
 ''',
     ),
+    "tasks": (
+        "yes_or_no",
+        '''
+from mllmu.data.tasks import Task
+
+
+class YesOrNo(Task):
+    """Whether a statement about the person is true; made of the cloze questions."""
+
+    source = "a test"
+    label = "Yes or no"
+    metrics = ("shouting", "right")
+
+    def derive(self, questions):
+        for question in questions:
+            if question.task == "cloze":
+                text = f"{question.text.replace('__', question.value)} Yes or no?"
+                changes = {"text": text, "answer": "Yes", "value": "Yes", "alternatives": ("No",)}
+                yield question.model_copy(update=changes)
+
+    def prompt(self, question):
+        return question.text
+''',
+    ),
     "summaries": (
         "longest",
         '''
@@ -200,7 +224,7 @@ RECIPE = (
     "model.family=loud_llava",
     "finetune.epochs=1",
     "unlearn.methods=[{name: halving, batch_size: 16}]",
-    "evaluate.tasks=[classification, generation]",
+    "evaluate.tasks=[classification, generation, yes_or_no]",
     "evaluate.extra_metrics=[shouting]",
     "evaluate.summaries=[longest]",
     "evaluate.judges=[generous]",
@@ -272,6 +296,16 @@ def test_a_metric_is_scored_declared_and_in_the_table_of_all_metrics(metrics: di
     declared = Declared.model_validate(metrics["declared"]).metrics["shouting"]
     assert (declared.label, declared.unit, declared.better) == ("Loudness", "capitals per letter", "lower")
     assert "shouting\tforget\tclassification\timage_text" in page
+
+
+def test_a_task_is_asked_declared_and_has_tables_and_plots(finished: Path, metrics: dict[str, Any], page: str) -> None:
+    asked = [s for s in read_lines(finished / "eval/forget_40/samples.jsonl", Sample) if s.task == "yes_or_no"]
+    assert asked and all(sample.prompt.endswith("Yes or no?") for sample in asked)
+    assert {row["metric"] for row in metrics["results"] if row["task"] == "yes_or_no"} == {"shouting", "right"}
+    declared = Declared.model_validate(metrics["declared"]).tasks["yes_or_no"]
+    assert (declared.label, declared.metric) == ("Yes or no", "shouting")
+    assert "Yes or no, image + text <small" in page and "Loudness, 0 to 1" in page
+    assert (finished / "report/plots/tradeoff_yes_or_no_text.png").is_file()
 
 
 def test_a_summary_has_its_table(metrics: dict[str, Any], page: str) -> None:
