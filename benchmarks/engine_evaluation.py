@@ -98,7 +98,7 @@ class Evaluation:
 
     def _ask(self, way: str, samples: Sequence[Sample], size: int, *, share: bool) -> None:
         fresh = anew_loaded(self.loaded)
-        found = respond(fresh, plan_batches(samples, size), images=self.folder, share=share)
+        found = respond(fresh, plan_batches(samples, size), image_folder=self.folder, share=share)
         self.replies.setdefault(way, {}).update({reply.sample_id: reply.text for batch in found for reply in batch})
 
     @torch.inference_mode()

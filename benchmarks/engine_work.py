@@ -146,7 +146,7 @@ class Case:
 
         def ours(name: str, samples: list[Sample], size: int, *, share: bool, anew: bool = False) -> int:
             loaded, batches = anew_loaded(self.loaded) if anew else self.loaded, plan_batches(samples, size)
-            found = [r for batch in respond(loaded, batches, images=self.folder, share=share) for r in batch]
+            found = [r for batch in respond(loaded, batches, image_folder=self.folder, share=share) for r in batch]
             self.replies[name] = {r.sample_id: r.text for r in found}
             return len(found)
 
