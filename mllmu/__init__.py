@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mllmu.config.recipe import Recipe
     from mllmu.core.errors import MllmuError
     from mllmu.core.plugins import Plugin
-    from mllmu.core.progress import Progress
+    from mllmu.core.process import Progress
     from mllmu.core.records import MetricResult, ModelRef, Profile, Question, Response, Sample, Score
     from mllmu.data.portraits import Portraits
     from mllmu.data.tasks import Task
@@ -61,7 +61,7 @@ _HOMES = {
     "mllmu.models.families": ("Family",),
     "mllmu.pipeline.pipeline": ("Pipeline",),
     "mllmu.core.plugins": ("Plugin",),
-    "mllmu.core.progress": ("Progress",),
+    "mllmu.core.process": ("Progress",),
     "mllmu.config.recipe": ("Recipe",),
     "mllmu.core.records": ("MetricResult", "ModelRef", "Profile", "Question", "Response", "Sample", "Score"),
     "mllmu.unlearning.base": ("Method", "RetainingMethod", "Step"),

@@ -11,7 +11,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from mllmu.config.recipe import Lora, ModelSection
-from mllmu.core.progress import SilentProgress
+from mllmu.core.process import SilentProgress
 from mllmu.core.records import ModelRef, Sample
 from mllmu.models.encoding import EncodedPrompt
 from mllmu.models.engine import plain

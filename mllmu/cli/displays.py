@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Task, TextColumn, TimeR
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from mllmu.core.progress import Progress
+from mllmu.core.process import Progress
 
 Clock = Callable[[], float]
 """Seconds, monotonic."""

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 import typer
 
 from mllmu.core.errors import FaultsError, MllmuError, ProcessError
-from mllmu.core.ranks import leads
+from mllmu.core.process import leads
 
 USER_ERROR = 2
 INTERRUPTED = 130

@@ -13,8 +13,7 @@ from mllmu.cli.failures import explanation, tell
 from mllmu.cli.screen import progress, say
 from mllmu.core.errors import MllmuError
 from mllmu.core.lock import held
-from mllmu.core.progress import Progress
-from mllmu.core.ranks import leads
+from mllmu.core.process import Progress, leads
 
 if TYPE_CHECKING:
     from mllmu.config.recipe import Recipe

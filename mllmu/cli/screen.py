@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console, RenderableType
 
 from mllmu.cli.displays import ConsoleProgress
-from mllmu.core.progress import Progress, SilentProgress
-from mllmu.core.ranks import leads
+from mllmu.core.process import Progress, SilentProgress, leads
 
 WIDE = 140
 """Columns where no terminal says how many: a table written to a file should not be folded at 80."""

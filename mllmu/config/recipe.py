@@ -11,16 +11,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeInt,
-    PrivateAttr,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationInfo, field_validator, model_validator
 
 from mllmu.config.protocol import Protocol
 from mllmu.core import plugins
@@ -54,7 +45,7 @@ class PluginSpec(BaseModel):
 class MethodSpec(PluginSpec):
     """An unlearning method with its settings; a list of modalities stands for one method each."""
 
-    _built: tuple[Any, ...] = PrivateAttr(())
+    _built: tuple[Any, ...] = ()
 
     @property
     def by_modality(self) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mllmu.core import ranks
+from mllmu.core import process
 from mllmu.core.errors import RunStoreError
 from mllmu.core.runfolder import explain_os_errors, read_json, write_atomic
 
@@ -39,7 +39,7 @@ def held(root: Path) -> Iterator[None]:
     Raises:
         RunStoreError: another process is at work there; names it.
     """
-    if not ranks.leads():
+    if not process.leads():
         yield
         return
     from filelock import FileLock

@@ -23,11 +23,9 @@ from PIL.Image import Image
 from mllmu.config.recipe import DataSection
 from mllmu.core import plugins
 from mllmu.core.errors import DataError
-from mllmu.core.jsonl import dump_lines
-from mllmu.core.progress import Progress, SilentProgress
+from mllmu.core.process import Progress, SilentProgress, derive
 from mllmu.core.records import QUESTION_FORMAT, Profile, Question
-from mllmu.core.runfolder import write_atomic
-from mllmu.core.seeding import derive
+from mllmu.core.runfolder import dump_lines, write_atomic
 from mllmu.data import review
 from mllmu.data.dataset import HOLDOUT, PROFILES, QUESTIONS, SPLITS, image_path
 from mllmu.data.portraits import Portraits

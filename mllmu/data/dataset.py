@@ -17,8 +17,8 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from mllmu.core.errors import DataError
-from mllmu.core.jsonl import read_lines
 from mllmu.core.records import Profile, Question
+from mllmu.core.runfolder import read_lines
 
 PROFILES, QUESTIONS, SPLITS = "profiles.jsonl", "questions.jsonl", "splits.json"
 HOLDOUT = "holdout"

@@ -19,9 +19,8 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from mllmu.core.errors import DataError, did_you_mean
-from mllmu.core.jsonl import read_lines
 from mllmu.core.records import Profile, Question, Record
-from mllmu.core.runfolder import write_atomic
+from mllmu.core.runfolder import read_lines, write_atomic
 from mllmu.data.dataset import PROFILES, QUESTIONS, image_files
 from mllmu.data.files import REMAKE, misfit, opened_image, read_text
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mllmu.config.recipe import Splits, percent
 from mllmu.core.errors import DataError, did_you_mean
-from mllmu.core.seeding import rng
+from mllmu.core.process import rng
 from mllmu.data.files import read_json
 
 RATIO_TOLERANCE = 0.1

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllmu.core import plugins
+from mllmu.core.process import rng
 from mllmu.core.records import MetricResult, Sample, Split, Summary
-from mllmu.core.seeding import rng
 from mllmu.evaluation.metrics import Metric
 from mllmu.evaluation.scored_run import ScoredRun
 from mllmu.evaluation.stats import bootstrap_interval

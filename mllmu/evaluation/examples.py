@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from mllmu.config.protocol import Shots
 from mllmu.core.errors import RecipeError, did_you_mean
+from mllmu.core.process import rng
 from mllmu.core.records import Modality, Question, Split, TaskName
-from mllmu.core.seeding import rng
 from mllmu.data.dataset import Dataset, image_path
 from mllmu.data.tasks import task_of
 from mllmu.evaluation.published import ExampleQuestion

@@ -15,10 +15,19 @@ from typing import Any, NamedTuple
 
 from mllmu.core.declared import Declared, MetricInfo
 from mllmu.core.errors import DataError
-from mllmu.core.jsonl import Journal, dump_lines, read_lines
-from mllmu.core.progress import Progress
+from mllmu.core.process import Progress
 from mllmu.core.records import PEOPLE_SPLITS, MetricResult, Response, Sample, Score
-from mllmu.core.runfolder import UNIT_FILE, RunFolder, RunStore, Unit, read_json, write_atomic
+from mllmu.core.runfolder import (
+    UNIT_FILE,
+    Journal,
+    RunFolder,
+    RunStore,
+    Unit,
+    dump_lines,
+    read_json,
+    read_lines,
+    write_atomic,
+)
 from mllmu.data.tasks import task_of
 from mllmu.evaluation import scoring
 from mllmu.evaluation.agreement import ReplyId

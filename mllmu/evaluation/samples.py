@@ -7,8 +7,8 @@ from mllmu.config.protocol import Protocol
 from mllmu.config.recipe import Evaluate
 from mllmu.core import plugins
 from mllmu.core.errors import RecipeError
+from mllmu.core.process import rng
 from mllmu.core.records import PEOPLE_SPLITS, Exchange, Question, Sample, Split
-from mllmu.core.seeding import rng
 from mllmu.data.dataset import Dataset, image_path
 from mllmu.data.tasks import Part, Task, derived
 from mllmu.evaluation import published

@@ -13,7 +13,7 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar
 from pydantic import BaseModel
 
 from mllmu.core.errors import EndpointError, MllmuError
-from mllmu.core.seeding import rng
+from mllmu.core.process import rng
 from mllmu.llm.endpoint import Endpoint, RefusedRequest, Reply, ReplyCache, Transient
 from mllmu.llm.schema import MAX_TEXT, json_schema, parse_object
 from mllmu.llm.settings import FAILED, Budget, EndpointSettings

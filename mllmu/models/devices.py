@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import torch
 
-from mllmu.core import ranks
+from mllmu.core import process
 from mllmu.core.errors import ModelError, one_line
 from mllmu.core.records import Sample
 
@@ -31,9 +31,9 @@ def choose(name: str) -> torch.device:
         raise ModelError(f"model.device: '{name}' is no device. Expected auto, cpu, cuda or cuda:N.") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ModelError(f"model.device: '{name}' asked for, but no GPU is visible. Use device: auto or cpu.")
-    if device.type == "cuda" and ranks.count() > 1:
+    if device.type == "cuda" and process.count() > 1:
         if device.index is not None:
-            raise ModelError(f"model.device: '{name}' would be the GPU of all {ranks.count()} processes. Use auto.")
+            raise ModelError(f"model.device: '{name}' would be the GPU of all {process.count()} processes. Use auto.")
         device = own_gpu()
     try:
         torch.zeros(1, device=device).item()
@@ -44,9 +44,9 @@ def choose(name: str) -> torch.device:
 
 def own_gpu() -> torch.device:
     """The GPU of this process: the first, or one of its own where there are several processes."""
-    if ranks.count() == 1:
+    if process.count() == 1:
         return torch.device("cuda")
-    number, available = ranks.local_rank(), torch.cuda.device_count()
+    number, available = process.local_rank(), torch.cuda.device_count()
     if number >= available:
         raise ModelError(
             f"model.device: process {number} of this machine has no GPU of its own, {available} are visible. "
@@ -57,7 +57,7 @@ def own_gpu() -> torch.device:
 
 def device_map(name: str, device: torch.device) -> str:
     """``model.device_map``, if a model can be spread over all GPUs here; otherwise a ModelError."""
-    if ranks.count() > 1:
+    if process.count() > 1:
         raise ModelError("model.device_map: spreads a model over all GPUs, which leaves none to other processes.")
     if device.type != "cuda":
         raise ModelError(

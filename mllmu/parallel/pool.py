@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from mllmu.core.errors import MllmuError, ModelError
-from mllmu.core.progress import Progress, SilentProgress
+from mllmu.core.process import Progress, SilentProgress
 
 PATIENCE_S = 5.0
 """How long a worker may tidy up before it is killed."""

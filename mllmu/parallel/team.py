@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from mllmu.core.errors import MllmuError, ProcessError
-from mllmu.core.ranks import count, leads, local_rank, rank
+from mllmu.core.process import count, leads, local_rank, rank
 
 PATIENCE = timedelta(days=7)
 """How long a follower waits for the next task, while the leader does what is not shared."""

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 
 from mllmu.config.recipe import PluginSpec
 from mllmu.core.errors import DataError
-from mllmu.core.jsonl import dump_lines, read_lines
 from mllmu.core.records import Sample
-from mllmu.core.runfolder import Unit, content_digest, write_atomic
+from mllmu.core.runfolder import Unit, content_digest, dump_lines, read_lines, write_atomic
 from mllmu.data.published.store import is_hub_name
 from mllmu.evaluation.benchmarks import Benchmark, Skipped
 from mllmu.pipeline.run import Run

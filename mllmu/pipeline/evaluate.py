@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mllmu.config.recipe import Evaluate
-from mllmu.core import ranks
+from mllmu.core import process
 from mllmu.core.errors import ProcessError
-from mllmu.core.jsonl import Journal, dump_lines, read_lines
-from mllmu.core.progress import Progress
+from mllmu.core.process import Progress
 from mllmu.core.records import BaseLogp, ModelRef, Response, Sample, Score
-from mllmu.core.runfolder import RunFolder, Unit, content_digest, write_atomic
+from mllmu.core.runfolder import Journal, RunFolder, Unit, content_digest, dump_lines, read_lines, write_atomic
 from mllmu.evaluation import samples as rendering
 from mllmu.evaluation import scoring
 from mllmu.evaluation.metrics import Metric
@@ -210,7 +209,7 @@ def _open_in_vllm(run: Run, ref: ModelRef) -> VllmModel:
     Raises:
         ProcessError: there are several processes; vLLM starts its own.
     """
-    if ranks.count() > 1:
+    if process.count() > 1:
         raise ProcessError(
             "evaluate.backend: vllm starts its own processes. Run mllmu without torchrun, and name the GPUs by "
             "evaluate.vllm: {tensor_parallel_size: 2}."
@@ -251,17 +250,17 @@ def collect(
         All responses; nothing where this process does not lead.
     """
     known = read_known(folder)
-    if ranks.count() > 1:
+    if process.count() > 1:
         team.wait_for_all()  # no process may write before all have read
     planned = plan_batches(samples, PLANNED if batch_size == "auto" else batch_size)
     missing = [[sample for sample in batch if sample.id not in known] for batch in planned]
     batches = [batch for batch in missing if batch]
-    if ranks.count() > 1:
+    if process.count() > 1:
         batches = [batches[index] for index in team.own_share([weight(batch) for batch in batches])]
     progress.start(label, len(known) + sum(map(len, batches)))
     progress.advance(len(known))
     if batches:
-        journal = Journal(folder / (PARTIAL if ranks.leads() else OF_FOLLOWER.format(ranks.rank())), Response)
+        journal = Journal(folder / (PARTIAL if process.leads() else OF_FOLLOWER.format(process.rank())), Response)
         journal.resume()
         loaded = load()
         how: dict[str, Any] = {"image_folder": image_folder, "system_prompt": system_prompt}
@@ -277,9 +276,9 @@ def collect(
             journal.append(responses)
             progress.advance(len(responses))
     progress.finish()
-    if ranks.count() > 1:
+    if process.count() > 1:
         team.wait_for_all()
-    return _put_together(samples, folder) if ranks.leads() else []
+    return _put_together(samples, folder) if process.leads() else []
 
 
 def _put_together(samples: Sequence[Sample], folder: Path) -> list[Response]:

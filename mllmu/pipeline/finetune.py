@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from mllmu.core.names import RETAIN_MODEL, TARGET
+from mllmu.core.process import derive
 from mllmu.core.records import ModelRef
 from mllmu.core.runfolder import RunFolder, Unit, digest
-from mllmu.core.seeding import derive
 from mllmu.pipeline.run import SAME_MODEL, Run
 from mllmu.training.finetune import finetune
 

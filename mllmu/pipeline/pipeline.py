@@ -22,8 +22,7 @@ from rich.console import Group
 
 from mllmu.config.recipe import Recipe
 from mllmu.core.names import RETAIN_MODEL, TARGET
-from mllmu.core.progress import Progress, SilentProgress
-from mllmu.core.ranks import leads
+from mllmu.core.process import Progress, SilentProgress, leads
 from mllmu.core.runfolder import RunFolder, RunStore
 from mllmu.evaluation.metrics import metrics_of
 from mllmu.parallel.pool import WorkerPool

@@ -16,7 +16,7 @@ from transformers import AutoProcessor
 
 from mllmu.config.recipe import ModelSection, Recipe
 from mllmu.core.errors import DataError, did_you_mean
-from mllmu.core.progress import Progress
+from mllmu.core.process import Progress
 from mllmu.core.records import MetricResult, ModelRef, Question, Response, Sample, TaskName
 from mllmu.core.runfolder import RunFolder, write_atomic
 from mllmu.data.published.sets import write_sets

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from mllmu.config import load as recipes
-from mllmu.core import ranks
+from mllmu.core import process
 from mllmu.core.errors import RunStoreError
 from mllmu.core.runfolder import UNIT_FILE, RunFolder, read_json, write_atomic
 from mllmu.pipeline.run import Run
@@ -39,8 +39,8 @@ def hardware() -> dict[str, Any]:
     """Processor, cores, and the accelerator if there is one."""
     found: dict[str, Any] = {"machine": f"{platform.system()} {platform.machine()}", "cores": os.cpu_count()}
     found["threads"] = torch.get_num_threads()
-    if ranks.count() > 1:
-        found["processes"] = ranks.count()
+    if process.count() > 1:
+        found["processes"] = process.count()
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
         found["gpu_mib"] = torch.cuda.get_device_properties(0).total_memory // 2**20

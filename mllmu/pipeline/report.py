@@ -13,9 +13,9 @@ from mllmu.config import load as recipes
 from mllmu.config.protocol import Protocol
 from mllmu.core.declared import Declared, MetricInfo
 from mllmu.core.names import RETAIN_MODEL, TARGET
+from mllmu.core.process import rng
 from mllmu.core.records import MetricResult, Response, Sample, Summary
 from mllmu.core.runfolder import UNIT_FILE, RunFolder, read_json
-from mllmu.core.seeding import rng
 from mllmu.data.dataset import image_files
 from mllmu.evaluation import gate
 from mllmu.evaluation.outcome import outcome

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from mllmu.config.recipe import Finetune, Job, Recipe, Unlearn, jobs
-from mllmu.core import ranks
+from mllmu.core import process
 from mllmu.core.names import RETAIN_MODEL, TARGET
-from mllmu.core.progress import Progress, metered
+from mllmu.core.process import Progress, metered
 from mllmu.core.records import ModelRef
 from mllmu.core.runfolder import UNIT_FILE, RunFolder, RunStore, Unit, read_json, write_atomic
 from mllmu.data import dataset
@@ -123,7 +123,7 @@ class Run:
 
     def together(self, function: Callable[..., None], **arguments: Any) -> None:
         """Call ``function(self, **arguments)`` in all processes of the run, each with a run of its own."""
-        if ranks.count() == 1:
+        if process.count() == 1:
             function(self, **arguments)
         else:
             share(function, self, arguments)

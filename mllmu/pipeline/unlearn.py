@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from mllmu.core.names import RETAIN_MODEL, TARGET
+from mllmu.core.process import derive
 from mllmu.core.records import ModelRef
 from mllmu.core.runfolder import RunFolder, Unit, digest, write_atomic
-from mllmu.core.seeding import derive
 from mllmu.evaluation import gate
 from mllmu.pipeline.evaluate import Evaluation
 from mllmu.pipeline.run import Run

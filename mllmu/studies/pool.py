@@ -18,10 +18,9 @@ import numpy as np
 
 from mllmu.core import plugins
 from mllmu.core.errors import DataError
-from mllmu.core.jsonl import read_lines
 from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.records import MODALITIES, Modality, Sample, Score
-from mllmu.core.runfolder import RunFolder
+from mllmu.core.runfolder import RunFolder, read_lines
 from mllmu.evaluation.bootstrap import Table, draw
 from mllmu.evaluation.stats import percentile_interval
 

@@ -17,12 +17,10 @@ from pathlib import Path
 
 from mllmu.config.recipe import Recipe
 from mllmu.core.errors import RecipeError
-from mllmu.core.jsonl import read_lines
 from mllmu.core.names import RETAIN_MODEL
-from mllmu.core.progress import Progress
+from mllmu.core.process import Progress, derive
 from mllmu.core.records import Modality, Response, TaskName
-from mllmu.core.runfolder import RunFolder, write_atomic
-from mllmu.core.seeding import derive
+from mllmu.core.runfolder import RunFolder, read_lines, write_atomic
 from mllmu.evaluation import scoring
 from mllmu.evaluation.metrics import Metric, metrics_of
 from mllmu.evaluation.stats import auc, auc_interval, harmonic_mean

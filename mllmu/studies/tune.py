@@ -21,10 +21,9 @@ from mllmu.config.recipe import Job, PluginSpec, Recipe, jobs
 from mllmu.core import plugins
 from mllmu.core.errors import RecipeError, needs_extra
 from mllmu.core.names import RETAIN_MODEL, TARGET
-from mllmu.core.progress import Progress
+from mllmu.core.process import Progress, derive
 from mllmu.core.records import Modality, Response, Sample, Split
 from mllmu.core.runfolder import UNIT_FILE, RunFolder, read_json, write_atomic
-from mllmu.core.seeding import derive
 from mllmu.evaluation.metrics import Metric
 from mllmu.pipeline.evaluate import Evaluation
 from mllmu.pipeline.pipeline import Pipeline

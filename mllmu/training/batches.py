@@ -26,9 +26,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mllmu.core import ranks
+from mllmu.core import process
+from mllmu.core.process import rng
 from mllmu.core.records import OTHER_ATTRIBUTE, Question
-from mllmu.core.seeding import rng
 from mllmu.data.tasks import task_of
 from mllmu.models.encoding import Encoder, image_inputs, shared_length
 from mllmu.models.engine.forward import Forward, labelled, run_logits
@@ -144,7 +144,7 @@ def run_step(
     Args:
         at_once: most turns in one run of the model, for less memory; None: all. The result is the same.
     """
-    if ranks.count() == 1 and (at_once is None or len(turns) <= at_once):
+    if process.count() == 1 and (at_once is None or len(turns) <= at_once):
         batch = make(turns)
         return run(batch), *labelled(batch)
     return run_divided(run, turns, make, at_once)

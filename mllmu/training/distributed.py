@@ -25,7 +25,7 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.utils.checkpoint import checkpoint
 
-from mllmu.core import ranks
+from mllmu.core import process
 from mllmu.models.engine.forward import labelled
 from mllmu.models.families import Batch, Turn
 from mllmu.parallel import team
@@ -40,11 +40,11 @@ def run_divided(
     run: RunBatch, turns: Sequence[Turn], make: MakeBatch, at_once: int | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What :func:`mllmu.training.batches.run_step` gives, each process having run its share, part by part."""
-    shares = share(turns, ranks.count())
+    shares = share(turns, process.count())
     largest = max(1, *map(len, shares))
     parts = math.ceil(largest / min(at_once or largest, largest))
-    own_NX, labels_N, row_N = _own(run, turns, make, cut(shares[ranks.rank()], parts))
-    if ranks.count() == 1:
+    own_NX, labels_N, row_N = _own(run, turns, make, cut(shares[process.rank()], parts))
+    if process.count() == 1:
         return own_NX, labels_N, row_N
     sizes = _sizes(own_NX)
     tokens_N2 = _gather(torch.stack([labels_N, row_N], dim=1), sizes)
@@ -104,18 +104,18 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, sizes: list[int]) -> Tensor:
-        start = sum(sizes[: ranks.rank()])
+        start = sum(sizes[: process.rank()])
         ctx.own = slice(start, start + len(own))
         return _gather(own, sizes)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0][ctx.own] * ranks.count(), None
+        return gradients[0][ctx.own] * process.count(), None
 
 
 def _sizes(own: Tensor) -> list[int]:
     """Number of rows of every process."""
-    counts = [torch.zeros(1, dtype=torch.long, device=own.device) for _ in range(ranks.count())]
+    counts = [torch.zeros(1, dtype=torch.long, device=own.device) for _ in range(process.count())]
     team.team()
     dist.all_gather(counts, torch.tensor([len(own)], device=own.device))
     return [int(count) for count in counts]
@@ -138,7 +138,7 @@ def average_gradients(weights: Sequence[Tensor]) -> None:
 def gradients(value: Tensor, weights: Sequence[Tensor]) -> list[Tensor | None]:
     """Gradient of a loss for each weight, the same in all processes; None where it has no influence."""
     own = torch.autograd.grad(value, list(weights), allow_unused=True)
-    return list(own) if ranks.count() == 1 else average(weights, own)
+    return list(own) if process.count() == 1 else average(weights, own)
 
 
 def average(weights: Sequence[Tensor], values: Sequence[Tensor | None]) -> list[Tensor | None]:
@@ -153,7 +153,7 @@ def average(weights: Sequence[Tensor], values: Sequence[Tensor | None]) -> list[
     dist.all_reduce(total)
     reached, *sums = total.split([len(reached), *map(len, flat)])
     return [
-        (sum_W / ranks.count()).view_as(weight).to(weight.dtype) if anywhere else None
+        (sum_W / process.count()).view_as(weight).to(weight.dtype) if anywhere else None
         for weight, sum_W, anywhere in zip(weights, sums, reached.tolist(), strict=True)
     ]
 

@@ -8,9 +8,9 @@ from functools import partial
 from torch import Tensor
 
 from mllmu.config.recipe import Finetune
-from mllmu.core import ranks
+from mllmu.core import process
 from mllmu.core.errors import DataError
-from mllmu.core.seeding import derive
+from mllmu.core.process import derive
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded, add_trainable, save_trained
 from mllmu.training.batches import Order, forward, training_batch
@@ -35,7 +35,7 @@ def finetune(loaded: Loaded, turns: Sequence[Turn], section: Finetune, training:
     loaded.encoder.check(turns)
     seed = derive(training.seed, "adapter")
     model = add_trainable(loaded.model, loaded.encoder.family, training.lora, seed=seed)
-    if ranks.count() > 1:
+    if process.count() > 1:
         spread(loaded, model)
     images = tuple(turn.image for turn in turns)
     order = Order(images, section.batch_size, training.seed, "finetune", together=section.questions_together)
@@ -52,5 +52,5 @@ def finetune(loaded: Loaded, turns: Sequence[Turn], section: Finetune, training:
         weight_decay=section.weight_decay,
     )
     train(model, terms, schedule, training)
-    if ranks.leads():
+    if process.leads():
         save_trained(model, training.folder)

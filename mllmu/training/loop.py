@@ -15,11 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mllmu.config.recipe import Lora
-from mllmu.core import ranks
+from mllmu.core import process
 from mllmu.core.errors import ModelError, one_line
-from mllmu.core.progress import Progress, start_meter, stop_meter
+from mllmu.core.process import Progress, derive, start_meter, stop_meter
 from mllmu.core.runfolder import write_atomic
-from mllmu.core.seeding import derive
 from mllmu.models.loading import explain_disk_errors
 from mllmu.training.distributed import agree, average_gradients
 
@@ -103,7 +102,7 @@ class TrainingState:
         _check_finite(total, f"{self.training.label}: the loss", where)
         total.backward()
         weights = list(self.trainable.values())
-        if ranks.count() > 1:
+        if process.count() > 1:
             average_gradients(weights)
         norm = torch.nn.utils.clip_grad_norm_(weights, schedule.max_grad_norm)
         _check_finite(norm, f"{self.training.label}: the norm of the gradient", where)
@@ -191,7 +190,7 @@ def train(
     weights, progress, folder = list(trainable.values()), training.progress, training.folder
     optimizer = torch.optim.AdamW(weights, lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
     state = TrainingState(training, trainable, optimizer, {} if memory is None else memory)
-    if ranks.count() > 1:
+    if process.count() > 1:
         agree(weights)
     first = state.load()
     model.train()
@@ -206,13 +205,13 @@ def train(
             progress.advance(1)
             continue
         progress.advance(1, loss=state.descend(losses, schedule, step))
-        if ranks.leads() and time.monotonic() - saved > training.checkpoint_every_s:
+        if process.leads() and time.monotonic() - saved > training.checkpoint_every_s:
             state.save(step + 1)
             saved = time.monotonic()
     progress.finish()
     stop_meter()
     model.eval()
-    if ranks.leads():
+    if process.leads():
         for leftover in (folder / CHECKPOINT, folder / TEMPORARY):
             leftover.unlink(missing_ok=True)
         write_atomic(folder / CURVE, json.dumps(state.curve) + "\n")

@@ -15,7 +15,7 @@ from typing import Any
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 
-from mllmu.core import ranks
+from mllmu.core import process
 from mllmu.core.errors import ModelError, ProcessError
 from mllmu.models.families import core
 from mllmu.models.layers import decoder, decoder_layers
@@ -32,7 +32,7 @@ def settings_of_launch() -> dict[str, Any] | None:
     Raises:
         ProcessError: the file asks for FSDP 1, or for what the recipe decides.
     """
-    if ranks.count() == 1 or not _is_set("ACCELERATE_USE_FSDP"):
+    if process.count() == 1 or not _is_set("ACCELERATE_USE_FSDP"):
         return None
     if os.environ.get("FSDP_VERSION", "1") != "2":
         raise ProcessError("accelerate's config file: got FSDP 1, expected fsdp_version: 2 under fsdp_config.")
@@ -73,7 +73,7 @@ def spread(loaded: Loaded, model: Any) -> None:
     own = core(model)
     shared = {own.get_input_embeddings().weight, own.lm_head.weight}
     team.team()  # the mesh would otherwise connect in a way of its own
-    settings["mesh"] = init_device_mesh(loaded.device.type, (ranks.count(),))
+    settings["mesh"] = init_device_mesh(loaded.device.type, (process.count(),))
     for layer in layers:
         fully_shard(layer, ignored_params=trained, **settings)
     fully_shard(whole, ignored_params=trained | shared, **settings)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from mllmu.config.recipe import Lora
-from mllmu.core import ranks
+from mllmu.core import process
 from mllmu.core.errors import DataError
-from mllmu.core.seeding import derive, rng
+from mllmu.core.process import derive, rng
 from mllmu.models.families import IGNORE, Batch, Turn
 from mllmu.models.labels import label_everything
 from mllmu.models.layers import decoder_layers, run_hidden
@@ -146,7 +146,7 @@ def make_modifier(
     seed = derive(training.seed, "adapter", training.label)
     probe = Probe(loaded=loaded, forget=forget, retain=retain, lora=training.lora, seed=seed)
     modifier = method.modifier(probe).to(loaded.device)
-    if ranks.count() > 1:
+    if process.count() > 1:
         agree(list(modifier.tensors().values()))
     training.progress.finish()
     if method.trains:

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mllmu.core import ranks
+from mllmu.core import process
 from mllmu.core.errors import DataError, ModelError
-from mllmu.core.seeding import derive, rng
+from mllmu.core.process import derive, rng
 from mllmu.models.engine.forward import Forward, apply_head, labelled, run_labelled, run_logits
 from mllmu.models.families import Batch, Turn, core, num_layers
 from mllmu.models.labels import label_everything, without_ends
@@ -77,12 +77,12 @@ def unlearn(loaded: Loaded, method: Method, sides: Sides, training: Training) ->
         modifier = make_modifier(loaded, method, sides.forget, sides.retain, training)
         if method.trains:
             _Engine(loaded.model, loaded, method, sides, training).train(modifier)
-        if ranks.leads():
+        if process.leads():
             modifier.save(training.folder)
         return
     seed, targets = derive(training.seed, "adapter", training.label), method.targets(num_layers(loaded.model))
     model = add_trainable(loaded.model, loaded.encoder.family, training.lora, seed=seed, targets=targets)
-    if ranks.count() > 1:
+    if process.count() > 1:
         spread(loaded, model)
         if sides.reference:
             spread(sides.reference, sides.reference.model)
@@ -94,7 +94,7 @@ def unlearn(loaded: Loaded, method: Method, sides: Sides, training: Training) ->
     start = [weight.detach().clone() for weight in engine.weights] if copied else None
     engine.train(model)
     scale_change(model, start, method.kept_change)
-    if ranks.leads():
+    if process.leads():
         save_trained(model, training.folder)
         if method.at_inference:
             write_settings(training.folder, method.at_inference)

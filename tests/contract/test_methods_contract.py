@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mllmu.core import plugins
 from mllmu.core.errors import RecipeError
-from mllmu.core.seeding import rng
+from mllmu.core.process import rng
 from mllmu.models.engine.forward import Forward
 from mllmu.models.families import Turn
 from mllmu.training.losses import answer_nll

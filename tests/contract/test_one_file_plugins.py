@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 from mllmu.cli.app import app
 from mllmu.core.declared import Declared
-from mllmu.core.jsonl import read_lines
 from mllmu.core.records import Profile, Sample
+from mllmu.core.runfolder import read_lines
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "pipeline"))
 import mini_run

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from mllmu.config.load import apply_override, parse
-from mllmu.core.progress import Progress
+from mllmu.core.process import Progress
 from mllmu.data.questions import QuestionOrder
 from mllmu.data.questions.template import build
 from mllmu.data.sources.synthetic import Synthetic

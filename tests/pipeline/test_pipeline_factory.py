@@ -20,8 +20,8 @@ from mini_run import settings
 from typer.testing import CliRunner
 
 from mllmu.cli.app import app
-from mllmu.core.jsonl import read_lines
 from mllmu.core.records import Profile, Question
+from mllmu.core.runfolder import read_lines
 from mllmu.data.questions import Rejected, check
 
 NUM_PEOPLE = 4

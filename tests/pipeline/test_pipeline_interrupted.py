@@ -13,7 +13,7 @@ import pytest
 from mini_run import fingerprints, run, settings, write_recipe
 
 from mllmu.config.load import parse
-from mllmu.core.progress import SilentProgress
+from mllmu.core.process import SilentProgress
 from mllmu.pipeline.evaluate import PARTIAL
 from mllmu.pipeline.pipeline import Pipeline
 from mllmu.training.loop import CHECKPOINT
@@ -27,7 +27,7 @@ from pathlib import Path
 
 sys.path.insert(0, {here!r})
 from mini_run import run
-from mllmu.core.progress import SilentProgress
+from mllmu.core.process import SilentProgress
 
 class Killer(SilentProgress):
     def __init__(self, label, nth, after):

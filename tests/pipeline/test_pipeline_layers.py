@@ -12,7 +12,7 @@ import torch
 from helpers_models import load_ref, turns_of
 
 from mllmu.config import load as recipes
-from mllmu.core.progress import SilentProgress
+from mllmu.core.process import SilentProgress
 from mllmu.core.runfolder import RunFolder
 from mllmu.models.engine.forward import run_forward
 from mllmu.models.layers import decoder_layers

@@ -55,7 +55,7 @@ from mini_run import run
 from mllmu.parallel import team as processes
 from mllmu.cli.failures import explained_errors
 from mllmu.core.errors import ModelError
-from mllmu.core.jsonl import Journal
+from mllmu.core.runfolder import Journal
 from mllmu.training import finetune
 
 def main():

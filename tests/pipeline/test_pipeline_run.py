@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 from mllmu.cli.app import app
 from mllmu.config.load import load, parse
 from mllmu.core.errors import GateError, RunStoreError
-from mllmu.core.jsonl import read_lines
 from mllmu.core.records import Response, Sample
+from mllmu.core.runfolder import read_lines
 from mllmu.pipeline.pipeline import Pipeline
 from mllmu.training.loop import CURVE
 

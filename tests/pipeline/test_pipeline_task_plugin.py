@@ -14,8 +14,8 @@ from mllmu.cli.app import app
 from mllmu.config.load import parse
 from mllmu.core.declared import Declared
 from mllmu.core.errors import PluginError, RecipeError
-from mllmu.core.jsonl import read_lines
 from mllmu.core.records import Question, Sample
+from mllmu.core.runfolder import read_lines
 from mllmu.data.dataset import load
 from mllmu.evaluation.samples import render
 

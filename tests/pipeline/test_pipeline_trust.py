@@ -11,7 +11,7 @@ import pytest
 from mllmu.config import load as recipes
 from mllmu.core import plugins
 from mllmu.core.errors import RecipeError
-from mllmu.core.progress import SilentProgress
+from mllmu.core.process import SilentProgress
 from mllmu.core.runfolder import RunFolder
 from mllmu.report.inputs import TrustRow
 from mllmu.studies import trust as trusting

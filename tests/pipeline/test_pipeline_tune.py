@@ -12,10 +12,9 @@ import pytest
 from mllmu.config import load as recipes
 from mllmu.core import plugins
 from mllmu.core.errors import RecipeError
-from mllmu.core.jsonl import read_lines
-from mllmu.core.progress import SilentProgress
+from mllmu.core.process import SilentProgress
 from mllmu.core.records import Response, Sample
-from mllmu.core.runfolder import RunFolder
+from mllmu.core.runfolder import RunFolder, read_lines
 
 pytest.importorskip("optuna")
 

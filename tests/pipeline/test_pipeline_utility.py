@@ -8,8 +8,8 @@ from pathlib import Path
 
 from mini_run import run
 
-from mllmu.core.jsonl import read_lines
 from mllmu.core.records import Sample
+from mllmu.core.runfolder import read_lines
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 from test_evaluation_utility import write_llava_bench, write_mmmu

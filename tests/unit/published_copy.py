@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mllmu.config.recipe import DataSection
-from mllmu.core.progress import SilentProgress
+from mllmu.core.process import SilentProgress
 from mllmu.data import build
 from mllmu.data.dataset import Dataset, load
 from mllmu.data.published.export import export

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from mllmu.core.errors import DataError
-from mllmu.core.jsonl import dump_lines
 from mllmu.core.records import Profile, Question
+from mllmu.core.runfolder import dump_lines
 from mllmu.data.contact_sheet import GAP, write_contact_sheet
 from mllmu.data.dataset import load
 from mllmu.data.published.export import export

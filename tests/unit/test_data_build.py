@@ -14,7 +14,7 @@ from PIL import Image
 
 from mllmu.config.recipe import DataSection
 from mllmu.core.errors import DataError, RecipeError
-from mllmu.core.progress import SilentProgress
+from mllmu.core.process import SilentProgress
 from mllmu.core.records import Profile
 from mllmu.data import build
 from mllmu.data.dataset import Dataset, load

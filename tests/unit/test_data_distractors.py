@@ -2,8 +2,8 @@ from collections import Counter
 
 import pytest
 
+from mllmu.core.process import rng
 from mllmu.core.records import Profile
-from mllmu.core.seeding import rng
 from mllmu.data.questions._distractors import collect, draw, magnitude
 
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from mllmu.cli.app import app
 from mllmu.config.load import load
 from mllmu.config.recipe import DataSection
-from mllmu.core.progress import SilentProgress
+from mllmu.core.process import SilentProgress
 from mllmu.data.preview import previews
 from mllmu.pipeline.data import data_unit
 from mllmu.pipeline.run import Run

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from mllmu.cli.app import app
 from mllmu.config.load import parse
 from mllmu.core.errors import DataError, FaultsError
-from mllmu.core.progress import SilentProgress
+from mllmu.core.process import SilentProgress
 from mllmu.data import build, dates
 from mllmu.data.pseudonyms import finding, keyfile
 from mllmu.data.pseudonyms.finding import plain, words

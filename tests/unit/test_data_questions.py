@@ -5,8 +5,8 @@ import pytest
 
 from mllmu.core.errors import DataError
 from mllmu.core.parsing import render_answer
+from mllmu.core.process import rng
 from mllmu.core.records import QA, Profile
-from mllmu.core.seeding import rng
 from mllmu.data.questions import QuestionOrder, check, wording
 from mllmu.data.questions.template import build, name_subject
 

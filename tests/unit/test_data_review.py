@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from mllmu.cli.app import app
 from mllmu.config.load import parse
 from mllmu.core.errors import DataError
-from mllmu.core.jsonl import dump_lines
-from mllmu.core.progress import SilentProgress
+from mllmu.core.process import SilentProgress
 from mllmu.core.records import Profile
+from mllmu.core.runfolder import dump_lines
 from mllmu.data import build, review
 from mllmu.data.dataset import Dataset, load
 

@@ -15,7 +15,7 @@ from published_copy import NUM_CELEBRITIES, NUM_PEOPLE, change, rename, shards, 
 
 from mllmu.config.recipe import DataSection
 from mllmu.core.errors import DataError
-from mllmu.core.progress import SilentProgress
+from mllmu.core.process import SilentProgress
 from mllmu.core.records import Question
 from mllmu.data import build
 from mllmu.data.dataset import Dataset, load

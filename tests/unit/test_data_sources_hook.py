@@ -12,7 +12,7 @@ from PIL import Image
 
 from mllmu.config.recipe import DataSection
 from mllmu.core.errors import DataError
-from mllmu.core.progress import SilentProgress
+from mllmu.core.process import SilentProgress
 from mllmu.core.records import Profile, Question
 from mllmu.data import build
 from mllmu.data.dataset import Dataset, load

@@ -16,7 +16,7 @@ from PIL import Image
 
 from mllmu.config.recipe import DataSection, Evaluate
 from mllmu.core.errors import DataError
-from mllmu.core.progress import SilentProgress
+from mllmu.core.process import SilentProgress
 from mllmu.data import build
 from mllmu.data.dataset import Dataset, load
 from mllmu.data.sources.clear import PLUGIN as CLEAR

@@ -13,7 +13,7 @@ from llm_server import Body, LlmServer
 
 from mllmu.core.errors import BudgetError, DataError
 from mllmu.core.plugins import find
-from mllmu.core.progress import SilentProgress
+from mllmu.core.process import SilentProgress
 from mllmu.core.records import Profile, Question
 from mllmu.data.questions import QuestionOrder, Written, check, render_subject, wordings
 from mllmu.data.questions._llm_prompts import agrees, overlap, profile_text

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from mllmu.core import plugins
+from mllmu.core.process import rng
 from mllmu.core.records import Modality, Sample, Score, Split, Summary
-from mllmu.core.seeding import rng
 from mllmu.evaluation import scoring
 from mllmu.evaluation.bootstrap import PeopleGroups, with_intervals
 from mllmu.evaluation.scored_run import ScoredRun

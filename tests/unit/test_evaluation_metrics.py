@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from mllmu.core.plugins import build, find, names
+from mllmu.core.process import rng
 from mllmu.core.records import CandidateLogp, Response, Sample, Score
-from mllmu.core.seeding import rng
 from mllmu.evaluation.metrics import Metric
 from mllmu.evaluation.outcome import distinct_trigrams, is_refusal
 from mllmu.evaluation.rouge import rouge_l, rouge_n

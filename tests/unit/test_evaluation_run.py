@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 from helpers_models import Watcher, load_ref, sample
 
-from mllmu.core.jsonl import read_lines
 from mllmu.core.records import Response, Sample
-from mllmu.core.runfolder import RunFolder
+from mllmu.core.runfolder import RunFolder, read_lines
 from mllmu.models.loading import Loaded
 from mllmu.pipeline import evaluate as run
 from mllmu.pipeline.evaluate import PARTIAL, collect

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mllmu.config.recipe import DataSection, Evaluate
-from mllmu.core.progress import SilentProgress
+from mllmu.core.process import SilentProgress
 from mllmu.core.records import PEOPLE_SPLITS, Profile, Sample
 from mllmu.data import build
 from mllmu.data.dataset import Dataset, load

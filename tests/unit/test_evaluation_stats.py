@@ -7,7 +7,7 @@ import math
 import pytest
 
 from mllmu.core.errors import DataError
-from mllmu.core.seeding import rng
+from mllmu.core.process import rng
 from mllmu.evaluation.metrics import clustered_mean
 from mllmu.evaluation.stats import (
     auc,

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from mllmu.cli.app import app
 from mllmu.core.errors import BudgetError, DataError, RunStoreError
-from mllmu.core.jsonl import dump_lines, read_lines
-from mllmu.core.progress import SilentProgress
+from mllmu.core.process import SilentProgress
 from mllmu.core.records import Response, Sample, Score
+from mllmu.core.runfolder import dump_lines, read_lines
 from mllmu.evaluation.judges.endpoint import EndpointJudge
 from mllmu.evaluation.judges.rule import Rule
 from mllmu.evaluation.judging import run, verdicts

@@ -11,7 +11,7 @@ from helpers_models import load_ref, sample
 from mllmu.config.load import parse
 from mllmu.config.recipe import Evaluate
 from mllmu.core.errors import RecipeError
-from mllmu.core.progress import SilentProgress
+from mllmu.core.process import SilentProgress
 from mllmu.models import devices
 from mllmu.models.devices import free_bytes
 from mllmu.models.engine import memory

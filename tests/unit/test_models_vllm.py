@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from mllmu.config.load import parse
 from mllmu.config.recipe import ModelSection
 from mllmu.core.errors import DependencyError, ModelError, RecipeError
-from mllmu.core.progress import SilentProgress
+from mllmu.core.process import SilentProgress
 from mllmu.core.records import ModelRef
 from mllmu.models.engine.respond import plan_batches, respond
 from mllmu.models.engine.vllm_backend import VllmEngine, combine, logp_of, open_model

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mllmu.core.errors import DataError, FaultsError, ModelError
-from mllmu.core.progress import Progress, SilentProgress
+from mllmu.core.process import Progress, SilentProgress
 from mllmu.parallel.pool import WorkerPool
 
 

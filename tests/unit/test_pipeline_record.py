@@ -13,7 +13,7 @@ import yaml
 
 from mllmu.config.load import load, parse
 from mllmu.core.errors import DataError, RunStoreError
-from mllmu.core.progress import SilentProgress
+from mllmu.core.process import SilentProgress
 from mllmu.core.runfolder import ELAPSED_FILE, RunStore, content_digest
 from mllmu.pipeline.data import data_unit
 from mllmu.pipeline.record import installed, recorded, seconds_by_stage

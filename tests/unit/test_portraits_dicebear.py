@@ -10,8 +10,8 @@ from PIL import Image
 
 from mllmu.core.errors import DataError
 from mllmu.core.plugins import find
+from mllmu.core.process import rng
 from mllmu.core.records import Profile
-from mllmu.core.seeding import rng
 from mllmu.data.portraits import transform
 from mllmu.data.portraits.dicebear import OLD_HAIR, RELIGIOUS, DiceBear, features, sprites
 

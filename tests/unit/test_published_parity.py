@@ -24,7 +24,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokeniz
 
 from mllmu.config.recipe import ModelSection
 from mllmu.core.errors import DataError, ModelError, RunStoreError
-from mllmu.core.progress import SilentProgress
+from mllmu.core.process import SilentProgress
 from mllmu.core.records import ModelRef, Question
 from mllmu.core.runfolder import RunFolder
 from mllmu.data import dataset

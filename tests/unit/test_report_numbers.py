@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from helpers_report import DECLARED, MAIN_METRIC
 
+from mllmu.core.process import rng
 from mllmu.core.records import MetricResult, TaskName
-from mllmu.core.seeding import rng
 from mllmu.report import ModelRow, ReportInput, render, terminal_tables, tradeoff_rows
 from mllmu.report.findings import findings
 from mllmu.report.numbers import Interval, Numbers, possible

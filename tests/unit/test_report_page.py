@@ -19,8 +19,8 @@ import mllmu.report.table
 from mllmu.core.declared import Declared, TableSpec
 from mllmu.core.errors import DataError
 from mllmu.core.names import RETAIN_MODEL
+from mllmu.core.process import rng
 from mllmu.core.records import MODALITIES, TASKS, MetricResult, Modality, Split, Summary, TaskName
-from mllmu.core.seeding import rng
 from mllmu.report import Example, ModelRow, Portrait, ReportInput, render, terminal_tables, tradeoff_rows
 from mllmu.report.findings import findings
 from mllmu.report.numbers import Cell, Interval, Numbers, mean_interval

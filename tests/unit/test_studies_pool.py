@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from mllmu.cli.app import app
 from mllmu.core.errors import DataError
-from mllmu.core.jsonl import dump_lines
 from mllmu.core.records import Sample, Score
+from mllmu.core.runfolder import dump_lines
 from mllmu.studies.pool import pool
 
 SETS = {"forget": ("f1", "f2", "f3"), "retain": ("r1", "r2"), "celebrity": ("c1",)}

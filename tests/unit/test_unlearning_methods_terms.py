@@ -15,9 +15,8 @@ from torch import Tensor
 from mllmu.config.load import parse
 from mllmu.core import plugins
 from mllmu.core.errors import RecipeError
-from mllmu.core.progress import SilentProgress
+from mllmu.core.process import SilentProgress, rng
 from mllmu.core.records import ModelRef, Question
-from mllmu.core.seeding import rng
 from mllmu.models.engine.forward import Forward
 from mllmu.models.families import Turn
 from mllmu.pipeline import unlearn

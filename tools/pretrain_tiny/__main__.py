@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mllmu.cli.screen import progress, results
-from mllmu.core.progress import Progress
+from mllmu.core.process import Progress
 from tools.pretrain_tiny.pretrain import Plan, pretrain
 
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mllmu.core.process import rng
 from mllmu.core.records import Profile
-from mllmu.core.seeding import rng
 from mllmu.data.portraits import transform
 from mllmu.data.portraits.dicebear import DiceBear, sprites
 from mllmu.data.questions import QuestionOrder

@@ -22,8 +22,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPVisionModel
 
+from mllmu.core.process import derive, rng
 from mllmu.core.records import Profile
-from mllmu.core.seeding import derive, rng
 from mllmu.data.build import CELEBRITY_PORTRAIT_SEED
 from mllmu.data.portraits import transform
 from mllmu.data.portraits.dicebear import features, sprites

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mllmu.core.seeding import derive, rng
+from mllmu.core.process import derive, rng
 
 # A person's drawings and, from them, one randomly transformed training view.
 Sprites = Sequence[Image.Image]

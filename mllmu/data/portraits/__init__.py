@@ -85,7 +85,7 @@ def transform(sprite: Image.Image, rng: random.Random, strength: float, backgrou
     Args:
         sprite: a figure on transparent ground, whose lowest row is continued below the frame; or an opaque
             photograph, which is continued by reflection at all sides. So no empty corner ever shows.
-        rng: private generator of this image, see ``mllmu.core.seeding.rng``.
+        rng: private generator of this image, see ``mllmu.core.process.rng``.
         strength: 0 (only the background, never mirrored) to 1 (as the evaluated views).
         background: hex colour; empty draws one of ``BACKGROUNDS``.
 

@@ -18,8 +18,8 @@ from PIL import Image, ImageOps
 from pydantic import Field
 
 from mllmu.core.errors import DataError, ModelError, needs_extra
+from mllmu.core.process import derive
 from mllmu.core.records import Profile
-from mllmu.core.seeding import derive
 from mllmu.data.portraits import Portraits
 from mllmu.data.portraits.dicebear import NONE, PORTRAIT_YEAR, features
 from mllmu.data.portraits.folder import Folder

@@ -21,8 +21,8 @@ import resvg_py
 from dicebear import Avatar, Style
 from PIL import Image, ImageColor
 
+from mllmu.core.process import rng
 from mllmu.core.records import Profile
-from mllmu.core.seeding import rng
 from mllmu.data.files import packaged_yaml
 from mllmu.data.portraits import BACKGROUNDS, MAX_VIEWS, Portraits, transform
 

@@ -11,8 +11,8 @@ from PIL import Image, ImageOps
 from pydantic import Field
 
 from mllmu.core.errors import DataError
+from mllmu.core.process import rng
 from mllmu.core.records import Profile
-from mllmu.core.seeding import rng
 from mllmu.data.files import opened_image
 from mllmu.data.portraits import Portraits, transform
 

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mllmu.core.errors import DataError
-from mllmu.core.jsonl import dump_lines
 from mllmu.core.records import OTHER_ATTRIBUTE, Profile, Question
-from mllmu.core.runfolder import write_atomic
+from mllmu.core.runfolder import dump_lines, write_atomic
 from mllmu.data.dataset import PROFILES, QUESTIONS, SPLITS, image_path
 from mllmu.data.published.content import ImageCell, usable_id
 from mllmu.data.published.schema import CELEBRITIES, FULL_SET, TASKS, TEST_SET, items

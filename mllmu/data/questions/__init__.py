@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pydantic import Field
 
 from mllmu.core.plugins import Plugin
-from mllmu.core.progress import Progress
+from mllmu.core.process import Progress
 from mllmu.core.records import QUESTION_FORMAT, Profile, Question, Record
 from mllmu.data.questions._rules import SLOTS, Rule, check, check_published, first_broken, mentions, name_words
 from mllmu.data.questions._wordings import BLANK, FACT, SUBJECT, Variant, Wordings, render_subject, wording, wordings

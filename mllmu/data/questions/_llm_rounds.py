@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
-from mllmu.core.progress import Progress
+from mllmu.core.process import Progress
 from mllmu.core.records import Profile, Question
 from mllmu.data.questions import QuestionOrder, Rejected
 from mllmu.data.questions import _llm_prompts as prompts

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from mllmu.core.errors import DataError
-from mllmu.core.progress import Progress
+from mllmu.core.process import Progress
 from mllmu.core.records import Profile
 from mllmu.data.questions import QuestionOrder, QuestionWriter, Written
 from mllmu.data.questions._llm_prompts import Sheet, write_call

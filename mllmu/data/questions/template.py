@@ -13,9 +13,8 @@ from typing import Any, ClassVar, NamedTuple
 
 from mllmu.core.errors import DataError
 from mllmu.core.parsing import blanked, render_answer
-from mllmu.core.progress import Progress
+from mllmu.core.process import Progress, derive, rng
 from mllmu.core.records import MODALITIES, OTHER_ATTRIBUTE, QA, QUESTION_FORMAT, Modality, Profile, Question, TaskName
-from mllmu.core.seeding import derive, rng
 from mllmu.data.questions import QuestionOrder, QuestionWriter, Written, _distractors
 from mllmu.data.questions._rules import LETTERS, SLOTS, mentions, name_words
 from mllmu.data.questions._wordings import FACT, Variant, Wordings, render_subject, wording, wordings

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from mllmu.core.errors import DataError
 from mllmu.core.plugins import Plugin
-from mllmu.core.progress import Progress
+from mllmu.core.process import Progress
 from mllmu.core.records import Profile, Question
 
 if TYPE_CHECKING:

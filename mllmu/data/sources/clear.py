@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from mllmu.core.process import rng
 from mllmu.core.records import Profile
-from mllmu.core.seeding import rng
 from mllmu.data.published.content import ImageCell, PublishedData, QuestionReader, used
 from mllmu.data.published.store import Store, Table
 from mllmu.data.sources import Published

@@ -17,9 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from rapidfuzz import fuzz
 
 from mllmu.core.errors import DataError
-from mllmu.core.progress import Progress, SilentProgress
+from mllmu.core.process import Progress, SilentProgress, rng
 from mllmu.core.records import Profile
-from mllmu.core.seeding import rng
 from mllmu.data import dates, values
 from mllmu.data.files import packaged_yaml
 from mllmu.data.questions import QuestionOrder, Rule, check, first_broken, name_words

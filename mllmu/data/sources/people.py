@@ -12,8 +12,8 @@ from PIL.Image import Image
 from pydantic import Field
 
 from mllmu.core.errors import DataError, FaultsError
+from mllmu.core.process import rng
 from mllmu.core.records import Profile
-from mllmu.core.seeding import rng
 from mllmu.data import table
 from mllmu.data.portraits import MAX_VIEWS, folder, transform
 from mllmu.data.pseudonyms.keyfile import Key, refuse_run_folder

@@ -10,8 +10,8 @@ from typing import ClassVar
 from pydantic import Field
 
 from mllmu.core.errors import DataError
+from mllmu.core.process import rng
 from mllmu.core.records import Profile
-from mllmu.core.seeding import rng
 from mllmu.data import dates, values
 from mllmu.data.sources import Source
 from mllmu.data.values import NONE, City, Gender

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mllmu.core.errors import DataError
-from mllmu.core.progress import count_tokens
+from mllmu.core.process import count_tokens
 from mllmu.models import devices
 from mllmu.models.encoding import FEATURES
 from mllmu.models.engine.tree import PassEnded, TreeLevel, TreePass, running

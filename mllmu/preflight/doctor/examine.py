@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mllmu.config.recipe import Recipe
-from mllmu.core.progress import Progress
+from mllmu.core.process import Progress
 from mllmu.core.records import Sample
 from mllmu.models.families import Turn, core
 from mllmu.models.loading import Loaded

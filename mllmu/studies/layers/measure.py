@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mllmu.core.process import rng
 from mllmu.core.records import Modality, Question
-from mllmu.core.seeding import rng
 from mllmu.data.dataset import Dataset
 from mllmu.models.engine.forward import apply_head, run_forward
 from mllmu.models.families import IGNORE, Batch, Turn, core

@@ -7,7 +7,7 @@ from pathlib import Path
 from mllmu.config.recipe import Recipe
 from mllmu.core.errors import DataError
 from mllmu.core.names import RETAIN_MODEL, TARGET
-from mllmu.core.progress import Progress
+from mllmu.core.process import Progress
 from mllmu.core.records import MODALITIES, Modality, Sample
 from mllmu.core.runfolder import RunFolder, write_atomic
 from mllmu.models.families import Turn

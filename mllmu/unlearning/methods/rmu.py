@@ -5,7 +5,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from mllmu.core.seeding import derive
+from mllmu.core.process import derive
 from mllmu.unlearning.base import Method, RetainingMethod, Step, Terms, layer_at
 
 NUM_TRAINED = 3

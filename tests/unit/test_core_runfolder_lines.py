@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from mllmu.core.errors import DataError
-from mllmu.core.jsonl import Journal
 from mllmu.core.records import Response
+from mllmu.core.runfolder import Journal
 
 RESPONSES = [Response(sample_id=str(n), text="Čeština ‘ok’", num_tokens=1, finished=True) for n in range(3)]
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from helpers_models import turns_of
 
-from mllmu.core import progress
-from mllmu.core.progress import metered, start_meter, stop_meter
+from mllmu.core import process
+from mllmu.core.process import metered, start_meter, stop_meter
 from mllmu.models.engine.forward import run_forward
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded
@@ -31,7 +31,7 @@ def test_speed_is_tokens_over_the_seconds_of_training_alone(
     loaded: Loaded, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([10.0, 14.0])
-    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(process, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     batches = [loaded.encoder.batch(turns_of(tiny_base)[:count]) for count in (1, 2)]
     facts: dict[str, Any] = {}
     with metered(facts), torch.no_grad():

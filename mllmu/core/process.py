@@ -1,13 +1,16 @@
-"""What long work reports while it runs, and how fast a training reads.
+"""This process: its place among the processes of the run, its random numbers, and what it reports while it works.
 
-Terminal displays of it are in :mod:`mllmu.cli.displays`.
-
-The pipeline calls ``stage`` once per stage, and ``start``, ``advance`` ... ``finish`` around every countable task. One
-task runs at a time; starting another ends the one before. Tasks that run side by side have a ``lane`` each.
+Without a launcher (``torchrun``, ``accelerate launch``) there is one process. Random numbers depend on what an item is,
+never on the order in which items are visited. The pipeline calls ``stage`` of its :class:`Progress` once per stage, and
+``start``, ``advance`` ... ``finish`` around every countable task. One task runs at a time; starting another ends the
+one before. Tasks that run side by side have a ``lane`` each. Terminal displays are in :mod:`mllmu.cli.displays`.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
+import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +18,43 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from mllmu.core import ranks
+LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR")
+"""Variables that a launcher sets for every process."""
+
+
+def count() -> int:
+    """Number of processes of this run."""
+    return int(os.environ["WORLD_SIZE"]) if all(name in os.environ for name in LAUNCHED) else 1
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return int(os.environ["RANK"]) if count() > 1 else 0
+
+
+def local_rank() -> int:
+    """Number of this process among those of its machine, which is the number of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", rank())) if count() > 1 else 0
+
+
+def leads() -> bool:
+    """This process goes through the run and writes; true where there is only one."""
+    return rank() == 0
+
+
+def derive(seed: int, *keys: str | int) -> int:
+    """Derive a 63-bit seed from a base seed and the identity of an item.
+
+    seed' = first 8 bytes of SHA-256(seed / key1 / key2 ...), top bit cleared.
+    The same keys give the same number on every machine and in any order of calls.
+    """
+    text = "\x1f".join([str(seed), *map(str, keys)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def rng(seed: int, *keys: str | int) -> random.Random:
+    """A private generator for one item; see :func:`derive`."""
+    return random.Random(derive(seed, *keys))  # noqa: S311 - reproducibility, not secrecy
 
 
 class Progress(Protocol):
@@ -92,7 +131,7 @@ def metered(facts: dict[str, Any]) -> Iterator[None]:
     if meter.parameters:
         facts["trainable"] = meter.parameters
     if meter.seconds > 0 and meter.tokens:
-        facts["tokens_per_s"] = round(ranks.count() * meter.tokens / meter.seconds, 1)
+        facts["tokens_per_s"] = round(count() * meter.tokens / meter.seconds, 1)
 
 
 def start_meter(parameters: int) -> None:
