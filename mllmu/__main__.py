@@ -1,7 +1,5 @@
 """``python -m mllmu`` is the command ``mllmu``."""
 
-from __future__ import annotations
-
 from mllmu.cli import main
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """The command line, one file per command. Heavy libraries are imported inside commands, so ``--help`` is instant."""
 
-from __future__ import annotations
-
 from mllmu.cli.app import main
 
 __all__ = ["main"]

@@ -1,7 +1,5 @@
 """The command ``mllmu``: its commands, ``--version``, and what every command does on an error."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Annotated, Any
 

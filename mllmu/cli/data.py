@@ -1,7 +1,5 @@
 """``mllmu data``: make the people, portraits and questions; look at them, review them, or export them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any

@@ -1,7 +1,5 @@
 """Progress on a console: live bars on a terminal, a few lines in a log."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 

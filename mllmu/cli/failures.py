@@ -7,8 +7,6 @@
 Anything else is a bug of the program and keeps its traceback.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """``mllmu run``, ``validate``, one command per stage, and ``export-model``."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated

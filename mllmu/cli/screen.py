@@ -1,7 +1,5 @@
 """What commands print: results on stdout, progress and errors on stderr; how tables write numbers."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -7,8 +7,6 @@ A file with ``grid: {model.path: [a, b], seed: [0, 1]}`` holds one recipe per co
 run folder of its own, named after the values.
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Mapping, Sequence

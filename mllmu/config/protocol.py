@@ -1,7 +1,5 @@
 """Settings of ``evaluate.protocol``: how prompts are built and replies parsed; see docs/explanation/protocols.md."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Literal
 

@@ -3,8 +3,6 @@
 :mod:`mllmu.config.load` makes one from a YAML file.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from itertools import chain, count

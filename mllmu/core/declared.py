@@ -1,7 +1,5 @@
 """What plug-ins say about their own numbers. It travels in ``metrics.json``, so a report knows no plug-in by name."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field

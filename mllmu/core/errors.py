@@ -14,8 +14,6 @@ MllmuError
 └── BudgetError        a command has spent what it may spend on an endpoint; everything so far is kept
 """
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

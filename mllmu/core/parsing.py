@@ -1,7 +1,5 @@
 """Reading replies: which option was chosen, when two short answers are the same, and sentences around a value."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence

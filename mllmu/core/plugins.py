@@ -8,8 +8,6 @@ A plug-in class is a frozen pydantic model whose fields are its settings (see :c
 checks the recipe, is hashed into fingerprints, and is printed by ``mllmu ls``.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import pkgutil

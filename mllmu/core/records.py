@@ -5,8 +5,6 @@
 A record is frozen, refuses unknown fields, and never holds a tensor.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field

@@ -7,8 +7,6 @@ data/source.json       what the sources read, left out and why; only for sources
 data/review.json       the marks of ``data.review`` that the data were made with
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

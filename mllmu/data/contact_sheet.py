@@ -1,7 +1,5 @@
 """A contact sheet: every person with all views on one page, to look at before anything is trained."""
 
-from __future__ import annotations
-
 import functools
 import io
 import textwrap

@@ -8,8 +8,6 @@ data/images/           <id>_0.png is the portrait, <id>_1.png ... the transforme
 :mod:`mllmu.data.build` makes it.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path

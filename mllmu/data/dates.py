@@ -1,7 +1,5 @@
 """Finds dates in text, however they are written, and moves them; the way of writing stays."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import date, timedelta

@@ -1,7 +1,5 @@
 """Reading files: those that come with the package, and those of others, where every fault is one message."""
 
-from __future__ import annotations
-
 import json
 import struct
 import warnings

@@ -1,7 +1,5 @@
 """What making the data would ask of endpoints, without asking."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -6,8 +6,6 @@ stay one face); a marked question of the evaluation gives its place to another a
 or asks the same attribute in other words (``same_fact``); a marked training question is left out.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 from collections import defaultdict

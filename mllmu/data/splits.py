@@ -1,7 +1,5 @@
 """Who is forgotten: by a seeded draw, or by a file of ids. Always by person, never by question."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 A cell is trimmed text; a :class:`CellRule` makes of it what a question prints.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json

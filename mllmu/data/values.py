@@ -6,8 +6,6 @@ Given and family names come from the locale tables of Faker (https://github.com/
 drawn by Faker, so that a person does not depend on the order of draws.
 """
 
-from __future__ import annotations
-
 import importlib
 import re
 import unicodedata

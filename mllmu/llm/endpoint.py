@@ -1,7 +1,5 @@
 """One request to an endpoint: it gives a reply, which is kept on disk, a fault worth another try, or an error."""
 
-from __future__ import annotations
-
 import json
 import math
 import time

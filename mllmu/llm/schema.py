@@ -1,7 +1,5 @@
 """JSON that was asked for, JSON that came back, and text of others inside a prompt."""
 
-from __future__ import annotations
-
 import json
 import re
 from typing import Any, TypeVar

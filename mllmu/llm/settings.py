@@ -1,7 +1,5 @@
 """The settings that every plug-in with an endpoint has, and the account of what a command spends on it."""
 
-from __future__ import annotations
-
 import os
 import re
 import threading

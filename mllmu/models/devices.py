@@ -1,7 +1,5 @@
 """Devices: which one a model runs on, how much memory is left there, and what to do when it was too little."""
 
-from __future__ import annotations
-
 from bisect import bisect
 from collections.abc import Sequence
 from itertools import accumulate

@@ -1,7 +1,5 @@
 """Other labels than the reply: those of the published training code."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import replace
 

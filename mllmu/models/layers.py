@@ -3,8 +3,6 @@
 Shapes: N labelled tokens of all rows together, D hidden size.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

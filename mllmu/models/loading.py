@@ -1,7 +1,5 @@
 """Load a model: the base by the ordinary Auto classes, then its adapters in order; add a new adapter, and save it."""
 
-from __future__ import annotations
-
 import re
 import warnings
 from collections.abc import Iterator

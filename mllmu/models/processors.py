@@ -4,8 +4,6 @@ Families with a slot for videos want torchvision when they are loaded, though im
 installed the slot is left out; everything else is the library's own.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping
 from functools import cache

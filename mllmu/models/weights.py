@@ -4,8 +4,6 @@ Quantised are only the layers that can get adapters (extra ``qlora``); their ada
 projector, embeddings and head keep their precision: they are few, and rounding them costs much.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

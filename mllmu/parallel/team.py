@@ -8,8 +8,6 @@ once, by the leader. Tasks and their ends travel in a group of their own, in whi
 Without a launcher there is one process, and nothing here does anything; torch is not even imported.
 """
 
-from __future__ import annotations
-
 import atexit
 import functools
 import importlib

@@ -1,7 +1,5 @@
 """The general benchmarks of a run as units: their questions and images, stored once and put to every model."""
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Stage ``data``: people, images, questions, splits."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from mllmu.config.recipe import Recipe

@@ -1,7 +1,5 @@
 """Stage ``evaluate``: the same samples are put to every model; responses, and their scores, are kept as units."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path

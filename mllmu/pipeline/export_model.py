@@ -1,7 +1,5 @@
 """A model of a run as an ordinary folder: base and adapters in one set of weights, with its processor."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

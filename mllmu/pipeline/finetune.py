@@ -1,7 +1,5 @@
 """Stage ``finetune``: the target is taught all people, and one retain model per ratio all but those to be forgotten."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -10,8 +10,6 @@ With ``workers: 2`` or more in the recipe, the models of a stage are made and as
 the stage itself then finds everything there.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from functools import cached_property, partial

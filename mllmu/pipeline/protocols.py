@@ -4,8 +4,6 @@ A protocol that puts the same prompts as the recipe's own is not asked again, on
 kept in ``protocols/<label>/``; the table is ``report/protocols.md``, and ``report/protocols.csv`` in full.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 

@@ -4,8 +4,6 @@
 same command continues where it was stopped.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

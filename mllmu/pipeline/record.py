@@ -1,7 +1,5 @@
 """``run.json``: what ran, where, with which versions, how long, and how it ended."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform

@@ -1,7 +1,5 @@
 """Stage ``report``: one page per forget ratio, and a table for the terminal, from what the run folder holds."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

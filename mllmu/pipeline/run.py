@@ -1,7 +1,5 @@
 """One run: its recipe, its folder, its data once they are there, and its models on disk and in memory."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

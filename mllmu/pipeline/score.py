@@ -1,7 +1,5 @@
 """Stage ``score``: responses are scored and averaged into the numbers of ``metrics.json``; needs no model."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Stage ``unlearn``: behind a gate, every method of the recipe makes the target forget, once per ratio."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -7,8 +7,6 @@ and from person to person. From two or three runs of a few people they are still
 Shapes: D draws (row 0 is the data as they are), R runs, M models, P people of a set.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

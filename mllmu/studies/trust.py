@@ -8,8 +8,6 @@ Source: the meta-evaluation of OpenUnlearning, arXiv:2506.12618: faithfulness by
 to quantisation and to relearning. Values are oriented first, so that a larger one means that more is known.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial

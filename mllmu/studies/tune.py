@@ -6,8 +6,6 @@ model of its own (``models/forget_10/tune_0_npo_3``) and is kept, so a stopped s
 sampler is seeded, and a trial that exists is not trained again.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass

@@ -14,8 +14,6 @@ number of labelled tokens, and so every mean over tokens or replies, is that of 
 Shapes: B sequences, T tokens, A axes of positions, N labelled tokens, X what is computed for each of them.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field

@@ -13,8 +13,6 @@ directly. Exact for every loss on logits or hidden states, but for the order of 
 Shapes: N labelled tokens of all turns, X what is gathered for each (vocabulary, or hidden size).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Fine-tune a model on people: the one way in which target and retain_model are made."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 

@@ -1,7 +1,5 @@
 """The one training loop: fine-tuning and every unlearning method run through it."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable

@@ -7,8 +7,6 @@ divergences are in nats. Prompt, image and padding tokens are never among the N 
 ``loss_on: all``, which labels the prompt too), so no loss here needs a mask.
 """
 
-from __future__ import annotations
-
 from torch import Tensor
 from torch.nn import functional as F
 

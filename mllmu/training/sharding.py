@@ -7,8 +7,6 @@ layer and vision tower stay whole everywhere: the adapters are small and all met
 and the others are used outside the language model's own pass. So checkpoints and results are the same as without.
 """
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

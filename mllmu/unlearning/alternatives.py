@@ -3,8 +3,6 @@
 A method takes one of them as its first base: ``class IDontKnow(Refusing, RetainingMethod)``.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterable, Mapping, Sequence
 

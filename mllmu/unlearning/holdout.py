@@ -4,8 +4,6 @@ A model to unlearn seldom has a retain_model to compare with, but always has hol
 shown to no model. What the target gives *their* facts is what a model gives a fact that it does not know.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 
 import torch

@@ -3,8 +3,6 @@
 Shapes: N tokens, D hidden size, R groups.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Which weights matter for what is to be forgotten or kept, measured before training; and training only those."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal

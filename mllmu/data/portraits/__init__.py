@@ -4,8 +4,6 @@ Every backend may show the same person differently by :func:`transform`: mirrore
 background, in another light.
 """
 
-from __future__ import annotations
-
 import math
 import random
 from abc import ABC, abstractmethod

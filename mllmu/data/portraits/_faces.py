@@ -4,8 +4,6 @@ Heavy libraries are imported only when an image is made. Weights are safetensors
 of a model's repository is run.
 """
 
-from __future__ import annotations
-
 import functools
 from abc import abstractmethod
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Photographs of one face in many views, from its face embedding: Arc2Face."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from pydantic import Field

@@ -4,8 +4,6 @@ Art: "Avataaars" by Pablo Stanley, free for personal and commercial use, remixed
 see ``CREDITS``. A drawn portrait never resembles a real person; a celebrity's is as invented as everybody's.
 """
 
-from __future__ import annotations
-
 import functools
 import io
 import itertools

@@ -1,7 +1,5 @@
 """Photographs of people who do not exist, by any text-to-image pipeline of diffusers."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from PIL import Image

@@ -1,7 +1,5 @@
 """Your own images from a folder, one or more per person, named by the person's id."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from pathlib import Path

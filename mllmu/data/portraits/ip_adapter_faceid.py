@@ -1,7 +1,5 @@
 """Photographs of one face in many scenes, from its face embedding beside a text prompt: IP-Adapter-FaceID."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any, ClassVar
 

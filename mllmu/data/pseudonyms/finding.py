@@ -6,8 +6,6 @@ language model it finds no names, and its e-mail recogniser asks a server of the
 (tried with 2.2.366), which an audit of private data must not do.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections import defaultdict

@@ -3,8 +3,6 @@
 The same original gets the same fake as long as the key is the same.
 """
 
-from __future__ import annotations
-
 import random
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """From a table to checked people: which column means what, and every fault of every row."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path

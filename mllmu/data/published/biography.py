@@ -1,7 +1,5 @@
 """A person as the ``biography`` cell of the published data set, written and read, and as one descriptive answer."""
 
-from __future__ import annotations
-
 import json
 import re
 from typing import Any

@@ -1,7 +1,5 @@
 """What a published data set holds: people, questions, images and forget sets, with an account of every row."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping

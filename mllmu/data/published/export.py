@@ -12,8 +12,6 @@ The published schema has no attributes, values, alternatives or rewordings, no t
 for people whom no model may see, so these are left out. The source ``mllmu_bench`` reads the layout.
 """
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence

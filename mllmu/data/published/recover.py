@@ -8,8 +8,6 @@ then read with that attribute's patterns (:func:`read`). Values are normalised o
 The patterns lie in ``recover.yaml`` beside this file.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence

@@ -1,7 +1,5 @@
 """The published parquet schema: arrow types for writing, and the walk over the questions of a row for reading."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Mapping

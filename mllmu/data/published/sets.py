@@ -7,8 +7,6 @@ People come in the order of Full_Set, in which examples are looked up. Whereas t
 cannot use, everything here must be usable: the published evaluator leaves nothing out.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path

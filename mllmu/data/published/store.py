@@ -4,8 +4,6 @@ A repository is fetched config by config as files, so both are read alike. Image
 :func:`decode_image` decodes one.
 """
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Iterator, Sequence

@@ -3,8 +3,6 @@
 The result depends on the caller's generator and on the *set* of values of the data set, never on its order.
 """
 
-from __future__ import annotations
-
 import random
 import re
 from bisect import bisect_left

@@ -4,8 +4,6 @@ A question may be asked if it is grounded in the profile, fair, and nameless bes
 classes are part of the schema that a request carries, and so of the key of a kept reply.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """The rules every set of questions keeps, as one check that the pipeline runs before anything is written."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -5,8 +5,6 @@ Markers: ``{s}`` the subject, ``{s's}`` its possessive, ``{v}`` the value, ``{a}
 Templates are filled by plain replacement, so braces in names and values are harmless.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import cache
 from typing import Literal

@@ -1,7 +1,5 @@
 """Questions written by a language model behind an endpoint, grounded in the profile and read twice."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 

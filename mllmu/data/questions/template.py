@@ -4,8 +4,6 @@ Every choice is drawn by a generator of the person's own, keyed by seed, person 
 questions take from the others is the set of values that wrong answers are drawn from.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

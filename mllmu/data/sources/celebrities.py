@@ -5,8 +5,6 @@ The facts about the 153 built-in people lie in ``mllmu/data/celebrities.jsonl``,
 an export of the Wikidata query service, one row or several per person.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """CLEAR: fictitious authors with many images each, every image with a caption, and the questions of TOFU."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """FIUBench: fictitious facial identities with private facts, each question with a paraphrase and wrong answers."""
 
-from __future__ import annotations
-
 import json
 import re
 import zipfile

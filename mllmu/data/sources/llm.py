@@ -3,8 +3,6 @@
 The rules: the form of every value, coherence, and being nobody else.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence

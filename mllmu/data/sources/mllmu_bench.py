@@ -5,8 +5,6 @@ Attributes are recovered from the text by rules, see :mod:`mllmu.data.published.
 for word.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property

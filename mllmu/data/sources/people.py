@@ -1,7 +1,5 @@
 """Your own people, with their consent and under pseudonyms: a table, and images if you have them."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Fictitious people, made up from closed pools so that every value is about equally common."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from datetime import date

@@ -1,7 +1,5 @@
 """UMU-Bench: the people of MLLMU-Bench asked the same facts in both modalities, in cells of JSON text."""
 
-from __future__ import annotations
-
 import ast
 import json
 from collections.abc import Iterator

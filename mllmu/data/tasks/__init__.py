@@ -1,7 +1,5 @@
 """Tasks, one file each: a task turns a raw question into the exact prompt of a model, and reads the reply."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Multiple choice: pick one of four values by its letter."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from pydantic import Field

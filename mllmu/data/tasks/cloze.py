@@ -1,7 +1,5 @@
 """Fill in the blank: the reply is the bare value."""
 
-from __future__ import annotations
-
 import re
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """Free answers: the reply is one sentence."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from pydantic import Field

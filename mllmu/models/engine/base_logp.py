@@ -1,7 +1,5 @@
 """How likely the base model finds the replies of another model."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 

@@ -8,8 +8,6 @@ Shapes: B rows, T tokens, N labelled tokens of all rows together or nodes of a l
 hidden size, V vocabulary.
 """
 
-from __future__ import annotations
-
 import platform
 import re
 from collections.abc import Iterator, Sequence

@@ -14,8 +14,6 @@ the safe side; a batch that does not fit all the same is halved (:func:`mllmu.mo
 do not depend on the size.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

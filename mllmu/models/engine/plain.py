@@ -3,8 +3,6 @@
 Shapes: B rows, N labelled tokens of all rows together, V vocabulary, T tokens, D hidden size.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace

@@ -5,8 +5,6 @@ the model writes greedily, and the reply is cut out of the decoded dialogue. Pro
 examples, up to five images; where features of images are known these are read once, and the replies are the same.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any

@@ -9,8 +9,6 @@ share those; those with the same image share all up to its end::
                         -> image q -> question 3
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial

@@ -8,8 +8,6 @@ model become one, whose change is the sum of theirs. What it cannot do is an err
 Only tested against a stand-in that records its arguments: never run on vLLM itself.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import weakref

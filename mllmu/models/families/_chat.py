@@ -1,7 +1,5 @@
 """Families whose prompts are written by the chat template that comes with the model's processor."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Any other model that the library loads for images and text, asked through its chat template."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

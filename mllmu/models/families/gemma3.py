@@ -1,7 +1,5 @@
 """Gemma 3: an image becomes 256 tokens, which see each other."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """PaliGemma: the whole prompt sees itself, and there is no prompt without an image."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

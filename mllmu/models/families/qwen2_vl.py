@@ -1,7 +1,5 @@
 """Qwen2-VL: an image keeps its shape and becomes one token per 28 x 28 pixels."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """The checks of ``mllmu doctor``. Each is a function over plain values and returns one :class:`CheckResult`."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 import unicodedata

@@ -1,7 +1,5 @@
 """Make the data, load the base model, and check both; nothing is trained."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path

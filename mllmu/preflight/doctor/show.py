@@ -1,7 +1,5 @@
 """What the doctor shows: prompts with their label masks, adapters, frozen parts and few-shot examples."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any

@@ -1,7 +1,5 @@
 """Sizes of a model from its config alone, and of a portrait from its processor; no weights are read or made."""
 
-from __future__ import annotations
-
 import re
 import tempfile
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ to (15.4 training questions per person and modality, 18 evaluation questions per
 memory are those of :mod:`mllmu.models.engine.memory`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 

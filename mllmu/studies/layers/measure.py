@@ -8,8 +8,6 @@ Shapes: B rows, L layers, N labelled tokens of all rows together (of a probe: qu
 vocabulary, C classes.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext

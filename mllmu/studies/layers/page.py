@@ -1,7 +1,5 @@
 """The page of ``mllmu layers``: where the forgotten facts can be read, layer by layer, before and after."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What is measured of every layer; plain values, so that the page needs no model."""
 
-from __future__ import annotations
-
 from mllmu.core.records import Modality, Record
 
 

@@ -1,7 +1,5 @@
 """``mllmu layers``: measure the layers of all models of a run and write one page about them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from mllmu.config.recipe import Recipe
