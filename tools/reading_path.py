@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -62,10 +63,14 @@ def reading_path(folder: Path) -> list[Path]:
     from mllmu.pipeline.pipeline import Pipeline
 
     recipe = ROOT / "recipes" / "smoke.yaml"
-    Pipeline(load(recipe, SETTINGS), folder).run()
+    # in a process of its own, so that nothing is cached here
+    overrides = [word for setting in SETTINGS for word in ("--set", setting)]
+    command = [sys.executable, "-m", "mllmu", "run", str(recipe), "--out", str(folder), *overrides]
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)  # noqa: S603 - our own command
     key = next((folder / "eval").iterdir()).name.removeprefix("forget_")
     for made in (folder / "models" / f"forget_{key}" / METHOD, folder / "eval" / f"forget_{key}" / METHOD):
         shutil.rmtree(made)
+    load(recipe, SETTINGS)  # imports the plug-ins; what their modules do when imported is not on the way
     with Entered() as entered:
         pipeline = Pipeline(load(recipe, SETTINGS), folder)
         for task in ("make", "ask", "score"):

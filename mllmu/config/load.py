@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from mllmu.config.recipe import Recipe, jobs
+from mllmu.config.recipe import Evaluate, Recipe, jobs
 from mllmu.core import plugins
 from mllmu.core.errors import PluginError, RecipeError
 from mllmu.core.records import QUESTION_FORMAT, TaskName
@@ -114,8 +114,10 @@ def _known(kind: str, name: str, where: str) -> None:
 
 def _check_tasks(recipe: Recipe, where: str) -> None:
     """A task whose questions are put in the published words, or shown as examples, must have a text for that."""
-    evaluate = recipe.evaluate
+    evaluate, plain = recipe.evaluate, Evaluate.model_fields["protocol"].default
     for label, protocol in {"protocol": evaluate.protocol, **evaluate.compare}.items():
+        if protocol == plain:
+            continue
         for name, people in protocol.shots.by_task.items():
             setting = f"{where}: evaluate.{label}.shots.{name}"
             _known("tasks", name, setting)

@@ -133,7 +133,7 @@ class DataSection(Section):
     )
     train_formats: tuple[TaskName, ...] = Field(
         (QUESTION_FORMAT,),
-        description="formats of the training questions: 'question', on which the benchmark trains, and tasks; e.g. [question, cloze]",
+        description="formats of training questions: 'question', as published, and tasks; e.g. [question, cloze]",
     )
     train_wordings: int = Field(6, ge=1, le=14, description="wordings in which each fact is asked in training")
 

@@ -24,10 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mllmu.core import process
+from mllmu.core import plugins, process
 from mllmu.core.process import rng
 from mllmu.core.records import OTHER_ATTRIBUTE, Question
-from mllmu.data.tasks import task_of
 from mllmu.models.encoding import Encoder, image_inputs, shared_length
 from mllmu.models.engine.forward import Forward, labelled, run_logits
 from mllmu.models.families import IGNORE, Batch, Turn, core
@@ -54,9 +53,10 @@ def training_turns(
     Every question is put as its task has it in training. Image + text questions show their image, if none is named the
     canonical portrait ``<profile>_0.png``; text questions have the name instead.
     """
+    tasks = {name: plugins.build("tasks", name, {}) for name in dict.fromkeys(q.task for q in questions)}
     return [
         Turn(
-            prompt=task_of(q.task).training_prompt(q),
+            prompt=q.text if tasks[q.task].bare_in_training else tasks[q.task].prompt(q),
             reply=q.answer,
             image=image_folder / f"{q.profile_id}_{q.view or 0}.png" if q.modality == "image_text" else None,
             person=q.profile_id,

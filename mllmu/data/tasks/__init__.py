@@ -35,6 +35,7 @@ class Task(Plugin):
         metrics: what the task is judged by, the headline metric first; a metric judges every task that names it.
         size: what its questions amount to.
         judged: a judge may grade its replies, which are free text.
+        bare_in_training: fine-tuning puts its questions without instruction, as published.
         published_people: of how many people the published evaluator shows the questions as examples, if a family has
             no other number; None if the task has no published prompt.
 
@@ -45,6 +46,7 @@ class Task(Plugin):
     metrics: ClassVar[tuple[str, ...]] = ()
     size: ClassVar[TaskSize] = TaskSize()
     judged: ClassVar[bool] = False
+    bare_in_training: ClassVar[bool] = False
     published_people: ClassVar[int | None] = None
 
     max_new_tokens: int = Field(default=50, gt=0, description="most tokens a reply may have")
@@ -91,10 +93,6 @@ class Task(Plugin):
         """
         del questions
         return ()
-
-    def training_prompt(self, question: Question) -> str:
-        """The user turn in fine-tuning; as it is asked, unless a task says otherwise."""
-        return self.prompt(question)
 
     def right(self, text: str, sample: Sample) -> bool | None:
         """Whether a reply is right; False only if it clearly gives another answer, None if it gives none of a choice.

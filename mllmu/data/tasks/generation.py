@@ -38,6 +38,7 @@ class Generation(Task):
         "garbled",
     )
     judged: ClassVar[bool] = True
+    bare_in_training: ClassVar[bool] = True
     published_people: ClassVar[int | None] = 0
 
     max_new_tokens: int = Field(default=50, gt=0, description="most tokens a reply may have")
@@ -46,10 +47,6 @@ class Generation(Task):
         if question.variant == "train":
             return question.text
         return f"{question.text}\n{_INSTRUCTION[question.modality]}"
-
-    def training_prompt(self, question: Question) -> str:
-        """The question without any instruction, as published."""
-        return question.text
 
     def published_prompt(self, question: Question) -> str:
         # only the published text with an image has a space at its end
