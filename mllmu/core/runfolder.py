@@ -128,7 +128,9 @@ def explain_os_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (FileExistsError, NotADirectoryError):
-        raise RunStoreError(f"{path}: is, or lies in, a file. Expected a folder; choose another one.") from None
+        raise RunStoreError(
+            f"{path}: cannot be written: it is, or lies in, a file. Expected a folder; choose another one with --out."
+        ) from None
     except OSError as error:
         raise RunStoreError(
             f"{path}: cannot be written ({error.strerror or error}). "

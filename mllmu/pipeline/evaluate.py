@@ -73,9 +73,9 @@ class Evaluation:
         samples += [] if self._settings else benchmarks.samples(self.run)
         return [sample for sample in samples if self._keep is None or self._keep(sample)]
 
-    def prepare(self) -> None:
-        """Render the samples and write them down for everything that follows, worker processes included."""
-        self.__dict__["samples"] = self.render()
+    def prepare(self, samples: Sequence[Sample] | None = None) -> None:
+        """Render the samples, unless they are given, and write them for what follows, worker processes included."""
+        self.__dict__["samples"] = self.render() if samples is None else list(samples)
         write_atomic(self.folder / RunFolder.SAMPLES_FILE, dump_lines(self.samples))
 
     @cached_property

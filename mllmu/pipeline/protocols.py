@@ -40,13 +40,20 @@ class ProtocolComparison:
 
     def ask(self, models: Sequence[str]) -> None:
         """Ask all models under every protocol; equal prompts are put once."""
-        for label, evaluation in self.evaluations.items():
-            if label != OWN:
-                evaluation.prepare()
-                known = self.evaluations.values()
-                self.evaluations[label] = next(one for one in known if one.samples == evaluation.samples)
+        own, *others = self.evaluations
+        asked = [self.evaluations[own]]
+        for label in others:
+            evaluation = self.evaluations[label]
+            samples = evaluation.render()
+            same = next((one for one in asked if one.samples == samples), None)
+            if same is None:
+                evaluation.prepare(samples)
+                asked.append(evaluation)
+            else:
+                self.evaluations[label] = same
+        for evaluation in asked:
             for index, model in enumerate(models):
-                self.evaluations[label].ask(model, already_asked=models[:index])
+                evaluation.ask(model, already_asked=models[:index])
 
     def results(self, models: Sequence[str]) -> dict[str, list[MetricResult]]:
         """The headline score of every task, set, modality and model, by protocol."""

@@ -37,9 +37,9 @@ def test_an_exported_model_gives_the_same_logits(finished: Path, tmp_path: Path)
     assert not list(tmp_path.glob(".*")), "nothing half-written stays"
 
 
-def test_a_guard_is_said_to_be_outside_the_weights(finished: Path, tmp_path: Path) -> None:
+def test_a_system_prompt_is_said_to_be_outside_the_weights(finished: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["export-model", str(finished), "forget_40/prompting", str(tmp_path / "out")])
-    assert "Its system prompt is a system prompt and not in the weights" in done.output
+    assert "needs its system prompt, which is not part of the weights" in done.output
     assert json.loads((tmp_path / "out" / "mllmu.json").read_text())["system_prompt"]
 
 

@@ -92,7 +92,7 @@ def test_people_questions_and_rewordings_are_made_exported_and_run_through_the_m
     root = tmp_path / "main"
     done = CliRunner().invoke(app, ["run", str(path), "--out", str(root), "--set", "data.splits.forget_ratios=[0.15]"])
     assert done.exit_code == 0, done.output
-    assert {"factuality, judge 'rule'", "factuality, judge 'endpoint'"} <= set(_titles(done.output))
+    assert {"Factuality, judge rule", "Factuality, judge endpoint"} <= set(_titles(done.output))
     assert all("You grade" in body["messages"][0]["content"] for body in server.bodies[paid:])
     page = (root / "report" / "index.html").read_text(encoding="utf-8")
     assert "Factuality, judge endpoint" in page and "no language model has read the answers" in page
@@ -101,7 +101,7 @@ def test_people_questions_and_rewordings_are_made_exported_and_run_through_the_m
 
 
 def _titles(output: str) -> list[str]:
-    return [line.strip() for line in output.splitlines() if line.strip().startswith("factuality, judge")]
+    return [line.strip() for line in output.splitlines() if line.strip().startswith("Factuality, judge")]
 
 
 def test_a_process_killed_in_the_middle_goes_on_without_paying_twice(

@@ -153,7 +153,7 @@ def test_scoring_alone_needs_no_weights_and_keeps_the_replies(copied: Path, base
         ("data.splits.forget_ratios=[0.2]", r"settings\.splits\.forget_ratios was \[0\.4\], is now \[0\.2\]"),
         ("unlearn.methods.1.beta=0.7", r"forget_40/npo: was made with other settings: settings\.beta was 0\.4, is now"),
         ("unlearn.lora.rank=2", r"forget_40/ga: was made with other settings: lora\.rank was 4, is now 2"),
-        ("evaluate.max_profiles.retain=2", r"replies: was made with other settings: samples was"),
+        ("evaluate.max_profiles.retain=2", r"responses: was made with other settings: samples was"),
     ],
 )
 def test_another_setting_is_an_error_that_names_it_and_changes_nothing(

@@ -49,7 +49,7 @@ def test_a_disk_that_cannot_be_written_is_one_message_and_the_old_file_stays(
 
 def test_a_file_where_a_folder_should_be_is_explained(tmp_path: Path) -> None:
     (tmp_path / "models").write_text("")
-    with pytest.raises(RunStoreError, match=r"models.*lies in, a file"):
+    with pytest.raises(RunStoreError, match=r"models.*cannot be written"):
         RunStore(tmp_path).unit("models/target", {})
 
 
