@@ -30,7 +30,10 @@ class TaskSize(Record):
 class Task(Plugin):
     """Base of every task: renders a question as a sample, with the replies whose likelihood is wanted.
 
-    A subclass sets
+    A subclass defines ``prompt``. A task with questions of its own defines ``derive``; those of MLLMU-Bench are in the
+    data.
+
+    Class attributes:
         label: its title in tables and plots.
         metrics: what the task is judged by, the headline metric first; a metric judges every task that names it.
         size: what its questions amount to.
@@ -38,8 +41,6 @@ class Task(Plugin):
         bare_in_training: fine-tuning puts its questions without instruction, as published.
         published_people: of how many people the published evaluator shows the questions as examples, if a family has
             no other number; None if the task has no published prompt.
-
-    and defines ``prompt``. A task with questions of its own defines ``derive``; those of MLLMU-Bench are in the data.
     """
 
     label: ClassVar[str]
