@@ -10,7 +10,7 @@ from mllmu.core import process
 from mllmu.core.errors import ProcessError
 from mllmu.core.process import Progress
 from mllmu.core.records import BaseLogp, ModelRef, Response, Sample, Score
-from mllmu.core.runfolder import Journal, RunFolder, Unit, content_digest, dump_lines, read_lines, write_atomic
+from mllmu.core.runfolder import Journal, RunFolder, Unit, digest, dump_lines, read_lines, write_atomic
 from mllmu.evaluation import samples as rendering
 from mllmu.evaluation import scoring
 from mllmu.evaluation.metrics import Metric
@@ -57,6 +57,7 @@ class Evaluation:
         self.folder = run.root / self.name
         self._settings = settings
         self._keep = keep
+        self._written = ""
 
     def render(self) -> list[Sample]:
         """Render the samples, without a trace in the run folder."""
@@ -74,20 +75,27 @@ class Evaluation:
         return [sample for sample in samples if self._keep is None or self._keep(sample)]
 
     def prepare(self, samples: Sequence[Sample] | None = None) -> None:
-        """Render the samples, unless they are given, and write them for what follows, worker processes included."""
+        """Render the samples, unless they are given; they are written when the first model is asked."""
         self.__dict__["samples"] = self.render() if samples is None else list(samples)
-        write_atomic(self.folder / RunFolder.SAMPLES_FILE, dump_lines(self.samples))
+        self._written = dump_lines(self.samples)
 
     @cached_property
     def samples(self) -> list[Sample]:
-        """The samples that have been prepared."""
+        """The samples that have been prepared, or that another process has written."""
         return read_lines(self.folder / RunFolder.SAMPLES_FILE, Sample)
+
+    def write_samples(self) -> Path:
+        """The file of the samples, for the processes that ask; it is left alone if nothing changes."""
+        path = self.folder / RunFolder.SAMPLES_FILE
+        if self._written and not (path.is_file() and path.read_text(encoding="utf-8") == self._written):
+            write_atomic(path, self._written)
+        return path
 
     def unit(self, model: str) -> Unit:
         """The unit of a model's responses; they depend on the model and on the samples."""
         inputs = {
             "model": self.run.fingerprint(RunFolder.model_unit(self.key, model)),
-            "samples": content_digest(self.folder / RunFolder.SAMPLES_FILE),
+            "samples": digest(self._written or (self.folder / RunFolder.SAMPLES_FILE).read_text(encoding="utf-8")),
             "backend": self.run.recipe.evaluate.backend,
         }
         return self.run.store.unit(f"{self.name}/{model}/{RunFolder.RESPONSES}", inputs)
@@ -111,7 +119,7 @@ class Evaluation:
             self.run.together(
                 collect_responses,
                 ref=ref,
-                samples=self.folder / RunFolder.SAMPLES_FILE,
+                samples=self.write_samples(),
                 folder=unit.building,
                 label=label,
                 bits=bits,

@@ -165,6 +165,8 @@ class Pipeline:
         models = list(models)
         if self.workers:
             missing = [model for model in evaluation.distinct(models) if not evaluation.unit(model).done]
+            if missing:
+                evaluation.write_samples()
             self.workers.do([("ask", evaluation.key, model) for model in missing])
         for index, model in enumerate(models):
             evaluation.ask(model, already_asked=models[:index])
