@@ -11,7 +11,7 @@ from mllmu.config.recipe import Evaluate
 from mllmu.core import plugins
 from mllmu.core.declared import closeness
 from mllmu.core.errors import RecipeError
-from mllmu.core.records import CandidateLogp, MetricResult, Response, Sample, Score, Summary
+from mllmu.core.records import TASKS, CandidateLogp, MetricResult, Response, Sample, Score, Summary
 from mllmu.evaluation.metrics import measured, metrics_of
 from mllmu.evaluation.stats import harmonic_mean
 from mllmu.evaluation.summaries import OVERVIEW, Summariser, build_all, summarise
@@ -243,10 +243,10 @@ def test_a_summary_without_its_metric_is_refused() -> None:
 
 def test_summaries_bring_the_metrics_they_read_and_what_those_measure() -> None:
     plain = metrics_of(Evaluate())
-    assert not any(measured(plain).values())
+    assert not any(measured(plain, TASKS).values())
     more = metrics_of(Evaluate(summaries=("membership", "ape"), extra_metrics=("exposure",)))
     assert {m.name for m in more} - {m.name for m in plain} == {*MEMBER, "keyword_match", "exposure"}
-    assert measured(more) == {
+    assert measured(more, TASKS) == {
         "classification": (),
         "generation": ("gradient", "tokens"),
         "cloze": ("gradient", "tokens"),
