@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from mllmu.core.errors import DataError, RunStoreError
-from mllmu.core.names import TARGET
+from mllmu.core.names import RETAIN_MODEL, TARGET
 
 if TYPE_CHECKING:
     from mllmu.core.records import Record
@@ -56,11 +56,13 @@ class RunFolder:
     RECIPE: ClassVar[str] = "recipe.yaml"
     RECORD: ClassVar[str] = "run.json"
     DATA: ClassVar[str] = "data"
-    IMAGES: ClassVar[str] = "data/images"
+    BENCHMARKS: ClassVar[str] = "benchmarks"
     MODEL_FILE: ClassVar[str] = "model.json"
     SAMPLES_FILE: ClassVar[str] = "samples.jsonl"
     RESPONSES: ClassVar[str] = "responses"
     RESPONSES_FILE: ClassVar[str] = "responses.jsonl"
+    BASE_LOGP: ClassVar[str] = "base_logp"
+    BASE_LOGP_FILE: ClassVar[str] = "base_logp.jsonl"
     SCORES: ClassVar[str] = "scores"
     SCORES_FILE: ClassVar[str] = "scores.jsonl"
     METRICS_FILE: ClassVar[str] = "metrics.json"
@@ -84,6 +86,16 @@ class RunFolder:
     def evaluation(key: str, label: str = "") -> str:
         """Folder of the evaluation of a forget ratio, under the recipe's own protocol or a further one by its label."""
         return f"protocols/{label}/forget_{key}" if label else f"eval/forget_{key}"
+
+    @classmethod
+    def stage_of(cls, unit: str) -> str:
+        """The stage that makes a unit: data, finetune, unlearn, evaluate or score."""
+        top, last = unit.split("/")[0], unit.rpartition("/")[2]
+        if top in (cls.DATA, cls.BENCHMARKS):
+            return "data"
+        if top == "models":
+            return "finetune" if last in (TARGET, RETAIN_MODEL) else "unlearn"
+        return "evaluate" if last == cls.RESPONSES else "score"
 
     @staticmethod
     def judgement(judge: str) -> str:
@@ -200,7 +212,17 @@ class Unit:
 
     def facts(self) -> dict[str, Any]:
         """What was measured while the unit was made (seconds, peak memory ...)."""
-        return dict(read_json(self.folder / UNIT_FILE).get("facts", {}))
+        return facts_of(self.folder)
+
+
+def fingerprint_of(folder: Path) -> str:
+    """Fingerprint of the finished unit in a folder; empty if there is none."""
+    return str(read_json(folder / UNIT_FILE).get("fingerprint", ""))
+
+
+def facts_of(folder: Path) -> dict[str, Any]:
+    """What was measured while the finished unit in a folder was made; empty if there is none."""
+    return dict(read_json(folder / UNIT_FILE).get("facts", {}))
 
 
 class RunStore:

@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError
 
 from mllmu.core.errors import DataError, did_you_mean
 from mllmu.core.records import Profile, Question, Record
-from mllmu.core.runfolder import read_lines, write_atomic
+from mllmu.core.runfolder import RunFolder, read_lines, write_atomic
 from mllmu.data.dataset import PROFILES, QUESTIONS, image_files
 from mllmu.data.files import REMAKE, misfit, opened_image, read_text
 
@@ -156,7 +156,7 @@ def write_page(run: Path) -> Path:
     Raises:
         DataError: the folder holds no data, or an image cannot be read.
     """
-    folder = run / "data"
+    folder = run / RunFolder.DATA
     people, questions = read_lines(folder / PROFILES, Profile), defaultdict(list)
     for question in read_lines(folder / QUESTIONS, Question):
         questions[question.profile_id].append(question)

@@ -24,6 +24,7 @@ from mllmu.core.runfolder import (
     RunStore,
     Unit,
     dump_lines,
+    fingerprint_of,
     read_json,
     read_lines,
     write_atomic,
@@ -117,7 +118,7 @@ def _job(folder: RunFolder, key: str, model: str) -> JudgingJob:
     cases = [_case(sample, responses[sample.id]) for sample in samples if sample.id in responses]
     if samples and not cases:
         raise DataError(f"{unit}: holds no reply to any sample of {place}. Run 'mllmu evaluate --force'.")
-    return JudgingJob(key, model, samples, cases, str(read_json(unit / UNIT_FILE).get("fingerprint", "")))
+    return JudgingJob(key, model, samples, cases, fingerprint_of(unit))
 
 
 def _case(sample: Sample, response: Response) -> Case:

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from mllmu.config.recipe import PluginSpec
 from mllmu.core.errors import DataError
 from mllmu.core.records import Sample
-from mllmu.core.runfolder import Unit, content_digest, dump_lines, read_lines, write_atomic
+from mllmu.core.runfolder import RunFolder, Unit, content_digest, dump_lines, read_lines, write_atomic
 from mllmu.data.published.store import is_hub_name
 from mllmu.evaluation.benchmarks import Benchmark, Skipped
 from mllmu.pipeline.run import Run
 
-SAMPLES = "samples.jsonl"
 ACCOUNT = "account.json"
 
 
@@ -31,12 +30,12 @@ def _of(run: Run, spec: PluginSpec) -> Sequence[Sample]:
     benchmark = built(spec)
     files = "" if is_hub_name(benchmark.path) or not benchmark.path.exists() else content_digest(benchmark.path)
     unit = run.store.unit(
-        f"benchmarks/{benchmark.name}", {"settings": benchmark.model_dump(mode="json"), "files": files}
+        f"{RunFolder.BENCHMARKS}/{benchmark.name}", {"settings": benchmark.model_dump(mode="json"), "files": files}
     )
     if not unit.done:
         with unit.making() as facts:
             facts |= _store(benchmark, unit, run)
-    return read_lines(unit.folder / SAMPLES, Sample)
+    return read_lines(unit.folder / RunFolder.SAMPLES_FILE, Sample)
 
 
 def _store(benchmark: Benchmark, unit: Unit, run: Run) -> dict[str, int]:
@@ -53,14 +52,14 @@ def _store(benchmark: Benchmark, unit: Unit, run: Run) -> dict[str, int]:
         found.load().save(buffer, format="PNG")
         write_atomic(unit.building / file, buffer.getvalue())
         # images are looked up from the data folder, which stands beside this one
-        kept.append(found.sample.model_copy(update={"image": f"../benchmarks/{name}/{file}"}))
+        kept.append(found.sample.model_copy(update={"image": f"../{unit.name}/{file}"}))
         if len(kept) == benchmark.num_questions:
             break
     if not kept:
         why = f" The first row left out: {left_out[0].reason}." if left_out else ""
         raise DataError(f"{benchmark.path.as_posix()}: no question of {name} can be asked.{why}")
-    write_atomic(unit.building / SAMPLES, dump_lines(kept))
+    write_atomic(unit.building / RunFolder.SAMPLES_FILE, dump_lines(kept))
     account = {"asked": len(kept), "left_out": [skipped._asdict() for skipped in left_out]}
     write_atomic(unit.building / ACCOUNT, json.dumps(account, indent=1, ensure_ascii=False) + "\n")
-    run.progress.note(f"{name}: {len(kept)} questions asked, {len(left_out)} left out (benchmarks/{name}/{ACCOUNT})")
+    run.progress.note(f"{name}: {len(kept)} questions asked, {len(left_out)} left out ({unit.name}/{ACCOUNT})")
     return {"num_questions": len(kept), "num_left_out": len(left_out)}

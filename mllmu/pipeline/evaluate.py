@@ -24,7 +24,6 @@ from mllmu.parallel import team
 from mllmu.pipeline import benchmarks
 from mllmu.pipeline.run import SAME_MODEL, Run
 
-BASE_LOGPS_FILE = "base_logp.jsonl"
 PARTIAL, OF_FOLLOWER, PARTIALS = "responses.partial.jsonl", "responses.partial.{}.jsonl", "responses.partial*.jsonl"
 """Responses so far: of the only or the leading process, of another one, and of all."""
 PLANNED = 64
@@ -57,7 +56,6 @@ class Evaluation:
         self.folder = run.root / self.name
         self._settings = settings
         self._keep = keep
-        self._written = ""
 
     def render(self) -> list[Sample]:
         """Render the samples, without a trace in the run folder."""
@@ -77,7 +75,6 @@ class Evaluation:
     def prepare(self, samples: Sequence[Sample] | None = None) -> None:
         """Render the samples, unless they are given; they are written when the first model is asked."""
         self.__dict__["samples"] = self.render() if samples is None else list(samples)
-        self._written = dump_lines(self.samples)
 
     @cached_property
     def samples(self) -> list[Sample]:
@@ -86,16 +83,20 @@ class Evaluation:
 
     def write_samples(self) -> Path:
         """The file of the samples, for the processes that ask; it is left alone if nothing changes."""
-        path = self.folder / RunFolder.SAMPLES_FILE
-        if self._written and not (path.is_file() and path.read_text(encoding="utf-8") == self._written):
-            write_atomic(path, self._written)
+        path, text = self.folder / RunFolder.SAMPLES_FILE, dump_lines(self.samples)
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            write_atomic(path, text)
         return path
+
+    @cached_property
+    def _samples_digest(self) -> str:
+        return digest(dump_lines(self.samples))
 
     def unit(self, model: str) -> Unit:
         """The unit of a model's responses; they depend on the model and on the samples."""
         inputs = {
             "model": self.run.fingerprint(RunFolder.model_unit(self.key, model)),
-            "samples": digest(self._written or (self.folder / RunFolder.SAMPLES_FILE).read_text(encoding="utf-8")),
+            "samples": self._samples_digest,
             "backend": self.run.recipe.evaluate.backend,
         }
         return self.run.store.unit(f"{self.name}/{model}/{RunFolder.RESPONSES}", inputs)
@@ -112,6 +113,11 @@ class Evaluation:
                 with unit.making():
                     write_atomic(unit.building / RunFolder.RESPONSES_FILE, dump_lines(self.responses(same)))
         return self.responses(model)
+
+    def ask_all(self, models: Sequence[str]) -> None:
+        """Ask all models that have not been asked; the same model under another name is asked once."""
+        for index, model in enumerate(models):
+            self.ask(model, already_asked=models[:index])
 
     def collect(self, unit: Unit, ref: ModelRef, label: str, *, bits: int | None = None) -> None:
         """Make a unit of responses of a model; with ``bits`` its weights are rounded first."""
@@ -133,7 +139,7 @@ class Evaluation:
     def responses(self, model: str) -> list[Response]:
         """Responses that have been collected, with their base log-probabilities where these have been computed."""
         responses = read_lines(self.folder / model / RunFolder.RESPONSES / RunFolder.RESPONSES_FILE, Response)
-        path = self.folder / model / "base_logp" / BASE_LOGPS_FILE
+        path = self.folder / model / RunFolder.BASE_LOGP / RunFolder.BASE_LOGP_FILE
         if not path.is_file():
             return responses
         by_sample = {logp.sample_id: logp for logp in read_lines(path, BaseLogp)}
@@ -143,7 +149,7 @@ class Evaluation:
         """The unit of the log-probabilities of a model's responses under the base model."""
         settings = self.run.recipe.model.model_dump(mode="json", exclude=SAME_MODEL)
         inputs = {"responses": self.unit(model).fingerprint, "base": settings}
-        return self.run.store.unit(f"{self.name}/{model}/base_logp", inputs)
+        return self.run.store.unit(f"{self.name}/{model}/{RunFolder.BASE_LOGP}", inputs)
 
     def score_under_base(self, models: Sequence[str], metrics: Sequence[Metric]) -> None:
         """Compute the base log-probabilities of the models' responses, if a metric needs them."""
@@ -166,7 +172,7 @@ class Evaluation:
                     image_folder=run.root / RunFolder.DATA,
                     batch_size=run.recipe.evaluate.planned_batch_size,
                 )
-                write_atomic(unit.building / BASE_LOGPS_FILE, dump_lines(logps))
+                write_atomic(unit.building / RunFolder.BASE_LOGP_FILE, dump_lines(logps))
             run.progress.advance(1)
         run.progress.finish()
 
@@ -175,7 +181,7 @@ class Evaluation:
         inputs = {"responses": self.unit(model).fingerprint, "metrics": {m.name: m.version for m in metrics}}
         if any(metric.needs_base_logp for metric in metrics):
             inputs["base_logp"] = self.base_logp_unit(model).fingerprint
-        unit = self.run.store.unit(f"{self.name}/{model}/scores", inputs)
+        unit = self.run.store.unit(f"{self.name}/{model}/{RunFolder.SCORES}", inputs)
         if not unit.done:
             with unit.making():
                 scores = scoring.score_all(self.samples, self.responses(model), metrics)

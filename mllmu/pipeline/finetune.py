@@ -1,14 +1,14 @@
-"""Stage ``finetune``: the target is taught all people, and one retain model per ratio all but those to be forgotten."""
+"""Stage ``finetune``: the target is trained on all people, one retain model per ratio on all but those to forget."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mllmu.core.names import RETAIN_MODEL, TARGET
+from mllmu.core.names import TARGET
 from mllmu.core.process import derive
 from mllmu.core.records import ModelRef
 from mllmu.core.runfolder import RunFolder, Unit, digest
-from mllmu.pipeline.run import SAME_MODEL, Run
+from mllmu.pipeline.run import SAME_MODEL, Run, write_ref
 from mllmu.training.finetune import finetune
 
 SAME_TRAINING = {"checkpoint_every_s", "micro_batch_size"}
@@ -43,18 +43,13 @@ def finetune_model(
     if unit.done:
         return
     base = start or run.base
-    with run.making_model(unit) as made:
+    with run.making_model(unit):
         seed = derive(run.recipe.seed if seed is None else seed, "finetune")
         run.together(train, base=base, people=people, folder=unit.building, seed=seed, label=model)
-        made.append(base.model_copy(update={"adapters": (*base.adapters, unit.name)}))
+        write_ref(unit, base.model_copy(update={"adapters": (*base.adapters, unit.name)}))
 
 
 def train(run: Run, *, base: ModelRef, people: Sequence[str], folder: Path, seed: int, label: str) -> None:
     """Fine-tune a model on some people; what is trained is saved into ``folder``."""
     section = run.recipe.finetune
     finetune(run.load(base), run.turns(people, section.modality), section, run.training(section, folder, seed, label))
-
-
-def models_to_finetune(run: Run) -> list[tuple[str, str]]:
-    """Ratio and name of the models that this stage makes."""
-    return [(run.keys[0], TARGET), *((key, RETAIN_MODEL) for key in run.keys)]

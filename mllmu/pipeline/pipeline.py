@@ -10,7 +10,7 @@ With ``workers: 2`` or more in the recipe, the models of a stage are made and as
 the stage itself then finds everything there.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from functools import cached_property, partial
 from pathlib import Path
@@ -160,16 +160,14 @@ class Pipeline:
             return unlearn_unit(run, key, model).done
         return finetune_unit(run, key, model, people_of(run, key, model)).done
 
-    def _ask(self, evaluation: Evaluation, models: Iterable[str]) -> None:
+    def _ask(self, evaluation: Evaluation, models: Sequence[str]) -> None:
         """Collect the responses of models, by worker processes if the recipe wants any."""
-        models = list(models)
         if self.workers:
             missing = [model for model in evaluation.distinct(models) if not evaluation.unit(model).done]
             if missing:
                 evaluation.write_samples()
             self.workers.do([("ask", evaluation.key, model) for model in missing])
-        for index, model in enumerate(models):
-            evaluation.ask(model, already_asked=models[:index])
+        evaluation.ask_all(models)
 
     def do(self, task: str, key: str, model: str) -> None:
         """One task on one model: ``make`` it, ``ask`` it, or ``score`` its responses."""

@@ -52,8 +52,7 @@ class ProtocolComparison:
             else:
                 self.evaluations[label] = same
         for evaluation in asked:
-            for index, model in enumerate(models):
-                evaluation.ask(model, already_asked=models[:index])
+            evaluation.ask_all(models)
 
     def results(self, models: Sequence[str]) -> dict[str, list[MetricResult]]:
         """The headline score of every task, set, modality and model, by protocol."""

@@ -23,7 +23,7 @@ from mllmu.evaluation.metrics import metrics_of
 from mllmu.models.encoding import Encoder
 from mllmu.models.loading import Loaded, load, quiet_libraries, source_of
 from mllmu.pipeline.evaluate import Evaluation
-from mllmu.pipeline.run import Run
+from mllmu.pipeline.run import Run, write_ref
 
 MODEL = "model"
 """Name of the evaluated model in the run."""
@@ -158,8 +158,8 @@ def _enter_model(run: Run, saved: SavedModel) -> None:
     }
     unit = run.store.unit(RunFolder.model_unit(str(saved.ratio), MODEL), inputs)
     if not unit.done:
-        with run.making_model(unit) as made:
-            made.append(ref)
+        with unit.making():
+            write_ref(unit, ref)
 
 
 def _stamps(folder: Path) -> Iterator[tuple[str, str]]:

@@ -14,7 +14,7 @@ import torch
 from mllmu.config import load as recipes
 from mllmu.core import process
 from mllmu.core.errors import RunStoreError
-from mllmu.core.runfolder import UNIT_FILE, RunFolder, read_json, write_atomic
+from mllmu.core.runfolder import UNIT_FILE, RunFolder, facts_of, write_atomic
 from mllmu.pipeline.run import Run
 from mllmu.version import __version__
 
@@ -57,17 +57,9 @@ def seconds_by_stage(root: Path) -> dict[str, float]:
     """Seconds spent on all units of the run folder, by stage; interrupted attempts are included."""
     totals = {"data": 0.0, "finetune": 0.0, "unlearn": 0.0, "evaluate": 0.0, "score": 0.0}
     for path in sorted(root.rglob(UNIT_FILE)):
-        facts = read_json(path).get("facts", {})
-        totals[_stage(path.parent.relative_to(root).as_posix())] += float(facts.get("seconds", 0.0))
+        stage = RunFolder.stage_of(path.parent.relative_to(root).as_posix())
+        totals[stage] += float(facts_of(path.parent).get("seconds", 0.0))
     return {stage: round(seconds, 1) for stage, seconds in totals.items()}
-
-
-def _stage(unit: str) -> str:
-    if unit == "data" or unit.startswith("benchmarks/"):
-        return "data"
-    if unit.startswith("models/"):
-        return "finetune" if unit.endswith(("/target", "/retain_model")) else "unlearn"
-    return "evaluate" if unit.endswith(f"/{RunFolder.RESPONSES}") else "score"
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from mllmu.core.declared import Declared, MetricInfo
 from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.process import rng
 from mllmu.core.records import MetricResult, Response, Sample, Summary
-from mllmu.core.runfolder import UNIT_FILE, RunFolder, read_json
+from mllmu.core.runfolder import RunFolder, facts_of, fingerprint_of, read_json
 from mllmu.data.dataset import image_files
 from mllmu.evaluation import gate
 from mllmu.evaluation.outcome import outcome
@@ -111,8 +111,7 @@ def judgements(folder: Path, models: Sequence[str]) -> tuple[list[MetricResult],
     for path in sorted(folder.glob(RunFolder.JUDGE_FILES)):
         content = read_json(path)
         responses = content.get("responses", {})
-        units = {name: read_json(folder / name / RunFolder.RESPONSES / UNIT_FILE) for name in responses}
-        if any(unit.get("fingerprint") != responses[name] for name, unit in units.items()):
+        if any(fingerprint_of(folder / name / RunFolder.RESPONSES) != judged for name, judged in responses.items()):
             warnings.append(
                 f"The points of a judge ({path.stem.removeprefix('judge_')}) are not shown: it has judged replies that "
                 "were replaced since then. Run 'mllmu judge' again with --force."
@@ -149,7 +148,7 @@ def model_rows(run: Run, key: str) -> tuple[ModelRow, ...]:
 
 
 def _cost(run: Run, key: str, name: str) -> dict[str, Any]:
-    facts = read_json(run.root / RunFolder.model_unit(key, name) / UNIT_FILE).get("facts", {})
+    facts = facts_of(run.root / RunFolder.model_unit(key, name))
     return {name: facts.get(name) for name in ("seconds", "peak_mib", "tokens_per_s", "trainable")}
 
 

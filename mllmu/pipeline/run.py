@@ -14,7 +14,7 @@ from mllmu.core import process
 from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.process import Progress, metered
 from mllmu.core.records import ModelRef
-from mllmu.core.runfolder import UNIT_FILE, RunFolder, RunStore, Unit, read_json, write_atomic
+from mllmu.core.runfolder import RunFolder, RunStore, Unit, fingerprint_of, write_atomic
 from mllmu.data import dataset
 from mllmu.models.encoding import Encoder
 from mllmu.models.families import Turn
@@ -65,7 +65,7 @@ class Run:
 
     def fingerprint(self, unit: str) -> str:
         """Fingerprint of a unit that an earlier stage has finished."""
-        return str(read_json(self.root / unit / UNIT_FILE).get("fingerprint", ""))
+        return fingerprint_of(self.root / unit)
 
     @property
     def base(self) -> ModelRef:
@@ -96,7 +96,7 @@ class Run:
         """The training questions of some people, or those of another variant put in the same way."""
         wanted = set(people)
         questions = [question for question in self.data.questions if question.profile_id in wanted]
-        return training_turns(questions, self.root / RunFolder.IMAGES, modality=modality, variant=variant)
+        return training_turns(questions, self.root / RunFolder.DATA, modality=modality, variant=variant)
 
     def training(self, section: Finetune | Unlearn, folder: Path, seed: int, label: str) -> Training:
         """How a model is trained with the settings of a section."""
@@ -111,13 +111,10 @@ class Run:
         )
 
     @contextmanager
-    def making_model(self, unit: Unit) -> Iterator[list[ModelRef]]:
-        """Make the unit of a model; the block appends its reference to the list that it gets."""
-        made: list[ModelRef] = []
+    def making_model(self, unit: Unit) -> Iterator[None]:
+        """Make the unit of a model, and measure its training; the block writes the reference by :func:`write_ref`."""
         with unit.making() as facts, _peak_memory(facts), metered(facts):
-            yield made
-            content = json.dumps(made[0].model_dump(), indent=1)
-            write_atomic(unit.building / RunFolder.MODEL_FILE, content + "\n")
+            yield
 
     def together(self, function: Callable[..., None], **arguments: Any) -> None:
         """Call ``function(self, **arguments)`` in all processes of the run, each with a run of its own."""
@@ -125,6 +122,11 @@ class Run:
             function(self, **arguments)
         else:
             share(function, self, arguments)
+
+
+def write_ref(unit: Unit, ref: ModelRef) -> None:
+    """Enter the reference of a model into its unit, where :meth:`Run.ref` finds it."""
+    write_atomic(unit.building / RunFolder.MODEL_FILE, json.dumps(ref.model_dump(), indent=1) + "\n")
 
 
 @contextmanager

@@ -37,8 +37,8 @@ def _score_ratio(run: Run, evaluation: Evaluation) -> None:
     for model in run.models:
         scores[model] = evaluation.scores(model, metrics)
         results += scoring.aggregate(model, evaluation.samples, scores[model], metrics)
-    taught = [question for question in run.data.questions if question.variant == "train"]
-    results += numbers.baselines(evaluation.samples, taught)
+    trained = [question for question in run.data.questions if question.variant == "train"]
+    results += numbers.baselines(evaluation.samples, trained)
     summaries = build_all(settings.summaries)
     responses = {model: evaluation.responses(model) for model in run.models} if summaries else {}
     rows = summarise(summaries, evaluation.samples, scores, responses, results, seed=run.recipe.seed)

@@ -10,7 +10,7 @@ from mllmu.core.records import ModelRef
 from mllmu.core.runfolder import RunFolder, Unit, digest, write_atomic
 from mllmu.evaluation import gate
 from mllmu.pipeline.evaluate import Evaluation
-from mllmu.pipeline.run import Run
+from mllmu.pipeline.run import Run, write_ref
 from mllmu.unlearning.trainer import Sides, unlearn
 
 
@@ -47,14 +47,14 @@ def unlearn_model(run: Run, key: str, model: str) -> None:
     if unit.done:
         return
     start = run.ref(key, method.model)
-    with run.making_model(unit) as made:
+    with run.making_model(unit):
         if method.trains or method.modifies:
             reference = run.ref(key, method.reference)
             run.together(train, key=key, model=model, start=start, reference=reference, folder=unit.building)
-            made.append(start.model_copy(update={"adapters": (*start.adapters, unit.name)}))
+            write_ref(unit, start.model_copy(update={"adapters": (*start.adapters, unit.name)}))
         else:
             names = [run.data.names[person] for person in run.data.splits[key]]
-            made.append(start.model_copy(update={"system_prompt": method.system_prompt(names)}))
+            write_ref(unit, start.model_copy(update={"system_prompt": method.system_prompt(names)}))
 
 
 def train(run: Run, *, key: str, model: str, start: ModelRef, reference: ModelRef, folder: Path) -> None:

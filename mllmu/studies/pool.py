@@ -105,7 +105,7 @@ def pool(roots: Sequence[Path], key: str, *, seed: int = 0) -> list[PooledRow]:
 def _main_scores(folder: RunFolder, key: str) -> tuple[list[Sample], dict[str, dict[str, float]]]:
     """Samples of a run, and by model the main score of every sample; a reply that could not be read counts 0."""
     evaluation = folder.path(folder.evaluation(key))
-    paths = sorted(evaluation.glob(f"*/scores/{folder.SCORES_FILE}"))
+    paths = sorted(evaluation.glob(f"*/{folder.SCORES}/{folder.SCORES_FILE}"))
     if not paths:
         raise DataError(f"{evaluation}: no scores. Expected a finished run with the forget ratio {key} %.")
     samples = [s for s in read_lines(evaluation / folder.SAMPLES_FILE, Sample) if s.part == "report"]

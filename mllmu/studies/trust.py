@@ -115,7 +115,7 @@ class TrustStudy:
         self.evaluation = Evaluation(
             run,
             self.key,
-            name=f"{RunFolder.TRUST}/eval/forget_{self.key}",
+            name=f"{RunFolder.TRUST}/{RunFolder.evaluation(self.key)}",
             keep=lambda sample: sample.split == "forget" and sample.part == "report",
         )
         self.evaluation.prepare()

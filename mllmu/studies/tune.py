@@ -21,7 +21,7 @@ from mllmu.core.errors import RecipeError, needs_extra
 from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.process import Progress, derive
 from mllmu.core.records import Modality, Response, Sample, Split
-from mllmu.core.runfolder import UNIT_FILE, RunFolder, read_json, write_atomic
+from mllmu.core.runfolder import RunFolder, facts_of, write_atomic
 from mllmu.evaluation.metrics import Metric
 from mllmu.pipeline.evaluate import Evaluation
 from mllmu.pipeline.pipeline import Pipeline
@@ -130,7 +130,7 @@ class _Search:
         self.evaluation = Evaluation(
             self.run,
             self.key,
-            name=f"{RunFolder.TUNE}/eval/forget_{self.key}",
+            name=f"{RunFolder.TUNE}/{RunFolder.evaluation(self.key)}",
             keep=lambda sample: sample.part == "selection",
         )
         self.evaluation.prepare()
@@ -165,8 +165,8 @@ class _Search:
         self.run.jobs[label] = Job(name=label, plugin=plugin, settings=settings, method=method)
         unlearn_model(self.run, self.key, label)
         gap, loss = gap_and_loss(self._scores(label), self.target, self.retain_model)
-        unit = self.run.root / RunFolder.model_unit(self.key, label) / UNIT_FILE
-        seconds = float(read_json(unit).get("facts", {}).get("seconds", 0.0))
+        facts = facts_of(self.run.root / RunFolder.model_unit(self.key, label))
+        seconds = float(facts.get("seconds", 0.0))
         self.run.progress.note(f"{plugin} {number}: gap {gap:.3f} + loss {loss:.3f}, {seconds:.0f} s")
         return Trial(
             method=plugin,

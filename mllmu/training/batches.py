@@ -27,6 +27,7 @@ from torch import Tensor
 from mllmu.core import plugins, process
 from mllmu.core.process import rng
 from mllmu.core.records import OTHER_ATTRIBUTE, Question
+from mllmu.data.dataset import image_path
 from mllmu.models.encoding import Encoder, image_inputs, shared_length
 from mllmu.models.engine.forward import Forward, labelled, run_logits
 from mllmu.models.families import IGNORE, Batch, Turn, core
@@ -46,7 +47,7 @@ SLACK = (1.0, 1.04, 1.08)
 
 
 def training_turns(
-    questions: Sequence[Question], image_folder: Path, *, modality: str, variant: str = "train"
+    questions: Sequence[Question], data_folder: Path, *, modality: str, variant: str = "train"
 ) -> list[Turn]:
     """Turns of the training questions of some people, in one modality or both, or of another variant in the same way.
 
@@ -58,7 +59,7 @@ def training_turns(
         Turn(
             prompt=q.text if tasks[q.task].bare_in_training else tasks[q.task].prompt(q),
             reply=q.answer,
-            image=image_folder / f"{q.profile_id}_{q.view or 0}.png" if q.modality == "image_text" else None,
+            image=data_folder / image_path(q.profile_id, q.view or 0) if q.modality == "image_text" else None,
             person=q.profile_id,
             topic="" if q.attribute == OTHER_ATTRIBUTE else q.attribute,
             task=q.task,

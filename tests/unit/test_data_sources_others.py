@@ -164,7 +164,7 @@ def test_clear_shows_every_image_with_its_own_caption(clear: Path, tmp_path: Pat
     assert [dataset.names[p] for p in dataset.people] == list(NAMES)
     assert all(dataset.views(person) == 2 for person in dataset.people)
     train = [q for q in dataset.questions if q.variant == "train"]
-    turns = training_turns(train, Path("images"), modality="image_text")
+    turns = training_turns(train, Path(), modality="image_text")
     assert [(turn.image and turn.image.name, turn.reply) for turn in turns[:2]] == [
         ("001_0.png", "Ada Bell in front of house 0."), ("001_1.png", "Ada Bell in front of house 1."),
     ]  # fmt: skip

@@ -40,7 +40,7 @@ def test_a_taught_choice_is_put_like_an_evaluated_one() -> None:
     questions = build(
         PEOPLE, QuestionOrder(seed=1, variants=("train",), train_wordings=1, train_formats=("classification",))
     )
-    turns = training_turns(questions, Path("images"), modality="text")
+    turns = training_turns(questions, Path(), modality="text")
     first = next(q for q in questions if q.modality == "text")
     assert turns[0].prompt == CLASSIFICATION().prompt(first)
     assert turns[0].reply == first.answer in first.options

@@ -71,7 +71,7 @@ def test_only_training_questions_of_the_modality_are_trained_with_the_canonical_
     asked = [
         question(p, v, m) for p in ("001", "002") for v in ("train", "eval", "test") for m in ("image_text", "text")
     ]
-    seen = {m: training_turns(asked, Path("images"), modality=m) for m in ("image_text", "text", "both")}
+    seen = {m: training_turns(asked, Path(), modality=m) for m in ("image_text", "text", "both")}
     assert seen["image_text"] == [
         Turn(
             prompt=f"Where does {p} live?",
@@ -92,7 +92,7 @@ def test_only_training_questions_of_the_modality_are_trained_with_the_canonical_
 
 def test_a_question_about_no_known_attribute_has_no_topic() -> None:
     unknown = question("001", "train", "text").model_copy(update={"attribute": "other"})
-    assert training_turns([unknown], Path("images"), modality="text")[0].topic == ""
+    assert training_turns([unknown], Path(), modality="text")[0].topic == ""
 
 
 def test_items_of_a_set_come_together_and_the_sets_are_mixed() -> None:

@@ -19,9 +19,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mllmu.core.errors import DataError, did_you_mean
-from mllmu.core.runfolder import explain_os_errors
+from mllmu.core.runfolder import RunFolder, explain_os_errors
 
-RUN_FILES = ("recipe.yaml", "run.json")
+RUN_FILES = (RunFolder.RECIPE, RunFolder.RECORD)
 OWNER_ONLY = 0o600
 
 

@@ -13,7 +13,6 @@ from mllmu.models.loading import Loaded
 from mllmu.pipeline.pipeline import Pipeline
 from mllmu.preflight.doctor import checks
 from mllmu.preflight.doctor.checks import CheckResult, PromptLength
-from mllmu.training.batches import training_turns
 from mllmu.unlearning.base import Method
 
 NUM_MASKED = 8
@@ -61,18 +60,13 @@ class Examination:
         num_layers = int(self.loaded.model.config.get_text_config().num_hidden_layers)
         forget = sorted({person for key in self.run.keys for person in self.dataset.splits[key]})
         pattern = (section.lora.targets if section.lora else None) or default
-        jobs = [TrainingJob("finetune", None, self._turns(self.dataset.people, section.modality), pattern)]
+        jobs = [TrainingJob("finetune", None, self.run.turns(self.dataset.people, section.modality), pattern)]
         for job in self.run.jobs.values():
             method = job.method
             if method.trains and not method.modifies:
                 pattern = method.targets(num_layers) or (lora.targets if lora else None) or default
-                jobs.append(TrainingJob(job.name, method, self._turns(forget, method.modality), pattern))
+                jobs.append(TrainingJob(job.name, method, self.run.turns(forget, method.modality), pattern))
         return jobs
-
-    def _turns(self, people: Sequence[str], modality: str) -> list[Turn]:
-        included = set(people)
-        questions = [question for question in self.dataset.questions if question.profile_id in included]
-        return training_turns(questions, self.dataset.folder / "images", modality=modality)
 
     def images(self) -> set[Path]:
         """All images of training turns, and of samples with their examples."""

@@ -251,7 +251,7 @@ def attribute_probes(dataset: Dataset, key: str, modality: Modality) -> list[Att
         questions = [q for q in questions if q.value in values]
         tested = [q.profile_id in forget for q in questions]
         if len(values) > 1 and any(tested):
-            turns = training_turns(questions, dataset.folder / "images", modality=modality)
+            turns = training_turns(questions, dataset.folder, modality=modality)
             probes.append(AttributeProbe(attribute, turns, [values.index(q.value) for q in questions], tested))
     return probes
 
