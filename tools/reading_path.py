@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-METHOD, METRIC, TASK = "npo", "cloze_contains", "cloze"
+METHOD, METRIC, TASK = "npo", "accuracy_logp", "classification"
 SETTINGS = (
     "data.source.num_people=6",
     "data.celebrities=null",

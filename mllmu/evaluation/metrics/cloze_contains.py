@@ -1,5 +1,6 @@
 """Cloze by containment, the published rule."""
 
+from mllmu.core.parsing import contains
 from mllmu.core.records import Response, Sample
 from mllmu.evaluation.metrics import Metric
 
@@ -15,7 +16,7 @@ class ClozeContains(Metric):
     label = "Answer contained"
 
     def value(self, sample: Sample, response: Response) -> float | str:
-        return float(sample.target.lower() in response.text.lower())
+        return float(contains(response.text, sample.target))
 
 
 PLUGIN = ClozeContains
