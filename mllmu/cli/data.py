@@ -14,7 +14,6 @@ from mllmu.core.errors import MllmuError, did_you_mean
 from mllmu.core.runfolder import RunFolder
 
 FORMATS = ("mllmu-bench",)
-DEFAULT = "make"
 NUM_PROMPTS = 1
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -124,7 +125,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         RunStoreError: the disk is full or the place cannot be written; names the path and the reason.
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # workers of a run may write the same file
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")  # several processes may write the same file
     with explain_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:

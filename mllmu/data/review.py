@@ -23,7 +23,6 @@ from mllmu.data.dataset import PROFILES, QUESTIONS, image_files
 from mllmu.data.files import REMAKE, misfit, opened_image, read_text
 
 FORMAT = "mllmu-review-1"
-FAULTS = "faults.json"
 PAGE = "review.html"
 THUMB = 128
 Banned = tuple[str, str, str, str]
@@ -56,9 +55,7 @@ class Faults(Record):
     @property
     def banned(self) -> frozenset[Banned]:
         """What is not evaluated any more: the place of a question and its attribute."""
-        return frozenset(
-            (p[0], p[2], p[3], m.attribute) for m, p in self._questions if not m.same_fact and p[1] != "train"
-        )
+        return frozenset((p[0], p[2], p[3], m.attribute) for m, p in self._evaluated if not m.same_fact)
 
     @property
     def unsaid(self) -> frozenset[Unsaid]:
@@ -122,7 +119,7 @@ def without(questions: Sequence[Question], faults: Faults) -> list[Question]:
     Raises:
         DataError: a marked question of the evaluation is still asked, because its source replaces none.
     """
-    banned, unsaid = faults.banned, faults.unsaid
+    banned, unsaid, untaught = faults.banned, faults.unsaid, faults.untaught
     for q in questions:
         marked = (q.profile_id, q.task, q.modality, q.attribute) in banned or (q.profile_id, q.task, q.text) in unsaid
         if q.variant != "train" and marked:
@@ -130,7 +127,7 @@ def without(questions: Sequence[Question], faults: Faults) -> list[Question]:
                 f"data.review: question {q.id} is marked, but it is its source's own, and no other is put in its "
                 "place. Mark the person, or correct the source."
             )
-    return [q for q in questions if (q.profile_id, q.attribute, q.text) not in faults.untaught or q.variant != "train"]
+    return [q for q in questions if (q.profile_id, q.attribute, q.text) not in untaught or q.variant != "train"]
 
 
 def refuse_own_images(faults: Faults, own: Sequence[str]) -> None:

@@ -95,7 +95,7 @@ def _sheet(path: Path) -> list[list[Any]]:
     from zipfile import BadZipFile
 
     try:
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        book = openpyxl.load_workbook(io.BytesIO(path.read_bytes()), read_only=True, data_only=True)
         return [list(row) for row in book.worksheets[0].iter_rows(values_only=True)]
     except FileNotFoundError:
         raise DataError(f"{path}: no such file. {MISSING}") from None

@@ -2,6 +2,7 @@
 
 import json
 import math
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -171,6 +172,8 @@ class ReplyCache:
         self._folder = folder
         with _explained(folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):  # before anything is paid for
+                pass
 
     def get(self, key: str) -> Reply | None:
         """The kept reply, None if there is none."""

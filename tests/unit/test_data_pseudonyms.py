@@ -242,6 +242,17 @@ def test_a_damaged_key_file_is_refused_and_never_overwritten(folder: Path, conte
     assert (folder / "key.json").read_bytes() == content.encode("latin-1")
 
 
+def test_a_key_shows_nothing_of_itself_in_a_traceback() -> None:
+    key = keyfile.Key(
+        format="mllmu-people-key-1",
+        secret="a" * 64,
+        replaced={"name": {"Ada Bell": "Eva Lind"}},
+        people={"p1": {"id": "7"}},
+    )
+    shown = repr(key)
+    assert not any(secret in shown for secret in ("aaaa", "Ada", "Eva", "p1"))
+
+
 def test_a_key_in_the_run_folder_is_refused(folder: Path) -> None:
     for name in keyfile.RUN_FILES:
         (folder / name).write_text("{}")

@@ -8,8 +8,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
-from huggingface_hub.errors import OfflineModeIsEnabled
+from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 from PIL import Image
 from published_copy import NUM_CELEBRITIES, NUM_PEOPLE, change, rename, shards, write_copy
 
@@ -99,19 +100,20 @@ class FakeHub:
     """A repository of the hub that lies on this disk; files are fetched only if a pattern asks for them."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, files: Path, cache: Path) -> None:
-        self.files, self.cache, self.offline = files, cache, False
+        self.files, self.cache = files, cache
+        self.fault: Exception | None = None
         monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", self.list)
         monkeypatch.setattr("huggingface_hub.snapshot_download", self.fetch)
 
     def list(self, name: str, *, repo_type: str, revision: str | None) -> list[str]:
         assert (name, repo_type, revision) == ("MLLMMU/MLLMU-Bench", "dataset", "v1")
-        if self.offline:
-            raise OfflineModeIsEnabled
+        if self.fault:
+            raise self.fault
         return [str(path.relative_to(self.files)) for path in self.files.rglob("*")] + ["README.md"]
 
     def fetch(self, name: str, *, repo_type: str, revision: str | None, allow_patterns: list[str]) -> str:
         assert (name, repo_type, revision) == ("MLLMMU/MLLMU-Bench", "dataset", "v1")
-        for pattern in () if self.offline else allow_patterns:
+        for pattern in () if self.fault else allow_patterns:
             for path in self.files.glob(pattern):
                 target = self.cache / path.relative_to(self.files)
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -126,7 +128,7 @@ def test_the_same_rows_come_from_the_hub_and_stay_there_without_it(
     fake = FakeHub(monkeypatch, whole(original), tmp_path / "cache")
     repository, local = Path("MLLMMU/MLLMU-Bench"), PLUGIN(path=whole(original))
     people = local.profiles(0)
-    for fake.offline in (False, True):
+    for fake.fault in (None, OfflineModeIsEnabled(), httpx2.ConnectError("no network")):
         hub = PLUGIN(path=repository, revision="v1")
         assert hub.profiles(0) == people
         assert hub.questions(people, 0) == local.questions(people, 0)
@@ -135,6 +137,21 @@ def test_the_same_rows_come_from_the_hub_and_stay_there_without_it(
         for view in (0, 2):
             assert hub.image(people[3], view).tobytes() == local.image(people[3], view).tobytes()
     assert not (fake.cache / "Retain_Set").exists(), "only the configs that are read are fetched"
+
+
+def test_without_network_and_copy_the_hub_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise httpx2.ConnectError("no network")
+
+    def nothing_kept(*_: Any, **__: Any) -> None:
+        raise LocalEntryNotFoundError("no snapshot")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", unreachable)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", nothing_kept)
+    with pytest.raises(DataError, match=r"no/such: neither a folder here .* gives: no snapshot\. Check the name and"):
+        PLUGIN(path=Path("no/such")).profiles(0)
 
 
 def test_a_name_the_hub_does_not_have_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

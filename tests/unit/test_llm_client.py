@@ -363,6 +363,17 @@ def test_a_cache_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         ReplyCache(tmp_path / "file")
 
 
+def test_a_cache_that_cannot_be_written_is_named_before_anything_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(**_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refused)
+    with pytest.raises(RunStoreError, match=r"the cache of replies cannot be used \(.*denied.*'cache'"):
+        ReplyCache(tmp_path)
+
+
 def test_the_cache_holds_no_question(server: LlmServer, tmp_path: Path) -> None:
     ask(settings(server, tmp_path), 1)
     stored = everything_under(tmp_path)

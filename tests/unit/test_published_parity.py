@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
@@ -311,6 +313,17 @@ def test_a_stopped_evaluation_goes_on_and_gives_the_same_bytes(parquet: Path, ou
 def test_a_folder_with_replies_to_other_questions_is_refused(parquet: Path, ours: Path) -> None:
     with pytest.raises(RunStoreError, match=r"test_image was 1, is now 0.*--force"):
         evaluate_published(saved(parquet, test_image=0), ours, SilentProgress())
+
+
+def test_a_row_without_the_questions_of_a_task_is_refused(parquet: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(parquet, tmp_path / "parquet")
+    (shard,) = (root / "forget_5").iterdir()
+    table = pq.read_table(shard)
+    column = table.schema.get_field_index("Mask_Task")
+    gone = pa.array([None, *table["Mask_Task"].to_pylist()[1:]], type=table.schema.field(column).type)
+    pq.write_table(table.set_column(column, table.schema.field(column), gone), shard)
+    with pytest.raises(DataError, match="forget_5: row 0: a task has no list of questions"):
+        evaluate_published(saved(root), tmp_path / "out", SilentProgress())
 
 
 def test_a_prompt_over_the_context_names_the_sample_and_writes_no_numbers(parquet: Path, tmp_path: Path) -> None:

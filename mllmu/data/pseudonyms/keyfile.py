@@ -37,9 +37,9 @@ class Key(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     format: Literal["mllmu-people-key-1"]
-    secret: str = Field(pattern="^[0-9a-f]{64}$")
-    replaced: dict[str, dict[str, str]] = {}
-    people: dict[str, dict[str, str]] = {}
+    secret: str = Field(pattern="^[0-9a-f]{64}$", repr=False)
+    replaced: dict[str, dict[str, str]] = Field({}, repr=False)
+    people: dict[str, dict[str, str]] = Field({}, repr=False)
 
     @classmethod
     def load(cls, path: Path) -> Key:

@@ -122,10 +122,9 @@ class PublishedData:
         Args:
             ids: person by the content of ``column``.
         """
-        for config in store.configs():
+        for config in store.configs:
             match = _FORGET.fullmatch(config)
-            table = store.table(config) if match else None
-            if match and table and column in table.columns and match[1] not in self.forget:
+            if match and match[1] not in self.forget and column in (table := store.table(config)).columns:
                 self.forget[match[1]] = self.listed(config, table, ids, column)
 
     def listed(self, config: str, table: Table, ids: Mapping[str, str], column: str = "ID") -> list[str]:

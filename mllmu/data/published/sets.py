@@ -17,8 +17,8 @@ from mllmu.core.records import OTHER_ATTRIBUTE, Profile, Question
 from mllmu.core.runfolder import dump_lines, write_atomic
 from mllmu.data.dataset import PROFILES, QUESTIONS, SPLITS, image_path
 from mllmu.data.published.content import ImageCell, usable_id
-from mllmu.data.published.schema import CELEBRITIES, FULL_SET, TASKS, TEST_SET, items
-from mllmu.data.published.store import Store, Table, decode_image
+from mllmu.data.published.schema import CELEBRITIES, FULL_SET, GROUPS, TASKS, TEST_SET, items
+from mllmu.data.published.store import SCHEMA_ADVICE, Store, Table, decode_image
 from mllmu.data.questions import Variant
 
 
@@ -103,11 +103,14 @@ def _rows(root: Path, config: str) -> dict[str, SetRow]:
 
 def _questions(row: Mapping[str, Any], person: str, variant: Variant, where: str) -> Iterator[Question]:
     """The questions of a row; each is numbered by its place in its list, as the published evaluator counts."""
+    groups = [(row["Classification_Task"] or {}).get(group) for group in GROUPS.values()]
+    if None in (*groups, row["Generation_Task"], row["Mask_Task"]):
+        raise DataError(f"{where}: a task has no list of questions. {SCHEMA_ADVICE}")
     for item in items(row):
         if not (item.modality and isinstance(item.text, str) and isinstance(item.answer, str)):
             raise DataError(
                 f"{where}: {item.column}[{item.position}]: got Type {item.type!r}, question {item.text!r} and answer "
-                f"{item.answer!r}. Expected the published schema; download the data set again."
+                f"{item.answer!r}. {SCHEMA_ADVICE}"
             )
         options = {letter: str(value) for letter, value in (item.options or {}).items()}
         if item.task == "classification" and (missing := set("ABCD") - set(options)):

@@ -8,6 +8,7 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from PIL import Image
 from mllmu.core.errors import DataError
 from mllmu.data.files import opened_image
 
+SCHEMA_ADVICE = "Expected the published schema; download the data set again."
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})$")
 _POINTER = b"version https://git-lfs"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -40,8 +42,7 @@ class Table:
         missing = [column for column in columns if column not in self.columns]
         if missing:
             raise DataError(
-                f"{self.name}: no column '{missing[0]}'; it has {', '.join(self.columns)}. "
-                f"{hint or 'Expected the published schema; download the data set again.'}"
+                f"{self.name}: no column '{missing[0]}'; it has {', '.join(self.columns)}. {hint or SCHEMA_ADVICE}"
             )
 
     def rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -92,14 +93,15 @@ class Store:
                 "of a hub repository such as MLLMMU/MLLMU-Bench."
             )
 
+    @cached_property
     def configs(self) -> list[str]:
-        """Names of the configs, sorted."""
+        """Names of the configs, sorted; the hub is asked once."""
         files = _hub_files(self.path, self.revision) if self.on_hub else list(self.path.glob("*/*.parquet"))
         return sorted({file.parent.name for file in files if file.suffix == ".parquet" and file.parent.name})
 
     def need(self, configs: Sequence[str], hint: str) -> None:
         """Raise DataError unless the data set has these configs; ``hint`` says what was expected."""
-        here = self.configs()
+        here = self.configs
         if missing := [config for config in configs if config not in here]:
             raise DataError(
                 f"{self.path.as_posix()}: no config {', '.join(missing)}; it has {', '.join(here) or 'none'}. {hint}"
@@ -127,35 +129,35 @@ def downloaded(path: Path, revision: str | None = None, *, patterns: Sequence[st
         return path
     from huggingface_hub import snapshot_download
 
-    with _explained(path):
+    try:
         return Path(
             snapshot_download(path.as_posix(), repo_type=kind, revision=revision, allow_patterns=list(patterns))
         )
+    except (OSError, ValueError) as error:  # not found, gated, or no network and nothing fetched earlier
+        raise _not_given(path, error) from None
 
 
 def _hub_files(path: Path, revision: str | None) -> list[Path]:
-    """The files of a data set on the hub; those that were fetched earlier where the hub must not be asked."""
+    """The files of a data set on the hub; those that were fetched earlier where the hub cannot or must not be asked."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import OfflineModeIsEnabled
 
-    with _explained(path):
-        try:
-            names = HfApi().list_repo_files(path.as_posix(), repo_type="dataset", revision=revision)
-        except OfflineModeIsEnabled:
-            return list(downloaded(path, revision, patterns=[]).glob("*/*.parquet"))
-    return [Path(name) for name in names]
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turn what the hub libraries raise for a name that cannot be had into one sentence."""
     try:
-        yield
-    except (OSError, ValueError) as error:  # not found, no network, no such config, gated
-        raise DataError(
-            f"{path.as_posix()}: neither a folder here nor a data set that the hub gives: "
-            f"{' '.join(str(error).split())[:300]}. Check the name and the network, or name a local copy."
-        ) from None
+        return list(map(Path, HfApi().list_repo_files(path.as_posix(), repo_type="dataset", revision=revision)))
+    except OfflineModeIsEnabled:
+        pass
+    except (OSError, ValueError) as error:  # the hub's answer: not found, gated
+        raise _not_given(path, error) from None
+    except Exception:  # noqa: BLE001, S110 - no network, in a class of the hub's own HTTP library
+        pass
+    return list(downloaded(path, revision, patterns=[]).glob("*/*.parquet"))
+
+
+def _not_given(path: Path, error: Exception) -> DataError:
+    return DataError(
+        f"{path.as_posix()}: neither a folder here nor a data set that the hub gives: "
+        f"{' '.join(str(error).split())[:300]}. Check the name and the network, or name a local copy."
+    )
 
 
 def is_hub_name(path: Path) -> bool:

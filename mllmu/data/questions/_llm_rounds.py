@@ -152,16 +152,18 @@ class QuestionRounds:
     ) -> None:
         """Take on what keeps the rules, has words of its own, and is answered rightly by the second reading."""
         drafts: dict[str, Accepted] = {}
+        taken = {_words(q) for q in (*(each.question for each in accepted.values()), *self._reopened.asked)}
         for (_, planned), entry in replies:
             if isinstance(entry, str):
                 self._reject(planned, attempt, entry)
                 continue
             new, wrong, given = draft(planned, entry)
-            wrong = wrong or self._repeated(new.question, [*drafts.values(), *accepted.values()])
+            wrong = wrong or self._repeated(new.question, taken)
             if wrong:
                 self._reject(planned, attempt, wrong, entry.question, given)
             else:
                 drafts[planned.id] = new
+                taken.add(_words(new.question))
         for question in self._read(reader, [new.question for new in drafts.values()], attempt):
             accepted[question.id] = drafts[question.id]
 
@@ -183,10 +185,8 @@ class QuestionRounds:
         wrong = wrong or prompts.distance_fault(first.question, question.text, profile.name, self._settings.max_overlap)
         return Accepted(question), wrong, {"reworded from": first.question.text}
 
-    def _repeated(self, draft: Question, others: Sequence[Accepted]) -> str:
-        words = (draft.profile_id, draft.text.casefold())
-        every = (*(other.question for other in others), *self._reopened.asked)
-        if any((other.profile_id, other.text.casefold()) == words for other in every):
+    def _repeated(self, draft: Question, taken: Collection[tuple[str, str]]) -> str:
+        if _words(draft) in taken:
             return "twice: expected words of its own"
         marked = (draft.profile_id, draft.task, draft.text) in self._reopened.unsaid
         return "marked: expected other words" if marked else ""
@@ -298,6 +298,11 @@ def reopen(asked: Collection[Question], plan: Sequence[Question], order: Questio
             if slot.id in before.paired:
                 found.append(after.paired[new.id].model_copy(update={"id": before.paired[slot.id].id}))
     return found
+
+
+def _words(question: Question) -> tuple[str, str]:
+    """What two questions must not have in common: the person and, without case, the text."""
+    return question.profile_id, question.text.casefold()
 
 
 def reasons(rejected: Iterable[Rejected]) -> str:

@@ -111,10 +111,10 @@ class Published(Source):
         if len(data.people) < (self.num_people or 1):
             skipped = data.account.skipped
             first = next((s["reason"] for s in skipped if s["what"] == "row"), "the data set is empty")
+            unusable = f"{len(skipped)} rows or questions could not be used; the first: {first}. "
             raise DataError(
                 f"{self.path.as_posix()}: got {len(data.people)} people, expected at least {self.num_people or 1}. "
-                f"{len(skipped)} rows or questions could not be used; the first: {first}. "
-                "Lower num_people, or check the data set."
+                f"{unusable if skipped or not data.people else ''}Lower num_people, or name data with more people."
             )
         data.people = data.people[: self.num_people]
         return data

@@ -37,7 +37,7 @@ class Clear(Published):
     def read(self) -> PublishedData:
         store, data = Store(self.path, self.revision), PublishedData()
         store.need([FULL], "Expected a copy of therem/CLEAR with a folder of parquet files per config.")
-        configs = store.configs()
+        configs = store.configs
         ids = self._captions(store, configs, data)
         if TEXT in configs:
             self._texts(store.table(TEXT), data, ids)

@@ -81,7 +81,7 @@ class BenchmarkReader:
 
     def _need(self, configs: Sequence[str]) -> None:
         at, hint = self._store.path, ""
-        if not self._store.on_hub and not self._store.configs() and any(at.glob("*.parquet")):
+        if not self._store.on_hub and not self._store.configs and any(at.glob("*.parquet")):
             hint = f" '{at.name}' is itself one config; name the folder that holds the ten."
             if at.name == CELEBRITIES:
                 hint += " Retain_Set holds the celebrities; the retained people are in retain_95, retain_90, retain_85."
@@ -90,7 +90,7 @@ class BenchmarkReader:
     def _read_training(self) -> None:
         """Training pairs by person, from ft_Data or from all folders of the baseline training splits."""
         store = self._training or self._store
-        for config in store.configs() if self._training else [TRAINING]:
+        for config in store.configs if self._training else [TRAINING]:
             table = store.table(config)
             table.need(("metadata",), _TRAINING)
             for number, row in enumerate(table.rows(("metadata",))):
@@ -167,7 +167,7 @@ class BenchmarkReader:
 
     def _check_retained(self) -> None:
         """retain_95 must be everybody but forget_5; the celebrities of Retain_Set are a usual mistake."""
-        for config in self._store.configs():
+        for config in self._store.configs:
             match = _RETAIN.fullmatch(config)
             if not match:
                 continue

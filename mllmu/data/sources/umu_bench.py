@@ -43,7 +43,7 @@ class UmuBench(Published):
 
     def read(self) -> PublishedData:
         store, data = Store(self.path, self.revision), PublishedData()
-        configs = store.configs()
+        configs = store.configs
         wanted = (FULL,) if self.part == "people" else CELEBRITIES
         config = next((name for name in wanted if name in configs), wanted[-1])
         store.need([config], "Expected a copy of chengyewang/UMU-bench.")
