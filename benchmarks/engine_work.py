@@ -189,9 +189,7 @@ class Case:
         ready = replace(self.loaded, model=model, packs=True)
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=way.learning_rate)
         images = tuple(turn.image for turn in self.turns)
-        order = Order(
-            num_items=len(images), batch_size=way.batch_size, seed=0, label="b", together=way.together, sets=images
-        )
+        order = Order(images, way.batch_size, 0, "b", together=way.together)
         spent, curve = 0.0, []
         for step in range(most_steps):
             turns = [self.turns[i] for i in order.indices(step)]

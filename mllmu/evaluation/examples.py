@@ -58,6 +58,14 @@ class Examples:
         return any(self._places[example.id] == place for example in self._asked.get((person, task, modality), ()))
 
 
+def wanted_people(shots: Shots, published: Mapping[TaskName, int]) -> dict[TaskName, int | Sequence[str]]:
+    """How many example people, or who, by task; ``published``: the family's numbers, where not as the task says."""
+    return {
+        task: published.get(task, task_of(task).published_people or 0) if value == "published" else value
+        for task, value in shots.by_task.items()
+    }
+
+
 def choose(
     shots: Shots,
     dataset: Dataset,
@@ -83,10 +91,7 @@ def choose(
     Raises:
         RecipeError: a listed person is not in the data, or is to be forgotten and listed for the pool.
     """
-    wanted = {
-        task: published.get(task, task_of(task).published_people or 0) if value == "published" else value
-        for task, value in shots.by_task.items()
-    }
+    wanted = wanted_people(shots, published)
     _check_listed(shots, wanted, dataset, key)
     people: dict[tuple[Split, TaskName], Sequence[str]] = {}
     for split, asked in members.items():

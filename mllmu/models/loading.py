@@ -31,7 +31,7 @@ from mllmu.models.families import Family
 from mllmu.models.modifiers import MODIFIER_FILE, apply_modifier
 from mllmu.models.weights import WEIGHTS_FILE
 
-LOAD_FAULTS = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, AttributeError, SafetensorError)
+LOAD_FAULTS = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError)
 """What the libraries raise on files that are missing, damaged, or made for another model."""
 
 
@@ -129,10 +129,10 @@ def load_base(source: str, revision: str | None, **settings: Any) -> Any:
             f"model.path: '{source}' lacks {len(missing)} of the weights of {name}, the first is {missing[0]}. "
             "Expected the complete model: download or save it again."
         )
-    if not (hasattr(model, "model") and hasattr(model, "lm_head")):
+    if lacking := [part for part in ("model", "lm_head") if not hasattr(model, part)]:
         raise ModelError(
-            f"model.path: {name} has no part 'model' or no part 'lm_head'. Expected a model whose logits are "
-            "lm_head(model(...)), as those of the families are (mllmu ls families)."
+            f"model.path: {name} has no part '{lacking[0]}'. Expected a model whose logits are lm_head(model(...)), as "
+            "those of the families are (mllmu ls families)."
         )
     return model
 
@@ -164,7 +164,7 @@ def load_processor(source: str, revision: str | None, settings: dict[str, Any]) 
     read = partial(AutoProcessor.from_pretrained, source, revision=revision, trust_remote_code=False)
     try:
         processor = read()
-    except ImportError:
+    except LOAD_FAULTS:  # without torchvision the library says so in several ways
         if not processors.leave_videos_out():
             raise
         processor = read()
@@ -207,8 +207,8 @@ def choose_family(name: str, model_type: str, hub_id: str = "") -> Family:
     """
     known = plugins.names("families")
     if name == "auto":
-        classes = {name: plugins.find("families", name) for name in known}
-        own = (n for n, c in classes.items() if model_type in c.model_types or hub_id.startswith(c.hub_names))
+        classes = ((each, plugins.find("families", each)) for each in known)
+        own = (n for n, c in classes if model_type in c.model_types or hub_id.startswith(c.hub_names))
         name = next(own, "auto")
         if name == "auto" and model_type and model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
             raise ModelError(
@@ -231,7 +231,10 @@ def choose_packing(section: ModelSection, family: Family) -> bool:
     if section.attn_implementation == "flash_attention_2":
         reason = "flash_attention_2 takes no mask of its own, which packing needs. Use attn_implementation: sdpa"
     elif not family.packs:
-        reason = f"the family '{family.name}' cannot be packed (its images see the question, or its masks are unknown)"
+        reason = (
+            f"the family '{family.name}' cannot be packed (its images see the question, or its masks are unknown). "
+            "Use packing: auto"
+        )
     if section.packing == "on" and reason:
         raise ModelError(f"model.packing: {reason}, or packing: off.")
     return section.packing != "off" and not reason
@@ -258,7 +261,7 @@ def apply_adapter(model: Any, folder: Path, *, merge: bool = True) -> Any:
                 return weights.read_weights(model, folder)
             model = _attach(model, folder)
             return model.merge_and_unload() if merge else model
-    except LOAD_FAULTS as error:
+    except (*LOAD_FAULTS, AttributeError) as error:  # a modifier of another model misses its layers
         raise ModelError(
             f"{folder / name}: does not fit the base model or is damaged: {one_line(error)}. "
             "Expected what was made on this very base: check model.path, or run the earlier stages again."

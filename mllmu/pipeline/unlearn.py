@@ -60,11 +60,10 @@ def unlearn_model(run: Run, key: str, model: str) -> None:
 def train(run: Run, *, key: str, model: str, start: ModelRef, reference: ModelRef, folder: Path) -> None:
     """Let a method train, or measure, on a model; what it changes is saved into ``folder``."""
     method, section, forget = run.jobs[model].method, run.recipe.unlearn, run.data.splits[key]
-    # the usual reference is the start with the new adapter off; anything else needs a second model in memory
-    apart = method.uses_reference and (method.reference != method.model or section.lora is None)
     retain = run.turns(run.data.retained(key), method.modality) if method.uses_retain else []
     if method.preserves_text:
         retain += run.turns([*forget, *run.data.retained(key)], "text")
+    apart = method.needs_second_model(lora=section.lora is not None)
     sides = Sides(
         forget=run.turns(forget, method.modality),
         retain=retain,

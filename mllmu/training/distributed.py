@@ -83,7 +83,10 @@ def share(turns: Sequence[Turn], number: int) -> list[list[int]]:
     [[0, 1], [2]]
     """
     prefixes = [(turn.system, turn.before, turn.image) for turn in turns]
-    return cut(sorted(range(len(turns)), key=lambda index: prefixes.index(prefixes[index])), number)
+    first: dict[object, int] = {}
+    for index, prefix in enumerate(prefixes):
+        first.setdefault(prefix, index)
+    return cut(sorted(range(len(turns)), key=lambda index: first[prefixes[index]]), number)
 
 
 def cut(indices: Sequence[int], number: int) -> list[list[int]]:

@@ -79,7 +79,7 @@ def weighted_ascent(forward: Forward, *, known: float, unknown: float = 0.0) -> 
 
     Source: WGA, arXiv:2502.19301 (known); SatImp, arXiv:2505.11953 (both).
     """
-    answer_nll(forward)  # refuses a batch without tokens
+    check_labelled(forward.labels_N)
     p_N = forward.token_logp_N.detach().exp()
     weight_N = p_N**known * (1 - p_N).clamp(min=0) ** unknown
     return (weight_N * forward.token_logp_N).mean()

@@ -207,6 +207,10 @@ class Method(Plugin):
         """Retain questions are needed; may depend on the settings."""
         return False
 
+    def needs_second_model(self, *, lora: bool) -> bool:
+        """The frozen reference is another model in memory: not the start with the new adapter off."""
+        return self.uses_reference and (self.reference != self.model or not lora)
+
     @property
     def uses_holdout(self) -> bool:
         """Holdout people are needed, for :attr:`Side.holdout_level_B`; may depend on the settings."""

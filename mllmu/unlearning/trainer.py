@@ -76,7 +76,8 @@ def unlearn(loaded: Loaded, method: Method, sides: Sides, training: Training) ->
     if method.modifies:
         modifier = make_modifier(loaded, method, sides.forget, sides.retain, training)
         if method.trains:
-            _Engine(loaded.model, loaded, method, sides, training).train(modifier)
+            # with a modifier attached the reference changes with it, so nothing of it is kept
+            _Engine(loaded.model, loaded, method, sides, replace(training, reference_mib=0)).train(modifier)
         if process.leads():
             modifier.save(training.folder)
         return
@@ -189,9 +190,9 @@ class _Engine:
         """What the reference gives the replies of a side, or their alternatives; None: it is run in every step."""
         key = (name, alternative)
         if key not in self.memories:
-            turns = self._turns_met(name, alternative=alternative)
+            turns = self._turns_met(name, alternative=alternative) if self.training.reference_mib > 0 else []
             shared = self.loaded.packs and self.method.loss_on == "answer"
-            worth = self.training.reference_mib > 0 and pays(self.loaded, turns, shared=shared)
+            worth = bool(turns) and pays(self.loaded, turns, shared=shared)
             self.memories[key] = ReferenceMemory(self.reference, turns) if worth else None
         return self.memories[key]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -280,3 +282,12 @@ def test_a_processor_without_the_size_of_its_patches_is_explained(copy: Path) ->
     change(copy / "processor_config.json", patch_size=None)
     with pytest.raises(ModelError, match=r"red\.png: LlavaProcessor cannot prepare .*patch_size"):
         load_ref(copy).encoder.prompt(turns_of(copy)[0])
+
+
+def test_a_processor_with_a_part_for_videos_loads_in_a_fresh_process(tmp_path: Path) -> None:
+    base = build("qwen2_5_vl", tmp_path)
+    code = (
+        "import sys; from mllmu.models.loading import load_processor as load; print(type(load(sys.argv[1], None, {})))"
+    )
+    result = subprocess.run([sys.executable, "-c", code, base], capture_output=True, text=True, check=False)
+    assert "Qwen2_5_VLProcessor" in result.stdout, result.stderr

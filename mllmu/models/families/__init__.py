@@ -134,7 +134,7 @@ class Family(Plugin):
 
     def prompt_ids(self, turn: Turn, processor: Any) -> tuple[list[int], dict[str, Tensor]]:
         """Token ids of the prompt, image tokens expanded, and the tensors of all its images (empty without any)."""
-        text = self.dialogue(_plain(turn, processor), processor)
+        text = self._text(turn, processor)
         if not turn.images:
             return self._tokens(text, processor), {}
         images, special = [open_image(image) for image in turn.images], self.opens(text, processor)
@@ -182,7 +182,7 @@ class Family(Plugin):
 
     def marked_ids(self, turn: Turn, processor: Any) -> list[int]:
         """Token ids of the prompt with the mark alone where an image goes."""
-        return self._tokens(self.spelled(self.dialogue(_plain(turn, processor), processor), processor), processor)
+        return self._tokens(self.spelled(self._text(turn, processor), processor), processor)
 
     def _around(self, turn: Turn, processor: Any) -> tuple[list[int], list[int]] | None:
         """The tokens before and after the mark of the image; None if the mark is no single token."""
@@ -192,6 +192,15 @@ class Family(Plugin):
             return None
         index = ids.index(mark)
         return ids[:index], ids[index + 1 :]
+
+    def _text(self, turn: Turn, processor: Any) -> str:
+        if self.needs_image and turn.image is None:
+            raise ModelError(
+                f"{turn.label or 'the prompt'} '{turn.prompt[:60]}' has no image, and models of the family "
+                f"'{self.name}' take no prompt without one. Set finetune.modality and that of the methods to "
+                "image_text, and evaluate.modalities to [image_text]."
+            )
+        return self.dialogue(_plain(turn, processor), processor)
 
     def _tokens(self, text: str, processor: Any) -> list[int]:
         ids: list[int] = processor.tokenizer(text, add_special_tokens=self.opens(text, processor))["input_ids"]
@@ -249,8 +258,20 @@ class Family(Plugin):
         return torch.cat(list(getattr(output, "pooler_output", output)))
 
     def join_images(self, images: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The image tensors of several turns as one set, row after row."""
-        return {key: torch.cat([each[key] for each in images]) for key in images[0]}
+        """The image tensors of several turns as one set, row after row, smaller ones filled with zeros.
+
+        Every model takes zeros for what is missing: pieces of an image that was cut into fewer, and edges, which its
+        mask leaves out.
+        """
+        return {key: _join([each[key] for each in images]) for key in images[0]}
+
+
+def _join(parts: Sequence[Tensor]) -> Tensor:
+    shape = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
+    filled = [part.new_zeros(len(part), *shape) for part in parts]
+    for part, room in zip(parts, filled, strict=True):
+        room[tuple(slice(size) for size in part.shape)] = part
+    return torch.cat(filled)
 
 
 def _plain(turn: Turn, processor: Any) -> Turn:

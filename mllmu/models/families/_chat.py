@@ -5,9 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from jinja2 import TemplateError
-from torch import Tensor
 
 from mllmu.core.errors import ModelError
 from mllmu.models.families import Family, Turn, special_texts
@@ -45,22 +43,6 @@ class ChatFamily(Family):
     def frame(self, processor: Any) -> tuple[str, str]:
         style = style_of(processor, self.mark(processor))
         return style.before, style.after
-
-    def join_images(self, images: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The image tensors of several turns as one set, row after row, smaller ones filled with zeros.
-
-        Every model takes zeros for what is missing: pieces of an image that was cut into fewer, and edges, which its
-        mask leaves out.
-        """
-        return {key: _join([each[key] for each in images]) for key in images[0]}
-
-
-def _join(parts: Sequence[Tensor]) -> Tensor:
-    shape = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
-    filled = [part.new_zeros(len(part), *shape) for part in parts]
-    for part, room in zip(parts, filled, strict=True):
-        room[tuple(slice(size) for size in part.shape)] = part
-    return torch.cat(filled)
 
 
 def messages(turn: Turn, style: Style, mark: str, *, reply: str | None = None) -> list[Message]:

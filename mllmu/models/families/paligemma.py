@@ -29,16 +29,9 @@ class PaliGemma(Family):
         return f"{image}{system}{turn.prompt}"
 
     def dialogue(self, turn: Turn, processor: Any) -> str:
-        name = turn.label or "the prompt"
-        if turn.image is None:
-            raise ModelError(
-                f"{name} '{turn.prompt[:60]}' has no image, and models of the family '{self.name}' take no prompt "
-                "without one. Set finetune.modality and that of the methods to image_text, and evaluate.modalities to "
-                "[image_text]."
-            )
         if turn.before:
             raise ModelError(
-                f"{name} comes with examples, but PaliGemma takes one question and no dialogue. "
+                f"{turn.label or 'the prompt'} comes with examples, but PaliGemma takes one question and no dialogue. "
                 "Ask without examples (evaluate.protocol.shots), or use another model."
             )
         return self.render(turn, processor)

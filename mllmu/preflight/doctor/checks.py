@@ -129,8 +129,8 @@ def people_in_shots(dataset: Dataset, samples: Sequence[Sample]) -> dict[str, st
         if example.image:
             people.setdefault(PurePath(example.image).stem.rpartition("_")[0], sample_id)
         else:
-            named = {person: sample_id for person, name in patterns.items() if name.search(example.prompt)}
-            people = named | people
+            for person in (person for person, name in patterns.items() if name.search(example.prompt)):
+                people.setdefault(person, sample_id)
     return people
 
 

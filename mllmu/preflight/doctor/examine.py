@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from mllmu.config.recipe import Recipe
 from mllmu.core.process import Progress
 from mllmu.core.records import Sample
-from mllmu.models.families import Turn, core
+from mllmu.models.families import Turn, core, num_layers
 from mllmu.models.loading import Loaded
 from mllmu.pipeline.pipeline import Pipeline
 from mllmu.preflight.doctor import checks
@@ -57,14 +57,14 @@ class Examination:
         """The fine-tuning and every method that trains weights of the model."""
         section, lora = self.recipe.finetune, self.recipe.unlearn.lora
         default = self.loaded.family.lora_targets
-        num_layers = int(self.loaded.model.config.get_text_config().num_hidden_layers)
+        layers = num_layers(self.loaded.model)
         forget = sorted({person for key in self.run.keys for person in self.dataset.splits[key]})
         pattern = (section.lora.targets if section.lora else None) or default
         jobs = [TrainingJob("finetune", None, self.run.turns(self.dataset.people, section.modality), pattern)]
         for job in self.run.jobs.values():
             method = job.method
             if method.trains and not method.modifies:
-                pattern = method.targets(num_layers) or (lora.targets if lora else None) or default
+                pattern = method.targets(layers) or (lora.targets if lora else None) or default
                 jobs.append(TrainingJob(job.name, method, self.run.turns(forget, method.modality), pattern))
         return jobs
 

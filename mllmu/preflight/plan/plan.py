@@ -172,8 +172,7 @@ class Planner:
         method, section = job.method, self.recipe.unlearn
         forgotten = sum(self.work.training_questions(people, method.modality) for people in self.work.forgotten)
         sides = 1 + int(method.uses_retain)
-        # without an adapter to switch off, or with another model as reference, a second one is in memory
-        apart = method.uses_reference and (method.reference != method.model or section.lora is None)
+        apart = method.needs_second_model(lora=section.lora is not None)
         return self._training(
             "unlearn",
             job.name,

@@ -12,6 +12,7 @@ from mllmu.config.recipe import Evaluate, Recipe
 from mllmu.core import plugins
 from mllmu.core.records import MODALITIES, Split, TaskName
 from mllmu.data.tasks import task_of
+from mllmu.evaluation.examples import wanted_people
 from mllmu.models.encoding import FEATURE_BYTES
 from mllmu.models.engine.memory import PROBE, Moment, QuestionBatch, most_questions, passing_bytes, read_bytes
 from mllmu.preflight.plan.facts import ModelFacts
@@ -109,9 +110,7 @@ class Questions:
     def examples(self, task: TaskName) -> int:
         """Exchanges before a question of a task."""
         shots = self.evaluate.protocol.shots
-        wanted = shots.by_task.get(task, 0)
-        if wanted == "published":
-            wanted = task_of(task).published_people or 0
+        wanted = wanted_people(shots, self.facts.family.published_shots).get(task, 0)
         people = wanted if isinstance(wanted, int) else len(wanted)
         return people * (1 if shots.questions == "one" else task_of(task).size.questions)
 
