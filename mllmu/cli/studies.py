@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,12 +11,11 @@ import typer
 from rich.table import Table
 
 from mllmu.cli.options import Force, NoGate, Out, Overrides, RecipePath, each
-from mllmu.cli.screen import interval, number, say
+from mllmu.cli.screen import number, say
 from mllmu.core.errors import DataError
 from mllmu.core.runfolder import RunFolder, write_atomic
 
 if TYPE_CHECKING:
-    from mllmu.report.inputs import TrustRow
     from mllmu.studies.pool import PooledRow, PooledValue
     from mllmu.studies.tune import Trial
 
@@ -76,24 +76,12 @@ def trust(recipe: RecipePath, *, pool: Pool = 10, bits: Bits = 4, overrides: Ove
     """
     for run in each(recipe, overrides, out):
         with run.at_work() as display:
+            from mllmu.report.tables import trust_table
             from mllmu.studies.trust import trust as measure
 
             rows = measure(run.recipe, run.folder, pool=pool, bits=bits, progress=display)
-        say(trust_table(rows))
+        say(replace(trust_table(rows), title="1 is best; an AUC of 0.5 is chance").terminal())
         say(f"figures: {run.folder / RunFolder.TRUST_FILE}; 'mllmu report {recipe}' shows them")
-
-
-def trust_table(rows: Sequence[TrustRow]) -> Table:
-    """One line per metric, task and modality."""
-    from mllmu.core.declared import MODALITY_LABELS
-
-    columns = ("metric", "task", "modality", "AUC", "95 % interval", "rounded", "relearned", "trust")
-    table = Table(*columns, title="1 is best; an AUC of 0.5 is chance")
-    for row in rows:
-        robustness = map(number, (row.quantisation, row.relearning, row.trust))
-        area = (number(row.auc), interval(row.auc_low, row.auc_high))
-        table.add_row(row.metric, row.task, MODALITY_LABELS[row.modality], *area, *robustness)
-    return table
 
 
 def layers(recipe: RecipePath, *, overrides: Overrides = None, out: Out = None, no_gate: NoGate = False) -> None:

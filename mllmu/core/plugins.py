@@ -14,7 +14,7 @@ import pkgutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
@@ -36,7 +36,7 @@ KINDS: dict[str, str] = {
 }
 NEEDED: dict[str, str] = {
     "methods": "loss",
-    "metrics": "score",
+    "metrics": "value",
     "summaries": "summarise",
     "tasks": "sample",
     "families": "render",
@@ -84,7 +84,14 @@ def names(kind: str) -> list[str]:
     The folder is read, not imported, so a list costs nothing that the plug-ins would cost (torch, for families).
     """
     own = {m.name for m in pkgutil.iter_modules(_folders(_package(kind))) if not m.name.startswith("_")}
-    return sorted(own | {e.name for e in entry_points(group=f"mllmu.{kind}")})
+    return sorted(own | set(_registered(kind, tuple(sys.path))))
+
+
+@cache
+def _registered(kind: str, path: tuple[str, ...]) -> dict[str, EntryPoint]:
+    """Entry points of a kind by name; all installed packages are read for them, once per search path."""
+    del path
+    return {entry.name: entry for entry in entry_points(group=f"mllmu.{kind}")}
 
 
 @cache
@@ -97,7 +104,7 @@ def name_of(cls: type) -> str:
     if module.startswith("mllmu."):
         return module.rpartition(".")[2]
     path = f"{module}:{cls.__qualname__}"
-    entries = (entry for kind in KINDS for entry in entry_points(group=f"mllmu.{kind}"))
+    entries = (entry for kind in KINDS for entry in _registered(kind, tuple(sys.path)).values())
     return next((entry.name for entry in entries if entry.value == path), path)
 
 
@@ -117,7 +124,7 @@ def find(kind: str, name: str) -> type[Any]:
     package = _package(kind)
     if ":" in name:
         return _from_path(kind, name)
-    for entry in entry_points(group=f"mllmu.{kind}", name=name):
+    if entry := _registered(kind, tuple(sys.path)).get(name):
         return _checked(kind, name, entry.load())
     known = names(kind)
     if name not in known:

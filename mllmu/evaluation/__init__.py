@@ -1,1 +1,1 @@
-"""Tasks, metrics, statistics and scoring: everything between a question and a number, without torch."""
+"""What happens between a question and a number: samples, metrics, scores, statistics, judges."""

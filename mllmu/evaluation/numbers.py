@@ -42,7 +42,7 @@ def baselines(
 
 
 def declared(
-    results: Iterable[MetricResult],
+    results: Sequence[MetricResult],
     *,
     parser: str,
     benchmarks: Mapping[Split, SplitInfo],
@@ -55,15 +55,12 @@ def declared(
         benchmarks: what the general benchmarks that were asked say about their sets.
         tables: of the summaries.
     """
-    metrics, tasks, splits = (
-        list(dict.fromkeys(names)) for names in zip(*((r.metric, r.task, r.split) for r in results), strict=True)
-    )
     return Declared(
-        metrics={name: plugins.build("metrics", name, {}).info() for name in metrics},
-        tasks={task: task_of(task).info(parser) for task in ordered(tasks, TASKS)},
+        metrics={name: plugins.build("metrics", name, {}).info() for name in dict.fromkeys(r.metric for r in results)},
+        tasks={task: task_of(task).info(parser) for task in ordered((r.task for r in results), TASKS)},
         splits={
             split: benchmarks.get(split) or SplitInfo(label=split.capitalize())
-            for split in ordered(splits, PEOPLE_SPLITS)
+            for split in ordered((r.split for r in results), PEOPLE_SPLITS)
         },
         tables=tuple(tables),
     )

@@ -81,16 +81,23 @@ class ScoredRun:
     def facts(self, model: str, metric: str, *, task: str = "") -> dict[Fact, dict[Modality, float]]:
         """Value of every fact by modality, where both modalities were asked and judged (mean of several questions)."""
         values: dict[Fact, dict[Modality, list[float]]] = {}
-        for sample in self.samples.values():
-            value = self.value(model, metric, sample.id) if task in ("", sample.task) else None
-            if value is not None:
-                fact = (sample.split, sample.task, sample.profile_id, sample.attribute)
-                values.setdefault(fact, {}).setdefault(sample.modality, []).append(value)
+        of_metric = self.values[model].get(metric, {})
+        for fact, modality, name in self._facts:
+            if task in ("", fact[1]) and (value := of_metric.get(name)) is not None:
+                values.setdefault(fact, {}).setdefault(modality, []).append(value)
         return {
             fact: {modality: mean(several) for modality, several in by.items()}
             for fact, by in values.items()
             if len(by) == len(MODALITIES)
         }
+
+    @cached_property
+    def _facts(self) -> list[tuple[Fact, Modality, str]]:
+        """Fact, modality and name in ``values`` of every sample; built once, for a bootstrap asks for them often."""
+        return [
+            ((s.split, s.task, s.profile_id, s.attribute), s.modality, self.originals.get(s.id, s.id))
+            for s in self.samples.values()
+        ]
 
     @cached_property
     def _asked(self) -> dict[tuple[Split, Modality | None, str], list[Sample]]:

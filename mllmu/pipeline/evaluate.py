@@ -101,8 +101,8 @@ class Evaluation:
         }
         return self.run.store.unit(f"{self.name}/{model}/{RunFolder.RESPONSES}", inputs)
 
-    def ask(self, model: str, already_asked: Iterable[str] = ()) -> list[Response]:
-        """The responses of one model; those of a model already asked are taken if it is the same under another name."""
+    def ask(self, model: str, already_asked: Iterable[str] = ()) -> None:
+        """Collect the responses of one model, or take those of an equal model already asked under another name."""
         unit = self.unit(model)
         if not unit.done:
             ref = self.run.ref(self.key, model)
@@ -112,6 +112,10 @@ class Evaluation:
             else:
                 with unit.making():
                     write_atomic(unit.building / RunFolder.RESPONSES_FILE, dump_lines(self.responses(same)))
+
+    def asked(self, model: str) -> list[Response]:
+        """The responses of one model, which is asked if it has not been."""
+        self.ask(model)
         return self.responses(model)
 
     def ask_all(self, models: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from mllmu.config.protocol import Protocol
 from mllmu.core import plugins
 from mllmu.core.declared import MODALITY_LABELS
+from mllmu.core.describe import markdown_table
 from mllmu.core.records import MODALITIES, TASKS, MetricResult
 from mllmu.core.runfolder import RunFolder, write_atomic
 from mllmu.evaluation import scoring
@@ -97,6 +98,5 @@ def comparison_tables(results: Mapping[str, Sequence[MetricResult]]) -> Iterator
 def markdown(table: ReportTable) -> str:
     """A table of texts in Markdown, below its title."""
     heads = (table.first, *(column.head for column in table.columns))
-    lines = [" | ".join((row.name, *(cell.text for cell in row.cells))) for row in table.rows]
-    top = f"### {table.title}\n\n| {' | '.join(heads)} |\n|{'---|' * len(heads)}\n"
-    return top + "".join(f"| {line} |\n" for line in lines)
+    rows = ((row.name, *(cell.text for cell in row.cells)) for row in table.rows)
+    return f"### {table.title}\n\n{markdown_table(heads, rows)}"

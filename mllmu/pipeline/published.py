@@ -108,7 +108,7 @@ def evaluate_published(saved: SavedModel, out: Path, progress: Progress, *, forc
         for name in (RunFolder.RESPONSES_FILE, RunFolder.METRICS_FILE):
             (out / name).unlink(missing_ok=True)
     evaluation.prepare()
-    responses = evaluation.ask(MODEL)
+    responses = evaluation.asked(MODEL)
     metrics = metrics_of(run.recipe.evaluate)
     results = scoring.aggregate(MODEL, evaluation.samples, evaluation.scores(MODEL, metrics), metrics)
     questions = {question.id: question for question in run.data.questions}

@@ -37,7 +37,8 @@ def findings(
 
 
 def _of_modality(numbers: Numbers, modality: Modality, rows: Sequence[TradeoffRow]) -> list[Finding]:
-    unlearned = [row for row in rows if row.modality == modality and row.model.role == "unlearned"]
+    own = [row for row in rows if row.modality == modality]
+    unlearned = [row for row in own if row.model.role == "unlearned"]
     unmoved = [row.model.name for row in unlearned if _reaches_target(row)]
     return [
         _gap(numbers, modality),
@@ -47,8 +48,8 @@ def _of_modality(numbers: Numbers, modality: Modality, rows: Sequence[TradeoffRo
             "Not shown to forget", ["all of them"] if unmoved and len(unmoved) == len(unlearned) else unmoved, _UNMOVED
         ),
         *_shallow(numbers, modality),
-        *_collapsed(numbers, unlearned),
-        *_unreadable(unlearned),
+        *_collapsed(numbers, own),
+        *_unreadable(own),
     ]
 
 

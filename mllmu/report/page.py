@@ -87,7 +87,7 @@ def _page(
     report: ReportInput, numbers: Numbers, rows: Sequence[TradeoffRow], plots: Mapping[str, Sequence[Plot]]
 ) -> str:
     script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
-    overall = [row for row in rows if row.task == ALL_TASKS and row.model.role == "unlearned"]
+    overall = [row for row in rows if row.task == ALL_TASKS]
     people = [r.num_profiles for r in report.results if r.split == "forget"]
     template = _environment().get_template("index.html.j2")
     return template.render(
@@ -98,7 +98,7 @@ def _page(
         findings=findings(numbers, rows, report.trust),
         few=max(people) if people and max(people) < tables.FEW_PEOPLE else 0,
         partial=[row for row in overall if row.missing],
-        unplotted=[row for row in overall if not plottable(row)],
+        unplotted=[row for row in overall if row.model.role == "unlearned" and not plottable(row)],
         plots=plots,
         summaries=summary_tables(report, numbers),
         examples=[_example(example, numbers) for example in report.examples],

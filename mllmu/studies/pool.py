@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mllmu.core import plugins
 from mllmu.core.errors import DataError
 from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.records import MODALITIES, Modality, Sample, Score
 from mllmu.core.runfolder import RunFolder, read_lines
+from mllmu.data.tasks import task_of
 from mllmu.evaluation.bootstrap import Table, draw
 from mllmu.evaluation.stats import percentile_interval
 
@@ -109,7 +109,7 @@ def _main_scores(folder: RunFolder, key: str) -> tuple[list[Sample], dict[str, d
     if not paths:
         raise DataError(f"{evaluation}: no scores. Expected a finished run with the forget ratio {key} %.")
     samples = [s for s in read_lines(evaluation / folder.SAMPLES_FILE, Sample) if s.part == "report"]
-    headlines = {sample.id: plugins.find("tasks", sample.task).headline() for sample in samples}
+    headlines = {sample.id: task_of(sample.task).headline() for sample in samples}
     by_model: dict[str, dict[str, float]] = {}
     for path in paths:
         scores = (score for score in read_lines(path, Score) if headlines.get(score.sample_id) == score.metric)

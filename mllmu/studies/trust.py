@@ -140,7 +140,7 @@ class TrustStudy:
         """Train and evaluate one model; both groups of a number share their seed, so only their people differ."""
         name, people, seed = self._plan(group, number)
         finetune_model(self.run, self.key, name, people, seed=seed)
-        return self.values(name, self.evaluation.ask(name))
+        return self.values(name, self.evaluation.asked(name))
 
     def _plan(self, group: str, number: str) -> tuple[str, Sequence[str], int]:
         people = self.run.data.people if group == "with" else self.run.data.retained(self.key)
@@ -154,7 +154,7 @@ class TrustStudy:
     def robustness(self, names: Sequence[str]) -> dict[str, Values]:
         """Per attack and cell, the mean over the unlearned models of what stays hidden, 0 to 1."""
         self.run.progress.stage("attack", f"{len(names)} unlearned models, {self.bits} bits, relearning")
-        before = {name: self.values(name, self.evaluation.ask(name)) for name in [*names, RETAIN_MODEL]}
+        before = {name: self.values(name, self.evaluation.asked(name)) for name in [*names, RETAIN_MODEL]}
         rounded = {name: self.values(name, self._ask_rounded(name)) for name in names}
         relearned = {name: self.values(name, self._ask_relearned(name)) for name in before}
         gain = {name: _each(before[name], relearned[name], lambda old, new: new - old) for name in before}
@@ -188,7 +188,7 @@ class TrustStudy:
         relearned = f"{RunFolder.TRUST}_relearned_{name}"
         people, start = self.run.data.splits[self.key], self.run.ref(self.key, name)
         finetune_model(self.run, self.key, relearned, people, start=start)
-        return self.evaluation.ask(relearned)
+        return self.evaluation.asked(relearned)
 
 
 def oriented(metric: Metric, value: float) -> float:

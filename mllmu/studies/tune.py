@@ -179,7 +179,7 @@ class _Search:
         )
 
     def _scores(self, name: str) -> Scores:
-        return main_scores(self.evaluation.samples, self.evaluation.ask(name))
+        return main_scores(self.evaluation.samples, self.evaluation.asked(name))
 
 
 def main_scores(samples: Sequence[Sample], responses: Sequence[Response]) -> dict[tuple[Split, Modality], float]:

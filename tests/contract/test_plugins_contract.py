@@ -125,7 +125,7 @@ def test_a_class_anywhere_is_found_by_its_path(tmp_path: Path, monkeypatch: pyte
     assert plugins.find("methods", "zz_elsewhere:Dummy").summary() == "A dummy. Cost: nothing."
     with pytest.raises(PluginError, match="'zz_elsewhere:Dumy' is not a plug-in"):
         plugins.find("methods", "zz_elsewhere:Dumy")
-    with pytest.raises(PluginError, match="of another kind: one of metrics defines score"):
+    with pytest.raises(PluginError, match="of another kind: one of metrics defines value"):
         plugins.find("metrics", "zz_elsewhere:Dummy")
 
 

@@ -1,4 +1,4 @@
-"""Pre-training of the tiny model, in two phases that can be repeated apart; ``mllmu pretrain-tiny`` calls this.
+"""Pre-training of the tiny model for ``python -m tools.pretrain_tiny``, in two phases that can be repeated apart.
 
     vision     drawn faces of 2,400 people who appear nowhere else -> vision tower, then frozen
     language   facts about 153 celebrities and some invented people, in every format -> projector and language model

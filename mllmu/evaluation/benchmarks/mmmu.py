@@ -40,7 +40,7 @@ class Mmmu(Benchmark):
 
     def read(self) -> Iterator[Asked | Skipped]:
         store = Store(self.path, self.revision)
-        known = store.configs()
+        known = store.configs
         unknown = [subject for subject in self.subjects if subject not in known]
         if unknown or not known:
             raise DataError(
