@@ -164,6 +164,9 @@ def test_a_path_in_the_text_exists() -> None:
     [
         ("your-own-method", "methods", "my_method:Unlikelihood"),
         ("your-own-metric", "metrics", "my_metric:RelativeLength"),
+        ("your-own-summary", "summaries", "my_summary:PeopleExposed"),
+        ("your-own-benchmark", "benchmarks", "my_benchmark:ColourQuiz"),
+        ("your-own-task", "tasks", "my_task:TrueOrFalse"),
     ],
 )
 def test_a_tutorial_shows_its_example_file_which_is_a_plugin(
