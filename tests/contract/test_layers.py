@@ -20,8 +20,8 @@ STOREYS = (
     "studies", "preflight", "cli",
 )  # fmt: skip
 """The packages, each on a storey of its own: a module imports its own package and those before it."""
-LOOSE = ("mllmu", "mllmu.version", "mllmu.__main__")
-"""Modules of no package: the public names, the version, and ``python -m mllmu``."""
+LOOSE = ("mllmu", "mllmu.api", "mllmu.version", "mllmu.__main__")
+"""Modules of no package: the public names, what is called from Python, the version, and ``python -m mllmu``."""
 LIGHT = ("core", "config", "parallel", "llm", "data", "report")
 """Packages that work without a heavy library."""
 

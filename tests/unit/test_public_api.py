@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 import json
 import subprocess
@@ -54,12 +53,13 @@ def example(monkeypatch: pytest.MonkeyPatch) -> mllmu.Method:
 
 
 def test_every_public_name_exists() -> None:
+    assert set(mllmu.__all__) <= set(dir(mllmu))
     for name in mllmu.__all__:
         assert getattr(mllmu, name) is not None
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="no attribute 'Pipelin'"):
+    with pytest.raises(AttributeError, match="Pipelin"):
         mllmu.Pipelin  # noqa: B018
 
 
@@ -79,14 +79,6 @@ def test_every_recipe_in_the_repository_is_valid() -> None:
     for path in found:
         chosen = ("model.path=tiny",) if path.stem == "paper_grid" else ()
         assert mllmu.load_recipe(path, *chosen).name
-
-
-def test_the_names_a_type_checker_sees_are_the_public_ones() -> None:
-    tree = ast.parse(Path(mllmu.__file__).read_text(encoding="utf-8"))
-    checked = next(node for node in tree.body if isinstance(node, ast.If))
-    imported = {alias.asname or alias.name for node in checked.body for alias in node.names}  # type: ignore[attr-defined]
-    assert imported | {"run", "load_recipe", "__version__"} == set(mllmu.__all__)
-    assert set(mllmu.__all__) <= set(dir(mllmu))
 
 
 def test_reading_recipes_and_records_leaves_torch_alone() -> None:

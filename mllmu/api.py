@@ -1,0 +1,53 @@
+"""Recipes from Python: read one, run one. ``mllmu.load_recipe`` and ``mllmu.run`` are these."""
+
+from pathlib import Path
+from typing import Literal
+
+from mllmu.config.load import load
+from mllmu.config.recipe import Recipe
+from mllmu.core.lock import held
+from mllmu.core.process import Progress
+
+
+def load_recipe(path: Path | str, *overrides: str) -> Recipe:
+    """Read and check a recipe file; overrides change settings as ``--set`` does, e.g. ``"finetune.epochs=3"``.
+
+    Raises:
+        RecipeError: the file is missing, is not YAML, or holds an unknown or impossible setting.
+    """
+    return load(Path(path), overrides)
+
+
+def run(
+    recipe: Recipe | Path | str,
+    out: Path | str | None = None,
+    *,
+    only: Literal["data", "finetune", "unlearn", "evaluate", "score", "report"] | None = None,
+    force: bool = False,
+    gate: bool = True,
+    progress: Progress | None = None,
+) -> Path:
+    """Run a recipe as ``mllmu run`` does; what is finished in the run folder is kept and skipped.
+
+    Args:
+        recipe: a YAML file, or what :func:`load_recipe` made of one.
+        out: the run folder; default ``runs/<name of the recipe>``.
+        only: stop behind this stage.
+        force: redo finished work (of the stage alone, if ``only`` names one), also if the settings changed.
+        gate: stop before unlearning if the target has not memorised the people to forget.
+        progress: told what is going on; nothing is shown by default.
+
+    Returns:
+        The run folder; after the last stage it holds ``report/index.html``.
+
+    Raises:
+        MllmuError: the recipe, the data, a model or the folder cannot be used; the message says what to do.
+    """
+    checked = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    folder = Path(out) if out is not None else Path("runs") / checked.name
+    from mllmu.pipeline.pipeline import Pipeline  # imports torch, so only after the recipe has turned out to be right
+
+    pipeline = Pipeline(checked, folder, force=force, gate=gate, progress=progress)
+    with held(folder):
+        pipeline.run(only)
+    return folder
