@@ -31,6 +31,11 @@ class PluginSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
     name: str
 
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
     @property
     def settings(self) -> dict[str, Any]:
         return dict(self.model_extra or {})
@@ -58,10 +63,6 @@ class MethodSpec(PluginSpec):
         if not self._built:
             self._built = tuple(plugins.build("methods", self.name, each, where=where) for each in self.by_modality)
         return self._built
-
-
-def _as_spec(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
 
 
 class Splits(Section):
@@ -139,11 +140,11 @@ class DataSection(Section):
 
     @field_validator("source", "celebrities", "portraits", "questions", mode="before")
     @classmethod
-    def _specs(cls, value: Any, info: ValidationInfo) -> Any:
-        """A bare name is a plug-in without settings, and settings without a name belong to the default plug-in."""
+    def _default_plugin(cls, value: Any, info: ValidationInfo) -> Any:
+        """Settings without a name belong to the default plug-in."""
         if isinstance(value, dict) and "name" not in value:
             return {"name": cls.model_fields[str(info.field_name)].default.name, **value}
-        return _as_spec(value)
+        return value
 
 
 class ModelSection(Section):
@@ -232,11 +233,6 @@ class Unlearn(Section):
         1024, ge=0, description="memory for kept outputs of the frozen reference, in MiB; 0: recompute them"
     )
 
-    @field_validator("methods", mode="before")
-    @classmethod
-    def _specs(cls, value: Any) -> Any:
-        return [_as_spec(item) for item in value] if isinstance(value, (list, tuple)) else value
-
 
 class Evaluate(Section):
     """Which questions the models answer, and how the replies are scored."""
@@ -274,11 +270,6 @@ class Evaluate(Section):
     max_profiles: dict[Split, NonNegativeInt] = Field(
         {}, description="most people evaluated per set, 0 for none; e.g. {retain: 50, celebrity: 50}"
     )
-
-    @field_validator("judges", "benchmarks", mode="before")
-    @classmethod
-    def _specs(cls, value: Any) -> Any:
-        return [_as_spec(item) for item in value] if isinstance(value, (list, tuple)) else value
 
     @field_validator("batch_size", mode="before")
     @classmethod
