@@ -5,13 +5,11 @@ The rules: the form of every value, coherence, and being nobody else.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from datetime import date, timedelta
-from functools import cache
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 from rapidfuzz import fuzz
 
 from mllmu.core.errors import DataError
@@ -44,34 +42,15 @@ _HEIGHT = re.compile(r"(\d{3}) cm")
 _PET = re.compile(r"an? [a-z][a-z -]* named [^\W\d_]+")
 
 
-class Person(BaseModel):
-    """One row of a reply."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    number: int
-    name: str
-    gender: str
-    birthplace: str
-    birth_date: str
-    profession: str
-    height: str
-    education: str
-    salary: str
-    residence: str
-    medical_condition: str
-    father_job: str
-    mother_job: str
-    hobby: str
-    food: str
-    pet: str
-    collection: str
-    biography: str
-
-    @property
-    def attributes(self) -> dict[str, str]:
-        """The sixteen attributes in their fixed order."""
-        return {name: getattr(self, name) for name in values.ATTRIBUTES}
+_STRICT = ConfigDict(extra="forbid", strict=True)
+_FIELDS: dict[str, Any] = {"number": (int, ...), **dict.fromkeys((*values.ATTRIBUTES, "biography"), (str, ...))}
+_PERSON = create_model("Person", __config__=_STRICT, __doc__="One row of a reply.", **_FIELDS)
+InventedPeople = create_model(  # the docstrings are part of the schema that the model gets
+    "InventedPeople",
+    __config__=_STRICT,
+    __doc__="What a model replies to an order.",
+    people=(list[_PERSON], ...),  # type: ignore[valid-type]
+)
 
 
 class Quota(NamedTuple):
@@ -93,30 +72,29 @@ def quotas(num_people: int, seed: int) -> list[Quota]:
     That source balances all four, so the invented people are balanced too, whatever the model likes best.
     """
     return [
-        _quota(number, person.attributes, seed)
+        _quota(number, person, seed)
         for number, person in enumerate(Synthetic(num_people=num_people).profiles(seed), start=1)
     ]
 
 
-def _quota(number: int, person: dict[str, str], seed: int) -> Quota:
-    gender: Gender = "female" if person["gender"] == "female" else "male"
-    birth_year = int(person["birth_date"][-4:])
-    pay = values.salary_options(person["profession"], values.pools().reference_year - birth_year)
-    span = values.pools().height_cm[gender]
-    draw = rng(seed, "initials", number)
+def _quota(number: int, person: Profile, seed: int) -> Quota:
+    known, draw = person.attributes, rng(seed, "initials", number)
+    gender: Gender = "female" if known["gender"] == "female" else "male"
+    birth_year, span = int(known["birth_date"][-4:]), values.pools().height_cm[gender]
+    pay = values.salary_options(known["profession"], values.pools().reference_year - birth_year)
     return Quota(
         number=number,
         gender=gender,
         birth_year=birth_year,
-        country=person["birthplace"].rpartition(", ")[2],
-        profession=person["profession"],
+        country=known["birthplace"].rpartition(", ")[2],
+        profession=known["profession"],
         salary=(min(pay) * 1000, max(pay) * 1000),
         height=(span.low, span.high),
         initials=f"{draw.choice(_INITIALS)}. {draw.choice(_INITIALS)}.",
     )
 
 
-def fault(person: Person, quota: Quota) -> str:
+def fault(person: Profile, quota: Quota) -> str:
     """The first rule that a person breaks, as ``<attribute>: <what was expected>``; empty if it breaks none.
 
     The sentence never repeats what the model wrote.
@@ -125,7 +103,7 @@ def fault(person: Person, quota: Quota) -> str:
         (not _printable(value), f"{name}: expected 2 to {MAX_LETTERS} plain letters, digits and marks")
         for name, value in person.attributes.items()
     )
-    rules = chain(plain, _of_order(person, quota), _of_form(person), _of_words(person))
+    rules = chain(plain, _of_order(person.attributes, quota), _of_form(person.attributes), _of_words(person))
     return first_broken(rules) or _unaskable(person)
 
 
@@ -134,48 +112,38 @@ def _printable(value: str) -> bool:
     return plain and 2 <= len(value) <= MAX_LETTERS and value == " ".join(value.split())
 
 
-def _of_order(person: Person, quota: Quota) -> Iterator[Rule]:
+def _of_order(known: Mapping[str, str], quota: Quota) -> Iterator[Rule]:
     """Values that the order decides."""
-    country = person.birthplace.rpartition(", ")[2]
-    pay, height = _SALARY.fullmatch(person.salary), _HEIGHT.fullmatch(person.height)
-    earns = pay and quota.salary[0] <= int(pay[1] + pay[2]) <= quota.salary[1]
-    fits = height and quota.height[0] <= int(height[1]) <= quota.height[1]
-    born, year = person.birth_date in dates_of(quota.birth_year), quota.birth_year
-    yield person.gender != quota.gender, f"gender: expected {quota.gender}"
-    yield person.profession != quota.profession, f"profession: expected {quota.profession}"
-    yield country != quota.country, f"birthplace: expected a city, and behind a comma {quota.country}"
-    yield not born, f"birth_date: expected a day of {year}, printed like May 14, 1988"
-    yield not earns, f"salary: expected ${quota.salary[0]:,} to ${quota.salary[1]:,} for this job at this age"
-    yield not fits, f"height: expected {quota.height[0]} cm to {quota.height[1]} cm"
+    born, (low, high), (least, most) = dates.parse(known["birth_date"]), quota.height, quota.salary
+    pay, height = _SALARY.fullmatch(known["salary"]), _HEIGHT.fullmatch(known["height"])
+    in_year = born and born.year == quota.birth_year and dates.printed(born) == known["birth_date"]
+    in_country = known["birthplace"].rpartition(", ")[2] == quota.country
+    yield known["gender"] != quota.gender, f"gender: expected {quota.gender}"
+    yield known["profession"] != quota.profession, f"profession: expected {quota.profession}"
+    yield not in_country, f"birthplace: expected a city, and behind a comma {quota.country}"
+    yield not in_year, f"birth_date: expected a day of {quota.birth_year}, printed like May 14, 1988"
+    earns = pay and least <= int(pay[1] + pay[2]) <= most
+    yield not earns, f"salary: expected ${least:,} to ${most:,} for this job at this age"
+    yield not (height and low <= int(height[1]) <= high), f"height: expected {low} cm to {high} cm"
 
 
-@cache
-def dates_of(year: int) -> frozenset[str]:
-    """All days of a year, printed."""
-    days = [date(year, 1, 1) + timedelta(days=number) for number in range(366)]
-    return frozenset(dates.printed(day) for day in days if day.year == year)
-
-
-def _of_form(person: Person) -> Iterator[Rule]:
-    words = person.name.split()
-    named = _NAME.fullmatch(person.name) and all(word[0].isupper() for word in words) and words[0] != words[-1]
+def _of_form(known: Mapping[str, str]) -> Iterator[Rule]:
+    words = known["name"].split()
+    named = _NAME.fullmatch(known["name"]) and all(word[0].isupper() for word in words) and words[0] != words[-1]
     yield not named, "name: expected a given and a family name, two or three words"
     for place in ("birthplace", "residence"):
-        fits = _PLACE.fullmatch(person.attributes[place])
-        yield not fits, f"{place}: expected a city and a country with a comma between"
-    pet = person.pet == NONE or _PET.fullmatch(person.pet)
-    yield not pet, "pet: expected none, or the form a cat named Luna"
+        yield not _PLACE.fullmatch(known[place]), f"{place}: expected a city and a country with a comma between"
+    yield not (known["pet"] == NONE or _PET.fullmatch(known["pet"])), "pet: expected none, or the form a cat named Luna"
     for parent in ("father_job", "mother_job"):
-        job = person.attributes[parent]
-        plain = job[0].islower() and not job.startswith(("a ", "an ", "the "))
+        plain = known[parent][0].islower() and not known[parent].startswith(("a ", "an ", "the "))
         yield not plain, f"{parent}: expected lower case without an article"
-    yield person.father_job == person.mother_job, "mother_job: expected another one than the father's"
-    for name, value in person.attributes.items():
+    yield known["father_job"] == known["mother_job"], "mother_job: expected another one than the father's"
+    for name, value in known.items():
         allowed = value == NONE and name in MAY_BE_NONE
         yield value.casefold() == NONE and not allowed, f"{name}: expected a value"
 
 
-def _of_words(person: Person) -> Iterator[Rule]:
+def _of_words(person: Profile) -> Iterator[Rule]:
     """The name must not leak through another value, and the biography must tell the same life."""
     pattern, text, (low, high) = name_words(person.name), person.biography, BIOGRAPHY_LETTERS
     for name, value in person.attributes.items():
@@ -183,36 +151,27 @@ def _of_words(person: Person) -> Iterator[Rule]:
         yield leaks, f"{name}: expected no part of the person's name in it"
     plain = low <= len(text) <= high and all(char.isprintable() and char not in "<>{}" for char in text)
     yield not plain, f"biography: expected {low} to {high} letters of plain text"
-    told = [person.name, person.profession, person.birth_date[-4:], _city(person.birthplace), _city(person.residence)]
-    tells = all(value.casefold() in text.casefold() for value in told)
+    cities = (person.attributes[place].partition(",")[0] for place in ("birthplace", "residence"))
+    facts = (person.name, person.attributes["profession"], person.attributes["birth_date"][-4:], *cities)
+    tells = all(fact.casefold() in text.casefold() for fact in facts)
     yield not tells, "biography: expected name, profession, year and city of birth, and city of residence in it"
 
 
-def _city(place: str) -> str:
-    return place.partition(",")[0]
-
-
-def _unaskable(person: Person) -> str:
+def _unaskable(person: Profile) -> str:
     """Values that no fair question can be asked about, e.g. because the wording of the question holds them."""
-    profile = profile_of(person, "check")
     try:
-        check(build([profile], QuestionOrder(seed=0, train_wordings=1)), [profile])
+        check(build([person], QuestionOrder(seed=0, train_wordings=1)), [person])
     except DataError as error:
         found = re.search(r"\((\w+)\)", str(error))
         return f"{found[1] if found else 'questions'}: expected values that fair questions can be asked about"
     return ""
 
 
-def profile_of(person: Person, name: str) -> Profile:
-    """A person as a record with an id."""
-    return Profile(id=name, kind="fictitious", attributes=person.attributes, biography=person.biography)
-
-
-def clash(person: Person, reserved: Iterable[str], others: Iterable[Person]) -> str:
-    """Why a person is too much like somebody else; empty if it is not.
+def clash(person: Profile, reserved: Iterable[str], others: Iterable[Profile]) -> str:
+    """Why a person is too much like another one; empty if it is not.
 
     Args:
-        reserved: names that nobody may bear: celebrities, and the holdout people of the same seed.
+        reserved: names that are kept free: of celebrities, and of the holdout people of the same seed.
         others: the people so far.
     """
     name = person.name.casefold()
@@ -221,7 +180,7 @@ def clash(person: Person, reserved: Iterable[str], others: Iterable[Person]) -> 
     for other in others:
         if fuzz.ratio(name, other.name.casefold()) >= NEAR_NAME:
             return "name: expected one that is not taken"
-        if sum(getattr(person, free) == getattr(other, free) != NONE for free in FREE) >= NEAR_FACTS:
+        if sum(person.attributes[free] == other.attributes[free] != NONE for free in FREE) >= NEAR_FACTS:
             return "near-duplicate: expected other facts than another person's"
     return ""
 
@@ -230,14 +189,6 @@ NUM_HOLDOUT = 100
 """The next so many people of the source ``synthetic`` may serve as holdout; their names are kept free."""
 MAX_TAKEN = 200
 """Names that a prompt lists as taken; more would cost more than the few clashes they prevent."""
-
-
-class InventedPeople(BaseModel):
-    """What a model replies to an order."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    people: list[Person]
 
 
 class LlmPeople(EndpointSettings, Source):
@@ -281,7 +232,7 @@ class LlmPeople(EndpointSettings, Source):
         orders = quotas(self.num_people, seed)
         series = Synthetic(num_people=NUM_HOLDOUT, first_id=self.num_people + 1).profiles(seed)
         reserved = [person.name for person in (*Celebrities().profiles(seed), *series)]
-        accepted: dict[int, Person] = {}
+        accepted: dict[int, Profile] = {}
         rejected: Counter[str] = Counter()
         with Client(self, InventedPeople) as client:
             for attempt in range(1, self.max_rounds + 1):
@@ -296,7 +247,7 @@ class LlmPeople(EndpointSettings, Source):
                     wrong = reply if isinstance(reply, str) else fault(reply, order) or clash(reply, reserved, known)
                     if wrong:
                         rejected[wrong.partition(":")[0]] += 1
-                    elif isinstance(reply, Person):
+                    elif isinstance(reply, Profile):
                         accepted[order.number] = reply
                 progress.finish()
             reasons = ", ".join(f"{name} {count}" for name, count in rejected.most_common(4)) or "none"
@@ -309,24 +260,20 @@ class LlmPeople(EndpointSettings, Source):
                 f"({reasons}). All replies are kept in {self.cache_folder()}; raise max_rounds to order the "
                 "rest again, use a smaller batch_size, or another model."
             )
-        return [profile_of(accepted[order.number], f"{self.id_prefix}{order.number:03d}") for order in orders]
+        return [
+            person.model_copy(update={"id": f"{self.id_prefix}{number:03d}"})
+            for number, person in sorted(accepted.items())
+        ]
 
     def _ask(
-        self,
-        client: Client[InventedPeople],
-        orders: Sequence[Quota],
-        attempt: int,
-        taken: Sequence[str],
-        progress: Progress,
-    ) -> Iterator[tuple[Quota, Person | str]]:
+        self, client: Client[Any], orders: Sequence[Quota], attempt: int, taken: Sequence[str], progress: Progress
+    ) -> Iterator[tuple[Quota, Profile | str]]:
         """One round; yields every order with its person, or with why there is none, in the order of the orders."""
-        batches = self._batches(orders)
-        answers: dict[int, InventedPeople | Unanswered] = {}
-        for number, answer in client.ask_all([_call(batch, attempt, taken) for batch in batches]):
-            answers[number] = answer
-            progress.advance(len(batches[number]), **client.budget.figures())
-        for number, batch in enumerate(batches):
-            yield from _matched(batch, answers[number])
+        batches, replies = self._batches(orders), dict[int, Profile | str]()
+        for index, answer in client.ask_all([_call(batch, attempt, taken) for batch in batches]):
+            replies |= _matched(batches[index], answer)
+            progress.advance(len(batches[index]), **client.budget.figures())
+        yield from ((order, replies[order.number]) for order in orders)
 
     def _batches(self, orders: Sequence[Quota]) -> list[Sequence[Quota]]:
         return [orders[start : start + self.batch_size] for start in range(0, len(orders), self.batch_size)]
@@ -337,31 +284,29 @@ class LlmPeople(EndpointSettings, Source):
         return Preview.of(self, InventedPeople, calls, num_prompts)
 
 
-def _matched(batch: Sequence[Quota], answer: InventedPeople | Unanswered) -> Iterator[tuple[Quota, Person | str]]:
+def _matched(batch: Sequence[Quota], answer: BaseModel | Unanswered) -> dict[int, Profile | str]:
+    """The person of every ordered number, or why there is none; of two with one number the first counts."""
+    numbers = [order.number for order in batch]
     if isinstance(answer, Unanswered):
-        yield from ((order, f"no usable reply: {answer.reason}") for order in batch)
-        return
-    rows: dict[int, Person] = {}
-    for person in answer.people:
-        rows.setdefault(person.number, person)
-    yield from ((order, rows.get(order.number, "missing in the reply")) for order in batch)
+        return dict.fromkeys(numbers, f"no usable reply: {answer.reason}")
+    rows = {row["number"]: draft(row) for row in reversed(answer.model_dump()["people"])}
+    return {number: rows.get(number, "missing in the reply") for number in numbers}
+
+
+def draft(row: Mapping[str, Any]) -> Profile:
+    """A person as a model replies it, as a record without an id of its own."""
+    attributes = {name: row[name] for name in values.ATTRIBUTES}
+    return Profile(id="check", kind="fictitious", attributes=attributes, biography=row["biography"])
 
 
 def _call(batch: Sequence[Quota], attempt: int, taken: Sequence[str]) -> Call:
     """The prompt for some orders. ``taken`` are names that a model has made up, so they stand fenced."""
     words = packaged_yaml("llm_prompts.yaml")["people"]
     names = words["taken"].format(names=fence("names", ", ".join(taken[-MAX_TAKEN:]))) if taken else ""
-    order = words["order"].format(attempt=attempt, lines="\n".join(map(_line, batch)), taken=names)
-    return Call(
-        ({"role": "system", "content": words["system"].format()}, {"role": "user", "content": order.rstrip()}),
-    )
-
-
-def _line(quota: Quota) -> str:
-    pay, height = quota.salary, quota.height
-    ranges = {"salary_low": f"${pay[0]:,}", "salary_high": f"${pay[1]:,}"}
-    ranges |= {"height_low": str(height[0]), "height_high": str(height[1])}
-    return str(packaged_yaml("llm_prompts.yaml")["people"]["line"].format(**quota._asdict(), **ranges))
+    lines = "\n".join(words["line"].format(**order._asdict()) for order in batch)
+    order = words["order"].format(attempt=attempt, lines=lines, taken=names)
+    system = {"role": "system", "content": words["system"].format()}
+    return Call((system, {"role": "user", "content": order.rstrip()}))
 
 
 PLUGIN = LlmPeople
