@@ -15,6 +15,9 @@ Split = str
 TaskName = str
 """The name of a task plug-in."""
 
+PersonKind = Literal["fictitious", "celebrity"]
+ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
+"""The form of a person's id, which also names files."""
 OTHER_ATTRIBUTE = "other"
 """The attribute of a question of which nobody says what it asks for."""
 MODALITIES: tuple[Modality, ...] = ("image_text", "text")
@@ -42,8 +45,8 @@ class QA(Record):
 class Profile(Record):
     """One person. ``attributes`` maps canonical attribute names to printable values."""
 
-    id: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
-    kind: Literal["fictitious", "celebrity"]
+    id: str = Field(pattern=ID_PATTERN)
+    kind: PersonKind
     attributes: dict[str, str]
     biography: str = ""
     training_qa: tuple[QA, ...] = Field(default=(), description="published text where the source has it, else empty")

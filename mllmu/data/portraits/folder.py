@@ -10,14 +10,13 @@ from pydantic import Field
 
 from mllmu.core.errors import DataError
 from mllmu.core.process import rng
-from mllmu.core.records import Profile
+from mllmu.core.records import ID_PATTERN, Profile
 from mllmu.data.files import opened_image
 from mllmu.data.portraits import Portraits, transform
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 MAX_BYTES = 50_000_000
 MIN_SIDE = 32
-ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class Folder(Portraits):
@@ -40,7 +39,7 @@ class Folder(Portraits):
     def render(self, profile: Profile, view: int, seed: int) -> Image.Image:
         """Read or make one view of one person; see :meth:`Portraits.render`."""
         self.check_view(view)
-        if not ID_PATTERN.fullmatch(profile.id):
+        if not re.fullmatch(ID_PATTERN, profile.id):
             raise DataError(f"profile id {profile.id!r}: expected letters, digits, '_' and '-' only, 1 to 64 of them.")
         own = find(self.path, f"{profile.id}_{view}") if view else None
         if own:

@@ -9,12 +9,11 @@ from typing import Any, NamedTuple, Protocol
 from PIL.Image import Image
 
 from mllmu.core.errors import DataError
-from mllmu.core.records import OTHER_ATTRIBUTE, Modality, Profile, Question, TaskName
+from mllmu.core.records import ID_PATTERN, OTHER_ATTRIBUTE, Modality, Profile, Question, TaskName
 from mllmu.data.published.recover import attribute_of
 from mllmu.data.published.store import Store, Table, decode_image
 from mllmu.data.questions import BLANK
 
-_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _FORGET = re.compile(r"forget_?0*(\d+)")
 _ANSWER_DECIDES = "leisure"
 """Only an answer could tell which attribute such a question asks for."""
@@ -143,7 +142,7 @@ class PublishedData:
 def usable_id(value: Any) -> str | None:
     """A published id as ours, or None if it cannot name a person."""
     text = str(value).strip() if isinstance(value, (str, int)) else ""
-    return text if _ID.fullmatch(text) else None
+    return text if re.fullmatch(ID_PATTERN, text) else None
 
 
 class QuestionReader:

@@ -6,15 +6,15 @@ for word.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from mllmu.core.errors import DataError
-from mllmu.core.records import Profile, Question
+from mllmu.core.records import ID_PATTERN, PersonKind, Profile, Question
 from mllmu.data.files import misfit, read_text
 from mllmu.data.published.biography import attributes_of
 from mllmu.data.published.content import ImageCell, PublishedData, QuestionReader, used
@@ -24,7 +24,7 @@ from mllmu.data.published.store import Store, Table, downloaded, is_hub_name
 from mllmu.data.sources import Published
 from mllmu.data.values import ATTRIBUTES
 
-_RETAIN = re.compile(r"retain_(\d+)$")
+_RETAIN = re.compile(r"retain_(\d+)")
 _EXPECTED = "Expected a copy of MLLMMU/MLLMU-Bench with a folder of parquet files per config."
 _TRAINING = (
     "Expected training text: the config ft_Data, or a folder of MLLMMU/baseline_train_split, whose 'metadata' is a "
@@ -34,10 +34,13 @@ _TRAINING = (
 _NOT_IN_FULL = "the person is not in Full_Set"
 
 
+_Id = Annotated[str, Field(pattern=ID_PATTERN)]
+
+
 class TrainingPair(BaseModel):
     """One entry of a ``metadata`` cell."""
 
-    ID: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    ID: _Id
     Question: str
     Answer: str
 
@@ -69,8 +72,15 @@ class BenchmarkReader:
         asked = {person for person, qs in self._data.questions.items() if any(q.variant == "test" for q in qs)}
         if lost := [p.id for p in self._data.people if p.id not in asked]:
             self._account.notes.append(f"{len(lost)} people have no test questions, first {lost[0]}")
-        self._read_forget()
-        self._check_retained()
+        ids = {person: person for person in self._facts}
+        # forget_5, forget_10, forget_15 (and forget_05 of the training splits)
+        for store in (self._store, self._training) if self._training else (self._store,):
+            self._data.read_forget(store, ids)
+        if absent := [ratio for ratio in RATIOS if str(ratio) not in self._data.forget]:
+            self._account.notes.append(
+                f"no published forget set of {absent} percent; such a ratio is drawn by the seed"
+            )
+        self._check_retained(ids)
         return self._data
 
     def celebrities(self) -> PublishedData:
@@ -106,18 +116,16 @@ class BenchmarkReader:
             return
         if not pairs:
             self._account.skip(config, number, "", "'metadata' holds no training pair")
+        self._account.questions[config] += len(pairs)
         by_person: dict[str, list[tuple[str, str]]] = {}
         for pair in pairs:
-            self._account.questions[config] += 1
             by_person.setdefault(pair.ID, []).append((pair.Question, pair.Answer))
         for person, texts in by_person.items():
             known = self._texts.setdefault(person, recover_person(person, texts))
             if [(qa.question, qa.answer) for qa in known.training_qa] != texts:
                 self._account.skip(config, number, person, "an earlier table gives other training text")
 
-    def _read_config(
-        self, config: str, variant: str, image: str, kind: Literal["fictitious", "celebrity"] | None
-    ) -> None:
+    def _read_config(self, config: str, variant: str, image: str, kind: PersonKind | None) -> None:
         """Questions and images of a config; ``kind``: it introduces people of this kind."""
         table = self._store.table(config)
         table.need(("ID", image, *TASKS))
@@ -132,7 +140,7 @@ class BenchmarkReader:
             self._data.images.setdefault(person, []).extend(_images(table, number, image))
             self._data.questions.setdefault(person, []).extend(used(_questions(reader, number, person, row)))
 
-    def _introduce(self, person: str, row: dict[str, Any], kind: Literal["fictitious", "celebrity"]) -> str:
+    def _introduce(self, person: str, row: dict[str, Any], kind: PersonKind) -> str:
         """Take a person on; returns why that cannot be done, or nothing."""
         text = self._texts.get(person)
         attributes = attributes_of(row.get("biography")) | (text.attributes if text else {})
@@ -152,26 +160,11 @@ class BenchmarkReader:
         )
         return ""
 
-    def _read_forget(self) -> None:
-        """Who is forgotten, from the configs forget_5, forget_10, forget_15 (and forget_05 of the training splits)."""
-        for store in (self._store, self._training) if self._training else (self._store,):
-            self._data.read_forget(store, self._ids)
-        if absent := [ratio for ratio in RATIOS if str(ratio) not in self._data.forget]:
-            self._account.notes.append(
-                f"no published forget set of {absent} percent; such a ratio is drawn by the seed"
-            )
-
-    @property
-    def _ids(self) -> dict[str, str]:
-        return {person: person for person in self._facts}
-
-    def _check_retained(self) -> None:
-        """retain_95 must be everybody but forget_5; the celebrities of Retain_Set are a usual mistake."""
-        for config in self._store.configs:
-            match = _RETAIN.fullmatch(config)
-            if not match:
-                continue
-            known = self._data.listed(config, self._store.table(config), self._ids)
+    def _check_retained(self, ids: Mapping[str, str]) -> None:
+        """retain_95 must hold all people but forget_5; the celebrities of Retain_Set are a usual mistake."""
+        for match in filter(None, map(_RETAIN.fullmatch, self._store.configs)):
+            config = match[0]
+            known = self._data.listed(config, self._store.table(config), ids)
             num = self._account.rows[config]
             if num and not known:
                 raise DataError(
@@ -209,17 +202,13 @@ _EVALUATION_KEY = re.compile(r'"(?:Classification_Task|Generation_Task|Mask_Task
 _Text = Annotated[str, Field(min_length=1, max_length=2_000)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class _Pair(_Strict):
+class _Pair(BaseModel, extra="forbid", strict=True):
     Question: _Text
     Answer: _Text
 
 
-class _Line(_Strict):
-    ID: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+class _Line(BaseModel, extra="forbid", strict=True):
+    ID: _Id
     metadata: list[_Pair] = Field(min_length=1)
 
 

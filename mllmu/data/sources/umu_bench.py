@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from mllmu.core.records import Modality, Profile, Question
+from mllmu.core.records import Modality, PersonKind, Profile, Question
 from mllmu.data.published.biography import attributes_of
 from mllmu.data.published.content import ImageCell, PublishedData, QuestionReader, used
 from mllmu.data.published.recover import recover_person
@@ -73,7 +73,7 @@ class UmuBench(Published):
         known = attributes_of(_value(biography)) | read.attributes
         if "name" not in known:
             return None
-        kind: Literal["fictitious", "celebrity"] = "fictitious" if self.part == "people" else "celebrity"
+        kind: PersonKind = "fictitious" if self.part == "people" else "celebrity"
         return Profile(id=person, kind=kind, attributes={name: known[name] for name in ATTRIBUTES if name in known})
 
 
