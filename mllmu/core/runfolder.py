@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -118,8 +119,11 @@ class RunFolder:
         return {path.parent.relative_to(models).as_posix(): path.parent for path in found}
 
 
-def write_atomic(path: Path, content: str | bytes) -> None:
+def write_atomic(path: Path, content: str | bytes, *, mode: int = 0o666) -> None:
     """Write a file completely or not at all: temporary name, flush, rename.
+
+    Args:
+        mode: permissions of the file, less those that the umask takes away.
 
     Raises:
         RunStoreError: the disk is full or the place cannot be written; names the path and the reason.
@@ -128,7 +132,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")  # several processes may write the same file
     with explain_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with open(temporary, "xb", opener=partial(os.open, mode=mode)) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -9,11 +9,12 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from datetime import date, datetime
+from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mllmu.core.errors import DataError, FaultsError, did_you_mean, needs_extra
+from mllmu.core.records import ID_PATTERN
 from mllmu.data import dates
 from mllmu.data.files import read_text
 from mllmu.data.values import ATTRIBUTES, NONE
@@ -65,18 +66,14 @@ def read(path: Path) -> PeopleTable:
             f"{path}: a table of people is {', '.join(SUFFIXES)}, got '{suffix or path.name}'."
             f"{did_you_mean(suffix, SUFFIXES)} Save it as one of these."
         )
-    _check_size(path)
+    if path.is_file() and path.stat().st_size > MAX_BYTES:
+        raise DataError(f"{path}: larger than {MAX_BYTES // 1_000_000} MB. Expected a table of people; split it.")
     if suffix == ".xlsx":
         return _tabular(_sheet(path), [], path)
     text = read_text(path, expected="Save the table as 'CSV UTF-8', or as .xlsx.", missing=MISSING)
     if suffix in (".json", ".jsonl"):
         return _tabular(*_objects(_json(path, text, lines=suffix == ".jsonl"), path), path)
     return _tabular(_csv(path, text), [], path)
-
-
-def _check_size(path: Path) -> None:
-    if path.is_file() and path.stat().st_size > MAX_BYTES:
-        raise DataError(f"{path}: larger than {MAX_BYTES // 1_000_000} MB. Expected a table of people; split it.")
 
 
 def _csv(path: Path, text: str) -> list[list[Any]]:
@@ -164,10 +161,8 @@ def _cell(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, datetime):
-        return value.date().isoformat()
-    if isinstance(value, date):
-        return value.isoformat()
+    if isinstance(value, date):  # or a datetime
+        return value.isoformat()[:10]
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return " ".join(unicodedata.normalize("NFC", str(value)).split())
@@ -186,9 +181,8 @@ GENDERS = {
 }
 _MARKUP = frozenset("<>{}\\|`")
 _NUMBER = re.compile(r"\d{1,3}(?:[,']\d{3})+|\d+(?:\.\d+)?")
-_EMAIL = re.compile(r"[^@\s]{1,64}@[^@\s.]+(?:\.[^@\s.]+)+")
-_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_IMAGE = re.compile(r"[^/\\\0]{1,200}")
+_EMAIL = r"[^@\s]{1,64}@[^@\s.]+(?:\.[^@\s.]+)+"
+_IMAGE = r"[^/\\\0]{1,200}"
 
 
 class CellRule(NamedTuple):
@@ -211,10 +205,6 @@ def _name(cell: str) -> str | None:
     fits = 1 <= len(words) <= 6 and all(any(char.isalpha() for char in word) for word in words)
     letters = all(char.isalpha() or char in " .,'’-" for char in cell)
     return cell if fits and letters and len(cell) <= MAX_LETTERS else None
-
-
-def _gender(cell: str) -> str | None:
-    return GENDERS.get(cell.casefold())
 
 
 def _place(cell: str) -> str | None:
@@ -240,8 +230,14 @@ def _salary(cell: str) -> str | None:
     return f"{sign}{round(amount):,}" if SALARY[0] <= amount <= SALARY[1] else None
 
 
-def _matching(pattern: re.Pattern[str], expected: str) -> CellRule:
-    return CellRule(expected, lambda cell: cell if pattern.fullmatch(cell) else None)
+def matching(pattern: str, expected: str) -> CellRule:
+    """A cell that is kept as it is, or the group of the pattern in it."""
+
+    def read(cell: str) -> str | None:
+        found = re.fullmatch(pattern, cell)
+        return found[found.lastindex or 0] if found else None
+
+    return CellRule(expected, read)
 
 
 def _phone(cell: str) -> str | None:
@@ -249,42 +245,48 @@ def _phone(cell: str) -> str | None:
     return cell if 5 <= digits <= 15 and all(char in "0123456789 +-()./" for char in cell) else None
 
 
-def date_rule(*, day_first: bool | None) -> CellRule:
-    """A day, printed as questions print it."""
-    hint = "" if day_first is not None else "; 03/04/1990 needs the setting day_first"
+def _none_or_text(cell: str) -> str | None:
+    """No illness and no pet are an answer and not a gap."""
+    return NONE if cell.casefold() == NONE else TEXT.read(cell)
 
-    def read(cell: str) -> str | None:
-        day = dates.parse(cell, day_first=day_first)
-        return dates.printed(day) if day else None
 
-    return CellRule(f"a day such as 1990-05-14{hint}", read)
+def _consent(cell: str) -> str | None:
+    return cell if cell.casefold() in YES else None
 
 
 PLACE = CellRule("a city and a country with a comma between, e.g. Lyon, France", _place)
-FREE_TEXT = _text(MAX_BIOGRAPHY)
 TEXT = _text()
+MAY_BE_NONE = ("medical_condition", "pet")
 RULES: dict[str, CellRule] = {
     **dict.fromkeys(ATTRIBUTES, TEXT),
+    **dict.fromkeys(MAY_BE_NONE, CellRule(TEXT.expected, _none_or_text)),
     "name": CellRule("1 to 6 words of letters", _name),
-    "gender": CellRule("female, male or non-binary", _gender),
+    "gender": CellRule("female, male or non-binary", lambda cell: GENDERS.get(cell.casefold())),
     "birthplace": PLACE,
     "residence": PLACE,
     "height": CellRule(f"a height of {HEIGHT_CM[0]} to {HEIGHT_CM[1]} cm, e.g. 172 or 1.72 m", _height),
     "salary": CellRule(f"an amount of {SALARY[0]} to {SALARY[1]:,}, e.g. 58000 or $58,000", _salary),
-    "id": CellRule("1 to 64 letters, digits, '_' or '-'", lambda cell: cell if _ID.fullmatch(cell) else None),
-    "email": _matching(_EMAIL, "an e-mail address"),
+    "id": matching(ID_PATTERN, "1 to 64 letters, digits, '_' or '-'"),
+    "email": matching(_EMAIL, "an e-mail address"),
     "phone": CellRule("a telephone number of 5 to 15 digits", _phone),
     "address": _text(200),
-    "image": _matching(_IMAGE, "the name of a file in the folder of images, without '/'"),
-    "biography": FREE_TEXT,
+    "image": matching(_IMAGE, "the name of a file in the folder of images, without '/'"),
+    "biography": _text(MAX_BIOGRAPHY),
+    "consent": CellRule(f"consent, one of {', '.join(YES[:6])}; remove the person without it", _consent),
 }
-"""By target of a column; dates depend on a setting, see :func:`date_rule`."""
-MAY_BE_NONE = ("medical_condition", "pet")
+"""By target of a column."""
 
 
-def says_none(attribute: str, cell: str) -> bool:
-    """Whether a cell says that there is no illness or no pet, which is an answer and not a gap."""
-    return attribute in MAY_BE_NONE and cell.casefold() == NONE
+def rules(*, day_first: bool | None) -> dict[str, CellRule]:
+    """The rules of all targets; a day is printed as questions print it."""
+    hint = "" if day_first is not None else "; 03/04/1990 needs the setting day_first"
+
+    def read_day(cell: str) -> str | None:
+        day = dates.parse(cell, day_first=day_first)
+        return dates.printed(day) if day else None
+
+    rule = CellRule(f"a day such as 1990-05-14{hint}", read_day)
+    return RULES | {"birth_date": rule, "consent_date": rule}
 
 
 def age(birth: date, at: date) -> int:

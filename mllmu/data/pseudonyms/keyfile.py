@@ -1,15 +1,14 @@
-"""The key file: the secret from which fakes are drawn, and who is behind each of them.
+"""The key file: the secret from which fakes are drawn, and the original behind each fake.
 
-Who has it can undo the pseudonyms; who has it not, cannot, even with the table of another person and this program:
-fakes are drawn by HMAC-SHA256 under a secret of 256 random bits. It is made at the first use, readable by its owner
-only, and never lies in a run folder.
+The key file undoes the pseudonyms. Without it they cannot be undone, even with the table of another person and this
+program: fakes are drawn by HMAC-SHA256 under a secret of 256 random bits. It is made at the first use, readable by its
+owner only, and never lies in a run folder.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import random
 import secrets
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mllmu.core.errors import DataError, did_you_mean
-from mllmu.core.runfolder import RunFolder, explain_os_errors
+from mllmu.core.runfolder import RunFolder, write_atomic
 
 RUN_FILES = (RunFolder.RECIPE, RunFolder.RECORD)
 OWNER_ONLY = 0o600
@@ -83,28 +82,18 @@ class Key(BaseModel):
         replaced = {kind: dict(sorted(pairs.items())) for kind, pairs in sorted(self.replaced.items())}
         ordered = self.model_copy(update={"replaced": replaced, "people": dict(sorted(self.people.items()))})
         text = ordered.model_dump_json(indent=1) + "\n"
-        if path.is_file() and path.read_text(encoding="utf-8") == text:
-            return
-        temporary = path.with_name(f".{path.name}.tmp")
-        with explain_os_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.unlink(missing_ok=True)
-            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, OWNER_ONLY)
-            with open(handle, "w", encoding="utf-8") as file:  # noqa: PTH123 - opened by its handle
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+        if not (path.is_file() and path.read_text(encoding="utf-8") == text):
+            write_atomic(path, text, mode=OWNER_ONLY)
 
 
 def reveal(path: Path, asked: Sequence[str] = ()) -> dict[str, dict[str, str]]:
-    """What is behind pseudonymous ids, names and other fakes; everybody, if nothing is asked.
+    """The originals behind pseudonymous ids, names and other fakes; all people if ``asked`` is empty.
 
     Returns:
-        By id, all that is known of a person; by any other fake (a city, an e-mail address) its ``original``.
+        By id, everything that the key holds of a person; by any other fake (a city ...) its ``original``.
 
     Raises:
-        DataError: no key file, or something that it does not know.
+        DataError: there is no key file, or it does not hold what is asked.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such key file. Name the file that data.source.key named when the data were made.")

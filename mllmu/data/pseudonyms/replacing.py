@@ -1,4 +1,4 @@
-"""Replaces who people are: in their attributes, in their texts, and in what others' texts say about them.
+"""Replaces what identifies people: in their attributes, in their texts, and in what texts of others say about them.
 
 The same original gets the same fake as long as the key is the same.
 """
@@ -23,10 +23,9 @@ from mllmu.data.questions import FACT
 from mllmu.data.values import GENDERS, Gender, family_names, given_names, pools
 
 LOCALES = ("en_US", "en_GB", "fr_FR", "de_DE", "es_ES", "it_IT", "nl_NL", "sv_SE", "pt_PT")
-"""Locales whose family names have one form for everybody."""
+"""Locales whose family names have one form for all genders."""
 MAX_TRIES = 10_000
 AREA_CODES = tuple(code for code in range(201, 990) if code % 100 not in (11, 55) and code // 10 % 10 != 9)
-GIVEN, FAMILY = "given name", "family name"
 
 
 class Fakes:
@@ -42,13 +41,12 @@ class Fakes:
     def given(self, word: str, gender: str) -> str:
         """A given name; of the same gender where that is female or male."""
         genders = tuple(g for g in GENDERS if g == gender) or GENDERS
-        return self._fake(
-            f"{GIVEN} ({gender or 'any'})", plain(word), lambda dice: dice.choice(_names(genders, given=True))
-        )
+        kind = f"given name ({gender or 'any'})"
+        return self._fake(kind, plain(word), lambda dice: dice.choice(_names(genders, given=True)))
 
     def family(self, word: str) -> str:
         """A family name."""
-        return self._fake(FAMILY, plain(word), lambda dice: dice.choice(_names(GENDERS, given=False)))
+        return self._fake("family name", plain(word), lambda dice: dice.choice(_names(GENDERS, given=False)))
 
     def city(self, city: str, country: str) -> str:
         """A city of the same country where Faker knows one of its locales; else with an English name."""
@@ -62,7 +60,7 @@ class Fakes:
     def identifier(self, kind: str, original: str) -> str:
         """What stands for an e-mail address, page, handle or telephone number; of others their shape with other signs.
 
-        Addresses and pages lie under example.org, which is reserved and reaches nobody. Telephone numbers come from the
+        Addresses and pages lie under example.org, which is reserved and reaches no one. Telephone numbers come from the
         range that is kept for fiction: +1, an area code, 555, 0100 to 0199. Shape: EMP-0042 -> QXA-7719.
         """
         make = _MAKERS.get(kind, lambda dice: "".join(_other(char, dice) for char in original))
@@ -118,9 +116,7 @@ def _locales() -> dict[str, str]:
     return more | found
 
 
-@cache
-def _instance(locale: str) -> Faker:
-    return Faker(locale)
+_instance = cache(Faker)
 
 
 def _faker(locale: str, dice: random.Random) -> Faker:
@@ -141,7 +137,7 @@ class Pseudonyms:
     """Pseudonyms of the people of one table.
 
     Args:
-        people: all of them; whoever is in the table is recognised in everybody's text.
+        people: all of them; each person of the table is recognised in the texts of all.
         sources: target -> head of its column, for the count of what was replaced.
         region: where telephone numbers without a country code belong.
         shift_days: dates of a person move by at most so many days, by the same number all of them.
@@ -158,7 +154,7 @@ class Pseudonyms:
         self._ids = {name: f"p{key.number('person', name.casefold()) % 2**40:010x}" for name in names}
         self.lexicon = Lexicon()
         self.counts: Counter[tuple[str, str]] = Counter()
-        for person in sorted(people, key=lambda each: self.id_of(each)):
+        for person in sorted(people, key=self.id_of):
             self._learn(person)
 
     def id_of(self, person: CheckedPerson) -> str:
@@ -167,55 +163,52 @@ class Pseudonyms:
 
     def profile(self, person: CheckedPerson) -> Profile:
         """The person as everything after the source knows it; counts what is replaced."""
-        pid, attributes = self.id_of(person), {}
-        self._count("id", "id") if person.id else None
-        for attribute, value in person.attributes.items():
-            attributes[attribute] = self._attribute(person, pid, attribute, value)
+        if person.id:
+            self._count("id", "id")
+        attributes = {name: self._attribute(person, name, value) for name, value in person.attributes.items()}
         biography = self.scrub(person.biography, person, "biography", free=True)
-        return Profile(id=pid, kind="fictitious", attributes=attributes, biography=biography)
-
-    def name_of(self, person: CheckedPerson) -> str:
-        """The name that stands for a person's: word for word, so that namesakes stay namesakes."""
-        return str(self._key.people[self.id_of(person)]["pseudonym"])
+        return Profile(id=self.id_of(person), kind="fictitious", attributes=attributes, biography=biography)
 
     def scrub(self, text: str, person: CheckedPerson, target: str, *, free: bool) -> str:
-        """A text without anybody's identity; ``free``: also guess at names of people who are not in the table."""
+        """A text that identifies no person; ``free``: also guess at names of people who are not in the table."""
         hits = dates.apart(self._hits(text, person, free=free))  # of two that overlap, the more certain one counts
         for hit in reversed(hits):
             self._count(hit.kind, target)
             text = text[: hit.start] + hit.fake + text[hit.end :]
         return text
 
-    def _attribute(self, person: CheckedPerson, pid: str, attribute: str, value: str) -> str:
+    def _attribute(self, person: CheckedPerson, attribute: str, value: str) -> str:
         if attribute in KEPT:
             return value
         if attribute == "name":
             self._count("name", attribute)
-            return self.name_of(person)
+            return self._known(person)["pseudonym"]
         if attribute in PLACES:
             self._count("place", attribute)
             city, *_, country = value.split(", ")
             return f"{self._fakes.city(city, country)}, {country}"
         if attribute == "birth_date" and (day := dates.parse(value)):
             self._count("date", attribute)
-            return dates.printed(dates.moved(day, self._shift(pid)))
+            return dates.printed(dates.moved(day, self._shift(person)))
         return self.scrub(value, person, attribute, free=attribute.startswith(FACT))
 
     def _count(self, kind: str, target: str) -> None:
         self.counts[kind, self._sources.get(target, target)] += 1
 
-    def _shift(self, pid: str) -> int:
-        return int(self._key.people[pid]["shift_days"])
+    def _known(self, person: CheckedPerson) -> dict[str, str]:
+        """What the key holds of a person; the pseudonym is made word for word, so namesakes stay namesakes."""
+        return self._key.people.setdefault(self.id_of(person), {})
+
+    def _shift(self, person: CheckedPerson) -> int:
+        return int(self._known(person)["shift_days"])
 
     def _hits(self, text: str, person: CheckedPerson, *, free: bool) -> Iterator[Hit]:
-        pid = self.id_of(person)
-        for match in finding.net(text):
-            yield self._hit(match)
-        yield from self.lexicon.find(text, pid)
+        yield from map(self._hit, finding.net(text))
+        yield from self.lexicon.find(text, self.id_of(person))
         for found in dates.find(text):
-            yield Hit(found.start, found.end, "date", found.write(dates.moved(found.day, self._shift(pid))))
-        for match in (*finding.accounts(text), *finding.phones(text, self._region), *finding.numbers(text)):
-            yield self._hit(match)
+            yield Hit(found.start, found.end, "date", found.write(dates.moved(found.day, self._shift(person))))
+        for by_form in (finding.accounts(text), finding.phones(text, self._region), finding.numbers(text)):
+            yield from map(self._hit, by_form)
         if free:
             for match in finding.others(text):
                 first, *rest = match.key.split()
@@ -232,26 +225,23 @@ class Pseudonyms:
         fakes = [self._fakes.given(word, gender) for word in parts[:-1]] + [self._fakes.family(parts[-1])]
         if len(parts) == 1:
             fakes.insert(0, self._fakes.given(f"of {parts[0]}", gender))
-        self._remember(person, pid, self._unique(" ".join(fakes), pid, gender))
+        known = self._known(person)
+        known |= {"id": person.id, "name": person.name, **person.identifiers}
+        known.setdefault("pseudonym", self._unique(" ".join(fakes), pid, gender))
+        known.setdefault("shift_days", str(self._new_shift(person, pid)))
         self._learn_name(person.name, parts, fakes[-len(parts) :], pid)
         self._learn_identifiers(person, pid)
 
     def _unique(self, name: str, pid: str, gender: str) -> str:
-        """A name nobody else of the table has got; namesakes but for an initial get a middle name."""
+        """A name that no other person of the table has; namesakes but for an initial get a middle name."""
         others = {known.get("pseudonym") for other, known in self._key.people.items() if other != pid}
         if name not in others:
             return name
         first, _, rest = name.partition(" ")
         return f"{first} {self._fakes.given(f'of {pid}', gender)} {rest}"
 
-    def _remember(self, person: CheckedPerson, pid: str, pseudonym: str) -> None:
-        known = self._key.people.setdefault(pid, {})
-        known |= {"id": person.id, "name": person.name, **person.identifiers}
-        known.setdefault("pseudonym", pseudonym)
-        known.setdefault("shift_days", str(self._new_shift(person, pid)))
-
     def _new_shift(self, person: CheckedPerson, pid: str) -> int:
-        """A number of days, never 0, that makes nobody's day of birth of this one."""
+        """A number of days, never 0, that moves the day of birth to none of the table."""
         birth, days = _birth(person), 0
         for attempt in range(100):
             number = self._key.number("shift", pid, str(attempt))
@@ -261,7 +251,7 @@ class Pseudonyms:
         return days
 
     def _learn_name(self, name: str, parts: Sequence[str], fakes: Sequence[str], pid: str) -> None:
-        pseudonym = str(self._key.people[pid]["pseudonym"])
+        pseudonym = self._key.people[pid]["pseudonym"]
         joined = "".join(fakes).casefold()
         if len(parts) > 1:
             first, _, rest = name.partition(" ")

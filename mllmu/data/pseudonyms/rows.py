@@ -12,7 +12,7 @@ from mllmu.core.plugins import Plugin
 from mllmu.data import dates
 from mllmu.data import table as cells
 from mllmu.data.questions import FACT
-from mllmu.data.table import CellFault, CellRule, PeopleRow, PeopleTable
+from mllmu.data.table import CellFault, PeopleRow, PeopleTable
 from mllmu.data.values import ATTRIBUTES
 
 IDENTIFIERS = ("email", "phone", "address")
@@ -39,7 +39,7 @@ class TableSettings(Plugin):
 
 
 class CheckedPerson(NamedTuple):
-    """One checked row. ``identity`` is what makes the person one: the id, or the name where the table has no ids."""
+    """One checked row. ``identity`` tells people apart: the id, or the name where the table has no ids."""
 
     row: int
     id: str
@@ -144,77 +144,64 @@ class _RowReader:
 
     def __init__(self, row: PeopleRow, columns: Mapping[str, str], settings: TableSettings) -> None:
         self._row, self._columns, self._settings = row, columns, settings
-        self._dates = cells.date_rule(day_first=settings.day_first)
+        self._cells = {target: row.cells[column] for target, column in columns.items()}
+        self._rules = cells.rules(day_first=settings.day_first)
         self.faults: list[CellFault] = []
 
     @property
     def consents(self) -> bool:
-        return self._cell("consent").casefold() in cells.YES
+        return bool(self._rules["consent"].read(self._cells["consent"]))
 
     def person(self) -> CheckedPerson | None:
         """The person, or None if anything is wrong."""
-        values = {target: self._value(target) for target in self._columns}
-        self._check_consent_and_age()
-        self._check_enough()
-        if self.faults:
+        values = {target: value for target in self._cells if (value := self._value(target))}
+        asked = [t for t in self._cells if t in ATTRIBUTES or t.startswith(FACT)]
+        given = self._day("consent_date")
+        self._check_age(given)
+        filled = sum(bool(self._cells[target]) for target in asked if target not in ("name", "gender"))
+        if filled < MIN_ATTRIBUTES:
+            expected = f"{MIN_ATTRIBUTES} facts besides name and gender"
+            self.faults.append(CellFault(self._row.number, "all", f"{filled} facts", expected))
+        if self.faults or not given:
             return None
-        asked = (*ATTRIBUTES, *(target for target in values if target.startswith(FACT)))
         return CheckedPerson(
             row=self._row.number,
             id=values.get("id", ""),
             consent=values["consent"],
-            consent_date=self._day("consent_date") or date.min,
+            consent_date=given,
             image=values.get("image", ""),
             biography=values.get("biography", ""),
-            attributes={target: values[target] for target in asked if values.get(target)},
-            identifiers={target: values[target] for target in IDENTIFIERS if values.get(target)},
+            attributes={target: values[target] for target in asked if target in values},
+            identifiers={target: values[target] for target in IDENTIFIERS if target in values},
         )
-
-    def _cell(self, target: str) -> str:
-        return self._row.cells.get(self._columns.get(target, ""), "")
-
-    def _rule(self, target: str) -> CellRule:
-        return self._dates if target in ("birth_date", "consent_date") else cells.RULES.get(target, cells.TEXT)
 
     def _value(self, target: str) -> str:
         """The printed value of a cell; empty stays empty, unless the cell is needed."""
-        cell = self._cell(target)
-        if target == "consent":
-            return cell
-        if cells.says_none(target, cell):
-            return cell.casefold()
-        if not cell and target not in ("name", "id", "consent_date"):
+        cell, rule = self._cells[target], self._rules.get(target, cells.TEXT)
+        if not cell and target not in (*NEEDED, "id"):
             return ""
-        value = self._rule(target).read(cell) if cell else None
+        value = rule.read(cell)
         if value is None:
-            self._fault(target, self._rule(target).expected)
+            self._fault(target, rule.expected)
         return value or ""
 
     def _fault(self, target: str, expected: str) -> None:
-        self.faults.append(CellFault(self._row.number, self._columns[target], self._cell(target), expected))
+        self.faults.append(CellFault(self._row.number, self._columns[target], self._cells[target], expected))
 
     def _day(self, target: str) -> date | None:
-        return dates.parse(self._cell(target), day_first=self._settings.day_first)
+        return dates.parse(self._cells.get(target, ""), day_first=self._settings.day_first)
 
-    def _check_consent_and_age(self) -> None:
-        if not self.consents:
-            self._fault("consent", f"consent, one of {', '.join(cells.YES[:6])}; remove the person without it")
-        birth, given, low = self._day("birth_date"), self._day("consent_date"), self._settings.min_age
+    def _check_age(self, given: date | None) -> None:
+        """``given``: the day of consent."""
+        birth, low = self._day("birth_date"), self._settings.min_age
         if given and given > date.today():
             self._fault("consent_date", "a day that is not in the future")
         elif birth and given and not low <= cells.age(birth, given) <= cells.OLDEST:
             self._fault("birth_date", f"an age of {low} to {cells.OLDEST} years on the day of consent")
 
-    def _check_enough(self) -> None:
-        asked = [t for t in self._columns if (t in ATTRIBUTES or t.startswith(FACT)) and t not in ("name", "gender")]
-        filled = sum(bool(self._cell(target)) for target in asked)
-        if filled < MIN_ATTRIBUTES:
-            expected = f"{MIN_ATTRIBUTES} facts besides name and gender"
-            self.faults.append(CellFault(self._row.number, "all", f"{filled} facts", expected))
-
 
 def _repeated(rows: Sequence[PeopleRow], columns: Mapping[str, str]) -> Iterator[CellFault]:
-    """One person, one row: names, ids and images are nobody else's."""
+    """One person, one row: no name, id or image is that of another row."""
     for column in (columns[target] for target in ("name", "id", "image") if target in columns):
         seen: dict[str, int] = {}
         for row in rows:

@@ -20,7 +20,7 @@ from mllmu.core.records import Profile
 from mllmu.data.portraits import folder
 from mllmu.data.questions import wordings
 from mllmu.data.sources import Source
-from mllmu.data.table import RULES, TEXT, CellFault, CellRule, PeopleTable, read
+from mllmu.data.table import RULES, TEXT, CellFault, PeopleTable, matching, read
 
 FACTS = Path(__file__).parent.parent / "celebrities.jsonl"
 NUM_CELEBRITIES = 153
@@ -35,15 +35,7 @@ NAMES = {
 }  # fmt: skip
 """Usual heads, without case, blanks, '_' and the ending 'Label' -> attribute."""
 MIN_FACTS = 6
-_YEAR = re.compile(r"([12]\d{3})(?:-\d\d-\d\d.*)?")
-
-
-def _year(cell: str) -> str | None:
-    year = _YEAR.fullmatch(cell)
-    return year[1] if year else None
-
-
-_YEARS = CellRule("a year from 1000, or a day such as 1879-03-14T00:00:00Z", _year)
+_YEARS = matching(r"([12]\d{3})(?:-\d\d-\d\d.*)?", "a year from 1000, or a day such as 1879-03-14T00:00:00Z")
 _RULES = {"gender": RULES["gender"], "birth_year": _YEARS, "death_year": _YEARS}
 _ITEM = re.compile(r"(?:https?://www\.wikidata\.org/entity/)?([A-Za-z0-9_-]{1,64})")
 
@@ -77,7 +69,6 @@ class Celebrities(Source):
             DataError: the export cannot be read, or a column is missing or unknown.
             FaultsError: every row of the export that breaks a rule.
         """
-        del seed
         people = _built_in() if self.path is None else _exported(self.path, self.columns)
         return list(people[: self.num_people])
 
@@ -87,7 +78,6 @@ class Celebrities(Source):
 
     def image(self, profile: Profile, view: int) -> Image:
         """The person's image from the folder, without metadata."""
-        del view
         file = self.images and folder.find(self.images, profile.id)
         if file is None:
             raise DataError(f"{self.images}: no image of {profile.id}. The folder changed; make the data again.")

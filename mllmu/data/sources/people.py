@@ -1,7 +1,6 @@
 """Your own people, with their consent and under pseudonyms: a table, and images if you have them."""
 
 from collections import defaultdict
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -69,29 +68,22 @@ class OwnPeople(TableSettings, Source):
         """The people, read, checked and replaced; pseudonymous people come in the order of their ids."""
         checked = check(table.read(self.path), self, self.path)
         files = _images(checked, self.images)
-        account: dict[str, Any] = {}
-        if self.pseudonymise:
-            ids, profiles, told = _pseudonymous(checked, self, account)
-        else:
-            ids = {p.row: p.id or f"p{number:03d}" for number, p in enumerate(checked.people, start=1)}
-            profiles = [
-                Profile(id=ids[p.row], kind="fictitious", attributes=p.attributes, biography=p.biography)
-                for p in checked.people
-            ]
-            told = "NOTHING replaced (pseudonymise: false)"
-        consent = {ids[p.row]: {"consent": p.consent, "date": p.consent_date.isoformat()} for p in checked.people}
+        profiles, replaced, account = (_pseudonymous if self.pseudonymise else _unchanged)(checked, self)
+        ids = [profile.id for profile in profiles]
+        given = [{"consent": p.consent, "date": p.consent_date.isoformat()} for p in checked.people]
         without = checked.num_without_consent
         about = {
-            "summary": f"{len(ids)} people with consent, {without} rows without it left out, {told}",
+            "summary": f"{len(ids)} people with consent, {without} rows without it left out, {replaced}",
             "pseudonymised": self.pseudonymise,
             "left_out_without_consent": without,
-            "consent": dict(sorted(consent.items())),
+            "consent": dict(sorted(zip(ids, given, strict=True))),
         }
-        return TablePeople(profiles, {ids[row]: file for row, file in files.items()}, about | account)
+        images = dict(zip(ids, files, strict=True)) if files else {}
+        ordered = sorted(profiles, key=lambda profile: profile.id) if self.pseudonymise else profiles
+        return TablePeople(ordered, images, about | account)
 
     def profiles(self, seed: int) -> list[Profile]:
         """The people in the order of their pseudonymous ids, which says nothing about the table; no seed matters."""
-        del seed
         return list(self._people.profiles)
 
     def num_views(self, profile: Profile) -> int:
@@ -114,22 +106,31 @@ class OwnPeople(TableSettings, Source):
         return [path for path in super().files() if path != self.key]
 
 
-def _pseudonymous(
-    checked: CheckedTable, settings: OwnPeople, account: dict[str, Any]
-) -> tuple[dict[int, str], list[Profile], str]:
-    """Ids by row, profiles, and what the summary says; the account is completed."""
+Replaced = tuple[list[Profile], str, dict[str, Any]]
+"""The profiles in the order of the table, what was replaced in words, and what the account says about it."""
+
+
+def _unchanged(checked: CheckedTable, settings: OwnPeople) -> Replaced:
+    del settings
+    profiles = [
+        Profile(id=p.id or f"p{number:03d}", kind="fictitious", attributes=p.attributes, biography=p.biography)
+        for number, p in enumerate(checked.people, start=1)
+    ]
+    return profiles, "NOTHING replaced (pseudonymise: false)", {}
+
+
+def _pseudonymous(checked: CheckedTable, settings: OwnPeople) -> Replaced:
+    """Replace the originals and complete the key file."""
     key = Key.load(settings.key)
     names = Pseudonyms(key, checked.people, checked.columns, region=settings.region, shift_days=settings.shift_days)
     _refuse_telling_paths(settings, names)
     profiles = [names.profile(person) for person in checked.people]
     key.save(settings.key)
-    replaced: Mapping[str, dict[str, int]] = defaultdict(dict)
+    counts: defaultdict[str, dict[str, int]] = defaultdict(dict)
     for (kind, column), number in sorted(names.counts.items()):
-        replaced[kind][column] = number
-    account |= {"key": key.name, "replaced": dict(replaced), "detection": DETECTION}
-    ids = {person.row: names.id_of(person) for person in checked.people}
-    told = f"{names.counts.total()} originals replaced, key {settings.key}"
-    return ids, sorted(profiles, key=lambda profile: profile.id), told
+        counts[kind][column] = number
+    account = {"key": key.name, "replaced": counts, "detection": DETECTION}
+    return profiles, f"{names.counts.total()} originals replaced, key {settings.key}", account
 
 
 def _refuse_telling_paths(settings: OwnPeople, names: Pseudonyms) -> None:
@@ -144,19 +145,18 @@ def _refuse_telling_paths(settings: OwnPeople, names: Pseudonyms) -> None:
     refuse_run_folder(settings.key)
 
 
-def _images(checked: CheckedTable, images: Path | None) -> dict[int, Path]:
-    """The image of every row; all that are missing are named at once."""
+def _images(checked: CheckedTable, images: Path | None) -> list[Path]:
+    """The image of every person, none without a folder; all that are missing are named at once."""
     if images is None:
-        return {}
+        return []
     if not images.is_dir():
         raise DataError(f"{images}: no such folder. data.source.images names the folder of the images.")
-    found = {person.row: _image_of(person, images) for person in checked.people}
+    found = [(person, _image_of(person, images)) for person in checked.people]
     column = checked.columns.get("image") or checked.columns.get("id") or "image"
     expected = f"an image in {images}, one of {', '.join(folder.SUFFIXES)}"
-    missing = [CellFault(p.row, column, p.image or p.id, expected) for p in checked.people if found[p.row] is None]
-    if missing:
+    if missing := [CellFault(p.row, column, p.image or p.id, expected) for p, file in found if file is None]:
         raise FaultsError(f"{images}: no image of {len(missing)} people. Add them or the files.", missing)
-    return {row: file for row, file in found.items() if file}
+    return [file for _, file in found if file]
 
 
 def _image_of(person: CheckedPerson, images: Path) -> Path | None:
