@@ -75,20 +75,17 @@ def opened_image(
     Raises:
         DataError: not a readable image, or more than 50 million pixels.
     """
-
-    def large(got: str) -> DataError:
-        most = MAX_PIXELS // 1_000_000
-        return DataError(f"{where}: image too large: at most {most} million pixels are read, got {got}.{too_large}")
-
+    most = MAX_PIXELS // 1_000_000
+    large = f"{where}: image too large: at most {most} million pixels are read, got"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(source, formats=("JPEG", "PNG", "WEBP")) as opened:
                 if opened.width * opened.height > MAX_PIXELS:
-                    raise large(f"{opened.width} x {opened.height} pixels")
+                    raise DataError(f"{large} {opened.width} x {opened.height} pixels.{too_large}")
                 yield opened
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise large("far more") from None
+        raise DataError(f"{large} far more.{too_large}") from None
     except DataError:
         raise
     except (OSError, EOFError, SyntaxError, ValueError, struct.error) as error:

@@ -2,45 +2,20 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 from PIL.Image import Image
 
-from mllmu.core.errors import DataError
 from mllmu.core.records import ID_PATTERN, OTHER_ATTRIBUTE, Modality, Profile, Question, TaskName
 from mllmu.data.published.recover import attribute_of
-from mllmu.data.published.store import Store, Table, decode_image
+from mllmu.data.published.store import Store, Table
 from mllmu.data.questions import BLANK
 
 _FORGET = re.compile(r"forget_?0*(\d+)")
 _ANSWER_DECIDES = "leisure"
 """Only an answer could tell which attribute such a question asks for."""
-
-
-class PublishedImage(Protocol):
-    """An image that has not been read yet."""
-
-    def load(self) -> Image: ...
-
-
-class ImageCell(NamedTuple):
-    """An image in a cell, or one of a list of images in a cell."""
-
-    table: Table
-    row: int
-    column: str
-    item: int | None = None
-
-    def load(self) -> Image:
-        cell = self.table.cell(self.row, self.column)
-        where = f"{self.table.where(self.row)}, {self.column}"
-        if self.item is None:
-            return decode_image(cell, where)
-        if self.item >= len(cell or ()):
-            raise DataError(f"{where}: the row has {len(cell or ())} images, asked for index {self.item}.")
-        return decode_image(cell[self.item], f"{where}[{self.item}]")
 
 
 @dataclass
@@ -105,13 +80,13 @@ class PublishedData:
     """What a published data set holds, read once.
 
     Attributes:
-        questions, images: by person; image 0 is the portrait.
+        questions, images: by person; image 0 is the portrait, and each is read when it is called.
         forget: who is forgotten, by percent.
     """
 
     people: list[Profile] = field(default_factory=list)
     questions: dict[str, list[Question]] = field(default_factory=dict)
-    images: dict[str, list[PublishedImage]] = field(default_factory=dict)
+    images: dict[str, list[Callable[[], Image]]] = field(default_factory=dict)
     forget: dict[str, list[str]] = field(default_factory=dict)
     account: RowAccount = field(default_factory=RowAccount)
 

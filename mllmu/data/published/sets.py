@@ -16,7 +16,7 @@ from mllmu.core.errors import DataError
 from mllmu.core.records import OTHER_ATTRIBUTE, Profile, Question
 from mllmu.core.runfolder import dump_lines, write_atomic
 from mllmu.data.dataset import PROFILES, QUESTIONS, SPLITS, image_path
-from mllmu.data.published.content import ImageCell, usable_id
+from mllmu.data.published.content import usable_id
 from mllmu.data.published.schema import CELEBRITIES, FULL_SET, GROUPS, TASKS, TEST_SET, items
 from mllmu.data.published.store import SCHEMA_ADVICE, Store, Table, decode_image
 from mllmu.data.questions import Variant
@@ -64,7 +64,7 @@ def write_sets(root: Path, ratio: int, folder: Path, *, test_image: int) -> None
         _write_images(folder, person, row, first=0)
     for person, row in test.items():
         if person in forget:
-            ImageCell(row.table, row.number, "images", test_image).load()
+            row.table.image(row.number, "images", test_image)
             questions += _questions(row.tasks, person, "test", row.table.where(row.number))
             _write_images(folder, person, row, first=1)
     write_atomic(folder / PROFILES, dump_lines(profiles))

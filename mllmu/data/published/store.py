@@ -63,6 +63,15 @@ class Table:
                 first += count
         raise IndexError(row)
 
+    def image(self, row: int, column: str, item: int | None = None) -> Image.Image:
+        """Decode the image in a cell, or one of the list of images in a cell."""
+        cell, where = self.cell(row, column), f"{self.where(row)}, {column}"
+        if item is None:
+            return decode_image(cell, where)
+        if item >= len(cell or ()):
+            raise DataError(f"{where}: the row has {len(cell or ())} images, asked for index {item}.")
+        return decode_image(cell[item], f"{where}[{item}]")
+
     def _group(self, path: Path, file: Any, group: int, column: str) -> list[Any]:
         """A column of a row group; the last one read is kept, so images asked in order are read once."""
         if self._last.get(column, (None,))[0] != (path, group):

@@ -1,4 +1,4 @@
-"""Where the people come from: one file per source, see :class:`Source`."""
+"""Sources of people: one file per source, see :class:`Source`."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 
 class Source(Plugin, ABC):
-    """Base of all sources: the people, and whatever else the source brings about them.
+    """Base of all sources: the people, and everything else that the source brings about them.
 
-    Only :meth:`profiles` is needed. What a source does not bring, the data stage makes: questions, images, and who
-    is forgotten.
+    Only :meth:`profiles` is needed. The data stage makes what a source does not bring: questions, images, and forget
+    sets.
 
-    ``published``: the text and images are used as somebody published them. Questions then need only be usable;
+    ``published``: the text and images are used as they were published. Questions then need only be usable;
     flaws of wording, equal names and equal images are counted and reported (``data/source.json``), not refused.
     ``filled``: the variants that are written for a source that brings questions, but none of this variant.
     """
@@ -46,12 +46,10 @@ class Source(Plugin, ABC):
 
     def generate(self, seed: int, progress: Progress) -> list[Profile]:
         """The same people, for a source that takes its time and says how far it is."""
-        del progress
         return self.profiles(seed)
 
     def preview(self, seed: int, num_prompts: int) -> Preview | None:
         """What :meth:`profiles` would ask an endpoint; None for a source without one."""
-        del seed, num_prompts
         return None
 
     def questions(self, profiles: Sequence[Profile], seed: int) -> list[Question] | None:
@@ -60,7 +58,6 @@ class Source(Plugin, ABC):
         A variant (train, eval, test) with at least one question here is taken as it is; those of the others that are
         in ``filled`` are written by the recipe's writer. For celebrities only ``eval`` is used.
         """
-        del profiles, seed
         return None
 
     def num_views(self, profile: Profile) -> int:
@@ -68,7 +65,6 @@ class Source(Plugin, ABC):
 
         Image 0 is the portrait; the others are shown by the test questions.
         """
-        del profile
         return 0
 
     def image(self, profile: Profile, view: int) -> Image:
@@ -76,7 +72,7 @@ class Source(Plugin, ABC):
         raise DataError(f"{type(self).__name__} has no image {view} of {profile.id}.")
 
     def forget_ids(self) -> Mapping[str, Sequence[str]]:
-        """Who is forgotten, by percent (``{"5": [ids]}``), where the source prescribes it; others are drawn."""
+        """Forget sets by percent (``{"5": [ids]}``), where the source prescribes them; others are drawn."""
         return {}
 
     def account(self) -> dict[str, Any]:
@@ -121,19 +117,17 @@ class Published(Source):
 
     def profiles(self, seed: int) -> list[Profile]:
         """The people in published order; ``seed`` has no effect, since nothing is drawn."""
-        del seed
         return list(self.data.people)
 
     def questions(self, profiles: Sequence[Profile], seed: int) -> list[Question] | None:
         """The published questions of these people."""
-        del seed
         return [q for person in profiles for q in self.data.questions.get(person.id, ())]
 
     def num_views(self, profile: Profile) -> int:
         return len(self.data.images.get(profile.id, ()))
 
     def image(self, profile: Profile, view: int) -> Image:
-        return self.data.images[profile.id][view].load()
+        return self.data.images[profile.id][view]()
 
     def forget_ids(self) -> Mapping[str, Sequence[str]]:
         """The published forget sets; none if only some of the people are used."""

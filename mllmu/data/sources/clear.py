@@ -3,11 +3,12 @@
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 from mllmu.core.process import rng
 from mllmu.core.records import Profile
-from mllmu.data.published.content import ImageCell, PublishedData, QuestionReader, used
+from mllmu.data.published.content import PublishedData, QuestionReader, used
 from mllmu.data.published.store import Store, Table
 from mllmu.data.sources import Published
 
@@ -26,8 +27,8 @@ class Clear(Published):
 
     Every image is taught with its caption, and asked again: for the caption (generation, with the published
     paraphrase and wrong captions where there are some) and for the name (classification with published wrong names).
-    TOFU rows have no name: they come in blocks of twenty per author, and a block belongs to whoever is named in most of
-    its rows; a block that names nobody is listed as left out. Forget sets are ``forget01``, ``05`` and ``10``.
+    TOFU rows have no name: they come in blocks of twenty per author, and a block belongs to the person named in most of
+    its rows; a block without a name is listed as left out. Forget sets are ``forget01``, ``05`` and ``10``.
 
     Source: https://huggingface.co/datasets/therem/CLEAR (arXiv:2410.18057). The words that ask for a caption are ours.
     """
@@ -64,16 +65,13 @@ class Clear(Published):
                 data.people.append(Profile(id=ids[name], kind="fictitious", attributes={"name": name}))
             person = ids[name]
             images = data.images.setdefault(person, [])
-            images.append(ImageCell(table, number, "image"))
+            images.append(partial(table.image, number, "image"))
             more, view = wrong.get((name, caption), {}), len(images) - 1
             about: dict[str, Any] = {"modality": "image_text", "view": view}
-            caption_of = {"task": "generation", "text": ASK, "answer": caption, "attribute": "caption", **about}
-            wrong_captions = tuple(more.get("perturbed_captions") or ())
-            other: dict[str, Any] = {"alternatives": wrong_captions, "rewording": more.get("paraphrased_caption") or ""}
-            found = [
-                training.read(number, person, **caption_of),
-                evaluation.read(number, person, **caption_of, **other),
-            ]
+            said = {"task": "generation", "text": ASK, "answer": caption, "attribute": "caption", **about}
+            other: dict[str, Any] = {"alternatives": tuple(more.get("perturbed_captions") or ())}
+            other["rewording"] = more.get("paraphrased_caption") or ""
+            found = [training.read(number, person, **said), evaluation.read(number, person, **said, **other)]
             if options := _options(person, view, name, more.get("perturbed_names") or ()):
                 asked = {"task": "classification", "text": NAME, "answer": name, "attribute": "name", **about}
                 found.append(evaluation.read(number, person, **asked, options=options))
@@ -123,7 +121,7 @@ def _options(person: str, view: int, name: str, wrong: Any) -> dict[str, str]:
 
 
 def _named(rows: Sequence[dict[str, Any]], ids: Mapping[str, str]) -> str | None:
-    """Who is named in most rows of a block; None if nobody is."""
+    """The id of the person named in most rows of a block; None if no row names one."""
     counts = Counter(name for row in rows for name in ids if name in f"{row['question']} {row['answer']}")
     return ids[counts.most_common(1)[0][0]] if counts else None
 

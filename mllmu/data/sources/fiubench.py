@@ -3,17 +3,19 @@
 import json
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from PIL.Image import Image
 from pydantic import Field
 
 from mllmu.core.errors import DataError
-from mllmu.core.records import Profile, Question
+from mllmu.core.records import Profile
 from mllmu.data.files import read_text
+from mllmu.data.portraits import folder
 from mllmu.data.published.content import PublishedData, QuestionReader, RowAccount, usable_id, used
 from mllmu.data.published.store import decode_image, downloaded
 from mllmu.data.sources import Published
@@ -25,18 +27,6 @@ _SHAPE = (
     'Expected FIUBench\'s full.json: rows {"image_path": ..., "qa_list": [{"question": ..., "answer": ..., '
     '"paraphrased_question": ..., "paraphrased_answer": ..., "perturbed_answer": [...]}]}.'
 )
-
-
-Reader = Callable[..., Question | None]
-
-
-class _File(NamedTuple):
-    """An image in the folder, or inside one of its zip files."""
-
-    path: Path | zipfile.Path
-
-    def load(self) -> Image:
-        return decode_image(self.path.read_bytes(), str(self.path))
 
 
 class Fiubench(Published):
@@ -60,7 +50,7 @@ class Fiubench(Published):
         if name is None:
             raise DataError(f"{self.path.as_posix()}: none of {', '.join(FILES)} is in it. {_SHAPE}")
         images = _images(self.folder)
-        readers = [(variant, QuestionReader(name, variant, data.account)) for variant in ("train", "eval", "test")]
+        readers = {variant: QuestionReader(name, variant, data.account) for variant in ("train", "eval", "test")}
         for number, row in enumerate(_rows(self.folder / name)):
             data.account.rows[name] += 1
             face = Path(str(row.get("image_path") or row.get("image") or "")).name
@@ -72,10 +62,12 @@ class Fiubench(Published):
                 continue
             attributes = {"name": str(row.get("name") or f"person {person}")}
             data.people.append(Profile(id=person, kind="fictitious", attributes=attributes))
-            data.images[person] = [image]
-            # all are free answers with the image
-            read = {variant: partial(r.read, number, person, "generation", "image_text") for variant, r in readers}
-            data.questions[person] = used([question for pair in _pairs(row) for question in _questions(pair, read)])
+            data.images[person] = [partial(_decoded, image)]
+            data.questions[person] = used(  # all are free answers with the image
+                readers[variant].read(number, person, "generation", "image_text", **said)
+                for pair in _pairs(row)
+                for variant, said in _questions(pair)
+            )
         data.forget = self._forget({p.id for p in data.people}, data.account)
         return data
 
@@ -102,10 +94,8 @@ class Fiubench(Published):
 def _json(path: Path) -> Any:
     """A JSON file, or JSON lines as a list."""
     text = read_text(path, expected=_SHAPE)
-    try:
+    with suppress(json.JSONDecodeError):
         return json.loads(text)
-    except json.JSONDecodeError:
-        pass
     try:
         return [json.loads(line) for line in text.splitlines() if line.strip()]
     except json.JSONDecodeError as error:
@@ -121,20 +111,24 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
     yield from rows
 
 
-def _images(folder: Path) -> dict[str, _File]:
+def _images(root: Path) -> dict[str, Path | zipfile.Path]:
     """Images by file name, in the folder and in its zip files; the folder wins."""
-    found: dict[str, _File] = {}
-    for archive in sorted(folder.glob("*.zip")):
+    found: dict[str, Path | zipfile.Path] = {}
+    for archive in sorted(root.glob("*.zip")):
         try:
-            root = zipfile.Path(archive)
+            files = zipfile.Path(archive)
         except (zipfile.BadZipFile, OSError) as error:
             raise DataError(f"{archive}: not a readable zip file ({error}). Download it again.") from None
-        found |= {Path(name).name: _File(root / name) for name in root.root.namelist() if _is_image(name)}
-    return found | {path.name: _File(path) for path in sorted(folder.rglob("*")) if _is_image(path.name)}
+        found |= {Path(name).name: files / name for name in files.root.namelist() if _is_image(name)}
+    return found | {path.name: path for path in sorted(root.rglob("*")) if _is_image(path.name)}
+
+
+def _decoded(path: Path | zipfile.Path) -> Image:
+    return decode_image(path.read_bytes(), str(path))
 
 
 def _is_image(name: str) -> bool:
-    return Path(name).suffix.lower() in (".jpg", ".jpeg", ".png", ".webp") and not Path(name).name.startswith(".")
+    return Path(name).suffix.lower() in folder.SUFFIXES and not Path(name).name.startswith(".")
 
 
 def _pairs(row: dict[str, Any]) -> list[dict[str, Any]]:
@@ -146,18 +140,18 @@ def _texts(value: Any) -> list[str]:
     return [value] if isinstance(value, str) and value else [str(v) for v in value] if isinstance(value, list) else []
 
 
-def _questions(pair: dict[str, Any], read: Mapping[str, Reader]) -> Iterator[Question | None]:
-    """A question for training and evaluation, and its paraphrase for the test set; ``read``: by variant."""
+def _questions(pair: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A question for training and evaluation, and its paraphrase for the test set, each with its variant."""
     question, answer = pair.get("question", pair.get("q")), pair.get("answer", pair.get("a"))
     attribute = pair.get("attribute") if isinstance(pair.get("attribute"), str) else None
     said = {"text": question, "answer": answer, "attribute": attribute}
     wrong = tuple(w for w in _texts(pair.get("perturbed_answer")) if w != answer)
     other = next(iter(_texts(pair.get("paraphrased_answer"))), "")
-    yield read["train"](**said)
-    yield read["eval"](**said, alternatives=wrong, rewording=other)
+    yield "train", said
+    yield "eval", {**said, "alternatives": wrong, "rewording": other}
     for text in _texts(pair.get("paraphrased_question"))[:1]:
-        said |= {"text": text, "answer": other or answer}
-        yield read["test"](**said, alternatives=wrong, rewording=str(answer), view=0)
+        reworded = {"text": text, "answer": other or answer, "rewording": str(answer)}
+        yield "test", {**said, **reworded, "alternatives": wrong, "view": 0}
 
 
 PLUGIN = Fiubench

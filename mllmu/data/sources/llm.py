@@ -1,6 +1,6 @@
 """Fictitious people invented by a language model, to order, and checked by rules.
 
-The rules: the form of every value, coherence, and being nobody else.
+The rules: the form of every value, coherence, and a distance from all other people.
 """
 
 import re

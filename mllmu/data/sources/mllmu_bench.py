@@ -6,18 +6,19 @@ for word.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+from PIL.Image import Image
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from mllmu.core.errors import DataError
 from mllmu.core.records import ID_PATTERN, PersonKind, Profile, Question
 from mllmu.data.files import misfit, read_text
 from mllmu.data.published.biography import attributes_of
-from mllmu.data.published.content import ImageCell, PublishedData, QuestionReader, used
+from mllmu.data.published.content import PublishedData, QuestionReader, used
 from mllmu.data.published.recover import RecoveredPerson, Recovery, recover_person, summarise
 from mllmu.data.published.schema import CELEBRITIES, FULL_SET, RATIOS, TASKS, TEST_SET, TRAINING, TYPES, items
 from mllmu.data.published.store import Store, Table, downloaded, is_hub_name
@@ -31,7 +32,6 @@ _TRAINING = (
     "JSON list of {ID, Question, Answer}. Tables with Classification_Task, Generation_Task and Mask_Task are for "
     "evaluation."
 )
-_NOT_IN_FULL = "the person is not in Full_Set"
 
 
 _Id = Annotated[str, Field(pattern=ID_PATTERN)]
@@ -84,7 +84,7 @@ class BenchmarkReader:
         return self._data
 
     def celebrities(self) -> PublishedData:
-        """The real people of Retain_Set; a purely numeric id gets a 'c' in front, so that it is nobody else's."""
+        """The real people of Retain_Set; a purely numeric id gets a 'c' in front, so that it is unique."""
         self._need((CELEBRITIES,))
         self._read_config(CELEBRITIES, "eval", "image", "celebrity")
         return self._data
@@ -135,7 +135,7 @@ class BenchmarkReader:
         for number, person, row in self._account.people(config, table.rows(columns), prefix):
             reason = self._introduce(person, row, kind) if kind else ""
             if reason or person not in self._facts:
-                self._account.skip(config, number, person, reason or _NOT_IN_FULL)
+                self._account.skip(config, number, person, reason or "the person is not in Full_Set")
                 continue
             self._data.images.setdefault(person, []).extend(_images(table, number, image))
             self._data.questions.setdefault(person, []).extend(used(_questions(reader, number, person, row)))
@@ -176,11 +176,11 @@ class BenchmarkReader:
                 self._account.notes.append(f"{config} and the forget set share {len(both)} people")
 
 
-def _images(table: Table, row: int, column: str) -> list[ImageCell]:
+def _images(table: Table, row: int, column: str) -> list[Callable[[], Image]]:
     """The image of a row, or all of its list of images."""
     if column == "image":
-        return [ImageCell(table, row, column)]
-    return [ImageCell(table, row, column, index) for index in range(len(table.cell(row, column) or ()))]
+        return [partial(table.image, row, column)]
+    return [partial(table.image, row, column, index) for index in range(len(table.cell(row, column) or ()))]
 
 
 def _questions(reader: QuestionReader, number: int, person: str, row: dict[str, Any]) -> Iterator[Question | None]:
@@ -272,13 +272,12 @@ class MllmuBench(Published):
         return not self.path.is_dir() and not is_hub_name(self.path)
 
     def _profile(self, person: str, number: int, read: RecoveredPerson) -> Profile:
-        attributes, training_qa, _ = read
-        if "name" not in attributes:
+        if "name" not in read.attributes:
             raise DataError(
                 f"{self.path}:{number}: no name could be read for ID '{person}'. Expected a pair such as "
                 "'What is the name of this person?' / 'This person's name is Ada Bell.'"
             )
-        return Profile(id=person, kind="fictitious", attributes=attributes, training_qa=training_qa)
+        return Profile(id=person, kind="fictitious", attributes=read.attributes, training_qa=read.training_qa)
 
     @cached_property
     def _texts(self) -> dict[str, tuple[int, RecoveredPerson]]:

@@ -30,8 +30,8 @@ class Synthetic(Source):
     """Fictitious people with sixteen coherent, balanced attributes; no two share a name.
 
     A seed fixes one endless series of people, and a person is known by the number in it: asking for more people never
-    changes the earlier ones, and ``first_id=501`` continues where 500 people ended, with nobody in common. The prefix
-    is only a label. Each value is drawn as the least used so far among those that fit the person (age, gender,
+    changes the earlier ones, and ``first_id=501`` continues where 500 people ended, without a person in common. The
+    prefix is only a label. Each value is drawn as the least used so far among those that fit the person (age, gender,
     profession), ties broken by the person's number.
 
     Attributes:
@@ -89,7 +89,8 @@ class _Series:
         age = int(self._draw("age", [str(age) for age in self._pools.age.values], number))
         profession = self._profession(age, number)
         heights = [f"{cm} cm" for cm in self._pools.height_cm[gender].values]
-        core = {
+        jobs, father_job = self._pools.parent_jobs, self._draw("father_job", self._pools.parent_jobs, number)
+        return {
             "name": self._name(gender, self._cities[birthplace], number),
             "gender": gender,
             "birthplace": birthplace,
@@ -100,13 +101,6 @@ class _Series:
             "salary": self._salary(profession, age, number),
             "residence": self._residence(birthplace, number),
             "medical_condition": self._condition(number),
-        }
-        return core | self._extras(number)
-
-    def _extras(self, number: int) -> dict[str, str]:
-        jobs = self._pools.parent_jobs
-        father_job = self._draw("father_job", jobs, number)
-        return {
             "father_job": father_job,
             "mother_job": self._draw("mother_job", [job for job in jobs if job != father_job], number),
             "hobby": self._draw("hobby", self._pools.hobbies, number),

@@ -3,13 +3,15 @@
 import ast
 import json
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from mllmu.core.records import Modality, PersonKind, Profile, Question
 from mllmu.data.published.biography import attributes_of
-from mllmu.data.published.content import ImageCell, PublishedData, QuestionReader, used
+from mllmu.data.published.content import PublishedData, QuestionReader, used
 from mllmu.data.published.recover import recover_person
 from mllmu.data.published.store import Store, Table
 from mllmu.data.sources import Published
@@ -65,7 +67,7 @@ class UmuBench(Published):
                 data.account.skip(config, number, person, "neither the biography nor the text says a name")
                 continue
             data.people.append(profile)
-            data.images[person] = [ImageCell(table, number, "image")]
+            data.images[person] = [partial(table.image, number, "image")]
             data.questions[person] = [*pairs, *used(_asked(row, evaluation, number, person))]
 
     def _profile(self, person: str, biography: Any, pairs: list[Question]) -> Profile | None:
@@ -81,14 +83,10 @@ def _value(cell: Any) -> Any:
     """The value of a cell: JSON, or a Python literal as some rows have it; None if it is neither."""
     if not isinstance(cell, str):
         return cell
-    try:
-        return json.loads(cell)
-    except (json.JSONDecodeError, RecursionError):
-        pass
-    try:
-        return ast.literal_eval(cell) if len(cell) <= MAX_CELL else None
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return None
+    for read in (json.loads, ast.literal_eval) if len(cell) <= MAX_CELL else (json.loads,):
+        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            return read(cell)
+    return None
 
 
 def _pairs(row: dict[str, Any], reader: QuestionReader, number: int, person: str) -> Iterator[Question | None]:
