@@ -1,4 +1,4 @@
-"""Who is forgotten: by a seeded draw, or by a file of ids. Always by person, never by question."""
+"""Forget sets: by a seeded draw, or by a file of ids. Always by person, never by question."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,12 +17,12 @@ def forget_ids(
 ) -> dict[str, list[str]]:
     """The people to forget for each forget ratio, keyed by percent, in the order of ``ids``.
 
-    Drawn sets are nested: whoever is forgotten at 5 % is forgotten at 10 %, so that ratios can be compared. At least
+    Drawn sets are nested: a person forgotten at 5 % is forgotten at 10 %, so that ratios can be compared. At least
     one person is forgotten. Ids from a file are taken as they are, and so are those that the source prescribes for a
     ratio (``prescribed``, by percent) if there is no file.
 
     Raises:
-        DataError: a ratio leaves nobody to retain; the file is damaged, names unknown people, or does not agree with
+        DataError: a ratio leaves no one to retain; the file is damaged, names unknown people, or does not agree with
             the ratios.
     """
     if splits.file is not None:

@@ -1,4 +1,4 @@
-"""Portraits: where the image of a person comes from. One file per backend; see :class:`Portraits`.
+"""Portraits: backends that make the image of a person. One file per backend; see :class:`Portraits`.
 
 Every backend may show the same person differently by :func:`transform`: mirrored, tilted, reframed, on another
 background, in another light.
@@ -62,7 +62,6 @@ class Portraits(Plugin, ABC):
         Raises:
             DataError: two people have one face.
         """
-        del portraits
 
     def check_view(self, view: int) -> None:
         """Raise DataError unless the view is one of this backend's ``num_views``."""

@@ -19,8 +19,9 @@ from mllmu.core.errors import DataError, ModelError, needs_extra
 from mllmu.core.process import derive
 from mllmu.core.records import Profile
 from mllmu.data.portraits import Portraits
-from mllmu.data.portraits.dicebear import NONE, PORTRAIT_YEAR, features
+from mllmu.data.portraits.dicebear import PORTRAIT_YEAR, features
 from mllmu.data.portraits.folder import Folder
+from mllmu.data.values import NONE
 
 Vectors = NDArray[np.float32]
 
@@ -38,6 +39,15 @@ SCENES = (
     "speaking, on a stage",
     "tired, on a train",
 )
+_SEEN = {
+    "skin": "{skin} skin",
+    "hair": "{hair_colour} hair, {hair}",
+    "headwear": "a {headwear_colour} {headwear}",
+    "facial_hair": "a {facial_hair_colour} {facial_hair}",
+    "glasses": "{glasses}",
+    "clothes": "{clothes_colour} {clothes}",
+}
+"""How a prompt says a drawn feature."""
 
 
 class Faces(Portraits):
@@ -92,8 +102,7 @@ class Faces(Portraits):
         for person, path in portraits:
             with Image.open(path) as opened:
                 own = embedding(self.embedder, opened.convert("RGB"))
-            other = look_alike(own, seen, self.max_other)
-            if other is not None:
+            if (other := look_alike(own, seen, self.max_other)) is not None:
                 raise DataError(
                     f"{path.name}: the face of {person} is that of {portraits[other][0]} (cosine {self.max_other:g} or "
                     "more). Use another seed, a model with more variety, or raise 'max_other'."
@@ -153,19 +162,10 @@ def described(profile: Profile, seed: int) -> str:
     Nationality, profession and name are left out on purpose: the image must not answer a question.
     """
     traits = features(profile, seed)
-    parts = [f"{traits['skin']} skin"]
-    if traits["hair"] != NONE:
-        parts.append(f"{traits['hair_colour']} hair, {traits['hair']}")
-    if traits["headwear"] != NONE:
-        parts.append(f"a {traits['headwear_colour']} {traits['headwear']}")
-    if traits["facial_hair"] != NONE:
-        parts.append(f"a {traits['facial_hair_colour']} {traits['facial_hair']}")
-    if traits["glasses"] != NONE:
-        parts.append(
-            traits["glasses"] if traits["glasses"].endswith(("glasses", "shades")) else f"{traits['glasses']} glasses"
-        )
-    parts.append(f"{traits['clothes_colour']} {traits['clothes']}")
-    return f"photograph of one {who(profile)}, head and shoulders, " + ", ".join(parts)
+    if traits["glasses"] in ("square", "round"):
+        traits["glasses"] += " glasses"
+    seen = (words.format_map(traits) for feature, words in _SEEN.items() if traits[feature] != NONE)
+    return f"photograph of one {who(profile)}, head and shoulders, {', '.join(seen)}"
 
 
 def who(profile: Profile) -> str:

@@ -31,7 +31,6 @@ class Arc2Face(OwnFaces):
     guidance: float = Field(GUIDANCE, ge=0, description="classifier-free guidance")
 
     def redrawn(self, profile: Profile, view: int, face_D: Vectors, settings: dict[str, Any]) -> Any:
-        del profile, view
         pipe = pipeline("StableDiffusionPipeline", self.path, self.revision, self.device, self.dtype)
         prompts = {"prompt_embeds": face_prompt(pipe, face_D), "negative_prompt_embeds": face_prompt(pipe, None)}
         return pipe(**prompts, **settings).images[0]

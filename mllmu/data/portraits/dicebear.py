@@ -1,7 +1,7 @@
 """Drawn portraits of people who do not exist, rendered locally from a cartoon style: no photograph, no download.
 
 Art: "Avataaars" by Pablo Stanley, free for personal and commercial use, remixed by the DiceBear project (MIT),
-see ``CREDITS``. A drawn portrait never resembles a real person; a celebrity's is as invented as everybody's.
+see ``CREDITS``. A drawn portrait never resembles a real person; a celebrity's is invented too.
 """
 
 import functools
@@ -23,6 +23,7 @@ from mllmu.core.process import rng
 from mllmu.core.records import Profile
 from mllmu.data.files import packaged_yaml
 from mllmu.data.portraits import BACKGROUNDS, MAX_VIEWS, Portraits, transform
+from mllmu.data.values import NONE
 
 CREDITS = (
     "Portraits: remix of 'Avataaars' (https://avataaars.com/) by Pablo Stanley (https://twitter.com/pablostanley), "
@@ -31,8 +32,6 @@ CREDITS = (
 
 # The year in which living people are portrayed. Fixed, so that a portrait does not change with the calendar.
 PORTRAIT_YEAR = 2025
-
-NONE = "none"
 
 _TABLES = packaged_yaml("portraits/dicebear.yaml")
 # Our name of a feature -> the style's name.
@@ -171,32 +170,27 @@ def _year(text: str) -> int | None:
     return int(found.group()) if found else None
 
 
-def _distance(one: str, other: str) -> float:
-    """Euclidean distance of two hex colours in RGB, 0 to 441."""
-    return math.dist(ImageColor.getrgb(one), ImageColor.getrgb(other))
+def _gap(colour: str, neighbours: Iterable[str]) -> float:
+    """Euclidean distance of a hex colour to the nearest neighbour in RGB, 0 to 441."""
+    return min(math.dist(ImageColor.getrgb(colour), ImageColor.getrgb(other)) for other in neighbours)
 
 
 def _far(palette: Mapping[str, str], neighbours: Iterable[str]) -> list[str]:
     """Names of the colours that can be told from all neighbours; the single farthest if none can."""
-    gap = {name: min(_distance(colour, other) for other in neighbours) for name, colour in palette.items()}
-    return [name for name in palette if gap[name] >= MIN_DISTANCE] or [max(gap, key=lambda name: gap[name])]
+    gaps = {name: _gap(colour, neighbours) for name, colour in palette.items()}
+    return [name for name, gap in gaps.items() if gap >= MIN_DISTANCE] or [max(gaps, key=gaps.__getitem__)]
 
 
 def _top_colours(traits: Mapping[str, str]) -> list[str]:
     """Hex colours of what is seen of hair, headwear and beard."""
-    found = [ALL_HAIR.get(traits["hair_colour"]), CLOTH.get(traits["headwear_colour"])]
-    found.append(ALL_HAIR.get(traits["facial_hair_colour"]))
-    return [colour for colour in found if colour]
+    hair, beard = (ALL_HAIR.get(traits[f"{part}_colour"]) for part in ("hair", "facial_hair"))
+    return [colour for colour in (hair, CLOTH.get(traits["headwear_colour"]), beard) if colour]
 
 
 def _backgrounds(traits: Mapping[str, str], profile: Profile, seed: int) -> list[str]:
     """A neutral background for view 0, then one for each transformed view; all differ, all contrast with the figure."""
     figure = [SKIN[traits["skin"]], CLOTH[traits["clothes_colour"]], *_top_colours(traits)]
-
-    def gap(colour: str) -> float:
-        return min(_distance(colour, other) for other in figure)
-
-    draw = rng(seed, "portrait", profile.id, "background")
+    gap, draw = functools.partial(_gap, neighbours=figure), rng(seed, "portrait", profile.id, "background")
     neutral = draw.choice(sorted(_TABLES["neutral_backgrounds"], key=gap, reverse=True)[:3])
     others = sorted(BACKGROUNDS, key=gap, reverse=True)[:8]
     return [neutral, *draw.sample(others, len(others))]

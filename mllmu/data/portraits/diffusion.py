@@ -1,6 +1,6 @@
 """Photographs of people who do not exist, by any text-to-image pipeline of diffusers."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from PIL import Image
 from pydantic import Field
@@ -24,20 +24,19 @@ class Diffusion(Faces):
     strength: float = Field(0.55, gt=0, le=1, description="noise added to the portrait for a view; 1: a new image")
 
     def generate(self, profile: Profile, view: int, noise: int, seed: int) -> Image.Image:
-        text = f"{described(profile, seed)}, {scene(view)}"
-        more = {"negative_prompt": NEGATIVE, "guidance_scale": self.guidance, "generator": generator(noise)}
-        where = (self.path, self.revision, self.device, self.dtype)
-        if view == 0:
-            made = pipeline("AutoPipelineForText2Image", *where)(prompt=text, num_inference_steps=self.steps, **more)
-        else:
-            made = pipeline("AutoPipelineForImage2Image", *where)(
-                prompt=text,
-                image=self.render_first(profile, seed),
-                strength=self.strength,
-                num_inference_steps=max(self.steps, round(1 / self.strength) + 1),
-                **more,
-            )
-        image: Image.Image = made.images[0]
+        settings: dict[str, Any] = {
+            "prompt": f"{described(profile, seed)}, {scene(view)}",
+            "negative_prompt": NEGATIVE,
+            "guidance_scale": self.guidance,
+            "generator": generator(noise),
+            "num_inference_steps": self.steps,
+        }
+        if view:
+            steps = max(self.steps, round(1 / self.strength) + 1)
+            first = self.render_first(profile, seed)
+            settings |= {"image": first, "strength": self.strength, "num_inference_steps": steps}
+        kind = "AutoPipelineForImage2Image" if view else "AutoPipelineForText2Image"
+        image: Image.Image = pipeline(kind, self.path, self.revision, self.device, self.dtype)(**settings).images[0]
         return image
 
 

@@ -25,8 +25,8 @@ class Folder(Portraits):
     The EXIF orientation is applied, then the image is cropped to its central square and scaled to ``size``;
     metadata (place, device, time) and transparency are dropped. Refused are images of less than 32 pixels a side, of
     more than 50 million pixels or 50 MB, and links that lead out of the folder. A view above 0 without a file of its
-    own is made from the canonical image by ``transform``. As ``anna_1.jpg`` is view 1 of ``anna``, give nobody
-    else the id ``anna_1``.
+    own is made from the canonical image by ``transform``. As ``anna_1.jpg`` is view 1 of ``anna``, no other
+    person may have the id ``anna_1``.
 
     Settings:
         path: the folder; relative to the working directory.
@@ -42,13 +42,11 @@ class Folder(Portraits):
         if not re.fullmatch(ID_PATTERN, profile.id):
             raise DataError(f"profile id {profile.id!r}: expected letters, digits, '_' and '-' only, 1 to 64 of them.")
         own = find(self.path, f"{profile.id}_{view}") if view else None
-        if own:
-            return read(own, self.size)
-        canonical = find(self.path, profile.id)
-        if canonical is None:
+        file = own or find(self.path, profile.id)
+        if file is None:
             raise DataError(self._missing(profile.id))
-        image = read(canonical, self.size)
-        return transform(image, rng(seed, "portrait", profile.id, "view", view), 1.0) if view else image
+        image = read(file, self.size)
+        return image if own or not view else transform(image, rng(seed, "portrait", profile.id, "view", view), 1.0)
 
     def _missing(self, stem: str) -> str:
         """Say which file is missing, and which files have a similar name."""
