@@ -56,7 +56,6 @@ class Factuality(Metric):
 
     def value(self, sample: Sample, response: Response) -> float | str:
         """Not used: the points are already given, see :func:`run`."""
-        del sample, response
         return "judged by mllmu judge"
 
     def info(self) -> MetricInfo:

@@ -33,7 +33,6 @@ class Refusing:
     """The alternative is a refusal, drawn for each turn and epoch."""
 
     def alternative(self, turn: Turn, others: Sequence[Turn], draw: random.Random) -> str:
-        del turn, others
         return draw.choice(REFUSALS)
 
 
@@ -41,7 +40,6 @@ class AnsweringWrongly:
     """The alternative is the reply of another person on the same topic, plausible and wrong; a refusal without one."""
 
     def alternative(self, turn: Turn, others: Sequence[Turn], draw: random.Random) -> str:
-        del turn
         return draw.choice(others).reply if others else draw.choice(REFUSALS)
 
 

@@ -223,17 +223,14 @@ class Method(Plugin):
 
     def forget_terms(self, step: Step) -> Terms:
         """The terms ``forget_...`` of a step; only its forget side may be used."""
-        del step
         raise TypeError(f"{type(self).__name__} does not train")
 
     def retain_terms(self, step: Step) -> Terms:
         """The terms ``retain_...`` of a step; only its retain side may be used. None unless ``uses_retain``."""
-        del step
         return {}
 
     def system_prompt(self, names: list[str]) -> str:
         """System prompt put before every question, given the names of the forgotten people; empty for none."""
-        del names
         return ""
 
     def alternative(self, turn: Turn, others: Sequence[Turn], draw: random.Random) -> str:
@@ -246,22 +243,18 @@ class Method(Plugin):
             others: turns about the same topic of other people with other replies, forgotten and retained; may be empty.
             draw: the only source of chance; each turn has its own in each epoch.
         """
-        del others, draw
         return turn.reply
 
     def targets(self, num_layers: int) -> str | None:
         """Regular expression of the layers to train, instead of the recipe's; None leaves it to the recipe."""
-        del num_layers
         return PUBLISHED_LAYERS if self.layers == "published" else None
 
     def masks(self, saliency: Saliency) -> list[Tensor] | None:
         """Which entries of each trainable weight may change (True), decided before training; None: all."""
-        del saliency
         return None
 
     def modifier(self, probe: Probe) -> Modifier:
         """The modifier, made from what can be measured before training; for methods with ``modifies``."""
-        del probe
         raise TypeError(f"{type(self).__name__} makes no modifier")
 
     @property

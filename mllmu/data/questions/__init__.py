@@ -103,5 +103,4 @@ class QuestionWriter(Plugin, ABC):
 
     def preview(self, people: Sequence[Profile], order: QuestionOrder, num_prompts: int) -> Preview | None:
         """What :meth:`write` would ask an endpoint; None for a writer without one."""
-        del people, order, num_prompts
         return None

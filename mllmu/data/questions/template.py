@@ -36,7 +36,6 @@ class Template(QuestionWriter):
 
     def write(self, people: Sequence[Profile], order: QuestionOrder, progress: Progress) -> Written:
         """Fill in the templates; see :func:`build`."""
-        del progress
         return Written(build(people, order))
 
 

@@ -92,7 +92,6 @@ class Task(Plugin):
             Changed copies (``question.model_copy(update=...)``). Whatever task and id they have, they become questions
             of this task and are numbered by person, variant and modality.
         """
-        del questions
         return ()
 
     def right(self, text: str, sample: Sample) -> bool | None:

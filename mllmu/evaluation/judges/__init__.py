@@ -88,7 +88,6 @@ class Judge(Plugin):
 
     def preview(self, cases: Sequence[Case], num_prompts: int) -> Preview:
         """What :meth:`JudgeSession.judge` would ask an endpoint about these cases; nothing by default."""
-        del cases, num_prompts
         return Preview(0, 0, ())
 
 

@@ -88,7 +88,6 @@ class Metric(Plugin):
 
     def readable(self, value: float, split: Split) -> float:
         """The number that is averaged for one judged value; the value itself unless a metric differs by split."""
-        del split
         return value
 
     def of_mean(self, mean: float) -> float:

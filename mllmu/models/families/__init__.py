@@ -162,7 +162,6 @@ class Family(Plugin):
 
     def spelled(self, text: str, processor: Any) -> str:
         """The text as the processor changes it around the image, the mark itself still standing for it."""
-        del processor
         return text
 
     def image_ids(self, turn: Turn, processor: Any, ids: Sequence[int]) -> list[int] | None:
@@ -236,7 +235,6 @@ class Family(Plugin):
         The next token is at max + 1. ``model`` has no adapter's wrapper; ``images`` fetches the tensors of all images
         among ``ids``, and maybe of more behind those.
         """
-        del model, ids, images
         return None
 
     def packed_masks(self, model: Any, kin_BTT: Tensor, position_BT: Tensor, is_image_BT: Tensor) -> dict[str, Tensor]:

@@ -40,7 +40,6 @@ class PaliGemma(Family):
         return "", str(processor.tokenizer.eos_token)
 
     def opens(self, text: str, processor: Any) -> bool:
-        del text, processor
         return False  # the processor writes the first token itself, behind the image
 
     def spelled(self, text: str, processor: Any) -> str:
@@ -50,7 +49,6 @@ class PaliGemma(Family):
     def positions(
         self, model: Any, ids: Sequence[int], images: Callable[[], Mapping[str, Tensor]]
     ) -> Sequence[Sequence[int]] | None:
-        del model, images
         return [range(1, len(ids) + 1)]
 
     def token_inputs(self, ids_BT: Tensor, labels_BT: Tensor, processor: Any) -> dict[str, Tensor]:

@@ -43,7 +43,6 @@ class JensenShannon(RetainingMethod):
         return {"retain_js": self.retain_weight * js_to_reference(retain.current.logits_NV, retain.reference.logits_NV)}
 
     def alternative(self, turn: Turn, others: Sequence[Turn], draw: random.Random) -> str:
-        del turn, others, draw
         return self.refusal
 
 
