@@ -5,7 +5,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from mllmu.core.records import Modality, Question
-from mllmu.data.tasks import Task
+from mllmu.data.tasks import OUTCOMES, Task
 
 # The two published wordings differ by one word; both are kept so that numbers stay comparable.
 _INSTRUCTION: dict[Modality, str] = {
@@ -25,17 +25,8 @@ class Generation(Task):
     source: ClassVar[str] = "https://arxiv.org/abs/2410.22108"
     label: ClassVar[str] = "Generation"
     metrics: ClassVar[tuple[str, ...]] = (
-        "rougeL",
-        "rouge1",
-        "rouge2",
-        "rougeL_recall",
-        "bleu",
-        "probability",
-        "truth_ratio",
-        "right",
-        "wrong",
-        "refused",
-        "garbled",
+        *("rougeL", "rouge1", "rouge2", "rougeL_recall", "bleu"),
+        *("probability", "truth_ratio", *OUTCOMES),
     )
     judged: ClassVar[bool] = True
     bare_in_training: ClassVar[bool] = True
