@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 from mllmu.core.records import QA, Record
 from mllmu.data.dates import MONTHS
 from mllmu.data.files import packaged_yaml
-from mllmu.data.values import ATTRIBUTES, CORE_ATTRIBUTES, with_article
+from mllmu.data.values import ATTRIBUTES, CORE_ATTRIBUTES, NONE, with_article
 
 _TABLE = packaged_yaml("published/recover.yaml")
 _PARTS = {**_TABLE["parts"], "month": "|".join(MONTHS)}
@@ -30,118 +30,65 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 QUESTIONS = [(re.compile(pattern, re.IGNORECASE), attribute) for pattern, attribute in _TABLE["questions"]]
-_ANSWERS = {name: [_compiled(pattern) for pattern in patterns] for name, patterns in _TABLE["answers"].items()}
-_ENDINGS = {name: re.compile(pattern) for name, pattern in _TABLE["endings"].items()}
+_ANSWERS = {name: [(_compiled(pattern), form) for pattern, form in rows] for name, rows in _TABLE["answers"].items()}
+_ENDINGS = {name: [_compiled(pattern) for pattern in patterns] for name, patterns in _TABLE["endings"].items()}
 UNSTATED = re.compile(
     r"\bno (?:\w+ )?information\b|\bnot (?:available|applicable|known|provided|specified|disclosed)\b"
     r"|\bdoes not have (?:an|any) (?:annual salary|salary|employment|education|educational)\b",
     re.IGNORECASE,
 )
-
-
-def _first(answer: str, *names: str) -> str | None:
-    """Value group ``v`` of the first pattern of these names that fits the whole answer."""
-    for pattern in (pattern for name in names for pattern in _ANSWERS[name]):
-        if match := pattern.fullmatch(answer):
-            return match["v"].strip() or None
-    return None
-
-
 _NAME_SHAPE = _compiled(r"<name_part>(?: <name_part>){0,4}")
-
-
-def _name(answer: str) -> str | None:
-    value = _first(answer, "name")
-    fits = value is not None and _NAME_SHAPE.fullmatch(value) and value[0].isupper() and value.split()[-1][0].isupper()
-    return value if fits else None
-
-
-def _gender(answer: str) -> str | None:
-    value = _first(answer, "gender")
-    return value.lower() if value else None
-
-
 _CURRENCY = {"$": "$", "€": "€", "£": "£", "USD": "$", "EUR": "€", "GBP": "£"}
-
-
-def _salary(answer: str) -> str | None:
-    """An amount without a currency, or with two different ones, has no reading."""
-    match = _ANSWERS["salary"][0].fullmatch(answer)
-    if match is None:
-        return None
-    signs = {_CURRENCY[sign.strip()] for sign in (match["before"], match["after"]) if sign}
-    amount = int(match["v"].replace(",", ""))
-    return f"{signs.pop()}{amount:,}" if len(signs) == 1 else None
-
-
-def _medical_condition(answer: str) -> str | None:
-    if _ANSWERS["healthy"][0].fullmatch(answer):
-        return "none"
-    allergen = _first(answer, "allergy")
-    return f"allergy to {allergen}" if allergen else _first(answer, "medical_condition")
-
-
 _LANGUAGES = frozenset({"Arabic", "Chinese", "English", "French", "German", "Italian", "Japanese", "Latin", "Spanish"})
 
 
-def _job(answer: str) -> str | None:
-    value = _first(answer, "job")
-    return _plain_case(_ENDINGS["job"].sub("", value)) if value else None
+def _name(value: str) -> str:
+    fits = _NAME_SHAPE.fullmatch(value) and value[0].isupper() and value.split()[-1][0].isupper()
+    return value if fits else ""
 
 
-def _plain_case(job: str) -> str:
+def _salary(value: str) -> str:
+    """An amount without a currency, or with two different ones, has no reading."""
+    signs = {_CURRENCY[sign] for sign in re.findall(r"[$€£]|[A-Z]+", value)}
+    return f"{signs.pop()}{int(re.sub(r'[^0-9]', '', value)):,}" if len(signs) == 1 else ""
+
+
+def _job(value: str) -> str:
     """Lower the words of a job written as a title; acronyms, languages and the employer after 'at' keep theirs.
 
-    >>> _plain_case("Senior IT Consultant at Bosch")
+    >>> _job("Senior IT Consultant at Bosch")
     'senior IT consultant at Bosch'
     """
-    title, at, employer = job.partition(" at ")
+    title, at, employer = value.partition(" at ")
     if title[:1].isupper():
         title = re.sub(r"\b[A-Z][a-z]+", lambda m: m[0] if m[0] in _LANGUAGES else m[0].lower(), title)
     return title + at + employer
 
 
-def _pet(answer: str) -> str | None:
+def _pet(value: str) -> str:
     """'a <kind> named <Name>'; the kind is 'pet' where the text does not say more."""
-    if _ANSWERS["no_pet"][0].fullmatch(answer):
-        return "none"
-    for pattern in _ANSWERS["pet"]:
-        if match := pattern.fullmatch(answer):
-            said = match.groupdict()
-            kind = said.get("k") or with_article(said["bare"])
-            return f"{kind} named {match['n']}"
-    return None
+    return value if value == NONE or value.startswith(("a ", "an ")) else with_article(value)
 
 
-def _trimmed(answer: str, name: str) -> str | None:
-    value = _first(answer, name)
-    return _ENDINGS["occasion"].sub("", _ENDINGS["clause"].sub("", value)) if value else None
-
-
-def _food(answer: str) -> str | None:
-    """The dish without an explanation after a comma; 'favorite cuisine is Thai' reads as 'Thai cuisine'."""
-    cuisine = _first(answer, "cuisine")
-    value = (cuisine or _first(answer, "food") or "").split(",")[0].strip("'‘’\" ")
-    return f"{value} cuisine" if cuisine and " " not in value else value or None
-
-
-_READERS: dict[str, Callable[[str], str | None]] = {
+_PRINTED: dict[str, Callable[[str], str]] = {
     "name": _name,
-    "gender": _gender,
+    "gender": str.lower,
     "salary": _salary,
-    "medical_condition": _medical_condition,
     **dict.fromkeys(("profession", "father_job", "mother_job"), _job),
     "pet": _pet,
-    "food": _food,
-    "hobby": lambda answer: _trimmed(answer, "hobby"),
-    "collection": lambda answer: _trimmed(answer, "collection"),
 }
+"""What makes the printed value of the one in an answer; empty if it cannot be right."""
 
 
 def _read_value(attribute: str, answer: str) -> str | None:
     """The value of an attribute in an answer without its final stop; None where no pattern fits the whole answer."""
-    reader = _READERS.get(attribute)
-    return reader(answer) if reader else _first(answer, attribute)
+    for pattern, form in _ANSWERS[attribute]:
+        if match := pattern.fullmatch(answer):
+            value = form.format(**match.groupdict("")).strip()
+            for ending in _ENDINGS.get(attribute, ()):
+                value = ending.sub("", value)
+            return _PRINTED.get(attribute, str)(value) or None
+    return None
 
 
 Reason = Literal["unread", "unstated", "outside", "conflict"]
