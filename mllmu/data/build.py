@@ -75,7 +75,7 @@ def make(section: DataSection, seed: int, folder: Path, progress: Progress) -> d
     prescribed = people.source.forget_ids() if people.source else {}
     splits = forget_ids([p.id for p in people.profiles], section.splits, seed, prescribed)
     splits[HOLDOUT] = [p.id for p in holdout.profiles]
-    order = QuestionOrder.of(section, seed)._replace(banned=faults.banned, unsaid=faults.unsaid)
+    order = QuestionOrder.of(section, seed)._replace(marked=faults.marked)
     written, flaws = ask(section.questions.build("questions", "data.questions"), order, groups, progress)
     questions = review.without(written.questions, faults)
     if section.review:

@@ -25,10 +25,6 @@ from mllmu.data.files import REMAKE, misfit, opened_image, read_text
 FORMAT = "mllmu-review-1"
 PAGE = "review.html"
 THUMB = 128
-Banned = tuple[str, str, str, str]
-"""Person, task, modality, attribute."""
-Unsaid = tuple[str, str, str]
-"""Person, task, text."""
 
 
 class Mark(Record):
@@ -53,23 +49,18 @@ class Faults(Record):
         return frozenset(mark.id for mark in self.marks if mark.what == what)
 
     @property
-    def banned(self) -> frozenset[Banned]:
-        """What is not evaluated any more: the place of a question and its attribute."""
-        return frozenset((p[0], p[2], p[3], m.attribute) for m, p in self._evaluated if not m.same_fact)
-
-    @property
-    def unsaid(self) -> frozenset[Unsaid]:
-        """Whose question is not put in these words any more."""
-        return frozenset((p[0], p[2], m.text) for m, p in self._evaluated if m.same_fact)
+    def marked(self) -> frozenset[tuple[str, ...]]:
+        """What the evaluation does not ask any more, as in :class:`mllmu.data.questions.QuestionOrder`."""
+        return frozenset(
+            (person, task, mark.text) if mark.same_fact else (person, task, modality, mark.attribute)
+            for mark, (person, variant, task, modality, _) in self._questions
+            if variant != "train"
+        )
 
     @property
     def untaught(self) -> frozenset[tuple[str, str, str]]:
         """Person, attribute and text of training questions that are left out."""
         return frozenset((p[0], m.attribute, m.text) for m, p in self._questions if p[1] == "train")
-
-    @property
-    def _evaluated(self) -> list[tuple[Mark, list[str]]]:
-        return [(mark, parts) for mark, parts in self._questions if parts[1] != "train"]
 
     @property
     def _questions(self) -> list[tuple[Mark, list[str]]]:
@@ -119,10 +110,10 @@ def without(questions: Sequence[Question], faults: Faults) -> list[Question]:
     Raises:
         DataError: a marked question of the evaluation is still asked, because its source replaces none.
     """
-    banned, unsaid, untaught = faults.banned, faults.unsaid, faults.untaught
+    marked, untaught = faults.marked, faults.untaught
     for q in questions:
-        marked = (q.profile_id, q.task, q.modality, q.attribute) in banned or (q.profile_id, q.task, q.text) in unsaid
-        if q.variant != "train" and marked:
+        about = {(q.profile_id, q.task, q.modality, q.attribute), (q.profile_id, q.task, q.text)}
+        if q.variant != "train" and about & marked:
             raise DataError(
                 f"data.review: question {q.id} is marked, but it is its source's own, and no other is put in its "
                 "place. Mark the person, or correct the source."

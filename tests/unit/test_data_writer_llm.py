@@ -308,7 +308,7 @@ def test_a_question_marked_in_a_review_makes_room_for_another_fact_and_nothing_e
     old = {q.id: q for q in written(server, tmp_path).questions}
     paid = len(server.bodies)
     marked = old[f"{PEOPLE[1].id}.eval.classification.text.2"]
-    order = ORDER._replace(banned=frozenset({(marked.profile_id, marked.task, marked.modality, marked.attribute)}))
+    order = ORDER._replace(marked=frozenset({(marked.profile_id, marked.task, marked.modality, marked.attribute)}))
     found = written(server, tmp_path, order=order)
     new = {q.id: q for q in found.questions}
     check(found.questions, PEOPLE)
@@ -333,7 +333,7 @@ def test_a_marked_question_can_be_asked_in_other_words_and_a_marked_rewording_le
     old = {q.id: q for q in written(server, tmp_path).questions}
     first, second = (old[f"{PEOPLE[n].id}.eval.{place}.0"] for n, place in ((0, "cloze.text"), (2, "generation.text")))
     twin = old[second.id.replace(".eval.", ".test.")]
-    order = ORDER._replace(unsaid=frozenset({said(first), said(twin)}))
+    order = ORDER._replace(marked=frozenset({said(first), said(twin)}))
     new = {q.id: q for q in written(server, tmp_path, order=order).questions}
     changed = {name for name in old if new[name] != old[name]}
     assert changed - {first.id.replace(".eval.", ".test.")} == {first.id, twin.id}
@@ -346,25 +346,25 @@ def test_a_second_review_changes_what_it_marks_alone(server: LlmServer, tmp_path
     old = {q.id: q for q in written(server, tmp_path).questions}
     one = old[f"{PEOPLE[0].id}.eval.classification.image_text.3"]
     banned = frozenset({(one.profile_id, one.task, one.modality, one.attribute)})
-    once = {q.id: q for q in written(server, tmp_path, order=ORDER._replace(banned=banned)).questions}
+    once = {q.id: q for q in written(server, tmp_path, order=ORDER._replace(marked=banned)).questions}
     paid = len(server.bodies)
     other = old[f"{PEOPLE[0].id}.eval.classification.text.1"]
-    both = ORDER._replace(banned=banned, unsaid=frozenset({said(other)}))
+    both = ORDER._replace(marked=banned | {said(other)})
     found = written(server, tmp_path, order=both)
     twice = {q.id: q for q in found.questions}
     assert {name.replace(".test.", ".eval.") for name in old if twice[name] != once[name]} == {other.id}
     assert len(server.bodies) - paid <= 6
-    again = both._replace(unsaid=both.unsaid | {said(twice[other.id])})
+    again = both._replace(marked=both.marked | {said(twice[other.id])})
     thrice = written(server, tmp_path, order=again)
     assert {r.rule for r in thrice.rejected if r.question_id == other.id} == {"marked: expected other words"}
     assert thrice.facts["by_template"] == 1, "this model has no third way to say it"
-    assert said({q.id: q for q in thrice.questions}[other.id]) not in again.unsaid
+    assert said({q.id: q for q in thrice.questions}[other.id]) not in again.marked
 
 
 def test_marks_about_people_whom_the_templates_ask_are_honoured_too(server: LlmServer, tmp_path: Path) -> None:
     famous = Celebrities(num_people=5).profiles(0)
     marked = next(q for q in plan(famous, EVAL).values() if q.task == "cloze")
-    order = EVAL._replace(banned=frozenset({(marked.profile_id, marked.task, marked.modality, marked.attribute)}))
+    order = EVAL._replace(marked=frozenset({(marked.profile_id, marked.task, marked.modality, marked.attribute)}))
     found = {q.id: q for q in written(server, tmp_path, people=famous, order=order).questions}
     assert found[marked.id].attribute != marked.attribute and server.bodies == []
 

@@ -38,16 +38,15 @@ class QuestionOrder(NamedTuple):
         train_wordings: different question templates per attribute and modality, 1 to the number of templates.
         train_formats: ``question`` (the benchmark's), and tasks, for small models that do not carry a fact over from
             plain questions; always in training wordings, with options of their own.
-        banned: (person, task, modality, attribute) that eval and test do not ask; see :mod:`mllmu.data.review`.
-        unsaid: (person, task, text) in which eval and test do not ask.
+        marked: what eval and test do not ask after a review, as (person, task, modality, attribute), and words in
+            which they do not ask, as (person, task, text); see :mod:`mllmu.data.review`.
     """
 
     seed: int
     variants: tuple[Variant, ...] = ("train", "eval", "test")
     train_wordings: int = 6
     train_formats: tuple[str, ...] = (QUESTION_FORMAT,)
-    banned: frozenset[tuple[str, str, str, str]] = frozenset()
-    unsaid: frozenset[tuple[str, str, str]] = frozenset()
+    marked: frozenset[tuple[str, ...]] = frozenset()
 
     @classmethod
     def of(cls, section: DataSection, seed: int) -> QuestionOrder:

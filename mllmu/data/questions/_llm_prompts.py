@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from mllmu.core.parsing import blanked, contains_words, normalise, render_answer
+from mllmu.core.parsing import blanked, contains_words, in_other_words, normalise, render_answer
 from mllmu.core.records import Modality, Profile, Question, TaskName
 from mllmu.data.files import packaged_yaml
 from mllmu.data.questions import _distractors
@@ -70,8 +70,9 @@ class Answers(_Reply):
 
 
 class Slot(NamedTuple):
-    """A slot to fill: its number in a prompt, and the question that stands there so far."""
+    """A slot to fill: the call that asks for it, its number in that call, and the question that stands there so far."""
 
+    call: str
     number: int
     question: Question
 
@@ -88,21 +89,22 @@ def profile_text(profile: Profile) -> str:
 
 def write_call(profile: Profile, slots: Sequence[Slot], attempt: int) -> Call:
     """Ask for the questions of some slots."""
-    fields = [{"form": FORMS[q.task], "subject": SUBJECTS[q.modality], "attribute": q.attribute} for _, q in slots]
+    questions = [slot.question for slot in slots]
+    fields = [{"form": FORMS[q.task], "subject": SUBJECTS[q.modality], "attribute": q.attribute} for q in questions]
     return _call("write", attempt, slots, fields, profile)
 
 
 def reword_call(_: Profile, slots: Sequence[Slot], attempt: int) -> Call:
     """Ask for some questions in other words; neither profile nor answers are shown, so none can leak."""
-    return _call("reword", attempt, slots, [{"text": fence("question", q.text)} for _, q in slots])
+    return _call("reword", attempt, slots, [{"text": fence("question", slot.question.text)} for slot in slots])
 
 
 def answer_call(profile: Profile, slots: Sequence[Slot], attempt: int) -> Call:
     """Ask for answers from the profile alone."""
     fields = []
-    for _, q in slots:
-        options = "; ".join(f"{letter}: {value}" for letter, value in q.options.items())
-        fields.append({"text": fence("question", q.text) + (f" {fence('options', options)}" if options else "")})
+    for question in (slot.question for slot in slots):
+        options = "; ".join(f"{letter}: {value}" for letter, value in question.options.items())
+        fields.append({"text": fence("question", question.text) + (f" {fence('options', options)}" if options else "")})
     return _call("answer", attempt, slots, fields, profile)
 
 
@@ -135,8 +137,10 @@ def drafted(item: Item, planned: Question) -> Question:
     return _filled(planned, item.question, support, item.wrong[:NUM_WRONG], item.answer, item.rewording)
 
 
-def reworded(question: Question, wrong: Sequence[str], text: str, paired: Question) -> Question:
+def reworded(question: Question, text: str, paired: Question) -> Question:
     """The paired test question: other words, the same values; options in its own order, sentences swapped."""
+    others = [value for letter, value in question.options.items() if letter != question.answer]
+    wrong = others or in_other_words(question.answer, question.value, question.value, question.alternatives)
     return _filled(paired, text, question.support, wrong, question.rewording, question.answer)
 
 

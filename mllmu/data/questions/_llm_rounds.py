@@ -6,110 +6,93 @@ review pays for what it marks and changes nothing else.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
 
+from mllmu.core.errors import DataError
 from mllmu.core.process import Progress
 from mllmu.core.records import Profile, Question
 from mllmu.data.questions import QuestionOrder, Rejected
 from mllmu.data.questions import _llm_prompts as prompts
 from mllmu.data.questions._llm_prompts import Answers, Item, Other, Prompt, Slot
-from mllmu.data.questions._rules import evaluation_id
+from mllmu.data.questions._rules import evaluation_id, first_broken
 from mllmu.llm import Budget, Client, Unanswered
 
 if TYPE_CHECKING:
     from mllmu.data.questions.llm import LlmQuestions
 
 T = TypeVar("T", bound=BaseModel)
-Groups = Mapping[str, Sequence[Slot]]
-"""The slots of each call, by a name of the call."""
+Draft = Callable[[Question, Any], tuple[Question, str, dict[str, str]]]
+"""Makes of a planned question and an entry of a reply the new question, the rule that it breaks, and what was given."""
 MAX_SHOWN = 80
 
 
-class Accepted(NamedTuple):
-    """A question that passed, with its wrong values."""
-
-    question: Question
-    wrong: tuple[str, ...] = ()
-
-
-class PlannedQuestions(NamedTuple):
-    """Evaluation questions, and their paired test questions by the id of the evaluation question (none without any)."""
-
-    evaluation: Sequence[Question]
-    paired: Mapping[str, Question]
-
-    @classmethod
-    def of(cls, questions: Iterable[Question]) -> PlannedQuestions:
-        every = list(questions)
-        paired = {evaluation_id(q.id): q for q in every if q.variant == "test"}
-        return cls([q for q in every if q.variant == "eval"], paired)
-
-
-class Reopened(NamedTuple):
-    """What rounds must know that fill slots anew after a review.
-
-    Attributes:
-        asked: the questions that stay.
-        unsaid: (person, task, text) that a review has marked.
-        kept: evaluation questions that stay while their paired test question is written anew, by id.
-    """
-
-    asked: Sequence[Question] = ()
-    unsaid: frozenset[tuple[str, str, str]] = frozenset()
-    kept: Mapping[str, Accepted] = MappingProxyType({})
-
-
-def by_person(questions: Sequence[Question]) -> dict[str, list[Slot]]:
-    """The questions of every person, numbered from 1."""
-    found: dict[str, list[Slot]] = {}
-    for question in questions:
-        slots = found.setdefault(question.profile_id, [])
-        slots.append(Slot(len(slots) + 1, question))
-    return found
+def by_person(questions: Iterable[Question]) -> list[list[Slot]]:
+    """One call for every person, with its slots numbered from 1; the questions of a person follow each other."""
+    people = groupby(questions, key=lambda question: question.profile_id)
+    return [[Slot(person, n, q) for n, q in enumerate(asked, start=1)] for person, asked in people]
 
 
 class QuestionRounds:
-    """Fills planned slots with questions, in one call per person and round.
+    """Fills slots with questions, in one call per person and round.
 
     Args:
         settings: of the writer.
         people: by id.
-        planned: what is asked, as questions of the templates.
         budget: of the whole work.
         progress: told about every reply.
-        reopened: if the slots are filled anew because a review has marked what was there.
+
+    Attributes:
+        rejected: everything that was thrown out, in order; the slots that went to the templates are marked.
     """
 
     def __init__(
-        self,
-        settings: LlmQuestions,
-        people: Mapping[str, Profile],
-        planned: PlannedQuestions,
-        budget: Budget,
-        progress: Progress,
-        reopened: Reopened | None = None,
+        self, settings: LlmQuestions, people: Mapping[str, Profile], budget: Budget, progress: Progress
     ) -> None:
         self._settings, self._people, self._budget, self._progress = settings, people, budget, progress
-        self.planned = planned
-        self._reopened = reopened or Reopened()
-        self._slots: Groups = by_person(planned.evaluation)
-        if reopened:
-            self._slots = {q.id: [Slot(1, q)] for q in planned.evaluation}
-        self._calls = {slot.question.id: (call, slot.number) for call, ss in self._slots.items() for slot in ss}
-        first = settings.max_rounds + 1 if reopened else 1
-        self._rounds = range(first, first + settings.max_rounds)
-        self._written: dict[str, Accepted] = dict(self._reopened.kept)
-        self._reworded: dict[str, Accepted] = {}
+        self.rejected: list[Rejected] = []
         self._rejected: list[Rejected] = []
+        self._attempt = 0
+        self._written: dict[str, Question] = {}
+        self._reworded: dict[str, Question] = {}
+        """Accepted evaluation questions, and accepted paired test questions, by the id of the evaluation question."""
+        self._others: set[tuple[str, str]] = set()
+        self._marked: frozenset[tuple[str, ...]] = frozenset()
 
-    def run(self) -> None:
+    def fill(self, planned: Sequence[Question]) -> dict[str, Question]:
+        """The planned questions of the templates by id, with the accepted ones of the model in their place.
+
+        Raises:
+            DataError: ``fallback: stop``, and some were still rejected after the last round.
+        """
+        slots = [slot for call in by_person(q for q in planned if q.variant == "eval") for slot in call]
+        return self._fill(planned, slots, first=1)
+
+    def fill_anew(
+        self, planned: Sequence[Question], asked: Mapping[str, Question], order: QuestionOrder
+    ) -> dict[str, Question]:
+        """The same for slots that a review has reopened, when everything else stays as it was asked.
+
+        A question of which only the paired test question is marked stays.
+        """
+        new = {q.id: q for q in planned}
+        self._others = {_words(q) for q in asked.values() if q.id not in new}
+        self._marked, self._reworded = order.marked, {}
+        self._written = {
+            name: question
+            for name, question in self._written.items()
+            if name in new and question.attribute == new[name].attribute and _says(question) not in order.marked
+        }
+        slots = [Slot(q.id, 1, q) for q in planned if q.variant == "eval"]
+        return self._fill(planned, slots, first=self._settings.max_rounds + 1)
+
+    def _fill(self, planned: Sequence[Question], slots: Sequence[Slot], first: int) -> dict[str, Question]:
         """Write until everything is accepted or the rounds are over, then reword likewise."""
-        settings = self._settings
+        settings, paired = self._settings, _paired(planned)
         temperature = None if settings.temperature is None else 0.0
         checker = settings.model_copy(update={"temperature": temperature, "model": settings.checker or settings.model})
         with (
@@ -117,161 +100,104 @@ class QuestionRounds:
             Client(settings, prompts.Others, self._budget) as rewriter,
             Client(checker, Answers, self._budget) as reader,
         ):
-            for attempt in self._rounds:
-                unwritten = self._left(lambda question: None if question.id in self._written else question)
-                replies = self._ask(writer, "questions", unwritten, prompts.write_call, attempt)
-                self._accept(replies, self._draft, self._written, reader, attempt)
-            for attempt in self._rounds if self.planned.paired else ():
-                replies = self._ask(rewriter, "rewordings", self._unreworded(), prompts.reword_call, attempt)
-                paired = [(Slot(slot.number, self._paired(slot.question)), entry) for slot, entry in replies]
-                self._accept(paired, self._redraft, self._reworded, reader, attempt)
+            rounds = range(first, first + settings.max_rounds)
+            for self._attempt in rounds:
+                left = [slot for slot in slots if slot.question.id not in self._written]
+                replies = self._ask(writer, "questions", left, prompts.write_call)
+                self._accept(replies, self._draft, self._written, reader)
+            for self._attempt in rounds if paired else ():
+                left = [
+                    slot._replace(question=self._written[slot.question.id])
+                    for slot in slots
+                    if slot.question.id in self._written and slot.question.id not in self._reworded
+                ]
+                replies = self._ask(rewriter, "rewordings", left, prompts.reword_call)
+                replies = [(slot._replace(question=paired[slot.question.id]), entry) for slot, entry in replies]
+                self._accept(replies, self._redraft, self._reworded, reader)
+        return {q.id: q for q in (*planned, *self._done(slots, reworded=bool(paired)))}
 
-    def _unreworded(self) -> Groups:
-        """The accepted questions without an accepted rewording, in the slots of their evaluation questions."""
-
-        def wanted(question: Question) -> Question | None:
-            done = self._paired(question).id in self._reworded or question.id not in self._written
-            return None if done else self._written[question.id].question
-
-        return self._left(wanted)
-
-    def _left(self, wanted: Callable[[Question], Question | None]) -> Groups:
-        found = {
-            call: [Slot(slot.number, question) for slot in slots if (question := wanted(slot.question))]
-            for call, slots in self._slots.items()
-        }
-        return {call: slots for call, slots in found.items() if slots}
+    def _done(self, slots: Sequence[Slot], *, reworded: bool) -> list[Question]:
+        """The accepted questions; an evaluation question and its paired test question only together."""
+        done = self._written.keys() & self._reworded.keys() if reworded else self._written.keys()
+        lost = {slot.question.id for slot in slots} - done
+        rejected, self._rejected = self._rejected, []
+        for one in rejected:
+            self.rejected.append(one.model_copy(update={"by_template": evaluation_id(one.question_id) in lost}))
+        if lost and self._settings.fallback == "stop":
+            raise DataError(
+                f"data.questions: {len(lost)} of {len(slots)} questions are still rejected after "
+                f"{self._settings.max_rounds} rounds ({reasons(rejected)}). All replies are kept in "
+                f"{self._settings.cache_folder()}; raise max_rounds, use another model, or set fallback: template to "
+                "ask these in the words of the templates."
+            )
+        return [accepted[name] for accepted in (self._written, self._reworded) for name in done if name in accepted]
 
     def _accept(
-        self,
-        replies: Iterable[tuple[Slot, Any]],
-        draft: Callable[[Question, Any], tuple[Accepted, str, dict[str, str]]],
-        accepted: dict[str, Accepted],
-        reader: Client[Answers],
-        attempt: int,
+        self, replies: Iterable[tuple[Slot, Any]], draft: Draft, accepted: dict[str, Question], reader: Client[Answers]
     ) -> None:
         """Take on what keeps the rules, has words of its own, and is answered rightly by the second reading."""
-        drafts: dict[str, Accepted] = {}
-        taken = {_words(q) for q in (*(each.question for each in accepted.values()), *self._reopened.asked)}
-        for (_, planned), entry in replies:
+        drafts: list[Slot] = []
+        taken = self._others | {_words(question) for question in accepted.values()}
+        for slot, entry in replies:
             if isinstance(entry, str):
-                self._reject(planned, attempt, entry)
+                self._reject(slot.question, entry)
                 continue
-            new, wrong, given = draft(planned, entry)
-            wrong = wrong or self._repeated(new.question, taken)
+            question, wrong, given = draft(slot.question, entry)
+            repeated = _words(question) in taken, "twice: expected words of its own"
+            marked = _says(question) in self._marked, "marked: expected other words"
+            wrong = wrong or first_broken((repeated, marked))
             if wrong:
-                self._reject(planned, attempt, wrong, entry.question, given)
+                self._reject(question, wrong, entry.question, given)
             else:
-                drafts[planned.id] = new
-                taken.add(_words(new.question))
-        for question in self._read(reader, [new.question for new in drafts.values()], attempt):
-            accepted[question.id] = drafts[question.id]
+                drafts.append(slot._replace(question=question))
+                taken.add(_words(question))
+        for question in self._read(reader, drafts):
+            accepted[evaluation_id(question.id)] = question
 
-    def _draft(self, planned: Question, item: Item) -> tuple[Accepted, str, dict[str, str]]:
+    def _draft(self, planned: Question, item: Item) -> tuple[Question, str, dict[str, str]]:
         """A written question, the rule that it breaks, and what was written with it."""
         question = prompts.drafted(item, planned)
         given = {"answer": item.answer, "wrong": "; ".join(item.wrong), "support": item.support}
-        return (
-            Accepted(question, tuple(item.wrong)),
-            prompts.fault(item, question, self._people[planned.profile_id]),
-            given,
-        )
+        return question, prompts.fault(item, question, self._people[planned.profile_id]), given
 
-    def _redraft(self, planned: Question, item: Other) -> tuple[Accepted, str, dict[str, str]]:
+    def _redraft(self, planned: Question, item: Other) -> tuple[Question, str, dict[str, str]]:
         """A reworded question, the rule that it breaks, and what it was made of."""
         profile, first = self._people[planned.profile_id], self._written[evaluation_id(planned.id)]
-        question = prompts.reworded(first.question, first.wrong, item.question, planned)
+        question = prompts.reworded(first, item.question, planned)
         wrong = prompts.text_fault(question, profile)
-        wrong = wrong or prompts.distance_fault(first.question, question.text, profile.name, self._settings.max_overlap)
-        return Accepted(question), wrong, {"reworded from": first.question.text}
+        wrong = wrong or prompts.distance_fault(first, question.text, profile.name, self._settings.max_overlap)
+        return question, wrong, {"reworded from": first.text}
 
-    def _repeated(self, draft: Question, taken: Collection[tuple[str, str]]) -> str:
-        if _words(draft) in taken:
-            return "twice: expected words of its own"
-        marked = (draft.profile_id, draft.task, draft.text) in self._reopened.unsaid
-        return "marked: expected other words" if marked else ""
-
-    def _read(self, reader: Client[Answers], questions: Sequence[Question], attempt: int) -> list[Question]:
+    def _read(self, reader: Client[Answers], drafts: Sequence[Slot]) -> Iterator[Question]:
         """Second reading: those that are answered rightly from the profile alone."""
-        groups: dict[str, list[Slot]] = {}
-        for question in questions:
-            call, number = self._calls[evaluation_id(question.id)]
-            groups.setdefault(call, []).append(Slot(number, question))
-        right = []
-        for (_, question), said in self._ask(reader, "second reading", groups, prompts.answer_call, attempt):
+        for (_, _, question), said in self._ask(reader, "second reading", drafts, prompts.answer_call):
             given = {"expected": question.answer}
             if isinstance(said, str):
-                self._reject(question, attempt, said, question.text, given)
+                self._reject(question, said, question.text, given)
             elif prompts.agrees(question, said.answer):
-                right.append(question)
+                yield question
             else:
                 why = "second reading: expected the answer of the question"
-                self._reject(question, attempt, why, question.text, {**given, "got": said.answer[:MAX_SHOWN]})
-        return right
+                self._reject(question, why, question.text, {**given, "got": said.answer[:MAX_SHOWN]})
 
-    def _ask(
-        self, client: Client[T], label: str, groups: Groups, prompt: Prompt, attempt: int
-    ) -> list[tuple[Slot, Any]]:
-        """One call per group; every slot with its entry in the reply, or with why there is none."""
-        if not groups:
+    def _ask(self, client: Client[T], label: str, slots: Sequence[Slot], prompt: Prompt) -> list[tuple[Slot, Any]]:
+        """Every slot with its entry in the reply to its call, or with why there is none."""
+        calls = [list(call) for _, call in groupby(slots, key=lambda slot: slot.call)]
+        if not calls:
             return []
-        asked = list(groups.values())
-        self._progress.start(label, len(asked))
-        calls = [prompt(self._people[slots[0].question.profile_id], slots, attempt) for slots in asked]
+        self._progress.start(label, len(calls))
+        people = [self._people[call[0].question.profile_id] for call in calls]
+        asked = [prompt(person, call, self._attempt) for person, call in zip(people, calls, strict=True)]
         replies: dict[int, T | Unanswered] = {}
-        for number, reply in client.ask_all(calls):
+        for number, reply in client.ask_all(asked):
             replies[number] = reply
             self._progress.advance(1, **self._budget.figures())
         self._progress.finish()
-        return [(slot, _entry(replies[n], slot.number)) for n, slots in enumerate(asked) for slot in slots]
+        return [(slot, _entry(replies[n], slot.number)) for n, call in enumerate(calls) for slot in call]
 
-    def _paired(self, question: Question) -> Question:
-        return self.planned.paired[question.id]
-
-    def _reject(
-        self, question: Question, attempt: int, rule: str, text: str = "", given: dict[str, str] | None = None
-    ) -> None:
+    def _reject(self, question: Question, rule: str, text: str = "", given: dict[str, str] | None = None) -> None:
         about = {"question_id": question.id, "profile_id": question.profile_id, "attribute": question.attribute}
-        self._rejected.append(Rejected(**about, round=attempt, rule=rule, text=text, given=given or {}))
-
-    @property
-    def missing(self) -> list[str]:
-        """Ids of the evaluation questions for which nothing was accepted, or no rewording of it."""
-        paired = self.planned.paired
-        return [
-            q.id
-            for q in self.planned.evaluation
-            if q.id not in self._written or (paired and paired[q.id].id not in self._reworded)
-        ]
-
-    @property
-    def final(self) -> dict[str, Question]:
-        """Accepted questions by id; an evaluation question and its paired test question only together."""
-        lost, paired = set(self.missing), self.planned.paired
-        found = {name: accepted.question for name, accepted in self._written.items() if name not in lost}
-        names = [paired[name].id for name in found] if paired else []
-        return {**found, **{name: self._reworded[name].question for name in names}}
-
-    def rejected(self) -> tuple[Rejected, ...]:
-        """Everything that was thrown out, in order; the slots that went to the templates are marked."""
-        lost = set(self.missing)
-        return tuple(
-            one.model_copy(update={"by_template": evaluation_id(one.question_id) in lost}) for one in self._rejected
-        )
-
-    def reopened(self, asked: Mapping[str, Question], slots: Sequence[Question], order: QuestionOrder) -> Reopened:
-        """What further rounds must know that fill ``slots`` anew, when everything else stays as it was asked.
-
-        A question of which only the paired test question is marked stays.
-        """
-        new = {q.id: q for q in slots}
-        kept = {
-            name: accepted
-            for name, accepted in self._written.items()
-            if name in new and accepted.question.attribute == new[name].attribute
-            if not _unsaid(accepted.question, order)
-        }
-        return Reopened([q for q in asked.values() if q.id not in new], order.unsaid, kept)
+        self._rejected.append(Rejected(**about, round=self._attempt, rule=rule, text=text, given=given or {}))
 
 
 def reopen(asked: Collection[Question], plan: Sequence[Question], order: QuestionOrder) -> list[Question]:
@@ -284,19 +210,17 @@ def reopen(asked: Collection[Question], plan: Sequence[Question], order: Questio
         plan: what the templates ask after it.
         order: with the marks.
     """
-    before, after = PlannedQuestions.of(asked), PlannedQuestions.of(plan)
-    found: list[Question] = []
-    asks = _by_list(after.evaluation)
-    for key, here in _by_list(before.evaluation).items():
+    paired, found, asks = _paired(asked), [], _by_list(plan)
+    for key, here in _by_list(asked).items():
         planned = {q.attribute: q for q in asks[key]}
         left = [q for q in here if q.attribute in planned]
-        marked = [q for q in left if any(_unsaid(p, order) for p in (q, before.paired.get(q.id)) if p)]
+        marked = [q for q in left if any(_says(one) in order.marked for one in (q, paired.get(q.id, q)))]
         gone = [q for q in here if q not in left]
         others = [q for name, q in planned.items() if name not in {one.attribute for one in left}]
         for slot, new in (*((q, planned[q.attribute]) for q in marked), *zip(gone, others, strict=True)):
             found.append(new.model_copy(update={"id": slot.id}))
-            if slot.id in before.paired:
-                found.append(after.paired[new.id].model_copy(update={"id": before.paired[slot.id].id}))
+            if slot.id in paired:
+                found.append(_paired(plan)[new.id].model_copy(update={"id": paired[slot.id].id}))
     return found
 
 
@@ -311,16 +235,23 @@ def reasons(rejected: Iterable[Rejected]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.most_common(4)) or "none"
 
 
-def _by_list(questions: Sequence[Question]) -> dict[tuple[str, str, str], list[Question]]:
-    """Questions by person, task and modality: those draw their attributes from one list."""
-    found: dict[tuple[str, str, str], list[Question]] = {}
+def _paired(questions: Iterable[Question]) -> dict[str, Question]:
+    """The test questions by the id of the evaluation question that each is paired with."""
+    return {evaluation_id(q.id): q for q in questions if q.variant == "test"}
+
+
+def _by_list(questions: Iterable[Question]) -> dict[tuple[str, str, str], list[Question]]:
+    """Evaluation questions by person, task and modality: those draw their attributes from one list."""
+    found: defaultdict[tuple[str, str, str], list[Question]] = defaultdict(list)
     for q in questions:
-        found.setdefault((q.profile_id, q.task, q.modality), []).append(q)
+        if q.variant == "eval":
+            found[q.profile_id, q.task, q.modality].append(q)
     return found
 
 
-def _unsaid(question: Question, order: QuestionOrder) -> bool:
-    return (question.profile_id, question.task, question.text) in order.unsaid
+def _says(question: Question) -> tuple[str, str, str]:
+    """As a review marks words in which a question is not asked."""
+    return question.profile_id, question.task, question.text
 
 
 def _entry(sheet: BaseModel | Unanswered, number: int) -> Any:

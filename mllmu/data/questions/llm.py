@@ -5,12 +5,11 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from mllmu.core.errors import DataError
 from mllmu.core.process import Progress
 from mllmu.core.records import Profile
 from mllmu.data.questions import QuestionOrder, QuestionWriter, Written
 from mllmu.data.questions._llm_prompts import Sheet, write_call
-from mllmu.data.questions._llm_rounds import PlannedQuestions, QuestionRounds, by_person, reasons, reopen
+from mllmu.data.questions._llm_rounds import QuestionRounds, by_person, reasons, reopen
 from mllmu.data.questions.template import build
 from mllmu.llm import Budget, EndpointSettings, Preview
 
@@ -60,42 +59,27 @@ class LlmQuestions(EndpointSettings, QuestionWriter):
         if not any(q.variant == "eval" and q.profile_id in chosen for q in plan):
             return Written(plan)
         # what a review has marked is planned at first, so that all the rest is what it was and is not paid again
-        unmarked = order._replace(banned=frozenset(), unsaid=frozenset())
-        before = [q for q in build(people, unmarked) if q.profile_id in chosen]
-        budget, first = Budget(self), PlannedQuestions.of(before)
-        rounds = self._finished(QuestionRounds(self, chosen, first, budget, progress))
-        asked, rejected = {**{q.id: q for q in before}, **rounds.final}, rounds.rejected()
+        before = [q for q in build(people, order._replace(marked=frozenset())) if q.profile_id in chosen]
+        budget = Budget(self)
+        rounds = QuestionRounds(self, chosen, budget, progress)
+        asked = rounds.fill(before)
         slots = reopen(asked.values(), plan, order)
         if slots:
-            known, again = rounds.reopened(asked, slots, order), PlannedQuestions.of(slots)
-            rounds = self._finished(QuestionRounds(self, chosen, again, budget, progress, known))
-            asked |= {**{q.id: q for q in slots}, **rounds.final}
-            rejected += rounds.rejected()
-        written, num = sum(bool(asked[q.id].support) for q in first.evaluation), len(first.evaluation)
+            asked |= rounds.fill_anew(slots, asked, order)
+        supported = [bool(asked[q.id].support) for q in before if q.variant == "eval"]
+        written, num, anew = sum(supported), len(supported), sum(q.variant == "eval" for q in slots)
         parts = [f"{written} of {num} written by the model, {num - written} by template"]
-        parts += [f"{len(rejected)} rejected ({reasons(rejected)})"]
-        parts += [f"{len(rounds.planned.evaluation)} anew after a review"] if slots else []
+        parts += [f"{len(rounds.rejected)} rejected ({reasons(rounds.rejected)})"]
+        parts += [f"{anew} anew after a review"] if slots else []
         progress.note(f"questions: {', '.join(parts)}; {budget.spent()}")
-        facts = {"written": written, "by_template": num - written, "rejected": len(rejected), **budget.facts()}
-        return Written([asked.get(q.id, q) for q in plan], rejected, facts)
-
-    def _finished(self, rounds: QuestionRounds) -> QuestionRounds:
-        """The rounds with their work done."""
-        rounds.run()
-        if rounds.missing and self.fallback == "stop":
-            raise DataError(
-                f"data.questions: {len(rounds.missing)} of {len(rounds.planned.evaluation)} questions are still "
-                f"rejected after {self.max_rounds} rounds ({reasons(rounds.rejected())}). All replies are kept in "
-                f"{self.cache_folder()}; raise max_rounds, use another model, or set fallback: template to ask these "
-                "in the words of the templates."
-            )
-        return rounds
+        facts = {"written": written, "by_template": num - written, "rejected": len(rounds.rejected), **budget.facts()}
+        return Written([asked.get(q.id, q) for q in plan], tuple(rounds.rejected), facts)
 
     def preview(self, people: Sequence[Profile], order: QuestionOrder, num_prompts: int) -> Preview:
         """The first prompts, and how many calls there would be if nothing had to be written again."""
         chosen = {profile.id: profile for profile in people if profile.kind in self.kinds}
-        planned = PlannedQuestions.of(q for q in build(people, order) if q.profile_id in chosen).evaluation
-        calls = [write_call(chosen[person], slots, 1) for person, slots in by_person(planned).items()]
+        planned = (q for q in build(people, order) if q.profile_id in chosen and q.variant == "eval")
+        calls = [write_call(chosen[slots[0].call], slots, 1) for slots in by_person(planned)]
         found = Preview.of(self, Sheet, calls, num_prompts)
         return found._replace(num_calls=len(calls) * (4 if "test" in order.variants else 2))
 

@@ -174,7 +174,7 @@ class _Writer:
         askable, own = self._askable(modality), self.profile.id
         pairs: list[tuple[Question, Question]] = []
         for attribute in rng(self.order.seed, own, "attributes", task, modality).sample(askable, len(askable)):
-            if (own, task, modality, attribute) in self.order.banned:
+            if (own, task, modality, attribute) in self.order.marked:
                 continue
             question = self._ask(_Slot("eval", task, modality, attribute, len(pairs)))
             paired = question and self._ask(_Slot("test", task, modality, attribute, len(pairs)))
@@ -213,7 +213,7 @@ class _Writer:
         templates = (entry.cloze if slot.task == "cloze" else entry.questions).of(slot.variant)
         texts = self._texts(templates, slot.modality, value)
         if slot.variant != "train":
-            texts = [text for text in texts if (self.profile.id, slot.task, text) not in self.order.unsaid]
+            texts = [text for text in texts if (self.profile.id, slot.task, text) not in self.order.marked]
         if not texts or not self._may_say(slot.modality, slot.attribute, value):
             return None
         dice = rng(self.order.seed, self.profile.id, slot.key, slot.attribute)
