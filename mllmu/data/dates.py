@@ -42,7 +42,8 @@ def apart(spans: Iterable[S]) -> list[S]:
 
 def find(text: str) -> list[WrittenDate]:
     """All dates of a text in order, never overlapping; '14 May 1990' is one date and not also the year 1990."""
-    return apart(_all(text))
+    written = ((match, day, write) for match, day, write in _all(text) if day)
+    return apart(WrittenDate(match.start(), match.end(), day, write) for match, day, write in written)
 
 
 def parse(text: str, *, day_first: bool | None = None) -> date | None:
@@ -87,43 +88,34 @@ _FORMS = (
 """Ways of writing a whole day, the groups of year, month and day, and how another day is written so."""
 
 
-def _all(text: str) -> Iterator[WrittenDate]:
-    """Candidates, the most telling pattern first."""
+def _all(text: str) -> Iterator[tuple[re.Match[str], date | None, Callable[[date], str]]]:
+    """Candidates, the most telling pattern first: place, day if there is one, and how another day is written."""
     for pattern, (year, month, day), write in _FORMS:
         for match in pattern.finditer(text):
-            yield from _found(match, _day(match[year], match[month], match[day]), write)
+            yield match, _day(match[year], match[month], match[day]), write
     for match in _NUMERIC.finditer(text):
-        yield from _numeric(match)
+        yield match, *_numeric(match)
     for match in _MONTH_YEAR.finditer(text):
-        yield from _found(match, _day(match[2], match[1], "15"), lambda day: f"{MONTHS[day.month - 1]} {day.year}")
+        yield match, _day(match[2], match[1], "15"), lambda day: f"{MONTHS[day.month - 1]} {day.year}"
     for match in _YEAR_ONLY.finditer(text):
-        yield from _found(match, _day(match[1], "7", "1"), lambda day: str(day.year))
+        yield match, _day(match[1], "7", "1"), lambda day: str(day.year)
 
 
-def _numeric(match: re.Match[str]) -> Iterator[WrittenDate]:
+def _numeric(match: re.Match[str]) -> tuple[date | None, Callable[[date], str]]:
     """14.05.1990 and 05/14/90; where both readings are days, the first number is taken for the day."""
     mark, year = match[2], match[4]
     full = year if len(year) == 4 else f"{'20' if int(year) < 30 else '19'}{year}"
     if day := _day(full, match[3], match[1]):
-        yield from _found(match, day, lambda d: f"{d.day:02d}{mark}{d.month:02d}{mark}{d.year}")
-    elif day := _day(full, match[1], match[3]):
-        yield from _found(match, day, lambda d: f"{d.month:02d}{mark}{d.day:02d}{mark}{d.year}")
-
-
-def _found(match: re.Match[str], day: date | None, write: Callable[[date], str]) -> Iterator[WrittenDate]:
-    if day:
-        yield WrittenDate(match.start(), match.end(), day, write)
+        return day, lambda d: f"{d.day:02d}{mark}{d.month:02d}{mark}{d.year}"
+    return _day(full, match[1], match[3]), lambda d: f"{d.month:02d}{mark}{d.day:02d}{mark}{d.year}"
 
 
 def _day(year: str, month: str, day: str) -> date | None:
     """A day by its printed parts, the month by number or name; None if the calendar has no such day."""
-    number = int(month) if month.isdecimal() else _number_of(month)
     try:
-        return date(int(year), number, int(day))
+        return date(int(year), _MONTH_NUMBERS.get(month[:3].casefold()) or int(month), int(day))
     except ValueError:
         return None
 
 
-def _number_of(month: str) -> int:
-    short = month[:3].casefold()
-    return next(number for number, name in enumerate(MONTHS, start=1) if name[:3].casefold() == short)
+_MONTH_NUMBERS = {name[:3].casefold(): number for number, name in enumerate(MONTHS, start=1)}

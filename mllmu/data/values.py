@@ -14,8 +14,7 @@ from datetime import date
 from functools import cache
 from typing import Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
-
+from mllmu.core.records import Record
 from mllmu.data import dates
 from mllmu.data.files import packaged_yaml
 
@@ -37,11 +36,7 @@ _MAX_NAME_LETTERS = 14
 _POOL_NAMES_PER_CITY = 8
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ValueRange(_Table):
+class ValueRange(Record):
     """A closed range of whole numbers."""
 
     low: int
@@ -73,7 +68,7 @@ class Profession(NamedTuple):
     min_age: int
 
 
-class Pools(_Table):
+class Pools(Record):
     """Everything in ``values.yaml``; see the comments there."""
 
     reference_year: int

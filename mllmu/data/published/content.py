@@ -56,6 +56,7 @@ class RowAccount:
     def as_json(self) -> dict[str, Any]:
         """Everything as JSON values, and one line of summary."""
         lost = Counter((skip["config"], skip["what"] == "row") for skip in self.skipped)
+        num_lost = Counter(skip["what"] == "row" for skip in self.skipped)
         rows, questions = self.rows.total(), self.questions.total()
         configs = {
             config: {
@@ -66,10 +67,8 @@ class RowAccount:
             }
             for config in self.rows
         }
-        used_rows = rows - sum(count for (_, is_row), count in lost.items() if is_row)
-        used_questions = questions - sum(count for (_, is_row), count in lost.items() if not is_row)
         summary = (
-            f"{used_rows} of {rows} rows and {used_questions} of {questions} questions of "
+            f"{rows - num_lost[True]} of {rows} rows and {questions - num_lost[False]} of {questions} questions of "
             f"{len(configs)} configs used; every one left out is listed in data/source.json"
         )
         return {"summary": summary, "configs": configs, "skipped": self.skipped, "notes": self.notes}

@@ -26,11 +26,16 @@ class _Reply(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class Item(_Reply):
-    """One written question."""
+class Other(_Reply):
+    """One question in other words."""
 
     number: int
     question: str
+
+
+class Item(Other):
+    """One written question."""
+
     answer: str
     rewording: str
     wrong: list[str]
@@ -41,13 +46,6 @@ class Sheet(_Reply):
     """The questions of one person."""
 
     questions: list[Item]
-
-
-class Other(_Reply):
-    """One question in other words."""
-
-    number: int
-    question: str
 
 
 class Others(_Reply):

@@ -4,6 +4,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from itertools import product
 from math import sqrt
 
 from mllmu.core.errors import DataError
@@ -97,10 +98,8 @@ def _flaws(q: Question, profile: Profile) -> Iterator[Rule]:
     yield by_name, "a question with the image says a word of the name"
     yield q.modality == "text" and profile.name not in q.text, "a text question does not say the whole name"
     if q.task == "classification":
-        yield (
-            len({option.casefold().strip() for option in q.options.values()}) < len(q.options),
-            "two options are the same",
-        )
+        distinct = {option.casefold().strip() for option in q.options.values()}
+        yield len(distinct) < len(q.options), "two options are the same"
         yield tuple(q.options) != LETTERS, "not the options A to D"
     yield q.task == "cloze" and q.text.count(BLANK) != 1, "not exactly one blank"
 
@@ -163,19 +162,17 @@ def _rules_of_answers(q: Question) -> Iterator[Rule]:
 
 
 def _check_slots(questions: Sequence[Question]) -> None:
-    asked: dict[tuple[str, str], dict[tuple[str, str], list[str]]] = defaultdict(lambda: defaultdict(list))
+    asked: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
     for q in questions:
-        if q.variant != "train":
-            asked[q.profile_id, q.variant][q.task, q.modality].append(q.attribute)
-    for (person, variant), slots in asked.items():
-        for task, num in SLOTS.items():
-            for modality in MODALITIES:
-                got = slots[task, modality]
-                if len(got) != num or len(set(got)) != num:
-                    raise DataError(
-                        f"person {person}, {variant}, {task}, {modality}: expected {num} questions on different"
-                        f" attributes, got {got}. Rebuild the data."
-                    )
+        asked[q.profile_id, q.variant, q.task, q.modality].append(q.attribute)
+    evaluated = dict.fromkeys((q.profile_id, q.variant) for q in questions if q.variant != "train")
+    for (person, variant), (task, num), modality in product(evaluated, SLOTS.items(), MODALITIES):
+        got = asked[person, variant, task, modality]
+        if len(got) != num or len(set(got)) != num:
+            raise DataError(
+                f"person {person}, {variant}, {task}, {modality}: expected {num} questions on different"
+                f" attributes, got {got}. Rebuild the data."
+            )
 
 
 def _check_pairs(questions: Sequence[Question]) -> None:
