@@ -8,7 +8,6 @@ starts (workers, the ranks of a distributed launch) shares its folder; only the 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import socket
 import warnings
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from mllmu.core import process
 from mllmu.core.errors import RunStoreError
-from mllmu.core.runfolder import explain_os_errors, read_json, write_atomic
+from mllmu.core.runfolder import explain_os_errors, read_json, write_json
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -51,7 +50,7 @@ def held(root: Path) -> Iterator[None]:
     try:
         since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
-        write_atomic(root / HOLDER_FILE, json.dumps(holder) + "\n")
+        write_json(root / HOLDER_FILE, holder)
         yield
     finally:
         (root / HOLDER_FILE).unlink(missing_ok=True)

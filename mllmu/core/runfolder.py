@@ -139,6 +139,11 @@ def write_atomic(path: Path, content: str | bytes, *, mode: int = 0o666) -> None
         temporary.replace(path)
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON value as a file for people and programs, see :func:`write_atomic`."""
+    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
 @contextmanager
 def explain_os_errors(path: Path) -> Iterator[None]:
     """Turn a full or unwritable disk into one clear message."""
@@ -190,7 +195,7 @@ class Unit:
     def commit(self, facts: Mapping[str, Any] | None = None) -> None:
         """Declare the unit complete: write ``unit.json`` and rename the folder into place."""
         record = {"name": self.name, "fingerprint": self.fingerprint, "inputs": self.inputs, "facts": dict(facts or {})}
-        write_atomic(self.building / UNIT_FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        write_json(self.building / UNIT_FILE, record)
         with explain_os_errors(self.folder):
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             if self.folder.exists():
@@ -212,7 +217,7 @@ class Unit:
         finally:
             facts["seconds"] = round(before + time.monotonic() - start, 3)
             if self.building.is_dir():
-                write_atomic(path, json.dumps(facts["seconds"]))
+                write_json(path, facts["seconds"])
         self.commit(facts)
 
     def facts(self) -> dict[str, Any]:
@@ -282,7 +287,7 @@ class RunStore:
                 shutil.rmtree(unit.building)
             unit.building.mkdir(parents=True, exist_ok=True)
         if not marker.is_file():
-            write_atomic(marker, json.dumps(unit.inputs))
+            write_json(marker, unit.inputs)
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str:

@@ -1,13 +1,12 @@
 """The general benchmarks of a run as units: their questions and images, stored once and put to every model."""
 
 import io
-import json
 from collections.abc import Sequence
 
 from mllmu.config.recipe import PluginSpec
 from mllmu.core.errors import DataError
 from mllmu.core.records import Sample
-from mllmu.core.runfolder import RunFolder, Unit, content_digest, dump_lines, read_lines, write_atomic
+from mllmu.core.runfolder import RunFolder, Unit, content_digest, dump_lines, read_lines, write_atomic, write_json
 from mllmu.data.published.store import is_hub_name
 from mllmu.evaluation.benchmarks import Benchmark, Skipped
 from mllmu.pipeline.run import Run
@@ -60,6 +59,6 @@ def _store(benchmark: Benchmark, unit: Unit, run: Run) -> dict[str, int]:
         raise DataError(f"{benchmark.path.as_posix()}: no question of {name} can be asked.{why}")
     write_atomic(unit.building / RunFolder.SAMPLES_FILE, dump_lines(kept))
     account = {"asked": len(kept), "left_out": [skipped._asdict() for skipped in left_out]}
-    write_atomic(unit.building / ACCOUNT, json.dumps(account, indent=1, ensure_ascii=False) + "\n")
+    write_json(unit.building / ACCOUNT, account)
     run.progress.note(f"{name}: {len(kept)} questions asked, {len(left_out)} left out ({unit.name}/{ACCOUNT})")
     return {"num_questions": len(kept), "num_left_out": len(left_out)}

@@ -16,7 +16,7 @@ from mllmu.config.recipe import ModelSection, Recipe
 from mllmu.core.errors import DataError, did_you_mean
 from mllmu.core.process import Progress
 from mllmu.core.records import MetricResult, ModelRef, Question, Response, Sample, TaskName
-from mllmu.core.runfolder import RunFolder, write_atomic
+from mllmu.core.runfolder import RunFolder, write_atomic, write_json
 from mllmu.data.published.sets import write_sets
 from mllmu.evaluation import published, scoring
 from mllmu.evaluation.metrics import metrics_of
@@ -118,7 +118,7 @@ def evaluate_published(saved: SavedModel, out: Path, progress: Progress, *, forc
     )
     write_atomic(out / RunFolder.RESPONSES_FILE, "".join(f"{line}\n" for line in lines))
     summary = _summary(saved, len(responses), results)
-    write_atomic(out / RunFolder.METRICS_FILE, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+    write_json(out / RunFolder.METRICS_FILE, summary)
     return results
 
 

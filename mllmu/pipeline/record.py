@@ -1,6 +1,5 @@
 """``run.json``: what ran, where, with which versions, how long, and how it ended."""
 
-import json
 import os
 import platform
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ import torch
 from mllmu.config import load as recipes
 from mllmu.core import process
 from mllmu.core.errors import RunStoreError
-from mllmu.core.runfolder import UNIT_FILE, RunFolder, facts_of, write_atomic
+from mllmu.core.runfolder import UNIT_FILE, RunFolder, facts_of, write_atomic, write_json
 from mllmu.pipeline.run import Run
 from mllmu.version import __version__
 
@@ -85,4 +84,4 @@ def recorded(run: Run) -> Iterator[None]:
 
 def _write(run: Run, status: str) -> None:
     record = {"status": status, **describe(run), "seconds": seconds_by_stage(run.root)}
-    write_atomic(run.root / RunFolder.RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    write_json(run.root / RunFolder.RECORD, record)

@@ -1,6 +1,5 @@
 """One run: its recipe, its folder, its data once they are there, and its models on disk and in memory."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -14,7 +13,7 @@ from mllmu.core import process
 from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.process import Progress, metered
 from mllmu.core.records import ModelRef
-from mllmu.core.runfolder import RunFolder, RunStore, Unit, fingerprint_of, write_atomic
+from mllmu.core.runfolder import RunFolder, RunStore, Unit, fingerprint_of, write_json
 from mllmu.data import dataset
 from mllmu.models.encoding import Encoder
 from mllmu.models.families import Turn
@@ -126,7 +125,7 @@ class Run:
 
 def write_ref(unit: Unit, ref: ModelRef) -> None:
     """Enter the reference of a model into its unit, where :meth:`Run.ref` finds it."""
-    write_atomic(unit.building / RunFolder.MODEL_FILE, json.dumps(ref.model_dump(), indent=1) + "\n")
+    write_json(unit.building / RunFolder.MODEL_FILE, ref.model_dump())
 
 
 @contextmanager

@@ -1,13 +1,12 @@
 """Stage ``score``: responses are scored and averaged into the numbers of ``metrics.json``; needs no model."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mllmu.core.declared import ColumnSpec, Declared, TableSpec
 from mllmu.core.names import RETAIN_MODEL
 from mllmu.core.records import MetricResult, Sample, Score, Summary
-from mllmu.core.runfolder import RunFolder, write_atomic
+from mllmu.core.runfolder import RunFolder, write_json
 from mllmu.evaluation import numbers, scoring
 from mllmu.evaluation.judging import run as let_judge
 from mllmu.evaluation.metrics import metrics_of
@@ -97,5 +96,4 @@ def _write_metrics(
     if summaries:
         content["summaries"] = [row.model_dump() for row in summaries]
     content["declared"] = declared.model_dump(exclude_defaults=True)
-    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    write_atomic(evaluation.folder / RunFolder.METRICS_FILE, text)
+    write_json(evaluation.folder / RunFolder.METRICS_FILE, content)
