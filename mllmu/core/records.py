@@ -5,7 +5,7 @@
 A record is frozen, refuses unknown fields, and never holds a tensor.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -22,10 +22,22 @@ OTHER_ATTRIBUTE = "other"
 """The attribute of a question of which nobody says what it asks for."""
 MODALITIES: tuple[Modality, ...] = ("image_text", "text")
 PEOPLE_SPLITS: tuple[Split, ...] = ("forget", "test", "retain", "celebrity", "holdout")
+FORGOTTEN: tuple[Split, ...] = ("forget", "test")
+"""The sets about the people to forget: their scores are compared with the retain_model's."""
+UTILITY: tuple[Split, ...] = ("retain", "celebrity")
+"""The sets whose mean score is the utility."""
 TASKS: tuple[TaskName, ...] = ("classification", "generation", "cloze")
 """The tasks of MLLMU-Bench in the order of tables; a recipe asks them unless it names others."""
 QUESTION_FORMAT = "question"
 """The training format of the benchmark, beside the tasks: a question and its answer in a sentence."""
+
+
+class Cell(NamedTuple):
+    """What a score is about: the questions of one task on one set, in one modality."""
+
+    split: Split
+    task: TaskName
+    modality: Modality
 
 
 class Record(BaseModel):

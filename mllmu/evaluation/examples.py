@@ -2,15 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 from mllmu.config.protocol import Shots
 from mllmu.core.errors import RecipeError, did_you_mean
 from mllmu.core.process import rng
 from mllmu.core.records import Modality, Question, Split, TaskName
-from mllmu.data.dataset import Dataset, image_path
+from mllmu.data.dataset import Dataset
 from mllmu.data.tasks import task_of
-from mllmu.evaluation.published import ExampleQuestion
 
 NO_EXAMPLES: tuple[Split, ...] = ("celebrity", "holdout")
 """Sets whose people are never examples: celebrities are not in the published list that examples are looked up in."""
@@ -19,29 +17,63 @@ QuestionPlace = tuple[str, TaskName, Modality, int]
 """Where a question stands in the published lists of its person; of a multiple choice, each modality has its own."""
 
 
-@dataclass(frozen=True)
 class Examples:
-    """The example people of one forget ratio, by set and task.
+    """The example people of one forget ratio, drawn or looked up by set and task.
 
     Examples of the pool are the same in all sets; those drawn from the set under evaluation are its own, and put
-    forgotten answers into the context.
+    forgotten answers into the context. A set with fewer people than examples keeps one to ask; it then has fewer
+    examples.
+
+    Args:
+        shots: how many, or who, and where from.
+        dataset: the data of the run.
+        questions: of everybody, which may become examples.
+        key: forget ratio in percent.
+        members: who is asked in each set.
+        seed: draws the people, by their ids, never by their order.
+        published: how many the published evaluator draws for the family of the model, where not as the task says.
+
+    Raises:
+        RecipeError: a listed person is not in the data, or is to be forgotten and listed for the pool.
     """
 
-    shots: Shots
-    people: Mapping[tuple[Split, TaskName], Sequence[str]]
-    seed: int
-    _places: Mapping[str, QuestionPlace] = field(repr=False)
-    _asked: Mapping[tuple[str, TaskName, Modality], Sequence[Question]] = field(repr=False)
+    def __init__(
+        self,
+        shots: Shots,
+        dataset: Dataset,
+        questions: Sequence[Question],
+        key: str,
+        members: Mapping[Split, Sequence[str]],
+        *,
+        seed: int,
+        published: Mapping[TaskName, int],
+    ) -> None:
+        self.shots = shots
+        self.seed = seed
+        self.people: dict[tuple[Split, TaskName], Sequence[str]] = {}
+        wanted = wanted_people(shots, published)
+        _check_listed(shots, wanted, dataset, key)
+        for split, asked in members.items():
+            for task, value in wanted.items():
+                if shots.drawn_from == "pool":
+                    self.people[split, task] = _of_pool(value, dataset.retained(key), members["retain"], seed)
+                elif split not in NO_EXAMPLES:
+                    self.people[split, task] = _of_set(value, asked, dataset.people, seed, split, task)
+        self._places = _places(questions)
+        self._asked: dict[tuple[str, TaskName, Modality], list[Question]] = {}
+        for question in questions:
+            if question.variant == "eval":
+                self._asked.setdefault((question.profile_id, question.task, question.modality), []).append(question)
 
-    def of(self, split: Split, question: Question) -> list[ExampleQuestion]:
+    def of(self, split: Split, question: Question) -> list[Question]:
         """The examples of a question, in the order in which they are shown."""
-        found = []
+        found: list[Question] = []
         for person in self.people.get((split, question.task), ()):
-            known = self._asked.get((person, question.task, question.modality), ())
+            known = self._asked.get((person, question.task, question.modality), [])
             if self.shots.questions == "one" and known:
                 draw = rng(self.seed, "example", person, question.task, question.modality)
                 known = [known[draw.randrange(len(known))]]
-            found += [ExampleQuestion(question=each, image=image_path(person, each.view or 0)) for each in known]
+            found += known
         return found
 
     def skips(self, split: Split, question: Question) -> bool:
@@ -64,47 +96,6 @@ def wanted_people(shots: Shots, published: Mapping[TaskName, int]) -> dict[TaskN
         task: published.get(task, task_of(task).published_people or 0) if value == "published" else value
         for task, value in shots.by_task.items()
     }
-
-
-def choose(
-    shots: Shots,
-    dataset: Dataset,
-    questions: Sequence[Question],
-    key: str,
-    members: Mapping[Split, Sequence[str]],
-    *,
-    seed: int,
-    published: Mapping[TaskName, int],
-) -> Examples:
-    """Draw, or look up, the example people.
-
-    A set with fewer people than examples keeps one to ask; it then has fewer examples.
-
-    Args:
-        shots: how many, or who, and where from.
-        questions: of everybody, which may become examples.
-        key: forget ratio in percent.
-        members: who is asked in each set.
-        seed: draws the people, by their ids, never by their order.
-        published: how many the published evaluator draws for the family of the model, where not as the task says.
-
-    Raises:
-        RecipeError: a listed person is not in the data, or is to be forgotten and listed for the pool.
-    """
-    wanted = wanted_people(shots, published)
-    _check_listed(shots, wanted, dataset, key)
-    people: dict[tuple[Split, TaskName], Sequence[str]] = {}
-    for split, asked in members.items():
-        for task, value in wanted.items():
-            if shots.drawn_from == "pool":
-                people[split, task] = _of_pool(value, dataset.retained(key), members["retain"], seed)
-            elif split not in NO_EXAMPLES:
-                people[split, task] = _of_set(value, asked, dataset.people, seed, split, task)
-    index: dict[tuple[str, TaskName, Modality], list[Question]] = {}
-    for question in questions:
-        if question.variant == "eval":
-            index.setdefault((question.profile_id, question.task, question.modality), []).append(question)
-    return Examples(shots, people, seed, _places(questions), index)
 
 
 def _places(questions: Iterable[Question]) -> dict[str, QuestionPlace]:

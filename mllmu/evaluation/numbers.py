@@ -6,16 +6,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from mllmu.core import plugins
 from mllmu.core.declared import Declared, SplitInfo, TableSpec
 from mllmu.core.errors import DataError
-from mllmu.core.records import PEOPLE_SPLITS, TASKS, MetricResult, Modality, Question, Sample, Score, Split, TaskName
-from mllmu.data.tasks import Part, task_of
+from mllmu.core.records import PEOPLE_SPLITS, TASKS, Cell, MetricResult, Modality, Question, Sample, Score, Split
+from mllmu.data.tasks import task_of
 from mllmu.evaluation.metrics import clustered_mean
-from mllmu.evaluation.scoring import Group, grouped, ordered, result_row, samples_by_id, values_by_metric
+from mllmu.evaluation.scoring import by_cell, ordered, result_row, samples_by_id, values_by_metric
 from mllmu.evaluation.stats import ks_distance
 
 
-def baselines(
-    samples: Sequence[Sample], train_questions: Iterable[Question], *, part: Part = "report"
-) -> list[MetricResult]:
+def baselines(samples: Sequence[Sample], train_questions: Iterable[Question]) -> list[MetricResult]:
     """Multiple choice accuracy without any model, as rows ``chance`` and ``majority``.
 
     chance: mean of 1 / number of options. majority: always choose the option whose value most people have in the
@@ -23,30 +21,25 @@ def baselines(
     Accuracy near the majority row means that the questions can be answered without knowing the person.
 
     Args:
-        samples: rendered samples; only those with options count.
+        samples: rendered samples; only those of the part ``report`` with options count.
         train_questions: what the target was fine-tuned on; a person counts once per attribute and value.
-        part: which samples count.
     """
     people = {(q.profile_id, q.attribute, _plain(q.value)) for q in train_questions}
     counts = Counter((attribute, value) for _, attribute, value in people)
-    groups = grouped(s for s in samples if s.part == part and s.options)
+    cells = by_cell(s for s in samples if s.part == "report" and s.options)
     guesses: dict[str, Callable[[Sample], float]] = {
         "chance": lambda sample: 1 / len(sample.options),
         "majority": lambda sample: _majority_value(sample, counts),
     }
     return [
-        _baseline(name, group, members, [value(sample) for sample in members])
+        _baseline(name, cell, members, [value(sample) for sample in members])
         for name, value in guesses.items()
-        for group, members in groups.items()
+        for cell, members in cells.items()
     ]
 
 
 def declared(
-    results: Sequence[MetricResult],
-    *,
-    parser: str,
-    benchmarks: Mapping[Split, SplitInfo],
-    tables: Sequence[TableSpec],
+    results: Sequence[MetricResult], *, parser: str, benchmarks: Mapping[Split, SplitInfo], tables: Sequence[TableSpec]
 ) -> Declared:
     """What the plug-ins behind some results say about them, for ``metrics.json``.
 
@@ -67,26 +60,18 @@ def declared(
 
 
 def ks_to_retain_model(
-    samples: Sequence[Sample],
-    scores_model: Iterable[Score],
-    scores_retain_model: Iterable[Score],
-    *,
-    metric: str = "truth_ratio",
-    task: TaskName = "generation",
-    part: Part = "report",
+    samples: Sequence[Sample], scores_model: Iterable[Score], scores_retain_model: Iterable[Score]
 ) -> dict[tuple[Split, Modality], float]:
-    """How far a model's score distribution is from the retain_model's: KS distance by split and modality.
+    """How far a model's truth ratios are from the retain_model's: KS distance by split and modality.
 
     On forget and test, 0 means that the model cannot be told from one that never saw these people. A distance and not
-    a p-value, so it does not depend on the number of questions.
+    a p-value, so it does not depend on the number of questions. Only generation questions of the part ``report`` are
+    compared: the ratios of other tasks differ in scale.
 
     Args:
         samples: the samples both models answered.
         scores_model: scores of the model.
         scores_retain_model: scores of the retain_model for the same samples.
-        metric: whose values are compared; needs many different values, like truth_ratio.
-        task: which samples are compared; tasks are not pooled, their ratios differ in scale.
-        part: which samples count.
 
     Returns:
         Distance in [0, 1] for every (split, modality) in which both models have a judged value; others are left out.
@@ -95,25 +80,26 @@ def ks_to_retain_model(
         DataError: a score of an unknown sample, or the two models were not scored on the same samples.
     """
     known = samples_by_id(samples)
-    first = values_by_metric(scores_model, known).get(metric, {})
-    second = values_by_metric(scores_retain_model, known).get(metric, {})
-    if set(first) != set(second):
-        odd = min(set(first) ^ set(second))
-        raise DataError(f"KS distance of {metric}: only one of the two models was scored on '{odd}'. Score both again.")
+    first, second = (
+        values_by_metric(scores, known).get("truth_ratio", {}) for scores in (scores_model, scores_retain_model)
+    )
+    if odd := set(first) ^ set(second):
+        raise DataError(
+            f"KS distance of truth_ratio: only one of the two models was scored on '{min(odd)}'. Score both again."
+        )
     distances: dict[tuple[Split, Modality], float] = {}
-    for (split, _, modality), members in grouped(s for s in samples if s.part == part and s.task == task).items():
-        ours = [value for s in members if (value := first.get(s.id)) is not None]
-        theirs = [value for s in members if (value := second.get(s.id)) is not None]
+    for cell, members in by_cell(s for s in samples if s.part == "report" and s.task == "generation").items():
+        ours, theirs = ([v for s in members if (v := of.get(s.id)) is not None] for of in (first, second))
         if ours and theirs:
-            distances[split, modality] = ks_distance(ours, theirs)
+            distances[cell.split, cell.modality] = ks_distance(ours, theirs)
     return distances
 
 
-def _baseline(model: str, group: Group, members: Sequence[Sample], values: Sequence[float]) -> MetricResult:
+def _baseline(model: str, cell: Cell, members: Sequence[Sample], values: Sequence[float]) -> MetricResult:
     estimate = clustered_mean(values, [sample.profile_id for sample in members])
     if model == "chance":  # known exactly, so an interval would claim a doubt that does not exist
         estimate = estimate._replace(low=None, high=None)
-    return result_row(model, "accuracy", group, estimate)
+    return result_row(model, "accuracy", cell, estimate)
 
 
 def _majority_value(sample: Sample, counts: Mapping[tuple[str, str], int]) -> float:

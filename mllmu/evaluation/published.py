@@ -14,10 +14,10 @@ they are given.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from mllmu.core.records import Exchange, MetricResult, Modality, Question, Sample, Split, TaskName
-from mllmu.data.tasks import task_of
+from mllmu.data.dataset import image_path
+from mllmu.data.tasks import Part, task_of
 
 NEW_TOKENS = 50
 METRICS = ("accuracy_first_char", "cloze_contains", "rouge1", "rouge2", "rougeL", "bleu")
@@ -32,16 +32,21 @@ _SET_TITLES: dict[Split, str] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExampleQuestion:
-    """An example question with the image that is shown with it (not used by name)."""
-
-    question: Question
-    image: str
+def shown(example: Question, text: str) -> Exchange:
+    """An example as it is put before a question: ``text``, its reply and, unless it is asked by name, its image."""
+    has_image = example.modality == "image_text"
+    image = image_path(example.profile_id, example.view or 0) if has_image else ""
+    return Exchange(prompt=text, reply=example.answer, image=image)
 
 
 def sample(
-    question: Question, *, split: Split, image: str, shots: Sequence[ExampleQuestion], letter_tokens: int = NEW_TOKENS
+    question: Question,
+    *,
+    split: Split,
+    image: str,
+    shots: Sequence[Question],
+    part: Part = "report",
+    letter_tokens: int = NEW_TOKENS,
 ) -> Sample:
     """Render one question as published.
 
@@ -50,39 +55,22 @@ def sample(
         split: the set it is asked for.
         image: name of its image.
         shots: candidates for its examples; those of its task and modality are used, in this order.
+        part: ``report`` (counted) or ``selection`` (only for tuning).
         letter_tokens: most new tokens for the letter of a question without image, see
             :class:`mllmu.models.families.Family`.
     """
-    task, has_image = task_of(question.task), question.modality == "image_text"
-    about = (question.task, question.modality)
-    used = [shot for shot in shots if (shot.question.task, shot.question.modality) == about]
-    examples = tuple(
-        Exchange(
-            prompt=task.published_example(shot.question),  # the text holds the reply already
-            reply=shot.question.answer,
-            image=shot.image if has_image else "",
-        )
-        for shot in used
-        if task.published_people
-    )
-    is_letter = question.options and not has_image
-    return Sample(
-        id=f"{split}/{question.id}",
-        question_id=question.id,
-        profile_id=question.profile_id,
-        split=split,
-        task=question.task,
-        modality=question.modality,
-        attribute=question.attribute,
-        prompt="".join(example.prompt for example in examples) + task.published_prompt(question),
-        image=image if has_image else "",
-        examples=examples,
-        raw_prompt=True,
-        target=question.answer,
-        value=question.value,
-        options=question.options,
-        max_new_tokens=letter_tokens if is_letter else NEW_TOKENS,
-    )
+    task, category = task_of(question.task), (question.task, question.modality)
+    used = [shot for shot in shots if task.published_people and (shot.task, shot.modality) == category]
+    examples = tuple(shown(shot, task.published_example(shot)) for shot in used)  # the text holds the reply already
+    is_letter = question.options and question.modality == "text"
+    changes = {
+        "prompt": "".join(example.prompt for example in examples) + task.published_prompt(question),
+        "examples": examples,
+        "raw_prompt": True,
+        "candidates": {},
+        "max_new_tokens": letter_tokens if is_letter else NEW_TOKENS,
+    }
+    return task.sample(question, split=split, part=part, image=image).model_copy(update=changes)
 
 
 def published_layout(results: Sequence[MetricResult]) -> dict[str, dict[str, dict[str, float]]]:

@@ -2,17 +2,18 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mllmu.config.protocol import Protocol
 from mllmu.config.recipe import Evaluate
 from mllmu.core import plugins
 from mllmu.core.errors import RecipeError
 from mllmu.core.process import rng
-from mllmu.core.records import PEOPLE_SPLITS, Exchange, Question, Sample, Split
+from mllmu.core.records import PEOPLE_SPLITS, Question, Sample, Split
 from mllmu.data.dataset import Dataset, image_path
-from mllmu.data.tasks import Part, Task, derived
+from mllmu.data.tasks import Task, derived
 from mllmu.evaluation import published
-from mllmu.evaluation.examples import Examples, choose
+from mllmu.evaluation.examples import Examples
 from mllmu.evaluation.metrics import measured, metrics_of
 from mllmu.models.families import Family
 
@@ -36,9 +37,10 @@ def render(
     questions = [question for question in dataset.questions if question.variant != "train"]
     questions += [question for task in tasks for question in derived(task, questions)]
     members = {split: _members(dataset, key, split, evaluate, seed) for split in PEOPLE_SPLITS}
-    drawn, examples = family.published_shots, None
+    examples = None
     if any(protocol.shots.by_task.values()):
-        examples = choose(protocol.shots, dataset, questions, key, members, seed=seed, published=drawn)
+        drawn = family.published_shots
+        examples = Examples(protocol.shots, dataset, questions, key, members, seed=seed, published=drawn)
     asking = _Asking(dataset, protocol, tasks, examples, selection, seed, family)
     asked: dict[tuple[str, str], list[Question]] = {}
     for question in questions:
@@ -111,21 +113,11 @@ class _Asking:
         shots = self.examples.of(split, question) if self.examples else []
         draw = rng(self.seed, "selection", question.id)
         aside = split in ("forget", "retain") and draw.random() < self.selection
-        part: Part = "selection" if aside else "report"
+        where: dict[str, Any] = {"split": split, "part": "selection" if aside else "report", "image": image}
         task = self.tasks[question.task]
-        sample = task.sample(question, split=split, part=part, image=image)
         if self.protocol.prompts == "chat":
-            examples = (
-                Exchange(
-                    prompt=task.prompt(shot.question),
-                    reply=shot.question.answer,
-                    image=shot.image if question.modality == "image_text" else "",
-                )
-                for shot in shots
-            )
-            return sample.model_copy(update={"examples": tuple(examples)})
-        raw = published.sample(
-            question, split=split, image=image, shots=shots, letter_tokens=self.family.published_letter_tokens
-        )
+            examples = tuple(published.shown(shot, task.prompt(shot)) for shot in shots)
+            return task.sample(question, **where).model_copy(update={"examples": examples})
+        raw = published.sample(question, **where, shots=shots, letter_tokens=self.family.published_letter_tokens)
         limit = {} if self.protocol.max_new_tokens == published.NEW_TOKENS else {"max_new_tokens": task.max_new_tokens}
-        return raw.model_copy(update={"part": part, **limit})
+        return raw.model_copy(update=limit)

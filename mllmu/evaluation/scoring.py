@@ -5,25 +5,12 @@ No model is loaded here, so a new metric can be computed on old replies at any t
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from mllmu.core.errors import DataError
-from mllmu.core.records import (
-    MODALITIES,
-    PEOPLE_SPLITS,
-    TASKS,
-    MetricResult,
-    Modality,
-    Response,
-    Sample,
-    Score,
-    Split,
-    TaskName,
-)
+from mllmu.core.records import MODALITIES, PEOPLE_SPLITS, TASKS, Cell, MetricResult, Response, Sample, Score
 from mllmu.data.tasks import Part
 from mllmu.evaluation.metrics import Estimate, Metric
-
-Group = tuple[Split, TaskName, Modality]
 
 
 def score_all(samples: Sequence[Sample], responses: Iterable[Response], metrics: Sequence[Metric]) -> list[Score]:
@@ -55,14 +42,9 @@ def score_all(samples: Sequence[Sample], responses: Iterable[Response], metrics:
 
 
 def aggregate(
-    model: str,
-    samples: Sequence[Sample],
-    scores: Iterable[Score],
-    metrics: Sequence[Metric],
-    *,
-    part: Part = "report",
+    model: str, samples: Sequence[Sample], scores: Iterable[Score], metrics: Sequence[Metric], *, part: Part = "report"
 ) -> list[MetricResult]:
-    """Average the scores of one model by (metric, split, task, modality).
+    """Average the scores of one model by metric, split, task and modality.
 
     Args:
         model: name of the model in the results.
@@ -72,18 +54,18 @@ def aggregate(
         part: which samples count; ``report`` unless a setting is being tuned.
 
     Returns:
-        One result per metric and group that has samples; ``value`` None where nothing could be judged.
+        One result per metric and cell that has samples; ``value`` None where nothing could be judged.
 
     Raises:
         DataError: a score of an unknown sample, two scores for one sample and metric, or a score is missing.
     """
     values = values_by_metric(scores, samples_by_id(samples))
-    groups = grouped(sample for sample in samples if sample.part == part)
+    cells = by_cell(sample for sample in samples if sample.part == part)
     return [
-        _result(model, metric, group, members, values.get(metric.name, {}))
+        _result(model, metric, cell, members, values.get(metric.name, {}))
         for metric in metrics
-        for group, members in groups.items()
-        if metric.judges(group[0], group[1])
+        for cell, members in cells.items()
+        if metric.judges(cell.split, cell.task)
     ]
 
 
@@ -110,35 +92,32 @@ def values_by_metric(scores: Iterable[Score], known: Mapping[str, Sample]) -> di
     return values
 
 
-def grouped(samples: Iterable[Sample]) -> dict[Group, list[Sample]]:
-    """Samples by (split, task, modality), the groups in a fixed order."""
-    found: defaultdict[Group, list[Sample]] = defaultdict(list)
+def by_cell(samples: Iterable[Sample]) -> dict[Cell, list[Sample]]:
+    """Samples by split, task and modality, in a fixed order."""
+    found: defaultdict[Cell, list[Sample]] = defaultdict(list)
     for sample in samples:
-        found[sample.split, sample.task, sample.modality].append(sample)
-    splits, tasks = ordered((g[0] for g in found), PEOPLE_SPLITS), ordered((g[1] for g in found), TASKS)
-    every: Iterator[Group] = itertools.product(splits, tasks, MODALITIES)
-    return {group: found[group] for group in every if group in found}
+        found[Cell(sample.split, sample.task, sample.modality)].append(sample)
+    splits, tasks = ordered((c.split for c in found), PEOPLE_SPLITS), ordered((c.task for c in found), TASKS)
+    every = itertools.starmap(Cell, itertools.product(splits, tasks, MODALITIES))
+    return {cell: found[cell] for cell in every if cell in found}
 
 
 def _result(
-    model: str, metric: Metric, group: Group, members: Sequence[Sample], values: Mapping[str, float | None]
+    model: str, metric: Metric, cell: Cell, members: Sequence[Sample], values: Mapping[str, float | None]
 ) -> MetricResult:
-    """Average one metric over one group, counting what could not be judged instead of scoring it."""
+    """Average one metric over one cell, counting what could not be judged instead of scoring it."""
     if missing := [sample.id for sample in members if sample.id not in values]:
         raise DataError(f"scores: no score of {metric.name} for '{missing[0]}' ({len(missing)} missing). Score again.")
     judged = [(sample.profile_id, value) for sample in members if (value := values[sample.id]) is not None]
-    estimate = metric.aggregate([value for _, value in judged], [person for person, _ in judged], split=group[0])
-    return result_row(model, metric.name, group, estimate, num_unparsed=len(members) - len(judged))
+    estimate = metric.aggregate([value for _, value in judged], [person for person, _ in judged], split=cell.split)
+    return result_row(model, metric.name, cell, estimate, num_unparsed=len(members) - len(judged))
 
 
-def result_row(model: str, metric: str, group: Group, estimate: Estimate, *, num_unparsed: int = 0) -> MetricResult:
-    split, task, modality = group
+def result_row(model: str, metric: str, cell: Cell, estimate: Estimate, *, num_unparsed: int = 0) -> MetricResult:
     return MetricResult(
         model=model,
         metric=metric,
-        split=split,
-        task=task,
-        modality=modality,
+        **cell._asdict(),
         value=estimate.value,
         ci_low=estimate.low,
         ci_high=estimate.high,

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mllmu.core.declared import MODALITY_LABELS
-from mllmu.core.records import Modality
+from mllmu.core.records import FORGOTTEN, UTILITY, Modality
 from mllmu.report.inputs import TrustRow
-from mllmu.report.numbers import ALL_TASKS, FORGOTTEN, UTILITY, Interval, Numbers, TradeoffRow
+from mllmu.report.numbers import ALL_TASKS, Interval, Numbers, TradeoffRow
 from mllmu.report.printing import listing, show
 
 _SHALLOW = 0.5

@@ -3,18 +3,13 @@
 import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from mllmu.core.declared import MetricInfo
 from mllmu.core.names import BASELINES
-from mllmu.core.records import MODALITIES, MetricResult, Modality, Split, TaskName
+from mllmu.core.records import MODALITIES, UTILITY, Cell, MetricResult, Modality, Split, TaskName
 from mllmu.report.inputs import ROLES, ModelRow, ReportInput, Role, check
 from mllmu.report.printing import csv_of, finite
 
-FORGOTTEN: tuple[Split, ...] = ("forget", "test")
-"""The sets about the people to forget: their scores are compared with the retain_model's."""
-UTILITY: tuple[Split, ...] = ("retain", "celebrity")
-"""The sets whose mean score is the utility."""
 COLLAPSE_SHARE = 0.5
 """A model is called collapsed when at least this share of its replies about retain people is noise."""
 ALL_TASKS = "all"
@@ -24,14 +19,6 @@ Bounds = tuple[float | None, float | None]
 """Lowest and highest possible value, None where there is no bound."""
 Tasks = Collection[TaskName] | None
 """Some tasks, or None for all."""
-
-
-class Cell(NamedTuple):
-    """What a score is about: the questions of one task on one set, in one modality."""
-
-    split: Split
-    task: TaskName
-    modality: Modality
 
 
 @dataclass(frozen=True)

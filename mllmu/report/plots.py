@@ -10,10 +10,10 @@ from typing import Any
 from matplotlib.lines import Line2D
 
 from mllmu.core.declared import MODALITY_LABELS
-from mllmu.core.records import Modality, Split, TaskName
+from mllmu.core.records import UTILITY, Cell, Modality, Split, TaskName
 from mllmu.report.figures import PALETTE, Plot, finish, new_figure, style
 from mllmu.report.inputs import ReportInput
-from mllmu.report.numbers import ALL_TASKS, UTILITY, Cell, Interval, Numbers, TradeoffRow, mark_front
+from mllmu.report.numbers import ALL_TASKS, Interval, Numbers, TradeoffRow, mark_front
 from mllmu.report.scatter import scatter
 
 CURVE_POINTS = 80

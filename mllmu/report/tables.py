@@ -13,9 +13,9 @@ from rich.table import Table
 
 from mllmu.core.declared import MODALITY_LABELS
 from mllmu.core.names import BASELINES
-from mllmu.core.records import Modality, Split, TaskName
+from mllmu.core.records import FORGOTTEN, UTILITY, Cell, Modality, Split, TaskName
 from mllmu.report.inputs import ModelRow, ReportInput, TrustRow
-from mllmu.report.numbers import ALL_TASKS, FORGOTTEN, UTILITY, Cell, Interval, Numbers, TradeoffRow, tradeoff_rows
+from mllmu.report.numbers import ALL_TASKS, Interval, Numbers, TradeoffRow, tradeoff_rows
 from mllmu.report.printing import DASH, duration, show, show_span, style_of
 from mllmu.report.table import ReportCell, ReportColumn, ReportRow, ReportTable, shade_of
 

@@ -16,17 +16,15 @@ import numpy as np
 
 from mllmu.core.errors import DataError
 from mllmu.core.names import RETAIN_MODEL, TARGET
-from mllmu.core.records import MODALITIES, Modality, Sample, Score
+from mllmu.core.records import MODALITIES, UTILITY, Modality, Sample, Score
 from mllmu.core.runfolder import RunFolder, read_lines
 from mllmu.data.tasks import task_of
 from mllmu.evaluation.bootstrap import Table, draw
 from mllmu.evaluation.stats import percentile_interval
 
-UTILITY = ("retain", "celebrity")
 DRAWS = 2000
 
-Cell = tuple[str, str]
-"""Set and task."""
+SplitTask = tuple[str, str]
 
 
 class PooledValue(NamedTuple):
@@ -72,8 +70,8 @@ class RunScores(NamedTuple):
     """
 
     people: dict[str, list[str]]
-    counts: dict[Cell, Table]
-    sums: dict[Cell, Table]
+    counts: dict[SplitTask, Table]
+    sums: dict[SplitTask, Table]
 
 
 def pool(roots: Sequence[Path], key: str, *, seed: int = 0) -> list[PooledRow]:
@@ -123,8 +121,8 @@ def _by_person(
     samples = [s for s in samples if s.modality == modality and s.split in {"forget", *UTILITY}]
     splits = {sample.split for sample in samples}
     people = {split: sorted({s.profile_id for s in samples if s.split == split}) for split in splits}
-    counts: dict[Cell, Table] = {}
-    sums: dict[Cell, Table] = {}
+    counts: dict[SplitTask, Table] = {}
+    sums: dict[SplitTask, Table] = {}
     for sample in samples:
         cell, size = (sample.split, sample.task), len(people[sample.split])
         person = people[sample.split].index(sample.profile_id)

@@ -13,7 +13,6 @@ from helpers_models import load_ref
 from mllmu.config.recipe import ModelSection
 from mllmu.core.records import Modality, ModelRef, Question, Response, Sample, TaskName
 from mllmu.evaluation import published
-from mllmu.evaluation.published import ExampleQuestion
 from mllmu.models.engine import forward, raw_prompt
 from mllmu.models.engine.respond import plan_batches, respond
 from mllmu.models.loading import Loaded, load
@@ -44,12 +43,13 @@ def asked() -> list[Sample]:
     found = []
     for modality in ("image_text", "text"):
         for task in ("classification", "cloze", "generation"):
-            shots = [ExampleQuestion(question=question("blue", n, task, modality), image="blue.png") for n in range(2)]
+            shots = [question("blue", n, task, modality) for n in range(2)]
             for person in PEOPLE[:2]:
                 for number in range(2):
                     one = question(person, number, task, modality)
                     made = published.sample(one, split="forget", image=f"{person}.png", shots=shots)
-                    found.append(made.model_copy(update={"max_new_tokens": 6}))
+                    examples = tuple(e.model_copy(update={"image": e.image and "blue.png"}) for e in made.examples)
+                    found.append(made.model_copy(update={"max_new_tokens": 6, "examples": examples}))
     return found
 
 

@@ -12,7 +12,7 @@ from mllmu.config.load import parse
 from mllmu.config.protocol import OFFICIAL
 from mllmu.config.recipe import Evaluate
 from mllmu.core.errors import RecipeError
-from mllmu.core.records import MetricResult, Sample
+from mllmu.core.records import Cell, MetricResult, Sample
 from mllmu.data.dataset import Dataset
 from mllmu.data.questions import QuestionOrder
 from mllmu.data.questions.template import build as ask_about
@@ -27,7 +27,7 @@ from mllmu.models.families.idefics2 import Idefics2
 from mllmu.pipeline.protocols import comparison_tables, markdown
 from mllmu.pipeline.report import protocol_warning
 from mllmu.report import ModelRow, ReportInput
-from mllmu.report.numbers import Cell, Numbers
+from mllmu.report.numbers import Numbers
 
 FORGOTTEN = ["001", "002", "003"]
 

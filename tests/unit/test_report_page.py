@@ -20,10 +20,10 @@ from mllmu.core.declared import Declared, TableSpec
 from mllmu.core.errors import DataError
 from mllmu.core.names import RETAIN_MODEL
 from mllmu.core.process import rng
-from mllmu.core.records import MODALITIES, TASKS, MetricResult, Modality, Split, Summary, TaskName
+from mllmu.core.records import MODALITIES, TASKS, Cell, MetricResult, Modality, Split, Summary, TaskName
 from mllmu.report import Example, ModelRow, Portrait, ReportInput, render, terminal_tables, tradeoff_rows
 from mllmu.report.findings import findings
-from mllmu.report.numbers import Cell, Interval, Numbers, mean_interval
+from mllmu.report.numbers import Interval, Numbers, mean_interval
 from mllmu.report.printing import listing
 from mllmu.report.tables import goodness, set_tables, stage_table
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from mllmu.core.records import Response, Sample, Split
+from mllmu.core.records import FORGOTTEN, Response, Sample, Split
 from mllmu.evaluation.metrics import NO_COMPARISON, Metric, mean_logp
 
 # Beyond this log the ratio leaves floating point range; such a model is as sure as a number can say.
@@ -47,7 +47,7 @@ class TruthRatio(Metric):
         return math.exp(math.fsum(logs) / len(logs))
 
     def readable(self, value: float, split: Split) -> float:
-        if split in ("forget", "test"):
+        if split in FORGOTTEN:
             return value if value <= 1 else 1 / value
         return max(0.0, 1 - value)
 

@@ -3,10 +3,8 @@
 from collections.abc import Iterable, Sequence
 
 from mllmu.core.declared import TableSpec
-from mllmu.core.records import Modality, Split, Summary
+from mllmu.core.records import FORGOTTEN, Modality, Summary
 from mllmu.evaluation.summaries import ScoredRun, Summariser, mean
-
-WORDINGS: tuple[Split, ...] = ("forget", "test")
 
 
 class Ape(Summariser):
@@ -24,7 +22,7 @@ class Ape(Summariser):
         rows = []
         for model in run.models:
             by: dict[Modality, dict[tuple[str, str, str], list[float]]] = {}
-            for split in WORDINGS:
+            for split in FORGOTTEN:
                 for sample_id, value in run.judged(model, "keyword_match", split=split).items():
                     sample = run.samples[sample_id]
                     fact = (sample.task, sample.profile_id, sample.attribute)

@@ -4,11 +4,9 @@ from collections.abc import Iterable, Sequence
 
 from mllmu.core.declared import TableSpec
 from mllmu.core.names import RETAIN_MODEL
-from mllmu.core.records import Split, Summary
+from mllmu.core.records import FORGOTTEN, Summary
 from mllmu.evaluation.stats import js_distance, ks_distance, ks_p_value
 from mllmu.evaluation.summaries import ScoredRun, Summariser
-
-SPLITS: tuple[Split, ...] = ("forget", "test")
 
 
 class ForgetQuality(Summariser):
@@ -28,7 +26,7 @@ class ForgetQuality(Summariser):
     def summarise(self, run: ScoredRun) -> list[Summary]:
         rows = []
         for model in run.models:
-            for split, modality in run.cells(SPLITS):
+            for split, modality in run.cells(FORGOTTEN):
                 ours, theirs = (
                     [*run.judged(m, "truth_ratio", split=split, modality=modality, task="generation").values()]
                     for m in (model, RETAIN_MODEL)
@@ -56,7 +54,7 @@ class ForgetQuality(Summariser):
         return self.overview(
             11,
             self.column("forget quality p", split="forget", reads=p, **of_p),
-            *(self.column(f"KS {split}", detail="ks", split=split, reads=ks.format(split)) for split in SPLITS),
+            *(self.column(f"KS {split}", detail="ks", split=split, reads=ks.format(split)) for split in FORGOTTEN),
             self.column("JS forget", detail="js", split="forget", reads=js),
         )
 

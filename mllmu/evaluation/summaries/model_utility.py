@@ -6,13 +6,12 @@ from math import fsum
 
 from mllmu.core.declared import TableSpec
 from mllmu.core.plugins import build
-from mllmu.core.records import Modality, Split, Summary
+from mllmu.core.records import UTILITY, Modality, Split, Summary
 from mllmu.evaluation.metrics import Metric
 from mllmu.evaluation.stats import harmonic_mean
 from mllmu.evaluation.summaries import ScoredRun, Summariser
 
 PARTS = ("probability", "rougeL_recall", "truth_ratio")
-KEPT: tuple[Split, ...] = ("retain", "celebrity")
 
 
 class ModelUtility(Summariser):
@@ -31,7 +30,7 @@ class ModelUtility(Summariser):
 
     def _row(self, run: ScoredRun, model: str, modality: Modality) -> Summary:
         means = [
-            _mean(run, model, metric, split, modality) for split in KEPT if run.asked(split) for metric in _metrics()
+            _mean(run, model, metric, split, modality) for split in UTILITY if run.asked(split) for metric in _metrics()
         ]
         known = [mean for mean in means if mean is not None]
         if not known or len(known) < len(means):

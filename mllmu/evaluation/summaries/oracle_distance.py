@@ -4,10 +4,9 @@ from collections.abc import Iterable, Sequence
 
 from mllmu.core.declared import MODALITY_LABELS, ColumnSpec, TableSpec, closeness
 from mllmu.core.names import RETAIN_MODEL, TARGET
-from mllmu.core.records import MODALITIES, MetricResult, Modality, Split, Summary
+from mllmu.core.records import FORGOTTEN, MODALITIES, MetricResult, Modality, Split, Summary
 from mllmu.evaluation.summaries import ScoredRun, Summariser
 
-SPLITS: tuple[Split, ...] = ("forget", "test")
 _DISTANCE = (
     "1 - |model - retain_model| / |target - retain_model|, clipped at 0: 1 at the retain_model's number, 0 at the "
     "target's or as far away on the other side."
@@ -44,7 +43,7 @@ class OracleDistance(Summariser):
             intro=f"{_DISTANCE} Median over all metrics that tell target and retain_model apart; below, how many these "
             "are, and in how many of them the model went past the retain_model, which on forgotten people is no "
             "success.",
-            columns=tuple(self._median(split, modality) for split in SPLITS for modality in MODALITIES),
+            columns=tuple(self._median(split, modality) for split in FORGOTTEN for modality in MODALITIES),
             order=60,
         )
         details = {row.detail for row in rows if row.summary == self.name and row.split == "forget"}
