@@ -8,21 +8,18 @@ an interrupted run continues where it was.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mllmu.core.declared import Declared, MetricInfo
 from mllmu.core.errors import DataError
 from mllmu.core.process import Progress
 from mllmu.core.records import PEOPLE_SPLITS, MetricResult, Response, Sample, Score
 from mllmu.core.runfolder import (
-    UNIT_FILE,
     Journal,
     RunFolder,
     RunStore,
-    Unit,
     dump_lines,
     fingerprint_of,
     read_json,
@@ -98,7 +95,7 @@ def judging_jobs(root: Path, models: Sequence[str]) -> list[JudgingJob]:
         _job(folder, key, model)
         for key in folder.evaluated_keys()
         for model in models
-        if folder.path(folder.evaluation(key), model, folder.RESPONSES, UNIT_FILE).is_file()
+        if fingerprint_of(folder.path(folder.evaluation(key), model, folder.RESPONSES))
     ]
     if not any(job.cases for job in jobs):
         raise DataError(
@@ -145,47 +142,47 @@ def run(root: Path, models: Sequence[str], judge: Judge, *, progress: Progress, 
     """
     jobs, store = judging_jobs(root, models), RunStore(root, force=force)
     with judge.session() as session:
-        units = [_judge(store, job, judge, session, progress) for job in jobs]
-    judged = list(zip(jobs, units, strict=True))
+        judged = [(job, *_judge(store, job, judge, session, progress)) for job in jobs]
     return [
         _averaged(root, key, judge, [pair for pair in judged if pair[0].key == key])
         for key in dict.fromkeys(job.key for job in jobs)
     ]
 
 
-def _judge(store: RunStore, job: JudgingJob, judge: Judge, session: JudgeSession, progress: Progress) -> Unit:
-    """The unit with the verdicts on one model; resumes after the last verdict that was written."""
+def _judge(
+    store: RunStore, job: JudgingJob, judge: Judge, session: JudgeSession, progress: Progress
+) -> tuple[list[Score], dict[str, float]]:
+    """The scores of one model and what they cost; resumes after the last verdict that was written."""
     name = f"{RunFolder.evaluation(job.key)}/{job.model}/{RunFolder.judgement(judge.name)}"
     unit = store.unit(name, {"responses": job.fingerprint, "judge": judge.identity()})
-    if unit.done:
-        return unit
-    metric, journal = Factuality(judge=judge), Journal(unit.building / PARTIAL, Score)
-    scores = {score.sample_id: score for score in journal.resume()}
+    if not unit.done:
+        with unit.making() as facts:
+            account, before = unit.building / SPENT, session.spent()
+            try:
+                scores = _verdicts(job, judge, session, Journal(unit.building / PARTIAL, Score), progress)
+            finally:  # the cost of interrupted attempts counts too
+                now = {name: amount - before.get(name, 0.0) for name, amount in session.spent().items()}
+                facts |= added(read_json(account), now)
+                write_atomic(account, json.dumps(facts))
+            write_atomic(unit.building / RunFolder.SCORES_FILE, dump_lines(scores))
+            (unit.building / PARTIAL).unlink()
+    return read_lines(unit.folder / RunFolder.SCORES_FILE, Score), unit.facts()
+
+
+def _verdicts(
+    job: JudgingJob, judge: Judge, session: JudgeSession, journal: Journal[Score], progress: Progress
+) -> list[Score]:
+    """One score per sample of a job; a case that the journal does not hold is judged and written to it."""
+    metric, scores = Factuality(judge=judge), {score.sample_id: score for score in journal.resume()}
     progress.start(f"{judge.name}: {job.model} ({job.key} %)", len(job.cases))
     progress.advance(len(scores))
-    with unit.making() as facts, _accounts(unit, session, facts):
-        for verdict in session.judge([case for case in job.cases if case.sample_id not in scores]):
-            score = Score(metric=metric.name, **verdict.model_dump())
-            journal.append([score])
-            scores[score.sample_id] = score
-            progress.advance(1, **session.figures())
-        progress.finish()
-        ordered = [scores.get(sample.id) or metric.score(sample, None) for sample in job.samples]
-        write_atomic(unit.building / RunFolder.SCORES_FILE, dump_lines(ordered))
-        journal.path.unlink()
-    return unit
-
-
-@contextmanager
-def _accounts(unit: Unit, session: JudgeSession, facts: dict[str, Any]) -> Iterator[None]:
-    """Add the cost of the work on a unit to its facts, that of interrupted attempts included."""
-    path, before = unit.building / SPENT, session.spent()
-    try:
-        yield
-    finally:
-        now = {name: amount - before.get(name, 0.0) for name, amount in session.spent().items()}
-        facts |= added(read_json(path), now)
-        write_atomic(path, json.dumps(facts))
+    for verdict in session.judge([case for case in job.cases if case.sample_id not in scores]):
+        score = Score(metric=metric.name, **verdict.model_dump())
+        journal.append([score])
+        scores[score.sample_id] = score
+        progress.advance(1, **session.figures())
+    progress.finish()
+    return [scores.get(sample.id) or metric.score(sample, None) for sample in job.samples]
 
 
 def added(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:
@@ -197,17 +194,18 @@ def added(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, 
     return {name: round(first.get(name, 0) + second.get(name, 0), 6) for name in {**first, **second}}
 
 
-def _averaged(root: Path, key: str, judge: Judge, judged: Sequence[tuple[JudgingJob, Unit]]) -> Judged:
+def _averaged(
+    root: Path, key: str, judge: Judge, judged: Sequence[tuple[JudgingJob, list[Score], dict[str, float]]]
+) -> Judged:
     """Average the verdicts of one forget ratio and write them down."""
     metric, results = Factuality(judge=judge), list[MetricResult]()
     spent: dict[str, float] = {}
-    for job, unit in judged:
-        scores = read_lines(unit.folder / RunFolder.SCORES_FILE, Score)
+    for job, scores, cost in judged:
         results += scoring.aggregate(job.model, job.samples, scores, [metric])
-        spent = added(spent, unit.facts())
+        spent = added(spent, cost)
     content = {
         "judge": judge.identity(),
-        "responses": {job.model: job.fingerprint for job, _ in judged},
+        "responses": {job.model: job.fingerprint for job, *_ in judged},
         "results": [result.model_dump() for result in results],
         "spent": spent,
         "declared": Declared(metrics={metric.name: metric.info()}).model_dump(exclude_defaults=True),

@@ -123,11 +123,9 @@ class Generous(Judge):
     reads_rubric = False
 
     def session(self):
-        return nullcontext(GenerousSession())
+        return nullcontext(JudgeSession(self.grade))
 
-
-class GenerousSession(JudgeSession):
-    def judge(self, cases):
+    def grade(self, cases):
         return (Verdict(sample_id=case.sample_id, value=9.0) for case in cases)
 ''',
     ),

@@ -74,11 +74,9 @@ class Strict(Judge):
     about = "1 point for every reply"
 
     def session(self):
-        return nullcontext(StrictSession())
+        return nullcontext(JudgeSession(self.grade))
 
-
-class StrictSession(JudgeSession):
-    def judge(self, cases):
+    def grade(self, cases):
         return (Verdict(sample_id=case.sample_id, value=1.0, reason="strict") for case in cases)
 '''
 

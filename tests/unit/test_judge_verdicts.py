@@ -16,9 +16,9 @@ from llm_server import Body, LlmServer, rating
 from mllmu.core.errors import DataError, ModelError
 from mllmu.core.plugins import find, names
 from mllmu.evaluation.agreement import agreement, quadratic_kappa, read_people
-from mllmu.evaluation.judges import Case, Judge, messages
+from mllmu.evaluation.judges import Case, Judge
 from mllmu.evaluation.judges.endpoint import EndpointJudge
-from mllmu.evaluation.judges.local import Local, LocalSession
+from mllmu.evaluation.judges.local import Local, open_model
 from mllmu.evaluation.judges.rule import Rule, judged
 
 pytestmark = pytest.mark.usefixtures("loopback")
@@ -234,11 +234,10 @@ def save_random_model(folder: Path) -> None:
 def test_a_local_model_writes_the_same_alone_and_in_a_batch_and_its_noise_is_counted(tmp_path: Path) -> None:
     save_random_model(tmp_path)
     cases = [case(number, reply="no " * (1 + 9 * number)) for number in range(3)]
-    with Local(path=str(tmp_path), batch_size=2, max_tokens=8, device="cpu").session() as session:
-        assert isinstance(session, LocalSession)
-        prompts = [messages(one) for one in cases]
-        together = session.write(prompts)
-        assert together == [session.write([prompt])[0] for prompt in prompts]
+    judge = Local(path=str(tmp_path), batch_size=2, max_tokens=8, device="cpu")
+    model = open_model(judge)
+    assert list(judge.write(model, cases)) == [text for one in cases for text in judge.write(model, [one])]
+    with judge.session() as session:
         found = list(session.judge(cases))
     assert [verdict.sample_id for verdict in found] == ["forget/0", "forget/1", "forget/2"]
     assert all(verdict.value is None and "unreadable verdict" in verdict.reason for verdict in found)
@@ -246,8 +245,7 @@ def test_a_local_model_writes_the_same_alone_and_in_a_batch_and_its_noise_is_cou
 
 def test_a_local_model_that_writes_a_rating_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_random_model(tmp_path)
+    monkeypatch.setattr(Local, "write", lambda *given: [f"Sure! {rating(4, 'half of it')}"] * len(given[-1]))
     with Local(path=str(tmp_path), device="cpu").session() as session:
-        assert isinstance(session, LocalSession)
-        monkeypatch.setattr(session, "write", lambda prompts: [f"Sure! {rating(4, 'half of it')}"] * len(prompts))
         (verdict,) = session.judge([case()])
     assert (verdict.value, verdict.reason) == (4.0, "half of it")

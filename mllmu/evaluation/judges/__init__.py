@@ -3,9 +3,10 @@
 A judge works on replies that are kept on disk and never on a model; see :mod:`mllmu.evaluation.judging`.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any, ClassVar
@@ -38,20 +39,19 @@ class Verdict(Record):
     reason: str = ""
 
 
-class JudgeSession(ABC):
-    """A judge at work."""
+@dataclass(frozen=True)
+class JudgeSession:
+    """A judge at work.
 
-    @abstractmethod
-    def judge(self, cases: Sequence[Case]) -> Iterator[Verdict]:
-        """One verdict per case, in any order, each as soon as it is there."""
+    Attributes:
+        judge: yields one verdict per case, in any order, each as soon as it is there.
+        spent: what the session has cost so far, as numbers that can be added up; empty if it costs nothing.
+        figures: the latest figures for a progress line; none by default.
+    """
 
-    def spent(self) -> dict[str, float]:
-        """What the session has cost so far, as numbers that can be added up; empty if it costs nothing."""
-        return {}
-
-    def figures(self) -> dict[str, float]:
-        """The latest figures for a progress line; none by default."""
-        return {}
+    judge: Callable[[Sequence[Case]], Iterator[Verdict]]
+    spent: Callable[[], dict[str, float]] = dict
+    figures: Callable[[], dict[str, float]] = dict
 
 
 class Judge(Plugin):

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from statistics import median
 
 from pydantic import Field
@@ -42,27 +43,15 @@ class EndpointJudge(Judge, EndpointSettings):
     @contextmanager
     def session(self) -> Iterator[JudgeSession]:
         with Client(self, Rating) as client:
-            yield _Session(self, client)
+            yield JudgeSession(partial(self._judge, client), client.budget.facts, client.budget.figures)
 
-
-class _Session(JudgeSession):
-    def __init__(self, judge: EndpointJudge, client: Client[Rating]) -> None:
-        self._judge = judge
-        self._client = client
-
-    def judge(self, cases: Sequence[Case]) -> Iterator[Verdict]:
+    def _judge(self, client: Client[Rating], cases: Sequence[Case]) -> Iterator[Verdict]:
         votes: defaultdict[int, list[Rating | Unanswered]] = defaultdict(list)
-        for place, answer in self._client.ask_all(self._judge.calls(cases)):
-            number = place // self._judge.votes
+        for index, answer in client.ask_all(self.calls(cases)):
+            number = index // self.votes
             votes[number].append(answer)
-            if len(votes[number]) == self._judge.votes:
+            if len(votes[number]) == self.votes:
                 yield verdict(cases[number], votes.pop(number))
-
-    def spent(self) -> dict[str, float]:
-        return self._client.budget.facts()
-
-    def figures(self) -> dict[str, float]:
-        return self._client.budget.figures()
 
 
 def verdict(case: Case, votes: Sequence[Rating | Unanswered]) -> Verdict:

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -32,73 +33,63 @@ class Local(Judge):
 
     @contextmanager
     def session(self) -> Iterator[JudgeSession]:
-        yield LocalSession(self)
+        yield JudgeSession(partial(self._judge, open_model(self)))
+
+    def _judge(self, model: Any, cases: Sequence[Case]) -> Iterator[Verdict]:
+        for case, text in zip(cases, self.write(model, cases), strict=True):
+            found = parse_object(text, Rating)
+            if isinstance(found, str):
+                yield Verdict(sample_id=case.sample_id, value=None, reason=f"unreadable verdict: {found}")
+            else:
+                yield Verdict(sample_id=case.sample_id, value=found.score, reason=found.reason[:300])
+
+    def write(self, model: Any, cases: Sequence[Case]) -> Iterator[str]:
+        """Greedy continuations of the prompts about some cases, batch by batch."""
+        written = model(
+            (_prompt(model.tokenizer, messages(case)) for case in cases),
+            batch_size=self.batch_size,
+            max_new_tokens=self.max_tokens,
+            do_sample=False,
+            pad_token_id=model.tokenizer.pad_token_id,
+            return_full_text=False,
+        )
+        return (replies[0]["generated_text"] for replies in written)
 
 
-class LocalSession(JudgeSession):
-    """Loads the model; torch is imported only here."""
+def open_model(judge: Local) -> Any:
+    """The model with its tokenizer, as a pipeline that writes text; torch is imported only here.
 
-    def __init__(self, judge: Local) -> None:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+    Raises:
+        ModelError: there is no model that can be loaded.
+    """
+    from transformers import pipeline
 
-        from mllmu.models import loading
+    from mllmu.models import loading
 
-        self._judge = judge
-        self._device = loading.choose_device(judge.device)
-        try:
-            with loading.quiet_libraries():
-                self._tokenizer = AutoTokenizer.from_pretrained(
-                    judge.path, revision=judge.revision, trust_remote_code=False, padding_side="left"
-                )
-                model = AutoModelForCausalLM.from_pretrained(
-                    judge.path,
-                    revision=judge.revision,
-                    trust_remote_code=False,
-                    use_safetensors=True,
-                    dtype=loading.choose_dtype(judge.dtype, self._device),
-                )
-        except loading.LOAD_FAULTS as error:
-            raise ModelError(
-                f"judge.path: '{judge.path}' cannot be loaded: {one_line(error)}. "
-                "Expected a causal language model saved by save_pretrained with its tokenizer, or a hub id."
-            ) from None
-        self._model = model.to(self._device).eval()
-        if self._tokenizer.pad_token is None:
-            self._tokenizer.pad_token = self._tokenizer.eos_token
-
-    def judge(self, cases: Sequence[Case]) -> Iterator[Verdict]:
-        size = self._judge.batch_size
-        for start in range(0, len(cases), size):
-            batch = cases[start : start + size]
-            for case, text in zip(batch, self.write([messages(case) for case in batch]), strict=True):
-                found = parse_object(text, Rating)
-                if isinstance(found, str):
-                    yield Verdict(sample_id=case.sample_id, value=None, reason=f"unreadable verdict: {found}")
-                else:
-                    yield Verdict(sample_id=case.sample_id, value=float(found.score), reason=found.reason[:300])
-
-    def write(self, prompts: Sequence[tuple[Message, ...]]) -> list[str]:
-        """Greedy continuations of some prompts, padded on the left to one batch."""
-        import torch
-
-        batch = self._tokenizer([self._render(prompt) for prompt in prompts], padding=True, return_tensors="pt")
-        batch = batch.to(self._device)
-        with torch.inference_mode():
-            tokens = self._model.generate(
-                input_ids=batch["input_ids"],
-                attention_mask=batch["attention_mask"],
-                max_new_tokens=self._judge.max_tokens,
-                do_sample=False,
-                pad_token_id=self._tokenizer.pad_token_id,
+    device = loading.choose_device(judge.device)
+    try:
+        with loading.quiet_libraries():
+            model = pipeline(
+                "text-generation",
+                judge.path,
+                revision=judge.revision,
+                trust_remote_code=False,
+                device=device,
+                dtype=loading.choose_dtype(judge.dtype, device),
+                model_kwargs={"use_safetensors": True},
             )
-        written = tokens[:, batch["input_ids"].shape[1] :]
-        return list(self._tokenizer.batch_decode(written, skip_special_tokens=True))
+    except loading.LOAD_FAULTS as error:
+        raise ModelError(
+            f"judge.path: '{judge.path}' cannot be loaded: {one_line(error)}. "
+            "Expected a causal language model saved by save_pretrained with its tokenizer, or a hub id."
+        ) from None
+    model.tokenizer.pad_token = model.tokenizer.pad_token or model.tokenizer.eos_token
+    return model
 
-    def _render(self, prompt: tuple[Message, ...]) -> str:
-        if self._tokenizer.chat_template is None:
-            return "\n\n".join(part["content"] for part in prompt) + "\n"
-        text: str = self._tokenizer.apply_chat_template(list(prompt), tokenize=False, add_generation_prompt=True)
-        return text
+
+def _prompt(tokenizer: Any, chat: tuple[Message, ...]) -> str | list[Message]:
+    """A prompt for the model's chat template; for a model without one, the plain text."""
+    return list(chat) if tokenizer.chat_template else "\n\n".join(part["content"] for part in chat) + "\n"
 
 
 PLUGIN = Local

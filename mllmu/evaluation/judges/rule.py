@@ -42,11 +42,9 @@ class Rule(Judge):
         return f"rule_{self.label}" if self.label else "rule"
 
     def session(self) -> AbstractContextManager[JudgeSession]:
-        return nullcontext(_Session())
+        return nullcontext(JudgeSession(self._judge))
 
-
-class _Session(JudgeSession):
-    def judge(self, cases: Sequence[Case]) -> Iterator[Verdict]:
+    def _judge(self, cases: Sequence[Case]) -> Iterator[Verdict]:
         for case in cases:
             points, reason = judged(case.value, case.reply)
             yield Verdict(sample_id=case.sample_id, value=float(points), reason=reason)
