@@ -15,20 +15,18 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mllmu.core import plugins
+from mllmu.core.errors import RecipeError
 from mllmu.core.process import rng
-from mllmu.core.records import MetricResult, Sample, Split, Summary
+from mllmu.core.records import MetricResult, Response, Sample, Score, Split, Summary
 from mllmu.evaluation.metrics import Metric
-from mllmu.evaluation.scored_run import ScoredRun
+from mllmu.evaluation.scoring import values_by_metric
 from mllmu.evaluation.stats import bootstrap_interval
-
-if TYPE_CHECKING:
-    from mllmu.evaluation.summaries import Summariser
+from mllmu.evaluation.summaries import ScoredRun, Summariser
 
 DRAWS = 150
 UNDEFINED = 0.05
@@ -51,9 +49,39 @@ def draw(names: Sequence[str], *, seed: int, group: str, number: int) -> list[in
     return [drawn[name] for name in names]
 
 
-def with_intervals(
-    summaries: Sequence[Summariser], run: ScoredRun, *, seed: int = 0, draws: int = DRAWS
+def summarise(
+    summaries: Sequence[Summariser],
+    samples: Sequence[Sample],
+    scores: Mapping[str, Sequence[Score]],
+    responses: Mapping[str, Sequence[Response]],
+    results: Sequence[MetricResult],
+    *,
+    seed: int = 0,
 ) -> list[Summary]:
+    """Run summaries over the scores and replies of all models; ``seed`` draws people for the intervals.
+
+    Raises:
+        RecipeError: a metric that a summary reads was not scored.
+    """
+    known = {sample.id: sample for sample in samples}
+    values = {model: values_by_metric(of_model, known) for model, of_model in scores.items()}
+    scored = {metric for table in values.values() for metric in table}
+    for summary in summaries:
+        if missing := sorted(set(summary.needs) - scored):
+            raise RecipeError(
+                f"evaluate.summaries: {summary.name} reads the metric {missing[0]}, which was not scored. "
+                "Add its task to evaluate.tasks, or leave the summary out."
+            )
+    run = ScoredRun(
+        samples={name: sample for name, sample in known.items() if sample.part == "report"},
+        values=values,
+        responses={model: {r.sample_id: r for r in of_model} for model, of_model in responses.items()},
+        average=lambda: results,
+    )
+    return with_intervals(summaries, run, seed=seed)
+
+
+def with_intervals(summaries: Sequence[Summariser], run: ScoredRun, *, seed: int = 0) -> list[Summary]:
     """Compute summaries and give each of their numbers its 95 % interval over people.
 
     The bounds are percentiles of what the draws give, further out where there are few people, see
@@ -63,7 +91,6 @@ def with_intervals(
         summaries: what to compute.
         run: the scores and responses of all models.
         seed: of the draws.
-        draws: how often people are drawn.
 
     Returns:
         The rows of all summaries. ``low`` and ``high`` are None, and the note says why unless it says something else,
@@ -76,7 +103,7 @@ def with_intervals(
     keys = [key for key in values if not why_not[key] and key[0] in run.values]
     wanted = [summary for summary, rows in computed if any(not why_not[_key(row)] for row in rows)]
     people = PeopleGroups(run)
-    drawn_DK = np.array([_values(wanted, people.drawn(seed, number), keys) for number in range(draws if keys else 0)])
+    drawn_DK = np.array([_values(wanted, people.drawn(seed, number), keys) for number in range(DRAWS if keys else 0)])
     smallest_K = _smallest_groups(wanted, people, keys, values)
     bounds = {key: _interval(drawn_DK[:, k], values[key], smallest_K[k]) for k, key in enumerate(keys)}
     return [_bounded(row, bounds.get(_key(row), why_not[_key(row)])) for _, rows in computed for row in rows]

@@ -26,8 +26,8 @@ class Difference(NamedTuple):
     num_clusters: int
 
 
-def bootstrap_interval(draws: Sequence[float], num_clusters: int, *, level: float = 0.95) -> tuple[float, float]:
-    """Interval of any number from its values on clusters drawn with replacement: percentiles, wider for few clusters.
+def bootstrap_interval(draws: Sequence[float], num_clusters: int) -> tuple[float, float]:
+    """95 % interval of any number from its values on clusters drawn with replacement: percentiles, wider if they are few.
 
     low, high = quantiles a and 1 - a of the draws;  a = Phi(-t(G-1) * sqrt(G/(G-1)))
 
@@ -38,13 +38,12 @@ def bootstrap_interval(draws: Sequence[float], num_clusters: int, *, level: floa
     Args:
         draws: at least one number, none missing.
         num_clusters: people the number rests on, at least 2; of the smallest set if there are several.
-        level: coverage of the interval.
 
     Source: Hesterberg 2015, arXiv:1411.5279, section 4 ("expanded percentile interval").
     """
     from scipy.special import ndtr  # scipy is slow to import and only needed here
 
-    reach = t_quantile(0.5 + level / 2, num_clusters - 1) * math.sqrt(num_clusters / (num_clusters - 1))
+    reach = t_quantile(num_clusters - 1) * math.sqrt(num_clusters / (num_clusters - 1))
     return percentile_interval(draws, float(ndtr(-reach)))
 
 
@@ -56,10 +55,8 @@ def percentile_interval(draws: Sequence[float], outside: float = 0.025) -> tuple
     return float(low), float(high)
 
 
-def paired_difference(
-    scores_a: Sequence[float], scores_b: Sequence[float], clusters: Sequence[str], *, level: float = 0.95
-) -> Difference:
-    """Compare two models on the same items: mean of a - b, clustered interval, and p-value.
+def paired_difference(scores_a: Sequence[float], scores_b: Sequence[float], clusters: Sequence[str]) -> Difference:
+    """Compare two models on the same items: mean of a - b, clustered 95 % interval, and p-value.
 
     The differences are averaged as in :func:`clustered_mean`; p = 2 * P(T_{G-1} > |mean / se|). Pairing removes what
     the items have in common, so the interval is narrower than from two separate means (Miller 2024, section 4.2).
@@ -68,7 +65,6 @@ def paired_difference(
         scores_a: one number per item for the first model.
         scores_b: the same items in the same order for the second model.
         clusters: the cluster (person) of each item.
-        level: coverage of the interval.
 
     Returns:
         p_value None with fewer than two clusters; 1 if all differences are 0; 0 if every cluster differs by exactly
@@ -80,7 +76,7 @@ def paired_difference(
     if len(scores_a) != len(scores_b):
         raise DataError(f"paired difference: got {len(scores_a)} and {len(scores_b)} scores, expected the same items.")
     differences = [a - b for a, b in zip(scores_a, scores_b, strict=True)]
-    value, low, high, num, num_clusters = clustered_mean(differences, clusters, level=level)
+    value, low, high, num, num_clusters = clustered_mean(differences, clusters)
     mean, error = mean_and_error(differences, clusters)
     p_value = None if mean is None or error is None else _two_sided_p(mean, error, num_clusters - 1)
     return Difference(value, low, high, p_value, num, num_clusters)
@@ -196,8 +192,10 @@ def js_distance(a: Sequence[float], b: Sequence[float], *, bins: int = 20) -> fl
     _need_values("JS distance", a, b)
     if bins < 1:
         raise DataError(f"JS distance: got {bins} bins, expected at least 1.")
-    low, high = min(*a, *b), max(*a, *b)
-    p, q = _histogram(a, low, high, bins), _histogram(b, low, high, bins)
+    import numpy as np
+
+    ends = min(*a, *b), max(*a, *b)
+    p, q = ((np.histogram(values, bins, ends)[0] / len(values)).tolist() for values in (a, b))
     total = sum(_kl_to_middle(x, y) + _kl_to_middle(y, x) for x, y in zip(p, q, strict=True))
     return math.sqrt(max(total / 2, 0.0))
 
@@ -218,15 +216,6 @@ def _two_sided_p(mean: float, error: float, degrees: int) -> float:
 def _need_values(what: str, a: Sequence[float], b: Sequence[float]) -> None:
     if not a or not b:
         raise DataError(f"{what}: got {len(a)} and {len(b)} values, expected at least one on each side.")
-
-
-def _histogram(values: Sequence[float], low: float, high: float, bins: int) -> list[float]:
-    """Share of the values in each bin; the largest value belongs to the last bin."""
-    counts = [0] * bins
-    for value in values:
-        place = int((value - low) / (high - low) * bins) if high > low else 0
-        counts[min(place, bins - 1)] += 1
-    return [count / len(values) for count in counts]
 
 
 def _kl_to_middle(x: float, y: float) -> float:

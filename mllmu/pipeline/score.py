@@ -8,9 +8,10 @@ from mllmu.core.names import RETAIN_MODEL
 from mllmu.core.records import MetricResult, Sample, Score, Summary
 from mllmu.core.runfolder import RunFolder, write_json
 from mllmu.evaluation import numbers, scoring
+from mllmu.evaluation.bootstrap import summarise
 from mllmu.evaluation.judging import run as let_judge
 from mllmu.evaluation.metrics import metrics_of
-from mllmu.evaluation.summaries import build_all, summarise
+from mllmu.evaluation.summaries import build_all
 from mllmu.pipeline import benchmarks
 from mllmu.pipeline.evaluate import Evaluation
 from mllmu.pipeline.run import Run

@@ -168,15 +168,8 @@ class _Search:
         facts = facts_of(self.run.root / RunFolder.model_unit(self.key, label))
         seconds = float(facts.get("seconds", 0.0))
         self.run.progress.note(f"{plugin} {number}: gap {gap:.3f} + loss {loss:.3f}, {seconds:.0f} s")
-        return Trial(
-            method=plugin,
-            number=number,
-            settings=settings,
-            gap=gap,
-            loss=loss,
-            objective=gap + loss,
-            seconds=seconds,
-        )
+        figures = {"gap": gap, "loss": loss, "objective": gap + loss, "seconds": seconds}
+        return Trial(method=plugin, number=number, settings=settings, **figures)
 
     def _scores(self, name: str) -> Scores:
         return main_scores(self.evaluation.samples, self.evaluation.asked(name))

@@ -29,10 +29,11 @@ from mllmu.data.dataset import Dataset
 from mllmu.data.questions import QuestionOrder
 from mllmu.data.questions.template import build as ask_about
 from mllmu.data.sources.synthetic import Synthetic
+from mllmu.evaluation.bootstrap import summarise
 from mllmu.evaluation.metrics import metrics_of
 from mllmu.evaluation.samples import render
 from mllmu.evaluation.scoring import score_all
-from mllmu.evaluation.summaries import build_all, summarise
+from mllmu.evaluation.summaries import build_all
 from mllmu.models.engine.forward import Forward, run_forward
 from mllmu.models.engine.plain import measure
 from mllmu.models.engine.respond import as_turn, respond

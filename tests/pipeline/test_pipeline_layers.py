@@ -17,8 +17,7 @@ from mllmu.core.runfolder import RunFolder
 from mllmu.models.engine.forward import run_forward
 from mllmu.models.layers import decoder_layers
 from mllmu.studies.layers.measure import hidden_states, read_out, replaced
-from mllmu.studies.layers.records import LayersResult
-from mllmu.studies.layers.study import measure_layers
+from mllmu.studies.layers.study import LayersResult, measure_layers
 
 FAMILIES = ("llava", "idefics2", "qwen2_5_vl", "gemma3")
 

@@ -12,9 +12,8 @@ from mllmu.core.process import rng
 from mllmu.core.records import Modality, Sample, Score, Split, Summary
 from mllmu.evaluation import scoring
 from mllmu.evaluation.bootstrap import PeopleGroups, with_intervals
-from mllmu.evaluation.scored_run import ScoredRun
 from mllmu.evaluation.stats import bootstrap_interval
-from mllmu.evaluation.summaries import build_all
+from mllmu.evaluation.summaries import ScoredRun, build_all
 
 Values = dict[str, dict[str, float | None]]
 

@@ -12,9 +12,10 @@ from mllmu.core import plugins
 from mllmu.core.declared import closeness
 from mllmu.core.errors import RecipeError
 from mllmu.core.records import TASKS, CandidateLogp, MetricResult, Response, Sample, Score, Summary
+from mllmu.evaluation.bootstrap import summarise
 from mllmu.evaluation.metrics import measured, metrics_of
 from mllmu.evaluation.stats import harmonic_mean
-from mllmu.evaluation.summaries import OVERVIEW, Summariser, build_all, summarise
+from mllmu.evaluation.summaries import OVERVIEW, Summariser, build_all
 from mllmu.evaluation.summaries.both_ways import overlap, shares
 from mllmu.evaluation.summaries.diversity import distinct
 from mllmu.evaluation.summaries.privleak import privleak

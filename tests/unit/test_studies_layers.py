@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mllmu.studies.layers.measure import cka, erased, mean_erased, ridge_accuracy
-from mllmu.studies.layers.page import write_page
-from mllmu.studies.layers.records import ErasureRow, LayerRow, LayersResult
+from mllmu.studies.layers.measure import ErasureRow, LayerRow, cka, erased, mean_erased, ridge_accuracy
+from mllmu.studies.layers.study import LayersResult, write_page
 
 
 def noise(seed: int, *shape: int) -> torch.Tensor:

@@ -103,16 +103,9 @@ class Metric(Plugin):
     def info(self) -> MetricInfo:
         """What a report needs to know about the metric."""
         low, high = (bound if math.isfinite(bound) else None for bound in self.range)
-        return MetricInfo(
-            label=self.label,
-            unit=self.unit,
-            percent=self.unit == "share",
-            range=(low, high),
-            better=self.better,
-            outcome=self.outcome,
-            collapse=self.collapse,
-            about=self.summary().removesuffix("."),
-        )
+        named = {name: getattr(self, name) for name in ("label", "unit", "better", "outcome", "collapse")}
+        about = self.summary().removesuffix(".")
+        return MetricInfo(**named, percent=self.unit == "share", range=(low, high), about=about)
 
 
 class LikelihoodMetric(Metric):
@@ -181,8 +174,8 @@ def mean_logp(response: Response, key: str) -> float | None:
     return found.logp / found.num_tokens if found else None
 
 
-def clustered_mean(values: Sequence[float], clusters: Sequence[str], *, level: float = 0.95) -> Estimate:
-    """Mean over items, with an interval that knows that items of one cluster go together.
+def clustered_mean(values: Sequence[float], clusters: Sequence[str]) -> Estimate:
+    """Mean over items, with a 95 % interval that knows that items of one cluster go together.
 
     m = sum_i x_i / n;  se = sqrt( G/(G-1) * sum_g (sum_{i in g} (x_i - m))^2 ) / n;  m -+ t(G-1) * se
 
@@ -192,7 +185,6 @@ def clustered_mean(values: Sequence[float], clusters: Sequence[str], *, level: f
     Args:
         values: one number per item.
         clusters: the cluster (person) of each item, same length.
-        level: coverage of the interval, between 0 and 1.
 
     Returns:
         value None for no items. For values 1,0 | 1,1 in two clusters: 0.75, se 0.25, so 0.75 -+ 12.706 * 0.25.
@@ -206,7 +198,7 @@ def clustered_mean(values: Sequence[float], clusters: Sequence[str], *, level: f
     mean, error = mean_and_error(values, clusters)
     if mean is None or error is None:
         return Estimate(mean, None, None, len(values), num_clusters)
-    reach = t_quantile(0.5 + level / 2, num_clusters - 1) * error
+    reach = t_quantile(num_clusters - 1) * error
     return Estimate(mean, mean - reach, mean + reach, len(values), num_clusters)
 
 
@@ -227,10 +219,11 @@ def mean_and_error(values: Sequence[float], clusters: Sequence[str]) -> tuple[fl
     return mean, math.sqrt(squares * count / (count - 1)) / len(values)
 
 
-def t_quantile(probability: float, degrees: int) -> float:
+def t_quantile(degrees: int) -> float:
+    """The 97.5 % quantile of Student's t."""
     from scipy.special import stdtrit  # scipy is slow to import and only needed here
 
-    return float(stdtrit(degrees, probability))
+    return float(stdtrit(degrees, 0.975))
 
 
 def metrics_of(evaluate: Evaluate) -> list[Metric]:

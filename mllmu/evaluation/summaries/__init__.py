@@ -5,19 +5,120 @@ about one fact, rank forgotten against unknown people, or compare a model with t
 """
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar
 
 from mllmu.core import plugins
 from mllmu.core.declared import ColumnSpec, TableSpec
-from mllmu.core.errors import RecipeError
 from mllmu.core.plugins import Plugin
-from mllmu.core.records import MetricResult, Response, Sample, Score, Summary
-from mllmu.evaluation.bootstrap import with_intervals
-from mllmu.evaluation.scored_run import ScoredRun, mean
-from mllmu.evaluation.scoring import values_by_metric
+from mllmu.core.records import MODALITIES, PEOPLE_SPLITS, MetricResult, Modality, Response, Sample, Split, Summary
+from mllmu.evaluation.scoring import ordered
 
-__all__ = ["ScoredRun", "Summariser", "build_all", "mean", "summarise"]
+Fact = tuple[Split, str, str, str]
+"""Split, task, person and attribute: what is asked in both modalities."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredRun:
+    """The scores and responses of all models, and the samples that count.
+
+    Attributes:
+        samples: those of the part ``report``, by id. ``values`` and ``responses`` may hold more.
+        values: model -> metric -> sample id -> value; None where a reply could not be judged.
+        responses: model -> sample id -> response.
+        average: gives ``results``, the averaged metrics of all models; called when they are first read.
+        originals: of a person who was drawn more than once, sample id -> id in ``values`` and ``responses``.
+    """
+
+    samples: Mapping[str, Sample]
+    values: Mapping[str, Mapping[str, Mapping[str, float | None]]]
+    responses: Mapping[str, Mapping[str, Response]]
+    average: Callable[[], Sequence[MetricResult]]
+    originals: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def results(self) -> Sequence[MetricResult]:
+        """The averaged metrics of all models."""
+        return self.average()
+
+    @property
+    def models(self) -> list[str]:
+        return list(self.values)
+
+    @property
+    def splits(self) -> list[Split]:
+        """The sets that were asked: people's in the order of tables, then benchmarks."""
+        asked = (split for (split, modality, _), samples in self._asked.items() if modality is None and samples)
+        return ordered(asked, PEOPLE_SPLITS)
+
+    @property
+    def modalities(self) -> list[Modality]:
+        """The modalities that were asked."""
+        return list(dict.fromkeys(modality for _, modality in self.cells()))
+
+    def cells(self, splits: Sequence[Split] = ()) -> Iterator[tuple[Split, Modality]]:
+        """Every set and modality that was asked; of the named sets alone if there are any."""
+        wanted = [split for split in self.splits if not splits or split in splits]
+        return ((split, modality) for split in wanted for modality in MODALITIES if self.asked(split, modality))
+
+    def asked(self, split: Split, modality: Modality | None = None, task: str = "") -> list[Sample]:
+        """The samples of a set, in their order; of one modality or task if that is named."""
+        cell = (split, modality, task)
+        if cell not in self._asked:
+            of_split = self._asked.get((split, None, ""), [])
+            self._asked[cell] = [s for s in of_split if modality in (None, s.modality) and task in ("", s.task)]
+        return self._asked[cell]
+
+    def judged(
+        self, model: str, metric: str, *, split: Split, modality: Modality | None = None, task: str = ""
+    ) -> dict[str, float]:
+        """Judged values of a metric by sample id, in the order of the samples."""
+        values, original = self.values[model].get(metric, {}), self.originals.get
+        names = (sample.id for sample in self.asked(split, modality, task))
+        return {name: value for name in names if (value := values.get(original(name, name))) is not None}
+
+    def value(self, model: str, metric: str, sample_id: str) -> float | None:
+        """The value of a metric for a sample; None if its reply was not judged, or could not be."""
+        return self.values[model].get(metric, {}).get(self.originals.get(sample_id, sample_id))
+
+    def response(self, model: str, sample_id: str) -> Response | None:
+        """What a model replied to a sample; None if it was not asked."""
+        return self.responses[model].get(self.originals.get(sample_id, sample_id))
+
+    def facts(self, model: str, metric: str, *, task: str = "") -> dict[Fact, dict[Modality, float]]:
+        """Value of every fact by modality, where both modalities were asked and judged (mean of several questions)."""
+        values: dict[Fact, dict[Modality, list[float]]] = {}
+        of_metric = self.values[model].get(metric, {})
+        for fact, modality, name in self._facts:
+            if task in ("", fact[1]) and (value := of_metric.get(name)) is not None:
+                values.setdefault(fact, {}).setdefault(modality, []).append(value)
+        return {
+            fact: {modality: mean(several) for modality, several in by.items()}
+            for fact, by in values.items()
+            if len(by) == len(MODALITIES)
+        }
+
+    @cached_property
+    def _facts(self) -> list[tuple[Fact, Modality, str]]:
+        """Fact, modality and name in ``values`` of every sample; built once, for a bootstrap asks for them often."""
+        return [
+            ((s.split, s.task, s.profile_id, s.attribute), s.modality, self.originals.get(s.id, s.id))
+            for s in self.samples.values()
+        ]
+
+    @cached_property
+    def _asked(self) -> dict[tuple[Split, Modality | None, str], list[Sample]]:
+        found: dict[tuple[Split, Modality | None, str], list[Sample]] = {}
+        for sample in self.samples.values():
+            found.setdefault((sample.split, None, ""), []).append(sample)
+        return found
+
+
+def mean(values: Sequence[float]) -> float:
+    """Plain mean of at least one value."""
+    return sum(values) / len(values)
 
 
 class Summariser(Plugin):
@@ -67,35 +168,3 @@ OVERVIEW = "Utility, forgetting, privacy"
 def build_all(names: Iterable[str]) -> list[Summariser]:
     """The summaries of a recipe; ``all`` stands for every one there is."""
     return [plugins.build("summaries", name, {}) for name in plugins.expanded("summaries", names)]
-
-
-def summarise(
-    summaries: Sequence[Summariser],
-    samples: Sequence[Sample],
-    scores: Mapping[str, Sequence[Score]],
-    responses: Mapping[str, Sequence[Response]],
-    results: Sequence[MetricResult],
-    *,
-    seed: int = 0,
-) -> list[Summary]:
-    """Run summaries over the scores and replies of all models; ``seed`` draws people for the intervals.
-
-    Raises:
-        RecipeError: a metric that a summary reads was not scored.
-    """
-    known = {sample.id: sample for sample in samples}
-    values = {model: values_by_metric(of_model, known) for model, of_model in scores.items()}
-    scored = {metric for table in values.values() for metric in table}
-    for summary in summaries:
-        if missing := sorted(set(summary.needs) - scored):
-            raise RecipeError(
-                f"evaluate.summaries: {summary.name} reads the metric {missing[0]}, which was not scored. "
-                "Add its task to evaluate.tasks, or leave the summary out."
-            )
-    run = ScoredRun(
-        samples={name: sample for name, sample in known.items() if sample.part == "report"},
-        values=values,
-        responses={model: {r.sample_id: r for r in of_model} for model, of_model in responses.items()},
-        average=lambda: results,
-    )
-    return with_intervals(summaries, run, seed=seed)

@@ -6,14 +6,13 @@ from mllmu.core.declared import ColumnSpec, Good, TableSpec
 from mllmu.core.records import Split, Summary
 from mllmu.evaluation.summaries import ScoredRun, Summariser, mean
 
-CASES = {"acc_r": (True, True), "face_only": (True, False), "name_only": (False, True), "acc_f": (False, False)}
-"""Told with the image, told in text."""
-BAR = {
-    "acc_r": "told in both",
-    "face_only": "told with the image alone",
-    "name_only": "told in text alone",
-    "acc_f": "told in neither",
+CASES = {
+    "acc_r": (True, True, "told in both"),
+    "face_only": (True, False, "told with the image alone"),
+    "name_only": (False, True, "told in text alone"),
+    "acc_f": (False, False, "told in neither"),
 }
+"""Told with the image, told in text, and both in words."""
 COLUMNS = {
     "acc_f": ("in neither", "AccF: facts told in neither modality"),
     "face_only": ("image alone", "told with the portrait but not by name"),
@@ -63,7 +62,7 @@ class BothWays(Summariser):
             "fact that is still told in one of the two is hidden, not gone. In %, but for leak (points) and RL "
             "(ROUGE-L, 0 to 1).",
             columns=tuple(self._column(split, detail, good) for split, good, details in SETS for detail in details),
-            bar=tuple(self.column(head, detail=detail, split="forget") for detail, head in BAR.items()),
+            bar=tuple(self.column(words, detail=case, split="forget") for case, (*_, words) in CASES.items()),
             bar_head="facts on forget",
             order=30,
         )
@@ -79,7 +78,7 @@ def shares(pairs: list[tuple[bool, bool]]) -> dict[str, float]:
     """Shares of the four cases (told with the face, told by the name) and their difference; nothing for no pairs."""
     if not pairs:
         return {}
-    found = {name: pairs.count(CASES[name]) / len(pairs) for name in ("acc_f", "acc_r", "face_only", "name_only")}
+    found = {name: pairs.count(CASES[name][:2]) / len(pairs) for name in ("acc_f", "acc_r", "face_only", "name_only")}
     return found | {"leak": found["face_only"] - found["name_only"]}
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from mllmu.core.declared import TableSpec
 from mllmu.core.names import RETAIN_MODEL
-from mllmu.core.records import Summary
+from mllmu.core.records import Modality, Summary
 from mllmu.evaluation.stats import auc
 from mllmu.evaluation.summaries import ScoredRun, Summariser
 from mllmu.evaluation.summaries.membership import SIDES
@@ -25,16 +25,12 @@ class PrivLeak(Summariser):
     def summarise(self, run: ScoredRun) -> list[Summary]:
         rows = []
         for modality in run.modalities:
-            areas: dict[str, float | None] = {}
-            counts: dict[str, int] = {}
+            of_retain_model = auc(*sides(run, RETAIN_MODEL, modality))
             for model in run.models:
-                members, others = (
-                    list(run.judged(model, "member_min_k", split=split, modality=modality).values()) for split in SIDES
-                )
-                areas[model], counts[model] = auc(members, others), len(members) + len(others)
-            for model, area in areas.items():
-                value, note = privleak(area, areas[RETAIN_MODEL])
-                rows.append(self.row(model, value, split="forget", modality=modality, num=counts[model], note=note))
+                members, others = sides(run, model, modality)
+                value, note = privleak(auc(members, others), of_retain_model)
+                num = len(members) + len(others)
+                rows.append(self.row(model, value, split="forget", modality=modality, num=num, note=note))
         return rows
 
     def tables(self, rows: Sequence[Summary]) -> Iterable[TableSpec]:
@@ -43,6 +39,11 @@ class PrivLeak(Summariser):
             "known, positive looks less known than never seen"
         )
         return self.overview(12, self.column("PrivLeak", split="forget", show="signed", scale=0.01, reads=reads))
+
+
+def sides(run: ScoredRun, model: str, modality: Modality) -> list[list[float]]:
+    """The min-k scores of answers about forgotten people, and of those about holdout people."""
+    return [[*run.judged(model, "member_min_k", split=split, modality=modality).values()] for split in SIDES]
 
 
 def privleak(area: float | None, area_retain: float | None) -> tuple[float | None, str]:

@@ -18,19 +18,51 @@ import torch
 from torch import Tensor, nn
 
 from mllmu.core.process import rng
-from mllmu.core.records import Modality, Question
+from mllmu.core.records import Modality, Question, Record
 from mllmu.data.dataset import Dataset
 from mllmu.models.engine.forward import apply_head, run_forward
 from mllmu.models.families import IGNORE, Batch, Turn, core
 from mllmu.models.layers import decoder_layers, last_norm
 from mllmu.models.loading import Loaded
-from mllmu.studies.layers.records import ErasureRow, LayerRow
 from mllmu.training.batches import training_turns
 
 MIN_DROP = 0.05
 """Layers where even the retain_model's state takes away less than this, in nats, say nothing about erasure."""
 MIN_PEOPLE = 5
 """A value is a class of a probe if at least so many people that stay have it."""
+
+
+class LayerRow(Record):
+    """One layer of one model, asked in one modality; layer 0 is the first layer of the language model.
+
+    Attributes:
+        readable: share of the fact's tokens that the last norm and the head read from this layer (logit lens).
+        logp: mean log p of these tokens, read the same way, in nats.
+        similarity: linear CKA with the target's states; None with fewer than four tokens.
+        erased: what the target loses with this model's state, as a share of what it loses with the retain_model's.
+        probe, control: accuracy of a linear probe on the people to forget, trained on the others, and the same with
+            values shuffled among the people it is trained on; None without an attribute to probe.
+    """
+
+    model: str
+    modality: Modality
+    layer: int
+    readable: float
+    logp: float
+    similarity: float | None = None
+    erased: float | None = None
+    probe: float | None = None
+    control: float | None = None
+
+
+class ErasureRow(Record):
+    """One model in one modality: how far all its layers together have erased the facts; 1 is as if never learned."""
+
+    model: str
+    modality: Modality
+    erased: float | None
+    num_questions: int
+    num_tokens: int
 
 
 @torch.no_grad()
@@ -303,7 +335,7 @@ def _states_before_reply(loaded: Loaded, turns: Sequence[Turn], system_prompt: s
     return torch.cat(rows, dim=1)
 
 
-def ridge_accuracy(train_ND: Tensor, train_N: Tensor, test_ND: Tensor, test_N: Tensor, *, ridge: float = 1.0) -> float:
+def ridge_accuracy(train_ND: Tensor, train_N: Tensor, test_ND: Tensor, test_N: Tensor) -> float:
     """Accuracy on ``test`` of a linear classifier of ``train``: ridge regression on one-hot classes, in closed form.
 
     Features are standardised by the training rows. Nothing is random and nothing is tuned.
@@ -312,7 +344,7 @@ def ridge_accuracy(train_ND: Tensor, train_N: Tensor, test_ND: Tensor, test_N: T
     mean_D, std_D = train_ND.mean(0), train_ND.std(0).clamp(min=1e-6)
     x_ND = _with_constant((train_ND - mean_D) / std_D)
     y_NC = torch.eye(classes, dtype=x_ND.dtype)[train_N]
-    penalty_EE = ridge * len(x_ND) * torch.eye(x_ND.shape[1], dtype=x_ND.dtype) / x_ND.shape[1]
+    penalty_EE = len(x_ND) * torch.eye(x_ND.shape[1], dtype=x_ND.dtype) / x_ND.shape[1]
     weights_EC = torch.linalg.solve(x_ND.T @ x_ND + penalty_EE, x_ND.T @ y_NC)
     chosen_N = (_with_constant((test_ND - mean_D) / std_D) @ weights_EC).argmax(1)
     return float((chosen_N == test_N).double().mean())

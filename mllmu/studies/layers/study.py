@@ -1,19 +1,70 @@
-"""``mllmu layers``: measure the layers of all models of a run and write one page about them."""
+"""``mllmu layers``: measure the layers of all models of a run, and write one page about them.
 
+The page shows where the forgotten facts can be read, layer by layer, before and after unlearning.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from matplotlib.ticker import MaxNLocator
+
 from mllmu.config.recipe import Recipe
+from mllmu.core.declared import MODALITY_LABELS
 from mllmu.core.errors import DataError
 from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.process import Progress
-from mllmu.core.records import MODALITIES, Modality, Sample
+from mllmu.core.records import MODALITIES, Modality, Record, Sample
 from mllmu.core.runfolder import RunFolder, write_atomic
 from mllmu.models.families import Turn
 from mllmu.pipeline.pipeline import Pipeline
 from mllmu.pipeline.run import Run
-from mllmu.studies.layers.measure import LayerComparison, attribute_probes, mean_accuracy
-from mllmu.studies.layers.page import write_page
-from mllmu.studies.layers.records import ErasureRow, LayerRow, LayersResult
+from mllmu.report.figures import PALETTE, SERIES, Plot, finish, new_figure, style
+from mllmu.report.page import PageSection, write_small_page
+from mllmu.report.printing import show
+from mllmu.report.table import ReportTable
+from mllmu.report.tables import plain_table
+from mllmu.studies.layers.measure import (
+    AttributeProbe,
+    ErasureRow,
+    LayerComparison,
+    LayerRow,
+    attribute_probes,
+    mean_accuracy,
+)
+
+_MEASURES: dict[str, tuple[str, str, Callable[[LayerRow], float | None]]] = {
+    "readable": ("Readable in the layer", "tokens of the facts, share", lambda row: row.readable),
+    "similarity": ("Similarity to the target's layer", "linear CKA", lambda row: row.similarity),
+    "erased": ("Erased from the layer", "share of what the retain model lacks", lambda row: row.erased),
+    "probe": ("Found by a probe", "accuracy above its control", lambda row: _above(row)),
+}
+_YARDSTICKS = {TARGET: "ink", RETAIN_MODEL: "muted"}
+_LEAD = (
+    "{people} forgotten people, cloze questions; every measured token belongs to a fact. Layer 1 is the first of the "
+    "language model, the output of the last one is what the model says."
+)
+_ERASED = (
+    "1: the layers give the target no more than those of a model that never learned the facts; 0: as much as its own."
+)
+_TEXTS = {
+    "readable": "Logit lens: the last norm and the output layer applied to every layer. A fact that can be read in the "
+    "middle but not at the end is hidden, not gone.",
+    "similarity": "1: the same representation as before unlearning, up to rotation and scale.",
+    "erased": "The target's own state is replaced by this model's, layer by layer. The loss that this causes is shown "
+    "as a share of the loss that the retain model's state causes; layers where the latter is nearly 0 are left out.",
+    "probe": "A linear classifier of an attribute's value, trained on retain people and tested on people to forget, "
+    "minus the same with shuffled values. Attributes: {probed}.",
+}
+
+
+class LayersResult(Record):
+    """All numbers of the page."""
+
+    title: str
+    num_people: int
+    probed: tuple[str, ...] = ()
+    layers: tuple[LayerRow, ...]
+    models: tuple[ErasureRow, ...]
 
 
 def measure_layers(recipe: Recipe, root: Path, *, gate: bool = True, progress: Progress) -> Path:
@@ -32,50 +83,89 @@ def measure_layers(recipe: Recipe, root: Path, *, gate: bool = True, progress: P
     samples = [s for s in samples if s.split == "forget" and s.task == "cloze" and s.part == "report"]
     if not samples:
         raise DataError("layers: no cloze question about the people to forget. Add 'cloze' to evaluate.tasks.")
-    layers: list[LayerRow] = []
-    models: list[ErasureRow] = []
-    probed: set[str] = set()
-    for modality in MODALITIES:
-        of_modality = [sample for sample in samples if sample.modality == modality]
-        if of_modality:
-            rows, erasures, attributes = _measure_modality(run, key, modality, of_modality)
-            layers += rows
-            models += erasures
-            probed |= attributes
+    modalities = [m for m in MODALITIES if any(sample.modality == m for sample in samples)]
+    probes = {m: attribute_probes(run.data, key, m) for m in modalities}
+    measured = [of_model for m in modalities for of_model in _measured(run, key, m, samples, probes[m])]
     result = LayersResult(
         title=f"{recipe.name}: where facts can be read",
         num_people=len({sample.profile_id for sample in samples}),
-        probed=tuple(sorted(probed)),
-        layers=tuple(layers),
-        models=tuple(models),
+        probed=tuple(sorted({probe.attribute for of_modality in probes.values() for probe in of_modality})),
+        layers=tuple(row for rows, _ in measured for row in rows),
+        models=tuple(erasure for _, erasure in measured),
     )
     write_atomic(root / RunFolder.LAYERS_FILE, result.model_dump_json(indent=1) + "\n")
     return write_page(result, root / RunFolder.LAYERS)
 
 
-def _measure_modality(
-    run: Run, key: str, modality: Modality, samples: list[Sample]
-) -> tuple[list[LayerRow], list[ErasureRow], set[str]]:
-    recipe, data = run.recipe, run.data
-    size = recipe.evaluate.planned_batch_size
-    images = [data.folder / sample.image if sample.image else None for sample in samples]
+def _measured(
+    run: Run, key: str, modality: Modality, samples: Sequence[Sample], probes: Sequence[AttributeProbe]
+) -> Iterator[tuple[list[LayerRow], ErasureRow]]:
+    """The numbers of every model in one modality, the retain_model first: it is the yardstick of all others."""
+    size, folder = run.recipe.evaluate.planned_batch_size, run.data.folder
     turns = [
-        Turn(prompt=sample.prompt, reply=sample.target, image=image, label=sample.id)
-        for sample, image in zip(samples, images, strict=True)
+        Turn(prompt=s.prompt, reply=s.target, image=folder / s.image if s.image else None, label=s.id)
+        for s in samples
+        if s.modality == modality
     ]
     comparison = LayerComparison(run.load(run.ref(key, TARGET)), turns, modality, batch_size=size)
-    probes = attribute_probes(data, key, modality)
-    layers: list[LayerRow] = []
-    erasures: list[ErasureRow] = []
-    names = [RETAIN_MODEL, TARGET, *(name for name in run.models if name not in (TARGET, RETAIN_MODEL))]
+    names = list(dict.fromkeys([RETAIN_MODEL, TARGET, *run.models]))
     run.progress.start(f"layers, {modality}", len(names))
     for name in names:
         ref = run.ref(key, name)
         loaded = run.load(ref)
-        accuracy = mean_accuracy(loaded, probes, ref.system_prompt, batch_size=size, seed=recipe.seed)
-        rows, erasure = comparison.measure(name, loaded, ref.system_prompt, accuracy)
-        layers += rows
-        erasures.append(erasure)
+        accuracy = mean_accuracy(loaded, probes, ref.system_prompt, batch_size=size, seed=run.recipe.seed)
+        yield comparison.measure(name, loaded, ref.system_prompt, accuracy)
         run.progress.advance()
     run.progress.finish()
-    return layers, erasures, {probe.attribute for probe in probes}
+
+
+# --- the page
+
+
+def write_page(result: LayersResult, folder: Path) -> Path:
+    """Write ``index.html`` and one PNG per plot into ``folder``; returns the page."""
+    sections = [PageSection("How far the facts are erased", _ERASED, table=_table(result))]
+    for name, (title, _, value) in _MEASURES.items():
+        if any(value(row) is not None for row in result.layers):
+            plot = _plot(result, name)
+            write_atomic(folder / f"{plot.name}.png", plot.png)
+            sections.append(PageSection(title, _TEXTS[name].format(probed=", ".join(result.probed)), plot))
+    return write_small_page(folder / "index.html", result.title, _LEAD.format(people=result.num_people), sections)
+
+
+def _above(row: LayerRow) -> float | None:
+    return None if row.probe is None or row.control is None else row.probe - row.control
+
+
+def _table(result: LayersResult) -> ReportTable:
+    erased = {(row.model, row.modality): row.erased for row in result.models}
+    modalities = [m for m in MODALITIES if any(row.modality == m for row in result.models)]
+    names = dict.fromkeys(row.model for row in result.models)
+    rows = ((name, *(show(erased.get((name, modality)), "decimal", 2) for modality in modalities)) for name in names)
+    return plain_table(("model", *(MODALITY_LABELS[modality] for modality in modalities)), *rows)
+
+
+def _plot(result: LayersResult, name: str) -> Plot:
+    """One panel per modality, one line per model; target and retain_model are drawn thick."""
+    title, unit, value = _MEASURES[name]
+    modalities = [m for m in MODALITIES if any(row.modality == m for row in result.layers)]
+    models = list(dict.fromkeys(row.model for row in result.layers))
+    others = [model for model in models if model not in _YARDSTICKS]
+    with style(f"layers_{name}"):
+        figure = new_figure(10.4, 3.6 + 0.2 * (len(models) // 6))
+        panels = figure.subplots(1, len(modalities), sharey=True, squeeze=False)[0]
+        for axes, modality in zip(panels, modalities, strict=True):
+            for model in models:
+                rows = [row for row in result.layers if row.model == model and row.modality == modality]
+                points = [(row.layer + 1, value(row)) for row in rows if value(row) is not None]
+                colour = _YARDSTICKS.get(model) or SERIES[others.index(model) % len(SERIES)]
+                dash = "-" if model in _YARDSTICKS or others.index(model) < len(SERIES) else "--"
+                width = 2.6 if model in _YARDSTICKS else 1.3
+                axes.plot(*zip(*points, strict=True) if points else ([], []), dash, marker="o", markersize=3,
+                          color=PALETTE[colour], linewidth=width, label=model)  # fmt: skip
+            axes.set_title(MODALITY_LABELS[modality])
+            axes.set_xlabel("layer")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        panels[0].set_ylabel(unit)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
+        return finish(figure, f"layers_{name}", title)
