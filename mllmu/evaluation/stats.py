@@ -27,7 +27,7 @@ class Difference(NamedTuple):
 
 
 def bootstrap_interval(draws: Sequence[float], num_clusters: int) -> tuple[float, float]:
-    """95 % interval of any number from its values on clusters drawn with replacement: percentiles, wider if they are few.
+    """95 % interval of a number from its values on clusters drawn with replacement: percentiles, wider if they are few.
 
     low, high = quantiles a and 1 - a of the draws;  a = Phi(-t(G-1) * sqrt(G/(G-1)))
 

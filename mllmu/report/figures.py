@@ -13,28 +13,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.style import context as use_style
 
-PALETTE = {
-    "ink": "#1f2430",
-    "muted": "#69707d",
-    "line": "#d9dde3",
-    "on-dot": "#fffffe",
-    "blue": "#2f5fd0",
-    "teal": "#17897d",
-    "orange": "#cf5f22",
-    "sand": "#e0b568",
-    "violet": "#8664bd",
-    "lilac": "#bda8e8",  # beside blue: told from it by its lightness, whatever colours an eye can see
-    "red": "#c5403a",
-    "grey": "#8a92a0",
-}
+_LOOK = yaml.safe_load((Path(__file__).parent / "templates" / "plots.yaml").read_text(encoding="utf-8"))
+PALETTE: dict[str, str] = _LOOK["palette"]
 SERIES = ("blue", "orange", "teal", "violet", "red", "sand", "grey")
-
-_STYLE = Path(__file__).parent / "templates" / "plots.mplstyle"
 
 
 @dataclass(frozen=True)
@@ -52,7 +39,7 @@ def style(name: str) -> Iterator[None]:
     """Draw inside this: sets the report's look, and silences complaints about letters the font lacks."""
     fonts = logging.getLogger("matplotlib.font_manager")
     level = fonts.level
-    with use_style([str(_STYLE), {"svg.hashsalt": name}]), warnings.catch_warnings():
+    with use_style([_LOOK["style"], {"svg.hashsalt": name}]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         fonts.setLevel(logging.ERROR)
         try:

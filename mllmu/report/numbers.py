@@ -118,6 +118,11 @@ class TradeoffRow:
         return self.noise_retain is not None and self.noise_retain >= COLLAPSE_SHARE
 
     @property
+    def plottable(self) -> bool:
+        """Whether it has both coordinates."""
+        return self.drop is not None and self.level is not None
+
+    @property
     def comparable(self) -> bool:
         """Neither collapsed nor partly unreadable: a candidate for the front."""
         return not (self.collapsed or self.missing)

@@ -25,7 +25,7 @@ from mllmu.report.inputs import Example, ReportInput
 from mllmu.report.numbers import ALL_TASKS, Numbers, TradeoffRow, csv_text, tradeoff_rows
 from mllmu.report.plots import draw
 from mllmu.report.printing import csv_of
-from mllmu.report.scatter import MANY, plottable
+from mllmu.report.scatter import MANY
 from mllmu.report.summary_tables import summary_tables
 from mllmu.report.table import SHADES, ReportTable
 
@@ -87,8 +87,6 @@ def _page(
     report: ReportInput, numbers: Numbers, rows: Sequence[TradeoffRow], plots: Mapping[str, Sequence[Plot]]
 ) -> str:
     script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
-    overall = [row for row in rows if row.task == ALL_TASKS]
-    people = [r.num_profiles for r in report.results if r.split == "forget"]
     template = _environment().get_template("index.html.j2")
     return template.render(
         report=report,
@@ -96,9 +94,7 @@ def _page(
         rows=rows,
         tables=tables,
         findings=findings(numbers, rows, report.trust),
-        few=max(people) if people and max(people) < tables.FEW_PEOPLE else 0,
-        partial=[row for row in overall if row.missing],
-        unplotted=[row for row in overall if row.model.role == "unlearned" and not plottable(row)],
+        overall=[row for row in rows if row.task == ALL_TASKS],
         plots=plots,
         summaries=summary_tables(report, numbers),
         examples=[_example(example, numbers) for example in report.examples],

@@ -27,11 +27,6 @@ _AROUND = 16
 _DOT = 5.5
 
 
-def plottable(row: TradeoffRow) -> bool:
-    """Whether a row has both coordinates."""
-    return row.drop is not None and row.level is not None
-
-
 def scatter(
     rows: list[TradeoffRow], name: str, title: str, chance: Interval | None, *, against: str = RETAIN_AND_CELEBRITY
 ) -> Plot | None:
@@ -41,7 +36,7 @@ def scatter(
     is. Bars are the 95 % intervals of the two scores themselves. ``chance`` draws a horizontal line where guessing
     would be. A model with a task that cannot be read is a half-filled dot, at its distance from the target.
     """
-    shown = [row for row in rows if plottable(row)]
+    shown = [row for row in rows if row.plottable]
     if not shown:
         return None
     many = len(shown) > MANY
@@ -63,7 +58,7 @@ def scatter(
 
 
 def _xy(row: TradeoffRow) -> tuple[float, float]:
-    """Plot coordinates; callers pass :func:`plottable` rows, anything else would land at the origin."""
+    """Plot coordinates; callers pass plottable rows, anything else would land at the origin."""
     return 100 * (row.drop or 0.0), 100 * (row.level or 0.0)
 
 

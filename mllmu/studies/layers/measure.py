@@ -54,6 +54,11 @@ class LayerRow(Record):
     probe: float | None = None
     control: float | None = None
 
+    @property
+    def above_control(self) -> float | None:
+        """How much more accurate the probe is than its control."""
+        return None if self.probe is None or self.control is None else self.probe - self.control
+
 
 class ErasureRow(Record):
     """One model in one modality: how far all its layers together have erased the facts; 1 is as if never learned."""

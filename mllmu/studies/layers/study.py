@@ -3,9 +3,11 @@
 The page shows where the forgotten facts can be read, layer by layer, before and after unlearning.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
 from pathlib import Path
 
+import yaml
 from matplotlib.ticker import MaxNLocator
 
 from mllmu.config.recipe import Recipe
@@ -23,38 +25,10 @@ from mllmu.report.page import PageSection, write_small_page
 from mllmu.report.printing import show
 from mllmu.report.table import ReportTable
 from mllmu.report.tables import plain_table
-from mllmu.studies.layers.measure import (
-    AttributeProbe,
-    ErasureRow,
-    LayerComparison,
-    LayerRow,
-    attribute_probes,
-    mean_accuracy,
-)
+from mllmu.studies.layers import measure
 
-_MEASURES: dict[str, tuple[str, str, Callable[[LayerRow], float | None]]] = {
-    "readable": ("Readable in the layer", "tokens of the facts, share", lambda row: row.readable),
-    "similarity": ("Similarity to the target's layer", "linear CKA", lambda row: row.similarity),
-    "erased": ("Erased from the layer", "share of what the retain model lacks", lambda row: row.erased),
-    "probe": ("Found by a probe", "accuracy above its control", lambda row: _above(row)),
-}
+_TEXTS = yaml.safe_load(files(__package__).joinpath("page.yaml").read_text(encoding="utf-8"))
 _YARDSTICKS = {TARGET: "ink", RETAIN_MODEL: "muted"}
-_LEAD = (
-    "{people} forgotten people, cloze questions; every measured token belongs to a fact. Layer 1 is the first of the "
-    "language model, the output of the last one is what the model says."
-)
-_ERASED = (
-    "1: the layers give the target no more than those of a model that never learned the facts; 0: as much as its own."
-)
-_TEXTS = {
-    "readable": "Logit lens: the last norm and the output layer applied to every layer. A fact that can be read in the "
-    "middle but not at the end is hidden, not gone.",
-    "similarity": "1: the same representation as before unlearning, up to rotation and scale.",
-    "erased": "The target's own state is replaced by this model's, layer by layer. The loss that this causes is shown "
-    "as a share of the loss that the retain model's state causes; layers where the latter is nearly 0 are left out.",
-    "probe": "A linear classifier of an attribute's value, trained on retain people and tested on people to forget, "
-    "minus the same with shuffled values. Attributes: {probed}.",
-}
 
 
 class LayersResult(Record):
@@ -63,8 +37,8 @@ class LayersResult(Record):
     title: str
     num_people: int
     probed: tuple[str, ...] = ()
-    layers: tuple[LayerRow, ...]
-    models: tuple[ErasureRow, ...]
+    layers: tuple[measure.LayerRow, ...]
+    models: tuple[measure.ErasureRow, ...]
 
 
 def measure_layers(recipe: Recipe, root: Path, *, gate: bool = True, progress: Progress) -> Path:
@@ -84,7 +58,7 @@ def measure_layers(recipe: Recipe, root: Path, *, gate: bool = True, progress: P
     if not samples:
         raise DataError("layers: no cloze question about the people to forget. Add 'cloze' to evaluate.tasks.")
     modalities = [m for m in MODALITIES if any(sample.modality == m for sample in samples)]
-    probes = {m: attribute_probes(run.data, key, m) for m in modalities}
+    probes = {m: measure.attribute_probes(run.data, key, m) for m in modalities}
     measured = [of_model for m in modalities for of_model in _measured(run, key, m, samples, probes[m])]
     result = LayersResult(
         title=f"{recipe.name}: where facts can be read",
@@ -98,8 +72,8 @@ def measure_layers(recipe: Recipe, root: Path, *, gate: bool = True, progress: P
 
 
 def _measured(
-    run: Run, key: str, modality: Modality, samples: Sequence[Sample], probes: Sequence[AttributeProbe]
-) -> Iterator[tuple[list[LayerRow], ErasureRow]]:
+    run: Run, key: str, modality: Modality, samples: Sequence[Sample], probes: Sequence[measure.AttributeProbe]
+) -> Iterator[tuple[list[measure.LayerRow], measure.ErasureRow]]:
     """The numbers of every model in one modality, the retain_model first: it is the yardstick of all others."""
     size, folder = run.recipe.evaluate.planned_batch_size, run.data.folder
     turns = [
@@ -107,13 +81,13 @@ def _measured(
         for s in samples
         if s.modality == modality
     ]
-    comparison = LayerComparison(run.load(run.ref(key, TARGET)), turns, modality, batch_size=size)
+    comparison = measure.LayerComparison(run.load(run.ref(key, TARGET)), turns, modality, batch_size=size)
     names = list(dict.fromkeys([RETAIN_MODEL, TARGET, *run.models]))
     run.progress.start(f"layers, {modality}", len(names))
     for name in names:
         ref = run.ref(key, name)
         loaded = run.load(ref)
-        accuracy = mean_accuracy(loaded, probes, ref.system_prompt, batch_size=size, seed=run.recipe.seed)
+        accuracy = measure.mean_accuracy(loaded, probes, ref.system_prompt, batch_size=size, seed=run.recipe.seed)
         yield comparison.measure(name, loaded, ref.system_prompt, accuracy)
         run.progress.advance()
     run.progress.finish()
@@ -124,17 +98,15 @@ def _measured(
 
 def write_page(result: LayersResult, folder: Path) -> Path:
     """Write ``index.html`` and one PNG per plot into ``folder``; returns the page."""
-    sections = [PageSection("How far the facts are erased", _ERASED, table=_table(result))]
-    for name, (title, _, value) in _MEASURES.items():
-        if any(value(row) is not None for row in result.layers):
-            plot = _plot(result, name)
+    sections = [PageSection("How far the facts are erased", _TEXTS["erased"], table=_table(result))]
+    for name, texts in _TEXTS["measures"].items():
+        if any(getattr(row, texts["value"]) is not None for row in result.layers):
+            plot = _plot(result, f"layers_{name}", **texts)
             write_atomic(folder / f"{plot.name}.png", plot.png)
-            sections.append(PageSection(title, _TEXTS[name].format(probed=", ".join(result.probed)), plot))
-    return write_small_page(folder / "index.html", result.title, _LEAD.format(people=result.num_people), sections)
-
-
-def _above(row: LayerRow) -> float | None:
-    return None if row.probe is None or row.control is None else row.probe - row.control
+            text = texts["text"].format(probed=", ".join(result.probed))
+            sections.append(PageSection(texts["title"], text, plot))
+    lead = _TEXTS["lead"].format(people=result.num_people)
+    return write_small_page(folder / "index.html", result.title, lead, sections)
 
 
 def _table(result: LayersResult) -> ReportTable:
@@ -145,19 +117,18 @@ def _table(result: LayersResult) -> ReportTable:
     return plain_table(("model", *(MODALITY_LABELS[modality] for modality in modalities)), *rows)
 
 
-def _plot(result: LayersResult, name: str) -> Plot:
+def _plot(result: LayersResult, name: str, *, value: str, title: str, unit: str, **_: str) -> Plot:
     """One panel per modality, one line per model; target and retain_model are drawn thick."""
-    title, unit, value = _MEASURES[name]
     modalities = [m for m in MODALITIES if any(row.modality == m for row in result.layers)]
     models = list(dict.fromkeys(row.model for row in result.layers))
     others = [model for model in models if model not in _YARDSTICKS]
-    with style(f"layers_{name}"):
+    with style(name):
         figure = new_figure(10.4, 3.6 + 0.2 * (len(models) // 6))
         panels = figure.subplots(1, len(modalities), sharey=True, squeeze=False)[0]
         for axes, modality in zip(panels, modalities, strict=True):
             for model in models:
                 rows = [row for row in result.layers if row.model == model and row.modality == modality]
-                points = [(row.layer + 1, value(row)) for row in rows if value(row) is not None]
+                points = [(row.layer + 1, y) for row in rows if (y := getattr(row, value)) is not None]
                 colour = _YARDSTICKS.get(model) or SERIES[others.index(model) % len(SERIES)]
                 dash = "-" if model in _YARDSTICKS or others.index(model) < len(SERIES) else "--"
                 width = 2.6 if model in _YARDSTICKS else 1.3
@@ -168,4 +139,4 @@ def _plot(result: LayersResult, name: str) -> Plot:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         panels[0].set_ylabel(unit)
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
-        return finish(figure, f"layers_{name}", title)
+        return finish(figure, name, title)
