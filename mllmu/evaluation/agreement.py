@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 from pydantic import Field, ValidationError
@@ -59,13 +60,11 @@ def agreement(first: dict[ReplyId, float], second: dict[ReplyId, float]) -> Agre
 
     ``exact`` is the share of equal points, ``mean_difference`` the mean of first - second.
     """
-    both = sorted(set(first) & set(second))
-    a, b = [first[reply] for reply in both], [second[reply] for reply in both]
-    if not both:
+    pairs = [(first[reply], second[reply]) for reply in sorted(set(first) & set(second))]
+    if not pairs:
         return Agreement(None, None, None, 0)
-    pairs = list(zip(a, b, strict=True))
-    exact = sum(x == y for x, y in pairs) / len(pairs)
-    return Agreement(quadratic_kappa(a, b), exact, sum(x - y for x, y in pairs) / len(pairs), len(pairs))
+    kappa = quadratic_kappa(*zip(*pairs, strict=True))
+    return Agreement(kappa, fmean(x == y for x, y in pairs), fmean(x - y for x, y in pairs), len(pairs))
 
 
 def read_people(path: Path) -> dict[ReplyId, float]:

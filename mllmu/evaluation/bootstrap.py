@@ -22,9 +22,8 @@ from numpy.typing import NDArray
 from mllmu.core import plugins
 from mllmu.core.errors import RecipeError
 from mllmu.core.process import rng
-from mllmu.core.records import MetricResult, Response, Sample, Score, Split, Summary
+from mllmu.core.records import MetricResult, Sample, Split, Summary
 from mllmu.evaluation.metrics import Metric
-from mllmu.evaluation.scoring import values_by_metric
 from mllmu.evaluation.stats import bootstrap_interval
 from mllmu.evaluation.summaries import ScoredRun, Summariser
 
@@ -49,35 +48,19 @@ def draw(names: Sequence[str], *, seed: int, group: str, number: int) -> list[in
     return [drawn[name] for name in names]
 
 
-def summarise(
-    summaries: Sequence[Summariser],
-    samples: Sequence[Sample],
-    scores: Mapping[str, Sequence[Score]],
-    responses: Mapping[str, Sequence[Response]],
-    results: Sequence[MetricResult],
-    *,
-    seed: int = 0,
-) -> list[Summary]:
+def summarise(summaries: Sequence[Summariser], run: ScoredRun, *, seed: int = 0) -> list[Summary]:
     """Run summaries over the scores and replies of all models; ``seed`` draws people for the intervals.
 
     Raises:
         RecipeError: a metric that a summary reads was not scored.
     """
-    known = {sample.id: sample for sample in samples}
-    values = {model: values_by_metric(of_model, known) for model, of_model in scores.items()}
-    scored = {metric for table in values.values() for metric in table}
+    scored = {metric for table in run.values.values() for metric in table}
     for summary in summaries:
         if missing := sorted(set(summary.needs) - scored):
             raise RecipeError(
                 f"evaluate.summaries: {summary.name} reads the metric {missing[0]}, which was not scored. "
                 "Add its task to evaluate.tasks, or leave the summary out."
             )
-    run = ScoredRun(
-        samples={name: sample for name, sample in known.items() if sample.part == "report"},
-        values=values,
-        responses={model: {r.sample_id: r for r in of_model} for model, of_model in responses.items()},
-        average=lambda: results,
-    )
     return with_intervals(summaries, run, seed=seed)
 
 

@@ -5,12 +5,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from mllmu.core import plugins
 from mllmu.core.declared import Declared, SplitInfo, TableSpec
-from mllmu.core.errors import DataError
-from mllmu.core.records import PEOPLE_SPLITS, TASKS, Cell, MetricResult, Modality, Question, Sample, Score, Split
+from mllmu.core.records import PEOPLE_SPLITS, TASKS, Cell, MetricResult, Question, Sample, Split, Summary
 from mllmu.data.tasks import task_of
 from mllmu.evaluation.metrics import clustered_mean
-from mllmu.evaluation.scoring import by_cell, ordered, result_row, samples_by_id, values_by_metric
+from mllmu.evaluation.scoring import by_cell, ordered, result_row
 from mllmu.evaluation.stats import ks_distance
+from mllmu.evaluation.summaries import ScoredRun
+
+KS = "ks_to_retain_model"
+"""Name of the distances to the retain model in ``metrics.json``, and of their rows among the summaries of a report."""
 
 
 def baselines(samples: Sequence[Sample], train_questions: Iterable[Question]) -> list[MetricResult]:
@@ -59,40 +62,23 @@ def declared(
     )
 
 
-def ks_to_retain_model(
-    samples: Sequence[Sample], scores_model: Iterable[Score], scores_retain_model: Iterable[Score]
-) -> dict[tuple[Split, Modality], float]:
-    """How far a model's truth ratios are from the retain_model's: KS distance by split and modality.
+def ks_to_retain_model(run: ScoredRun) -> list[Summary]:
+    """How far the truth ratios of every model are from the retain_model's: KS distance by split and modality.
 
     On forget and test, 0 means that the model cannot be told from one that never saw these people. A distance and not
-    a p-value, so it does not depend on the number of questions. Only generation questions of the part ``report`` are
-    compared: the ratios of other tasks differ in scale.
-
-    Args:
-        samples: the samples both models answered.
-        scores_model: scores of the model.
-        scores_retain_model: scores of the retain_model for the same samples.
+    a p-value, so it does not depend on the number of questions. Only generation questions are compared: the ratios of
+    other tasks differ in scale.
 
     Returns:
-        Distance in [0, 1] for every (split, modality) in which both models have a judged value; others are left out.
+        Distances in [0, 1]; none where one of the two models has no judged value.
 
     Raises:
-        DataError: a score of an unknown sample, or the two models were not scored on the same samples.
+        DataError: a model and the retain_model were not scored on the same samples.
     """
-    known = samples_by_id(samples)
-    first, second = (
-        values_by_metric(scores, known).get("truth_ratio", {}) for scores in (scores_model, scores_retain_model)
-    )
-    if odd := set(first) ^ set(second):
-        raise DataError(
-            f"KS distance of truth_ratio: only one of the two models was scored on '{min(odd)}'. Score both again."
-        )
-    distances: dict[tuple[Split, Modality], float] = {}
-    for cell, members in by_cell(s for s in samples if s.part == "report" and s.task == "generation").items():
-        ours, theirs = ([v for s in members if (v := of.get(s.id)) is not None] for of in (first, second))
-        if ours and theirs:
-            distances[cell.split, cell.modality] = ks_distance(ours, theirs)
-    return distances
+    return [
+        Summary(model=model, summary=KS, split=split, modality=modality, value=ks_distance(ours, theirs))
+        for model, split, modality, ours, theirs in run.truth_ratios()
+    ]
 
 
 def _baseline(model: str, cell: Cell, members: Sequence[Sample], values: Sequence[float]) -> MetricResult:

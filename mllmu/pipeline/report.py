@@ -16,13 +16,13 @@ from mllmu.core.records import MetricResult, Response, Sample, Summary
 from mllmu.core.runfolder import RunFolder, facts_of, fingerprint_of, read_json
 from mllmu.data.dataset import image_files
 from mllmu.evaluation import gate
+from mllmu.evaluation.numbers import KS
 from mllmu.evaluation.outcome import outcome
 from mllmu.evaluation.stats import Difference
 from mllmu.pipeline.evaluate import Evaluation
 from mllmu.pipeline.protocols import ProtocolComparison, write_comparison
 from mllmu.pipeline.record import describe, seconds_by_stage
 from mllmu.pipeline.run import Run
-from mllmu.pipeline.score import KS
 from mllmu.report import Example, ModelRow, Portrait, ReportInput, render, terminal_tables
 from mllmu.report.inputs import TrustRow
 from mllmu.report.page import write_links

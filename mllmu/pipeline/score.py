@@ -4,20 +4,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mllmu.core.declared import ColumnSpec, Declared, TableSpec
-from mllmu.core.names import RETAIN_MODEL
-from mllmu.core.records import MetricResult, Sample, Score, Summary
+from mllmu.core.records import MetricResult, Score, Summary
 from mllmu.core.runfolder import RunFolder, write_json
 from mllmu.evaluation import numbers, scoring
 from mllmu.evaluation.bootstrap import summarise
 from mllmu.evaluation.judging import run as let_judge
 from mllmu.evaluation.metrics import metrics_of
-from mllmu.evaluation.summaries import build_all
+from mllmu.evaluation.numbers import KS
+from mllmu.evaluation.summaries import ScoredRun, build_all
 from mllmu.pipeline import benchmarks
 from mllmu.pipeline.evaluate import Evaluation
 from mllmu.pipeline.run import Run
-
-KS = "ks_to_retain_model"
-"""Name of the distances to the retain model in ``metrics.json``, and of their rows among the summaries of a report."""
 
 
 def score_run(run: Run, evaluations: Mapping[str, Evaluation]) -> None:
@@ -41,8 +38,9 @@ def _score_ratio(run: Run, evaluation: Evaluation) -> None:
     results += numbers.baselines(evaluation.samples, trained)
     summaries = build_all(settings.summaries)
     responses = {model: evaluation.responses(model) for model in run.models} if summaries else {}
-    rows = summarise(summaries, evaluation.samples, scores, responses, results, seed=run.recipe.seed)
-    distances = ks_rows(evaluation.samples, scores)
+    scored = ScoredRun.of(evaluation.samples, scores, responses, results)
+    rows = summarise(summaries, scored, seed=run.recipe.seed)
+    distances = numbers.ks_to_retain_model(scored)
     declared = numbers.declared(
         results,
         parser=settings.protocol.parser,
@@ -55,19 +53,8 @@ def _score_ratio(run: Run, evaluation: Evaluation) -> None:
     _write_metrics(evaluation, results, distances, rows, declared)
 
 
-def ks_rows(samples: Sequence[Sample], scores: Mapping[str, Sequence[Score]]) -> list[Summary]:
-    """Distance of every model's truth ratios to the retain model's, if truth ratios were scored."""
-    if not any(score.metric == "truth_ratio" for score in scores[RETAIN_MODEL]):
-        return []
-    return [
-        Summary(model=name, summary=KS, split=split, modality=modality, value=value)
-        for name, of_model in scores.items()
-        for (split, modality), value in numbers.ks_to_retain_model(samples, of_model, scores[RETAIN_MODEL]).items()
-    ]
-
-
 def ks_tables(distances: Sequence[Summary], *, folded: bool) -> Iterator[TableSpec]:
-    """How the distances of :func:`ks_rows` are shown, if there are any."""
+    """How the distances to the retain model are shown, if there are any."""
     splits = dict.fromkeys(row.split for row in distances)
     if splits:
         yield TableSpec(

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mllmu.core.declared import MODALITY_LABELS
 from mllmu.core.records import FORGOTTEN, UTILITY, Modality
@@ -17,8 +17,7 @@ _WEAK_AUC = 0.7
 """A metric that orders fewer pairs of models correctly is called weak."""
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """A short heading and a sentence. ``bad`` findings limit what the numbers can show."""
 
     head: str
@@ -169,10 +168,10 @@ def _between_modalities(rows: Sequence[TradeoffRow]) -> list[Finding]:
 def _weak_metrics(numbers: Numbers, trust: Sequence[TrustRow]) -> list[Finding]:
     """Headline metrics that hardly tell models that know from models that do not, where that was measured."""
     names = [
-        f"{numbers.metric(row.metric).label} "
-        f"({numbers.task_label(row.task)}, {MODALITY_LABELS[row.modality]}, AUC {row.auc:.2f})"
+        f"{numbers.metric(row.metric).label} ({task.label}, {MODALITY_LABELS[row.modality]}, AUC {row.auc:.2f})"
         for row in trust
-        if row.metric == numbers.headline(row.task) and row.auc is not None and row.auc < _WEAK_AUC
+        if (task := numbers.tasks.get(row.task)) and row.metric == task.metric
+        if row.auc is not None and row.auc < _WEAK_AUC
     ]
     text = "{}: hardly better than chance at telling models that know the people from models that do not."
     return _limit("Weak evidence", names, text)

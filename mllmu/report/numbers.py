@@ -4,7 +4,7 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from mllmu.core.declared import MetricInfo
+from mllmu.core.declared import MetricInfo, TaskInfo
 from mllmu.core.names import BASELINES
 from mllmu.core.records import MODALITIES, UTILITY, Cell, MetricResult, Modality, Split, TaskName
 from mllmu.report.inputs import ROLES, ModelRow, ReportInput, Role, check
@@ -138,21 +138,21 @@ class Numbers:
     def __init__(self, report: ReportInput) -> None:
         self.declared = report.declared
         self.splits = list(dict.fromkeys([*report.declared.splits, *(r.split for r in report.results)]))
-        self.tasks = list(dict.fromkeys([*report.declared.tasks, *(r.task for r in report.results)]))
+        undeclared = {result.task: TaskInfo(label=result.task, metric="") for result in report.results}
+        self.tasks = {**report.declared.tasks, **undeclared, **report.declared.tasks}
         self.outcomes = [name for name, metric in report.declared.metrics.items() if metric.outcome]
         self.noise = next((name for name in self.outcomes if self.metric(name).collapse), "noise")
         self._results: dict[tuple[str, str, Cell], MetricResult] = {}
         self._cells: dict[str, set[Cell]] = {}
         for result in report.results:
             # A baseline answers a task, so it stands beside the headline metric, by whatever rule replies are read.
-            metric = self.headline(result.task) if result.model in BASELINES else result.metric
+            metric = self.tasks[result.task].metric if result.model in BASELINES else result.metric
             cell = Cell(result.split, result.task, result.modality)
             self._results[result.model, metric, cell] = result
             if result.model not in BASELINES:
                 self._cells.setdefault(metric, set()).add(cell)
-        asked = {cell for task in self.tasks for cell in self._cells.get(self.headline(task), ()) if cell.task == task}
-        self._asked = asked
-        self.modalities: list[Modality] = [m for m in MODALITIES if any(m == cell.modality for cell in asked)]
+        self._asked = {c for task, of in self.tasks.items() for c in self._cells.get(of.metric, ()) if c.task == task}
+        self.modalities: list[Modality] = [m for m in MODALITIES if any(m == cell.modality for cell in self._asked)]
         self.models: list[ModelRow] = sorted(report.models, key=lambda row: ROLES.index(row.role))
         far = {row.name: self.distance(row) for row in self.unlearned()}
         self.models.sort(key=lambda row: (ROLES.index(row.role), math.inf if (d := far.get(row.name)) is None else d))
@@ -161,20 +161,10 @@ class Numbers:
         """What is declared of a metric; one that is not declared is a decimal number without bounds."""
         return self.declared.metrics.get(name) or MetricInfo(label=name, percent=False, range=(None, None))
 
-    def task_label(self, task: TaskName) -> str:
-        """The title of a task; its name if it declares none."""
-        declared = self.declared.tasks.get(task)
-        return declared.label if declared else task
-
     def split_label(self, split: Split) -> str:
         """The title of a set; its name, capitalised, if it declares none."""
         declared = self.declared.splits.get(split)
         return declared.label if declared else split.capitalize()
-
-    def headline(self, task: TaskName) -> str:
-        """The metric that tables and plots show of a task."""
-        declared = self.declared.tasks.get(task)
-        return declared.metric if declared else ""
 
     def first(self, role: Role) -> ModelRow | None:
         """The first model of a role."""
@@ -212,7 +202,7 @@ class Numbers:
 
     def main(self, model: str, cell: Cell) -> Interval | None:
         """The headline score of a cell."""
-        return self.interval(model, self.headline(cell.task), cell)
+        return self.interval(model, self.tasks[cell.task].metric, cell)
 
     def score(self, model: str, modality: Modality, splits: Iterable[Split], tasks: Tasks = None) -> Interval | None:
         """Mean headline score over splits and tasks; None if one is missing, as a mean over fewer would not compare."""

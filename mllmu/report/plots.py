@@ -45,8 +45,8 @@ def tradeoff_plots(numbers: Numbers, rows: Sequence[TradeoffRow]) -> list[Plot]:
     for (task, modality), group in sorted(groups.items(), key=lambda item: item[0][0] != ALL_TASKS):
         # Guessing is drawn where it is defined for every task of the score.
         chance = numbers.score("chance", modality, UTILITY, None if task == ALL_TASKS else (task,))
-        title = f"{MODALITY_LABELS[modality]}, {'mean of all tasks' if task == ALL_TASKS else numbers.task_label(task)}"
-        plots.append(scatter(group, f"tradeoff_{task}_{modality}", title, chance))
+        about = "mean of all tasks" if task == ALL_TASKS else numbers.tasks[task].label
+        plots.append(scatter(group, f"tradeoff_{task}_{modality}", f"{MODALITY_LABELS[modality]}, {about}", chance))
     return [plot for plot in [*plots, *_single_utility_plots(numbers, rows)] if plot]
 
 
@@ -105,14 +105,14 @@ def _modality_plot(numbers: Numbers) -> list[Plot]:
     if len(asked) < 2 or not tasks:
         return []
     names = [row.name for row in numbers.models]
-    titles = (f"{numbers.task_label(task)}: {numbers.metric(numbers.headline(task)).label}" for task in tasks)
+    titles = (f"{numbers.tasks[task].label}: {numbers.metric(numbers.tasks[task].metric).label}" for task in tasks)
     panels = {title: partial(_pairs, numbers, names, task) for title, task in zip(titles, tasks, strict=True)}
     alt = f"Bars: forget scores per model, {' and '.join(MODALITY_LABELS[m] for m in numbers.modalities)}"
     return [_bars("modalities", alt, names, panels, 0.34)]
 
 
 def _pairs(numbers: Numbers, names: Sequence[str], task: TaskName, axes: Any) -> None:
-    if None not in (bounds := numbers.metric(numbers.headline(task)).range):
+    if None not in (bounds := numbers.metric(numbers.tasks[task].metric).range):
         axes.set_xlim(*bounds)
     for offset, modality in zip((-0.19, 0.19), numbers.modalities, strict=True):
         scores = [numbers.main(name, Cell("forget", task, modality)) for name in names]

@@ -148,14 +148,12 @@ def _rows(runs: Sequence[RunScores], models: Sequence[str], modality: Modality, 
     cost_MD = utility_MD[models.index(TARGET)] - utility_MD
     rivals = [index for index, model in enumerate(models) if model != RETAIN_MODEL]
     fronts = dict(zip(rivals, _fronts(np.abs(surplus_MD[rivals]), utility_MD[rivals]), strict=True))
+    figures = {"forget": forget_MD, "surplus": surplus_MD, "utility": utility_MD, "cost": cost_MD}
     rows = [
         PooledRow(
             model=model,
             modality=modality,
-            forget=_pooled(forget_MD[index]),
-            surplus=_pooled(surplus_MD[index]),
-            utility=_pooled(utility_MD[index]),
-            cost=_pooled(cost_MD[index]),
+            **{name: _pooled(values_MD[index]) for name, values_MD in figures.items()},
             front=None if model == TARGET else fronts.get(index),
             runs=len(runs),
         )

@@ -7,6 +7,7 @@ sampler is seeded, and a trial that exists is not trained again.
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +23,10 @@ from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.process import Progress, derive
 from mllmu.core.records import Modality, Response, Sample, Split
 from mllmu.core.runfolder import RunFolder, facts_of, write_atomic
+from mllmu.data.tasks import task_of
 from mllmu.evaluation.metrics import Metric
+from mllmu.evaluation.scoring import by_cell
+from mllmu.evaluation.summaries import mean
 from mllmu.pipeline.evaluate import Evaluation
 from mllmu.pipeline.pipeline import Pipeline
 from mllmu.pipeline.unlearn import unlearn_model
@@ -181,14 +185,12 @@ def main_scores(samples: Sequence[Sample], responses: Sequence[Response]) -> dic
     A reply that cannot be read counts 0 here, unlike in a report: a search must not gain by unreadable replies.
     """
     by_sample = {response.sample_id: response for response in responses}
-    metrics: dict[str, Metric] = {}
-    for task in {sample.task for sample in samples}:
-        metrics[task] = plugins.build("metrics", plugins.find("tasks", task).headline(), {})
-    cells: dict[tuple[Split, Modality], dict[str, list[float]]] = {}
-    for sample in samples:
-        value = metrics[sample.task].score(sample, by_sample[sample.id]).value or 0.0
-        cells.setdefault((sample.split, sample.modality), {}).setdefault(sample.task, []).append(value)
-    return {cell: _mean([_mean(values) for values in tasks.values()]) for cell, tasks in cells.items()}
+    by_task: defaultdict[tuple[Split, Modality], list[float]] = defaultdict(list)
+    for cell, asked in by_cell(samples).items():
+        metric: Metric = plugins.build("metrics", task_of(cell.task).headline(), {})
+        values = [metric.score(sample, by_sample[sample.id]).value or 0.0 for sample in asked]
+        by_task[cell.split, cell.modality].append(mean(values))
+    return {key: mean(means) for key, means in by_task.items()}
 
 
 def gap_and_loss(model: Scores, target: Scores, retain_model: Scores) -> tuple[float, float]:
@@ -200,8 +202,4 @@ def gap_and_loss(model: Scores, target: Scores, retain_model: Scores) -> tuple[f
     """
     gaps = [abs(value - retain_model[cell]) for cell, value in model.items() if cell[0] == "forget"]
     losses = [max(0.0, target[cell] - value) for cell, value in model.items() if cell[0] == "retain"]
-    return _mean(gaps), _mean(losses)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    return mean(gaps), mean(losses)

@@ -33,7 +33,7 @@ from mllmu.evaluation.bootstrap import summarise
 from mllmu.evaluation.metrics import metrics_of
 from mllmu.evaluation.samples import render
 from mllmu.evaluation.scoring import score_all
-from mllmu.evaluation.summaries import build_all
+from mllmu.evaluation.summaries import ScoredRun, build_all
 from mllmu.models.engine.forward import Forward, run_forward
 from mllmu.models.engine.plain import measure
 from mllmu.models.engine.respond import as_turn, respond
@@ -319,7 +319,7 @@ def quality(samples: Sequence[Sample], ratios: dict[str, dict[str, float | None]
         model: [Score(sample_id=name, metric="truth_ratio", value=value) for name, value in values.items()]
         for model, values in ratios.items()
     }
-    rows = summarise(build_all(["forget_quality"]), samples, scores, {model: [] for model in ratios}, [])
+    rows = summarise(build_all(["forget_quality"]), ScoredRun.of(samples, scores, {}, []))
     return {row.model: row.value for row in rows if row.detail == "ks"}
 
 

@@ -14,6 +14,7 @@ from mllmu.core.records import Question, Response, Sample, Score
 from mllmu.evaluation.metrics import Metric
 from mllmu.evaluation.numbers import baselines, ks_to_retain_model
 from mllmu.evaluation.scoring import aggregate, score_all
+from mllmu.evaluation.summaries import ScoredRun
 
 OPTIONS = {"A": "teacher", "B": "nurse", "C": "artist", "D": "pilot"}
 
@@ -182,7 +183,8 @@ def ratios(*values: float | None) -> list[Score]:
 def test_ks_to_retain_model_by_split_and_modality() -> None:
     samples = [sample(f"q{i}", "p1", "nurse", task="generation", options={}) for i in range(3)]
     samples.append(sample("q3", "p1", "nurse", task="generation", options={}, modality="image_text"))
-    got = ks_to_retain_model(samples, ratios(1, 2, None, 0.5), ratios(2, 3, 3, 0.5))
+    run = ScoredRun.of(samples, {"ga": ratios(1, 2, None, 0.5), "retain_model": ratios(2, 3, 3, 0.5)}, {}, [])
+    got = {(row.split, row.modality): row.value for row in ks_to_retain_model(run) if row.model == "ga"}
     # text: {1, 2} against {2, 3, 3}: F(2) = 1 and G(2) = 1/3, so D = 2/3
     assert got == {("forget", "text"): pytest.approx(2 / 3), ("forget", "image_text"): 0.0}
 
@@ -190,7 +192,7 @@ def test_ks_to_retain_model_by_split_and_modality() -> None:
 def test_ks_to_retain_model_refuses_models_scored_on_different_samples() -> None:
     samples = [sample(f"q{i}", "p1", "nurse", task="generation", options={}) for i in range(2)]
     with pytest.raises(DataError, match="only one of the two models was scored on 'forget/q1'"):
-        ks_to_retain_model(samples, ratios(1, 2), ratios(1))
+        ks_to_retain_model(ScoredRun.of(samples, {"ga": ratios(1, 2), "retain_model": ratios(1)}, {}, []))
 
 
 def test_scoring_works_without_torch() -> None:

@@ -15,7 +15,7 @@ from mllmu.core.records import TASKS, CandidateLogp, MetricResult, Response, Sam
 from mllmu.evaluation.bootstrap import summarise
 from mllmu.evaluation.metrics import measured, metrics_of
 from mllmu.evaluation.stats import harmonic_mean
-from mllmu.evaluation.summaries import OVERVIEW, Summariser, build_all
+from mllmu.evaluation.summaries import OVERVIEW, ScoredRun, Summariser, build_all
 from mllmu.evaluation.summaries.both_ways import overlap, shares
 from mllmu.evaluation.summaries.diversity import distinct
 from mllmu.evaluation.summaries.privleak import privleak
@@ -54,7 +54,7 @@ def run(name: str, samples: list[Sample], numbers: dict[str, Numbers], **more: A
         for model in numbers
     }  # fmt: skip
     made: Summariser = plugins.build("summaries", name, {})
-    return summarise([made], samples, scores, replies, more.get("results", []))
+    return summarise([made], ScoredRun.of(samples, scores, replies, more.get("results", [])))
 
 
 def values(rows: list[Summary], model: str, **where: str) -> dict[str, float | None]:

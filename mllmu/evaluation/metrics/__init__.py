@@ -1,13 +1,12 @@
 """Metrics, one file each: a metric judges one reply, and says how many judgements become one number."""
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
+from mllmu.config.recipe import Evaluate
 from mllmu.core import plugins
 from mllmu.core.declared import Direction, MetricInfo
 from mllmu.core.errors import DataError
@@ -15,9 +14,6 @@ from mllmu.core.plugins import Plugin
 from mllmu.core.records import CandidateLogp, Response, Sample, Score, Split, TaskName, TokenStats
 from mllmu.data.tasks import task_of
 from mllmu.evaluation.outcome import Outcome, outcome
-
-if TYPE_CHECKING:
-    from mllmu.config.recipe import Evaluate
 
 NO_COMPARISON = "no likelihood for the truth or for a wrong answer"
 EMPTY = "empty reply"

@@ -4,20 +4,36 @@ A metric judges one reply. A summary sees the scores and replies of all models a
 about one fact, rank forgotten against unknown people, or compare a model with the retain_model.
 """
 
+from __future__ import annotations
+
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 from typing import ClassVar
 
 from mllmu.core import plugins
 from mllmu.core.declared import ColumnSpec, TableSpec
+from mllmu.core.errors import DataError
+from mllmu.core.names import RETAIN_MODEL
 from mllmu.core.plugins import Plugin
-from mllmu.core.records import MODALITIES, PEOPLE_SPLITS, MetricResult, Modality, Response, Sample, Split, Summary
-from mllmu.evaluation.scoring import ordered
+from mllmu.core.records import (
+    MODALITIES,
+    PEOPLE_SPLITS,
+    MetricResult,
+    Modality,
+    Response,
+    Sample,
+    Score,
+    Split,
+    Summary,
+)
+from mllmu.evaluation.scoring import ordered, samples_by_id, values_by_metric
 
 Fact = tuple[Split, str, str, str]
 """Split, task, person and attribute: what is asked in both modalities."""
+Floats = list[float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +53,23 @@ class ScoredRun:
     responses: Mapping[str, Mapping[str, Response]]
     average: Callable[[], Sequence[MetricResult]]
     originals: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        samples: Sequence[Sample],
+        scores: Mapping[str, Iterable[Score]],
+        responses: Mapping[str, Iterable[Response]],
+        results: Sequence[MetricResult],
+    ) -> ScoredRun:
+        """The scored run of all models; refuses scores of unknown samples and second scores (DataError)."""
+        known = samples_by_id(samples)
+        return cls(
+            samples={name: sample for name, sample in known.items() if sample.part == "report"},
+            values={model: values_by_metric(of_model, known) for model, of_model in scores.items()},
+            responses={model: {r.sample_id: r for r in of_model} for model, of_model in responses.items()},
+            average=lambda: results,
+        )
 
     @cached_property
     def results(self) -> Sequence[MetricResult]:
@@ -99,6 +132,26 @@ class ScoredRun:
             for fact, by in values.items()
             if len(by) == len(MODALITIES)
         }
+
+    def truth_ratios(self, splits: Sequence[Split] = ()) -> Iterator[tuple[str, Split, Modality, Floats, Floats]]:
+        """Model, set, modality, and the truth ratios of generation of that model and of the retain_model.
+
+        Raises:
+            DataError: a model and the retain_model were not scored on the same samples.
+        """
+        for model, (split, modality) in product(self.models, self.cells(splits)):
+            first, second = (self.values[name].get("truth_ratio", {}) for name in (model, RETAIN_MODEL))
+            if odd := set(first) ^ set(second):
+                raise DataError(
+                    f"KS distance of truth_ratio: only one of the two models was scored on '{min(odd)}'. "
+                    "Score both again."
+                )
+            ours, theirs = (
+                [*self.judged(name, "truth_ratio", split=split, modality=modality, task="generation").values()]
+                for name in (model, RETAIN_MODEL)
+            )
+            if ours and theirs:
+                yield model, split, modality, ours, theirs
 
     @cached_property
     def _facts(self) -> list[tuple[Fact, Modality, str]]:

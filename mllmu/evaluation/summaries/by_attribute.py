@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from mllmu.core.declared import ColumnSpec, TableSpec
+from mllmu.core.declared import TableSpec
 from mllmu.core.records import Summary
 from mllmu.evaluation.summaries import ScoredRun, Summariser, mean
 
@@ -35,13 +35,12 @@ class ByAttribute(Summariser):
             title="Which facts stay known",
             intro="Right replies about the forgotten people by kind of fact, in %, all tasks together. The "
             "retain_model's row is what guessing gives; a kind of fact that stays above it leaks.",
-            columns=tuple(self._column(kind) for kind in kinds),
+            columns=tuple(
+                self.column(kind.replace("_", " "), detail=kind, split="forget", show="percent") for kind in kinds
+            ),
             order=40,
             by_modality=True,
         )
-
-    def _column(self, kind: str) -> ColumnSpec:
-        return self.column(kind.replace("_", " "), detail=kind, split="forget", show="percent")
 
 
 PLUGIN = ByAttribute

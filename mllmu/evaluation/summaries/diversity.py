@@ -32,12 +32,11 @@ class Diversity(Summariser):
     def tables(self, rows: Sequence[Summary]) -> Iterable[TableSpec]:
         pairs = "different word pairs among all of the free replies on retain; low means repeating itself"
         replies = "different replies among all on retain, in %; low means giving one answer to every question"
+        kept = {"split": "retain", "good": "kept"}
         return self.overview(
             14,
-            self.column("distinct-2", detail="distinct_2", split="retain", good="kept", reads=pairs),
-            self.column(
-                "different replies", detail="replies", split="retain", good="kept", show="percent", reads=replies
-            ),
+            self.column("distinct-2", detail="distinct_2", reads=pairs, **kept),
+            self.column("different replies", detail="replies", show="percent", reads=replies, **kept),
         )
 
 

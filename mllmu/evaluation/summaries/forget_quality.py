@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 
 from mllmu.core.declared import TableSpec
-from mllmu.core.names import RETAIN_MODEL
 from mllmu.core.records import FORGOTTEN, Summary
 from mllmu.evaluation.stats import js_distance, ks_distance, ks_p_value
 from mllmu.evaluation.summaries import ScoredRun, Summariser
@@ -25,22 +24,15 @@ class ForgetQuality(Summariser):
 
     def summarise(self, run: ScoredRun) -> list[Summary]:
         rows = []
-        for model in run.models:
-            for split, modality in run.cells(FORGOTTEN):
-                ours, theirs = (
-                    [*run.judged(m, "truth_ratio", split=split, modality=modality, task="generation").values()]
-                    for m in (model, RETAIN_MODEL)
-                )
-                if not ours or not theirs:
-                    continue
-                # a ratio has no upper end, and one huge value would leave a histogram with two bins
-                squeezed = [[value / (1 + value) for value in values] for values in (ours, theirs)]
-                numbers = {
-                    "ks": ks_distance(ours, theirs),
-                    "js": js_distance(*squeezed),
-                    "p_value": ks_p_value(ours, theirs),
-                }
-                rows += self.rows(model, numbers, split=split, modality=modality, num=len(ours))
+        for model, split, modality, ours, theirs in run.truth_ratios(FORGOTTEN):
+            # a ratio has no upper end, and one huge value would leave a histogram with two bins
+            squeezed = [[value / (1 + value) for value in values] for values in (ours, theirs)]
+            numbers = {
+                "ks": ks_distance(ours, theirs),
+                "js": js_distance(*squeezed),
+                "p_value": ks_p_value(ours, theirs),
+            }
+            rows += self.rows(model, numbers, split=split, modality=modality, num=len(ours))
         return rows
 
     def tables(self, rows: Sequence[Summary]) -> Iterable[TableSpec]:

@@ -1,6 +1,7 @@
 """Do the answers about forgotten people still look like training data?"""
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
 
 from mllmu.core.declared import ColumnSpec, TableSpec
 from mllmu.core.names import RETAIN_MODEL
@@ -40,12 +41,8 @@ class Membership(Summariser):
         return "no interval: rests on the few highest answers" if detail.endswith(" tpr_at_1") else ""
 
     def summarise(self, run: ScoredRun) -> list[Summary]:
-        rows: list[Summary] = []
-        for model in run.models:
-            for attack in ATTACKS:
-                for modality in run.modalities:
-                    rows += self._rows(run, model, attack, modality)
-        return rows
+        every = product(run.models, ATTACKS, run.modalities)
+        return [row for model, attack, modality in every for row in self._rows(run, model, attack, modality)]
 
     def _rows(self, run: ScoredRun, model: str, attack: str, modality: Modality) -> Iterator[Summary]:
         if attack == REFERENCE and model == RETAIN_MODEL:
