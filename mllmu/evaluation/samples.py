@@ -37,10 +37,8 @@ def render(
     questions = [question for question in dataset.questions if question.variant != "train"]
     questions += [question for task in tasks for question in derived(task, questions)]
     members = {split: _members(dataset, key, split, evaluate, seed) for split in PEOPLE_SPLITS}
-    examples = None
-    if any(protocol.shots.by_task.values()):
-        drawn = family.published_shots
-        examples = Examples(protocol.shots, dataset, questions, key, members, seed=seed, published=drawn)
+    drawn = family.published_shots
+    examples = Examples(protocol.shots, dataset, questions, key, members, seed=seed, published=drawn)
     asking = _Asking(dataset, protocol, tasks, examples, selection, seed, family)
     asked: dict[tuple[str, str], list[Question]] = {}
     for question in questions:
@@ -76,7 +74,7 @@ class _Asking:
     dataset: Dataset
     protocol: Protocol
     tasks: Mapping[str, Task]
-    examples: Examples | None
+    examples: Examples
     selection: float
     seed: int
     family: type[Family]
@@ -92,7 +90,7 @@ class _Asking:
                     continue
                 view = 1 + self._test_view(question, shown, views - 1)
                 shown += 1
-            if self.examples is None or not self.examples.skips(split, question):
+            if not self.examples.skips(split, question):
                 yield self._sample(question, split, image_path(question.profile_id, view))
 
     def _test_view(self, question: Question, shown: int, count: int) -> int:
@@ -110,7 +108,7 @@ class _Asking:
         return wanted
 
     def _sample(self, question: Question, split: Split, image: str) -> Sample:
-        shots = self.examples.of(split, question) if self.examples else []
+        shots = self.examples.of(split, question)
         draw = rng(self.seed, "selection", question.id)
         aside = split in ("forget", "retain") and draw.random() < self.selection
         where: dict[str, Any] = {"split": split, "part": "selection" if aside else "report", "image": image}

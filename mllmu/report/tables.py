@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from csv import reader
 from dataclasses import replace
 from functools import partial
@@ -259,9 +259,10 @@ def terminal_tables(report: ReportInput) -> list[Table]:
     """
     rows, numbers = tradeoff_rows(report), Numbers(report)
     splits: tuple[Split, ...] = (*FORGOTTEN, *UTILITY)
-    columns = {split: partial(_brief_score, numbers, split) for split in splits}
-    columns[numbers.metric(numbers.noise).label.lower()] = partial(_brief_noise, numbers)
-    scores = _brief_table(numbers, report.title, numbers.modalities, columns)
+    heads = ("model", *splits, numbers.metric(numbers.noise).label.lower())
+    texts: list[Callable[[str, Modality], str]]
+    texts = [*(partial(_brief_score, numbers, split) for split in splits), partial(_brief_noise, numbers)]
+    scores = plain_table(heads, *_brief_rows(numbers, numbers.modalities, texts), title=report.title)
     front = {row.model.name for row in rows if row.on_front and row.task == ALL_TASKS}
     asked = " / ".join(MODALITY_LABELS[m] for m in numbers.modalities) or "no results"
     caption = f"mean headline score in % by modality ({asked}); * Pareto front"
@@ -272,21 +273,20 @@ def terminal_tables(report: ReportInput) -> list[Table]:
     for name, info in numbers.declared.metrics.items():
         cells = [cell for of_table in numbers.tables(name).values() for cell in of_table] if info.table else []
         for task in dict.fromkeys(cell.task for cell in cells):
+            of_task = {cell.split: cell for cell in cells if cell.task == task}
             modalities = list(dict.fromkeys(cell.modality for cell in cells))
-            columns = {cell.split: partial(_brief_result, numbers, name, cell) for cell in cells if cell.task == task}
-            tables.append(replace(_brief_table(numbers, info.label, modalities, columns), intro=info.about))
+            texts = [partial(_brief_result, numbers, name, cell) for cell in of_task.values()]
+            lines = _brief_rows(numbers, modalities, texts)
+            tables.append(plain_table(("model", *of_task), *lines, title=info.label, intro=info.about))
     return [table.terminal() for table in tables]
 
 
-def _brief_table(
-    numbers: Numbers, title: str, modalities: Sequence[Modality], columns: Mapping[str, Callable[[str, Modality], str]]
-) -> ReportTable:
+def _brief_rows(
+    numbers: Numbers, modalities: Sequence[Modality], texts: Sequence[Callable[[str, Modality], str]]
+) -> Iterator[tuple[str, ...]]:
     """One row per model; in every cell the modalities side by side."""
-    cells = {}
     for row in numbers.models:
-        texts = (" / ".join(text(row.name, modality) for modality in modalities) for text in columns.values())
-        cells[row.name] = list(map(ReportCell, texts))
-    return ReportTable(tuple(map(ReportColumn, columns)), model_rows(numbers, cells), title)
+        yield row.name, *(" / ".join(text(row.name, modality) for modality in modalities) for text in texts)
 
 
 def _brief_score(numbers: Numbers, split: Split, model: str, modality: Modality) -> str:

@@ -15,6 +15,12 @@ from mllmu.core.records import CandidateLogp, Response, Sample, Score, Split, Ta
 from mllmu.data.tasks import task_of
 from mllmu.evaluation.outcome import Outcome, outcome
 
+__all__ = [
+    "EMPTY", "NO_COMPARISON", "CandidateLogp", "Estimate", "LikelihoodMetric", "Metric", "OutcomeShare",
+    "OverlapMetric", "Response", "Sample", "Split", "TokenMetric", "TokenStats", "clustered_mean", "mean_and_error",
+    "mean_logp", "measured", "metrics_of", "t_quantile",
+]  # fmt: skip
+
 NO_COMPARISON = "no likelihood for the truth or for a wrong answer"
 EMPTY = "empty reply"
 

@@ -1,8 +1,7 @@
 """Multiple choice accuracy with a strict reading of the reply."""
 
 from mllmu.core.parsing import parse_choice
-from mllmu.core.records import Response, Sample
-from mllmu.evaluation.metrics import Metric
+from mllmu.evaluation.metrics import Metric, Response, Sample
 
 
 class Accuracy(Metric):

@@ -1,8 +1,7 @@
 """Multiple choice accuracy as published: the first character decides."""
 
 from mllmu.core.parsing import first_char
-from mllmu.core.records import Response, Sample
-from mllmu.evaluation.metrics import Metric
+from mllmu.evaluation.metrics import Metric, Response, Sample
 
 
 class AccuracyFirstChar(Metric):

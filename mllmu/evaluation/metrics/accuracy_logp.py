@@ -1,7 +1,6 @@
 """Multiple choice accuracy by likelihood, without reading any text."""
 
-from mllmu.core.records import Response, Sample
-from mllmu.evaluation.metrics import Metric
+from mllmu.evaluation.metrics import Metric, Response, Sample
 
 
 class AccuracyLogp(Metric):

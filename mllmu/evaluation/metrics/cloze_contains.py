@@ -1,8 +1,7 @@
 """Cloze by containment, the published rule."""
 
 from mllmu.core.parsing import contains
-from mllmu.core.records import Response, Sample
-from mllmu.evaluation.metrics import Metric
+from mllmu.evaluation.metrics import Metric, Response, Sample
 
 
 class ClozeContains(Metric):

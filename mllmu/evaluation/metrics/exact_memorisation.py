@@ -1,7 +1,6 @@
 """How many words of the answer the model would say next by itself."""
 
-from mllmu.core.records import TokenStats
-from mllmu.evaluation.metrics import TokenMetric
+from mllmu.evaluation.metrics import TokenMetric, TokenStats
 
 
 class ExactMemorisation(TokenMetric):

@@ -1,7 +1,6 @@
 """How readily the model would say the whole answer."""
 
-from mllmu.core.records import CandidateLogp
-from mllmu.evaluation.metrics import LikelihoodMetric
+from mllmu.evaluation.metrics import CandidateLogp, LikelihoodMetric
 
 
 class Exposure(LikelihoodMetric):

@@ -1,7 +1,6 @@
 """How little of the answer must be given away until the rest comes by itself."""
 
-from mllmu.core.records import TokenStats
-from mllmu.evaluation.metrics import TokenMetric
+from mllmu.evaluation.metrics import TokenMetric, TokenStats
 
 
 class ExtractionStrength(TokenMetric):

@@ -1,8 +1,7 @@
 """How many of the private words a reply tells."""
 
 from mllmu.core.parsing import normalise
-from mllmu.core.records import Response, Sample
-from mllmu.evaluation.metrics import Metric
+from mllmu.evaluation.metrics import Metric, Response, Sample
 
 
 class KeywordMatch(Metric):

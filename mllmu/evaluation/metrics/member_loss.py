@@ -1,7 +1,6 @@
 """Membership by loss."""
 
-from mllmu.core.records import CandidateLogp
-from mllmu.evaluation.metrics import LikelihoodMetric
+from mllmu.evaluation.metrics import CandidateLogp, LikelihoodMetric
 
 
 class MemberLoss(LikelihoodMetric):

@@ -2,8 +2,7 @@
 
 import math
 
-from mllmu.core.records import TokenStats
-from mllmu.evaluation.metrics import TokenMetric
+from mllmu.evaluation.metrics import TokenMetric, TokenStats
 from mllmu.evaluation.stats import lowest_mean
 
 

@@ -3,8 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from mllmu.core.records import Response, Sample
-from mllmu.evaluation.metrics import Metric
+from mllmu.evaluation.metrics import Metric, Response, Sample
 
 _ENDS = ",.!?;:'"
 _LEADS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")

@@ -2,8 +2,7 @@
 
 import math
 
-from mllmu.core.records import Response, Sample
-from mllmu.evaluation.metrics import NO_COMPARISON, Metric, mean_logp
+from mllmu.evaluation.metrics import NO_COMPARISON, Metric, Response, Sample, mean_logp
 
 
 class NormalisedProbability(Metric):

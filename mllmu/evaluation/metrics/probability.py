@@ -2,8 +2,7 @@
 
 import math
 
-from mllmu.core.records import CandidateLogp
-from mllmu.evaluation.metrics import LikelihoodMetric
+from mllmu.evaluation.metrics import CandidateLogp, LikelihoodMetric
 
 
 class Probability(LikelihoodMetric):

@@ -1,7 +1,6 @@
 """How much a reply repeats itself."""
 
-from mllmu.core.records import Response, Sample
-from mllmu.evaluation.metrics import EMPTY, Metric
+from mllmu.evaluation.metrics import EMPTY, Metric, Response, Sample
 from mllmu.evaluation.outcome import distinct_trigrams
 
 

@@ -2,8 +2,7 @@
 
 import math
 
-from mllmu.core.records import Response, Sample
-from mllmu.evaluation.metrics import EMPTY, Metric
+from mllmu.evaluation.metrics import EMPTY, Metric, Response, Sample
 
 
 class ReplyPerplexity(Metric):

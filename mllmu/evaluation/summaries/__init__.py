@@ -19,8 +19,10 @@ from mllmu.core.errors import DataError
 from mllmu.core.names import RETAIN_MODEL
 from mllmu.core.plugins import Plugin
 from mllmu.core.records import (
+    FORGOTTEN,
     MODALITIES,
     PEOPLE_SPLITS,
+    UTILITY,
     MetricResult,
     Modality,
     Response,
@@ -30,6 +32,11 @@ from mllmu.core.records import (
     Summary,
 )
 from mllmu.evaluation.scoring import ordered, samples_by_id, values_by_metric
+
+__all__ = [
+    "FORGOTTEN", "UTILITY", "ColumnSpec", "Modality", "ScoredRun", "Split", "Summariser", "Summary", "TableSpec",
+    "build_all", "mean",
+]  # fmt: skip
 
 Fact = tuple[Split, str, str, str]
 """Split, task, person and attribute: what is asked in both modalities."""

@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from mllmu.core.declared import ColumnSpec, Good, TableSpec
-from mllmu.core.records import Split, Summary
-from mllmu.evaluation.summaries import ScoredRun, Summariser, mean
+from mllmu.evaluation.summaries import ScoredRun, Split, Summariser, Summary, mean
 
 CASES = {
     "acc_r": (True, True, "told in both"),

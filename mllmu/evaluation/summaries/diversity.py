@@ -2,9 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from mllmu.core.declared import TableSpec
-from mllmu.core.records import Summary
-from mllmu.evaluation.summaries import ScoredRun, Summariser
+from mllmu.evaluation.summaries import ScoredRun, Summariser, Summary, TableSpec
 
 
 class Diversity(Summariser):

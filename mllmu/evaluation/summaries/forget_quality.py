@@ -2,10 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-from mllmu.core.declared import TableSpec
-from mllmu.core.records import FORGOTTEN, Summary
 from mllmu.evaluation.stats import js_distance, ks_distance, ks_p_value
-from mllmu.evaluation.summaries import ScoredRun, Summariser
+from mllmu.evaluation.summaries import FORGOTTEN, ScoredRun, Summariser, Summary, TableSpec
 
 
 class ForgetQuality(Summariser):

@@ -1,37 +1,35 @@
-"""Do the answers about forgotten people still look like training data?"""
+"""Do answers about forgotten people still look like training data?"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 
-from mllmu.core.declared import ColumnSpec, TableSpec
 from mllmu.core.names import RETAIN_MODEL
-from mllmu.core.records import Modality, Split, Summary
 from mllmu.evaluation.stats import auc, hits_at, matched_auc
-from mllmu.evaluation.summaries import ScoredRun, Summariser
+from mllmu.evaluation.summaries import ColumnSpec, Modality, ScoredRun, Split, Summariser, Summary, TableSpec
 
 REFERENCE = "member_reference"
 ATTACKS = {
-    "member_loss": "mean log-probability of an answer token",
-    "member_zlib": "log-probability for each compressed byte",
+    "member_loss": "mean log-probability per answer token",
+    "member_zlib": "log-probability per byte after zlib compression",
     "member_min_k": "mean log-probability of the 20 % least likely tokens",
     "member_min_k_pp": "the same, standardised over the vocabulary",
-    "member_gradient": "norm of the gradient of the answer: what was learned pulls less",
-    REFERENCE: "log-probability minus the retain_model's, which itself has none",
+    "member_gradient": "minus the norm of the gradient of the answer's loss, which training makes smaller",
+    REFERENCE: "log-probability minus the retain_model's; undefined for the retain_model itself",
 }
-"""What each attack looks at; all but the last are metrics."""
+"""The score behind each attack; all but the last are metrics."""
 NO_OTHERS = "nothing to compare with"
 SIDES: tuple[Split, Split] = ("forget", "holdout")
 
 
 class Membership(Summariser):
-    """Membership inference: how well a score tells the forgotten people's answers from those of the holdout people.
+    """Membership inference: how well scores separate answers about forgotten people from those about holdout people.
 
-    auc: P(score of a forget answer > score of a holdout answer), 0.5 = nothing to be told; matched_auc: only answers of
-    the same task and length are compared; tpr_at_1: share of forget answers above all but 1 % of the holdout answers.
-    Attacks: loss, zlib, min-k, min-k++, gradient, and reference = log p minus the retain_model's log p (per token; of
-    the retain_model itself it is undefined). All on answer tokens.
+    auc: area under the ROC curve, 0.5 = chance; matched_auc: the same over pairs of answers of one task and length;
+    tpr_at_1: true positive rate at 1 % false positives. Scores: loss, zlib, min-k, min-k++, gradient, and reference =
+    log p minus the retain_model's log p (per token; undefined for the retain_model itself). All over answer tokens.
 
-    The holdout people were invented like the others, and no model has seen them. The ideal is the retain_model's value.
+    Holdout people come from the same source as the forgotten ones, and no model was trained on them. A model that has
+    unlearned perfectly has the retain_model's value.
     """
 
     source = "https://arxiv.org/abs/2402.07841"
@@ -62,10 +60,9 @@ class Membership(Summariser):
     def tables(self, rows: Sequence[Summary]) -> Iterable[TableSpec]:
         yield TableSpec(
             title="Membership inference",
-            intro="How well the forgotten people's answers can be told from those about people no model has seen, by "
-            "scores of their likelihood. The number is the area under the ROC curve: 0.5 is not at all. Below: "
-            "'matched', the same among answers of one task and length; 'found', the share of forgotten answers found "
-            "at 1 % false alarms.",
+            intro="How well a score separates answers about the forgotten people from answers about holdout people, "
+            "on whom no model was trained: area under the ROC curve, 0.5 is chance. Below: 'matched', the same among "
+            "answers of one task and length; 'found', the true positive rate at 1 % false positives.",
             columns=tuple(self._column(attack, reads) for attack, reads in ATTACKS.items()),
             order=50,
             by_modality=True,

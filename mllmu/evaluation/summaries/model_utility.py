@@ -4,12 +4,10 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from math import fsum
 
-from mllmu.core.declared import TableSpec
 from mllmu.core.plugins import build
-from mllmu.core.records import UTILITY, Modality, Split, Summary
 from mllmu.evaluation.metrics import Metric
 from mllmu.evaluation.stats import harmonic_mean
-from mllmu.evaluation.summaries import ScoredRun, Summariser
+from mllmu.evaluation.summaries import UTILITY, Modality, ScoredRun, Split, Summariser, Summary, TableSpec
 
 PARTS = ("probability", "rougeL_recall", "truth_ratio")
 

@@ -8,17 +8,17 @@ from mllmu.core.records import FORGOTTEN, MODALITIES, MetricResult, Modality, Sp
 from mllmu.evaluation.summaries import ScoredRun, Summariser
 
 _DISTANCE = (
-    "1 - |model - retain_model| / |target - retain_model|, clipped at 0: 1 at the retain_model's number, 0 at the "
-    "target's or as far away on the other side."
+    "1 - |model - retain_model| / |target - retain_model|, clipped at 0: 1 is the retain_model's number, 0 the "
+    "target's or one equally far on the other side."
 )
 
 
 class OracleDistance(Summariser):
-    """For every metric and set: 1 - |model - retain_model| / |target - retain_model|, clipped to [0, 1].
+    """Closeness to the retain_model per metric and set: 1 - |model - retain_model| / |target - retain_model|, >= 0.
 
-    1 = where the retain_model is, 0 = where the target is, or as far away on the other side. ``beyond`` in the note:
-    the model went past the retain_model, away from the target; on forgotten people that is no success. Undefined where
-    the metric does not tell target and retain_model apart (less than 0.02 of a share).
+    1: the retain_model's number; 0: the target's, or one equally far on the other side. The note ``beyond`` marks
+    numbers on the far side of the retain_model, away from the target; on forgotten people that is no success. Undefined
+    where target and retain_model differ by less than 0.02 of a share.
     """
 
     source = "ours"
@@ -40,17 +40,17 @@ class OracleDistance(Summariser):
     def tables(self, rows: Sequence[Summary]) -> Iterable[TableSpec]:
         yield TableSpec(
             title="How near to the retain_model, over all metrics",
-            intro=f"{_DISTANCE} Median over all metrics that tell target and retain_model apart; below, how many these "
-            "are, and in how many of them the model went past the retain_model, which on forgotten people is no "
-            "success.",
+            intro=f"{_DISTANCE} Median over all metrics for which target and retain_model differ; below, the number of "
+            "these metrics, and for how many of them the model lies past the retain_model, which on forgotten people "
+            "is no success.",
             columns=tuple(self._median(split, modality) for split in FORGOTTEN for modality in MODALITIES),
             order=60,
         )
         details = {row.detail for row in rows if row.summary == self.name and row.split == "forget"}
         yield TableSpec(
             title="How near, metric by metric, on forget",
-            intro=f"{_DISTANCE} › marks numbers past the retain_model. Metrics that do not tell these two apart are "
-            "left out.",
+            intro=f"{_DISTANCE} › marks numbers past the retain_model. Metrics for which target and retain_model do "
+            "not differ are left out.",
             columns=tuple(self._metric(*name) for name in sorted(detail.split()[::-1] for detail in details)),
             order=70,
             by_modality=True,

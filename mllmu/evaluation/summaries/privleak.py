@@ -2,21 +2,20 @@
 
 from collections.abc import Iterable, Sequence
 
-from mllmu.core.declared import TableSpec
 from mllmu.core.names import RETAIN_MODEL
-from mllmu.core.records import Modality, Summary
 from mllmu.evaluation.stats import auc
-from mllmu.evaluation.summaries import ScoredRun, Summariser
+from mllmu.evaluation.summaries import Modality, ScoredRun, Summariser, Summary, TableSpec
 from mllmu.evaluation.summaries.membership import SIDES
 
 
 class PrivLeak(Summariser):
-    """PrivLeak by min-k: how far membership of the forgotten people can be told beyond the retain_model, in percent.
+    """PrivLeak by min-k: difference between a model's membership AUC and the retain_model's, relative and in percent.
 
-    100 * ((1 - AUC) - (1 - AUC_retain)) / (1 - AUC_retain), AUC of forget against holdout answers
+    100 * ((1 - AUC) - (1 - AUC_retain)) / (1 - AUC_retain), AUC of min-k on forget against holdout answers
 
-    0 = as the retain_model. Negative: the answers still look known (the target's value). Positive: they look less
-    known than if never seen, which tells as much. Undefined, and said so, where the retain_model's AUC is 1.
+    0: as the retain_model. Negative: the forgotten people still look like training data, as they do for the target.
+    Positive: they look less like training data than people never seen, which reveals that they were unlearned.
+    Undefined, with a note, where the retain_model's AUC is 1.
     """
 
     source = "https://arxiv.org/abs/2407.06460"
@@ -35,8 +34,8 @@ class PrivLeak(Summariser):
 
     def tables(self, rows: Sequence[Summary]) -> Iterable[TableSpec]:
         reads = (
-            "membership by min-k against the retain_model's, in %: 0 is as the retain_model, negative still looks "
-            "known, positive looks less known than never seen"
+            "membership AUC by min-k relative to the retain_model's, in %: 0 equals the retain_model, negative means "
+            "that the people still look like training data, positive that they look less like it than people never seen"
         )
         return self.overview(12, self.column("PrivLeak", split="forget", show="signed", scale=0.01, reads=reads))
 
