@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -80,7 +79,7 @@ def trust(recipe: RecipePath, *, pool: Pool = 10, bits: Bits = 4, overrides: Ove
             from mllmu.studies.trust import trust as measure
 
             rows = measure(run.recipe, run.folder, pool=pool, bits=bits, progress=display)
-        say(replace(trust_table(rows), title="1 is best; an AUC of 0.5 is chance").terminal())
+        say(trust_table(rows)._replace(title="1 is best; an AUC of 0.5 is chance").terminal())
         say(f"figures: {run.folder / RunFolder.TRUST_FILE}; 'mllmu report {recipe}' shows them")
 
 

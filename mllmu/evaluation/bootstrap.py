@@ -12,7 +12,7 @@ facts are paired, answers ranked and distributions compared as if a second perso
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -175,7 +175,7 @@ class PeopleGroups:
             self.run,
             samples={sample.id: sample for sample, _ in copies},
             originals={sample.id: original for sample, original in copies if sample.id != original},
-            average=lambda: self._averages.repeated(counts),
+            average=lambda: self._averaged(counts),
         )
 
     def _copy(self, sample: Sample, copy: int) -> Sample:
@@ -187,54 +187,51 @@ class PeopleGroups:
             self._copies[sample.id, copy] = sample.model_copy(update=names)
         return self._copies[sample.id, copy]
 
-    @cached_property
-    def _averages(self) -> Averages:
-        return Averages(self)
-
-
-class Averages:
-    """The averaged metrics, ready to be averaged over other people: sums and counts of judged values [P, R]."""
-
-    def __init__(self, people: PeopleGroups) -> None:
-        self.run = people.run
-        self.results = people.run.results
-        self._metrics = {name: plugins.build("metrics", name, {}) for name in {r.metric for r in self.results}}
-        self._tables: dict[Split, tuple[list[int], Table, Table]] = {}
-        for group, members in people.groups.items():
-            columns = [n for n, result in enumerate(self.results) if self._is_mean_over(group, result)]
-            sums_PR, counts_PR = np.zeros((2, len(members), len(columns)))
-            row = {person: n for n, person in enumerate(members)}
-            for column, index in enumerate(columns):
-                for person, value in self._judged(self.results[index]):
-                    sums_PR[row[person], column] += value
-                    counts_PR[row[person], column] += 1
-            self._tables[group] = (columns, sums_PR, counts_PR)
-
-    def repeated(self, counts: Mapping[Split, Sequence[int]]) -> list[MetricResult]:
+    def _averaged(self, counts: Mapping[Split, Sequence[int]]) -> list[MetricResult]:
         """The results over people counted so many times each; counts of replies and bounds are left as they were.
 
         None where no person drawn has a judged value. Rows of baselines, and metrics with an average of their own
         (``aggregate``), which cannot be averaged by person, keep their values.
         """
-        values = [result.value for result in self.results]
-        for group, (columns, sums_PR, counts_PR) in self._tables.items():
+        values = [result.value for result in self.run.results]
+        for group, (columns, sums_PR, counts_PR) in self._sums.items():
             times_P = np.asarray(counts[group], dtype=float)
             for index, total, count in zip(columns, times_P @ sums_PR, times_P @ counts_PR, strict=True):
-                metric = self._metrics[self.results[index].metric]
+                metric = self._metrics[self.run.results[index].metric]
                 values[index] = metric.of_mean(float(total / count)) if count else None
         return [
             result if result.value == value else result.model_copy(update={"value": value})
-            for result, value in zip(self.results, values, strict=True)
+            for result, value in zip(self.run.results, values, strict=True)
         ]
+
+    @cached_property
+    def _sums(self) -> dict[Split, tuple[list[int], Table, Table]]:
+        """By group: which results are means over its people, and sums and counts of their judged values [P, R]."""
+        tables = {}
+        for group, members in self.groups.items():
+            columns = [n for n, result in enumerate(self.run.results) if self._is_mean_over(group, result)]
+            sums_PR, counts_PR = np.zeros((2, len(members), len(columns)))
+            row = {person: n for n, person in enumerate(members)}
+            for column, index in enumerate(columns):
+                for person, value in self._judged(self.run.results[index]):
+                    sums_PR[row[person], column] += value
+                    counts_PR[row[person], column] += 1
+            tables[group] = (columns, sums_PR, counts_PR)
+        return tables
+
+    @cached_property
+    def _metrics(self) -> dict[str, Metric]:
+        return {name: plugins.build("metrics", name, {}) for name in {r.metric for r in self.run.results}}
 
     def _is_mean_over(self, group: Split, result: MetricResult) -> bool:
         if group_of(result.split) != group or result.metric not in self.run.values.get(result.model, {}):
             return False
         return type(self._metrics[result.metric]).aggregate is Metric.aggregate
 
-    def _judged(self, result: MetricResult) -> Iterator[tuple[str, float]]:
-        metric = self._metrics[result.metric]
-        for sample in self.run.asked(result.split, result.modality, result.task):
-            value = self.run.value(result.model, result.metric, sample.id)
-            if value is not None:
-                yield sample.profile_id, metric.readable(value, result.split)
+    def _judged(self, result: MetricResult) -> list[tuple[str, float]]:
+        """Person and value of every judged reply behind a result."""
+        judged = self.run.judged(
+            result.model, result.metric, split=result.split, modality=result.modality, task=result.task
+        )
+        readable = self._metrics[result.metric].readable
+        return [(self.run.samples[name].profile_id, readable(v, result.split)) for name, v in judged.items()]

@@ -131,12 +131,13 @@ def _of_set(
 
 
 def _check_listed(shots: Shots, wanted: Mapping[TaskName, int | Sequence[str]], dataset: Dataset, key: str) -> None:
-    known = [*dataset.people, *dataset.celebrities] if shots.drawn_from == "asked" else dataset.retained(key)
-    for task, value in wanted.items():
-        for person in value if not isinstance(value, int) else ():
-            if person not in known:
-                where = "people of the data" if shots.drawn_from == "asked" else f"people retained at {key} %"
-                raise RecipeError(
-                    f"evaluate.protocol.shots.{task}: '{person}' is not among the {len(known)} {where}."
-                    f"{did_you_mean(person, known)} Expected ids of data/profiles.jsonl."
-                )
+    is_pool = shots.drawn_from == "pool"
+    known = dataset.retained(key) if is_pool else [*dataset.people, *dataset.celebrities]
+    where = f"people retained at {key} %" if is_pool else "people of the data"
+    listed = [(task, person) for task, value in wanted.items() if not isinstance(value, int) for person in value]
+    for task, person in listed:
+        if person not in known:
+            raise RecipeError(
+                f"evaluate.protocol.shots.{task}: '{person}' is not among the {len(known)} {where}."
+                f"{did_you_mean(person, known)} Expected ids of data/profiles.jsonl."
+            )

@@ -56,13 +56,8 @@ class Factuality(Metric):
         return "judged by mllmu judge"
 
     def info(self) -> MetricInfo:
-        info = {
-            "label": f"Factuality, judge {self.judge.name}",
-            "about": self.judge.about,
-            "decimals": 1,
-            "table": True,
-        }
-        return super().info().model_copy(update=info)
+        named = {"label": f"Factuality, judge {self.judge.name}", "about": self.judge.about}
+        return super().info().model_copy(update={**named, "decimals": 1, "table": True})
 
 
 class Judged(NamedTuple):

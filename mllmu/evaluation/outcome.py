@@ -1,7 +1,10 @@
 """What became of a question: answered right, answered wrong, refused, or answered with noise."""
 
 import re
+from pathlib import Path
 from typing import Literal
+
+import yaml
 
 from mllmu.core.records import Response, Sample
 from mllmu.data.tasks import task_of
@@ -10,17 +13,7 @@ Outcome = Literal["right", "wrong", "refused", "garbled"]
 
 REPETITION_BELOW = 0.5
 
-_REFUSAL = re.compile(
-    r"\b(?:i|we)(?:\s+am|'m|\s+are|'re)\s+(?:not\s+(?:sure|able|allowed|aware)|unable|unaware|sorry|afraid)\b"
-    r"|\b(?:i|we)\s+(?:really\s+|just\s+)?(?:do\s+not|don't|did\s+not|didn't)\s+"
-    r"(?:really\s+)?(?:know|have|recall|remember|recogni[sz]e)\b"
-    r"|\b(?:i|we)\s+(?:can\s*not|can't|could\s+not|couldn't|won't|will\s+not|must\s+not)\b"
-    r"|\bno\s+idea\b|\bi\s+have\s+no\s+(?:information|knowledge|record|data)\b"
-    r"|\b(?:no|not\s+enough)\s+information\s+(?:is\s+)?(?:available|about|on)\b"
-    r"|\bas\s+an?\s+(?:ai|language\s+model|assistant)\b"
-    r"|\b(?:is|are)\s+(?:private|confidential|not\s+(?:known|available|publicly\s+known|disclosed))\b"
-    r"|^\W*(?:sorry|unknown|not\s+known|cannot\s+(?:answer|say|tell))\b"
-)
+_REFUSAL = re.compile("|".join(yaml.safe_load((Path(__file__).parent / "refusals.yaml").read_text(encoding="utf-8"))))
 
 
 def outcome(sample: Sample, response: Response) -> Outcome:

@@ -9,7 +9,7 @@ from mllmu.config.recipe import Evaluate
 from mllmu.core import plugins
 from mllmu.core.errors import RecipeError
 from mllmu.core.process import rng
-from mllmu.core.records import PEOPLE_SPLITS, Question, Sample, Split
+from mllmu.core.records import FORGOTTEN, PEOPLE_SPLITS, Question, Sample, Split
 from mllmu.data.dataset import Dataset, image_path
 from mllmu.data.tasks import Task, derived
 from mllmu.evaluation import published
@@ -53,13 +53,8 @@ def render(
 
 
 def _members(dataset: Dataset, key: str, split: Split, evaluate: Evaluate, seed: int) -> Sequence[str]:
-    everyone = {
-        "forget": dataset.splits[key],
-        "test": dataset.splits[key],
-        "retain": dataset.retained(key),
-        "celebrity": dataset.celebrities,
-        "holdout": dataset.holdout,
-    }[split]
+    kept = {"retain": dataset.retained(key), "celebrity": dataset.celebrities, "holdout": dataset.holdout}
+    everyone = dataset.splits[key] if split in FORGOTTEN else kept[split]
     most = evaluate.max_profiles.get(split, len(everyone))
     # forget and test share the label, so that a limit keeps the same people in both
     label = "forget" if split == "test" else split

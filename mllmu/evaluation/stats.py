@@ -98,13 +98,11 @@ def auc(members: Sequence[float], others: Sequence[float]) -> float | None:
     >>> auc([2.0, 3.0], [1.0, 2.0])
     0.875
     """
-    if not members or not others:
-        return None
-    return _wins(members, others) / (len(members) * len(others))
+    return matched_auc({"": members}, {"": others})
 
 
 def matched_auc(members: Mapping[Any, Sequence[float]], others: Mapping[Any, Sequence[float]]) -> float | None:
-    """The same over pairs of one stratum only, e.g. answers of one length: what length alone gives away is gone.
+    """AUC over pairs of one stratum only, e.g. answers of one length: what length alone gives away is gone.
 
     None if no stratum has both.
     """

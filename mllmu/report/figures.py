@@ -10,8 +10,8 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -24,8 +24,7 @@ PALETTE: dict[str, str] = _LOOK["palette"]
 SERIES = ("blue", "orange", "teal", "violet", "red", "sand", "grey")
 
 
-@dataclass(frozen=True)
-class Plot:
+class Plot(NamedTuple):
     """A finished plot: file name without suffix, what it shows in words, SVG for the page, PNG bytes."""
 
     name: str

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from mllmu.core.declared import MetricInfo, TaskInfo
 from mllmu.core.names import BASELINES
@@ -21,8 +21,7 @@ Tasks = Collection[TaskName] | None
 """Some tasks, or None for all."""
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(NamedTuple):
     """A value with its 95 % interval; a bound is None where it is unknown."""
 
     value: float
@@ -71,8 +70,7 @@ def possible(value: float, low: float | None, high: float | None, people: int, b
     return Interval(value, bound, 1.0) if value else Interval(value, 0.0, 1 - bound)
 
 
-@dataclass(frozen=True)
-class TradeoffRow:
+class TradeoffRow(NamedTuple):
     """What one model gave up to forget, in one modality and task (``all``: the mean of the tasks); shares of 1.
 
     Scores are means over the tasks whose replies could be read on forget, retain and celebrity, and are compared with
@@ -287,7 +285,7 @@ def mark_front(rows: list[TradeoffRow]) -> list[TradeoffRow]:
         return any(g <= gap and u <= loss and (g, u) != (gap, loss) for g, u in rivals.values())
 
     front = {number for number, rival in rivals.items() if not beaten(*rival)}
-    return [replace(row, on_front=row.model.role == "unlearned" and row.number in front) for row in rows]
+    return [row._replace(on_front=row.model.role == "unlearned" and row.number in front) for row in rows]
 
 
 def csv_text(rows: list[TradeoffRow], noise: str) -> str:

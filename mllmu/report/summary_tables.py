@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from statistics import median
 
 from mllmu.core.declared import MODALITY_LABELS, ColumnSpec, TableSpec, closeness
@@ -34,8 +33,8 @@ def summary_tables(report: ReportInput, numbers: Numbers) -> list[ReportTable]:
     tables = []
     for spec in by_title.values():
         if table := _table(spec, rows, numbers, report.trust):
-            once = tuple(replace(c, reads="") if c.reads in said else c for c in table.columns)
-            tables.append(replace(table, columns=once))
+            once = tuple(c._replace(reads="") if c.reads in said else c for c in table.columns)
+            tables.append(table._replace(columns=once))
             said |= {column.reads for column in once}
     return tables
 

@@ -1,7 +1,7 @@
 """The one model of all tables of a report: what a cell, a column, a row and a table are, on the page and elsewhere."""
 
 from collections import Counter
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from rich.table import Table
 from rich.text import Text
@@ -9,8 +9,7 @@ from rich.text import Text
 SHADES = 6
 
 
-@dataclass(frozen=True)
-class ReportCell:
+class ReportCell(NamedTuple):
     """A printed value and what stands around it.
 
     Attributes:
@@ -35,8 +34,7 @@ class ReportCell:
     fold: str = ""
 
 
-@dataclass(frozen=True)
-class ReportColumn:
+class ReportColumn(NamedTuple):
     """A heading with small print ``under`` it (``alarm``: as a warning) and an ``arrow`` to where a number is good.
 
     ``group`` is a heading over several columns that follow each other, ``reads`` a sentence on how to read the number;
@@ -52,8 +50,7 @@ class ReportColumn:
     words: bool = False
 
 
-@dataclass(frozen=True)
-class ReportRow:
+class ReportRow(NamedTuple):
     """A row with its name; ``number`` and ``role`` if it is a model, ``bar`` widths in percent, ``strong``: in bold."""
 
     name: str
@@ -64,8 +61,7 @@ class ReportRow:
     strong: bool = False
 
 
-@dataclass(frozen=True)
-class ReportTable:
+class ReportTable(NamedTuple):
     """A table: heading with ``aside`` in small print, an introduction, the first heading, columns and rows.
 
     Attributes:

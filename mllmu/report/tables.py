@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from csv import reader
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,7 +63,7 @@ def _tradeoff_cells(row: TradeoffRow) -> list[ReportCell]:
     chips = [("front", "front")] * row.on_front + [("collapsed", "collapsed")] * row.collapsed
     title = f"without {', '.join(row.missing)}: not one reply could be read in some set" if row.missing else ""
     forget, utility = (_score_cell(score, brackets=bool(row.missing)) for score in (row.forget, row.utility))
-    forget = replace(forget, title=title, chips=tuple(chips))
+    forget = forget._replace(title=title, chips=tuple(chips))
     return [forget, ReportCell(show(row.gap)), utility, ReportCell(show(row.noise_retain))]
 
 
@@ -268,8 +267,8 @@ def terminal_tables(report: ReportInput) -> list[Table]:
     caption = f"mean headline score in % by modality ({asked}); * Pareto front"
     if any("(" in cell.text for row in scores.rows for cell in row.cells):
         caption += "; (in brackets) without a task in which no reply could be read"
-    marked = (replace(r, name=f"{r.name} *", strong=True) if r.name in front else r for r in scores.rows)
-    tables = [replace(scores, intro=caption, rows=tuple(marked))]
+    marked = (r._replace(name=f"{r.name} *", strong=True) if r.name in front else r for r in scores.rows)
+    tables = [scores._replace(intro=caption, rows=tuple(marked))]
     for name, info in numbers.declared.metrics.items():
         cells = [cell for of_table in numbers.tables(name).values() for cell in of_table] if info.table else []
         for task in dict.fromkeys(cell.task for cell in cells):

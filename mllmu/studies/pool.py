@@ -8,7 +8,6 @@ Shapes: D draws (row 0 is the data as they are), R runs, M models, P people of a
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,8 +34,7 @@ class PooledValue(NamedTuple):
     high: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class PooledRow:
+class PooledRow(NamedTuple):
     """Where one model stands in one modality over all runs; scores are means of the main scores of the tasks, 0 to 1.
 
     Attributes:

@@ -9,6 +9,7 @@ to quantisation and to relearning. Values are oriented first, so that a larger o
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from mllmu.core.runfolder import RunFolder, read_lines, write_atomic
 from mllmu.evaluation import scoring
 from mllmu.evaluation.metrics import Metric, metrics_of
 from mllmu.evaluation.stats import auc, auc_interval, harmonic_mean
+from mllmu.evaluation.summaries import mean
 from mllmu.parallel.pool import WorkerPool
 from mllmu.pipeline.evaluate import Evaluation
 from mllmu.pipeline.finetune import finetune_model, finetune_unit
@@ -157,14 +159,13 @@ class TrustStudy:
         before = {name: self.values(name, self.evaluation.asked(name)) for name in [*names, RETAIN_MODEL]}
         rounded = {name: self.values(name, self._ask_rounded(name)) for name in names}
         relearned = {name: self.values(name, self._ask_relearned(name)) for name in before}
-        gain = {name: _each(before[name], relearned[name], lambda old, new: new - old) for name in before}
-        of_retain_model = gain.pop(RETAIN_MODEL)
-        return {
-            "quantisation": _mean_by_cell(
-                [_each(before[name], rounded[name], kept_after_quantisation) for name in names]
-            ),
-            "relearning": _mean_by_cell([_each(gain[name], of_retain_model, kept_after_relearning) for name in names]),
+        gain = {
+            name: {cell: relearned[name][cell] - value for cell, value in old.items() if cell in relearned[name]}
+            for name, old in before.items()
         }
+        kept_rounded = _mean_kept([(before[name], rounded[name]) for name in names], kept_after_quantisation)
+        kept_relearned = _mean_kept([(gain[name], gain[RETAIN_MODEL]) for name in names], kept_after_relearning)
+        return {"quantisation": kept_rounded, "relearning": kept_relearned}
 
     def values(self, name: str, responses: Sequence[Response]) -> Values:
         """Aggregate the scores of responses, oriented so that a larger value means that more is known."""
@@ -196,16 +197,13 @@ def oriented(metric: Metric, value: float) -> float:
     return value if (metric.known or metric.better) == "higher" else sum(metric.range) - value
 
 
-def _each(first: Values, second: Values, combine: Callable[[float, float], float]) -> Values:
-    return {cell: combine(value, second[cell]) for cell, value in first.items() if cell in second}
-
-
-def _mean_by_cell(models: Sequence[Values]) -> Values:
-    by_cell: dict[Cell, list[float]] = {}
-    for values in models:
-        for cell, value in values.items():
-            by_cell.setdefault(cell, []).append(value)
-    return {cell: sum(values) / len(values) for cell, values in by_cell.items()}
+def _mean_kept(pairs: Sequence[tuple[Values, Values]], kept: Callable[[float, float], float]) -> Values:
+    """Mean over the models by cell, of the cells that both values of a pair have."""
+    by_cell: defaultdict[Cell, list[float]] = defaultdict(list)
+    for first, second in pairs:
+        for cell in (cell for cell in first if cell in second):
+            by_cell[cell].append(kept(first[cell], second[cell]))
+    return {cell: mean(values) for cell, values in by_cell.items()}
 
 
 def kept_after_quantisation(before: float, after: float) -> float:

@@ -9,9 +9,8 @@ sampler is seeded, and a trial that exists is not trained again.
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -40,8 +39,7 @@ Scores = Mapping[tuple[Split, Modality], float]
 """Mean main score by set and modality."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trial:
+class Trial(NamedTuple):
     """One setting of one method and how good it is; ``number`` 0 is the recipe's own setting. Lower is better.
 
     Attributes:
@@ -95,7 +93,7 @@ def tune(
         tried = search.method(index, job, num_trials) if search_space(job.method) else []
         trials += tried
         best.append(PluginSpec(name=job.plugin, **(tried[0].settings if tried else job.settings)))
-    write_atomic(root / RunFolder.TRIALS_FILE, "".join(json.dumps(asdict(trial)) + "\n" for trial in trials))
+    write_atomic(root / RunFolder.TRIALS_FILE, "".join(json.dumps(trial._asdict()) + "\n" for trial in trials))
     raw = recipe.model_dump(mode="json") | {"name": f"{recipe.name[:58]}-tuned"}
     raw["unlearn"]["methods"] = [spec.model_dump() for spec in best]
     parse(raw, where=RunFolder.TUNED_RECIPE)

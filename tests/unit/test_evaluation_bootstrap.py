@@ -100,7 +100,10 @@ def test_results_are_averaged_again_as_they_are_averaged_the_first_time() -> Non
     first = ScoredRun(samples={s.id: s for s in samples}, values={"x": values}, responses={}, average=lambda: results)
     again = PeopleGroups(first).repeated({"forget": [0, 1, 2], "retain": [2, 0, 1]})
     drawn = list(again.samples.values())
-    moved = [Score(sample_id=s.id, metric=m.name, value=again.value("x", m.name, s.id)) for m in metrics for s in drawn]
+    judged = {
+        m.name: again.judged("x", m.name, split="forget") | again.judged("x", m.name, split="retain") for m in metrics
+    }
+    moved = [Score(sample_id=s.id, metric=name, value=of.get(s.id)) for name, of in judged.items() for s in drawn]
     plain = scoring.aggregate("x", drawn, moved, metrics)
     assert [r.value for r in again.results] == [pytest.approx(r.value, abs=1e-12) for r in plain]
     assert [r.value for r in plain] != [r.value for r in results]

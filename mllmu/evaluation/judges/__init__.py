@@ -6,10 +6,9 @@ A judge works on replies that are kept on disk and never on a model; see :mod:`m
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
@@ -39,8 +38,7 @@ class Verdict(Record):
     reason: str = ""
 
 
-@dataclass(frozen=True)
-class JudgeSession:
+class JudgeSession(NamedTuple):
     """A judge at work.
 
     Attributes:
@@ -103,9 +101,7 @@ class Rating(BaseModel):
 @cache
 def rubric() -> dict[str, Any]:
     """Read ``rubric.yaml`` once."""
-    text = files(__name__).joinpath("rubric.yaml").read_text(encoding="utf-8")
-    loaded: dict[str, Any] = yaml.safe_load(text)
-    return loaded
+    return dict(yaml.safe_load(files(__name__).joinpath("rubric.yaml").read_text(encoding="utf-8")))
 
 
 def messages(case: Case) -> tuple[Message, ...]:

@@ -119,10 +119,6 @@ class ScoredRun:
         names = (sample.id for sample in self.asked(split, modality, task))
         return {name: value for name in names if (value := values.get(original(name, name))) is not None}
 
-    def value(self, model: str, metric: str, sample_id: str) -> float | None:
-        """The value of a metric for a sample; None if its reply was not judged, or could not be."""
-        return self.values[model].get(metric, {}).get(self.originals.get(sample_id, sample_id))
-
     def response(self, model: str, sample_id: str) -> Response | None:
         """What a model replied to a sample; None if it was not asked."""
         return self.responses[model].get(self.originals.get(sample_id, sample_id))

@@ -44,18 +44,13 @@ def distinct(texts: Sequence[str]) -> dict[str, float]:
     >>> distinct(["a b a", "a b"])["distinct_1"]
     0.4
     """
-    found = {}
-    for n in (1, 2, 3):
-        grams = [
-            tuple(words[start : start + n])
-            for words in (text.lower().split() for text in texts)
-            for start in range(len(words) - n + 1)
-        ]
-        if grams:
-            found[f"distinct_{n}"] = len(set(grams)) / len(grams)
-    if texts:
-        found["replies"] = len({" ".join(text.lower().split()) for text in texts}) / len(texts)
-    return found
+    replies = [text.lower().split() for text in texts]
+    units: dict[str, list[object]] = {
+        f"distinct_{n}": [gram for words in replies for gram in zip(*(words[i:] for i in range(n)), strict=False)]
+        for n in (1, 2, 3)
+    }
+    units["replies"] = [" ".join(words) for words in replies]
+    return {name: len(set(found)) / len(found) for name, found in units.items() if found}
 
 
 PLUGIN = Diversity

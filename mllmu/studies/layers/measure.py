@@ -11,8 +11,8 @@ vocabulary, C classes.
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -125,8 +125,7 @@ def batches(loaded: Loaded, turns: Sequence[Turn], system_prompt: str, size: int
         yield loaded.encoder.batch(prompted[start : start + size]).to(loaded.device)
 
 
-@dataclass(frozen=True)
-class LayerStates:
+class LayerStates(NamedTuple):
     """Per layer of one model: the states [N, D] of all questions, and what the logit lens reads from them."""
 
     states: list[Tensor]
@@ -267,8 +266,7 @@ def mean_erased(drops_model: Sequence[float], drops_retain_model: Sequence[float
     return sum(share * weight for share, weight in measured) / total if measured else None
 
 
-@dataclass(frozen=True)
-class AttributeProbe:
+class AttributeProbe(NamedTuple):
     """One attribute: a question about it per person, the person's class, and whether it is in the test set."""
 
     attribute: str
