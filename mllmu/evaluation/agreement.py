@@ -76,7 +76,15 @@ def read_people(path: Path) -> dict[ReplyId, float]:
         DataError: no such file, no such columns, a score that is no number from 1 to 10, or a reply judged twice.
     """
     found: dict[ReplyId, float] = {}
-    for number, row in _rows(path):
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            if missing := [column for column in COLUMNS if column not in (reader.fieldnames or ())]:
+                raise DataError(f"{path}: no column '{missing[0]}'. Expected a CSV file with {', '.join(COLUMNS)}.")
+            rows = [(reader.line_num, row) for row in reader if (row["score"] or "").strip()]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read ({error}). Expected a CSV file in UTF-8.") from None
+    for number, row in rows:
         try:
             judged = _Row.model_validate({column: row[column] for column in COLUMNS})
         except ValidationError as error:
@@ -89,16 +97,3 @@ def read_people(path: Path) -> dict[ReplyId, float]:
             raise DataError(f"{path}:{number}: {' '.join(reply)} is judged a second time, expected one score a reply.")
         found[reply] = judged.score
     return found
-
-
-def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """The judged rows with their line numbers."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
-            if missing:
-                raise DataError(f"{path}: no column '{missing[0]}'. Expected a CSV file with {', '.join(COLUMNS)}.")
-            return [(reader.line_num, row) for row in reader if (row["score"] or "").strip()]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read ({error}). Expected a CSV file in UTF-8.") from None

@@ -32,8 +32,8 @@ _SET_TITLES: dict[Split, str] = {
 }
 
 
-def shown(example: Question, text: str) -> Exchange:
-    """An example as it is put before a question: ``text``, its reply and, unless it is asked by name, its image."""
+def exchange(example: Question, text: str) -> Exchange:
+    """An example as it stands before a question: ``text``, its reply and, for image + text, its image."""
     has_image = example.modality == "image_text"
     image = image_path(example.profile_id, example.view or 0) if has_image else ""
     return Exchange(prompt=text, reply=example.answer, image=image)
@@ -61,7 +61,7 @@ def sample(
     """
     task, category = task_of(question.task), (question.task, question.modality)
     used = [shot for shot in shots if task.published_people and (shot.task, shot.modality) == category]
-    examples = tuple(shown(shot, task.published_example(shot)) for shot in used)  # the text holds the reply already
+    examples = tuple(exchange(shot, task.published_example(shot)) for shot in used)  # the text holds the reply already
     is_letter = question.options and question.modality == "text"
     changes = {
         "prompt": "".join(example.prompt for example in examples) + task.published_prompt(question),

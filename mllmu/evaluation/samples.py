@@ -109,7 +109,7 @@ class _Asking:
         where: dict[str, Any] = {"split": split, "part": "selection" if aside else "report", "image": image}
         task = self.tasks[question.task]
         if self.protocol.prompts == "chat":
-            examples = tuple(published.shown(shot, task.prompt(shot)) for shot in shots)
+            examples = tuple(published.exchange(shot, task.prompt(shot)) for shot in shots)
             return task.sample(question, **where).model_copy(update={"examples": examples})
         raw = published.sample(question, **where, shots=shots, letter_tokens=self.family.published_letter_tokens)
         limit = {} if self.protocol.max_new_tokens == published.NEW_TOKENS else {"max_new_tokens": task.max_new_tokens}

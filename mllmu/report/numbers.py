@@ -137,7 +137,7 @@ class Numbers:
         self.declared = report.declared
         self.splits = list(dict.fromkeys([*report.declared.splits, *(r.split for r in report.results)]))
         undeclared = {result.task: TaskInfo(label=result.task, metric="") for result in report.results}
-        self.tasks = {**report.declared.tasks, **undeclared, **report.declared.tasks}
+        self.tasks = {**report.declared.tasks, **undeclared, **report.declared.tasks}  # declared first
         self.outcomes = [name for name, metric in report.declared.metrics.items() if metric.outcome]
         self.noise = next((name for name in self.outcomes if self.metric(name).collapse), "noise")
         self._results: dict[tuple[str, str, Cell], MetricResult] = {}
