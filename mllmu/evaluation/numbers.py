@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from mllmu.core import plugins
 from mllmu.core.declared import Declared, SplitInfo, TableSpec
-from mllmu.core.records import PEOPLE_SPLITS, TASKS, Cell, MetricResult, Question, Sample, Split, Summary
+from mllmu.core.records import TASKS, Cell, MetricResult, Question, Sample, Split, Summary
 from mllmu.data.tasks import task_of
 from mllmu.evaluation.metrics import clustered_mean
 from mllmu.evaluation.scoring import by_cell, ordered, result_row
@@ -56,7 +56,7 @@ def declared(
         tasks={task: task_of(task).info(parser) for task in ordered((r.task for r in results), TASKS)},
         splits={
             split: benchmarks.get(split) or SplitInfo(label=split.capitalize())
-            for split in ordered((r.split for r in results), PEOPLE_SPLITS)
+            for split in ordered(r.split for r in results)
         },
         tables=tuple(tables),
     )

@@ -97,7 +97,7 @@ def by_cell(samples: Iterable[Sample]) -> dict[Cell, list[Sample]]:
     found: defaultdict[Cell, list[Sample]] = defaultdict(list)
     for sample in samples:
         found[Cell(sample.split, sample.task, sample.modality)].append(sample)
-    splits, tasks = ordered((c.split for c in found), PEOPLE_SPLITS), ordered((c.task for c in found), TASKS)
+    splits, tasks = ordered(c.split for c in found), ordered((c.task for c in found), TASKS)
     every = itertools.starmap(Cell, itertools.product(splits, tasks, MODALITIES))
     return {cell: found[cell] for cell in every if cell in found}
 
@@ -127,10 +127,10 @@ def result_row(model: str, metric: str, cell: Cell, estimate: Estimate, *, num_u
     )
 
 
-def ordered(found: Iterable[str], first: Sequence[str]) -> list[str]:
+def ordered(found: Iterable[str], first: Sequence[str] = PEOPLE_SPLITS) -> list[str]:
     """Distinct names in the order of tables: those of ``first`` in its order, then the others as they come.
 
-    >>> ordered(["mmlu", "retain", "forget", "mmlu"], PEOPLE_SPLITS)
+    >>> ordered(["mmlu", "retain", "forget", "mmlu"])
     ['forget', 'retain', 'mmlu']
     """
     distinct = dict.fromkeys(found)

@@ -18,23 +18,11 @@ from mllmu.core.declared import ColumnSpec, TableSpec
 from mllmu.core.errors import DataError
 from mllmu.core.names import RETAIN_MODEL
 from mllmu.core.plugins import Plugin
-from mllmu.core.records import (
-    FORGOTTEN,
-    MODALITIES,
-    PEOPLE_SPLITS,
-    UTILITY,
-    MetricResult,
-    Modality,
-    Response,
-    Sample,
-    Score,
-    Split,
-    Summary,
-)
+from mllmu.core.records import FORGOTTEN, MODALITIES, MetricResult, Modality, Response, Sample, Score, Split, Summary
 from mllmu.evaluation.scoring import ordered, samples_by_id, values_by_metric
 
 __all__ = [
-    "FORGOTTEN", "UTILITY", "ColumnSpec", "Modality", "ScoredRun", "Split", "Summariser", "Summary", "TableSpec",
+    "FORGOTTEN", "ColumnSpec", "Modality", "ScoredRun", "Split", "Summariser", "Summary", "TableSpec",
     "build_all", "mean",
 ]  # fmt: skip
 
@@ -91,7 +79,7 @@ class ScoredRun:
     def splits(self) -> list[Split]:
         """The sets that were asked: people's in the order of tables, then benchmarks."""
         asked = (split for (split, modality, _), samples in self._asked.items() if modality is None and samples)
-        return ordered(asked, PEOPLE_SPLITS)
+        return ordered(asked)
 
     @property
     def modalities(self) -> list[Modality]:

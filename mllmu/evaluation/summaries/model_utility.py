@@ -5,9 +5,10 @@ from functools import cache
 from math import fsum
 
 from mllmu.core.plugins import build
+from mllmu.core.records import UTILITY
 from mllmu.evaluation.metrics import Metric
 from mllmu.evaluation.stats import harmonic_mean
-from mllmu.evaluation.summaries import UTILITY, Modality, ScoredRun, Split, Summariser, Summary, TableSpec
+from mllmu.evaluation.summaries import Modality, ScoredRun, Split, Summariser, Summary, TableSpec
 
 PARTS = ("probability", "rougeL_recall", "truth_ratio")
 
