@@ -7,7 +7,6 @@ Only free answers are judged, those of tasks that say so. Every verdict is on di
 an interrupted run continues where it was.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +24,7 @@ from mllmu.core.runfolder import (
     read_json,
     read_lines,
     write_atomic,
+    write_json,
 )
 from mllmu.data.tasks import task_of
 from mllmu.evaluation import scoring
@@ -158,7 +158,7 @@ def _judge(
             finally:  # the cost of interrupted attempts counts too
                 now = {name: amount - before.get(name, 0.0) for name, amount in session.spent().items()}
                 facts |= added(read_json(account), now)
-                write_atomic(account, json.dumps(facts))
+                write_json(account, facts)
             write_atomic(unit.building / RunFolder.SCORES_FILE, dump_lines(scores))
             (unit.building / PARTIAL).unlink()
     return read_lines(unit.folder / RunFolder.SCORES_FILE, Score), unit.facts()
@@ -206,7 +206,7 @@ def _averaged(
         "declared": Declared(metrics={metric.name: metric.info()}).model_dump(exclude_defaults=True),
     }
     path = root / RunFolder.evaluation(key) / f"{RunFolder.judgement(judge.name)}.json"
-    write_atomic(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_json(path, content)
     return Judged(key, results, spent, path)
 
 

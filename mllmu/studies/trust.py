@@ -8,7 +8,6 @@ Source: the meta-evaluation of OpenUnlearning, arXiv:2506.12618: faithfulness by
 to quantisation and to relearning. Values are oriented first, so that a larger one means that more is known.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -19,7 +18,7 @@ from mllmu.core.errors import RecipeError
 from mllmu.core.names import RETAIN_MODEL
 from mllmu.core.process import Progress, derive
 from mllmu.core.records import Modality, Response, TaskName
-from mllmu.core.runfolder import RunFolder, read_lines, write_atomic
+from mllmu.core.runfolder import RunFolder, read_lines, write_json
 from mllmu.evaluation import scoring
 from mllmu.evaluation.metrics import Metric, metrics_of
 from mllmu.evaluation.stats import auc, auc_interval, harmonic_mean
@@ -68,7 +67,7 @@ def trust(recipe: Recipe, root: Path, *, pool: int, bits: int, progress: Progres
     rows = [_row(cell, with_people, without, robustness) for cell in study.cells()]
     rows.sort(key=lambda row: (-(row.trust or 0.0), row.metric, row.task, row.modality))
     content = {"pool": pool, "bits": bits, "key": study.key, "rows": [row.model_dump() for row in rows]}
-    write_atomic(root / RunFolder.TRUST_FILE, json.dumps(content, indent=1) + "\n")
+    write_json(root / RunFolder.TRUST_FILE, content)
     return rows
 
 
