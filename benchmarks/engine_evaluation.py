@@ -29,7 +29,8 @@ from mllmu.data.questions import QuestionOrder
 from mllmu.data.questions import template as asking
 from mllmu.data.sources.synthetic import Synthetic
 from mllmu.evaluation import samples as sampling
-from mllmu.models.engine.respond import as_turn, plan_batches, respond
+from mllmu.models.encoding import as_turn
+from mllmu.models.engine.respond import plan_batches, respond
 from mllmu.models.loading import Loaded
 
 PROTOCOLS = {"zero-shot": "corrected", "published": "official"}

@@ -1,4 +1,4 @@
-"""From turns to padded batches, and from images to features of a frozen vision tower; each is computed once.
+"""Samples to turns, turns to padded batches, images to features of a frozen vision tower; each is computed once.
 
 All questions of a run show the same few images, and vision tower and projector are the same in every model of it. So
 an image's features are remembered, by image and by the weights they went through. Families say with ``image_parts``
@@ -11,10 +11,10 @@ Shapes: B rows, T tokens, F image tokens, D hidden size of the language model.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -23,11 +23,13 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from mllmu.core.errors import ModelError
+from mllmu.core.records import Sample
 from mllmu.models.families import IGNORE, Batch, Family, Turn, core
 
 if TYPE_CHECKING:
     from mllmu.models.loading import Loaded
 
+T = TypeVar("T")
 FEATURES = "image_features"
 """Among the inputs of a batch: [F, D] the features of its images, in order, instead of their pixels."""
 PIXEL_BYTES = 4 * 2**30
@@ -148,6 +150,26 @@ def remember(cache: LRUCache[Any, Any], key: Any, value: Any) -> None:
     """Keep a value, unless it alone is larger than the cache."""
     with suppress(ValueError):
         cache[key] = value
+
+
+def as_turn(sample: Sample, image_folder: Path, system_prompt: str) -> Turn:
+    """A sample as a turn, without reply; the system prompt is put into a raw prompt, which holds its examples already."""
+    system = "\n".join(part for part in (system_prompt, sample.system) if part)
+    image = image_folder / sample.image if sample.image else None
+    before = tuple(
+        Turn(prompt=one.prompt, reply=one.reply, image=image_folder / one.image if one.image else None)
+        for one in sample.examples
+    )
+    prompt = f"{system}\n{sample.prompt}" if sample.raw_prompt and system else sample.prompt
+    return Turn(prompt=prompt, image=image, system=system, label=sample.id, before=before)
+
+
+def grouped(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
+    """Items with the same key together, in their order and in that of the first of each group."""
+    groups: dict[Hashable, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return list(groups.values())
 
 
 def shared_length(prompts: Sequence[Sequence[int]]) -> int:

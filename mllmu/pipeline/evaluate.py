@@ -14,9 +14,8 @@ from mllmu.core.runfolder import Journal, RunFolder, Unit, digest, dump_lines, r
 from mllmu.evaluation import samples as rendering
 from mllmu.evaluation import scoring
 from mllmu.evaluation.metrics import Metric
-from mllmu.models.engine.base_logp import base_logps
 from mllmu.models.engine.memory import MOST, starting_size
-from mllmu.models.engine.respond import plan_batches, respond
+from mllmu.models.engine.respond import base_logps, plan_batches, respond
 from mllmu.models.engine.vllm_backend import VllmEngine, VllmModel, open_model
 from mllmu.models.loading import Loaded, family_of
 from mllmu.models.weights import round_weights

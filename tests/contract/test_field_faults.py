@@ -34,9 +34,10 @@ from mllmu.evaluation.metrics import metrics_of
 from mllmu.evaluation.samples import render
 from mllmu.evaluation.scoring import score_all
 from mllmu.evaluation.summaries import ScoredRun, build_all
+from mllmu.models.encoding import as_turn
 from mllmu.models.engine.forward import Forward, run_forward
 from mllmu.models.engine.plain import measure
-from mllmu.models.engine.respond import as_turn, respond
+from mllmu.models.engine.respond import respond
 from mllmu.models.families import IGNORE, Turn
 from mllmu.models.loading import Loaded
 from mllmu.training.batches import training_turns

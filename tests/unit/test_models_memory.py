@@ -14,9 +14,9 @@ from mllmu.core.errors import RecipeError
 from mllmu.core.process import SilentProgress
 from mllmu.models import devices
 from mllmu.models.devices import free_bytes
+from mllmu.models.encoding import as_turn
 from mllmu.models.engine import memory
 from mllmu.models.engine.memory import MOST, bytes_of, longest, starting_size, tokens_of
-from mllmu.models.engine.respond import as_turn
 from mllmu.pipeline.evaluate import collect
 
 SAMPLES = [sample(n, image=("red.png", "", "green.png")[n % 3], prompt="Where?" + "!" * (n % 5)) for n in range(30)]

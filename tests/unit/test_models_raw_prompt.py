@@ -99,7 +99,7 @@ def test_examples_are_read_once_for_all_people_and_a_image_once_for_its_question
     said(loaded, tiny_base, wanted, share=True)
     marks = [[count for _, count in level] for level in lengths]
     assert marks == [[2 * 17], [17, 17], [0] * 4]
-    whole = sum(len(raw_prompt.encode(loaded, s, raw_prompt.opener(tiny_base))["input_ids"][0]) for s in wanted)
+    whole = sum(len(raw_prompt.encode(loaded, s, tiny_base)["input_ids"][0]) for s in wanted)
     assert sum(length for level in lengths for length, _ in level) < 0.6 * whole
 
 

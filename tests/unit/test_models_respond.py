@@ -11,8 +11,9 @@ from helpers_models import load_ref, sample
 
 from mllmu.core.errors import ModelError
 from mllmu.core.records import Exchange, Response, Sample
+from mllmu.models.encoding import as_turn
 from mllmu.models.engine import respond as respond_module
-from mllmu.models.engine.respond import as_turn, plan_batches, respond
+from mllmu.models.engine.respond import plan_batches, respond
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded
 

@@ -13,9 +13,9 @@ from PIL import Image
 
 from mllmu.config.recipe import Lora, ModelSection
 from mllmu.core.records import Exchange, ModelRef, Sample
-from mllmu.models.encoding import EncodedPrompt, shared_length
+from mllmu.models.encoding import EncodedPrompt, as_turn, shared_length
 from mllmu.models.engine import forward
-from mllmu.models.engine.respond import SHORTEST, SharingPlan, answer, as_turn, plan, plan_batches, respond
+from mllmu.models.engine.respond import SHORTEST, SharingPlan, answer, plan, plan_batches, respond
 from mllmu.models.engine.tree import TreeLevel
 from mllmu.models.families import Turn
 from mllmu.models.layers import decoder_layers

@@ -9,8 +9,9 @@ import torch
 from helpers_models import load_ref, logits, sample
 
 from mllmu.core.records import Sample, TokenStats
+from mllmu.models.encoding import as_turn
 from mllmu.models.engine.plain import measure
-from mllmu.models.engine.respond import as_turn, respond
+from mllmu.models.engine.respond import respond
 from mllmu.models.loading import Loaded
 
 ASKED = [

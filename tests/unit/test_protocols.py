@@ -194,7 +194,7 @@ def few_shot(base: Path, number: int, image: str, prompt: str, **settings: Any) 
 
 
 def test_examples_are_earlier_exchanges_with_their_own_images(tiny_base: Path) -> None:
-    from mllmu.models.engine.respond import as_turn
+    from mllmu.models.encoding import as_turn
 
     loaded = load_ref(tiny_base)
     turn = as_turn(few_shot(tiny_base, 1, "green.png", "What <image> is it?"), tiny_base, "Be kind.")
@@ -250,7 +250,7 @@ def test_a_guard_stands_before_a_literal_prompt(tmp_path: Path) -> None:
 
     loaded = load_ref(make_base(tmp_path))
     asked = sample(1, prompt="USER: Where?\nASSISTANT:", raw_prompt=True)
-    ids = encode(loaded, asked, lambda _: None, system_prompt="Say no more.")["input_ids"][0]
+    ids = encode(loaded, asked, tmp_path, system_prompt="Say no more.")["input_ids"][0]
     assert loaded.encoder.processor.tokenizer.decode(ids) == "Say no more.\nUSER: Where?\nASSISTANT:"
 
 
@@ -286,7 +286,7 @@ def test_chat_templates_tell_examples_as_earlier_exchanges(kind: str, tiny_base:
     import helpers_families
     from helpers_models import sample
 
-    from mllmu.models.engine.respond import as_turn
+    from mllmu.models.encoding import as_turn
 
     loaded = load_ref(helpers_families.build(kind, tmp_path))
     asked = [few_shot(tiny_base, n, "green.png", "Where?" + "!" * n) for n in range(2)]

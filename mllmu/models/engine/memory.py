@@ -23,10 +23,10 @@ import torch
 
 from mllmu.core.records import Sample
 from mllmu.models.devices import free_bytes
-from mllmu.models.encoding import EncodedPrompt
+from mllmu.models.encoding import EncodedPrompt, as_turn
 from mllmu.models.engine.forward import MOST_LOGITS, MOST_TOKENS
 from mllmu.models.engine.raw_prompt import raw_prompts
-from mllmu.models.engine.respond import as_turn, plan_sharing
+from mllmu.models.engine.respond import candidates_of, plan_sharing
 from mllmu.models.engine.tree import MOST_SCORES, STEPS_AHEAD
 from mllmu.models.families import core
 from mllmu.models.loading import Loaded
@@ -189,7 +189,7 @@ def tokens_of(loaded: Loaded, batch: Sequence[Sample], *, image_folder: Path, sy
     else:
         turns = [as_turn(sample, image_folder, system_prompt) for sample in batch]
         prompts = [EncodedPrompt(loaded.encoder.prompt(turn), turn) for turn in turns]
-    candidates = [len(loaded.encoder.reply(text)) for s in batch for text in dict.fromkeys(s.candidates.values())]
+    candidates = [len(loaded.encoder.reply(text)) for _, text in candidates_of(batch)]
     if not loaded.family.shares_prefix:
         # every candidate stands behind a prompt of its own, two rows per question at a time
         rows = len(batch) * (max(len(prompt.ids) for prompt in prompts) + max(candidates, default=0))

@@ -9,22 +9,22 @@ share those; those with the same image share all up to its end::
                         -> image q -> question 3
 """
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from mllmu.core.records import CandidateLogp, Response, Sample
+from mllmu.core.records import BaseLogp, CandidateLogp, Response, Sample, TokenStats
 from mllmu.models import devices
-from mllmu.models.encoding import FEATURES, EncodedPrompt, Encoder, image_features, shared_length
+from mllmu.models.encoding import FEATURES, EncodedPrompt, Encoder, as_turn, grouped, image_features, shared_length
 from mllmu.models.engine import forward, plain, raw_prompt, visibility
 from mllmu.models.engine.tree import TreeLevel
-from mllmu.models.families import Turn, core
+from mllmu.models.families import core
 from mllmu.models.loading import Loaded
 
 Result = TypeVar("Result")
@@ -81,7 +81,7 @@ def respond(
     parts = ([s for s in batch if s.raw_prompt is raw] for batch in batches for raw in (True, False))
     batches = [part for part in parts if part]
     if raw := [sample for batch in batches for sample in batch if sample.raw_prompt]:
-        raw_prompt.check_longest(loaded, raw, raw_prompt.opener(image_folder))
+        raw_prompt.check_longest(loaded, raw, image_folder)
     for batch in batches:
         for sample in () if batch[0].raw_prompt else batch:
             turn = as_turn(sample, image_folder, system_prompt)
@@ -121,7 +121,7 @@ def answer(
     if batch[0].raw_prompt:
         return raw_prompt.answer(loaded, batch, image_folder, system_prompt, read_and_write if share else None)
     turns = [as_turn(sample, image_folder, system_prompt) for sample in batch]
-    candidates = [(i, text) for i, sample in enumerate(batch) for text in dict.fromkeys(sample.candidates.values())]
+    candidates = candidates_of(batch)
     owners, replies = [i for i, _ in candidates], [loaded.encoder.reply(text) for _, text in candidates]
     limits = [sample.max_new_tokens for sample in batch]
     if share:
@@ -129,35 +129,66 @@ def answer(
         written, logps = read_and_write(loaded, prompts, limits, loaded.ends, owners, replies)
     else:
         written, logps = plain.generate(loaded, turns, limits), plain.score(loaded, turns, candidates)
-    stats = plain.measure(loaded, batch, turns) if any(s.measured for s in batch) else [None] * len(batch)
-    scored = {
-        key: CandidateLogp(logp=round(logp, 6), num_tokens=len(reply))
-        for key, logp, reply in zip(candidates, logps, replies, strict=True)
-    }
-    return [
-        response(loaded.encoder, sample, ids, loaded.ends, tokens=tokens).model_copy(
-            update={"candidates": {key: scored[i, text] for key, text in sample.candidates.items()}}
-        )
-        for i, (sample, ids, tokens) in enumerate(zip(batch, written, stats, strict=True))
-    ]
+    stats = plain.measure(loaded, batch, turns) if any(sample.measured for sample in batch) else ()
+    return responses(loaded.encoder, batch, written, loaded.ends, dict(zip(candidates, logps, strict=True)), stats)
 
 
-def response(encoder: Encoder, sample: Sample, ids: Sequence[int], ends: Collection[int], **scores: Any) -> Response:
-    """The response whose reply has these tokens, up to the first of ``ends``."""
-    length = next((number for number, token in enumerate(ids) if token in ends), len(ids))
-    text = encoder.processor.tokenizer.decode(ids[:length], skip_special_tokens=True).strip()
-    return Response(sample_id=sample.id, text=text, num_tokens=length, finished=length < len(ids), **scores)
+def candidates_of(batch: Sequence[Sample]) -> list[tuple[int, str]]:
+    """The replies whose log-probability is wanted, each with the number of its sample."""
+    return [(i, text) for i, sample in enumerate(batch) for text in dict.fromkeys(sample.candidates.values())]
 
 
-def as_turn(sample: Sample, image_folder: Path, system_prompt: str) -> Turn:
-    """A sample as a turn, without reply."""
-    system = "\n".join(part for part in (system_prompt, sample.system) if part)
-    image = image_folder / sample.image if sample.image else None
-    before = tuple(
-        Turn(prompt=one.prompt, reply=one.reply, image=image_folder / one.image if one.image else None)
-        for one in sample.examples
-    )
-    return Turn(prompt=sample.prompt, image=image, system=system, label=sample.id, before=before)
+def responses(
+    encoder: Encoder,
+    batch: Sequence[Sample],
+    written: Sequence[Sequence[int]],
+    ends: Collection[int],
+    logps: Mapping[tuple[int, str], float],
+    stats: Sequence[TokenStats | None] = (),
+) -> list[Response]:
+    """The responses whose replies have the tokens ``written``, up to the first of ``ends``.
+
+    Args:
+        logps: log-probability in nats of each of the :func:`candidates_of` the batch.
+        stats: token statistics of each sample, if there are any.
+    """
+
+    def scored(i: int, text: str) -> CandidateLogp:
+        return CandidateLogp(logp=round(logps[i, text], 6), num_tokens=len(encoder.reply(text)))
+
+    found = []
+    for i, (sample, ids) in enumerate(zip(batch, written, strict=True)):
+        length = next((number for number, token in enumerate(ids) if token in ends), len(ids))
+        text = encoder.processor.tokenizer.decode(ids[:length], skip_special_tokens=True).strip()
+        made = Response(sample_id=sample.id, text=text, num_tokens=length, finished=length < len(ids))
+        candidates = {key: scored(i, each) for key, each in sample.candidates.items()}
+        found.append(made.model_copy(update={"candidates": candidates, "tokens": stats[i] if stats else None}))
+    return found
+
+
+def base_logps(
+    loaded: Loaded, samples: Sequence[Sample], responses: Sequence[Response], *, image_folder: Path, batch_size: int
+) -> Iterator[BaseLogp]:
+    """Log-probability of each reply behind its question (and image), summed over its tokens and the end, in nats.
+
+    Empty replies and replies to raw prompts are left out. The system prompt of the model that replied is not put before
+    the question: the base gets the same question as every model.
+
+    Args:
+        samples: the questions of the replies.
+        image_folder: the folder that the samples' image paths are relative to.
+    """
+    replies = {response.sample_id: response.text for response in responses if response.text.strip()}
+    answered = [sample for sample in samples if sample.id in replies and not sample.raw_prompt]
+
+    def run(batch: Sequence[Sample]) -> list[float]:
+        turns = [as_turn(sample, image_folder, "") for sample in batch]
+        return plain.score(loaded, turns, [(i, replies[sample.id]) for i, sample in enumerate(batch)])
+
+    for batch, logps in fitting(plan_batches(answered, batch_size), run):
+        for sample, logp in zip(batch, logps, strict=True):
+            num_tokens = len(loaded.encoder.reply(replies[sample.id]))
+            yield BaseLogp(sample_id=sample.id, logp=round(logp, 6), num_tokens=num_tokens)
 
 
 class Piece(NamedTuple):
@@ -232,7 +263,7 @@ def plan(prompts: Sequence[EncodedPrompt], own_starts: Sequence[int]) -> list[Sh
     """What is read in which order, for all prompts; for ``own_starts`` see :func:`_own_start`."""
     plans: dict[tuple[bool, bool], SharingPlan] = {}
     turns = [prompt.turn for prompt in prompts]
-    for members in _grouped(range(len(prompts)), lambda i: (turns[i].system, turns[i].before, turns[i].image is None)):
+    for members in grouped(range(len(prompts)), lambda i: (turns[i].system, turns[i].before, turns[i].image is None)):
         has_image = turns[members[0]].image is not None
         length = _opening(prompts, own_starts, members)
         empty = SharingPlan([[] for _ in range(1 + (length > 0) + has_image)], [])
@@ -240,7 +271,7 @@ def plan(prompts: Sequence[EncodedPrompt], own_starts: Sequence[int]) -> list[Sh
         if length:
             levels[0].append(Piece(0, members[0], slice(0, length)))
         top = len(levels[0]) - 1 if length else 0
-        for alike in _grouped(members, lambda i: turns[i].image):
+        for alike in grouped(members, lambda i: turns[i].image):
             parent, start = top, length
             if has_image:
                 start = shared_length([prompts[i].ids for i in alike])
@@ -249,13 +280,6 @@ def plan(prompts: Sequence[EncodedPrompt], own_starts: Sequence[int]) -> list[Sh
             levels[-1] += [Piece(parent, i, slice(start, len(prompts[i].ids))) for i in alike]
             planned += alike
     return list(plans.values())
-
-
-def _grouped(items: Iterable[int], key: Callable[[int], Hashable]) -> list[list[int]]:
-    groups: dict[Hashable, list[int]] = {}
-    for item in items:
-        groups.setdefault(key(item), []).append(item)
-    return list(groups.values())
 
 
 def _opening(prompts: Sequence[EncodedPrompt], own_starts: Sequence[int], members: Sequence[int]) -> int:

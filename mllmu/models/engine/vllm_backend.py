@@ -26,11 +26,11 @@ from transformers import AutoConfig
 
 from mllmu.config.recipe import ModelSection
 from mllmu.core.errors import ModelError, needs_extra, one_line
-from mllmu.core.parsing import after_marker
-from mllmu.core.records import CandidateLogp, ModelRef, Response, Sample
+from mllmu.core.records import ModelRef, Response, Sample
 from mllmu.core.runfolder import digest
-from mllmu.models.engine.raw_prompt import image_names
-from mllmu.models.engine.respond import as_turn, response
+from mllmu.models.encoding import as_turn
+from mllmu.models.engine.raw_prompt import reply_text
+from mllmu.models.engine.respond import candidates_of, responses
 from mllmu.models.families import open_image
 from mllmu.models.loading import LOAD_FAULTS, make_encoder, source_of
 from mllmu.models.modifiers import MODIFIER_FILE
@@ -137,39 +137,33 @@ class VllmModel:
             {"max_tokens": sample.max_new_tokens} | ({} if sample.raw_prompt else {"stop_token_ids": ends})
             for sample in batch
         ]
-        candidates = [(i, text) for i, sample in enumerate(batch) for text in dict.fromkeys(sample.candidates.values())]
-        replies = [encoder.reply(text) for _, text in candidates]
+        candidates = candidates_of(batch)
         behind = [
-            prompts[i] | {"prompt_token_ids": [*prompts[i]["prompt_token_ids"], *reply]}
-            for (i, _), reply in zip(candidates, replies, strict=True)
+            prompts[i] | {"prompt_token_ids": [*prompts[i]["prompt_token_ids"], *encoder.reply(text)]}
+            for i, text in candidates
         ]
         scoring = [{"max_tokens": 1, "prompt_logprobs": 0}] * len(behind)
         outputs = self.engine.generate([*prompts, *behind], [*limits, *scoring], self.adapter)
-        scored = {
-            key: CandidateLogp(logp=round(logp_of(output.prompt_logprobs, reply), 6), num_tokens=len(reply))
-            for key, output, reply in zip(candidates, outputs[len(prompts) :], replies, strict=True)
+        logps = {
+            (i, text): logp_of(output.prompt_logprobs, encoder.reply(text))
+            for (i, text), output in zip(candidates, outputs[len(prompts) :], strict=True)
         }
-        responses = []
-        for i, (sample, prompt) in enumerate(zip(batch, prompts, strict=True)):
-            ids = list(outputs[i].outputs[0].token_ids)
-            update: dict[str, Any] = {"candidates": {key: scored[i, text] for key, text in sample.candidates.items()}}
-            if sample.raw_prompt:  # the published evaluator decodes the whole dialogue but its first two tokens
-                whole = [*prompt["prompt_token_ids"], *ids][2:]
-                update["text"] = after_marker(encoder.processor.tokenizer.decode(whole, skip_special_tokens=True))
-            responses.append(response(encoder, sample, ids, ends).model_copy(update=update))
-        return responses
+        written = [list(output.outputs[0].token_ids) for output in outputs[: len(prompts)]]
+        made = responses(encoder, batch, written, ends, logps)
+        for i, sample in enumerate(batch):
+            if sample.raw_prompt:
+                whole = [*prompts[i]["prompt_token_ids"], *written[i]]
+                made[i] = made[i].model_copy(update={"text": reply_text(encoder, whole)})
+        return made
 
     def _prompt(self, sample: Sample, image_folder: Path, system_prompt: str) -> dict[str, Any]:
         """A prompt for vLLM: token ids with one mark per image, and the images."""
-        encoder = self.engine.encoder
+        encoder, turn = self.engine.encoder, as_turn(sample, image_folder, system_prompt)
         if sample.raw_prompt:
-            text = f"{system_prompt}\n{sample.prompt}" if system_prompt else sample.prompt
-            ids = encoder.processor.tokenizer(text)["input_ids"]
-            paths = [image_folder / name for name in image_names(sample)]
+            ids = encoder.processor.tokenizer(turn.prompt)["input_ids"]
         else:
-            turn = as_turn(sample, image_folder, system_prompt)
-            ids, paths = encoder.family.marked_ids(turn, encoder.processor), list(turn.images)
-        images = {"multi_modal_data": {"image": [open_image(path) for path in paths]}} if paths else {}
+            ids = encoder.family.marked_ids(turn, encoder.processor)
+        images = {"multi_modal_data": {"image": [open_image(path) for path in turn.images]}} if turn.images else {}
         return {"prompt_token_ids": list(ids), **images}
 
 

@@ -224,7 +224,6 @@ class Family(Plugin):
 
     def token_inputs(self, ids_BT: Tensor, labels_BT: Tensor, processor: Any) -> dict[str, Tensor]:
         """The model's inputs per token beside its id, [B, T] each."""
-        del ids_BT, labels_BT, processor
         return {}
 
     def positions(
@@ -247,7 +246,6 @@ class Family(Plugin):
             position_BT: position of each token in its own prompt; with several axes, along the first.
             is_image_BT: True for tokens of images.
         """
-        del model, position_BT, is_image_BT
         return {"": kin_BTT.tril()}
 
     def image_features(self, model: Any, images: dict[str, Tensor]) -> Tensor:

@@ -26,7 +26,6 @@ class Auto(ChatFamily):
         return {k: v for k, v in inputs.items() if k not in OF_TOKENS and isinstance(v, torch.Tensor)}
 
     def token_inputs(self, ids_BT: Tensor, labels_BT: Tensor, processor: Any) -> dict[str, Tensor]:
-        del labels_BT
         if "mm_token_type_ids" not in processor.model_input_names:
             return {}
         return {"mm_token_type_ids": (ids_BT == processor.image_token_id).int()}

@@ -28,7 +28,6 @@ class Gemma3(ChatFamily):
         return text.replace(mark, f"\n\n{mark}\n\n")
 
     def token_inputs(self, ids_BT: Tensor, labels_BT: Tensor, processor: Any) -> dict[str, Tensor]:
-        del labels_BT
         return {"token_type_ids": (ids_BT == processor.tokenizer.image_token_id).long()}
 
     def packed_masks(self, model: Any, kin_BTT: Tensor, position_BT: Tensor, is_image_BT: Tensor) -> dict[str, Tensor]:

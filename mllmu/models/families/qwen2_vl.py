@@ -27,7 +27,6 @@ class Qwen2VL(ChatFamily):
     shares_prefix = True
 
     def token_inputs(self, ids_BT: Tensor, labels_BT: Tensor, processor: Any) -> dict[str, Tensor]:
-        del labels_BT
         return {"mm_token_type_ids": (ids_BT == processor.image_token_id).int()}
 
     def positions(

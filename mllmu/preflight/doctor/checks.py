@@ -14,8 +14,8 @@ import torch
 from mllmu.core.errors import DataError
 from mllmu.core.records import PEOPLE_SPLITS, Exchange, Sample
 from mllmu.data.dataset import Dataset, image_files
-from mllmu.models.engine.raw_prompt import encode, opener
-from mllmu.models.engine.respond import as_turn
+from mllmu.models.encoding import as_turn
+from mllmu.models.engine.raw_prompt import encode
 from mllmu.models.families import IGNORE, Turn, as_plain_text, core, open_image
 from mllmu.models.loading import Loaded
 from mllmu.training.batches import training_batch
@@ -265,7 +265,7 @@ def sample_lengths(
     unbounded = replace(loaded, encoder=encoder)
     for sample in samples:
         if sample.raw_prompt:
-            inputs = encode(unbounded, sample, opener(image_folder), system_prompt=system_prompt)
+            inputs = encode(unbounded, sample, image_folder, system_prompt=system_prompt)
             prompt = int(inputs["input_ids"].shape[1])
         else:
             prompt = len(encoder.prompt(as_turn(sample, image_folder, system_prompt)))

@@ -5,8 +5,8 @@ from itertools import groupby
 from typing import Any
 
 from mllmu.core.records import MODALITIES, Sample
-from mllmu.models.engine.raw_prompt import encode, opener
-from mllmu.models.engine.respond import as_turn
+from mllmu.models.encoding import as_turn
+from mllmu.models.engine.raw_prompt import encode
 from mllmu.models.families import Turn, core
 from mllmu.models.loading import Loaded
 from mllmu.preflight.doctor.checks import label_mask, matching, people_in_shots
@@ -66,7 +66,7 @@ def _forget_samples(samples: Sequence[Sample], count: int) -> list[Sample]:
 def _sample(examination: Examination, sample: Sample, turn: Turn) -> str:
     loaded = examination.loaded
     if sample.raw_prompt:  # its reply is generated, nothing is scored
-        prompt = encode(loaded, sample, opener(examination.dataset.folder))["input_ids"][0].tolist()
+        prompt = encode(loaded, sample, examination.dataset.folder)["input_ids"][0].tolist()
         return draw_tokens(prompt, [False] * len(prompt), loaded)
     prompt, reply = loaded.encoder.prompt(turn), loaded.encoder.reply(sample.target)
     return draw_tokens([*prompt, *reply], [False] * len(prompt) + [True] * len(reply), loaded)

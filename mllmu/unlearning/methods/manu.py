@@ -120,7 +120,6 @@ class Activity:
 
     def watch(self, module: Any, args: Any) -> None:
         """Count what a layer reads: the real tokens in the language model, all patches of images elsewhere."""
-        del module
         z = args[0]
         self.add(z[self.real_BT] if z.shape[:2] == self.real_BT.shape else z.flatten(0, -2))
 
