@@ -137,7 +137,7 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     )
     loaded = load(ModelSection(path=str(base), device="cpu"), ModelRef(base=str(base)), base)
     shown = next(folder / one.image for one in samples if one.image)
-    tokens = loaded.encoder.prompt(Turn(prompt="?", image=shown)).count(loaded.image_token_id or -1)
+    tokens = loaded.encoder.prompt(Turn(prompt="?", image=shown)).count(loaded.image_token_id)
     gaps = [
         abs(scored.logp - expected[key].candidates[which].logp)
         for key, reply in replies.items()

@@ -11,8 +11,8 @@ Shapes: B rows, T tokens, F image tokens, D hidden size of the language model.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mllmu.models.loading import Loaded
 
 T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 FEATURES = "image_features"
 """Among the inputs of a batch: [F, D] the features of its images, in order, instead of their pixels."""
 PIXEL_BYTES = 4 * 2**30
@@ -153,7 +154,7 @@ def remember(cache: LRUCache[Any, Any], key: Any, value: Any) -> None:
 
 
 def as_turn(sample: Sample, image_folder: Path, system_prompt: str) -> Turn:
-    """A sample as a turn, without reply; the system prompt is put into a raw prompt, which holds its examples already."""
+    """A sample as a turn, without reply; a raw prompt, which holds its examples, gets the system prompt before it."""
     system = "\n".join(part for part in (system_prompt, sample.system) if part)
     image = image_folder / sample.image if sample.image else None
     before = tuple(
@@ -164,12 +165,12 @@ def as_turn(sample: Sample, image_folder: Path, system_prompt: str) -> Turn:
     return Turn(prompt=prompt, image=image, system=system, label=sample.id, before=before)
 
 
-def grouped(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
-    """Items with the same key together, in their order and in that of the first of each group."""
-    groups: dict[Hashable, list[T]] = {}
+def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """Items by their key, in their order; keys in that of the first item of each."""
+    groups: dict[K, list[T]] = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)
-    return list(groups.values())
+    return groups
 
 
 def shared_length(prompts: Sequence[Sequence[int]]) -> int:
@@ -216,20 +217,24 @@ def image_features(loaded: Loaded, shown: Sequence[Sequence[Path]]) -> list[list
     return [[features[image] for image in images] for images in shown]
 
 
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """The model without dropout while the context lasts."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
 def _features(loaded: Loaded, image: Path) -> Tensor:
     model, turn = core(loaded.model), Turn(prompt="?", image=image)
-    num_tokens = loaded.encoder.prompt(turn).count(-1 if loaded.image_token_id is None else loaded.image_token_id)
-    training = model.training
-    if training:
-        model.eval()
-    try:
-        # the features outlive an evaluation and are trained on later, so they must be ordinary tensors
-        with torch.inference_mode(mode=False), torch.no_grad():
-            pixels = {key: value.to(loaded.device).clone() for key, value in loaded.encoder.images([turn]).items()}
-            features = loaded.family.image_features(model, pixels)
-    finally:
-        if training:
-            model.train()
+    num_tokens = loaded.encoder.prompt(turn).count(loaded.image_token_id)
+    # the features outlive an evaluation and are trained on later, so they must be ordinary tensors
+    with evaluating(model), torch.inference_mode(mode=False), torch.no_grad():
+        pixels = {key: value.to(loaded.device).clone() for key, value in loaded.encoder.images([turn]).items()}
+        features = loaded.family.image_features(model, pixels)
     if len(features) != num_tokens:  # every later image of a batch would get a part of the one before
         raise ModelError(
             f"{image}: the processor ({type(loaded.encoder.processor).__name__}) gives it {num_tokens} tokens and the "

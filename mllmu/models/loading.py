@@ -57,11 +57,11 @@ class Loaded:
         return frozenset({trained, self.encoder.processor.tokenizer.eos_token_id, *more} - {None})
 
     @property
-    def image_token_id(self) -> int | None:
-        """Token that stands for a piece of the image, if the model has one."""
+    def image_token_id(self) -> int:
+        """Token that stands for a piece of the image; -1, which is no token, if the model has none."""
         config = self.model.config
         token = getattr(config, "image_token_id", None) or getattr(config, "image_token_index", None)
-        return None if token is None else int(token)
+        return -1 if token is None else int(token)
 
 
 def source_of(base: str) -> str:

@@ -305,10 +305,7 @@ class LogitSteering(Modifier):
     def __init__(self, settings: ModifierSettings, changes: dict[str, tuple[Tensor, ...]]) -> None:
         super().__init__(settings)
         self.changes = list(changes)
-        for index, parts in enumerate(changes.values()):
-            for number, part in enumerate(parts):
-                self.register_buffer(f"part_{index}_{number}", part)
-        self._counts = [len(parts) for parts in changes.values()]
+        self.parts = nn.ModuleList(nn.ParameterList(parts) for parts in changes.values())
         self._reinforced = False
 
     @classmethod
@@ -336,21 +333,21 @@ class LogitSteering(Modifier):
         if any(isinstance(module, (LogitSteering, Gate)) for module in own.modules()):
             raise ValueError("the model is steered already, and logits can only be steered on a plain one")
         self.register(model)
-        for index, name in enumerate(self.changes):
-            own.get_submodule(name).register_forward_hook(self._change(index))
+        for name, parts in zip(self.changes, self.parts, strict=True):
+            own.get_submodule(name).register_forward_hook(self._change(parts))
         self._num_layers = len(decoder_layers(model))
         self._config = own.config.get_text_config()
         own.model.register_forward_hook(self._run_again, with_kwargs=True)
         own.lm_head.register_forward_pre_hook(self._apart)
         own.lm_head.register_forward_hook(self._combine)
 
-    def _change(self, index: int) -> Callable[..., Tensor]:
+    def _change(self, parts: nn.Module) -> Callable[..., Tensor]:
         def change(_module: Any, args: Any, output: Tensor) -> Tensor:
             if not self._reinforced:
                 return output
             added = args[0]
-            for number in range(self._counts[index]):
-                added = nn.functional.linear(added, getattr(self, f"part_{index}_{number}").to(added.dtype))
+            for part in parts.parameters():
+                added = nn.functional.linear(added, part.to(added.dtype))
             return torch.add(output, added)
 
         return change

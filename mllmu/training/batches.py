@@ -15,9 +15,9 @@ Shapes: B sequences, T tokens, A axes of positions, N labelled tokens, X what is
 """
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from mllmu.core import plugins, process
 from mllmu.core.process import rng
 from mllmu.core.records import OTHER_ATTRIBUTE, Question
 from mllmu.data.dataset import image_path
-from mllmu.models.encoding import Encoder, image_inputs, shared_length
+from mllmu.models.encoding import Encoder, grouped, image_inputs, shared_length
 from mllmu.models.engine.forward import Forward, labelled, run_logits
 from mllmu.models.families import IGNORE, Batch, Turn, core
 from mllmu.models.loading import Loaded
@@ -96,15 +96,12 @@ class Order:
     def indices(self, step: int) -> list[int]:
         """Items of one step. The last batch of an epoch may be smaller."""
         epoch, index = divmod(step, self.steps_per_epoch)
-        if epoch not in self._epochs:
-            self._epochs.clear()
-            self._epochs[epoch] = self._draw(epoch)
-        return self._epochs[epoch][index * self.batch_size : (index + 1) * self.batch_size]
+        return self._of_epoch(epoch)[index * self.batch_size : (index + 1) * self.batch_size]
 
     @cached_property
-    def _epochs(self) -> dict[int, list[int]]:
-        """The order of the epoch asked for last: drawing one of many items takes longer than the batch of a step."""
-        return {}
+    def _of_epoch(self) -> Callable[[int], list[int]]:
+        """The order of an epoch; the last is remembered: drawing many items takes longer than the batch of a step."""
+        return lru_cache(maxsize=1)(self._draw)
 
     def _draw(self, epoch: int) -> list[int]:
         draw = rng(self.seed, "order", self.label, epoch)
@@ -112,10 +109,7 @@ class Order:
         draw.shuffle(order)
         if self.together == 1:
             return order
-        members: dict[Hashable, list[int]] = {}
-        for item in order:
-            one = self.sets[item]
-            members.setdefault((item, "alone") if one is None else one, []).append(item)
+        members = grouped(order, lambda item: (item, "alone") if self.sets[item] is None else self.sets[item])
         bundles = [
             items[i : i + self.together] for items in members.values() for i in range(0, len(items), self.together)
         ]
@@ -222,10 +216,8 @@ def lay_out(loaded: Loaded, turns: Sequence[Turn], sequences: Sequence[Sequence[
 
 def make_groups(encoder: Encoder, turns: Sequence[Turn], capacity: int | None) -> list[Group]:
     """Group turns by image and system prompt; a group ends where the next block would pass the capacity."""
-    members: dict[object, list[int]] = {}
-    for index, turn in enumerate(turns):
-        encoder.check_length(turn, turn.reply)
-        members.setdefault((turn.system, turn.before, turn.image), []).append(index)
+    encoder.check(turns)
+    members = grouped(range(len(turns)), lambda index: turns[index].opening)
     groups: list[Group] = []
     for indices in members.values():
         prompts = [encoder.prompt(turns[index]) for index in indices]
@@ -278,8 +270,8 @@ def packed_masks(
     loaded: Loaded, ids_BT: Tensor, position_BT: Tensor, group_BT: Tensor, block_BT: Tensor
 ) -> dict[str, Tensor]:
     """Additive attention masks [B, 1, T, T] by the type of layer, or one for all named ""; the prefix is block 0."""
-    image = -1 if loaded.image_token_id is None else loaded.image_token_id
-    seen = loaded.family.packed_masks(core(loaded.model), kin(group_BT, block_BT), position_BT, ids_BT.eq(image))
+    is_image_BT = ids_BT.eq(loaded.image_token_id)
+    seen = loaded.family.packed_masks(core(loaded.model), kin(group_BT, block_BT), position_BT, is_image_BT)
     zero, lowest = torch.zeros((), dtype=loaded.model.dtype), torch.finfo(loaded.model.dtype).min
     return {layer: torch.where(seen_BTT, zero, lowest)[:, None] for layer, seen_BTT in seen.items()}
 

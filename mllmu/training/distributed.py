@@ -15,7 +15,6 @@ Shapes: N labelled tokens of all turns, X what is gathered for each (vocabulary,
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from torch import distributed as dist
 from torch.utils.checkpoint import checkpoint
 
 from mllmu.core import process
+from mllmu.models.encoding import grouped
 from mllmu.models.engine.forward import labelled
 from mllmu.models.families import Batch, Turn
 from mllmu.parallel import team
@@ -82,11 +82,8 @@ def share(turns: Sequence[Turn], number: int) -> list[list[int]]:
     >>> share([Turn(prompt="a"), Turn(prompt="b"), Turn(prompt="c")], 2)
     [[0, 1], [2]]
     """
-    prefixes = [(turn.system, turn.before, turn.image) for turn in turns]
-    first: dict[object, int] = {}
-    for index, prefix in enumerate(prefixes):
-        first.setdefault(prefix, index)
-    return cut(sorted(range(len(turns)), key=lambda index: first[prefixes[index]]), number)
+    alike = grouped(range(len(turns)), lambda index: turns[index].opening)
+    return cut([index for indices in alike.values() for index in indices], number)
 
 
 def cut(indices: Sequence[int], number: int) -> list[list[int]]:
@@ -95,9 +92,7 @@ def cut(indices: Sequence[int], number: int) -> list[list[int]]:
     >>> cut([4, 5, 6], 2)
     [[4, 5], [6]]
     """
-    small, larger = divmod(len(indices), number)
-    ends = [n * small + min(n, larger) for n in range(number + 1)]
-    return [list(indices[start:end]) for start, end in pairwise(ends)]
+    return [part.tolist() for part in torch.tensor(indices).tensor_split(number)]
 
 
 class _Gather(torch.autograd.Function):

@@ -4,7 +4,7 @@ A method takes one of them as its first base: ``class IDontKnow(Refusing, Retain
 """
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from mllmu.models.families import Turn
 
@@ -52,16 +52,8 @@ def subject(turn: Turn) -> Subject:
     return turn.image is not None, f"topic {turn.topic}" if turn.topic else turn.prompt
 
 
-def by_subject(turns: Iterable[Turn]) -> dict[Subject, list[Turn]]:
-    """Turns by their subject, in their order."""
-    found: dict[Subject, list[Turn]] = {}
-    for turn in turns:
-        found.setdefault(subject(turn), []).append(turn)
-    return found
-
-
 def others_about(turn: Turn, turns: Mapping[Subject, Sequence[Turn]]) -> list[Turn]:
-    """The turns on the same subject about other people with other replies."""
+    """The turns on the same subject about other people with other replies; ``turns`` are by their :func:`subject`."""
     return [
         other
         for other in turns[subject(turn)]

@@ -47,18 +47,17 @@ class Passes(Protocol):
         """[N, D] hidden states behind a layer; see :meth:`Side.hidden`."""
 
 
+@dataclass(eq=False)
 class Side:
     """The forget or the retain half of a step; a pass runs when it is first read, and once.
 
-    Reply b of every :class:`Forward` is the reply (or its alternative) of ``turns[b]``, packed or not.
+    Reply b of every :class:`Forward` is the reply (or its alternative) of ``turns[b]``, packed or not. ``levels`` gives
+    what :func:`mllmu.unlearning.holdout.holdout_levels` does, for methods with ``uses_holdout``.
     """
 
-    def __init__(
-        self, turns: Sequence[Turn], passes: Passes, levels: Callable[[], Mapping[QuestionType, float]] = dict
-    ) -> None:
-        self.turns = turns
-        self._passes = passes
-        self._levels = levels
+    turns: Sequence[Turn]
+    passes: Passes
+    levels: Callable[[], Mapping[QuestionType, float]] = dict
 
     @cached_property
     def current(self) -> Forward:
@@ -68,29 +67,26 @@ class Side:
     @cached_property
     def reference(self) -> Forward:
         """The frozen reference (the target, unless the method says otherwise), without gradient."""
-        return self._passes.forward(reference=True, alternative=False)
+        return self.passes.forward(reference=True, alternative=False)
 
     @cached_property
     def alternative(self) -> Forward:
         """As ``current``, on the replies of :meth:`Method.alternative` instead of the trained ones."""
-        return self._passes.forward(reference=False, alternative=True)
+        return self.passes.forward(reference=False, alternative=True)
 
     @cached_property
     def alternative_reference(self) -> Forward:
         """As ``reference``, on the replies of :meth:`Method.alternative`."""
-        return self._passes.forward(reference=True, alternative=True)
+        return self.passes.forward(reference=True, alternative=True)
 
     def again(self) -> Forward:
         """A new pass of the model being trained: its weights may have changed since ``current``."""
-        return self._passes.forward(reference=False, alternative=False)
+        return self.passes.forward(reference=False, alternative=False)
 
     @cached_property
     def holdout_level_B(self) -> Tensor:
-        """[B] what the reference gives true replies about holdout people, by modality and task; nats per token.
-
-        For methods with ``uses_holdout``; see :func:`mllmu.unlearning.holdout.holdout_levels`.
-        """
-        levels = self._levels()
+        """[B] what the reference gives true replies about holdout people, by modality and task; nats per token."""
+        levels = self.levels()
         return self.current.logits_NV.new_tensor([level_of(turn, levels) for turn in self.turns], dtype=torch.float32)
 
     def hidden(self, depth: float, *, reference: bool = False) -> Tensor:
@@ -100,7 +96,7 @@ class Side:
             depth: of the layer, as a share of the language model's layers; see :func:`layer_at`.
             reference: of the frozen reference, without gradient.
         """
-        return self._passes.hidden(depth, reference=reference)
+        return self.passes.hidden(depth, reference=reference)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,8 +200,8 @@ class Method(Plugin):
 
     @property
     def uses_retain(self) -> bool:
-        """Retain questions are needed; may depend on the settings."""
-        return False
+        """Retain questions are needed; may depend on the settings. A modifier is fitted to both sides."""
+        return self.modifies
 
     def needs_second_model(self, *, lora: bool) -> bool:
         """The frozen reference is another model in memory: not the start with the new adapter off."""
@@ -280,7 +276,7 @@ class RetainingMethod(Method):
 
     @property
     def uses_retain(self) -> bool:
-        return self.retain_weight > 0
+        return self.modifies or self.retain_weight > 0
 
     def retain_terms(self, step: Step) -> Terms:
         if not self.retain_weight:
@@ -300,7 +296,7 @@ class AnchoredMethod(RetainingMethod):
 
     @property
     def uses_retain(self) -> bool:
-        return self.retain_weight > 0 or self.kl_weight > 0
+        return super().uses_retain or self.kl_weight > 0
 
     def retain_terms(self, step: Step) -> Terms:
         terms = super().retain_terms(step)

@@ -34,8 +34,7 @@ def holdout_levels(turns: Sequence[Turn], run: Callable[[Sequence[Turn]], Forwar
     logps: dict[QuestionType, list[float]] = {}
     for start in range(0, len(turns), CHUNK):
         chunk = turns[start : start + CHUNK]
-        forward = run(chunk)
-        for turn, logp in zip(chunk, (forward.row_logp_B / forward.row_length_B).tolist(), strict=True):
+        for turn, logp in zip(chunk, run(chunk).mean_logp_B.tolist(), strict=True):
             logps.setdefault((turn.image is not None, turn.task), []).append(logp)
     return {each: float(torch.tensor(logp, dtype=torch.float64).exp().mean().log()) for each, logp in logps.items()}
 

@@ -13,9 +13,9 @@ from mllmu.config.recipe import Lora
 from mllmu.core import process
 from mllmu.core.errors import DataError
 from mllmu.core.process import derive, rng
-from mllmu.models.families import IGNORE, Batch, Turn
-from mllmu.models.labels import label_everything
-from mllmu.models.layers import decoder_layers, run_hidden
+from mllmu.models.encoding import grouped
+from mllmu.models.families import IGNORE, Batch, Turn, num_layers
+from mllmu.models.layers import run_hidden
 from mllmu.models.loading import Loaded
 from mllmu.models.modifiers import Gate, Modifier
 from mllmu.training.distributed import agree
@@ -42,20 +42,13 @@ class Probe:
     lora: Lora | None
     seed: int
 
-    @property
-    def num_layers(self) -> int:
-        return len(decoder_layers(self.loaded.model))
-
     def layer(self, depth: float) -> int:
         """Index of the layer at a depth; see :func:`mllmu.unlearning.base.layer_at`."""
-        return layer_at(depth, self.num_layers)
+        return layer_at(depth, num_layers(self.loaded.model))
 
     def people(self) -> list[list[Turn]]:
         """The forget turns of each person, in the order of the data."""
-        turns: dict[str, list[Turn]] = {}
-        for turn in self.forget:
-            turns.setdefault(turn.person, []).append(turn)
-        return list(turns.values())
+        return list(grouped(self.forget, lambda turn: turn.person).values())
 
     def gate(self, groups: Sequence[Sequence[Turn]], layer: int, *, false_alarms: float) -> tuple[Gate, Tensor]:
         """A gate that tells groups of forget questions from the retained ones, and its confusion [R + 1, R + 1].
@@ -86,7 +79,7 @@ class Probe:
         """
         states: dict[int, tuple[Tensor, Tensor]] = {}
         for indices, plain in self.batches(turns):
-            batch = label_everything(plain, image_token_id=None)
+            batch = plain.label_everything(image_token_id=-1)
             hidden_ND = run_hidden(self.loaded.model, batch, layer).cpu()
             counts = (batch.labels[:, 1:] != IGNORE).sum(1).tolist()
             for index, part_ND in zip(indices, hidden_ND.split(counts), strict=True):

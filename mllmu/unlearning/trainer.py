@@ -26,9 +26,9 @@ from torch.nn import functional as F
 from mllmu.core import process
 from mllmu.core.errors import DataError, ModelError
 from mllmu.core.process import derive, rng
+from mllmu.models.encoding import evaluating, grouped
 from mllmu.models.engine.forward import Forward, apply_head, labelled, run_labelled, run_logits
 from mllmu.models.families import Batch, Turn, core, num_layers
-from mllmu.models.labels import label_everything, without_ends
 from mllmu.models.layers import run_hidden
 from mllmu.models.loading import Loaded, add_trainable, save_trained, without_adapter
 from mllmu.models.modifiers import write_settings
@@ -37,7 +37,7 @@ from mllmu.training.distributed import MakeBatch
 from mllmu.training.loop import Schedule, Training, train
 from mllmu.training.losses import answer_nll
 from mllmu.training.sharding import spread
-from mllmu.unlearning.alternatives import Subject, by_subject, others_about
+from mllmu.unlearning.alternatives import Subject, others_about, subject
 from mllmu.unlearning.base import Method, Phase, Side, Step, Terms, layer_at, turn_key
 from mllmu.unlearning.holdout import QuestionType, holdout_levels
 from mllmu.unlearning.probing import make_modifier
@@ -210,7 +210,7 @@ class _Engine:
 
     @cached_property
     def _about(self) -> dict[Subject, list[Turn]]:
-        return by_subject((*self.turns["forget"], *self.turns["retain"]))
+        return grouped((*self.turns["forget"], *self.turns["retain"]), subject)
 
 
 def step_batch(loaded: Loaded, method: Method, turns: Sequence[Turn]) -> Batch:
@@ -220,8 +220,8 @@ def step_batch(loaded: Loaded, method: Method, turns: Sequence[Turn]) -> Batch:
     else:
         # a shared prompt token would be counted once instead of once per question, so nothing is packed here
         plain = loaded.encoder.batch(turns).to(loaded.device)
-        batch = label_everything(plain, image_token_id=loaded.image_token_id)
-    return batch if method.train_end else without_ends(batch, loaded.ends)
+        batch = plain.label_everything(image_token_id=loaded.image_token_id)
+    return batch if method.train_end else batch.without_ends(loaded.ends)
 
 
 @dataclass(frozen=True)
@@ -276,13 +276,9 @@ class Reference:
     @contextmanager
     def frozen(self) -> Iterator[Any]:
         """The model as the reference, without gradient and dropout, while the context lasts."""
-        model, was_training = self.loaded.model, self.loaded.model.training
-        model.eval()
-        try:
-            with torch.no_grad(), nullcontext() if self.apart else without_adapter(model):
-                yield model
-        finally:
-            model.train(was_training)
+        model = self.loaded.model
+        with evaluating(model), torch.no_grad(), nullcontext() if self.apart else without_adapter(model):
+            yield model
 
     def run(self, run: Callable[[Any, Batch], Tensor], turns: Sequence[Turn]) -> tuple[Tensor, Tensor, Tensor]:
         """[N, X] what ``run`` gives for the labelled tokens; see :func:`mllmu.training.batches.run_step`."""
@@ -304,7 +300,7 @@ def pays(loaded: Loaded, turns: Sequence[Turn], *, shared: bool) -> bool:
     encoder, mark = loaded.encoder, loaded.image_token_id
     prompts = {turn: encoder.prompt(turn) for turn in turns}
     lengths = {turn: len(prompt) + len(encoder.reply(turn.reply)) for turn, prompt in prompts.items()}
-    images = {turn: prompt.count(mark) for turn, prompt in prompts.items()} if shared and mark is not None else {}
+    images = {turn: prompt.count(mark) for turn, prompt in prompts.items()} if shared else {}
     once = sum(lengths.values()) - sum(images.values())
     once += sum({turn.images: count for turn, count in images.items()}.values())
     return sum(lengths[turn] for turn in turns) > GAIN * once

@@ -69,6 +69,11 @@ class Forward:
         """[B] number of labelled tokens of each reply."""
         return torch.bincount(self.row_N, minlength=self.num_rows)
 
+    @cached_property
+    def mean_logp_B(self) -> Tensor:
+        """[B] log-probability of each reply per labelled token, in nats."""
+        return self.row_logp_B / self.row_length_B
+
 
 def check_labelled(of_tokens: Tensor) -> None:
     """Raise DataError for a batch without labelled tokens: a mean over nothing is NaN and would destroy the weights."""

@@ -71,7 +71,7 @@ def _of_turns(loaded: Loaded, turns: Sequence[Turn], *, gradient: bool) -> list[
     with torch.inference_mode(mode=False), torch.enable_grad(), _from_embeddings(loaded.model) as embeddings:
         forward = run_forward(loaded.model, batch)
         # rows do not touch each other, so the gradient of the sum holds every row's own
-        (-forward.row_logp_B / forward.row_length_B).sum().backward()
+        (-forward.mean_logp_B).sum().backward()
         gradient_BTD = embeddings[0].grad
         assert gradient_BTD is not None  # noqa: S101 - the loss depends on the embeddings
         norm_B = gradient_BTD.float().flatten(1).norm(dim=1)

@@ -134,5 +134,6 @@ def check_longest(loaded: Loaded, samples: Sequence[Sample], image_folder: Path)
     Raises:
         ModelError: it does not fit the context; names the sample.
     """
-    for alike in grouped(samples, lambda sample: (sample.task, sample.modality, len(sample.examples))):
+    groups = grouped(samples, lambda sample: (sample.task, sample.modality, len(sample.examples)))
+    for alike in groups.values():
         encode(loaded, max(alike, key=lambda sample: len(sample.prompt)), image_folder)

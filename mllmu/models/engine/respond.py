@@ -251,7 +251,7 @@ def plan_sharing(
     return plan(prompts, starts), features
 
 
-def _own_start(prompt: EncodedPrompt, features: list[Tensor] | None, mark: int | None) -> int:
+def _own_start(prompt: EncodedPrompt, features: list[Tensor] | None, mark: int) -> int:
     """Index of the first token of the prompt's own image; 0 if what comes before cannot be read without it."""
     indices = [index for index, token in enumerate(prompt.ids) if token == mark]
     if not indices or (len(prompt.turn.images) > 1 and not features):
@@ -263,7 +263,8 @@ def plan(prompts: Sequence[EncodedPrompt], own_starts: Sequence[int]) -> list[Sh
     """What is read in which order, for all prompts; for ``own_starts`` see :func:`_own_start`."""
     plans: dict[tuple[bool, bool], SharingPlan] = {}
     turns = [prompt.turn for prompt in prompts]
-    for members in grouped(range(len(prompts)), lambda i: (turns[i].system, turns[i].before, turns[i].image is None)):
+    openings = grouped(range(len(prompts)), lambda i: (turns[i].system, turns[i].before, turns[i].image is None))
+    for members in openings.values():
         has_image = turns[members[0]].image is not None
         length = _opening(prompts, own_starts, members)
         empty = SharingPlan([[] for _ in range(1 + (length > 0) + has_image)], [])
@@ -271,7 +272,7 @@ def plan(prompts: Sequence[EncodedPrompt], own_starts: Sequence[int]) -> list[Sh
         if length:
             levels[0].append(Piece(0, members[0], slice(0, length)))
         top = len(levels[0]) - 1 if length else 0
-        for alike in grouped(members, lambda i: turns[i].image):
+        for alike in grouped(members, lambda i: turns[i].image).values():
             parent, start = top, length
             if has_image:
                 start = shared_length([prompts[i].ids for i in alike])

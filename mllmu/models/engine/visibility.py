@@ -45,7 +45,7 @@ def set_positions(
     return position_AM
 
 
-def tokens_ahead(looks: str, ids: Sequence[Sequence[int]], mark: int | None) -> Tensor | None:
+def tokens_ahead(looks: str, ids: Sequence[Sequence[int]], mark: int) -> Tensor | None:
     """[M] the number of the group of tokens that each token sees forwards too; None if no token does.
 
     Args:

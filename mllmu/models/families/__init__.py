@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -49,6 +49,11 @@ class Turn:
         """The images of the exchanges before and of this one, in order."""
         return tuple(turn.image for turn in (*self.before, self) if turn.image is not None)
 
+    @property
+    def opening(self) -> tuple[str, tuple[Turn, ...], Path | None]:
+        """What turns with a common beginning have in common: system prompt, exchanges before, and image."""
+        return self.system, self.before, self.image
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
@@ -76,6 +81,21 @@ class Batch:
         inputs, masks = ({k: v.to(device) for k, v in tensors.items()} for tensors in (self.inputs, self.masks))
         replies = None if self.replies is None else self.replies.to(device)
         return replace(self, inputs=inputs, labels=self.labels.to(device), replies=replies, masks=masks)
+
+    def label_everything(self, *, image_token_id: int) -> Batch:
+        """Make all text tokens labels, prompt included; padding and image tokens stay out.
+
+        This reproduces the published training code, whose loss covers the prompt (and, with older processors, no image
+        tokens). The first token of a row predicts nothing and is never counted.
+        """
+        ids = self.inputs["input_ids"]
+        keep = self.inputs["attention_mask"].bool() & (ids != image_token_id)
+        return replace(self, labels=ids.masked_fill(~keep, IGNORE))
+
+    def without_ends(self, ends: Collection[int]) -> Batch:
+        """Take the tokens that end a reply out of the labels, as in the published training code, which has none."""
+        ended = torch.isin(self.labels, torch.tensor(sorted(ends), device=self.labels.device))
+        return replace(self, labels=self.labels.masked_fill(ended, IGNORE))
 
 
 class Family(Plugin):

@@ -292,7 +292,7 @@ def image_tokens(loaded: Loaded, turns: Mapping[Path, Turn]) -> CheckResult:
     """The processor gives each image as many tokens as the model gives features; ``turns``: one turn per image."""
     faults, counts = [], set()
     for path, turn in turns.items():
-        tokens = loaded.encoder.prompt(turn).count(-1 if loaded.image_token_id is None else loaded.image_token_id)
+        tokens = loaded.encoder.prompt(turn).count(loaded.image_token_id)
         fault = _image_fault(loaded, turn, tokens)
         faults += [f"{path.name}: {fault}"] if fault else []
         counts.add(tokens)

@@ -2,12 +2,11 @@
 
 from pydantic import Field
 
-from mllmu.training.losses import dpo_loss
 from mllmu.unlearning.alternatives import AnsweringWrongly
-from mllmu.unlearning.base import Method, RetainingMethod, Step, Terms
+from mllmu.unlearning.methods.dpo import DirectPreference
 
 
-class AlternatePreference(AnsweringWrongly, RetainingMethod):
+class AlternatePreference(AnsweringWrongly, DirectPreference):
     """Prefer a plausible wrong reply over the true forget reply; the model keeps answering, and answers wrongly.
 
     L = (2 / beta) * mean over replies of softplus(-beta * (gain of the alternative - gain of the true reply))
@@ -24,16 +23,8 @@ class AlternatePreference(AnsweringWrongly, RetainingMethod):
     """
 
     source = "https://arxiv.org/abs/2409.13474"
-    uses_reference = True
-    tuned = (*Method.tuned, "beta", "retain_weight")
 
     epochs: float = Field(10, gt=0, description="passes over the forget set")
-    beta: float = Field(0.1, gt=0, description="inverse temperature, 1/nat; smaller moves further from the reference")
-
-    def forget_terms(self, step: Step) -> Terms:
-        side = step.forget
-        passes = (side.alternative, side.alternative_reference, side.current, side.reference)
-        return {"forget_preference": dpo_loss(*(each.row_logp_B for each in passes), beta=self.beta)}
 
 
 PLUGIN = AlternatePreference

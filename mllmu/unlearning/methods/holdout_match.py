@@ -54,8 +54,7 @@ class HoldoutMatch(AnchoredMethod):
 
     def _level_B(self, step: Step) -> Tensor:
         if self.reference == "retain_model":
-            reference = step.forget.reference
-            return reference.row_logp_B / reference.row_length_B
+            return step.forget.reference.mean_logp_B
         if self.floor is None:
             return step.forget.holdout_level_B
         return torch.tensor([self.floor], device=step.forget.current.logits_NV.device)
@@ -76,12 +75,8 @@ def distances_B(forward: Forward, level_B: Tensor) -> Tensor:
 
     Source: ours.
     """
-    return F.huber_loss(
-        forward.row_logp_B / forward.row_length_B,
-        level_B.detach().expand_as(forward.row_logp_B),
-        reduction="none",
-        delta=1.0,
-    )
+    mean_logp_B = forward.mean_logp_B
+    return F.huber_loss(mean_logp_B, level_B.detach().expand_as(mean_logp_B), reduction="none", delta=1.0)
 
 
 PLUGIN = HoldoutMatch

@@ -45,10 +45,6 @@ class ModalityAwareNeurons(Method):
     share: float = Field(0.05, gt=0, lt=1, description="share of the neurons switched off, for each modality")
     vision: bool = Field(False, description="the vision tower's neurons too")
 
-    @property
-    def uses_retain(self) -> bool:
-        return True
-
     def modifier(self, probe: Probe) -> Modifier:
         masks: dict[str, Tensor] = {}
         for has_image in (True, False):

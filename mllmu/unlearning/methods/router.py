@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mllmu.models.families import core
+from mllmu.models.families import core, num_layers
 from mllmu.models.modifiers import Experts, Modifier, ModifierSettings
 from mllmu.training.losses import answer_nll
 from mllmu.unlearning.alternatives import Refusing
@@ -44,12 +44,8 @@ class RoutedAdapters(Refusing, RetainingMethod):
     depth: float = Field(0.5, gt=0, lt=1, description="where the router is, as a share of the language model's layers")
     false_alarms: float = Field(0.01, gt=0, lt=1, description="share of retained questions given to a request")
 
-    @property
-    def uses_retain(self) -> bool:
-        return True
-
     def modifier(self, probe: Probe) -> Modifier:
-        layer = min(probe.layer(self.depth), probe.num_layers - 2)
+        layer = min(probe.layer(self.depth), num_layers(probe.loaded.model) - 2)
         people = probe.people()
         count = min(self.requests, len(people))
         owner_GR = torch.eye(count)[[number * count // len(people) for number in range(len(people))]]

@@ -50,8 +50,7 @@ def simnpo_loss(forward: Forward, *, beta: float, margin: float) -> Tensor:
 
     Source: Fan et al. 2024, arXiv:2410.07163.
     """
-    mean_nll_B = -forward.row_logp_B / forward.row_length_B
-    return F.softplus(-beta * (mean_nll_B - margin)).mean() * (2 / beta)
+    return F.softplus(-beta * (-forward.mean_logp_B - margin)).mean() * (2 / beta)
 
 
 PLUGIN = SimpleNegativePreference

@@ -35,10 +35,6 @@ class RefusalSteering(Refusing, RetainingMethod):
     strength: float = Field(1.0, gt=0, description="factor of the vector")
     false_alarms: float = Field(0.01, gt=0, lt=1, description="share of retained questions at which the gate fires")
 
-    @property
-    def uses_retain(self) -> bool:
-        return True
-
     def modifier(self, probe: Probe) -> Modifier:
         layer = probe.layer(self.depth)
         gate, confusion = probe.gate(probe.people(), layer, false_alarms=self.false_alarms)
