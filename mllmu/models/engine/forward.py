@@ -97,8 +97,7 @@ def run_logits(model: Any, batch: Batch) -> Tensor:
 
 def run_labelled(model: Any, batch: Batch) -> Tensor:
     """[N, D] hidden states behind the last layer, in the model's precision, that predict the labelled tokens."""
-    hidden_ND: Tensor = run_body(model, batch)[:, :-1][batch.labels[:, 1:] != IGNORE]
-    return hidden_ND
+    return run_body(model, batch)[:, :-1][batch.labels[:, 1:] != IGNORE]
 
 
 def run_body(model: Any, batch: Batch) -> Tensor:
@@ -213,8 +212,7 @@ def reply_logps(
         logp_M = torch.cat([_logp(logits, label_M[part]) for part, logits in _logits(model, hidden_MD)])
         reply_M = torch.tensor(some, device=device).repeat_interleave(branch.lengths.to(device))
         sum_B.index_add_(0, reply_M, logp_M)
-    sums: list[float] = sum_B.tolist()
-    return sums
+    return sum_B.tolist()
 
 
 def _logp(logits_MV: Tensor, label_M: Tensor) -> Tensor:

@@ -89,11 +89,10 @@ def _from_embeddings(model: Any) -> Iterator[list[Tensor]]:
         return embeddings[-1].clone()
 
     model.requires_grad_(requires_grad=False)
-    handle = model.get_input_embeddings().register_forward_hook(keep)
     try:
-        yield embeddings
+        with model.get_input_embeddings().register_forward_hook(keep):
+            yield embeddings
     finally:
-        handle.remove()
         for parameter in trained:
             parameter.requires_grad_()
 
