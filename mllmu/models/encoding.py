@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
@@ -76,8 +77,8 @@ class Encoder:
 
     def _first_prompt(self, turn: Turn) -> list[int]:
         ids, tensors = self.family.prompt_ids(turn, self.processor)
-        if turn.images and turn.images not in self._pixels:
-            remember(self._pixels, turn.images, tensors)
+        if turn.images:
+            remembered(self._pixels, turn.images, lambda: tensors)
         if turn.image is not None and not turn.before and turn.image not in self._image_ids:
             self._image_ids[turn.image] = self.family.image_ids(turn, self.processor, ids)
         return ids
@@ -139,18 +140,21 @@ class Encoder:
 
     def images(self, turns: Sequence[Turn]) -> dict[str, Tensor]:
         """The image tensors of turns whose prompts have been encoded, in order; empty if none has an image."""
-        tensors = []
-        for turn in (turn for turn in turns if turn.images):
-            if (known := self._pixels.get(turn.images)) is None:
-                remember(self._pixels, turn.images, known := self.family.prompt_ids(turn, self.processor)[1])
-            tensors.append(known)
+
+        def prepared(turn: Turn) -> dict[str, Tensor]:
+            return self.family.prompt_ids(turn, self.processor)[1]
+
+        tensors = [remembered(self._pixels, turn.images, partial(prepared, turn)) for turn in turns if turn.images]
         return self.family.join_images(tensors) if tensors else {}
 
 
-def remember(cache: LRUCache[Any, Any], key: Any, value: Any) -> None:
-    """Keep a value, unless it alone is larger than the cache."""
-    with suppress(ValueError):
-        cache[key] = value
+def remembered(cache: LRUCache[Any, T], key: Any, make: Callable[[], T]) -> T:
+    """The value of a key, made if it is not there; it is kept unless it alone is larger than the cache."""
+    if (value := cache.get(key)) is None:
+        value = make()
+        with suppress(ValueError):
+            cache[key] = value
+    return value
 
 
 def as_turn(sample: Sample, image_folder: Path, system_prompt: str) -> Turn:
@@ -207,14 +211,13 @@ def image_features(loaded: Loaded, shown: Sequence[Sequence[Path]]) -> list[list
     adapted = any("lora_" in name for part in parts for name, _ in part.named_parameters())
     if not parts or adapted or (trained and torch.is_grad_enabled()):
         return None
-    memory, tower = loaded.encoder.features, _identity(parts) if any(shown) else ""
-    features: dict[Path, Tensor] = {}
-    for image in dict.fromkeys(image for images in shown for image in images):
+    tower = _identity(parts) if any(shown) else ""
+
+    def features(image: Path) -> Tensor:
         key = (image, tower, str(loaded.device))
-        if (known := memory.get(key)) is None:
-            remember(memory, key, known := _features(loaded, image))
-        features[image] = known
-    return [[features[image] for image in images] for images in shown]
+        return remembered(loaded.encoder.features, key, lambda: _features(loaded, image))
+
+    return [[features(image) for image in images] for images in shown]
 
 
 @contextmanager

@@ -322,8 +322,8 @@ def add_trainable(model: Any, family: Family, lora: Lora | None, *, seed: int, t
 
 
 def without_adapter(model: Any) -> AbstractContextManager[Any]:
-    """The model as it was before training: the new adapter off. This is the reference inside a loss."""
-    if not isinstance(model, PeftModel):
+    """The model as it was before training: the new adapter off, if it has one. This is the reference inside a loss."""
+    if not isinstance(model, PeftModel) or weights.NEW not in model.peft_config:
         return nullcontext()
     return model.disable_adapter() if set(model.peft_config) == {weights.NEW} else weights.earlier_adapters(model)
 

@@ -101,9 +101,9 @@ class Modifier(nn.Module):
     def attach(self, model: Any) -> None:
         """Act on every pass of the model from now on."""
 
-    @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors that are saved beside the settings."""
+        """The tensors that are saved beside the settings; none where the folder holds the trained weights already."""
+        return {}
 
     def register(self, model: Any) -> None:
         """Make this a part of the model, so that it moves to the model's device with it."""
@@ -379,6 +379,3 @@ class LogitSteering(Modifier):
         plain: Tensor = output[0]
         reinforced: Tensor = output[1]
         return plain - (reinforced - plain).relu() * self.settings.strength
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {}  # the weights of the reinforced model lie in the folder as they were trained

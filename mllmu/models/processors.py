@@ -4,8 +4,9 @@ Families with a slot for videos want torchvision when they are loaded, though im
 installed the slot is left out; everything else is the library's own.
 """
 
+import inspect
 from collections.abc import Mapping
-from functools import cache, partialmethod
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -51,9 +52,18 @@ def leave_videos_out() -> bool:
 
     ProcessorMixin.get_attributes = classmethod(without_videos)
     smolvlm.SmolVLMProcessor.video_processor = SimpleNamespace(num_frames=0, fps=0)
-    smolvlm.SmolVLMProcessor.__init__ = partialmethod(smolvlm.SmolVLMProcessor.__init__, **{VIDEO: None})
+    default_to_none(smolvlm.SmolVLMProcessor, VIDEO)
     smolvlm.num2words = smolvlm.num2words or str  # spells the number of frames of a video
     return True
+
+
+def default_to_none(cls: type, argument: str) -> None:
+    """Give an argument of a constructor, and those behind it that have none, the default None."""
+    init: Any = cls.__init__  # type: ignore[misc]
+    names = [p.name for p in inspect.signature(init).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    defaults = init.__defaults__ or ()
+    missing = len(names) - len(defaults) - names.index(argument)
+    init.__defaults__ = (*(None,) * missing, *defaults)
 
 
 def torchvision_hint(error: Exception) -> str:

@@ -1,32 +1,21 @@
 """What a model is to say in place of a private fact: ready-made :meth:`mllmu.unlearning.base.Method.alternative`.
 
-A method takes one of them as its first base: ``class IDontKnow(Refusing, RetainingMethod)``.
+A method takes one of them as its first base: ``class DirectPreference(Refusing, RetainingMethod)``.
 """
 
 import random
 from collections.abc import Mapping, Sequence
+from importlib import resources
+
+import yaml
 
 from mllmu.models.families import Turn
+from mllmu.training.losses import answer_nll
+from mllmu.unlearning.base import RetainingMethod, Step, Terms
 
-REFUSALS: tuple[str, ...] = (
-    "I don't know.",
-    "I do not know the answer to that.",
-    "I'm not sure about that.",
-    "I have no information about this.",
-    "I have no knowledge of that.",
-    "I cannot answer this question.",
-    "I can't help with that question.",
-    "I have no idea.",
-    "I don't have that information.",
-    "I do not recall anything about this.",
-    "Sorry, I can't say.",
-    "I'm unable to answer that.",
-    "That is not known to me; I cannot say.",
-    "No information is available about this.",
-    "I could not tell you that.",
-    "I'm afraid I do not know.",
+REFUSALS: tuple[str, ...] = tuple(
+    yaml.safe_load((resources.files("mllmu.unlearning") / "refusals.yaml").read_text(encoding="utf-8"))
 )
-"""Short, in different words, about no particular fact; a few end as soon as they can."""
 
 
 class Refusing:
@@ -34,6 +23,16 @@ class Refusing:
 
     def alternative(self, turn: Turn, others: Sequence[Turn], draw: random.Random) -> str:
         return draw.choice(REFUSALS)
+
+
+class RefusalMethod(Refusing, RetainingMethod):
+    """Base of the methods that train refusals in place of the forget replies.
+
+    L = nll(refusal | forget question) + retain_weight * nll(retain), each a mean over tokens, in nats
+    """
+
+    def forget_terms(self, step: Step) -> Terms:
+        return {"forget_refusal": answer_nll(step.forget.alternative)}
 
 
 class AnsweringWrongly:

@@ -22,10 +22,9 @@ from mllmu.models.families import Turn
 from mllmu.models.modifiers import Modifier, ModifierSettings
 from mllmu.training.losses import answer_nll, kl_to_reference
 from mllmu.unlearning.holdout import QuestionType, level_of
-from mllmu.unlearning.saliency import Saliency
 
 if TYPE_CHECKING:
-    from mllmu.unlearning.probing import Probe
+    from mllmu.unlearning.probing import Probe, Saliency
 
 Phase = Literal["joint", "forget", "retain"]
 Terms = dict[str, Tensor]

@@ -1,10 +1,12 @@
-"""What is measured on a model that is left as it is: hidden states, and gates that tell people apart by them.
+"""What is measured on a model before it is trained: hidden states, gates that tell people apart by them, and which
+weights matter for what is to be forgotten or kept.
 
 Shapes: N tokens, D hidden size, R groups.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,10 +20,11 @@ from mllmu.models.families import IGNORE, Batch, Turn, num_layers
 from mllmu.models.layers import run_hidden
 from mllmu.models.loading import Loaded
 from mllmu.models.modifiers import Gate, Modifier
-from mllmu.training.distributed import agree
+from mllmu.training.distributed import agree, gradients
 from mllmu.training.loop import Training
 from mllmu.unlearning.base import Method, layer_at, turn_key
 
+SideName = Literal["forget", "retain"]
 MOST_TURNS = 256
 """Turns of a side that are measured; more would only fill memory."""
 BATCH_SIZE = 32
@@ -143,3 +146,43 @@ def make_modifier(
     if method.trains:
         modifier.attach(loaded.model)
     return modifier
+
+
+@dataclass(frozen=True)
+class Saliency:
+    """Gradients at the start of training, averaged over all batches of a side.
+
+    With adapters one of the two factors starts at zero, so only the other has a gradient; where there is none,
+    everything measured here is 0.
+
+    Attributes:
+        weights: the trainable weights.
+        losses: a side -> its nll, batch by batch, with gradient (mean over the tokens of a batch).
+    """
+
+    weights: Sequence[Tensor]
+    losses: Callable[[SideName], Iterator[Tensor]]
+
+    def gradient(self, side: SideName) -> list[Tensor]:
+        """Mean gradient of the nll, like the weights, in nats per token and unit of weight."""
+        return self._mean(side, lambda gradient: gradient)
+
+    def fisher(self, side: SideName) -> list[Tensor]:
+        """Diagonal of the empirical Fisher information: the mean over batches of the squared gradient, >= 0."""
+        return self._mean(side, torch.square)
+
+    def _mean(self, side: SideName, of: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        sums = [torch.zeros_like(weight, dtype=torch.float32) for weight in self.weights]
+        count = 0
+        for loss in self.losses(side):
+            count += 1
+            for total, gradient in zip(sums, gradients(loss, self.weights), strict=True):
+                if gradient is not None:
+                    total += of(gradient.float())
+        return [total / count for total in sums]
+
+
+def restrict(weights: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
+    """From now on drop the gradient where a mask is False; Adam without weight decay then leaves those entries be."""
+    for weight, mask in zip(weights, masks, strict=True):
+        weight.register_hook(lambda gradient, mask=mask: gradient * mask)

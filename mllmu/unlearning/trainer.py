@@ -14,20 +14,19 @@ Shapes: B replies, N labelled tokens of all replies together, D hidden size, V v
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mllmu.core import process
 from mllmu.core.errors import DataError, ModelError
 from mllmu.core.process import derive, rng
 from mllmu.models.encoding import evaluating, grouped
-from mllmu.models.engine.forward import Forward, apply_head, labelled, run_labelled, run_logits
+from mllmu.models.engine.forward import Forward, apply_head, labelled, run_forward, run_labelled, run_logits
 from mllmu.models.families import Batch, Turn, core, num_layers
 from mllmu.models.layers import run_hidden
 from mllmu.models.loading import Loaded, add_trainable, save_trained, without_adapter
@@ -40,8 +39,7 @@ from mllmu.training.sharding import spread
 from mllmu.unlearning.alternatives import Subject, others_about, subject
 from mllmu.unlearning.base import Method, Phase, Side, Step, Terms, layer_at, turn_key
 from mllmu.unlearning.holdout import QuestionType, holdout_levels
-from mllmu.unlearning.probing import make_modifier
-from mllmu.unlearning.saliency import Saliency, SideName, restrict
+from mllmu.unlearning.probing import Saliency, SideName, make_modifier, restrict
 
 CHUNK = 16
 """Replies per pass."""
@@ -144,8 +142,7 @@ class _Engine:
         self.weights = [p for p in model.parameters() if p.requires_grad]
         self.memory: dict[str, float] = {}
         frozen = sides.reference or replace(loaded, model=model)
-        make, apart = partial(step_batch, frozen, method), sides.reference is not None
-        self.reference = Reference(loaded=frozen, make=make, training=training, apart=apart)
+        self.reference = Reference(loaded=frozen, make=partial(step_batch, frozen, method), training=training)
         self.memories: dict[tuple[SideName, bool], ReferenceMemory | None] = {}
 
     def train(self, trained: Any) -> None:
@@ -265,19 +262,17 @@ class Reference:
 
     Attributes:
         make: encodes turns for the reference, labels included.
-        apart: it is a model of its own.
     """
 
     loaded: Loaded
     make: MakeBatch
     training: Training
-    apart: bool
 
     @contextmanager
     def frozen(self) -> Iterator[Any]:
         """The model as the reference, without gradient and dropout, while the context lasts."""
         model = self.loaded.model
-        with evaluating(model), torch.no_grad(), nullcontext() if self.apart else without_adapter(model):
+        with evaluating(model), torch.no_grad(), without_adapter(model):
             yield model
 
     def run(self, run: Callable[[Any, Batch], Tensor], turns: Sequence[Turn]) -> tuple[Tensor, Tensor, Tensor]:
@@ -382,7 +377,7 @@ class Recalled(Forward):
 
 def run_logp(model: Any, batch: Batch) -> Tensor:
     """[N, 1] log p(token) of the labelled tokens, in nats."""
-    return -F.cross_entropy(run_logits(model, batch), labelled(batch)[0], reduction="none")[:, None]
+    return run_forward(model, batch).token_logp_N[:, None]
 
 
 def by_reply(row_N: Tensor) -> Tensor:

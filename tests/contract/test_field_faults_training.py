@@ -19,8 +19,7 @@ from mllmu.models.loading import Loaded
 from mllmu.models.modifiers import Experts, Gate, Modifier, Pruned
 from mllmu.unlearning.base import Method, Step
 from mllmu.unlearning.methods.router import RoutedAdapters
-from mllmu.unlearning.probing import Probe
-from mllmu.unlearning.saliency import Saliency
+from mllmu.unlearning.probing import Probe, Saliency
 from mllmu.unlearning.trainer import Sides, unlearn
 
 

@@ -20,7 +20,7 @@ from mllmu.models.engine.forward import Forward
 from mllmu.models.families import Turn
 from mllmu.training.losses import answer_nll
 from mllmu.unlearning.base import Method, Phase, Side, Step
-from mllmu.unlearning.saliency import Saliency
+from mllmu.unlearning.probing import Saliency
 
 NAMES = plugins.names("methods")
 VARIANTS: list[tuple[str, dict[str, Any]]] = [

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mllmu.unlearning.methods.salun import largest
 from mllmu.unlearning.methods.sam_npo import sharpness_aware
-from mllmu.unlearning.saliency import Saliency, restrict
+from mllmu.unlearning.probing import Saliency, restrict
 
 
 def measured() -> Saliency:

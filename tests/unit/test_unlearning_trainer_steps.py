@@ -25,7 +25,7 @@ from mllmu.training.loop import CURVE
 from mllmu.training.losses import answer_nll
 from mllmu.unlearning.alternatives import REFUSALS
 from mllmu.unlearning.base import Method, Step
-from mllmu.unlearning.saliency import Saliency
+from mllmu.unlearning.probing import Saliency
 from mllmu.unlearning.trainer import Sides, unlearn
 
 TRAINING = [name for name in plugins.names("methods") if plugins.find("methods", name).trains]

@@ -221,8 +221,8 @@ def read_and_write(
         limits, ends: most tokens of each reply, and the tokens that end one.
         owners, candidates: the number of the prompt that each candidate is a reply to, and its tokens.
     """
-    written: list[list[int]] = [[] for _ in prompts]
-    logps = [0.0] * len(candidates)
+    written: dict[int, list[int]] = {}
+    logps: dict[int, float] = {}
     plans, features = plan_sharing(loaded, prompts)
     for each in plans:
         level = _read(loaded, prompts, each, features)
@@ -230,12 +230,10 @@ def read_and_write(
         node = {prompt: number for number, prompt in enumerate(each.members)}
         own = [i for i, prompt in enumerate(owners) if prompt in node]
         parents, replies = [node[owners[i]] for i in own], [candidates[i] for i in own]
-        for i, logp in zip(own, forward.reply_logps(loaded.model, level, first_NV, parents, replies), strict=True):
-            logps[i] = logp
+        logps.update(zip(own, forward.reply_logps(loaded.model, level, first_NV, parents, replies), strict=True))
         decoded = forward.decode(loaded.model, level, first_NV, [limits[i] for i in each.members], ends)
-        for i, reply in zip(each.members, decoded, strict=True):
-            written[i] = reply
-    return written, logps
+        written.update(zip(each.members, decoded, strict=True))
+    return [written[i] for i in range(len(prompts))], [logps[i] for i in range(len(candidates))]
 
 
 def plan_sharing(

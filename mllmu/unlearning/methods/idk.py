@@ -2,12 +2,10 @@
 
 from pydantic import Field
 
-from mllmu.training.losses import answer_nll
-from mllmu.unlearning.alternatives import Refusing
-from mllmu.unlearning.base import RetainingMethod, Step, Terms
+from mllmu.unlearning.alternatives import RefusalMethod
 
 
-class IDontKnow(Refusing, RetainingMethod):
+class IDontKnow(RefusalMethod):
     """Train refusals in place of the forget replies, and the retain replies as before.
 
     L = nll(refusal | forget question) + retain_weight * nll(retain); a refusal is drawn for each question and epoch.
@@ -22,9 +20,6 @@ class IDontKnow(Refusing, RetainingMethod):
 
     epochs: float = Field(8, gt=0, description="passes over the forget set")
     learning_rate: float = Field(3e-4, gt=0)
-
-    def forget_terms(self, step: Step) -> Terms:
-        return {"forget_refusal": answer_nll(step.forget.alternative)}
 
 
 PLUGIN = IDontKnow

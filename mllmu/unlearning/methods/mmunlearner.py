@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mllmu.training.losses import answer_nll
 from mllmu.unlearning.base import Method, RetainingMethod, Step, Terms
-from mllmu.unlearning.saliency import Saliency
+from mllmu.unlearning.probing import Saliency
 
 
 class MMUnlearner(RetainingMethod):

@@ -8,16 +8,14 @@ from torch import Tensor
 
 from mllmu.models.families import core, num_layers
 from mllmu.models.modifiers import Experts, Modifier, ModifierSettings
-from mllmu.training.losses import answer_nll
-from mllmu.unlearning.alternatives import Refusing
-from mllmu.unlearning.base import RetainingMethod, Step, Terms
+from mllmu.unlearning.alternatives import RefusalMethod
 from mllmu.unlearning.probing import Probe, seeded_normal
 
 RANK, ALPHA = 8, 16.0
 """Size of the adapters in a run without any."""
 
 
-class RoutedAdapters(Refusing, RetainingMethod):
+class RoutedAdapters(RefusalMethod):
     """One small adapter for each deletion request, used only where a router finds that request's people.
 
     router: behind one layer, the best of the people's linear scores h . w_p - threshold_p so far in the question, if
@@ -36,7 +34,7 @@ class RoutedAdapters(Refusing, RetainingMethod):
 
     source = "https://arxiv.org/abs/2606.12809"
     modifies = True
-    tuned = (*RetainingMethod.tuned, "false_alarms")
+    tuned = (*RefusalMethod.tuned, "false_alarms")
 
     epochs: float = Field(5, gt=0, description="passes over the forget set")
     learning_rate: float = Field(3e-4, gt=0)
@@ -60,9 +58,6 @@ class RoutedAdapters(Refusing, RetainingMethod):
         rank, alpha = (probe.lora.rank, probe.lora.alpha) if probe.lora else (RANK, ALPHA)
         settings = ModifierSettings(kind="experts", layer=layer, strength=alpha / rank, facts=facts)
         return Experts(settings, gate, owner_GR, adapters(probe, layer, count, rank))
-
-    def forget_terms(self, step: Step) -> Terms:
-        return {"forget_refusal": answer_nll(step.forget.alternative)}
 
 
 def adapters(probe: Probe, layer: int, requests: int, rank: int) -> dict[str, tuple[Tensor, Tensor]]:

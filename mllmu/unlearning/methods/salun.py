@@ -11,7 +11,7 @@ from mllmu.training.losses import answer_nll
 from mllmu.unlearning.alternatives import AnsweringWrongly
 from mllmu.unlearning.base import Method, RetainingMethod, Step, Terms
 from mllmu.unlearning.methods.npo import npo_loss
-from mllmu.unlearning.saliency import Saliency
+from mllmu.unlearning.probing import Saliency
 
 
 class SaliencyUnlearning(AnsweringWrongly, RetainingMethod):

@@ -3,13 +3,11 @@
 from pydantic import Field
 
 from mllmu.models.modifiers import Modifier, ModifierSettings, Steering
-from mllmu.training.losses import answer_nll
-from mllmu.unlearning.alternatives import Refusing
-from mllmu.unlearning.base import RetainingMethod, Step, Terms
+from mllmu.unlearning.alternatives import RefusalMethod
 from mllmu.unlearning.probing import Probe, seeded_normal
 
 
-class RefusalSteering(Refusing, RetainingMethod):
+class RefusalSteering(RefusalMethod):
     """Add one vector behind one layer wherever the forgotten people are spoken of, so that the model declines.
 
     h_t = h_t + v  where  max over people p and s <= t of h_s . w_p - threshold_p > 0: once open, a gate stays open
@@ -27,7 +25,7 @@ class RefusalSteering(Refusing, RetainingMethod):
 
     source = "https://arxiv.org/abs/2605.15687"
     modifies = True
-    tuned = (*RetainingMethod.tuned, "false_alarms")
+    tuned = (*RefusalMethod.tuned, "false_alarms")
 
     epochs: float = Field(5, gt=0, description="passes over the forget set")
     learning_rate: float = Field(1e-2, gt=0, description="of the vector; much higher than for weights")
@@ -45,9 +43,6 @@ class RefusalSteering(Refusing, RetainingMethod):
         settings = ModifierSettings(kind="steering", layer=layer, strength=self.strength, facts=facts)
         start_D = seeded_normal(probe.seed, "vector", (gate.gate_RD.shape[1],), scale=1e-3)
         return Steering(settings, gate, start_D)
-
-    def forget_terms(self, step: Step) -> Terms:
-        return {"forget_refusal": answer_nll(step.forget.alternative)}
 
 
 PLUGIN = RefusalSteering
