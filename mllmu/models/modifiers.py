@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -247,21 +247,18 @@ class Experts(Modifier):
         self.register(model)
         self.gate.watch(model, self.settings.layer).register_forward_hook(self._choose, with_kwargs=True)
         for index, name in enumerate(self.names):
-            core(model).get_submodule(name).register_forward_hook(self._adapt(index))
+            core(model).get_submodule(name).register_forward_hook(partial(self._adapt, index))
 
     def _choose(self, _module: Any, _args: Any, kwargs: dict[str, Any], output: Any) -> None:
         chosen_BTG = self.gate(output[0] if isinstance(output, tuple) else output, kwargs)
         self._chosen_BTR = chosen_BTG @ self.owner_GR.to(chosen_BTG.dtype)
 
-    def _adapt(self, index: int) -> Callable[..., Tensor]:
-        def adapt(_module: Any, args: Any, output_BTO: Tensor) -> Tensor:
-            if not torch.is_grad_enabled() and not self._chosen_BTR.any():
-                return output_BTO
-            down_RrI, up_ROr = self.down[index].to(args[0].dtype), self.up[index].to(args[0].dtype)
-            small_BTRr = torch.einsum("bti,rki->btrk", args[0], down_RrI) * self._chosen_BTR[..., None]
-            return output_BTO + self.settings.strength * torch.einsum("btrk,rok->bto", small_BTRr, up_ROr)
-
-        return adapt
+    def _adapt(self, index: int, _module: Any, args: Any, output_BTO: Tensor) -> Tensor:
+        if not torch.is_grad_enabled() and not self._chosen_BTR.any():
+            return output_BTO
+        down_RrI, up_ROr = self.down[index].to(args[0].dtype), self.up[index].to(args[0].dtype)
+        small_BTRr = torch.einsum("bti,rki->btrk", args[0], down_RrI) * self._chosen_BTR[..., None]
+        return output_BTO + self.settings.strength * torch.einsum("btrk,rok->bto", small_BTRr, up_ROr)
 
     def tensors(self) -> dict[str, Tensor]:
         held = {"gate_RD": self.gate.gate_RD, "threshold_R": self.gate.threshold_R, "owner_GR": self.owner_GR}
@@ -334,23 +331,20 @@ class LogitSteering(Modifier):
             raise ValueError("the model is steered already, and logits can only be steered on a plain one")
         self.register(model)
         for name, parts in zip(self.changes, self.parts, strict=True):
-            own.get_submodule(name).register_forward_hook(self._change(parts))
+            own.get_submodule(name).register_forward_hook(partial(self._change, parts))
         self._num_layers = len(decoder_layers(model))
         self._config = own.config.get_text_config()
         own.model.register_forward_hook(self._run_again, with_kwargs=True)
         own.lm_head.register_forward_pre_hook(self._apart)
         own.lm_head.register_forward_hook(self._combine)
 
-    def _change(self, parts: nn.Module) -> Callable[..., Tensor]:
-        def change(_module: Any, args: Any, output: Tensor) -> Tensor:
-            if not self._reinforced:
-                return output
-            added = args[0]
-            for part in parts.parameters():
-                added = nn.functional.linear(added, part.to(added.dtype))
-            return torch.add(output, added)
-
-        return change
+    def _change(self, parts: nn.Module, _module: Any, args: Any, output: Tensor) -> Tensor:
+        if not self._reinforced:
+            return output
+        added = args[0]
+        for part in parts.parameters():
+            added = nn.functional.linear(added, part.to(added.dtype))
+        return torch.add(output, added)
 
     def _run_again(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
         cache = getattr(output, CACHE, None)

@@ -1,17 +1,19 @@
 """What a model is to say in place of a private fact: ready-made :meth:`mllmu.unlearning.base.Method.alternative`.
 
-A method takes one of them as its first base: ``class DirectPreference(Refusing, RetainingMethod)``.
+A method takes one of them as its first base: ``class DirectPreference(Refusing, PreferenceMethod)``.
 """
 
 import random
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from typing import ClassVar
 
 import yaml
+from pydantic import Field
 
 from mllmu.models.families import Turn
-from mllmu.training.losses import answer_nll
-from mllmu.unlearning.base import RetainingMethod, Step, Terms
+from mllmu.training.losses import answer_nll, dpo_loss
+from mllmu.unlearning.base import Method, RetainingMethod, Step, Terms
 
 REFUSALS: tuple[str, ...] = tuple(
     yaml.safe_load((resources.files("mllmu.unlearning") / "refusals.yaml").read_text(encoding="utf-8"))
@@ -40,6 +42,24 @@ class AnsweringWrongly:
 
     def alternative(self, turn: Turn, others: Sequence[Turn], draw: random.Random) -> str:
         return draw.choice(others).reply if others else draw.choice(REFUSALS)
+
+
+class PreferenceMethod(RetainingMethod):
+    """Base of the methods that prefer the alternative over the true forget reply, measured against the reference.
+
+    L = (2 / beta) * mean over replies of softplus(-beta * (gain of the alternative - gain of the true reply))
+        + retain_weight * nll(retain),  gain = log p - log p_ref, summed over the tokens of a reply
+    """
+
+    uses_reference: ClassVar[bool] = True
+    tuned: ClassVar[tuple[str, ...]] = (*Method.tuned, "beta", "retain_weight")
+
+    beta: float = Field(gt=0)
+
+    def forget_terms(self, step: Step) -> Terms:
+        side = step.forget
+        passes = (side.alternative, side.alternative_reference, side.current, side.reference)
+        return {"forget_preference": dpo_loss(*(each.row_logp_B for each in passes), beta=self.beta)}
 
 
 Subject = tuple[bool, str]

@@ -2,11 +2,10 @@
 
 from pydantic import Field
 
-from mllmu.unlearning.alternatives import AnsweringWrongly
-from mllmu.unlearning.methods.dpo import DirectPreference
+from mllmu.unlearning.alternatives import AnsweringWrongly, PreferenceMethod
 
 
-class AlternatePreference(AnsweringWrongly, DirectPreference):
+class AlternatePreference(AnsweringWrongly, PreferenceMethod):
     """Prefer a plausible wrong reply over the true forget reply; the model keeps answering, and answers wrongly.
 
     L = (2 / beta) * mean over replies of softplus(-beta * (gain of the alternative - gain of the true reply))
@@ -25,6 +24,7 @@ class AlternatePreference(AnsweringWrongly, DirectPreference):
     source = "https://arxiv.org/abs/2409.13474"
 
     epochs: float = Field(10, gt=0, description="passes over the forget set")
+    beta: float = Field(0.1, gt=0, description="inverse temperature, 1/nat; smaller moves further from the reference")
 
 
 PLUGIN = AlternatePreference

@@ -2,12 +2,10 @@
 
 from pydantic import Field
 
-from mllmu.training.losses import dpo_loss
-from mllmu.unlearning.alternatives import Refusing
-from mllmu.unlearning.base import Method, RetainingMethod, Step, Terms
+from mllmu.unlearning.alternatives import PreferenceMethod, Refusing
 
 
-class DirectPreference(Refusing, RetainingMethod):
+class DirectPreference(Refusing, PreferenceMethod):
     """Prefer a refusal over the true forget reply, measured against the reference, and train retain as before.
 
     L = (2 / beta) * mean over replies of softplus(-beta * (gain of the refusal - gain of the true reply))
@@ -21,16 +19,9 @@ class DirectPreference(Refusing, RetainingMethod):
     """
 
     source = "https://arxiv.org/abs/2305.18290"
-    uses_reference = True
-    tuned = (*Method.tuned, "beta", "retain_weight")
 
     epochs: float = Field(5, gt=0, description="passes over the forget set")
     beta: float = Field(0.1, gt=0, description="inverse temperature, 1/nat; smaller moves further from the reference")
-
-    def forget_terms(self, step: Step) -> Terms:
-        side = step.forget
-        passes = (side.alternative, side.alternative_reference, side.current, side.reference)
-        return {"forget_preference": dpo_loss(*(each.row_logp_B for each in passes), beta=self.beta)}
 
 
 PLUGIN = DirectPreference
