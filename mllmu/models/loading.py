@@ -31,7 +31,7 @@ from mllmu.models.families import Family
 from mllmu.models.modifiers import MODIFIER_FILE, apply_modifier
 from mllmu.models.weights import WEIGHTS_FILE
 
-LOAD_FAULTS = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError)
+LOAD_FAULTS = (AttributeError, OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError)
 """What the libraries raise on files that are missing, damaged, or made for another model."""
 
 
@@ -80,26 +80,19 @@ def load(section: ModelSection, ref: ModelRef, run_folder: Path, encoder: Encode
         ModelError: the base or an adapter is missing or does not fit; names the path and the reason.
     """
     source, device = source_of(ref.base), choose_device(section.device)
-    try:
-        with quiet_libraries():
-            config = AutoConfig.from_pretrained(source, revision=ref.revision, trust_remote_code=False)
-            encoder = encoder or make_encoder(section, source, ref.revision, config)
-            dtype, kernel = choose_dtype(section.dtype, device), section.attn_implementation
-            settings: dict[str, Any] = {"dtype": dtype, "attn_implementation": kernel}
-            if kernel == "auto":
-                settings["attn_implementation"] = attention(config, device)
-            if section.quantize:
-                settings |= weights.load_settings(section.quantize, config, encoder.family, dtype, device)
-            if section.device_map:
-                settings["device_map"] = devices.device_map(section.device_map, device)
-            model = load_base(source, ref.revision, **settings)
-    except MllmuError:
-        raise
-    except LOAD_FAULTS as error:
-        raise ModelError(
-            f"model.path: '{ref.base}' cannot be loaded: {one_line(error)}. {processors.torchvision_hint(error)}"
-            "Expected 'tiny', a folder saved by save_pretrained with its processor, or a hub id."
-        ) from None
+    expected = "Expected 'tiny', a folder saved by save_pretrained with its processor, or a hub id."
+    with explain_load_faults(f"model.path: '{ref.base}' cannot be loaded", expected):
+        config = AutoConfig.from_pretrained(source, revision=ref.revision, trust_remote_code=False)
+        encoder = encoder or make_encoder(section, source, ref.revision, config)
+        dtype, kernel = choose_dtype(section.dtype, device), section.attn_implementation
+        settings: dict[str, Any] = {"dtype": dtype, "attn_implementation": kernel}
+        if kernel == "auto":
+            settings["attn_implementation"] = attention(config, device)
+        if section.quantize:
+            settings |= weights.load_settings(section.quantize, config, encoder.family, dtype, device)
+        if section.device_map:
+            settings["device_map"] = devices.device_map(section.device_map, device)
+        model = load_base(source, ref.revision, **settings)
     if section.quantize:
         weights.keep_gradients(model)
     for adapter in ref.adapters:
@@ -149,6 +142,19 @@ def quiet_libraries() -> Iterator[None]:
     finally:
         if bars:
             library_logging.enable_progress_bar()
+
+
+@contextmanager
+def explain_load_faults(what: str, advice: str = "") -> Iterator[None]:
+    """Keep the libraries quiet, and turn what they raise on files that do not fit into one ModelError."""
+    try:
+        with quiet_libraries():
+            yield
+    except MllmuError:
+        raise
+    except LOAD_FAULTS as error:
+        hint = processors.torchvision_hint(error)
+        raise ModelError(f"{what}: {one_line(error)}. {hint}{advice}".rstrip()) from None
 
 
 def make_encoder(section: ModelSection, source: str, revision: str | None, config: Any) -> Encoder:
@@ -253,19 +259,14 @@ def apply_adapter(model: Any, folder: Path, *, merge: bool = True) -> Any:
     missing = [file for file in (ADAPTER_FILE, CONFIG_NAME) if not (folder / file).is_file()]
     if name == ADAPTER_FILE and missing:
         raise ModelError(f"{folder}: no adapter there ({missing[0]} missing). Run the earlier stages again.")
-    try:
-        with quiet_libraries():
-            if name == MODIFIER_FILE:
-                return apply_modifier(model, folder)
-            if name == WEIGHTS_FILE:
-                return weights.read_weights(model, folder)
-            model = _attach(model, folder)
-            return model.merge_and_unload() if merge else model
-    except (*LOAD_FAULTS, AttributeError) as error:  # a modifier of another model misses its layers
-        raise ModelError(
-            f"{folder / name}: does not fit the base model or is damaged: {one_line(error)}. "
-            "Expected what was made on this very base: check model.path, or run the earlier stages again."
-        ) from None
+    expected = "Expected what was made on this very base: check model.path, or run the earlier stages again."
+    with explain_load_faults(f"{folder / name}: does not fit the base model or is damaged", expected):
+        if name == MODIFIER_FILE:
+            return apply_modifier(model, folder)
+        if name == WEIGHTS_FILE:
+            return weights.read_weights(model, folder)
+        model = _attach(model, folder)
+        return model.merge_and_unload() if merge else model
 
 
 def _attach(model: Any, folder: Path) -> Any:

@@ -25,14 +25,14 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from mllmu.config.recipe import ModelSection
-from mllmu.core.errors import ModelError, needs_extra, one_line
+from mllmu.core.errors import ModelError, needs_extra
 from mllmu.core.records import ModelRef, Response, Sample
 from mllmu.core.runfolder import digest
 from mllmu.models.encoding import as_turn
 from mllmu.models.engine.raw_prompt import reply_text
 from mllmu.models.engine.respond import candidates_of, responses
 from mllmu.models.families import open_image
-from mllmu.models.loading import LOAD_FAULTS, make_encoder, source_of
+from mllmu.models.loading import explain_load_faults, make_encoder, source_of
 from mllmu.models.modifiers import MODIFIER_FILE
 from mllmu.models.weights import WEIGHTS_FILE
 
@@ -67,7 +67,7 @@ class VllmEngine:
             from vllm.lora.request import LoRARequest
         self._vllm, self._lora = vllm, LoRARequest
         source, revision = source_of(self.base.base), self.base.revision
-        try:
+        with explain_load_faults(f"evaluate.backend: vllm cannot load '{self.base.base}'", HOW):
             config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
             self.encoder = make_encoder(self.section, source, revision, config)
             self.llm = vllm.LLM(
@@ -81,10 +81,6 @@ class VllmEngine:
                 mm_processor_kwargs={**self.encoder.family.image_settings, **self.section.image_processor},
                 **{"max_lora_rank": self.most_rank, "limit_mm_per_prompt": {"image": MOST_IMAGES}, **self.settings},
             )
-        except LOAD_FAULTS as error:
-            raise ModelError(
-                f"evaluate.backend: vllm cannot load '{self.base.base}': {one_line(error)}. {HOW}"
-            ) from None
         self._numbers: dict[Path, int] = {}
         self.scratch = Path(mkdtemp(prefix="mllmu-vllm-"))
         weakref.finalize(self, shutil.rmtree, self.scratch, ignore_errors=True)
