@@ -19,7 +19,7 @@ class Shots(BaseModel):
     evaluator shows. A task that is not named has no examples.
     """
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
     __pydantic_extra__: dict[TaskName, ExamplePeople]
 
     drawn_from: Literal["pool", "asked"] = Field(
@@ -27,9 +27,8 @@ class Shots(BaseModel):
         description="'pool': retain people, who are then not evaluated; 'asked': people of the evaluated set, so "
         "the prompt then shows answers to forget, as published",
     )
-    questions: Literal["one", "all"] = Field(
-        "one", description="questions per example person: one, or all of the task and modality, as published"
-    )
+    questions: Literal["one", "all"] = "one"
+    """questions per example person: one, or all of the task and modality, as published"""
 
     @model_validator(mode="before")
     @classmethod
@@ -62,14 +61,12 @@ OFFICIAL: dict[str, Any] = {
 class Protocol(BaseModel):
     """How questions are put and replies are read: a preset by name, of which every setting can be changed alone."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    name: Literal["corrected", "official"] = Field(
-        "corrected", description="a preset for the settings below; 'official' follows the published evaluator"
-    )
-    prompts: Literal["chat", "published"] = Field(
-        "chat", description="the model's own chat template, or the published prompt texts to the letter"
-    )
+    name: Literal["corrected", "official"] = "corrected"
+    """a preset for the settings below; 'official' follows the published evaluator"""
+    prompts: Literal["chat", "published"] = "chat"
+    """the model's own chat template, or the published prompt texts to the letter"""
     shots: Shots = Field(
         Shots(),
         description="few-shot examples: per task how many people, or their ids, or 'published'; a number alone is for "
@@ -80,12 +77,10 @@ class Protocol(BaseModel):
         description="'strict' leaves unreadable replies out of the mean; 'first_char' takes the first character and "
         "counts unreadable replies as wrong, as published",
     )
-    max_new_tokens: int | None = Field(
-        None, gt=0, description="most tokens of a reply, for all tasks; null: each task's own limit"
-    )
-    test_image: Literal["each", "one"] | NonNegativeInt = Field(
-        "each", description="portrait in the test set: each view in turn, one drawn per person and task, or an index"
-    )
+    max_new_tokens: int | None = Field(None, gt=0)
+    """most tokens of a reply, for all tasks; null: each task's own limit"""
+    test_image: Literal["each", "one"] | NonNegativeInt = "each"
+    """portrait in the test set: each view in turn, one drawn per person and task, or an index"""
 
     @model_validator(mode="before")
     @classmethod

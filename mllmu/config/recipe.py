@@ -22,7 +22,7 @@ Modalities = Literal["image_text", "text", "both"]
 class Section(BaseModel):
     """Base of all sections: frozen, unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class PluginSpec(BaseModel):
@@ -68,17 +68,14 @@ class MethodSpec(PluginSpec):
 class Splits(Section):
     """Which people are forgotten, held out, or kept for tuning; drawn by a seeded hash, or read from a file of ids."""
 
-    forget_ratios: tuple[float, ...] = Field(
-        (0.1,), description="shares of the people to forget; all methods run per share; e.g. [0.05, 0.1, 0.15]"
-    )
-    file: Path | None = Field(
-        None, description="JSON file {key: [ids]} of people to forget, instead of a draw; e.g. forget.json"
-    )
+    forget_ratios: tuple[float, ...] = (0.1,)
+    """shares of the people to forget; all methods run per share; e.g. [0.05, 0.1, 0.15]"""
+    file: Path | None = None
+    """JSON file {key: [ids]} of people to forget, instead of a draw; e.g. forget.json"""
     keys: tuple[str, ...] = Field((), description="keys of that file, one per forget ratio; e.g. [forget05]")
     holdout: int = Field(8, ge=0, description="extra people that no model is trained on, as a control group")
-    selection: float = Field(
-        0.0, ge=0, lt=1, description="share of forget and retain questions kept apart for 'mllmu tune'"
-    )
+    selection: float = Field(0.0, ge=0, lt=1)
+    """share of forget and retain questions kept apart for 'mllmu tune'"""
 
     @field_validator("forget_ratios")
     @classmethod
@@ -114,28 +111,19 @@ def percent(ratio: float) -> str:
 class DataSection(Section):
     """The people, their portraits and questions."""
 
-    source: PluginSpec = Field(
-        PluginSpec(name="synthetic"),
-        description="where the people come from ('mllmu ls sources'); e.g. {name: synthetic, num_people: 100}",
-    )
-    celebrities: PluginSpec | None = Field(
-        PluginSpec(name="celebrities"), description="well-known people that are evaluated, never trained on"
-    )
-    portraits: PluginSpec = Field(
-        PluginSpec(name="dicebear"),
-        description="how portraits are made ('mllmu ls portraits'); e.g. {name: dicebear, size: 336}",
-    )
-    questions: PluginSpec = Field(
-        PluginSpec(name="template"), description="how questions are written ('mllmu ls questions')"
-    )
+    source: PluginSpec = PluginSpec(name="synthetic")
+    """where the people come from ('mllmu ls sources'); e.g. {name: synthetic, num_people: 100}"""
+    celebrities: PluginSpec | None = PluginSpec(name="celebrities")
+    """well-known people that are evaluated, never trained on"""
+    portraits: PluginSpec = PluginSpec(name="dicebear")
+    """how portraits are made ('mllmu ls portraits'); e.g. {name: dicebear, size: 336}"""
+    questions: PluginSpec = PluginSpec(name="template")
+    """how questions are written ('mllmu ls questions')"""
     splits: Splits = Splits()
-    review: Path | None = Field(
-        None, description="saved by the page of 'mllmu data review'; what it marks is left out; e.g. review.json"
-    )
-    train_formats: tuple[TaskName, ...] = Field(
-        (QUESTION_FORMAT,),
-        description="formats of training questions: 'question', as published, and tasks; e.g. [question, cloze]",
-    )
+    review: Path | None = None
+    """saved by the page of 'mllmu data review'; what it marks is left out; e.g. review.json"""
+    train_formats: tuple[TaskName, ...] = (QUESTION_FORMAT,)
+    """formats of training questions: 'question', as published, and tasks; e.g. [question, cloze]"""
     train_wordings: int = Field(6, ge=1, le=14, description="wordings in which each fact is asked in training")
 
     @field_validator("source", "celebrities", "portraits", "questions", mode="before")
@@ -150,35 +138,26 @@ class DataSection(Section):
 class ModelSection(Section):
     """The base model: 'tiny' (embedded), a folder, or a hub id."""
 
-    path: str = Field(
-        "tiny", description="'tiny', a folder of save_pretrained, or a hub id; e.g. llava-hf/llava-1.5-7b-hf"
-    )
+    path: str = "tiny"
+    """'tiny', a folder of save_pretrained, or a hub id; e.g. llava-hf/llava-1.5-7b-hf"""
     revision: str | None = Field(None, description="branch, tag or commit of the hub repository; e.g. main")
-    family: str = Field(
-        "auto", description="how inputs are encoded ('mllmu ls families'); 'auto': by the model's config; e.g. llava"
-    )
-    image_processor: dict[str, Any] = Field(
-        {}, description="settings of the model's image processor; e.g. {max_pixels: 200704}"
-    )
+    family: str = "auto"
+    """how inputs are encoded ('mllmu ls families'); 'auto': by the model's config; e.g. llava"""
+    image_processor: dict[str, Any] = {}
+    """settings of the model's image processor; e.g. {max_pixels: 200704}"""
     device: str = Field("auto", description="device of the model; 'auto' takes a GPU if there is one; e.g. cuda:1")
-    packing: Literal["auto", "on", "off"] = Field(
-        "auto", description="train on all questions about an image in one sequence: faster, with the same losses"
-    )
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="precision of the weights; 'auto': float32 on CPU, bfloat16 on GPU"
-    )
-    quantize: Literal["int8", "nf4"] | None = Field(
-        None, description="hold the language model in 8 or 4 bits and train adapters on it (QLoRA; extra 'qlora')"
-    )
-    attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
-        "auto", description="attention kernel; 'auto': sdpa, but eager on CPU for short contexts"
-    )
-    device_map: Literal["auto", "balanced", "sequential"] | None = Field(
-        None, description="spread one model over all GPUs, to evaluate a model that does not fit one"
-    )
-    gradient_checkpointing: bool = Field(
-        False, description="recompute activations in the backward pass: less memory, about a third more time"
-    )
+    packing: Literal["auto", "on", "off"] = "auto"
+    """train on all questions about an image in one sequence: faster, with the same losses"""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """precision of the weights; 'auto': float32 on CPU, bfloat16 on GPU"""
+    quantize: Literal["int8", "nf4"] | None = None
+    """hold the language model in 8 or 4 bits and train adapters on it (QLoRA; extra 'qlora')"""
+    attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+    """attention kernel; 'auto': sdpa, but eager on CPU for short contexts"""
+    device_map: Literal["auto", "balanced", "sequential"] | None = None
+    """spread one model over all GPUs, to evaluate a model that does not fit one"""
+    gradient_checkpointing: bool = False
+    """recompute activations in the backward pass: less memory, about a third more time"""
 
     @field_validator("packing", mode="before")
     @classmethod
@@ -193,9 +172,8 @@ class Lora(Section):
     rank: int = Field(16, ge=1, description="rank of each adapter")
     alpha: float = Field(16, gt=0, description="scale of the adapters: their output is multiplied by alpha / rank")
     dropout: float = Field(0.05, ge=0, lt=1, description="dropout on the input of each adapter")
-    targets: str | None = Field(
-        None, description="regular expression of layer names; null: those of the language model; e.g. .*(q_proj|v_proj)"
-    )
+    targets: str | None = None
+    """regular expression of layer names; null: those of the language model; e.g. .*(q_proj|v_proj)"""
 
 
 class Finetune(Section):
@@ -204,16 +182,14 @@ class Finetune(Section):
     epochs: float = Field(5, gt=0, description="passes over the training questions")
     learning_rate: float = Field(2e-5, gt=0, description="peak learning rate of AdamW; it falls linearly to 0")
     batch_size: int = Field(4, ge=1, description="questions per optimiser step")
-    questions_together: int = Field(
-        1, ge=1, description="questions about one image that share a step, which is faster; 1 mixes all, as published"
-    )
+    questions_together: int = Field(1, ge=1)
+    """questions about one image that share a step, which is faster; 1 mixes all, as published"""
     warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps in which the learning rate rises")
     weight_decay: float = Field(0.0, ge=0, description="weight decay of AdamW")
     modality: Modalities = Field("image_text", description="training questions with image, text only, or both")
     lora: Lora | None = Field(Lora(), description="low-rank adapters; null trains the weights of the target layers")
-    micro_batch_size: int | None = Field(
-        None, ge=1, description="questions per forward pass; a step then runs in parts, with the same result"
-    )
+    micro_batch_size: int | None = Field(None, ge=1)
+    """questions per forward pass; a step then runs in parts, with the same result"""
     checkpoint_every_s: float = Field(60, gt=0, description="seconds between resumable checkpoints")
 
 
@@ -225,51 +201,39 @@ class Unlearn(Section):
         description="methods ('mllmu ls methods') with their settings; a list of modalities is one model each; "
         "e.g. [ga, {name: npo, beta: 0.4, modality: [image_text, text]}]",
     )
-    lora: Lora | None = Field(
-        Lora(), description="adapters of the methods; null changes the weights of the target layers"
-    )
+    lora: Lora | None = Lora()
+    """adapters of the methods; null changes the weights of the target layers"""
     micro_batch_size: int | None = Field(None, ge=1, description="forget questions per forward pass, and retain ones")
-    reference_mib: float = Field(
-        1024, ge=0, description="memory for kept outputs of the frozen reference, in MiB; 0: recompute them"
-    )
+    reference_mib: float = Field(1024, ge=0)
+    """memory for kept outputs of the frozen reference, in MiB; 0: recompute them"""
 
 
 class Evaluate(Section):
     """Which questions the models answer, and how the replies are scored."""
 
     protocol: Protocol = Field(Protocol(), description="how prompts are built and replies are parsed; e.g. official")
-    compare: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]{1,64}$")], Protocol] = Field(
-        {}, description="further protocols to evaluate all models under, by label; e.g. {published: official}"
-    )
-    tasks: tuple[TaskName, ...] = Field(
-        TASKS, min_length=1, description="tasks that are evaluated; see 'mllmu ls tasks'"
-    )
-    modalities: tuple[Modality, ...] = Field(
-        MODALITIES, min_length=1, description="evaluated modalities; [image_text] for models that need an image"
-    )
-    metrics: tuple[str, ...] = Field(
-        (), description="metrics to compute ('mllmu ls metrics'); empty: those of the tasks; e.g. [rougeL]"
-    )
+    compare: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]{1,64}$")], Protocol] = {}
+    """further protocols to evaluate all models under, by label; e.g. {published: official}"""
+    tasks: tuple[TaskName, ...] = Field(TASKS, min_length=1)
+    """tasks that are evaluated; see 'mllmu ls tasks'"""
+    modalities: tuple[Modality, ...] = Field(MODALITIES, min_length=1)
+    """evaluated modalities; [image_text] for models that need an image"""
+    metrics: tuple[str, ...] = ()
+    """metrics to compute ('mllmu ls metrics'); empty: those of the tasks; e.g. [rougeL]"""
     extra_metrics: tuple[str, ...] = Field((), description="metrics beside those of the tasks; e.g. [probability]")
-    summaries: tuple[str, ...] = Field(
-        (), description="model summaries ('mllmu ls summaries'), or [all]; e.g. [forget_quality, membership]"
-    )
-    judges: tuple[PluginSpec, ...] = Field(
-        (), description="judges of free-form answers ('mllmu ls judges'); 'mllmu judge' runs others later; e.g. [rule]"
-    )
-    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
-        64, description="questions per batch; 'auto': as many as memory allows. Replies do not depend on it"
-    )
-    backend: Literal["transformers", "vllm"] = Field(
-        "transformers", description="engine of the evaluation; vllm runs base models and LoRA on a GPU (extra 'vllm')"
-    )
+    summaries: tuple[str, ...] = ()
+    """model summaries ('mllmu ls summaries'), or [all]; e.g. [forget_quality, membership]"""
+    judges: tuple[PluginSpec, ...] = ()
+    """judges of free-form answers ('mllmu ls judges'); 'mllmu judge' runs others later; e.g. [rule]"""
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 64
+    """questions per batch; 'auto': as many as memory allows. Replies do not depend on it"""
+    backend: Literal["transformers", "vllm"] = "transformers"
+    """engine of the evaluation; vllm runs base models and LoRA on a GPU (extra 'vllm')"""
     vllm: dict[str, Any] = Field({}, description="arguments of vllm.LLM; e.g. {gpu_memory_utilization: 0.8}")
-    benchmarks: tuple[PluginSpec, ...] = Field(
-        (), description="general benchmarks ('mllmu ls benchmarks'); e.g. [{name: mmmu, num_questions: 100}]"
-    )
-    max_profiles: dict[Split, NonNegativeInt] = Field(
-        {}, description="most people evaluated per set, 0 for none; e.g. {retain: 50, celebrity: 50}"
-    )
+    benchmarks: tuple[PluginSpec, ...] = ()
+    """general benchmarks ('mllmu ls benchmarks'); e.g. [{name: mmmu, num_questions: 100}]"""
+    max_profiles: dict[Split, NonNegativeInt] = {}
+    """most people evaluated per set, 0 for none; e.g. {retain: 50, celebrity: 50}"""
 
     @field_validator("batch_size", mode="before")
     @classmethod
@@ -319,18 +283,16 @@ class Report(Section):
     """What the report shows."""
 
     title: str = Field("", description="title of the page; empty: the recipe's name; e.g. NPO on LLaVA")
-    reference_rows: bool = Field(
-        False, description="also show the paper's numbers (LLaVA-1.5-7B, 5 % forgotten), in a table of their own"
-    )
+    reference_rows: bool = False
+    """also show the paper's numbers (LLaVA-1.5-7B, 5 % forgotten), in a table of their own"""
     num_examples: int = Field(6, ge=0, description="example questions with the replies of all models")
 
 
 class Recipe(Section):
     """A run, from the people to the report."""
 
-    name: str = Field(
-        pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="name of the run; its folder is runs/<name>; e.g. demo"
-    )
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    """name of the run; its folder is runs/<name>; e.g. demo"""
     seed: int = Field(0, ge=0, description="seed of people, questions, splits, training order and bootstrap")
     workers: int = Field(1, ge=1, le=64, description="models trained or evaluated at the same time, one process each")
     data: DataSection = DataSection()

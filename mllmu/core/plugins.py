@@ -54,10 +54,12 @@ MAX_SHOWN = 100
 class Plugin(BaseModel):
     """Base of every plug-in: settings are fields with defaults and bounds; unknown settings are errors.
 
+    What a setting means is the ``description`` of its field or, if that is long, the docstring below it.
+
     Subclasses set ``source``: the paper or project the idea comes from, shown by ``mllmu ls``.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     source: ClassVar[str] = ""
     operational: ClassVar[frozenset[str]] = frozenset()
     """Settings that change how a result is obtained but not which one; fingerprints leave them out."""

@@ -51,25 +51,21 @@ class EndpointSettings(Plugin):
     })  # fmt: skip
 
     model: str = Field(min_length=1, description="the endpoint's name of the model")
-    base_url: Annotated[str, AfterValidator(_check_url)] = Field(
-        "https://api.openai.com/v1", description="everything before /chat/completions"
-    )
-    key_variable: Annotated[str, AfterValidator(_check_variable)] = Field(
-        "OPENAI_API_KEY", description="environment variable that holds the key; empty for a server without keys"
-    )
+    base_url: Annotated[str, AfterValidator(_check_url)] = "https://api.openai.com/v1"
+    """everything before /chat/completions"""
+    key_variable: Annotated[str, AfterValidator(_check_variable)] = "OPENAI_API_KEY"
+    """environment variable that holds the key; empty for a server without keys"""
     temperature: float | None = Field(0.0, ge=0, le=2, description="null: not sent, for models that refuse it")
     max_tokens: int | None = Field(1000, ge=1, description="most tokens a reply may have; null: not sent")
     parameters: dict[str, JsonValue] = Field({}, description="further fields of every request, e.g. {top_p: 0.9}")
-    structured: Literal["json_schema", "json_object", "prompt"] = Field(
-        "json_schema", description="how JSON is asked for; the two weaker ways put the schema into the prompt"
-    )
+    structured: Literal["json_schema", "json_object", "prompt"] = "json_schema"
+    """how JSON is asked for; the two weaker ways put the schema into the prompt"""
     repair_turns: int = Field(2, ge=0, le=10, description="how often a reply that breaks the schema is sent back")
     concurrency: int = Field(8, ge=1, le=256, description="requests under way at a time")
     timeout_s: float = Field(60, gt=0, description="longest wait for one reply")
     max_attempts: int = Field(6, ge=1, le=100, description="tries per request before the run stops")
-    max_wait_s: float = Field(
-        120, ge=0, description="longest pause between two tries, also if the server asks for more"
-    )
+    max_wait_s: float = Field(120, ge=0)
+    """longest pause between two tries, also if the server asks for more"""
     max_requests: int | None = Field(None, ge=0, description="budget of one command, in requests (failed ones count)")
     max_total_tokens: int | None = Field(None, ge=0, description="budget of one command, in tokens read and written")
     max_cost: float | None = Field(None, ge=0, description="budget of one command, in the currency of the prices")

@@ -157,36 +157,26 @@ class Method(Plugin):
     preserves_text: ClassVar[bool] = False
     tuned: ClassVar[tuple[str, ...]] = ("learning_rate", "epochs")
 
-    compat: Literal["corrected", "official"] = Field(
-        "corrected",
-        description="'official': the other settings default to those of the benchmark's released script",
-    )
-    modality: Literal["image_text", "text", "both"] = Field(
-        "image_text", description="what is unlearned: image + text, text only (the paper's unimodal variant), or both"
-    )
+    compat: Literal["corrected", "official"] = "corrected"
+    """'official': the other settings default to those of the benchmark's released script"""
+    modality: Literal["image_text", "text", "both"] = "image_text"
+    """what is unlearned: image + text, text only (the paper's unimodal variant), or both"""
     epochs: float = Field(1, gt=0, description="passes over the forget set")
     learning_rate: float = Field(2e-5, gt=0, description="learning rate of AdamW at the first step")
     batch_size: int = Field(4, ge=1, description="forget questions per step (and as many retain questions)")
-    questions_together: int = Field(
-        1, ge=1, description="questions about one image that come in the same step; 1 mixes all, as published"
-    )
-    loss_on: Literal["answer", "all"] = Field(
-        "answer", description="'all' also trains on the prompt tokens, as the published code does"
-    )
+    questions_together: int = Field(1, ge=1)
+    """questions about one image that come in the same step; 1 mixes all, as published"""
+    loss_on: Literal["answer", "all"] = "answer"
+    """'all' also trains on the prompt tokens, as the published code does"""
     train_end: bool = Field(True, description="train the token that ends a reply too; the published code has none")
-    layers: Literal["recipe", "published"] = Field(
-        "recipe", description="'published' also adapts the vision tower's q, k and v, which have the same names"
-    )
-    decay: Literal["linear", "none"] = Field(
-        "linear", description="course of the learning rate: linear to 0, or constant"
-    )
-    schedule: Literal["joint", "two_phase"] = Field(
-        "joint",
-        description="'two_phase': passes over the forget set, then as many over the whole retain set (published code)",
-    )
-    reference: Literal["target", "retain_model"] = Field(
-        "target", description="the frozen reference; the published NPO code uses a model trained on retain only"
-    )
+    layers: Literal["recipe", "published"] = "recipe"
+    """'published' also adapts the vision tower's q, k and v, which have the same names"""
+    decay: Literal["linear", "none"] = "linear"
+    """course of the learning rate: linear to 0, or constant"""
+    schedule: Literal["joint", "two_phase"] = "joint"
+    """'two_phase': passes over the forget set, then as many over the whole retain set (published code)"""
+    reference: Literal["target", "retain_model"] = "target"
+    """the frozen reference; the published NPO code uses a model trained on retain only"""
 
     @model_validator(mode="before")
     @classmethod

@@ -59,9 +59,8 @@ class Faces(Portraits):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="precision of the weights")
     steps: int = Field(30, ge=1, le=200, description="denoising steps an image")
     guidance: float = Field(5.0, ge=0, description="classifier-free guidance")
-    embedder: str = Field(
-        "", description="checks identity: 'insightface', or a folder of a transformers vision model; empty: no check"
-    )
+    embedder: str = ""
+    """checks identity: 'insightface', or a folder of a transformers vision model; empty: no check"""
     min_same: float = Field(0.4, ge=-1, le=1, description="least cosine of a view and the own portrait")
     max_other: float = Field(0.75, ge=-1, le=1, description="cosine from which two people's portraits are one face")
     tries: int = Field(4, ge=1, le=50, description="images made at most until one passes the check")
@@ -114,9 +113,8 @@ class OwnFaces(Faces):
     """Base of the backends that show the faces of your own images in other views."""
 
     portraits: Path = Field(Path("portraits"), description="folder of the canonical images, <id>.jpg, png or webp")
-    embedder: str = Field(
-        INSIGHTFACE, min_length=1, description="'insightface', or a folder of a transformers vision model"
-    )
+    embedder: str = Field(INSIGHTFACE, min_length=1)
+    """'insightface', or a folder of a transformers vision model"""
 
     def generate(self, profile: Profile, view: int, noise: int, seed: int) -> Image.Image:
         """The person's own image as view 0, and the face in it drawn again as the others."""

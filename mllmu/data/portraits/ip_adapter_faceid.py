@@ -26,9 +26,8 @@ class IpAdapterFaceid(OwnFaces):
     source: ClassVar[str] = "https://arxiv.org/abs/2308.06721"
 
     adapter: str = Field(min_length=1, description="folder or hub id of the adapter")
-    weight_name: str = Field(
-        "ip-adapter-faceid_sd15.safetensors", pattern=r"^[\w.-]+\.safetensors$", description="its file"
-    )
+    weight_name: str = Field("ip-adapter-faceid_sd15.safetensors", pattern=r"^[\w.-]+\.safetensors$")
+    """its file"""
     adapter_scale: float = Field(0.8, gt=0, le=2, description="weight of the face against the text")
 
     def redrawn(self, profile: Profile, view: int, face_D: Vectors, settings: dict[str, Any]) -> Any:

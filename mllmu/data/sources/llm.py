@@ -211,9 +211,8 @@ class LlmPeople(EndpointSettings, Source):
 
     num_people: int = Field(50, ge=1, le=10_000, description="number of people")
     batch_size: int = Field(10, ge=1, le=50, description="people per request")
-    max_rounds: int = Field(
-        6, ge=1, le=50, description="how often rejected people are ordered again, the first included"
-    )
+    max_rounds: int = Field(6, ge=1, le=50)
+    """how often rejected people are ordered again, the first included"""
     temperature: float | None = Field(1.0, ge=0, le=2, description="null: not sent, for models that refuse it")
     max_tokens: int | None = Field(8000, ge=1, description="most tokens of a reply; about 400 per person")
     id_prefix: str = Field("", pattern=r"^[A-Za-z0-9_-]{0,32}$", description="put in front of the number in an id")

@@ -21,9 +21,8 @@ class GradientAscent(Method):
     source = "https://arxiv.org/abs/2210.01504"
     official = PUBLISHED
 
-    clip: float | None = Field(
-        None, gt=0, description="stop pushing while the mean nll is above this, in nats per token"
-    )
+    clip: float | None = Field(None, gt=0)
+    """stop pushing while the mean nll is above this, in nats per token"""
 
     def forget_terms(self, step: Step) -> Terms:
         return {"forget_ascent": -answer_nll(step.forget.current).clamp(max=self.clip or float("inf"))}

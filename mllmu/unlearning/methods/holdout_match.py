@@ -35,9 +35,8 @@ class HoldoutMatch(AnchoredMethod):
 
     modality: Literal["image_text", "text", "both"] = Field("both", description="what is unlearned")
     epochs: float = Field(5, gt=0, description="passes over the forget set")
-    floor: float | None = Field(
-        None, lt=0, description="one level for all, mean log p of a reply's token in nats; null: that of holdout people"
-    )
+    floor: float | None = Field(None, lt=0)
+    """one level for all, mean log p of a reply's token in nats; null: that of holdout people"""
     forget_weight: float = Field(1.0, gt=0, description="weight of the term on forget")
 
     @property

@@ -26,9 +26,8 @@ class KLMinimization(RetainingMethod):
 
     epochs: float = Field(3, gt=0, description="passes over the forget set")
     retain_weight: float = Field(1.0, gt=0, description="weight of the KL term")
-    reduction: Literal["token_mean", "batchmean"] = Field(
-        "token_mean", description="'batchmean' sums the KL over positions and divides by rows, as the published code"
-    )
+    reduction: Literal["token_mean", "batchmean"] = "token_mean"
+    """'batchmean' sums the KL over positions and divides by rows, as the published code"""
     add_ce: bool = Field(False, description="also train on the retain replies (weight 1), as the published code")
 
     def forget_terms(self, step: Step) -> Terms:

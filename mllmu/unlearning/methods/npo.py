@@ -33,9 +33,8 @@ class NegativePreference(AnchoredMethod):
 
     epochs: float = Field(2, gt=0, description="passes over the forget set")
     beta: float = Field(0.4, gt=0, description="inverse temperature, 1/nat; towards 0 it becomes gradient ascent")
-    reduction: Literal["sequence_sum", "token_mean"] = Field(
-        "sequence_sum", description="log p summed per reply, or the mean of all tokens of a batch (published code)"
-    )
+    reduction: Literal["sequence_sum", "token_mean"] = "sequence_sum"
+    """log p summed per reply, or the mean of all tokens of a batch (published code)"""
     retain_weight: float = Field(0.0, ge=0, description="weight of the nll of the retain replies (GDR)")
     kl_weight: float = Field(0.0, ge=0, description="weight of KL(reference || current) on retain (KLR)")
 
