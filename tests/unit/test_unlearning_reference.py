@@ -43,7 +43,7 @@ def memory_of(
 ) -> tuple[ReferenceMemory, Callable[[Sequence[Turn]], Batch]]:
     make = partial(step_batch, loaded, plugins.build("methods", "ga", way))
     means = training(Path(), **settings)
-    return ReferenceMemory(Reference(loaded=loaded, make=make, training=means, apart=True), turns), make
+    return ReferenceMemory(Reference(loaded=loaded, make=make, training=means), turns), make
 
 
 @settings(max_examples=8, deadline=None)
