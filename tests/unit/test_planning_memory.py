@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from mllmu.models.families import Batch
 from mllmu.models.loading import Loaded, add_trainable, load
 from mllmu.preflight.plan.facts import ModelFacts, describe
 from mllmu.preflight.plan.plan import training_peak
-from mllmu.preflight.plan.simulate import StepCost, step_cost
+from mllmu.preflight.plan.simulate import Cost, step_cost
 from mllmu.training.batches import pack
 from mllmu.training.losses import answer_nll
 
@@ -52,10 +53,9 @@ def allocated(work: Callable[[], None]) -> int:
     return peak
 
 
-def simulated(facts: ModelFacts, lora: Lora | None, batch: Batch, *, packed: bool = False) -> StepCost:
+def simulated(facts: ModelFacts, lora: Lora | None, batch: Batch) -> Cost:
     sequences, tokens = batch.labels.shape
-    labelled = int((batch.labels != -100).sum())
-    return step_cost(facts, lora, sequences=sequences, tokens=tokens, labelled=labelled, packed=packed)
+    return step_cost(facts, lora, sequences, tokens, int((batch.labels != -100).sum()))
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def simulated(facts: ModelFacts, lora: Lora | None, batch: Batch, *, packed: boo
 def test_the_planned_peak_of_training_is_within_a_fifth_of_the_measured_one(
     base: Path, lora: Lora | None, checkpointing: bool, packed: bool
 ) -> None:
-    facts = describe(section(base), device="cpu")
+    facts = replace(describe(section(base, checkpointing=checkpointing), device="cpu"), packs=packed)
     batches: list[Batch] = []
 
     def two_steps() -> None:
@@ -81,7 +81,7 @@ def test_the_planned_peak_of_training_is_within_a_fifth_of_the_measured_one(
             optimiser.step()
 
     measured = allocated(two_steps)
-    cost = simulated(facts, lora, batches[0], packed=packed).whole(checkpointing=checkpointing)
+    cost = simulated(facts, lora, batches[0])
     trained = facts.trainable(lora) * 4
     planned = training_peak(facts.resident - (0 if lora else trained), trained, cost.peak)
     assert planned == pytest.approx(measured, rel=0.2)
@@ -99,7 +99,7 @@ def test_the_planned_operations_are_those_the_language_model_does(base: Path) ->
         if name.endswith((".vision_tower", ".multi_modal_projector"))
     ]
     assert seen, "the vision tower must be told apart"
-    cost = simulated(describe(section(base), device="cpu"), LORA, batch).whole(checkpointing=False)
+    cost = simulated(replace(describe(section(base), device="cpu"), packs=False), LORA, batch)
     assert cost.both == pytest.approx(counter.get_total_flops() - sum(seen), rel=0.01)
 
 

@@ -14,7 +14,7 @@ from mllmu.cli.app import app
 from mllmu.config.load import parse
 from mllmu.config.recipe import ModelSection, Recipe
 from mllmu.core.errors import ModelError, RecipeError
-from mllmu.preflight.plan.facts import describe, known_models
+from mllmu.preflight.plan.facts import describe, image_sizes, known_models
 from mllmu.preflight.plan.plan import devices, find_device, make_plan, training_peak
 
 LLAVA = "llava-hf/llava-1.5-7b-hf"
@@ -36,8 +36,8 @@ def test_a_model_made_from_the_known_config_has_the_published_number_of_weights(
 def test_a_image_that_is_cut_into_tiles_takes_seventeen_times_the_tokens_of_a_whole_one() -> None:
     name = "HuggingFaceTB/SmolVLM-500M-Instruct"
     whole = describe(ModelSection(path=name, image_processor={"do_image_splitting": False}), device="cuda")
-    assert whole.image_tokens == 64
-    assert describe(ModelSection(path=name), device="cuda").image_tokens == 17 * 64
+    assert image_sizes(whole, 336)[0] == 64
+    assert image_sizes(describe(ModelSection(path=name), device="cuda"), 336)[0] == 17 * 64
 
 
 def test_four_bits_take_about_a_quarter_of_the_language_models_layers() -> None:

@@ -36,14 +36,19 @@ VISION = ("vision", "visual", "projector", "connector", "image_newline")
 
 
 @cache
+def known(file: str) -> dict[str, dict[str, Any]]:
+    """What a file of this folder says: sizes of well-known models by hub id, or of devices by name."""
+    text = (resources.files("mllmu.preflight.plan") / file).read_text(encoding="utf-8")
+    entries: dict[str, dict[str, Any]] = yaml.safe_load(text)
+    return entries
+
+
 def known_models() -> dict[str, dict[str, Any]]:
     """Sizes of well-known models by hub id."""
-    text = (resources.files("mllmu.preflight.plan") / "known_models.yaml").read_text(encoding="utf-8")
-    models: dict[str, dict[str, Any]] = yaml.safe_load(text)
-    return models
+    return known("known_models.yaml")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ModelFacts:
     """What a config says about a model.
 
@@ -52,7 +57,6 @@ class ModelFacts:
         packs, shares: questions about one image are trained in one sequence, and asked behind one common prefix.
         parameters, vision: number of weights: all, in vision tower and projector.
         shapes: (rows, columns) of every linear layer by name.
-        image_tokens, patches: of one portrait; None if only the processor knows.
     """
 
     section: ModelSection
@@ -64,8 +68,6 @@ class ModelFacts:
     parameters: int
     vision: int
     shapes: dict[str, tuple[int, int]]
-    image_tokens: int | None
-    patches: int | None
 
     @property
     def text(self) -> Any:
@@ -98,14 +100,11 @@ class ModelFacts:
             return sum(rows * columns for rows, columns in matched)
         return sum(lora.rank * (rows + columns) for rows, columns in matched)
 
-    def build(self, config: Any) -> Any:
-        """A model of this kind with the attention kernel and precision of the run; under a device of its own."""
-        return _build(config, self.dtype)
 
-
-def _build(config: Any, dtype: torch.dtype) -> Any:
+def build(config: Any) -> Any:
+    """A model with the precision and attention kernel in its config; under a device of its own."""
     kernel = config._attn_implementation
-    return AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=kernel)
+    return AutoModelForImageTextToText.from_config(config, dtype=config.dtype, attn_implementation=kernel)
 
 
 def is_vision(name: str) -> bool:
@@ -122,19 +121,19 @@ def describe(section: ModelSection, *, device: str) -> ModelFacts:
     Raises:
         ModelError: the config can be neither found nor used; names the ids that work without a network.
     """
-    known, where = known_models().get(section.path, {}), torch.device(device)
+    entry, where = known_models().get(section.path), torch.device(device)
     dtype = choose_dtype(section.dtype, where)
     try:
         with quiet_libraries():
-            if known:
-                config = AutoConfig.for_model(**known["config"])
+            if entry:
+                config = AutoConfig.for_model(**entry["config"])
             else:
                 source = source_of(section.path)
                 config = AutoConfig.from_pretrained(source, revision=section.revision, trust_remote_code=False)
             family = choose_family(section.family, str(config.model_type))
             config.dtype, config._attn_implementation = dtype, attention(config, where)
             with torch.device("meta"):
-                model = _build(config, dtype)
+                model = build(config)
     except MllmuError:
         raise
     except LOAD_FAULTS as error:
@@ -142,7 +141,6 @@ def describe(section: ModelSection, *, device: str) -> ModelFacts:
             f"model.path: the config of '{section.path}' cannot be read: {one_line(error)}. Expected 'tiny', a folder, "
             f"a hub id that can be reached, or one known without a network: {', '.join(known_models())}."
         ) from None
-    image = known.get("whole", known) if section.image_processor.get("do_image_splitting") is False else known
     return ModelFacts(
         section=section,
         config=config,
@@ -153,8 +151,6 @@ def describe(section: ModelSection, *, device: str) -> ModelFacts:
         parameters=sum(p.numel() for p in model.parameters()),
         vision=sum(p.numel() for name, p in model.named_parameters() if is_vision(name)),
         shapes={n: (m.out_features, m.in_features) for n, m in model.named_modules() if isinstance(m, nn.Linear)},
-        image_tokens=image.get("image_tokens"),
-        patches=image.get("patches"),
     )
 
 
@@ -164,9 +160,10 @@ def image_sizes(facts: ModelFacts, size: int) -> tuple[int, int]:
     Raises:
         ModelError: the processor can neither be read nor used.
     """
-    if facts.image_tokens is not None and facts.patches is not None:
-        return facts.image_tokens, facts.patches
     section = facts.section
+    if entry := known_models().get(section.path):
+        image = entry.get("whole", entry) if section.image_processor.get("do_image_splitting") is False else entry
+        return image["image_tokens"], image["patches"]
     try:
         with quiet_libraries(), tempfile.TemporaryDirectory() as folder:
             encoder = make_encoder(section, source_of(section.path), section.revision, facts.config)

@@ -9,21 +9,19 @@ bandwidth for every token that is written.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib import resources
 from typing import Any, NamedTuple
 
-import yaml
 from pydantic import Field
 
-from mllmu.config.recipe import Job, Lora, Recipe, jobs
+from mllmu.config.recipe import Job, Recipe, jobs
 from mllmu.core.errors import RecipeError, did_you_mean
 from mllmu.core.records import MODALITIES, Record
 from mllmu.data.tasks import task_of
 from mllmu.models.encoding import FEATURE_BYTES
 from mllmu.preflight.plan import workload as loads
-from mllmu.preflight.plan.facts import ModelFacts, describe, image_sizes
-from mllmu.preflight.plan.simulate import StepCost, step_cost
-from mllmu.preflight.plan.workload import EvaluationMemory, Questions, feature_bytes
+from mllmu.preflight.plan.facts import ModelFacts, describe, image_sizes, known
+from mllmu.preflight.plan.simulate import step_cost
+from mllmu.preflight.plan.workload import Questions, feature_bytes
 from mllmu.training.batches import CAPACITY, SHARE, Group, arrange
 
 GIB = 2**30
@@ -84,16 +82,15 @@ class RecipePlan(Record):
 
 def devices() -> dict[str, Device]:
     """The known devices by name."""
-    text = (resources.files("mllmu.preflight.plan") / "devices.yaml").read_text(encoding="utf-8")
-    return {name: Device.model_validate(value) for name, value in yaml.safe_load(text).items()}
+    return {name: Device.model_validate(entry) for name, entry in known("devices.yaml").items()}
 
 
 def find_device(name: str) -> Device:
     """A device by name; an unknown one raises RecipeError with the nearest."""
-    known = devices()
-    if name not in known:
-        raise RecipeError(f"--device: no '{name}'.{did_you_mean(name, known)} Known: {', '.join(known)}.")
-    return known[name]
+    names = devices()
+    if name not in names:
+        raise RecipeError(f"--device: no '{name}'.{did_you_mean(name, names)} Known: {', '.join(names)}.")
+    return names[name]
 
 
 def make_plan(recipe: Recipe, device: str) -> RecipePlan:
@@ -144,7 +141,7 @@ class StepShape(NamedTuple):
 
 
 class Planner:
-    """Computes the lines of a plan; simulated steps are remembered by their shape."""
+    """Computes the lines of a plan."""
 
     def __init__(self, recipe: Recipe, device: str) -> None:
         self.recipe, self.name, self.device = recipe, device, find_device(device)
@@ -153,7 +150,6 @@ class Planner:
         self.work = loads.of_recipe(recipe)
         size = int(recipe.data.portraits.settings.get("size", 336))
         self.image_tokens, self.patches = image_sizes(self.facts, size)
-        self._steps: dict[Any, StepCost] = {}
 
     def stages(self) -> Iterator[PlannedStage]:
         """The lines: fine-tuning, every method, evaluation."""
@@ -161,24 +157,21 @@ class Planner:
         taught = [work.people] + [work.people - gone for gone in work.forgotten]
         questions = sum(work.training_questions(people, section.modality) for people in taught)
         what = f"target and {len(work.forgotten)} retain model(s)"
-        number = round(questions * section.epochs)
-        yield self._training("finetune", what, section, section, section.lora, questions=number)
+        yield self._training("finetune", what, section, questions=round(questions * section.epochs))
         for job in jobs(self.recipe):
             if job.method.trains:
                 yield self._unlearning(job)
         yield self.evaluation(2 + len(jobs(self.recipe)))
 
     def _unlearning(self, job: Job) -> PlannedStage:
-        method, section = job.method, self.recipe.unlearn
+        method = job.method
         forgotten = sum(self.work.training_questions(people, method.modality) for people in self.work.forgotten)
         sides = 1 + int(method.uses_retain)
-        apart = method.needs_second_model(lora=section.lora is not None)
+        apart = method.needs_second_model(lora=self.recipe.unlearn.lora is not None)
         return self._training(
             "unlearn",
             job.name,
             method,
-            section,
-            section.lora,
             questions=round(forgotten * method.epochs) * sides,
             sides=sides,
             reference=method.uses_reference,
@@ -190,19 +183,23 @@ class Planner:
         stage: str,
         what: str,
         settings: Any,
-        section: Any,
-        lora: Lora | None,
         *,
         questions: int,
         sides: int = 1,
         reference: bool = False,
         models: int = 1,
     ) -> PlannedStage:
-        """One training; ``settings`` have its batch size and modality, ``section`` its micro batch."""
-        facts, batch, modality = self.facts, settings.batch_size, settings.modality
-        trained = facts.trainable(lora) * (4 if lora else facts.width)
+        """One training; ``settings`` have its batch size and modality, the section of the stage its micro batch."""
+        facts, batch, modality, section = (
+            self.facts,
+            settings.batch_size,
+            settings.modality,
+            getattr(self.recipe, stage),
+        )
+        trained = facts.trainable(section.lora) * (4 if section.lora else facts.width)
         shape = self.shape(min(batch, section.micro_batch_size or batch), modality, settings.questions_together)
-        cost = self.step(shape, lora).whole(checkpointing=self.recipe.model.gradient_checkpointing)
+        labelled = shape.questions * loads.TRAINED_REPLY_TOKENS
+        cost = step_cost(facts, section.lora, shape.sequences, shape.tokens, labelled)
         # the sides wait for each other, and for the logits of the reference
         logits = batch * loads.TRAINED_REPLY_TOKENS * int(facts.text.vocab_size) * 4
         if shape.questions < batch:
@@ -211,7 +208,7 @@ class Planner:
         step = cost.peak + (sides - 1) * cost.kept + sides * logits * reference
         seen = 0 if modality == "text" or not facts.packs else feature_bytes(facts, self.work.people, self.image_tokens)
         # without adapters the trained weights are among the weights already
-        weights = models * facts.resident - (0 if lora else trained)
+        weights = models * facts.resident - (0 if section.lora else trained)
         flop = questions * (cost.both + cost.forward * reference) / shape.questions
         flop += self.vision_flop(stage, questions, modality)
         return self._line(
@@ -251,19 +248,6 @@ class Planner:
         longest = max(sum(group.length for group in sequence) for sequence in sequences)
         return StepShape(questions, len(sequences), longest)
 
-    def step(self, shape: StepShape, lora: Lora | None) -> StepCost:
-        """The simulated cost of one part of a step."""
-        if (shape, lora) not in self._steps:
-            self._steps[shape, lora] = step_cost(
-                self.facts,
-                lora,
-                sequences=shape.sequences,
-                tokens=shape.tokens,
-                labelled=shape.questions * loads.TRAINED_REPLY_TOKENS,
-                packed=self.facts.packs,
-            )
-        return self._steps[shape, lora]
-
     def vision_flop(self, stage: str, questions: int, modality: str) -> float:
         """Operations of the vision tower for the images of a training."""
         if self.facts.packs and self._remembers(self.work.people):
@@ -281,9 +265,13 @@ class Planner:
 
     def evaluation(self, num_models: int) -> PlannedStage:
         """The line of asking so many models everything."""
-        facts, evaluate, device = self.facts, self.recipe.evaluate, self.device
-        people, batch, held = self.work.asked, *self._batch_of_evaluation()
-        read = Questions(evaluate=evaluate, facts=facts, image_tokens=self.image_tokens).tokens_read(people, batch)
+        facts, evaluate, device, people = self.facts, self.recipe.evaluate, self.device, self.work.asked
+        questions, batch = Questions(evaluate, facts, self.image_tokens), evaluate.batch_size
+        if batch == "auto":
+            batch = questions.most_at_once(device.memory * GIB - facts.resident)
+        fused = self.name == "cpu"
+        held = max((questions.memory(b, fused=fused, people=people) for b in questions.batches(batch)), key=sum)
+        read = questions.tokens_read(people, batch)
         sizes = [task_of(task).size for task in evaluate.tasks]
         written = sum(people * len(MODALITIES) * size.questions * size.reply_tokens for size in sizes)
         looks = people * (1 if self._remembers(people) else num_models)
@@ -302,15 +290,6 @@ class Planner:
             cache=held.cache / GIB,
             images=held.features / GIB,
         )
-
-    def _batch_of_evaluation(self) -> tuple[int, EvaluationMemory]:
-        """Questions at once and what they take at the most."""
-        evaluate, batch = self.recipe.evaluate, self.recipe.evaluate.batch_size
-        questions = Questions(evaluate=evaluate, facts=self.facts, image_tokens=self.image_tokens)
-        if batch == "auto":
-            batch = questions.most_at_once(self.device.memory * GIB - self.facts.resident)
-        fused, people = self.name == "cpu", self.work.asked
-        return batch, max((questions.memory(b, fused=fused, people=people) for b in questions.batches(batch)), key=sum)
 
     def advice(self, stages: tuple[PlannedStage, ...]) -> Iterator[str]:
         """What to change for what does not fit, each with the peak it would lead to."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -27,7 +27,7 @@ from mllmu.config.recipe import Lora
 from mllmu.models.engine.forward import apply_head
 from mllmu.models.families import core
 from mllmu.models.loading import add_trainable, quiet_libraries
-from mllmu.preflight.plan.facts import ModelFacts
+from mllmu.preflight.plan.facts import ModelFacts, build
 
 
 class LiveBytes(TorchDispatchMode):
@@ -78,41 +78,23 @@ class Cost(NamedTuple):
         return Cost(*(own + times * more for own, more in zip(self, other, strict=True)))
 
 
-@dataclass(frozen=True, kw_only=True)
-class StepCost:
-    """One training step of a model: ``layer`` times ``num_layers``, and the rest; ``boundary`` is a layer's input."""
+@cache
+def step_cost(facts: ModelFacts, lora: Lora | None, sequences: int, tokens: int, labelled: int) -> Cost:
+    """The cost of a step of B sequences of T tokens with N labelled ones; vision is not run (it keeps nothing).
 
-    layer: Cost
-    rest: Cost
-    num_layers: int
-    boundary: float
-
-    def whole(self, *, checkpointing: bool) -> Cost:
-        """The sum; with gradient checkpointing a layer keeps its input, and is run once more."""
-        if not checkpointing:
-            return self.rest.plus(self.layer, self.num_layers)
-        kept = self.num_layers * self.boundary
-        return Cost(
-            kept=kept + self.rest.kept,
-            # one layer is rebuilt at a time, when the head's part is gone already
-            peak=kept + max(self.rest.peak, self.layer.peak),
-            forward=self.rest.forward + self.num_layers * self.layer.forward,
-            both=self.rest.both + self.num_layers * (self.layer.both + self.layer.forward),
-        )
-
-
-def step_cost(
-    facts: ModelFacts, lora: Lora | None, *, sequences: int, tokens: int, labelled: int, packed: bool
-) -> StepCost:
-    """The cost of a step of B sequences of T tokens with N labelled ones; vision is not run (it keeps nothing)."""
-    shape = (sequences, tokens, labelled)
-    one, two = (_run(facts, with_layers(facts.config, count), lora, shape, packed=packed) for count in (1, 2))
-    layer = two.plus(one, -1)
-    return StepCost(
-        layer=layer,
-        rest=one.plus(layer, -1),
-        num_layers=int(facts.text.num_hidden_layers),
-        boundary=sequences * tokens * int(facts.text.hidden_size) * facts.width,
+    With gradient checkpointing a layer keeps its input, and is run once more.
+    """
+    one, two = (_run(facts, lora, count, sequences, tokens, labelled) for count in (1, 2))
+    layer, layers = two.plus(one, -1), int(facts.text.num_hidden_layers)
+    rest = one.plus(layer, -1)
+    if not facts.section.gradient_checkpointing:
+        return rest.plus(layer, layers)
+    kept = layers * sequences * tokens * int(facts.text.hidden_size) * facts.width
+    return Cost(
+        kept=kept + rest.kept,
+        peak=kept + max(rest.peak, layer.peak),  # one layer is rebuilt at a time, when the head's part is gone already
+        forward=rest.forward + layers * layer.forward,
+        both=rest.both + layers * (layer.both + layer.forward),
     )
 
 
@@ -131,11 +113,10 @@ def with_layers(config: Any, count: int) -> Any:
     return smaller
 
 
-def _run(facts: ModelFacts, config: Any, lora: Lora | None, shape: tuple[int, int, int], *, packed: bool) -> Cost:
-    """Forward and backward pass of one side of a step on fake tensors."""
-    sequences, tokens, labelled = shape
+def _run(facts: ModelFacts, lora: Lora | None, layers: int, sequences: int, tokens: int, labelled: int) -> Cost:
+    """Forward and backward pass of one side of a step on fake tensors, of the model with fewer layers."""
     with torch.device("meta"), quiet_libraries():
-        model = add_trainable(facts.build(config), facts.family, lora, seed=0)
+        model = add_trainable(build(with_layers(facts.config, layers)), facts.family, lora, seed=0)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     make_fake(model, mode)
     own = core(model)
@@ -146,7 +127,7 @@ def _run(facts: ModelFacts, config: Any, lora: Lora | None, shape: tuple[int, in
             live.track(tensor)
         before, dtype = live.live, own.get_input_embeddings().weight.dtype
         inputs = {"inputs_embeds": torch.zeros(sequences, tokens, int(facts.text.hidden_size), dtype=dtype)}
-        if packed:
+        if facts.packs:
             inputs["attention_mask"] = torch.zeros(sequences, 1, tokens, tokens, dtype=dtype)
             inputs["position_ids"] = torch.zeros(sequences, tokens, dtype=torch.long)
         with FlopCounterMode(display=False) as counter, live:
@@ -162,13 +143,12 @@ def _run(facts: ModelFacts, config: Any, lora: Lora | None, shape: tuple[int, in
 def make_fake(model: nn.Module, mode: FakeTensorMode) -> None:
     """Replace weights and buffers by fake tensors on the CPU, in place; shared ones stay shared."""
     fakes: dict[int, Any] = {}
-    for module in model.modules():
-        for store in (module._parameters, module._buffers):
+    stores: Any = [store for module in model.modules() for store in (module._parameters, module._buffers)]
+    with mode:
+        for store in stores:
             for name, tensor in store.items():
                 if tensor is not None and id(tensor) not in fakes:
-                    with mode:
-                        fake = torch.empty(tensor.shape, dtype=tensor.dtype)
-                        is_weight = isinstance(tensor, nn.Parameter)
-                        fakes[id(tensor)] = nn.Parameter(fake, tensor.requires_grad) if is_weight else fake
-                if tensor is not None:
-                    store[name] = fakes[id(tensor)]
+                    fake = torch.empty(tensor.shape, dtype=tensor.dtype)
+                    is_weight = isinstance(tensor, nn.Parameter)
+                    fakes[id(tensor)] = nn.Parameter(fake, tensor.requires_grad) if is_weight else fake
+                store[name] = fakes.get(id(tensor))

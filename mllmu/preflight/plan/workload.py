@@ -80,13 +80,12 @@ class EvaluationMemory(NamedTuple):
     features: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Questions:
     """The questions of a recipe's evaluation to one model.
 
     Attributes:
         image_tokens: of one portrait.
-        shared: common tokens are read once; for published prompts only where features of images are known.
     """
 
     evaluate: Evaluate
@@ -95,6 +94,7 @@ class Questions:
 
     @property
     def shared(self) -> bool:
+        """Common tokens are read once; for published prompts only where features of images are known."""
         chat = self.evaluate.protocol.prompts == "chat"
         return self.facts.shares and (chat or bool(self.facts.family.image_parts))
 
