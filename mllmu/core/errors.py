@@ -77,7 +77,7 @@ class BudgetError(MllmuError):
     """The limit of requests, tokens or money of a command is reached; every reply so far is kept."""
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """The beginning of a library's message, without its line breaks and its closing stop."""
     return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
 

@@ -15,7 +15,6 @@ import traceback
 from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from types import TracebackType
 from typing import Any, NamedTuple
 
 from mllmu.core.errors import MllmuError, ModelError
@@ -54,8 +53,7 @@ class WorkerPool:
     def __enter__(self) -> WorkerPool:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        del kind, error, at
+    def __exit__(self, *_: object) -> None:
         for worker in self._busy.values():
             worker.process.terminate()  # a unit is complete or resumable at every moment, so nothing is lost
         for worker in (*self._idle, *self._busy.values()):

@@ -1,8 +1,8 @@
 """Several processes of one run: process 0 leads, the others follow.
 
 ``torchrun`` and ``accelerate launch`` start the same command several times. Process 0 goes through the run alone, and
-it alone writes to the run folder. Where work can be divided it announces a task (:func:`share`): the name of a function
-and plain values. The others do nothing but wait for tasks and take part in them, so whatever is not shared is done
+it alone writes to the run folder. Where work can be divided it announces a task (:func:`share`): a function of a module
+and its arguments. The others do nothing but wait for tasks and take part in them, so whatever is not shared is done
 once, by the leader. Tasks and their ends travel in a group of their own, in which waiting is no fault.
 
 Without a launcher there is one process, and nothing here does anything; torch is not even imported.
@@ -10,17 +10,15 @@ Without a launcher there is one process, and nothing here does anything; torch i
 
 import atexit
 import functools
-import importlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from mllmu.core.errors import MllmuError, ProcessError
+from mllmu.core.errors import MllmuError, ProcessError, one_line
 from mllmu.core.process import count, leads, local_rank, rank
 
 PATIENCE = timedelta(days=7)
@@ -32,7 +30,13 @@ GRACE_S = 3.0
 LOST = ("gloo", "nccl", "connection", "socket", "process group")
 """Words of the errors that a process sees when another one is gone."""
 
-SharedFunction = Callable[..., None]
+
+class SharedTask(NamedTuple):
+    """What all processes of a run do together; without a function it is the end of the run."""
+
+    run: str
+    function: Callable[..., None] | None
+    arguments: dict[str, Any]
 
 
 def check_launch() -> None:
@@ -74,31 +78,28 @@ class Team:
         self._notes = dist.PrefixStore("mllmu", store)  # type: ignore[attr-defined]
         self.busy = False
         self.run = ""
-        self._early: dict[str, Any] | None = None
+        self._early: SharedTask | None = None
         atexit.register(self._leave)
 
-    def send(self, task: str, arguments: Any = None) -> None:
-        """Leader: give all followers a task of the run; one without a name ends the run."""
-        self._exchange(json.dumps({"run": self.run, "task": task, "arguments": arguments}).encode())
-
-    def receive(self) -> dict[str, Any] | None:
-        """Follower: wait for the next task of the run; None at its end, which may be that another has begun."""
-        try:
-            message: dict[str, Any] = self._early or json.loads(self._exchange(b""))
-        except RuntimeError:  # the leader is gone, and has said why
-            raise SystemExit(2) from None
-        self._early = message if message["run"] != self.run else None
-        return message if message["task"] and not self._early else None
-
-    def _exchange(self, content: bytes) -> bytes:
-        import torch
+    def send(self, function: Callable[..., None] | None, arguments: dict[str, Any]) -> None:
+        """Leader: give all followers a task of the run, or its end."""
         from torch import distributed as dist
 
-        size = torch.tensor([len(content)])
-        dist.broadcast(size, 0, group=self._control)
-        data = torch.tensor(list(content), dtype=torch.uint8) if leads() else torch.empty(int(size), dtype=torch.uint8)
-        dist.broadcast(data, 0, group=self._control)
-        return bytes(data.tolist())
+        dist.broadcast_object_list([SharedTask(self.run, function, arguments)], 0, group=self._control)
+
+    def receive(self) -> SharedTask | None:
+        """Follower: wait for the next task of the run; None if another run has begun."""
+        from torch import distributed as dist
+
+        tasks = [self._early]
+        try:
+            if not self._early:
+                dist.broadcast_object_list(tasks, 0, group=self._control)
+        except RuntimeError:  # the leader is gone, and has said why
+            raise SystemExit(2) from None
+        task = tasks[0]
+        self._early = task if task and task.run != self.run else None
+        return None if self._early else task
 
     def wait(self) -> None:
         """Go on when all processes have come here."""
@@ -155,7 +156,7 @@ class Team:
                 if self._notes.check([str(number)]):
                     return f"process {number} has failed: {self._notes.get(str(number)).decode()}"
         return (
-            f"a process of this run is gone ({' '.join(str(error).split())[:200]}). It may have been killed, or have "
+            f"a process of this run is gone ({one_line(error)}). It may have been killed, or have "
             "run out of memory; what it said is above. The same command continues where it stopped."
         )
 
@@ -185,37 +186,28 @@ def leading(run: Path) -> Iterator[None]:
     finally:
         if not own.busy:
             with suppress(RuntimeError):  # those who are gone need not be told
-                own.send("")
+                own.send(None, {})
 
 
-def share(function: SharedFunction, owner: Any, arguments: dict[str, Any]) -> None:
+def share(function: Callable[..., None], owner: Any, arguments: dict[str, Any]) -> None:
     """Leader: have all processes call ``function(owner, **arguments)`` together, each with an owner of its own.
 
     Args:
         function: of a module; the followers find it by its name.
         owner: not sent.
-        arguments: plain values: what pydantic can write as JSON and read again by the function's annotations (numbers,
-            texts, paths, records, sequences of them).
+        arguments: plain values: numbers, texts, paths, records, sequences of them.
     """
-    from pydantic import TypeAdapter  # not above: the command line does without
-
-    plain = TypeAdapter(dict[str, Any]).dump_python(arguments, mode="json")
-    team().send(f"{function.__module__}:{function.__qualname__}", plain)
+    team().send(function, arguments)
     with team().working():
         function(owner, **arguments)
 
 
 def follow(owner: Any, run: Path) -> None:
     """Follower: take part in the leader's work on a run folder until it ends."""
-    from pydantic import ConfigDict, validate_call
-
     team().run = str(run)
-    while (message := team().receive()) is not None:
-        module, _, name = message["task"].partition(":")
-        function = getattr(importlib.import_module(module), name)
-        received = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(function)
+    while (task := team().receive()) and task.function:
         with team().working():
-            received(owner, **message["arguments"])
+            task.function(owner, **task.arguments)
 
 
 def wait_for_all() -> None:
