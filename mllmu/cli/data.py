@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option, echo
 from typer.core import TyperGroup
 
 from mllmu.cli.judge import show_preview
@@ -32,18 +32,14 @@ def make(
     *,
     overrides: Overrides = None,
     contact_sheet: Annotated[
-        bool, typer.Option("--contact-sheet", help="Also draw all portraits on one page, contact_sheet.png.")
+        bool, Option("--contact-sheet", help="Also draw all portraits on one page, contact_sheet.png.")
     ] = False,
     export: Annotated[
-        str | None,
-        typer.Option("--export", metavar="FORMAT", help="Also write the data set in another layout: mllmu-bench."),
+        str | None, Option(metavar="FORMAT", help="Also write the data set in another layout: mllmu-bench.")
     ] = None,
-    export_dir: Annotated[
-        Path | None, typer.Option("--export-dir", metavar="DIR", help="Folder for the files of --export.")
-    ] = None,
+    export_dir: Annotated[Path | None, Option(metavar="DIR", help="Folder for the files of --export.")] = None,
     dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Show the first prompts for LLM endpoints and count the calls; make nothing."),
+        bool, Option("--dry-run", help="Show the first prompts for LLM endpoints and count the calls; make nothing.")
     ] = False,
     out: Out = None,
     force: Force = False,
@@ -85,7 +81,7 @@ def show_calls(runs: Iterable[RecipeRun]) -> None:
         say("no part of the data calls an endpoint")
 
 
-def review(run: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder that holds data.")]) -> None:
+def review(run: Annotated[Path, Argument(metavar="DIR", help="A run folder that holds data.")]) -> None:
     """Write DIR/review.html, a page on which people, portraits and questions can be checked and marked."""
     from mllmu.data.review import write_page
 
@@ -93,14 +89,13 @@ def review(run: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder
 
 
 def reveal(
-    key: Annotated[Path, typer.Argument(metavar="KEYFILE", help="The key file that data.source.key names.")],
+    key: Annotated[Path, Argument(metavar="KEYFILE", help="The key file that data.source.key names.")],
     wanted: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="WHO...", help="Ids, names or other pseudonyms; by default all people."),
+        list[str] | None, Argument(metavar="WHO...", help="Ids, names or other pseudonyms; by default all people.")
     ] = None,
 ) -> None:
     """Print the real values behind pseudonyms on the screen; nothing is written."""
     from mllmu.data.pseudonyms.keyfile import reveal as look_up
 
     for name, values in look_up(key, wanted or ()).items():
-        typer.echo(f"{name}: {', '.join(f'{what} {value}' for what, value in values.items())}")
+        echo(f"{name}: {', '.join(f'{what} {value}' for what, value in values.items())}")

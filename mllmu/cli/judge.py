@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
 from rich.table import Table
+from typer import Option
 
 from mllmu.cli.options import Force, Out, RecipePath, each
 from mllmu.cli.screen import interval, number, say
@@ -21,19 +21,14 @@ if TYPE_CHECKING:
 
 NUM_PROMPTS = 2
 
-Name = Annotated[str, typer.Option("--judge", metavar="NAME", help="The judge; 'mllmu ls judges' lists them.")]
+Name = Annotated[str, Option("--judge", metavar="NAME", help="The judge; 'mllmu ls judges' lists them.")]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="A setting of the judge, e.g. model=gpt-4o. Repeatable."),
+    Option("--set", metavar="KEY=VALUE", help="A setting of the judge, e.g. model=gpt-4o. Repeatable."),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the first prompts and count the calls; judge nothing.")]
+DryRun = Annotated[bool, Option("--dry-run", help="Show the first prompts and count the calls; judge nothing.")]
 Compare = Annotated[
-    str | None,
-    typer.Option(
-        "--compare",
-        metavar="JUDGE|FILE",
-        help="Agreement with another judge, or with human scores in a CSV file.",
-    ),
+    str | None, Option(metavar="JUDGE|FILE", help="Agreement with another judge, or with human scores in a CSV file.")
 ]
 
 

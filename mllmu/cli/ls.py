@@ -7,15 +7,14 @@ of one plug-in imports it.
 from __future__ import annotations
 
 import ast
-import importlib.util
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from rich.table import Table
 from rich.text import Text
+from typer import Argument, Option
 
 from mllmu.cli.screen import results, say
 from mllmu.core.errors import PluginError, did_you_mean
@@ -25,68 +24,56 @@ if TYPE_CHECKING:
     from mllmu.core.plugins import Plugin
 
 SETTINGS = "settings"
+ROOT = Path(__file__).parents[2]
 
 
 def ls(
     kind: Annotated[
-        str | None, typer.Argument(metavar="KIND", help="A kind of plug-in, e.g. methods or metrics; or settings.")
+        str | None, Argument(metavar="KIND", help="A kind of plug-in, e.g. methods or metrics; or settings.")
     ] = None,
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="A plug-in, or a section of a recipe.")] = None,
+    name: Annotated[str | None, Argument(metavar="NAME", help="A plug-in, or a section of a recipe.")] = None,
     *,
-    markdown: Annotated[bool, typer.Option("--markdown", help="All plug-ins of a kind as a Markdown table.")] = False,
+    markdown: Annotated[bool, Option("--markdown", help="All plug-ins of a kind as a Markdown table.")] = False,
 ) -> None:
     """List the kinds of plug-ins, the plug-ins of a kind, and the settings of a plug-in or of a recipe.
 
     mllmu ls methods; mllmu ls methods npo; mllmu ls settings; mllmu ls settings finetune.
     """
-    from mllmu.core.plugins import KINDS, find
+    from mllmu.core.plugins import KINDS, find, names
 
+    kinds = {each: first_line(KINDS[each]) for each in KINDS} | {SETTINGS: "Every setting of a recipe, by section."}
+    if kind is not None and kind not in kinds:
+        raise PluginError(f"no plug-in kind '{kind}'.{did_you_mean(kind, kinds)} Kinds: {', '.join(kinds)}.")
     if markdown:
         results().out(_markdown(kind, name), end="")
     elif kind is None:
-        lines = {each: first_line(_package_file(each)) for each in KINDS}
-        say(_listing(lines | {SETTINGS: "Every setting of a recipe, by section."}))
+        say(_listing(kinds))
     elif kind == SETTINGS:
         say("\n".join(recipe_page(name)))
     elif name is None:
-        say(_listing(summaries(kind)))
+        modules = {each: f"{KINDS[kind]}.{each}" for each in names(kind)}
+        say(_listing({each: first_line(module) or find(kind, each).summary() for each, module in modules.items()}))
     else:
-        _package_file(kind)
         say("\n".join(page(name, find(kind, name))))
 
 
 def _markdown(kind: str | None, name: str | None) -> str:
     from mllmu.core.describe import plugin_table
 
-    if kind is None or name is not None:
+    if kind is None or kind == SETTINGS or name is not None:
         raise PluginError("--markdown prints all plug-ins of one kind. Expected its name alone, e.g. methods.")
-    _package_file(kind)
     return plugin_table(kind)
 
 
-def _package_file(kind: str) -> Path:
-    """The ``__init__.py`` of the folder of a kind; an unknown kind raises PluginError."""
-    from mllmu.core.plugins import KINDS
+def first_line(module: str) -> str:
+    """First docstring line of the class that ``PLUGIN`` names in a module, or else of the module.
 
-    spec = importlib.util.find_spec(KINDS[kind]) if kind in KINDS else None
-    if spec is None or spec.origin is None:
-        kinds = (*KINDS, SETTINGS)
-        raise PluginError(f"no plug-in kind '{kind}'.{did_you_mean(kind, kinds)} Kinds: {', '.join(kinds)}.")
-    return Path(spec.origin)
-
-
-def summaries(kind: str) -> dict[str, str]:
-    """The names of a kind, sorted, each with the first line of its docstring."""
-    from mllmu.core.plugins import find, names
-
-    folder = _package_file(kind).parent
-    files = {name: [folder / f"{name}.py", folder / name / "__init__.py"] for name in names(kind)}
-    own = {name: next((path for path in paths if path.is_file()), None) for name, paths in files.items()}
-    return {name: first_line(path) if path else find(kind, name).summary() for name, path in own.items()}
-
-
-def first_line(path: Path) -> str:
-    """First docstring line of the class that ``PLUGIN`` names in a file, or else of the file."""
+    Empty for a module that is no file of this package.
+    """
+    stem = ROOT.joinpath(*module.split("."))
+    path = next((path for path in (stem.with_name(f"{stem.name}.py"), stem / "__init__.py") if path.is_file()), None)
+    if path is None:
+        return ""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     described: ast.ClassDef | ast.Module = tree

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
-import typer
+from typer import Argument, Option, echo
 
 from mllmu.cli.failures import explanation, tell
 from mllmu.cli.screen import progress, say
@@ -20,18 +20,13 @@ if TYPE_CHECKING:
 
 Stage = Literal["data", "finetune", "unlearn", "evaluate", "score", "report"]
 
-RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The YAML file that describes the run.")]
+RecipePath = Annotated[Path, Argument(metavar="RECIPE", help="The YAML file that describes the run.")]
 Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. finetune.epochs=3. Repeatable."),
+    list[str] | None, Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. finetune.epochs=3. Repeatable.")
 ]
-Out = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="The run folder.", show_default="runs/<name of the recipe>")
-]
-Force = Annotated[bool, typer.Option("--force", help="Redo finished work, also with other settings.")]
-NoGate = Annotated[
-    bool, typer.Option("--no-gate", help="Continue even if the target has not memorised the forget people.")
-]
+Out = Annotated[Path | None, Option(metavar="DIR", help="The run folder.", show_default="runs/<name of the recipe>")]
+Force = Annotated[bool, Option("--force", help="Redo finished work, also with other settings.")]
+NoGate = Annotated[bool, Option("--no-gate", help="Continue even if the target has not memorised the forget people.")]
 
 
 class RecipeRun(NamedTuple):
@@ -60,7 +55,7 @@ def each(
 
     for name, recipe in load_all(path, overrides or ()).items():
         if name and not quiet:
-            typer.echo(f"{name}:")
+            echo(f"{name}:")
         yield RecipeRun(name, recipe, (out or Path("runs") / recipe.name) / name)
 
 
@@ -78,13 +73,17 @@ def execute(
     A recipe of a grid that fails does not stop the others; an index page links all reports.
 
     Returns:
-        The recipes that were run, with their folders.
+        The recipes that were run, with their folders; nothing in a process that only helps the leading one.
 
     Raises:
         MllmuError: a recipe failed; for a grid, the reason of each failure has been printed.
     """
-    if not leads():
-        return _assist(path, overrides, out)
+    if not leads():  # the others help the leading process with the same recipes, and print nothing
+        from mllmu.pipeline.pipeline import Pipeline
+
+        for run in each(path, overrides, out, quiet=True):
+            Pipeline(run.recipe, run.folder).run()
+        return []
     done, failed = [], []
     for run in each(path, overrides, out):
         try:
@@ -96,7 +95,7 @@ def execute(
             tell(error)
             failed.append(run.name)
         if run.name and only in {None, "report"}:
-            typer.echo(f"all reports: {link_reports(run.folder.parent, run.recipe.name)}")
+            echo(f"all reports: {link_reports(run.folder.parent, run.recipe.name)}")
     if failed:
         raise MllmuError(f"failed: {', '.join(failed)}; the reasons are above. The same command tries them again.")
     return done
@@ -112,16 +111,6 @@ def _execute(run: RecipeRun, *, force: bool, gate: bool, only: Stage | None) -> 
     if report is not None:
         say(pipeline.terminal_table())
     say(f"{'report' if report is not None else f'{only} done'}: {report or run.folder}")
-
-
-def _assist(path: Path, overrides: Sequence[str] | None, out: Path | None) -> list[RecipeRun]:
-    """Help the leading process of several with the same recipes; prints nothing."""
-    from mllmu.pipeline.pipeline import Pipeline
-
-    runs = list(each(path, overrides, out, quiet=True))
-    for run in runs:
-        Pipeline(run.recipe, run.folder).run()
-    return runs
 
 
 def link_reports(root: Path, title: str) -> Path:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from mllmu.cli.displays import duration
 from mllmu.cli.failures import USER_ERROR, plain_line
 from mllmu.cli.options import Out, Overrides, RecipePath, RecipeRun, each
-from mllmu.cli.screen import number, progress, say
+from mllmu.cli.screen import duration, number, progress, say
 from mllmu.core.lock import held
 from mllmu.core.runfolder import RunFolder
 
@@ -26,7 +25,7 @@ def doctor(
     *,
     overrides: Overrides = None,
     out: Out = None,
-    samples: Annotated[int, typer.Option("--samples", min=0, help="Turns and samples to show per modality.")] = 2,
+    samples: Annotated[int, typer.Option(min=0, help="Turns and samples to show per modality.")] = 2,
 ) -> None:
     """Show the prompts, label masks, adapters and few-shot examples of a recipe, and check them; trains nothing.
 
@@ -63,7 +62,7 @@ def plan(
     recipe: RecipePath,
     *,
     overrides: Overrides = None,
-    device: Annotated[str, typer.Option("--device", help="A device: h100-80gb, rtx4090, cpu ...")] = "a100-40gb",
+    device: Annotated[str, typer.Option(help="A device: h100-80gb, rtx4090, cpu ...")] = "a100-40gb",
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
     """Estimate what a recipe needs per stage: parameters, memory, tokens, operations, time; loads no weights."""

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option, echo
 
 from mllmu.cli.options import Force, NoGate, Out, Overrides, RecipePath, Stage, execute
 from mllmu.cli.screen import say
@@ -21,9 +21,7 @@ def run(
     recipe: RecipePath,
     *,
     overrides: Overrides = None,
-    only: Annotated[
-        Stage | None, typer.Option("--only", help="Stop after this stage; missing earlier stages are run first.")
-    ] = None,
+    only: Annotated[Stage | None, Option(help="Stop after this stage; missing earlier stages are run first.")] = None,
     out: Out = None,
     force: Force = False,
     no_gate: NoGate = False,
@@ -57,23 +55,23 @@ def validate(
     recipe: RecipePath,
     *,
     overrides: Overrides = None,
-    show: Annotated[bool, typer.Option("--show", help="Also print the recipe with all defaults filled in.")] = False,
+    show: Annotated[bool, Option("--show", help="Also print the recipe with all defaults filled in.")] = False,
 ) -> None:
     """Check every setting of a recipe, including those of methods and metrics; run nothing."""
     from mllmu.config.load import dump, load_all
 
     recipes = load_all(recipe, overrides or ())
-    typer.echo("valid" if len(recipes) == 1 else f"valid: a grid of {len(recipes)} recipes: {', '.join(recipes)}")
+    echo("valid" if len(recipes) == 1 else f"valid: a grid of {len(recipes)} recipes: {', '.join(recipes)}")
     if show:
-        typer.echo("---\n".join(map(dump, recipes.values())), nl=False)
+        echo("---\n".join(map(dump, recipes.values())), nl=False)
 
 
 def export_model(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="target, or ratio and model, e.g. forget_10/npo.")],
-    out: Annotated[Path, typer.Argument(metavar="DIR", help="New folder for weights and processor.")],
+    run_folder: Annotated[Path, Argument(metavar="RUN", help="A run folder.")],
+    model: Annotated[str, Argument(metavar="MODEL", help="target, or ratio and model, e.g. forget_10/npo.")],
+    out: Annotated[Path, Argument(metavar="DIR", help="New folder for weights and processor.")],
     *,
-    device: Annotated[str, typer.Option("--device", help="Device that merges the weights: cpu, cuda ...")] = "cpu",
+    device: Annotated[str, Option(help="Device that merges the weights: cpu, cuda ...")] = "cpu",
 ) -> None:
     """Save a model with its adapters merged, for lmms-eval, vLLM or AutoModelForImageTextToText."""
     from mllmu.pipeline.export_model import export_model as export

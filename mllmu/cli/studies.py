@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from rich.table import Table
+from typer import Argument, Option
 
 from mllmu.cli.options import Force, NoGate, Out, Overrides, RecipePath, each
 from mllmu.cli.screen import number, say
@@ -18,12 +18,10 @@ if TYPE_CHECKING:
     from mllmu.studies.pool import PooledRow, PooledValue
     from mllmu.studies.tune import Trial
 
-Trials = Annotated[int, typer.Option("--trials", min=1, help="Settings to try per method, the recipe's own included.")]
-Ratio = Annotated[
-    str | None, typer.Option("--ratio", metavar="PERCENT", help="The forget ratio; by default the recipe's first.")
-]
-Pool = Annotated[int, typer.Option("--pool", help="Models to train with the forget people, and as many without.")]
-Bits = Annotated[int, typer.Option("--bits", min=2, max=8, help="Bits that the weights are rounded to.")]
+Trials = Annotated[int, Option(min=1, help="Settings to try per method, the recipe's own included.")]
+Ratio = Annotated[str | None, Option(metavar="PERCENT", help="The forget ratio; by default the recipe's first.")]
+Pool = Annotated[int, Option(help="Models to train with the forget people, and as many without.")]
+Bits = Annotated[int, Option(min=2, max=8, help="Bits that the weights are rounded to.")]
 
 
 def tune(
@@ -98,12 +96,10 @@ def layers(recipe: RecipePath, *, overrides: Overrides = None, out: Out = None, 
 
 
 def pool(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs of one recipe with different seeds.")],
+    runs: Annotated[list[Path], Argument(metavar="RUN...", help="Runs of one recipe with different seeds.")],
     *,
     ratio: Ratio = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Also write the table to this file, as Markdown.")
-    ] = None,
+    out: Annotated[Path | None, Option(metavar="FILE", help="Also write the table to this file, as Markdown.")] = None,
 ) -> None:
     """Compare the methods over several runs of one recipe, with intervals over people and runs.
 

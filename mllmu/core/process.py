@@ -3,7 +3,7 @@
 Without a launcher (``torchrun``, ``accelerate launch``) there is one process. Random numbers depend on what an item is,
 never on the order in which items are visited. The pipeline calls ``stage`` of its :class:`Progress` once per stage, and
 ``start``, ``advance`` ... ``finish`` around every countable task. One task runs at a time; starting another ends the
-one before. Tasks that run side by side have a ``lane`` each. Terminal displays are in :mod:`mllmu.cli.displays`.
+one before. Tasks that run side by side have a ``lane`` each. Terminal displays are in :mod:`mllmu.cli.screen`.
 """
 
 from __future__ import annotations

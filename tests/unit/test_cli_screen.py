@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from mllmu.cli.displays import ConsoleProgress, duration, figures
+from mllmu.cli.screen import ConsoleProgress, duration, figures
 
 
 class Clock:
