@@ -15,7 +15,7 @@ from mllmu.core.records import Exchange, Profile, Question
 from mllmu.data.dataset import Dataset
 from mllmu.models.loading import Loaded
 from mllmu.preflight.doctor import checks
-from mllmu.preflight.doctor.show import draw_tokens
+from mllmu.preflight.doctor.examine import draw_tokens
 
 PEOPLE = {"001": "Ada Bell", "002": "Ben Cole", "h01": "Eve Holt"}
 LAYERS = ["model.language_model.layers.0.self_attn.q_proj", "model.vision_tower.layers.0.self_attn.q_proj", "lm_head"]

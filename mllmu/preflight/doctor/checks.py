@@ -1,6 +1,5 @@
 """The checks of ``mllmu doctor``. Each is a function over plain values and returns one :class:`CheckResult`."""
 
-import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,8 +10,9 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from mllmu.core.errors import DataError
+from mllmu.core.errors import DataError, one_line
 from mllmu.core.records import PEOPLE_SPLITS, Exchange, Sample
+from mllmu.core.runfolder import content_digest
 from mllmu.data.dataset import Dataset, image_files
 from mllmu.models.encoding import as_turn
 from mllmu.models.engine.raw_prompt import encode
@@ -89,7 +89,7 @@ def people_apart(dataset: Dataset, key: str) -> CheckResult:
 
 def _images(dataset: Dataset, person: str) -> Iterator[tuple[str, str]]:
     for path in image_files(dataset.folder, person):
-        yield hashlib.sha256(path.read_bytes()).hexdigest(), path.name
+        yield content_digest(path), path.name
 
 
 def evaluation_not_trained(dataset: Dataset) -> CheckResult:
@@ -312,5 +312,5 @@ def _image_fault(loaded: Loaded, turn: Turn, tokens: int) -> str:
         pixels = {key: value.to(loaded.device) for key, value in loaded.encoder.images([turn]).items()}
         features = len(loaded.family.image_features(core(loaded.model), pixels))
     except (ValueError, RuntimeError, IndexError) as error:
-        return f"the model refuses it: {' '.join(str(error).split())[:200]}"
+        return f"the model refuses it: {one_line(error)}"
     return "" if features == tokens else f"{tokens} tokens in the prompt, {features} features from the model"

@@ -9,7 +9,7 @@ bandwidth for every token that is written.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import Field
 
@@ -132,14 +132,6 @@ def training_peak(weights: float, trained: float, step: float) -> float:
     return weights + 3 * trained + max(step, 2 * trained)
 
 
-class StepShape(NamedTuple):
-    """A part of a step as it is run at once: questions, and the sequences and tokens they fill."""
-
-    questions: int
-    sequences: int
-    tokens: int
-
-
 class Planner:
     """Computes the lines of a plan."""
 
@@ -197,19 +189,19 @@ class Planner:
             getattr(self.recipe, stage),
         )
         trained = facts.trainable(section.lora) * (4 if section.lora else facts.width)
-        shape = self.shape(min(batch, section.micro_batch_size or batch), modality, settings.questions_together)
-        labelled = shape.questions * loads.TRAINED_REPLY_TOKENS
-        cost = step_cost(facts, section.lora, shape.sequences, shape.tokens, labelled)
+        part = min(batch, section.micro_batch_size or batch)  # questions that are run at once
+        sequences, tokens = self.shape(part, modality, settings.questions_together)
+        cost = step_cost(facts, section.lora, sequences, tokens, part * loads.TRAINED_REPLY_TOKENS)
         # the sides wait for each other, and for the logits of the reference
         logits = batch * loads.TRAINED_REPLY_TOKENS * int(facts.text.vocab_size) * 4
-        if shape.questions < batch:
+        if part < batch:
             # nothing waits but all logits with their gradient, and every part is run once more
             cost = cost._replace(kept=2 * logits, peak=cost.peak + 2 * logits, both=cost.both + cost.forward)
         step = cost.peak + (sides - 1) * cost.kept + sides * logits * reference
         seen = 0 if modality == "text" or not facts.packs else feature_bytes(facts, self.work.people, self.image_tokens)
         # without adapters the trained weights are among the weights already
         weights = models * facts.resident - (0 if section.lora else trained)
-        flop = questions * (cost.both + cost.forward * reference) / shape.questions
+        flop = questions * (cost.both + cost.forward * reference) / part
         flop += self.vision_flop(stage, questions, modality)
         return self._line(
             stage,
@@ -217,7 +209,7 @@ class Planner:
             peak=training_peak(weights, trained, step) + seen,
             flop=flop,
             seconds=flop / (self.device.tflops * 1e12 * TRAIN_UTILISATION),
-            tokens=questions * shape.sequences * shape.tokens / shape.questions,
+            tokens=questions * sequences * tokens / part,
             weights=weights / GIB,
             trained=trained / GIB,
             optimiser=2 * trained / GIB,
@@ -235,18 +227,17 @@ class Planner:
             stage=stage, what=what, peak=peak, tokens=round(tokens), tflop=flop / 1e12, hours=hours, fits=fits, **memory
         )
 
-    def shape(self, questions: int, modality: str, together: int = 1) -> StepShape:
-        """The sequences of questions of different people, ``together`` of each, put side by side as in training."""
+    def shape(self, questions: int, modality: str, together: int) -> tuple[int, int]:
+        """How many sequences of how many tokens some questions fill, ``together`` of each person side by side."""
         prefix = (0 if modality == "text" else self.image_tokens) + loads.TURN
         own = loads.TURN + loads.TRAINED_QUESTION_TOKENS + loads.TRAINED_REPLY_TOKENS
         if not self.facts.packs:
-            return StepShape(questions, questions, prefix + own)
+            return questions, prefix + own
         fit = min(together, max(1, (max(CAPACITY, SHARE * prefix) - prefix) // own))
         counts = [min(fit, questions - start) for start in range(0, questions, fit)]
         groups = [Group(range(prefix + count * own)) for count in counts]
         sequences = arrange(groups, int(self.facts.text.hidden_size))
-        longest = max(sum(group.length for group in sequence) for sequence in sequences)
-        return StepShape(questions, len(sequences), longest)
+        return len(sequences), max(sum(group.length for group in sequence) for sequence in sequences)
 
     def vision_flop(self, stage: str, questions: int, modality: str) -> float:
         """Operations of the vision tower for the images of a training."""

@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -116,12 +116,11 @@ def with_layers(config: Any, count: int) -> Any:
 def _run(facts: ModelFacts, lora: Lora | None, layers: int, sequences: int, tokens: int, labelled: int) -> Cost:
     """Forward and backward pass of one side of a step on fake tensors, of the model with fewer layers."""
     with torch.device("meta"), quiet_libraries():
-        model = add_trainable(build(with_layers(facts.config, layers)), facts.family, lora, seed=0)
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    make_fake(model, mode)
+        model = add_trainable(build(with_layers(facts.config, layers)), facts.family, lora, seed=0).train()
     own = core(model)
-    model.train()
-    with mode:
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model.to_empty(device="cpu")
+        own.tie_weights()  # each weight has become a tensor of its own
         live = LiveBytes()
         for tensor in (*model.parameters(), *model.buffers()):
             live.track(tensor)
@@ -138,17 +137,3 @@ def _run(facts: ModelFacts, lora: Lora | None, layers: int, sequences: int, toke
             kept, forward = live.live - before, counter.get_total_flops()
             loss.backward()
     return Cost(kept=kept, peak=live.peak - before, forward=forward, both=counter.get_total_flops())
-
-
-def make_fake(model: nn.Module, mode: FakeTensorMode) -> None:
-    """Replace weights and buffers by fake tensors on the CPU, in place; shared ones stay shared."""
-    fakes: dict[int, Any] = {}
-    stores: Any = [store for module in model.modules() for store in (module._parameters, module._buffers)]
-    with mode:
-        for store in stores:
-            for name, tensor in store.items():
-                if tensor is not None and id(tensor) not in fakes:
-                    fake = torch.empty(tensor.shape, dtype=tensor.dtype)
-                    is_weight = isinstance(tensor, nn.Parameter)
-                    fakes[id(tensor)] = nn.Parameter(fake, tensor.requires_grad) if is_weight else fake
-                store[name] = fakes.get(id(tensor))
