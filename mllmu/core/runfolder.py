@@ -31,6 +31,7 @@ R = TypeVar("R", bound="Record")
 
 UNIT_FILE = "unit.json"
 ELAPSED_FILE = "elapsed.json"
+WITH_OUT = "choose another folder with --out"
 
 
 @dataclass(frozen=True)
@@ -119,18 +120,19 @@ class RunFolder:
         return {path.parent.relative_to(models).as_posix(): path.parent for path in found}
 
 
-def write_atomic(path: Path, content: str | bytes, *, mode: int = 0o666) -> None:
+def write_atomic(path: Path, content: str | bytes, *, mode: int = 0o666, elsewhere: str = WITH_OUT) -> None:
     """Write a file completely or not at all: temporary name, flush, rename.
 
     Args:
         mode: permissions of the file, less those that the umask takes away.
+        elsewhere: how to write to another place, for the error.
 
     Raises:
         RunStoreError: the disk is full or the place cannot be written; names the path and the reason.
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")  # several processes may write the same file
-    with explain_os_errors(path):
+    with explain_os_errors(path, elsewhere=elsewhere):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "xb", opener=partial(os.open, mode=mode)) as file:
             file.write(data)
@@ -145,18 +147,18 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextmanager
-def explain_os_errors(path: Path) -> Iterator[None]:
-    """Turn a full or unwritable disk into one clear message."""
+def explain_os_errors(path: Path, *, elsewhere: str = WITH_OUT) -> Iterator[None]:
+    """Turn a full or unwritable disk into one clear message; ``elsewhere`` says how to write to another place."""
     try:
         yield
-    except (FileExistsError, NotADirectoryError):
+    except (FileExistsError, NotADirectoryError) as error:
         raise RunStoreError(
-            f"{path}: cannot be written: it is, or lies in, a file. Expected a folder; choose another one with --out."
-        ) from None
+            f"{path}: cannot be written: it is, or lies in, a file. Expected a folder; {elsewhere}."
+        ) from error
     except OSError as error:
         raise RunStoreError(
             f"{path}: cannot be written ({error.strerror or error}). "
-            "Free space or choose another folder with --out; finished stages are kept and will not be redone."
+            f"Free space or {elsewhere}; finished stages are kept and will not be redone."
         ) from error
 
 

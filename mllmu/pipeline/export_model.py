@@ -43,7 +43,7 @@ def export_model(root: Path, name: str, out: Path, *, device: str = "cpu") -> Mo
     loaded = load(section, ref, root)
     about: dict[str, Any] = {"run": recipe.name, "model": name, **ref.model_dump()}
     building = out.with_name(f".{out.name}.building")
-    with explain_os_errors(out):
+    with explain_os_errors(out, elsewhere="name another folder"):
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
         with quiet_libraries():

@@ -83,7 +83,7 @@ class Key(BaseModel):
         ordered = self.model_copy(update={"replaced": replaced, "people": dict(sorted(self.people.items()))})
         text = ordered.model_dump_json(indent=1) + "\n"
         if not (path.is_file() and path.read_text(encoding="utf-8") == text):
-            write_atomic(path, text, mode=OWNER_ONLY)
+            write_atomic(path, text, mode=OWNER_ONLY, elsewhere="name another file in data.source.key")
 
 
 def reveal(path: Path, asked: Sequence[str] = ()) -> dict[str, dict[str, str]]:
