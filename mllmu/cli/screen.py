@@ -41,14 +41,14 @@ def progress() -> Iterator[Progress]:
 
     Of several processes only the leading one shows it.
     """
-    display = ConsoleProgress(_console(stderr=True)) if leads() else SilentProgress()
+    display: Progress = ConsoleProgress(_console(stderr=True)) if leads() else SilentProgress()
     try:
         yield display
     finally:
         display.close()
 
 
-class ConsoleProgress:
+class ConsoleProgress(Progress):
     """Reports one task at a time; a finished task leaves one line.
 
     On a terminal, an unfinished task is a bar with count, time left and latest figures; ``close`` must be called, or

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR")
 """Variables that a launcher sets for every process."""
@@ -57,8 +57,8 @@ def rng(seed: int, *keys: str | int) -> random.Random:
     return random.Random(derive(seed, *keys))  # noqa: S311 - reproducibility, not secrecy
 
 
-class Progress(Protocol):
-    """What a long task reports to. Implementations never raise and never change a result."""
+class Progress:
+    """What a long task reports to. Subclasses never raise and never change a result; this class ignores everything."""
 
     def stage(self, name: str, detail: str) -> None:
         """A stage begins; ``detail`` says what it works on."""
@@ -77,28 +77,14 @@ class Progress(Protocol):
 
     def lane(self) -> Progress:
         """A progress for one of several tasks that run at the same time, shown in the same display."""
+        return self
 
     def close(self) -> None:
         """Nothing more will be reported; a live display is removed."""
 
 
-class SilentProgress:
+class SilentProgress(Progress):
     """Shows nothing."""
-
-    def stage(self, name: str, detail: str) -> None: ...
-
-    def start(self, label: str, total: int) -> None: ...
-
-    def advance(self, n: int = 1, **facts: float) -> None: ...
-
-    def finish(self) -> None: ...
-
-    def note(self, text: str) -> None: ...
-
-    def lane(self) -> Progress:
-        return self
-
-    def close(self) -> None: ...
 
 
 @dataclass
