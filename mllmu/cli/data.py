@@ -8,7 +8,7 @@ from typer import Argument, Option, echo
 from typer.core import TyperGroup
 
 from mllmu.cli.judge import show_preview
-from mllmu.cli.options import Force, Out, Overrides, RecipePath, RecipeRun, each, execute
+from mllmu.cli.run import Force, Out, Overrides, RecipePath, RecipeRun, each, execute
 from mllmu.cli.screen import say
 from mllmu.core.errors import MllmuError, did_you_mean
 from mllmu.core.runfolder import RunFolder

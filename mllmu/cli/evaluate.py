@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from mllmu.cli.options import Force, NoGate, Out, Overrides, execute
+from mllmu.cli.run import Force, NoGate, Out, Overrides, execute
 from mllmu.cli.screen import progress, say
 from mllmu.core.errors import MllmuError, did_you_mean
 from mllmu.core.lock import held

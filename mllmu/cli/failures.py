@@ -60,7 +60,9 @@ def explanation(error: BaseException) -> str | None:
     if isinstance(error, MllmuError):
         return error.summary if isinstance(error, FaultsError) else str(error)
     if isinstance(error, OSError):
-        return _of_os_error(error)
+        where = f"{error.filename}: " if error.filename else ""
+        known = ((fault, advice) for numbers, fault, advice in _OS_ERRORS if error.errno in numbers)
+        return next((f"{where}{fault} ({error.strerror}). {advice}" for fault, advice in known), None)
     if type(error).__name__ in _OUT_OF_MEMORY:
         return (
             f"out of memory ({error or 'no details'}). Lower the batch sizes of the recipe "
@@ -68,14 +70,6 @@ def explanation(error: BaseException) -> str | None:
         )
     if os.strerror(errno.ENOSPC) in str(error):  # weights are written by a library with an error class of its own
         return f"the disk is full ({error}). {_FREE_SPACE}"
-    return None
-
-
-def _of_os_error(error: OSError) -> str | None:
-    where = f"{error.filename}: " if error.filename else ""
-    for numbers, fault, advice in _OS_ERRORS:
-        if error.errno in numbers:
-            return f"{where}{fault} ({error.strerror}). {advice}"
     return None
 
 

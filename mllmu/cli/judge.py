@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from rich.table import Table
 from typer import Option
 
-from mllmu.cli.options import Force, Out, RecipePath, each
+from mllmu.cli.run import Force, Out, RecipePath, each
 from mllmu.cli.screen import interval, number, say
 from mllmu.core.errors import DataError
 from mllmu.core.runfolder import RunFolder

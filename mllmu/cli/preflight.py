@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from mllmu.cli.failures import USER_ERROR, plain_line
-from mllmu.cli.options import Out, Overrides, RecipePath, RecipeRun, each
+from mllmu.cli.run import Out, Overrides, RecipePath, RecipeRun, each
 from mllmu.cli.screen import duration, number, progress, say
 from mllmu.core.lock import held
 from mllmu.core.runfolder import RunFolder
@@ -41,8 +41,7 @@ def doctor(
 
 def _num_faults(run: RecipeRun, samples: int, *, keep: bool) -> int:
     """Show one recipe and its checks; return the number of faults."""
-    from mllmu.preflight.doctor.examine import Examination, examine
-    from mllmu.preflight.doctor.show import describe
+    from mllmu.preflight.doctor.examine import Examination, describe, examine
 
     with tempfile.TemporaryDirectory(prefix="mllmu-doctor-") as temporary, progress() as display:
         folder = run.folder if keep or run.folder.exists() else Path(temporary) / "run"

@@ -1,20 +1,131 @@
-"""``mllmu run``, ``validate``, one command per stage, and ``export-model``."""
+"""``mllmu run``, ``validate``, one command per stage, ``export-model``; and what all commands on a recipe share."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from typer import Argument, Option, echo
 
-from mllmu.cli.options import Force, NoGate, Out, Overrides, RecipePath, Stage, execute
-from mllmu.cli.screen import say
+from mllmu.cli.failures import explanation, tell
+from mllmu.cli.screen import progress, say
+from mllmu.core.errors import MllmuError
+from mllmu.core.lock import held
+from mllmu.core.process import Progress, leads
 
+if TYPE_CHECKING:
+    from mllmu.config.recipe import Recipe
+
+Stage = Literal["data", "finetune", "unlearn", "evaluate", "score", "report"]
 STAGES: dict[Stage, str] = {
     "finetune": "Fine-tune the target on all people, and the retain model on all but the forget people.",
     "unlearn": "Unlearn the forget people from the target, once with each method of the recipe.",
     "score": "Score the responses with the metrics; loads no model if all responses exist.",
     "report": "Write the report and print its table.",
 }
+
+RecipePath = Annotated[Path, Argument(metavar="RECIPE", help="The YAML file that describes the run.")]
+Overrides = Annotated[
+    list[str] | None, Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. finetune.epochs=3. Repeatable.")
+]
+Out = Annotated[Path | None, Option(metavar="DIR", help="The run folder.", show_default="runs/<name of the recipe>")]
+Force = Annotated[bool, Option("--force", help="Redo finished work, also with other settings.")]
+NoGate = Annotated[bool, Option("--no-gate", help="Continue even if the target has not memorised the forget people.")]
+
+
+class RecipeRun(NamedTuple):
+    """A recipe and its run folder; ``name`` says which recipe of a grid it is, and is empty for a single recipe."""
+
+    name: str
+    recipe: Recipe
+    folder: Path
+
+    @contextmanager
+    def at_work(self) -> Iterator[Progress]:
+        """Keep other commands out of the run folder and show progress."""
+        with held(self.folder), progress() as display:
+            yield display
+
+
+def each(
+    path: Path, overrides: Sequence[str] | None = None, out: Path | None = None, *, quiet: bool = False
+) -> Iterator[RecipeRun]:
+    """The recipe of a file with its run folder, ``--out`` or ``runs/<name>``; for a grid, each recipe in a subfolder.
+
+    All recipes are checked before the first one is yielded. A recipe of a grid is named on stdout when its turn comes,
+    unless ``quiet``.
+    """
+    from mllmu.config.load import load_all
+
+    for name, recipe in load_all(path, overrides or ()).items():
+        if name and not quiet:
+            echo(f"{name}:")
+        yield RecipeRun(name, recipe, (out or Path("runs") / recipe.name) / name)
+
+
+def execute(
+    path: Path,
+    overrides: Sequence[str] | None,
+    out: Path | None,
+    *,
+    force: bool,
+    no_gate: bool = False,
+    only: Stage | None,
+) -> list[RecipeRun]:
+    """Run all stages, or ``only`` one; print the table of a new report, and where the results are.
+
+    A recipe of a grid that fails does not stop the others; an index page links all reports.
+
+    Returns:
+        The recipes that were run, with their folders; nothing in a process that only helps the leading one.
+
+    Raises:
+        MllmuError: a recipe failed; for a grid, the reason of each failure has been printed.
+    """
+    if not leads():  # the others help the leading process with the same recipes, and print nothing
+        from mllmu.pipeline.pipeline import Pipeline
+
+        for run in each(path, overrides, out, quiet=True):
+            Pipeline(run.recipe, run.folder).run()
+        return []
+    done, failed = [], []
+    for run in each(path, overrides, out):
+        try:
+            _execute(run, force=force, gate=not no_gate, only=only)
+            done.append(run)
+        except Exception as error:
+            if not run.name or explanation(error) is None:
+                raise
+            tell(error)
+            failed.append(run.name)
+        if run.name and only in {None, "report"}:
+            echo(f"all reports: {link_reports(run.folder.parent, run.recipe.name)}")
+    if failed:
+        raise MllmuError(f"failed: {', '.join(failed)}; the reasons are above. The same command tries them again.")
+    return done
+
+
+def _execute(run: RecipeRun, *, force: bool, gate: bool, only: Stage | None) -> None:
+    with run.at_work() as display:
+        # imported late: a wrong recipe, or a folder in use, is reported before the seconds it takes to import torch
+        from mllmu.pipeline.pipeline import Pipeline
+
+        pipeline = Pipeline(run.recipe, run.folder, force=force, gate=gate, progress=display)
+        report = pipeline.run(only)
+    if report is not None:
+        say(pipeline.terminal_table())
+    say(f"{'report' if report is not None else f'{only} done'}: {report or run.folder}")
+
+
+def link_reports(root: Path, title: str) -> Path:
+    """Write the index page of a grid: every report in a subfolder of ``root``, also those of earlier commands."""
+    from mllmu.report.page import write_links
+
+    names = sorted(page.parent.parent.name for page in root.glob("*/report/index.html"))
+    links = {name: f"{name}/report/index.html" for name in names}
+    return write_links(root, title, "One report per recipe of the grid.", links)
 
 
 def run(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from rich.table import Table
 from typer import Argument, Option
 
-from mllmu.cli.options import Force, NoGate, Out, Overrides, RecipePath, each
+from mllmu.cli.run import Force, NoGate, Out, Overrides, RecipePath, each
 from mllmu.cli.screen import number, say
 from mllmu.core.errors import DataError
 from mllmu.core.runfolder import RunFolder, write_atomic
@@ -55,12 +55,9 @@ def trial_table(trials: Sequence[Trial]) -> Table:
         entries.setdefault(f"{trial.method} {trial.settings.get('modality', '')}", []).append(trial)
     for rows in sorted(entries.values(), key=lambda rows: rows[0].objective):
         for trial in (row for index, row in enumerate(rows) if index == 0 or row.number == 0):
-            figures = (
-                *(number(value, 3) for value in (trial.gap, trial.loss, trial.objective)),
-                f"{trial.seconds:.0f}",
-            )
+            figures = (number(value, 3) for value in (trial.gap, trial.loss, trial.objective))
             settings = ", ".join(f"{key} {value}" for key, value in trial.settings.items())
-            table.add_row(trial.method, str(trial.number or "recipe"), *figures, settings)
+            table.add_row(trial.method, str(trial.number or "recipe"), *figures, f"{trial.seconds:.0f}", settings)
     return table
 
 

@@ -145,7 +145,7 @@ def test_ctrl_c_says_how_to_go_on_and_exits_130(recipe: Path, tmp_path: Path) ->
 def test_stages_of_the_command_line_are_those_of_the_pipeline() -> None:
     from typing import get_args
 
-    from mllmu.cli.options import Stage
+    from mllmu.cli.run import Stage
 
     pipeline = pytest.importorskip("mllmu.pipeline.pipeline", reason="the pipeline is not part of this checkout")
     assert get_args(Stage) == tuple(pipeline.STAGES)

@@ -10,7 +10,7 @@ import yaml
 from typer.testing import CliRunner
 
 from mllmu.cli.app import app
-from mllmu.cli.options import each, link_reports
+from mllmu.cli.run import each, link_reports
 from mllmu.config.load import load, load_all
 from mllmu.core.errors import RecipeError
 
