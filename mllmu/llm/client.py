@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel
@@ -102,7 +102,9 @@ class Client(Generic[T]):
         """
         stopped: MllmuError | None = None
         with ThreadPoolExecutor(self._settings.concurrency, "llm") as pool:
-            positions = {pool.submit(self._ask_or_stop, call): position for position, call in enumerate(calls)}
+            positions = {pool.submit(self._ask, call): position for position, call in enumerate(calls)}
+            for future in positions:
+                future.add_done_callback(self._stop_after_error)
             try:
                 for future in as_completed(positions):
                     try:
@@ -119,15 +121,12 @@ class Client(Generic[T]):
         if stopped is not None:
             raise stopped
 
-    def _ask_or_stop(self, call: Call) -> T | Unanswered:
-        """Put one call; an error that ends the run keeps the other threads from beginning another request."""
-        try:
-            return self.ask(call)
-        except MllmuError:
+    def _stop_after_error(self, future: Future[T | Unanswered]) -> None:
+        """An error that ends the run keeps the other threads from beginning another request."""
+        if future.exception():
             self._stop.set()
-            raise
 
-    def ask(self, call: Call) -> T | Unanswered:
+    def _ask(self, call: Call) -> T | Unanswered:
         """Put one call; a reply that is not what was asked for is sent back up to ``repair_turns`` times."""
         fault, messages = "", call.messages
         for _ in range(self._settings.repair_turns + 1):

@@ -128,7 +128,7 @@ class Team:
         with suppress(RuntimeError):  # the place of the notes may be gone too
             if not lost:
                 self._notes.set(str(rank()), str(error))
-            if not leads() and (self._noted(0) is not None or lost):
+            if not leads() and (self._leader_noted() or lost):
                 raise SystemExit(2) from None
         if lost:
             raise ProcessError(self._obituary(error)) from None
@@ -141,14 +141,12 @@ class Team:
         if not self.busy:
             dist.destroy_process_group()
 
-    def _noted(self, number: int) -> str | None:
-        """The note of a process, if it leaves one within the time of grace."""
+    def _leader_noted(self) -> bool:
+        """Whether the leader leaves a note within the time of grace."""
         until = time.monotonic() + GRACE_S
-        while time.monotonic() < until:
-            if self._notes.check([str(number)]):
-                return str(self._notes.get(str(number)).decode())
+        while not (noted := self._notes.check(["0"])) and time.monotonic() < until:
             time.sleep(0.05)
-        return None
+        return bool(noted)
 
     def _obituary(self, error: BaseException) -> str:
         with suppress(RuntimeError):
