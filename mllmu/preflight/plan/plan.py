@@ -8,12 +8,12 @@ bandwidth for every token that is written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pydantic import Field
 
-from mllmu.config.recipe import Job, Recipe, jobs
+from mllmu.config.recipe import Finetune, Recipe, jobs
 from mllmu.core.errors import RecipeError, did_you_mean
 from mllmu.core.records import MODALITIES, Record
 from mllmu.data.tasks import task_of
@@ -23,6 +23,7 @@ from mllmu.preflight.plan.facts import ModelFacts, describe, image_sizes, known
 from mllmu.preflight.plan.simulate import step_cost
 from mllmu.preflight.plan.workload import Questions, feature_bytes
 from mllmu.training.batches import CAPACITY, SHARE, Group, arrange
+from mllmu.unlearning.base import Method
 
 GIB = 2**30
 TRAIN_UTILISATION = 0.35
@@ -145,49 +146,24 @@ class Planner:
 
     def stages(self) -> Iterator[PlannedStage]:
         """The lines: fine-tuning, every method, evaluation."""
-        section, work = self.recipe.finetune, self.work
-        taught = [work.people] + [work.people - gone for gone in work.forgotten]
-        questions = sum(work.training_questions(people, section.modality) for people in taught)
-        what = f"target and {len(work.forgotten)} retain model(s)"
-        yield self._training("finetune", what, section, questions=round(questions * section.epochs))
-        for job in jobs(self.recipe):
+        work, planned = self.work, jobs(self.recipe)
+        taught = (work.people, *(work.people - gone for gone in work.forgotten))
+        yield self._training(f"target and {len(work.forgotten)} retain model(s)", self.recipe.finetune, taught)
+        for job in planned:
             if job.method.trains:
-                yield self._unlearning(job)
-        yield self.evaluation(2 + len(jobs(self.recipe)))
+                yield self._training(job.name, job.method, work.forgotten)
+        yield self.evaluation(2 + len(planned))
 
-    def _unlearning(self, job: Job) -> PlannedStage:
-        method = job.method
-        forgotten = sum(self.work.training_questions(people, method.modality) for people in self.work.forgotten)
-        sides = 1 + int(method.uses_retain)
-        apart = method.needs_second_model(lora=self.recipe.unlearn.lora is not None)
-        return self._training(
-            "unlearn",
-            job.name,
-            method,
-            questions=round(forgotten * method.epochs) * sides,
-            sides=sides,
-            reference=method.uses_reference,
-            models=2 if apart else 1,
-        )
-
-    def _training(
-        self,
-        stage: str,
-        what: str,
-        settings: Any,
-        *,
-        questions: int,
-        sides: int = 1,
-        reference: bool = False,
-        models: int = 1,
-    ) -> PlannedStage:
-        """One training; ``settings`` have its batch size and modality, the section of the stage its micro batch."""
-        facts, batch, modality, section = (
-            self.facts,
-            settings.batch_size,
-            settings.modality,
-            getattr(self.recipe, stage),
-        )
+    def _training(self, what: str, settings: Finetune | Method, groups: Iterable[int]) -> PlannedStage:
+        """One line of training: one model per group of so many people, by the fine-tuning or by a method."""
+        facts, batch, modality = self.facts, settings.batch_size, settings.modality
+        method = settings if isinstance(settings, Method) else None
+        stage, section = ("unlearn", self.recipe.unlearn) if method else ("finetune", self.recipe.finetune)
+        sides = 2 if method and method.uses_retain else 1
+        reference = method is not None and method.uses_reference
+        models = 2 if method and method.needs_second_model(lora=section.lora is not None) else 1
+        questions = sum(self.work.training_questions(people, modality) for people in groups)
+        questions = round(questions * settings.epochs) * sides
         trained = facts.trainable(section.lora) * (4 if section.lora else facts.width)
         part = min(batch, section.micro_batch_size or batch)  # questions that are run at once
         sequences, tokens = self.shape(part, modality, settings.questions_together)

@@ -120,7 +120,6 @@ def _run(facts: ModelFacts, lora: Lora | None, layers: int, sequences: int, toke
     own = core(model)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu")
-        own.tie_weights()  # each weight has become a tensor of its own
         live = LiveBytes()
         for tensor in (*model.parameters(), *model.buffers()):
             live.track(tensor)

@@ -66,10 +66,8 @@ def of_recipe(recipe: Recipe) -> Workload:
 
 
 def _size(spec: Any, published: int) -> int:
-    """People of a source: its setting ``num_people``, the setting's default, or the published number."""
-    field = plugins.find("sources", spec.name).model_fields.get("num_people")
-    default = field.default if field is not None and isinstance(field.default, int) else published
-    return int(spec.settings.get("num_people") or default)
+    """People of a source: its setting ``num_people``, or the published number."""
+    return int(getattr(spec.build("sources", "data"), "num_people", None) or published)
 
 
 class EvaluationMemory(NamedTuple):
