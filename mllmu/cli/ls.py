@@ -39,13 +39,16 @@ def ls(
 
     mllmu ls methods; mllmu ls methods npo; mllmu ls settings; mllmu ls settings finetune.
     """
+    from mllmu.core.describe import plugin_table
     from mllmu.core.plugins import KINDS, find, names
 
     kinds = {each: first_line(KINDS[each]) for each in KINDS} | {SETTINGS: "Every setting of a recipe, by section."}
     if kind is not None and kind not in kinds:
         raise PluginError(f"no plug-in kind '{kind}'.{did_you_mean(kind, kinds)} Kinds: {', '.join(kinds)}.")
     if markdown:
-        results().out(_markdown(kind, name), end="")
+        if kind is None or kind == SETTINGS or name is not None:
+            raise PluginError("--markdown prints all plug-ins of one kind. Expected its name alone, e.g. methods.")
+        results().out(plugin_table(kind), end="")
     elif kind is None:
         say(_listing(kinds))
     elif kind == SETTINGS:
@@ -55,14 +58,6 @@ def ls(
         say(_listing({each: first_line(module) or find(kind, each).summary() for each, module in modules.items()}))
     else:
         say("\n".join(page(name, find(kind, name))))
-
-
-def _markdown(kind: str | None, name: str | None) -> str:
-    from mllmu.core.describe import plugin_table
-
-    if kind is None or kind == SETTINGS or name is not None:
-        raise PluginError("--markdown prints all plug-ins of one kind. Expected its name alone, e.g. methods.")
-    return plugin_table(kind)
 
 
 def first_line(module: str) -> str:

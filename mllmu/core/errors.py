@@ -17,6 +17,7 @@ MllmuError
 import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Self
 
 
 class MllmuError(ValueError):
@@ -47,6 +48,10 @@ class FaultsError(DataError):
         self.faults = tuple(map(str, faults))
         self.summary = summary
         super().__init__("\n".join([summary, *self.faults]))
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, tuple[str, ...]]]:
+        """How a worker process sends it."""
+        return type(self), (self.summary, self.faults)
 
 
 class ModelError(MllmuError):

@@ -104,10 +104,7 @@ class EndpointSettings(Plugin):
 
     def cache_folder(self) -> Path:
         """Where replies are kept: the setting, or ``mllmu/llm`` in the user's cache folder."""
-        if self.cache is not None:
-            return self.cache
-        base = os.environ.get("XDG_CACHE_HOME")
-        return (Path(base) if base else Path.home() / ".cache") / "mllmu" / "llm"
+        return self.cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mllmu" / "llm"
 
     def key(self) -> str:
         """The key from the environment; empty if the endpoint needs none.

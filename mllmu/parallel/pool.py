@@ -104,16 +104,7 @@ class WorkerPool:
         elif kind == "done":
             self._idle.append(self._busy.pop(worker.connection))
         else:
-            raise _revived(*content)
-
-
-def _revived(kind: type[BaseException], text: str) -> BaseException:
-    """An error of a worker; one that is not meant for the user comes with the worker's traceback."""
-    if not issubclass(kind, MllmuError):
-        return RuntimeError(f"in a worker process:\n{text}")
-    error = kind.__new__(kind)
-    error.args = (text,)
-    return error
+            raise content[0]
 
 
 class _Relay(SilentProgress):
@@ -153,8 +144,8 @@ def _work(connection: Connection, start_worker: StartWorker, index: int) -> None
             do = do or start_worker(index, _Relay(connection))
             do(*task)
         except Exception as error:  # noqa: BLE001 - whatever it is, the parent decides
-            known = isinstance(error, MllmuError)
-            connection.send(("failed", type(error), str(error) if known else traceback.format_exc()))
+            bug = RuntimeError(f"in a worker process:\n{traceback.format_exc()}")
+            connection.send(("failed", error if isinstance(error, MllmuError) else bug))
         else:
             connection.send(("done",))
 

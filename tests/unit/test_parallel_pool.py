@@ -73,6 +73,10 @@ def test_two_workers_share_the_tasks_and_report(tmp_path: Path) -> None:
 def test_what_goes_wrong_in_a_worker_is_raised_here(
     tmp_path: Path, what: str, kind: type[Exception], text: str
 ) -> None:
-    with pytest.raises(kind, match=text), WorkerPool(1, partial(write_down, tmp_path), SilentProgress()) as workers:
+    with (
+        pytest.raises(kind, match=text) as caught,
+        WorkerPool(1, partial(write_down, tmp_path), SilentProgress()) as workers,
+    ):
         workers.do([("write", "before"), (what, "x"), ("write", "after")])
+    assert getattr(caught.value, "faults", ("row 1", "row 2")) == ("row 1", "row 2")
     assert [path.name for path in tmp_path.iterdir()] == ["before"]
