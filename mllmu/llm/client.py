@@ -84,7 +84,7 @@ class Client(Generic[T]):
         self._lock = threading.Lock()
         self._under_way: dict[str, threading.Lock] = {}
         self._not_before = 0.0
-        self._unanswered_at_first: int | None = 0
+        self._answered, self._num_unanswered = False, 0
 
     def __enter__(self) -> Self:
         return self
@@ -136,7 +136,7 @@ class Client(Generic[T]):
                 return self._unanswered(f"rejected by the endpoint: {error}")
             found = parse_object(reply.text, self._kind)
             if not isinstance(found, str):
-                self._unanswered_at_first = None
+                self._answered = True
                 return found
             fault = found if reply.finished else f"it was cut off by the token limit ({found})"
             self.budget.count(**{f"{FAILED}schema": 1})
@@ -147,14 +147,13 @@ class Client(Generic[T]):
         """Count a failed call; a run that only ever fails is stopped."""
         self.budget.count(**{f"{FAILED}unanswered": 1})
         with self._lock:
-            if self._unanswered_at_first is not None:
-                self._unanswered_at_first += 1
-                if self._unanswered_at_first >= MAX_FIRST_FAILURES:
-                    raise EndpointError(
-                        f"{self._settings.base_url}: the first {MAX_FIRST_FAILURES} calls to '{self._settings.model}' "
-                        f"were all in vain: {reason}. Try another value of 'structured', a larger max_tokens or "
-                        "another model."
-                    )
+            self._num_unanswered += 1
+            if self._num_unanswered >= MAX_FIRST_FAILURES and not self._answered:
+                raise EndpointError(
+                    f"{self._settings.base_url}: the first {MAX_FIRST_FAILURES} calls to '{self._settings.model}' "
+                    f"were all in vain: {reason}. Try another value of 'structured', a larger max_tokens or another "
+                    "model."
+                )
         return Unanswered(reason)
 
     def _complete(self, body: dict[str, Any]) -> Reply:

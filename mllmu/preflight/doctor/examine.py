@@ -198,9 +198,9 @@ def _forget_samples(samples: Sequence[Sample], count: int) -> list[Sample]:
 def _sample(examination: Examination, sample: Sample, turn: Turn) -> str:
     loaded = examination.loaded
     if sample.raw_prompt:  # its reply is generated, nothing is scored
-        prompt = encode(loaded, sample, examination.dataset.folder)["input_ids"][0].tolist()
-        return draw_tokens(prompt, [False] * len(prompt), loaded)
-    prompt, reply = loaded.encoder.prompt(turn), loaded.encoder.reply(sample.target)
+        prompt, reply = encode(loaded, sample, examination.dataset.folder)["input_ids"][0].tolist(), []
+    else:
+        prompt, reply = loaded.encoder.prompt(turn), loaded.encoder.reply(sample.target)
     return draw_tokens([*prompt, *reply], [False] * len(prompt) + [True] * len(reply), loaded)
 
 

@@ -5,6 +5,7 @@ to (15.4 training questions per person and modality, 18 evaluation questions per
 memory are those of :mod:`mllmu.models.engine.memory`.
 """
 
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -115,11 +116,10 @@ class Questions:
     def _batch(self, tasks: list[TaskName], examples: int, questions: int) -> QuestionBatch:
         sizes = [task_of(task).size for task in tasks]
         of_person = sum(size.questions for size in sizes)
-        alike: dict[int, float] = {}
+        alike: defaultdict[int, float] = defaultdict(float)
         for size in sizes:
-            length = size.reply_tokens
-            together = questions * size.questions / of_person * size.candidates * length
-            alike[length.bit_length()] = alike.get(length.bit_length(), 0) + together
+            together = questions * size.questions / of_person * size.candidates * size.reply_tokens
+            alike[size.reply_tokens.bit_length()] += together
         return QuestionBatch(
             questions=questions,
             images=-(-questions // of_person),
