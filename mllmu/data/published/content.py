@@ -54,21 +54,14 @@ class RowAccount:
             yield number, person, row
 
     def as_json(self) -> dict[str, Any]:
-        """Everything as JSON values, and one line of summary."""
-        lost = Counter((skip["config"], skip["what"] == "row") for skip in self.skipped)
-        num_lost = Counter(skip["what"] == "row" for skip in self.skipped)
+        """All counts and left out rows as JSON values, and one line of summary."""
+        lost_rows = Counter(skip["config"] for skip in self.skipped if skip["what"] == "row")
+        lost = Counter(skip["config"] for skip in self.skipped if skip["what"] != "row")
+        counts = {"rows": self.rows, "rows_skipped": lost_rows, "questions": self.questions, "questions_skipped": lost}
+        configs = {config: {name: count[config] for name, count in counts.items()} for config in self.rows}
         rows, questions = self.rows.total(), self.questions.total()
-        configs = {
-            config: {
-                "rows": self.rows[config],
-                "rows_skipped": lost[config, True],
-                "questions": self.questions[config],
-                "questions_skipped": lost[config, False],
-            }
-            for config in self.rows
-        }
         summary = (
-            f"{rows - num_lost[True]} of {rows} rows and {questions - num_lost[False]} of {questions} questions of "
+            f"{rows - lost_rows.total()} of {rows} rows and {questions - lost.total()} of {questions} questions of "
             f"{len(configs)} configs used; every one left out is listed in data/source.json"
         )
         return {"summary": summary, "configs": configs, "skipped": self.skipped, "notes": self.notes}

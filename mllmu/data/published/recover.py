@@ -121,7 +121,7 @@ class Gap(Record):
 
 
 class Recovery(Record):
-    """What was recovered from a file, so that nobody has to trust the rules blindly.
+    """What was recovered from a file, so that the rules need not be trusted blindly.
 
     ``people`` counts the people with a value, per attribute (all sixteen are listed, zero included);
     ``num_core_complete`` counts those with all ten core attributes.
@@ -180,20 +180,12 @@ def read(question: str, answer: str) -> PairReading:
     if asked is None:
         return PairReading(None, None, "outside")
     said = answer.strip().removesuffix(".")
-    if asked == "leisure":
-        return _read_leisure(said)
-    if UNSTATED.search(said):
+    if asked != "leisure" and UNSTATED.search(said):
         return PairReading(asked, None, "unstated")
-    value = _read_value(asked, said)
-    return PairReading(asked, value, None if value else "unread")
-
-
-def _read_leisure(said: str) -> PairReading:
-    for attribute in ("collection", "pet", "hobby"):
-        value = _read_value(attribute, said)
-        if value:
+    for attribute in ("collection", "pet", "hobby") if asked == "leisure" else (asked,):
+        if value := _read_value(attribute, said):
             return PairReading(attribute, value, None)
-    return PairReading(None, None, "unread")
+    return PairReading(asked if asked != "leisure" else None, None, "unread")
 
 
 def recover_person(profile_id: str, pairs: Iterable[tuple[str, str]]) -> RecoveredPerson:

@@ -4,7 +4,7 @@
     retain     config retain_Q, Q = 100 - R    test       rows of config Test_Set about the people of forget_R
 
 People come in the order of Full_Set, in which examples are looked up. Whereas the source ``mllmu_bench`` lists what it
-cannot use, everything here must be usable: the published evaluator leaves nothing out.
+cannot use, all rows and questions must be usable here: the published evaluator leaves nothing out.
 """
 
 import json
@@ -28,12 +28,6 @@ class SetRow(NamedTuple):
     table: Table
     number: int
     tasks: dict[str, Any]
-
-    def image_cells(self) -> list[Any]:
-        """The person's portrait, or all transformed portraits of Test_Set."""
-        if "images" in self.table.columns:
-            return list(self.table.cell(self.number, "images") or ())
-        return [self.table.cell(self.number, "image")]
 
 
 def write_sets(root: Path, ratio: int, folder: Path, *, test_image: int) -> None:
@@ -74,7 +68,8 @@ def write_sets(root: Path, ratio: int, folder: Path, *, test_image: int) -> None
 
 def _write_images(folder: Path, person: str, row: SetRow, *, first: int) -> None:
     """Write the images of a row byte for byte as views ``first``, ``first + 1`` ... of the person."""
-    for view, cell in enumerate(row.image_cells(), start=first):
+    cells = row.table.cell(row.number, "images") if first else [row.table.cell(row.number, "image")]
+    for view, cell in enumerate(cells or (), start=first):
         decode_image(cell, f"{row.table.name}: '{person}'")
         write_atomic(folder / image_path(person, view), cell["bytes"] if isinstance(cell, dict) else cell)
 

@@ -184,16 +184,14 @@ def _complete(name: str, paths: Sequence[Path]) -> list[Path]:
     """All shards in order; a missing one, or none at all, is an error."""
     if not paths:
         raise DataError(f"{name}: no parquet file. Download the data set again, or name the folder that has it.")
-    counts = {int(match[2]) for path in paths if (match := _SHARD.search(path.stem))}
-    have = {int(match[1]) for path in paths if (match := _SHARD.search(path.stem))}
-    if counts:
-        wanted = max(counts)
-        missing = sorted(set(range(wanted)) - have)
-        if missing or len(paths) != wanted:
-            lost = f"shard {missing[0]:05d} of {wanted} is missing" if missing else "files of two downloads are mixed"
-            raise DataError(
-                f"{name}: {lost}; it has {', '.join(path.name for path in paths)}. Download the data set again."
-            )
+    numbers = {int(match[1]): int(match[2]) for path in paths if (match := _SHARD.search(path.stem))}
+    wanted = max(numbers.values(), default=len(paths))
+    missing = sorted(set(range(wanted)) - numbers.keys()) if numbers else []
+    if missing or len(paths) != wanted:
+        lost = f"shard {missing[0]:05d} of {wanted} is missing" if missing else "files of two downloads are mixed"
+        raise DataError(
+            f"{name}: {lost}; it has {', '.join(path.name for path in paths)}. Download the data set again."
+        )
     return list(paths)
 
 
