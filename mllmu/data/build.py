@@ -1,4 +1,4 @@
-"""The data stage: from a source of people to everything the later stages read, on disk.
+"""The data stage: makes of a source of people the files that the later stages read.
 
 Besides the files of :mod:`mllmu.data.dataset` it writes
 
@@ -22,12 +22,12 @@ from mllmu.config.recipe import DataSection
 from mllmu.core import plugins
 from mllmu.core.errors import DataError
 from mllmu.core.process import Progress, SilentProgress, derive
-from mllmu.core.records import QUESTION_FORMAT, Profile, Question
+from mllmu.core.records import QUESTION_FORMAT, Profile
 from mllmu.core.runfolder import dump_lines, write_atomic
 from mllmu.data import review
 from mllmu.data.dataset import HOLDOUT, PROFILES, QUESTIONS, SPLITS, image_path
 from mllmu.data.portraits import Portraits
-from mllmu.data.questions import QuestionOrder, QuestionWriter, Rejected, Written, check, check_published
+from mllmu.data.questions import QuestionOrder, QuestionWriter, Written, check, check_published
 from mllmu.data.sources import Source
 from mllmu.data.splits import forget_ids
 from mllmu.data.tasks import derived
@@ -68,8 +68,8 @@ def make(section: DataSection, seed: int, folder: Path, progress: Progress) -> d
     Raises:
         DataError: the source contradicts itself, two people share an image, or a question breaks a rule.
     """
-    groups = gather(section, seed, sources(section), progress)
-    faults = review.load(section.review, everybody(groups))
+    groups = gather(section, seed, progress)
+    faults = review.load(section.review, all_people(groups))
     groups = [replace(group, profiles=review.keep(group.profiles, faults)) for group in groups]
     people, holdout, _ = groups
     prescribed = people.source.forget_ids() if people.source else {}
@@ -80,7 +80,7 @@ def make(section: DataSection, seed: int, folder: Path, progress: Progress) -> d
     questions = review.without(written.questions, faults)
     if section.review:
         write_atomic(folder / "review.json", faults.model_dump_json() + "\n")
-    write_atomic(folder / PROFILES, dump_lines(everybody(groups)))
+    write_atomic(folder / PROFILES, dump_lines(all_people(groups)))
     write_atomic(folder / QUESTIONS, dump_lines(questions))
     if written.rejected:
         write_atomic(folder / "rejected.jsonl", dump_lines(written.rejected))
@@ -97,23 +97,24 @@ def make(section: DataSection, seed: int, folder: Path, progress: Progress) -> d
     return {**counts, **({"questions": written.facts} if written.facts else {})}
 
 
-def everybody(groups: Sequence[PeopleGroup]) -> list[Profile]:
+def all_people(groups: Sequence[PeopleGroup]) -> list[Profile]:
     """The people of all groups."""
     return [person for group in groups for person in group.profiles]
 
 
 def gather(
-    section: DataSection,
-    seed: int,
-    used: tuple[Source, Source | None] | None = None,
-    progress: Progress | None = None,
+    section: DataSection, seed: int, progress: Progress | None = None, instead: Source | None = None
 ) -> list[PeopleGroup]:
     """The three groups of a data set: people, holdout people and celebrities.
 
+    Args:
+        instead: gives the people in place of the recipe's source.
+
     Raises:
-        DataError: somebody is of another kind than the group, has no name, or is in the data twice.
+        DataError: a person is of another kind than the group, has no name, or is in the data twice.
     """
-    source, celebrities = used or sources(section)
+    named, celebrities = sources(section)
+    source = instead or named
     people = PeopleGroup("people", source.generate(seed, progress or SilentProgress()), source)
     known = PeopleGroup("celebrities", celebrities.profiles(seed) if celebrities else [], celebrities)
     _check_kind("data.source", people, "fictitious")
@@ -124,7 +125,7 @@ def gather(
 
 
 def _holdout(section: DataSection, num_people: int, seed: int) -> list[Profile]:
-    """Invented people who continue the series of the synthetic source, so that they share nobody with it."""
+    """Invented people who continue the series of the synthetic source, so that no person is in both."""
     if not section.splits.holdout:
         return []
     settings: dict[str, Any] = section.source.settings if section.source.name == "synthetic" else {}
@@ -147,7 +148,7 @@ def _check_distinct(groups: Sequence[PeopleGroup]) -> None:
     """One id or one name, one person; only published people may share a name."""
     published = {p.id for group in groups if group.source and group.source.published for p in group.profiles}
     seen: dict[tuple[str, str], str] = {}
-    for profile in everybody(groups):
+    for profile in all_people(groups):
         for what, value in (("id", profile.id), ("name", profile.name.casefold())):
             other = seen.get((what, value))
             as_published = what == "name" and profile.id in published and other in published
@@ -163,20 +164,16 @@ def ask(
     writer: QuestionWriter, order: QuestionOrder, groups: Sequence[PeopleGroup], progress: Progress
 ) -> tuple[Written, dict[str, dict[str, int]]]:
     """All questions, checked against the rules, and the number of flaws of published ones, by group and flaw."""
-    questions: list[Question] = []
-    rejected: list[Rejected] = []
-    facts: dict[str, float] = {}
+    total = Written([])
     flaws: dict[str, dict[str, int]] = {}
     for group in groups:
         written, found = _ask_about(group, writer, group.order(order), progress)
-        questions += written.questions
-        rejected += written.rejected
-        facts |= {name: facts.get(name, 0) + amount for name, amount in written.facts.items()}
+        total += written
         flaws |= {group.name: found} if found else {}
-    taught = [question for question in questions if question.variant == "train"]
+    trained = [question for question in total.questions if question.variant == "train"]
     for task in order.train_formats:
-        questions += derived(task, taught) if task != QUESTION_FORMAT else ()
-    return Written(questions, tuple(rejected), facts), flaws
+        total.questions.extend(derived(task, trained) if task != QUESTION_FORMAT else ())
+    return total, flaws
 
 
 def _ask_about(
@@ -200,7 +197,7 @@ def _ask_about(
 
 
 class PlannedImage(NamedTuple):
-    """An image to be made: its path in the data folder, how, and whether somebody published it."""
+    """An image to be made: its path in the data folder, how it is made, and whether it is a published one."""
 
     path: str
     render: Callable[[], Image]

@@ -1,6 +1,6 @@
 """A finished data folder, read back: the people, their questions, and who is forgotten.
 
-data/profiles.jsonl    everybody: fictitious people, then holdout people, then celebrities
+data/profiles.jsonl    all people: fictitious people, then holdout people, then celebrities
 data/questions.jsonl   their questions: train, eval and test for the people; eval for holdout people and celebrities
 data/splits.json       {"5": [ids], "10": [ids], ..., "holdout": [ids]}
 data/images/           <id>_0.png is the portrait, <id>_1.png ... the transformed views
@@ -40,7 +40,7 @@ def image_files(folder: Path, person: str) -> list[Path]:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Everything the data stage wrote."""
+    """What the data stage wrote."""
 
     folder: Path
     profiles: list[Profile]

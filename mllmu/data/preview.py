@@ -7,6 +7,7 @@ from mllmu.config.recipe import DataSection
 from mllmu.core.errors import BudgetError, EndpointError
 from mllmu.data.build import PeopleGroup, gather, sources
 from mllmu.data.questions import QuestionOrder, QuestionWriter
+from mllmu.data.sources import Source
 from mllmu.data.sources.synthetic import Synthetic
 from mllmu.llm import EndpointSettings, Preview
 
@@ -25,12 +26,10 @@ def previews(section: DataSection, seed: int, num_prompts: int) -> list[PartPrev
     Questions about people whom a model has not invented yet cannot be shown, only counted.
     """
     people, _ = sources(section)
-    found = []
     preview = people.preview(seed, num_prompts)
-    if preview:
-        found.append(PartPreview("data.source", preview))
+    found = [PartPreview("data.source", preview)] if preview else []
     writer = section.questions.build("questions", "data.questions")
-    groups = _offline(section, seed) if preview is None or preview.num_cached else None
+    groups = _offline(section, seed, people) if preview is None or preview.num_cached else None
     stand_ins = groups or _stand_ins(int(getattr(people, "num_people", 0)), section.splits.holdout)
     questions = _questions(writer, stand_ins, QuestionOrder.of(section, seed), num_prompts if groups else 0)
     if questions:
@@ -39,13 +38,12 @@ def previews(section: DataSection, seed: int, num_prompts: int) -> list[PartPrev
     return found
 
 
-def _offline(section: DataSection, seed: int) -> list[PeopleGroup] | None:
+def _offline(section: DataSection, seed: int, people: Source) -> list[PeopleGroup] | None:
     """The people, if no endpoint needs to be asked for them."""
-    people, celebrities = sources(section)
     if isinstance(people, EndpointSettings):
         people = people.model_copy(update={"max_requests": 0})
     try:
-        return gather(section, seed, (people, celebrities))
+        return gather(section, seed, instead=people)
     except (BudgetError, EndpointError):
         return None
 

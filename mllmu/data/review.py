@@ -1,4 +1,4 @@
-"""Looking at people, portraits and questions before anything is trained, and building again without what was marked.
+"""Looking at people, portraits and questions before the first training, and building again without what was marked.
 
 The page is one file without links: open it in a browser, mark faults, save ``faults.json``, name it in
 ``data.review``. A marked person is left out; a marked portrait is drawn again (all views of the person, so that they
@@ -45,34 +45,25 @@ class Faults(Record):
     marks: tuple[Mark, ...] = Field(default=(), max_length=1_000_000)
 
     def ids(self, what: str) -> frozenset[str]:
-        """Ids of everything of a kind that is marked."""
+        """Ids of the marked people, portraits (by person) or questions."""
         return frozenset(mark.id for mark in self.marks if mark.what == what)
 
     @property
     def marked(self) -> frozenset[tuple[str, ...]]:
         """What the evaluation does not ask any more, as in :class:`mllmu.data.questions.QuestionOrder`."""
+        questions = [(mark, mark.id.split(".")) for mark in self.marks if mark.what == "question"]
         return frozenset(
             (person, task, mark.text) if mark.same_fact else (person, task, modality, mark.attribute)
-            for mark, (person, variant, task, modality, _) in self._questions
+            for mark, (person, variant, task, modality, _) in questions
             if variant != "train"
         )
 
-    @property
-    def untaught(self) -> frozenset[tuple[str, str, str]]:
-        """Person, attribute and text of training questions that are left out."""
-        return frozenset((p[0], m.attribute, m.text) for m, p in self._questions if p[1] == "train")
-
-    @property
-    def _questions(self) -> list[tuple[Mark, list[str]]]:
-        """Marked questions with the parts of their ids."""
-        return [(mark, mark.id.split(".")) for mark in self.marks if mark.what == "question"]
-
 
 def load(path: Path | None, known: Sequence[Profile]) -> Faults:
-    """Read a file of marks; every mark must be about somebody of this data set.
+    """Read a file of marks; every mark must be about a person of this data set.
 
     Raises:
-        DataError: no such file, not a file of marks, or it names somebody unknown.
+        DataError: no such file, not a file of marks, or it names a person that the data do not have.
     """
     if path is None:
         return Faults(format=FORMAT)
@@ -110,7 +101,8 @@ def without(questions: Sequence[Question], faults: Faults) -> list[Question]:
     Raises:
         DataError: a marked question of the evaluation is still asked, because its source replaces none.
     """
-    marked, untaught = faults.marked, faults.untaught
+    marked = faults.marked
+    left_out = {(m.id.split(".")[0], m.attribute, m.text) for m in faults.marks if ".train." in m.id}
     for q in questions:
         about = {(q.profile_id, q.task, q.modality, q.attribute), (q.profile_id, q.task, q.text)}
         if q.variant != "train" and about & marked:
@@ -118,7 +110,7 @@ def without(questions: Sequence[Question], faults: Faults) -> list[Question]:
                 f"data.review: question {q.id} is marked, but it is its source's own, and no other is put in its "
                 "place. Mark the person, or correct the source."
             )
-    return [q for q in questions if (q.profile_id, q.attribute, q.text) not in untaught or q.variant != "train"]
+    return [q for q in questions if (q.profile_id, q.attribute, q.text) not in left_out or q.variant != "train"]
 
 
 def refuse_own_images(faults: Faults, own: Sequence[str]) -> None:

@@ -69,7 +69,7 @@ class Profession(NamedTuple):
 
 
 class Pools(Record):
-    """Everything in ``values.yaml``; see the comments there."""
+    """The content of ``values.yaml``; see the comments there."""
 
     reference_year: int
     age: ValueRange

@@ -62,7 +62,7 @@ class Rejected(Record):
         round: 1 for the first try.
         rule: the first word names the rule, e.g. ``leak``; behind a colon, what was expected.
         text: the question as it was written.
-        given: everything else that was written with it.
+        given: the rest of what was written with it.
         by_template: nothing acceptable came in any round, so this slot is asked in the words of a template.
     """
 
@@ -83,6 +83,10 @@ class Written:
     questions: list[Question]
     rejected: tuple[Rejected, ...] = ()
     facts: dict[str, float] = field(default_factory=dict)
+
+    def __add__(self, other: Written) -> Written:
+        facts = {name: self.facts.get(name, 0) + other.facts.get(name, 0) for name in self.facts | other.facts}
+        return Written([*self.questions, *other.questions], (*self.rejected, *other.rejected), facts)
 
 
 class QuestionWriter(Plugin, ABC):

@@ -116,7 +116,7 @@ class QuestionRounds:
         progress: told about every reply.
 
     Attributes:
-        rejected: everything that was thrown out, in order; the slots that went to the templates are marked.
+        rejected: all questions that were thrown out, in order; the slots that went to the templates are marked.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class QuestionRounds:
     def fill_anew(
         self, planned: Sequence[Question], asked: Mapping[str, Question], order: QuestionOrder
     ) -> dict[str, Question]:
-        """The same for slots that a review has reopened, when everything else stays as it was asked.
+        """The same for slots that a review has reopened, when all other questions stay as they were asked.
 
         A question of which only the paired test question is marked stays.
         """
@@ -160,7 +160,7 @@ class QuestionRounds:
         return self._fill(planned, slots, first=self._settings.max_rounds + 1)
 
     def _fill(self, planned: Sequence[Question], slots: Sequence[Slot], first: int) -> dict[str, Question]:
-        """Write until everything is accepted or the rounds are over, then reword likewise."""
+        """Write until all questions are accepted or the rounds are over, then reword likewise."""
         settings, paired = self._settings, _paired(planned)
         temperature = None if settings.temperature is None else 0.0
         checker = settings.model_copy(update={"temperature": temperature, "model": settings.checker or settings.model})
@@ -279,7 +279,8 @@ def reopen(asked: Collection[Question], plan: Sequence[Question], order: Questio
         plan: what the templates ask after it.
         order: with the marks.
     """
-    paired, found, asks = _paired(asked), [], _by_list(plan)
+    found: list[Question] = []
+    paired, paired_now, asks = _paired(asked), _paired(plan), _by_list(plan)
     for key, here in _by_list(asked).items():
         planned = {q.attribute: q for q in asks[key]}
         left = [q for q in here if q.attribute in planned]
@@ -289,7 +290,7 @@ def reopen(asked: Collection[Question], plan: Sequence[Question], order: Questio
         for slot, new in (*((q, planned[q.attribute]) for q in marked), *zip(gone, others, strict=True)):
             found.append(new.model_copy(update={"id": slot.id}))
             if slot.id in paired:
-                found.append(_paired(plan)[new.id].model_copy(update={"id": paired[slot.id].id}))
+                found.append(paired_now[new.id].model_copy(update={"id": paired[slot.id].id}))
     return found
 
 

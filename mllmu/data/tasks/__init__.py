@@ -88,7 +88,7 @@ class Task(Plugin):
         """The questions of this task, made of those of other tasks; none if the data hold them.
 
         Args:
-            questions: of everybody, of all variants and tasks that the data hold.
+            questions: of all people, variants and tasks that the data hold.
 
         Returns:
             Changed copies (``question.model_copy(update=...)``). Whatever task and id they have, they become questions
@@ -132,19 +132,14 @@ class Task(Plugin):
         if question.modality == "image_text" and not image:
             raise DataError(f"question {question.id}: modality is image_text but no image was given.")
         return Sample(
+            **question.model_dump(include={"profile_id", "task", "modality", "attribute", "value", "options"}),
             id=f"{split}/{question.id}",
             question_id=question.id,
-            profile_id=question.profile_id,
             split=split,
             part=part,
-            task=question.task,
-            modality=question.modality,
-            attribute=question.attribute,
             prompt=self.prompt(question),
             image=image if question.modality == "image_text" else "",
             target=question.answer,
-            value=question.value,
-            options=question.options,
             candidates=self.candidates(question),
             max_new_tokens=self.max_new_tokens,
         )
