@@ -49,9 +49,13 @@ def read_text(path: Path, *, expected: str, missing: str = "") -> str:
 
 def read_json(path: Path, *, expected: str, missing: str = "") -> Any:
     """The value in a JSON file; errors as in :func:`read_text`, and DataError if it is not JSON."""
-    text = read_text(path, expected=expected, missing=missing)
+    return parse_json(read_text(path, expected=expected, missing=missing), path, expected)
+
+
+def parse_json(text: str, path: Path, expected: str, *, lines: bool = False) -> Any:
+    """The value of a JSON text, or the list of the values of its lines; DataError if it is not JSON."""
     try:
-        return json.loads(text)
+        return [json.loads(line) for line in text.split("\n") if line.strip()] if lines else json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         raise DataError(f"{path}: not JSON ({error}). {expected}") from None
 

@@ -16,12 +16,14 @@ from typing import Any, NamedTuple
 from mllmu.core.errors import DataError, FaultsError, did_you_mean, needs_extra
 from mllmu.core.records import ID_PATTERN
 from mllmu.data import dates
-from mllmu.data.files import read_text
+from mllmu.data.files import parse_json, read_text
 from mllmu.data.values import ATTRIBUTES, NONE
 
 SUFFIXES = (".csv", ".tsv", ".xlsx", ".json", ".jsonl")
 MAX_BYTES = 100_000_000
 MAX_SHOWN = 60
+MIN_FACTS = 6
+"""Attributes, besides name and gender, that a person needs to be asked five different things in both modalities."""
 MISSING = "Set data.source.path to the table of people."
 
 
@@ -43,6 +45,27 @@ class PeopleRow(NamedTuple):
 
     number: int
     cells: dict[str, str]
+
+
+class CheckedPerson(NamedTuple):
+    """One checked row. ``identity`` tells people apart: the id, or the name where the table has no ids."""
+
+    row: int
+    id: str
+    consent: str
+    consent_date: date
+    image: str
+    biography: str
+    attributes: dict[str, str]
+    identifiers: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        return self.attributes["name"]
+
+    @property
+    def identity(self) -> str:
+        return self.id or self.name
 
 
 class PeopleTable(NamedTuple):
@@ -72,7 +95,10 @@ def read(path: Path) -> PeopleTable:
         return _tabular(_sheet(path), [], path)
     text = read_text(path, expected="Save the table as 'CSV UTF-8', or as .xlsx.", missing=MISSING)
     if suffix in (".json", ".jsonl"):
-        return _tabular(*_objects(_json(path, text, lines=suffix == ".jsonl"), path), path)
+        items = parse_json(text, path, "Expected one object per person.", lines=suffix == ".jsonl")
+        if not isinstance(items, list):
+            raise DataError(f"{path}: expected a list of objects, one per person, got {type(items).__name__}.")
+        return _tabular(*_objects(items, path), path)
     return _tabular(_csv(path, text), [], path)
 
 
@@ -98,18 +124,6 @@ def _sheet(path: Path) -> list[list[Any]]:
         raise DataError(f"{path}: no such file. {MISSING}") from None
     except (BadZipFile, KeyError, ValueError, IndexError, OSError, SyntaxError) as error:
         raise DataError(f"{path}: not a readable Excel file ({error}). Save it again as .xlsx or CSV.") from None
-
-
-def _json(path: Path, text: str, *, lines: bool) -> list[Any]:
-    try:
-        if lines:
-            return [json.loads(line) for line in text.split("\n") if line.strip()]
-        value = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON ({error}). Expected one object per person.") from None
-    if not isinstance(value, list):
-        raise DataError(f"{path}: expected a list of objects, one per person, got {type(value).__name__}.")
-    return value
 
 
 def _tabular(rows: Sequence[Sequence[Any]], faults: list[CellFault], path: Path) -> PeopleTable:

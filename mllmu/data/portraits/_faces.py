@@ -195,14 +195,10 @@ def pipeline(kind: str, path: str, revision: str | None, device: str, dtype: str
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     half = dtype == "auto" and place.startswith("cuda")
     weights = getattr(torch, "float16" if half else "float32" if dtype == "auto" else dtype)
+    checker = {"safety_checker": None, "requires_safety_checker": False} if kind == "StableDiffusionPipeline" else {}
     try:
         loaded = getattr(diffusers, kind).from_pretrained(
-            path,
-            revision=revision,
-            torch_dtype=weights,
-            use_safetensors=True,
-            trust_remote_code=False,
-            **({"safety_checker": None, "requires_safety_checker": False} if kind == "StableDiffusionPipeline" else {}),
+            path, revision=revision, torch_dtype=weights, use_safetensors=True, trust_remote_code=False, **checker
         )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(

@@ -1,6 +1,6 @@
 """Photographs of one face in many views, from its face embedding: Arc2Face."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import Field
 
@@ -26,7 +26,7 @@ class Arc2Face(OwnFaces):
     Source: Papantoniou et al. 2024, arXiv:2403.11641.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2403.11641"
+    source = "https://arxiv.org/abs/2403.11641"
 
     guidance: float = Field(GUIDANCE, ge=0, description="classifier-free guidance")
 

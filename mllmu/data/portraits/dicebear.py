@@ -13,7 +13,7 @@ import random
 import re
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
-from typing import Any, ClassVar
+from typing import Any
 
 import resvg_py
 from dicebear import Avatar, Style
@@ -61,7 +61,7 @@ class DiceBear(Portraits):
     independently of nationality and profession, so an image gives away nothing but gender and rough age.
     """
 
-    source: ClassVar[str] = "https://www.dicebear.com/styles/avataaars/"
+    source = "https://www.dicebear.com/styles/avataaars/"
 
     def render(self, profile: Profile, view: int, seed: int) -> Image.Image:
         """Draw one view of one person; see :meth:`Portraits.render`."""
@@ -108,8 +108,7 @@ def features(profile: Profile, seed: int) -> dict[str, str]:
     traits["glasses"] = draw.choice([NONE] * 4 + ["square", "square", "round", "round", "sunglasses", "dark shades"])
     traits["glasses_colour"] = NONE if traits["glasses"] == NONE else draw.choice(list(RIMS))
     traits["clothes"] = draw.choice(list(CLOTHES))
-    shown = [SKIN[skin], *_top_colours(traits)]
-    traits["clothes_colour"] = draw.choice(_far(CLOTH, shown))
+    traits["clothes_colour"] = draw.choice(_far(CLOTH, [SKIN[skin], *_top_colours(traits)]))
     traits["print"] = draw.choice(PRINTS) if traits["clothes"] == "print" else NONE
     return traits
 

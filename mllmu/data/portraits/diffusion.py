@@ -1,6 +1,6 @@
 """Photographs of people who do not exist, by any text-to-image pipeline of diffusers."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 from PIL import Image
 from pydantic import Field
@@ -19,7 +19,7 @@ class Diffusion(Faces):
     Source: Rombach et al. 2022, arXiv:2112.10752 (latent diffusion); diffusers.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2112.10752"
+    source = "https://arxiv.org/abs/2112.10752"
 
     strength: float = Field(0.55, gt=0, le=1, description="noise added to the portrait for a view; 1: a new image")
 

@@ -3,7 +3,6 @@
 import difflib
 import re
 from pathlib import Path
-from typing import ClassVar
 
 from PIL import Image, ImageOps
 from pydantic import Field
@@ -32,7 +31,7 @@ class Folder(Portraits):
         path: the folder; relative to the working directory.
     """
 
-    source: ClassVar[str] = "local files"
+    source = "local files"
 
     path: Path = Field(Path("portraits"), description="the folder, relative to the working directory")
 

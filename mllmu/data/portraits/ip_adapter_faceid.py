@@ -1,7 +1,7 @@
 """Photographs of one face in many scenes, from its face embedding beside a text prompt: IP-Adapter-FaceID."""
 
 import functools
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import Field
 
@@ -23,7 +23,7 @@ class IpAdapterFaceid(OwnFaces):
     Source: Ye et al. 2023, arXiv:2308.06721.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2308.06721"
+    source = "https://arxiv.org/abs/2308.06721"
 
     adapter: str = Field(min_length=1, description="folder or hub id of the adapter")
     weight_name: str = Field("ip-adapter-faceid_sd15.safetensors", pattern=r"^[\w.-]+\.safetensors$")

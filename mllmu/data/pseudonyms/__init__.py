@@ -1,1 +1,1 @@
-"""Real people from a table: every row is checked, and who they are is replaced before anything is written."""
+"""Pseudonyms for real people: what identifies them is replaced before anything is written."""

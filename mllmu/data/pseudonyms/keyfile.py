@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from mllmu.core.errors import DataError, did_you_mean
 from mllmu.core.runfolder import RunFolder, write_atomic
@@ -24,7 +24,7 @@ RUN_FILES = (RunFolder.RECIPE, RunFolder.RECORD)
 OWNER_ONLY = 0o600
 
 
-class Key(BaseModel):
+class Key(BaseModel, extra="forbid"):
     """A key file in memory.
 
     Attributes:
@@ -32,8 +32,6 @@ class Key(BaseModel):
         replaced: kind -> original -> fake; what once got a fake keeps it.
         people: pseudonymous id -> the original id, name and other identifiers.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     format: Literal["mllmu-people-key-1"]
     secret: str = Field(pattern="^[0-9a-f]{64}$", repr=False)

@@ -18,8 +18,8 @@ from mllmu.data import dates
 from mllmu.data.pseudonyms import finding
 from mllmu.data.pseudonyms.finding import Hit, Lexicon, Match, plain, words
 from mllmu.data.pseudonyms.keyfile import Key
-from mllmu.data.pseudonyms.rows import CheckedPerson
 from mllmu.data.questions import FACT
+from mllmu.data.table import CheckedPerson
 from mllmu.data.values import GENDERS, Gender, family_names, given_names, pools
 
 LOCALES = ("en_US", "en_GB", "fr_FR", "de_DE", "es_ES", "it_IT", "nl_NL", "sv_SE", "pt_PT")

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Self
 
 from PIL.Image import Image
 from pydantic import Field, model_validator
@@ -20,7 +20,7 @@ from mllmu.core.records import Profile
 from mllmu.data.portraits import folder
 from mllmu.data.questions import wordings
 from mllmu.data.sources import Source
-from mllmu.data.table import RULES, TEXT, CellFault, PeopleTable, matching, read
+from mllmu.data.table import MIN_FACTS, RULES, TEXT, CellFault, PeopleTable, matching, read
 
 FACTS = Path(__file__).parent.parent / "celebrities.jsonl"
 NUM_CELEBRITIES = 153
@@ -34,7 +34,6 @@ NAMES = {
     "notablework": "known_for", "knownfor": "known_for", "continent": "continent", "era": "era",
 }  # fmt: skip
 """Usual heads, without case, blanks, '_' and the ending 'Label' -> attribute."""
-MIN_FACTS = 6
 _YEARS = matching(r"([12]\d{3})(?:-\d\d-\d\d.*)?", "a year from 1000, or a day such as 1879-03-14T00:00:00Z")
 _RULES = {"gender": RULES["gender"], "birth_year": _YEARS, "death_year": _YEARS}
 _ITEM = re.compile(r"(?:https?://www\.wikidata\.org/entity/)?([A-Za-z0-9_-]{1,64})")
@@ -46,9 +45,7 @@ class Celebrities(Source):
     Ids are ``c001``, ``c002`` ... in file order, so a smaller ``num_people`` is a prefix of a larger one.
     """
 
-    source: ClassVar[str] = (
-        "Liu et al. 2024, MLLMU-Bench, arXiv:2410.22108 (its celebrity set; these facts are our own)"
-    )
+    source = "Liu et al. 2024, MLLMU-Bench, arXiv:2410.22108 (its celebrity set; these facts are our own)"
 
     num_people: int = Field(NUM_CELEBRITIES, ge=1, description="only the first n people")
     path: Path | None = Field(None, description="an export of the Wikidata query service (CSV, JSON), not our list")
@@ -106,27 +103,24 @@ def _exported(path: Path, columns: Mapping[str, str]) -> list[Profile]:
     """The people of an export, one profile per item; of several values of one attribute the first counts."""
     table = read(path)
     sources, found, faults = _assign(table, columns, path), dict[str, dict[str, str]](), list(table.faults)
-    numbers: dict[str, int] = {}
+    numbers, items = dict[str, int](), sources.pop("id")
     for row in table.rows:
-        item = _ITEM.fullmatch(row.cells[sources["id"]])
+        item = _ITEM.fullmatch(row.cells[items])
         if not item:
-            faults.append(CellFault(row.number, sources["id"], row.cells[sources["id"]], "an item such as Q937"))
+            faults.append(CellFault(row.number, items, row.cells[items], "an item such as Q937"))
             continue
         numbers.setdefault(item[1], row.number)
         person = found.setdefault(item[1], {})
         for attribute, column in sources.items():
-            cell = row.cells[column]
-            if not cell or attribute == "id":
-                continue
-            rule = _RULES.get(attribute, TEXT)
+            cell, rule = row.cells[column], _RULES.get(attribute, TEXT)
             if value := rule.read(cell):
                 person.setdefault(attribute, value)
-            else:
+            elif cell:
                 faults.append(CellFault(row.number, column, cell, rule.expected))
     for item_id, person in found.items():
         if "name" not in person or len(person) < MIN_FACTS + 1:
-            got = f"{len(person)} values"
-            faults.append(CellFault(numbers[item_id], "all", got, f"a name and {MIN_FACTS} facts"))
+            expected = f"a name and {MIN_FACTS} facts"
+            faults.append(CellFault(numbers[item_id], "all", f"{len(person)} values", expected))
     if faults:
         raise FaultsError(f"{path}: {len(faults)} faults in {len(table.rows)} rows. Mend the export.", faults)
     return [Profile(id=item_id, kind="celebrity", attributes=person) for item_id, person in found.items()]

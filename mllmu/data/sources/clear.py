@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 from mllmu.core.process import rng
 from mllmu.core.records import Profile
@@ -33,7 +33,7 @@ class Clear(Published):
     Source: https://huggingface.co/datasets/therem/CLEAR (arXiv:2410.18057). The words that ask for a caption are ours.
     """
 
-    source: ClassVar[str] = "https://huggingface.co/datasets/therem/CLEAR"
+    source = "https://huggingface.co/datasets/therem/CLEAR"
 
     def read(self) -> PublishedData:
         store, data = Store(self.path, self.revision), PublishedData()

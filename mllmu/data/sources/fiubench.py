@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from PIL.Image import Image
 from pydantic import Field
@@ -40,7 +40,7 @@ class Fiubench(Published):
     Source: https://huggingface.co/datasets/gray311/FIUBench (arXiv:2411.03554).
     """
 
-    source: ClassVar[str] = "https://huggingface.co/datasets/gray311/FIUBench"
+    source = "https://huggingface.co/datasets/gray311/FIUBench"
 
     path: Path = Field(description="folder with full.json and SFHQ.zip (or its images), or hub name gray311/FIUBench")
 

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 from rapidfuzz import fuzz
@@ -147,8 +147,7 @@ def _of_words(person: Profile) -> Iterator[Rule]:
     """The name must not leak through another value, and the biography must tell the same life."""
     pattern, text, (low, high) = name_words(person.name), person.biography, BIOGRAPHY_LETTERS
     for name, value in person.attributes.items():
-        leaks = name != "name" and pattern.search(value)
-        yield leaks, f"{name}: expected no part of the person's name in it"
+        yield name != "name" and pattern.search(value), f"{name}: expected no part of the person's name in it"
     plain = low <= len(text) <= high and all(char.isprintable() and char not in "<>{}" for char in text)
     yield not plain, f"biography: expected {low} to {high} letters of plain text"
     cities = (person.attributes[place].partition(",")[0] for place in ("birthplace", "residence"))
@@ -207,7 +206,7 @@ class LlmPeople(EndpointSettings, Source):
     rules and the prompts are ours.
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2410.22108"
+    source = "https://arxiv.org/abs/2410.22108"
 
     num_people: int = Field(50, ge=1, le=10_000, description="number of people")
     batch_size: int = Field(10, ge=1, le=50, description="people per request")

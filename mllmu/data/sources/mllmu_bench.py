@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from PIL.Image import Image
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
@@ -148,16 +148,11 @@ class BenchmarkReader:
             return "the biography has no name"
         if kind == "fictitious" and text is None:
             return "there is no training text with this ID"
-        self._facts[person] = {name: attributes[name] for name in ATTRIBUTES if name in attributes}
-        self._data.people.append(
-            Profile(
-                id=person,
-                kind=kind,
-                attributes=self._facts[person],
-                biography=str(row.get("answer") or ""),
-                training_qa=text.training_qa if text else (),
-            )
-        )
+        facts = {name: attributes[name] for name in ATTRIBUTES if name in attributes}
+        said, pairs = str(row.get("answer") or ""), text.training_qa if text else ()
+        self._facts[person] = facts
+        profile = Profile(id=person, kind=kind, attributes=facts, biography=said, training_qa=pairs)
+        self._data.people.append(profile)
         return ""
 
     def _check_retained(self, ids: Mapping[str, str]) -> None:
@@ -231,8 +226,8 @@ class MllmuBench(Published):
     Source: https://arxiv.org/abs/2410.22108 (the Hub data set MLLMMU/MLLMU-Bench).
     """
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2410.22108"
-    filled: ClassVar[tuple[str, ...]] = ("train",)
+    source = "https://arxiv.org/abs/2410.22108"
+    filled = ("train",)
 
     path: Path = Field(description="JSON lines file, folder of parquet configs, or hub name MLLMMU/MLLMU-Bench")
     part: Literal["people", "celebrities"] = Field(default="people", description="celebrities: the config Retain_Set")

@@ -3,7 +3,6 @@
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from datetime import date
-from typing import ClassVar
 
 from pydantic import Field
 
@@ -42,7 +41,7 @@ class Synthetic(Source):
         first_id: number of the first person, from 1.
     """
 
-    source: ClassVar[str] = (
+    source = (
         "Attributes and shares: MLLMU-Bench, Liu et al. 2024, arXiv:2410.22108; names: https://github.com/joke2k/faker"
     )
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -39,7 +39,7 @@ class UmuBench(Published):
     Source: https://huggingface.co/datasets/chengyewang/UMU-bench (schema: https://github.com/QDRhhhh/UMU-bench).
     """
 
-    source: ClassVar[str] = "https://huggingface.co/datasets/chengyewang/UMU-bench"
+    source = "https://huggingface.co/datasets/chengyewang/UMU-bench"
 
     part: Literal["people", "celebrities"] = Field(default="people", description="celebrities: the real people")
 

@@ -14,7 +14,7 @@ import pytest
 
 from mllmu.cli.failures import explained_errors
 from mllmu.core.errors import DataError, FaultsError
-from mllmu.data.pseudonyms.rows import TableSettings, check
+from mllmu.data.sources.people import CheckedTable, OwnPeople, check
 from mllmu.data.table import read
 
 Row = dict[str, str]
@@ -47,6 +47,10 @@ def write(path: Path, rows: list[Row]) -> Path:
         writer.writeheader()
         writer.writerows(rows)
     return path
+
+
+def checked(path: Path, **settings: Any) -> CheckedTable:
+    return check(read(path), OwnPeople(path=path, **settings))
 
 
 PLANTED: dict[int, tuple[str, str, str]] = {
@@ -88,7 +92,7 @@ def planted(tmp_path: Path) -> Path:
 
 def test_each_of_the_planted_errors_of_200_rows_is_listed_once(planted: Path) -> None:
     with pytest.raises(FaultsError) as caught:
-        check(read(planted), TableSettings(), planted)
+        checked(planted)
     told = caught.value.faults
     for number, (column, value, expected) in PLANTED.items():
         begin = f"row {number + 2}, column '{column}': got {value[:60]!r}"[:-1]
@@ -112,7 +116,7 @@ def test_the_command_line_prints_one_line_a_fault(planted: Path, capsys: pytest.
     import typer
 
     with pytest.raises(typer.Exit) as left, explained_errors():
-        check(read(planted), TableSettings(), planted)
+        checked(planted)
     lines = capsys.readouterr().err.splitlines()
     assert left.value.exit_code == 2
     assert len(lines) == 1 + len(PLANTED) + 3
@@ -122,9 +126,9 @@ def test_the_command_line_prints_one_line_a_fault(planted: Path, capsys: pytest.
 def test_rows_without_consent_can_be_left_out_and_are_counted(tmp_path: Path) -> None:
     rows = [row(0), row(1, consent="no", height="broken"), row(2, consent=""), row(3)]
     path = write(tmp_path / "people.csv", rows)
-    checked = check(read(path), TableSettings(skip_without_consent=True), path)
-    assert [person.id for person in checked.people] == ["E0000", "E0003"]
-    assert checked.num_without_consent == 2
+    found = checked(path, skip_without_consent=True)
+    assert [person.id for person in found.people] == ["E0000", "E0003"]
+    assert found.num_without_consent == 2
 
 
 def _xlsx(path: Path, rows: list[Row]) -> None:
@@ -162,7 +166,7 @@ def test_every_type_of_table_gives_the_same_people(
 ) -> None:
     path, rows = tmp_path / name, [row(number) for number in range(4)]
     save(path, rows)
-    people = check(read(path), TableSettings(), path).people
+    people = checked(path).people
     assert [p.id for p in people] == ["E0000", "E0001", "E0002", "E0003"]
     assert people[1].attributes["height"] == "151 cm"
     assert people[1].attributes["birth_date"] == "February 11, 1951"
@@ -194,7 +198,7 @@ def test_a_row_with_too_many_cells_is_a_fault_of_that_row(tmp_path: Path) -> Non
     path = write(tmp_path / "people.csv", [row(0), row(1)])
     path.write_text(path.read_text(encoding="utf-8").replace('"Town 1, France"', "Town 1, France"), encoding="utf-8")
     with pytest.raises(FaultsError, match=r"row 3, column 'consent_date': got '15 cells', expected 14"):
-        check(read(path), TableSettings(), path)
+        checked(path)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +213,7 @@ def test_a_row_with_too_many_cells_is_a_fault_of_that_row(tmp_path: Path) -> Non
 def test_a_wrong_mapping_names_the_nearest(tmp_path: Path, layout: dict[str, Any], message: str) -> None:
     path = write(tmp_path / "people.csv", [row(0)])
     with pytest.raises(DataError, match=message):
-        check(read(path), TableSettings(**layout), path)
+        checked(path, **layout)
 
 
 def test_a_column_nobody_asked_for_is_refused_by_name_until_it_is_a_fact_or_ignored(tmp_path: Path) -> None:
@@ -217,22 +221,19 @@ def test_a_column_nobody_asked_for_is_refused_by_name_until_it_is_a_fact_or_igno
     with pytest.raises(
         DataError, match=r"2 column\(s\): 'Hobbies' Did you mean 'hobby'; 'employer'.*data\.source\.facts"
     ):
-        check(read(path), TableSettings(), path)
-    people = check(read(path), TableSettings(facts={"employer": "employer"}, ignore=("Hobbies",)), path).people
+        checked(path)
+    people = checked(path, facts={"employer": "employer"}, ignore=("Hobbies",)).people
     assert people[0].attributes["fact_employer"] == "Tern & Sons"
 
 
 def test_a_person_without_an_attribute_simply_lacks_it_but_none_is_an_answer(tmp_path: Path) -> None:
     rows = [row(0, hobby="") | {"pet": "None", "food": "rice"}]
-    person = check(read(write(tmp_path / "p.csv", rows)), TableSettings(), tmp_path).people[0]
+    person = checked(write(tmp_path / "p.csv", rows)).people[0]
     assert "hobby" not in person.attributes
     assert person.attributes["pet"] == "none"
 
 
 def test_slashed_dates_are_read_as_the_recipe_says(tmp_path: Path) -> None:
     path = write(tmp_path / "p.csv", [row(0, birth_date="03/04/1980")])
-    days = [
-        check(read(path), TableSettings(day_first=first), path).people[0].attributes["birth_date"]
-        for first in (True, False)
-    ]
+    days = [checked(path, day_first=first).people[0].attributes["birth_date"] for first in (True, False)]
     assert days == ["April 3, 1980", "March 4, 1980"]
