@@ -9,7 +9,7 @@ language model it finds no names, and its e-mail recogniser asks a server of the
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -127,23 +127,17 @@ class Match(NamedTuple):
     key: str
 
 
-def net(text: str) -> Iterator[Match]:
-    """E-mail addresses, addresses of pages, and handles such as @anna."""
-    yield from _matches(text, ("email", _EMAIL), ("url", _URL), ("handle", _HANDLE))
+NET = (("email", _EMAIL), ("url", _URL), ("handle", _HANDLE))
+"""E-mail addresses, addresses of pages, and handles such as @anna."""
+ACCOUNTS = (("number", _IBAN), ("number", _ACCOUNT))
+"""International account numbers and numbers of 13 digits or more (cards), which are too long for a telephone."""
+NUMBERS = (("number", _LONG_NUMBER), ("number", _MIXED))
+"""Numbers of seven digits or more (insurance ...) and codes of letters and digits (staff, passport)."""
 
 
-def accounts(text: str) -> Iterator[Match]:
-    """International account numbers and numbers of 13 digits or more (cards), which are too long for a telephone."""
-    yield from _matches(text, ("number", _IBAN), ("number", _ACCOUNT))
-
-
-def numbers(text: str) -> Iterator[Match]:
-    """Numbers of seven digits or more (insurance ...) and codes of letters and digits (staff, passport)."""
-    yield from _matches(text, ("number", _LONG_NUMBER), ("number", _MIXED))
-
-
-def _matches(text: str, *patterns: tuple[str, re.Pattern[str]]) -> Iterator[Match]:
-    for kind, pattern in patterns:
+def by_form(text: str, forms: Iterable[tuple[str, re.Pattern[str]]]) -> Iterator[Match]:
+    """Identifiers of some kinds, one kind after the other."""
+    for kind, pattern in forms:
         for m in pattern.finditer(text):
             original = re.sub(r"[\s./_-]", "", m[0]) if kind == "number" else m[0]
             yield Match(m.start(), m.end(), kind, original.casefold())

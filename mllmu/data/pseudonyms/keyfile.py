@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import random
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,10 +69,6 @@ class Key(BaseModel, extra="forbid"):
         """256 bits that depend on the secret and the keys; the same in any order of calls."""
         message = "\x1f".join(keys).encode()
         return int.from_bytes(hmac.digest(bytes.fromhex(self.secret), message, "sha256"), "big")
-
-    def draw(self, *keys: str) -> random.Random:
-        """A generator of an item's own."""
-        return random.Random(self.number(*keys))  # noqa: S311 - the seed is the secret
 
     def save(self, path: Path) -> None:
         """Write the key file completely or not at all, readable by its owner only."""

@@ -72,7 +72,8 @@ class Fakes:
             return known[original]
         taken = set(known.values())
         for attempt in range(MAX_TRIES):
-            fake = make(self._key.draw(kind, original, str(attempt)))
+            seed = self._key.number(kind, original, str(attempt))
+            fake = make(random.Random(seed))  # noqa: S311 - the seed is secret
             if fake not in taken and not any(word.plain in self._originals for word in words(fake)):
                 return known.setdefault(original, fake)
         raise DataError(
@@ -203,12 +204,13 @@ class Pseudonyms:
         return int(self._known(person)["shift_days"])
 
     def _hits(self, text: str, person: CheckedPerson, *, free: bool) -> Iterator[Hit]:
-        yield from map(self._hit, finding.net(text))
+        yield from map(self._hit, finding.by_form(text, finding.NET))
         yield from self.lexicon.find(text, self.id_of(person))
         for found in dates.find(text):
             yield Hit(found.start, found.end, "date", found.write(dates.moved(found.day, self._shift(person))))
-        for by_form in (finding.accounts(text), finding.phones(text, self._region), finding.numbers(text)):
-            yield from map(self._hit, by_form)
+        yield from map(self._hit, finding.by_form(text, finding.ACCOUNTS))
+        yield from map(self._hit, finding.phones(text, self._region))
+        yield from map(self._hit, finding.by_form(text, finding.NUMBERS))
         if free:
             for match in finding.others(text):
                 first, *rest = match.key.split()

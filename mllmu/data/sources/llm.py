@@ -71,10 +71,8 @@ def quotas(num_people: int, seed: int) -> list[Quota]:
 
     That source balances all four, so the invented people are balanced too, whatever the model likes best.
     """
-    return [
-        _quota(number, person, seed)
-        for number, person in enumerate(Synthetic(num_people=num_people).profiles(seed), start=1)
-    ]
+    people = Synthetic(num_people=num_people).profiles(seed)
+    return [_quota(number, person, seed) for number, person in enumerate(people, start=1)]
 
 
 def _quota(number: int, person: Profile, seed: int) -> Quota:
@@ -258,10 +256,8 @@ class LlmPeople(EndpointSettings, Source):
                 f"({reasons}). All replies are kept in {self.cache_folder()}; raise max_rounds to order the "
                 "rest again, use a smaller batch_size, or another model."
             )
-        return [
-            person.model_copy(update={"id": f"{self.id_prefix}{number:03d}"})
-            for number, person in sorted(accepted.items())
-        ]
+        ids = {number: f"{self.id_prefix}{number:03d}" for number in sorted(accepted)}
+        return [accepted[number].model_copy(update={"id": name}) for number, name in ids.items()]
 
     def _ask(
         self, client: Client[Any], orders: Sequence[Quota], attempt: int, taken: Sequence[str], progress: Progress
