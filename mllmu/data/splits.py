@@ -60,8 +60,7 @@ def _listed(ids: Sequence[str], value: dict[str, object], key: str, ratio: float
     if not isinstance(listed, list) or not listed:
         raise DataError(f"{path}: no list of ids under '{key}'.{did_you_mean(key, value)} Keys: {', '.join(value)}.")
     wanted = {str(person) for person in listed}
-    unknown = sorted(wanted - set(ids))
-    if unknown:
+    if unknown := sorted(wanted - set(ids)):
         raise DataError(
             f"{path}: '{key}' names {len(unknown)} people that the source does not have, first '{unknown[0]}'. "
             "Use the ids of the source, or a source that has these people."

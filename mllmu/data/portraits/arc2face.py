@@ -10,7 +10,6 @@ from mllmu.data.portraits._faces import OwnFaces, Vectors, pipeline, unit
 
 PROMPT = "photo of a id person"
 WORD = "id"
-GUIDANCE = 3.0
 
 
 class Arc2Face(OwnFaces):
@@ -28,7 +27,7 @@ class Arc2Face(OwnFaces):
 
     source = "https://arxiv.org/abs/2403.11641"
 
-    guidance: float = Field(GUIDANCE, ge=0, description="classifier-free guidance")
+    guidance: float = Field(3.0, ge=0, description="classifier-free guidance")
 
     def redrawn(self, profile: Profile, view: int, face_D: Vectors, settings: dict[str, Any]) -> Any:
         pipe = pipeline("StableDiffusionPipeline", self.path, self.revision, self.device, self.dtype)

@@ -211,16 +211,13 @@ def _draw(traits: Mapping[str, str], face: Face, size: int) -> Image.Image:
 def _options(traits: Mapping[str, str], face: Face) -> dict[str, Any]:
     """Translate features and expression into the style's options; nothing is left to the style's own chance."""
     beard, glasses = traits["facial_hair"], traits["glasses"]
-    eyes, brows, mouth = face
     variants = {
         "top": HAIR.get(traits["hair"]) or HEADWEAR[traits["headwear"]],
         "facialHair": FACIAL_HAIR.get(beard, "beardLight"),
         "accessories": GLASSES.get(glasses, "round"),
         "clothes": CLOTHES[traits["clothes"]],
         "clothesGraphic": traits["print"] if traits["print"] != NONE else PRINTS[0],
-        "eyes": eyes,
-        "eyebrows": brows,
-        "mouth": mouth,
+        **dict(zip(("eyes", "eyebrows", "mouth"), face, strict=True)),
         "nose": "default",
     }
     colours = {

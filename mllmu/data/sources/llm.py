@@ -247,9 +247,8 @@ class LlmPeople(EndpointSettings, Source):
                         accepted[order.number] = reply
                 progress.finish()
             reasons = ", ".join(f"{name} {count}" for name, count in rejected.most_common(4)) or "none"
-            progress.note(
-                f"{len(accepted)} people accepted, {rejected.total()} rejected ({reasons}); {client.budget.spent()}"
-            )
+            counts = f"{len(accepted)} people accepted, {rejected.total()} rejected"
+            progress.note(f"{counts} ({reasons}); {client.budget.spent()}")
         if lost := self.num_people - len(accepted):
             raise DataError(
                 f"sources.llm: {lost} of {self.num_people} people are still rejected after {self.max_rounds} rounds "
