@@ -49,17 +49,14 @@ class LlmQuestions(EndpointSettings, QuestionWriter):
 
     source: ClassVar[str] = "https://arxiv.org/abs/2410.22108"
 
-    kinds: tuple[Literal["fictitious", "celebrity"], ...] = Field(
-        ("fictitious",), min_length=1, description="whom the model asks about; the others are asked by template"
-    )
+    kinds: tuple[Literal["fictitious", "celebrity"], ...] = Field(("fictitious",), min_length=1)
+    """whom the model asks about; the others are asked by template"""
     checker: str = Field("", description="model of the second reading, at the same endpoint; empty: the same model")
-    max_rounds: int = Field(
-        3, ge=1, le=20, description="how often a rejected question is written again, first included"
-    )
+    max_rounds: int = Field(3, ge=1, le=20)
+    """how often a rejected question is written again, first included"""
     max_overlap: float = Field(0.7, gt=0, le=1, description="most words a rewording may share with its question")
-    fallback: Literal["template", "stop"] = Field(
-        "template", description="what happens to a question that is still rejected after the last round"
-    )
+    fallback: Literal["template", "stop"] = "template"
+    """what happens to a question that is still rejected after the last round"""
     temperature: float | None = Field(0.7, ge=0, le=2, description="null: not sent, for models that refuse it")
     max_tokens: int | None = Field(6000, ge=1, description="most tokens of a reply; about 150 per question")
 

@@ -231,9 +231,8 @@ class MllmuBench(Published):
 
     path: Path = Field(description="JSON lines file, folder of parquet configs, or hub name MLLMMU/MLLMU-Bench")
     part: Literal["people", "celebrities"] = Field(default="people", description="celebrities: the config Retain_Set")
-    train_path: Path | None = Field(
-        default=None, description="training text from here, not ft_Data: MLLMMU/baseline_train_split or a copy of it"
-    )
+    train_path: Path | None = Field(default=None)
+    """training text from here, not ft_Data: MLLMMU/baseline_train_split or a copy of it"""
 
     def read(self) -> PublishedData:
         """Read the tables, or the training text if ``path`` is a file."""

@@ -65,9 +65,8 @@ class Judge(Plugin):
     """Whether its verdicts depend on ``rubric.yaml``."""
     about: ClassVar[str] = "1 to 10 points by a language model"
     """What the points are, and who gives them; printed with every table of them."""
-    label: str = Field(
-        "", pattern=r"^[A-Za-z0-9_-]{0,32}$", description="name in files and tables; default: the judge's"
-    )
+    label: str = Field("", pattern=r"^[A-Za-z0-9_-]{0,32}$")
+    """name in files and tables; default: the judge's"""
 
     @property
     def name(self) -> str:

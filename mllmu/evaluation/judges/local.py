@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from mllmu.core.errors import ModelError, one_line
 from mllmu.evaluation.judges import Case, Judge, JudgeSession, Rating, Verdict, messages
 from mllmu.llm import Message, parse_object
 
@@ -67,22 +66,17 @@ def open_model(judge: Local) -> Any:
     from mllmu.models import loading
 
     device = loading.choose_device(judge.device)
-    try:
-        with loading.quiet_libraries():
-            model = pipeline(
-                "text-generation",
-                judge.path,
-                revision=judge.revision,
-                trust_remote_code=False,
-                device=device,
-                dtype=loading.choose_dtype(judge.dtype, device),
-                model_kwargs={"use_safetensors": True},
-            )
-    except loading.LOAD_FAULTS as error:
-        raise ModelError(
-            f"judge.path: '{judge.path}' cannot be loaded: {one_line(error)}. "
-            "Expected a causal language model saved by save_pretrained with its tokenizer, or a hub id."
-        ) from None
+    expected = "Expected a causal language model saved by save_pretrained with its tokenizer, or a hub id."
+    with loading.explain_load_faults(f"judge.path: '{judge.path}' cannot be loaded", expected):
+        model = pipeline(
+            "text-generation",
+            judge.path,
+            revision=judge.revision,
+            trust_remote_code=False,
+            device=device,
+            dtype=loading.choose_dtype(judge.dtype, device),
+            model_kwargs={"use_safetensors": True},
+        )
     model.tokenizer.pad_token = model.tokenizer.pad_token or model.tokenizer.eos_token
     return model
 
