@@ -112,7 +112,7 @@ ELSEWHERE = {
     "pipeline/test_pipeline_tune.py": {
         "test_no_reported_question_is_asked": "selection on the reported split",
     },
-    "unit/test_unlearning_saliency.py": {
+    "unit/test_unlearning_probing.py": {
         "test_the_gradient_is_the_mean_over_batches": "exhausted iterators",
     },
     "unit/test_models_modifiers.py": {
