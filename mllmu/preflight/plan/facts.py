@@ -15,17 +15,15 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from mllmu.config.recipe import Lora, ModelSection
-from mllmu.core.errors import MllmuError, ModelError, one_line
 from mllmu.models.engine.memory import kv_bytes
 from mllmu.models.families import Family, Turn
 from mllmu.models.loading import (
-    LOAD_FAULTS,
     attention,
     choose_dtype,
     choose_family,
     choose_packing,
+    explain_load_faults,
     make_encoder,
-    quiet_libraries,
     source_of,
 )
 
@@ -123,24 +121,18 @@ def describe(section: ModelSection, *, device: str) -> ModelFacts:
     """
     entry, where = known_models().get(section.path), torch.device(device)
     dtype = choose_dtype(section.dtype, where)
-    try:
-        with quiet_libraries():
-            if entry:
-                config = AutoConfig.for_model(**entry["config"])
-            else:
-                source = source_of(section.path)
-                config = AutoConfig.from_pretrained(source, revision=section.revision, trust_remote_code=False)
-            family = choose_family(section.family, str(config.model_type))
-            config.dtype, config._attn_implementation = dtype, attention(config, where)
-            with torch.device("meta"):
-                model = build(config)
-    except MllmuError:
-        raise
-    except LOAD_FAULTS as error:
-        raise ModelError(
-            f"model.path: the config of '{section.path}' cannot be read: {one_line(error)}. Expected 'tiny', a folder, "
-            f"a hub id that can be reached, or one known without a network: {', '.join(known_models())}."
-        ) from None
+    expected = "Expected 'tiny', a folder, a hub id that can be reached, or one known without a network: "
+    advice = f"{expected}{', '.join(known_models())}."
+    with explain_load_faults(f"model.path: the config of '{section.path}' cannot be read", advice):
+        if entry:
+            config = AutoConfig.for_model(**entry["config"])
+        else:
+            source = source_of(section.path)
+            config = AutoConfig.from_pretrained(source, revision=section.revision, trust_remote_code=False)
+        family = choose_family(section.family, str(config.model_type))
+        config.dtype, config._attn_implementation = dtype, attention(config, where)
+        with torch.device("meta"):
+            model = build(config)
     return ModelFacts(
         section=section,
         config=config,
@@ -164,16 +156,12 @@ def image_sizes(facts: ModelFacts, size: int) -> tuple[int, int]:
     if entry := known_models().get(section.path):
         image = entry.get("whole", entry) if section.image_processor.get("do_image_splitting") is False else entry
         return image["image_tokens"], image["patches"]
-    try:
-        with quiet_libraries(), tempfile.TemporaryDirectory() as folder:
-            encoder = make_encoder(section, source_of(section.path), section.revision, facts.config)
-            path = Path(folder) / "grey.png"
-            Image.new("RGB", (size, size), (128, 128, 128)).save(path)
-            tokens = len(encoder.prompt(Turn(prompt="?", image=path))) - len(encoder.prompt(Turn(prompt="?")))
-    except MllmuError:
-        raise
-    except LOAD_FAULTS as error:
-        raise ModelError(f"model.path: the processor of '{section.path}' cannot be used: {one_line(error)}.") from None
+    what = f"model.path: the processor of '{section.path}' cannot be used"
+    with explain_load_faults(what), tempfile.TemporaryDirectory() as folder:
+        encoder = make_encoder(section, source_of(section.path), section.revision, facts.config)
+        path = Path(folder) / "grey.png"
+        Image.new("RGB", (size, size), (128, 128, 128)).save(path)
+        tokens = len(encoder.prompt(Turn(prompt="?", image=path))) - len(encoder.prompt(Turn(prompt="?")))
     vision = getattr(facts.config, "vision_config", None)
     side, patch = getattr(vision, "image_size", None), getattr(vision, "patch_size", None)
     if isinstance(side, int) and isinstance(patch, int):
