@@ -53,6 +53,12 @@ def test_a_file_where_a_folder_should_be_is_explained(tmp_path: Path) -> None:
         RunStore(tmp_path).unit("models/target", {})
 
 
+def test_what_is_no_part_of_a_run_folder_is_not_advised_to_go_to_another_one(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunStoreError, match=r"a file\. Expected a folder; name another file in data\.source\.key\.$"):
+        write_atomic(tmp_path / "file" / "key.json", "", elsewhere="name another file in data.source.key")
+
+
 def test_a_unit_is_hidden_until_it_is_whole(tmp_path: Path) -> None:
     unit = RunStore(tmp_path).unit("models/target", {"epochs": 3})
     write_atomic(unit.building / "file.txt", "weights")
