@@ -14,8 +14,8 @@ from mllmu.cli.app import app
 from mllmu.config.load import parse
 from mllmu.config.recipe import ModelSection, Recipe
 from mllmu.core.errors import ModelError, RecipeError
-from mllmu.preflight.plan.facts import describe, image_sizes, known_models
-from mllmu.preflight.plan.plan import devices, find_device, make_plan, training_peak
+from mllmu.preflight.plan.facts import describe, image_sizes, known, known_models
+from mllmu.preflight.plan.plan import find_device, make_plan, training_peak
 
 LLAVA = "llava-hf/llava-1.5-7b-hf"
 
@@ -78,7 +78,7 @@ def test_an_unknown_device_and_an_unknown_model_say_what_there_is() -> None:
         find_device("h100-80")
     with pytest.raises(ModelError, match="Expected 'tiny', a folder"):
         describe(ModelSection(path="/no/such/folder"), device="cpu")
-    assert all(device.memory > 0 for device in devices().values())
+    assert all(find_device(name).memory > 0 for name in known("devices.yaml"))
 
 
 def test_the_command_prints_a_table_or_json(tmp_path: Path) -> None:

@@ -81,17 +81,12 @@ class RecipePlan(Record):
     assumptions: tuple[str, ...] = ()
 
 
-def devices() -> dict[str, Device]:
-    """The known devices by name."""
-    return {name: Device.model_validate(entry) for name, entry in known("devices.yaml").items()}
-
-
 def find_device(name: str) -> Device:
     """A device by name; an unknown one raises RecipeError with the nearest."""
-    names = devices()
-    if name not in names:
-        raise RecipeError(f"--device: no '{name}'.{did_you_mean(name, names)} Known: {', '.join(names)}.")
-    return names[name]
+    devices = known("devices.yaml")
+    if name not in devices:
+        raise RecipeError(f"--device: no '{name}'.{did_you_mean(name, devices)} Known: {', '.join(devices)}.")
+    return Device.model_validate(devices[name])
 
 
 def make_plan(recipe: Recipe, device: str) -> RecipePlan:
