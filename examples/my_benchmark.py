@@ -38,6 +38,3 @@ class ColourQuiz(Benchmark):
                 candidates={each: each for each in OPTIONS},
             )
             yield Asked(sample, partial(Image.new, "RGB", (96, 96), colour))
-
-
-PLUGIN = ColourQuiz

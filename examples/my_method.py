@@ -33,6 +33,3 @@ class Unlikelihood(RetainingMethod):
         # log(1 - p) from the other tokens: written as 1 - p it would have no gradient where p rounds to 1
         others_NV = logits_NV.scatter(1, labels_N[:, None], float("-inf"))
         return (logits_NV.logsumexp(-1) - others_NV.logsumexp(-1)).mean()
-
-
-PLUGIN = Unlikelihood

@@ -24,6 +24,3 @@ class RelativeLength(Metric):
     def value(self, sample: Sample, response: Response) -> float | str:
         words = len(sample.target.split())
         return len(response.text.split()) / words if words else "the true reply has no word"
-
-
-PLUGIN = RelativeLength

@@ -33,6 +33,3 @@ class PeopleExposed(Summariser):
         reads = "forgotten people of whom at least one fact is told, in %"
         column = self.column("people exposed", split="forget", show="percent", reads=reads)
         yield TableSpec(title="People exposed", columns=(column,), order=50, by_modality=True)
-
-
-PLUGIN = PeopleExposed

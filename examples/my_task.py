@@ -28,6 +28,3 @@ class TrueOrFalse(Task):
 
     def prompt(self, question: Question) -> str:
         return f"{question.text}\nTrue or false? Answer with one word."
-
-
-PLUGIN = TrueOrFalse

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -61,7 +62,7 @@ def ls(
 
 
 def first_line(module: str) -> str:
-    """First docstring line of the class that ``PLUGIN`` names in a module, or else of the module.
+    """First docstring line of a package, or of a module's plug-in class: the one with a ``source``, or the last one.
 
     Empty for a module that is no file of this package.
     """
@@ -70,11 +71,9 @@ def first_line(module: str) -> str:
     if path is None:
         return ""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    described: ast.ClassDef | ast.Module = tree
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PLUGIN":
-            described = classes.get(ast.unparse(node.value), tree)
+    public = [node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+    sourced = [node for node in public if "source" in re.findall(r"(?m)^    (\w+)(?::.*)? = ", ast.unparse(node))]
+    described = tree if path.name == "__init__.py" else (sourced or public)[-1]
     return (ast.get_docstring(described) or "").partition("\n")[0]
 
 

@@ -1,8 +1,8 @@
-"""The one plug-in rule: one module is one plug-in, its file name is its name, and it ends with ``PLUGIN = TheClass``.
+"""The one plug-in rule: one module is one plug-in, and its file name is its name.
 
-``find("methods", "npo")`` imports ``mllmu/unlearning/methods/npo.py`` and returns its class. A name with a colon,
-``package.module:Class``, is imported from anywhere; other packages can also register an entry point in the group
-``mllmu.<kind>``. There is no list to keep in step: the folder is the registry.
+``find("methods", "npo")`` imports ``mllmu/unlearning/methods/npo.py`` and returns the one plug-in class defined there.
+A name with a colon, ``package.module:Class``, is imported from anywhere; other packages can also register an entry
+point in the group ``mllmu.<kind>``. There is no list to keep in step: the folder is the registry.
 
 A plug-in class is a frozen pydantic model whose fields are its settings (see :class:`Plugin`), so the same class
 checks the recipe, is hashed into fingerprints, and is printed by ``mllmu ls``.
@@ -10,6 +10,7 @@ checks the recipe, is hashed into fingerprints, and is printed by ``mllmu ls``.
 
 import importlib
 import importlib.util
+import inspect
 import pkgutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -131,7 +132,13 @@ def find(kind: str, name: str) -> type[Any]:
     known = names(kind)
     if name not in known:
         raise PluginError(f"{kind}: no '{name}'.{did_you_mean(name, known)} Known: {', '.join(known)}.")
-    return _checked(kind, name, getattr(importlib.import_module(f"{package}.{name}"), "PLUGIN", None))
+    module = importlib.import_module(f"{package}.{name}")
+    own = [cls for cls in vars(module).values() if isinstance(cls, type) and cls.__module__ == module.__name__]
+    plugins = [cls for cls in own if issubclass(cls, Plugin) and not inspect.isabstract(cls)]
+    if len(plugins) != 1:
+        found = ", ".join(cls.__name__ for cls in plugins) or "none"
+        raise PluginError(f"{kind}: {module.__file__}: expected one plug-in class in the file, got {found}.")
+    return _checked(kind, name, plugins[0])
 
 
 def build(kind: str, name: str, settings: Mapping[str, Any], *, where: str = "") -> Any:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from mllmu.core.errors import GateError
 from mllmu.core.records import Response, Sample
-from mllmu.evaluation.metrics.right import PLUGIN as RIGHT
+from mllmu.evaluation.metrics.right import Right
 from mllmu.evaluation.stats import Difference, paired_difference
 
 LEVEL = 0.05
@@ -21,7 +21,7 @@ def memorisation(samples: Sequence[Sample], target: Sequence[Response], retain_m
         retain_model: its replies to the same samples.
     """
     asked = [sample for sample in samples if sample.split == "forget" and sample.part == "report"]
-    metric = RIGHT()
+    metric = Right()
 
     def right(responses: Sequence[Response]) -> list[float]:
         replies = {response.sample_id: response for response in responses}

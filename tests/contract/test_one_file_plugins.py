@@ -241,7 +241,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     entries = []
     for kind, (name, text) in FILES.items():
         cls = text.partition("\nclass ")[2].partition("(")[0]
-        (root / "village" / f"{name}.py").write_text(f"{text}\n\nPLUGIN = {cls}\n", encoding="utf-8")
+        (root / "village" / f"{name}.py").write_text(text, encoding="utf-8")
         entries.append(f"[mllmu.{kind}]\n{name} = village.{name}:{cls}\n")
     info = root / "village-1.0.dist-info"
     info.mkdir()

@@ -10,7 +10,7 @@ import pytest
 
 from mllmu.core.errors import DataError, RecipeError
 from mllmu.core.plugins import build
-from mllmu.data.sources.mllmu_bench import PLUGIN
+from mllmu.data.sources.mllmu_bench import MllmuBench
 from mllmu.data.values import CORE_ATTRIBUTES
 
 NAME = {"Question": "What is this person's name?", "Answer": "The person's name is Ilse Brandt."}
@@ -22,10 +22,10 @@ def line(person: str, *pairs: dict[str, str]) -> str:
     return json.dumps({"ID": person, "metadata": list(pairs)})
 
 
-def source(tmp_path: Path, *lines: str, num_people: int | None = None) -> PLUGIN:
+def source(tmp_path: Path, *lines: str, num_people: int | None = None) -> MllmuBench:
     path = tmp_path / "qa.jsonl"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return PLUGIN(path=path, num_people=num_people)
+    return MllmuBench(path=path, num_people=num_people)
 
 
 def test_profiles_keep_the_text_word_for_word(tmp_path: Path) -> None:
@@ -86,16 +86,16 @@ def test_too_few_people_is_an_error(tmp_path: Path) -> None:
 
 def test_a_missing_or_binary_file_is_a_data_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
-        PLUGIN(path=tmp_path / "none.jsonl").profiles(seed=1)
+        MllmuBench(path=tmp_path / "none.jsonl").profiles(seed=1)
     (tmp_path / "raw.jsonl").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="not UTF-8"):
-        PLUGIN(path=tmp_path / "raw.jsonl").profiles(seed=1)
+        MllmuBench(path=tmp_path / "raw.jsonl").profiles(seed=1)
     with pytest.raises(DataError, match="no config Full_Set, ft_Data, Test_Set; it has none"):
-        PLUGIN(path=tmp_path).profiles(seed=1)
+        MllmuBench(path=tmp_path).profiles(seed=1)
 
 
 def test_the_source_is_found_by_its_name() -> None:
-    assert isinstance(build("sources", "mllmu_bench", {"path": "x.jsonl"}), PLUGIN)
+    assert isinstance(build("sources", "mllmu_bench", {"path": "x.jsonl"}), MllmuBench)
     with pytest.raises(RecipeError, match="Did you mean 'num_people'"):
         build("sources", "mllmu_bench", {"path": "x.jsonl", "num_peple": 3})
 
@@ -107,9 +107,9 @@ def published_file() -> Path:
 
 @pytest.mark.skipif(not published_file().exists(), reason="needs the published train_qa.jsonl: set MLLMU_BENCH_DIR")
 def test_the_published_text_is_read_almost_completely() -> None:
-    report = PLUGIN(path=published_file()).report()
+    report = MllmuBench(path=published_file()).report()
     unstated = {(gap.profile_id, gap.attribute) for gap in report.gaps if gap.reason == "unstated"}
-    source_people = PLUGIN(path=published_file()).profiles(0)
+    source_people = MllmuBench(path=published_file()).profiles(0)
 
     def silent_of(person: str) -> list[str]:
         return report.unavailable().get(person, [])

@@ -22,7 +22,7 @@ from mllmu.data import build
 from mllmu.data.dataset import Dataset, load
 from mllmu.data.published.biography import attributes_of
 from mllmu.data.published.content import right_letter
-from mllmu.data.sources.mllmu_bench import PLUGIN
+from mllmu.data.sources.mllmu_bench import MllmuBench
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def plain(questions: list[Question], variant: str) -> list[tuple[Any, ...]]:
     return [(q.id, q.text, q.answer, q.options) for q in questions if q.variant == variant]
 
 
-def skipped(source: PLUGIN) -> list[tuple[str, str, str, str]]:
+def skipped(source: MllmuBench) -> list[tuple[str, str, str, str]]:
     return [(s["config"], s["id"], s["what"], s["reason"]) for s in source.account()["skipped"]]
 
 
@@ -126,10 +126,10 @@ def test_the_same_rows_come_from_the_hub_and_stay_there_without_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     fake = FakeHub(monkeypatch, whole(original), tmp_path / "cache")
-    repository, local = Path("MLLMMU/MLLMU-Bench"), PLUGIN(path=whole(original))
+    repository, local = Path("MLLMMU/MLLMU-Bench"), MllmuBench(path=whole(original))
     people = local.profiles(0)
     for fake.fault in (None, OfflineModeIsEnabled(), httpx2.ConnectError("no network")):
-        hub = PLUGIN(path=repository, revision="v1")
+        hub = MllmuBench(path=repository, revision="v1")
         assert hub.profiles(0) == people
         assert hub.questions(people, 0) == local.questions(people, 0)
         assert hub.forget_ids() == local.forget_ids()
@@ -151,7 +151,7 @@ def test_without_network_and_copy_the_hub_is_one_sentence(tmp_path: Path, monkey
     monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", unreachable)
     monkeypatch.setattr("huggingface_hub.snapshot_download", nothing_kept)
     with pytest.raises(DataError, match=r"no/such: neither a folder here .* gives: no snapshot\. Check the name and"):
-        PLUGIN(path=Path("no/such")).profiles(0)
+        MllmuBench(path=Path("no/such")).profiles(0)
 
 
 def test_a_name_the_hub_does_not_have_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +162,7 @@ def test_a_name_the_hub_does_not_have_is_one_sentence(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", absent)
     with pytest.raises(DataError, match="no/such: neither a folder here nor a data set that the hub gives: Dataset"):
-        PLUGIN(path=Path("no/such")).profiles(0)
+        MllmuBench(path=Path("no/such")).profiles(0)
 
 
 def test_what_cannot_be_used_is_listed_with_its_reason(bench: Path) -> None:
@@ -175,7 +175,7 @@ def test_what_cannot_be_used_is_listed_with_its_reason(bench: Path) -> None:
         rows[6]["Generation_Task"][0]["Type"] = "Video"
 
     change(shards(bench, "Full_Set")[0], damage)
-    source = PLUGIN(path=bench)
+    source = MllmuBench(path=bench)
     people = source.profiles(0)
     assert len(people) == NUM_PEOPLE - 2
     found = skipped(source)
@@ -224,7 +224,9 @@ def test_right_answers_are_published_in_several_ways() -> None:
 
 
 def test_baseline_training_splits_stand_in_for_ft_data(bench: Path, original: Dataset, tmp_path: Path) -> None:
-    text = {p.id: [(qa.question, qa.answer) for qa in p.training_qa] for p in PLUGIN(path=whole(original)).profiles(0)}
+    text = {
+        p.id: [(qa.question, qa.answer) for qa in p.training_qa] for p in MllmuBench(path=whole(original)).profiles(0)
+    }
     for config, ratio in (("forget_05", "forget_5"), ("retain_05", "retain_95")):
         (tmp_path / "splits" / config).mkdir(parents=True)
         target = tmp_path / "splits" / config / "train-00000-of-00001.parquet"
@@ -233,7 +235,7 @@ def test_baseline_training_splits_stand_in_for_ft_data(bench: Path, original: Da
         change(target, lambda rows, ids=ids: [r for r in rows if json.loads(r["metadata"])[0]["ID"] in ids])
         assert ratio
     shutil.rmtree(bench / "ft_Data")
-    source = PLUGIN(path=bench, train_path=tmp_path / "splits")
+    source = MllmuBench(path=bench, train_path=tmp_path / "splits")
     assert {p.id: [(qa.question, qa.answer) for qa in p.training_qa] for p in source.profiles(0)} == text
 
 
@@ -241,11 +243,11 @@ def test_evaluation_tables_are_no_training_text(bench: Path, tmp_path: Path) -> 
     for path in shards(bench, "Full_Set"):
         shutil.copy(path, shards(bench, "ft_Data")[0])
     with pytest.raises(DataError, match=r"ft_Data: no column 'metadata'; it has image, ID.*Expected training text"):
-        PLUGIN(path=bench).profiles(0)
+        MllmuBench(path=bench).profiles(0)
     with pytest.raises(DataError, match=r"got evaluation data .*no 'metadata'.*expected training text"):
-        PLUGIN(path=shards(bench, "Full_Set")[0]).profiles(0)
+        MllmuBench(path=shards(bench, "Full_Set")[0]).profiles(0)
     with pytest.raises(DataError, match="one table of training text has no questions"):
-        PLUGIN(path=shards(whole_again(bench, tmp_path), "ft_Data")[0]).profiles(0)
+        MllmuBench(path=shards(whole_again(bench, tmp_path), "ft_Data")[0]).profiles(0)
 
 
 def whole_again(bench: Path, tmp_path: Path) -> Path:
@@ -256,17 +258,17 @@ def whole_again(bench: Path, tmp_path: Path) -> Path:
 
 def test_the_celebrity_folder_is_not_the_retained_people(bench: Path) -> None:
     with pytest.raises(DataError, match=r"'Retain_Set' is itself one config.*holds the celebrities; the retained"):
-        PLUGIN(path=bench / "Retain_Set").profiles(0)
-    celebrities = PLUGIN(path=bench / "Retain_Set", part="celebrities").profiles(0)
+        MllmuBench(path=bench / "Retain_Set").profiles(0)
+    celebrities = MllmuBench(path=bench / "Retain_Set", part="celebrities").profiles(0)
     assert {p.kind for p in celebrities} == {"celebrity"}
     shutil.copy(shards(bench, "Retain_Set")[0], shards(bench, "retain_95")[0])
     with pytest.raises(DataError, match=r"retain_95: none of its 5 people is in Full_Set.*celebrities of Retain_Set"):
-        PLUGIN(path=bench).profiles(0)
+        MllmuBench(path=bench).profiles(0)
 
 
 def test_a_celebrity_with_a_number_for_an_id_is_nobody_else(bench: Path) -> None:
     change(shards(bench, "Retain_Set")[0], lambda rows: rows[0].update(ID="001"))
-    assert PLUGIN(path=bench, part="celebrities").profiles(0)[0].id == "c001"
+    assert MllmuBench(path=bench, part="celebrities").profiles(0)[0].id == "c001"
 
 
 def test_people_who_share_a_name_stay_as_they_were_published(bench: Path, tmp_path: Path) -> None:
@@ -282,19 +284,19 @@ def test_people_who_share_a_name_stay_as_they_were_published(bench: Path, tmp_pa
 def test_a_missing_shard_config_or_column_is_named(bench: Path) -> None:
     shards(bench, "Test_Set")[1].unlink()
     with pytest.raises(DataError, match="Test_Set: shard 00001 of 2 is missing; it has train-00000-of-00002"):
-        PLUGIN(path=bench).profiles(0)
+        MllmuBench(path=bench).profiles(0)
     rename(shards(bench, "Full_Set")[0], {"Mask_Task": ""})
     with pytest.raises(DataError, match="Full_Set: no column 'Mask_Task'"):
-        PLUGIN(path=bench).profiles(0)
+        MllmuBench(path=bench).profiles(0)
     shutil.rmtree(bench / "Test_Set")
     with pytest.raises(DataError, match="no config Test_Set; it has Full_Set, Retain_Set"):
-        PLUGIN(path=bench).profiles(0)
+        MllmuBench(path=bench).profiles(0)
 
 
 def test_a_git_lfs_pointer_is_explained(bench: Path) -> None:
     shards(bench, "Full_Set")[0].write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
     with pytest.raises(DataError, match=r"a git-lfs pointer, not the data. Run 'git lfs pull'"):
-        PLUGIN(path=bench).profiles(0)
+        MllmuBench(path=bench).profiles(0)
 
 
 def png(size: tuple[int, int]) -> bytes:

@@ -1,4 +1,4 @@
-"""UMU-Bench, CLEAR and FIUBench, each on a few rows built here in the published schema."""
+"""UMU-Bench, Clear and FIUBench, each on a few rows built here in the published schema."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from mllmu.core.errors import DataError
 from mllmu.core.process import SilentProgress
 from mllmu.data import build
 from mllmu.data.dataset import Dataset, load
-from mllmu.data.sources.clear import PLUGIN as CLEAR
-from mllmu.data.sources.fiubench import PLUGIN as FIUBENCH
-from mllmu.data.sources.umu_bench import PLUGIN as UMU
+from mllmu.data.sources.clear import Clear
+from mllmu.data.sources.fiubench import Fiubench
+from mllmu.data.sources.umu_bench import UmuBench
 from mllmu.evaluation.samples import render
 from mllmu.training.batches import training_turns
 
@@ -113,7 +113,7 @@ def test_umu_bench_is_used_as_published(umu: Path, tmp_path: Path) -> None:
     ]
     samples = render(dataset, "25", Evaluate(), selection=0, seed=0)
     assert {s.split for s in samples} == {"forget", "retain"}, "there is no published Test"
-    real = UMU(path=umu, part="celebrities").profiles(0)
+    real = UmuBench(path=umu, part="celebrities").profiles(0)
     assert [(p.id, p.kind) for p in real] == [("c009", "celebrity")]
 
 
@@ -125,7 +125,7 @@ def test_umu_cells_that_are_no_data_are_listed(umu: Path) -> None:
     rows[1]["UM_QA"] = "{}"
     shutil.rmtree(umu / "Full_Set")
     table(umu, "Full_Set", rows)
-    source = UMU(path=umu)
+    source = UmuBench(path=umu)
     assert [p.id for p in source.profiles(0)] == ["001", "003", "004"]
     told = [(s["id"], s["what"], s["reason"]) for s in source.account()["skipped"]]
     assert ("001", "Classify.image_text", "there are no such questions") in told
@@ -181,7 +181,7 @@ def test_clear_shows_every_image_with_its_own_caption(clear: Path, tmp_path: Pat
         "target": "Ivo Karp in front of house 0.", "rewording": "A writer by a house.",
         "wrong_0": "A cat.", "wrong_1": "A dog.",
     }  # fmt: skip
-    told = CLEAR(path=clear).account()
+    told = Clear(path=clear).account()
     assert len(told["skipped"]) == 20
     assert told["skipped"][0]["reason"] == "its block of twenty rows names nobody of the config full"
 
@@ -233,15 +233,15 @@ def test_fiubench_reads_images_from_its_zip_and_asks_the_paraphrase(fiu: Path, t
 def test_files_that_are_something_else_are_explained(tmp_path: Path, fiu: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"none of full\.json, full_data\.json is in it"):
-        FIUBENCH(path=tmp_path / "empty").profiles(0)
+        Fiubench(path=tmp_path / "empty").profiles(0)
     with pytest.raises(DataError, match="no config full; it has none"):
-        CLEAR(path=tmp_path / "empty").profiles(0)
+        Clear(path=tmp_path / "empty").profiles(0)
     with pytest.raises(DataError, match="no config Full_Set; it has none"):
-        UMU(path=tmp_path / "empty").profiles(0)
+        UmuBench(path=tmp_path / "empty").profiles(0)
     (fiu / "full.json").write_text('[{"a": 1}]')
     with pytest.raises(DataError, match="no qa_list or question_and_answer; a row has a"):
-        FIUBENCH(path=fiu).profiles(0)
+        Fiubench(path=fiu).profiles(0)
     (fiu / "SFHQ.zip").write_bytes(b"PK?")
     (fiu / "full.json").write_text(json.dumps(fiu_rows()))
     with pytest.raises(DataError, match="not a readable zip file"):
-        FIUBENCH(path=fiu).profiles(0)
+        Fiubench(path=fiu).profiles(0)

@@ -7,7 +7,7 @@ from pathlib import Path
 from mllmu.data.questions import QuestionOrder, check
 from mllmu.data.questions.template import build
 from mllmu.data.sources.synthetic import Synthetic
-from mllmu.data.tasks.classification import PLUGIN as CLASSIFICATION
+from mllmu.data.tasks.classification import Classification
 from mllmu.training.batches import training_turns
 
 PEOPLE = Synthetic(num_people=12).profiles(3)
@@ -42,5 +42,5 @@ def test_a_taught_choice_is_put_like_an_evaluated_one() -> None:
     )
     turns = training_turns(questions, Path(), modality="text")
     first = next(q for q in questions if q.modality == "text")
-    assert turns[0].prompt == CLASSIFICATION().prompt(first)
+    assert turns[0].prompt == Classification().prompt(first)
     assert turns[0].reply == first.answer in first.options

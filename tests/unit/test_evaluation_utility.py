@@ -17,11 +17,10 @@ from mllmu.config.recipe import Evaluate
 from mllmu.core.errors import DataError, RecipeError
 from mllmu.core.records import Response
 from mllmu.evaluation.benchmarks import Asked, Skipped
-from mllmu.evaluation.benchmarks.llava_bench import PLUGIN as LLAVA_BENCH
-from mllmu.evaluation.benchmarks.mmmu import PLUGIN as MMMU
+from mllmu.evaluation.benchmarks.llava_bench import LlavaBench
+from mllmu.evaluation.benchmarks.mmmu import Mmmu
 from mllmu.evaluation.metrics import metrics_of
-from mllmu.evaluation.metrics.mmmu_accuracy import PLUGIN as ACCURACY
-from mllmu.evaluation.metrics.mmmu_accuracy import is_right, read_choice
+from mllmu.evaluation.metrics.mmmu_accuracy import MmmuAccuracy, is_right, read_choice
 from mllmu.evaluation.scoring import aggregate, score_all
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "mmmu_accuracy.json").read_text(encoding="utf-8"))
@@ -77,7 +76,7 @@ def write_llava_bench(folder: Path) -> Path:
 
 
 def test_mmmu_asks_validation_with_the_official_prompt(tmp_path: Path) -> None:
-    found = list(MMMU(path=write_mmmu(tmp_path)).read())
+    found = list(Mmmu(path=write_mmmu(tmp_path)).read())
     asked = [item for item in found if isinstance(item, Asked)]
     assert [(a.sample.id, a.sample.task, a.sample.attribute, a.sample.target) for a in asked] == [
         ("mmmu/validation_Art_1", "classification", "Art", "B"),
@@ -95,7 +94,7 @@ def test_mmmu_asks_validation_with_the_official_prompt(tmp_path: Path) -> None:
 
 
 def test_mmmu_rows_that_cannot_be_asked_are_listed(tmp_path: Path) -> None:
-    found = list(MMMU(path=write_mmmu(tmp_path), subjects=("Art",)).read())
+    found = list(Mmmu(path=write_mmmu(tmp_path), subjects=("Art",)).read())
     assert [item for item in found if isinstance(item, Skipped)] == [
         ("Art", 2, "validation_Art_3", "it has 2 images, and a model is shown one"),
         ("Art", 3, "validation_Art_4", "the answer 'F' is none of its 3 options"),
@@ -114,22 +113,22 @@ def test_open_replies_are_compared_as_the_official_evaluation_does(case: dict[st
 
 
 def test_mmmu_is_scored_in_its_own_set_only(tmp_path: Path) -> None:
-    samples = [item.sample for item in MMMU(path=write_mmmu(tmp_path)).read() if isinstance(item, Asked)]
+    samples = [item.sample for item in Mmmu(path=write_mmmu(tmp_path)).read() if isinstance(item, Asked)]
     person = samples[0].model_copy(update={"id": "forget/x", "split": "forget"})
     replies = {samples[0].id: "(B)", samples[1].id: "It is seven", samples[2].id: "what?", person.id: "B"}
     responses = [Response(sample_id=key, text=text, num_tokens=1, finished=True) for key, text in replies.items()]
-    scores = score_all([person, *samples], responses, [ACCURACY()])
+    scores = score_all([person, *samples], responses, [MmmuAccuracy()])
     assert [(s.sample_id, s.value) for s in scores] == [
         (samples[0].id, 1.0), (samples[1].id, 1.0), (samples[2].id, None)
     ]  # fmt: skip
-    results = aggregate("target", [person, *samples], scores, [ACCURACY()])
+    results = aggregate("target", [person, *samples], scores, [MmmuAccuracy()])
     assert [(r.split, r.task, r.value, r.num, r.num_unparsed) for r in results] == [
         ("mmmu", "classification", 1.0, 1, 1), ("mmmu", "cloze", 1.0, 1, 0)
     ]  # fmt: skip
 
 
 def test_llava_bench_is_open_and_keeps_its_reference(tmp_path: Path) -> None:
-    found = list(LLAVA_BENCH(path=write_llava_bench(tmp_path)).read())
+    found = list(LlavaBench(path=write_llava_bench(tmp_path)).read())
     assert found[0] == ("train", 0, "0", "the question or the reference answer is empty")
     assert isinstance(found[1], Asked)
     sample = found[1].sample
@@ -164,12 +163,12 @@ def test_a_mistake_in_the_recipe_is_named(evaluate: dict[str, Any], said: str) -
 
 def test_another_data_set_is_explained(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no subject at all; it has no parquet folders"):
-        list(MMMU(path=tmp_path).read())
+        list(Mmmu(path=tmp_path).read())
     write_llava_bench(tmp_path / "wrong")
     with pytest.raises(DataError, match="no column 'id'"):
-        list(MMMU(path=write_as_subject(tmp_path)).read())
+        list(Mmmu(path=write_as_subject(tmp_path)).read())
     with pytest.raises(DataError, match="no subject Maths; it has Art, Music"):
-        list(MMMU(path=write_mmmu(tmp_path / "mmmu"), subjects=("Maths",)).read())
+        list(Mmmu(path=write_mmmu(tmp_path / "mmmu"), subjects=("Maths",)).read())
 
 
 def write_as_subject(tmp_path: Path) -> Path:

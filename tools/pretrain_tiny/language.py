@@ -21,9 +21,9 @@ from mllmu.data.portraits import transform
 from mllmu.data.portraits.dicebear import DiceBear, sprites
 from mllmu.data.questions import QuestionOrder
 from mllmu.data.questions.template import build
-from mllmu.data.tasks.classification import PLUGIN as CLASSIFICATION
-from mllmu.data.tasks.cloze import PLUGIN as CLOZE
-from mllmu.data.tasks.generation import PLUGIN as GENERATION
+from mllmu.data.tasks.classification import Classification
+from mllmu.data.tasks.cloze import Cloze
+from mllmu.data.tasks.generation import Generation
 from mllmu.models.families import IGNORE
 from tools.pretrain_tiny.build import IMAGE_SIZE
 from tools.pretrain_tiny.drills import LETTERS, MCQ_INSTRUCTION, Row
@@ -34,7 +34,7 @@ MICRO_BATCH = 24
 # A probe on an inner layer is asked at every token of an option whether that option is the right one: without it, the
 # one letter at the end is too thin a signal for a small model to learn comparing, and it stays at chance.
 LAYERS_AFTER_PROBE = 2
-TASKS = {"classification": CLASSIFICATION(), "generation": GENERATION(), "cloze": CLOZE()}
+TASKS = {"classification": Classification(), "generation": Generation(), "cloze": Cloze()}
 
 
 class ImageBank:

@@ -70,6 +70,3 @@ def face_prompt(pipe: Any, face_D: Vectors | None) -> Any:
             return pipe.text_encoder(ids)[0]
         finally:
             handle.remove()
-
-
-PLUGIN = Arc2Face

@@ -236,6 +236,3 @@ def _options(traits: Mapping[str, str], face: Face) -> dict[str, Any]:
         "facialHairProbability": 0 if beard == NONE else 100,
         "accessoriesProbability": 0 if glasses == NONE else 100,
     }
-
-
-PLUGIN = DiceBear

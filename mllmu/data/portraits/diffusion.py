@@ -38,6 +38,3 @@ class Diffusion(Faces):
         kind = "AutoPipelineForImage2Image" if view else "AutoPipelineForText2Image"
         image: Image.Image = pipeline(kind, self.path, self.revision, self.device, self.dtype)(**settings).images[0]
         return image
-
-
-PLUGIN = Diffusion

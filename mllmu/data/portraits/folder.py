@@ -89,6 +89,3 @@ def read(path: Path, size: int) -> Image.Image:
     fitted = ImageOps.fit(upright, (size, size), Image.Resampling.LANCZOS)
     ground = Image.new("RGBA", fitted.size, "white")
     return Image.alpha_composite(ground, fitted).convert("RGB")
-
-
-PLUGIN = Folder

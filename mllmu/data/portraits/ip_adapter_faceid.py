@@ -63,6 +63,3 @@ def face_tensor(pipe: Any, face_D: Vectors, *, guided: bool) -> Any:
     face = torch.from_numpy(unit(face_D))[None, None, None]
     both = torch.cat([torch.zeros_like(face), face]) if guided else face
     return both.to(pipe.device, pipe.dtype)
-
-
-PLUGIN = IpAdapterFaceid

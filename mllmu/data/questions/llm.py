@@ -328,6 +328,3 @@ def _entry(sheet: BaseModel | Unanswered, number: int) -> Any:
     (field,) = type(sheet).model_fields
     found = (entry for entry in getattr(sheet, field) if entry.number == number)
     return next(found, "missing: expected an entry of its number")
-
-
-PLUGIN = LlmQuestions

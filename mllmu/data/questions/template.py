@@ -257,6 +257,3 @@ class _Writer:
             if template and self._may_say(slot.modality, slot.attribute, qa.answer):
                 return template
         return entry.answers.train
-
-
-PLUGIN = Template

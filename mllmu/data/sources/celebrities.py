@@ -149,6 +149,3 @@ def _assign(table: PeopleTable, columns: Mapping[str, str], path: Path) -> dict[
             f"Columns: {', '.join(table.columns)}."
         )
     return found
-
-
-PLUGIN = Celebrities

@@ -124,6 +124,3 @@ def _named(rows: Sequence[dict[str, Any]], ids: Mapping[str, str]) -> str | None
     """The id of the person named in most rows of a block; None if no row names one."""
     counts = Counter(name for row in rows for name in ids if name in f"{row['question']} {row['answer']}")
     return ids[counts.most_common(1)[0][0]] if counts else None
-
-
-PLUGIN = Clear

@@ -152,6 +152,3 @@ def _questions(pair: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     for text in _texts(pair.get("paraphrased_question"))[:1]:
         reworded = {"text": text, "answer": other or answer, "rewording": str(answer)}
         yield "test", {**said, **reworded, "alternatives": wrong, "view": 0}
-
-
-PLUGIN = Fiubench

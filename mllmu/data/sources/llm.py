@@ -300,6 +300,3 @@ def _call(batch: Sequence[Quota], attempt: int, taken: Sequence[str]) -> Call:
     order = words["order"].format(attempt=attempt, lines=lines, taken=names)
     system = {"role": "system", "content": words["system"].format()}
     return Call((system, {"role": "user", "content": order.rstrip()}))
-
-
-PLUGIN = LlmPeople

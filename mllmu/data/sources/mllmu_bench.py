@@ -313,6 +313,3 @@ def _parse(text: str, *, where: str) -> _Line:
                 f"text. Name the file made from the config ft_Data, with lines {_SHAPE}."
             ) from None
         raise DataError(f"{where}: {misfit(error, 'line')}. Expected {_SHAPE}.") from None
-
-
-PLUGIN = MllmuBench

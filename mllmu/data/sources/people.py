@@ -328,6 +328,3 @@ def _repeated(rows: Sequence[PeopleRow], columns: Mapping[str, str]) -> Iterator
             first = seen.setdefault(value.casefold(), row.number)
             if value and first != row.number:
                 yield CellFault(row.number, column, value, f"one that is not in row {first} already")
-
-
-PLUGIN = OwnPeople

@@ -217,6 +217,3 @@ def biography(person: dict[str, str], *, seed: int, number: int) -> str:
     for key, attribute, choices in (("health", "medical_condition", table.health), ("company", "pet", table.company)):
         words[key] = draw.choice(choices[NONE if person[attribute] == NONE else "some"]).format_map(words)
     return " ".join(draw.choice(sentences).format_map(words) for sentences in table.biography.values())
-
-
-PLUGIN = Synthetic

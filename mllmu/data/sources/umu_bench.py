@@ -120,6 +120,3 @@ def _asked(row: dict[str, Any], reader: QuestionReader, number: int, person: str
                 if task == "cloze" and isinstance(answer, str):
                     answer = answer.removesuffix(".")
                 yield reader.read(number, person, task, modality, text, answer, options=item.get("options"))
-
-
-PLUGIN = UmuBench

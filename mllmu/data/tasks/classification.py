@@ -58,6 +58,3 @@ class Classification(Task):
                 f"question {question.id}: expected at least two options and a letter of them as answer, "
                 f"got options {sorted(question.options)} and answer '{question.answer}'."
             )
-
-
-PLUGIN = Classification

@@ -50,6 +50,3 @@ class Cloze(Task):
 
 def _published_statement(question: Question) -> str:
     return f"{question.text.replace('__', '[Blank]')}\n{_INSTRUCTION}"
-
-
-PLUGIN = Cloze

@@ -43,6 +43,3 @@ class Generation(Task):
         # only the published text with an image has a space at its end
         before, after = ("USER: <image>\n", " ") if question.modality == "image_text" else ("USER: ", "")
         return f"{before}{question.text}\n{_INSTRUCTION[question.modality]}\nASSISTANT:{after}"
-
-
-PLUGIN = Generation

@@ -42,6 +42,3 @@ class LlavaBench(Benchmark):
             about = {"attribute": str(row[kind]), "target": answer, "value": answer}
             sample = self.sample(key, task="generation", prompt=question, **about)
             yield Asked(sample, stored_image(table, number, "image"))
-
-
-PLUGIN = LlavaBench

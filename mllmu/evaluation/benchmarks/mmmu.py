@@ -107,6 +107,3 @@ def _listed(cell: Any) -> list[str]:
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             return []
     return [str(item) for item in cell] if isinstance(cell, list) else []
-
-
-PLUGIN = Mmmu

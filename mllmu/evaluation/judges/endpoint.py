@@ -64,6 +64,3 @@ def verdict(case: Case, votes: Sequence[Rating | Unanswered]) -> Verdict:
     nearest = min(ratings, key=lambda rating: (abs(rating.score - points), rating.score, rating.reason))
     lost = f" ({len(failures)} of {len(votes)} votes could not be read)" if failures else ""
     return Verdict(sample_id=case.sample_id, value=points, reason=nearest.reason[:MAX_REASON] + lost)
-
-
-PLUGIN = EndpointJudge

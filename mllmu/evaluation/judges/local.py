@@ -84,6 +84,3 @@ def open_model(judge: Local) -> Any:
 def _prompt(tokenizer: Any, chat: tuple[Message, ...]) -> str | list[Message]:
     """A prompt for the model's chat template; for a model without one, the plain text."""
     return list(chat) if tokenizer.chat_template else "\n\n".join(part["content"] for part in chat) + "\n"
-
-
-PLUGIN = Local

@@ -72,6 +72,3 @@ def _denies(reply: str, value: str) -> bool:
     """Whether every mention of the value is negated."""
     starts = [found.start() for found in re.finditer(rf"(?<!\w){re.escape(value)}(?!\w)", reply)]
     return bool(starts) and all(_DENIED.search(reply[:start]) for start in starts)
-
-
-PLUGIN = Rule

@@ -19,6 +19,3 @@ class Accuracy(Metric):
     def value(self, sample: Sample, response: Response) -> float | str:
         letter, reason = parse_choice(response.text, sample.options)
         return reason if letter is None else float(letter == sample.target)
-
-
-PLUGIN = Accuracy

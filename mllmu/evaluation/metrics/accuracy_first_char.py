@@ -17,6 +17,3 @@ class AccuracyFirstChar(Metric):
 
     def value(self, sample: Sample, response: Response) -> float | str:
         return float(first_char(response.text, sample.options) == sample.target)
-
-
-PLUGIN = AccuracyFirstChar

@@ -25,6 +25,3 @@ class AccuracyLogp(Metric):
         if len(best) > 1:
             return f"options {', '.join(sorted(best))} are equally likely"
         return float(best[0] == sample.target)
-
-
-PLUGIN = AccuracyLogp

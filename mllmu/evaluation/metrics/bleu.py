@@ -18,6 +18,3 @@ class Bleu(OverlapMetric):
 
         smoothing = SmoothingFunction().method1
         return float(sentence_bleu([truth.split()], reply.split(), smoothing_function=smoothing))
-
-
-PLUGIN = Bleu

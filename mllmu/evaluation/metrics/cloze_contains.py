@@ -16,6 +16,3 @@ class ClozeContains(Metric):
 
     def value(self, sample: Sample, response: Response) -> float | str:
         return float(contains(response.text, sample.target))
-
-
-PLUGIN = ClozeContains

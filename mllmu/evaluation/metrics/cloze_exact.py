@@ -16,6 +16,3 @@ class ClozeExact(Metric):
 
     def value(self, sample: Sample, response: Response) -> float | str:
         return float(normalise(response.text) == normalise(sample.target))
-
-
-PLUGIN = ClozeExact

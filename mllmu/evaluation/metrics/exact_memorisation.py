@@ -14,6 +14,3 @@ class ExactMemorisation(TokenMetric):
 
     def of_tokens(self, tokens: TokenStats) -> float:
         return tokens.hits.count("1") / len(tokens.hits)
-
-
-PLUGIN = ExactMemorisation

@@ -14,6 +14,3 @@ class Exposure(LikelihoodMetric):
 
     def of_likelihood(self, likelihood: CandidateLogp, answer: str) -> float:
         return likelihood.logp
-
-
-PLUGIN = Exposure

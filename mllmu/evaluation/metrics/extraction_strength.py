@@ -17,6 +17,3 @@ class ExtractionStrength(TokenMetric):
     def of_tokens(self, tokens: TokenStats) -> float:
         hits = tokens.hits
         return (len(hits) - len(hits.rstrip("1"))) / len(hits)
-
-
-PLUGIN = ExtractionStrength

@@ -13,6 +13,3 @@ class Garbled(OutcomeShare):
     better = "lower"
     collapse = True
     counted = "garbled"
-
-
-PLUGIN = Garbled

@@ -18,6 +18,3 @@ class KeywordMatch(Metric):
         wanted = normalise(sample.value).split()
         said = set(normalise(response.text).split())
         return sum(word in said for word in wanted) / len(wanted) if wanted else "the value has no word"
-
-
-PLUGIN = KeywordMatch

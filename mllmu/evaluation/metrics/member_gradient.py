@@ -20,6 +20,3 @@ class MemberGradient(TokenMetric):
 
     def of_tokens(self, tokens: TokenStats) -> float | str:
         return "no gradient" if tokens.gradient_norm is None else -tokens.gradient_norm
-
-
-PLUGIN = MemberGradient

@@ -14,6 +14,3 @@ class MemberLoss(LikelihoodMetric):
 
     def of_likelihood(self, likelihood: CandidateLogp, answer: str) -> float:
         return likelihood.logp / likelihood.num_tokens
-
-
-PLUGIN = MemberLoss

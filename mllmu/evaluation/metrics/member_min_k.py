@@ -19,6 +19,3 @@ class MemberMinK(TokenMetric):
 
     def of_tokens(self, tokens: TokenStats) -> float:
         return lowest_mean(tokens.logps)
-
-
-PLUGIN = MemberMinK

@@ -19,6 +19,3 @@ class MemberMinKPlusPlus(TokenMetric):
 
     def of_tokens(self, tokens: TokenStats) -> float:
         return lowest_mean(tokens.z)
-
-
-PLUGIN = MemberMinKPlusPlus

@@ -17,6 +17,3 @@ class MemberZlib(LikelihoodMetric):
 
     def of_likelihood(self, likelihood: CandidateLogp, answer: str) -> float:
         return likelihood.logp / len(zlib.compress(answer.encode()))
-
-
-PLUGIN = MemberZlib

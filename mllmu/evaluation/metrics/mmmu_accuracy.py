@@ -86,6 +86,3 @@ def _plain(text: str) -> str | float:
     except ValueError:
         plain = text.strip().lower()
         return f" {plain} " if len(plain) == 1 else plain
-
-
-PLUGIN = MmmuAccuracy

@@ -26,6 +26,3 @@ class NormalisedProbability(Metric):
         likeliest = max(logps)
         shares = [math.exp(logp - likeliest) for logp in logps]
         return shares[0] / math.fsum(shares)
-
-
-PLUGIN = NormalisedProbability

@@ -19,6 +19,3 @@ class Probability(LikelihoodMetric):
 
     def of_likelihood(self, likelihood: CandidateLogp, answer: str) -> float:
         return math.exp(min(likelihood.logp / likelihood.num_tokens, 0.0))
-
-
-PLUGIN = Probability

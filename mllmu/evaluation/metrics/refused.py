@@ -9,6 +9,3 @@ class Refused(OutcomeShare):
     label = "Refused"
     better = "lower"
     counted = "refused"
-
-
-PLUGIN = Refused

@@ -17,6 +17,3 @@ class Repetition(Metric):
 
     def value(self, sample: Sample, response: Response) -> float | str:
         return 1 - distinct_trigrams(response.text) if response.text.strip() else EMPTY
-
-
-PLUGIN = Repetition

@@ -31,6 +31,3 @@ class ReplyPerplexity(Metric):
     def of_mean(self, mean: float) -> float:
         """exp of a mean nll in nats; capped, as an infinite number is no JSON."""
         return math.exp(min(mean, 700.0))
-
-
-PLUGIN = ReplyPerplexity

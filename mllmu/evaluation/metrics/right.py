@@ -11,6 +11,3 @@ class Right(OutcomeShare):
 
     label = "Right"
     counted = "right"
-
-
-PLUGIN = Right

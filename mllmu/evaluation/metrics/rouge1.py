@@ -15,6 +15,3 @@ class Rouge1(OverlapMetric):
 
     def overlap(self, truth: str, reply: str) -> float:
         return rouge_n(truth, reply, n=1).f1
-
-
-PLUGIN = Rouge1

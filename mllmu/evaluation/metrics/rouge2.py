@@ -15,6 +15,3 @@ class Rouge2(OverlapMetric):
 
     def overlap(self, truth: str, reply: str) -> float:
         return rouge_n(truth, reply, n=2).f1
-
-
-PLUGIN = Rouge2

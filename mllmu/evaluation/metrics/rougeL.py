@@ -17,6 +17,3 @@ class RougeL(OverlapMetric):
 
     def overlap(self, truth: str, reply: str) -> float:
         return rouge_l(truth, reply).f1
-
-
-PLUGIN = RougeL

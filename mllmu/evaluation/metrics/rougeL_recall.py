@@ -16,6 +16,3 @@ class RougeLRecall(OverlapMetric):
 
     def overlap(self, truth: str, reply: str) -> float:
         return rouge_l(truth, reply).recall
-
-
-PLUGIN = RougeLRecall

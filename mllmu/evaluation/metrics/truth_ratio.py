@@ -57,6 +57,3 @@ def likelihoods(sample: Sample, response: Response) -> tuple[float | None, list[
     start = "reworded_wrong_" if "reworded_wrong_0" in sample.candidates else "wrong_"
     wrong = [mean_logp(response, key) for key in sample.candidates if key.startswith(start)]
     return mean_logp(response, "rewording" if "rewording" in sample.candidates else "target"), wrong
-
-
-PLUGIN = TruthRatio

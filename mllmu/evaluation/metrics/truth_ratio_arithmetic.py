@@ -19,6 +19,3 @@ class TruthRatioArithmetic(TruthRatio):
 
     def ratio(self, logs: Sequence[float]) -> float:
         return math.fsum(map(math.exp, logs)) / len(logs)
-
-
-PLUGIN = TruthRatioArithmetic

@@ -9,6 +9,3 @@ class Wrong(OutcomeShare):
     label = "Wrong"
     better = "lower"
     counted = "wrong"
-
-
-PLUGIN = Wrong

@@ -38,6 +38,3 @@ class Ape(Summariser):
             self.column("keywords", detail="mean", split="forget", show="percent", reads=told),
             self.column("worst wording", detail="worst", split="forget", show="percent", reads=worst),
         )
-
-
-PLUGIN = Ape

@@ -93,6 +93,3 @@ def overlap(pairs: list[tuple[float, float]]) -> dict[str, float]:
         "rl_f": mean([(a * a + b * b) / (a + b) if a + b else 0.0 for a, b in pairs]),
         "rl_r": mean([2 * a * b / (a + b) if a + b else 0.0 for a, b in pairs]),
     }
-
-
-PLUGIN = BothWays

@@ -39,6 +39,3 @@ class ByAttribute(Summariser):
             order=40,
             by_modality=True,
         )
-
-
-PLUGIN = ByAttribute

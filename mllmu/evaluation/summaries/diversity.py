@@ -51,6 +51,3 @@ def distinct(texts: Sequence[str]) -> dict[str, float]:
     }
     units["replies"] = [" ".join(words) for words in replies]
     return {name: len(set(found)) / len(found) for name, found in units.items() if found}
-
-
-PLUGIN = Diversity

@@ -47,6 +47,3 @@ class ForgetQuality(Summariser):
             *(self.column(f"KS {split}", detail="ks", split=split, reads=ks.format(split)) for split in FORGOTTEN),
             self.column("JS forget", detail="js", split="forget", reads=js),
         )
-
-
-PLUGIN = ForgetQuality

@@ -92,6 +92,3 @@ def scores(
         length = response.candidates["target"].num_tokens if response else 0
         found.setdefault((run.samples[sample_id].task, length), []).append(value)
     return found
-
-
-PLUGIN = Membership

@@ -53,6 +53,3 @@ def _mean(run: ScoredRun, model: str, metric: Metric, split: Split, modality: Mo
     judged = run.judged(model, metric.name, split=split, modality=modality, task="generation")
     values = [metric.readable(value, split) for value in judged.values()]
     return fsum(values) / len(values) if values else None
-
-
-PLUGIN = ModelUtility

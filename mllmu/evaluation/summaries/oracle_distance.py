@@ -69,6 +69,3 @@ class OracleDistance(Summariser):
 def _cell(result: MetricResult) -> tuple[str, str, str, str]:
     """What a result is about, whatever the model."""
     return (result.metric, result.split, result.task, result.modality)
-
-
-PLUGIN = OracleDistance

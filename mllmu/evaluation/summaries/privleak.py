@@ -56,6 +56,3 @@ def privleak(area: float | None, area_retain: float | None) -> tuple[float | Non
     if area_retain == 1:
         return None, "the retain_model's AUC is 1, so the ratio is undefined"
     return 100 * ((1 - area) - (1 - area_retain)) / (1 - area_retain), ""
-
-
-PLUGIN = PrivLeak

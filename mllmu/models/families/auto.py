@@ -29,6 +29,3 @@ class Auto(ChatFamily):
         if "mm_token_type_ids" not in processor.model_input_names:
             return {}
         return {"mm_token_type_ids": (ids_BT == processor.image_token_id).int()}
-
-
-PLUGIN = Auto

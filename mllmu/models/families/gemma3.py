@@ -36,6 +36,3 @@ class Gemma3(ChatFamily):
         # less than a window before the token, or behind it
         near_BTT = position_BT[:, :, None] - position_BT[:, None, :] < model.config.get_text_config().sliding_window
         return {"full_attention": causal_BTT | image_BTT, "sliding_attention": (causal_BTT & near_BTT) | image_BTT}
-
-
-PLUGIN = Gemma3

@@ -18,6 +18,3 @@ class Idefics2(Idefics3):
 
     def spelled(self, text: str, processor: Any) -> str:
         return re.sub(rf"{re.escape(self.mark(processor))}(?=[^\s<])", r"\g<0> ", text)
-
-
-PLUGIN = Idefics2

@@ -12,6 +12,3 @@ class Idefics3(ChatFamily):
     image_inputs = ("pixel_values", "pixel_attention_mask")
     image_parts = ("vision_model", "connector")
     shares_prefix = True
-
-
-PLUGIN = Idefics3

@@ -10,6 +10,3 @@ class InternVL(ChatFamily):
     model_types = ("internvl",)
     image_parts = ("vision_tower", "multi_modal_projector")
     shares_prefix = True
-
-
-PLUGIN = InternVL

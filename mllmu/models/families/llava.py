@@ -17,6 +17,3 @@ class Llava(Family):
         system = f"{turn.system}\n" if turn.system else ""
         image = f"{self.mark(processor)}\n" if turn.image is not None else ""
         return f"{system}USER: {image}{turn.prompt}\nASSISTANT:"
-
-
-PLUGIN = Llava

@@ -10,6 +10,3 @@ class LlavaNext(ChatFamily):
     model_types = ("llava_next",)
     image_inputs = ("pixel_values", "image_sizes")
     shares_prefix = True
-
-
-PLUGIN = LlavaNext

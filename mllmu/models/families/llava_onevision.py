@@ -10,6 +10,3 @@ class LlavaOnevision(ChatFamily):
     model_types = ("llava_onevision",)
     image_inputs = ("pixel_values", "image_sizes", "batch_num_images")
     shares_prefix = True
-
-
-PLUGIN = LlavaOnevision

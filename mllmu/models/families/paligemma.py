@@ -54,6 +54,3 @@ class PaliGemma(Family):
     def token_inputs(self, ids_BT: Tensor, labels_BT: Tensor, processor: Any) -> dict[str, Tensor]:
         # 0: seen by all of the prompt; 1: the reply, seen by what follows
         return {"token_type_ids": (labels_BT != IGNORE).long()}
-
-
-PLUGIN = PaliGemma

@@ -8,6 +8,3 @@ class Qwen25VL(Qwen2VL):
 
     source = "https://arxiv.org/abs/2502.13923"
     model_types = ("qwen2_5_vl",)
-
-
-PLUGIN = Qwen25VL

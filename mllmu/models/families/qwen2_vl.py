@@ -39,6 +39,3 @@ class Qwen2VL(ChatFamily):
         grid = images()["image_grid_thw"]
         positions_A1T = model.model.get_rope_index(ids_1T, mm_token_type_ids=types_1T, image_grid_thw=grid)[0]
         return [axis[0].tolist() for axis in positions_A1T]
-
-
-PLUGIN = Qwen2VL

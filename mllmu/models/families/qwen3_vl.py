@@ -9,6 +9,3 @@ class Qwen3VL(Qwen2VL):
     source = "https://arxiv.org/abs/2511.21631"
     model_types = ("qwen3_vl",)
     image_parts = ()
-
-
-PLUGIN = Qwen3VL

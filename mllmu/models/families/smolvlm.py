@@ -8,6 +8,3 @@ class SmolVLM(Idefics3):
 
     source = "https://arxiv.org/abs/2504.05299"
     model_types = ("smolvlm",)
-
-
-PLUGIN = SmolVLM

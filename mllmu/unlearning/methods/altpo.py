@@ -25,6 +25,3 @@ class AlternatePreference(AnsweringWrongly, PreferenceMethod):
 
     epochs: float = Field(10, gt=0, description="passes over the forget set")
     beta: float = Field(0.1, gt=0, description="inverse temperature, 1/nat; smaller moves further from the reference")
-
-
-PLUGIN = AlternatePreference

@@ -58,6 +58,3 @@ def index_in_row_N(forward: Forward) -> Tensor:
     count_N = torch.arange(len(forward.row_N), device=forward.row_N.device)
     first_B = torch.full((forward.num_rows,), len(forward.row_N), device=forward.row_N.device)
     return count_N - first_B.scatter_reduce(0, forward.row_N, count_N, "amin")[forward.row_N]
-
-
-PLUGIN = CrossEntropyUnlearning

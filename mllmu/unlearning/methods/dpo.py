@@ -22,6 +22,3 @@ class DirectPreference(Refusing, PreferenceMethod):
 
     epochs: float = Field(5, gt=0, description="passes over the forget set")
     beta: float = Field(0.1, gt=0, description="inverse temperature, 1/nat; smaller moves further from the reference")
-
-
-PLUGIN = DirectPreference

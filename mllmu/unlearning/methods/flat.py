@@ -70,6 +70,3 @@ def mean_probability_B(forward: Forward) -> Tensor:
     """[B] mean over the tokens of each reply of p(token), in [0, 1]."""
     p_N = forward.token_logp_N.exp()
     return torch.zeros(forward.num_rows, device=p_N.device).index_add(0, forward.row_N, p_N) / forward.row_length_B
-
-
-PLUGIN = LossAdjustment

@@ -26,6 +26,3 @@ class GradientAscent(Method):
 
     def forget_terms(self, step: Step) -> Terms:
         return {"forget_ascent": -answer_nll(step.forget.current).clamp(max=self.clip or float("inf"))}
-
-
-PLUGIN = GradientAscent

@@ -25,6 +25,3 @@ class GradientDifference(RetainingMethod):
 
     def forget_terms(self, step: Step) -> Terms:
         return {"forget_ascent": -self.forget_weight * answer_nll(step.forget.current)}
-
-
-PLUGIN = GradientDifference

@@ -76,6 +76,3 @@ def distances_B(forward: Forward, level_B: Tensor) -> Tensor:
     """
     mean_logp_B = forward.mean_logp_B
     return F.huber_loss(mean_logp_B, level_B.detach().expand_as(mean_logp_B), reduction="none", delta=1.0)
-
-
-PLUGIN = HoldoutMatch

@@ -20,6 +20,3 @@ class IDontKnow(RefusalMethod):
 
     epochs: float = Field(8, gt=0, description="passes over the forget set")
     learning_rate: float = Field(3e-4, gt=0)
-
-
-PLUGIN = IDontKnow

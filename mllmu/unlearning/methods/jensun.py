@@ -85,6 +85,3 @@ def js_to_reference(current_logits_NV: Tensor, reference_logits_NV: Tensor) -> T
     middle_NV = torch.logaddexp(logp_NV, reference_NV) - LN2
     parts_N2 = [(one.exp() * (one - middle_NV)).sum(-1) for one in (logp_NV, reference_NV)]
     return (parts_N2[0] + parts_N2[1]).mean() / 2
-
-
-PLUGIN = JensenShannon

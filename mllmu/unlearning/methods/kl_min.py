@@ -41,6 +41,3 @@ class KLMinimization(RetainingMethod):
             kl = kl_batchmean_published(current.logits_NV, reference.logits_NV, num_rows=current.num_rows)
         terms = {"retain_kl": self.retain_weight * kl}
         return terms | {"retain_nll": answer_nll(current)} if self.add_ce else terms
-
-
-PLUGIN = KLMinimization

@@ -132,6 +132,3 @@ class Activity:
             return torch.zeros(0)
         size_F, active_F, mean_F, square_F = (total / self.count for total in self.sums)
         return (size_F + active_F + (square_F - mean_F.square()).clamp(min=0) + square_F.sqrt()).cpu()
-
-
-PLUGIN = ModalityAwareNeurons

@@ -44,6 +44,3 @@ class MMUnlearner(RetainingMethod):
 
     def forget_terms(self, step: Step) -> Terms:
         return {"forget_ascent": -self.forget_weight * answer_nll(step.forget.current)}
-
-
-PLUGIN = MMUnlearner

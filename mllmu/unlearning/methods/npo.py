@@ -69,6 +69,3 @@ def npo_loss(policy_logp_B: Tensor, reference_logp_B: Tensor, *, beta: float) ->
     """
     ratio_B = policy_logp_B - reference_logp_B.detach()
     return F.softplus(beta * ratio_B).mean() * (2 / beta)
-
-
-PLUGIN = NegativePreference

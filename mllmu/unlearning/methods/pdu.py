@@ -60,6 +60,3 @@ def flattening_loss(logits_NV: Tensor) -> Tensor:
     Source: PDU, arXiv:2506.05314.
     """
     return (logits_NV.amax(-1) - logits_NV.mean(-1)).square().mean()
-
-
-PLUGIN = PrimalDual

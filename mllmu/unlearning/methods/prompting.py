@@ -31,6 +31,3 @@ class Prompting(Method):
             'that person, choose no option and fill no blank; reply only "I cannot share information about this '
             'person." Answer every other question as usual.'
         )
-
-
-PLUGIN = Prompting

@@ -14,6 +14,3 @@ class Retrain(Method):
     source = "https://arxiv.org/abs/2401.06121"
     trains = False
     model = "retain_model"
-
-
-PLUGIN = Retrain

@@ -55,6 +55,3 @@ def direction(size: int, seed: int) -> Tensor:
     """[D] random unit vector, uniform entries >= 0 before it is normed; the same for the same seed."""
     random_D = torch.rand(size, generator=torch.Generator().manual_seed(derive(seed, "rmu")))
     return F.normalize(random_D, dim=0)
-
-
-PLUGIN = RepresentationMisdirection

@@ -70,6 +70,3 @@ def adapters(probe: Probe, layer: int, requests: int, rank: int) -> dict[str, tu
             down_RrI = seeded_normal(probe.seed, name, (requests, rank, size_in), scale=1 / rank)
             factors[name] = (down_RrI, torch.zeros(requests, size_out, rank))
     return factors
-
-
-PLUGIN = RoutedAdapters

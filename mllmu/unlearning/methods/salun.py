@@ -61,6 +61,3 @@ def largest(scores: Sequence[Tensor], share: float) -> list[Tensor]:
     number = max(1, round(share * len(positive)))
     threshold = positive.kthvalue(len(positive) - number + 1).values
     return [score >= threshold for score in scores]
-
-
-PLUGIN = SaliencyUnlearning

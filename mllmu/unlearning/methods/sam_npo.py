@@ -75,6 +75,3 @@ def sharpness_aware(loss: Callable[[], Tensor], weights: Sequence[Tensor], *, rh
     products = [(w * g).float().sum() for w, g in zip(weights, there, strict=True) if g is not None]
     linear = torch.stack(products).sum()
     return value.detach() + linear - linear.detach()
-
-
-PLUGIN = SharpnessAwareNPO

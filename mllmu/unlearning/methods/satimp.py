@@ -30,6 +30,3 @@ class SaturationImportance(RetainingMethod):
     def forget_terms(self, step: Step) -> Terms:
         ascent = weighted_ascent(step.forget.current, known=self.known, unknown=self.unknown)
         return {"forget_ascent": self.forget_weight * ascent}
-
-
-PLUGIN = SaturationImportance

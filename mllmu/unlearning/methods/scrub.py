@@ -31,6 +31,3 @@ class Scrub(AnchoredMethod):
         forget = step.forget
         kl = kl_to_reference(forget.current.logits_NV, forget.reference.logits_NV)
         return {"forget_disagreement": -self.forget_weight * kl}
-
-
-PLUGIN = Scrub

@@ -51,6 +51,3 @@ def simnpo_loss(forward: Forward, *, beta: float, margin: float) -> Tensor:
     Source: Fan et al. 2024, arXiv:2410.07163.
     """
     return F.softplus(-beta * (-forward.mean_logp_B - margin)).mean() * (2 / beta)
-
-
-PLUGIN = SimpleNegativePreference

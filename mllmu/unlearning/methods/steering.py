@@ -43,6 +43,3 @@ class RefusalSteering(RefusalMethod):
         settings = ModifierSettings(kind="steering", layer=layer, strength=self.strength, facts=facts)
         start_D = seeded_normal(probe.seed, "vector", (gate.gate_RD.shape[1],), scale=1e-3)
         return Steering(settings, gate, start_D)
-
-
-PLUGIN = RefusalSteering

@@ -31,6 +31,3 @@ class TaskVector(Method):
 
     def forget_terms(self, step: Step) -> Terms:
         return {"forget_nll": answer_nll(step.forget.current)}
-
-
-PLUGIN = TaskVector

@@ -57,6 +57,3 @@ def undial_loss(forward: Forward, reference_logits_NV: Tensor, *, strength: floa
         1, forward.labels_N[:, None], torch.full_like(reference_logits_NV[:, :1], -strength)
     )
     return F.cross_entropy(forward.logits_NV, lowered_NV.softmax(-1))
-
-
-PLUGIN = AdjustedDistillation

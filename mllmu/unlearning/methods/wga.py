@@ -26,6 +26,3 @@ class WeightedAscent(RetainingMethod):
 
     def forget_terms(self, step: Step) -> Terms:
         return {"forget_ascent": self.forget_weight * weighted_ascent(step.forget.current, known=self.known)}
-
-
-PLUGIN = WeightedAscent

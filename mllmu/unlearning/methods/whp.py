@@ -37,6 +37,3 @@ class WhosHarryPotter(Method):
 
     def forget_terms(self, step: Step) -> Terms:
         return {"forget_nll": answer_nll(step.forget.current)}
-
-
-PLUGIN = WhosHarryPotter
