@@ -1,19 +1,14 @@
 """What became of a question: answered right, answered wrong, refused, or answered with noise."""
 
-import re
-from pathlib import Path
 from typing import Literal
 
-import yaml
-
 from mllmu.core.records import Response, Sample
+from mllmu.core.replies import is_refusal
 from mllmu.data.tasks import task_of
 
 Outcome = Literal["right", "wrong", "refused", "garbled"]
 
 REPETITION_BELOW = 0.5
-
-_REFUSAL = re.compile("|".join(yaml.safe_load((Path(__file__).parent / "refusals.yaml").read_text(encoding="utf-8"))))
 
 
 def outcome(sample: Sample, response: Response) -> Outcome:
@@ -33,11 +28,6 @@ def outcome(sample: Sample, response: Response) -> Outcome:
     if is_refusal(response.text):
         return "refused"
     return "garbled" if sample.options or is_noise(response.text, finished=response.finished) else "wrong"
-
-
-def is_refusal(text: str) -> bool:
-    """Whether a reply declines to answer, by a fixed list of English phrases."""
-    return _REFUSAL.search(text.lower().replace("’", "'")) is not None
 
 
 def is_noise(text: str, *, finished: bool) -> bool:

@@ -10,8 +10,9 @@ from pydantic import Field
 
 from mllmu.core import plugins
 from mllmu.core.declared import TaskInfo
+from mllmu.core.equal_values import tells
 from mllmu.core.errors import DataError, RecipeError
-from mllmu.core.parsing import contains_words, in_other_words
+from mllmu.core.parsing import in_other_words
 from mllmu.core.plugins import Plugin
 from mllmu.core.records import Question, Record, Sample, Split, TaskName
 
@@ -99,9 +100,10 @@ class Task(Plugin):
     def right(self, text: str, sample: Sample) -> bool | None:
         """Whether a reply is right; False only if it clearly gives another answer, None if it gives none of a choice.
 
-        By default a reply is right if it holds the value as whole words, however badly the rest is written.
+        By default a reply is right if it states the value, in whole words and in any usual way of writing it, see
+        :func:`mllmu.core.equal_values.tells`, however badly the rest is written.
         """
-        return contains_words(text, sample.value) or None
+        return tells(text, sample.value) or None
 
     def published_prompt(self, question: Question) -> str:
         """The whole published text of a question, turns included, after its examples."""

@@ -5,8 +5,8 @@ from typing import ClassVar
 from pydantic import Field
 
 from mllmu.core.errors import DataError
-from mllmu.core.parsing import parse_choice
 from mllmu.core.records import Question, Sample
+from mllmu.core.replies import parse_choice
 from mllmu.data.tasks import OUTCOMES, Task, TaskSize, opening
 
 _INSTRUCTION = "Just give ONE letter representing the answer directly."

@@ -6,8 +6,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from mllmu.core.errors import DataError
-from mllmu.core.parsing import contains
-from mllmu.core.records import Question, Sample
+from mllmu.core.records import Question
 from mllmu.data.tasks import OUTCOMES, Task, TaskSize, opening
 
 _BLANK = re.compile(r"_{2,}")
@@ -30,10 +29,6 @@ class Cloze(Task):
 
     def prompt(self, question: Question) -> str:
         return f"{_BLANK.sub('[Blank]', question.text)}\n{_INSTRUCTION}"
-
-    def right(self, text: str, sample: Sample) -> bool | None:
-        """The published rule: the reply contains the target, whatever stands around it."""
-        return contains(text, sample.target) or None
 
     def published_prompt(self, question: Question) -> str:
         return f"{opening(question)}{_published_statement(question)}\nASSISTANT:"

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from mllmu.core.parsing import contains_words, normalise
+from mllmu.core.replies import is_refusal
 from mllmu.evaluation.judges import HIGHEST, LOWEST, Case, Judge, JudgeSession, Verdict
-from mllmu.evaluation.outcome import is_noise, is_refusal
+from mllmu.evaluation.outcome import is_noise
 
 NONE = "none"
 SCRAMBLED = 8

@@ -12,6 +12,7 @@ from mllmu.core.declared import Direction, MetricInfo
 from mllmu.core.errors import DataError
 from mllmu.core.plugins import Plugin
 from mllmu.core.records import CandidateLogp, Response, Sample, Score, Split, TaskName, TokenStats
+from mllmu.core.replies import said
 from mllmu.data.tasks import task_of
 from mllmu.evaluation.outcome import Outcome, outcome
 
@@ -44,6 +45,7 @@ class Metric(Plugin):
         version: raised whenever the same replies would give other numbers.
         measures: what must be measured on the model besides replies and candidates, see ``Sample.measured``.
         reads_likelihood: it reads the likelihood of candidates, which the published protocol does not compute.
+        hears_thoughts: thoughts count as part of a reply, as the published evaluator counts them.
         needs_base_logp: it needs the likelihood of the replies under the base model, see ``Response.base_logp``.
 
     and how its mean is read:
@@ -57,6 +59,7 @@ class Metric(Plugin):
     version: ClassVar[int] = 1
     measures: ClassVar[tuple[str, ...]] = ()
     reads_likelihood: ClassVar[bool] = False
+    hears_thoughts: ClassVar[bool] = False
     needs_base_logp: ClassVar[bool] = False
 
     label: ClassVar[str]
@@ -81,7 +84,11 @@ class Metric(Plugin):
 
     def score(self, sample: Sample, response: Response | None) -> Score:
         """The judgement of one reply; ``value`` None with a reason where there is none, or no finite number."""
-        value = "no response" if response is None else self.value(sample, response)
+        if response is None:
+            return Score(sample_id=sample.id, metric=self.name, value=None, reason="no response")
+        if not self.hears_thoughts and (text := said(response.text)) != response.text:
+            response = response.model_copy(update={"text": text})
+        value = self.value(sample, response)
         if isinstance(value, float) and not math.isfinite(value):
             value = f"not a finite number: {value}"
         if isinstance(value, str):

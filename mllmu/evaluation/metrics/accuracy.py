@@ -1,6 +1,6 @@
 """Multiple choice accuracy with a strict reading of the reply."""
 
-from mllmu.core.parsing import parse_choice
+from mllmu.core.replies import parse_choice
 from mllmu.evaluation.metrics import Metric, Response, Sample
 
 

@@ -13,6 +13,7 @@ class AccuracyFirstChar(Metric):
 
     source = "https://github.com/franciscoliu/MLLMU-Bench"
     tasks = ("classification",)
+    hears_thoughts = True
     label = "Accuracy (first character)"
 
     def value(self, sample: Sample, response: Response) -> float | str:

@@ -12,6 +12,7 @@ class ClozeContains(Metric):
 
     source = "https://arxiv.org/abs/2410.22108"
     tasks = ("cloze",)
+    hears_thoughts = True
     label = "Answer contained"
 
     def value(self, sample: Sample, response: Response) -> float | str:
