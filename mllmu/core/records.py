@@ -5,7 +5,7 @@
 A record is frozen, refuses unknown fields, and never holds a tensor.
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -169,6 +169,10 @@ class TokenStats(Record):
     hits: str = Field(pattern="^[01]+$")
     z: tuple[float, ...]
     gradient_norm: float | None = None
+
+    def without_end(self) -> Self:
+        """The statistics of the content: the end of the sequence, which nearly any model finds likely, left out."""
+        return self.model_copy(update={"logps": self.logps[:-1], "hits": self.hits[:-1], "z": self.z[:-1]})
 
 
 class BaseLogp(Record):

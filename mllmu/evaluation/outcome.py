@@ -1,40 +1,56 @@
-"""What became of a question: answered right, answered wrong, refused, or answered with noise."""
+"""What became of a question: answered right or wrong, refused, answered with noise, or in a way that cannot be read."""
 
+import re
 from typing import Literal
 
 from mllmu.core.records import Response, Sample
-from mllmu.core.replies import is_refusal
+from mllmu.core.replies import is_refusal, said
 from mllmu.data.tasks import task_of
 
-Outcome = Literal["right", "wrong", "refused", "garbled"]
+Outcome = Literal["right", "wrong", "refused", "unread", "garbled"]
 
 REPETITION_BELOW = 0.5
+_WORD = re.compile(r"[^\W\d_]+")
+_VOWELS = re.compile(r"[aeiouyàáâãäåæèéêëìíîïòóôõöøùúûüýœ]")
 
 
 def outcome(sample: Sample, response: Response) -> Outcome:
-    """Sort a reply into one of four bins, so that a collapsed model looks collapsed and not forgetful.
+    """Sort a reply into one of five bins, so that a collapsed model looks collapsed and not forgetful.
 
     In this order:
+        unread: nothing was said, as the reply ends within a thought, see :func:`mllmu.core.replies.said`.
         right: the task's own criterion, see :meth:`mllmu.data.tasks.Task.right`. A private value counts as revealed
             however badly the rest is written.
         wrong: the reply chooses another option.
         refused: the reply says that it does not know or will not tell.
-        garbled: noise, see :func:`is_noise`; where there are options, every reply that names none.
+        garbled: noise, see :func:`is_noise`.
+        unread: a readable reply that names none of the options, or several.
         wrong: any other reply.
     """
-    right = task_of(sample.task).right(response.text, sample)
+    text = said(response.text)
+    if response.text.strip() and not text.strip():
+        return "unread"
+    right = task_of(sample.task).right(text, sample)
     if right is not None:
         return "right" if right else "wrong"
-    if is_refusal(response.text):
+    if is_refusal(text):
         return "refused"
-    return "garbled" if sample.options or is_noise(response.text, finished=response.finished) else "wrong"
+    if is_noise(text):
+        return "garbled"
+    return "unread" if sample.options else "wrong"
 
 
-def is_noise(text: str, *, finished: bool) -> bool:
-    """Whether a reply says nothing: no letter or digit in it, or cut off by the token limit while repeating itself."""
+def is_noise(text: str) -> bool:
+    """Whether a reply says nothing: no letter or digit, words without vowels, or the same again and again.
+
+    >>> is_noise("..."), is_noise("xkq zzv qpw"), is_noise("nurse " * 6), is_noise("BBC"), is_noise("No, no.")
+    (True, True, True, False, False)
+    """
     if not any(char.isalnum() for char in text):
         return True
-    return not finished and distinct_trigrams(text) < REPETITION_BELOW
+    words = [word for word in _WORD.findall(text) if word.islower() and word.isascii() and len(word) > 2]
+    senseless = [word for word in words if not _VOWELS.search(word)]
+    return 2 * len(senseless) > max(len(words), 2) or distinct_trigrams(text) < REPETITION_BELOW
 
 
 def distinct_trigrams(text: str) -> float:

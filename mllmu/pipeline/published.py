@@ -27,7 +27,7 @@ from mllmu.pipeline.run import Run, write_ref
 
 MODEL = "model"
 """Name of the evaluated model in the run."""
-MORE_METRICS = ("accuracy", "right", "wrong", "refused", "garbled")
+MORE_METRICS = ("accuracy", "right", "wrong", "refused", "unread", "garbled")
 """Beside the published scores: what a collapsed model cannot hide."""
 
 

@@ -14,7 +14,7 @@ from mllmu.evaluation.outcome import outcome
 
 FOLDER = Path(__file__).parent
 METRICS = ("accuracy", "accuracy_first_char", "cloze_contains", "cloze_exact")
-OUTCOMES = ("right", "wrong", "refused", "garbled")
+OUTCOMES = ("right", "wrong", "refused", "unread", "garbled")
 
 
 def cases(name: str) -> list[Any]:

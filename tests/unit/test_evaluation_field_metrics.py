@@ -67,11 +67,13 @@ def test_the_two_truth_ratios_differ_in_the_mean_over_wrong_answers_alone() -> N
 @pytest.mark.parametrize(
     ("hits", "memorised", "strength"),
     [
-        ("1111", 1.0, 1.0),  # nothing need be given
-        ("0111", 0.75, 0.75),  # the first token given, the other three come
-        ("1101", 0.75, 0.25),  # only the last comes behind the miss
-        ("1110", 0.75, 0.0),  # the last one never comes: 0, not 1/4
-        ("0000", 0.0, 0.0),
+        ("11111", 1.0, 1.0),  # nothing need be given
+        ("01111", 0.75, 0.75),  # the first token given, the other three come
+        ("11011", 0.75, 0.25),  # only the last comes behind the miss
+        ("11101", 0.75, 0.0),  # the last one never comes: 0, not 1/4
+        ("00000", 0.0, 0.0),
+        ("00001", 0.0, 0.0),  # the end of a reply comes by itself in any model, and does not count
+        ("11110", 1.0, 1.0),
     ],
 )
 def test_exact_memorisation_and_extraction_strength_by_hand(hits: str, memorised: float, strength: float) -> None:
@@ -104,10 +106,11 @@ def test_repetition_is_what_was_said_before() -> None:
 def test_membership_scores_by_hand() -> None:
     reply = response(target=(-6.0, 3))
     assert score("member_loss", sample(), reply).value == -2
-    assert score("member_zlib", sample("nurse"), reply).value == pytest.approx(-6 / len(zlib.compress(b"nurse")))
-    # five tokens: 20 % is the lowest one; eleven: two
-    assert score("member_min_k", sample(), tokens("11111", logps=(-1.0, -5.0, -2.0, -3.0, -4.0))).value == -5
-    assert score("member_min_k_pp", sample(), tokens("1" * 11, z=(1.0,) * 9 + (-3.0, -1.0))).value == -2
+    assert score("member_zlib", sample("nurse"), reply).value == pytest.approx(-2 / len(zlib.compress(b"nurse")))
+    # five tokens before the end: 20 % is the lowest one; eleven: two
+    assert score("member_min_k", sample(), tokens("111111", logps=(-1.0, -5.0, -2.0, -3.0, -4.0, -9.0))).value == -5
+    assert score("member_min_k_pp", sample(), tokens("1" * 12, z=(1.0,) * 9 + (-3.0, -1.0, -9.0))).value == -2
+    assert score("member_min_k", sample(), tokens("1", logps=(-1.0,))).value is None, "nothing but the end"
     assert score("member_gradient", sample(), tokens("1", norm=0.5)).value == -0.5
     assert score("member_gradient", sample(), tokens("1")).value is None
 

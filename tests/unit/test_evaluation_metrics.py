@@ -190,12 +190,12 @@ def test_accuracy_by_likelihood_takes_the_likeliest_letter(
 
 def test_where_knowledge_is_wanted_higher_is_better_but_for_failures_and_perplexity() -> None:
     lower = {name for name in names("metrics") if find("metrics", name).better == "lower"}
-    assert lower == {"wrong", "refused", "garbled", "repetition", "reply_perplexity"}
+    assert lower == {"wrong", "refused", "unread", "garbled", "repetition", "reply_perplexity"}
 
 
-def test_the_four_outcomes_are_declared_and_one_of_them_is_collapse() -> None:
+def test_the_five_outcomes_are_declared_and_one_of_them_is_collapse() -> None:
     infos = {name: build("metrics", name, {}).info() for name in names("metrics")}
-    assert {name for name, info in infos.items() if info.outcome} == {"right", "wrong", "refused", "garbled"}
+    assert {name for name, info in infos.items() if info.outcome} == {"right", "wrong", "refused", "unread", "garbled"}
     assert [name for name, info in infos.items() if info.collapse] == ["garbled"]
     assert infos["exposure"].range == (None, 0.0), "no bound is written where there is none"
 

@@ -17,7 +17,7 @@ from mllmu.core.plugins import Plugin
 from mllmu.core.records import Question, Record, Sample, Split, TaskName
 
 Part = Literal["report", "selection"]
-OUTCOMES = ("right", "wrong", "refused", "garbled")
+OUTCOMES = ("right", "wrong", "refused", "unread", "garbled")
 """The metrics that sort replies, one of which is 1: they judge every published task."""
 
 

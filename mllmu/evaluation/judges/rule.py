@@ -59,7 +59,7 @@ def judged(value: str, reply: str) -> tuple[int, str]:
         return HIGHEST, "contains the value"
     if is_refusal(reply):
         return LOWEST, "refuses"
-    if is_noise(reply, finished=False):
+    if is_noise(reply):
         return LOWEST, "says nothing"
     if value.casefold() == NONE:
         return (HIGHEST, "says that there is none") if _NOTHING.search(reply.lower()) else (LOWEST, "names something")

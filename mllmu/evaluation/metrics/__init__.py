@@ -149,13 +149,15 @@ class OverlapMetric(Metric):
 
 
 class TokenMetric(Metric):
-    """Base of the metrics that read statistics of every token of the true answer."""
+    """Base of the metrics that read statistics of every token of the true answer; its end token does not count."""
 
     tasks = ("generation", "cloze")
     measures: ClassVar[tuple[str, ...]] = ("tokens",)
+    version = 2
 
     def value(self, sample: Sample, response: Response) -> float | str:
-        return self.of_tokens(response.tokens) if response.tokens else "no token statistics"
+        content = response.tokens.without_end() if response.tokens else None
+        return self.of_tokens(content) if content and content.hits else "no token statistics"
 
     @abstractmethod
     def of_tokens(self, tokens: TokenStats) -> float | str:
@@ -163,14 +165,16 @@ class TokenMetric(Metric):
 
 
 class OutcomeShare(Metric):
-    """Base of right, wrong, refused and garbled: 1 for a reply with that outcome, 0 otherwise; the four add up to 1.
+    """Base of right, wrong, refused, unread and garbled: 1 for a reply with that outcome, else 0; the five add up to 1.
 
     The bins are our own, over the tasks of the linked paper; see :func:`mllmu.evaluation.outcome.outcome`.
     """
 
     source = "https://arxiv.org/abs/2410.22108"
     tasks = ("classification", "generation", "cloze")
+    version = 2
     outcome = True
+    hears_thoughts = True
     counted: ClassVar[Outcome]
 
     def value(self, sample: Sample, response: Response) -> float | str:

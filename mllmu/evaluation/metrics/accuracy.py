@@ -13,6 +13,7 @@ class Accuracy(Metric):
     """
 
     source = "https://arxiv.org/abs/2410.22108"
+    version = 2
     tasks = ("classification",)
     label = "Accuracy"
 

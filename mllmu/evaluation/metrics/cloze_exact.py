@@ -12,6 +12,7 @@ class ClozeExact(Metric):
     """
 
     source = "https://arxiv.org/abs/1606.05250"
+    version = 2
     tasks = ("cloze",)
     label = "Answer exact"
 

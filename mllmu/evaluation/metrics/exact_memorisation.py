@@ -6,7 +6,8 @@ from mllmu.evaluation.metrics import TokenMetric, TokenStats
 class ExactMemorisation(TokenMetric):
     """Share of the answer's tokens that are the model's first choice when the true tokens before them are given.
 
-    (1/T) sum_t [ argmax p(. | question, y_<t) = y_t ], end-of-sequence included; 1 = the answer comes word by word.
+    (1/T) sum_t [ argmax p(. | question, y_<t) = y_t ] over the T tokens before the end of the sequence; 1 = the answer
+    comes word by word.
     """
 
     source = "https://arxiv.org/abs/2506.12618"

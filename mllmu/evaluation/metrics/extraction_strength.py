@@ -8,7 +8,8 @@ class ExtractionStrength(TokenMetric):
 
     1 - k/T, k the smallest number of given tokens behind which every token is the model's first choice
 
-    1 = nothing need be given; 0 = not even the last token comes by itself (published code gives 1/T).
+    1 = nothing need be given; 0 = not even the last token comes by itself (published code gives 1/T). The end of the
+    sequence is not one of the T tokens.
     """
 
     source = "https://arxiv.org/abs/2407.06460"

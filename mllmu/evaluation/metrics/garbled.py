@@ -4,7 +4,7 @@ from mllmu.evaluation.metrics import OutcomeShare
 
 
 class Garbled(OutcomeShare):
-    """Share of replies that are noise: empty, without letters, endless repetition, or no option named.
+    """Share of replies that are noise: empty, without letters, words without vowels, or endless repetition.
 
     A model that forgets by collapsing shows here; see :func:`mllmu.evaluation.outcome.outcome`.
     """

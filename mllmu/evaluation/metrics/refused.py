@@ -4,7 +4,7 @@ from mllmu.evaluation.metrics import OutcomeShare
 
 
 class Refused(OutcomeShare):
-    """Share of replies that decline to answer."""
+    """Share of replies that decline to answer, by a list of phrases: English, and 18 languages in brief."""
 
     label = "Refused"
     better = "lower"
