@@ -31,7 +31,7 @@ class Training:
 
     Attributes:
         folder: gets checkpoints and the curve while the training runs, and in the end what was trained.
-        label: what progress and errors call the model; its dropout and adapters depend on it.
+        label: what progress and errors call the model; no random number depends on it.
         seed: of the order of the turns, dropout and new adapters.
         lora: size of the adapters; None trains the weights themselves.
         micro_batch_size: most turns in one run of the model, for less memory; None: all of a step. The result is the
@@ -197,7 +197,7 @@ def train(
     progress.advance(first)
     saved = time.monotonic()
     for step in range(first, schedule.num_steps):
-        torch.manual_seed(derive(training.seed, training.label, "step", step))
+        torch.manual_seed(derive(training.seed, "step", step))
         losses = terms(step)
         if not losses:
             progress.advance(1)

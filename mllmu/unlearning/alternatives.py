@@ -38,7 +38,7 @@ class RefusalMethod(Refusing, RetainingMethod):
 
 
 class AnsweringWrongly:
-    """The alternative is the reply of another person on the same topic, plausible and wrong; a refusal without one."""
+    """The alternative is the reply of another person to the same task and topic, or a refusal where there is none."""
 
     def alternative(self, turn: Turn, others: Sequence[Turn], draw: random.Random) -> str:
         return draw.choice(others).reply if others else draw.choice(REFUSALS)
@@ -62,13 +62,13 @@ class PreferenceMethod(RetainingMethod):
         return {"forget_preference": dpo_loss(*(each.row_logp_B for each in passes), beta=self.beta)}
 
 
-Subject = tuple[bool, str]
-"""Whether a turn shows an image, and its topic or, if unknown, the question."""
+Subject = tuple[bool, str, str]
+"""Whether a turn shows an image, its task, and its topic or, if unknown, the question."""
 
 
 def subject(turn: Turn) -> Subject:
-    """What a turn asks about a person."""
-    return turn.image is not None, f"topic {turn.topic}" if turn.topic else turn.prompt
+    """What a turn asks about a person, and in which form: a letter is no alternative to a sentence."""
+    return turn.image is not None, turn.task, f"topic {turn.topic}" if turn.topic else turn.prompt
 
 
 def others_about(turn: Turn, turns: Mapping[Subject, Sequence[Turn]]) -> list[Turn]:

@@ -137,7 +137,7 @@ def make_modifier(
     loaded.model.requires_grad_(requires_grad=False)
     loaded.model.eval()
     training.progress.start(f"{training.label}: measuring", 1)
-    seed = derive(training.seed, "adapter", training.label)
+    seed = derive(training.seed, "adapter")
     probe = Probe(loaded=loaded, forget=forget, retain=retain, lora=training.lora, seed=seed)
     modifier = method.modifier(probe).to(loaded.device)
     if process.count() > 1:

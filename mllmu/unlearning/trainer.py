@@ -79,7 +79,7 @@ def unlearn(loaded: Loaded, method: Method, sides: Sides, training: Training) ->
         if process.leads():
             modifier.save(training.folder)
         return
-    seed, targets = derive(training.seed, "adapter", training.label), method.targets(num_layers(loaded.model))
+    seed, targets = derive(training.seed, "adapter"), method.targets(num_layers(loaded.model))
     model = add_trainable(loaded.model, loaded.encoder.family, training.lora, seed=seed, targets=targets)
     if process.count() > 1:
         spread(loaded, model)

@@ -302,3 +302,16 @@ def test_the_terminal_table_has_a_row_per_model(finished: Path, base: Path) -> N
     console.print(pipeline.terminal_table())
     shown = console.export_text()
     assert all(name in shown for name in MODELS)
+
+
+def test_a_model_depends_on_its_settings_and_not_on_its_name_its_place_or_its_neighbours(
+    base: Path, tmp_path: Path
+) -> None:
+    dropout = ("unlearn.lora.dropout=0.3", "finetune.epochs=1", "data.celebrities=null")
+    one = run(base, tmp_path / "one", *dropout, "unlearn.methods=[ga]", only="unlearn")
+    many = "[npo, {name: idk, modality: text}, ga, {name: ga, modality: [image_text]}, {name: idk, modality: [text]}]"
+    other = run(base, tmp_path / "other", *dropout, f"unlearn.methods={many}", only="unlearn")
+    weights = fingerprints(other / "models/forget_40", "*/adapter_model.safetensors")
+    alone = fingerprints(one / "models/forget_40", "ga/adapter_model.safetensors")["ga/adapter_model.safetensors"]
+    assert weights["ga/adapter_model.safetensors"] == alone == weights["ga_image_text/adapter_model.safetensors"]
+    assert weights["idk/adapter_model.safetensors"] == weights["idk_text/adapter_model.safetensors"] != alone

@@ -64,3 +64,18 @@ def test_measuring_changes_no_reply_and_happens_only_where_asked(tiny_base: Path
     assert [r.tokens is None for r in with_stats] == [False, False, True]
     assert [r.model_copy(update={"tokens": None}) for r in with_stats] == without
     assert '"tokens"' not in without[0].model_dump_json(exclude_defaults=True)
+
+
+def test_standard_scores_of_nearly_flat_predictions_are_right(tiny_base: Path) -> None:
+    loaded = load_ref(tiny_base)
+    loaded.model.lm_head.weight.data.mul_(1e-3)
+    made = sample(1, target="Oslo", measured=("tokens",))
+    (found,) = measured(loaded, [made], tiny_base)
+    assert found is not None
+    turn, reply = as_turn(made, tiny_base, ""), loaded.encoder.reply(made.target)
+    whole = type(turn)(prompt=turn.prompt, reply=made.target)
+    logp = logits(loaded.model, loaded, whole)[-len(reply) - 1 : -1].double().log_softmax(-1)
+    own, mean = logp[torch.arange(len(reply)), torch.tensor(reply)], (logp.exp() * logp).sum(-1)
+    spread = (logp.exp() * (logp - mean[:, None]).square()).sum(-1).sqrt()
+    assert spread.max() < 0.1
+    assert found.z == pytest.approx(((own - mean) / spread).tolist(), rel=0.02)

@@ -111,7 +111,10 @@ def test_ce_u_leaves_the_beginning_of_every_reply_alone() -> None:
     replies = forward([0.9, 0.5, 0.9, 0.75, 0.5], [0, 0, 1, 1, 1])
     expected = (-log(0.5) - log(0.25) - log(0.5)) / 3
     assert ce_u_loss(replies, skip=1).item() == pytest.approx(expected, rel=1e-5)
-    assert ce_u_loss(replies, skip=9).item() == 0
+    # the last token of a reply counts however much is skipped: a letter is one token
+    expected = (-log(0.5) - log(0.5)) / 2
+    assert ce_u_loss(replies, skip=9).item() == pytest.approx(expected, rel=1e-5)
+    assert ce_u_loss(forward([0.75], [0]), skip=1).item() == pytest.approx(-log(0.25), rel=1e-5)
 
 
 def test_places_are_counted_within_each_reply_in_whatever_order_the_replies_lie() -> None:

@@ -102,7 +102,7 @@ def _read(forward: Forward, norm_B: Tensor | None) -> list[TokenStats]:
     logp_NV = forward.logits_NV.detach().log_softmax(-1)
     p_NV = logp_NV.exp()
     mean_N = (p_NV * logp_NV).sum(-1)
-    deviation_N = ((p_NV * logp_NV.square()).sum(-1) - mean_N.square()).clamp(min=1e-12).sqrt()
+    deviation_N = (p_NV * (logp_NV - mean_N[:, None]).square()).sum(-1).clamp(min=1e-6).sqrt()
     logp_N = logp_NV.gather(1, forward.labels_N[:, None])[:, 0]
     z_N = (logp_N - mean_N) / deviation_N
     hit_N = logp_NV.argmax(-1) == forward.labels_N

@@ -15,14 +15,18 @@ class CrossEntropyUnlearning(RetainingMethod):
     q = softmax(own logits with the true token at -inf), held constant
 
     Cost of a step: 1 forward and backward pass on forget; with ``retain_weight`` 1 on retain.
-    Made for: text. The paper trains on forget alone.
+    Made for: text. The paper trains on forget alone. A model that unlearns the end of short replies forgets how to
+    stop, so ``train_end`` is off here.
     """
 
     source = "https://arxiv.org/abs/2503.01224"
 
     epochs: float = Field(5, gt=0, description="passes over the forget set")
     learning_rate: float = Field(1e-5, gt=0)
-    skip: int = Field(1, ge=0, description="tokens at the beginning of a reply that are left alone")
+    train_end: bool = False
+    skip: int = Field(
+        1, ge=0, description="tokens at the beginning of a reply that are left alone; its last one never is"
+    )
     retain_weight: float = Field(0.0, ge=0, description="weight of the nll of the retain replies; 0 leaves them out")
 
     def forget_terms(self, step: Step) -> Terms:
@@ -38,7 +42,7 @@ def ce_u_loss(forward: Forward, *, skip: int) -> Tensor:
 
     Args:
         forward: one pass over the forget replies.
-        skip: so many tokens at the beginning of each reply are not counted.
+        skip: so many tokens at the beginning of each reply are not counted, but never all of them.
 
     Returns:
         Scalar in nats per counted token, >= 0; 0 if nothing is counted. p = (1/2, 1/4, 1/4), first token trained:
@@ -46,7 +50,10 @@ def ce_u_loss(forward: Forward, *, skip: int) -> Tensor:
 
     Source: CE-U, arXiv:2503.01224.
     """
-    counted_N = (index_in_row_N(forward) >= skip).float()
+    index_N = index_in_row_N(forward)
+    last_B = torch.zeros(forward.num_rows, dtype=index_N.dtype, device=index_N.device)
+    last_B = last_B.scatter_reduce(0, forward.row_N, index_N, "amax")
+    counted_N = (index_N >= last_B.clamp(max=skip)[forward.row_N]).float()
     blocked_NV = forward.logits_NV.detach().scatter(1, forward.labels_N[:, None], float("-inf"))
     # 0 * log p stays 0: log p is finite wherever logits are
     loss_N = -(blocked_NV.softmax(-1) * forward.logits_NV.log_softmax(-1)).sum(-1)
