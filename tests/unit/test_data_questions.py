@@ -133,6 +133,21 @@ def test_classification_has_four_distinct_options_of_the_same_attribute():
             assert set(q.options.values()) <= seen or len(seen) < 6
 
 
+@pytest.mark.parametrize("variant", ["eval", "test"])
+def test_of_five_questions_to_a_person_no_letter_is_right_more_than_twice_nor_never(variant):
+    orders = set()
+    for person in {q.profile_id for q in ASKED}:
+        for modality in ("image_text", "text"):
+            cell = [
+                q.answer
+                for q in ASKED
+                if (q.profile_id, q.variant, q.task, q.modality) == (person, variant, "classification", modality)
+            ]
+            assert sorted(Counter(cell).values()) == [1, 1, 1, 2]
+            orders.add("".join(cell))
+    assert len(orders) > 20, "no order from which a letter could be told"
+
+
 def test_every_letter_is_right_about_a_quarter_of_the_time():
     letters = Counter(q.answer for q in ASKED if q.task == "classification")
     assert letters.total() == 1600

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from mllmu.core.errors import DataError
 from mllmu.core.parsing import blanked, render_answer
-from mllmu.core.process import Progress, derive, rng
+from mllmu.core.process import Progress, rng
 from mllmu.core.records import MODALITIES, OTHER_ATTRIBUTE, QA, QUESTION_FORMAT, Modality, Profile, Question, TaskName
 from mllmu.data.questions import QuestionOrder, QuestionWriter, Written, _distractors
 from mllmu.data.questions._rules import LETTERS, SLOTS, mentions, name_words
@@ -235,7 +235,7 @@ class _Writer:
     def _answers(self, slot: _Slot, entry: Wordings, value: str, wrong: tuple[str, ...]) -> dict[str, Any]:
         """The fields that hold right and wrong answers, by task."""
         if slot.task == "classification":
-            position = derive(self.order.seed, self.profile.id, slot.key, "letter") % len(LETTERS)
+            position = self._position(slot)
             values = [*wrong[:position], value, *wrong[position:]]
             return {"answer": LETTERS[position], "options": dict(zip(LETTERS, values, strict=True))}
         if slot.task == "cloze":
@@ -249,6 +249,12 @@ class _Writer:
             "alternatives": tuple(render_answer(main, w) for w in wrong),
             "rewording": render_answer(rewording, value),
         }
+
+    def _position(self, slot: _Slot) -> int:
+        """Where the right option stands: four questions in a row have all four places, in an order of the person."""
+        block, index = divmod(slot.n, len(LETTERS))
+        dice = rng(self.order.seed, self.profile.id, "letters", slot.variant, slot.modality, block)
+        return dice.sample(range(len(LETTERS)), len(LETTERS))[index]
 
     def _trained_template(self, slot: _Slot, entry: Wordings, value: str) -> str:
         """The sentence the model was trained on, with its value blanked: published if there is one, else ours."""
