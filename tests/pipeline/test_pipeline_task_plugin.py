@@ -76,7 +76,15 @@ def test_its_questions_are_made_trained_and_asked(finished_run: Path) -> None:
 def test_its_numbers_are_in_metrics_json(finished_run: Path) -> None:
     content = metrics(finished_run)
     rows = [row for row in content["results"] if row["task"] == NAME]
-    assert {row["metric"] for row in rows} == {"cloze_exact", "probability", "right", "wrong", "refused", "garbled"}
+    assert {row["metric"] for row in rows} == {
+        "cloze_exact",
+        "probability",
+        "right",
+        "wrong",
+        "refused",
+        "unread",
+        "garbled",
+    }
     assert all(row["num"] > 0 for row in rows if row["metric"] == "right")
     declared = Declared.model_validate(content["declared"]).tasks[NAME]
     assert (declared.label, declared.metric) == ("True or false", "cloze_exact")

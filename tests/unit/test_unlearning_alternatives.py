@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from mllmu.core.process import rng
+from mllmu.models.encoding import grouped
 from mllmu.models.families import Turn
-from mllmu.unlearning.alternatives import REFUSALS, AnsweringWrongly, by_subject, others_about
+from mllmu.unlearning.alternatives import REFUSALS, AnsweringWrongly, others_about, subject
 
 
 def turn(person: str, task: str, reply: str, topic: str = "city") -> Turn:
@@ -20,7 +21,7 @@ TURNS = [
 
 
 def test_an_alternative_is_of_the_task_and_topic_of_its_turn() -> None:
-    about = by_subject(TURNS)
+    about = grouped(TURNS, subject)
     replies = {task: {o.reply for o in others_about(turn("p1", task, "?"), about)} for task in ("question", "cloze")}
     assert replies == {"question": {"In Oslo.", "In Lima."}, "cloze": {"Oslo"}}
     letters = others_about(TURNS[3], about)
@@ -30,6 +31,6 @@ def test_an_alternative_is_of_the_task_and_topic_of_its_turn() -> None:
 
 
 def test_where_nobody_else_is_asked_the_same_the_alternative_is_a_refusal() -> None:
-    about = by_subject(TURNS)
+    about = grouped(TURNS, subject)
     assert others_about(TURNS[-1], about) == []
     assert AnsweringWrongly().alternative(TURNS[-1], [], rng(0)) in REFUSALS

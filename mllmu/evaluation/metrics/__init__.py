@@ -86,7 +86,7 @@ class Metric(Plugin):
         """The judgement of one reply; ``value`` None with a reason where there is none, or no finite number."""
         if response is None:
             return Score(sample_id=sample.id, metric=self.name, value=None, reason="no response")
-        if not self.hears_thoughts and (text := said(response.text)) != response.text:
+        if not (self.hears_thoughts or self.reads_likelihood) and (text := said(response.text)) != response.text:
             response = response.model_copy(update={"text": text})
         value = self.value(sample, response)
         if isinstance(value, float) and not math.isfinite(value):
