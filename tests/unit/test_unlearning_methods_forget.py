@@ -18,10 +18,12 @@ from mllmu.unlearning.trainer import Sides, unlearn
 FAST: dict[str, Any] = {"learning_rate": 2e-2, "epochs": 8, "batch_size": 4}
 SETTINGS: dict[str, dict[str, Any]] = {
     "mmunlearner": FAST,
+    # ascent is not bounded
+    "grad_diff": FAST | {"modality": "both", "epochs": 6},
     # its forget term sums over the tokens of a reply, the retain term averages
     "sam_npo": FAST | {"modality": "both", "retain_weight": 10.0},
     # the defaults fit the hidden states of a 7B
-    "rmu": FAST | {"modality": "both", "steering": 50.0, "retain_weight": 1.0},
+    "rmu": FAST | {"modality": "both", "epochs": 12, "steering": 50.0, "retain_weight": 5.0},
     # what is known by heart can hardly be reinforced, so much of the little difference is taken off
     "whp": FAST | {"modality": "both", "strength": 20.0},
     "manu": {"modality": "both", "share": 0.2},

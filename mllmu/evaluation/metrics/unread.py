@@ -12,6 +12,3 @@ class Unread(OutcomeShare):
     label = "Unread"
     better = "lower"
     counted = "unread"
-
-
-PLUGIN = Unread
