@@ -16,7 +16,7 @@ class TrueOrFalse(Task):
 
     source = "ours"
     label = "True or false"
-    metrics = ("cloze_exact", "probability", "right", "wrong", "refused", "garbled")
+    metrics = ("cloze_exact", "probability", "right", "wrong", "refused", "unread", "garbled")
 
     def derive(self, questions: Sequence[Question]) -> Iterator[Question]:
         cloze = [question for question in questions if question.task == "cloze" and question.alternatives]

@@ -135,12 +135,17 @@ def test_a_fault_that_is_tested_elsewhere_is_tested(file: str, name: str, fault:
 # Defaults: what the released scripts do is there for comparison, and never what happens without being asked for.
 
 
+LEAVES_ENDS = {"ce_u"}
+"""It makes every trained token unlikely, also the end of a reply of one letter: then the model would not stop."""
+
+
 @pytest.mark.parametrize("method", [plugins.build("methods", name, {}) for name in plugins.names("methods")], ids=label)
 def test_without_being_asked_a_method_learns_replies_with_their_end_in_the_language_model_only(method: Method) -> None:
-    assert (method.compat, method.loss_on, method.train_end, method.layers) == ("corrected", "answer", True, "recipe")
+    assert (method.compat, method.loss_on, method.layers) == ("corrected", "answer", "recipe")
     assert (method.schedule, method.reference) == ("joint", "target")
+    assert method.train_end is (method.name not in LEAVES_ENDS)
     for key, value in type(method).official.items():
-        assert getattr(method, key) != value
+        assert getattr(method, key) != value or (key == "train_end" and method.name in LEAVES_ENDS)
 
 
 def test_npo_sums_over_a_reply_by_default() -> None:
