@@ -114,8 +114,10 @@ def parse_choice(reply: str, options: Mapping[str, str]) -> Choice:
     if not spoken.strip():
         return Choice(None, "unfinished thought" if reply.strip() else "empty reply")
     text = _plain(spoken)
-    announced = [text[match.end() :] for match in _ANNOUNCED.finditer(text)]
-    for rest in [*reversed(announced), text]:
+    announced = [match.span() for match in _ANNOUNCED.finditer(text)]
+    ends = [*(start for start, _ in announced[1:]), len(text)]
+    parts = [text[after:end] for (_, after), end in zip(announced, ends, strict=True)] if announced else []
+    for rest in [*reversed(parts), text]:
         if choice := _leading(rest, options):
             return choice
     return _named(text, options)
@@ -135,11 +137,11 @@ def _plain(text: str) -> str:
 def _json_answer(text: str) -> str | None:
     """What a JSON object gives as the answer; None if the text is no such object."""
     start, end = text.find("{"), text.rfind("}")
-    if not re.fullmatch(r"(?:```\w*|json|\s)*", text[: max(start, 0)]):
+    if not re.fullmatch(r"\s*(?:```)?\s*(?:json)?\s*", text[: max(start, 0)]):
         return None
     try:
         value: Any = json.loads(text[start : end + 1])
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     keys = ("answer", "final_answer", "choice", "option", "letter")
     fields = {str(key).lower(): item for key, item in value.items()} if isinstance(value, dict) else {}

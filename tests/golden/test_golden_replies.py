@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,27 @@ def test_every_value_of_the_pools_is_told_by_itself_and_by_no_other_one() -> Non
     for value in values:
         assert same(value, value) and tells(f"It is {value}.", value)
         assert not any(same(value, other) for other in values if other != value)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "```json" * 2000 + "x{",
+        '{"answer": ' * 5000 + '"?"' + "}" * 5000,
+        "it is " * 3000 + "?",
+        "\\boxed{" * 3000,
+        "1" * 20000 + " dollars?",
+        "<think>" * 3000,
+        "**_" * 5000,
+        "A " * 5000,
+    ],
+    ids=lambda reply: reply[:12],
+)
+def test_a_hostile_reply_is_read_quickly_and_chooses_nothing(reply: str) -> None:
+    start = time.process_time()
+    assert parse_choice(reply, CHOICES["options"]).letter is None
+    assert not is_refusal(reply) and not tells(reply, "$85,000")
+    assert time.process_time() - start < 10
 
 
 @pytest.mark.parametrize(
