@@ -1,4 +1,4 @@
-"""Reading replies: which option was chosen, when two short answers are the same, and sentences around a value."""
+"""Short texts: when two are the same, the published rules that read replies, and sentences around a value."""
 
 import re
 import unicodedata

@@ -4,8 +4,9 @@ import json
 import re
 import unicodedata
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import yaml
@@ -75,6 +76,7 @@ def said(reply: str) -> str:
     return _UNCLOSED.sub("", _END.sub("", _CLOSED.sub("", _TOKENS.sub("", reply))))
 
 
+@lru_cache(maxsize=4096)
 def is_refusal(text: str) -> bool:
     """Whether a reply declines to answer, by the phrases of ``refusals.yaml``: English, and 18 languages in brief."""
     plain = " ".join(unicodedata.normalize("NFC", text).casefold().replace("’", "'").replace("ß", "ss").split())
@@ -110,13 +112,19 @@ def parse_choice(reply: str, options: Mapping[str, str]) -> Choice:
     Returns:
         The letter, or None and the reason.
     """
+    return _parsed(reply, tuple(options.items()))
+
+
+@lru_cache(maxsize=4096)
+def _parsed(reply: str, lettered: tuple[tuple[str, str], ...]) -> Choice:
+    """The choice; kept, as every metric of a task asks for that of the same reply."""
+    options = dict(lettered)
     spoken = said(reply)
     if not spoken.strip():
         return Choice(None, "unfinished thought" if reply.strip() else "empty reply")
     text = _plain(spoken)
-    announced = [match.span() for match in _ANNOUNCED.finditer(text)]
-    ends = [*(start for start, _ in announced[1:]), len(text)]
-    parts = [text[after:end] for (_, after), end in zip(announced, ends, strict=True)] if announced else []
+    spans = [*(match.span() for match in _ANNOUNCED.finditer(text)), (len(text), len(text))]
+    parts = [text[after:end] for (_, after), (end, _) in pairwise(spans)]
     for rest in [*reversed(parts), text]:
         if choice := _leading(rest, options):
             return choice

@@ -1,13 +1,10 @@
 """What became of a question: answered right or wrong, refused, answered with noise, or in a way that cannot be read."""
 
 import re
-from typing import Literal
 
 from mllmu.core.records import Response, Sample
 from mllmu.core.replies import is_refusal, said
-from mllmu.data.tasks import task_of
-
-Outcome = Literal["right", "wrong", "refused", "unread", "garbled"]
+from mllmu.data.tasks import Outcome, task_of
 
 REPETITION_BELOW = 0.5
 _WORD = re.compile(r"[^\W\d_]+")

@@ -18,6 +18,7 @@ from mllmu.core.process import Progress
 from mllmu.core.records import MetricResult, ModelRef, Question, Response, Sample, TaskName
 from mllmu.core.runfolder import RunFolder, write_atomic, write_json
 from mllmu.data.published.sets import write_sets
+from mllmu.data.tasks import OUTCOMES
 from mllmu.evaluation import published, scoring
 from mllmu.evaluation.metrics import metrics_of
 from mllmu.models.encoding import Encoder
@@ -27,7 +28,7 @@ from mllmu.pipeline.run import Run, write_ref
 
 MODEL = "model"
 """Name of the evaluated model in the run."""
-MORE_METRICS = ("accuracy", "right", "wrong", "refused", "unread", "garbled")
+MORE_METRICS = ("accuracy", *OUTCOMES)
 """Beside the published scores: what a collapsed model cannot hide."""
 
 

@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 from pydantic import Field
 
@@ -17,7 +17,8 @@ from mllmu.core.plugins import Plugin
 from mllmu.core.records import Question, Record, Sample, Split, TaskName
 
 Part = Literal["report", "selection"]
-OUTCOMES = ("right", "wrong", "refused", "unread", "garbled")
+Outcome = Literal["right", "wrong", "refused", "unread", "garbled"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 """The metrics that sort replies, one of which is 1: they judge every published task."""
 
 

@@ -13,8 +13,8 @@ from mllmu.core.errors import DataError
 from mllmu.core.plugins import Plugin
 from mllmu.core.records import CandidateLogp, Response, Sample, Score, Split, TaskName, TokenStats
 from mllmu.core.replies import said
-from mllmu.data.tasks import task_of
-from mllmu.evaluation.outcome import Outcome, outcome
+from mllmu.data.tasks import Outcome, task_of
+from mllmu.evaluation.outcome import outcome
 
 __all__ = [
     "EMPTY", "NO_COMPARISON", "CandidateLogp", "Estimate", "LikelihoodMetric", "Metric", "OutcomeShare",
