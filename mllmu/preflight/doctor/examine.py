@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from mllmu.config.recipe import Recipe
 from mllmu.core.process import Progress
 from mllmu.core.records import MODALITIES, Sample
-from mllmu.models.encoding import as_turn
+from mllmu.models.encoding import as_turn, grouped
 from mllmu.models.engine.raw_prompt import encode
 from mllmu.models.families import Turn, core, num_layers
 from mllmu.models.loading import Loaded
@@ -168,11 +168,12 @@ def describe(examination: Examination, count: int) -> Iterator[str]:
 
 def _distinct(jobs: Iterable[TrainingJob]) -> Iterator[tuple[list[str], TrainingJob]]:
     """One of the jobs that train the same tokens of the same modalities, and the names of all of them."""
-    groups: dict[tuple[object, ...], list[TrainingJob]] = {}
-    for job in jobs:
+
+    def trained(job: TrainingJob) -> tuple[object, ...]:
         labels = (job.method.loss_on, job.method.train_end) if job.method else ("answer", True)
-        groups.setdefault((*labels, frozenset(map(_modality, job.turns))), []).append(job)
-    for members in groups.values():
+        return (*labels, frozenset(map(_modality, job.turns)))
+
+    for members in grouped(jobs, trained).values():
         yield [job.name for job in members], members[0]
 
 
