@@ -128,6 +128,10 @@ class Encoder:
             )
         return length
 
+    def room(self, length: int, limit: int) -> int:
+        """New tokens, at most ``limit``, behind a prompt of so many tokens: a reply ends where the context does."""
+        return min(limit, max(1, self.context - length))
+
     def check(self, turns: Sequence[Turn]) -> None:
         """Encode all turns and measure them, so that one that does not fit is found before hours of work."""
         for turn in turns:

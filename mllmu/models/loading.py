@@ -27,7 +27,7 @@ from mllmu.core.records import ModelRef
 from mllmu.core.runfolder import explain_os_errors, read_json
 from mllmu.models import devices, processors, weights
 from mllmu.models.encoding import Encoder
-from mllmu.models.families import Family
+from mllmu.models.families import Family, core, unknown_attention
 from mllmu.models.modifiers import MODIFIER_FILE, apply_modifier
 from mllmu.models.weights import WEIGHTS_FILE
 
@@ -47,6 +47,11 @@ class Loaded:
     @property
     def family(self) -> Family:
         return self.encoder.family
+
+    @property
+    def shares(self) -> bool:
+        """Whether common beginnings of prompts are read once."""
+        return self.family.shares_prefix and not unknown_attention(core(self.model).config.get_text_config())
 
     @property
     def ends(self) -> frozenset[int]:
@@ -104,7 +109,7 @@ def load(section: ModelSection, ref: ModelRef, run_folder: Path, encoder: Encode
         # frozen inputs are no obstacle without re-entrance
         newer = getattr(model, "activation_checkpointing_enable", None)
         (newer or model.gradient_checkpointing_enable)({"use_reentrant": False})
-    return Loaded(model=model, encoder=encoder, device=device, packs=choose_packing(section, encoder.family))
+    return Loaded(model=model, encoder=encoder, device=device, packs=choose_packing(section, encoder.family, config))
 
 
 def load_base(source: str, revision: str | None, **settings: Any) -> Any:
@@ -161,8 +166,20 @@ def make_encoder(section: ModelSection, source: str, revision: str | None, confi
     """Processor, family and context length of a base model."""
     family = choose_family(section.family, str(config.model_type))
     processor = load_processor(source, revision, family.image_settings | section.image_processor)
-    context = int(getattr(config.get_text_config(), "max_position_embeddings", 0) or 1 << 30)
-    return Encoder(family, processor, context)
+    return Encoder(family, processor, context_length(config.get_text_config()))
+
+
+def context_length(config: Any) -> int:
+    """Most tokens of a prompt with its reply.
+
+    Some models turn positions otherwise once a batch holds one longer prompt (rope_type longrope), so that the same
+    question would get other replies beside other questions; their context ends where that begins.
+    """
+    length = int(getattr(config, "max_position_embeddings", 0) or 1 << 30)
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *(each for each in rope.values() if isinstance(each, dict))]
+    changing = (each for each in kinds if each.get("rope_type") == "longrope")
+    return min([length, *(int(each["original_max_position_embeddings"]) for each in changing)])
 
 
 def load_processor(source: str, revision: str | None, settings: dict[str, Any]) -> Any:
@@ -231,8 +248,8 @@ def family_of(section: ModelSection) -> Family:
     return choose_family(section.family, config.get("model_type", ""), section.path)
 
 
-def choose_packing(section: ModelSection, family: Family) -> bool:
-    """'auto' packs where the family and the attention kernel allow it; asking for it elsewhere raises ModelError."""
+def choose_packing(section: ModelSection, family: Family, config: Any) -> bool:
+    """'auto' packs where family, layers and attention kernel allow it; asking for it elsewhere raises ModelError."""
     reason = ""
     if section.attn_implementation == "flash_attention_2":
         reason = "flash_attention_2 takes no mask of its own, which packing needs. Use attn_implementation: sdpa"
@@ -241,6 +258,8 @@ def choose_packing(section: ModelSection, family: Family) -> bool:
             f"the family '{family.name}' cannot be packed (its images see the question, or its masks are unknown). "
             "Use packing: auto"
         )
+    elif unknown := unknown_attention(config.get_text_config()):
+        reason = f"what tokens of a packed sequence see is not known for {unknown}. Use packing: auto"
     if section.packing == "on" and reason:
         raise ModelError(f"model.packing: {reason}, or packing: off.")
     return section.packing != "off" and not reason

@@ -16,7 +16,7 @@ from mllmu.core.records import ModelRef
 from mllmu.core.runfolder import RunFolder, RunStore, Unit, fingerprint_of, write_json
 from mllmu.data import dataset
 from mllmu.models.encoding import Encoder
-from mllmu.models.families import Turn
+from mllmu.models.families import Turn, unknown_attention
 from mllmu.models.loading import Loaded, load
 from mllmu.parallel.team import share
 from mllmu.training.batches import training_turns
@@ -85,11 +85,11 @@ class Run:
         return loaded
 
     def _note_what_is_not_shared(self, loaded: Loaded) -> None:
-        family = loaded.family
+        models = unknown_attention(loaded.model.config.get_text_config()) or f"the family '{loaded.family.name}'"
         if not loaded.packs and self.recipe.model.packing == "auto":
-            self.progress.note(f"model.packing: models of the family '{family.name}' are trained one question per row.")
-        if not family.shares_prefix:
-            self.progress.note(f"evaluate: models of the family '{family.name}' read every prompt again per candidate.")
+            self.progress.note(f"model.packing: models of {models} are trained one question per row.")
+        if not loaded.shares:
+            self.progress.note(f"evaluate: models of {models} read every prompt again per candidate.")
 
     def turns(self, people: Sequence[str], modality: str, variant: str = "train") -> list[Turn]:
         """The training questions of some people, or those of another variant put in the same way."""

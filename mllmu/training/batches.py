@@ -176,8 +176,8 @@ def pack(loaded: Loaded, turns: Sequence[Turn], *, capacity: int | None = None) 
     longest = max(group.length for group in groups)
     hidden_size = core(loaded.model).config.get_text_config().hidden_size
     sequences = fill(groups, max(capacity, longest)) if capacity else arrange(groups, hidden_size)
-    ids_BT, labels_BT, group_BT, block_BT, reply_BT, *positions_ABT = lay_out(loaded, turns, sequences)
-    masks = packed_masks(loaded, ids_BT, positions_ABT[0], group_BT, block_BT)
+    ids_BT, labels_BT, group_BT, block_BT, reply_BT, index_BT, *positions_ABT = lay_out(loaded, turns, sequences)
+    masks = packed_masks(loaded, ids_BT, index_BT, group_BT, block_BT)
     positions = positions_ABT[0] if len(positions_ABT) == 1 else torch.stack(positions_ABT)
     inputs = {"input_ids": ids_BT, "position_ids": positions}
     if "" in masks:
@@ -190,9 +190,10 @@ def pack(loaded: Loaded, turns: Sequence[Turn], *, capacity: int | None = None) 
 
 
 def lay_out(loaded: Loaded, turns: Sequence[Turn], sequences: Sequence[Sequence[Group]]) -> tuple[Tensor, ...]:
-    """[B, T] each: token ids, labels, group, block (0: the prefix), reply, and the positions along each axis.
+    """[B, T] each: token ids, labels, group, block (0: the prefix), reply, index, and the positions along each axis.
 
-    Sequences are filled up to the longest. In every block positions go on from the prefix, on all axes alike.
+    The index of a token is the number of tokens before it in its own prefix and block, whatever its position. Sequences
+    are filled up to the longest. In every block positions go on from the prefix, on all axes alike.
     """
     rows: list[list[tuple[int, ...]]] = []
     for sequence in sequences:
@@ -200,15 +201,16 @@ def lay_out(loaded: Loaded, turns: Sequence[Turn], sequences: Sequence[Sequence[
         for number, group in enumerate(sequence):
             images = partial(loaded.encoder.images, [turns[group.turns[0]]])
             axes = loaded.family.positions(core(loaded.model), group.prefix, images) or [range(len(group.prefix))]
-            for token, positions in zip(group.prefix, zip(*axes, strict=True), strict=True):
-                row.append((token, IGNORE, number, 0, 0, *positions))
+            for index, (token, positions) in enumerate(zip(group.prefix, zip(*axes, strict=True), strict=True)):
+                row.append((token, IGNORE, number, 0, 0, index, *positions))
             start = 1 + max(max(axis, default=-1) for axis in axes)
             for block, (turn, (rest, reply)) in enumerate(zip(group.turns, group.blocks, strict=True), start=1):
                 labels = [*[IGNORE] * len(rest), *reply]
-                for position, (token, label) in enumerate(zip([*rest, *reply], labels, strict=True), start=start):
-                    row.append((token, label, number, block, turn, *[position] * len(axes)))
+                for place, (token, label) in enumerate(zip([*rest, *reply], labels, strict=True)):
+                    index, positions = len(group.prefix) + place, [start + place] * len(axes)
+                    row.append((token, label, number, block, turn, index, *positions))
         rows.append(row)
-    padding = (loaded.encoder.pad, IGNORE, -1, 0, 0, *[0] * len(axes))
+    padding = (loaded.encoder.pad, IGNORE, -1, 0, 0, 0, *[0] * len(axes))
     width = max(map(len, rows))
     packed_BTX = torch.tensor([[*row, *[padding] * (width - len(row))] for row in rows])
     return packed_BTX.permute(2, 0, 1).contiguous().unbind()
@@ -267,11 +269,11 @@ def arrange(groups: Sequence[Group], hidden_size: int) -> list[list[Group]]:
 
 
 def packed_masks(
-    loaded: Loaded, ids_BT: Tensor, position_BT: Tensor, group_BT: Tensor, block_BT: Tensor
+    loaded: Loaded, ids_BT: Tensor, index_BT: Tensor, group_BT: Tensor, block_BT: Tensor
 ) -> dict[str, Tensor]:
     """Additive attention masks [B, 1, T, T] by the type of layer, or one for all named ""; the prefix is block 0."""
     is_image_BT = ids_BT.eq(loaded.image_token_id)
-    seen = loaded.family.packed_masks(core(loaded.model), kin(group_BT, block_BT), position_BT, is_image_BT)
+    seen = loaded.family.packed_masks(core(loaded.model), kin(group_BT, block_BT), index_BT, is_image_BT)
     zero, lowest = torch.zeros((), dtype=loaded.model.dtype), torch.finfo(loaded.model.dtype).min
     return {layer: torch.where(seen_BTT, zero, lowest)[:, None] for layer, seen_BTT in seen.items()}
 

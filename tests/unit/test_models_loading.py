@@ -15,7 +15,7 @@ from helpers_families import build
 from helpers_models import LORA, load_ref, make_base, turns_of
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import PaliGemmaConfig
+from transformers import LlavaConfig, PaliGemmaConfig
 
 from mllmu.config.recipe import Lora, ModelSection
 from mllmu.core.errors import ModelError
@@ -31,6 +31,8 @@ from mllmu.models.loading import (
     load,
     save_trained,
 )
+
+LLAVA = LlavaConfig()
 
 
 @pytest.fixture
@@ -212,16 +214,16 @@ def test_a_kernel_that_is_not_installed_is_an_error_and_packing_with_it_too(tiny
         load_ref(tiny_base, attn_implementation="flash_attention_2")
     section = ModelSection(attn_implementation="flash_attention_2")
     family = choose_family("auto", "llava")
-    assert not choose_packing(section, family)
+    assert not choose_packing(section, family, LLAVA)
     with pytest.raises(ModelError, match=r"model\.packing: flash_attention_2 takes no mask"):
-        choose_packing(section.model_copy(update={"packing": "on"}), family)
+        choose_packing(section.model_copy(update={"packing": "on"}), family, LLAVA)
 
 
 def test_packing_is_for_families_that_share_a_prefix() -> None:
     section = ModelSection(packing="on")
-    assert choose_packing(section, choose_family("auto", "llava"))
+    assert choose_packing(section, choose_family("auto", "llava"), LLAVA)
     with pytest.raises(ModelError, match=r"model\.packing: the family 'paligemma' cannot be packed"):
-        choose_packing(section, choose_family("auto", "paligemma"))
+        choose_packing(section, choose_family("auto", "paligemma"), LLAVA)
 
 
 def test_a_model_cannot_be_spread_over_gpus_that_are_not_there(tiny_base: Path) -> None:

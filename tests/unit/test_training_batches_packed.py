@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from transformers import LlamaConfig
 
 from mllmu.config.recipe import Lora, ModelSection
 from mllmu.core.records import ModelRef
@@ -127,7 +129,8 @@ def test_the_mask_shows_prefix_and_own_block_only() -> None:
     group = torch.tensor([[0, 0, 0, 1, 1, -1]])
     block = torch.tensor([[0, 1, 2, 0, 1, 0]])
     no_image = torch.zeros(1, 6, dtype=torch.bool)
-    seen = Llava().packed_masks(None, kin(group, block), torch.tensor([[0, 1, 1, 0, 1, 0]]), no_image)[""][0]
+    index, model = torch.tensor([[0, 1, 1, 0, 1, 0]]), SimpleNamespace(config=LlamaConfig())
+    seen = Llava().packed_masks(model, kin(group, block), index, no_image)[""][0]
     expected = torch.tensor(
         [
             [1, 0, 0, 0, 0, 0],

@@ -190,7 +190,7 @@ def tokens_of(loaded: Loaded, batch: Sequence[Sample], *, image_folder: Path, sy
         turns = [as_turn(sample, image_folder, system_prompt) for sample in batch]
         prompts = [EncodedPrompt(loaded.encoder.prompt(turn), turn) for turn in turns]
     candidates = [len(loaded.encoder.reply(text)) for _, text in candidates_of(batch)]
-    if not loaded.family.shares_prefix:
+    if not loaded.shares:
         # every candidate stands behind a prompt of its own, two rows per question at a time
         rows = len(batch) * (max(len(prompt.ids) for prompt in prompts) + max(candidates, default=0))
         return rows + written, rows * (2 if candidates else 1)

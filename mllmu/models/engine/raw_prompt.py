@@ -45,7 +45,9 @@ def answer(
         return [_answer_alone(loaded, sample, image_folder, system_prompt) for sample in samples]
     end = loaded.model.generation_config.eos_token_id
     ends = frozenset(end if isinstance(end, list) else [end]) - {None}
-    written, _ = read_and_write(loaded, prompts, [sample.max_new_tokens for sample in samples], ends)
+    lengths = (len(prompt.ids) for prompt in prompts)
+    limits = [loaded.encoder.room(n, sample.max_new_tokens) for n, sample in zip(lengths, samples, strict=True)]
+    written, _ = read_and_write(loaded, prompts, limits, ends)
     return [
         _response(loaded, sample, [*prompt.ids, *reply], len(prompt.ids))
         for sample, prompt, reply in zip(samples, prompts, written, strict=True)
@@ -54,8 +56,10 @@ def answer(
 
 def _answer_alone(loaded: Loaded, sample: Sample, image_folder: Path, system_prompt: str) -> Response:
     inputs = encode(loaded, sample, image_folder, system_prompt=system_prompt).to(loaded.device)
-    ids = loaded.model.generate(**inputs, max_new_tokens=sample.max_new_tokens, do_sample=False)[0]
-    return _response(loaded, sample, ids.tolist(), inputs["input_ids"].shape[1])
+    length = inputs["input_ids"].shape[1]
+    limit = loaded.encoder.room(length, sample.max_new_tokens)
+    ids = loaded.model.generate(**inputs, max_new_tokens=limit, do_sample=False)[0]
+    return _response(loaded, sample, ids.tolist(), length)
 
 
 def _response(loaded: Loaded, sample: Sample, ids: Sequence[int], length: int) -> Response:

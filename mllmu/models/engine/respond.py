@@ -87,7 +87,7 @@ def respond(
             turn = as_turn(sample, image_folder, system_prompt)
             for text in ("", *sample.candidates.values()):
                 loaded.encoder.check_length(turn, text)
-    share = share and loaded.family.shares_prefix
+    share = share and loaded.shares
     run = partial(answer, loaded, image_folder=image_folder, system_prompt=system_prompt, share=share)
     with forward.prepacked(loaded.model, loaded.family.lora_targets) if share else nullcontext():
         for _, responses in fitting(batches, run):
@@ -123,9 +123,10 @@ def answer(
     turns = [as_turn(sample, image_folder, system_prompt) for sample in batch]
     candidates = candidates_of(batch)
     owners, replies = [i for i, _ in candidates], [loaded.encoder.reply(text) for _, text in candidates]
-    limits = [sample.max_new_tokens for sample in batch]
+    prompts = [EncodedPrompt(loaded.encoder.prompt(turn), turn) for turn in turns]
+    lengths = (len(prompt.ids) for prompt in prompts)
+    limits = [loaded.encoder.room(n, sample.max_new_tokens) for n, sample in zip(lengths, batch, strict=True)]
     if share:
-        prompts = [EncodedPrompt(loaded.encoder.prompt(turn), turn) for turn in turns]
         written, logps = read_and_write(loaded, prompts, limits, loaded.ends, owners, replies)
     else:
         written, logps = plain.generate(loaded, turns, limits), plain.score(loaded, turns, candidates)
@@ -309,6 +310,7 @@ def _read(
             ends=pieces is sharing.levels[-1],
             positions=[_positions(loaded, prompts[piece.prompt], piece.tokens) for piece in pieces],
             ahead_M=visibility.tokens_ahead(looks, ids, mark) if looks else None,
+            ahead_of_windows=looks == "prompt",
         )
     assert level is not None  # noqa: S101 - a plan has at least one level
     return level

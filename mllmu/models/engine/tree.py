@@ -46,11 +46,15 @@ MOST_SCORES = 2**26
 
 
 class AttentionRule(NamedTuple):
-    """How a layer attends: factor of its scores, how far back it sees, and the bound of its scores; None: no limit."""
+    """How a layer attends: factor of its scores, how far back it sees, and the bound of its scores; None: no limit.
+
+    ``sinks`` [H] are scores of a key that every token sees, and whose value is zero.
+    """
 
     scale: float
     window: int | None = None
     softcap: float | None = None
+    sinks: Tensor | None = None
 
 
 class NodeLayout:
@@ -173,6 +177,7 @@ class TreePass:
         nodes, counts: which nodes get new tokens, and how many each.
         positions: of the new tokens of each of these nodes, [A][tokens]; where None, they continue those before.
         ahead_M: tokens of one node with the same number, from 0 on, see each other, also forwards; -1 for the others.
+        ahead_of_windows: they do also where a layer's window is shorter.
         until: the layer whose keys and values are the last that are wanted; :class:`PassEnded` is raised there.
     """
 
@@ -185,9 +190,11 @@ class TreePass:
         *,
         positions: Sequence[Sequence[Sequence[int]] | None] = (),
         ahead_M: Tensor | None = None,
+        ahead_of_windows: bool = False,
         until: int | None = None,
     ) -> None:
         self.level, self.offset, self.ahead_M, self.until = level, 0, ahead_M, until
+        self.ahead_of_windows = ahead_of_windows
         node_N, count_N = torch.tensor(nodes), torch.tensor(counts)
         node_M = node_N.repeat_interleave(count_N)
         number_M = torch.arange(len(node_M)) - (count_N.cumsum(0) - count_N).repeat_interleave(count_N)
@@ -212,12 +219,16 @@ class TreePass:
         level.put(layer, (k_MKD, v_MKD), layout, self.node_M, width)
         if layer == self.until:
             raise PassEnded
-        alone = len(self.seen) == 1 and not level.grows and rule.softcap is None
+        alone = len(self.seen) == 1 and not level.grows and rule.softcap is None and rule.sinks is None
         if alone and self.mask(0, rule.window, q_MHD.dtype) is None:
             q, (k, v) = layout.spread(q_MHD).transpose(1, 2), level.states[layer]
             out_NHWD = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=rule.scale, enable_gqa=True)
             return layout.gather(out_NHWD.transpose(1, 2))
-        return join([self._part(number, layer, q_MHD, rule) for number in range(len(self.seen))])
+        parts = [self._part(number, layer, q_MHD, rule) for number in range(len(self.seen))]
+        if rule.sinks is not None:
+            out_MHD, weight_MH = parts[0]
+            parts.append((torch.zeros_like(out_MHD), rule.sinks.to(weight_MH.dtype).expand_as(weight_MH)))
+        return join(parts)
 
     def _part(self, number: int, layer: int, q_MHD: Tensor, rule: AttentionRule) -> tuple[Tensor, Tensor]:
         """[M, H, D] and [M, H]: attention to one level, and the logarithm of its weight."""
@@ -331,7 +342,7 @@ def attend(
     assert tree_pass is not None  # noqa: S101 - the kernel is set for the time of a pass
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     q_MHD, k_MKD, v_MKD = (x[0].transpose(0, 1) for x in (query, key, value))
-    rule = AttentionRule(scale, of.get("sliding_window"), of.get("softcap"))
+    rule = AttentionRule(scale, of.get("sliding_window"), of.get("softcap"), of.get("s_aux"))
     return tree_pass.attend(module.layer_idx, q_MHD, k_MKD, v_MKD, rule)[None], None
 
 

@@ -71,12 +71,14 @@ def hidden(tree_pass: TreePass, number: int, near: int | None) -> Tensor:
     held_NS = torch.arange(level.width) + (level.ends - level.lengths - level.first)[:, None]
     distance_GWS = index_GW[:, :, None] - layout.pick(held_NS)[:, None]
     hidden_GWS = distance_GWS < 0
-    if near is not None:
-        hidden_GWS |= distance_GWS >= near
+    far_GWS = distance_GWS >= near if near is not None else torch.zeros_like(hidden_GWS)
     if number == 0 and not level.grows and tree_pass.ahead_M is not None:
         group_GW = layout.spread(tree_pass.ahead_M.to(device)).cpu()
-        hidden_GWS &= (group_GW[:, :, None] != group_GW[:, None]) | (group_GW < 0)[:, :, None]
-    return hidden_GWS
+        apart_GWS = (group_GW[:, :, None] != group_GW[:, None]) | (group_GW < 0)[:, :, None]
+        hidden_GWS &= apart_GWS
+        if tree_pass.ahead_of_windows:
+            far_GWS &= apart_GWS
+    return hidden_GWS | far_GWS
 
 
 def highest(tree_pass: TreePass, slot: int, score_MR: Tensor, window: int | None = None) -> Tensor:

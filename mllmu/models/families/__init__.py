@@ -256,17 +256,18 @@ class Family(Plugin):
         """
         return None
 
-    def packed_masks(self, model: Any, kin_BTT: Tensor, position_BT: Tensor, is_image_BT: Tensor) -> dict[str, Tensor]:
+    def packed_masks(self, model: Any, kin_BTT: Tensor, index_BT: Tensor, is_image_BT: Tensor) -> dict[str, Tensor]:
         """Which tokens a packed token sees, [B, T, T], by the type of layer; one mask named "" is for all layers.
 
-        Here kin that comes earlier, and the token itself; prefixes come before their blocks.
+        Here kin that comes earlier, and the token itself; prefixes come before their blocks. Layers with a window see
+        those less than a window before.
 
         Args:
             kin_BTT: True where two tokens are of one group, and the second is of its prefix or of the first's block.
-            position_BT: position of each token in its own prompt; with several axes, along the first.
+            index_BT: number of tokens before each one in a sequence of its own prompt and reply.
             is_image_BT: True for tokens of images.
         """
-        return {"": kin_BTT.tril()}
+        return windowed(kin_BTT.tril(), index_BT, layer_windows(model.config.get_text_config()))
 
     def image_features(self, model: Any, images: dict[str, Tensor]) -> Tensor:
         """[F, D] the output of the ``image_parts``: one row per image token, images in order."""
@@ -326,6 +327,34 @@ def open_image(path: Path) -> Image.Image:
         raise DataError(f"{path}: no such image. Run the data stage again (mllmu data RECIPE --force).") from None
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise DataError(f"{path}: not a readable image ({error}). Replace it or make the data again.") from None
+
+
+def layer_windows(config: Any) -> dict[str, int | None]:
+    """How many tokens back each type of layer sees, itself included, None: all; one named "" where all see the same.
+
+    Args:
+        config: of the language model. Its layers have types (``layer_types``), or are all alike.
+    """
+    window, types = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
+    windows = {kind: window if kind in ("", "sliding_attention") else None for kind in types or [""]}
+    return windows if len(set(windows.values())) > 1 else {"": next(iter(windows.values()))}
+
+
+def windowed(seen_BTT: Tensor, index_BT: Tensor, windows: Mapping[str, int | None]) -> dict[str, Tensor]:
+    """What the layers see by their type, of what is seen without windows; for ``index_BT`` see ``packed_masks``."""
+    back_BTT = index_BT[:, :, None] - index_BT[:, None, :]
+    return {kind: seen_BTT if size is None else seen_BTT & (back_BTT < size) for kind, size in windows.items()}
+
+
+def unknown_attention(config: Any) -> str:
+    """Why the layers of a language model see tokens in a way that is not known here; empty if it is known.
+
+    Known are layers that see all tokens before or a window of them, with or without bounded scores and sinks.
+    """
+    types = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if not types and getattr(config, "attention_chunk_size", None):
+        types = {"chunked_attention"}
+    return f"layers of the type {', '.join(sorted(types))} ({config.model_type})" if types else ""
 
 
 def core(model: Any) -> Any:

@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from mllmu.models.engine.visibility import runs
+from mllmu.models.families import windowed
 from mllmu.models.families._chat import ChatFamily
 
 
@@ -30,9 +31,8 @@ class Gemma3(ChatFamily):
     def token_inputs(self, ids_BT: Tensor, labels_BT: Tensor, processor: Any) -> dict[str, Tensor]:
         return {"token_type_ids": (ids_BT == processor.tokenizer.image_token_id).long()}
 
-    def packed_masks(self, model: Any, kin_BTT: Tensor, position_BT: Tensor, is_image_BT: Tensor) -> dict[str, Tensor]:
-        image_BT, causal_BTT = runs(is_image_BT), kin_BTT.tril()
+    def packed_masks(self, model: Any, kin_BTT: Tensor, index_BT: Tensor, is_image_BT: Tensor) -> dict[str, Tensor]:
+        image_BT = runs(is_image_BT)
         image_BTT = (image_BT[:, :, None] == image_BT[:, None, :]) & is_image_BT[:, :, None] & kin_BTT
-        # less than a window before the token, or behind it
-        near_BTT = position_BT[:, :, None] - position_BT[:, None, :] < model.config.get_text_config().sliding_window
-        return {"full_attention": causal_BTT | image_BTT, "sliding_attention": (causal_BTT & near_BTT) | image_BTT}
+        windows = {"full_attention": None, "sliding_attention": model.config.get_text_config().sliding_window}
+        return windowed(kin_BTT.tril() | image_BTT, index_BT, windows)

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from mllmu.config.recipe import Lora, ModelSection
 from mllmu.models.engine.memory import kv_bytes
-from mllmu.models.families import Family, Turn
+from mllmu.models.families import Family, Turn, unknown_attention
 from mllmu.models.loading import (
     attention,
     choose_dtype,
@@ -138,8 +138,8 @@ def describe(section: ModelSection, *, device: str) -> ModelFacts:
         config=config,
         family=family,
         dtype=dtype,
-        packs=choose_packing(section, family),
-        shares=family.shares_prefix,
+        packs=choose_packing(section, family, config),
+        shares=family.shares_prefix and not unknown_attention(config.get_text_config()),
         parameters=sum(p.numel() for p in model.parameters()),
         vision=sum(p.numel() for name, p in model.named_parameters() if is_vision(name)),
         shapes={n: (m.out_features, m.in_features) for n, m in model.named_modules() if isinstance(m, nn.Linear)},
