@@ -1,6 +1,7 @@
 """The one training loop: fine-tuning and every unlearning method run through it."""
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,6 +24,10 @@ from mllmu.training.distributed import agree, average_gradients
 CHECKPOINT = "checkpoint.safetensors"
 TEMPORARY = f".{CHECKPOINT}.tmp"
 CURVE = "curve.json"
+READ_STEPS, READ_S = 16, 1.0
+"""Losses are read back after so many steps, or so many seconds: every reading waits for the device."""
+FUSED = ("cpu", "cuda")
+"""Devices on which one operation clips, and one steps, all weights, and a step can be left out without asking."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +86,8 @@ class TrainingState:
         trainable: the trained parameters by name, changed in place.
         memory: numbers that the loss carries from step to step.
         curve: one {"step": step, name of a term: value, ...} per step, in nats unless the term says otherwise.
+        unread: number, names of the terms, and on the device [terms and 2] their values, sum, and norm of the gradient,
+            of the steps that are not in the curve yet.
     """
 
     training: Training
@@ -88,28 +95,51 @@ class TrainingState:
     optimizer: torch.optim.Optimizer
     memory: dict[str, float]
     curve: list[dict[str, float]] = field(default_factory=list)
+    unread: list[tuple[int, list[str], Tensor]] = field(default_factory=list)
 
-    def descend(self, terms: dict[str, Tensor], schedule: Schedule, step: int) -> float:
-        """One step of the optimiser down the sum of the terms; returns the sum.
+    def descend(self, terms: dict[str, Tensor], schedule: Schedule, step: int) -> None:
+        """One step of the optimiser down the sum of the terms, without waiting for the device.
 
-        Raises:
-            ModelError: the sum, or the norm of its gradient, is not finite.
+        From the first sum or norm of its gradient that is not finite on, no step changes the weights any more;
+        :meth:`read` says so.
         """
-        total = torch.stack(list(terms.values())).sum()
-        where = f"step {step + 1} of {schedule.num_steps}"
-        _check_finite(total, f"{self.training.label}: the loss", where)
+        values = torch.stack(list(terms.values()))
+        total = values.sum()
         total.backward()
         weights = list(self.trainable.values())
         if process.count() > 1:
             average_gradients(weights)
-        norm = torch.nn.utils.clip_grad_norm_(weights, schedule.max_grad_norm)
-        _check_finite(norm, f"{self.training.label}: the norm of the gradient", where)
+        fused = bool(self.optimizer.defaults["fused"])
+        norm = torch.nn.utils.clip_grad_norm_(weights, schedule.max_grad_norm, foreach=fused or None)
+        self.unread.append((step, list(terms), torch.stack([*values.detach(), total.detach(), norm])))
+        if fused:
+            bad = (total.detach() + norm).isfinite().logical_not().float()
+            self.optimizer.found_inf = torch.maximum(getattr(self.optimizer, "found_inf", bad), bad)
+        else:
+            self.read(schedule)
         for group in self.optimizer.param_groups:
             group["lr"] = schedule.rate(step)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.curve.append({"step": step, **{name: round(value.item(), 6) for name, value in terms.items()}})
-        return total.item()
+
+    def read(self, schedule: Schedule) -> None:
+        """Put the unread losses into the curve, and show progress.
+
+        Raises:
+            ModelError: the sum, or the norm of its gradient, is not finite at one of the steps.
+        """
+        if not self.unread:
+            return
+        numbers = torch.cat([record for _, _, record in self.unread]).tolist()
+        for step, names, _ in self.unread:
+            *values, total, norm = numbers[: len(names) + 2]
+            del numbers[: len(names) + 2]
+            where = f"step {step + 1} of {schedule.num_steps}"
+            _check_finite(total, f"{self.training.label}: the loss", where)
+            _check_finite(norm, f"{self.training.label}: the norm of the gradient", where)
+            self.curve.append({"step": step, **dict(zip(names, (round(v, 6) for v in values), strict=True))})
+        self.training.progress.advance(len(self.unread), loss=total)
+        self.unread.clear()
 
     def save(self, next_step: int) -> None:
         """Write the checkpoint."""
@@ -142,8 +172,8 @@ class TrainingState:
         for key, value in tensors.items():
             _, statistic, name = key.split("/", 2)
             parameter = self.trainable[name]
-            # the optimiser counts its steps on the CPU; everything else lies beside the parameter
-            self.optimizer.state[parameter][statistic] = value if statistic == "step" else value.to(parameter.device)
+            here = statistic != "step" or self.optimizer.defaults["fused"]  # else steps are counted on the CPU
+            self.optimizer.state[parameter][statistic] = value.to(parameter.device) if here else value
         self.curve = curve
         self.memory.update(memory)
         return int(step)
@@ -186,7 +216,9 @@ def train(
     """
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     weights, progress, folder = list(trainable.values()), training.progress, training.folder
-    optimizer = torch.optim.AdamW(weights, lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
+    fused = all(weight.device.type in FUSED for weight in weights)
+    settings = {"lr": schedule.learning_rate, "weight_decay": schedule.weight_decay, "fused": fused}
+    optimizer = torch.optim.AdamW(weights, **settings)
     state = TrainingState(training, trainable, optimizer, {} if memory is None else memory)
     if process.count() > 1:
         agree(weights)
@@ -195,17 +227,22 @@ def train(
     start_meter(sum(weight.numel() for weight in weights))
     progress.start(training.label, schedule.num_steps)
     progress.advance(first)
-    saved = time.monotonic()
+    saved = seen = time.monotonic()
     for step in range(first, schedule.num_steps):
         torch.manual_seed(derive(training.seed, "step", step))
         losses = terms(step)
         if not losses:
             progress.advance(1)
             continue
-        progress.advance(1, loss=state.descend(losses, schedule, step))
-        if process.leads() and time.monotonic() - saved > training.checkpoint_every_s:
+        state.descend(losses, schedule, step)
+        due = process.leads() and time.monotonic() - saved > training.checkpoint_every_s
+        if due or len(state.unread) >= READ_STEPS or time.monotonic() - seen > READ_S:
+            state.read(schedule)
+            seen = time.monotonic()
+        if due:
             state.save(step + 1)
             saved = time.monotonic()
+    state.read(schedule)
     progress.finish()
     stop_meter()
     model.eval()
@@ -216,9 +253,9 @@ def train(
     return state.curve
 
 
-def _check_finite(value: Tensor, what: str, where: str) -> None:
-    if not torch.isfinite(value):
+def _check_finite(value: float, what: str, where: str) -> None:
+    if not math.isfinite(value):
         raise ModelError(
-            f"{what} is {value.item()} at {where}, expected a finite number. "
+            f"{what} is {value} at {where}, expected a finite number. "
             "Lower learning_rate or epochs; the run folder keeps everything finished before."
         )

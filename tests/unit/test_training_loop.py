@@ -6,12 +6,14 @@ import json
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from helpers_models import Watcher, training
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mllmu.core.errors import ModelError, RunStoreError
 from mllmu.training.loop import CHECKPOINT, CURVE, TEMPORARY, Schedule, train
@@ -228,6 +230,42 @@ def test_a_gradient_that_is_not_finite_stops_before_it_spoils_the_weights(tmp_pa
     with pytest.raises(ModelError, match="net: the norm of the gradient is nan at step 2 of 8"):
         run(net, tmp_path, terms)
     assert all(torch.isfinite(w).all() for w in weights(net))
+
+
+@pytest.mark.parametrize("bad", [0, 3])
+def test_no_step_behind_one_that_is_not_finite_changes_the_weights(tmp_path: Path, bad: int) -> None:
+    net = Net()
+    before: list[list[Tensor]] = []
+
+    def terms(step: int) -> dict[str, Tensor]:
+        before.append(weights(net))
+        good = net.terms(step)
+        return {name: value * float("inf") for name, value in good.items()} if step == bad else good
+
+    with pytest.raises(ModelError, match=rf"the loss is inf at step {bad + 1} of 8"):
+        run(net, tmp_path, terms, every_s=60)
+    assert equal(weights(net), before[bad])
+
+
+class ReadCounter(TorchDispatchMode):
+    """Counts the numbers that Python asks tensors for."""
+
+    reads = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.reads += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_reads_no_number_back_and_the_curve_is_complete_all_the_same(tmp_path: Path) -> None:
+    net = Net()
+    schedule = Schedule(num_steps=40, learning_rate=0.01)
+    with ReadCounter() as counter:
+        curve, watcher = run(net, tmp_path, schedule=schedule, every_s=60)
+    assert counter.reads == 0
+    assert [point["step"] for point in curve] == list(range(40))
+    assert watcher.done == 40
+    assert net.terms(0)["fit"].item() != curve[0]["fit"]
 
 
 def test_a_step_without_terms_changes_nothing_and_counts(tmp_path: Path) -> None:
