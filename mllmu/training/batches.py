@@ -207,8 +207,8 @@ def lay_out(loaded: Loaded, turns: Sequence[Turn], sequences: Sequence[Sequence[
             for block, (turn, (rest, reply)) in enumerate(zip(group.turns, group.blocks, strict=True), start=1):
                 labels = [*[IGNORE] * len(rest), *reply]
                 for place, (token, label) in enumerate(zip([*rest, *reply], labels, strict=True)):
-                    index, positions = len(group.prefix) + place, [start + place] * len(axes)
-                    row.append((token, label, number, block, turn, index, *positions))
+                    after = [start + place] * len(axes)
+                    row.append((token, label, number, block, turn, len(group.prefix) + place, *after))
         rows.append(row)
     padding = (loaded.encoder.pad, IGNORE, -1, 0, 0, 0, *[0] * len(axes))
     width = max(map(len, rows))
