@@ -171,7 +171,8 @@ class Lora(Section):
 
     rank: int = Field(16, ge=1, description="rank of each adapter")
     alpha: float = Field(16, gt=0, description="scale of the adapters: their output is multiplied by alpha / rank")
-    dropout: float = Field(0.05, ge=0, lt=1, description="dropout on the input of each adapter")
+    dropout: float = Field(0.05, ge=0, lt=1)
+    """dropout on the input of each adapter; packed questions share that of their image (model.packing: off: none do)"""
     targets: str | None = None
     """regular expression of layer names; null: those of the language model; e.g. .*(q_proj|v_proj)"""
 

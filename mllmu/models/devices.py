@@ -2,6 +2,7 @@
 
 from bisect import bisect
 from collections.abc import Sequence
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import torch
 from mllmu.core import process
 from mllmu.core.errors import ModelError, one_line
 from mllmu.core.records import Sample
+from mllmu.models.dropout import draw_again
+from mllmu.models.families import core
 
 CGROUP = Path("/sys/fs/cgroup")
 PACKED_SHARE = 0.1
@@ -86,6 +89,13 @@ def fitting_layers(layers: list[Any]) -> list[Any]:
     """The first of some layers whose weights take a tenth of the machine's free memory at the most."""
     sizes = accumulate(layer.weight.nbytes for layer in layers)
     return layers[: bisect(list(sizes), PACKED_SHARE * free_bytes(torch.device("cpu")))]
+
+
+def recompute_activations(model: Any) -> None:
+    """Let a model in training compute the activations of its layers again in the backward pass."""
+    settings = {"use_reentrant": False, "context_fn": partial(draw_again, core(model))}  # frozen inputs are no obstacle
+    newer = getattr(model, "activation_checkpointing_enable", None)
+    (newer or model.gradient_checkpointing_enable)(settings)
 
 
 def half_of(batch: Sequence[Sample], error: Exception) -> int:

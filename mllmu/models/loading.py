@@ -26,6 +26,7 @@ from mllmu.core.errors import MllmuError, ModelError, one_line
 from mllmu.core.records import ModelRef
 from mllmu.core.runfolder import explain_os_errors, read_json
 from mllmu.models import devices, processors, weights
+from mllmu.models.dropout import seed_dropout
 from mllmu.models.encoding import Encoder
 from mllmu.models.families import Family, core, unknown_attention
 from mllmu.models.modifiers import MODIFIER_FILE, apply_modifier
@@ -106,9 +107,7 @@ def load(section: ModelSection, ref: ModelRef, run_folder: Path, encoder: Encode
         model.to(device)
     model.eval()
     if section.gradient_checkpointing:
-        # frozen inputs are no obstacle without re-entrance
-        newer = getattr(model, "activation_checkpointing_enable", None)
-        (newer or model.gradient_checkpointing_enable)({"use_reentrant": False})
+        devices.recompute_activations(model)
     return Loaded(model=model, encoder=encoder, device=device, packs=choose_packing(section, encoder.family, config))
 
 
@@ -336,9 +335,12 @@ def add_trainable(model: Any, family: Family, lora: Lora | None, *, seed: int, t
     add = weights.add_adapter if isinstance(model, PeftModel) else get_peft_model
     try:
         with quiet_libraries():
-            return add(model, config)
+            model = add(model, config)
     except ValueError as error:
         raise ModelError(f"lora.targets: {one_line(error)}. Match linear layers only.") from None
+    if lora.dropout or len(model.peft_config) > 1:
+        seed_dropout(model, weights.NEW)
+    return model
 
 
 def without_adapter(model: Any) -> AbstractContextManager[Any]:
