@@ -1,7 +1,7 @@
 """Devices: which one a model runs on, how much memory is left there, and what to do when it was too little."""
 
 from bisect import bisect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
@@ -19,6 +19,8 @@ from mllmu.models.families import core
 CGROUP = Path("/sys/fs/cgroup")
 PACKED_SHARE = 0.1
 """Of the machine's free memory that copies of weights may take; the output layer comes first, it gains most."""
+SPARE: list[Callable[[], None]] = []
+"""What gives back memory that is only held to save time."""
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
@@ -111,6 +113,8 @@ def half_of(batch: Sequence[Sample], error: Exception) -> int:
             f"out of memory with a single question ({batch[0].id}). Use a smaller model, a GPU with more memory, or "
             "smaller images (model.image_processor)."
         ) from None
+    for give_back in SPARE:
+        give_back()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return len(batch) // 2
