@@ -28,12 +28,14 @@ from mllmu.core.runfolder import explain_os_errors, read_json
 from mllmu.models import devices, processors, weights
 from mllmu.models.dropout import seed_dropout
 from mllmu.models.encoding import Encoder
-from mllmu.models.families import Family, core, unknown_attention
+from mllmu.models.families import Family, core, num_layers, unknown_attention
 from mllmu.models.modifiers import MODIFIER_FILE, apply_modifier
 from mllmu.models.weights import WEIGHTS_FILE
 
 LOAD_FAULTS = (AttributeError, OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError)
 """What the libraries raise on files that are missing, damaged, or made for another model."""
+DEEP = 16
+"""Layers of a language model from which on the number of operations of a training step counts on a CPU, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -340,6 +342,10 @@ def add_trainable(model: Any, family: Family, lora: Lora | None, *, seed: int, t
         raise ModelError(f"lora.targets: {one_line(error)}. Match linear layers only.") from None
     if lora.dropout or len(model.peft_config) > 1:
         seed_dropout(model, weights.NEW)
+    if num_layers(model) >= DEEP or next(model.parameters()).is_cuda:
+        from mllmu.models.engine import fused
+
+        fused.fuse(model)
     return model
 
 
