@@ -25,7 +25,7 @@ CHECKPOINT = "checkpoint.safetensors"
 TEMPORARY = f".{CHECKPOINT}.tmp"
 CURVE = "curve.json"
 READ_STEPS, READ_S = 16, 1.0
-"""Losses are read back after so many steps, or so many seconds: every reading waits for the device."""
+"""Losses are read back after so many steps (at the beginning after as many as there were), or so many seconds."""
 FUSED = ("cpu", "cuda")
 """Devices on which one operation clips, and one steps, all weights, and a step can be left out without asking."""
 
@@ -239,7 +239,7 @@ def train(
             continue
         state.descend(losses, schedule, step)
         due = process.leads() and time.monotonic() - saved > training.checkpoint_every_s
-        if due or len(state.unread) >= READ_STEPS or time.monotonic() - seen > READ_S:
+        if due or len(state.unread) >= min(READ_STEPS, len(state.curve)) or time.monotonic() - seen > READ_S:
             state.read(schedule)
             seen = time.monotonic()
         if due:
