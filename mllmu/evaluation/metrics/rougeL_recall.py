@@ -1,7 +1,8 @@
 # ruff: noqa: N999 - the file name is the metric name, and the field writes ROUGE-L with a capital L
 """How much of the true sentence is told."""
 
-from mllmu.evaluation.rouge import OverlapMetric, rouge_l
+from mllmu.evaluation.metrics import OverlapMetric
+from mllmu.evaluation.rouge import rouge_l
 
 
 class RougeLRecall(OverlapMetric):
@@ -13,5 +14,5 @@ class RougeLRecall(OverlapMetric):
     source = "https://aclanthology.org/W04-1013"
     label = "ROUGE-L recall"
 
-    def overlap(self, truth: str, reply: str, *, published: bool) -> float:
-        return rouge_l(truth, reply, published=published).recall
+    def overlap(self, truth: str, reply: str) -> float:
+        return rouge_l(truth, reply).recall
