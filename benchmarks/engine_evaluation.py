@@ -51,12 +51,17 @@ def dataset(folder: Path, people: int, side: int) -> Dataset:
     return Dataset(folder, profiles, found, {KEY: [person.id for person in profiles], "holdout": []})
 
 
+def rendered(data: Dataset, protocol: str) -> list[Sample]:
+    """The samples of one protocol, as every run puts them."""
+    evaluate = Evaluate.model_validate({"protocol": protocol})
+    found = sampling.render(data, KEY, evaluate, selection=0.0, seed=0)
+    return [sample for sample in found if sample.split == "forget"]
+
+
 def asked(data: Dataset, protocol: str, new_tokens: int) -> list[Sample]:
     """The samples of one protocol, without candidates, which the published loop does not score."""
-    evaluate = Evaluate.model_validate({"protocol": protocol})
-    rendered = sampling.render(data, KEY, evaluate, selection=0.0, seed=0)
     update = {"max_new_tokens": new_tokens, "candidates": {}}
-    return [sample.model_copy(update=update) for sample in rendered if sample.split == "forget"]
+    return [sample.model_copy(update=update) for sample in rendered(data, protocol)]
 
 
 @dataclass

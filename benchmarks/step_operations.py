@@ -6,7 +6,7 @@ A LLaVA of LLaVA-1.5's depth (24 vision layers, 32 language layers, 448 adapter 
 cost of a step visible on a CPU, as its arithmetic is nothing: LoRA of rank 16 on all linear layers of the language
 model, 15 questions about one person a step, 17 image tokens. Operations are those that PyTorch dispatches
 eagerly, views included; a step is one of the training loop itself, so building the batch, the passes, clipping
-and AdamW are in it.
+and AdamW are in it. Seconds are those of the processor, one thread.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def deep_llava(folder: Path, *, layers: int = LAYERS, vision_layers: int = VISIO
 
 def train_steps(loaded: Loaded, turns: list[Turn], folder: Path, at_step: Callable[[int], None], steps: int) -> None:
     """Train so many steps of the turns; ``at_step`` is told the number of each before it begins."""
-    model = add_trainable(loaded.model, loaded.family, Lora(rank=16, alpha=32), seed=0)
+    model = add_trainable(loaded.model, loaded.family, Lora(), seed=0)
     make = partial(training_batch, loaded)
 
     def terms(step: int) -> dict[str, torch.Tensor]:
@@ -108,7 +108,7 @@ def train_steps(loaded: Loaded, turns: list[Turn], folder: Path, at_step: Callab
 
 
 def measure(folder: Path, **depth: int) -> dict[str, Any]:
-    """Operations and reads of one step in the middle of a training, and seconds of the fastest without the counter."""
+    """Operations and reads of a step in the middle of a training, and seconds of the fastest without the counter."""
     loaded, turns = deep_llava(folder, **depth), people_turns(folder, 1, QUESTIONS, IMAGE_SIDE)
     counter, starts = OperationCounter(), list[float]()
 
@@ -117,7 +117,7 @@ def measure(folder: Path, **depth: int) -> dict[str, Any]:
             counter.__enter__()
         if step == WARM + 1:
             counter.__exit__(None, None, None)
-        starts.append(time.perf_counter())
+        starts.append(time.process_time())
 
     train_steps(loaded, turns, folder, count, WARM + 2 + STEPS)
     counted = counter.counts

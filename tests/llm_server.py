@@ -27,7 +27,7 @@ class LlmServer:
 
     Entries: a status as text ("429", "500", "400", "401", "404", "302"), or "reset", "silence", "half" (fewer bytes
     than announced), "cut" (JSON cut short, announced as it is), "html", "empty" (no choices), "no usage", "length"
-    (cut off by the token limit), "say:<content>".
+    (cut off by the token limit), "say:<content>", "refuse:<message>" (status 400).
     """
 
     def __init__(self, answer: Callable[[Body], str] = lambda _: rating(), *, retry_after: str = "") -> None:
@@ -95,6 +95,9 @@ class LlmServer:
             # Some servers repeat the key they were sent; the client must not pass that on.
             said = json.dumps({"error": {"message": f"no, {handler.headers.get('Authorization')}"}})
             self._send(handler, int(todo), said.encode())
+        elif todo.startswith("refuse:"):
+            said = json.dumps({"error": {"message": todo.removeprefix("refuse:")}})
+            self._send(handler, 400, said.encode())
         elif todo == "html":
             self._send(handler, 200, b"<html>maintenance</html>")
         elif todo == "empty":

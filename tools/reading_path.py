@@ -26,6 +26,7 @@ SETTINGS = (
     "data.portraits.num_views=1",
     "finetune.epochs=0.1",
     f"unlearn.methods=[{METHOD}]",
+    "unlearn.lora.dropout=0",
     f"evaluate.tasks=[{TASK}]",
     f"evaluate.metrics=[{METRIC}]",
 )

@@ -145,8 +145,7 @@ class ModelSection(Section):
     """how inputs are encoded ('mllmu ls families'); 'auto': by the model's config; e.g. llava"""
     image_processor: dict[str, Any] = {}
     """settings of the model's image processor; e.g. {max_pixels: 200704}"""
-    device: str = "auto"
-    """device of the model; 'auto': a GPU if there is one, but the CPU for less than 10 million weights; e.g. cuda:1"""
+    device: str = Field("auto", description="device of the model; 'auto' takes a GPU if there is one; e.g. cuda:1")
     packing: Literal["auto", "on", "off"] = "auto"
     """train on all questions about an image in one sequence: faster, with the same losses"""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -172,7 +171,8 @@ class Lora(Section):
 
     rank: int = Field(16, ge=1, description="rank of each adapter")
     alpha: float = Field(16, gt=0, description="scale of the adapters: their output is multiplied by alpha / rank")
-    dropout: float = Field(0.05, ge=0, lt=1, description="dropout on the input of each adapter")
+    dropout: float = Field(0.05, ge=0, lt=1)
+    """dropout on the input of each adapter; packed questions share that of their image (model.packing: off: none do)"""
     targets: str | None = None
     """regular expression of layer names; null: those of the language model; e.g. .*(q_proj|v_proj)"""
 
@@ -227,7 +227,7 @@ class Evaluate(Section):
     judges: tuple[PluginSpec, ...] = ()
     """judges of free-form answers ('mllmu ls judges'); 'mllmu judge' runs others later; e.g. [rule]"""
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 64
-    """questions per batch; 'auto': as many as memory allows. Replies do not depend on it"""
+    """questions per batch; 'auto': as many as memory allows, 64 in bfloat16, where replies depend on it"""
     backend: Literal["transformers", "vllm"] = "transformers"
     """engine of the evaluation; vllm runs base models and LoRA on a GPU (extra 'vllm')"""
     vllm: dict[str, Any] = Field({}, description="arguments of vllm.LLM; e.g. {gpu_memory_utilization: 0.8}")

@@ -9,6 +9,8 @@ import unicodedata
 from collections.abc import Callable
 from functools import lru_cache
 
+from mllmu.core.parsing import LETTERS, SPACELESS
+
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _MONTH = (
     r"(january|february|march|april|may|june|july|august|september|october|november|december"
@@ -70,8 +72,8 @@ _FORMS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
     (re.compile(r"(?<=\d),(?=\d{3})"), lambda _: ""),
 )
 _WORD = re.compile(
-    r"\d{4}-\d\d-\d\d(?!\d)|[$€£¥]?\d+(?:\.\d+)?[^\W\d_]*|[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"
-    r"|(?:(?![\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af])\w)(?:['\u0300-\u036f]?(?![\u3040-\u9fff\uac00-\ud7af])\w)*[+#]*"
+    rf"\d{{4}}-\d\d-\d\d(?!\d)|[$€£¥]?\d+(?:\.\d+)?[^\W\d_{SPACELESS}]*|[{SPACELESS}]"
+    rf"|(?:(?![{SPACELESS}])[{LETTERS}])(?:'?(?![{SPACELESS}])[{LETTERS}])*[+#]*"
 )
 _ARTICLES = {"a", "an", "the"}
 

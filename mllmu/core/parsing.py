@@ -5,6 +5,16 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
+SPACELESS = (
+    r"\u0e00-\u0e7f\u0e80-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+    r"\uf900-\ufaff\U00020000-\U0003ffff"
+)
+"""Characters of scripts that put no spaces between words, or put small words on others without one."""
+LETTERS = (
+    r"\w\u0300-\u036f\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u064b-\u065f\u0670\u0900-\u0963\u0966-\u0dff"
+)
+"""What words are made of: beside letters and digits, the vowel signs and accents that are characters of their own."""
+_SPACELESS = re.compile(f"[{SPACELESS}]")
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3})")
 
@@ -33,8 +43,25 @@ def contains(reply: str, value: str) -> bool:
 
 
 def contains_words(reply: str, value: str) -> bool:
-    """Whether the value occurs in the reply as whole words, ignoring case: 'male' does not occur in 'female'."""
-    return re.search(rf"(?<!\w){re.escape(value.lower())}(?!\w)", reply.lower()) is not None
+    """Whether the value occurs in the reply as whole words, ignoring case: 'male' does not occur in 'female'.
+
+    In scripts without spaces every character is a word.
+    """
+    text, wanted = (unicodedata.normalize("NFC", each).lower() for each in (reply, value))
+    if _SPACELESS.search(text):
+        text, wanted = (" ".join(_SPACELESS.sub(r" \g<0> ", each).split()) for each in (text, wanted))
+    return re.search(rf"(?<![{LETTERS}]){re.escape(wanted)}(?![{LETTERS}])", text) is not None
+
+
+def told_words(value: str, reply: str) -> tuple[list[str], list[str]]:
+    """The words of a value, and those of them that a reply has as whole words; without spaces, as a part of it.
+
+    >>> told_words("head nurse, Riga", "A nurse in Riga.")
+    (['head', 'nurse', 'riga'], ['nurse', 'riga'])
+    """
+    plain, wanted = normalise(reply), normalise(value).split()
+    said = set(plain.split())
+    return wanted, [word for word in wanted if word in said or (_SPACELESS.search(word) and word in plain)]
 
 
 def first_char(reply: str, options: Mapping[str, str]) -> str | None:

@@ -187,6 +187,8 @@ class Response(Record):
     """What a model replied to a sample (greedy), and how likely it found each candidate.
 
     ``base_logp``: how likely the base model finds the reply, if that was asked; kept in a file of its own.
+    ``asked_with``, ``planned_with``: in low precision the samples that were asked at once, and those of the batch that
+    was planned; 0 in float32.
     """
 
     sample_id: str
@@ -196,6 +198,8 @@ class Response(Record):
     candidates: dict[str, CandidateLogp] = {}
     tokens: TokenStats | None = None
     base_logp: BaseLogp | None = None
+    asked_with: int = 0
+    planned_with: int = 0
 
 
 class Score(Record):

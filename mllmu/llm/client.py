@@ -151,8 +151,8 @@ class Client(Generic[T]):
             if self._num_unanswered >= MAX_FIRST_FAILURES and not self._answered:
                 raise EndpointError(
                     f"{self._settings.base_url}: the first {MAX_FIRST_FAILURES} calls to '{self._settings.model}' "
-                    f"were all in vain: {reason}. Try another value of 'structured', a larger max_tokens or another "
-                    "model."
+                    f"were all in vain: {reason}."
+                    + ("" if ". Set " in reason else " Try another 'structured', a larger max_tokens or another model.")
                 )
         return Unanswered(reason)
 

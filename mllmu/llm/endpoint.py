@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -23,6 +24,10 @@ MAX_BYTES = 8 * 2**20
 """A chat reply has some kilobytes; an endpoint that sends more than this is at fault."""
 EXCERPT = 200
 CHARACTERS_PER_TOKEN = 4
+_NOT_TAKEN = re.compile(
+    r"(?:un|not |n't )(?:support|recogni[sz]ed|known|expected|permitted|allowed)|extra|only the default|deprecated",
+    re.IGNORECASE,
+)
 _AGAIN = frozenset({408, 409, 425, 429})
 _THIS_REQUEST = frozenset({400, 413, 422})
 
@@ -127,13 +132,23 @@ class Endpoint:
         if status in _AGAIN or status >= 500:
             return Transient(str(status), said, retry_after_s(headers.get("retry-after", "")))
         if status in _THIS_REQUEST:
-            return RefusedRequest(said)
+            return RefusedRequest(said + self._advice(text))
         key = f"The key in the environment variable {self._settings.key_variable or '(none)'} is not accepted."
         model = f"Check base_url, and that the endpoint knows the model '{self._settings.model}'."
         moved = "Redirects are not followed, since the key would go along; give the final address as base_url."
         other = moved if 300 <= status < 400 else "Check the settings of the endpoint."
         advice = {401: key, 403: key, 404: model}.get(status, other)
         return EndpointError(f"{self._url}: {said}. {advice}")
+
+    def _advice(self, text: str) -> str:
+        """How to leave out what an endpoint does not know or take, if it names that; empty for any other refusal."""
+        named = re.search(r"\b(max_tokens|temperature|response_format|json_schema)\b", text)
+        if not named or not _NOT_TAKEN.search(text):
+            return ""
+        limit = f"max_tokens: null and parameters: {{max_completion_tokens: {self._settings.max_tokens or 1000}}}"
+        return (
+            f". Set {({'max_tokens': limit, 'temperature': 'temperature: null'}).get(named[1], 'structured: prompt')}"
+        )
 
     def _plain(self, text: str) -> str:
         """An excerpt for a message, in one line and without the key."""

@@ -2,9 +2,12 @@
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+
+from mllmu.core.replies import said
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -13,7 +16,11 @@ MAX_TEXT = 4000
 _CUT = " [cut]"
 _DROPPED = ("title", "default", "minLength", "maxLength")
 """Keywords that strict structured output refuses; the code checks them afterwards."""
-_FENCED = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL | re.IGNORECASE)
+_START = re.compile(r"\{\s*[\"}]")
+_OBJECT = re.compile(rf"\s*(?:```(?:json)?\s*)?{_START.pattern}", re.IGNORECASE)
+"""How a reply begins that is an object, with nothing before it."""
+MOST_DAMAGED = 100
+"""A reply with more damaged objects is not read to its end."""
 
 
 def fence(tag: str, text: str) -> str:
@@ -46,19 +53,38 @@ def _clean(node: Any, *, names: bool = False) -> Any:
 
 
 def parse_object(text: str, kind: type[T]) -> T | str:
-    """Read one JSON object of a kind from a reply; a fence or words around the object are forgiven.
+    """Read one JSON object of a kind from a reply: the last one in it that has a field of the kind.
+
+    Thoughts before it (:func:`mllmu.core.replies.said`), fences and words around it are forgiven. An object that is
+    damaged or cut off counts as the last one too, so that a draft is never taken for what replaces it.
 
     Returns:
         The object, or what is wrong with the reply in one sentence (without repeating it).
     """
-    fenced = _FENCED.search(text)
-    body = fenced[1] if fenced else text
-    start, end = body.find("{"), body.rfind("}")
-    if start < 0 or end < start:
+    found = list(_objects(text if _OBJECT.match(text) else said(text)))
+    if not found:
         return "there is no JSON object in it"
+    fields = {name.casefold() for name in kind.model_fields}
+    meant = [one for one in found if isinstance(one, str) or fields & {name.casefold() for name in one}]
+    last = (meant or found)[-1]
+    if isinstance(last, str):
+        return last
     try:
-        return kind.model_validate_json(body[start : end + 1])
+        return kind.model_validate_json(json.dumps(last))
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, fault["loc"]))
         return f"{place + ': ' if place else ''}{fault['msg']}"
+
+
+def _objects(text: str) -> Iterator[dict[str, Any] | str]:
+    """The JSON objects in a text, those inside others left out; for a damaged one, what is wrong with it."""
+    decoder, end, damaged = json.JSONDecoder(strict=False), 0, 0
+    while damaged < MOST_DAMAGED and (found := _START.search(text, end)):  # "{maybe 7}" is none
+        try:
+            value, end = decoder.raw_decode(text, found.start())
+            yield value
+        except (ValueError, RecursionError) as error:
+            yield f"Invalid JSON: {getattr(error, 'msg', 'nested too deeply, or a number is too long')}"
+            end = max(found.end() - 1, getattr(error, "pos", 0))  # what stands inside a damaged object is not read
+            damaged += 1

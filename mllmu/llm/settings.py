@@ -79,6 +79,8 @@ class EndpointSettings(Plugin):
         """An error message repeats what was given, so whatever may be a key goes before anything is checked."""
         if not isinstance(given, Mapping):
             return given
+        if "key_variable" in given and given["key_variable"] is None:  # --set key_variable=
+            given = {**given, "key_variable": ""}
         return {name: HIDDEN if cls._may_be_secret(name, value) else value for name, value in given.items()}
 
     @classmethod

@@ -1,41 +1,33 @@
 """Devices: which one a model runs on, how much memory is left there, and what to do when it was too little."""
 
 from bisect import bisect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import accumulate
-from math import prod
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
-from safetensors import SafetensorError, safe_open
 
 from mllmu.core import process
 from mllmu.core.errors import ModelError, one_line
 from mllmu.core.records import Sample
+from mllmu.models.dropout import draw_again
+from mllmu.models.families import core
 
 CGROUP = Path("/sys/fs/cgroup")
 PACKED_SHARE = 0.1
 """Of the machine's free memory that copies of weights may take; the output layer comes first, it gains most."""
-SMALL = 10_000_000
-"""Weights of a model below which two CPU cores are faster than a GPU, whose steps take the same time whatever is in
-them. ``recipes/smoke.yaml`` (4.2 million weights): 34 s on two cores, 72 s on an H200. On a CPU the time grows with the
-number of weights."""
+SPARE: list[Callable[[], None]] = []
+"""What gives back memory that is only held to save time."""
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
-def choose(name: str, source: str | None = None) -> torch.device:
-    """The device of a name other than 'cpu', where there are GPUs.
-
-    'auto' is the GPU of this process, but the CPU if the model in a folder ``source`` has less than :data:`SMALL`
-    weights.
-
-    Raises:
-        ModelError: it cannot be used.
-    """
+def choose(name: str) -> torch.device:
+    """The device of a name other than 'cpu'; 'auto' is the GPU of this process. ModelError if it cannot be used."""
     if name == "auto":
-        return torch.device("cpu") if is_small(source) else own_gpu()
+        return own_gpu()
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -51,34 +43,6 @@ def choose(name: str, source: str | None = None) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ModelError(f"model.device: '{name}' cannot be used here: {one_line(error)}. Use device: auto.") from None
     return device
-
-
-def is_small(source: str | None) -> bool:
-    """Whether a folder holds less than :data:`SMALL` weights; no for a hub id, and where processes share the work."""
-    files = list(Path(source).glob("*.safetensors")) if source and process.count() == 1 else []
-    return bool(files) and sum(map(num_weights, files)) < SMALL
-
-
-def num_weights(file: Path) -> int:
-    """Numbers in a safetensors file, by its header; 0 if it cannot be read, which loading it explains."""
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            return sum(prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
-    except (SafetensorError, OSError):
-        return 0
-
-
-def why(name: str, device: torch.device, dtype: torch.dtype) -> str:
-    """Where a model of ``model.device: name`` runs, and why, in one line."""
-    place = f"the GPU ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "the CPU"
-    reason = f"model.device: {name}"
-    if name == "auto" and device.type == "cuda":
-        reason += " takes a GPU where there is one"
-    elif name == "auto" and torch.cuda.is_available():
-        reason += f"; a GPU is slower for models of less than {SMALL // 10**6} million weights"
-    elif name == "auto":
-        reason += "; no GPU is visible"
-    return f"models run on {place} in {str(dtype).removeprefix('torch.')} ({reason})"
 
 
 def own_gpu() -> torch.device:
@@ -129,6 +93,13 @@ def fitting_layers(layers: list[Any]) -> list[Any]:
     return layers[: bisect(list(sizes), PACKED_SHARE * free_bytes(torch.device("cpu")))]
 
 
+def recompute_activations(model: Any) -> None:
+    """Let a model in training compute the activations of its layers again in the backward pass."""
+    settings = {"use_reentrant": False, "context_fn": partial(draw_again, core(model))}  # frozen inputs are no obstacle
+    newer = getattr(model, "activation_checkpointing_enable", None)
+    (newer or model.gradient_checkpointing_enable)(settings)
+
+
 def half_of(batch: Sequence[Sample], error: Exception) -> int:
     """The size to go on with after a batch that did not fit into memory; other errors are raised again.
 
@@ -142,6 +113,8 @@ def half_of(batch: Sequence[Sample], error: Exception) -> int:
             f"out of memory with a single question ({batch[0].id}). Use a smaller model, a GPU with more memory, or "
             "smaller images (model.image_processor)."
         ) from None
+    for give_back in SPARE:
+        give_back()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return len(batch) // 2

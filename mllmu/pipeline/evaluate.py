@@ -17,14 +17,16 @@ from mllmu.evaluation.metrics import Metric
 from mllmu.models.engine.memory import MOST, starting_size
 from mllmu.models.engine.respond import base_logps, plan_batches, respond
 from mllmu.models.engine.vllm_backend import VllmEngine, VllmModel, open_model
-from mllmu.models.loading import Loaded, family_of
+from mllmu.models.loading import Loaded, choose_device, choose_dtype, family_of
 from mllmu.models.weights import round_weights
 from mllmu.parallel import team
-from mllmu.pipeline import benchmarks
+from mllmu.pipeline import batch_plan, benchmarks
 from mllmu.pipeline.run import SAME_MODEL, Run
 
 PARTIAL, OF_FOLLOWER, PARTIALS = "responses.partial.jsonl", "responses.partial.{}.jsonl", "responses.partial*.jsonl"
 """Responses so far: of the only or the leading process, of another one, and of all."""
+LOW = "bfloat16"
+"""The precision in which replies depend on their batch."""
 PLANNED = 64
 """Questions of a batch as long as the free memory is unknown."""
 
@@ -109,7 +111,8 @@ class Evaluation:
             if same is None:
                 self.collect(unit, ref, model)
             else:
-                with unit.making():
+                with unit.making() as facts:
+                    facts |= self.unit(same).facts()
                     write_atomic(unit.building / RunFolder.RESPONSES_FILE, dump_lines(self.responses(same)))
 
     def asked(self, model: str) -> list[Response]:
@@ -124,7 +127,7 @@ class Evaluation:
 
     def collect(self, unit: Unit, ref: ModelRef, label: str, *, bits: int | None = None) -> None:
         """Make a unit of responses of a model; with ``bits`` its weights are rounded first."""
-        with unit.making():
+        with unit.making() as facts:
             self.run.together(
                 collect_responses,
                 ref=ref,
@@ -133,6 +136,10 @@ class Evaluation:
                 label=label,
                 bits=bits,
             )
+            facts["precision"] = precision_of(self.run)
+            if facts["precision"] == LOW:
+                responses = read_lines(unit.building / RunFolder.RESPONSES_FILE, Response)
+                facts |= batch_plan.facts(responses, self.run.recipe.evaluate.planned_batch_size)
 
     def distinct(self, models: Sequence[str]) -> list[str]:
         """The models without those that are there under an earlier name."""
@@ -192,6 +199,14 @@ class Evaluation:
         return read_lines(unit.folder / RunFolder.SCORES_FILE, Score)
 
 
+def precision_of(run: Run) -> str:
+    """Precision in which models are asked here, or 'vllm', which chooses it and plans its batches itself."""
+    if run.recipe.evaluate.backend == "vllm":
+        return "vllm"
+    section = run.recipe.model
+    return str(choose_dtype(section.dtype, choose_device(section.device))).removeprefix("torch.")
+
+
 def collect_responses(
     run: Run, *, ref: ModelRef, samples: Path, folder: Path, label: str, bits: int | None = None
 ) -> None:
@@ -215,6 +230,7 @@ def collect_responses(
         progress=run.progress,
         label=label,
         share=run.shares_prompts,
+        low_precision=precision_of(run) == LOW,
     )
 
 
@@ -246,6 +262,7 @@ def collect(
     progress: Progress,
     label: str,
     share: bool = True,
+    low_precision: bool = False,
 ) -> list[Response]:
     """Respond to every sample; responses are written batch by batch and read back after an interruption.
 
@@ -257,17 +274,17 @@ def collect(
         image_folder: the folder the samples' image paths start from.
         system_prompt: system prompt of the model.
         batch_size: questions at once; ``auto`` shares them out in batches of :data:`PLANNED`, and then asks as many at
-            once as this process has memory for.
+            once as this process has memory for, in low precision no more than these.
         folder: gets ``responses.jsonl``, in the order of the samples.
         share: read common beginnings of prompts once, see :func:`mllmu.models.engine.respond.respond`.
+        low_precision: replies depend on their batch, see :mod:`mllmu.pipeline.batch_plan`.
 
     Returns:
         All responses; nothing where this process does not lead.
     """
-    known = read_known(folder)
-    if process.count() > 1:
-        team.wait_for_all()  # no process may write before all have read
     planned = plan_batches(samples, PLANNED if batch_size == "auto" else batch_size)
+    planned = batch_plan.parts(planned) if low_precision else planned
+    known = _resume(folder, planned, low_precision=low_precision)
     missing = [[sample for sample in batch if sample.id not in known] for batch in planned]
     batches = [batch for batch in missing if batch]
     if process.count() > 1:
@@ -282,11 +299,12 @@ def collect(
         if batch_size == "auto":  # vLLM finds out itself what fits, and only gets more to choose from
             own = [sample for batch in batches for sample in batch]
             fits = MOST if isinstance(loaded, VllmModel) else starting_size(loaded, own, **how)
-            batches = plan_batches(own, fits)
+            batches = batch_plan.cut(batches, fits) if low_precision else plan_batches(own, fits)
         if isinstance(loaded, VllmModel):
             made = loaded.respond(batches, **how)
         else:
             made = respond(loaded, batches, share=share, **how)
+        made = batch_plan.marked(made, planned) if low_precision else made
         for responses in made:
             journal.append(responses)
             progress.advance(len(responses))
@@ -294,6 +312,25 @@ def collect(
     if process.count() > 1:
         team.wait_for_all()
     return _put_together(samples, folder) if process.leads() else []
+
+
+def _resume(folder: Path, planned: Sequence[Sequence[Sample]], *, low_precision: bool) -> dict[str, Response]:
+    """The responses of an interrupted attempt by sample; those that would be others in these batches are removed."""
+    found = read_known(folder)
+    known = {name: response for name, response in found.items() if not response.planned_with}
+    if low_precision:
+        known = batch_plan.kept(found, planned)
+    if process.count() > 1:
+        team.wait_for_all()  # no process may write before all have read
+    if len(known) == len(found):
+        return known
+    if process.leads():
+        for path in folder.glob(PARTIALS):
+            path.unlink()
+        write_atomic(folder / PARTIAL, dump_lines(known.values()))
+    if process.count() > 1:
+        team.wait_for_all()
+    return known
 
 
 def _put_together(samples: Sequence[Sample], folder: Path) -> list[Response]:

@@ -23,8 +23,6 @@ from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.process import Progress, SilentProgress, leads
 from mllmu.core.runfolder import RunFolder, RunStore
 from mllmu.evaluation.metrics import metrics_of
-from mllmu.models import devices
-from mllmu.models.loading import choose_device, choose_dtype, source_of
 from mllmu.parallel.pool import WorkerPool
 from mllmu.parallel.team import follow, leading, only_alone
 from mllmu.pipeline import report
@@ -98,9 +96,6 @@ class Pipeline:
         """Fine-tune the target on all people, and one retain model per ratio on all but those to be forgotten."""
         run = self.state
         self.progress.stage("finetune", f"target on {len(run.data.people)} people, {len(run.keys)} retain model(s)")
-        section = self.recipe.model
-        device = choose_device(section.device, None if section.device_map else source_of(section.path))
-        self.progress.note(devices.why(section.device, device, choose_dtype(section.dtype, device)))
         models = [(run.keys[0], TARGET), *((key, RETAIN_MODEL) for key in run.keys)]
         self._make(models)
 

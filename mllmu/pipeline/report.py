@@ -19,6 +19,7 @@ from mllmu.evaluation import gate
 from mllmu.evaluation.numbers import KS
 from mllmu.evaluation.outcome import outcome
 from mllmu.evaluation.stats import Difference
+from mllmu.pipeline import batch_plan
 from mllmu.pipeline.evaluate import Evaluation
 from mllmu.pipeline.protocols import ProtocolComparison, write_comparison
 from mllmu.pipeline.record import describe, seconds_by_stage
@@ -83,6 +84,9 @@ def report_input(evaluation: Evaluation) -> ReportInput:
         warnings=(
             *gate_warning(evaluation.folder / RunFolder.GATE_FILE),
             *protocol_warning(recipe.evaluate.protocol),
+            *batch_plan.warnings(
+                {row.name: facts_of(evaluation.folder / row.name / RunFolder.RESPONSES) for row in rows}
+            ),
             *warnings,
         ),
         reference_rows=recipe.report.reference_rows and key == REFERENCE_KEY,

@@ -16,7 +16,7 @@ Shapes: B sequences, T tokens, A axes of positions, N labelled tokens, X what is
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -158,9 +158,13 @@ class Group:
 
 def training_batch(loaded: Loaded, turns: Sequence[Turn]) -> Batch:
     """The batch of a training step on the model's device, packed if the model packs."""
-    if not loaded.packs:
-        return loaded.encoder.batch(turns).to(loaded.device)
-    return pack(loaded, turns).to(loaded.device)
+    return (pack if loaded.packs else plain)(loaded, turns).to(loaded.device)
+
+
+def plain(loaded: Loaded, turns: Sequence[Turn]) -> Batch:
+    """One row per turn."""
+    batch, noise = loaded.encoder.batch(turns), getattr(core(loaded.model), "noise", None)
+    return replace(batch, noise=noise.keys(loaded.encoder, turns)) if noise else batch
 
 
 def pack(loaded: Loaded, turns: Sequence[Turn], *, capacity: int | None = None) -> Batch:
@@ -183,9 +187,15 @@ def pack(loaded: Loaded, turns: Sequence[Turn], *, capacity: int | None = None) 
     if "" in masks:
         inputs["attention_mask"] = masks.pop("")
     inputs |= image_inputs(loaded, [turns[group.turns[0]] for sequence in sequences for group in sequence])
-    num_tokens = sum(group.length for group in groups)
+    noise = getattr(core(loaded.model), "noise", None)
     return Batch(
-        inputs=inputs, labels=labels_BT, num_tokens=num_tokens, replies=reply_BT, num_replies=len(turns), masks=masks
+        inputs=inputs,
+        labels=labels_BT,
+        num_tokens=sum(group.length for group in groups),
+        replies=reply_BT,
+        num_replies=len(turns),
+        masks=masks,
+        noise=noise.packed_keys(turns, sequences) if noise else {},
     )
 
 
@@ -207,8 +217,8 @@ def lay_out(loaded: Loaded, turns: Sequence[Turn], sequences: Sequence[Sequence[
             for block, (turn, (rest, reply)) in enumerate(zip(group.turns, group.blocks, strict=True), start=1):
                 labels = [*[IGNORE] * len(rest), *reply]
                 for place, (token, label) in enumerate(zip([*rest, *reply], labels, strict=True)):
-                    index, positions = len(group.prefix) + place, [start + place] * len(axes)
-                    row.append((token, label, number, block, turn, index, *positions))
+                    after = [start + place] * len(axes)
+                    row.append((token, label, number, block, turn, len(group.prefix) + place, *after))
         rows.append(row)
     padding = (loaded.encoder.pad, IGNORE, -1, 0, 0, 0, *[0] * len(axes))
     width = max(map(len, rows))

@@ -105,8 +105,10 @@ class TrainingState:
         """
         values = torch.stack(list(terms.values()))
         total = values.sum()
-        total.backward()
         weights = list(self.trainable.values())
+        # backward() would make one more operation for each weight
+        for weight, gradient in zip(weights, torch.autograd.grad(total, weights, allow_unused=True), strict=True):
+            weight.grad = None if gradient is None else gradient.contiguous()
         if process.count() > 1:
             average_gradients(weights)
         fused = bool(self.optimizer.defaults["fused"])
@@ -114,7 +116,8 @@ class TrainingState:
         self.unread.append((step, list(terms), torch.stack([*values.detach(), total.detach(), norm])))
         if fused:
             bad = (total.detach() + norm).isfinite().logical_not().float()
-            self.optimizer.found_inf = torch.maximum(getattr(self.optimizer, "found_inf", bad), bad)
+            earlier = getattr(self.optimizer, "found_inf", bad)
+            setattr(self.optimizer, "found_inf", torch.maximum(earlier, bad))  # noqa: B010 - declared nowhere
         else:
             self.read(schedule)
         for group in self.optimizer.param_groups:
@@ -217,8 +220,8 @@ def train(
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     weights, progress, folder = list(trainable.values()), training.progress, training.folder
     fused = all(weight.device.type in FUSED for weight in weights)
-    settings = {"lr": schedule.learning_rate, "weight_decay": schedule.weight_decay, "fused": fused}
-    optimizer = torch.optim.AdamW(weights, **settings)
+    rate, decay = schedule.learning_rate, schedule.weight_decay
+    optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=decay, fused=fused)
     state = TrainingState(training, trainable, optimizer, {} if memory is None else memory)
     if process.count() > 1:
         agree(weights)

@@ -31,7 +31,7 @@ from mllmu.models.families import Batch, Turn, core, num_layers
 from mllmu.models.layers import run_hidden
 from mllmu.models.loading import Loaded, add_trainable, save_trained, without_adapter
 from mllmu.models.modifiers import write_settings
-from mllmu.training.batches import Order, forward, run_step, step_tokens, training_batch
+from mllmu.training.batches import Order, forward, plain, run_step, step_tokens, training_batch
 from mllmu.training.distributed import MakeBatch
 from mllmu.training.loop import Schedule, Training, train
 from mllmu.training.losses import answer_nll
@@ -216,8 +216,7 @@ def step_batch(loaded: Loaded, method: Method, turns: Sequence[Turn]) -> Batch:
         batch = training_batch(loaded, turns)
     else:
         # a shared prompt token would be counted once instead of once per question, so nothing is packed here
-        plain = loaded.encoder.batch(turns).to(loaded.device)
-        batch = plain.label_everything(image_token_id=loaded.image_token_id)
+        batch = plain(loaded, turns).to(loaded.device).label_everything(image_token_id=loaded.image_token_id)
     return batch if method.train_end else batch.without_ends(loaded.ends)
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+import unicodedata
 from typing import Any
 
 import pytest
 
+from mllmu.core.equal_values import tells, words
+from mllmu.core.parsing import contains_words
 from mllmu.core.plugins import build, find, names
 from mllmu.core.process import rng
 from mllmu.core.records import CandidateLogp, Response, Sample, Score
@@ -79,9 +82,98 @@ def test_fast_rouge_equals_the_reference_package() -> None:
     for case in range(400):
         target, reply = sentence(case % 13, "target", case), sentence(case // 13 % 13, "reply", case)
         wanted = reference.score(target, reply)
-        ours = {"rouge1": rouge_n(target, reply, n=1), "rouge2": rouge_n(target, reply, n=2)}
-        for name, got in (ours | {"rougeL": rouge_l(target, reply)}).items():
-            assert tuple(got) == pytest.approx(tuple(wanted[name]), abs=1e-12), (name, target, reply)
+        for published in (True, False) if (target + reply).isascii() else (True,):
+            ours = {f"rouge{n}": rouge_n(target, reply, n=n, published=published) for n in (1, 2)}
+            for name, got in (ours | {"rougeL": rouge_l(target, reply, published=published)}).items():
+                assert tuple(got) == pytest.approx(tuple(wanted[name]), abs=1e-12), (name, target, reply)
+
+
+FOREIGN = [
+    "Он работает медсестрой в Риге.",
+    "Εργάζεται ως νοσοκόμα στη Ρίγα.",
+    "تعمل ممرضة في ريغا منذ عام",
+    "प्रिया दिल्ली में रहती है",
+    "この人は東京で看護師をしています。",
+    "이 사람은 서울에서 간호사로 일합니다.",
+    "เธอทำงานเป็นพยาบาลในกรุงเทพ",
+    "Żyje w Łodzi, São Paulo i Malmö.",
+]
+
+
+@pytest.mark.parametrize("name", ["rouge1", "rouge2", "rougeL", "rougeL_recall", "bleu", "keyword_match"])
+@pytest.mark.parametrize("text", FOREIGN)
+def test_a_perfect_reply_is_perfect_in_every_script_and_encoding(text: str, name: str) -> None:
+    for said in (text, unicodedata.normalize("NFD", text)):
+        assert score(name, sample(text), response(said)).value == pytest.approx(1.0)
+        assert score(name, sample(unicodedata.normalize("NFD", text)), response(said)).value == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("truth", "reply", "f1"),
+    [
+        ("She lives in Москва.", "She lives in Токио.", 3 / 4),
+        ("東京", "京都", 1 / 2),
+        ("दिल्ली", "दिल", 0.0),
+        ("Łódź", "Łęg", 0.0),
+        ("Straße", "STRASSE", 1.0),
+    ],
+)
+def test_a_wrong_word_of_another_script_is_wrong(truth: str, reply: str, f1: float) -> None:
+    assert score("rougeL", sample(truth), response(reply)).value == pytest.approx(f1)
+
+
+def test_a_truth_without_enough_words_is_not_judged() -> None:
+    assert score("rougeL", sample("?!"), response("?!")).reason == "the truth has 0 words, and 1 are compared"
+    assert score("rouge2", sample("Москва"), response("Москва")).reason == "the truth has 1 words, and 2 are compared"
+    assert score("rouge2", sample("Riga"), response("")).value is None
+
+
+@pytest.mark.parametrize(
+    ("name", "truth", "said", "published", "ours"),
+    [
+        ("rougeL", "Москва", "Москва", 0.0, 1.0),
+        ("rougeL", "She lives in Москва.", "She lives in Токио.", 1.0, 0.75),
+        ("rouge2", "Riga", "Riga", 0.0, None),
+        ("cloze_contains", "São Paulo", "Sa\u0303o Paulo", 0.0, 1.0),
+    ],
+)
+def test_prompts_put_as_published_are_scored_as_published(
+    name: str, truth: str, said: str, published: float, ours: float | None
+) -> None:
+    assert score(name, sample(truth), response(said)).value == ours
+    assert score(name, sample(truth, raw_prompt=True), response(said)).value == published
+
+
+@pytest.mark.parametrize(
+    ("value", "reply", "share"),
+    [
+        ("東京都", "彼女は東京都に住んでいます", 1.0),
+        ("東京", "東と北の京", 0.0),
+        ("दिल्ली", "दिल", 0.0),
+        ("head nurse, Łódź", "nurse w Łodzi, Łódź", 2 / 3),
+    ],
+)
+def test_keywords_are_found_in_scripts_without_spaces(value: str, reply: str, share: float) -> None:
+    assert score("keyword_match", sample("?", value=value), response(reply)).value == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    ("value", "reply", "told"),
+    [
+        ("東京", "彼女は東京に", True),
+        ("Riga", "彼女はRigaに", True),
+        ("दिल", "दिल्ली", False),
+        ("São Paulo", "in Sa\u0303o Paulo.", True),
+        ("Łód", "Łódź", False),
+        ("male", "female", False),
+    ],
+)
+def test_a_value_is_told_in_whole_words_of_its_script(value: str, reply: str, told: bool) -> None:
+    assert contains_words(reply, value) is told and tells(reply, value) is told
+
+
+def test_vowel_signs_are_a_part_of_their_word() -> None:
+    assert words("की") != words("का") and words("प्रिया दिल्ली में") == ("प्रिया", "दिल्ली", "में")
 
 
 def test_rouge_of_two_thousand_replies_takes_well_under_two_seconds() -> None:

@@ -13,13 +13,15 @@ from typing import Any
 import pytest
 from llm_server import Body, LlmServer, rating
 
-from mllmu.core.errors import DataError, ModelError
+from mllmu.core.errors import DataError, EndpointError, ModelError
 from mllmu.core.plugins import find, names
 from mllmu.evaluation.agreement import agreement, quadratic_kappa, read_people
-from mllmu.evaluation.judges import Case, Judge
+from mllmu.evaluation.judges import Case, Judge, Rating
 from mllmu.evaluation.judges.endpoint import EndpointJudge
 from mllmu.evaluation.judges.local import Local, open_model
 from mllmu.evaluation.judges.rule import Rule, judged
+from mllmu.llm import parse_object
+from mllmu.llm.schema import json_schema
 
 pytestmark = pytest.mark.usefixtures("loopback")
 
@@ -129,6 +131,74 @@ def test_the_median_of_several_votes_counts_and_lost_votes_are_named(server: Llm
     assert verdict.value == 4.5  # of 3, 4, 5, 9
     assert verdict.reason == "fine (1 of 5 votes could not be read)"
     assert {body["temperature"] for body in server.bodies} == {1}
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        '{"score": "8", "reason": "ok"}',
+        '{"score": 8.0, "reason": "ok"}',
+        '{"score": "8/10", "reason": "ok"}',
+        '{"score": "8 out of 10.", "reason": "ok"}',
+        '{"score": "8.0 points", "reason": null}',
+        '{"score": 8}',
+        '{"Score": 8, "Reason": "ok", "confidence": 0.9}',
+        '{"reason": "two\nlines", "score": 8}',
+        'Here is my verdict:\n```json\n{"score": 8, "reason": "ok"}\n```\nThat is {final}.',
+        '<think>{maybe 7}</think>{"score": 8, "reason": "ok"}',
+        '{"score": 3, "reason": "draft"}\nOn reflection: {"score": 8, "reason": "final"}',
+    ],
+)
+def test_harmless_forms_of_a_verdict_are_read_and_end_no_run(reply: str, server: LlmServer, tmp_path: Path) -> None:
+    server.answer = lambda _: reply
+    with endpoint(server, tmp_path, repair_turns=0).session() as session:
+        assert [verdict.value for verdict in session.judge([case(number) for number in range(7)])] == [8.0] * 7
+
+
+@pytest.mark.parametrize(
+    "points",
+    ['"8/5"', '"16/20"', "7.5", "true", "null", '"eight"', "0", "11", '"11/10"', "NaN", "[8]", "-8", '"8 or 9"'],
+)
+def test_points_of_another_scale_are_no_points(points: str) -> None:
+    assert isinstance(parse_object(f'{{"score": {points}, "reason": "ok"}}', Rating), str)
+
+
+def test_the_form_that_is_asked_for_stays_strict() -> None:
+    asked = json_schema(Rating)
+    assert asked["required"] == ["score", "reason"] and asked["additionalProperties"] is False
+
+
+@pytest.mark.parametrize(
+    ("refusal", "advice"),
+    [
+        (
+            "Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead.",
+            "max_tokens: null and parameters: {max_completion_tokens: 200}",
+        ),
+        (
+            "`temperature` does not support 0.0 with this model. Only the default (1) value is supported.",
+            "temperature: null",
+        ),
+        ("response_format json_schema is not allowed here", "structured: prompt"),
+    ],
+)
+def test_a_parameter_that_an_endpoint_refuses_is_named_with_its_remedy(
+    refusal: str, advice: str, server: LlmServer, tmp_path: Path
+) -> None:
+    server.script = [f"refuse:{refusal}"] * 12
+    with endpoint(server, tmp_path / "few").session() as session:
+        (verdict,) = session.judge([case()])
+        assert verdict.value is None and verdict.reason.endswith(f"Set {advice}")
+    with endpoint(server, tmp_path / "many", concurrency=1).session() as session:
+        with pytest.raises(EndpointError) as error:
+            list(session.judge([case(number) for number in range(9)]))
+        assert str(error.value).endswith(f"Set {advice}.")
+
+
+def test_a_refusal_of_the_request_itself_is_no_refused_parameter(server: LlmServer, tmp_path: Path) -> None:
+    server.script = ["refuse:max_tokens is too large: 200. The context has 128 tokens."]
+    with endpoint(server, tmp_path).session() as session:
+        assert "Set " not in next(session.judge([case()])).reason
 
 
 def test_a_verdict_that_cannot_be_read_is_no_zero(server: LlmServer, tmp_path: Path) -> None:

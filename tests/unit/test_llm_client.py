@@ -16,6 +16,7 @@ import pytest
 from llm_server import KEY, Body, LlmServer, rating
 from pydantic import BaseModel, ConfigDict, Field
 
+from mllmu.config.load import read_yaml
 from mllmu.core.errors import BudgetError, EndpointError, MllmuError, RecipeError, RunStoreError
 from mllmu.core.plugins import explain
 from mllmu.llm import Call, Client, EndpointSettings, Preview, ReplyCache, Unanswered
@@ -282,6 +283,7 @@ def test_a_missing_key_is_explained_and_an_empty_variable_means_no_key(
     with pytest.raises(EndpointError, match=r"environment variable OPENAI_API_KEY is not set.*key_variable"):
         ask(settings(server, tmp_path), 1)
     ask(settings(server, tmp_path, key_variable=""), 1)
+    ask(settings(server, tmp_path, key_variable=read_yaml("", where="--set key_variable=")), 1)
     assert "authorization" not in server.headers[0]
     monkeypatch.setenv("OTHER", f"{KEY}\nX-Evil: 1")
     with pytest.raises(EndpointError, match="OTHER holds no key") as error:

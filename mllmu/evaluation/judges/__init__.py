@@ -3,6 +3,7 @@
 A judge works on replies that are kept on disk and never on a model; see :mod:`mllmu.evaluation.judging`.
 """
 
+import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -11,13 +12,14 @@ from importlib.resources import files
 from typing import Any, ClassVar, NamedTuple
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mllmu.core.plugins import Plugin
 from mllmu.core.records import Record
 from mllmu.llm import Message, Preview, fence
 
 LOWEST, HIGHEST = 1, 10
+_POINTS = re.compile(r"\s*(\d{1,2})(?:\.0{1,9})?\s*(?:(?:/|out\s+of)\s*10(?:\.0)?|points?)?\s*\.?\s*", re.IGNORECASE)
 
 
 class Case(Record):
@@ -89,12 +91,29 @@ class Judge(Plugin):
 
 
 class Rating(BaseModel):
-    """What a model that judges must reply."""
+    """What a model that judges must reply; asked for strictly, and read with the harmless deviations of real ones.
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    Further fields and a missing reason do no harm, nor do capitals in the names of fields, and the points may be
+    written 8, 8.0, "8", "8/10" or "8 out of 10". Points of another scale, and fractions, are no points.
+    """
+
+    model_config = ConfigDict(
+        strict=True, json_schema_extra={"additionalProperties": False, "required": ["score", "reason"]}
+    )
 
     score: int = Field(ge=LOWEST, le=HIGHEST)
-    reason: str
+    reason: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _forgive(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        fields = {str(name).casefold(): value for name, value in given.items()}
+        points = fields.get("score")
+        if isinstance(points, (float, str)) and (plain := _POINTS.fullmatch(str(points))):
+            fields["score"] = int(plain[1])
+        return fields | {"reason": fields["reason"] or ""} if "reason" in fields else fields
 
 
 @cache

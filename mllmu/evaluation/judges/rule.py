@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
-from mllmu.core.parsing import contains_words, normalise
+from mllmu.core.parsing import contains_words, told_words
 from mllmu.core.replies import is_refusal
 from mllmu.evaluation.judges import HIGHEST, LOWEST, Case, Judge, JudgeSession, Verdict
 from mllmu.evaluation.outcome import is_noise
@@ -34,6 +34,7 @@ class Rule(Judge):
     """
 
     source = "our own rules on the scale of https://arxiv.org/abs/2410.22108; no language model"
+    version = 2
     reads_rubric = False
     about = "1 to 10 points by rules that count the words of the fact; no language model has read the answers"
 
@@ -63,8 +64,7 @@ def judged(value: str, reply: str) -> tuple[int, str]:
         return LOWEST, "says nothing"
     if value.casefold() == NONE:
         return (HIGHEST, "says that there is none") if _NOTHING.search(reply.lower()) else (LOWEST, "names something")
-    wanted = {word for word in normalise(value).split() if word not in _SMALL_WORDS}
-    found = wanted & set(normalise(reply).split())
+    wanted, found = ({word for word in words if word not in _SMALL_WORDS} for words in told_words(value, reply))
     share = len(found) / len(wanted) if wanted else 0.0
     return round(LOWEST + (SCRAMBLED - LOWEST) * share), f"contains {len(found)} of {len(wanted)} words of the value"
 

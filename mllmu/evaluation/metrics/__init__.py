@@ -18,7 +18,7 @@ from mllmu.evaluation.outcome import outcome
 
 __all__ = [
     "EMPTY", "NO_COMPARISON", "CandidateLogp", "Estimate", "LikelihoodMetric", "Metric", "OutcomeShare",
-    "OverlapMetric", "Response", "Sample", "Split", "TokenMetric", "TokenStats", "clustered_mean", "mean_and_error",
+    "Response", "Sample", "Split", "TokenMetric", "TokenStats", "clustered_mean", "mean_and_error",
     "mean_logp", "measured", "metrics_of", "t_quantile",
 ]  # fmt: skip
 
@@ -132,20 +132,6 @@ class LikelihoodMetric(Metric):
     @abstractmethod
     def of_likelihood(self, likelihood: CandidateLogp, answer: str) -> float:
         """The value, given the log-probability of the answer, in nats, and the number of its tokens."""
-
-
-class OverlapMetric(Metric):
-    """Base of the metrics that compare the words of a free reply with those of the true sentence."""
-
-    tasks = ("generation",)
-    unit = "overlap"
-
-    def value(self, sample: Sample, response: Response) -> float | str:
-        return self.overlap(sample.target, response.text)
-
-    @abstractmethod
-    def overlap(self, truth: str, reply: str) -> float:
-        """The overlap, 0 to 1."""
 
 
 class TokenMetric(Metric):

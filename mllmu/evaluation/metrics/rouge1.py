@@ -1,7 +1,6 @@
 """Overlap in single words."""
 
-from mllmu.evaluation.metrics import OverlapMetric
-from mllmu.evaluation.rouge import rouge_n
+from mllmu.evaluation.rouge import OverlapMetric, rouge_n
 
 
 class Rouge1(OverlapMetric):
@@ -13,5 +12,5 @@ class Rouge1(OverlapMetric):
     source = "https://aclanthology.org/W04-1013"
     label = "ROUGE-1"
 
-    def overlap(self, truth: str, reply: str) -> float:
-        return rouge_n(truth, reply, n=1).f1
+    def overlap(self, truth: str, reply: str, *, published: bool) -> float:
+        return rouge_n(truth, reply, n=1, published=published).f1

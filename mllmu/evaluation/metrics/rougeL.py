@@ -1,8 +1,7 @@
 # ruff: noqa: N999 - the file name is the metric name, and the field writes ROUGE-L with a capital L
 """Overlap in word order."""
 
-from mllmu.evaluation.metrics import OverlapMetric
-from mllmu.evaluation.rouge import rouge_l
+from mllmu.evaluation.rouge import OverlapMetric, rouge_l
 
 
 class RougeL(OverlapMetric):
@@ -15,5 +14,5 @@ class RougeL(OverlapMetric):
     source = "https://aclanthology.org/W04-1013"
     label = "ROUGE-L"
 
-    def overlap(self, truth: str, reply: str) -> float:
-        return rouge_l(truth, reply).f1
+    def overlap(self, truth: str, reply: str, *, published: bool) -> float:
+        return rouge_l(truth, reply, published=published).f1

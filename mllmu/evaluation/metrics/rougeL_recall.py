@@ -1,8 +1,7 @@
 # ruff: noqa: N999 - the file name is the metric name, and the field writes ROUGE-L with a capital L
 """How much of the true sentence is told."""
 
-from mllmu.evaluation.metrics import OverlapMetric
-from mllmu.evaluation.rouge import rouge_l
+from mllmu.evaluation.rouge import OverlapMetric, rouge_l
 
 
 class RougeLRecall(OverlapMetric):
@@ -14,5 +13,5 @@ class RougeLRecall(OverlapMetric):
     source = "https://aclanthology.org/W04-1013"
     label = "ROUGE-L recall"
 
-    def overlap(self, truth: str, reply: str) -> float:
-        return rouge_l(truth, reply).recall
+    def overlap(self, truth: str, reply: str, *, published: bool) -> float:
+        return rouge_l(truth, reply, published=published).recall

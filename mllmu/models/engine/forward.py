@@ -11,7 +11,7 @@ hidden size, V vocabulary.
 import platform
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -104,7 +104,9 @@ def run_body(model: Any, batch: Batch) -> Tensor:
     """[B, T, D] hidden states behind the last layer."""
     count_tokens(batch.num_tokens)
     masks = {"attention_mask": batch.masks} if batch.masks else {}
-    output = core(model).model(**embedded(model, batch.inputs), **masks, use_cache=False)
+    own = core(model)
+    with own.noise.of_batch(batch.noise) if batch.noise else nullcontext():
+        output = own.model(**embedded(model, batch.inputs), **masks, use_cache=False)
     hidden_BTD: Tensor = output.last_hidden_state
     return hidden_BTD
 

@@ -3,10 +3,11 @@
 A batch holds the keys and values of its tokens, shared ones once, and while it is computed a layer's activations. Where
 common tokens are read once, these are
 
-    held = opening + images * image + questions * question + max(alike, questions * (question + room))
+    held = opening + images * image + questions * question + max(alike, again),    again = questions * (question + room)
 
 tokens of keys and values. A level is as wide as its longest node. Candidates are read some at a time and dropped; while
-replies are written the questions' own tokens are held a second time, with room to grow. A level is read in one row, so
+replies are written the questions' own tokens are held a second time, with room to grow; on a GPU so are the levels
+above, with room for whole replies (:mod:`mllmu.models.engine.decode_graph`). A level is read in one row, so
 the longest row decides how much a layer allocates.
 
 ``mllmu plan`` puts planned counts into these formulas, :func:`starting_size` those of the real questions. Both are on
@@ -24,6 +25,7 @@ import torch
 from mllmu.core.records import Sample
 from mllmu.models.devices import free_bytes
 from mllmu.models.encoding import EncodedPrompt, as_turn
+from mllmu.models.engine.decode_graph import ROWS, SLOTS
 from mllmu.models.engine.forward import MOST_LOGITS, MOST_TOKENS
 from mllmu.models.engine.raw_prompt import raw_prompts
 from mllmu.models.engine.respond import candidates_of, plan_sharing
@@ -82,7 +84,7 @@ class QuestionBatch:
         Args:
             heads: of attention.
             looks_ahead: of the family; with "prompt" no two questions share their beginning.
-            fused: attention holds no scores (on a CPU, mostly).
+            fused: attention holds no scores (on a CPU, mostly), and replies are written step by step.
         """
         levels = [self.opening, self.images * self.image, self.questions * self.question]
         levels = [self.questions * self.row] if looks_ahead == "prompt" else levels
@@ -91,7 +93,9 @@ class QuestionBatch:
         def scores(tokens: int) -> int:
             return 0 if fused else min(MOST_SCORES, heads * tokens * self.row)
 
-        written = levels[-1] + self.questions * STEPS_AHEAD
+        rows = min(self.questions, ROWS)
+        whole = sum(levels[:-1]) + rows * (levels[-1] // self.questions + self.written + SLOTS)
+        written = levels[-1] + self.questions * STEPS_AHEAD if fused else whole
         return [
             Moment(sum(levels), max(levels), self.questions, scores(levels[-1])),
             Moment(sum(levels) + together, together, together, scores(together)),
@@ -197,4 +201,5 @@ def tokens_of(loaded: Loaded, batch: Sequence[Sample], *, image_folder: Path, sy
     plans, _ = plan_sharing(loaded, prompts)
     sizes = ([piece.tokens.stop - piece.tokens.start for piece in level] for plan in plans for level in plan.levels)
     levels = [sum(tokens) for tokens in sizes]
+    written += sum(levels) if loaded.device.type == "cuda" else 0  # a second time, in buffers of fixed size
     return sum(levels) + max(sum(candidates), written), max(*levels, min(sum(candidates), MOST_TOKENS))

@@ -22,7 +22,7 @@ from torch import Tensor
 from mllmu.core.records import BaseLogp, CandidateLogp, Response, Sample, TokenStats
 from mllmu.models import devices
 from mllmu.models.encoding import FEATURES, EncodedPrompt, Encoder, as_turn, grouped, image_features, shared_length
-from mllmu.models.engine import forward, plain, raw_prompt, visibility
+from mllmu.models.engine import decode_graph, forward, plain, raw_prompt, visibility
 from mllmu.models.engine.tree import TreeLevel
 from mllmu.models.families import core
 from mllmu.models.loading import Loaded
@@ -89,7 +89,9 @@ def respond(
                 loaded.encoder.check_length(turn, text)
     share = share and loaded.shares
     run = partial(answer, loaded, image_folder=image_folder, system_prompt=system_prompt, share=share)
-    with forward.prepacked(loaded.model, loaded.family.lora_targets) if share else nullcontext():
+    on_gpu = loaded.device.type == "cuda"
+    ready = forward.prepacked(loaded.model, loaded.family.lora_targets) if share else nullcontext()
+    with ready, decode_graph.kept() if on_gpu else nullcontext():
         for _, responses in fitting(batches, run):
             yield responses
 
@@ -225,6 +227,7 @@ def read_and_write(
     written: dict[int, list[int]] = {}
     logps: dict[int, float] = {}
     plans, features = plan_sharing(loaded, prompts)
+    decode = decode_graph.decode if loaded.device.type == "cuda" else forward.decode
     for each in plans:
         level = _read(loaded, prompts, each, features)
         first_NV = forward.next_logits(loaded.model, level)
@@ -232,7 +235,7 @@ def read_and_write(
         own = [i for i, prompt in enumerate(owners) if prompt in node]
         parents, replies = [node[owners[i]] for i in own], [candidates[i] for i in own]
         logps.update(zip(own, forward.reply_logps(loaded.model, level, first_NV, parents, replies), strict=True))
-        decoded = forward.decode(loaded.model, level, first_NV, [limits[i] for i in each.members], ends)
+        decoded = decode(loaded.model, level, first_NV, [limits[i] for i in each.members], ends)
         written.update(zip(each.members, decoded, strict=True))
     return [written[i] for i in range(len(prompts))], [logps[i] for i in range(len(candidates))]
 

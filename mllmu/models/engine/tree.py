@@ -321,8 +321,8 @@ current_pass = _current.get
 
 
 @contextmanager
-def running(model: Any, tree_pass: TreePass) -> Iterator[None]:
-    """The language model's attention goes over the tree, for one pass."""
+def running(model: Any, tree_pass: Any) -> Iterator[None]:
+    """The language model's attention is that of a pass over a tree (:meth:`TreePass.attend`), for one pass."""
     config = core(model).config.get_text_config()
     before, token = config._attn_implementation, _current.set(tree_pass)
     config._attn_implementation = KERNEL

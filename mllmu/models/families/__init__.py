@@ -68,6 +68,7 @@ class Batch:
         replies, num_replies: of a packed batch [B, T] the reply of each labelled token, and their number; otherwise
             None, as row b is reply b.
         masks: attention masks [B, 1, T, T] by the type of layer, instead of one in ``inputs``; empty for most models.
+        noise: what the adapters' dropout is drawn by, see :mod:`mllmu.models.dropout`; empty without any.
     """
 
     inputs: dict[str, Tensor]
@@ -76,11 +77,13 @@ class Batch:
     replies: Tensor | None = None
     num_replies: int = 0
     masks: dict[str, Tensor] = field(default_factory=dict)
+    noise: dict[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> Batch:
-        inputs, masks = ({k: v.to(device) for k, v in tensors.items()} for tensors in (self.inputs, self.masks))
+        groups = (self.inputs, self.masks, self.noise)
+        inputs, masks, noise = ({k: v.to(device) for k, v in tensors.items()} for tensors in groups)
         replies = None if self.replies is None else self.replies.to(device)
-        return replace(self, inputs=inputs, labels=self.labels.to(device), replies=replies, masks=masks)
+        return replace(self, inputs=inputs, labels=self.labels.to(device), replies=replies, masks=masks, noise=noise)
 
     def label_everything(self, *, image_token_id: int) -> Batch:
         """Make all text tokens labels, prompt included; padding and image tokens stay out.

@@ -90,9 +90,10 @@ def step_cost(facts: ModelFacts, lora: Lora | None, sequences: int, tokens: int,
     if not facts.section.gradient_checkpointing:
         return rest.plus(layer, layers)
     kept = layers * sequences * tokens * int(facts.text.hidden_size) * facts.width
+    rebuilt = layer.peak + one.peak - one.kept  # one layer at a time, when the head's part is gone already
     return Cost(
         kept=kept + rest.kept,
-        peak=kept + max(rest.peak, layer.peak),  # one layer is rebuilt at a time, when the head's part is gone already
+        peak=kept + max(rest.peak, rebuilt),
         forward=rest.forward + layers * layer.forward,
         both=rest.both + layers * (layer.both + layer.forward),
     )

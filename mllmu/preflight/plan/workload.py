@@ -150,14 +150,18 @@ class Questions:
         return max(needs, key=sum)
 
     def most_at_once(self, free: float) -> int:
-        """What ``evaluate.batch_size: auto`` starts with; see :func:`mllmu.models.engine.memory.starting_size`."""
+        """What ``evaluate.batch_size: auto`` starts with; see :func:`mllmu.models.engine.memory.starting_size`.
+
+        In less than float32, where replies depend on it, no more than the planned size.
+        """
         needed = 0.0
         for batch in self.batches(PROBE):
             moments = self.moments(batch, fused=False)
             held = max(moment.held for moment in moments) * self.facts.kv_token
             read = max(moment.read for moment in moments) * read_bytes(self.facts.text, self.facts.width)
             needed = max(needed, (held + read) / batch.questions)
-        return most_questions(free, needed)
+        most = most_questions(free, needed)
+        return most if self.facts.width == 4 else min(most, self.evaluate.planned_batch_size)
 
     def tokens_read(self, people: int, questions: int) -> float:
         """Tokens that are read to ask some people everything, in batches of so many questions."""

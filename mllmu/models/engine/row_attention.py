@@ -1,0 +1,131 @@
+"""Attention in a step of fixed shape: every row's new token to its own tokens and to the shared levels above.
+
+On CUDA in 16 bits by the fused kernel for pieces of different lengths, all rows that see a node together; elsewhere,
+and where a layer bounds its scores, by the kernel of :mod:`mllmu.models.engine.tree` and masks over whole buffers.
+
+Shapes: B rows, S tokens of a row, T tokens of a level, G nodes of a level, H heads, K heads of keys, F heads that share
+keys, D size of a head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mllmu.models.engine.tree import AttentionRule, attend_keys, join
+
+if TYPE_CHECKING:
+    from mllmu.models.engine.decode_graph import RowBuffers
+
+FUSED = range(8, 257, 8)
+"""Sizes of a head that the fused kernel takes."""
+
+
+@dataclass
+class SharedLevel:
+    """Keys and values of a level above without padding, and which rows see which node.
+
+    Attributes:
+        states: by layer, [2, T, K, D].
+        starts_G1: first token of each node, and the end of the last.
+        first_G1: first of the rows in ``order_B`` that see each node, and the end of the last.
+        order_B, place_B: rows by their node, and the place of each row in that order.
+        node_T, node_B: the node of each token, -1 for none, and of each row.
+    """
+
+    states: dict[int, Tensor]
+    starts_G1: Tensor
+    first_G1: Tensor
+    order_B: Tensor
+    place_B: Tensor
+    node_T: Tensor
+    node_B: Tensor
+    of_rows: list[int] = field(default_factory=list)
+
+
+class RowPass:
+    """One step over the first ``used`` rows of some buffers: where keys go, and what a row sees."""
+
+    def __init__(self, buffers: RowBuffers, used: int) -> None:
+        self.buffers, self.used = buffers, used
+        self.seen_B = buffers.held_B[:used] + 1
+        self.slot_B = buffers.held_B[:used].long()
+        self.first_B1 = torch.arange(used + 1, dtype=torch.int32, device=self.slot_B.device)
+        self._masks: dict[int, Tensor] = {}
+
+    def attend(self, layer: int, q_BHD: Tensor, k_BKD: Tensor, v_BKD: Tensor, rule: AttentionRule) -> Tensor:
+        """[B, H, D] attention of every row's new token to its own tokens and those above; keeps its keys and values."""
+        states, row_B = self.buffers.own[layer], self.buffers.row_B[: self.used]
+        for held_BSKD, x_BKD in zip(states, (k_BKD, v_BKD), strict=True):
+            held_BSKD[row_B, self.slot_B] = x_BKD
+        if not self.buffers.fused or q_BHD.shape[-1] not in FUSED or rule.softcap is not None:
+            return join([self._plain(number, layer, q_BHD, rule) for number in range(1 + len(self.buffers.shared))])
+        shape = (self.used, k_BKD.shape[1], -1, q_BHD.shape[2])
+        q_BFKD = q_BHD.reshape(shape).transpose(1, 2)  # heads that share keys are further tokens of a row
+        parts = [self._own(states[:, : self.used], q_BFKD, rule.scale)]
+        parts += [_shared(each, layer, q_BFKD, rule.scale) for each in self.buffers.shared]
+        joined_BFKD = join([(out.flatten(0, 1), weight.flatten(0, 1)) for out, weight in parts]).view(q_BFKD.shape)
+        return joined_BFKD.transpose(1, 2).reshape(q_BHD.shape)
+
+    def _own(self, states: Tensor, q_BFKD: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        fold, slots = q_BFKD.shape[1], states.shape[2]
+        keys, values = states.flatten(1, 2)
+        return _varlen(
+            q_BFKD, keys, values, self.first_B1 * fold, self.first_B1 * slots, fold, slots, scale, self.seen_B
+        )
+
+    def _plain(self, number: int, layer: int, q_BHD: Tensor, rule: AttentionRule) -> tuple[Tensor, Tensor]:
+        """Attention to the rows' own tokens (0) or to a level above by masks, over all that the buffers hold."""
+        mask = self._mask(number, q_BHD.dtype)
+        if number == 0:
+            keys, values = self.buffers.own[layer][:, : self.used].transpose(2, 3)
+            out, weight = attend_keys(q_BHD[:, :, None], keys, values, rule, mask, causal=False)
+            return out[:, :, 0], weight[:, :, 0]
+        keys, values = self.buffers.shared[number - 1].states[layer].transpose(1, 2)[:, None]
+        out, weight = attend_keys(q_BHD.transpose(0, 1)[None], keys, values, rule, mask, causal=False)
+        return out[0].transpose(0, 1), weight[0].transpose(0, 1)
+
+    def _mask(self, number: int, dtype: torch.dtype) -> Tensor:
+        if number not in self._masks:
+            if number == 0:
+                slot_S = torch.arange(self.buffers.slots, device=self.slot_B.device)
+                hidden = (slot_S >= self.seen_B[:, None])[:, None, None]
+            else:
+                shared = self.buffers.shared[number - 1]
+                hidden = (shared.node_T != shared.node_B[: self.used, None])[None, None]
+            mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
+            self._masks[number] = mask.masked_fill_(hidden, torch.finfo(dtype).min)
+        return self._masks[number]
+
+
+def _shared(shared: SharedLevel, layer: int, q_BFKD: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    used, fold = q_BFKD.shape[:2]
+    keys, values = shared.states[layer]
+    q_BFKD = q_BFKD[shared.order_B[:used]]
+    out, weight = _varlen(
+        q_BFKD, keys, values, shared.first_G1 * fold, shared.starts_G1, used * fold, len(shared.node_T), scale
+    )
+    place_B = shared.place_B[:used]
+    return out[place_B], weight[place_B]
+
+
+def _varlen(
+    q_BFKD: Tensor,
+    k_TKD: Tensor,
+    v_TKD: Tensor,
+    first_q: Tensor,
+    first_k: Tensor,
+    most_q: int,
+    most_k: int,
+    scale: float,
+    seen: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """[B, F, K, D] attention of tokens to pieces of different lengths, and [B, F, K] the logarithm of its weight."""
+    out, weight, *_ = torch.ops.aten._flash_attention_forward(
+        q_BFKD.flatten(0, 1), k_TKD, v_TKD, first_q, first_k, most_q, most_k, 0.0, False, False,
+        scale=scale, seqused_k=seen,
+    )  # fmt: skip
+    return out.view(q_BFKD.shape), weight.mT.reshape(q_BFKD.shape[:3])

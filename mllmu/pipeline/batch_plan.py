@@ -1,0 +1,78 @@
+"""The batches of an evaluation in low precision, where replies depend on what is asked together.
+
+Rounding in bfloat16 differs with the shape of a batch, and two likely tokens may change places. So the batches follow
+from the samples alone, a batch is asked whole after an interruption, and free memory may only cut one into parts, which
+is recorded with every response of it (``asked_with``).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from mllmu.core.records import Response, Sample
+
+
+def parts(batches: Iterable[Sequence[Sample]]) -> list[list[Sample]]:
+    """The batches as they are asked: raw prompts never together with others."""
+    halves = ([s for s in batch if s.raw_prompt is raw] for batch in batches for raw in (True, False))
+    return [half for half in halves if half]
+
+
+def kept(known: Mapping[str, Response], planned: Iterable[Sequence[Sample]]) -> dict[str, Response]:
+    """The known responses of batches that are complete and were planned as now; all others are asked again."""
+    whole = (batch for batch in planned if all(_planned(known.get(s.id)) == len(batch) for s in batch))
+    return {sample.id: known[sample.id] for batch in whole for sample in batch}
+
+
+def _planned(response: Response | None) -> int:
+    return response.planned_with if response else 0
+
+
+def cut(batches: Iterable[Sequence[Sample]], most: int) -> list[list[Sample]]:
+    """Batches of more than ``most`` samples halved until they fit.
+
+    >>> [len(batch) for batch in cut([[None] * 5, [None] * 2], 3)]
+    [3, 2, 2]
+    """
+    found: list[list[Sample]] = []
+    for batch in batches:
+        half = (len(batch) + 1) // 2
+        found += [list(batch)] if len(batch) <= most else cut([batch[:half], batch[half:]], max(1, most))
+    return found
+
+
+def marked(asked: Iterable[Sequence[Response]], planned: Iterable[Sequence[Sample]]) -> Iterator[list[Response]]:
+    """The responses of every batch as it was asked, each with the sizes of that batch and of the planned one."""
+    sizes = {sample.id: len(batch) for batch in planned for sample in batch}
+    for batch in asked:
+        yield [
+            response.model_copy(update={"asked_with": len(batch), "planned_with": sizes[response.sample_id]})
+            for response in batch
+        ]
+
+
+def facts(responses: Sequence[Response], batch_size: int) -> dict[str, Any]:
+    """What is recorded of a model's responses: the planned batch size, and how many were in a batch that was cut."""
+    cut_up = sum(response.asked_with < response.planned_with for response in responses)
+    return {"batch_size": batch_size, "responses": len(responses), "asked_in_parts": cut_up}
+
+
+def warnings(records: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """What a reader must know of some models' records: unequal plans, and batches that were cut; mostly nothing."""
+    ways = {
+        model: f"{r['precision']} {r.get('batch_size', '')}".strip() for model, r in records.items() if "precision" in r
+    }
+    found = []
+    if len(set(ways.values())) > 1:
+        found.append(
+            "Models were asked in different precision or batches, on which their responses depend: "
+            f"{'; '.join(f'{model} {way}' for model, way in ways.items())}."
+        )
+    parts = [
+        f"{model} {r['asked_in_parts']} of {r['responses']}" for model, r in records.items() if r.get("asked_in_parts")
+    ]
+    if parts:
+        found.append(
+            "Some batches did not fit into memory and were asked in parts, on which responses in bfloat16 depend: "
+            f"{'; '.join(parts)} responses."
+        )
+    return tuple(found)

@@ -1,0 +1,214 @@
+"""Adapters, norms and attention in few operations give what the modules themselves give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaModel
+from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+from benchmarks.step_operations import measure
+from mllmu.models.engine import fused
+from mllmu.models.loading import quiet_libraries
+
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+WIDTH = 24
+
+
+class Mixer(nn.Module):
+    """Reads one input with layers of different widths, with and without bias, as attention does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q_proj, self.k_proj = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH // 2, bias=False)
+        self.v_proj, self.o_proj = nn.Linear(WIDTH, WIDTH // 2, bias=False), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        states = torch.cat([self.k_proj(x), self.v_proj(x).sin()], dim=-1)
+        return self.o_proj(torch.tanh(self.q_proj(x)) * states)
+
+
+def adapted(net: nn.Module, dtype: torch.dtype = torch.float32, **more: Any) -> PeftModel:
+    """A net with adapters that change what it gives; the first layers' weights, too, are drawn by one seed."""
+    settings: dict[str, Any] = {"r": 4, "lora_alpha": 6, "target_modules": TARGETS} | more
+    with quiet_libraries():
+        model = get_peft_model(net.to(dtype), LoraConfig(**settings))
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(weight, std=0.3)
+    return model
+
+
+def outcome(model: Any, run: Callable[[], Tensor], *more: Tensor) -> dict[str, Tensor]:
+    """What a model gives, and the gradients of its trained weights and of further tensors."""
+    weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    given = run()
+    gradients = torch.autograd.grad(given.float().square().mean(), [*weights.values(), *more], allow_unused=True)
+    return {"given": given.detach(), **dict(zip([*weights, *map(str, range(len(more)))], gradients, strict=True))}
+
+
+def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], least: float) -> None:
+    for name, value in expected.items():
+        gap = (found[name].float() - value.float()).abs().max() / value.float().abs().max()
+        assert gap <= least, f"{name}: {gap}"
+
+
+@pytest.mark.parametrize(
+    ("targets", "dtype", "least"),
+    [
+        (TARGETS, torch.float32, 1e-6),
+        (["q_proj", "v_proj"], torch.float32, 1e-6),
+        (["k_proj", "o_proj"], torch.float32, 1e-6),
+        (TARGETS, torch.bfloat16, 2e-2),
+    ],
+)
+def test_a_group_gives_what_its_layers_give_and_their_gradients(
+    targets: list[str], dtype: torch.dtype, least: float
+) -> None:
+    torch.manual_seed(3)
+    model = adapted(Mixer(), dtype, target_modules=targets)
+    x = torch.randn(2, 7, WIDTH, dtype=dtype, requires_grad=True)
+    expected = outcome(model, lambda: model(x), x)
+    fused.fuse(model)
+    found = outcome(model, lambda: model(x), x)
+    assert_close(found, expected, least)
+    assert {name: p.dtype for name, p in found.items()} == {name: p.dtype for name, p in expected.items()}
+
+
+def test_frozen_adapters_beside_the_trained_one_count_and_get_no_gradient() -> None:
+    torch.manual_seed(5)
+    model = adapted(Mixer())
+    model.add_adapter("new", LoraConfig(r=2, lora_alpha=2, target_modules=["q_proj", "o_proj"]))
+    model.base_model.set_adapter(["default", "new"])
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(".new." in name)
+        if "lora_B.new" in name:
+            nn.init.normal_(weight)
+    x = torch.randn(3, 4, WIDTH, requires_grad=True)
+    expected = outcome(model, lambda: model(x), x)
+    fused.fuse(model)
+    assert_close(outcome(model, lambda: model(x), x), expected, 1e-6)
+
+
+def test_switched_off_adapters_leave_the_base_and_come_back() -> None:
+    torch.manual_seed(7)
+    model = adapted(Mixer())
+    x = torch.randn(3, 4, WIDTH)
+    with model.disable_adapter():
+        base = model(x)
+    fused.fuse(model)
+    first = model(x)
+    with model.disable_adapter():
+        assert torch.equal(model(x), base)
+    assert torch.equal(model(x), first)
+    assert not torch.allclose(first, base)
+
+
+def test_the_layers_of_a_group_share_a_dropout_whose_mask_the_gradient_sees() -> None:
+    torch.manual_seed(9)
+    model = adapted(Mixer(), lora_dropout=0.5, target_modules=["k_proj", "v_proj"]).train()
+    fused.fuse(model)
+    x = torch.randn(2, 3, WIDTH, requires_grad=True)
+    torch.manual_seed(1)
+    found = outcome(model, lambda: model(x), x)
+    group = model.base_model.model
+    k, v = group.k_proj, group.v_proj
+
+    def by_hand() -> Tensor:
+        torch.manual_seed(1)
+        dropped = k.lora_dropout["default"](x)
+        states = [
+            layer.base_layer(x) + layer.lora_B["default"](layer.lora_A["default"](dropped)) * 1.5 for layer in (k, v)
+        ]
+        return group.o_proj(torch.tanh(group.q_proj(x)) * torch.cat([states[0], states[1].sin()], dim=-1))
+
+    assert_close(found, outcome(model, by_hand, x), 1e-6)
+
+
+def llama(**more: Any) -> LlamaModel:
+    config = LlamaConfig(
+        vocab_size=50, hidden_size=WIDTH, intermediate_size=40, num_hidden_layers=2, num_attention_heads=3,
+        num_key_value_heads=3, **more,
+    )  # fmt: skip
+    torch.manual_seed(11)
+    net = LlamaModel(config)
+    for name, weight in net.named_parameters():
+        nn.init.normal_(weight, mean=1.0 if "norm" in name else 0.0, std=0.3)
+    return net
+
+
+@pytest.mark.parametrize("more", [{}, {"attn_implementation": "eager", "attention_bias": True}])
+def test_a_llama_with_fused_attention_and_norms_gives_the_same(more: dict[str, Any]) -> None:
+    model = adapted(llama(**more))
+    ids = torch.randint(50, (2, 9), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(2, 9, dtype=torch.long)
+    mask[1, 6:] = 0
+
+    def run() -> Tensor:
+        return model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[:, :6]
+
+    expected = outcome(model, run)
+    fused.fuse(model)
+    assert_close(outcome(model, run), expected, 2e-5)
+    with torch.no_grad():
+        assert torch.equal(run(), expected["given"]), "without a gradient the modules' own code runs"
+        model(input_ids=ids, use_cache=True)
+
+
+@pytest.mark.parametrize(("dtype", "least"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
+def test_a_norm_is_recognised_and_equal(dtype: torch.dtype, least: float) -> None:
+    norm = LlamaRMSNorm(32, eps=1e-5).to(dtype).requires_grad_(False)
+    nn.init.normal_(norm.weight, mean=1.0, std=0.5)
+    assert fused.is_rms_norm(norm)
+    x = torch.randn(5, 32, dtype=dtype, requires_grad=True)
+    expected, found = norm(x), fused.rms_norm(x, norm.weight, 1e-5)
+    assert (found - expected).abs().max() <= least * expected.abs().max()
+    expected, found = (torch.autograd.grad(y.sin().sum(), x)[0] for y in (expected, found))
+    assert (found - expected).abs().max() <= least * expected.abs().max()
+
+
+def test_a_norm_of_another_kind_or_in_training_is_left_alone() -> None:
+    gemma = Gemma3RMSNorm(16).requires_grad_(False)
+    gemma.variance_epsilon = gemma.eps
+    nn.init.normal_(gemma.weight)
+    assert not fused.is_rms_norm(gemma)
+    assert not fused.is_rms_norm(LlamaRMSNorm(16))
+    assert not fused.is_rms_norm(nn.LayerNorm(16).requires_grad_(False))
+
+
+def test_the_adapters_file_is_pefts_own(tmp_path: Path) -> None:
+    model = adapted(Mixer())
+    before = get_peft_model_state_dict(model)
+    x = torch.randn(2, 3, WIDTH)
+    fused.fuse(model)
+    expected = model(x)
+    model.save_pretrained(str(tmp_path))
+    assert get_peft_model_state_dict(model).keys() == before.keys()
+    torch.manual_seed(3)
+    base = Mixer()
+    base.load_state_dict({k.replace(".base_layer", ""): v for k, v in model.base_model.model.state_dict().items()
+                          if "lora_" not in k})  # fmt: skip
+    assert torch.allclose(PeftModel.from_pretrained(base, str(tmp_path))(x), expected, atol=1e-6)
+
+
+def test_weights_that_move_are_not_remembered() -> None:
+    weight = nn.Parameter(torch.randn(3, 2))
+    assert torch.equal(fused.transposed(weight), weight.t())
+    weight.data = torch.randn(3, 2)
+    assert torch.equal(fused.transposed(weight), weight.t())
+    with torch.no_grad():
+        weight.mul_(2)
+    assert torch.equal(fused.transposed(weight), weight.t())
+
+
+def test_a_step_of_a_deep_model_is_made_of_few_operations(tmp_path: Path) -> None:
+    found = measure(tmp_path, layers=16, vision_layers=2)
+    assert found["operations"] <= 3150, "half of what 32 layers may have, and a little for what every step has"
+    assert found["host_reads"] == 0
