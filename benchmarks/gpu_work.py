@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import (
     CLIPImageProcessorPil,
     CLIPVisionConfig,
@@ -63,10 +64,10 @@ class Shape:
     vision: tuple[int, int, int, int]
     image_size: int = 336
     people: int = 24
-    asked_people: int = 60
+    asked_people: int = 40
     steps: int = 12
     matmul: int = 8192
-    batches: tuple[int, ...] = (64, 256)
+    batches: tuple[int, ...] = (256,)
 
 
 SHAPES = {
@@ -77,22 +78,25 @@ SHAPES = {
 
 
 class StepClock(SilentProgress):
-    """Measures a training from its step WARM to its end, with the device synchronised at both."""
+    """Measures a training from the end of its step WARM to its end, with the device synchronised at both."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.done = self.first = 0
+        self.done = 0
         self.begun = self.seconds = 0.0
         self.notes: list[str] = []
 
-    def advance(self, n: int = 1, **facts: float) -> None:  # noqa: ARG002
-        self.done += n
-        if not self.begun and self.done >= WARM:
-            self.begun, self.first = now(self.device), self.done
+    def start(self, label: str, total: int) -> None:  # noqa: ARG002
+        self.hook = register_optimizer_step_post_hook(lambda *_: self.step())
+
+    def step(self) -> None:
+        self.done += 1
+        if self.done == WARM:
+            self.begun = now(self.device)
 
     def finish(self) -> None:
-        if self.begun:
-            self.seconds = (now(self.device) - self.begun) / max(1, self.done - self.first)
+        self.hook.remove()
+        self.seconds = (now(self.device) - self.begun) / max(1, self.done - WARM)
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -313,12 +317,11 @@ class Bench:
 
     def asking(self, loaded: Loaded, samples: Sequence[Sample], batch_size: Any) -> Row:
         """Ask all samples as ``mllmu run`` does, images prepared beforehand as for all but the first model of a run."""
-        notes = StepClock(self.device)
 
         def ask(some: Sequence[Sample]) -> list[Any]:
             how: Any = {"image_folder": self.questions_folder, "system_prompt": "", "batch_size": batch_size}
             with tempfile.TemporaryDirectory() as folder:
-                return collect(some, lambda: loaded, folder=Path(folder), progress=notes, label="x", **how)
+                return collect(some, lambda: loaded, folder=Path(folder), progress=SilentProgress(), label="x", **how)
 
         ask(samples[: max(8, len(samples) // 10)])
         self.peak(reset=True)
