@@ -174,7 +174,7 @@ class Method(Plugin):
     decay: Literal["linear", "none"] = "linear"
     """course of the learning rate: linear to 0, or constant"""
     schedule: Literal["joint", "two_phase"] = "joint"
-    """'two_phase': passes over the forget set, then as many over the whole retain set (published code)"""
+    """'two_phase': in every epoch a pass over the forget set, then one over the whole retain set (published code)"""
     reference: Literal["target", "retain_model"] = "target"
     """the frozen reference; the published NPO code uses a model trained on retain only"""
 

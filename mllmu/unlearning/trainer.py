@@ -155,15 +155,21 @@ class _Engine:
         train(trained, self.terms, schedule, self.training, self.memory)
 
     def terms(self, step: int) -> Terms:
-        phase: Phase = "joint"
-        if self.retain_steps:
-            phase = "forget" if step < self.forget_steps else "retain"
-        index = step - self.forget_steps if phase == "retain" else step
+        phase, index = self.places[step]
         forget, retain = self.side("forget", index), self.side("retain", index)
         seed = self.training.seed
         return self.method.loss(
             Step(forget=forget, retain=retain, phase=phase, weights=self.weights, memory=self.memory, seed=seed)
         )
+
+    @cached_property
+    def places(self) -> list[tuple[Phase, int]]:
+        """Phase of every step, and its number on the sides; in two phases an epoch of each side in turn."""
+        if not self.retain_steps:
+            return [("joint", step) for step in range(self.forget_steps)]
+        steps: dict[SideName, int] = {"forget": self.forget_steps, "retain": self.retain_steps}
+        placed = [(i // self.orders[name].steps_per_epoch, name, i) for name in steps for i in range(steps[name])]
+        return [(name, i) for _, name, i in sorted(placed, key=lambda place: place[0])]
 
     def losses(self, name: SideName) -> Iterator[Tensor]:
         """Nll of every batch of the first epoch of a side, without dropout."""

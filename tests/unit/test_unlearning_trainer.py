@@ -144,12 +144,20 @@ def test_the_reference_stays_the_target_without_dropout_to_the_last_step(
     assert last != pytest.approx(expected, abs=1e-2)
 
 
-def test_two_phases_pass_over_the_forget_set_then_over_the_whole_retain_set(
+def test_in_two_phases_every_epoch_passes_over_the_forget_set_then_over_the_whole_retain_set(
     target: Loaded, sides: Sides, tmp_path: Path
 ) -> None:
     curve = forget(target, "grad_diff", sides, tmp_path / "two", batch_size=1, epochs=2, schedule="two_phase")
     terms = [set(point) - {"step"} for point in curve]
-    assert terms == [{"forget_ascent"}] * 4 + [{"retain_nll"}] * 8
+    assert terms == ([{"forget_ascent"}] * 2 + [{"retain_nll"}] * 4) * 2
+
+
+def test_two_phases_of_half_an_epoch_more_end_with_half_a_pass_over_both_sets(
+    target: Loaded, sides: Sides, tmp_path: Path
+) -> None:
+    spy = Spy(batch_size=1, epochs=2.5, schedule="two_phase", mute=True)
+    forget(target, spy, sides, tmp_path / "mute")
+    assert [phase for phase, _ in spy._seen] == (["forget"] * 2 + ["retain"] * 4) * 2 + ["forget"] + ["retain"] * 2
 
 
 def test_jointly_every_step_has_both_sides(target: Loaded, sides: Sides, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ class Scrub(AnchoredMethod):
 
     Unbounded below. At the start both KL are 0 and flat, so only the nll moves the first step.
     The paper alternates epochs that raise the first term with epochs that lower the others; here both are in every
-    step, and ``schedule: two_phase`` gives one phase of each.
+    step, and ``schedule: two_phase`` alternates as the paper does.
 
     Cost of a step: 1 forward and backward pass and 1 extra forward (reference) on forget and on retain.
     Made for: image classifiers.
