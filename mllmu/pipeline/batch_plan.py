@@ -6,9 +6,13 @@ is recorded with every response of it (``asked_with``).
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from mllmu.core import process
 from mllmu.core.records import Response, Sample
+from mllmu.core.runfolder import dump_lines, write_atomic
+from mllmu.parallel import team
 
 
 def parts(batches: Iterable[Sequence[Sample]]) -> list[list[Sample]]:
@@ -21,6 +25,28 @@ def kept(known: Mapping[str, Response], planned: Iterable[Sequence[Sample]]) -> 
     """The known responses of batches that are complete and were planned as now; all others are asked again."""
     whole = (batch for batch in planned if all(_planned(known.get(s.id)) == len(batch) for s in batch))
     return {sample.id: known[sample.id] for batch in whole for sample in batch}
+
+
+def resume(
+    folder: Path, files: str, known: Mapping[str, Response], planned: Sequence[Sequence[Sample]] | None
+) -> dict[str, Response]:
+    """The responses of an interrupted attempt that can be kept; the others are removed from its files.
+
+    Args:
+        files: pattern of the names of these files.
+        planned: the batches; None in float32, where all are kept but those of lower precision.
+    """
+    exact = {name: response for name, response in known.items() if not response.planned_with}
+    valid = exact if planned is None else kept(known, planned)
+    if len(valid) < len(known):
+        if process.leads():
+            first, *others = sorted(folder.glob(files))
+            write_atomic(first, dump_lines(valid.values()))
+            for path in others:
+                path.unlink()
+        if process.count() > 1:
+            team.wait_for_all()
+    return valid
 
 
 def _planned(response: Response | None) -> int:

@@ -284,7 +284,11 @@ def collect(
     """
     planned = plan_batches(samples, PLANNED if batch_size == "auto" else batch_size)
     planned = batch_plan.parts(planned) if low_precision else planned
-    known = _resume(folder, planned, low_precision=low_precision)
+    known = read_known(folder)
+    if process.count() > 1:
+        team.wait_for_all()  # no process may write before all have read
+    if low_precision or any(response.planned_with for response in known.values()):
+        known = batch_plan.resume(folder, PARTIALS, known, planned if low_precision else None)
     missing = [[sample for sample in batch if sample.id not in known] for batch in planned]
     batches = [batch for batch in missing if batch]
     if process.count() > 1:
@@ -312,25 +316,6 @@ def collect(
     if process.count() > 1:
         team.wait_for_all()
     return _put_together(samples, folder) if process.leads() else []
-
-
-def _resume(folder: Path, planned: Sequence[Sequence[Sample]], *, low_precision: bool) -> dict[str, Response]:
-    """The responses of an interrupted attempt by sample; those that would be others in these batches are removed."""
-    found = read_known(folder)
-    known = {name: response for name, response in found.items() if not response.planned_with}
-    if low_precision:
-        known = batch_plan.kept(found, planned)
-    if process.count() > 1:
-        team.wait_for_all()  # no process may write before all have read
-    if len(known) == len(found):
-        return known
-    if process.leads():
-        for path in folder.glob(PARTIALS):
-            path.unlink()
-        write_atomic(folder / PARTIAL, dump_lines(known.values()))
-    if process.count() > 1:
-        team.wait_for_all()
-    return known
 
 
 def _put_together(samples: Sequence[Sample], folder: Path) -> list[Response]:
