@@ -25,7 +25,7 @@ from torch import Tensor
 
 from mllmu.core.errors import one_line
 from mllmu.models import devices
-from mllmu.models.engine import forward
+from mllmu.models.engine import forward, ragged
 from mllmu.models.engine.row_attention import RowPass, SharedLevel
 from mllmu.models.engine.tree import TreeLevel, running
 from mllmu.models.families import core
@@ -122,7 +122,7 @@ class RowBuffers:
     ) -> None:
         device = model.device
         self.rows, self.slots, self.length, self.ends = rows, slots, length, ends
-        self.fused = device.type == "cuda" and model.dtype.itemsize == 2
+        self.fused = ragged.usable(device, model.dtype)
         self.ends_E = torch.tensor(sorted(ends) or [-1], device=device)
         self.own = {
             layer: states.new_zeros(2, rows, slots, states.shape[2], states.shape[4])

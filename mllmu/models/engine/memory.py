@@ -37,6 +37,8 @@ PROBE = 64
 """Questions that are counted."""
 MOST = 256
 """Questions of the largest batch: more hardly make it quicker, and an interruption loses up to one batch."""
+MOST_ON_GPU = 1024
+"""The same on a GPU, which reads all weights for every token of a reply."""
 SHARE = 0.6
 """Of the free memory that is used; the rest is for what is not counted and for pieces too small to be of use."""
 
@@ -146,9 +148,9 @@ def fixed_bytes() -> int:
     return 4 * 2 * (MOST_SCORES + MOST_LOGITS)
 
 
-def most_questions(free: float, needed: float) -> int:
+def most_questions(free: float, needed: float, most: int = MOST) -> int:
     """How many questions fit into free memory if each needs so many bytes."""
-    return max(1, min(MOST, int((SHARE * free - fixed_bytes()) / needed)))
+    return max(1, min(most, int((SHARE * free - fixed_bytes()) / needed)))
 
 
 def starting_size(loaded: Loaded, samples: Sequence[Sample], *, image_folder: Path, system_prompt: str = "") -> int:
@@ -160,7 +162,8 @@ def starting_size(loaded: Loaded, samples: Sequence[Sample], *, image_folder: Pa
     with_image, without = [s for s in samples if s.image], [s for s in samples if not s.image]
     probes = [longest(group) for group in (with_image, without) if group]
     needed = (bytes_of(loaded, p, image_folder=image_folder, system_prompt=system_prompt) / len(p) for p in probes)
-    return most_questions(free_bytes(loaded.device), max(needed))
+    most = MOST_ON_GPU if loaded.device.type == "cuda" else MOST
+    return most_questions(free_bytes(loaded.device), max(needed), most)
 
 
 def longest(samples: Sequence[Sample]) -> Sequence[Sample]:

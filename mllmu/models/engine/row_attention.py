@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from mllmu.models.engine import ragged
+from mllmu.models.engine.ragged import Pieces
 from mllmu.models.engine.tree import AttentionRule, attend_keys, join
 
 if TYPE_CHECKING:
     from mllmu.models.engine.decode_graph import RowBuffers
-
-FUSED = range(8, 257, 8)
-"""Sizes of a head that the fused kernel takes."""
 
 
 @dataclass
@@ -61,7 +60,7 @@ class RowPass:
         states, row_B = self.buffers.own[layer], self.buffers.row_B[: self.used]
         for held_BSKD, x_BKD in zip(states, (k_BKD, v_BKD), strict=True):
             held_BSKD[row_B, self.slot_B] = x_BKD
-        if not self.buffers.fused or q_BHD.shape[-1] not in FUSED or rule.softcap is not None:
+        if not self.buffers.fused or q_BHD.shape[-1] not in ragged.SIZES or rule.softcap is not None:
             return join([self._plain(number, layer, q_BHD, rule) for number in range(1 + len(self.buffers.shared))])
         shape = (self.used, k_BKD.shape[1], -1, q_BHD.shape[2])
         q_BFKD = q_BHD.reshape(shape).transpose(1, 2)  # heads that share keys are further tokens of a row
@@ -72,10 +71,8 @@ class RowPass:
 
     def _own(self, states: Tensor, q_BFKD: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         fold, slots = q_BFKD.shape[1], states.shape[2]
-        keys, values = states.flatten(1, 2)
-        return _varlen(
-            q_BFKD, keys, values, self.first_B1 * fold, self.first_B1 * slots, fold, slots, scale, self.seen_B
-        )
+        pieces = Pieces(self.first_B1 * fold, self.first_B1 * slots, fold, slots, self.seen_B)
+        return _folded(q_BFKD, states.flatten(1, 2), pieces, scale)
 
     def _plain(self, number: int, layer: int, q_BHD: Tensor, rule: AttentionRule) -> tuple[Tensor, Tensor]:
         """Attention to the rows' own tokens (0) or to a level above by masks, over all that the buffers hold."""
@@ -103,29 +100,13 @@ class RowPass:
 
 def _shared(shared: SharedLevel, layer: int, q_BFKD: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     used, fold = q_BFKD.shape[:2]
-    keys, values = shared.states[layer]
-    q_BFKD = q_BFKD[shared.order_B[:used]]
-    out, weight = _varlen(
-        q_BFKD, keys, values, shared.first_G1 * fold, shared.starts_G1, used * fold, len(shared.node_T), scale
-    )
+    pieces = Pieces(shared.first_G1 * fold, shared.starts_G1, used * fold, len(shared.node_T))
+    out, weight = _folded(q_BFKD[shared.order_B[:used]], shared.states[layer], pieces, scale)
     place_B = shared.place_B[:used]
     return out[place_B], weight[place_B]
 
 
-def _varlen(
-    q_BFKD: Tensor,
-    k_TKD: Tensor,
-    v_TKD: Tensor,
-    first_q: Tensor,
-    first_k: Tensor,
-    most_q: int,
-    most_k: int,
-    scale: float,
-    seen: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """[B, F, K, D] attention of tokens to pieces of different lengths, and [B, F, K] the logarithm of its weight."""
-    out, weight, *_ = torch.ops.aten._flash_attention_forward(
-        q_BFKD.flatten(0, 1), k_TKD, v_TKD, first_q, first_k, most_q, most_k, 0.0, False, False,
-        scale=scale, seqused_k=seen,
-    )  # fmt: skip
-    return out.view(q_BFKD.shape), weight.mT.reshape(q_BFKD.shape[:3])
+def _folded(q_BFKD: Tensor, states: Tensor, pieces: Pieces, scale: float) -> tuple[Tensor, Tensor]:
+    """[B, F, K, D] attention to keys and values [2, T, K, D], and [B, F, K] the logarithm of its weight."""
+    out, weight = ragged.varlen(q_BFKD.flatten(0, 1), states[0], states[1], pieces, scale)
+    return out.view(q_BFKD.shape), weight.reshape(q_BFKD.shape[:3])

@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AttentionInterface
 
-from mllmu.models.engine import visibility
+from mllmu.models.engine import ragged, visibility
 from mllmu.models.families import core
 
 KERNEL = "mllmu_tree"
@@ -41,6 +41,8 @@ STEPS_AHEAD = 32
 """Room for new tokens that is made at a time."""
 FEW = 8
 """Tokens below one node for which the plain kernel is quicker than the fused one."""
+RAGGED = ("cuda",)
+"""Devices that have fused attention between pieces of different lengths."""
 MOST_SCORES = 2**26
 """Attention weights that are in memory at a time where no fused kernel is used."""
 
@@ -145,7 +147,9 @@ class TreeLevel:
     def put(self, layer: int, new: tuple[Tensor, Tensor], layout: NodeLayout, node_M: Tensor, width: int) -> None:
         """Keep keys and values [M, K, D] of new tokens of a layer; ``width`` is S with them."""
         if not self.grows:
-            self.states[layer] = torch.stack([layout.spread(x).transpose(1, 2) for x in new])
+            in_order = new[0].device.type in RAGGED  # tokens follow each other in memory, not heads
+            spread = [layout.spread(x) if in_order else layout.spread(x).transpose(1, 2) for x in new]
+            self.states[layer] = torch.stack(spread).transpose(2, 3) if in_order else torch.stack(spread)
             return
         if self.states[layer].shape[3] < width:
             self.states[layer] = _with_room(self.states[layer])
@@ -206,11 +210,13 @@ class TreePass:
             self.position_AM = visibility.set_positions(self, nodes, counts, positions)
         self.last_N = (count_N.cumsum(0) - 1).to(device)
         self.node_M = node_M.to(device)
-        self.seen = [(level, NodeLayout(node_M, len(level), device), level.width)]
+        owners, self.seen = [node_M], [(level, NodeLayout(node_M, len(level), device), level.width)]
         while level.above is not None:
             level, node_M = level.above, level.parents[node_M]
             self.seen.append((level, NodeLayout(node_M, len(level), device), level.width))
+            owners.append(node_M)
         self._masks: dict[tuple[int, int | None], Tensor | None] = {}
+        self.pieces = ragged.layouts(self, count_N, owners, device) if device.type in RAGGED else None
 
     def attend(self, layer: int, q_MHD: Tensor, k_MKD: Tensor, v_MKD: Tensor, rule: AttentionRule) -> Tensor:
         """[M, H, D] attention of the new tokens to all that they see; keeps their keys and values."""
@@ -219,6 +225,8 @@ class TreePass:
         level.put(layer, (k_MKD, v_MKD), layout, self.node_M, width)
         if layer == self.until:
             raise PassEnded
+        if self.pieces and (parts := ragged.attend(self, self.pieces, layer, (q_MHD, k_MKD, v_MKD), rule)):
+            return join(parts)
         alone = len(self.seen) == 1 and not level.grows and rule.softcap is None and rule.sinks is None
         if alone and self.mask(0, rule.window, q_MHD.dtype) is None:
             q, (k, v) = layout.spread(q_MHD).transpose(1, 2), level.states[layer]
