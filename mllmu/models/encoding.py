@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
@@ -25,7 +25,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mllmu.core.errors import ModelError
 from mllmu.core.records import Sample
-from mllmu.models.families import IGNORE, Batch, Family, Turn, core
+from mllmu.models.families import IGNORE, Batch, Family, Turn, core, moved
 
 if TYPE_CHECKING:
     from mllmu.models.loading import Loaded
@@ -36,8 +36,8 @@ FEATURES = "image_features"
 """Among the inputs of a batch: [F, D] the features of its images, in order, instead of their pixels."""
 PIXEL_BYTES = 4 * 2**30
 """Memory of prepared images; one is 1 MiB for LLaVA-1.5, up to 30 MiB where it is cut up."""
-FEATURE_BYTES = 2**30
-"""Memory of the remembered features of a run."""
+DEVICE_BYTES, FEATURE_BYTES = 2**30, 8 * 2**30
+"""Memory of the remembered features of a run: on the device, and with those that lie beside the processor."""
 
 
 class EncodedPrompt(NamedTuple):
@@ -210,16 +210,16 @@ def image_features(loaded: Loaded, shown: Sequence[Sequence[Path]]) -> list[list
     Each image is run alone, so its features do not depend on when and with which others it was first asked for.
     """
     parts = [getattr(core(loaded.model).model, name) for name in loaded.family.image_parts]
-    trained = any(p.requires_grad for part in parts for p in part.parameters())
-    # an adapter inside can be switched off, which the weights do not tell
-    adapted = any("lora_" in name for part in parts for name, _ in part.named_parameters())
+    weights = [pair for part in parts for pair in part.named_parameters()]
+    trained = any(weight.requires_grad for _, weight in weights)
+    adapted = any("lora_" in name for name, _ in weights)  # it can be switched off, which the weights do not tell
     if not parts or adapted or (trained and torch.is_grad_enabled()):
         return None
     tower = _identity(parts) if any(shown) else ""
 
     def features(image: Path) -> Tensor:
         key = (image, tower, str(loaded.device))
-        return remembered(loaded.encoder.features, key, lambda: _features(loaded, image))
+        return moved(remembered(loaded.encoder.features, key, lambda: _features(loaded, image, parts)), loaded.device)
 
     return [[features(image) for image in images] for images in shown]
 
@@ -228,20 +228,29 @@ def image_features(loaded: Loaded, shown: Sequence[Sequence[Path]]) -> list[list
 def evaluating(model: Any) -> Iterator[None]:
     """The model without dropout while the context lasts."""
     was_training = model.training
-    model.eval()
+    _set_training(model, value=False)
     try:
         yield
     finally:
-        model.train(was_training)
+        _set_training(model, value=was_training)
 
 
-def _features(loaded: Loaded, image: Path) -> Tensor:
+def _set_training(model: Any, *, value: bool) -> None:
+    for module in model.modules():  # as train() does, which takes many times as long on thousands of modules
+        module.__dict__["training"] = value
+
+
+def _features(loaded: Loaded, image: Path, parts: Sequence[Any]) -> Tensor:
     model, turn = core(loaded.model), Turn(prompt="?", image=image)
     num_tokens = loaded.encoder.prompt(turn).count(loaded.image_token_id)
     # the features outlive an evaluation and are trained on later, so they must be ordinary tensors
-    with evaluating(model), torch.inference_mode(mode=False), torch.no_grad():
+    with ExitStack() as stack, torch.inference_mode(mode=False), torch.no_grad():
+        for part in parts:
+            stack.enter_context(evaluating(part))
         pixels = {key: value.to(loaded.device).clone() for key, value in loaded.encoder.images([turn]).items()}
         features = loaded.family.image_features(model, pixels)
+        if features.is_cuda and loaded.encoder.features.currsize > DEVICE_BYTES:
+            features = features.cpu().pin_memory()
     if len(features) != num_tokens:  # every later image of a batch would get a part of the one before
         raise ModelError(
             f"{image}: the processor ({type(loaded.encoder.processor).__name__}) gives it {num_tokens} tokens and the "

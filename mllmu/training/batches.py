@@ -30,7 +30,7 @@ from mllmu.core.records import OTHER_ATTRIBUTE, Question
 from mllmu.data.dataset import image_path
 from mllmu.models.encoding import Encoder, grouped, image_inputs, shared_length
 from mllmu.models.engine.forward import Forward, labelled, run_logits
-from mllmu.models.families import IGNORE, Batch, Turn, core
+from mllmu.models.families import IGNORE, Batch, Turn, core, moved
 from mllmu.models.loading import Loaded
 from mllmu.training.distributed import MakeBatch, RunBatch, run_divided
 
@@ -158,7 +158,12 @@ class Group:
 
 def training_batch(loaded: Loaded, turns: Sequence[Turn]) -> Batch:
     """The batch of a training step on the model's device, packed if the model packs."""
-    return (pack if loaded.packs else plain)(loaded, turns).to(loaded.device)
+    return encoded(loaded, turns).to(loaded.device)
+
+
+def encoded(loaded: Loaded, turns: Sequence[Turn]) -> Batch:
+    """The same before it is moved: labels and replies lie where Python reads them without waiting."""
+    return (pack if loaded.packs else plain)(loaded, turns)
 
 
 def plain(loaded: Loaded, turns: Sequence[Turn]) -> Batch:
@@ -180,7 +185,9 @@ def pack(loaded: Loaded, turns: Sequence[Turn], *, capacity: int | None = None) 
     longest = max(group.length for group in groups)
     hidden_size = core(loaded.model).config.get_text_config().hidden_size
     sequences = fill(groups, max(capacity, longest)) if capacity else arrange(groups, hidden_size)
-    ids_BT, labels_BT, group_BT, block_BT, reply_BT, index_BT, *positions_ABT = lay_out(loaded, turns, sequences)
+    laid_XBT = lay_out(loaded, turns, sequences)
+    _, labels_BT, _, _, reply_BT, *_ = laid_XBT.unbind()
+    ids_BT, _, group_BT, block_BT, _, index_BT, *positions_ABT = moved(laid_XBT, loaded.device).unbind()
     masks = packed_masks(loaded, ids_BT, index_BT, group_BT, block_BT)
     positions = positions_ABT[0] if len(positions_ABT) == 1 else torch.stack(positions_ABT)
     inputs = {"input_ids": ids_BT, "position_ids": positions}
@@ -199,8 +206,8 @@ def pack(loaded: Loaded, turns: Sequence[Turn], *, capacity: int | None = None) 
     )
 
 
-def lay_out(loaded: Loaded, turns: Sequence[Turn], sequences: Sequence[Sequence[Group]]) -> tuple[Tensor, ...]:
-    """[B, T] each: token ids, labels, group, block (0: the prefix), reply, index, and the positions along each axis.
+def lay_out(loaded: Loaded, turns: Sequence[Turn], sequences: Sequence[Sequence[Group]]) -> Tensor:
+    """[X, B, T]: token ids, labels, group, block (0: the prefix), reply, index, and the positions along each axis.
 
     The index of a token is the number of tokens before it in its own prefix and block, whatever its position. Sequences
     are filled up to the longest. In every block positions go on from the prefix, on all axes alike.
@@ -223,7 +230,7 @@ def lay_out(loaded: Loaded, turns: Sequence[Turn], sequences: Sequence[Sequence[
     padding = (loaded.encoder.pad, IGNORE, -1, 0, 0, 0, *[0] * len(axes))
     width = max(map(len, rows))
     packed_BTX = torch.tensor([[*row, *[padding] * (width - len(row))] for row in rows])
-    return packed_BTX.permute(2, 0, 1).contiguous().unbind()
+    return packed_BTX.permute(2, 0, 1).contiguous()
 
 
 def make_groups(encoder: Encoder, turns: Sequence[Turn], capacity: int | None) -> list[Group]:

@@ -9,20 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from mllmu.config.recipe import Lora
 from mllmu.core import process
-from mllmu.core.errors import ModelError, one_line
+from mllmu.core.errors import ModelError
 from mllmu.core.process import Progress, derive, start_meter, stop_meter
 from mllmu.core.runfolder import write_atomic
-from mllmu.models.loading import explain_disk_errors
+from mllmu.training.checkpoint import CHECKPOINT, TEMPORARY, load_checkpoint, save_checkpoint
 from mllmu.training.distributed import agree, average_gradients
 
-CHECKPOINT = "checkpoint.safetensors"
-TEMPORARY = f".{CHECKPOINT}.tmp"
 CURVE = "curve.json"
 READ_STEPS, READ_S = 16, 1.0
 """Losses are read back after so many steps (at the beginning after as many as there were), or so many seconds."""
@@ -79,7 +75,7 @@ class Schedule:
 
 @dataclass
 class TrainingState:
-    """What a training has reached, and its checkpoint: one safetensors file (no pickle), written atomically.
+    """What a training has reached.
 
     Attributes:
         training: where the checkpoint lies, and where a note goes if it cannot be used.
@@ -144,54 +140,6 @@ class TrainingState:
         self.training.progress.advance(len(self.unread), loss=total)
         self.unread.clear()
 
-    def save(self, next_step: int) -> None:
-        """Write the checkpoint."""
-        folder = self.training.folder
-        tensors = {f"p/{name}": p.detach().contiguous() for name, p in self.trainable.items()}
-        for name, parameter in self.trainable.items():
-            for key, value in self.optimizer.state[parameter].items():
-                tensors[f"o/{key}/{name}"] = torch.as_tensor(value).detach().contiguous()
-        meta = {"step": str(next_step), "curve": json.dumps(self.curve), "memory": json.dumps(self.memory)}
-        with explain_disk_errors(folder / CHECKPOINT):
-            save_file(tensors, folder / TEMPORARY, metadata=meta)
-            (folder / TEMPORARY).replace(folder / CHECKPOINT)
-
-    def load(self) -> int:
-        """Restore the checkpoint in place and return the next step; 0 without a checkpoint that fits."""
-        path = self.training.folder / CHECKPOINT
-        if not path.is_file():
-            return 0
-        try:
-            tensors, meta = self._read(path)
-            step, curve, memory = (json.loads(meta[key]) for key in ("step", "curve", "memory"))
-        except (SafetensorError, OSError, LookupError, TypeError, ValueError) as error:
-            self.training.progress.note(
-                f"{path}: not a checkpoint of this training ({one_line(error)}); training starts over."
-            )
-            return 0
-        with torch.no_grad():
-            for name, parameter in self.trainable.items():
-                parameter.copy_(tensors.pop(f"p/{name}"))
-        for key, value in tensors.items():
-            _, statistic, name = key.split("/", 2)
-            parameter = self.trainable[name]
-            here = statistic != "step" or self.optimizer.defaults["fused"]  # else steps are counted on the CPU
-            self.optimizer.state[parameter][statistic] = value.to(parameter.device) if here else value
-        self.curve = curve
-        self.memory.update(memory)
-        return int(step)
-
-    def _read(self, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """Tensors and facts of a checkpoint; they must be of the parameters that are trained here."""
-        with safe_open(path, framework="pt") as file:
-            meta = file.metadata()
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-        shapes = {name: tuple(p.shape) for name, p in self.trainable.items()}
-        held = {key[2:]: tuple(value.shape) for key, value in tensors.items() if key.startswith("p/")}
-        if held != shapes or not {key.split("/", 2)[2] for key in tensors if key.startswith("o/")} <= set(shapes):
-            raise ValueError("it holds other parameters")
-        return tensors, meta
-
 
 def train(
     model: Any,
@@ -225,7 +173,7 @@ def train(
     state = TrainingState(training, trainable, optimizer, {} if memory is None else memory)
     if process.count() > 1:
         agree(weights)
-    first = state.load()
+    first = load_checkpoint(state) if (folder / CHECKPOINT).is_file() else 0
     model.train()
     start_meter(sum(weight.numel() for weight in weights))
     progress.start(training.label, schedule.num_steps)
@@ -243,7 +191,7 @@ def train(
             state.read(schedule)
             seen = time.monotonic()
         if due:
-            state.save(step + 1)
+            save_checkpoint(state, step + 1)
             saved = time.monotonic()
     state.read(schedule)
     progress.finish()

@@ -27,11 +27,11 @@ from mllmu.core.errors import DataError, ModelError
 from mllmu.core.process import derive, rng
 from mllmu.models.encoding import evaluating, grouped
 from mllmu.models.engine.forward import Forward, apply_head, labelled, run_forward, run_labelled, run_logits
-from mllmu.models.families import Batch, Turn, core, num_layers
+from mllmu.models.families import Batch, Turn, core, moved, num_layers
 from mllmu.models.layers import run_hidden
 from mllmu.models.loading import Loaded, add_trainable, save_trained, without_adapter
 from mllmu.models.modifiers import write_settings
-from mllmu.training.batches import Order, forward, plain, run_step, step_tokens, training_batch
+from mllmu.training.batches import Order, encoded, forward, plain, run_step, step_tokens
 from mllmu.training.distributed import MakeBatch
 from mllmu.training.loop import Schedule, Training, train
 from mllmu.training.losses import answer_nll
@@ -219,11 +219,11 @@ class _Engine:
 def step_batch(loaded: Loaded, method: Method, turns: Sequence[Turn]) -> Batch:
     """The batch of one side of a step; its labels are what the method trains."""
     if method.loss_on == "answer":
-        batch = training_batch(loaded, turns)
+        batch = encoded(loaded, turns)
     else:
         # a shared prompt token would be counted once instead of once per question, so nothing is packed here
-        batch = plain(loaded, turns).to(loaded.device).label_everything(image_token_id=loaded.image_token_id)
-    return batch if method.train_end else batch.without_ends(loaded.ends)
+        batch = plain(loaded, turns).label_everything(image_token_id=loaded.image_token_id)
+    return (batch if method.train_end else batch.without_ends(loaded.ends)).to(loaded.device)
 
 
 @dataclass(frozen=True)
@@ -357,7 +357,7 @@ class ReferenceMemory:
             sizes = torch.bincount(chunk_row_N, minlength=len(chunk)).tolist()
             parts = values_NX[by_reply(chunk_row_N)].cpu().split(sizes)
             kept.update(zip(chunk, parts if what == "hidden" else [part[:, 0] for part in parts], strict=True))
-        values = torch.cat([kept[turn] for turn in turns]).to(row_N.device)
+        values = moved(torch.cat([kept[turn] for turn in turns]), row_N.device)
         return torch.empty_like(values).index_copy_(0, by_reply(row_N), values)
 
 

@@ -16,7 +16,7 @@ from mllmu.config.load import parse
 from mllmu.core.process import SilentProgress
 from mllmu.pipeline.evaluate import PARTIAL
 from mllmu.pipeline.pipeline import Pipeline
-from mllmu.training.loop import CHECKPOINT
+from mllmu.training.checkpoint import CHECKPOINT
 
 HERE = Path(__file__).parent
 CAREFUL = ("finetune.checkpoint_every_s=1e-9",)

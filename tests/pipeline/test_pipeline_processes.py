@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from test_pipeline_interrupted import Stopper
 
 from mllmu.pipeline.evaluate import OF_FOLLOWER, PARTIAL
-from mllmu.training.loop import CHECKPOINT
+from mllmu.training.checkpoint import CHECKPOINT
 
 HERE = Path(__file__).parent
 METHODS = (

@@ -15,6 +15,7 @@ from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from benchmarks.step_operations import measure
+from mllmu.models.dropout import seed_dropout
 from mllmu.models.engine import fused
 from mllmu.models.loading import quiet_libraries
 
@@ -111,9 +112,11 @@ def test_switched_off_adapters_leave_the_base_and_come_back() -> None:
     assert not torch.allclose(first, base)
 
 
-def test_the_layers_of_a_group_share_a_dropout_whose_mask_the_gradient_sees() -> None:
+@pytest.mark.parametrize("scale", [4, 6])
+def test_the_layers_of_a_group_share_a_dropout_whose_mask_the_gradient_sees(scale: int) -> None:
     torch.manual_seed(9)
-    model = adapted(Mixer(), lora_dropout=0.5, target_modules=["k_proj", "v_proj"]).train()
+    model = adapted(Mixer(), lora_dropout=0.5, lora_alpha=scale, target_modules=["k_proj", "v_proj"]).train()
+    seed_dropout(model, "default")
     fused.fuse(model)
     x = torch.randn(2, 3, WIDTH, requires_grad=True)
     torch.manual_seed(1)
@@ -124,9 +127,9 @@ def test_the_layers_of_a_group_share_a_dropout_whose_mask_the_gradient_sees() ->
     def by_hand() -> Tensor:
         torch.manual_seed(1)
         dropped = k.lora_dropout["default"](x)
-        states = [
-            layer.base_layer(x) + layer.lora_B["default"](layer.lora_A["default"](dropped)) * 1.5 for layer in (k, v)
-        ]
+        assert 0.3 < dropped.eq(0).float().mean() < 0.7
+        added = (layer.lora_B["default"](layer.lora_A["default"](dropped)) * scale / 4 for layer in (k, v))
+        states = [layer.base_layer(x) + more for layer, more in zip((k, v), added, strict=True)]
         return group.o_proj(torch.tanh(group.q_proj(x)) * torch.cat([states[0], states[1].sin()], dim=-1))
 
     assert_close(found, outcome(model, by_hand, x), 1e-6)

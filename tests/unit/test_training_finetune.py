@@ -13,8 +13,9 @@ from helpers_models import LORA, Watcher, load_ref, logits, nll, training, turns
 from mllmu.config.recipe import Finetune, Lora
 from mllmu.core.errors import DataError
 from mllmu.models.loading import Loaded
+from mllmu.training.checkpoint import CHECKPOINT
 from mllmu.training.finetune import finetune
-from mllmu.training.loop import CHECKPOINT, CURVE, Training
+from mllmu.training.loop import CURVE, Training
 
 SECTION = Finetune(epochs=15, learning_rate=1e-2, batch_size=3, lora=LORA)
 

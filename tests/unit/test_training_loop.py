@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mllmu.core.errors import ModelError, RunStoreError
-from mllmu.training.loop import CHECKPOINT, CURVE, TEMPORARY, Schedule, train
+from mllmu.training.checkpoint import CHECKPOINT, TEMPORARY
+from mllmu.training.loop import CURVE, Schedule, train
 
 STEPS = 8
 PLAIN = Schedule(num_steps=STEPS, learning_rate=0.05, warmup=0.25, weight_decay=0.1)

@@ -25,7 +25,7 @@ from mllmu.core.process import count_tokens
 from mllmu.models import devices
 from mllmu.models.encoding import FEATURES
 from mllmu.models.engine.tree import PassEnded, TreeLevel, TreePass, running
-from mllmu.models.families import IGNORE, Batch, core
+from mllmu.models.families import Batch, core
 
 MOST_LOGITS = 2**24
 """Logits that are in memory at a time: tokens times vocabulary."""
@@ -67,7 +67,8 @@ class Forward:
     @cached_property
     def row_length_B(self) -> Tensor:
         """[B] number of labelled tokens of each reply."""
-        return torch.bincount(self.row_N, minlength=self.num_rows)
+        zeros = torch.zeros(self.num_rows, dtype=torch.long, device=self.row_N.device)
+        return zeros.index_add(0, self.row_N, torch.ones_like(self.row_N))
 
     @cached_property
     def mean_logp_B(self) -> Tensor:
@@ -97,7 +98,7 @@ def run_logits(model: Any, batch: Batch) -> Tensor:
 
 def run_labelled(model: Any, batch: Batch) -> Tensor:
     """[N, D] hidden states behind the last layer, in the model's precision, that predict the labelled tokens."""
-    return run_body(model, batch)[:, :-1][batch.labels[:, 1:] != IGNORE]
+    return run_body(model, batch).flatten(0, 1).index_select(0, batch.labelled[0])
 
 
 def run_body(model: Any, batch: Batch) -> Tensor:
@@ -127,9 +128,8 @@ def embedded(model: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def labelled(batch: Batch) -> tuple[Tensor, Tensor]:
     """[N] the labelled tokens of a batch, and [N] the row, or the packed reply, that each belongs to."""
-    wanted_BT = batch.labels[:, 1:] != IGNORE
-    row_N = wanted_BT.nonzero()[:, 0] if batch.replies is None else batch.replies[:, 1:][wanted_BT]
-    return batch.labels[:, 1:][wanted_BT], row_N
+    _, label_N, row_N = batch.labelled
+    return label_N, row_N
 
 
 def apply_head(own: Any, hidden_ND: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaAttention, eager_attention_forward
 
+from mllmu.models.dropout import SeededDropout
 from mllmu.models.families import core
 
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
@@ -81,6 +82,7 @@ def is_plain(layer: LoraLinear) -> bool:
     return (
         not (layer.disable_adapters or layer.merged or layer.lora_variant or layer.fan_in_fan_out)
         and not any(layer.lora_bias.values())
+        and all(isinstance(each, nn.Identity | SeededDropout) for each in layer.lora_dropout.values())
         and type(base) is nn.Linear
         and "forward" not in base.__dict__
         and not base.weight.requires_grad
@@ -88,79 +90,88 @@ def is_plain(layer: LoraLinear) -> bool:
 
 
 class AdapterTerm(NamedTuple):
-    """One adapter of a group: the numbers of its layers, and that of its input; its scale; its A and B.
+    """One adapter of a group.
 
-    ``trained``: A and B need a gradient.
+    Attributes:
+        own: numbers of its layers.
+        scale: factor of what it adds.
+        trained: its A and B need a gradient.
+        down, up: the A and B of its layers.
+        mask, keep: [..., D] the numbers of the input that its dropout keeps, and 1 / their share; None: all, and 1.
     """
 
     own: list[int]
-    source: int
     scale: float
     trained: bool
     down: list[Tensor]
     up: list[Tensor]
+    mask: Tensor | None
+    keep: float
 
 
 def run_group(layers: Sequence[LoraLinear], x: Tensor) -> tuple[Tensor, ...]:
-    """The outputs of the layers of a group. An adapter with dropout has an input of its own, all others have x."""
-    inputs, terms = [x], []
+    """The outputs of the layers of a group for an input."""
+    terms = []
     for name in dict.fromkeys(name for layer in layers for name in layer.active_adapters):
         own = [number for number, layer in enumerate(layers) if name in layer.lora_A]
         if not own:
             continue
-        dropped = layers[own[0]].lora_dropout[name](x)
-        if dropped is not x:
-            inputs.append(dropped)
+        first = layers[own[0]]
+        dropout = first.lora_dropout[name]
+        drops = isinstance(dropout, SeededDropout) and dropout.training
+        mask, keep = (dropout.kept(x.shape, x.device), 1 / (1 - dropout.p)) if drops else (None, 1.0)
         down, up = ([getattr(layers[n], part)[name].weight for n in own] for part in ("lora_A", "lora_B"))
-        source = len(inputs) - 1 if dropped is not x else 0
         trained = any(weight.requires_grad for weight in (*down, *up))
-        terms.append(AdapterTerm(own, source, layers[own[0]].scaling[name], trained, down, up))
-    bases = [layer.base_layer for layer in layers]
+        terms.append(AdapterTerm(own, first.scaling[name], trained, down, up, mask, keep))
     weights = [weight for term in terms for weight in (*term.down, *term.up)]
-    outputs: tuple[Tensor, ...] = _Adapted.apply(bases, terms, len(inputs), *inputs, *weights)
+    outputs: tuple[Tensor, ...] = _Adapted.apply([layer.base_layer for layer in layers], terms, x, *weights)
     return outputs
 
 
 class _Adapted(torch.autograd.Function):
-    """The frozen layers of a group and their adapters: gets layers, adapters, the number of inputs, inputs, weights."""
+    """The frozen layers of a group and their adapters: gets layers, adapters, input, and weights of the adapters."""
 
     @staticmethod
-    def forward(ctx: Any, bases: Any, terms: Sequence[AdapterTerm], count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-        inputs = [x.reshape(-1, x.shape[-1]) for x in tensors[:count]]
-        outputs = [_multiply(inputs[0], base) for base in bases]
+    def forward(ctx: Any, bases: Any, terms: Sequence[AdapterTerm], x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+        del weights  # those of the terms
+        x_MD = x.reshape(-1, x.shape[-1])
+        outputs = [_multiply(x_MD, base) for base in bases]
         kept: list[Tensor] = []
-        for own, source, scale, trained, down, up in terms:
-            x_MD = inputs[source]
-            down_RD = (down[0] if len(own) == 1 else torch.cat(down)).to(x_MD.dtype)
-            ups = [up_OR.to(x_MD.dtype) for up_OR in up]
-            a_MR = x_MD @ transposed(down_RD)
-            parts = _parts(a_MR if scale == 1 else a_MR * scale, down, dim=1)
+        for term in terms:
+            own, down = term.own, term.down
+            mask_MD = None if term.mask is None else term.mask.view(x_MD.shape)
+            seen_MD = x_MD if mask_MD is None else torch.ops.aten.native_dropout_backward(x_MD, mask_MD, term.keep)
+            down_RD = (down[0] if len(own) == 1 else torch.cat(down)).to(x.dtype)
+            ups = [up_OR.to(x.dtype) for up_OR in term.up]
+            a_MR = seen_MD @ transposed(down_RD)
+            parts = _parts(a_MR if term.scale == 1 else a_MR * term.scale, down, dim=1)
             for number, part_MR, up_OR in zip(own, parts, ups, strict=True):
                 outputs[number].addmm_(part_MR, transposed(up_OR))
-            kept += [down_RD, *ups, *((x_MD, *parts) if trained else ())]
+            kept += [down_RD, *ups, *((seen_MD, *parts) if term.trained else ())]
+            kept += [] if mask_MD is None else [mask_MD]
         ctx.save_for_backward(*kept)
-        ctx.layers, ctx.terms, ctx.count, ctx.shape = [base.weight for base in bases], terms, count, tensors[0].shape
-        return tuple(output.view(*ctx.shape[:-1], -1) for output in outputs)
+        ctx.terms = [(term._replace(mask=None), term.mask is not None) for term in terms]
+        ctx.layers, ctx.shape = [base.weight for base in bases], x.shape
+        return tuple(output.view(*x.shape[:-1], -1) for output in outputs)
 
     @staticmethod
     def backward(ctx: Any, *of_outputs: Tensor) -> tuple[Any, ...]:
         kept, gradients = iter(ctx.saved_tensors), [each.reshape(-1, each.shape[-1]) for each in of_outputs]
-        wanted = ctx.needs_input_grad[3 : 3 + ctx.count]
-        of_inputs: list[Tensor | None] = [None] * ctx.count
-        if wanted[0]:
-            of_inputs[0] = _sum([(g, weight) for g, weight in zip(gradients, ctx.layers, strict=True)])
+        of_x = _sum(list(zip(gradients, ctx.layers, strict=True))) if ctx.needs_input_grad[2] else None
         of_weights: list[Tensor | None] = []
-        for term in ctx.terms:
+        for term, drops in ctx.terms:
             own = [gradients[number] for number in term.own]
             down_RD, *ups = (next(kept) for _ in range(1 + len(own)))
             of_a = [g @ up_OR for g, up_OR in zip(own, ups, strict=True)]
             of_a_MR = of_a[0] if len(own) == 1 else torch.cat(of_a, dim=1)
             of_a_MR = of_a_MR if term.scale == 1 else of_a_MR * term.scale
-            if wanted[term.source]:
-                of_inputs[term.source] = _sum([(of_a_MR, down_RD)], of_inputs[term.source])
             of_weights += _of_weights(term, own, of_a_MR, kept) if term.trained else [None] * (2 * len(own))
-        shaped = (None if each is None else each.view(ctx.shape) for each in of_inputs)
-        return (None, None, None, *shaped, *of_weights)
+            if drops:
+                mask_MD = next(kept)
+                of_x = None if of_x is None else of_x.addcmul_(of_a_MR @ down_RD, mask_MD, value=term.keep)
+            elif of_x is not None:
+                of_x.addmm_(of_a_MR, down_RD)
+        return None, None, None if of_x is None else of_x.view(ctx.shape), *of_weights
 
 
 def _multiply(x_MD: Tensor, layer: nn.Linear) -> Tensor:
@@ -173,10 +184,10 @@ def _parts(tensor: Tensor, like: Sequence[Tensor], dim: int) -> Sequence[Tensor]
     return (tensor,) if len(like) == 1 else tensor.split([len(each) for each in like], dim=dim)
 
 
-def _sum(factors: Sequence[tuple[Tensor, Tensor]], total: Tensor | None = None) -> Tensor:
-    for a, b in factors:
-        total = a @ b if total is None else total.addmm_(a, b)
-    assert total is not None  # noqa: S101 - there is a product
+def _sum(factors: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    total = factors[0][0] @ factors[0][1]
+    for a, b in factors[1:]:
+        total.addmm_(a, b)
     return total
 
 

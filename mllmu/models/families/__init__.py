@@ -68,6 +68,7 @@ class Batch:
         replies, num_replies: of a packed batch [B, T] the reply of each labelled token, and their number; otherwise
             None, as row b is reply b.
         masks: attention masks [B, 1, T, T] by the type of layer, instead of one in ``inputs``; empty for most models.
+        found: :attr:`labelled`, looked for already.
         noise: what the adapters' dropout is drawn by, see :mod:`mllmu.models.dropout`; empty without any.
     """
 
@@ -78,12 +79,24 @@ class Batch:
     num_replies: int = 0
     masks: dict[str, Tensor] = field(default_factory=dict)
     noise: dict[str, Tensor] = field(default_factory=dict)
+    found: tuple[Tensor, ...] = ()
+
+    @property
+    def labelled(self) -> tuple[Tensor, ...]:
+        """[N] each: the place, among all B * T, that predicts a labelled token; the token; its row or packed reply."""
+        if self.found:
+            return self.found
+        row_N, column_N = (self.labels[:, 1:] != IGNORE).nonzero(as_tuple=True)
+        reply_N = row_N if self.replies is None else self.replies[row_N, column_N + 1]
+        return row_N * self.labels.shape[1] + column_N, self.labels[row_N, column_N + 1], reply_N
 
     def to(self, device: torch.device) -> Batch:
+        """Move all tensors; labelled tokens are looked for before, as the device would have to be waited for."""
         groups = (self.inputs, self.masks, self.noise)
-        inputs, masks, noise = ({k: v.to(device) for k, v in tensors.items()} for tensors in groups)
-        replies = None if self.replies is None else self.replies.to(device)
-        return replace(self, inputs=inputs, labels=self.labels.to(device), replies=replies, masks=masks, noise=noise)
+        inputs, masks, noise = ({k: moved(v, device) for k, v in tensors.items()} for tensors in groups)
+        replies = None if self.replies is None else moved(self.replies, device)
+        found, labels = tuple(moved(each, device) for each in self.labelled), moved(self.labels, device)
+        return replace(self, inputs=inputs, labels=labels, replies=replies, masks=masks, noise=noise, found=found)
 
     def label_everything(self, *, image_token_id: int) -> Batch:
         """Make all text tokens labels, prompt included; padding and image tokens stay out.
@@ -93,12 +106,19 @@ class Batch:
         """
         ids = self.inputs["input_ids"]
         keep = self.inputs["attention_mask"].bool() & (ids != image_token_id)
-        return replace(self, labels=ids.masked_fill(~keep, IGNORE))
+        return replace(self, labels=ids.masked_fill(~keep, IGNORE), found=())
 
     def without_ends(self, ends: Collection[int]) -> Batch:
         """Take the tokens that end a reply out of the labels, as in the published training code, which has none."""
         ended = torch.isin(self.labels, torch.tensor(sorted(ends), device=self.labels.device))
-        return replace(self, labels=self.labels.masked_fill(ended, IGNORE))
+        return replace(self, labels=self.labels.masked_fill(ended, IGNORE), found=())
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device; a GPU fetches it by itself, while Python goes on."""
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 class Family(Plugin):
