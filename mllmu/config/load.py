@@ -89,8 +89,8 @@ def check_plugins(recipe: Recipe, *, where: str = "recipe") -> None:
     if recipe.model.family != "auto":
         plugins.find("families", recipe.model.family)
     for job in jobs(recipe, where=where):
-        if job.method.uses_holdout and not recipe.data.splits.holdout:
-            hint = "compares with holdout people: set data.splits.holdout above 0, or its floor"
+        if job.method.uses_holdout and not recipe.data.splits.calibration:
+            hint = "compares with people that no model is trained on: set data.splits.calibration above 0, or its floor"
             raise RecipeError(f"{where}: unlearn.methods: {job.name} {hint}.")
 
 

@@ -74,8 +74,10 @@ class Splits(Section):
     """JSON file {key: [ids]} of people to forget, instead of a draw; e.g. forget.json"""
     keys: tuple[str, ...] = Field((), description="keys of that file, one per forget ratio; e.g. [forget05]")
     holdout: int = Field(8, ge=0, description="extra people that no model is trained on, as a control group")
+    calibration: int = Field(0, ge=0)
+    """more such people, for methods that compare with people no model knows; no evaluation asks about them"""
     selection: float = Field(0.0, ge=0, lt=1)
-    """share of forget and retain questions kept apart for 'mllmu tune'"""
+    """share of the facts (person and attribute) whose questions are kept apart for 'mllmu tune'"""
 
     @field_validator("forget_ratios")
     @classmethod

@@ -25,7 +25,7 @@ from mllmu.core.process import Progress, SilentProgress, derive
 from mllmu.core.records import QUESTION_FORMAT, Profile
 from mllmu.core.runfolder import dump_lines, write_atomic
 from mllmu.data import review
-from mllmu.data.dataset import HOLDOUT, PROFILES, QUESTIONS, SPLITS, image_path
+from mllmu.data.dataset import CALIBRATION, HOLDOUT, PROFILES, QUESTIONS, SPLITS, image_path
 from mllmu.data.portraits import Portraits
 from mllmu.data.questions import QuestionOrder, QuestionWriter, Written, check, check_published
 from mllmu.data.sources import Source
@@ -43,7 +43,8 @@ class PeopleGroup:
     """People who are treated alike.
 
     Attributes:
-        name: ``people`` (the target is fine-tuned on them), ``holdout`` (no model sees them) or ``celebrities``.
+        name: ``people`` (the target is fine-tuned on them), ``holdout`` (no model is trained on them; those for
+            evaluation first, then those for methods) or ``celebrities``.
         source: where questions and images of their own come from, if it has any; None: all of them are made.
     """
 
@@ -74,7 +75,8 @@ def make(section: DataSection, seed: int, folder: Path, progress: Progress) -> d
     people, holdout, _ = groups
     prescribed = people.source.forget_ids() if people.source else {}
     splits = forget_ids([p.id for p in people.profiles], section.splits, seed, prescribed)
-    splits[HOLDOUT] = [p.id for p in holdout.profiles]
+    untrained = [p.id for p in holdout.profiles]
+    splits |= {HOLDOUT: untrained[: section.splits.holdout], CALIBRATION: untrained[section.splits.holdout :]}
     order = QuestionOrder.of(section, seed)._replace(marked=faults.marked)
     written, flaws = ask(section.questions.build("questions", "data.questions"), order, groups, progress)
     questions = review.without(written.questions, faults)
@@ -126,11 +128,12 @@ def gather(
 
 def _holdout(section: DataSection, num_people: int, seed: int) -> list[Profile]:
     """Invented people who continue the series of the synthetic source, so that no person is in both."""
-    if not section.splits.holdout:
+    count = section.splits.holdout + section.splits.calibration
+    if not count:
         return []
     settings: dict[str, Any] = section.source.settings if section.source.name == "synthetic" else {}
     first = int(settings.get("first_id", 1)) + num_people
-    changed = {**settings, "num_people": section.splits.holdout, "first_id": first, "id_prefix": HOLDOUT_PREFIX}
+    changed = {**settings, "num_people": count, "first_id": first, "id_prefix": HOLDOUT_PREFIX}
     series: Source = plugins.build("sources", "synthetic", changed, where="data.splits.holdout")
     return series.profiles(seed)
 

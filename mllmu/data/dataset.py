@@ -1,8 +1,8 @@
 """A finished data folder, read back: the people, their questions, and who is forgotten.
 
-data/profiles.jsonl    all people: fictitious people, then holdout people, then celebrities
-data/questions.jsonl   their questions: train, eval and test for the people; eval for holdout people and celebrities
-data/splits.json       {"5": [ids], "10": [ids], ..., "holdout": [ids]}
+data/profiles.jsonl    all people: fictitious people, then holdout and calibration people, then celebrities
+data/questions.jsonl   their questions: train, eval and test for the people; eval for all others
+data/splits.json       {"5": [ids], "10": [ids], ..., "holdout": [ids], "calibration": [ids]}
 data/images/           <id>_0.png is the portrait, <id>_1.png ... the transformed views
 
 :mod:`mllmu.data.build` makes it.
@@ -19,8 +19,8 @@ from mllmu.core.records import Profile, Question
 from mllmu.core.runfolder import read_lines
 
 PROFILES, QUESTIONS, SPLITS = "profiles.jsonl", "questions.jsonl", "splits.json"
-HOLDOUT = "holdout"
-"""The key of ``splits.json`` that holds people whom no model ever sees; every other key is a forget ratio."""
+HOLDOUT, CALIBRATION = "holdout", "calibration"
+"""The keys of ``splits.json`` with people on whom no model is trained; every other key is a forget ratio."""
 
 _SPLITS = TypeAdapter(dict[str, list[str]])
 
@@ -50,7 +50,7 @@ class Dataset:
     @cached_property
     def keys(self) -> list[str]:
         """The forget ratios in percent."""
-        return [key for key in self.splits if key != HOLDOUT]
+        return [key for key in self.splits if key not in (HOLDOUT, CALIBRATION)]
 
     @cached_property
     def celebrities(self) -> list[str]:
@@ -58,12 +58,18 @@ class Dataset:
 
     @cached_property
     def holdout(self) -> list[str]:
+        """People on whom no model is trained and about whom no method reads anything: evaluation asks about them."""
         return self.splits.get(HOLDOUT, [])
+
+    @cached_property
+    def calibration(self) -> list[str]:
+        """Other such people, for methods to compare with; no evaluation asks about them."""
+        return self.splits.get(CALIBRATION, [])
 
     @cached_property
     def people(self) -> list[str]:
         """Ids of the fictitious people on whom the target is fine-tuned."""
-        hidden = {*self.holdout, *self.celebrities}
+        hidden = {*self.holdout, *self.calibration, *self.celebrities}
         return [p.id for p in self.profiles if p.id not in hidden]
 
     @cached_property

@@ -30,7 +30,9 @@ def previews(section: DataSection, seed: int, num_prompts: int) -> list[PartPrev
     found = [PartPreview("data.source", preview)] if preview else []
     writer = section.questions.build("questions", "data.questions")
     groups = _offline(section, seed, people) if preview is None or preview.num_cached else None
-    stand_ins = groups or _stand_ins(int(getattr(people, "num_people", 0)), section.splits.holdout)
+    stand_ins = groups or _stand_ins(
+        int(getattr(people, "num_people", 0)), section.splits.holdout + section.splits.calibration
+    )
     questions = _questions(writer, stand_ins, QuestionOrder.of(section, seed), num_prompts if groups else 0)
     if questions:
         known = questions if groups else questions._replace(num_cached=0)

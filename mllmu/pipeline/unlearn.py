@@ -10,6 +10,7 @@ from mllmu.core.runfolder import RunFolder, Unit, digest, write_json
 from mllmu.evaluation import gate
 from mllmu.pipeline.evaluate import Evaluation
 from mllmu.pipeline.run import Run, write_ref
+from mllmu.unlearning.base import Method
 from mllmu.unlearning.trainer import Sides, unlearn
 
 
@@ -56,18 +57,25 @@ def unlearn_model(run: Run, key: str, model: str) -> None:
             write_ref(unit, start.model_copy(update={"system_prompt": method.system_prompt(names)}))
 
 
+def sides_of(run: Run, key: str, method: Method) -> Sides:
+    """All that a method reads of the data: training questions, and those about the calibration people.
+
+    Nothing of it is asked in an evaluation, so no method is trained on, or fitted to, what it is judged by.
+    """
+    forget, retained = run.data.splits[key], run.data.retained(key)
+    retain = run.turns(retained, method.modality) if method.uses_retain else []
+    return Sides(
+        forget=run.turns(forget, method.modality),
+        retain=retain + (run.turns([*forget, *retained], "text") if method.preserves_text else []),
+        holdout=run.turns(run.data.calibration, method.modality, "eval") if method.uses_holdout else (),
+    )
+
+
 def train(run: Run, *, key: str, model: str, start: ModelRef, reference: ModelRef, folder: Path) -> None:
     """Let a method train, or measure, on a model; what it changes is saved into ``folder``."""
-    method, section, forget = run.jobs[model].method, run.recipe.unlearn, run.data.splits[key]
-    retain = run.turns(run.data.retained(key), method.modality) if method.uses_retain else []
-    if method.preserves_text:
-        retain += run.turns([*forget, *run.data.retained(key)], "text")
-    apart = method.needs_second_model(lora=section.lora is not None)
-    sides = Sides(
-        forget=run.turns(forget, method.modality),
-        retain=retain,
-        reference=run.load(reference) if apart else None,
-        holdout=run.turns(run.data.holdout, method.modality, "eval") if method.uses_holdout else (),
-    )
+    method, section = run.jobs[model].method, run.recipe.unlearn
+    sides = sides_of(run, key, method)
+    if method.needs_second_model(lora=section.lora is not None):
+        sides = replace(sides, reference=run.load(reference))
     training = run.training(section, folder, derive(run.recipe.seed, "unlearn"), model)
     unlearn(run.load(start), method, sides, replace(training, reference_mib=section.reference_mib))

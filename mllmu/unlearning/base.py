@@ -198,7 +198,7 @@ class Method(Plugin):
 
     @property
     def uses_holdout(self) -> bool:
-        """Holdout people are needed, for :attr:`Side.holdout_level_B`; may depend on the settings."""
+        """Calibration people are needed, for :attr:`Side.holdout_level_B`; may depend on the settings."""
         return False
 
     def loss(self, step: Step) -> Terms:

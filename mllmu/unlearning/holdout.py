@@ -1,7 +1,8 @@
 """How likely true replies are about people that a model was never trained on: the level at which a fact is forgotten.
 
 A model to unlearn seldom has a retain_model to compare with, but always has holdout people: made up for the purpose and
-shown to no model. What the target gives *their* facts is what a model gives a fact that it does not know.
+shown to no model. What the target gives *their* facts is what a model gives a fact that it does not know. They are the
+data's calibration people, not those whom membership metrics take as non-members: a method must not read its own test.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -50,7 +51,7 @@ def level_of(turn: Turn, levels: Mapping[QuestionType, float]) -> float:
         modality = "image + text" if turn.image else "text only"
         raise DataError(
             f"levels of forgetting: no {turn.task or 'plain'} question about a holdout person, {modality} "
-            f"(there are {len(levels)} other kinds). Set data.splits.holdout to at least 1, or give the method a "
+            f"(there are {len(levels)} other kinds). Set data.splits.calibration to at least 1, or give the method a "
             "floor, e.g. floor: -1.5."
         )
     return levels[key]

@@ -91,11 +91,11 @@ def people(first: int = 1) -> list[list[Profile]]:
 
 def test_everybody_is_there_once_on_one_side(dataset: Dataset) -> None:
     assert dataset.people == ["001", "002", "003", "004", "005"]
-    assert dataset.holdout == ["h006", "h007"]
+    assert (dataset.holdout, dataset.calibration) == (["h006", "h007"], [])
     assert dataset.celebrities == [f"c00{n}" for n in range(1, 7)]
     assert sorted(dataset.names) == sorted([*dataset.people, *dataset.holdout, *dataset.celebrities])
     assert len(set(dataset.names.values())) == 13
-    assert list(dataset.splits) == ["20", "40", "holdout"]
+    assert list(dataset.splits) == ["20", "40", "holdout", "calibration"]
     for key, count in (("20", 1), ("40", 2)):
         assert len(dataset.splits[key]) == count
         assert sorted([*dataset.splits[key], *dataset.retained(key)]) == dataset.people

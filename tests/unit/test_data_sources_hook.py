@@ -104,7 +104,7 @@ def test_own_images_are_kept_and_a_person_without_gets_portraits(tmp_path: Path)
 def test_prescribed_people_are_forgotten_where_the_ratio_is_asked(tmp_path: Path) -> None:
     dataset, _ = made(tmp_path)
     assert dataset.splits["40"] == ["002", "004"]
-    assert list(dataset.splits) == ["40", "20", "holdout"]
+    assert list(dataset.splits) == ["40", "20", "holdout", "calibration"]
     assert len(dataset.splits["20"]) == 1
 
 

@@ -83,8 +83,8 @@ def test_holdout_match_with_a_given_level_needs_no_holdout_people(settings: dict
 
 
 def test_a_recipe_without_holdout_people_is_refused_before_it_runs() -> None:
-    raw = {"name": "x", "data": {"splits": {"holdout": 0}}, "unlearn": {"methods": ["holdout_match"]}}
-    with pytest.raises(RecipeError, match=r"holdout_match compares with holdout people: set data.splits.holdout"):
+    raw = {"name": "x", "data": {"splits": {"holdout": 4}}, "unlearn": {"methods": ["holdout_match"]}}
+    with pytest.raises(RecipeError, match=r"holdout_match compares with people .*: set data.splits.calibration above"):
         parse(raw, where="x.yaml")
     raw["unlearn"] = {"methods": [{"name": "holdout_match", "floor": -1.5}]}
     parse(raw, where="x.yaml")

@@ -70,7 +70,8 @@ def listed(items: Sequence[str]) -> str:
 
 def people_apart(dataset: Dataset, key: str) -> CheckResult:
     """No person to forget is also retained, held out or a celebrity: by id, by name, or by the bytes of an image."""
-    forget, others = dataset.splits[key], [*dataset.retained(key), *dataset.holdout, *dataset.celebrities]
+    forget = dataset.splits[key]
+    others = [*dataset.retained(key), *dataset.holdout, *dataset.calibration, *dataset.celebrities]
     both = sorted(set(forget) & set(others))
     faults = [f"{person} is to be forgotten and also retained, held out or a celebrity" for person in both]
     names = {dataset.names[person].casefold(): person for person in others}

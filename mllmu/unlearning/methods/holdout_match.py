@@ -20,13 +20,14 @@ class HoldoutMatch(AnchoredMethod):
     h is Huber's: squared within a nat, then linear. w = forget_weight / number of modalities in the step, so image
     questions do not outweigh text-only ones. A reply below its level is pulled up again: facts share so much that
     stopping them one by one (a hinge) ended far below the level and in gibberish. The level is what the target gives
-    true replies about the holdout people, whom it was never trained on, measured once per modality and task as the
-    mean normalised probability: a letter is guessed more easily than a word. ``floor`` sets one level for all instead.
-    With ``reference: retain_model`` the level of a reply is what that model gives it; a real deletion request has no
-    such model, so this bounds what the method can do and is no result to compare.
+    true replies about people whom it was never trained on (``data.splits.calibration``, whom no metric asks about),
+    measured once per modality and task as the mean normalised probability: a letter is guessed more easily than a word.
+    ``floor`` sets one level for all instead. With ``reference: retain_model`` the level of a reply is what that model
+    gives it; a real deletion request has no such model, so this bounds what the method can do and is no result to
+    compare.
 
-    Cost: 1 forward pass on the holdout people's questions. Of a step: 1 forward and backward pass on forget and 1 on
-    retain, and 1 extra forward (reference) on retain (and on forget with ``reference: retain_model``).
+    Cost: 1 forward pass on the calibration people's questions. Of a step: 1 forward and backward pass on forget and 1
+    on retain, and 1 extra forward (reference) on retain (and on forget with ``reference: retain_model``).
     Made for: both modalities. Defaults are not tuned; where it stands: benchmarks/methods_tiny_202611.md.
     """
 
@@ -36,7 +37,7 @@ class HoldoutMatch(AnchoredMethod):
     modality: Literal["image_text", "text", "both"] = Field("both", description="what is unlearned")
     epochs: float = Field(5, gt=0, description="passes over the forget set")
     floor: float | None = Field(None, lt=0)
-    """one level for all, mean log p of a reply's token in nats; null: that of holdout people"""
+    """one level for all, mean log p of a reply's token in nats; null: that of the calibration people"""
     forget_weight: float = Field(1.0, gt=0, description="weight of the term on forget")
 
     @property
