@@ -9,7 +9,7 @@ from mllmu.config.recipe import Evaluate
 from mllmu.core import plugins
 from mllmu.core.errors import RecipeError
 from mllmu.core.process import rng
-from mllmu.core.records import FORGOTTEN, PEOPLE_SPLITS, Question, Sample, Split
+from mllmu.core.records import FORGOTTEN, OTHER_ATTRIBUTE, PEOPLE_SPLITS, UTILITY, Question, Sample, Split
 from mllmu.data.dataset import Dataset, image_path
 from mllmu.data.tasks import Task, derived
 from mllmu.evaluation import published
@@ -27,7 +27,7 @@ def render(
         dataset: the data of the run.
         key: forget ratio in percent, see :func:`mllmu.config.recipe.percent`.
         evaluate: tasks, protocol, and at most how many people of a set are asked.
-        selection: share of forget and retain questions that are only for tuning (``part: selection``).
+        selection: share of the facts whose questions are only for tuning (``part: selection``), see :func:`set_aside`.
         seed: chooses the people of a limited set, the selection questions and the example people.
         family: of the model; the published protocol has limits of its own for some.
     """
@@ -104,8 +104,7 @@ class _Asking:
 
     def _sample(self, question: Question, split: Split, image: str) -> Sample:
         shots = self.examples.of(split, question)
-        draw = rng(self.seed, "selection", question.id)
-        aside = split in ("forget", "retain") and draw.random() < self.selection
+        aside = split in (*FORGOTTEN, *UTILITY) and set_aside(question, self.selection, self.seed)
         where: dict[str, Any] = {"split": split, "part": "selection" if aside else "report", "image": image}
         task = self.tasks[question.task]
         if self.protocol.prompts == "chat":
@@ -114,3 +113,14 @@ class _Asking:
         raw = published.sample(question, **where, shots=shots, letter_tokens=self.family.published_letter_tokens)
         limit = {} if self.protocol.max_new_tokens == published.NEW_TOKENS else {"max_new_tokens": task.max_new_tokens}
         return raw.model_copy(update=limit)
+
+
+def set_aside(question: Question, share: float, seed: int) -> bool:
+    """Whether a question is only for tuning: drawn by fact, that is by person and attribute.
+
+    So all questions about a fact are on one side, in every task, modality and wording; what is reported asks nothing
+    that was searched on. Questions of unknown attribute go together where they ask for the same value.
+    """
+    attribute = question.attribute
+    fact = (attribute, question.value.casefold()) if attribute == OTHER_ATTRIBUTE else (attribute,)
+    return rng(seed, "selection", question.profile_id, *fact).random() < share

@@ -9,6 +9,7 @@ sampler is seeded, and a trial that exists is not trained again.
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from mllmu.core import plugins
 from mllmu.core.errors import RecipeError, needs_extra
 from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.process import Progress, derive
-from mllmu.core.records import Modality, Response, Sample, Split
+from mllmu.core.records import UTILITY, Cell, Modality, Response, Sample, Split
 from mllmu.core.runfolder import RunFolder, facts_of, write_atomic
 from mllmu.data.tasks import task_of
 from mllmu.evaluation.metrics import Metric
@@ -44,7 +45,8 @@ class Trial(NamedTuple):
 
     Attributes:
         gap: mean over the modalities of |score(model, forget) - score(retain_model, forget)|, 0 to 1.
-        loss: mean over the modalities of max(0, score(target, retain) - score(model, retain)), 0 to 1.
+        loss: mean over the modalities of max(0, utility(target) - utility(model)), 0 to 1; utility is the mean score
+            over retain and celebrity, as it is reported.
         objective: their sum; 0 for a model that forgets like the retain_model and keeps like the target.
         seconds: training time.
     """
@@ -133,11 +135,15 @@ class _Search:
             self.run,
             self.key,
             name=f"{RunFolder.TUNE}/{RunFolder.evaluation(self.key)}",
-            keep=lambda sample: sample.part == "selection",
+            keep=lambda sample: sample.part == "selection" and sample.split != "test",
         )
         self.evaluation.prepare()
         if not {"forget", "retain"} <= {sample.split for sample in self.evaluation.samples}:
             raise RecipeError("data.splits.selection: so small that no question of forget or retain is kept apart.")
+        cells, asked = by_cell(self.evaluation.samples), recipe.evaluate
+        for split, task, modality in product(("forget", "retain"), asked.tasks, asked.modalities):
+            if Cell(split, task, modality) not in cells:
+                self.run.progress.note(f"data.splits.selection: nothing of {split}, {task}, {modality} is kept apart.")
         self.target, self.retain_model = self._scores(TARGET), self._scores(RETAIN_MODEL)
 
     def method(self, index: int, job: Job, num_trials: int) -> list[Trial]:
@@ -194,10 +200,20 @@ def main_scores(samples: Sequence[Sample], responses: Sequence[Response]) -> dic
 def gap_and_loss(model: Scores, target: Scores, retain_model: Scores) -> tuple[float, float]:
     """Compare the main scores of three models on the same samples; see :class:`Trial`.
 
-    >>> model = {("forget", "text"): 0.5, ("retain", "text"): 0.7}
-    >>> gap_and_loss(model, {("retain", "text"): 0.9}, {("forget", "text"): 0.25})
-    (0.25, 0.20000000000000007)
+    >>> model = {("forget", "text"): 0.5, ("retain", "text"): 0.25, ("celebrity", "text"): 0.75}
+    >>> target = {("retain", "text"): 1.0, ("celebrity", "text"): 0.5}
+    >>> gap_and_loss(model, target, {("forget", "text"): 0.25})
+    (0.25, 0.25)
     """
     gaps = [abs(value - retain_model[cell]) for cell, value in model.items() if cell[0] == "forget"]
-    losses = [max(0.0, target[cell] - value) for cell, value in model.items() if cell[0] == "retain"]
-    return mean(gaps), mean(losses)
+    known, kept = utility(target), utility(model)
+    return mean(gaps), mean([max(0.0, known[modality] - kept[modality]) for modality in kept])
+
+
+def utility(scores: Scores) -> dict[Modality, float]:
+    """Mean score over the sets retain and celebrity, as far as they were asked, by modality."""
+    by_modality: defaultdict[Modality, list[float]] = defaultdict(list)
+    for (split, modality), score in scores.items():
+        if split in UTILITY:
+            by_modality[modality].append(score)
+    return {modality: mean(of_sets) for modality, of_sets in by_modality.items()}

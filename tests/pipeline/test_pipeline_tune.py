@@ -51,7 +51,7 @@ def test_every_training_method_gets_the_same_number_of_trials_its_own_settings_f
 def test_no_reported_question_is_asked(tuned: tuple[Path, list[tuning.Trial]]) -> None:
     samples = read_lines(tuned[0] / "tune/eval/forget_40/samples.jsonl", Sample)
     assert {sample.part for sample in samples} == {"selection"}
-    assert {sample.split for sample in samples} == {"forget", "retain"}
+    assert {sample.split for sample in samples} == {"forget", "retain", "celebrity"}
 
 
 def test_the_best_settings_are_a_recipe_that_can_be_run(tuned: tuple[Path, list[tuning.Trial]]) -> None:
@@ -126,3 +126,18 @@ def test_an_unreadable_reply_does_not_help() -> None:
     target, gold = scores("A", "A", "A", "A"), scores("A", "B", "A", "A")
     assert tuning.gap_and_loss(scores("%%", "%%", "%%", "A"), target, gold) == (0.5, 0.5)
     assert tuning.gap_and_loss(gold, target, gold) == (0, 0)
+
+
+def test_the_objective_counts_the_utility_that_is_reported() -> None:
+    def scores(forget: float, retain: float, celebrity: float) -> dict[Any, float]:
+        named = {"forget": forget, "retain": retain, "celebrity": celebrity}
+        return {(split, m): value for split, value in named.items() for m in ("image_text", "text")}
+
+    target, gold = scores(1.0, 0.8, 0.6), scores(0.25, 0.8, 0.6)
+    assert tuning.gap_and_loss(scores(0.25, 0.8, 0.2), target, gold) == pytest.approx((0.0, 0.2))
+    # what retain loses, celebrity can make up for, as in the mean of the two
+    assert tuning.gap_and_loss(scores(0.5, 0.7, 0.7), target, gold) == pytest.approx((0.25, 0.0))
+    gained = scores(0.25, 1.0, 1.0) | {("retain", "text"): 0.1, ("celebrity", "text"): 0.1}
+    assert tuning.gap_and_loss(gained, target, gold) == pytest.approx((0.0, 0.3)), (
+        "not made up for in the other modality"
+    )

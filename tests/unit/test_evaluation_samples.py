@@ -11,12 +11,12 @@ from PIL import Image
 
 from mllmu.config.recipe import DataSection, Evaluate
 from mllmu.core.process import SilentProgress
-from mllmu.core.records import PEOPLE_SPLITS, Profile, Sample
+from mllmu.core.records import PEOPLE_SPLITS, Profile, Question, Sample
 from mllmu.data import build
 from mllmu.data.dataset import Dataset, load
 from mllmu.data.portraits import Portraits
 from mllmu.evaluation.metrics import metrics_of
-from mllmu.evaluation.samples import render
+from mllmu.evaluation.samples import render, set_aside
 
 
 class Painted(Portraits):
@@ -126,14 +126,30 @@ def test_who_is_asked_under_a_limit_depends_on_the_seed(dataset: Dataset) -> Non
     assert len(chosen) > 1
 
 
-def test_the_selection_part_is_a_share_of_forget_and_retain_only(dataset: Dataset) -> None:
+def test_no_reported_question_asks_a_fact_that_was_searched_on(dataset: Dataset) -> None:
     samples = ask(dataset, selection=0.3)
     aside = [sample for sample in samples if sample.part == "selection"]
-    assert {sample.split for sample in aside} == {"forget", "retain"}
-    # 8 people x 18 questions at 0.3: mean 43, standard deviation 5.5
-    assert 22 <= len(aside) <= 65
-    assert not {s.question_id for s in aside} & {s.question_id for s in samples if s.part == "report"}
+    assert {sample.split for sample in aside} == {"forget", "test", "retain", "celebrity"}
+    searched, reported = (
+        {(s.profile_id, s.attribute) for s in samples if s.part == part} for part in ("selection", "report")
+    )
+    assert not searched & reported
+    # 14 people with 5 to 9 facts each, at 0.3: 4 standard deviations around the mean
+    share = len(searched) / len(searched | reported)
+    assert abs(share - 0.3) < 4 * (0.3 * 0.7 / len(searched | reported)) ** 0.5
     assert all(sample.part == "report" for sample in ask(dataset))
+
+
+def test_questions_of_unknown_attribute_stay_together_by_their_value(dataset: Dataset) -> None:
+    def question(value: str, attribute: str, number: int) -> Question:
+        found = next(q for q in dataset.questions if q.task == "cloze")
+        return found.model_copy(update={"value": value, "attribute": attribute, "id": f"x.{number}"})
+
+    values = [f"value {number}" for number in range(40)]
+    sides = {value: {set_aside(question(v, "other", 0), 0.5, 0) for v in (value, value.upper())} for value in values}
+    assert all(len(side) == 1 for side in sides.values())
+    assert len({side.pop() for side in sides.values()}) == 2, "not all on one side"
+    assert len({set_aside(question(value, "pet", 0), 0.5, 0) for value in values}) == 1
 
 
 def test_the_selection_part_grows_with_its_share_and_does_not_depend_on_what_else_is_asked(
