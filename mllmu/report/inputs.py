@@ -39,8 +39,10 @@ class TrustRow(Record):
 
     Attributes:
         auc: share of pairs (model that knows, model that does not) the metric puts in the right order; 0.5 is chance.
-        quantisation, relearning: 1 if nothing hidden comes back, towards 0 the more does; None where not measured.
-        trust: harmonic mean of those of the three that were measured.
+        auc_low, auc_high: its 95 % interval as if all models were independent; those of one number share a seed.
+        quantisation, relearning: 1 if nothing hidden comes back, towards 0 the more does; None where not measured, and
+            for a metric without a scale from 0 to 1, whose values have no ratio.
+        trust: harmonic mean of those of the three that were measured; None for a metric without such a scale.
         num_with, num_without: models with a value.
     """
 

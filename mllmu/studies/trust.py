@@ -5,9 +5,11 @@ unlearned models of the recipe are then rounded to fewer bits and fine-tuned aga
 what a metric calls forgotten stays so. All models are kept in the run folder, so a stopped command continues.
 
 Source: the meta-evaluation of OpenUnlearning, arXiv:2506.12618: faithfulness by AUC over a pool of models, robustness
-to quantisation and to relearning. Values are oriented first, so that a larger one means that more is known.
+to quantisation and to relearning. Values are put on a scale from 0 to 1 first, where a larger one means that more is
+known; the attacks divide them, so a metric without such a scale has an AUC alone, and no trust.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -35,7 +37,7 @@ MIN_POOL = 2
 
 Cell = tuple[str, TaskName, Modality]
 Values = dict[Cell, float]
-"""Oriented values of one model by metric, task and modality."""
+"""Values of one model by metric, task and modality, each as :func:`oriented` gives it."""
 
 
 def trust(recipe: Recipe, root: Path, *, pool: int, bits: int, progress: Progress) -> list[TrustRow]:
@@ -64,15 +66,20 @@ def trust(recipe: Recipe, root: Path, *, pool: int, bits: int, progress: Progres
             workers.do(study.missing(pool))
     with_people, without = study.pool(pool)
     robustness = study.robustness([name for name, job in study.run.jobs.items() if job.method.trains])
-    rows = [_row(cell, with_people, without, robustness) for cell in study.cells()]
-    rows.sort(key=lambda row: (-(row.trust or 0.0), row.metric, row.task, row.modality))
+    rows = [_row(cell, with_people, without, robustness, scaled=cell[0] in study.scaled) for cell in study.cells()]
+    rows.sort(key=lambda row: (row.trust is None, -(row.trust or 0.0), row.metric, row.task, row.modality))
     content = {"pool": pool, "bits": bits, "key": study.key, "rows": [row.model_dump() for row in rows]}
     write_json(root / RunFolder.TRUST_FILE, content)
     return rows
 
 
 def _row(
-    cell: Cell, with_people: Sequence[Values], without: Sequence[Values], robustness: Mapping[str, Values]
+    cell: Cell,
+    with_people: Sequence[Values],
+    without: Sequence[Values],
+    robustness: Mapping[str, Values],
+    *,
+    scaled: bool,
 ) -> TrustRow:
     has, lacks = ([values[cell] for values in models if cell in values] for models in (with_people, without))
     area = auc(has, lacks)
@@ -87,7 +94,7 @@ def _row(
         auc=area,
         auc_low=low,
         auc_high=high,
-        trust=harmonic_mean(measured) if measured else None,
+        trust=harmonic_mean(measured) if measured and scaled else None,
         num_with=len(has),
         num_without=len(lacks),
         **parts,
@@ -113,8 +120,9 @@ class TrustStudy:
         self.key = run.keys[0]
         # log-probabilities under the base model are not computed for the responses of a pool
         self.metrics: list[Metric] = [m for m in metrics_of(run.recipe.evaluate) if not m.needs_base_logp]
+        self.scaled = {metric.name for metric in self.metrics if has_scale(metric)}
         self.evaluation = Evaluation(
-            run,
+            self.run,
             self.key,
             name=f"{RunFolder.TRUST}/{RunFolder.evaluation(self.key)}",
             keep=lambda sample: sample.split == "forget" and sample.part == "report",
@@ -153,9 +161,10 @@ class TrustStudy:
         return finetune_unit(self.run, self.key, name, people, seed=seed).done and self.evaluation.unit(name).done
 
     def robustness(self, names: Sequence[str]) -> dict[str, Values]:
-        """Per attack and cell, the mean over the unlearned models of what stays hidden, 0 to 1."""
+        """Per attack and cell, the mean over the unlearned models of what stays hidden, 0 to 1; scaled metrics only."""
         self.run.progress.stage("attack", f"{len(names)} unlearned models, {self.bits} bits, relearning")
-        before = {name: self.values(name, self.evaluation.asked(name)) for name in [*names, RETAIN_MODEL]}
+        asked = {name: self.values(name, self.evaluation.asked(name)) for name in [*names, RETAIN_MODEL]}
+        before = {name: {cell: v for cell, v in of.items() if cell[0] in self.scaled} for name, of in asked.items()}
         rounded = {name: self.values(name, self._ask_rounded(name)) for name in names}
         relearned = {name: self.values(name, self._ask_relearned(name)) for name in before}
         gain = {
@@ -167,7 +176,7 @@ class TrustStudy:
         return {"quantisation": kept_rounded, "relearning": kept_relearned}
 
     def values(self, name: str, responses: Sequence[Response]) -> Values:
-        """Aggregate the scores of responses, oriented so that a larger value means that more is known."""
+        """Aggregate the scores of responses, each as :func:`oriented` gives it."""
         scores = scoring.score_all(self.evaluation.samples, responses, self.metrics)
         metrics = {metric.name: metric for metric in self.metrics}
         return {
@@ -191,9 +200,27 @@ class TrustStudy:
         return self.evaluation.asked(relearned)
 
 
+def has_scale(metric: Metric) -> bool:
+    """Whether :func:`oriented` is a share between 0 and 1, so that two of its values have a ratio."""
+    return all(map(math.isfinite, metric.range)) or _is_log_probability(metric)
+
+
 def oriented(metric: Metric, value: float) -> float:
-    """The value, mirrored within the metric's range if lower values mean more knowledge."""
-    return value if (metric.known or metric.better) == "higher" else sum(metric.range) - value
+    """The value where a larger one means more knowledge: between 0 and 1, or on the metric's own scale if it is open.
+
+    A bounded range becomes 0 to 1, and a log-probability in nats becomes a probability (exp; a mean of logs becomes a
+    geometric mean). Other open ranges are mirrored at 0 if lower values mean more knowledge.
+    """
+    if _is_log_probability(metric):
+        return math.exp(value)
+    higher, (low, high) = (metric.known or metric.better) == "higher", metric.range
+    if not has_scale(metric):
+        return value if higher else -value
+    return (value - low if higher else high - value) / (high - low)
+
+
+def _is_log_probability(metric: Metric) -> bool:
+    return metric.unit == "nats" and metric.range == (-math.inf, 0.0)
 
 
 def _mean_kept(pairs: Sequence[tuple[Values, Values]], kept: Callable[[float, float], float]) -> Values:
@@ -207,6 +234,8 @@ def _mean_kept(pairs: Sequence[tuple[Values, Values]], kept: Callable[[float, fl
 
 def kept_after_quantisation(before: float, after: float) -> float:
     """min(before / after, 1): 1 if an unlearned model with rounded weights shows no more than before the rounding.
+
+    Both are shares between 0 and 1, and so is the result.
 
     >>> kept_after_quantisation(0.2, 0.4), kept_after_quantisation(0.2, 0.1), kept_after_quantisation(0.0, 0.0)
     (0.5, 1.0, 1.0)

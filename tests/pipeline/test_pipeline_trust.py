@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from pathlib import Path
 
 import mini_run
@@ -16,7 +18,8 @@ from mllmu.core.runfolder import RunFolder
 from mllmu.report.inputs import TrustRow
 from mllmu.studies import trust as trusting
 
-TAUGHT = ("finetune.epochs=4", "evaluate.tasks=[generation]", "finetune.lora=null", "data.celebrities=null")
+TAUGHT = ("finetune.epochs=4", "evaluate.tasks=[generation]", "finetune.lora=null", "data.celebrities=null",
+          "evaluate.extra_metrics=[member_loss,member_zlib]")  # fmt: skip
 METHODS = "unlearn.methods=[{name: ga, learning_rate: 0.02, epochs: 4}, prompting]"
 
 
@@ -85,3 +88,39 @@ def test_two_workers_measure_the_same(base: Path, measured: tuple[Path, list[Tru
 def test_a_lower_truth_ratio_on_forget_means_that_more_is_known() -> None:
     assert trusting.oriented(plugins.build("metrics", "truth_ratio", {}), 0.25) == 0.75
     assert trusting.oriented(plugins.build("metrics", "rougeL", {}), 0.25) == 0.25
+
+
+@pytest.mark.parametrize("name", plugins.names("metrics"))
+def test_an_attack_that_shows_more_costs_trust_between_0_and_1_for_every_metric_with_a_scale(name: str) -> None:
+    metric = plugins.build("metrics", name, {})
+    ends = [end if math.isfinite(end) else away for end, away in zip(metric.range, (-40.0, 40.0), strict=True)]
+    knows_last = (metric.known or metric.better) == "higher"
+    values = [ends[0] + share * (ends[1] - ends[0]) for share in (0.0, 0.2, 0.5, 0.9, 1.0)]
+    shown = [trusting.oriented(metric, value) for value in (values if knows_last else reversed(values))]
+    assert all(first < second for first, second in itertools.pairwise(shown)), "no ties, or the AUC would change"
+    if not trusting.has_scale(metric):
+        assert not all(map(math.isfinite, metric.range))
+        return
+    for before, after in itertools.pairwise(shown):
+        assert 0 <= trusting.kept_after_quantisation(before, after) < 1
+        assert trusting.kept_after_quantisation(after, before) == 1
+        assert 0 <= trusting.kept_after_relearning(after - before, before) <= 1
+
+
+def test_log_probabilities_are_compared_as_probabilities() -> None:
+    exposure = plugins.build("metrics", "exposure", {})
+    before, after = (trusting.oriented(exposure, value) for value in (-5.0, -2.0))
+    assert trusting.kept_after_quantisation(before, after) == pytest.approx(math.exp(-3))
+    open_ended = {n for n in plugins.names("metrics") if not trusting.has_scale(plugins.build("metrics", n, {}))}
+    assert open_ended == {"member_zlib", "member_min_k_pp", "member_gradient", "reply_perplexity"}
+
+
+def test_a_metric_without_a_scale_has_an_area_and_no_trust(measured: tuple[Path, list[TrustRow]]) -> None:
+    rows = measured[1]
+    by_name = {row.metric: row for row in rows if row.modality == "text"}
+    zlib, loss = by_name["member_zlib"], by_name["member_loss"]
+    assert zlib.auc == loss.auc == 1.0
+    assert (zlib.quantisation, zlib.relearning, zlib.trust) == (None, None, None)
+    assert [row.trust is None for row in rows] == sorted(row.trust is None for row in rows), "no trust comes last"
+    assert all(part is not None and 0 <= part <= 1 for part in (loss.quantisation, loss.relearning, loss.trust))
+    assert (loss.auc_low, loss.auc_high) == (pytest.approx(0.39, abs=0.005), 1.0)

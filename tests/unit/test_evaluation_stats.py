@@ -117,10 +117,21 @@ def test_ks_distance_equals_scipy() -> None:
 def test_js_distance_by_hand() -> None:
     assert js_distance([0, 0], [1, 1], bins=2) == pytest.approx(1.0)
     assert js_distance([0, 1], [1, 0], bins=2) == 0.0
-    assert js_distance([4, 4], [4], bins=5) == 0.0
+    assert js_distance([0.4, 0.4], [0.4], bins=5) == 0.0
     # p = (1, 0), q = (1/2, 1/2), m = (3/4, 1/4): (log2(4/3) + 1/2 log2(2/3) + 1/2 log2(2)) / 2
     expected = math.sqrt((math.log2(4 / 3) + 0.5 * math.log2(2 / 3) + 0.5) / 2)
     assert js_distance([0, 0], [0, 1], bins=2) == pytest.approx(expected)
+
+
+def test_js_distances_of_several_models_are_on_one_scale() -> None:
+    # 0.41 and 0.44 share a bin of width 0.05 for whatever else is in the samples, and 0.41 and 0.46 do not
+    assert js_distance([0.41], [0.44]) == 0.0
+    assert js_distance([0.41, 0.9], [0.44, 0.9]) == 0.0
+    assert js_distance([0.41], [0.46]) == pytest.approx(1.0)
+    with pytest.raises(DataError, match=r"JS distance: got 1\.5, expected values from 0 to 1"):
+        js_distance([0.2, 1.5], [0.1])
+    with pytest.raises(DataError, match=r"got -0\.1, expected"):
+        js_distance([0.2], [-0.1])
 
 
 @pytest.mark.parametrize("distance", [ks_distance, js_distance])
@@ -131,22 +142,41 @@ def test_distance_to_nothing_is_refused(distance: object) -> None:
 
 def test_histogram_needs_a_bin() -> None:
     with pytest.raises(DataError, match="got 0 bins"):
-        js_distance([1], [2], bins=0)
+        js_distance([1], [0], bins=0)
 
 
-def test_the_interval_of_an_area_is_that_of_hanley_and_mcneil() -> None:
-    area = auc([0.9, 0.8, 0.4], [0.1, 0.5, 0.4])
+def test_an_area_by_hand() -> None:
     # 0.9 and 0.8 beat all three; 0.4 beats 0.1, ties with 0.4 and loses to 0.5: 3 + 3 + 1.5 of 9
-    assert area == pytest.approx(7.5 / 9)
-    low, high = auc_interval(7.5 / 9, 3, 3)
-    # q1 = a / (2 - a), q2 = 2 a^2 / (1 + a), three of each kind
-    a = 7.5 / 9
-    variance = (a * (1 - a) + 2 * (a / (2 - a) - a * a) + 2 * (2 * a * a / (1 + a) - a * a)) / 9
-    assert low == pytest.approx(a - 1.959964 * variance**0.5)
-    assert high == 1.0
-    assert auc_interval(1.0, 2, 2) == (1.0, 1.0)
+    assert auc([0.9, 0.8, 0.4], [0.1, 0.5, 0.4]) == pytest.approx(7.5 / 9)
     assert auc([0.0, 1.0], [2.0, 3.0]) == 0.0
     assert auc([], [1.0]) is None
+
+
+@pytest.mark.parametrize(("num", "low"), [(2, 0.39), (5, 0.64), (10, 0.80)])
+def test_the_interval_of_a_perfect_area_has_a_width(num: int, low: float) -> None:
+    assert auc_interval(1.0, num, num) == (pytest.approx(low, abs=0.005), 1.0)
+    assert auc_interval(0.0, num, num) == (0.0, pytest.approx(1 - low, abs=0.005))
+
+
+@pytest.mark.parametrize(("area", "members", "others"), [(7.5 / 9, 3, 3), (0.5, 4, 7), (0.9, 20, 10)])
+def test_the_bounds_of_an_area_are_as_far_as_their_own_spread_allows(area: float, members: int, others: int) -> None:
+    bounds = auc_interval(area, members, others)
+    assert 0 < bounds[0] < area < bounds[1] < 1
+    for x in bounds:
+        variance = x * (1 - x) * (1 + ((members + others) / 2 - 1) * ((1 - x) / (2 - x) + x / (1 + x)))
+        assert abs(area - x) == pytest.approx(1.959964 * math.sqrt(variance / (members * others)))
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.2, 2.4])
+@pytest.mark.parametrize("num", [2, 5, 10])
+def test_the_interval_of_an_area_holds_the_truth_in_a_pool_of_any_size(num: int, shift: float) -> None:
+    truth = (1 + math.erf(shift / 2)) / 2
+    draw, held = rng(3), 0
+    for _ in range(400):
+        has, lacks = ([draw.gauss(mean, 1) for _ in range(num)] for mean in (shift, 0.0))
+        low, high = auc_interval(auc(has, lacks) or 0.0, num, num)
+        held += low <= truth <= high
+    assert held / 400 >= 0.92
 
 
 def test_the_harmonic_mean_is_zero_if_one_part_is() -> None:

@@ -9,7 +9,9 @@ from mllmu.evaluation.summaries import FORGOTTEN, ScoredRun, Summariser, Summary
 class ForgetQuality(Summariser):
     """Distribution of truth ratios against the retain_model's, on forget and test: KS and JS distance, p-value.
 
-    ks = sup |F - G|;  js: histograms of R, base 2;  p_value: of the two-sample KS test, as TOFU's forget quality
+    ks = sup |F - G|;  js: histograms of R / (1 + R), 20 bins from 0 to 1, base 2
+    p_value: of the two-sample KS test, as TOFU's forget quality
+
     Both distances are in [0, 1], 0 = not to be told apart. The p-value falls with the number of questions, so it only
     compares models that were asked the same ones, and questions about one person are not independent as it assumes.
     """
@@ -23,7 +25,7 @@ class ForgetQuality(Summariser):
     def summarise(self, run: ScoredRun) -> list[Summary]:
         rows = []
         for model, split, modality, ours, theirs in run.truth_ratios(FORGOTTEN):
-            # a ratio has no upper end, and one huge value would leave a histogram with two bins
+            # a ratio has no upper end; so squeezed, all models are counted in the same bins
             squeezed = [[value / (1 + value) for value in values] for values in (ours, theirs)]
             numbers = {
                 "ks": ks_distance(ours, theirs),
