@@ -15,7 +15,7 @@ from mllmu.core.errors import DataError
 from mllmu.core.runfolder import RunFolder, write_atomic
 
 if TYPE_CHECKING:
-    from mllmu.studies.pool import PooledRow, PooledValue
+    from mllmu.studies.pool import PairedRow, PooledRow, PooledValue
     from mllmu.studies.tune import Trial
 
 Trials = Annotated[int, Option(min=1, help="Settings to try per method, the recipe's own included.")]
@@ -36,7 +36,8 @@ def tune(
     """Search the settings of every method, each with the same number of trials; write the best ones as a recipe.
 
     A trial is scored on questions that are kept apart for tuning (data.splits.selection): its distance to the retain
-    model on forget people, plus its loss against the target on retain people. A stopped search continues.
+    model on forget people, plus its loss of utility (retain and celebrity) against the target. A stopped search
+    continues.
     """
     for run in each(recipe, overrides, out):
         with run.at_work() as display:
@@ -93,45 +94,83 @@ def layers(recipe: RecipePath, *, overrides: Overrides = None, out: Out = None, 
 
 
 def pool(
-    runs: Annotated[list[Path], Argument(metavar="RUN...", help="Runs of one recipe with different seeds.")],
+    runs: Annotated[
+        list[Path],
+        Argument(metavar="RUN...", help="Runs of one recipe with different seeds, or files written by --scores."),
+    ],
     *,
     ratio: Ratio = None,
-    out: Annotated[Path | None, Option(metavar="FILE", help="Also write the table to this file, as Markdown.")] = None,
+    against: Annotated[
+        str | None, Option(metavar="METHOD", help="Compare all others with this one; by default with the nearest.")
+    ] = None,
+    bound: Annotated[
+        float, Option(min=0, metavar="POINTS", help="Differences below count as none; choose it before you look.")
+    ] = 5.0,
+    scores: Annotated[
+        Path | None, Option(metavar="FILE", help="Also write the raw scores as CSV: 'mllmu pool FILE' says the same.")
+    ] = None,
+    out: Annotated[Path | None, Option(metavar="FILE", help="Also write the tables to this file, as Markdown.")] = None,
 ) -> None:
     """Compare the methods over several runs of one recipe, with intervals over people and runs.
 
-    The best method comes first: nearest to the retain model on the forget people, with the least loss of utility.
+    The best method comes first: nearest to the retain model on the forget people, with the least loss of utility. Then
+    every other method is compared with one, on the same people and runs, and with the bound below which two are equal.
     """
+    from mllmu.studies.person_scores import load, person_scores, save
     from mllmu.studies.pool import pool as pooled
 
-    keys = RunFolder(runs[0]).evaluated_keys()
-    if ratio is None and not keys:
-        raise DataError(f"{runs[0]}: holds no evaluation. Expected the folder of a finished run.")
-    text = pool_tables(pooled(runs, ratio or keys[0]))
+    raw = []
+    for run in runs:
+        keys = RunFolder(run).evaluated_keys()
+        if not run.is_file() and ratio is None and not keys:
+            raise DataError(f"{run}: holds no evaluation. Expected a finished run, or a file of raw scores.")
+        name = run.name if sum(other.name == run.name for other in runs) == 1 else str(run)
+        raw += load(run) if run.is_file() else person_scores(run, ratio or keys[0], name)
+    if scores is not None:
+        save(scores, raw)
+    text = pool_text(*pooled(raw, against=against), bound / 100)
     say(text)
     if out is not None:
         write_atomic(out, text + "\n")
 
 
-def pool_tables(rows: Sequence[PooledRow]) -> str:
-    """A Markdown table per modality, in points of 100: value and, in brackets, the 95 % interval."""
+def pool_text(rows: Sequence[PooledRow], pairs: Sequence[PairedRow], bound: float) -> str:
+    """Two Markdown tables per modality, in points of 100: value and, in brackets, the 95 % interval."""
     from mllmu.core.declared import MODALITY_LABELS
     from mllmu.core.describe import markdown_table
 
-    head = ("model", "forget", "against retain_model", "utility", "lost utility", "on the front")
+    def table(title: str, head: Sequence[str], lines: Sequence[Iterable[str]]) -> list[str]:
+        return [f"**{title}**\n\n{markdown_table(head, lines, align_right=len(head) - 1)}"] if lines else []
+
     parts = []
     for modality, title in MODALITY_LABELS.items():
-        lines = [_pool_line(row) for row in rows if row.modality == modality]
-        parts += [f"**{title}**\n\n{markdown_table(head, lines, align_right=len(head) - 1)}"] if lines else []
+        head = ("model", "forget", "against retain_model", "verdict", "utility", "lost utility", "on the front")
+        parts += table(title, head, [_pool_line(row, bound) for row in rows if row.modality == modality])
+        minus = [pair for pair in pairs if pair.modality == modality]
+        compared = ("method", "forget", "utility", "distance", "verdict")
+        lines = [_pair_line(pair, bound) for pair in minus]
+        parts += table(f"{title}, minus {minus[0].rival}" if minus else "", compared, lines)
     count = f"{rows[0].runs} run{'s' if rows[0].runs > 1 else ''}"
-    note = f"Points of 100 over {count}; in brackets the 95 % interval of a bootstrap over runs and their people."
+    note = (
+        f"Points of 100 over {count}; in brackets the 95 % interval of a bootstrap over runs and their people. "
+        "distance: |against retain_model| + lost utility, by which models are ordered. The verdict is on 'against "
+        "retain_model' and on 'distance'; more, less: the interval leaves out 0; equal: the 90 % interval lies within "
+        f"{100 * bound:g} points of 0 (two one-sided tests); open: neither."
+    )
     return "\n".join([*parts, note])
 
 
-def _pool_line(row: PooledRow) -> Iterable[str]:
+def _pool_line(row: PooledRow, bound: float) -> Iterable[str]:
     front = "" if row.front is None else f"{100 * row.front:.0f} %"
-    return row.model, *map(_points, (row.forget, row.surplus, row.utility, row.cost)), front
+    verdict = "" if row.surplus.low == row.surplus.high == 0 else row.surplus.verdict(bound)
+    forget, surplus, *others = map(_points, (row.forget, row.surplus, row.utility, row.cost))
+    return row.model, forget, surplus, verdict, *others, front
+
+
+def _pair_line(pair: PairedRow, bound: float) -> Iterable[str]:
+    return pair.model, *map(_points, (pair.forget, pair.utility, pair.distance)), pair.distance.verdict(bound)
 
 
 def _points(value: PooledValue) -> str:
-    return f"{100 * value.value:.1f} ({100 * value.low:.1f} to {100 * value.high:.1f})"
+    span = "" if value.low is None or value.high is None else f" ({100 * value.low:.1f} to {100 * value.high:.1f})"
+    return f"{100 * value.value:.1f}{span}"

@@ -1,9 +1,10 @@
-"""Pooling runs: means by hand, paired draws, fronts, and clear errors."""
+"""Pooling runs: means by hand, paired draws, differences, fronts, raw scores, and clear errors."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -11,7 +12,8 @@ from mllmu.cli.app import app
 from mllmu.core.errors import DataError
 from mllmu.core.records import Sample, Score
 from mllmu.core.runfolder import dump_lines
-from mllmu.studies.pool import pool
+from mllmu.studies.person_scores import PersonScore, load, person_scores, save
+from mllmu.studies.pool import PairedRow, PooledRow, PooledValue, outside, pool, pooled
 
 SETS = {"forget": ("f1", "f2", "f3"), "retain": ("r1", "r2"), "celebrity": ("c1",)}
 METRIC = {"classification": "accuracy", "cloze": "cloze_contains"}
@@ -47,6 +49,14 @@ def make_run(root: Path, known: dict[str, dict[str, float]]) -> Path:
     return root
 
 
+def scores_of(runs: list[Path], key: str = "10") -> list[PersonScore]:
+    return [row for root in runs for row in person_scores(root, key, root.name)]
+
+
+def rows_of(runs: list[Path]) -> list[PooledRow]:
+    return pool(scores_of(runs))[0]
+
+
 def sets(forget: float, retain: float, celebrity: float) -> dict[str, float]:
     return {"forget": forget, "retain": retain, "celebrity": celebrity}
 
@@ -70,7 +80,7 @@ def runs(tmp_path: Path) -> list[Path]:
 
 
 def test_means_differences_and_fronts(runs: list[Path]) -> None:
-    rows = {row.model: row for row in pool(runs, "10")}
+    rows = {row.model: row for row in rows_of(runs)}
     assert set(rows) == {"target", "retain_model", "good", "bad"}
     good = rows["good"]
     assert good.forget.value == pytest.approx(0.25)
@@ -79,7 +89,7 @@ def test_means_differences_and_fronts(runs: list[Path]) -> None:
     assert good.cost.value == pytest.approx(0.05)
     assert (good.forget.low, good.forget.high) == pytest.approx((0.2, 0.3)), "both draws of one run alone"
     assert (good.front, rows["bad"].front, rows["target"].front) == (1.0, 0.0, None)
-    assert [row.model for row in pool(runs, "10")] == ["retain_model", "target", "good", "bad"]
+    assert [row.model for row in rows_of(runs)] == ["retain_model", "target", "good", "bad"]
 
 
 def test_the_interval_is_that_of_people_drawn_anew(tmp_path: Path) -> None:
@@ -87,7 +97,7 @@ def test_the_interval_is_that_of_people_drawn_anew(tmp_path: Path) -> None:
     path = root / "eval/forget_10/half/scores/scores.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(line.replace("1.0", "0.0") if "/f1/" in line else line for line in lines))
-    half = next(row for row in pool([root], "10") if row.model == "half")
+    half = next(row for row in rows_of([root]) if row.model == "half")
     assert half.forget.value == pytest.approx(2 / 3)
     # of 27 equally likely draws of three people 1 has f1 thrice (score 0) and 8 have f1 never (score 1)
     assert (half.forget.low, half.forget.high) == pytest.approx((0.0, 1.0))
@@ -96,17 +106,126 @@ def test_the_interval_is_that_of_people_drawn_anew(tmp_path: Path) -> None:
 
 def test_runs_that_do_not_go_together_are_refused(runs: list[Path], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no scores"):
-        pool(runs, "5")
+        scores_of(runs, "5")
     other = make_run(tmp_path / "c", {"target": sets(1, 1, 1), "retain_model": sets(0, 1, 1), "npo": sets(0, 1, 1)})
     with pytest.raises(DataError, match="no unlearned model is in all"):
-        pool([runs[0], other], "10")
+        rows_of([runs[0], other])
+    with pytest.raises(DataError, match=r"--against god: not in all runs\. Did you mean 'good'"):
+        pool(scores_of(runs), against="god")
+    with pytest.raises(
+        DataError, match=r"run a: the questions of classification about f1 \(forget, text\) are given twice"
+    ):
+        pool(scores_of([runs[0], runs[0]]))
 
 
 def test_the_command_prints_and_writes_a_table(runs: list[Path], tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["pool", *map(str, runs), "--out", str(tmp_path / "table.md")])
     assert done.exit_code == 0, done.output
-    assert "| good | 25.0 (20.0 to 30.0) | 5.0 (0.0 to 10.0) |" in (tmp_path / "table.md").read_text()
+    assert "| good | 25.0 (20.0 to 30.0) | 5.0 (0.0 to 10.0) | open |" in (tmp_path / "table.md").read_text()
     assert "over 2 runs" in done.output
     empty = CliRunner().invoke(app, ["pool", str(tmp_path)])
     assert empty.exit_code == 2
     assert "holds no evaluation" in empty.output
+
+
+def pairs_of(runs: list[Path], against: str | None = None) -> dict[str, PairedRow]:
+    return {pair.model: pair for pair in pool(scores_of(runs), against=against)[1]}
+
+
+def test_differences_between_methods_are_of_the_same_draws(tmp_path: Path) -> None:
+    """Runs and people differ much more than the two methods do: unpaired intervals would hide it."""
+    runs = []
+    for number, level in enumerate((0.1, 0.5, 0.9)):
+        known = {"target": sets(1, 1, 1), "retain_model": sets(0, 1, 1)}
+        known |= {"first": sets(level, 0.8, 0.8), "second": sets(level + 0.05, 0.8, 0.7)}
+        runs.append(make_run(tmp_path / str(number), known))
+    rows = {row.model: row for row in rows_of(runs)}
+    assert rows["first"].forget.low is not None
+    assert rows["second"].forget.low is not None
+    assert rows["first"].forget.high is not None
+    assert rows["first"].forget.high - rows["first"].forget.low > 0.5
+    (pair,) = pairs_of(runs).values()
+    assert (pair.model, pair.rival) == ("second", "first"), "the nearest is what the others are compared with"
+    assert pair.forget == pytest.approx((0.05, 0.05, 0.05, 0.05))
+    assert pair.utility == pytest.approx((-0.05, -0.05, -0.05, 0.05))
+    assert pair.distance == pytest.approx((0.1, 0.1, 0.1, 0.1))
+    assert pair.distance.verdict(0.05) == "more"
+    assert pair.distance.verdict(0.2) == "more, but equal within the bound"
+    (turned,) = pairs_of(runs, against="second").values()
+    assert (turned.model, turned.rival) == ("first", "second")
+    assert turned.distance == pytest.approx((-0.1, -0.1, -0.1, 0.1))
+    assert turned.distance.verdict(0.05) == "less"
+
+
+def test_a_wide_interval_is_not_equality(tmp_path: Path) -> None:
+    """An interval that holds 0 says nothing until it is narrower than the bound."""
+    few, many = (
+        pooled(np.array([0.0, *np.random.default_rng(0).normal(0, spread, 2000)]), people=12) for spread in (0.2, 0.01)
+    )
+    for value in (few, many):
+        assert value.low is not None
+        assert value.high is not None
+        assert value.low < 0 < value.high
+    assert few.verdict(0.05) == "open"
+    assert many.verdict(0.05) == "equal"
+    assert many.verdict(0.005) == "open"
+
+
+def test_the_margin_is_the_bound_at_which_two_one_sided_tests_succeed() -> None:
+    draws = np.random.default_rng(1).normal(0.02, 0.01, 4000)
+    value = pooled(np.array([0.02, *draws]), people=10_000)
+    assert value.margin == pytest.approx(0.02 + 1.645 * 0.01, abs=0.001)
+    assert (value.low, value.high) == pytest.approx((0.02 - 0.0196, 0.02 + 0.0196), abs=0.001)
+    assert pooled(np.array([0.5, 0.5, 0.5]), people=1) == PooledValue(0.5, None, None, None)
+    assert PooledValue(0.5, None, None, None).verdict(1.0) == "open"
+
+
+@pytest.mark.parametrize(("people", "share"), [(100_000, 0.025), (25, 0.0178), (8, 0.0057)])
+def test_with_few_people_less_is_left_out(people: int, share: float) -> None:
+    assert outside(people, 0.025) == pytest.approx(share, abs=0.0003)
+
+
+@pytest.mark.parametrize(("runs", "spread", "least"), [(3, 0.0, 0.96), (3, 0.5, 0.94), (10, 1.0, 0.93)])
+def test_an_interval_of_few_runs_of_four_people_holds_the_truth(runs: int, spread: float, least: float) -> None:
+    """``spread``: between runs, where people differ by 1."""
+    draw, worlds, held = np.random.default_rng(0), 400, 0
+    for _ in range(worlds):
+        scores_RP = draw.normal(0, spread, (runs, 1)) + draw.normal(0, 1, (runs, 4))
+        people_DRP = draw.multinomial(4, [1 / 4] * 4, size=(300, runs)) / 4
+        runs_DR = draw.multinomial(runs, [1 / runs] * runs, size=300) / runs
+        drawn_D = (runs_DR * (people_DRP * scores_RP).sum(-1)).sum(-1)
+        value = pooled(np.array([scores_RP.mean(), *drawn_D]), people=4 * runs)
+        assert value.low is not None
+        assert value.high is not None
+        held += value.low <= 0 <= value.high
+    assert held / worlds >= least
+
+
+def test_raw_scores_make_the_same_tables_as_the_runs(runs: list[Path], tmp_path: Path) -> None:
+    file, table, again = tmp_path / "scores.csv", tmp_path / "first.md", tmp_path / "again.md"
+    done = CliRunner().invoke(app, ["pool", *map(str, runs), "--scores", str(file), "--out", str(table)])
+    assert done.exit_code == 0, done.output
+    assert file.read_text().splitlines()[:2] == [
+        "run,modality,set,task,person,questions,bad,good,retain_model,target,only_here",
+        "a,text,forget,classification,f1,1,0.6,0.2,0.2,1.0,",
+    ]
+    done = CliRunner().invoke(app, ["pool", str(file), "--out", str(again)])
+    assert done.exit_code == 0, done.output
+    assert again.read_bytes() == table.read_bytes()
+    assert "**text only, minus good**" in table.read_text()
+    assert "within 5 points of 0" in table.read_text()
+
+
+def test_raw_scores_are_kept_exactly_and_a_damaged_file_names_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    scores = [PersonScore("a", "text", "forget", "cloze", "p,1", 3, {"target": 0.1 + 0.2, "x": 1 / 3}),
+              PersonScore("b", "image_text", "retain", "cloze", "p2", 1, {"target": 1.0})]  # fmt: skip
+    save(path, scores)
+    assert load(path) == scores
+    path.write_text(path.read_text().replace("1,1.0", "one,1.0"))
+    with pytest.raises(DataError, match=r"scores\.csv: line 3 cannot be read"):
+        load(path)
+    for text in ("", "model,value\n"):
+        path.write_text(text)
+        with pytest.raises(DataError, match="expected raw scores with the columns run, modality, set"):
+            load(path)

@@ -1,0 +1,108 @@
+"""Raw scores of runs, person by person: what pooled tables are made from, and the CSV file that others can check.
+
+One row per run, modality, set, task and person: the number of questions, and for every model the sum of its main scores
+over them. All that ``mllmu pool`` prints follows from these rows, so the file takes the place of the run folders.
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from mllmu.core.errors import DataError
+from mllmu.core.records import UTILITY, Modality, Sample, Score, Split, TaskName
+from mllmu.core.runfolder import RunFolder, read_lines, write_atomic
+from mllmu.data.tasks import task_of
+
+
+class PersonScore(NamedTuple):
+    """The questions of one task about one person in one modality of one run.
+
+    Attributes:
+        run: which run, by name.
+        questions: how many there are.
+        sums: by model, the sum of the main score of the task over them; 0 to ``questions``.
+    """
+
+    run: str
+    modality: Modality
+    split: Split
+    task: TaskName
+    person: str
+    questions: int
+    sums: dict[str, float]
+
+
+HEAD = ("run", "modality", "set", "task", "person", "questions")
+"""The first columns of the file; behind them one for every model."""
+
+
+def save(path: Path, scores: Sequence[PersonScore]) -> None:
+    """Write scores as CSV, exactly; a model that a run does not have is left empty there."""
+    models = list(dict.fromkeys(model for score in scores for model in score.sums))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*HEAD, *models])
+    writer.writerows([*score[:-1], *(score.sums.get(model, "") for model in models)] for score in scores)
+    write_atomic(path, out.getvalue())
+
+
+def load(path: Path) -> list[PersonScore]:
+    """Read what :func:`save` has written.
+
+    Raises:
+        DataError: the file is no such table; names the line.
+    """
+    with path.open(encoding="utf-8", newline="") as file:
+        head, *lines = [*csv.reader(file)] or [[]]
+    if tuple(head[: len(HEAD)]) != HEAD:
+        raise DataError(f"{path}: expected raw scores with the columns {', '.join(HEAD)}; got {', '.join(head)[:80]}.")
+    scores = []
+    for number, line in enumerate(lines, start=2):
+        try:
+            *names, questions = line[: len(HEAD)]
+            values = zip(head[len(HEAD) :], line[len(HEAD) :], strict=True)
+            sums = {model: float(value) for model, value in values if value}
+            scores.append(PersonScore(*names, int(questions), sums))  # type: ignore[arg-type, call-arg]
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{path}: line {number} cannot be read ({error}). Write the file again.") from None
+    return scores
+
+
+def person_scores(root: Path, key: str, name: str) -> list[PersonScore]:
+    """The raw scores of one run.
+
+    Args:
+        root: a run folder that was scored.
+        key: the forget ratio in percent.
+        name: what the run is called.
+
+    Raises:
+        DataError: the run has no scores of that ratio.
+    """
+    samples, by_model = _main_scores(RunFolder(root), key)
+    found: dict[tuple[Modality, str, str, str], list[str]] = {}
+    for sample in samples:
+        if sample.split in ("forget", *UTILITY):
+            cell = (sample.modality, sample.split, sample.task, sample.profile_id)
+            found.setdefault(cell, []).append(sample.id)
+    return [
+        PersonScore(name, *cell, len(ids), {m: sum(of[i] for i in ids) for m, of in by_model.items()})
+        for cell, ids in found.items()
+    ]
+
+
+def _main_scores(folder: RunFolder, key: str) -> tuple[list[Sample], dict[str, dict[str, float]]]:
+    """Samples of a run, and by model the main score of every sample; a reply that could not be read counts 0."""
+    evaluation = folder.path(folder.evaluation(key))
+    paths = sorted(evaluation.glob(f"*/{folder.SCORES}/{folder.SCORES_FILE}"))
+    if not paths:
+        raise DataError(f"{evaluation}: no scores. Expected a finished run with the forget ratio {key} %.")
+    samples = [s for s in read_lines(evaluation / folder.SAMPLES_FILE, Sample) if s.part == "report"]
+    headlines = {sample.id: task_of(sample.task).headline() for sample in samples}
+    by_model: dict[str, dict[str, float]] = {}
+    for path in paths:
+        scores = (score for score in read_lines(path, Score) if headlines.get(score.sample_id) == score.metric)
+        by_model[path.parent.parent.name] = {score.sample_id: score.value or 0.0 for score in scores}
+    return samples, by_model
