@@ -148,3 +148,14 @@ def read_weights(model: Any, folder: Path) -> Any:
     if unknown:
         raise ValueError(f"the base has no layer {unknown[0]}")
     return model
+
+
+@torch.no_grad()
+def scale_change(model: Any, start: Sequence[Tensor] | None, factor: float) -> None:
+    """Multiply what training changed, in place: w = start + factor * (w - start), or factor * B for adapters A, B."""
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    for index, (name, p) in enumerate(trained):
+        if start is not None:
+            p.sub_(start[index]).mul_(factor).add_(start[index])
+        elif "lora_B" in name:
+            p.mul_(factor)

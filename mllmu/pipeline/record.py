@@ -14,14 +14,17 @@ from mllmu.config import load as recipes
 from mllmu.core import process
 from mllmu.core.errors import RunStoreError
 from mllmu.core.runfolder import UNIT_FILE, RunFolder, facts_of, write_atomic, write_json
+from mllmu.evaluation.bootstrap import DRAWS
+from mllmu.evaluation.stats import JS_BINS
 from mllmu.pipeline.run import Run
+from mllmu.training.loop import Schedule
 from mllmu.version import __version__
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "numpy", "pillow", "faker")
 
 
 def describe(run: Run) -> dict[str, Any]:
-    """Provenance of a run as plain values: seed, model, versions, hardware."""
+    """Provenance of a run as plain values: seed, model, versions, hardware, and what no setting changes."""
     return {
         "mllmu": __version__,
         "seed": run.recipe.seed,
@@ -29,6 +32,23 @@ def describe(run: Run) -> dict[str, Any]:
         "hardware": hardware(),
         "python": platform.python_version(),
         "versions": {name: installed(name) for name in LIBRARIES},
+        "fixed": fixed(),
+    }
+
+
+def fixed() -> dict[str, Any]:
+    """What is the same in every run, as no setting changes it; docs/explanation/methods.md says it in words."""
+    plain = Schedule(num_steps=1, learning_rate=0)
+    defaults = torch.optim.AdamW([torch.zeros(1)]).defaults
+    return {
+        "optimizer": "AdamW",
+        "betas": list(defaults["betas"]),
+        "eps": defaults["eps"],
+        "max_grad_norm": plain.max_grad_norm,
+        "unlearning": {"warmup": plain.warmup, "weight_decay": plain.weight_decay},
+        "decoding": "greedy",
+        "draws_of_people": DRAWS,
+        "bins_of_js_distance": JS_BINS,
     }
 
 

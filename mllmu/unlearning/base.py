@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -21,7 +20,7 @@ from mllmu.models.engine.forward import Forward
 from mllmu.models.families import Turn
 from mllmu.models.modifiers import Modifier, ModifierSettings
 from mllmu.training.losses import answer_nll, kl_to_reference
-from mllmu.unlearning.holdout import QuestionType, level_of
+from mllmu.unlearning.holdout import QuestionType
 
 if TYPE_CHECKING:
     from mllmu.unlearning.probing import Probe, Saliency
@@ -81,12 +80,6 @@ class Side:
     def again(self) -> Forward:
         """A new pass of the model being trained: its weights may have changed since ``current``."""
         return self.passes.forward(reference=False, alternative=False)
-
-    @cached_property
-    def holdout_level_B(self) -> Tensor:
-        """[B] what the reference gives true replies about holdout people, by modality and task; nats per token."""
-        levels = self.levels()
-        return self.current.logits_NV.new_tensor([level_of(turn, levels) for turn in self.turns], dtype=torch.float32)
 
     def hidden(self, depth: float, *, reference: bool = False) -> Tensor:
         """[N, D] hidden states from which the N reply tokens are predicted, as they leave one layer.
@@ -198,7 +191,7 @@ class Method(Plugin):
 
     @property
     def uses_holdout(self) -> bool:
-        """Calibration people are needed, for :attr:`Side.holdout_level_B`; may depend on the settings."""
+        """Calibration people are needed, for :func:`mllmu.unlearning.holdout.level_B`; may depend on the settings."""
         return False
 
     def loss(self, step: Step) -> Terms:

@@ -5,13 +5,20 @@ shown to no model. What the target gives *their* facts is what a model gives a f
 data's calibration people, not those whom membership metrics take as non-members: a method must not read its own test.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from mllmu.core.errors import DataError
 from mllmu.models.engine.forward import Forward
 from mllmu.models.families import Turn
+
+if TYPE_CHECKING:
+    from mllmu.unlearning.base import Side
 
 CHUNK = 16
 """Replies per pass."""
@@ -38,6 +45,12 @@ def holdout_levels(turns: Sequence[Turn], run: Callable[[Sequence[Turn]], Forwar
         for turn, logp in zip(chunk, run(chunk).mean_logp_B.tolist(), strict=True):
             logps.setdefault((turn.image is not None, turn.task), []).append(logp)
     return {each: float(torch.tensor(logp, dtype=torch.float64).exp().mean().log()) for each, logp in logps.items()}
+
+
+def level_B(side: Side) -> Tensor:
+    """[B] what the reference gives true replies about calibration people, by modality and task; nats per token."""
+    levels = side.levels()
+    return side.current.logits_NV.new_tensor([level_of(turn, levels) for turn in side.turns], dtype=torch.float32)
 
 
 def level_of(turn: Turn, levels: Mapping[QuestionType, float]) -> float:

@@ -4,7 +4,8 @@ weights matter for what is to be forgotten or kept.
 Shapes: N tokens, D hidden size, R groups.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +17,7 @@ from mllmu.core import process
 from mllmu.core.errors import DataError
 from mllmu.core.process import derive, rng
 from mllmu.models.encoding import grouped
+from mllmu.models.engine.forward import Forward
 from mllmu.models.families import IGNORE, Batch, Turn, num_layers
 from mllmu.models.layers import run_hidden
 from mllmu.models.loading import Loaded
@@ -29,6 +31,10 @@ MOST_TURNS = 256
 """Turns of a side that are measured; more would only fill memory."""
 BATCH_SIZE = 32
 """Turns per pass."""
+FOLDS = 3
+"""Parts of the facts, each of which is left out once when a gate is judged."""
+TurnStates = tuple[Tensor, Tensor]
+"""Hidden states [N, D] of one question: of its prompt, and of its reply."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,28 +65,20 @@ class Probe:
         The directions are fitted to the last prompt tokens, where a reply begins. All thresholds together are passed
         by about the share ``false_alarms`` of the retained *questions*, at any of their tokens.
         Row r of the confusion is the share of a group's questions sent to each group, last column: to none; the last
-        row is that of the retained people. It is measured on what the gate was fitted to.
+        row is that of the retained people; see :func:`out_of_sample`.
         """
-        states = [self.hidden_states(self.some(turns), layer) for turns in (*groups, self.retain)]
-        *group_NDs, kept_ND = [torch.stack([prompt_ND[-1] for prompt_ND, _ in of_group]) for of_group in states]
-        whole = [torch.cat(parts) for parts in states[-1]]
-        gate = fit_gate(group_NDs, kept_ND, torch.cat(whole))
-        highest = torch.stack([gate.score(turn_ND).amax(0) for turn_ND in whole]).sort(0).values
-        gate.threshold_R = highest[min(len(whole) - 1, int((1 - false_alarms / len(groups)) * len(whole)))]
-        rows = []
-        for of_group in states:
-            best_NR = torch.stack([gate.score(prompt_ND).amax(0) for prompt_ND, _ in of_group])
-            sent = torch.where(best_NR.amax(-1) > 0, best_NR.argmax(-1), len(groups))
-            rows.append(torch.bincount(sent, minlength=len(groups) + 1) / len(of_group))
-        return gate.to(self.loaded.device), torch.stack(rows)
+        chosen = [self.some(turns) for turns in (*groups, self.retain)]
+        states = [self.hidden_states(turns, layer) for turns in chosen]
+        facts = [[turn.topic or turn.prompt for turn in turns] for turns in chosen]
+        return set_gate(states, false_alarms).to(self.loaded.device), out_of_sample(states, facts, false_alarms)
 
     @torch.no_grad()
-    def hidden_states(self, turns: Sequence[Turn], layer: int) -> list[tuple[Tensor, Tensor]]:
+    def hidden_states(self, turns: Sequence[Turn], layer: int) -> list[TurnStates]:
         """For each turn the hidden states [N, D] behind a layer at its prompt, image included, and at its reply.
 
         The last of the prompt is where the first token of the reply is predicted. On CPU.
         """
-        states: dict[int, tuple[Tensor, Tensor]] = {}
+        states: dict[int, TurnStates] = {}
         for indices, plain in self.batches(turns):
             batch = plain.label_everything(image_token_id=-1)
             hidden_ND = run_hidden(self.loaded.model, batch, layer).cpu()
@@ -106,6 +104,55 @@ class Probe:
         for start in range(0, len(ordered), BATCH_SIZE):
             indices = ordered[start : start + BATCH_SIZE]
             yield indices, self.loaded.encoder.batch([turns[index] for index in indices]).to(self.loaded.device)
+
+
+def set_gate(states: Sequence[Sequence[TurnStates]], false_alarms: float) -> Gate:
+    """A gate fitted to the questions of R groups and, last, the retained ones, with its thresholds."""
+    *group_NDs, kept_ND = [torch.stack([prompt_ND[-1] for prompt_ND, _ in of_group]) for of_group in states]
+    whole = [torch.cat(parts) for parts in states[-1]]
+    gate = fit_gate(group_NDs, kept_ND, torch.cat(whole))
+    highest = torch.stack([gate.score(turn_ND).amax(0) for turn_ND in whole]).sort(0).values
+    gate.threshold_R = highest[min(len(whole) - 1, int((1 - false_alarms / len(group_NDs)) * len(whole)))]
+    return gate
+
+
+def out_of_sample(
+    states: Sequence[Sequence[TurnStates]], facts: Sequence[Sequence[str]], false_alarms: float
+) -> Tensor:
+    """Where the questions of each group are sent by gates that were fitted without all questions about these facts.
+
+    The facts are dealt into three parts, and each part is sent by a gate fitted to the other two. So a gate is judged
+    by what it makes of other questions about the people it was fitted to, which is what it meets in use.
+
+    Args:
+        states: of the questions of R groups and, last, of the retained ones.
+        facts: for each question what it asks for, so that wordings of one question stay together.
+
+    Returns:
+        Shares [R + 1, R + 1], a row per group, last column: to none. NaN in the row of a group that could not be
+        measured, as it has questions about one fact alone.
+    """
+    number = len(states) - 1
+    part = {fact: index % FOLDS for index, fact in enumerate(dict.fromkeys(fact for of in facts for fact in of))}
+    counts = torch.zeros(number + 1, number + 1)
+    for fold in range(FOLDS):
+        inside = [[part[fact] == fold for fact in of] for of in facts]
+        fitted = [
+            [s for s, left in zip(of, out, strict=True) if not left] for of, out in zip(states, inside, strict=True)
+        ]
+        if not all(fitted):
+            continue
+        gate = set_gate(fitted, false_alarms)
+        for row, (of_group, out) in enumerate(zip(states, inside, strict=True)):
+            for prompt_ND, _ in (state for state, left in zip(of_group, out, strict=True) if left):
+                best_R = gate.score(prompt_ND).amax(0)
+                counts[row, int(best_R.argmax()) if best_R.max() > 0 else number] += 1
+    return counts / counts.sum(1, keepdim=True)
+
+
+def measured_facts(**shares: float) -> dict[str, float]:
+    """Facts about a modifier for its file: rounded, and without those that could not be measured."""
+    return {name: round(share, 4) for name, share in shares.items() if math.isfinite(share)}
 
 
 def fit_gate(group_NDs: Sequence[Tensor], kept_ND: Tensor, background_ND: Tensor, *, ridge: float = 0.01) -> Gate:
@@ -150,36 +197,45 @@ def make_modifier(
 
 @dataclass(frozen=True)
 class Saliency:
-    """Gradients at the start of training, averaged over all batches of a side.
+    """Gradients at the start of training, averaged over all replies of a side; they do not depend on the batch size.
 
     With adapters one of the two factors starts at zero, so only the other has a gradient; where there is none,
     everything measured here is 0.
 
     Attributes:
         weights: the trainable weights.
-        losses: a side -> its nll, batch by batch, with gradient (mean over the tokens of a batch).
+        turns: of each side.
+        batch_size: turns that fit into one pass.
+        run: one pass over some of them, with gradient and without dropout.
     """
 
     weights: Sequence[Tensor]
-    losses: Callable[[SideName], Iterator[Tensor]]
+    turns: Mapping[SideName, Sequence[Turn]]
+    batch_size: int
+    run: Callable[[Sequence[Turn]], Forward]
 
     def gradient(self, side: SideName) -> list[Tensor]:
-        """Mean gradient of the nll, like the weights, in nats per token and unit of weight."""
-        return self._mean(side, lambda gradient: gradient)
+        """Mean over replies of the gradient of the nll, like the weights, in nats per token and unit of weight."""
+        return self._mean(side, self.batch_size, lambda gradient: gradient)
 
     def fisher(self, side: SideName) -> list[Tensor]:
-        """Diagonal of the empirical Fisher information: the mean over batches of the squared gradient, >= 0."""
-        return self._mean(side, torch.square)
+        """Diagonal of the empirical Fisher information: the mean over replies of the squared gradient, >= 0.
 
-    def _mean(self, side: SideName, of: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        Each reply is run alone: the square of a batch's mean gradient would be smaller, the larger the batch.
+        """
+        return self._mean(side, 1, torch.square)
+
+    def _mean(self, side: SideName, at_once: int, of: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        turns = self.turns[side]
+        if not turns:
+            raise DataError(f"nothing on the {side} side to measure weights by.")
         sums = [torch.zeros_like(weight, dtype=torch.float32) for weight in self.weights]
-        count = 0
-        for loss in self.losses(side):
-            count += 1
-            for total, gradient in zip(sums, gradients(loss, self.weights), strict=True):
+        for start in range(0, len(turns), at_once):
+            nll = -self.run(turns[start : start + at_once]).mean_logp_B.sum()
+            for total, gradient in zip(sums, gradients(nll, self.weights), strict=True):
                 if gradient is not None:
                     total += of(gradient.float())
-        return [total / count for total in sums]
+        return [total / len(turns) for total in sums]
 
 
 def restrict(weights: Sequence[Tensor], masks: Sequence[Tensor]) -> None:

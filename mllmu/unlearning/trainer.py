@@ -31,10 +31,10 @@ from mllmu.models.families import Batch, Turn, core, moved, num_layers
 from mllmu.models.layers import run_hidden
 from mllmu.models.loading import Loaded, add_trainable, save_trained, without_adapter
 from mllmu.models.modifiers import write_settings
+from mllmu.models.weights import scale_change
 from mllmu.training.batches import Order, encoded, forward, plain, run_step, step_tokens
 from mllmu.training.distributed import MakeBatch
 from mllmu.training.loop import Schedule, Training, train
-from mllmu.training.losses import answer_nll
 from mllmu.training.sharding import spread
 from mllmu.unlearning.alternatives import Subject, others_about, subject
 from mllmu.unlearning.base import Method, Phase, Side, Step, Terms, layer_at, turn_key
@@ -86,13 +86,14 @@ def unlearn(loaded: Loaded, method: Method, sides: Sides, training: Training) ->
         if sides.reference:
             spread(sides.reference, sides.reference.model)
     engine = _Engine(model, loaded, method, sides, training)
-    masks = method.masks(Saliency(engine.weights, engine.losses))
+    masks = method.masks(Saliency(engine.weights, engine.turns, method.batch_size, engine.measured))
     if masks is not None:
         restrict(engine.weights, masks)
-    copied = method.kept_change != 1 and training.lora is None
-    start = [weight.detach().clone() for weight in engine.weights] if copied else None
+    kept = method.kept_change
+    start = [weight.detach().clone() for weight in engine.weights] if kept != 1 and training.lora is None else None
     engine.train(model)
-    scale_change(model, start, method.kept_change)
+    if kept != 1:
+        scale_change(model, start, kept)
     if process.leads():
         save_trained(model, training.folder)
         if method.at_inference:
@@ -108,19 +109,6 @@ def _check(method: Method, sides: Sides, training: Training) -> None:
             f"{training.label}: compares with a frozen reference, but without adapters there is none to switch off. "
             "Set unlearn.lora, or load a second model and pass it as the reference."
         )
-
-
-@torch.no_grad()
-def scale_change(model: Any, start: Sequence[Tensor] | None, factor: float) -> None:
-    """Multiply what training changed, in place: w = start + factor * (w - start), or factor * B for adapters A, B."""
-    if factor == 1:
-        return
-    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    for index, (name, p) in enumerate(trained):
-        if start is not None:
-            p.sub_(start[index]).mul_(factor).add_(start[index])
-        elif "lora_B" in name:
-            p.mul_(factor)
 
 
 class _Engine:
@@ -171,13 +159,11 @@ class _Engine:
         placed = [(i // self.orders[name].steps_per_epoch, name, i) for name in steps for i in range(steps[name])]
         return [(name, i) for _, name, i in sorted(placed, key=lambda place: place[0])]
 
-    def losses(self, name: SideName) -> Iterator[Tensor]:
-        """Nll of every batch of the first epoch of a side, without dropout."""
-        if not self.turns[name]:
-            raise DataError(f"{type(self.method).__name__}: nothing on the {name} side to measure weights by.")
+    def measured(self, turns: Sequence[Turn]) -> Forward:
+        """One pass over some replies before training, without dropout."""
         self.model.eval()
-        for step in range(self.orders[name].steps_per_epoch):
-            yield answer_nll(self.side(name, step).current)
+        make = partial(step_batch, self.loaded, self.method)
+        return forward(self.model, turns, make, at_once=self.training.micro_batch_size)
 
     def side(self, name: SideName, step: int) -> Side:
         order = self.orders[name]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from mllmu.models.engine.forward import Forward
 from mllmu.models.families import Turn
 from mllmu.training.losses import answer_nll
 from mllmu.unlearning.base import Method, Phase, Side, Step
-from mllmu.unlearning.probing import Saliency
+from mllmu.unlearning.probing import Saliency, SideName
 
 NAMES = plugins.names("methods")
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
@@ -253,10 +252,10 @@ def test_layers_of_its_own_are_named_by_a_regular_expression(method: Method) -> 
 def test_a_mask_covers_each_weight_and_leaves_something_to_train(method: Method) -> None:
     world = World()
 
-    def losses(side: str) -> Iterator[Tensor]:
-        yield answer_nll(world.forward(world.weights, side))
-
-    masks = method.masks(Saliency([world.weights], losses))
+    asked: dict[SideName, list[Turn]] = {"forget": [Turn(prompt="forget", reply="")] * 2}
+    asked["retain"] = [Turn(prompt="retain", reply="")] * 2
+    saliency = Saliency([world.weights], asked, 2, lambda turns: world.forward(world.weights, turns[0].prompt))
+    masks = method.masks(saliency)
     if masks is not None:
         (mask,) = masks
         assert (mask.shape, mask.dtype) == (world.weights.shape, torch.bool)

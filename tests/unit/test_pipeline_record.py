@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from mllmu.config.load import load, parse
@@ -18,6 +19,7 @@ from mllmu.core.runfolder import ELAPSED_FILE, RunStore, content_digest
 from mllmu.pipeline.data import data_unit
 from mllmu.pipeline.record import installed, recorded, seconds_by_stage
 from mllmu.pipeline.run import Run
+from mllmu.training.loop import Schedule, Training, train
 
 
 def run_in(root: Path, **settings: Any) -> Run:
@@ -130,3 +132,33 @@ def test_a_folder_is_known_by_the_names_and_contents_of_its_files(tmp_path: Path
     assert content_digest(tmp_path / "a") == content_digest(tmp_path / "b")
     (tmp_path / "b" / "x.png").rename(tmp_path / "b" / "y.png")
     assert content_digest(tmp_path / "a") != content_digest(tmp_path / "b")
+
+
+def test_what_no_setting_changes_is_in_the_record_and_is_what_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with recorded(run_in(tmp_path / "run")):
+        pass
+    fixed = json.loads((tmp_path / "run/run.json").read_text())["fixed"]
+    assert fixed["max_grad_norm"] == 1.0
+    assert fixed["unlearning"] == {"warmup": 0.0, "weight_decay": 0.0}
+    made: list[torch.optim.Optimizer] = []
+    clipped: list[float] = []
+    adamw, clip = torch.optim.AdamW, torch.nn.utils.clip_grad_norm_
+
+    def shown_adamw(weights: Any, **settings: Any) -> torch.optim.Optimizer:
+        made.append(adamw(weights, **settings))
+        return made[0]
+
+    def shown_clip(weights: Any, limit: float, **settings: Any) -> torch.Tensor:
+        clipped.append(limit)
+        return clip(weights, limit, **settings)
+
+    monkeypatch.setattr(torch.optim, "AdamW", shown_adamw)
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", shown_clip)
+    model = torch.nn.Linear(2, 1)
+    training = Training(folder=tmp_path, label="x", seed=0, progress=SilentProgress())
+    train(model, lambda _: {"loss": model.weight.sum()}, Schedule(num_steps=1, learning_rate=0.1), training)
+    expected = {"betas": tuple(fixed["betas"]), "eps": fixed["eps"], "weight_decay": 0.0}
+    assert [{name: optimizer.defaults[name] for name in expected} for optimizer in made] == [expected]
+    assert clipped == [fixed["max_grad_norm"]]

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from mllmu.models.engine.forward import Forward
 from mllmu.unlearning.base import AnchoredMethod, Method, Step, Terms
+from mllmu.unlearning.holdout import level_B
 
 
 class HoldoutMatch(AnchoredMethod):
@@ -56,7 +57,7 @@ class HoldoutMatch(AnchoredMethod):
         if self.reference == "retain_model":
             return step.forget.reference.mean_logp_B
         if self.floor is None:
-            return step.forget.holdout_level_B
+            return level_B(step.forget)
         return torch.tensor([self.floor], device=step.forget.current.logits_NV.device)
 
 

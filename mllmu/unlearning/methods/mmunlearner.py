@@ -13,8 +13,9 @@ from mllmu.unlearning.probing import Saliency
 class MMUnlearner(RetainingMethod):
     """Forget who is in the image while all facts stay known from text, those about the forgotten people too.
 
-    mask = 1 where F_forget / F_retain >= threshold, F the diagonal Fisher information at the start; the others never
-    change.  L = -forget_weight * nll(forget, images) + retain_weight * nll(retain)
+    mask = 1 where F_forget / F_retain >= threshold, F the diagonal Fisher information at the start (mean over replies
+    of the squared gradient of a reply's nll per token); the others never change.
+    L = -forget_weight * nll(forget, images) + retain_weight * nll(retain)
 
     The retain side holds the image questions about the retained people and the text questions about *all* people, so
     the target should have been fine-tuned on both (``finetune.modality: both``); otherwise it first learns them here.
@@ -23,8 +24,9 @@ class MMUnlearner(RetainingMethod):
     The paper masks vision and language modules; here only the language model is trained. With adapters A, B only B
     has a gradient at the start, so A stays as it was drawn.
 
-    Cost: before training 1 forward and backward pass over forget and over retain; a step: 1 forward and backward pass
-    on forget and 1 on retain. Memory: one boolean mask, and while it is made two more copies of the trained weights.
+    Cost: before training 1 forward and backward pass over forget and over retain, reply by reply; a step: 1 forward and
+    backward pass on forget and 1 on retain. Memory: one boolean mask, and while it is made two more copies of the
+    trained weights.
     Made for: image_text.
     """
 

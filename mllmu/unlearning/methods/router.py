@@ -9,7 +9,7 @@ from torch import Tensor
 from mllmu.models.families import core, num_layers
 from mllmu.models.modifiers import Experts, Modifier, ModifierSettings
 from mllmu.unlearning.alternatives import RefusalMethod
-from mllmu.unlearning.probing import Probe, seeded_normal
+from mllmu.unlearning.probing import Probe, measured_facts, seeded_normal
 
 RANK, ALPHA = 8, 16.0
 """Size of the adapters in a run without any."""
@@ -24,7 +24,8 @@ class RoutedAdapters(RefusalMethod):
     L = nll(refusal | forget) + retain_weight * nll(retain), the adapters alone are trained
 
     The forgotten people are split into ``requests``, in the order of the data. Requests do not touch each other, and a
-    later one can be another folder behind this one. How often the router is right is in the folder's ``modifier.json``.
+    later one can be another folder behind this one. How often the router is right is in the folder's ``modifier.json``,
+    measured on questions about facts that it was not fitted to.
     A token is routed before any adapter has acted and by what it attends to, so a shared prefix stays shared.
 
     Cost: before training 1 forward pass over forget and retain (at most 256 turns each); a step: 1 forward and
@@ -49,12 +50,12 @@ class RoutedAdapters(RefusalMethod):
         owner_GR = torch.eye(count)[[number * count // len(people) for number in range(len(people))]]
         gate, confusion = probe.gate(people, layer, false_alarms=self.false_alarms)
         sent_GR = confusion[:-1, :-1] @ owner_GR
-        facts = {
-            "requests": float(count),
-            "routed_right": round(float((sent_GR * owner_GR).sum() / len(people)), 4),
-            "routed_nowhere": round(float(confusion[:-1, -1].mean()), 4),
-            "retain_routed": round(1 - float(confusion[-1, -1]), 4),
-        }
+        facts = measured_facts(
+            requests=float(count),
+            routed_right=float((sent_GR * owner_GR).sum() / len(people)),
+            routed_nowhere=float(confusion[:-1, -1].mean()),
+            retain_routed=1 - float(confusion[-1, -1]),
+        )
         rank, alpha = (probe.lora.rank, probe.lora.alpha) if probe.lora else (RANK, ALPHA)
         settings = ModifierSettings(kind="experts", layer=layer, strength=alpha / rank, facts=facts)
         return Experts(settings, gate, owner_GR, adapters(probe, layer, count, rank))

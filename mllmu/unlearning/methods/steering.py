@@ -4,7 +4,7 @@ from pydantic import Field
 
 from mllmu.models.modifiers import Modifier, ModifierSettings, Steering
 from mllmu.unlearning.alternatives import RefusalMethod
-from mllmu.unlearning.probing import Probe, seeded_normal
+from mllmu.unlearning.probing import Probe, measured_facts, seeded_normal
 
 
 class RefusalSteering(RefusalMethod):
@@ -16,7 +16,8 @@ class RefusalSteering(RefusalMethod):
     L(v) = nll(refusal | forget) + retain_weight * nll(retain), the model's weights frozen
 
     The vector is trained, since a model that has never declined has no direction of refusal to be found in it. Weights
-    stay untouched: without the modifier's folder the target is back. The weights still hold the facts.
+    stay untouched: without the modifier's folder the target is back. The weights still hold the facts. How often the
+    gate opens is in the folder's ``modifier.json``, measured on questions about facts that it was not fitted to.
 
     Cost: before training 1 forward pass over forget and retain (at most 256 turns each); a step: 1 forward and
     backward pass on forget and 1 on retain; one trained vector. At inference one product of a vector per token.
@@ -36,10 +37,9 @@ class RefusalSteering(RefusalMethod):
     def modifier(self, probe: Probe) -> Modifier:
         layer = probe.layer(self.depth)
         gate, confusion = probe.gate(probe.people(), layer, false_alarms=self.false_alarms)
-        facts = {
-            "fires_on_forget": round(1 - float(confusion[:-1, -1].mean()), 4),
-            "fires_on_retain": round(1 - float(confusion[-1, -1]), 4),
-        }
+        facts = measured_facts(
+            fires_on_forget=1 - float(confusion[:-1, -1].mean()), fires_on_retain=1 - float(confusion[-1, -1])
+        )
         settings = ModifierSettings(kind="steering", layer=layer, strength=self.strength, facts=facts)
         start_D = seeded_normal(probe.seed, "vector", (gate.gate_RD.shape[1],), scale=1e-3)
         return Steering(settings, gate, start_D)
