@@ -147,7 +147,8 @@ class ModelSection(Section):
     """how inputs are encoded ('mllmu ls families'); 'auto': by the model's config; e.g. llava"""
     image_processor: dict[str, Any] = {}
     """settings of the model's image processor; e.g. {max_pixels: 200704}"""
-    device: str = Field("auto", description="device of the model; 'auto' takes a GPU if there is one; e.g. cuda:1")
+    device: str = "auto"
+    """device of the model; 'auto': a GPU if there is one, but the CPU for less than 10 million weights; e.g. cuda:1"""
     packing: Literal["auto", "on", "off"] = "auto"
     """train on all questions about an image in one sequence: faster, with the same losses"""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -4,11 +4,13 @@ from bisect import bisect
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import accumulate
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
+from safetensors import SafetensorError, safe_open
 
 from mllmu.core import process
 from mllmu.core.errors import ModelError, one_line
@@ -21,13 +23,24 @@ PACKED_SHARE = 0.1
 """Of the machine's free memory that copies of weights may take; the output layer comes first, it gains most."""
 SPARE: list[Callable[[], None]] = []
 """What gives back memory that is only held to save time."""
+SMALL = 10_000_000
+"""Weights of a model below which two CPU cores are faster than a GPU, whose steps take the same time whatever is in
+them. ``recipes/smoke.yaml`` (4.2 million weights): 34 s on two cores, 72 s on an H200. On a CPU the time grows with the
+number of weights."""
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
-def choose(name: str) -> torch.device:
-    """The device of a name other than 'cpu'; 'auto' is the GPU of this process. ModelError if it cannot be used."""
+def choose(name: str, source: str | None = None) -> torch.device:
+    """The device of a name other than 'cpu', where there are GPUs.
+
+    'auto' is the GPU of this process, but the CPU if the model in a folder ``source`` has less than :data:`SMALL`
+    weights.
+
+    Raises:
+        ModelError: it cannot be used.
+    """
     if name == "auto":
-        return own_gpu()
+        return torch.device("cpu") if is_small(source) else own_gpu()
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -43,6 +56,34 @@ def choose(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ModelError(f"model.device: '{name}' cannot be used here: {one_line(error)}. Use device: auto.") from None
     return device
+
+
+def is_small(source: str | None) -> bool:
+    """Whether a folder holds less than :data:`SMALL` weights; no for a hub id, and where processes share the work."""
+    files = list(Path(source).glob("*.safetensors")) if source and process.count() == 1 else []
+    return bool(files) and sum(map(num_weights, files)) < SMALL
+
+
+def num_weights(file: Path) -> int:
+    """Numbers in a safetensors file, by its header; 0 if it cannot be read, which loading it explains."""
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            return sum(prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    except (SafetensorError, OSError):
+        return 0
+
+
+def why(name: str, device: torch.device, dtype: torch.dtype) -> str:
+    """Where a model of ``model.device: name`` runs, and why, in one line."""
+    place = f"the GPU ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "the CPU"
+    reason = f"model.device: {name}"
+    if name == "auto" and device.type == "cuda":
+        reason += " takes a GPU where there is one"
+    elif name == "auto" and torch.cuda.is_available():
+        reason += f"; a GPU is slower for models of less than {SMALL // 10**6} million weights"
+    elif name == "auto":
+        reason += "; no GPU is visible"
+    return f"models run on {place} in {str(dtype).removeprefix('torch.')} ({reason})"
 
 
 def own_gpu() -> torch.device:

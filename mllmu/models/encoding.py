@@ -13,9 +13,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -25,10 +26,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mllmu.core.errors import ModelError
 from mllmu.core.records import Sample
-from mllmu.models.families import IGNORE, Batch, Family, Turn, core, moved
-
-if TYPE_CHECKING:
-    from mllmu.models.loading import Loaded
+from mllmu.models.families import IGNORE, Batch, Family, Turn, core, moved, unknown_attention
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
@@ -152,6 +150,40 @@ class Encoder:
         return self.family.join_images(tensors) if tensors else {}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A model ready to run: weights, encoder, its device, and whether its training batches are packed."""
+
+    model: Any
+    encoder: Encoder
+    device: torch.device
+    packs: bool = False
+
+    @property
+    def family(self) -> Family:
+        return self.encoder.family
+
+    @property
+    def shares(self) -> bool:
+        """Whether common beginnings of prompts are read once."""
+        return self.family.shares_prefix and not unknown_attention(core(self.model).config.get_text_config())
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """Tokens that end a reply."""
+        configured = self.model.generation_config.eos_token_id
+        more = configured if isinstance(configured, list) else [configured]
+        trained = self.encoder.reply("?")[-1]
+        return frozenset({trained, self.encoder.processor.tokenizer.eos_token_id, *more} - {None})
+
+    @property
+    def image_token_id(self) -> int:
+        """Token that stands for a piece of the image; -1, which is no token, if the model has none."""
+        config = self.model.config
+        token = getattr(config, "image_token_id", None) or getattr(config, "image_token_index", None)
+        return -1 if token is None else int(token)
+
+
 def remembered(cache: LRUCache[Any, T], key: Any, make: Callable[[], T]) -> T:
     """The value of a key, made if it is not there; it is kept unless it alone is larger than the cache."""
     if (value := cache.get(key)) is None:
@@ -192,7 +224,7 @@ def shared_length(prompts: Sequence[Sequence[int]]) -> int:
     return next(differ, min(len(prompt) - 1 for prompt in prompts))
 
 
-_identities: WeakKeyDictionary[Any, tuple[tuple[int, ...], str]] = WeakKeyDictionary()
+_digests: WeakKeyDictionary[Any, tuple[tuple[Any, ...], bytes]] = WeakKeyDictionary()
 
 
 def image_inputs(loaded: Loaded, turns: Sequence[Turn]) -> dict[str, Tensor]:
@@ -260,12 +292,14 @@ def _features(loaded: Loaded, image: Path, parts: Sequence[Any]) -> Tensor:
 
 
 def _identity(parts: Sequence[Any]) -> str:
-    """SHA-256 of the weights that images go through; read again only where they have been written to since."""
-    tensors = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
-    versions = tuple(tensor._version for tensor in tensors)
-    if _identities.get(parts[0], ((), ""))[0] != versions:
-        hasher = hashlib.sha256()
-        for tensor in tensors:
-            hasher.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        _identities[parts[0]] = (versions, hasher.hexdigest())
-    return _identities[parts[0]][1]
+    """SHA-256 of the weights that images go through; those that models share are read once, unless written to since."""
+    hasher = hashlib.sha256()
+    for tensor in (tensor for part in parts for tensor in (*part.parameters(), *part.buffers())):
+        storage, state = tensor.untyped_storage(), (tensor._version, tensor.storage_offset(), tensor.shape)
+        known, digest = _digests.get(storage, ((), b""))
+        if known != state:
+            content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+            digest = hashlib.sha256(content).digest()
+            _digests[storage] = (state, digest)
+        hasher.update(digest)
+    return hasher.hexdigest()

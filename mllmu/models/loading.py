@@ -1,33 +1,36 @@
 """Load a model: the base by the ordinary Auto classes, then its adapters in order; add a new adapter, and save it."""
 
+import copy
 import re
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils import CONFIG_NAME
 from peft.utils import SAFETENSORS_WEIGHTS_NAME as ADAPTER_FILE
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils import logging as library_logging
 
 from mllmu.config.recipe import Lora, ModelSection
-from mllmu.core import plugins
+from mllmu.core import plugins, process
 from mllmu.core.errors import MllmuError, ModelError, one_line
 from mllmu.core.records import ModelRef
 from mllmu.core.runfolder import explain_os_errors, read_json
 from mllmu.models import devices, processors, weights
 from mllmu.models.dropout import seed_dropout
 from mllmu.models.encoding import Encoder
+from mllmu.models.encoding import Loaded as Loaded
 from mllmu.models.families import Family, core, num_layers, unknown_attention
 from mllmu.models.modifiers import MODIFIER_FILE, apply_modifier
 from mllmu.models.weights import WEIGHTS_FILE
@@ -36,40 +39,8 @@ LOAD_FAULTS = (AttributeError, OSError, ValueError, KeyError, TypeError, Runtime
 """What the libraries raise on files that are missing, damaged, or made for another model."""
 DEEP = 16
 """Layers of a language model from which on the number of operations of a training step counts on a CPU, too."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Loaded:
-    """A model ready to run: weights, encoder, its device, and whether its training batches are packed."""
-
-    model: Any
-    encoder: Encoder
-    device: torch.device
-    packs: bool = False
-
-    @property
-    def family(self) -> Family:
-        return self.encoder.family
-
-    @property
-    def shares(self) -> bool:
-        """Whether common beginnings of prompts are read once."""
-        return self.family.shares_prefix and not unknown_attention(core(self.model).config.get_text_config())
-
-    @property
-    def ends(self) -> frozenset[int]:
-        """Tokens that end a reply."""
-        configured = self.model.generation_config.eos_token_id
-        more = configured if isinstance(configured, list) else [configured]
-        trained = self.encoder.reply("?")[-1]
-        return frozenset({trained, self.encoder.processor.tokenizer.eos_token_id, *more} - {None})
-
-    @property
-    def image_token_id(self) -> int:
-        """Token that stands for a piece of the image; -1, which is no token, if the model has none."""
-        config = self.model.config
-        token = getattr(config, "image_token_id", None) or getattr(config, "image_token_index", None)
-        return -1 if token is None else int(token)
+WITHOUT_LOOKING = 2**26
+"""Bytes of a base that is kept without looking how much memory is free."""
 
 
 def source_of(base: str) -> str:
@@ -87,7 +58,8 @@ def load(section: ModelSection, ref: ModelRef, run_folder: Path, encoder: Encode
     Raises:
         ModelError: the base or an adapter is missing or does not fit; names the path and the reason.
     """
-    source, device = source_of(ref.base), choose_device(section.device)
+    source = source_of(ref.base)
+    device = choose_device(section.device, None if section.device_map else source)
     expected = "Expected 'tiny', a folder saved by save_pretrained with its processor, or a hub id."
     with explain_load_faults(f"model.path: '{ref.base}' cannot be loaded", expected):
         config = AutoConfig.from_pretrained(source, revision=ref.revision, trust_remote_code=False)
@@ -98,27 +70,68 @@ def load(section: ModelSection, ref: ModelRef, run_folder: Path, encoder: Encode
             settings["attn_implementation"] = attention(config, device)
         if section.quantize:
             settings |= weights.load_settings(section.quantize, config, encoder.family, dtype, device)
-        if section.device_map:
+        elif section.device_map:
             settings["device_map"] = devices.device_map(section.device_map, device)
-        model = load_base(source, ref.revision, **settings)
+        alone = not (section.quantize or section.device_map or process.count() > 1)
+        model = (keep_base if alone else load_base)(source, ref.revision, device, **settings)
     if section.quantize:
         weights.keep_gradients(model)
     for adapter in ref.adapters:
         model = apply_adapter(model, run_folder / adapter, merge=section.quantize is None)
     if "device_map" not in settings:
-        model.to(device)
+        model.to(device)  # modifiers
     model.eval()
     if section.gradient_checkpointing:
         devices.recompute_activations(model)
     return Loaded(model=model, encoder=encoder, device=device, packs=choose_packing(section, encoder.family, config))
 
 
-def load_base(source: str, revision: str | None, **settings: Any) -> Any:
-    """The base model itself. Its code comes from the library alone, its weights from safetensors alone.
+_kept: dict[tuple[Any, ...], tuple[Any, list[int]]] = {}
+"""The base of this process by what it was read from, and the sum over the bits of each of its weights."""
+
+
+def keep_base(source: str, revision: str | None, device: torch.device, **settings: Any) -> Any:
+    """A model of its own on the weights of the base, which is read once by a process and kept on its device.
+
+    All models of a base share its weights, so what changes weights puts others in their place. A base that was written
+    to all the same, or whose files changed, is read again. One is kept at a time, and none without room for the copies
+    that merging makes of float32 weights.
+    """
+    files = sorted(file for file in Path(source).glob("*") if file.suffix in {".json", ".safetensors"})
+    stamps = ((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+    key = (source, revision, device, *map(str, settings.items()), *stamps)
+    model, sums = _kept.get(key, (None, []))
+    if model is None or sums != _bit_sums(model):
+        model = load_base(source, revision, device, **settings)
+        size = sum(p.nbytes for p in model.parameters() if p.dtype == torch.float32)
+        if size > WITHOUT_LOOKING and size > devices.free_bytes(device):
+            return model
+        _kept[key] = (model, _bit_sums(model))
+    shared = {id(p): nn.Parameter(p.detach(), requires_grad=p.requires_grad) for p in model.parameters()}
+    return copy.deepcopy(model, shared)
+
+
+def _bit_sums(model: Any) -> list[int]:
+    integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return torch.stack([p.detach().view(integers[p.itemsize]).sum() for p in model.parameters()]).tolist()
+
+
+def release_base() -> None:
+    """Forget the base of this process; its memory is free as soon as no model of it is left."""
+    _kept.clear()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def load_base(source: str, revision: str | None, device: torch.device, **settings: Any) -> Any:
+    """The base model itself, on its device. Its code comes from the library alone, its weights from safetensors alone.
 
     Raises:
         ModelError: weights are missing, which the library would fill with random numbers, or it has no body or no head.
     """
+    release_base()
+    if device.type != "cpu":
+        settings.setdefault("device_map", {"": str(device)})
     model, info = AutoModelForImageTextToText.from_pretrained(
         source, revision=revision, trust_remote_code=False, use_safetensors=True, output_loading_info=True, **settings
     )
@@ -210,11 +223,11 @@ def attention(config: Any, device: torch.device) -> str:
     return "eager" if bounded or (device.type == "cpu" and short) else "sdpa"
 
 
-def choose_device(name: str) -> torch.device:
-    """'auto' takes the first GPU if there is one; an unusable name raises ModelError."""
+def choose_device(name: str, source: str | None = None) -> torch.device:
+    """'auto' takes the first GPU, but not for a small model in a folder; an unusable name raises ModelError."""
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
-    return devices.choose(name)
+    return devices.choose(name, source)
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -267,10 +280,10 @@ def choose_packing(section: ModelSection, family: Family, config: Any) -> bool:
 
 
 def apply_adapter(model: Any, folder: Path, *, merge: bool = True) -> Any:
-    """Merge a LoRA adapter, or load changed weights, into a model in memory, or let a modifier act.
+    """Add a LoRA adapter, or put changed weights, into a model in memory, or let a modifier act.
 
-    With ``merge=False`` an adapter is kept beside the weights, frozen: weights of 4 or 8 bits would swallow it, as its
-    changes are mostly smaller than their steps.
+    With ``merge=False`` PEFT keeps the adapter beside the weights, frozen: weights of 4 or 8 bits would swallow it, as
+    its changes are mostly smaller than their steps.
 
     Raises:
         ModelError: the folder is empty, damaged, or was made on a model with other layers or sizes.
@@ -285,27 +298,31 @@ def apply_adapter(model: Any, folder: Path, *, merge: bool = True) -> Any:
             return apply_modifier(model, folder)
         if name == WEIGHTS_FILE:
             return weights.read_weights(model, folder)
-        model = _attach(model, folder)
-        return model.merge_and_unload() if merge else model
+        return add_adapter(model, folder) if merge else weights.attach(model, folder)
 
 
-def _attach(model: Any, folder: Path) -> Any:
-    """The model with an adapter beside its weights, on top of those that it has already; all of them frozen."""
-    earlier = list(model.peft_config) if isinstance(model, PeftModel) else []
-    name = f"earlier_{len(earlier)}"  # the adapter in training has PEFT's own name
-    with warnings.catch_warnings():
-        # layers that the file lacks are only warned about; they are counted below instead
-        warnings.filterwarnings("ignore", message="Found missing adapter keys")
-        if earlier:
-            model.load_adapter(str(folder), adapter_name=name)
-        else:
-            model = PeftModel.from_pretrained(model, str(folder), adapter_name=name)
-    model.base_model.set_adapter([*earlier, name], inference_mode=True)
-    with safe_open(folder / ADAPTER_FILE, framework="pt") as file:
-        held = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-        different = set(file.keys()) ^ set(held)
-    if different:
+@torch.no_grad()
+def add_adapter(model: Any, folder: Path) -> Any:
+    """Add a LoRA adapter to the layers of a model: W + alpha / rank * B A.
+
+    Float32 weights become the sum. Shorter numbers would swallow a third of the changes, so there the factors stay
+    beside the weights (:class:`mllmu.models.weights.AdaptedLinear`).
+    """
+    config = LoraConfig.from_pretrained(str(folder))
+    layers = {name: layer for name, layer in core(model).named_modules() if check_target_module_exists(config, name)}
+    held = load_file(folder / ADAPTER_FILE)
+    if different := set(held) ^ {f"base_model.model.{name}.lora_{part}.weight" for name in layers for part in "AB"}:
         raise ValueError(f"{len(different)} layers are in one but not in the other, the first is {min(different)}")
+    if config.use_dora or config.use_rslora:
+        raise ValueError("only plain low-rank adapters can be added")
+    scale = config.lora_alpha / config.r
+    for name, layer in layers.items():
+        factors = (held[f"base_model.model.{name}.lora_{part}.weight"] for part in "AB")
+        down_RI, up_OR = (factor.to(layer.weight.device) for factor in factors)
+        if layer.weight.dtype != torch.float32:
+            weights.put_beside(layer, down_RI, scale * up_OR)
+        else:
+            layer.weight = nn.Parameter(layer.weight + (up_OR @ down_RI) * scale, requires_grad=False)
     return model
 
 
@@ -330,6 +347,7 @@ def add_trainable(model: Any, family: Family, lora: Lora | None, *, seed: int, t
         )
     model.requires_grad_(requires_grad=False)
     if lora is None:
+        release_base()  # most of it is about to be copied
         return weights.train_weights(model, matched)
     torch.manual_seed(seed)
     sizes = {"r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout}

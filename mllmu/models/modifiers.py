@@ -34,7 +34,7 @@ from mllmu.models.engine.tree import current_pass
 from mllmu.models.engine.visibility import highest
 from mllmu.models.families import core
 from mllmu.models.layers import decoder_layers, window_of
-from mllmu.models.weights import WEIGHTS_FILE
+from mllmu.models.weights import WEIGHTS_FILE, plain_weight, switch_off
 
 MODIFIER_FILE = "modifier.json"
 TENSOR_FILE = "modifier.safetensors"
@@ -278,13 +278,12 @@ class Pruned(Modifier):
     def read(cls, settings: ModifierSettings, folder: Path, _model: Any) -> Pruned:
         return cls(settings, load_file(folder / TENSOR_FILE))
 
-    @torch.no_grad()
     def attach(self, model: Any) -> None:
         for name, off_F in self.masks.items():
-            weight_OF = core(model).get_submodule(name).weight
-            if weight_OF.shape[1] != len(off_F):
-                raise ValueError(f"{name} reads {weight_OF.shape[1]} neurons, the mask has {len(off_F)}")
-            weight_OF[:, off_F.to(weight_OF.device)] = 0
+            layer = core(model).get_submodule(name)
+            if layer.weight.shape[1] != len(off_F):
+                raise ValueError(f"{name} reads {layer.weight.shape[1]} neurons, the mask has {len(off_F)}")
+            switch_off(layer, off_F)
 
     def tensors(self) -> dict[str, Tensor]:
         return dict(self.masks)
@@ -313,8 +312,8 @@ class LogitSteering(Modifier):
                 module = name.removesuffix(".weight")
                 if module == name:
                     raise ValueError(f"{name} is no weight matrix, so it cannot be kept as a difference")
-                plain_OI = core(model).get_submodule(module).weight
-                changes[module] = ((reinforced_OI - plain_OI.to(reinforced_OI)).to(plain_OI),)
+                layer = core(model).get_submodule(module)
+                changes[module] = ((reinforced_OI - plain_weight(layer).to(reinforced_OI)).to(layer.weight),)
             return cls(settings, changes)
         config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
         if config.get("use_dora") or config.get("use_rslora"):

@@ -1,23 +1,32 @@
-"""Weights other than floats with one adapter on top: in 8 or 4 bits, rounded in place, or trained themselves.
+"""Weights other than float32 ones with adapters merged in: in 8, 4 or 16 bits, rounded, or trained themselves.
+
+Models of a base share its weights (:func:`mllmu.models.loading.keep_base`), so nothing here writes to any: changed
+weights take the place of others. In bfloat16 the adapters of earlier stages stay beside the weights.
 
 Quantised are only the layers that can get adapters (extra ``qlora``); their adapters stay beside them. Vision tower,
 projector, embeddings and head keep their precision: they are few, and rounding them costs much.
+
+Shapes: I inputs and O outputs of a layer, R rank.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
 from mllmu.core.errors import ModelError, needs_extra
-from mllmu.models.families import Family
+from mllmu.models.families import Family, core
 
 NEW = "default"
 """PEFT's name of the adapter in training; one of this name is saved without a folder of its own."""
@@ -71,6 +80,113 @@ def keep_gradients(model: Any) -> None:
             setattr(layer, REPACKS, False)
 
 
+class AdaptedLinear(nn.Linear):
+    """A linear layer with the frozen adapters of earlier stages beside its weights: y = W x + b + up (down x).
+
+    Attributes:
+        down_RI, up_OR: the factors of all adapters one below the other, in the precision of the weights; the scales are
+            in ``up_OR``. R is the sum of the ranks.
+    """
+
+    down_RI: Tensor
+    up_OR: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The change is what the big product is added to, so that their sum is rounded once."""
+        change = F.linear(F.linear(x, self.down_RI), self.up_OR, self.bias)
+        return torch.addmm(change.flatten(0, -2), x.flatten(0, -2), self.weight.t()).view_as(change)
+
+    def merged_OI(self) -> Tensor:
+        """[O, I] float32 weights with the adapters in them."""
+        return self.weight.float() + self.up_OR.float() @ self.down_RI.float()
+
+
+@torch.no_grad()
+def put_beside(layer: nn.Linear, down_RI: Tensor, up_OR: Tensor) -> None:
+    """Keep an adapter beside the weights of a layer, on top of those that are there."""
+    if not isinstance(layer, nn.Linear) or (down_RI.shape[1], up_OR.shape[0]) != layer.weight.shape[::-1]:
+        raise ValueError(
+            f"an adapter of {up_OR.shape[0]} x {down_RI.shape[1]} for a layer of {tuple(layer.weight.shape)}"
+        )
+    down_RI, up_OR = down_RI.to(layer.weight), up_OR.to(layer.weight)
+    if isinstance(layer, AdaptedLinear):
+        down_RI, up_OR = torch.cat([layer.down_RI, down_RI]), torch.cat([layer.up_OR, up_OR], dim=1)
+    layer.__class__ = AdaptedLinear  # the same module, with what watches it
+    layer.register_buffer("down_RI", down_RI, persistent=False)
+    layer.register_buffer("up_OR", up_OR, persistent=False)
+
+
+def take_away(layer: nn.Linear) -> None:
+    """Forget the adapters beside a layer, if it has any."""
+    if isinstance(layer, AdaptedLinear):
+        del layer.down_RI, layer.up_OR
+        layer.__class__ = nn.Linear  # type: ignore[assignment]
+
+
+@torch.no_grad()
+def fold(model: Any) -> Any:
+    """Merge all adapters beside the weights, in float32, rounded once; for tools that know ordinary layers only."""
+    for layer in core(model).modules():
+        if isinstance(layer, AdaptedLinear):
+            merged_OI = layer.merged_OI().to(layer.weight.dtype)
+            take_away(layer)
+            layer.weight = nn.Parameter(merged_OI, requires_grad=False)
+    return model
+
+
+def plain_weight(layer: nn.Linear) -> Tensor:
+    """[O, I] the weights of a layer, with the adapters beside them."""
+    return layer.merged_OI() if isinstance(layer, AdaptedLinear) else layer.weight
+
+
+@torch.no_grad()
+def switch_off(layer: nn.Linear, off_I: Tensor) -> None:
+    """Make a layer ignore some of its inputs."""
+    off_I = off_I.to(layer.weight.device)
+    layer.weight = nn.Parameter(layer.weight.masked_fill(off_I, 0), requires_grad=layer.weight.requires_grad)
+    if isinstance(layer, AdaptedLinear):
+        layer.down_RI = layer.down_RI.masked_fill(off_I, 0)
+
+
+@torch.no_grad()
+def replace(model: Any, changed: Mapping[str, Tensor]) -> None:
+    """Put new weights in the place of others, by name, wherever a model uses them; the old ones stay as they are.
+
+    Raises:
+        ValueError: the model has no such weights, or of another size.
+    """
+    known = dict(model.named_parameters(remove_duplicate=False))
+    new: dict[int, nn.Parameter] = {}
+    for name, value in changed.items():
+        if name not in known or known[name].shape != value.shape:
+            raise ValueError(f"the base has no layer {name}" + f" of {tuple(value.shape)}" * (name in known))
+        new[id(known[name])] = nn.Parameter(value.to(known[name]), requires_grad=known[name].requires_grad)
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if id(parameter) in new:
+                setattr(module, name, new[id(parameter)])
+
+
+def attach(model: Any, folder: Path) -> Any:
+    """The model with an adapter beside its weights, on top of those that it has already; all of them frozen."""
+    earlier = list(model.peft_config) if isinstance(model, PeftModel) else []
+    name = f"earlier_{len(earlier)}"  # the adapter in training has PEFT's own name
+    with warnings.catch_warnings():
+        # layers that the file lacks are only warned about; they are counted below instead
+        warnings.filterwarnings("ignore", message="Found missing adapter keys")
+        if earlier:
+            model.load_adapter(str(folder), adapter_name=name)
+        else:
+            model = PeftModel.from_pretrained(model, str(folder), adapter_name=name)
+    model.base_model.set_adapter([*earlier, name], inference_mode=True)
+    with safe_open(folder / SAFETENSORS_WEIGHTS_NAME, framework="pt") as file:
+        held = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+        different = set(file.keys()) ^ set(held)
+    if different:
+        raise ValueError(f"{len(different)} layers are in one but not in the other, the first is {min(different)}")
+    return model
+
+
 def add_adapter(model: PeftModel, config: LoraConfig) -> PeftModel:
     """Put a new adapter on a model that has frozen ones beside its weights."""
     earlier = list(model.peft_config)
@@ -99,15 +215,14 @@ def earlier_adapters(model: PeftModel) -> Iterator[None]:
 
 @torch.no_grad()
 def round_weights(model: Any, family: Family, *, bits: int) -> int:
-    """Round the linear layers of the language model to ``bits`` bits, in place; returns how many layers.
+    """Round the linear layers of the language model to ``bits`` bits; returns how many layers.
 
     Round to nearest, symmetric, one scale per output channel: w = s * round(w / s), s = max|w| / (2^(bits-1) - 1).
     The arithmetic stays in the model's own precision, so this shows what the coarser weights do to the replies, not
     the speed or memory of a quantised model. Formats with other levels (NF4, GPTQ) round differently.
     """
-    layers = [layer for name, layer in model.named_modules() if re.fullmatch(family.lora_targets, name)]
-    for layer in layers:
-        layer.weight.copy_(rounded(layer.weight, bits))
+    layers = {name: layer for name, layer in fold(model).named_modules() if re.fullmatch(family.lora_targets, name)}
+    replace(model, {f"{name}.weight": rounded(layer.weight, bits) for name, layer in layers.items()})
     return len(layers)
 
 
@@ -138,15 +253,17 @@ def train_weights(model: Any, layers: Sequence[str]) -> Any:
                 f"lora: null trains the weights themselves, and in {precision} most small steps are rounded away. "
                 "Set model.dtype: float32, or train adapters, which are always float32."
             )
+        replace(model, {f"{name}.weight": layer.weight.detach().clone()})
         layer.requires_grad_(requires_grad=True)
     return model
 
 
 def read_weights(model: Any, folder: Path) -> Any:
     """The model with the changed weights of a folder; ValueError if it has no such layers."""
-    unknown = model.load_state_dict(load_file(folder / WEIGHTS_FILE), strict=False).unexpected_keys
-    if unknown:
-        raise ValueError(f"the base has no layer {unknown[0]}")
+    changed = load_file(folder / WEIGHTS_FILE)
+    replace(model, changed)
+    for name in changed:
+        take_away(model.get_submodule(name.rpartition(".")[0]))
     return model
 
 

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from mllmu.config.recipe import Evaluate
 from mllmu.core import process
-from mllmu.core.errors import ProcessError
 from mllmu.core.process import Progress
 from mllmu.core.records import BaseLogp, ModelRef, Response, Sample, Score
 from mllmu.core.runfolder import Journal, RunFolder, Unit, digest, dump_lines, read_lines, write_atomic
@@ -15,8 +14,8 @@ from mllmu.evaluation import samples as rendering
 from mllmu.evaluation import scoring
 from mllmu.evaluation.metrics import Metric
 from mllmu.models.engine.memory import MOST, starting_size
-from mllmu.models.engine.respond import base_logps, plan_batches, respond
-from mllmu.models.engine.vllm_backend import VllmEngine, VllmModel, open_model
+from mllmu.models.engine.respond import plan_batches, respond
+from mllmu.models.engine.vllm_backend import VllmModel, open_model, start_engine
 from mllmu.models.loading import Loaded, choose_device, choose_dtype, family_of
 from mllmu.models.weights import round_weights
 from mllmu.parallel import team
@@ -161,31 +160,6 @@ class Evaluation:
         inputs = {"responses": self.unit(model).fingerprint, "base": settings}
         return self.run.store.unit(f"{self.name}/{model}/{RunFolder.BASE_LOGP}", inputs)
 
-    def score_under_base(self, models: Sequence[str], metrics: Sequence[Metric]) -> None:
-        """Compute the base log-probabilities of the models' responses, if a metric needs them."""
-        wanted = [metric for metric in metrics if metric.needs_base_logp]
-        tasks = {task for task in {s.task for s in self.samples} if any(metric.concerns(task) for metric in wanted)}
-        missing = [model for model in models if tasks and not self.base_logp_unit(model).done]
-        if not missing:
-            return
-        run = self.run
-        base = run.load(run.base)
-        samples = [sample for sample in self.samples if sample.task in tasks]
-        run.progress.start("responses under the base model", len(missing))
-        for model in missing:
-            unit = self.base_logp_unit(model)
-            with unit.making():
-                logps = base_logps(
-                    base,
-                    samples,
-                    self.responses(model),
-                    image_folder=run.root / RunFolder.DATA,
-                    batch_size=run.recipe.evaluate.planned_batch_size,
-                )
-                write_atomic(unit.building / RunFolder.BASE_LOGP_FILE, dump_lines(logps))
-            run.progress.advance(1)
-        run.progress.finish()
-
     def scores(self, model: str, metrics: Sequence[Metric]) -> list[Score]:
         """The scores of one model's responses, made unless they are there; needs no model."""
         inputs = {"responses": self.unit(model).fingerprint, "metrics": {m.name: m.version for m in metrics}}
@@ -214,7 +188,8 @@ def collect_responses(
 
     def load() -> Loaded | VllmModel:
         if bits is None and run.recipe.evaluate.backend == "vllm":
-            return _open_in_vllm(run, ref)
+            run.vllm_engine = run.vllm_engine or start_engine(run.recipe.model, ref, run.recipe.evaluate.vllm)
+            return open_model(run.vllm_engine, ref, run.root)
         loaded = run.load(ref)
         if bits is not None:
             round_weights(loaded.model, loaded.family, bits=bits)
@@ -232,23 +207,6 @@ def collect_responses(
         share=run.shares_prompts,
         low_precision=precision_of(run) == LOW,
     )
-
-
-def _open_in_vllm(run: Run, ref: ModelRef) -> VllmModel:
-    """A model in the one vLLM engine of the run.
-
-    Raises:
-        ProcessError: there are several processes; vLLM starts its own.
-    """
-    if process.count() > 1:
-        raise ProcessError(
-            "evaluate.backend: vllm starts its own processes. Run mllmu without torchrun, and name the GPUs by "
-            "evaluate.vllm: {tensor_parallel_size: 2}."
-        )
-    if run.vllm_engine is None:
-        base = ModelRef(base=ref.base, revision=ref.revision)
-        run.vllm_engine = VllmEngine(run.recipe.model, base, run.recipe.evaluate.vllm)
-    return open_model(run.vllm_engine, ref, run.root)
 
 
 def collect(

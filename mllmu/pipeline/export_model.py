@@ -10,6 +10,7 @@ from mllmu.core.errors import ModelError, did_you_mean
 from mllmu.core.records import ModelRef
 from mllmu.core.runfolder import RunFolder, explain_os_errors
 from mllmu.models.loading import load, quiet_libraries
+from mllmu.models.weights import fold
 
 ABOUT = "mllmu.json"
 """Says where the weights come from; loaders ignore it."""
@@ -47,7 +48,7 @@ def export_model(root: Path, name: str, out: Path, *, device: str = "cpu") -> Mo
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
         with quiet_libraries():
-            loaded.model.save_pretrained(building)
+            fold(loaded.model).save_pretrained(building)
             loaded.encoder.processor.save_pretrained(building)
         (building / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         if out.exists():

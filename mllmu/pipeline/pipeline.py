@@ -23,9 +23,12 @@ from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.process import Progress, SilentProgress, leads
 from mllmu.core.runfolder import RunFolder, RunStore
 from mllmu.evaluation.metrics import metrics_of
+from mllmu.models import devices
+from mllmu.models.loading import choose_device, choose_dtype, source_of
 from mllmu.parallel.pool import WorkerPool
 from mllmu.parallel.team import follow, leading, only_alone
 from mllmu.pipeline import report
+from mllmu.pipeline.base_logp import score_under_base
 from mllmu.pipeline.data import make_data
 from mllmu.pipeline.evaluate import Evaluation
 from mllmu.pipeline.finetune import finetune_model, finetune_unit, people_of
@@ -96,6 +99,9 @@ class Pipeline:
         """Fine-tune the target on all people, and one retain model per ratio on all but those to be forgotten."""
         run = self.state
         self.progress.stage("finetune", f"target on {len(run.data.people)} people, {len(run.keys)} retain model(s)")
+        section = self.recipe.model
+        device = choose_device(section.device, None if section.device_map else source_of(section.path))
+        self.progress.note(devices.why(section.device, device, choose_dtype(section.dtype, device)))
         models = [(run.keys[0], TARGET), *((key, RETAIN_MODEL) for key in run.keys)]
         self._make(models)
 
@@ -118,7 +124,7 @@ class Pipeline:
             count = len(evaluation.samples)
             self.progress.stage("evaluate", f"{count} questions to {len(run.models)} models ({key} %)")
             self._ask(evaluation, run.models)
-            evaluation.score_under_base(run.models, metrics_of(self.recipe.evaluate))
+            score_under_base(evaluation, run.models, metrics_of(self.recipe.evaluate))
         for key, comparison in self.comparisons.items():
             others = ", ".join(self.recipe.evaluate.compare)
             self.progress.stage("evaluate", f"the same models under other protocols: {others} ({key} %)")

@@ -13,9 +13,9 @@ from helpers_models import nll
 from mllmu.core.records import BaseLogp, Response, Sample
 from mllmu.evaluation.metrics import reply_perplexity as module
 from mllmu.evaluation.metrics.reply_perplexity import ReplyPerplexity
-from mllmu.models.engine.respond import base_logps
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded
+from mllmu.pipeline.base_logp import base_logps
 
 METRIC = ReplyPerplexity()
 

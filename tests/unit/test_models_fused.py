@@ -18,6 +18,7 @@ from benchmarks.step_operations import measure
 from mllmu.models.dropout import seed_dropout
 from mllmu.models.engine import fused
 from mllmu.models.loading import quiet_libraries
+from mllmu.models.weights import put_beside
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 WIDTH = 24
@@ -215,3 +216,17 @@ def test_a_step_of_a_deep_model_is_made_of_few_operations(tmp_path: Path) -> Non
     found = measure(tmp_path, layers=16, vision_layers=2)
     assert found["operations"] <= 3150, "half of what 32 layers may have, and a little for what every step has"
     assert found["host_reads"] == 0
+
+
+@pytest.mark.parametrize(("dtype", "least"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
+def test_layers_with_earlier_adapters_beside_their_weights_are_groups_too(dtype: torch.dtype, least: float) -> None:
+    torch.manual_seed(4)
+    net = Mixer().to(dtype)
+    for rank, layer in enumerate((net.q_proj, net.v_proj, net.o_proj), start=1):
+        put_beside(layer, torch.randn(rank, WIDTH), 0.3 * torch.randn(layer.out_features, rank))
+    model = adapted(net, dtype)
+    x = torch.randn(2, 7, WIDTH, dtype=dtype, requires_grad=True)
+    expected = outcome(model, lambda: model(x), x)
+    fused.fuse(model)
+    assert all(fused.is_plain(layer) for layer in (net.q_proj, net.k_proj, net.v_proj, net.o_proj))
+    assert_close(outcome(model, lambda: model(x), x), expected, least)

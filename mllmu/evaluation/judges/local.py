@@ -65,6 +65,7 @@ def open_model(judge: Local) -> Any:
 
     from mllmu.models import loading
 
+    loading.release_base()  # the models of the run are not needed now
     device = loading.choose_device(judge.device)
     expected = "Expected a causal language model saved by save_pretrained with its tokenizer, or a hub id."
     with loading.explain_load_faults(f"judge.path: '{judge.path}' cannot be loaded", expected):

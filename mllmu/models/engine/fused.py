@@ -28,6 +28,7 @@ from transformers.models.llama.modeling_llama import LlamaAttention, eager_atten
 
 from mllmu.models.dropout import SeededDropout
 from mllmu.models.families import core
+from mllmu.models.weights import AdaptedLinear
 
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Names of layers that models call one after the other with the same input; any others are groups of their own."""
@@ -83,7 +84,7 @@ def is_plain(layer: LoraLinear) -> bool:
         not (layer.disable_adapters or layer.merged or layer.lora_variant or layer.fan_in_fan_out)
         and not any(layer.lora_bias.values())
         and all(isinstance(each, nn.Identity | SeededDropout) for each in layer.lora_dropout.values())
-        and type(base) is nn.Linear
+        and type(base) in (nn.Linear, AdaptedLinear)
         and "forward" not in base.__dict__
         and not base.weight.requires_grad
     )
@@ -112,6 +113,10 @@ class AdapterTerm(NamedTuple):
 def run_group(layers: Sequence[LoraLinear], x: Tensor) -> tuple[Tensor, ...]:
     """The outputs of the layers of a group for an input."""
     terms = []
+    if own := [number for number, layer in enumerate(layers) if isinstance(layer.base_layer, AdaptedLinear)]:
+        earlier = [layers[number].base_layer for number in own]
+        factors = [layer.down_RI for layer in earlier], [layer.up_OR for layer in earlier]
+        terms.append(AdapterTerm(own, 1, False, *factors, None, 1.0))
     for name in dict.fromkeys(name for layer in layers for name in layer.active_adapters):
         own = [number for number, layer in enumerate(layers) if name in layer.lora_A]
         if not own:

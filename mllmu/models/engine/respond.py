@@ -19,7 +19,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from mllmu.core.records import BaseLogp, CandidateLogp, Response, Sample, TokenStats
+from mllmu.core.records import CandidateLogp, Response, Sample, TokenStats
 from mllmu.models import devices
 from mllmu.models.encoding import FEATURES, EncodedPrompt, Encoder, as_turn, grouped, image_features, shared_length
 from mllmu.models.engine import decode_graph, forward, plain, raw_prompt, visibility
@@ -167,31 +167,6 @@ def responses(
         candidates = {key: scored(i, each) for key, each in sample.candidates.items()}
         found.append(made.model_copy(update={"candidates": candidates, "tokens": stats[i] if stats else None}))
     return found
-
-
-def base_logps(
-    loaded: Loaded, samples: Sequence[Sample], responses: Sequence[Response], *, image_folder: Path, batch_size: int
-) -> Iterator[BaseLogp]:
-    """Log-probability of each reply behind its question (and image), summed over its tokens and the end, in nats.
-
-    Empty replies and replies to raw prompts are left out. The system prompt of the model that replied is not put before
-    the question: the base gets the same question as every model.
-
-    Args:
-        samples: the questions of the replies.
-        image_folder: the folder that the samples' image paths are relative to.
-    """
-    replies = {response.sample_id: response.text for response in responses if response.text.strip()}
-    answered = [sample for sample in samples if sample.id in replies and not sample.raw_prompt]
-
-    def run(batch: Sequence[Sample]) -> list[float]:
-        turns = [as_turn(sample, image_folder, "") for sample in batch]
-        return plain.score(loaded, turns, [(i, replies[sample.id]) for i, sample in enumerate(batch)])
-
-    for batch, logps in fitting(plan_batches(answered, batch_size), run):
-        for sample, logp in zip(batch, logps, strict=True):
-            num_tokens = len(loaded.encoder.reply(replies[sample.id]))
-            yield BaseLogp(sample_id=sample.id, logp=round(logp, 6), num_tokens=num_tokens)
 
 
 class Piece(NamedTuple):

@@ -25,14 +25,15 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from mllmu.config.recipe import ModelSection
-from mllmu.core.errors import ModelError, needs_extra
+from mllmu.core import process
+from mllmu.core.errors import ModelError, ProcessError, needs_extra
 from mllmu.core.records import ModelRef, Response, Sample
 from mllmu.core.runfolder import digest
 from mllmu.models.encoding import as_turn
 from mllmu.models.engine.raw_prompt import reply_text
 from mllmu.models.engine.respond import candidates_of, responses
 from mllmu.models.families import open_image
-from mllmu.models.loading import explain_load_faults, make_encoder, source_of
+from mllmu.models.loading import explain_load_faults, make_encoder, release_base, source_of
 from mllmu.models.modifiers import MODIFIER_FILE
 from mllmu.models.weights import WEIGHTS_FILE
 
@@ -171,6 +172,21 @@ def logp_of(prompt_logprobs: Sequence[Any], reply: Sequence[int]) -> float:
     """
     last = list(prompt_logprobs)[-len(reply) :]
     return sum(float(known[token].logprob) for known, token in zip(last, reply, strict=True))
+
+
+def start_engine(section: ModelSection, ref: ModelRef, settings: dict[str, Any]) -> VllmEngine:
+    """The engine of a run, which serves all models of the base of ``ref``.
+
+    Raises:
+        ProcessError: there are several processes; vLLM starts its own.
+    """
+    if process.count() > 1:
+        raise ProcessError(
+            "evaluate.backend: vllm starts its own processes. Run mllmu without torchrun, and name the GPUs by "
+            "evaluate.vllm: {tensor_parallel_size: 2}."
+        )
+    release_base()  # vLLM has one of its own
+    return VllmEngine(section, ModelRef(base=ref.base, revision=ref.revision), settings)
 
 
 def open_model(engine: VllmEngine, ref: ModelRef, run_folder: Path) -> VllmModel:
