@@ -15,7 +15,8 @@ from mllmu.config.load import parse
 from mllmu.config.recipe import ModelSection, Recipe
 from mllmu.core.errors import ModelError, RecipeError
 from mllmu.preflight.plan.facts import describe, image_sizes, known, known_models
-from mllmu.preflight.plan.plan import find_device, make_plan, training_peak
+from mllmu.preflight.plan.plan import make_plan, training_peak
+from mllmu.preflight.plan.rates import Device, MeasuredRates, Pace, find_device, pace_of
 
 LLAVA = "llava-hf/llava-1.5-7b-hf"
 
@@ -71,6 +72,56 @@ def test_stages_are_the_runs_own_and_more_teaching_takes_longer() -> None:
     longer = make_plan(recipe("tiny", finetune={"epochs": 10}), "cpu")
     assert longer.stages[0].hours == pytest.approx(2 * plan.stages[0].hours, rel=1e-3)
     assert longer.stages[-1] == plan.stages[-1]
+
+
+RATES = MeasuredRates(matmul=100, share=0.5, pass_s=0.4, write_s=0.05, row_s=0.001, model_s=3)
+
+
+def test_times_by_hand() -> None:
+    pace = Pace(Device(memory=80, tflops=200, gb_s=1000, measured=RATES), RATES, 32, "")
+    # 50e12 operations a second; 10 passes take 4 s at least
+    assert pace.training(100e12, passes=10, models=1) == pytest.approx(4 + 3)
+    assert pace.training(500e12, passes=10, models=2) == pytest.approx(10 + 2 * 3)
+    # half the layers are started in half the time
+    assert pace._replace(layers=16).training(50e12, passes=10, models=0) == pytest.approx(2)
+    # a step of 50 replies takes 0.05 + 50 * 0.001 s; reading 60 GB at 40 % of 1000 GB/s 0.15 s
+    asked = {"steps": 20, "rows": 50, "models": 1}
+    assert pace.evaluation(100e12, read_bytes=1e9, **asked) == pytest.approx(2 + 20 * 0.1 + 3)
+    assert pace.evaluation(100e12, read_bytes=60e9, **asked) == pytest.approx(2 + 20 * 0.15 + 3)
+
+
+def test_the_rates_of_the_measured_card_are_its_measurements() -> None:
+    """Seconds a step of 15 questions, and new tokens a second in batches of 64 and 256: measured, to 5 %."""
+    pace = pace_of("h200-141gb", 32)
+    assert pace.basis.startswith("rates measured on h200-141gb")
+    assert pace.training(0, passes=1, models=0) == pytest.approx(pace.rates.pass_s)
+    for rows in (64, 256):
+        second = 1 / (pace.rates.write_s + rows * pace.rates.row_s)
+        assert pace.evaluation(0, steps=second, rows=rows, read_bytes=0, models=0) == pytest.approx(1)
+
+
+def test_a_card_that_was_not_measured_is_scaled_and_the_plan_says_so() -> None:
+    card, other = pace_of("h200-141gb", 32), pace_of("rtx3090", 32)
+    assert other.rates.matmul == pytest.approx(card.rates.matmul * 71 / 989)
+    assert other.rates.row_s == pytest.approx(card.rates.row_s * 4800 / 936)
+    assert (other.rates.share, other.rates.pass_s) == (card.rates.share, card.rates.pass_s)
+    slow, fast = (make_plan(recipe(LLAVA), name) for name in ("rtx3090", "h200-141gb"))
+    assert slow.hours > 3 * fast.hours
+    assert "not measured on rtx3090: rates of h200-141gb, scaled" in slow.assumptions[1]
+    assert "rates measured on h200-141gb" in fast.assumptions[1]
+
+
+def test_models_steps_and_sides_take_their_time() -> None:
+    """500 people have 7,700 questions, 475 have 7,315, and 25 to forget 385; a small step takes the least time."""
+    methods = [{"name": name, "epochs": 1, "batch_size": 4} for name in ("ga", "grad_diff")]
+    published = {"source": {"name": "mllmu_bench", "path": "copy"}, "splits": {"forget_ratios": [0.05]}}
+    plan = make_plan(recipe(LLAVA, data=published, unlearn={"methods": methods}), "h200-141gb")
+    rates = find_device("h200-141gb").measured
+    assert rates is not None
+    taught, ga, grad_diff = (3600 * stage.hours for stage in plan.stages[:3])
+    assert taught == pytest.approx(5 * (1925 + 1829) * rates.pass_s + 2 * rates.model_s)
+    assert ga == pytest.approx(97 * rates.pass_s + rates.model_s)
+    assert grad_diff == pytest.approx(2 * 97 * rates.pass_s + rates.model_s)
 
 
 def test_an_unknown_device_and_an_unknown_model_say_what_there_is() -> None:

@@ -1,9 +1,8 @@
 """The plan of a recipe on a device: the memory, operations and time of every stage, and what to change if too much.
 
 Memory of a training step = weights + adapters (or trained weights) + optimiser + the most that a step allocates. The
-last part is simulated on the model's own code, see :mod:`mllmu.preflight.plan.simulate`; the rest is counted. Time is
-operations / (peak of the device * utilisation) for training and for reading prompts, and bytes of the weights / memory
-bandwidth for every token that is written.
+last part is simulated on the model's own code, see :mod:`mllmu.preflight.plan.simulate`; the rest is counted. Time
+follows from measured rates, see :mod:`mllmu.preflight.plan.rates`.
 """
 
 from __future__ import annotations
@@ -14,31 +13,20 @@ from typing import Any
 from pydantic import Field
 
 from mllmu.config.recipe import Finetune, Recipe, jobs
-from mllmu.core.errors import RecipeError, did_you_mean
 from mllmu.core.records import MODALITIES, Record
 from mllmu.data.tasks import task_of
 from mllmu.models.encoding import FEATURE_BYTES
 from mllmu.preflight.plan import workload as loads
-from mllmu.preflight.plan.facts import ModelFacts, describe, image_sizes, known
+from mllmu.preflight.plan.facts import ModelFacts, describe, image_sizes
+from mllmu.preflight.plan.rates import find_device, pace_of
 from mllmu.preflight.plan.simulate import step_cost
 from mllmu.preflight.plan.workload import Questions, feature_bytes
 from mllmu.training.batches import CAPACITY, SHARE, Group, arrange
 from mllmu.unlearning.base import Method
 
 GIB = 2**30
-TRAIN_UTILISATION = 0.35
-READ_UTILISATION = 0.35
-WRITE_UTILISATION = 0.4
 OVERHEAD = 1.06
 """What an allocator holds beyond what is alive."""
-
-
-class Device(Record):
-    """A device: memory in GiB, peak of dense operations in TFLOP/s, memory bandwidth in GB/s."""
-
-    memory: float
-    tflops: float
-    gb_s: float
 
 
 class PlannedStage(Record):
@@ -79,14 +67,6 @@ class RecipePlan(Record):
     hours: float
     advice: tuple[str, ...] = Field((), description="what to change, with what it would need then")
     assumptions: tuple[str, ...] = ()
-
-
-def find_device(name: str) -> Device:
-    """A device by name; an unknown one raises RecipeError with the nearest."""
-    devices = known("devices.yaml")
-    if name not in devices:
-        raise RecipeError(f"--device: no '{name}'.{did_you_mean(name, devices)} Known: {', '.join(devices)}.")
-    return Device.model_validate(devices[name])
 
 
 def make_plan(recipe: Recipe, device: str) -> RecipePlan:
@@ -135,6 +115,7 @@ class Planner:
         self.recipe, self.name, self.device = recipe, device, find_device(device)
         self.overhead = OVERHEAD if device != "cpu" else 1
         self.facts: ModelFacts = describe(recipe.model, device="cpu" if device == "cpu" else "cuda")
+        self.pace = pace_of(device, int(self.facts.text.num_hidden_layers))
         self.work = loads.of_recipe(recipe)
         size = int(recipe.data.portraits.settings.get("size", 336))
         self.image_tokens, self.patches = image_sizes(self.facts, size)
@@ -157,8 +138,8 @@ class Planner:
         sides = 2 if method and method.uses_retain else 1
         reference = method is not None and method.uses_reference
         models = 2 if method and method.needs_second_model(lora=section.lora is not None) else 1
-        questions = sum(self.work.training_questions(people, modality) for people in groups)
-        questions = round(questions * settings.epochs) * sides
+        asked = [self.work.training_questions(people, modality) for people in groups]
+        questions = round(sum(asked) * settings.epochs) * sides
         trained = facts.trainable(section.lora) * (4 if section.lora else facts.width)
         part = min(batch, section.micro_batch_size or batch)  # questions that are run at once
         sequences, tokens = self.shape(part, modality, settings.questions_together)
@@ -172,6 +153,7 @@ class Planner:
         seen = 0 if modality == "text" or not facts.packs else feature_bytes(facts, self.work.people, self.image_tokens)
         # without adapters the trained weights are among the weights already
         weights = models * facts.resident - (0 if section.lora else trained)
+        passes = sum(-(-count // batch) for count in asked) * settings.epochs * sides * -(-batch // part)
         flop = questions * (cost.both + cost.forward * reference) / part
         flop += self.vision_flop(stage, questions, modality)
         return self._line(
@@ -179,7 +161,7 @@ class Planner:
             what,
             peak=training_peak(weights, trained, step) + seen,
             flop=flop,
-            seconds=flop / (self.device.tflops * 1e12 * TRAIN_UTILISATION),
+            seconds=self.pace.training(flop, passes=passes, models=len(asked)),
             tokens=questions * sequences * tokens / part,
             weights=weights / GIB,
             trained=trained / GIB,
@@ -238,14 +220,19 @@ class Planner:
         written = sum(people * len(MODALITIES) * size.questions * size.reply_tokens for size in sizes)
         looks = people * (1 if self._remembers(people) else num_models)
         flop = num_models * 2 * (facts.parameters - facts.vision) * (read + written) + looks * self.look_flop
-        steps = num_models * written / batch * 1.5
-        writing = steps * (facts.resident + held.cache) / (device.gb_s * 1e9 * WRITE_UTILISATION)
+        loaded = num_models * len(self.work.forgotten)
         return self._line(
             "evaluate",
             f"{num_models} models, batches of {batch}{' (auto)' if evaluate.batch_size == 'auto' else ''}",
             peak=facts.resident + sum(held),
             flop=flop,
-            seconds=flop / (device.tflops * 1e12 * READ_UTILISATION) + writing,
+            seconds=self.pace.evaluation(
+                flop,
+                steps=num_models * written / batch * 1.5,
+                rows=batch,
+                read_bytes=facts.resident + held.cache,
+                models=loaded,
+            ),
             tokens=num_models * (read + written),
             weights=facts.resident / GIB,
             activations=held.passing / GIB,
@@ -292,6 +279,5 @@ class Planner:
         return (
             f"{self.work.people} people, {self.work.trained:g} training questions each and modality; "
             f"{self.image_tokens} image tokens; question, template and answer about {tokens} tokens",
-            f"time at {TRAIN_UTILISATION:.0%} of {self.device.tflops:g} TFLOP/s; writing at {WRITE_UTILISATION:.0%} of "
-            f"{self.device.gb_s:g} GB/s; reading data, drawing images and saving are not counted",
+            f"{self.pace.basis}; reading data, drawing images and saving are not counted",
         )
