@@ -224,6 +224,7 @@ def shared_length(prompts: Sequence[Sequence[int]]) -> int:
     return next(differ, min(len(prompt) - 1 for prompt in prompts))
 
 
+_identities: WeakKeyDictionary[Any, tuple[tuple[Any, ...], str]] = WeakKeyDictionary()
 _digests: WeakKeyDictionary[Any, tuple[tuple[Any, ...], bytes]] = WeakKeyDictionary()
 
 
@@ -293,13 +294,16 @@ def _features(loaded: Loaded, image: Path, parts: Sequence[Any]) -> Tensor:
 
 def _identity(parts: Sequence[Any]) -> str:
     """SHA-256 of the weights that images go through; those that models share are read once, unless written to since."""
-    hasher = hashlib.sha256()
-    for tensor in (tensor for part in parts for tensor in (*part.parameters(), *part.buffers())):
-        storage, state = tensor.untyped_storage(), (tensor._version, tensor.storage_offset(), tensor.shape)
-        known, digest = _digests.get(storage, ((), b""))
-        if known != state:
-            content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-            digest = hashlib.sha256(content).digest()
-            _digests[storage] = (state, digest)
-        hasher.update(digest)
-    return hasher.hexdigest()
+    tensors = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
+    state = tuple((id(tensor), tensor._version) for tensor in tensors)
+    if _identities.get(parts[0], ((), ""))[0] != state:
+        _identities[parts[0]] = (state, hashlib.sha256(b"".join(map(_digest, tensors))).hexdigest())
+    return _identities[parts[0]][1]
+
+
+def _digest(tensor: Tensor) -> bytes:
+    storage, state = tensor.untyped_storage(), (tensor._version, tensor.storage_offset(), tensor.shape)
+    if _digests.get(storage, ((), b""))[0] != state:
+        content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        _digests[storage] = (state, hashlib.sha256(content).digest())
+    return _digests[storage][1]
