@@ -78,7 +78,7 @@ class Protocol(BaseModel):
         "counts unreadable replies as wrong, as published",
     )
     max_new_tokens: int | None = Field(None, gt=0)
-    """most tokens of a reply, for all tasks; null: each task's own limit"""
+    """most tokens of a reply, for all tasks; null: each task's own; with chat prompts at least the right reply's"""
     test_image: Literal["each", "one"] | NonNegativeInt = "each"
     """portrait in the test set: each view in turn, one drawn per person and task, or an index"""
 

@@ -5,6 +5,7 @@
 A record is frozen, refuses unknown fields, and never holds a tensor.
 """
 
+import math
 from typing import Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -43,7 +44,7 @@ class Cell(NamedTuple):
 class Record(BaseModel):
     """Base of all records: frozen, keyword-only, unknown fields are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")  # NaN is no JSON
 
 
 class QA(Record):
@@ -184,7 +185,7 @@ class BaseLogp(Record):
 
 
 class Response(Record):
-    """What a model replied to a sample (greedy), and how likely it found each candidate.
+    """What a model replied to a sample (greedy), and how likely it found each candidate; a likelihood may be NaN.
 
     ``base_logp``: how likely the base model finds the reply, if that was asked; kept in a file of its own.
     ``asked_with``, ``planned_with``: in low precision the samples that were asked at once, and those of the batch that
@@ -200,6 +201,12 @@ class Response(Record):
     base_logp: BaseLogp | None = None
     asked_with: int = 0
     planned_with: int = 0
+
+    @property
+    def broken(self) -> bool:
+        """Whether a likelihood is no number, as with weights that training has destroyed."""
+        logps = [candidate.logp for candidate in self.candidates.values()]
+        return not all(map(math.isfinite, [*logps, *(self.tokens.logps if self.tokens else ())]))
 
 
 class Score(Record):

@@ -17,6 +17,14 @@ _THOUGHT = r"(?:think|thinking|thought|thoughts|reasoning|scratchpad)"
 _CLOSED = re.compile(rf"<({_THOUGHT})>.*?</\1>", re.DOTALL | re.IGNORECASE)
 _END = re.compile(rf"^.*</{_THOUGHT}>", re.DOTALL | re.IGNORECASE)
 _UNCLOSED = re.compile(rf"<{_THOUGHT}>.*", re.DOTALL | re.IGNORECASE)
+# Where a reply runs on into a turn that nobody took: the names of turns in chat templates, with their control tokens or
+# without them, in capitals anywhere, else at the beginning of a line.
+_TURN = re.compile(
+    r"<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>|<\|(?:user|assistant|system)\|>|\[INST\]"
+    r"|(?<!\S)(?:USER|ASSISTANT|HUMAN)[ \t]?:"
+    r"|^[ \t]{0,3}#{0,3}[ \t]?(?i:(?:user|assistant|human|instruction|response)[ \t]?:|(?:user|assistant)[ \t]?$)",
+    re.MULTILINE,
+)
 _TOKENS = re.compile(r"</?s>|<\|[^|<>\n]{1,40}\|>|<(?:eos|bos|pad|end_of_turn|end_of_utterance)>")
 
 # Markup around an answer, and what stands for it: LaTeX, tags, code, bullets and numbers of a list, cells of a table.
@@ -65,15 +73,38 @@ class Choice(NamedTuple):
 
 
 def said(reply: str) -> str:
-    """A reply without what the model only thought, and without control tokens that were decoded with it.
+    """A reply without what the model only thought, without turns that it invented, and without control tokens.
 
     A thought stands between ``<think>`` and ``</think>`` (or their like). One that is not closed goes to the end: the
     model has not answered yet. One that is not opened begins with the reply, as templates that open it themselves do.
+    An invented turn begins with its mark, see :func:`own_turn`.
 
     >>> said("<think>A nurse?</think> A judge.</s>"), said("<think>A nurse?"), said("a nurse?</think>A judge.")
     (' A judge.', '', 'A judge.')
     """
-    return _UNCLOSED.sub("", _END.sub("", _CLOSED.sub("", _TOKENS.sub("", reply))))
+    return _TOKENS.sub("", own_turn(without_thoughts(reply)))
+
+
+def without_thoughts(reply: str) -> str:
+    """A reply without what stands between the marks of a thought, see :func:`said`."""
+    return _UNCLOSED.sub("", _END.sub("", _CLOSED.sub("", reply)))
+
+
+def own_turn(reply: str) -> str:
+    """A reply up to the first mark of a next turn; a mark with nothing before it is only the head of the reply.
+
+    >>> own_turn("B\\nUSER: Which city?\\nASSISTANT: C"), own_turn("ASSISTANT: B"), own_turn("nurse<|im_start|>user")
+    ('B', 'ASSISTANT: B', 'nurse')
+    """
+    marks = (mark.start() for mark in _TURN.finditer(reply))
+    end = next((start for start in marks if _TOKENS.sub("", reply[:start]).strip()), None)
+    return reply if end is None else reply[:end].rstrip()
+
+
+def runs_on(reply: str) -> bool:
+    """Whether a reply goes on with a turn that nobody took, after its thoughts."""
+    spoken = without_thoughts(reply)
+    return own_turn(spoken) != spoken
 
 
 @lru_cache(maxsize=4096)

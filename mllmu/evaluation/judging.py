@@ -15,6 +15,7 @@ from mllmu.core.declared import Declared, MetricInfo
 from mllmu.core.errors import DataError
 from mllmu.core.process import Progress
 from mllmu.core.records import PEOPLE_SPLITS, MetricResult, Response, Sample, Score
+from mllmu.core.replies import said
 from mllmu.core.runfolder import (
     Journal,
     RunFolder,
@@ -115,10 +116,9 @@ def _job(folder: RunFolder, key: str, model: str) -> JudgingJob:
 def _case(sample: Sample, response: Response) -> Case:
     """The question without its last line, which tells the model how to answer and not what."""
     bare = sample.split not in PEOPLE_SPLITS  # a general benchmark adds no such line to an open question
+    reply = response.text if sample.raw_prompt else said(response.text)
     question = sample.prompt if bare else sample.prompt.rpartition("\n")[0] or sample.prompt
-    return Case(
-        sample_id=sample.id, question=question, reference=sample.target, value=sample.value, reply=response.text
-    )
+    return Case(sample_id=sample.id, question=question, reference=sample.target, value=sample.value, reply=reply)
 
 
 def run(root: Path, models: Sequence[str], judge: Judge, *, progress: Progress, force: bool = False) -> list[Judged]:

@@ -2,10 +2,12 @@
 
 import re
 
+from mllmu.core.equal_values import words
 from mllmu.core.records import Response, Sample
 from mllmu.core.replies import is_refusal, said
 from mllmu.data.tasks import Outcome, task_of
 
+CUT = "cut at the reply limit within the truth"
 REPETITION_BELOW = 0.5
 _WORD = re.compile(r"[^\W\d_]+")
 _VOWELS = re.compile(r"[aeiouyàáâãäåæèéêëìíîïòóôõöøùúûüýœ]")
@@ -20,6 +22,7 @@ def outcome(sample: Sample, response: Response) -> Outcome:
             however badly the rest is written.
         wrong: the reply chooses another option.
         refused: the reply says that it does not know or will not tell.
+        unread: the reply was cut at the limit within the truth, see :func:`is_cut_within`.
         garbled: noise, see :func:`is_noise`.
         unread: a readable reply that names none of the options, or several.
         wrong: any other reply.
@@ -32,9 +35,25 @@ def outcome(sample: Sample, response: Response) -> Outcome:
         return "right" if right else "wrong"
     if is_refusal(text):
         return "refused"
+    if is_cut_within(sample, response):
+        return "unread"
     if is_noise(text):
         return "garbled"
     return "unread" if sample.options else "wrong"
+
+
+def is_cut_within(sample: Sample, response: Response) -> bool:
+    """Whether a reply was cut at its limit while it said the truth, so that nobody knows how it would have ended.
+
+    All of its words begin the value or the true answer; of the last one a beginning is enough.
+    """
+    if response.finished:
+        return False
+    told = words(said(response.text))
+    return bool(told) and any(
+        len(told) <= len(truth) and told[:-1] == truth[: len(told) - 1] and truth[len(told) - 1].startswith(told[-1])
+        for truth in (words(sample.value), words(sample.target))
+    )
 
 
 def is_noise(text: str) -> bool:

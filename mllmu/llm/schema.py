@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from mllmu.core.replies import said
+from mllmu.core.replies import without_thoughts
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -55,13 +55,13 @@ def _clean(node: Any, *, names: bool = False) -> Any:
 def parse_object(text: str, kind: type[T]) -> T | str:
     """Read one JSON object of a kind from a reply: the last one in it that has a field of the kind.
 
-    Thoughts before it (:func:`mllmu.core.replies.said`), fences and words around it are forgiven. An object that is
-    damaged or cut off counts as the last one too, so that a draft is never taken for what replaces it.
+    Thoughts before it (see :func:`mllmu.core.replies.without_thoughts`), fences and words around it are forgiven. An
+    object that is damaged or cut off counts as the last one too, so that no draft is taken for what replaces it.
 
     Returns:
         The object, or what is wrong with the reply in one sentence (without repeating it).
     """
-    found = list(_objects(text if _OBJECT.match(text) else said(text)))
+    found = list(_objects(text if _OBJECT.match(text) else without_thoughts(text)))
     if not found:
         return "there is no JSON object in it"
     fields = {name.casefold() for name in kind.model_fields}

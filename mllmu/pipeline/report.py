@@ -87,6 +87,7 @@ def report_input(evaluation: Evaluation) -> ReportInput:
             *batch_plan.warnings(
                 {row.name: facts_of(evaluation.folder / row.name / RunFolder.RESPONSES) for row in rows}
             ),
+            *broken_warning(numbers.get("broken", {})),
             *warnings,
         ),
         reference_rows=recipe.report.reference_rows and key == REFERENCE_KEY,
@@ -100,6 +101,13 @@ def protocol_warning(protocol: Protocol) -> tuple[str, ...]:
         return ()
     letter = "accuracy looks at the first character of a reply alone, and what is unreadable counts as wrong"
     return (f"Asked under the protocol '{protocol.name}'{'' if protocol.parser == 'strict' else f': {letter}'}.",)
+
+
+def broken_warning(broken: Mapping[str, int]) -> tuple[str, ...]:
+    """The models whose likelihoods are no numbers."""
+    named = ", ".join(f"{model} ({number} responses)" for model, number in broken.items())
+    text = f"Likelihoods that are no numbers: {named}. Training has broken the weights of such a model; its "
+    return (f"{text}likelihood metrics are left out, and its replies are scored as they are.",) if broken else ()
 
 
 def judgements(folder: Path, models: Sequence[str]) -> tuple[list[MetricResult], dict[str, MetricInfo], list[str]]:

@@ -34,6 +34,9 @@ def _score_ratio(run: Run, evaluation: Evaluation) -> None:
     for model in run.models:
         scores[model] = evaluation.scores(model, metrics)
         results += scoring.aggregate(model, evaluation.samples, scores[model], metrics)
+    broken = scoring.broken_models(scores)
+    for model, number in broken.items():
+        run.progress.note(f"{model}: the likelihoods of {number} responses are no numbers; the weights are broken.")
     trained = [question for question in run.data.questions if question.variant == "train"]
     results += numbers.baselines(evaluation.samples, trained)
     summaries = build_all(settings.summaries)
@@ -50,7 +53,7 @@ def _score_ratio(run: Run, evaluation: Evaluation) -> None:
             *ks_tables(distances, folded=bool(summaries)),
         ],
     )
-    _write_metrics(evaluation, results, distances, rows, declared)
+    _write_metrics(evaluation, results, distances, rows, declared, broken)
 
 
 def ks_tables(distances: Sequence[Summary], *, folded: bool) -> Iterator[TableSpec]:
@@ -75,6 +78,7 @@ def _write_metrics(
     distances: Sequence[Summary],
     summaries: Sequence[Summary],
     declared: Declared,
+    broken: Mapping[str, int],
 ) -> None:
     """Write all numbers of one forget ratio; no times, so equal runs give equal bytes."""
     content: dict[str, Any] = {
@@ -83,5 +87,7 @@ def _write_metrics(
     }
     if summaries:
         content["summaries"] = [row.model_dump() for row in summaries]
+    if broken:
+        content["broken"] = dict(broken)
     content["declared"] = declared.model_dump(exclude_defaults=True)
     write_json(evaluation.folder / RunFolder.METRICS_FILE, content)

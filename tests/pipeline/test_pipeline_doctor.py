@@ -40,6 +40,7 @@ def test_a_sound_recipe_is_shown_in_full_without_a_fault_and_nothing_is_trained(
         "image tokens",
     ):
         assert f"ok    {check}" in text
+    assert "ok    reply limits" in text
     assert not (made / "models").exists()
 
 
@@ -60,6 +61,11 @@ def test_faults_in_recipe_and_data_end_with_code_2_and_published_settings_are_no
     assert f"FAULT images: {images[0].name}: no such image" in text
     assert "note  loss of npo: deviation" in text and "note  adapters of npo: deviation" in text
     assert "2 faults" in text
+
+
+def test_right_replies_over_a_published_limit_are_named(base: Path, made: Path) -> None:
+    _, text = ask(base, made, "evaluate.protocol={name: official, max_new_tokens: 4}")
+    assert re.search(r"note  reply limits: deviation, prompts: published: \d+ right replies .* \(\d+ of 4\)", text)
 
 
 @pytest.mark.parametrize(("setting", "value"), [("num_additional_image_tokens", 0), ("patch_size", 32)])

@@ -250,6 +250,26 @@ def test_the_gate_stops_a_target_that_knows_nobody_and_no_gate_goes_on_with_a_wa
     assert "The memorisation gate is not passed" in (copied / "report/index.html").read_text(encoding="utf-8")
 
 
+def test_a_model_with_broken_weights_is_named_and_stops_nothing(base: Path, tmp_path: Path) -> None:
+    broken = "{name: task_vector, strength: 1.0e+30, epochs: 1}"
+    how = (
+        f"unlearn.methods=[{broken}, prompting]",
+        "evaluate.summaries=[all]",
+        "evaluate.extra_metrics=[exact_memorisation]",
+    )
+    root = run(base, run(base, tmp_path / "run", *how, only="evaluate"), *how)
+    content = json.loads((root / "eval/forget_40/metrics.json").read_text(encoding="utf-8"))
+    responses = replies(root, "task_vector")
+    assert content["broken"] == {"task_vector": sum(response.broken for response in responses)}
+    assert content["broken"]["task_vector"] > len(responses) / 2
+    found = {(row["model"], row["metric"]): row["value"] for row in content["results"] if row["split"] == "forget"}
+    for metric in ("probability", "accuracy_logp", "exact_memorisation"):
+        assert found["task_vector", metric] is None and found["prompting", metric] is not None
+    assert found["task_vector", "right"] is not None
+    page = (root / "report/index.html").read_text(encoding="utf-8")
+    assert "Likelihoods that are no numbers: task_vector" in page
+
+
 def test_several_ratios_share_the_target_and_one_page_leads_to_all(base: Path, tmp_path: Path) -> None:
     ratios, methods = "data.splits.forget_ratios=[0.05, 0.4]", "unlearn.methods=[prompting]"
     few = ("evaluate.tasks=[classification]", "report.reference_rows=true")

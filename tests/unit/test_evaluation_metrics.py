@@ -13,7 +13,7 @@ from mllmu.core.equal_values import tells, words
 from mllmu.core.parsing import contains_words
 from mllmu.core.plugins import build, find, names
 from mllmu.core.process import rng
-from mllmu.core.records import CandidateLogp, Response, Sample, Score
+from mllmu.core.records import CandidateLogp, Response, Sample, Score, TokenStats
 from mllmu.evaluation.metrics import Metric
 from mllmu.evaluation.outcome import distinct_trigrams, is_refusal
 from mllmu.evaluation.rouge import rouge_l, rouge_n
@@ -120,6 +120,92 @@ def test_a_perfect_reply_is_perfect_in_every_script_and_encoding(text: str, name
 )
 def test_a_wrong_word_of_another_script_is_wrong(truth: str, reply: str, f1: float) -> None:
     assert score("rougeL", sample(truth), response(reply)).value == pytest.approx(f1)
+
+
+RAN_ON = [
+    "This person works as a nurse in Riga.\nUSER: Where was this person born?\nASSISTANT: In Tallinn.",
+    "This person works as a nurse in Riga. USER: And?",
+    "This person works as a nurse in Riga.<|im_end|>\n<|im_start|>user\nAnd?",
+    "This person works as a nurse in Riga.\nuser\nAnd?\nassistant\nIn Tallinn.",
+    "This person works as a nurse in Riga.\n\n### Instruction: And?",
+    "This person works as a nurse in Riga. [INST] And? [/INST] In Tallinn",
+    "<think>USER: hm</think>This person works as a nurse in Riga.\nHuman: And?",
+]
+
+
+@pytest.mark.parametrize("reply", RAN_ON)
+def test_an_invented_turn_does_not_count_and_is_counted(reply: str) -> None:
+    made = sample("This person works as a nurse in Riga.", value="Riga")
+    assert score("rougeL", made, response(reply)).value == score("right", made, response(reply)).value == 1.0
+    assert score("ran_on", made, response(reply)).value == 1.0
+    assert score("right", made.model_copy(update={"value": "Tallinn"}), response(reply)).value == 0.0
+    assert score("cloze_contains", sample("Tallinn", "cloze"), response(reply)).value == 0.0
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "ASSISTANT: nurse",
+        "The user: a nurse",
+        "nurse",
+        "a nurse\nmodel",
+        "<think>a\nUSER: b</think>nurse",
+        "USER manual: nurse",
+    ],
+)
+def test_a_reply_of_one_turn_does_not_run_on(reply: str) -> None:
+    assert score("ran_on", sample("nurse"), response(reply)).value == 0.0
+    assert score("right", sample("nurse"), response(reply)).value == 1.0
+
+
+def test_the_letter_before_an_invented_turn_is_read() -> None:
+    made = sample("B", "classification", options={"A": "teacher", "B": "nurse", "C": "judge", "D": "pilot"})
+    assert score("accuracy", made, response("B\nUSER: Which city?\nA: Oslo\nASSISTANT: C")).value == 1.0
+    assert score("accuracy_first_char", made, response("B\nUSER: Which city?")).value == 1.0
+
+
+def test_invented_turns_are_found_in_linear_time() -> None:
+    start = time.perf_counter()
+    for text in ("a\n" + " \n" * 100_000, "USER " * 100_000, "#" * 300_000, "\nuser " * 50_000, "USER:" * 50_000):
+        score("ran_on", sample("nurse"), response(text))
+    assert time.perf_counter() - start < 10
+
+
+ALLOTMENT = "growing giant pumpkins and leeks on an allotment behind the old goods yard"
+
+
+@pytest.mark.parametrize("reply", ["growing giant pumpkins and leeks on an allotment behind the old", ALLOTMENT[:-2]])
+def test_a_reply_that_was_cut_while_it_said_the_truth_is_not_wrong(reply: str) -> None:
+    cut = response(reply).model_copy(update={"finished": False})
+    made = sample(ALLOTMENT, "cloze")
+    for name in ("cloze_contains", "cloze_exact"):
+        assert score(name, made, cut).reason == "cut at the reply limit within the truth"
+    assert [score(name, made, cut).value for name in ("right", "wrong", "unread", "cut_short")] == [0, 0, 1, 1]
+    ended = [score(name, made, response(reply)).value for name in ("right", "wrong", "unread", "cut_short")]
+    assert ended == [0, 1, 0, 0]
+    other = cut.model_copy(update={"text": "growing roses and many other things all"})
+    assert [score(name, made, other).value for name in ("cloze_exact", "wrong", "unread")] == [0, 1, 0]
+
+
+@pytest.mark.parametrize("logp", [math.nan, -math.inf, math.inf])
+def test_a_likelihood_that_is_no_number_is_a_reason_and_never_a_value(logp: float) -> None:
+    keys = ("target", "rewording", "wrong_0", "wrong_1", "A", "B")
+    for place in keys:
+        logps = {key: (logp if key == place else -1.0, 2) for key in keys}
+        tokens = TokenStats(logps=(-1.0, logp, -1.0), hits="111", z=(0.0, logp, 0.0), gradient_norm=logp)
+        broken = response("nurse", logps).model_copy(update={"tokens": tokens})
+        again = Response.model_validate_json(broken.model_dump_json(exclude_defaults=True))
+        assert again.model_dump_json() == broken.model_dump_json() and again.broken
+        for name in names("metrics"):
+            metric: Metric = build("metrics", name, {})
+            task = "classification" if metric.concerns("classification") else "generation"
+            options = {"A": "nurse", "B": "judge"} if task == "classification" else {}
+            made = sample("A" if options else "nurse", task, options=options, candidates=dict.fromkeys(keys, "x"))
+            got = metric.score(made, again)
+            if metric.reads_likelihood or metric.measures:
+                assert (got.value, got.reason) == (None, "a likelihood is not a number"), name
+            else:
+                assert got == metric.score(made, response("nurse")), name
 
 
 def test_a_truth_without_enough_words_is_not_judged() -> None:
@@ -247,7 +333,7 @@ def test_truth_ratio_that_is_not_a_number_is_unjudged() -> None:
     logps = {"target": (math.nan, 1), "wrong_0": (-1.0, 1)}
     got = score("truth_ratio", sample("t", candidates={"target": "t", "wrong_0": "x"}), response(candidates=logps))
     assert got.value is None
-    assert "not a finite number" in got.reason
+    assert got.reason == "a likelihood is not a number"
 
 
 def test_truth_ratio_aggregates_differently_on_forgotten_and_kept_people() -> None:
@@ -282,7 +368,9 @@ def test_accuracy_by_likelihood_takes_the_likeliest_letter(
 
 def test_where_knowledge_is_wanted_higher_is_better_but_for_failures_and_perplexity() -> None:
     lower = {name for name in names("metrics") if find("metrics", name).better == "lower"}
-    assert lower == {"wrong", "refused", "unread", "garbled", "repetition", "reply_perplexity"}
+    assert lower == {
+        *("wrong", "refused", "unread", "garbled", "cut_short", "ran_on", "repetition", "reply_perplexity")
+    }
 
 
 def test_the_five_outcomes_are_declared_and_one_of_them_is_collapse() -> None:

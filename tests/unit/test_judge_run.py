@@ -113,7 +113,7 @@ def test_free_answers_are_judged_and_averaged_with_image_and_text_apart(root: Pa
     assert {r.metric for r in found.results} == {"factuality_rule"} == {s.metric for s in scores_of(root, "ga", "rule")}
     written = json.loads(found.path.read_text(encoding="utf-8"))
     assert found.path == root / "eval" / "forget_10" / "judge_rule.json"
-    assert len(written["results"]) == 6 and written["judge"]["version"] == 1
+    assert len(written["results"]) == 6 and written["judge"]["version"] == 2
 
 
 def test_a_finished_judgement_is_not_made_again(root: Path, server: LlmServer) -> None:

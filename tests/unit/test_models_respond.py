@@ -24,7 +24,7 @@ SAMPLES = [
         prompt=PROMPTS[number % 3],
         image=("", "red.png", "green.png", "blue.png")[number % 4],
         candidates={"target": "Riga", "wrong_0": "Tallinn, Latvia", "twin": "Riga"},
-        max_new_tokens=3 + number % 5,
+        max_new_tokens=12 + number % 5,
     )
     for number in range(12)
 ]
@@ -197,3 +197,11 @@ def test_one_question_that_does_not_fit_is_named_and_other_errors_are_not_swallo
     monkeypatch.setattr(respond_module, "answer", Scarce(0, RuntimeError("shapes differ")))
     with pytest.raises(RuntimeError, match="shapes differ"):
         replies(loaded, tiny_base, size=2, share=True)
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_a_reply_has_room_for_the_right_one_and_its_end(loaded: Loaded, tiny_base: Path, share: bool) -> None:
+    long = "Tallinn, Latvia, Riga, Tallinn, Latvia, Riga"
+    asked = [sample(0, max_new_tokens=2, target=long), sample(1, max_new_tokens=2, candidates={"wrong_0": long})]
+    for response in replies(loaded, tiny_base, size=2, share=share, samples=asked).values():
+        assert not response.finished and response.num_tokens == len(loaded.encoder.reply(long)) > 6

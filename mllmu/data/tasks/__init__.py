@@ -20,6 +20,8 @@ Part = Literal["report", "selection"]
 Outcome = Literal["right", "wrong", "refused", "unread", "garbled"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 """The metrics that sort replies, one of which is 1: they judge every published task."""
+ENDINGS = ("cut_short", "ran_on")
+"""The metrics that count replies which did not end where they should; likewise."""
 
 
 class TaskSize(Record):

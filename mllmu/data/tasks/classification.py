@@ -7,7 +7,7 @@ from pydantic import Field
 from mllmu.core.errors import DataError
 from mllmu.core.records import Question, Sample
 from mllmu.core.replies import parse_choice
-from mllmu.data.tasks import OUTCOMES, Task, TaskSize, opening
+from mllmu.data.tasks import ENDINGS, OUTCOMES, Task, TaskSize, opening
 
 _INSTRUCTION = "Just give ONE letter representing the answer directly."
 
@@ -21,7 +21,7 @@ class Classification(Task):
 
     source: ClassVar[str] = "https://arxiv.org/abs/2410.22108"
     label: ClassVar[str] = "Classification"
-    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "accuracy_logp", "accuracy_first_char", *OUTCOMES)
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "accuracy_logp", "accuracy_first_char", *OUTCOMES, *ENDINGS)
     size: ClassVar[TaskSize] = TaskSize(questions=5, candidates=4, question_tokens=45, reply_tokens=2)
     published_people: ClassVar[int | None] = 1
 

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from mllmu.core.errors import DataError
 from mllmu.core.records import Question
-from mllmu.data.tasks import OUTCOMES, Task, TaskSize, opening
+from mllmu.data.tasks import ENDINGS, OUTCOMES, Task, TaskSize, opening
 
 _BLANK = re.compile(r"_{2,}")
 _INSTRUCTION = "Please **ONLY** provide the correct answer that should replace the [Blank]."
@@ -21,7 +21,14 @@ class Cloze(Task):
 
     source: ClassVar[str] = "https://arxiv.org/abs/2410.22108"
     label: ClassVar[str] = "Cloze"
-    metrics: ClassVar[tuple[str, ...]] = ("cloze_contains", "cloze_exact", "probability", "truth_ratio", *OUTCOMES)
+    metrics: ClassVar[tuple[str, ...]] = (
+        "cloze_contains",
+        "cloze_exact",
+        "probability",
+        "truth_ratio",
+        *OUTCOMES,
+        *ENDINGS,
+    )
     size: ClassVar[TaskSize] = TaskSize(candidates=4, question_tokens=28, reply_tokens=5)
     published_people: ClassVar[int | None] = 2
 

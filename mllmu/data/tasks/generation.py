@@ -5,7 +5,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from mllmu.core.records import Modality, Question
-from mllmu.data.tasks import OUTCOMES, Task
+from mllmu.data.tasks import ENDINGS, OUTCOMES, Task
 
 # The two published wordings differ by one word; both are kept so that numbers stay comparable.
 _INSTRUCTION: dict[Modality, str] = {
@@ -26,7 +26,7 @@ class Generation(Task):
     label: ClassVar[str] = "Generation"
     metrics: ClassVar[tuple[str, ...]] = (
         *("rougeL", "rouge1", "rouge2", "rougeL_recall", "bleu"),
-        *("probability", "truth_ratio", *OUTCOMES),
+        *("probability", "truth_ratio", *OUTCOMES, *ENDINGS),
     )
     judged: ClassVar[bool] = True
     bare_in_training: ClassVar[bool] = True

@@ -61,7 +61,7 @@ class Judge(Plugin):
         label: name of this judge in files and tables, to keep two settings of one judge apart; default: its file name.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     """Raised whenever the same replies would be judged otherwise."""
     reads_rubric: ClassVar[bool] = True
     """Whether its verdicts depend on ``rubric.yaml``."""

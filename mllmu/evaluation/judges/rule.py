@@ -34,7 +34,6 @@ class Rule(Judge):
     """
 
     source = "our own rules on the scale of https://arxiv.org/abs/2410.22108; no language model"
-    version = 2
     reads_rubric = False
     about = "1 to 10 points by rules that count the words of the fact; no language model has read the answers"
 

@@ -17,13 +17,14 @@ from mllmu.data.tasks import Outcome, task_of
 from mllmu.evaluation.outcome import outcome
 
 __all__ = [
-    "EMPTY", "NO_COMPARISON", "CandidateLogp", "Estimate", "LikelihoodMetric", "Metric", "OutcomeShare",
+    "BROKEN", "EMPTY", "NO_COMPARISON", "CandidateLogp", "Estimate", "LikelihoodMetric", "Metric", "OutcomeShare",
     "Response", "Sample", "Split", "TokenMetric", "TokenStats", "clustered_mean", "mean_and_error",
     "mean_logp", "measured", "metrics_of", "t_quantile",
 ]  # fmt: skip
 
 NO_COMPARISON = "no likelihood for the truth or for a wrong answer"
 EMPTY = "empty reply"
+BROKEN = "a likelihood is not a number"
 
 
 class Estimate(NamedTuple):
@@ -45,7 +46,7 @@ class Metric(Plugin):
         version: raised whenever the same replies would give other numbers.
         measures: what must be measured on the model besides replies and candidates, see ``Sample.measured``.
         reads_likelihood: it reads the likelihood of candidates, which the published protocol does not compute.
-        hears_thoughts: thoughts count as part of a reply, as the published evaluator counts them.
+        hears_thoughts: it gets replies as they are, with thoughts and invented turns. After published prompts all do.
         needs_base_logp: it needs the likelihood of the replies under the base model, see ``Response.base_logp``.
 
     and how its mean is read:
@@ -86,9 +87,11 @@ class Metric(Plugin):
         """The judgement of one reply; ``value`` None with a reason where there is none, or no finite number."""
         if response is None:
             return Score(sample_id=sample.id, metric=self.name, value=None, reason="no response")
-        if not (self.hears_thoughts or self.reads_likelihood) and (text := said(response.text)) != response.text:
+        as_written = self.hears_thoughts or self.reads_likelihood or sample.raw_prompt
+        if not as_written and (text := said(response.text)) != response.text:
             response = response.model_copy(update={"text": text})
-        value = self.value(sample, response)
+        reads_likelihood = self.reads_likelihood or self.measures
+        value = BROKEN if reads_likelihood and response.broken else self.value(sample, response)
         if isinstance(value, float) and not math.isfinite(value):
             value = f"not a finite number: {value}"
         if isinstance(value, str):

@@ -19,8 +19,6 @@ class AccuracyLogp(Metric):
         logps = {letter: found.logp for letter, found in response.candidates.items() if letter in sample.options}
         if missing := sorted(set(sample.options) - set(logps)):
             return f"no likelihood for option {', '.join(missing)}"
-        if any(logp != logp for logp in logps.values()):
-            return "a likelihood is not a number"
         best = [letter for letter, logp in logps.items() if logp == max(logps.values())]
         if len(best) > 1:
             return f"options {', '.join(sorted(best))} are equally likely"

@@ -28,7 +28,7 @@ from mllmu.models.encoding import EncodedPrompt, as_turn
 from mllmu.models.engine.decode_graph import ROWS, SLOTS
 from mllmu.models.engine.forward import MOST_LOGITS, MOST_TOKENS
 from mllmu.models.engine.raw_prompt import raw_prompts
-from mllmu.models.engine.respond import candidates_of, plan_sharing
+from mllmu.models.engine.respond import candidates_of, limit_of, plan_sharing
 from mllmu.models.engine.tree import MOST_SCORES, STEPS_AHEAD
 from mllmu.models.families import core
 from mllmu.models.loading import Loaded
@@ -187,7 +187,7 @@ def bytes_of(loaded: Loaded, batch: Sequence[Sample], *, image_folder: Path, sys
 
 def tokens_of(loaded: Loaded, batch: Sequence[Sample], *, image_folder: Path, system_prompt: str) -> tuple[int, int]:
     """Tokens that are held at the end of a batch, and the most that are read in one pass."""
-    written = sum(sample.max_new_tokens for sample in batch)
+    written = sum(sample.max_new_tokens if sample.raw_prompt else limit_of(loaded.encoder, sample) for sample in batch)
     prompts: list[EncodedPrompt] | None
     if batch[0].raw_prompt:
         prompts = raw_prompts(loaded, batch, image_folder, system_prompt)

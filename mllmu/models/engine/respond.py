@@ -127,13 +127,20 @@ def answer(
     owners, replies = [i for i, _ in candidates], [loaded.encoder.reply(text) for _, text in candidates]
     prompts = [EncodedPrompt(loaded.encoder.prompt(turn), turn) for turn in turns]
     lengths = (len(prompt.ids) for prompt in prompts)
-    limits = [loaded.encoder.room(n, sample.max_new_tokens) for n, sample in zip(lengths, batch, strict=True)]
+    limits = [loaded.encoder.room(n, limit_of(loaded.encoder, s)) for n, s in zip(lengths, batch, strict=True)]
     if share:
         written, logps = read_and_write(loaded, prompts, limits, loaded.ends, owners, replies)
     else:
         written, logps = plain.generate(loaded, turns, limits), plain.score(loaded, turns, candidates)
     stats = plain.measure(loaded, batch, turns) if any(sample.measured for sample in batch) else ()
     return responses(loaded.encoder, batch, written, loaded.ends, dict(zip(candidates, logps, strict=True)), stats)
+
+
+def limit_of(encoder: Encoder, sample: Sample) -> int:
+    """Most tokens of a reply: those of its sample, or as many as the right one and its candidates need to end."""
+    return max(
+        sample.max_new_tokens, *(len(encoder.reply(text)) for text in (sample.target, *sample.candidates.values()))
+    )
 
 
 def candidates_of(batch: Sequence[Sample]) -> list[tuple[int, str]]:

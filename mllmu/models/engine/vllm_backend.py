@@ -31,7 +31,7 @@ from mllmu.core.records import ModelRef, Response, Sample
 from mllmu.core.runfolder import digest
 from mllmu.models.encoding import as_turn
 from mllmu.models.engine.raw_prompt import reply_text
-from mllmu.models.engine.respond import candidates_of, responses
+from mllmu.models.engine.respond import candidates_of, limit_of, responses
 from mllmu.models.families import open_image
 from mllmu.models.loading import explain_load_faults, make_encoder, release_base, source_of
 from mllmu.models.modifiers import MODIFIER_FILE
@@ -131,7 +131,9 @@ class VllmModel:
         prompts = [self._prompt(sample, image_folder, system_prompt) for sample in batch]
         ends = sorted({encoder.reply("?")[-1], int(encoder.processor.tokenizer.eos_token_id)})
         limits = [
-            {"max_tokens": sample.max_new_tokens} | ({} if sample.raw_prompt else {"stop_token_ids": ends})
+            {"max_tokens": sample.max_new_tokens}
+            if sample.raw_prompt
+            else {"max_tokens": limit_of(encoder, sample), "stop_token_ids": ends}
             for sample in batch
         ]
         candidates = candidates_of(batch)

@@ -16,6 +16,7 @@ from mllmu.core.runfolder import content_digest
 from mllmu.data.dataset import Dataset, image_files
 from mllmu.models.encoding import as_turn
 from mllmu.models.engine.raw_prompt import encode
+from mllmu.models.engine.respond import limit_of
 from mllmu.models.families import IGNORE, Turn, as_plain_text, core, open_image
 from mllmu.models.loading import Loaded
 from mllmu.training.batches import training_batch
@@ -271,7 +272,23 @@ def sample_lengths(
         else:
             prompt = len(encoder.prompt(as_turn(sample, image_folder, system_prompt)))
         scored = max((len(encoder.reply(text)) for text in sample.candidates.values()), default=0)
-        yield PromptLength(sample.id, prompt, prompt + scored, prompt + sample.max_new_tokens)
+        limit = sample.max_new_tokens if sample.raw_prompt else limit_of(encoder, sample)
+        yield PromptLength(sample.id, prompt, prompt + scored, prompt + limit)
+
+
+def fits_limit(loaded: Loaded, samples: Iterable[Sample], protocol: str = "") -> CheckResult:
+    """A right reply fits the limit of its question: always after chat prompts, whose limits follow the data."""
+    check = f"reply limits{f' ({protocol})' if protocol else ''}"
+    fixed = [sample for sample in samples if sample.raw_prompt]
+    lengths = {sample.id: len(loaded.encoder.reply(sample.target)) for sample in fixed}
+    cut = [f"{s.id} ({lengths[s.id]} of {s.max_new_tokens})" for s in fixed if lengths[s.id] > s.max_new_tokens]
+    if cut:
+        return note(
+            check, f"prompts: published: {len(cut)} right replies have more tokens than the limit: {listed(cut)}"
+        )
+    return CheckResult(
+        check, "ok", f"{len(fixed)} fixed limits have room for the right reply, the others follow the data"
+    )
 
 
 def fits_context(lengths: Sequence[PromptLength], context: int) -> CheckResult:

@@ -127,6 +127,8 @@ def examine(examination: Examination) -> Iterator[CheckResult]:
         prompts, no_end = (job.method.loss_on == "all", not job.method.train_end) if job.method else (False, False)
         yield checks.only_reply_trained(job.name, masks, loaded, prompts=prompts)
         yield checks.end_trained(job.name, masks, loaded, left_out=no_end)
+    for label, samples in examination.samples.items():
+        yield checks.fits_limit(loaded, samples, label)
     yield checks.fits_context(list(examination.lengths()), loaded.encoder.context)
     by_image = {turn.image: turn for job in examination.jobs for turn in job.turns if turn.image is not None}
     by_size = sorted(by_image, key=lambda path: (path.stat().st_size, path))
