@@ -4,5 +4,5 @@ TARGET = "target"
 """The model fine-tuned on all people, whose facts are to be forgotten."""
 RETAIN_MODEL = "retain_model"
 """The model fine-tuned on all people but those to be forgotten: what unlearning aims at."""
-BASELINES = ("chance", "majority")
+BASELINES = ("chance", "best_constant", "majority")
 """Names among results that are no models: answers by luck, and always the most frequent value."""

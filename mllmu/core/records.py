@@ -150,7 +150,10 @@ class Sample(Record):
 
 
 class CandidateLogp(Record):
-    """Log-probability of one candidate reply: ``logp`` in nats, summed over ``num_tokens`` tokens incl. EOS."""
+    """Log-probability of one candidate: ``logp`` in nats, summed over ``num_tokens`` tokens.
+
+    The end of the reply is one of them, except where the candidate is the letter of an option.
+    """
 
     logp: float
     num_tokens: int = Field(gt=0)

@@ -28,6 +28,7 @@ from mllmu.data import review
 from mllmu.data.dataset import CALIBRATION, HOLDOUT, PROFILES, QUESTIONS, SPLITS, image_path
 from mllmu.data.portraits import Portraits
 from mllmu.data.questions import QuestionOrder, QuestionWriter, Written, check, check_published
+from mllmu.data.questions._letters import balance_letters
 from mllmu.data.sources import Source
 from mllmu.data.splits import forget_ids
 from mllmu.data.tasks import derived
@@ -188,6 +189,7 @@ def _ask_about(
     filled = source.filled if source and own else order.variants
     missing = tuple(v for v in order.variants if v in filled and v not in {q.variant for q in own})
     written = writer.write(people, order._replace(variants=missing), progress) if missing else Written([])
+    written = replace(written, questions=balance_letters(written.questions, order.seed))
     if own:
         position = {person.id: number for number, person in enumerate(people)}
         questions = [*own, *written.questions]

@@ -17,9 +17,10 @@ KS = "ks_to_retain_model"
 
 
 def baselines(samples: Sequence[Sample], train_questions: Iterable[Question]) -> list[MetricResult]:
-    """Multiple choice accuracy without any model, as rows ``chance`` and ``majority``.
+    """Multiple choice accuracy without any model, as rows ``chance``, ``best_constant`` and ``majority``.
 
-    chance: mean of 1 / number of options. majority: always choose the option whose value most people have in the
+    chance: mean of 1 / number of options. best_constant: the best answer that is the same to every question of the
+    cell, the letter that is right most often. majority: always choose the option whose value most people have in the
     target's training data, by attribute; where several options tie, the expected accuracy of guessing among them.
     Accuracy near the majority row means that the questions can be answered without knowing the person.
 
@@ -30,12 +31,14 @@ def baselines(samples: Sequence[Sample], train_questions: Iterable[Question]) ->
     people = {(q.profile_id, q.attribute, _plain(q.value)) for q in train_questions}
     counts = Counter((attribute, value) for _, attribute, value in people)
     cells = by_cell(s for s in samples if s.part == "report" and s.options)
-    guesses: dict[str, Callable[[Sample], float]] = {
-        "chance": lambda sample: 1 / len(sample.options),
-        "majority": lambda sample: _majority_value(sample, counts),
+    commonest = {cell: Counter(s.target for s in members).most_common(1)[0][0] for cell, members in cells.items()}
+    guesses: dict[str, Callable[[Sample, str], float]] = {
+        "chance": lambda sample, _: 1 / len(sample.options),
+        "best_constant": lambda sample, letter: float(sample.target == letter),
+        "majority": lambda sample, _: _majority_value(sample, counts),
     }
     return [
-        _baseline(name, cell, members, [value(sample) for sample in members])
+        _baseline(name, cell, members, [value(sample, commonest[cell]) for sample in members])
         for name, value in guesses.items()
         for cell, members in cells.items()
     ]
@@ -83,7 +86,7 @@ def ks_to_retain_model(run: ScoredRun) -> list[Summary]:
 
 def _baseline(model: str, cell: Cell, members: Sequence[Sample], values: Sequence[float]) -> MetricResult:
     estimate = clustered_mean(values, [sample.profile_id for sample in members])
-    if model == "chance":  # known exactly, so an interval would claim a doubt that does not exist
+    if model != "majority":  # known exactly, so an interval would claim a doubt that does not exist
         estimate = estimate._replace(low=None, high=None)
     return result_row(model, "accuracy", cell, estimate)
 

@@ -100,6 +100,7 @@ class Step:
         weights: the trainable weights.
         memory: numbers that a method carries from step to step; kept in checkpoints.
         seed: the same in all steps of a training.
+        done: share of the training's steps that lie behind, 0 at the first one.
     """
 
     forget: Side
@@ -108,6 +109,7 @@ class Step:
     weights: Sequence[Tensor] = ()
     memory: dict[str, float] = field(default_factory=dict)
     seed: int = 0
+    done: float = 0.0
 
 
 def layer_at(depth: float, num_layers: int) -> int:

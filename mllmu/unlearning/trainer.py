@@ -145,10 +145,9 @@ class _Engine:
     def terms(self, step: int) -> Terms:
         phase, index = self.places[step]
         forget, retain = self.side("forget", index), self.side("retain", index)
-        seed = self.training.seed
-        return self.method.loss(
-            Step(forget=forget, retain=retain, phase=phase, weights=self.weights, memory=self.memory, seed=seed)
-        )
+        own: dict[str, Any] = {"weights": self.weights, "memory": self.memory, "seed": self.training.seed}
+        done = step / (self.forget_steps + self.retain_steps)
+        return self.method.loss(Step(forget=forget, retain=retain, phase=phase, done=done, **own))
 
     @cached_property
     def places(self) -> list[tuple[Phase, int]]:

@@ -47,7 +47,7 @@ def test_several_modalities_are_several_models_with_the_modality_in_the_name() -
 def test_a_method_by_its_path_is_called_like_its_class_and_never_like_another_row() -> None:
     here = "test_config_jobs"
     assert names(f"{here}:chance", f"{here}:target", "retrain") == ["chance_2", "target_2", "retrain"]
-    assert {TARGET, RETAIN_MODEL, *BASELINES} == {"target", "retain_model", "chance", "majority"}
+    assert {TARGET, RETAIN_MODEL, *BASELINES} == {"target", "retain_model", "chance", "best_constant", "majority"}
 
 
 def test_no_method_is_no_job() -> None:

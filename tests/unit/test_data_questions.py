@@ -1,14 +1,19 @@
 from collections import Counter, defaultdict
+from itertools import product
 from math import sqrt
 
 import pytest
 
+from mllmu.config.recipe import Splits
 from mllmu.core.errors import DataError
 from mllmu.core.parsing import render_answer
 from mllmu.core.process import rng
 from mllmu.core.records import QA, Profile
 from mllmu.data.questions import QuestionOrder, check, wording
+from mllmu.data.questions._letters import balance_letters
 from mllmu.data.questions.template import build, name_subject
+from mllmu.data.sources.synthetic import Synthetic
+from mllmu.data.splits import forget_ids
 
 GIVEN = ["Amelia", "Bruno", "Chiara", "Dmitri", "Elena", "May", "Olga", "Pedro"]
 FAMILY = ["Kuznetsov", "Silva", "Haddad", "Okafor", "Riga", "Schmidt", "Costa", "Varga"]
@@ -390,3 +395,55 @@ def test_check_finds_a_test_question_in_the_words_of_eval():
     questions[at] = questions[at].model_copy(update={"text": twin.text})
     with pytest.raises(DataError, match="reworded"):
         check(questions, PEOPLE)
+
+
+def letters_of(questions, people, variant, modality):
+    return Counter(
+        q.answer
+        for q in questions
+        if q.profile_id in people and (q.variant, q.task, q.modality) == (variant, "classification", modality)
+    )
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_constant_letter_beats_chance_in_any_forget_set(seed):
+    profiles = Synthetic(num_people=20).profiles(seed)
+    questions = balance_letters(build(profiles, QuestionOrder(seed=seed)), seed)
+    ids = [profile.id for profile in profiles]
+    drawn = forget_ids(ids, Splits(forget_ratios=[0.05, 0.1, 0.25, 0.4, 0.55]), seed)
+    for forgotten in drawn.values():
+        retained = set(ids) - set(forgotten)
+        for variant, modality in product(("eval", "test"), ("image_text", "text")):
+            counts = letters_of(questions, forgotten, variant, modality)
+            assert set(counts.values()) <= {5 * len(forgotten) // 4, -(-5 * len(forgotten) // 4)}
+            kept = letters_of(questions, retained, variant, modality)
+            assert max(kept.values()) - min(kept.values()) <= 2
+
+
+def test_letters_of_an_attribute_are_balanced_and_nobodys_can_be_foretold():
+    questions = balance_letters(build(PEOPLE, QuestionOrder(seed=3)), 0)
+    check(questions, PEOPLE)
+    orders, by_attribute = Counter(), {}
+    for person in PEOPLE:
+        own = [q for q in questions if (q.profile_id, q.variant, q.task) == (person.id, "eval", "classification")]
+        orders.update("".join(q.answer for q in own if q.modality == modality) for modality in ("image_text", "text"))
+        for q in own:
+            by_attribute.setdefault((q.modality, q.attribute), Counter())[q.answer] += 1
+    assert max(orders.values()) <= 6 and len(orders) > len(PEOPLE), "120 rows of 96 possible ones"
+    for counts in by_attribute.values():
+        assert max(counts.values()) - min(counts[letter] for letter in "ABCD") <= 3
+
+
+def test_balancing_letters_changes_nothing_but_the_order_of_options():
+    questions = build(PEOPLE, QuestionOrder(seed=3))
+    moved = balance_letters(questions, 0)
+    assert balance_letters(questions[::-1], 0)[::-1] == moved
+    for before, after in zip(questions, moved, strict=True):
+        assert sorted(before.options.values()) == sorted(after.options.values())
+        assert before.options.get(before.answer) == after.options.get(after.answer)
+        rest = {"answer": "", "options": {}}
+        if before.task == "classification":
+            assert before.model_copy(update=rest) == after.model_copy(update=rest)
+        else:
+            assert before == after
+        assert before.variant != "train" or before == after

@@ -109,6 +109,9 @@ def test_membership_scores_by_hand() -> None:
     assert score("member_zlib", sample("nurse"), reply).value == pytest.approx(-2 / len(zlib.compress(b"nurse")))
     # five tokens before the end: 20 % is the lowest one; eleven: two
     assert score("member_min_k", sample(), tokens("111111", logps=(-1.0, -5.0, -2.0, -3.0, -4.0, -9.0))).value == -5
+    assert (
+        score("member_min_k_40", sample(), tokens("111111", logps=(-1.0, -5.0, -2.0, -3.0, -4.0, -9.0))).value == -4.5
+    )
     assert score("member_min_k_pp", sample(), tokens("1" * 12, z=(1.0,) * 9 + (-3.0, -1.0, -9.0))).value == -2
     assert score("member_min_k", sample(), tokens("1", logps=(-1.0,))).value is None, "nothing but the end"
     assert score("member_gradient", sample(), tokens("1", norm=0.5)).value == -0.5

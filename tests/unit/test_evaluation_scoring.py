@@ -159,7 +159,8 @@ def test_majority_row_chooses_the_value_most_people_have() -> None:
         trained("p3", "artist", "hobby"),
     ]
     samples = [sample("q1", "p1"), sample("q2", "p2"), sample("q3", "p3", "D")]
-    chance, majority = baselines(samples, train)
+    chance, constant, majority = baselines(samples, train)
+    assert (constant.model, constant.value, constant.ci_low) == ("best_constant", pytest.approx(2 / 3), None)
     assert (chance.model, chance.value, chance.ci_low, chance.num) == ("chance", 0.25, None, 3)
     assert (majority.model, majority.metric, majority.value) == ("majority", "accuracy", pytest.approx(2 / 3))
     assert majority.num_profiles == 3
@@ -167,7 +168,7 @@ def test_majority_row_chooses_the_value_most_people_have() -> None:
 
 
 def test_majority_row_guesses_among_values_never_trained() -> None:
-    _, majority = baselines([sample("q1", "p1")], [])
+    _, _, majority = baselines([sample("q1", "p1")], [])
     assert majority.value == 0.25
 
 

@@ -119,7 +119,9 @@ def test_privleak_has_a_sign_and_an_undefined_case() -> None:
 def test_privleak_of_the_retain_model_is_zero() -> None:
     samples = [asked(0), asked(1, split="holdout")]
     rows = run(
-        "privleak", samples, {"target": {"member_min_k": [0.0, -1.0]}, "retain_model": {"member_min_k": [-1.0, -1.0]}}
+        "privleak",
+        samples,
+        {"target": {"member_min_k_40": [0.0, -1.0]}, "retain_model": {"member_min_k_40": [-1.0, -1.0]}},
     )
     assert values(rows, "target") == {"": -100.0}
     assert values(rows, "retain_model") == {"": 0.0}
@@ -172,8 +174,13 @@ def test_model_utility_is_zero_if_one_part_is() -> None:
     assert harmonic_mean([1.0, 0.5]) == pytest.approx(2 / 3)
     assert harmonic_mean([1.0, 0.0]) == 0.0
     samples = [asked(0, split="retain"), asked(1, split="celebrity")]
-    parts: Numbers = {"probability": [0.5, 0.5], "rougeL_recall": [0.5, 0.5], "truth_ratio": [0.5, 0.5]}
-    rows = run("model_utility", samples, {"x": parts, "lost": parts | {"rougeL_recall": [0.5, 0.0]}, "mute": parts | {"probability": [0.5, None]}})  # fmt: skip  # noqa: E501
+    parts: Numbers = {
+        "probability": [0.5, 0.0],  # that of celebrities does not count, and the normalised one of others neither
+        "normalised_probability": [0.0, 0.5],
+        "rougeL_recall": [0.5, 0.5],
+        "truth_ratio": [0.5, 0.5],
+    }
+    rows = run("model_utility", samples, {"x": parts, "lost": parts | {"rougeL_recall": [0.5, 0.0]}, "mute": parts | {"normalised_probability": [0.5, None]}})  # fmt: skip  # noqa: E501
     assert values(rows, "x") == {"": pytest.approx(0.5)}  # truth ratio 1 - 0.5
     assert values(rows, "lost") == {"": 0.0}
     assert values(rows, "mute") == {"": None}

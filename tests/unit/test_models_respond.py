@@ -205,3 +205,23 @@ def test_a_reply_has_room_for_the_right_one_and_its_end(loaded: Loaded, tiny_bas
     asked = [sample(0, max_new_tokens=2, target=long), sample(1, max_new_tokens=2, candidates={"wrong_0": long})]
     for response in replies(loaded, tiny_base, size=2, share=share, samples=asked).values():
         assert not response.finished and response.num_tokens == len(loaded.encoder.reply(long)) > 6
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_the_end_of_the_reply_is_no_part_of_a_letters_likelihood(loaded: Loaded, tiny_base: Path, share: bool) -> None:
+    options = {"A": "Riga", "B": "Tallinn"}
+    letters = {"candidates": {"A": "A", "B": "B"}, "options": options, "target": "B"}
+    asked = [sample(0, **letters), sample(1, image="red.png", **letters), sample(2, candidates={"target": "B"})]
+    got = replies(loaded, tiny_base, size=3, share=share, samples=asked)
+    for one in asked:
+        prompt, turn = loaded.encoder.prompt(as_turn(one, tiny_base, "")), as_turn(one, tiny_base, "")
+        for key, text in one.candidates.items():
+            ids = loaded.encoder.reply(text)
+            counted = ids[:-1] if one.options else ids
+            images = loaded.encoder.images([turn])
+            with torch.no_grad():
+                logits_TV = loaded.model(input_ids=torch.tensor([prompt + ids]), **images).logits[0]
+            logp_TV = torch.log_softmax(logits_TV.double(), dim=-1)
+            by_hand = sum(float(logp_TV[len(prompt) - 1 + i, token]) for i, token in enumerate(counted))
+            assert got[one.id].candidates[key].num_tokens == len(counted)
+            assert got[one.id].candidates[key].logp == pytest.approx(by_hand, abs=1e-4)

@@ -96,11 +96,11 @@ def results_of(model: str, level: tuple[float, ...], modalities: tuple[Modality,
 
 
 def lucky(modalities: tuple[Modality, ...]) -> list[MetricResult]:
-    """The chance and majority rows of classification."""
+    """The rows of classification without a model."""
     return [
         result(name, "accuracy", split, "classification", modality, value, ci_low=None, ci_high=None)
         for modality in modalities
-        for name, value in (("chance", 0.25), ("majority", 0.33))
+        for name, value in (("chance", 0.25), ("best_constant", 0.28), ("majority", 0.33))
         for split in SPLITS
     ]
 
@@ -230,6 +230,7 @@ def test_report_writes_page_csv_and_a_png_for_every_plot(folder: Path) -> None:
         "vanilla in the paper",
         "memorisation gate is off",
         "chance",
+        "best constant answer",
         "majority",
         "2 of 120 unparsed",
         "family: llava",
@@ -424,7 +425,14 @@ def test_shade_is_best_at_the_retain_model_on_forget_and_at_the_target_on_retain
 
 def test_table_puts_baselines_first_and_marks_mostly_unparsed_cells() -> None:
     table = set_tables(Numbers(realistic()))[0]
-    assert [row.name for row in table.rows][:5] == ["chance", "majority", "base", "target", "retain_model"]
+    assert [row.name for row in table.rows][:6] == [
+        "chance",
+        "best_constant",
+        "majority",
+        "base",
+        "target",
+        "retain_model",
+    ]
     assert tuple(column.head for column in table.columns) == tuple(split.capitalize() for split in SPLITS)
     assert (table.columns[0].under, table.columns[0].alarm) == ("n 120, 25 people", False)
     broken = next(row for row in table.rows if row.name == "rmu")

@@ -103,7 +103,7 @@ def test_undial_lowers_the_reference_not_the_model() -> None:
 
 
 def test_the_dual_variable_grows_above_the_limit_and_falls_below_it_to_zero() -> None:
-    method = plugins.build("methods", "pdu", {"limit": 0.5, "dual_rate": 10.0, "first_dual": 1.0})
+    method = plugins.build("methods", "pdu", {"limit": 0.5, "dual_rate": 10.0, "first_dual": 1.0, "dual_warmup": 0})
     memory: dict[str, float] = {}
     first = method.loss(step(GivenPasses([0.5] * 4), memory=memory))
     assert first["forget_flatness"].item() == pytest.approx(0, abs=1e-6)
@@ -114,6 +114,15 @@ def test_the_dual_variable_grows_above_the_limit_and_falls_below_it_to_zero() ->
     assert second["retain_limit"].item() == pytest.approx((1 + 10 * (LN2 - 0.5)) * (-log(0.99) - 0.5), rel=1e-4)
     assert memory["dual"] == 0.0
     assert method.loss(good)["retain_limit"].item() == 0.0
+
+
+def test_the_dual_variable_rests_during_the_warm_up() -> None:
+    method, memory = plugins.build("methods", "pdu", {"limit": 0.5, "dual_rate": 10.0}), dict[str, float]()
+    for done in (0.0, 0.25, 0.49):
+        found = method.loss(step(GivenPasses([0.5] * 4), memory=memory, done=done))
+        assert memory == {} and found["retain_limit"].item() == pytest.approx(100 * (LN2 - 0.5), rel=1e-5)
+    method.loss(step(GivenPasses([0.5] * 4), memory=memory, done=0.5))
+    assert memory["dual"] == pytest.approx(100 + 10 * (LN2 - 0.5))
 
 
 def test_the_dual_variable_rests_while_retain_is_not_trained() -> None:

@@ -9,9 +9,9 @@ from mllmu.evaluation.summaries.membership import SIDES
 
 
 class PrivLeak(Summariser):
-    """PrivLeak by min-k: difference between a model's membership AUC and the retain_model's, relative and in percent.
+    """PrivLeak by min-40 %: difference of a model's membership AUC and the retain_model's, relative and in percent.
 
-    100 * ((1 - AUC) - (1 - AUC_retain)) / (1 - AUC_retain), AUC of min-k on forget against holdout answers
+    100 * ((1 - AUC) - (1 - AUC_retain)) / (1 - AUC_retain), AUC of min-40 % (MUSE) on forget against holdout answers
 
     0: as the retain_model. Negative: the forgotten people still look like training data, as they do for the target.
     Positive: they look less like training data than people never seen, which reveals that they were unlearned.
@@ -19,7 +19,7 @@ class PrivLeak(Summariser):
     """
 
     source = "https://arxiv.org/abs/2407.06460"
-    needs = ("member_min_k",)
+    needs = ("member_min_k_40",)
 
     def summarise(self, run: ScoredRun) -> list[Summary]:
         rows = []
@@ -34,15 +34,15 @@ class PrivLeak(Summariser):
 
     def tables(self, rows: Sequence[Summary]) -> Iterable[TableSpec]:
         reads = (
-            "membership AUC by min-k relative to the retain_model's, in %: 0 equals the retain_model, negative means "
+            "membership AUC by min-40 % relative to the retain_model's, in %: 0 equals it, negative means "
             "that the people still look like training data, positive that they look less like it than people never seen"
         )
         return self.overview(12, self.column("PrivLeak", split="forget", show="signed", scale=0.01, reads=reads))
 
 
 def sides(run: ScoredRun, model: str, modality: Modality) -> list[list[float]]:
-    """The min-k scores of answers about forgotten people, and of those about holdout people."""
-    return [[*run.judged(model, "member_min_k", split=split, modality=modality).values()] for split in SIDES]
+    """The min-40 % scores of answers about forgotten people, and of those about holdout people."""
+    return [[*run.judged(model, "member_min_k_40", split=split, modality=modality).values()] for split in SIDES]
 
 
 def privleak(area: float | None, area_retain: float | None) -> tuple[float | None, str]:

@@ -37,12 +37,26 @@ def generate(loaded: Loaded, turns: Sequence[Turn], limits: Sequence[int]) -> li
 
 
 @torch.inference_mode()
-def score(loaded: Loaded, turns: Sequence[Turn], candidates: Sequence[tuple[int, str]]) -> list[float]:
-    """Log-probability in nats of texts behind turns, given by the number of the turn; two rows per turn at a time."""
+def score(
+    loaded: Loaded,
+    turns: Sequence[Turn],
+    candidates: Sequence[tuple[int, str]],
+    scored: Sequence[Sequence[int]] | None = None,
+) -> list[float]:
+    """Log-probability in nats of texts behind turns, given by the number of the turn; two rows per turn at a time.
+
+    Args:
+        scored: the first tokens of each text, which count; default: all of them and the end.
+    """
     logps: list[float] = []
     for start in range(0, len(candidates), max(1, 2 * len(turns))):
         rows = [replace(turns[i], reply=text) for i, text in candidates[start : start + 2 * len(turns)]]
-        logps += run_forward(loaded.model, loaded.encoder.batch(rows).to(loaded.device)).row_logp_B.tolist()
+        done = run_forward(loaded.model, loaded.encoder.batch(rows).to(loaded.device))
+        if scored is None:
+            logps += done.row_logp_B.tolist()
+        else:
+            tokens = done.token_logp_N.split(done.row_length_B.tolist())  # rows follow each other
+            logps += [float(own[: len(ids)].sum()) for own, ids in zip(tokens, scored[start:], strict=False)]
     return logps
 
 

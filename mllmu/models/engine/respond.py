@@ -124,14 +124,14 @@ def answer(
         return raw_prompt.answer(loaded, batch, image_folder, system_prompt, read_and_write if share else None)
     turns = [as_turn(sample, image_folder, system_prompt) for sample in batch]
     candidates = candidates_of(batch)
-    owners, replies = [i for i, _ in candidates], [loaded.encoder.reply(text) for _, text in candidates]
+    owners, replies = [i for i, _ in candidates], [scored_ids(loaded.encoder, batch[i], text) for i, text in candidates]
     prompts = [EncodedPrompt(loaded.encoder.prompt(turn), turn) for turn in turns]
     lengths = (len(prompt.ids) for prompt in prompts)
     limits = [loaded.encoder.room(n, limit_of(loaded.encoder, s)) for n, s in zip(lengths, batch, strict=True)]
     if share:
         written, logps = read_and_write(loaded, prompts, limits, loaded.ends, owners, replies)
     else:
-        written, logps = plain.generate(loaded, turns, limits), plain.score(loaded, turns, candidates)
+        written, logps = plain.generate(loaded, turns, limits), plain.score(loaded, turns, candidates, replies)
     stats = plain.measure(loaded, batch, turns) if any(sample.measured for sample in batch) else ()
     return responses(loaded.encoder, batch, written, loaded.ends, dict(zip(candidates, logps, strict=True)), stats)
 
@@ -141,6 +141,12 @@ def limit_of(encoder: Encoder, sample: Sample) -> int:
     return max(
         sample.max_new_tokens, *(len(encoder.reply(text)) for text in (sample.target, *sample.candidates.values()))
     )
+
+
+def scored_ids(encoder: Encoder, sample: Sample, text: str) -> list[int]:
+    """The tokens of a candidate whose log-probabilities are summed: the letter of an option goes without its end."""
+    ids = encoder.reply(text)
+    return ids[:-1] if text in sample.options and len(ids) > 1 else ids
 
 
 def candidates_of(batch: Sequence[Sample]) -> list[tuple[int, str]]:
@@ -164,7 +170,7 @@ def responses(
     """
 
     def scored(i: int, text: str) -> CandidateLogp:
-        return CandidateLogp(logp=round(logps[i, text], 6), num_tokens=len(encoder.reply(text)))
+        return CandidateLogp(logp=round(logps[i, text], 6), num_tokens=len(scored_ids(encoder, batch[i], text)))
 
     found = []
     for i, (sample, ids) in enumerate(zip(batch, written, strict=True)):

@@ -31,7 +31,7 @@ from mllmu.core.records import ModelRef, Response, Sample
 from mllmu.core.runfolder import digest
 from mllmu.models.encoding import as_turn
 from mllmu.models.engine.raw_prompt import reply_text
-from mllmu.models.engine.respond import candidates_of, limit_of, responses
+from mllmu.models.engine.respond import candidates_of, limit_of, responses, scored_ids
 from mllmu.models.families import open_image
 from mllmu.models.loading import explain_load_faults, make_encoder, release_base, source_of
 from mllmu.models.modifiers import MODIFIER_FILE
@@ -138,13 +138,13 @@ class VllmModel:
         ]
         candidates = candidates_of(batch)
         behind = [
-            prompts[i] | {"prompt_token_ids": [*prompts[i]["prompt_token_ids"], *encoder.reply(text)]}
+            prompts[i] | {"prompt_token_ids": [*prompts[i]["prompt_token_ids"], *scored_ids(encoder, batch[i], text)]}
             for i, text in candidates
         ]
         scoring = [{"max_tokens": 1, "prompt_logprobs": 0}] * len(behind)
         outputs = self.engine.generate([*prompts, *behind], [*limits, *scoring], self.adapter)
         logps = {
-            (i, text): logp_of(output.prompt_logprobs, encoder.reply(text))
+            (i, text): logp_of(output.prompt_logprobs, scored_ids(encoder, batch[i], text))
             for (i, text), output in zip(candidates, outputs[len(prompts) :], strict=True)
         }
         written = [list(output.outputs[0].token_ids) for output in outputs[: len(prompts)]]

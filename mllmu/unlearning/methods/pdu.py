@@ -13,14 +13,14 @@ class PrimalDual(Method):
     """Flatten the forget predictions under a hard limit on the retain loss.
 
     L = mean over forget tokens of (max logit - mean logit)^2 + dual * (nll(retain) - limit)
-    after each step: dual = max(0, dual + dual_rate * (nll(retain) - limit))
+    after each step: dual = max(0, dual + dual_rate * (nll(retain) - limit)), once the warm-up is over
 
     The weight of retain grows while it is worse than the limit and falls to nothing while it is better. The limit
     decides: take the target's own nll on retain, or a little more.
 
     Cost of a step: 1 forward and backward pass on forget and 1 on retain; no reference. The dual variable is kept in
     checkpoints.
-    Made for: text. Limit, rate and first weight are those of the authors' TOFU runs.
+    Made for: text. Limit, rate, first weight and warm-up (5 of 10 epochs) are those of the authors' TOFU runs.
     """
 
     source = "https://arxiv.org/abs/2506.05314"
@@ -31,6 +31,7 @@ class PrimalDual(Method):
     limit: float = Field(0.3, ge=0, description="nll of the retain replies that is allowed, in nats per token")
     dual_rate: float = Field(5.0, ge=0, description="how fast the weight of retain adapts; 0 keeps it")
     first_dual: float = Field(100.0, ge=0, description="weight of retain at the first step")
+    dual_warmup: float = Field(0.5, ge=0, le=1, description="share of the steps during which that weight stays")
 
     @property
     def uses_retain(self) -> bool:
@@ -42,7 +43,8 @@ class PrimalDual(Method):
     def retain_terms(self, step: Step) -> Terms:
         dual = step.memory.get(DUAL, self.first_dual)
         over = answer_nll(step.retain.current) - self.limit
-        step.memory[DUAL] = max(0.0, dual + self.dual_rate * over.item())
+        if step.done >= self.dual_warmup:
+            step.memory[DUAL] = max(0.0, dual + self.dual_rate * over.item())
         return {"retain_limit": dual * over}
 
 
