@@ -5,7 +5,6 @@
 A record is frozen, refuses unknown fields, and never holds a tensor.
 """
 
-import math
 from typing import Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -204,12 +203,6 @@ class Response(Record):
     base_logp: BaseLogp | None = None
     asked_with: int = 0
     planned_with: int = 0
-
-    @property
-    def broken(self) -> bool:
-        """Whether a likelihood is no number, as with weights that training has destroyed."""
-        logps = [candidate.logp for candidate in self.candidates.values()]
-        return not all(map(math.isfinite, [*logps, *(self.tokens.logps if self.tokens else ())]))
 
 
 class Score(Record):

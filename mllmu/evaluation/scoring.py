@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from mllmu.core.errors import DataError
 from mllmu.core.records import MODALITIES, PEOPLE_SPLITS, TASKS, Cell, MetricResult, Response, Sample, Score
 from mllmu.data.tasks import Part
-from mllmu.evaluation.metrics import BROKEN, Estimate, Metric
+from mllmu.evaluation.metrics import Estimate, Metric
 
 
 def score_all(samples: Sequence[Sample], responses: Iterable[Response], metrics: Sequence[Metric]) -> list[Score]:
@@ -67,12 +67,6 @@ def aggregate(
         for cell, members in cells.items()
         if metric.judges(cell.split, cell.task)
     ]
-
-
-def broken_models(scores: Mapping[str, Sequence[Score]]) -> dict[str, int]:
-    """How many responses of a model have a likelihood that is no number; without the models that have none."""
-    found = {model: len({s.sample_id for s in own if s.reason == BROKEN}) for model, own in scores.items()}
-    return {model: number for model, number in found.items() if number}
 
 
 def samples_by_id(samples: Sequence[Sample]) -> dict[str, Sample]:

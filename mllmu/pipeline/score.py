@@ -9,7 +9,7 @@ from mllmu.core.runfolder import RunFolder, write_json
 from mllmu.evaluation import numbers, scoring
 from mllmu.evaluation.bootstrap import summarise
 from mllmu.evaluation.judging import run as let_judge
-from mllmu.evaluation.metrics import metrics_of
+from mllmu.evaluation.metrics import BROKEN, metrics_of
 from mllmu.evaluation.numbers import KS
 from mllmu.evaluation.summaries import ScoredRun, build_all
 from mllmu.pipeline import benchmarks
@@ -34,7 +34,7 @@ def _score_ratio(run: Run, evaluation: Evaluation) -> None:
     for model in run.models:
         scores[model] = evaluation.scores(model, metrics)
         results += scoring.aggregate(model, evaluation.samples, scores[model], metrics)
-    broken = scoring.broken_models(scores)
+    broken = broken_models(scores)
     for model, number in broken.items():
         run.progress.note(f"{model}: the likelihoods of {number} responses are no numbers; the weights are broken.")
     trained = [question for question in run.data.questions if question.variant == "train"]
@@ -54,6 +54,12 @@ def _score_ratio(run: Run, evaluation: Evaluation) -> None:
         ],
     )
     _write_metrics(evaluation, results, distances, rows, declared, broken)
+
+
+def broken_models(scores: Mapping[str, Sequence[Score]]) -> dict[str, int]:
+    """How many responses of a model have a likelihood that is no number; without the models that have none."""
+    found = {model: len({s.sample_id for s in own if s.reason == BROKEN}) for model, own in scores.items()}
+    return {model: number for model, number in found.items() if number}
 
 
 def ks_tables(distances: Sequence[Summary], *, folded: bool) -> Iterator[TableSpec]:

@@ -21,6 +21,7 @@ from mllmu.config.load import load, parse
 from mllmu.core.errors import GateError, RunStoreError
 from mllmu.core.records import Response, Sample
 from mllmu.core.runfolder import read_lines
+from mllmu.evaluation.metrics import is_broken
 from mllmu.pipeline.pipeline import Pipeline
 from mllmu.training.loop import CURVE
 
@@ -260,7 +261,7 @@ def test_a_model_with_broken_weights_is_named_and_stops_nothing(base: Path, tmp_
     root = run(base, run(base, tmp_path / "run", *how, only="evaluate"), *how)
     content = json.loads((root / "eval/forget_40/metrics.json").read_text(encoding="utf-8"))
     responses = replies(root, "task_vector")
-    assert content["broken"] == {"task_vector": sum(response.broken for response in responses)}
+    assert content["broken"] == {"task_vector": sum(map(is_broken, responses))}
     assert content["broken"]["task_vector"] > len(responses) / 2
     found = {(row["model"], row["metric"]): row["value"] for row in content["results"] if row["split"] == "forget"}
     for metric in ("probability", "accuracy_logp", "exact_memorisation"):

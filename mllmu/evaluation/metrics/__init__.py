@@ -18,7 +18,7 @@ from mllmu.evaluation.outcome import outcome
 
 __all__ = [
     "BROKEN", "EMPTY", "NO_COMPARISON", "CandidateLogp", "Estimate", "LikelihoodMetric", "Metric", "OutcomeShare",
-    "Response", "Sample", "Split", "TokenMetric", "TokenStats", "clustered_mean", "mean_and_error",
+    "Response", "Sample", "Split", "TokenMetric", "TokenStats", "clustered_mean", "is_broken", "mean_and_error",
     "mean_logp", "measured", "metrics_of", "t_quantile",
 ]  # fmt: skip
 
@@ -91,7 +91,7 @@ class Metric(Plugin):
         if not as_written and (text := said(response.text)) != response.text:
             response = response.model_copy(update={"text": text})
         reads_likelihood = self.reads_likelihood or self.measures
-        value = BROKEN if reads_likelihood and response.broken else self.value(sample, response)
+        value = BROKEN if reads_likelihood and is_broken(response) else self.value(sample, response)
         if isinstance(value, float) and not math.isfinite(value):
             value = f"not a finite number: {value}"
         if isinstance(value, str):
@@ -168,6 +168,12 @@ class OutcomeShare(Metric):
 
     def value(self, sample: Sample, response: Response) -> float | str:
         return float(outcome(sample, response) == self.counted)
+
+
+def is_broken(response: Response) -> bool:
+    """Whether a likelihood is no number, as with weights that training has destroyed."""
+    logps = [candidate.logp for candidate in response.candidates.values()]
+    return not all(map(math.isfinite, [*logps, *(response.tokens.logps if response.tokens else ())]))
 
 
 def mean_logp(response: Response, key: str) -> float | None:
