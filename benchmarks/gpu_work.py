@@ -308,12 +308,12 @@ class Bench:
                 row = self.asking(loaded, samples, batch_size)
                 yield {"protocol": protocol, "way": "engine", "batch_size": batch_size, **row,
                        "times published": round(published / row["s_a_question"], 1)}  # fmt: skip
+            if self.profiles:
+                some = [sample.model_copy(update={"max_new_tokens": 20}) for sample in samples]
+                with profiled(self.out / f"profile_{protocol}.txt"):
+                    self.asking(loaded, some, self.shape.batches[-1])
         scored = [one for one in evaluation.rendered(self.data, "corrected") if one.candidates]
         yield {"protocol": "zero-shot", "way": "engine, with candidates", **self.asking(self.load(), scored, "auto")}
-        if self.profiles:
-            some = evaluation.asked(self.data, "corrected", 20)[: self.shape.batches[-1]]
-            with profiled(self.out / "profile_evaluate.txt"):
-                self.asking(self.load(), some, self.shape.batches[-1])
 
     def asking(self, loaded: Loaded, samples: Sequence[Sample], batch_size: Any) -> Row:
         """Ask all samples as ``mllmu run`` does, images prepared beforehand as for all but the first model of a run."""
@@ -354,7 +354,10 @@ class Bench:
 
     def equality(self) -> Iterator[Row]:
         """The tests marked ``gpu``, in a process of their own."""
-        command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-rA", "-p", "no:cacheprovider", "tests"]
+        files = [
+            str(path) for path in Path("tests").rglob("test_*.py") if "mark.gpu" in path.read_text(encoding="utf-8")
+        ]
+        command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-rA", "-p", "no:cacheprovider", *files]
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
         (self.out / "gpu_tests.txt").write_text(done.stdout[-60_000:] + done.stderr[-5_000:])
         yield {"tests": done.stdout.strip().splitlines()[-1:], "exit": done.returncode}
