@@ -17,6 +17,7 @@ from transformers import AutoConfig, GptOssConfig, Llama4TextConfig, LlavaConfig
 
 from mllmu.config.recipe import ModelSection
 from mllmu.core.errors import ModelError
+from mllmu.models.engine import decode_graph, forward
 from mllmu.models.engine.forward import run_forward
 from mllmu.models.engine.respond import respond
 from mllmu.models.families import Turn
@@ -168,14 +169,29 @@ def small(base: Path, make: Callable[..., Any], **text: Any) -> Any:
     return make(**text_settings(tokenizer()) | {key: getattr(own, key) for key in kept} | experts | text)
 
 
-def test_attention_sinks_take_their_share_once(bases: Any, tmp_path: Path) -> None:
-    config = small(bases("llava"), GptOssConfig, sliding_window=6, layer_types=MIXED)
+@pytest.mark.parametrize("window", [6, 200])
+def test_attention_sinks_take_their_share_once(
+    window: int, bases: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small(bases("llava"), GptOssConfig, sliding_window=window, layer_types=MIXED)
     loaded = load_ref(own_language_model(bases("llava"), tmp_path, config))
     sinks = [layer.self_attn.sinks.data for layer in loaded.model.model.language_model.layers]
     for sink_H in sinks:
         sink_H.copy_(torch.tensor([1.5, -0.5]))
     assert loaded.packs and loaded.shares
-    check(loaded, tmp_path)
+    step_by_step, fixed = forward.decode, []
+
+    def both(*args: Any) -> list[list[int]]:
+        """Replies as on a CPU, and in steps of fixed shape as on a GPU."""
+        fixed.append(decode_graph.fixed(*args[:2], args[3]))
+        expected = step_by_step(*args)
+        if fixed[-1]:
+            assert decode_graph.decode(*args, rows=4) == expected
+        return expected
+
+    monkeypatch.setattr(forward, "decode", both)
+    check(loaded, tmp_path, examples=4)
+    assert set(fixed) == {window == 200}
 
 
 def test_layers_that_see_chunks_share_nothing_and_say_why(bases: Any, tmp_path: Path) -> None:

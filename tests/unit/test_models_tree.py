@@ -26,8 +26,8 @@ def random(*shape: int) -> Tensor:
 class Written:
     """Every sequence in full, kept apart: keys, values and the queries' results by hand."""
 
-    def __init__(self, rule: AttentionRule) -> None:
-        self.rule = rule
+    def __init__(self, rule: AttentionRule, *, beyond: bool = False) -> None:
+        self.rule, self.beyond = rule, beyond
         self.chains: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {(): (random(0, KEYS, SIZE), random(0, KEYS, SIZE))}
 
     def add(
@@ -46,11 +46,17 @@ class Written:
         if self.rule.softcap:
             score_HTS = self.rule.softcap * torch.tanh(score_HTS / self.rule.softcap)
         far_TS = torch.arange(len(k_SKD) - len(q_THD), len(k_SKD))[:, None] - torch.arange(len(k_SKD))
-        unseen_TS = (far_TS < 0) | (far_TS >= (self.rule.window or len(k_SKD)))
+        later_TS, far_TS = far_TS < 0, far_TS >= (self.rule.window or len(k_SKD))
         if ahead_T is not None:
             ahead_S = torch.cat([torch.full((len(k_SKD) - len(k_TKD),), -1), ahead_T])
-            unseen_TS &= (ahead_T[:, None] != ahead_S) | (ahead_T < 0)[:, None]
-        return torch.einsum("hts,shd->thd", score_HTS.masked_fill(unseen_TS, -torch.inf).softmax(-1), v_SHD)
+            apart_TS = (ahead_T[:, None] != ahead_S) | (ahead_T < 0)[:, None]
+            later_TS, far_TS = later_TS & apart_TS, far_TS & apart_TS if self.beyond else far_TS
+        score_HTS = score_HTS.masked_fill(later_TS | far_TS, -torch.inf)
+        if self.rule.sinks is not None:
+            sinks_HT1 = self.rule.sinks[:, None, None].expand(-1, len(q_THD), 1)
+            score_HTS = torch.cat([score_HTS, sinks_HT1], dim=-1)
+            v_SHD = torch.cat([v_SHD, torch.zeros_like(v_SHD[:1])])
+        return torch.einsum("hts,shd->thd", score_HTS.softmax(-1), v_SHD)
 
 
 def run(
@@ -61,7 +67,7 @@ def run(
     ahead_M: Tensor | None = None,
 ) -> None:
     """Read random tokens of all nodes and compare; ``names`` are the sequences that end with each node's parent."""
-    current = TreePass(level, range(len(sizes)), sizes, CPU, ahead_M=ahead_M)
+    current = TreePass(level, range(len(sizes)), sizes, CPU, ahead_M=ahead_M, ahead_of_windows=written.beyond)
     q, k, v = random(sum(sizes), HEADS, SIZE), random(sum(sizes), KEYS, SIZE), random(sum(sizes), KEYS, SIZE)
     got = current.attend(0, q, k, v, written.rule).split(sizes)
     parts = [x.split(sizes) for x in ((q, k, v) if ahead_M is None else (q, k, v, ahead_M))]
@@ -78,7 +84,8 @@ def run(
     window=st.sampled_from([None, None, 3, 100]),
     few=st.sampled_from([0, 2, 100]),
     softcap=st.sampled_from([None, None, 0.7]),
-    mutual=st.booleans(),
+    mutual=st.sampled_from(["", "within windows", "beyond windows"]),
+    sinks=st.booleans(),
 )
 def test_every_token_gets_what_it_gets_in_a_sequence_of_its_own(
     data: st.DataObject,
@@ -87,13 +94,14 @@ def test_every_token_gets_what_it_gets_in_a_sequence_of_its_own(
     window: int | None,
     few: int,
     softcap: float | None,
-    mutual: bool,
+    mutual: str,
+    sinks: bool,
 ) -> None:
     torch.manual_seed(0)
     tree.FEW, before = few, tree.FEW
     try:
-        rule = AttentionRule(SIZE**-0.5, window, softcap)
-        written, top = Written(rule), TreeLevel(None, [0] * len(roots))
+        rule = AttentionRule(SIZE**-0.5, window, softcap, torch.randn(HEADS) if sinks else None)
+        written, top = Written(rule, beyond=mutual == "beyond windows"), TreeLevel(None, [0] * len(roots))
         ahead_M = torch.randint(-1, 2, (sum(roots),)) if mutual else None
         run(top, written, [()] * len(roots), roots, ahead_M)
         parents = [parent % len(roots) for parent, _ in children]

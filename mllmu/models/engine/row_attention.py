@@ -1,7 +1,8 @@
 """Attention in a step of fixed shape: every row's new token to its own tokens and to the shared levels above.
 
 On CUDA in 16 bits by the fused kernel for pieces of different lengths, all rows that see a node together; elsewhere,
-and where a layer bounds its scores, by the kernel of :mod:`mllmu.models.engine.tree` and masks over whole buffers.
+and where a layer bounds its scores or has sinks, by the kernel of :mod:`mllmu.models.engine.tree` and masks over whole
+buffers.
 
 Shapes: B rows, S tokens of a row, T tokens of a level, G nodes of a level, H heads, K heads of keys, F heads that share
 keys, D size of a head.
@@ -60,8 +61,10 @@ class RowPass:
         states, row_B = self.buffers.own[layer], self.buffers.row_B[: self.used]
         for held_BSKD, x_BKD in zip(states, (k_BKD, v_BKD), strict=True):
             held_BSKD[row_B, self.slot_B] = x_BKD
-        if not self.buffers.fused or q_BHD.shape[-1] not in ragged.SIZES or rule.softcap is not None:
-            return join([self._plain(number, layer, q_BHD, rule) for number in range(1 + len(self.buffers.shared))])
+        bounded = rule.softcap is not None or rule.sinks is not None
+        if not self.buffers.fused or q_BHD.shape[-1] not in ragged.SIZES or bounded:
+            levels = range(1 + len(self.buffers.shared))
+            return join([self._plain(number, layer, q_BHD, rule) for number in levels], rule.sinks)
         shape = (self.used, k_BKD.shape[1], -1, q_BHD.shape[2])
         q_BFKD = q_BHD.reshape(shape).transpose(1, 2)  # heads that share keys are further tokens of a row
         parts = [self._own(states[:, : self.used], q_BFKD, rule.scale)]

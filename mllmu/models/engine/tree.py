@@ -226,17 +226,13 @@ class TreePass:
         if layer == self.until:
             raise PassEnded
         if self.pieces and (parts := ragged.attend(self, self.pieces, layer, (q_MHD, k_MKD, v_MKD), rule)):
-            return join(parts)
+            return join(parts, rule.sinks)
         alone = len(self.seen) == 1 and not level.grows and rule.softcap is None and rule.sinks is None
         if alone and self.mask(0, rule.window, q_MHD.dtype) is None:
             q, (k, v) = layout.spread(q_MHD).transpose(1, 2), level.states[layer]
             out_NHWD = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=rule.scale, enable_gqa=True)
             return layout.gather(out_NHWD.transpose(1, 2))
-        parts = [self._part(number, layer, q_MHD, rule) for number in range(len(self.seen))]
-        if rule.sinks is not None:
-            out_MHD, weight_MH = parts[0]
-            parts.append((torch.zeros_like(out_MHD), rule.sinks.to(weight_MH.dtype).expand_as(weight_MH)))
-        return join(parts)
+        return join([self._part(number, layer, q_MHD, rule) for number in range(len(self.seen))], rule.sinks)
 
     def _part(self, number: int, layer: int, q_MHD: Tensor, rule: AttentionRule) -> tuple[Tensor, Tensor]:
         """[M, H, D] and [M, H]: attention to one level, and the logarithm of its weight."""
@@ -312,13 +308,16 @@ def _plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, softcap: float 
     return torch.cat([out for out, _ in parts], dim=2), torch.cat([weight for _, weight in parts], dim=2)
 
 
-def join(parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """[M, H, D] the levels' outputs, each by its share of all weight."""
-    if len(parts) == 1:
+def join(parts: Sequence[tuple[Tensor, Tensor]], sinks_H: Tensor | None = None) -> Tensor:
+    """[M, H, D] the levels' outputs, each by its share of all weight, of which sinks have theirs and give nothing."""
+    weights = [weight for _, weight in parts]
+    if sinks_H is not None:
+        weights.append(sinks_H.to(weights[0].dtype).expand_as(weights[0]))
+    if len(weights) == 1:
         return parts[0][0]
-    share_EMH = torch.stack([weight for _, weight in parts]).softmax(0)
+    share_EMH = torch.stack(weights).softmax(0)
     joined = parts[0][0] * share_EMH[0, ..., None].to(parts[0][0].dtype)
-    for (out, _), share in zip(parts[1:], share_EMH[1:], strict=True):
+    for (out, _), share in zip(parts[1:], share_EMH[1 : len(parts)], strict=True):
         joined.addcmul_(out, share[..., None].to(out.dtype))
     return joined
 
