@@ -120,11 +120,11 @@ def pool(
     from mllmu.studies.pool import pool as pooled
 
     raw = []
-    for run in runs:
+    for index, run in enumerate(runs, start=1):
         keys = RunFolder(run).evaluated_keys()
         if not run.is_file() and ratio is None and not keys:
             raise DataError(f"{run}: holds no evaluation. Expected a finished run, or a file of raw scores.")
-        name = run.name if sum(other.name == run.name for other in runs) == 1 else str(run)
+        name = run.name if sum(other.name == run.name for other in runs) == 1 else f"{run.name}_{index}"
         raw += load(run) if run.is_file() else person_scores(run, ratio or keys[0], name)
     if scores is not None:
         save(scores, raw)

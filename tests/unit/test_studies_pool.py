@@ -123,6 +123,14 @@ def test_the_command_prints_and_writes_a_table(runs: list[Path], tmp_path: Path)
     assert done.exit_code == 0, done.output
     assert "| good | 25.0 (20.0 to 30.0) | 5.0 (0.0 to 10.0) | open |" in (tmp_path / "table.md").read_text()
     assert "over 2 runs" in done.output
+    twin = runs[0].rename(tmp_path / "twin")
+    same = [twin, twin.parent / "other" / "twin"]
+    same[1].parent.mkdir()
+    runs[1].rename(same[1])
+    done = CliRunner().invoke(app, ["pool", *map(str, same), "--scores", str(tmp_path / "scores.csv")])
+    assert done.exit_code == 0, done.output
+    named = {line.partition(",")[0] for line in (tmp_path / "scores.csv").read_text().splitlines()[1:]}
+    assert named == {"twin_1", "twin_2"}, "runs of one name are numbered: a path would say where they lay"
     empty = CliRunner().invoke(app, ["pool", str(tmp_path)])
     assert empty.exit_code == 2
     assert "holds no evaluation" in empty.output
