@@ -305,5 +305,5 @@ def _digest(tensor: Tensor) -> bytes:
     storage, state = tensor.untyped_storage(), (tensor._version, tensor.storage_offset(), tensor.shape)
     if _digests.get(storage, ((), b""))[0] != state:
         content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-        _digests[storage] = (state, hashlib.sha256(content).digest())
+        _digests[storage] = (state, hashlib.sha256(content.data).digest())
     return _digests[storage][1]
