@@ -74,8 +74,8 @@ class Protocol(BaseModel):
     )
     parser: Literal["strict", "first_char"] = Field(
         "strict",
-        description="'strict' leaves unreadable replies out of the mean; 'first_char' takes the first character and "
-        "counts unreadable replies as wrong, as published",
+        description="'strict' counts unreadable replies apart, with both bounds; 'first_char' takes the first "
+        "character and counts unreadable replies as wrong, as published",
     )
     max_new_tokens: int | None = Field(None, gt=0)
     """most tokens of a reply, for all tasks; null: each task's own; with chat prompts at least the right reply's"""

@@ -11,6 +11,8 @@ Format = Literal["decimal", "percent", "signed", "p_value"]
 """How a number is printed: with decimals, as a share in percent, as a difference in points, or as a p-value."""
 MODALITY_LABELS: dict[str, str] = {"image_text": "image + text", "text": "text only", "both": "both"}
 """How a modality is called in tables and plots."""
+THESE_PEOPLE = 2
+"""A number from so many people or fewer is about these people: the unit is the question, not the person."""
 SMALLEST_GAP = 0.02
 """Where target and retain_model differ by less, a number cannot tell forgetting from knowing."""
 

@@ -232,8 +232,12 @@ class ModelRef(Record):
 class MetricResult(Record):
     """One number over many samples, with everything needed to doubt it.
 
-    ``ci_low``, ``ci_high``: 95 % interval, clustered by profile. ``num`` counts the judged samples,
-    ``num_unparsed`` those that could not be judged (not in the mean), ``num_profiles`` the clusters.
+    ``ci_low``, ``ci_high``: 95 % interval, clustered by profile; of one or two people by question. ``num`` counts the
+    judged samples, ``num_unparsed`` those that could not be judged (not in the mean), ``num_profiles`` the clusters.
+
+    ``worst``, with its interval, is the mean over all samples in which what could not be judged counts against the
+    model: as known on forget and test, as wrong elsewhere; it is the headline score. In ``best`` it counts for the
+    model. None where the metric has no such end, or averages on another scale than that of its range.
     """
 
     model: str
@@ -247,6 +251,10 @@ class MetricResult(Record):
     num: int
     num_unparsed: int
     num_profiles: int
+    worst: float | None = None
+    worst_low: float | None = None
+    worst_high: float | None = None
+    best: float | None = None
 
 
 class Summary(Record):

@@ -5,6 +5,9 @@ replacement, with all questions about a person and the responses of all models t
 again from the people drawn (a cluster bootstrap). All models get the same people in a draw, so what compares models
 stays paired. The models are taken as they are: the intervals are about other people, not about another training.
 
+Of one or two people it is their facts that are drawn (a fact: all questions about one attribute of a person): two
+people tell nothing about others, so these intervals are about other questions about the same people.
+
 A person who is drawn twice counts as two people with names of their own. Their questions are renamed with them, so
 facts are paired, answers ranked and distributions compared as if a second person had been asked.
 """
@@ -20,14 +23,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllmu.core import plugins
+from mllmu.core.declared import THESE_PEOPLE
 from mllmu.core.errors import RecipeError
 from mllmu.core.process import rng
 from mllmu.core.records import MetricResult, Sample, Split, Summary
-from mllmu.evaluation.metrics import Metric
+from mllmu.evaluation.metrics import Metric, interval_around
 from mllmu.evaluation.stats import bootstrap_interval
 from mllmu.evaluation.summaries import ScoredRun, Summariser
 
 DRAWS = 150
+FEW = 20
+"""From so many people or facts or fewer, percentiles of draws do not reach far enough: of three, not beyond any."""
 UNDEFINED = 0.05
 """A number that cannot be computed in a larger share of the draws has no interval."""
 ROUNDING = 1e-12
@@ -68,7 +74,9 @@ def with_intervals(summaries: Sequence[Summariser], run: ScoredRun, *, seed: int
     """Compute summaries and give each of their numbers its 95 % interval over people.
 
     The bounds are percentiles of what the draws give, further out where there are few people, see
-    :func:`mllmu.evaluation.stats.bootstrap_interval`; people are counted in the smallest group that a number rests on.
+    :func:`mllmu.evaluation.stats.bootstrap_interval`. From 20 people or facts or fewer they come from the spread of the
+    draws, see :func:`mllmu.evaluation.metrics.interval_around`: se^2 = G/(G-1) * variance, with t(G-1).
+    People are counted in the smallest group that a number rests on.
 
     Args:
         summaries: what to compute.
@@ -77,7 +85,7 @@ def with_intervals(summaries: Sequence[Summariser], run: ScoredRun, *, seed: int
 
     Returns:
         The rows of all summaries. ``low`` and ``high`` are None, and the note says why unless it says something else,
-        where the summary says so, where a number rests on one person, cannot be computed in more than 5 % of the draws
+        where the summary says so, where a number rests on one fact, cannot be computed in more than 5 % of the draws
         or is the same in all, and where the draws do not reach the number: then they are off by more than they spread.
     """
     computed = [(summary, summary.summarise(run)) for summary in summaries]
@@ -85,10 +93,11 @@ def with_intervals(summaries: Sequence[Summariser], run: ScoredRun, *, seed: int
     values = {_key(row): row.value for _, rows in computed for row in rows if row.value is not None}
     keys = [key for key in values if not why_not[key] and key[0] in run.values]
     wanted = [summary for summary, rows in computed if any(not why_not[_key(row)] for row in rows)]
+    limits = {_key(row): summary.limits(row.detail) for summary, rows in computed for row in rows}
     people = PeopleGroups(run)
     drawn_DK = np.array([_values(wanted, people.drawn(seed, number), keys) for number in range(DRAWS if keys else 0)])
     smallest_K = _smallest_groups(wanted, people, keys, values)
-    bounds = {key: _interval(drawn_DK[:, k], values[key], smallest_K[k]) for k, key in enumerate(keys)}
+    bounds = {key: _interval(drawn_DK[:, k], values[key], smallest_K[k], limits[key]) for k, key in enumerate(keys)}
     return [_bounded(row, bounds.get(_key(row), why_not[_key(row)])) for _, rows in computed for row in rows]
 
 
@@ -105,7 +114,7 @@ def _values(summaries: Sequence[Summariser], run: ScoredRun, keys: Sequence[RowK
 def _smallest_groups(
     summaries: Sequence[Summariser], people: PeopleGroups, keys: Sequence[RowKey], values: Mapping[RowKey, float]
 ) -> list[int]:
-    """People in the smallest group that each number rests on: it changes, or is gone, without them."""
+    """Units in the smallest group that each number rests on: it changes, or is gone, without them."""
     now_K = np.array([values[key] for key in keys])
     smallest_K = np.full(len(keys), min(map(len, people.groups.values()), default=0))
     rests_K = np.full(len(keys), np.inf)
@@ -115,22 +124,26 @@ def _smallest_groups(
     return [int(count) for count in np.where(np.isinf(rests_K), smallest_K, rests_K)]
 
 
-def _interval(drawn_D: Table, value: float, people: int) -> tuple[float, float] | str:
+def _interval(
+    drawn_D: Table, value: float, units: int, limits: tuple[float, float]
+) -> tuple[float | None, float | None] | str:
     """The interval, or why there is none."""
-    if people < 2:
-        return "no interval from one person"
+    if units < 2:
+        return "no interval from one fact"
     defined = drawn_D[np.isfinite(drawn_D)]
     if len(defined) < (1 - UNDEFINED) * len(drawn_D):
         return f"no interval: cannot be computed in {1 - len(defined) / len(drawn_D):.0%} of the draws of people"
     if np.allclose(defined, value, rtol=ROUNDING, atol=ROUNDING):
         return "no interval: the same in every draw of people"
-    low, high = bootstrap_interval(defined.tolist(), people)
+    low, high = bootstrap_interval(defined.tolist(), units)
     if not low - ROUNDING <= value <= high + ROUNDING:
         return "no interval: moves one way when people are drawn twice"
+    if units <= FEW:
+        return interval_around(value, float(defined.var()) * units / (units - 1), units - 1, limits, units)
     return min(low, value), max(high, value)
 
 
-def _bounded(row: Summary, bounds: tuple[float, float] | str) -> Summary:
+def _bounded(row: Summary, bounds: tuple[float | None, float | None] | str) -> Summary:
     if isinstance(bounds, str):
         return row.model_copy(update={"note": row.note or bounds}) if bounds and row.value is not None else row
     return row.model_copy(update={"low": bounds[0], "high": bounds[1]})
@@ -142,18 +155,28 @@ def group_of(split: Split) -> Split:
 
 
 class PeopleGroups:
-    """The people of a scored run by group, with the samples about each; groups and people in the order of names."""
+    """The units of a scored run by group, with the samples about each; groups and units in the order of names.
+
+    A unit is a person, or a fact in a group of one or two people.
+    """
 
     def __init__(self, run: ScoredRun) -> None:
         self.run = run
+        self.people: dict[Split, set[str]] = {}
+        for sample in run.samples.values():
+            self.people.setdefault(group_of(sample.split), set()).add(sample.profile_id)
         found: dict[Split, dict[str, list[Sample]]] = {}
         for sample in run.samples.values():
-            found.setdefault(group_of(sample.split), {}).setdefault(sample.profile_id, []).append(sample)
+            found.setdefault(group_of(sample.split), {}).setdefault(self._unit(sample), []).append(sample)
         self.groups = {group: dict(sorted(found[group].items())) for group in sorted(found)}
         self._copies: dict[tuple[str, int], Sample] = {}
 
+    def _unit(self, sample: Sample) -> str:
+        few = len(self.people[group_of(sample.split)]) <= THESE_PEOPLE
+        return f"{sample.profile_id} {sample.attribute}" if few else sample.profile_id
+
     def drawn(self, seed: int, number: int) -> ScoredRun:
-        """As many people of every group as there are, drawn with replacement."""
+        """As many units of every group as there are, drawn with replacement."""
         return self.repeated({g: draw(list(p), seed=seed, group=g, number=number) for g, p in self.groups.items()})
 
     def without(self, group: Split) -> ScoredRun:
@@ -163,7 +186,7 @@ class PeopleGroups:
         return replace(self.run, samples=samples, average=lambda: results)
 
     def repeated(self, counts: Mapping[Split, Sequence[int]]) -> ScoredRun:
-        """The run with each person counted so many times, group by group in the order of the people."""
+        """The run with each unit counted so many times, group by group in the order of the units."""
         copies = [
             (self._copy(sample, copy), sample.id)
             for group, people in self.groups.items()
@@ -179,7 +202,7 @@ class PeopleGroups:
         )
 
     def _copy(self, sample: Sample, copy: int) -> Sample:
-        """A sample of the first, second, ... time that its person is drawn."""
+        """A sample of the first, second, ... time that its unit is drawn."""
         if copy == 0:
             return sample
         if (sample.id, copy) not in self._copies:
@@ -229,9 +252,9 @@ class PeopleGroups:
         return type(self._metrics[result.metric]).aggregate is Metric.aggregate
 
     def _judged(self, result: MetricResult) -> list[tuple[str, float]]:
-        """Person and value of every judged reply behind a result."""
+        """Unit and value of every judged reply behind a result."""
         judged = self.run.judged(
             result.model, result.metric, split=result.split, modality=result.modality, task=result.task
         )
         readable = self._metrics[result.metric].readable
-        return [(self.run.samples[name].profile_id, readable(v, result.split)) for name, v in judged.items()]
+        return [(self._unit(self.run.samples[name]), readable(v, result.split)) for name, v in judged.items()]

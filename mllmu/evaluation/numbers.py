@@ -85,7 +85,7 @@ def ks_to_retain_model(run: ScoredRun) -> list[Summary]:
 
 
 def _baseline(model: str, cell: Cell, members: Sequence[Sample], values: Sequence[float]) -> MetricResult:
-    estimate = clustered_mean(values, [sample.profile_id for sample in members])
+    estimate = clustered_mean(values, [sample.profile_id for sample in members], (0.0, 1.0))
     if model != "majority":  # known exactly, so an interval would claim a doubt that does not exist
         estimate = estimate._replace(low=None, high=None)
     return result_row(model, "accuracy", cell, estimate)

@@ -1,11 +1,12 @@
 """What became of a question: answered right or wrong, refused, answered with noise, or in a way that cannot be read."""
 
 import re
+from typing import ClassVar
 
 from mllmu.core.equal_values import words
-from mllmu.core.records import Response, Sample
 from mllmu.core.replies import is_refusal, said
 from mllmu.data.tasks import Outcome, task_of
+from mllmu.evaluation.metrics import Metric, Response, Sample
 
 CUT = "cut at the reply limit within the truth"
 REPETITION_BELOW = 0.5
@@ -79,3 +80,20 @@ def distinct_trigrams(text: str) -> float:
     units = words if len(words) > 3 else "".join(words)
     trigrams = [tuple(units[start : start + 3]) for start in range(len(units) - 2)]
     return len(set(trigrams)) / len(trigrams) if len(trigrams) > 1 else 1.0
+
+
+class OutcomeShare(Metric):
+    """Base of right, wrong, refused, unread and garbled: 1 for a reply with that outcome, else 0; the five add up to 1.
+
+    The bins are our own, over the tasks of the linked paper; see :func:`mllmu.evaluation.outcome.outcome`.
+    """
+
+    source = "https://arxiv.org/abs/2410.22108"
+    tasks = ("classification", "generation", "cloze")
+    version = 2
+    outcome = True
+    hears_thoughts = True
+    counted: ClassVar[Outcome]
+
+    def value(self, sample: Sample, response: Response) -> float | str:
+        return float(outcome(sample, response) == self.counted)

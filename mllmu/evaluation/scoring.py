@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from mllmu.core.errors import DataError
-from mllmu.core.records import MODALITIES, PEOPLE_SPLITS, TASKS, Cell, MetricResult, Response, Sample, Score
+from mllmu.core.records import MODALITIES, PEOPLE_SPLITS, TASKS, Cell, MetricResult, Response, Sample, Score, Split
 from mllmu.data.tasks import Part
 from mllmu.evaluation.metrics import Estimate, Metric
 
@@ -108,12 +108,24 @@ def _result(
     """Average one metric over one cell, counting what could not be judged instead of scoring it."""
     if missing := [sample.id for sample in members if sample.id not in values]:
         raise DataError(f"scores: no score of {metric.name} for '{missing[0]}' ({len(missing)} missing). Score again.")
-    judged = [(sample.profile_id, value) for sample in members if (value := values[sample.id]) is not None]
-    estimate = metric.aggregate([value for _, value in judged], [person for person, _ in judged], split=cell.split)
-    return result_row(model, metric.name, cell, estimate, num_unparsed=len(members) - len(judged))
+    found = [(sample.profile_id, values[sample.id]) for sample in members]
+    judged = [(person, value) for person, value in found if value is not None]
+    row = result_row(model, metric.name, cell, _estimate(metric, judged, cell.split), len(members) - len(judged))
+    if not metric.bounded:
+        return row
+    worst, best = (
+        _estimate(metric, [(person, unread if value is None else value) for person, value in found], cell.split)
+        for unread in metric.unread(cell.split)
+    )
+    counted = {"worst": worst.value, "worst_low": worst.low, "worst_high": worst.high, "best": best.value}
+    return row.model_copy(update=counted)
 
 
-def result_row(model: str, metric: str, cell: Cell, estimate: Estimate, *, num_unparsed: int = 0) -> MetricResult:
+def _estimate(metric: Metric, values: Sequence[tuple[str, float]], split: Split) -> Estimate:
+    return metric.aggregate([value for _, value in values], [person for person, _ in values], split=split)
+
+
+def result_row(model: str, metric: str, cell: Cell, estimate: Estimate, num_unparsed: int = 0) -> MetricResult:
     return MetricResult(
         model=model,
         metric=metric,

@@ -5,11 +5,12 @@ The questions about one person are not independent, so every interval here treat
 
 import math
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mllmu.core.errors import DataError
-from mllmu.evaluation.metrics import clustered_mean, mean_and_error, t_quantile
+from mllmu.evaluation.metrics import clustered_mean
 
 JS_BINS = 20
 NORMAL = 1.959964
@@ -17,7 +18,10 @@ NORMAL = 1.959964
 
 
 class Difference(NamedTuple):
-    """Mean of a - b over the same items, its interval, and the two-sided p-value of 'no difference'."""
+    """Mean of a - b over the same items, its interval, and the one-sided p-value of 'a is no better'.
+
+    ``num_clusters`` counts the units that are independent, ``unit`` says what they are.
+    """
 
     value: float | None
     low: float | None
@@ -25,6 +29,7 @@ class Difference(NamedTuple):
     p_value: float | None
     num: int
     num_clusters: int
+    unit: str = "people"
 
 
 def bootstrap_interval(draws: Sequence[float], num_clusters: int) -> tuple[float, float]:
@@ -33,7 +38,7 @@ def bootstrap_interval(draws: Sequence[float], num_clusters: int) -> tuple[float
     low, high = quantiles a and 1 - a of the draws;  a = Phi(-t(G-1) * sqrt(G/(G-1)))
 
     Draws with replacement spread by sqrt((G-1)/G) too little, and a normal tail ignores that the spread is itself
-    estimated. With these two corrections the interval of a plain mean is about that of :func:`clustered_mean`.
+    estimated. With these two corrections the interval of a plain mean is about that of a mean of so many numbers.
     a is 0.025 for very many clusters, 0.018 for 25, 0.0057 for 8 and 0.00012 for 4: all draws but the ends.
 
     Args:
@@ -42,9 +47,9 @@ def bootstrap_interval(draws: Sequence[float], num_clusters: int) -> tuple[float
 
     Source: Hesterberg 2015, arXiv:1411.5279, section 4 ("expanded percentile interval").
     """
-    from scipy.special import ndtr  # scipy is slow to import and only needed here
+    from scipy.special import ndtr, stdtrit  # scipy is slow to import and only needed here
 
-    reach = t_quantile(num_clusters - 1) * math.sqrt(num_clusters / (num_clusters - 1))
+    reach = stdtrit(num_clusters - 1, 0.975) * math.sqrt(num_clusters / (num_clusters - 1))
     return percentile_interval(draws, float(ndtr(-reach)))
 
 
@@ -57,30 +62,50 @@ def percentile_interval(draws: Sequence[float], outside: float = 0.025) -> tuple
 
 
 def paired_difference(scores_a: Sequence[float], scores_b: Sequence[float], clusters: Sequence[str]) -> Difference:
-    """Compare two models on the same items: mean of a - b, clustered 95 % interval, and p-value.
+    """Compare two models on the same right or wrong answers: mean of a - b, clustered 95 % interval, and p-value.
 
-    The differences are averaged as in :func:`clustered_mean`; p = 2 * P(T_{G-1} > |mean / se|). Pairing removes what
-    the items have in common, so the interval is narrower than from two separate means (Miller 2024, section 4.2).
+    The interval is that of :func:`clustered_mean` between -1 and 1. p is exact: if a is no better than b, the sum d_g
+    of the differences in each cluster could as well have the other sign, so
+        p = P( sum_g +-d_g >= sum_g d_g ), all signs equally likely.
+    Pairing removes what the items have in common.
 
     Args:
-        scores_a: one number per item for the first model.
+        scores_a: 1 or 0 per item for the first model.
         scores_b: the same items in the same order for the second model.
-        clusters: the cluster (person) of each item.
+        clusters: the cluster (person, fact) of each item.
 
     Returns:
-        p_value None with fewer than two clusters; 1 if all differences are 0; 0 if every cluster differs by exactly
-        the same amount (se = 0).
+        p_value None for no items; 1 if all differences are 0; never below 0.5^G with G clusters.
 
     Raises:
         DataError: the lengths differ.
+
+    Source: Fisher 1935, The Design of Experiments, section 21 (randomisation test); Miller 2024, section 4.2.
     """
     if len(scores_a) != len(scores_b):
         raise DataError(f"paired difference: got {len(scores_a)} and {len(scores_b)} scores, expected the same items.")
     differences = [a - b for a, b in zip(scores_a, scores_b, strict=True)]
-    value, low, high, num, num_clusters = clustered_mean(differences, clusters)
-    mean, error = mean_and_error(differences, clusters)
-    p_value = None if mean is None or error is None else _two_sided_p(mean, error, num_clusters - 1)
-    return Difference(value, low, high, p_value, num, num_clusters)
+    value, low, high, num, num_clusters = clustered_mean(differences, clusters, (-1.0, 1.0))
+    sums: Counter[str] = Counter()
+    for cluster, difference in zip(clusters, differences, strict=True):
+        sums[cluster] += round(difference)
+    return Difference(value, low, high, sign_flip_p([*sums.values()]) if num else None, num, num_clusters)
+
+
+def sign_flip_p(sums: Sequence[int]) -> float:
+    """Share of all choices of signs that give at least the total of these whole numbers.
+
+    >>> sign_flip_p([3, 1, -1]), sign_flip_p([2, 2, 2, 2, 2]), sign_flip_p([0, 0])
+    (0.375, 0.03125, 1.0)
+    """
+    import numpy as np
+
+    most = sum(map(abs, sums))
+    chance_T = np.zeros(2 * most + 1)  # of the totals from -most to most
+    chance_T[most] = 1.0
+    for number in sums:
+        chance_T = (np.roll(chance_T, number) + np.roll(chance_T, -number)) / 2  # never past an end
+    return float(chance_T[most + sum(sums) :].sum())
 
 
 def lowest_mean(values: Sequence[float], share: float = 0.2) -> float:
@@ -219,14 +244,6 @@ def js_distance(a: Sequence[float], b: Sequence[float], *, bins: int = JS_BINS) 
 def _wins(members: Sequence[float], others: Sequence[float]) -> float:
     ordered = sorted(others)
     return math.fsum((bisect_left(ordered, score) + bisect_right(ordered, score)) / 2 for score in members)
-
-
-def _two_sided_p(mean: float, error: float, degrees: int) -> float:
-    from scipy.special import stdtr  # scipy is slow to import and only needed here
-
-    if error == 0:
-        return 1.0 if mean == 0 else 0.0
-    return float(2 * stdtr(degrees, -abs(mean / error)))
 
 
 def _need_values(what: str, a: Sequence[float], b: Sequence[float]) -> None:

@@ -12,7 +12,7 @@ from mllmu.config.protocol import Protocol
 from mllmu.core.declared import Declared, MetricInfo
 from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.process import rng
-from mllmu.core.records import MetricResult, Response, Sample, Summary
+from mllmu.core.records import FORGOTTEN, MetricResult, Modality, Response, Sample, Summary
 from mllmu.core.runfolder import RunFolder, facts_of, fingerprint_of, read_json
 from mllmu.data.dataset import image_files
 from mllmu.evaluation import gate
@@ -60,8 +60,15 @@ def report_input(evaluation: Evaluation) -> ReportInput:
     run, key = evaluation.run, evaluation.key
     recipe = run.recipe
     numbers = read_json(evaluation.folder / RunFolder.METRICS_FILE)
-    rows = model_rows(run, key)
+    replies = {name: {r.sample_id: r for r in evaluation.responses(name)} for name in run.models}
+    rows = tuple(
+        row.model_copy(
+            update={"same_as_target": same_as_target(evaluation.samples, replies[TARGET], replies[row.name])}
+        )
+        for row in model_rows(run, key)
+    )
     judged, of_judges, warnings = judgements(evaluation.folder, [row.name for row in rows])
+    found = read_json(evaluation.folder / RunFolder.GATE_FILE)
     declared = Declared.model_validate(numbers["declared"])
     declared = declared.model_copy(update={"metrics": declared.metrics | of_judges})
     summaries = [*numbers.get("summaries", ()), *({"summary": KS, **row} for row in numbers[KS])]
@@ -76,13 +83,14 @@ def report_input(evaluation: Evaluation) -> ReportInput:
             **describe(run),
             "people": len(run.data.people),
             "forgotten": len(run.data.splits[key]),
+            "memorisation gate": gate.describe(Difference(**found)) if found else None,
             "seconds": seconds_by_stage(run.root),
             "recipe": recipes.dump(recipe),
         },
         portraits=portraits(run, key),
-        examples=examples(evaluation, [row.name for row in rows]),
+        examples=examples(evaluation, replies),
         warnings=(
-            *gate_warning(evaluation.folder / RunFolder.GATE_FILE),
+            *gate_warning(found),
             *protocol_warning(recipe.evaluate.protocol),
             *batch_plan.warnings(
                 {row.name: facts_of(evaluation.folder / row.name / RunFolder.RESPONSES) for row in rows}
@@ -172,9 +180,19 @@ def curve(run: Run, key: str, name: str) -> dict[str, tuple[tuple[int, float], .
     return {term: tuple((int(p["step"]), p[term]) for p in points if term in p) for term in terms}
 
 
-def gate_warning(path: Path) -> tuple[str, ...]:
+def same_as_target(
+    samples: Sequence[Sample], target: Mapping[str, Response], model: Mapping[str, Response]
+) -> dict[Modality, float]:
+    """Share of the responses about the people to forget that are the target's, letter by letter, by modality."""
+    same: dict[Modality, list[bool]] = {}
+    for sample in samples:
+        if sample.split in FORGOTTEN and sample.part == "report":
+            same.setdefault(sample.modality, []).append(target[sample.id].text == model[sample.id].text)
+    return {modality: sum(alike) / len(alike) for modality, alike in same.items()}
+
+
+def gate_warning(difference: Mapping[str, Any]) -> tuple[str, ...]:
     """What the memorisation gate found, if it would have stopped the run."""
-    difference = read_json(path)
     fault = gate.verdict(Difference(**difference)) if difference else ""
     text = f"The memorisation gate is not passed: {fault}. The numbers below say little about unlearning."
     return (text,) if fault else ()
@@ -190,9 +208,8 @@ def portraits(run: Run, key: str) -> tuple[Portrait, ...]:
     return tuple(map(Portrait.model_validate, records))
 
 
-def examples(evaluation: Evaluation, names: Sequence[str]) -> tuple[Example, ...]:
+def examples(evaluation: Evaluation, replies: Mapping[str, Mapping[str, Response]]) -> tuple[Example, ...]:
     """Some questions with the replies of all models: for every task one of the forget and of the retain set in turn."""
-    replies = {name: {r.sample_id: r for r in evaluation.responses(name)} for name in names}
     picked: list[Sample] = []
     reported = [sample for sample in evaluation.samples if sample.part == "report"]
     order = sorted(reported, key=lambda s: rng(evaluation.run.recipe.seed, "example", s.id).random())

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mllmu.core.declared import MODALITY_LABELS
+from mllmu.core.declared import MODALITY_LABELS, THESE_PEOPLE
 from mllmu.core.records import FORGOTTEN, UTILITY, Modality
 from mllmu.report.inputs import TrustRow
 from mllmu.report.numbers import ALL_TASKS, Interval, Numbers, TradeoffRow
@@ -12,7 +12,11 @@ from mllmu.report.printing import listing, show
 
 _SHALLOW = 0.5
 """Forgetting counts as shallow when less than this part of it shows on reworded questions."""
+_UNREAD = 0.05
+"""Scores that unread replies leave open by so much or more are named."""
 _UNMOVED = "For {}, the 95 % interval of the forget score still contains the target's score."
+_FEW_PEOPLE = 5
+"""Intervals from so many people or fewer are wide, and named so."""
 _WEAK_AUC = 0.7
 """A metric that orders fewer pairs of models correctly is called weak."""
 
@@ -32,7 +36,27 @@ def findings(
     of_all = [row for row in rows if row.task == ALL_TASKS]
     groups = [(MODALITY_LABELS[m], _of_modality(numbers, m, of_all)) for m in numbers.modalities]
     both = _between_modalities(of_all) + _weak_metrics(numbers, trust)
-    return [*groups, ("Both modalities", both)] if both else groups
+    about = [("The people to forget", few)] if (few := _few_people(numbers)) else []
+    return [*about, *groups, ("Both modalities", both)] if both else [*about, *groups]
+
+
+def _few_people(numbers: Numbers) -> list[Finding]:
+    """What intervals from few people are about."""
+    people = numbers.people("forget")
+    if not 0 < people <= _FEW_PEOPLE:
+        return []
+    if people > THESE_PEOPLE:
+        text = (
+            f"The forget set has {people} people. The intervals take them as a sample of people like them, so they are "
+            "wide: methods whose scores differ by less cannot be told apart."
+        )
+        return [Finding("Few people", text, bad=True)]
+    who, them = ("1 person", "this person") if people == 1 else (f"{people} people", "these people")
+    text = (
+        f"The forget set has {who}. All numbers about it are about the questions on {them} alone: an interval says "
+        f"what other questions about {them} would give, and nothing about other people."
+    )
+    return [Finding("These people alone", text, bad=True)]
 
 
 def _of_modality(numbers: Numbers, modality: Modality, rows: Sequence[TradeoffRow]) -> list[Finding]:
@@ -48,7 +72,8 @@ def _of_modality(numbers: Numbers, modality: Modality, rows: Sequence[TradeoffRo
         ),
         *_shallow(numbers, modality),
         *_collapsed(numbers, own),
-        *_unreadable(own),
+        *_faulty(unlearned),
+        *_unread(own),
     ]
 
 
@@ -89,13 +114,13 @@ def _front(rows: Sequence[TradeoffRow], unmoved: list[str]) -> list[Finding]:
         verb = "is" if len(idle) == 1 else "are"
         parts.append(f"{listing(idle)} {verb} {'also ' if moved else ''}on the Pareto front, but not shown to forget.")
     if rows and not front:
-        parts = ["No unlearned model that has not collapsed is better than the target in forgetting or utility."]
+        parts = ["No unlearned model that is neither broken nor hardly changed beats the target in one of the two."]
     return [Finding("Best trade-offs", " ".join(parts))] if parts else []
 
 
 def _nearest(numbers: Numbers, modality: Modality, rows: Sequence[TradeoffRow]) -> list[Finding]:
     """The model closest to never having learned, and what it paid in utility."""
-    candidates = [(row.gap, row.number, row) for row in rows if row.gap is not None and row.comparable]
+    candidates = [(row.gap, row.number, row) for row in rows if row.gap is not None and not row.faults]
     if not candidates or numbers.first("retain_model") is None:
         return []
     gap, _, best = min(candidates)
@@ -142,11 +167,29 @@ def _collapsed(numbers: Numbers, rows: Sequence[TradeoffRow]) -> list[Finding]:
     return _limit("Collapsed", names, text)
 
 
-def _unreadable(rows: Sequence[TradeoffRow]) -> list[Finding]:
-    names = [f"{r.model.name} ({', '.join(r.missing)})" for r in rows if r.missing and not r.collapsed]
+def _faulty(rows: Sequence[TradeoffRow]) -> list[Finding]:
+    """Unlearned models that are off the front for another reason than collapse."""
+    names = [f"{r.model.name} ({', '.join(faults)})" for r in rows if (faults := [*r.faults][r.collapsed :])]
     text = (
-        "{}: in these tasks not one reply could be read in some set, so the scores are means of the other tasks, "
-        "compared with the target and the retain_model on the same. Such a model is not on the front."
+        "{}. Destroyed: utility under half of the target's. Undertrained: less than a tenth of the way from the target "
+        "to the retain model. Such a model is not on the front."
+    )
+    return _limit("Broken or hardly changed", names, text)
+
+
+def _unread(rows: Sequence[TradeoffRow]) -> list[Finding]:
+    """Models of which so much could not be read that a score is far from certain."""
+    names = []
+    for row in rows:
+        parts = [
+            f"{name} {show(score.value)} to {show(score.best)}"
+            for name, score in (("forget", row.forget), ("utility", row.utility))
+            if score and score.best is not None and abs(score.best - score.value) >= _UNREAD
+        ]
+        names += [f"{row.model.name} ({', '.join(parts)})"] if parts else []
+    text = (
+        "{}: so far apart are the scores if replies that could not be read count against the model, as they do in all "
+        "scores here, and if they count for it."
     )
     return _limit("Not fully readable", names, text)
 
@@ -155,7 +198,7 @@ def _between_modalities(rows: Sequence[TradeoffRow]) -> list[Finding]:
     """The unlearned model whose forgetting differs most between the two modalities."""
     drops: dict[str, dict[Modality, float]] = {}
     for row in rows:
-        if row.model.role == "unlearned" and row.drop is not None and row.comparable:
+        if row.model.role == "unlearned" and row.drop is not None and not row.faults:
             drops.setdefault(row.model.name, {})[row.modality] = row.drop
     both = [(drop["image_text"], drop["text"], name) for name, drop in drops.items() if len(drop) == 2]
     if not both:

@@ -18,7 +18,8 @@ ROLES: tuple[Role, ...] = get_args(Role)
 class ModelRow(Record):
     """One evaluated model. ``modality`` is what it was unlearned with; ``peak_mib`` is accelerator memory in MiB.
 
-    ``trainable`` counts the parameters that were trained, ``tokens_per_s`` what their training read in all its passes.
+    ``trainable`` counts the parameters that were trained, ``tokens_per_s`` what their training read in all its passes;
+    ``same_as_target`` is the share of responses about the people to forget that are the target's, by modality.
     """
 
     name: str = Field(min_length=1)
@@ -30,6 +31,7 @@ class ModelRow(Record):
     peak_mib: float | None = Field(default=None, ge=0)
     tokens_per_s: float | None = Field(default=None, ge=0)
     trainable: int | None = Field(default=None, ge=0)
+    same_as_target: dict[Modality, float] = Field(default_factory=dict)
     settings: dict[str, Any] = Field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 

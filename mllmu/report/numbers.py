@@ -1,7 +1,7 @@
 """Looking up and averaging results: forgetting, utility and the Pareto front, and the CSV file of them."""
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from mllmu.core.declared import MetricInfo, TaskInfo
@@ -12,21 +12,29 @@ from mllmu.report.printing import csv_of, finite
 
 COLLAPSE_SHARE = 0.5
 """A model is called collapsed when at least this share of its replies about retain people is noise."""
+DESTROYED_BELOW = 0.5
+"""A model is called destroyed when its utility is below this share of the target's."""
+UNDERTRAINED_BELOW = 0.1
+"""A model is called undertrained when it has come less of the way from the target to the retain_model."""
+IDENTICAL_FROM = 0.9
+"""A model that gives at least this share of the target's responses about the people to forget is named for it."""
 ALL_TASKS = "all"
 """In place of a task: the mean over all tasks."""
 
-Bounds = tuple[float | None, float | None]
-"""Lowest and highest possible value, None where there is no bound."""
 Tasks = Collection[TaskName] | None
 """Some tasks, or None for all."""
 
 
 class Interval(NamedTuple):
-    """A value with its 95 % interval; a bound is None where it is unknown."""
+    """A value with its 95 % interval; a bound is None where it is unknown.
+
+    ``best``: the value if replies that could not be read counted for the model, not against it; None if all were read.
+    """
 
     value: float
     low: float | None = None
     high: float | None = None
+    best: float | None = None
 
     @property
     def half(self) -> float:
@@ -46,35 +54,17 @@ def mean_interval(parts: list[Interval]) -> Interval | None:
     highs = [p.high for p in parts if p.high is not None]
     known = len(lows) == len(highs) == len(parts)
     value = sum(p.value for p in parts) / len(parts)
-    return Interval(value, sum(lows) / len(parts), sum(highs) / len(parts)) if known else Interval(value)
-
-
-def possible(value: float, low: float | None, high: float | None, people: int, bounds: Bounds = (0.0, 1.0)) -> Interval:
-    """The interval of a number that can be true: cut at the bounds of its range, and not empty where all are alike.
-
-    The interval in ``metrics.json`` is symmetric, so with few people it can pass the end of the range. And where every
-    person has all right (or nothing), the spread between people is estimated as 0. Then at least a share 0.025^(1/G) of
-    people like the G asked is all right, by Clopper and Pearson with the person as the unit, 1934,
-    doi:10.1093/biomet/26.4.404.
-
-    >>> possible(0.9, 0.7, 1.1, 25).high, round(possible(1.0, 1.0, 1.0, 4).low, 3)
-    (1.0, 0.398)
-    """
-    if low is None or high is None:
-        return Interval(value, low, high)
-    low = low if bounds[0] is None else max(bounds[0], low)
-    high = high if bounds[1] is None else min(bounds[1], high)
-    if low < high or people < 1 or value not in (0, 1) or bounds != (0, 1):
-        return Interval(value, low, high)
-    bound = 0.025 ** (1 / people)
-    return Interval(value, bound, 1.0) if value else Interval(value, 0.0, 1 - bound)
+    bests = [p.value if p.best is None else p.best for p in parts if any(part.best is not None for part in parts)]
+    best = sum(bests) / len(bests) if bests else None
+    low, high = (sum(lows) / len(parts), sum(highs) / len(parts)) if known else (None, None)
+    return Interval(value, low, high, best)
 
 
 class TradeoffRow(NamedTuple):
     """What one model gave up to forget, in one modality and task (``all``: the mean of the tasks); shares of 1.
 
-    Scores are means over the tasks whose replies could be read on forget, retain and celebrity, and are compared with
-    the target and the retain_model over the same tasks.
+    Scores are means over the tasks on forget, retain and celebrity; a reply that could not be read counts against the
+    model, see :class:`mllmu.core.records.MetricResult`.
 
     Attributes:
         number: position of the model in the report, the number printed in the plots.
@@ -84,8 +74,9 @@ class TradeoffRow(NamedTuple):
         gap: absolute difference to the retain_model's forget score (without a retain_model: the forget score
             itself); lower is better. Forgetting more than a model that never learned is not better.
         loss: utility below the retain_model's (or, without one, the target's); 0 if above.
-        level: the height to draw at: the utility, moved by what the missing tasks change for the target.
-        missing: tasks in which not one reply could be read; the scores are means of the others.
+        kept: utility as a share of the target's.
+        progress: how far from the target's forget score to the retain_model's: 0 at the first, 1 at the second.
+        same: share of the responses about the people to forget that are the target's, letter by letter.
         noise_forget, noise_retain: shares of replies that are noise, over all tasks.
         on_front: no other unlearned model, nor the target, is at least as good on both and better on one.
     """
@@ -99,8 +90,9 @@ class TradeoffRow(NamedTuple):
     drop: float | None = None
     gap: float | None = None
     loss: float | None = None
-    level: float | None = None
-    missing: tuple[TaskName, ...] = ()
+    kept: float | None = None
+    progress: float | None = None
+    same: float | None = None
     noise_forget: float | None = None
     noise_retain: float | None = None
     on_front: bool = False
@@ -116,14 +108,23 @@ class TradeoffRow(NamedTuple):
         return self.noise_retain is not None and self.noise_retain >= COLLAPSE_SHARE
 
     @property
-    def plottable(self) -> bool:
-        """Whether it has both coordinates."""
-        return self.drop is not None and self.level is not None
+    def faults(self) -> list[str]:
+        """What keeps an unlearned model off the front, in words: it is broken, or has hardly been changed."""
+        found = ["collapsed"] if self.collapsed else []
+        if self.model.role != "unlearned":
+            return found
+        if self.kept is not None and self.kept < DESTROYED_BELOW:
+            found.append("destroyed")
+        if self.same is not None and self.same >= IDENTICAL_FROM:
+            found.append(f"identical to the target in {math.floor(100 * self.same)} % of responses")
+        elif self.progress is not None and self.progress < UNDERTRAINED_BELOW:
+            found.append("undertrained")
+        return found
 
     @property
-    def comparable(self) -> bool:
-        """Neither collapsed nor partly unreadable: a candidate for the front."""
-        return not (self.collapsed or self.missing)
+    def plottable(self) -> bool:
+        """Whether it has both coordinates."""
+        return self.drop is not None and self.utility is not None
 
 
 class Numbers:
@@ -164,6 +165,10 @@ class Numbers:
         declared = self.declared.splits.get(split)
         return declared.label if declared else split.capitalize()
 
+    def people(self, split: Split) -> int:
+        """How many people a set has, of whom replies were judged."""
+        return max((r.num_profiles for (_, _, cell), r in self._results.items() if cell.split == split), default=0)
+
     def first(self, role: Role) -> ModelRow | None:
         """The first model of a role."""
         return next((row for row in self.models if row.role == role), None)
@@ -190,13 +195,19 @@ class Numbers:
         return self._results.get((model, metric, cell))
 
     def interval(self, model: str, metric: str, cell: Cell) -> Interval | None:
-        """A result as an interval; None if the model was not asked or nothing could be judged."""
+        """A result as an interval; None if the model was not asked or nothing could be judged.
+
+        Of the headline metric of the task, replies that could not be read count against the model.
+        """
         result = self.result(model, metric, cell)
-        value = finite(result.value) if result else None
-        if result is None or value is None:
+        if result is None:
             return None
-        low, high = finite(result.ci_low), finite(result.ci_high)
-        return possible(value, low, high, result.num_profiles, self.metric(metric).range)
+        value, low, high, best = result.value, result.ci_low, result.ci_high, None
+        if metric == self.tasks[cell.task].metric and result.worst is not None:
+            value, low, high = result.worst, result.worst_low, result.worst_high
+            best = finite(result.best) if result.num_unparsed else None
+        number = finite(value)
+        return None if number is None else Interval(number, finite(low), finite(high), best)
 
     def main(self, model: str, cell: Cell) -> Interval | None:
         """The headline score of a cell."""
@@ -207,11 +218,6 @@ class Numbers:
         parts = [self.main(model, cell) for cell in self.cells(modality, splits, tasks)]
         known = [part for part in parts if part is not None]
         return mean_interval(known) if len(known) == len(parts) else None
-
-    def readable(self, model: str, modality: Modality, splits: Sequence[Split], tasks: Tasks = None) -> list[TaskName]:
-        """The tasks that were asked and have a judged reply in every set."""
-        asked = dict.fromkeys(cell.task for cell in self.cells(modality, splits, tasks))
-        return [t for t in asked if all(self.main(model, cell) for cell in self.cells(modality, splits, (t,)))]
 
     def share(self, model: str, metric: str, cells: Iterable[Cell]) -> float | None:
         """Mean of a metric over cells, each cell weighted by its number of replies."""
@@ -226,23 +232,22 @@ class Numbers:
         return self.score(row.name, modality, splits, tasks) if row else None
 
     def tradeoff(self, model: ModelRow, modality: Modality, task: str = ALL_TASKS) -> TradeoffRow:
-        """Forgetting and utility of a model, over the tasks that can be read of it."""
-        splits, tasks = ("forget", *UTILITY), None if task == ALL_TASKS else (task,)
-        asked = list(dict.fromkeys(cell.task for cell in self.cells(modality, splits, tasks)))
-        used = self.readable(model.name, modality, splits, tasks) or asked
-        forget, utility = (self.score(model.name, modality, s, used) for s in (("forget",), UTILITY))
-        start, start_utility = (self.of_role("target", modality, s, used) for s in (("forget",), UTILITY))
-        ideal, ideal_utility = (self.of_role("retain_model", modality, s, used) for s in (("forget",), UTILITY))
-        aim, kept = ideal if self.first("retain_model") else Interval(0.0), ideal_utility or start_utility
-        whole = self.of_role("target", modality, UTILITY, asked)
-        shift = whole.value - start_utility.value if whole and start_utility else 0.0
+        """Forgetting and utility of a model, over one task or all."""
+        tasks = None if task == ALL_TASKS else (task,)
+        forget, utility = (self.score(model.name, modality, splits, tasks) for splits in (("forget",), UTILITY))
+        start, known = (self.of_role("target", modality, splits, tasks) for splits in (("forget",), UTILITY))
+        ideal, kept = (self.of_role("retain_model", modality, splits, tasks) for splits in (("forget",), UTILITY))
+        aim, kept = ideal if self.first("retain_model") else Interval(0.0), kept or known
+        drop = start.value - forget.value if start and forget else None
+        learned = start.value - ideal.value if start and ideal else 0.0
         return TradeoffRow(
             self.models.index(model) + 1, model, modality, task, forget, utility,
-            drop=start.value - forget.value if start and forget else None,
+            drop=drop,
             gap=abs(forget.value - aim.value) if aim and forget else None,
             loss=max(0.0, kept.value - utility.value) if kept and utility else None,
-            level=utility.value + shift if utility else None,
-            missing=tuple(t for t in asked if t not in used),
+            kept=utility.value / known.value if utility and known and known.value > 0 else None,
+            progress=drop / learned if drop is not None and learned > 0 else None,
+            same=model.same_as_target.get(modality),
             noise_forget=self.share(model.name, self.noise, self.cells(modality, ("forget",))),
             noise_retain=self.share(model.name, self.noise, self.cells(modality, ("retain",))),
         )  # fmt: skip
@@ -272,12 +277,12 @@ def tradeoff_rows(report: ReportInput) -> list[TradeoffRow]:
 def mark_front(rows: list[TradeoffRow]) -> list[TradeoffRow]:
     """Mark the unlearned models that no rival beats, and no others.
 
-    A collapsed model is no candidate, and neither is one with a task that cannot be read.
+    A model that is broken or has hardly been changed (see :attr:`TradeoffRow.faults`) is no candidate.
     """
     rivals = {
         row.number: (row.gap, -row.utility.value)
         for row in rows
-        if row.model.role in ("unlearned", "target") and row.comparable
+        if row.model.role in ("unlearned", "target") and not row.faults
         if row.gap is not None and row.utility
     }
 
@@ -301,10 +306,12 @@ def _record(row: TradeoffRow, noise: str) -> dict[str, object]:
         **{"unlearned_with": model.modality, "forget_ratio": model.forget_ratio},
         **{"modality": row.modality, "task": row.task},
         **{"forget": finite(forget.value), "forget_low": forget.low, "forget_high": forget.high},
+        **{"forget_best": forget.best, "utility_best": utility.best},
         **{"drop_from_target": row.drop, "distance_to_retain_model": row.gap},
         **{"utility": finite(utility.value), "utility_low": utility.low, "utility_high": utility.high},
         **{f"{noise}_forget": row.noise_forget, f"{noise}_retain": row.noise_retain},
         **{"collapsed": row.collapsed, "on_front": row.on_front, "seconds": model.seconds, "peak_mib": model.peak_mib},
-        **{"distance_with_utility": row.distance, "tasks_missing": " ".join(row.missing)},
+        **{"distance_with_utility": row.distance, "faults": "; ".join(row.faults)},
+        **{"identical_to_target": row.same},
         **{"tokens_per_s": model.tokens_per_s, "trainable": model.trainable},
     }

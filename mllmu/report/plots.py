@@ -59,7 +59,7 @@ def _single_utility_plots(numbers: Numbers, rows: Sequence[TradeoffRow]) -> list
     for split in (*UTILITY, *general):
         group = [row for row in rows if row.task == ALL_TASKS and row.modality == modality]
         scores = [split_score(numbers, row.model.name, split, modality) for row in group]
-        changed = [r._replace(utility=s, level=s.value if s else None) for r, s in zip(group, scores, strict=True)]
+        changed = [r._replace(utility=s) for r, s in zip(group, scores, strict=True)]
         label = numbers.split_label(split)
         title = f"{MODALITY_LABELS[modality]}, against {label} alone"
         plots.append(scatter(mark_front(changed), f"tradeoff_against_{split}", title, None, against=f"{label}, score"))

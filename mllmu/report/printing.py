@@ -42,8 +42,6 @@ def show_span(low: float | None, high: float | None, style: Format = "percent", 
     bounds = [bound for bound in (finite(low), finite(high)) if bound is not None]
     if len(bounds) < 2:
         return ""
-    if bounds[0] == bounds[1]:
-        return "all alike"
     if style in ("decimal", "p_value"):
         texts = [f"{bound:.{min(decimals, 2)}f}" for bound in bounds]
     else:

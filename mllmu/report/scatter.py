@@ -34,7 +34,7 @@ def scatter(
 
     x = target's forget score - model's, y = the utility of the rows, both in points of 100; ``against`` says what that
     is. Bars are the 95 % intervals of the two scores themselves. ``chance`` draws a horizontal line where guessing
-    would be. A model with a task that cannot be read is a half-filled dot, at its distance from the target.
+    would be. A model that is broken or hardly changed is a hollow dot.
     """
     shown = [row for row in rows if row.plottable]
     if not shown:
@@ -59,7 +59,7 @@ def scatter(
 
 def _xy(row: TradeoffRow) -> tuple[float, float]:
     """Plot coordinates; callers pass plottable rows, anything else would land at the origin."""
-    return 100 * (row.drop or 0.0), 100 * (row.level or 0.0)
+    return 100 * (row.drop or 0.0), 100 * (row.utility.value if row.utility else 0.0)
 
 
 def _colour(row: TradeoffRow) -> str:
@@ -94,16 +94,15 @@ def _backdrop(axes: Any, rows: list[TradeoffRow], chance: Interval | None) -> No
 
 def _dot(axes: Any, row: TradeoffRow, *, many: bool) -> None:
     x, y = _xy(row)
-    colour, rank, hollow = _colour(row), _rank(row), row.missing or row.collapsed
-    if not row.missing:
-        bars = {"xerr": _bars(row.forget), "yerr": _bars(row.utility)}
-        alpha = 0.16 if many and rank > 1 else 0.4
-        axes.errorbar(x, y, **bars, fmt="none", ecolor=colour, elinewidth=0.8, alpha=alpha, zorder=1.5)
+    colour, rank, hollow = _colour(row), _rank(row), bool(row.faults)
+    bars = {"xerr": _bars(row.forget), "yerr": _bars(row.utility)}
+    alpha = 0.16 if many and rank > 1 else 0.4
+    axes.errorbar(x, y, **bars, fmt="none", ecolor=colour, elinewidth=0.8, alpha=alpha, zorder=1.5)
     marker = _ROLE_MARKERS.get(row.model.role) or _MARKERS.get(row.model.modality or "", "o")
-    fill = "left" if row.missing else "none" if row.collapsed else "full"
+    fill = "none" if hollow else "full"
     edge, width = (colour, 1.3) if hollow else (PALETTE["on-dot"], 0.8)
     axes.plot([x], [y], marker, color=colour, markersize=8.5 if rank < 2 else 7.5, fillstyle=fill,
-              markerfacecoloralt=PALETTE["on-dot"], markeredgecolor=edge, markeredgewidth=width,
+              markeredgecolor=edge, markeredgewidth=width,
               zorder=3 - 0.1 * rank)  # fmt: skip
 
 
@@ -118,9 +117,8 @@ def _legend(figure: Any, rows: list[TradeoffRow]) -> None:
     unlearned = [row for row in rows if row.model.role == "unlearned"]
     modalities = [m for m in _MARKERS if any(row.model.modality == m for row in unlearned)]
     entries = [(_MARKERS[m], "full", f"unlearned with {MODALITY_LABELS[m]}") for m in modalities if len(modalities) > 1]
-    entries += [("o", "none", "collapsed")] * any(row.collapsed for row in unlearned)
-    entries += [("o", "left", "not fully readable")] * any(row.missing for row in unlearned)
-    dot = {"linestyle": "", "markersize": 7, "color": PALETTE["muted"], "markerfacecoloralt": PALETTE["on-dot"]}
+    entries += [("o", "none", "broken or hardly changed")] * any(row.faults for row in unlearned)
+    dot = {"linestyle": "", "markersize": 7, "color": PALETTE["muted"]}
     handles = [Line2D([], [], marker=m, fillstyle=fill, label=label, **dot) for m, fill, label in entries]  # type: ignore[arg-type]
     if any(row.on_front for row in unlearned):
         handles.append(Line2D([], [], color=PALETTE["orange"], linewidth=2.4, label="Pareto front"))

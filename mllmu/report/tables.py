@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
-from mllmu.core.declared import MODALITY_LABELS
+from mllmu.core.declared import MODALITY_LABELS, Format
 from mllmu.core.names import BASELINES
 from mllmu.core.records import FORGOTTEN, UTILITY, Cell, Modality, Split, TaskName
 from mllmu.report.inputs import ModelRow, ReportInput, TrustRow
@@ -21,7 +21,7 @@ from mllmu.report.table import ReportCell, ReportColumn, ReportRow, ReportTable,
 FEW_PEOPLE = 5
 """With fewer people an interval is marked: it rests on a guess about how people differ."""
 UNPARSED_ALARM = 0.2
-"""From this share of unparsed replies on, a cell is marked: its score is over a chosen few."""
+"""From this share of unparsed replies on, a cell is marked: its score is far from certain."""
 
 REFERENCE_KEY = "5"
 """The forget ratio of the published rows, in percent; beside any other they would mislead."""
@@ -60,19 +60,18 @@ def overview(numbers: Numbers, rows: Sequence[TradeoffRow]) -> ReportTable:
 
 
 def _tradeoff_cells(row: TradeoffRow) -> list[ReportCell]:
-    chips = [("front", "front")] * row.on_front + [("collapsed", "collapsed")] * row.collapsed
-    title = f"without {', '.join(row.missing)}: not one reply could be read in some set" if row.missing else ""
-    forget, utility = (_score_cell(score, brackets=bool(row.missing)) for score in (row.forget, row.utility))
-    forget = forget._replace(title=title, chips=tuple(chips))
-    return [forget, ReportCell(show(row.gap)), utility, ReportCell(show(row.noise_retain))]
+    chips = [("front", "front")] * row.on_front + [(fault, "collapsed") for fault in row.faults]
+    forget, utility = (
+        ReportCell(_with_best(score), show_span(score.low, score.high) if score else "")
+        for score in (row.forget, row.utility)
+    )
+    return [forget._replace(chips=tuple(chips)), ReportCell(show(row.gap)), utility, ReportCell(show(row.noise_retain))]
 
 
-def _score_cell(score: Interval | None, *, brackets: bool) -> ReportCell:
-    """A score in points of 100 with its interval; in brackets where some task could not be read."""
-    if score is None:
-        return ReportCell(DASH)
-    text = show(score.value)
-    return ReportCell(f"({text})" if brackets else text, show_span(score.low, score.high))
+def _with_best(score: Interval | None, style: Format = "percent", decimals: int = 3) -> str:
+    """A score, and in brackets what it were if replies that could not be read counted for the model."""
+    text = show(score.value if score else None, style, decimals)
+    return text if score is None or score.best is None else f"{text} ({show(score.best, style, decimals)})"
 
 
 # --- scores by set
@@ -123,7 +122,7 @@ def _set_cell(numbers: Numbers, row: ModelRow, metric: str, cell: Cell) -> Repor
     alarm = asked > 0 and result.num_unparsed / asked >= UNPARSED_ALARM
     shaded = score is not None and row.role == "unlearned" and not alarm
     return ReportCell(
-        show(score.value if score else None, *style),
+        _with_best(score, *style),
         small=show_span(score.low, score.high, *style) if score else "",
         below=f"{result.num_unparsed} of {asked} unparsed" if result.num_unparsed else "",
         title=f"{result.num} replies judged, {result.num_unparsed} not, {result.num_profiles} people",
@@ -266,7 +265,7 @@ def terminal_tables(report: ReportInput) -> list[Table]:
     asked = " / ".join(MODALITY_LABELS[m] for m in numbers.modalities) or "no results"
     caption = f"mean headline score in % by modality ({asked}); * Pareto front"
     if any("(" in cell.text for row in scores.rows for cell in row.cells):
-        caption += "; (in brackets) without a task in which no reply could be read"
+        caption += "; replies that could not be read count against the model, (in brackets) for it"
     marked = (r._replace(name=f"{r.name} *", strong=True) if r.name in front else r for r in scores.rows)
     tables = [scores._replace(intro=caption, rows=tuple(marked))]
     for name, info in numbers.declared.metrics.items():
@@ -289,9 +288,7 @@ def _brief_rows(
 
 
 def _brief_score(numbers: Numbers, split: Split, model: str, modality: Modality) -> str:
-    whole = numbers.score(model, modality, [split])
-    rest = numbers.score(model, modality, [split], numbers.readable(model, modality, [split]))
-    return show(whole.value) if whole else f"({show(rest.value)})" if rest else DASH
+    return _with_best(numbers.score(model, modality, [split]))
 
 
 def _brief_noise(numbers: Numbers, model: str, modality: Modality) -> str:

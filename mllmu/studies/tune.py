@@ -180,19 +180,24 @@ class _Search:
         return Trial(method=plugin, number=number, settings=settings, **figures)
 
     def _scores(self, name: str) -> Scores:
-        return main_scores(self.evaluation.samples, self.evaluation.asked(name))
+        parser = self.run.recipe.evaluate.protocol.parser
+        return main_scores(self.evaluation.samples, self.evaluation.asked(name), parser)
 
 
-def main_scores(samples: Sequence[Sample], responses: Sequence[Response]) -> dict[tuple[Split, Modality], float]:
-    """Score replies by the first metric of their task, averaged within each task, then over the tasks.
+def main_scores(
+    samples: Sequence[Sample], responses: Sequence[Response], parser: str = "strict"
+) -> dict[tuple[Split, Modality], float]:
+    """Score replies by the headline metric of their task, averaged within each task, then over the tasks.
 
-    A reply that cannot be read counts 0 here, unlike in a report: a search must not gain by unreadable replies.
+    A reply that cannot be read counts as in a report, see :meth:`mllmu.evaluation.metrics.Metric.headline_value`.
     """
     by_sample = {response.sample_id: response for response in responses}
     by_task: defaultdict[tuple[Split, Modality], list[float]] = defaultdict(list)
     for cell, asked in by_cell(samples).items():
-        metric: Metric = plugins.build("metrics", task_of(cell.task).headline(), {})
-        values = [metric.score(sample, by_sample[sample.id]).value or 0.0 for sample in asked]
+        metric: Metric = plugins.build("metrics", task_of(cell.task).headline(parser), {})
+        values = [
+            metric.headline_value(metric.score(sample, by_sample[sample.id]).value, cell.split) for sample in asked
+        ]
         by_task[cell.split, cell.modality].append(mean(values))
     return {key: mean(means) for key, means in by_task.items()}
 

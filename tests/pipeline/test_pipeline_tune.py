@@ -123,8 +123,8 @@ def test_an_unreadable_reply_does_not_help() -> None:
         replies = [Response(sample_id=s.id, text=t, num_tokens=1, finished=True) for s, t in zip(samples, texts)]  # noqa: B905
         return tuning.main_scores(samples, replies)
 
-    target, gold = scores("A", "A", "A", "A"), scores("A", "B", "A", "A")
-    assert tuning.gap_and_loss(scores("%%", "%%", "%%", "A"), target, gold) == (0.5, 0.5)
+    target, gold = scores("A", "A", "A", "A"), scores("B", "B", "A", "A")
+    assert tuning.gap_and_loss(scores("%%", "%%", "%%", "A"), target, gold) == (1.0, 0.5), "known, and lost"
     assert tuning.gap_and_loss(gold, target, gold) == (0, 0)
 
 

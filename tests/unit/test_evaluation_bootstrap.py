@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from random import Random
+from statistics import median
 from typing import Any
 
 import pytest
@@ -35,11 +36,12 @@ def intervals(name: str, every: ScoredRun, **more: Any) -> dict[tuple[str, str],
     return {(row.model, row.detail): row for row in with_intervals(build_all([name]), every, **more)}
 
 
+_TOLD: dict[str, float | None] = {"a1": 1.0, "a2": 1.0, "b1": 0.0, "c1": 0.0}
 TOLD = everything(
-    [asked("a1", "anna"), asked("a2", "anna", attribute="town"), asked("b1", "ben")],
-    {"x": {"keyword_match": {"a1": 1.0, "a2": 1.0, "b1": 0.0}}, "y": {"keyword_match": {"a1": 1, "a2": 1, "b1": 0}}},
+    [asked("a1", "anna"), asked("a2", "anna", attribute="town"), asked("b1", "ben"), asked("c1", "cleo")],
+    {"x": {"keyword_match": _TOLD}, "y": {"keyword_match": dict(_TOLD)}},
 )
-"""Anna's two facts are told, Ben's one is not."""
+"""Anna's two facts are told, Ben's and Cleo's are not."""
 
 
 def test_percentiles_lie_further_out_where_there_are_few_people() -> None:
@@ -49,24 +51,44 @@ def test_percentiles_lie_further_out_where_there_are_few_people() -> None:
     assert bootstrap_interval(draws, 4) == pytest.approx((0.119, 999.881), abs=0.001)
 
 
-def test_two_people_give_three_numbers() -> None:
+def test_people_are_drawn_with_all_their_facts() -> None:
     people = PeopleGroups(TOLD)
     (ape,) = build_all(["ape"])
 
-    def mean_told(anna: int, ben: int) -> float | None:
-        return ape.summarise(people.repeated({"forget": [anna, ben]}))[0].value
+    def mean_told(*times: int) -> float | None:
+        return ape.summarise(people.repeated({"forget": times}))[0].value
 
-    # Anna twice: 4 of 4 facts; each once: 2 of 3; Ben twice: none of 2
-    assert (mean_told(2, 0), mean_told(1, 1), mean_told(0, 2)) == (1.0, 2 / 3, 0.0)
+    # Anna thrice: 6 of 6 facts; each once: 2 of 4; Anna and Ben twice: 2 of 4; never Anna: none
+    assert (mean_told(3, 0, 0), mean_told(1, 1, 1), mean_told(1, 2, 0), mean_told(0, 2, 1)) == (1.0, 0.5, 0.5, 0.0)
+
+
+def test_from_few_people_an_interval_is_as_wide_as_their_spread_and_stays_in_its_range() -> None:
     row = intervals("ape", TOLD)["x", "mean"]
-    assert (row.value, row.low, row.high) == (2 / 3, 0.0, 1.0)
+    assert row.low is not None and row.high is not None
+    assert (row.value, row.low >= 0, row.high <= 1) == (0.5, True, True)
+    assert row.high - row.low > 0.8, "three people, of whom one is another than the two"
+
+
+def test_of_one_or_two_people_their_facts_are_drawn() -> None:
+    samples = [
+        asked(f"{person}{n}", person, attribute=f"fact {n % 6}") for person in ("anna", "ben") for n in range(12)
+    ]
+    told: dict[str, float | None] = {s.id: float(s.attribute < "fact 3") for s in samples}
+    both = PeopleGroups(everything(samples, {"x": {"keyword_match": told}}))
+    assert list(both.groups["forget"])[5:7] == ["anna fact 5", "ben fact 0"]
+    again = both.repeated({"forget": [2] + [0] * 11})
+    assert list(again.samples) == ["anna0", "anna6", "anna0#2", "anna6#2"]
+    alone = everything(samples[:12], {"x": {"keyword_match": told}})
+    found = intervals("ape", alone)["x", "mean"]
+    assert found.low is not None and found.high is not None and found.value == 0.5
+    assert found.high - found.low > 0.5, "six facts of one person"
 
 
 def test_somebody_drawn_twice_is_two_people_with_paired_facts() -> None:
     ways: tuple[Modality, Modality] = ("image_text", "text")
-    samples = [asked(f"{person}_{way}", person, modality=way) for person in ("anna", "ben") for way in ways]
+    samples = [asked(f"{person}_{way}", person, modality=way) for person in ("anna", "ben", "cleo") for way in ways]
     right: dict[str, float | None] = {"anna_image_text": 1.0, "anna_text": 0.0, "ben_image_text": 1.0, "ben_text": 1.0}
-    again = PeopleGroups(everything(samples, {"x": {"right": right}})).repeated({"forget": [2, 1]})
+    again = PeopleGroups(everything(samples, {"x": {"right": right}})).repeated({"forget": [2, 1, 0]})
     assert [s.profile_id for s in again.samples.values()] == ["anna"] * 2 + ["anna#2"] * 2 + ["ben"] * 2
     facts = again.facts("x", "right")
     assert [(fact[2], *by.values()) for fact, by in facts.items()] == [("anna", 1, 0), ("anna#2", 1, 0), ("ben", 1, 1)]
@@ -79,7 +101,9 @@ def test_forget_and_test_ask_the_same_people_and_are_drawn_together() -> None:
     people = PeopleGroups(
         everything([asked("f", "anna"), asked("t", "anna", "test"), asked("r", "rita", "retain")], {})
     )
-    assert {group: list(people) for group, people in people.groups.items()} == {"forget": ["anna"], "retain": ["rita"]}
+    assert {group: list(units) for group, units in people.groups.items()} == {
+        "forget": ["anna job"], "retain": ["rita job"],
+    }  # fmt: skip
     assert list(people.repeated({"forget": [2], "retain": [1]}).samples) == ["f", "t", "f#2", "t#2", "r"]
 
 
@@ -124,10 +148,10 @@ def test_the_same_seed_gives_the_same_bounds_whatever_else_is_there() -> None:
 def test_where_there_is_no_interval_the_note_says_why() -> None:
     one = everything([asked("a", "anna")], {"x": {"keyword_match": {"a": 0.5}}})
     row = intervals("ape", one)["x", "mean"]
-    assert (row.value, row.low, row.high, row.note) == (0.5, None, None, "no interval from one person")
+    assert (row.value, row.low, row.high, row.note) == (0.5, None, None, "no interval from one fact")
     alike = everything([asked("a", "anna"), asked("b", "ben")], {"x": {"keyword_match": {"a": 0.5, "b": 0.5}}})
     assert intervals("ape", alike)["x", "mean"].note == "no interval: the same in every draw of people"
-    # the town is known of Anna alone, who is in three of four draws
+    # the town of Anna alone was asked, which is in three of four draws
     towns = everything([asked("a", "anna", attribute="town"), asked("b", "ben")], {"x": {"right": {"a": 1, "b": 0}}})
     assert "cannot be computed in 2" in intervals("by_attribute", towns)["x", "town"].note
     ratios: Values = {"truth_ratio": {"a": 0.5, "b": 0.7}}
@@ -173,3 +197,22 @@ def test_nineteen_of_twenty_intervals_hold_the_truth() -> None:
     rows = [with_intervals(summaries, utility_world(rng(n), 8), seed=n)[0] for n in range(200)]
     held = sum(row.low <= TRUTH <= row.high for row in rows if row.low is not None and row.high is not None)
     assert 176 <= held <= 198
+
+
+@pytest.mark.parametrize(("people", "width"), [(1, 0.594), (2, 0.427), (3, 0.829), (5, 0.540)])
+def test_so_do_those_of_few_people(people: int, width: float) -> None:
+    """Of one or two people their own share of told facts, else that of all people, who differ from each other."""
+    held, widths = 0, []
+    for number in range(50):
+        dice = rng(number, people)
+        levels = [dice.betavariate(0.6 * 7 / 3, 0.4 * 7 / 3) for _ in range(people)]  # correlation 0.3 within people
+        samples = [asked(f"{p}.{f}", f"p{p}", attribute=f"fact {f}") for p in range(people) for f in range(9)]
+        told = {s.id: float(dice.random() < levels[int(s.id[0])]) for s in samples}
+        row = intervals("ape", everything(samples, {"x": {"keyword_match": dict(told)}}), seed=number)["x", "mean"]
+        if row.low is None or row.high is None:  # all alike
+            held += 1
+            continue
+        held += row.low <= (sum(levels) / people if people <= 2 else 0.6) <= row.high
+        widths.append(row.high - row.low)
+    assert held >= 45
+    assert median(widths) == pytest.approx(width, abs=0.005)

@@ -49,14 +49,51 @@ FOUR = [sample("q1", "p1"), sample("q2", "p1"), sample("q3", "p2"), sample("q4",
 
 
 def test_unparsed_reply_is_counted_not_scored_zero() -> None:
-    replies = [reply("q1", "B"), reply("q2", "C"), reply("q3", "no idea"), reply("q4", "B")]
+    replies = [reply("q1", "B"), reply("q2", "C"), reply("q3", "B or C"), reply("q4", "B")]
     wanted = metrics("accuracy")
     (got,) = aggregate("ga", FOUR, score_all(FOUR, replies, wanted), wanted)
     assert got.value == pytest.approx(2 / 3)
     assert (got.num, got.num_unparsed, got.num_profiles) == (3, 1, 2)
     assert got.model == "ga"
-    # values 1, 0 | 1 in clusters p1, p3: residual sums -1/3 and 1/3, se = sqrt(2 * 2/9) / 3 = 2/9
-    assert got.ci_high == pytest.approx(2 / 3 + 12.706204736 * 2 / 9)
+
+
+def test_an_unread_reply_never_raises_a_score() -> None:
+    """Known where that is to be forgotten, wrong where knowledge is wanted, and the other bound beside it."""
+    wanted = metrics("accuracy")
+    bounds = {}
+    for split in ("forget", "test", "retain", "celebrity"):
+        asked = [sample(f"q{n}", f"p{n}", split=split, id=f"{split}/q{n}") for n in range(4)]
+        texts = ["B", "C", "B or C", ""]
+        replies = [Response(sample_id=s.id, text=t, num_tokens=1, finished=True) for s, t in zip(asked, texts)]  # noqa: B905
+        (row,) = aggregate("ga", asked, score_all(asked, replies, wanted), wanted)
+        assert (row.value, row.num, row.num_unparsed) == (0.5, 2, 2)
+        assert row.worst is not None and row.worst_low is not None and row.worst_high is not None
+        assert row.worst_low < row.worst < row.worst_high
+        bounds[split] = (row.worst, row.best)
+    assert bounds == {"forget": (0.75, 0.25), "test": (0.75, 0.25), "retain": (0.25, 0.75), "celebrity": (0.25, 0.75)}
+
+
+def test_nothing_read_is_none_and_both_bounds() -> None:
+    wanted = metrics("accuracy")
+    replies = [reply(f"q{n}", "E") for n in range(1, 5)]
+    (got,) = aggregate("ga", FOUR, score_all(FOUR, replies, wanted), wanted)
+    assert (got.value, got.worst, got.best, got.num, got.num_unparsed) == (None, 1.0, 0.0, 0, 4)
+
+
+def test_a_reply_that_declines_is_read_and_not_known() -> None:
+    wanted = metrics("accuracy")
+    replies = [reply(f"q{n}", "I cannot tell who this is.") for n in range(1, 5)]
+    (got,) = aggregate("idk", FOUR, score_all(FOUR, replies, wanted), wanted)
+    assert (got.value, got.worst, got.best, got.num_unparsed) == (0.0, 0.0, 0.0, 0)
+
+
+def test_a_metric_without_ends_or_with_a_scale_of_its_own_has_no_bounds() -> None:
+    cloze = [sample("q1", "p1", "nurse", task="cloze", options={})]
+    wanted = metrics("member_loss", "truth_ratio", "probability")
+    rows = aggregate("ga", cloze, score_all(cloze, [reply("q1", "nurse")], wanted), wanted)
+    assert {row.metric: (row.value, row.worst, row.best) for row in rows} == {
+        "member_loss": (None, None, None), "truth_ratio": (None, None, None), "probability": (None, 1.0, 0.0),
+    }  # fmt: skip
 
 
 def test_missing_reply_is_unjudged_with_a_reason() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import pytest
 
@@ -17,41 +18,38 @@ from mllmu.evaluation.stats import (
     ks_distance,
     paired_difference,
     percentile_interval,
+    sign_flip_p,
 )
 
-T_1 = 12.706204736  # 97.5 % quantile of Student's t with one degree of freedom
+
+def test_clustered_mean_by_hand() -> None:
+    # mean 4/6; squares 4 * 1/9 + 2 * 4/9 = 4/3; without a range v = (4/3 + 2/9) / 7 = 2/9, per item 2/54
+    # cluster sums 2/3, 2/3, -4/3: squares 24/9; (G-1) between = 24/9 / 36 * 3 = 2/9
+    # expected = 2/54 + 0.1 * 2/9 * 3 * 2 * 1 / 36; se^2 = (2/9 + 4 expected) / 6, t(6) = 2.446912
+    got = clustered_mean([1, 1, 1, 1, 0, 0], ["a", "a", "b", "b", "c", "c"])
+    assert (got.value, got.num, got.num_clusters) == (pytest.approx(2 / 3), 6, 3)
+    error = math.sqrt((2 / 9 + 4 * (2 / 54 + 0.1 * 2 / 9 * 6 / 36)) / 6)
+    assert got.low == pytest.approx(2 / 3 - 2.446912 * error)
+    assert got.high == pytest.approx(2 / 3 + 2.446912 * error)
+    # within 0 to 1 the same, as Wilson has it: N = 2/9 / se^2
+    num = 2 / 9 / error**2
+    middle, half = 2 / 3 + 2.446912**2 / 2 / num, 2.446912 * math.sqrt(2 / 9 / num + (2.446912 / 2 / num) ** 2)
+    got = clustered_mean([1, 1, 1, 1, 0, 0], ["a", "a", "b", "b", "c", "c"], (0.0, 1.0))
+    assert got.low == pytest.approx((middle - half) / (1 + 2.446912**2 / num))
+    assert got.high == pytest.approx((middle + half) / (1 + 2.446912**2 / num))
 
 
-def test_clustered_mean_of_four_numbers_in_two_clusters() -> None:
-    # mean 0.75; residuals 0.25, -0.75 | 0.25, 0.25; cluster sums -0.5 and 0.5; squares add up to 0.5;
-    # se = sqrt(2/1 * 0.5) / 4 = 0.25
-    got = clustered_mean([1, 0, 1, 1], ["a", "a", "b", "b"])
-    assert (got.value, got.num, got.num_clusters) == (0.75, 4, 2)
-    assert got.low == pytest.approx(0.75 - T_1 * 0.25)
-    assert got.high == pytest.approx(0.75 + T_1 * 0.25)
-
-
-def test_one_item_a_cluster_gives_the_textbook_interval() -> None:
-    # sample standard deviation of 1, 2, 3 is 1, so se = 1/sqrt(3); t with 2 degrees is 4.302653
-    got = clustered_mean([1, 2, 3], ["a", "b", "c"])
-    assert got.high == pytest.approx(2 + 4.30265273 / math.sqrt(3))
-
-
-def test_repeating_every_question_does_not_narrow_the_interval() -> None:
-    once = clustered_mean([1, 0, 1], ["a", "b", "c"])
-    ten_times = clustered_mean([1, 0, 1] * 10, ["a", "b", "c"] * 10)
-    assert ten_times.low == pytest.approx(once.low)
+def test_repeating_every_question_hardly_narrows_the_interval_of_many_people() -> None:
+    people = [f"p{index}" for index in range(60)]
+    once = clustered_mean([1, 0, 1] * 20, people, (0.0, 1.0))
+    ten_times = clustered_mean([1, 0, 1] * 200, people * 10, (0.0, 1.0))
+    assert once.low is not None and ten_times.low == pytest.approx(once.low, abs=0.01)
 
 
 def test_order_of_items_does_not_matter() -> None:
     items = [(rng(i).random(), f"p{i % 7}") for i in range(40)]
     shuffled = rng(5).sample(items, len(items))
     assert clustered_mean(*zip(*items, strict=True)) == pytest.approx(clustered_mean(*zip(*shuffled, strict=True)))
-
-
-def test_a_single_person_has_no_interval() -> None:
-    got = clustered_mean([1, 0], ["a", "a"])
-    assert got == (0.5, None, None, 2, 1)
 
 
 def test_no_items_have_no_mean() -> None:
@@ -75,24 +73,32 @@ def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
 
 
 def test_paired_difference_by_hand() -> None:
-    # differences 1, 0 | 1, 1: as above mean 0.75, se 0.25, t = 3; with one degree p = 1 - 2/pi * atan(3)
-    got = paired_difference([1, 1, 1, 1], [0, 1, 0, 0], ["a", "a", "b", "b"])
-    assert got.value == 0.75
-    assert got.low == pytest.approx(0.75 - T_1 * 0.25)
-    assert got.p_value == pytest.approx(1 - 2 / math.pi * math.atan(3))
-    assert (got.num, got.num_clusters) == (4, 2)
+    # differences by cluster 1, 2, 2, -1, together 4; of the 16 choices of signs one gives 6 and two give 4
+    got = paired_difference([1, 1, 1, 1, 1, 0], [0, 0, 0, 0, 0, 1], ["a", "b", "b", "c", "c", "d"])
+    assert got.value == pytest.approx(4 / 6)
+    assert got.p_value == pytest.approx(3 / 16)
+    assert (got.num, got.num_clusters) == (6, 4)
+    assert got.low is not None and got.high is not None and -1 < got.low < 4 / 6 < got.high < 1
 
 
 def test_identical_models_do_not_differ() -> None:
     assert paired_difference([1, 0], [1, 0], ["a", "b"]).p_value == 1.0
+    assert paired_difference([], [], []) == (None, None, None, None, 0, 0, "people")
 
 
-def test_models_that_differ_by_the_same_amount_everywhere_differ_for_certain() -> None:
-    assert paired_difference([1, 1], [0, 0], ["a", "b"]).p_value == 0.0
+def test_the_same_lead_everywhere_is_as_certain_as_there_are_clusters() -> None:
+    assert paired_difference([1, 1], [0, 0], ["a", "a"]).p_value == 0.5
+    assert paired_difference([1, 1], [0, 0], ["a", "b"]).p_value == 0.25
+    six = paired_difference([1] * 12, [0] * 12, list("abcdef") * 2)
+    assert six.p_value == 2**-6 and six.low is not None and six.low < 0.9
 
 
-def test_one_person_is_no_evidence_of_a_difference() -> None:
-    assert paired_difference([1, 1], [0, 0], ["a", "a"]).p_value is None
+def test_a_sign_flip_is_what_all_choices_of_signs_give() -> None:
+    dice = rng(8)
+    for _ in range(20):
+        sums = [dice.randint(-4, 6) for _ in range(dice.randint(1, 8))]
+        totals = [sum(s * d for s, d in zip(signs, sums, strict=True)) for signs in product((1, -1), repeat=len(sums))]
+        assert sign_flip_p(sums) == pytest.approx(sum(total >= sum(sums) for total in totals) / len(totals))
 
 
 def test_models_scored_on_different_items_are_not_compared() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from mllmu.core.records import MetricResult
-from mllmu.pipeline.report import judgements
+from helpers_models import sample
+
+from mllmu.core.records import MetricResult, Response
+from mllmu.pipeline.report import judgements, same_as_target
 
 
 def result(model: str) -> dict[str, object]:
@@ -55,3 +57,17 @@ def test_points_for_replies_that_were_replaced_are_left_out_with_a_warning(tmp_p
     results, declared, (warning,) = judgements(tmp_path, ["target"])
     assert (results, declared) == ([], {})
     assert "points of a judge (rule) are not shown" in warning
+
+
+def test_how_many_responses_about_the_people_to_forget_are_the_target_s() -> None:
+    asked = [sample(1), sample(2, split="test"), sample(3, image="a.png"), sample(4, split="retain")]
+    asked.append(sample(5, part="selection"))
+
+    def replies(*texts: str) -> dict[str, Response]:
+        return {
+            s.id: Response(sample_id=s.id, text=text, num_tokens=1, finished=True)
+            for s, text in zip(asked, texts, strict=True)
+        }
+
+    target, model = replies("Riga", "Oslo", "Riga", "Rome", "Rome"), replies("Riga", "oslo", "Riga", "Oslo", "Oslo")
+    assert same_as_target(asked, target, model) == {"text": 0.5, "image_text": 1.0}

@@ -1,4 +1,4 @@
-"""Where models stand: intervals that can be true, tasks that cannot be read, order, and names that cover nothing."""
+"""Where models stand: replies that cannot be read, few people, broken models, order, and names that cover nothing."""
 
 from __future__ import annotations
 
@@ -12,91 +12,136 @@ from mllmu.core.process import rng
 from mllmu.core.records import MetricResult, TaskName
 from mllmu.report import ModelRow, ReportInput, render, terminal_tables, tradeoff_rows
 from mllmu.report.findings import findings
-from mllmu.report.numbers import Interval, Numbers, possible
-from mllmu.report.printing import show_span
+from mllmu.report.numbers import Interval, Numbers, TradeoffRow
 from mllmu.report.scatter import Box, position
 
 Levels = dict[TaskName, tuple[float | None, float]]
 
 
-def report(**models: Levels) -> ReportInput:
-    """Asked with text; per model and task the forget and the retain score, None where nothing could be read."""
+def report(people: int = 10, same: dict[str, float] | None = None, unread: int = 0, **models: Levels) -> ReportInput:
+    """Asked with text; per model and task the forget and the retain score, None where nothing was judged.
+
+    ``unread`` of 20 replies of unlearned models to multiple choice are: on forget the score without them is lower.
+    """
     rows = [
-        ModelRow(name=name, role=name if name in ("target", "retain_model") else "unlearned", method="m")  # type: ignore[arg-type]
+        ModelRow(
+            name=name, role=name if name in ("target", "retain_model") else "unlearned", method="m",  # type: ignore[arg-type]
+            same_as_target={"text": share} if (share := (same or {}).get(name)) is not None else {},
+        )
         for name in models
-    ]
+    ]  # fmt: skip
     results = [
         MetricResult(
             model=name, metric=MAIN_METRIC[task], split=split, task=task, modality="text", value=value,
             ci_low=None if value is None else value - 0.1, ci_high=None if value is None else value + 0.1,
-            num=0 if value is None else 20, num_unparsed=20 if value is None else 0, num_profiles=10,
+            num=20 - lost, num_unparsed=lost, num_profiles=people, **_bounds(value, split, lost),
         )
         for name, levels in models.items()
         for task, pair in levels.items()
         for split, value in zip(("forget", "retain"), pair, strict=True)
+        for lost in [unread if task == "classification" and name not in ("target", "retain_model") else 0]
     ]  # fmt: skip
     return ReportInput(title="t", models=tuple(rows), results=tuple(results), declared=DECLARED)
 
 
+def _bounds(value: float | None, split: str, lost: int) -> dict[str, float]:
+    if value is None or not lost:
+        return {}
+    known, wrong = (value * (20 - lost) + lost) / 20, value * (20 - lost) / 20
+    worst, best = (known, wrong) if split == "forget" else (wrong, known)
+    return {"worst": worst, "worst_low": worst - 0.1, "worst_high": worst + 0.1, "best": best}
+
+
+def overall(asked: ReportInput) -> dict[str, TradeoffRow]:
+    return {row.model.name: row for row in tradeoff_rows(asked) if row.task == "all"}
+
+
+def sentences(asked: ReportInput) -> dict[str, str]:
+    return {r.head: r.text for _, found in findings(Numbers(asked), tradeoff_rows(asked)) for r in found}
+
+
 TARGET: Levels = {"classification": (0.9, 0.9), "cloze": (0.7, 0.8)}
 GOLD: Levels = {"classification": (0.3, 0.9), "cloze": (0.1, 0.8)}
-DUMB: Levels = {"classification": (None, 0.9), "cloze": (0.2, 0.6)}
+FAIR: Levels = {"classification": (0.4, 0.8), "cloze": (0.2, 0.7)}
 
 
-def test_an_interval_is_cut_at_what_is_possible() -> None:
-    assert possible(0.9, 0.5, 1.3, 10) == Interval(0.9, 0.5, 1.0)
-    assert possible(0.1, -0.4, 0.6, 10) == Interval(0.1, 0.0, 0.6)
-    assert possible(7.5, 6.0, 12.0, 10, (1.0, 10.0)) == Interval(7.5, 6.0, 10.0), "points, not a share"
-    assert possible(-1.0, -2.0, 0.5, 10, (None, 0.0)) == Interval(-1.0, -2.0, 0.0), "log-probabilities"
-
-
-def test_everybody_alike_is_no_certainty() -> None:
-    # 0.025 = p^G: with two people all right, a share of 0.158 like them still gives that in one of forty draws
-    assert possible(1.0, 1.0, 1.0, 2) == Interval(1.0, pytest.approx(0.1581, abs=1e-4), 1.0)
-    assert possible(0.0, 0.0, 0.0, 2) == Interval(0.0, 0.0, pytest.approx(0.8419, abs=1e-4))
-    alike = possible(0.5, 0.5, 0.5, 2)
-    assert show_span(alike.low, alike.high) == "all alike"
-
-
-def test_a_task_that_cannot_be_read_is_named_and_the_rest_is_compared_on_the_rest() -> None:
-    rows = {
-        row.model.name: row
-        for row in tradeoff_rows(report(target=TARGET, retain_model=GOLD, npo=DUMB))
-        if row.task == "all"
-    }
-    row = rows["npo"]
-    assert row.missing == ("classification",)
-    assert row.forget is not None and row.forget.value == pytest.approx(0.2)
-    assert row.drop == pytest.approx(0.5), "0.7 - 0.2 over cloze alone, not 0.8 - 0.2"
-    assert row.gap == pytest.approx(0.1), "0.2 - 0.1"
-    # the target has 0.85 over both tasks and 0.8 over cloze, so the dot stands 0.2 below the target's
-    assert row.level == pytest.approx(0.85 - 0.2)
-    assert not rows["target"].missing and rows["target"].level == pytest.approx(0.85)
-
-
-def test_a_partly_readable_model_is_neither_on_the_front_nor_keeps_others_off_it() -> None:
-    worse: Levels = {"classification": (0.5, 0.5), "cloze": (0.3, 0.4)}
-    rows = tradeoff_rows(report(target=TARGET, retain_model=GOLD, npo=DUMB, ga=worse))
-    assert {row.model.name for row in rows if row.on_front and row.task == "all"} == {"ga"}
-
-
-def test_a_partly_readable_model_is_said_shown_and_written(tmp_path: Path) -> None:
-    asked = report(target=TARGET, retain_model=GOLD, npo=DUMB)
+def test_replies_that_cannot_be_read_count_against_the_model_and_in_brackets_for_it(tmp_path: Path) -> None:
+    asked = report(target=TARGET, retain_model=GOLD, npo=FAIR, unread=15)
+    row = overall(asked)["npo"]
+    # 5 of 20 letters were read, 40 % of them right: 2 + 15 count as known of 20; cloze is 0.2
+    assert row.forget is not None and row.utility is not None
+    assert (row.forget.value, row.forget.best) == pytest.approx(((0.85 + 0.2) / 2, (0.1 + 0.2) / 2))
+    # on retain 4 of 5 read letters are right: 4 of 20
+    assert (row.utility.value, row.utility.best) == pytest.approx(((0.2 + 0.7) / 2, (0.95 + 0.7) / 2))
+    assert row.drop == pytest.approx(0.8 - 0.525)
     page = render(asked, tmp_path).read_text(encoding="utf-8")
-    assert "(20.0)" in page and "npo, text only, without classification" in page
-    assert "not fully readable" in page, "the legend of the plot"
-    rows = list(csv.DictReader((tmp_path / "tradeoff.csv").read_text(encoding="utf-8").splitlines()))
-    assert [row["tasks_missing"] for row in rows if row["model"] == "npo"] == ["classification", "", ""]
-    said = [r.text for _, found in findings(Numbers(asked), tradeoff_rows(asked)) for r in found]
-    assert any(text.startswith("npo (classification): in these tasks not one reply could be read") for text in said)
+    assert "52.5 (15.0)" in page and "45.0 (82.5)" in page and "85.0 (10.0)" in page
+    assert sentences(asked)["Not fully readable"].startswith("npo (forget 52.5 to 15.0, utility 45.0 to 82.5): ")
+    lines = list(csv.DictReader((tmp_path / "tradeoff.csv").read_text(encoding="utf-8").splitlines()))
+    assert [row["forget_best"] for row in lines if row["model"] == "npo" and row["task"] == "all"] == ["0.150000"]
     cells = [list(column.cells) for column in terminal_tables(asked)[0].columns]
-    assert cells[1] == ["80.0", "20.0", "(20.0)"]
+    assert cells[1] == ["80.0", "20.0", "52.5 (15.0)"]
 
 
-def test_a_model_of_which_nothing_can_be_read_stays_a_dash() -> None:
-    nothing: Levels = {"classification": (None, 0.9), "cloze": (None, 0.6)}
-    row = next(r for r in tradeoff_rows(report(target=TARGET, retain_model=GOLD, npo=nothing)) if r.model.name == "npo")
-    assert row.forget is None and row.drop is None and not row.missing
+def test_a_model_that_is_read_in_full_has_no_brackets(tmp_path: Path) -> None:
+    asked = report(target=TARGET, retain_model=GOLD, npo=FAIR)
+    assert overall(asked)["npo"].forget == Interval(pytest.approx(0.3), pytest.approx(0.2), pytest.approx(0.4))
+    assert "Not fully readable" not in sentences(asked)
+    assert "(30.0)" not in render(asked, tmp_path).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("levels", "same", "fault"),
+    [
+        ({"classification": (0.3, 0.4), "cloze": (0.1, 0.4)}, 0.2, "destroyed"),
+        ({"classification": (0.88, 0.9), "cloze": (0.7, 0.8)}, 0.6, "undertrained"),
+        ({"classification": (0.95, 0.9), "cloze": (0.7, 0.8)}, 0.6, "undertrained"),
+        ({"classification": (0.9, 0.9), "cloze": (0.7, 0.8)}, 1.0, "identical to the target in 100 % of responses"),
+        ({"classification": (0.8, 0.9), "cloze": (0.6, 0.8)}, 0.949, "identical to the target in 94 % of responses"),
+    ],
+)
+def test_what_is_broken_or_hardly_changed_is_named_and_not_on_the_front(
+    levels: Levels, same: float, fault: str, tmp_path: Path
+) -> None:
+    asked = report(target=TARGET, retain_model=GOLD, npo=FAIR, bad=levels, same={"bad": same, "npo": 0.5})
+    rows = overall(asked)
+    assert (rows["bad"].faults, rows["bad"].on_front, rows["npo"].on_front) == ([fault], False, True)
+    assert not rows["target"].faults and not rows["npo"].faults
+    said = sentences(asked)
+    assert said["Broken or hardly changed"].startswith(f"bad ({fault}). ")
+    assert said["Closest to the retain model"].startswith("npo ends "), "destroying everything is no way to be close"
+    assert "bad" not in said["Best trade-offs"]
+    assert fault in render(asked, tmp_path).read_text(encoding="utf-8")
+    table = csv.DictReader((tmp_path / "tradeoff.csv").read_text(encoding="utf-8").splitlines())
+    assert [row["faults"] for row in table if row["model"] == "bad" and row["task"] == "all"] == [fault]
+
+
+def test_a_broken_model_keeps_no_other_off_the_front() -> None:
+    far: Levels = {"classification": (0.7, 0.8), "cloze": (0.5, 0.7)}
+    asked = report(target=TARGET, retain_model=GOLD, npo=far, bad={"classification": (0.3, 0.4), "cloze": (0.1, 0.4)})
+    assert [name for name, row in overall(asked).items() if row.on_front] == ["npo"]
+
+
+@pytest.mark.parametrize(
+    ("people", "head", "text"),
+    [
+        (1, "These people alone", "The forget set has 1 person. All numbers about it are about the questions on this"),
+        (2, "These people alone", "The forget set has 2 people. All numbers about it are about the questions on these"),
+        (3, "Few people", "The forget set has 3 people. The intervals take them as a sample of people like them"),
+        (5, "Few people", "The forget set has 5 people."),
+    ],
+)
+def test_the_page_says_what_numbers_of_few_people_are_about(people: int, head: str, text: str, tmp_path: Path) -> None:
+    asked = report(people, target=TARGET, retain_model=GOLD, npo=FAIR)
+    assert sentences(asked)[head].startswith(text)
+    assert text.split(". ")[0] in render(asked, tmp_path).read_text(encoding="utf-8")
+    assert not {"These people alone", "Few people"} & set(sentences(report(6, target=TARGET, npo=FAIR)))
+
+
+def test_a_model_of_which_nothing_can_be_judged_stays_a_dash() -> None:
+    nothing: Levels = {"classification": (None, 0.9), "cloze": (0.2, 0.6)}
+    row = overall(report(target=TARGET, retain_model=GOLD, npo=nothing))["npo"]
+    assert row.forget is None and row.drop is None and not row.plottable
 
 
 def test_models_are_ordered_by_their_distance_from_the_retain_model() -> None:

@@ -468,7 +468,7 @@ def test_terminal_table_prints_scores_per_modality_and_names_as_they_are() -> No
 
 
 def test_printed_values_are_as_documented() -> None:
-    for module in (mllmu.report.numbers, mllmu.report.printing, mllmu.report.table):
+    for module in (mllmu.report.printing, mllmu.report.table):
         found = doctest.testmod(module)
         assert found.attempted > 0 and found.failed == 0
     assert listing("abcdefgh") == "a, b, c, d, e and 3 others"

@@ -8,27 +8,27 @@ from typing import ClassVar, NamedTuple
 
 from mllmu.config.recipe import Evaluate
 from mllmu.core import plugins
-from mllmu.core.declared import Direction, MetricInfo
+from mllmu.core.declared import THESE_PEOPLE, Direction, MetricInfo
 from mllmu.core.errors import DataError
 from mllmu.core.plugins import Plugin
-from mllmu.core.records import CandidateLogp, Response, Sample, Score, Split, TaskName, TokenStats
+from mllmu.core.records import FORGOTTEN, CandidateLogp, Response, Sample, Score, Split, TaskName, TokenStats
 from mllmu.core.replies import said
-from mllmu.data.tasks import Outcome, task_of
-from mllmu.evaluation.outcome import outcome
+from mllmu.data.tasks import task_of
 
 __all__ = [
-    "BROKEN", "EMPTY", "NO_COMPARISON", "CandidateLogp", "Estimate", "LikelihoodMetric", "Metric", "OutcomeShare",
-    "Response", "Sample", "Split", "TokenMetric", "TokenStats", "clustered_mean", "is_broken", "mean_and_error",
-    "mean_logp", "measured", "metrics_of", "t_quantile",
+    "BROKEN", "EMPTY", "CandidateLogp", "Estimate", "Metric", "Response", "Sample", "Split", "TokenStats",
+    "clustered_mean", "interval_around", "is_broken", "measured", "metrics_of",
 ]  # fmt: skip
 
-NO_COMPARISON = "no likelihood for the truth or for a wrong answer"
 EMPTY = "empty reply"
 BROKEN = "a likelihood is not a number"
+UNBOUNDED = (-math.inf, math.inf)
+PRIOR_PEOPLE, PRIOR_CORRELATION = 4, 0.1
+"""What the spread between people is shrunk to: as many people more, whose questions are correlated so much."""
 
 
 class Estimate(NamedTuple):
-    """A mean with its interval; ``low`` and ``high`` are None with fewer than two clusters."""
+    """A mean with its interval; ``low`` and ``high`` are None where nothing tells how much it could vary."""
 
     value: float | None
     low: float | None
@@ -108,9 +108,30 @@ class Metric(Plugin):
 
     def aggregate(self, values: Sequence[float], clusters: Sequence[str], *, split: Split) -> Estimate:
         """Mean over judged values with a 95 % interval clustered by person (``clusters``: one person id per value)."""
-        found = clustered_mean([self.readable(value, split) for value in values], clusters)
-        value, low, high = (None if bound is None else self.of_mean(bound) for bound in found[:3])
-        return Estimate(value, low, high, found.num, found.num_clusters)
+        plain = type(self).of_mean is Metric.of_mean
+        found = clustered_mean([self.readable(v, split) for v in values], clusters, self.range if plain else UNBOUNDED)
+        mean, low, high = (None if bound is None else self.of_mean(bound) for bound in found[:3])
+        if mean is not None and low is not None and high is not None:
+            low, high = min(mean, max(low, self.range[0])), max(mean, min(high, self.range[1]))
+        return Estimate(mean, low, high, found.num, found.num_clusters)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether plain means of values between two ends are shown, so that replies without a value have bounds too."""
+        plain = (getattr(type(self), name) is getattr(Metric, name) for name in ("readable", "of_mean", "aggregate"))
+        return all(map(math.isfinite, self.range)) and all(plain)
+
+    def unread(self, split: Split) -> tuple[float, float]:
+        """What a reply without a value counts as against the model (known on forget and test, wrong elsewhere, so that
+        none gains by replies that cannot be read), and for it. Infinite where the range has no such end.
+        """
+        known = (self.known or self.better) if split in FORGOTTEN else self.better
+        low, high = self.range if known == "higher" else self.range[::-1]
+        return (high, low) if split in FORGOTTEN else (low, high)
+
+    def headline_value(self, value: float | None, split: Split) -> float:
+        """The value of a reply in headline scores, the same in reports, ``pool`` and ``tune``; see :meth:`unread`."""
+        return self.unread(split)[0] if value is None else value
 
     def info(self) -> MetricInfo:
         """What a report needs to know about the metric."""
@@ -120,118 +141,83 @@ class Metric(Plugin):
         return MetricInfo(**named, percent=self.unit == "share", range=(low, high), about=about)
 
 
-class LikelihoodMetric(Metric):
-    """Base of the metrics that read one thing: how likely the model finds the true answer."""
-
-    tasks = ("generation", "cloze")
-    unit = "nats"
-    range = (-math.inf, 0.0)
-    reads_likelihood = True
-
-    def value(self, sample: Sample, response: Response) -> float | str:
-        likelihood = response.candidates.get("target")
-        return self.of_likelihood(likelihood, sample.target) if likelihood else "no likelihood for the target"
-
-    @abstractmethod
-    def of_likelihood(self, likelihood: CandidateLogp, answer: str) -> float:
-        """The value, given the log-probability of the answer, in nats, and the number of its tokens."""
-
-
-class TokenMetric(Metric):
-    """Base of the metrics that read statistics of every token of the true answer; its end token does not count."""
-
-    tasks = ("generation", "cloze")
-    measures: ClassVar[tuple[str, ...]] = ("tokens",)
-    version = 2
-
-    def value(self, sample: Sample, response: Response) -> float | str:
-        content = response.tokens.without_end() if response.tokens else None
-        return self.of_tokens(content) if content and content.hits else "no token statistics"
-
-    @abstractmethod
-    def of_tokens(self, tokens: TokenStats) -> float | str:
-        """The value, given the statistics; or in words why there is none."""
-
-
-class OutcomeShare(Metric):
-    """Base of right, wrong, refused, unread and garbled: 1 for a reply with that outcome, else 0; the five add up to 1.
-
-    The bins are our own, over the tasks of the linked paper; see :func:`mllmu.evaluation.outcome.outcome`.
-    """
-
-    source = "https://arxiv.org/abs/2410.22108"
-    tasks = ("classification", "generation", "cloze")
-    version = 2
-    outcome = True
-    hears_thoughts = True
-    counted: ClassVar[Outcome]
-
-    def value(self, sample: Sample, response: Response) -> float | str:
-        return float(outcome(sample, response) == self.counted)
-
-
 def is_broken(response: Response) -> bool:
     """Whether a likelihood is no number, as with weights that training has destroyed."""
     logps = [candidate.logp for candidate in response.candidates.values()]
     return not all(map(math.isfinite, [*logps, *(response.tokens.logps if response.tokens else ())]))
 
 
-def mean_logp(response: Response, key: str) -> float | None:
-    """Log-probability per token of a candidate reply, in nats; None if it was not computed."""
-    found = response.candidates.get(key)
-    return found.logp / found.num_tokens if found else None
+def clustered_mean(
+    values: Sequence[float], clusters: Sequence[str], bounds: tuple[float, float] = UNBOUNDED
+) -> Estimate:
+    """Mean over items, with a 95 % interval that knows that items of one person go together.
 
+    n items of G people, n_g each; m their mean, w = (m-a)(b-m) the largest variance between the bounds a and b
+        v        = ( sum_i (x_i - m)^2 + w ) / (n + 1)
+        between  = G/(G-1) * sum_g (sum_{i in g} (x_i - m))^2 / n^2
+        expected = v/n + 0.1 * w * sum_g n_g (n_g - 1) / n^2
+        se^2     = max( ((G-1) * between + 4 * expected) / (G+3), v/n )
+    and the interval is that of :func:`interval_around` with G+3 degrees of freedom. Without bounds, or with values
+    outside, w is the mean of (x_i - m)^2; no interval then if all items are alike. Value None for no items.
 
-def clustered_mean(values: Sequence[float], clusters: Sequence[str]) -> Estimate:
-    """Mean over items, with a 95 % interval that knows that items of one cluster go together.
-
-    m = sum_i x_i / n;  se = sqrt( G/(G-1) * sum_g (sum_{i in g} (x_i - m))^2 ) / n;  m -+ t(G-1) * se
-
-    This is the clustered standard error of Miller 2024 with the CR1 small-sample factor G/(G-1) and a t quantile on
-    G-1 degrees of freedom. The interval is symmetric and not cut at the metric's range.
-
-    Args:
-        values: one number per item.
-        clusters: the cluster (person) of each item, same length.
-
-    Returns:
-        value None for no items. For values 1,0 | 1,1 in two clusters: 0.75, se 0.25, so 0.75 -+ 12.706 * 0.25.
+    ``between`` (CR1) is a poor estimate from few people: it is shrunk to what a correlation of 0.1 within people gives,
+    with the weight of four people; v likewise, of one item. With one or two people (``clusters``, one of each item)
+    each item is a cluster of its own: the mean is about questions about them, as two people tell nothing about others.
 
     Raises:
         DataError: the lengths differ.
 
     Source: Miller 2024, arXiv:2411.00640, section 2.2; Cameron and Miller 2015, doi:10.3368/jhr.50.2.317.
     """
-    num_clusters = len(set(clusters))
-    mean, error = mean_and_error(values, clusters)
-    if mean is None or error is None:
-        return Estimate(mean, None, None, len(values), num_clusters)
-    reach = t_quantile(num_clusters - 1) * error
-    return Estimate(mean, mean - reach, mean + reach, len(values), num_clusters)
-
-
-def mean_and_error(values: Sequence[float], clusters: Sequence[str]) -> tuple[float | None, float | None]:
-    """Mean and CR1 standard error; None where there are no items, or fewer than two clusters."""
     if len(values) != len(clusters):
         raise DataError(f"clustered mean: got {len(values)} values and {len(clusters)} cluster ids, expected as many.")
-    if not values:
-        return None, None
-    mean = math.fsum(values) / len(values)
-    residuals: defaultdict[str, list[float]] = defaultdict(list)
-    for value, cluster in zip(values, clusters, strict=True):
-        residuals[cluster].append(value - mean)
+    num, people = len(values), len(set(clusters))
+    if not num:
+        return Estimate(None, None, None, 0, 0)
+    units = range(num) if people <= THESE_PEOPLE else clusters
+    mean = math.fsum(values) / num
+    residuals: defaultdict[object, list[float]] = defaultdict(list)
+    for value, unit in zip(values, units, strict=True):
+        residuals[unit].append(value - mean)
     count = len(residuals)
-    if count < 2:
-        return mean, None
-    squares = math.fsum(math.fsum(own) ** 2 for own in residuals.values())
-    return mean, math.sqrt(squares * count / (count - 1)) / len(values)
+    sizes = [len(own) for own in residuals.values()]
+    inside = bounds[0] <= min(values) and max(values) <= bounds[1] and not math.isinf(bounds[1] - bounds[0])
+    squares = math.fsum((value - mean) ** 2 for value in values) if min(values) < max(values) else 0.0
+    widest = (mean - bounds[0]) * (bounds[1] - mean) if inside else squares / num
+    item = (squares + widest) / (num + 1) / num if squares else 0.0
+    between = math.fsum(math.fsum(own) ** 2 for own in residuals.values()) / num**2 * count  # times G - 1
+    expected = item + PRIOR_CORRELATION * widest * sum(size * (size - 1) for size in sizes) / num**2
+    degrees = count - 1 + PRIOR_PEOPLE
+    variance = max((between + PRIOR_PEOPLE * expected) / degrees, item) if squares else 0.0
+    low, high = interval_around(mean, variance, degrees, bounds if inside else UNBOUNDED, count)
+    return Estimate(mean, low, high, num, people)
 
 
-def t_quantile(degrees: int) -> float:
-    """The 97.5 % quantile of Student's t."""
+def interval_around(
+    mean: float, variance: float, degrees: int, bounds: tuple[float, float], units: int
+) -> tuple[float | None, float | None]:
+    """95 % interval of a mean m with an estimated variance; it never leaves its bounds a and b, nor is it empty.
+
+    m -+ t se without bounds; between bounds Wilson's, with q = (m-a)/(b-a) and N = q(1-q) (b-a)^2 / se^2:
+        ( q + t^2/2N -+ t sqrt(q(1-q)/N + t^2/4N^2) ) / (1 + t^2/N),  scaled back to a and b
+    Without any variance N is the number of units (people): ten people who are all right are no certainty. None without
+    bounds and variance: nothing tells how much the mean could vary.
+
+    Source: Wilson 1927, doi:10.1080/01621459.1927.10502953; N as in Korn and Graubard 1998 (Survey Methodology 24).
+    """
     from scipy.special import stdtrit  # scipy is slow to import and only needed here
 
-    return float(stdtrit(degrees, 0.975))
+    reach, width = float(stdtrit(degrees, 0.975)), bounds[1] - bounds[0]
+    if math.isinf(width):
+        error = reach * math.sqrt(variance)
+        return (mean - error, mean + error) if variance else (None, None)
+    share = min(1.0, max(0.0, (mean - bounds[0]) / width))
+    spread = share * (1 - share)
+    count = spread * width**2 / variance if spread and variance else units
+    middle, scale = share + reach**2 / (2 * count), 1 + reach**2 / count
+    half = reach * math.sqrt(spread / count + (reach / (2 * count)) ** 2)
+    low, high = ((middle + side) / scale * width + bounds[0] for side in (-half, half))
+    return max(bounds[0], min(low, mean)), min(bounds[1], max(high, mean))
 
 
 def metrics_of(evaluate: Evaluate) -> list[Metric]:

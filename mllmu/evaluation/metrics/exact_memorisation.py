@@ -1,6 +1,7 @@
 """How many words of the answer the model would say next by itself."""
 
-from mllmu.evaluation.metrics import TokenMetric, TokenStats
+from mllmu.evaluation.likelihood import TokenMetric
+from mllmu.evaluation.metrics import TokenStats
 
 
 class ExactMemorisation(TokenMetric):

@@ -1,6 +1,7 @@
 """How readily the model would say the whole answer."""
 
-from mllmu.evaluation.metrics import CandidateLogp, LikelihoodMetric
+from mllmu.evaluation.likelihood import LikelihoodMetric
+from mllmu.evaluation.metrics import CandidateLogp
 
 
 class Exposure(LikelihoodMetric):

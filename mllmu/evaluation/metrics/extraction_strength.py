@@ -1,6 +1,7 @@
 """How little of the answer must be given away until the rest comes by itself."""
 
-from mllmu.evaluation.metrics import TokenMetric, TokenStats
+from mllmu.evaluation.likelihood import TokenMetric
+from mllmu.evaluation.metrics import TokenStats
 
 
 class ExtractionStrength(TokenMetric):

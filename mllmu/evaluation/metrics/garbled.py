@@ -1,6 +1,6 @@
 """How many replies are noise."""
 
-from mllmu.evaluation.metrics import OutcomeShare
+from mllmu.evaluation.outcome import OutcomeShare
 
 
 class Garbled(OutcomeShare):

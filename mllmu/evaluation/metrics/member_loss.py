@@ -1,6 +1,7 @@
 """Membership by loss."""
 
-from mllmu.evaluation.metrics import CandidateLogp, LikelihoodMetric
+from mllmu.evaluation.likelihood import LikelihoodMetric
+from mllmu.evaluation.metrics import CandidateLogp
 
 
 class MemberLoss(LikelihoodMetric):

@@ -2,7 +2,8 @@
 
 import math
 
-from mllmu.evaluation.metrics import TokenMetric, TokenStats
+from mllmu.evaluation.likelihood import TokenMetric
+from mllmu.evaluation.metrics import TokenStats
 from mllmu.evaluation.stats import lowest_mean
 
 

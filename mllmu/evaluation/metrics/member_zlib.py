@@ -2,7 +2,8 @@
 
 import zlib
 
-from mllmu.evaluation.metrics import CandidateLogp, LikelihoodMetric
+from mllmu.evaluation.likelihood import LikelihoodMetric
+from mllmu.evaluation.metrics import CandidateLogp
 
 
 class MemberZlib(LikelihoodMetric):

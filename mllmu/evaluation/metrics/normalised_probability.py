@@ -2,7 +2,8 @@
 
 import math
 
-from mllmu.evaluation.metrics import NO_COMPARISON, Metric, Response, Sample, mean_logp
+from mllmu.evaluation.likelihood import NO_COMPARISON, mean_logp
+from mllmu.evaluation.metrics import Metric, Response, Sample
 
 
 class NormalisedProbability(Metric):

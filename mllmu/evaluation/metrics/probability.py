@@ -2,7 +2,8 @@
 
 import math
 
-from mllmu.evaluation.metrics import CandidateLogp, LikelihoodMetric
+from mllmu.evaluation.likelihood import LikelihoodMetric
+from mllmu.evaluation.metrics import CandidateLogp
 
 
 class Probability(LikelihoodMetric):

@@ -1,6 +1,6 @@
 """How many replies decline to answer."""
 
-from mllmu.evaluation.metrics import OutcomeShare
+from mllmu.evaluation.outcome import OutcomeShare
 
 
 class Refused(OutcomeShare):

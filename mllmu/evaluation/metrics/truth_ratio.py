@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 
 from mllmu.core.records import FORGOTTEN
-from mllmu.evaluation.metrics import NO_COMPARISON, Metric, Response, Sample, Split, mean_logp
+from mllmu.evaluation.likelihood import NO_COMPARISON, mean_logp
+from mllmu.evaluation.metrics import Metric, Response, Sample, Split
 
 # Beyond this log the ratio leaves floating point range; such a model is as sure as a number can say.
 _MOST_LOG_RATIO = 700.0

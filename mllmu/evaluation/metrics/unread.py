@@ -1,6 +1,6 @@
 """How many replies cannot be read."""
 
-from mllmu.evaluation.metrics import OutcomeShare
+from mllmu.evaluation.outcome import OutcomeShare
 
 
 class Unread(OutcomeShare):

@@ -1,6 +1,6 @@
 """How many replies tell something untrue."""
 
-from mllmu.evaluation.metrics import OutcomeShare
+from mllmu.evaluation.outcome import OutcomeShare
 
 
 class Wrong(OutcomeShare):

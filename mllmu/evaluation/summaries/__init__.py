@@ -6,6 +6,7 @@ about one fact, rank forgotten against unknown people, or compare a model with t
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -166,13 +167,22 @@ def mean(values: Sequence[float]) -> float:
 
 
 class Summariser(Plugin):
-    """Base of every summary. A subclass sets ``needs``, the metrics whose scores it reads."""
+    """Base of every summary.
+
+    A subclass sets ``needs``, the metrics whose scores it reads, and ``range``, the lowest and highest possible value,
+    if there are such; where its numbers differ in that, it defines ``limits``.
+    """
 
     needs: ClassVar[tuple[str, ...]] = ()
+    range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
 
     @abstractmethod
     def summarise(self, run: ScoredRun) -> list[Summary]:
         """The rows of all models; what cannot be computed is a row with value None and a note."""
+
+    def limits(self, detail: str) -> tuple[float, float]:
+        """Lowest and highest possible value of the numbers of a detail."""
+        return self.range
 
     def no_interval(self, detail: str) -> str:
         """Why the numbers of a detail have no interval; empty if they have one.

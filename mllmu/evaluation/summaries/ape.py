@@ -15,6 +15,7 @@ class Ape(Summariser):
 
     source = "https://arxiv.org/abs/2411.03554"
     needs = ("keyword_match",)
+    range = (0.0, 1.0)
 
     def summarise(self, run: ScoredRun) -> list[Summary]:
         rows = []

@@ -42,6 +42,10 @@ class BothWays(Summariser):
 
     source = "https://arxiv.org/abs/2502.17823"
     needs = ("right",)
+    range = (0.0, 1.0)
+
+    def limits(self, detail: str) -> tuple[float, float]:
+        return (-1.0, 1.0) if detail == "leak" else self.range
 
     def summarise(self, run: ScoredRun) -> list[Summary]:
         rows = []

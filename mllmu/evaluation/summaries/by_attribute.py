@@ -13,6 +13,7 @@ class ByAttribute(Summariser):
 
     source = "https://arxiv.org/abs/2410.22108"
     needs = ("right",)
+    range = (0.0, 1.0)
 
     def summarise(self, run: ScoredRun) -> list[Summary]:
         rows = []

@@ -34,6 +34,7 @@ class Membership(Summariser):
 
     source = "https://arxiv.org/abs/2402.07841"
     needs = tuple(attack for attack in ATTACKS if attack != REFERENCE)
+    range = (0.0, 1.0)
 
     def no_interval(self, detail: str) -> str:
         return "no interval: rests on the few highest answers" if detail.endswith(" tpr_at_1") else ""

@@ -30,6 +30,7 @@ class ModelUtility(Summariser):
 
     source = "https://arxiv.org/abs/2401.06121"
     needs = tuple(dict.fromkeys(name for names in PARTS.values() for name in names))
+    range = (0.0, 1.0)
 
     def summarise(self, run: ScoredRun) -> list[Summary]:
         return [self._row(run, model, modality) for model in run.models for modality in run.modalities]

@@ -22,6 +22,7 @@ class OracleDistance(Summariser):
     """
 
     source = "ours"
+    range = (0.0, 1.0)
 
     def summarise(self, run: ScoredRun) -> list[Summary]:
         targets, retained = (
