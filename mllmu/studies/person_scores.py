@@ -10,10 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from mllmu.core import plugins
+from mllmu.core.declared import Declared
 from mllmu.core.errors import DataError
 from mllmu.core.records import UTILITY, Modality, Sample, Score, Split, TaskName
-from mllmu.core.runfolder import RunFolder, read_lines, write_atomic
+from mllmu.core.runfolder import RunFolder, read_json, read_lines, write_atomic
 from mllmu.data.tasks import task_of
+from mllmu.evaluation.metrics import Metric
 
 
 class PersonScore(NamedTuple):
@@ -94,15 +97,22 @@ def person_scores(root: Path, key: str, name: str) -> list[PersonScore]:
 
 
 def _main_scores(folder: RunFolder, key: str) -> tuple[list[Sample], dict[str, dict[str, float]]]:
-    """Samples of a run, and by model the main score of every sample; a reply that could not be read counts 0."""
+    """Samples of a run, and by model the headline score of every sample.
+
+    A reply that could not be read counts as in a report, see :meth:`mllmu.evaluation.metrics.Metric.headline_value`.
+    """
     evaluation = folder.path(folder.evaluation(key))
     paths = sorted(evaluation.glob(f"*/{folder.SCORES}/{folder.SCORES_FILE}"))
     if not paths:
         raise DataError(f"{evaluation}: no scores. Expected a finished run with the forget ratio {key} %.")
     samples = [s for s in read_lines(evaluation / folder.SAMPLES_FILE, Sample) if s.part == "report"]
-    headlines = {sample.id: task_of(sample.task).headline() for sample in samples}
+    declared = Declared.model_validate(read_json(evaluation / folder.METRICS_FILE).get("declared", {})).tasks
+    names = {t: declared[t].metric if t in declared else task_of(t).headline() for t in {s.task for s in samples}}
+    metrics: dict[str, Metric] = {name: plugins.build("metrics", name, {}) for name in set(names.values())}
     by_model: dict[str, dict[str, float]] = {}
     for path in paths:
-        scores = (score for score in read_lines(path, Score) if headlines.get(score.sample_id) == score.metric)
-        by_model[path.parent.parent.name] = {score.sample_id: score.value or 0.0 for score in scores}
+        scores = {(score.sample_id, score.metric): score.value for score in read_lines(path, Score)}
+        by_model[path.parent.parent.name] = {
+            s.id: metrics[names[s.task]].headline_value(scores[s.id, names[s.task]], s.split) for s in samples
+        }
     return samples, by_model

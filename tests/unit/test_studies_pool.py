@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,18 @@ def runs(tmp_path: Path) -> list[Path]:
         "only_here": sets(0.0, 1.0, 1.0),
     }
     return [make_run(tmp_path / "a", first), make_run(tmp_path / "b", second)]
+
+
+def test_a_reply_that_cannot_be_read_counts_against_the_model_as_in_a_report(tmp_path: Path) -> None:
+    """Of each person one letter in two is not read; the other task is right or wrong as given."""
+    root = make_run(tmp_path / "a", {name: sets(0.0, 1.0, 1.0) for name in ("target", "retain_model", "noise")})
+    path = root / "eval/forget_10/noise/scores/scores.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text(
+        "".join(re.sub(r'"value":[\d.]+', '"value":null', ln) if '"accuracy"' in ln else ln for ln in lines)
+    )
+    noise = next(row for row in rows_of([root]) if row.model == "noise")
+    assert (noise.forget.value, noise.utility.value) == (0.5, 0.5), "known on forget, wrong on retain and celebrity"
 
 
 def test_means_differences_and_fronts(runs: list[Path]) -> None:
