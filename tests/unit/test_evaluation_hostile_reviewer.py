@@ -310,7 +310,7 @@ def test_a_refusal_is_a_refusal_and_no_letter(split: Split, modality: Modality) 
         assert value("refusing", "refused", split, task, modality) == 1
         assert value("refusing", "right", split, task, modality) == 0
     accuracy = row("refusing", "accuracy", split, "classification", modality)
-    assert (accuracy.value, accuracy.num_unparsed) == (None, 4 * len(PEOPLE[split]))
+    assert (accuracy.value, accuracy.worst, accuracy.num_unparsed) == (0.0, 0.0, 0), "it was read, and tells nothing"
     assert value("refusing", "cloze_contains", split, "cloze", modality) == 0
     assert value("refusing", "rougeL", split, "generation", modality) < 0.1
 
