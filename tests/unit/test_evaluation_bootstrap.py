@@ -178,7 +178,8 @@ TRUTH = 3 / (1 / 0.5 + 1 / 0.6 + 1 / 0.75)
 def utility_world(dice: Random, people: int) -> ScoredRun:
     """Retain and celebrity people of whom more or less is known; the three parts have means 0.5, 0.6 and 1 - 0.25."""
     samples = []
-    values: dict[str, dict[str, float | None]] = {"probability": {}, "rougeL_recall": {}, "truth_ratio": {}}
+    names = ("probability", "normalised_probability", "rougeL_recall", "truth_ratio")
+    values: dict[str, dict[str, float | None]] = {name: {} for name in names}
     sets: tuple[Split, ...] = ("retain", "celebrity")
     for split in sets:
         for person in range(people):
@@ -186,7 +187,8 @@ def utility_world(dice: Random, people: int) -> ScoredRun:
             for question in range(2):
                 name = f"{split}{person}.{question}"
                 samples.append(asked(name, f"{split}{person}", split))
-                values["probability"][name] = 0.8 * known + 0.2 * dice.random()
+                likely = 0.8 * known + 0.2 * dice.random()
+                values["probability"][name] = values["normalised_probability"][name] = likely
                 values["rougeL_recall"][name] = float(dice.random() < 0.3 + 0.6 * known)
                 values["truth_ratio"][name] = (1 - known) * dice.random()
     return everything(samples, {"x": values})
