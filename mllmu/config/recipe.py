@@ -230,7 +230,7 @@ class Evaluate(Section):
     judges: tuple[PluginSpec, ...] = ()
     """judges of free-form answers ('mllmu ls judges'); 'mllmu judge' runs others later; e.g. [rule]"""
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 64
-    """questions per batch; 'auto': as many as memory allows, 64 in bfloat16, where replies depend on it"""
+    """questions per batch; 'auto': as many as memory allows, 512 in bfloat16, where replies depend on it"""
     backend: Literal["transformers", "vllm"] = "transformers"
     """engine of the evaluation; vllm runs base models and LoRA on a GPU (extra 'vllm')"""
     vllm: dict[str, Any] = Field({}, description="arguments of vllm.LLM; e.g. {gpu_memory_utilization: 0.8}")

@@ -7,12 +7,21 @@ is recorded with every response of it (``asked_with``).
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mllmu.core import process
 from mllmu.core.records import Response, Sample
 from mllmu.core.runfolder import dump_lines, write_atomic
 from mllmu.parallel import team
+
+
+PLANNED = 512
+"""Questions of a batch where the recipe says ``auto``: fewer would leave a large GPU idle, and a small one cuts them."""
+
+
+def size(batch_size: int | Literal["auto"]) -> int:
+    """Questions of a planned batch."""
+    return PLANNED if batch_size == "auto" else batch_size
 
 
 def parts(batches: Iterable[Sequence[Sample]]) -> list[list[Sample]]:

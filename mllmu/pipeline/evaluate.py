@@ -138,7 +138,7 @@ class Evaluation:
             facts["precision"] = precision_of(self.run)
             if facts["precision"] == LOW:
                 responses = read_lines(unit.building / RunFolder.RESPONSES_FILE, Response)
-                facts |= batch_plan.facts(responses, self.run.recipe.evaluate.planned_batch_size)
+                facts |= batch_plan.facts(responses, batch_plan.size(self.run.recipe.evaluate.batch_size))
 
     def distinct(self, models: Sequence[str]) -> list[str]:
         """The models without those that are there under an earlier name."""
@@ -232,7 +232,7 @@ def collect(
         image_folder: the folder the samples' image paths start from.
         system_prompt: system prompt of the model.
         batch_size: questions at once; ``auto`` shares them out in batches of :data:`PLANNED`, and then asks as many at
-            once as this process has memory for, in low precision no more than these.
+            once as this process has memory for, in low precision no more than :data:`batch_plan.PLANNED`.
         folder: gets ``responses.jsonl``, in the order of the samples.
         share: read common beginnings of prompts once, see :func:`mllmu.models.engine.respond.respond`.
         low_precision: replies depend on their batch, see :mod:`mllmu.pipeline.batch_plan`.
@@ -240,8 +240,10 @@ def collect(
     Returns:
         All responses; nothing where this process does not lead.
     """
-    planned = plan_batches(samples, PLANNED if batch_size == "auto" else batch_size)
-    planned = batch_plan.parts(planned) if low_precision else planned
+    if low_precision:
+        planned = batch_plan.parts(plan_batches(samples, batch_plan.size(batch_size)))
+    else:
+        planned = plan_batches(samples, PLANNED if batch_size == "auto" else batch_size)
     known = read_known(folder)
     if process.count() > 1:
         team.wait_for_all()  # no process may write before all have read

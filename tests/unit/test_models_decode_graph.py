@@ -16,6 +16,7 @@ from mllmu.core.records import ModelRef, Sample
 from mllmu.models import devices
 from mllmu.models.engine import decode_graph, forward
 from mllmu.models.engine.tree import TreeLevel
+from mllmu.models.families import num_layers
 from mllmu.models.loading import Loaded, load
 from mllmu.models.modifiers import Gate, ModifierSettings, Steering
 
@@ -86,6 +87,21 @@ def test_buffers_serve_the_next_batch_and_are_given_back_when_memory_is_short(lo
 
 
 @torch.inference_mode()
+def test_quick_norms_and_attention_give_the_same_replies_and_are_taken_off_again(loaded: Loaded) -> None:
+    level, first_NV = read(loaded)
+    expected = forward.decode(loaded.model, level, first_NV, LIMITS, loaded.ends)
+    with decode_graph.quickly(loaded.model):
+        changed = sum("forward" in module.__dict__ for module in loaded.model.modules())
+        own_level, own_NV = read(loaded)
+        replies = decode_graph.decode(loaded.model, own_level, own_NV, LIMITS, loaded.ends)
+    layers = num_layers(loaded.model)
+    assert changed == 3 * layers + 1, "two norms and the attention of every layer, and the last norm"
+    torch.testing.assert_close(own_NV, first_NV, atol=1e-4, rtol=1e-4)
+    assert replies == expected
+    assert not any("forward" in module.__dict__ for module in loaded.model.modules())
+
+
+@torch.inference_mode()
 def test_modifiers_and_narrow_windows_have_no_step_of_fixed_shape(tiny_base: Path) -> None:
     loaded = load_ref(tiny_base)
     level, first_NV = read(loaded)
@@ -114,7 +130,7 @@ def test_captured_steps_write_what_steps_made_anew_write(tiny_base: Path, dtype:
     loaded = load(section, ModelRef(base=str(tiny_base)), tiny_base)
     level, first_NV = read(loaded)
     expected = forward.decode(loaded.model, level, first_NV, LIMITS, loaded.ends)
-    with decode_graph.kept():
+    with decode_graph.quickly(loaded.model):
         found = [decode_graph.decode(loaded.model, level, first_NV, LIMITS, loaded.ends) for _ in range(2)]
     assert found[0] == found[1], "the same steps in the same buffers"
     if dtype == "float32":

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from mllmu.core.errors import one_line
 from mllmu.models import devices
-from mllmu.models.engine import forward, ragged
+from mllmu.models.engine import forward, fused, ragged
 from mllmu.models.engine.row_attention import RowPass, SharedLevel
 from mllmu.models.engine.tree import TreeLevel, running
 from mllmu.models.families import core
@@ -310,6 +310,13 @@ def _empty_shared(level: TreeLevel, rows: int, device: torch.device) -> SharedLe
 
 
 _kept: list[RowBuffers] | None = None
+
+
+@contextmanager
+def quickly(model: Any) -> Iterator[None]:
+    """Let a model on a GPU answer in few operations, and keep what was captured from batch to batch."""
+    with kept(), fused.answering(model):
+        yield
 
 
 @contextmanager

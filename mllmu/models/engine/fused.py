@@ -8,7 +8,8 @@ float32 beside a bfloat16 base. Here layers that read the same input (queries, k
 
 in the precision of x, with products summed in float32. Kept for the gradient are dropout(x), or x, and a. The layers
 of a group share one dropout of their input. Modules, parameters, their names and files stay PEFT's. All of it works
-only where a gradient is wanted. An evaluation runs the modules' own code, whatever the process has trained before.
+only where a gradient is wanted. An evaluation runs the modules' own code, whatever the process has trained before; on a
+GPU, always, that of :func:`answering` in the place of norms and attention.
 
 Shapes: M tokens of all sequences, D features of an input, O of an output, R ranks of the adapters of a group.
 """
@@ -16,6 +17,7 @@ Shapes: M tokens of all sequences, D features of an input, O of an output, R ran
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -51,6 +53,23 @@ def fuse(model: Any) -> None:
             module.forward = partial(attention.forward, module)
         if is_rms_norm(module):
             module.forward = partial(_norm, module)
+
+
+@contextmanager
+def answering(model: Any) -> Iterator[None]:
+    """Let the norms and attention of a model work in few operations while it answers, where they are of a known kind."""
+    attention = Attention(gradients=False)
+    changed = []
+    for module in core(model).modules():
+        if "forward" not in module.__dict__ and (type(module) is LlamaAttention or is_rms_norm(module)):
+            own = partial(attention.forward, module) if type(module) is LlamaAttention else partial(_quick_norm, module)
+            module.forward = own
+            changed.append(module)
+    try:
+        yield
+    finally:
+        for module in changed:
+            del module.__dict__["forward"]
 
 
 class AdapterGroup:
@@ -239,10 +258,14 @@ def rms_norm(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     return normed
 
 
+def _quick_norm(module: Any, hidden_states: Tensor) -> Tensor:
+    return rms_norm(hidden_states, module.weight, module.variance_epsilon)
+
+
 def _norm(module: Any, hidden_states: Tensor) -> Tensor:
     if not torch.is_grad_enabled():
         return type(module).forward(module, hidden_states)  # type: ignore[no-any-return]
-    return rms_norm(hidden_states, module.weight, module.variance_epsilon)
+    return _quick_norm(module, hidden_states)
 
 
 class _RmsNorm(torch.autograd.Function):
@@ -264,20 +287,25 @@ class _RmsNorm(torch.autograd.Function):
 
 
 class Attention:
-    """Llama's attention in training, with the rotation of queries and keys in three operations each.
+    """Llama's attention without a cache, with the rotation of queries and keys in three operations each.
 
     rotated = x cos + swapped(x) s,  swapped(x) = (second half, first half),  s = (-sin, sin) of the halves
+
+    Args:
+        gradients: only where gradients are wanted.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, gradients: bool = True) -> None:
+        self.gradients = gradients
         self.angles: Any = None
         self.cos = self.sin = torch.empty(0)
 
     def forward(
         self, layer: Any, hidden_states: Tensor, position_embeddings: Any, attention_mask: Any = None, **more: Any
     ) -> Any:
-        """As the layer's own, which runs where a cache is used, or no gradient is needed."""
-        if not torch.is_grad_enabled() or any(more.get(name) is not None for name in ("cache", "past_key_values")):
+        """As the layer's own, which runs where a cache is used, or where no gradient is wanted."""
+        unwanted = self.gradients and not torch.is_grad_enabled()
+        if unwanted or any(more.get(name) is not None for name in ("cache", "past_key_values")):
             return type(layer).forward(layer, hidden_states, position_embeddings, attention_mask, **more)
         if self.angles is not position_embeddings:  # those of one pass are the same in all layers
             self.angles, (cos, sin) = position_embeddings, position_embeddings

@@ -91,7 +91,7 @@ def respond(
     run = partial(answer, loaded, image_folder=image_folder, system_prompt=system_prompt, share=share)
     on_gpu = loaded.device.type == "cuda"
     ready = forward.prepacked(loaded.model, loaded.family.lora_targets) if share else nullcontext()
-    with ready, decode_graph.kept() if on_gpu else nullcontext():
+    with ready, decode_graph.quickly(loaded.model) if on_gpu else nullcontext():
         for _, responses in fitting(batches, run):
             yield responses
 

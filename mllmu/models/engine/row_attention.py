@@ -69,7 +69,7 @@ class RowPass:
         q_BFKD = q_BHD.reshape(shape).transpose(1, 2)  # heads that share keys are further tokens of a row
         parts = [self._own(states[:, : self.used], q_BFKD, rule.scale)]
         parts += [_shared(each, layer, q_BFKD, rule.scale) for each in self.buffers.shared]
-        joined_BFKD = join([(out.flatten(0, 1), weight.flatten(0, 1)) for out, weight in parts]).view(q_BFKD.shape)
+        joined_BFKD = _joined(parts).view(q_BFKD.shape)
         return joined_BFKD.transpose(1, 2).reshape(q_BHD.shape)
 
     def _own(self, states: Tensor, q_BFKD: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -107,6 +107,15 @@ def _shared(shared: SharedLevel, layer: int, q_BFKD: Tensor, scale: float) -> tu
     out, weight = _folded(q_BFKD[shared.order_B[:used]], shared.states[layer], pieces, scale)
     place_B = shared.place_B[:used]
     return out[place_B], weight[place_B]
+
+
+def _joined(parts: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """As :func:`mllmu.models.engine.tree.join`, in fewer operations where there are two parts."""
+    if len(parts) != 2:  # noqa: PLR2004
+        return join([(out.flatten(0, 1), weight.flatten(0, 1)) for out, weight in parts])
+    (out, weight), (other, of_other) = parts
+    share = (weight - of_other).sigmoid().to(out.dtype)
+    return torch.lerp(other, out, share[..., None])
 
 
 def _folded(q_BFKD: Tensor, states: Tensor, pieces: Pieces, scale: float) -> tuple[Tensor, Tensor]:

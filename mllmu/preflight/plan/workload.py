@@ -16,6 +16,7 @@ from mllmu.data.tasks import task_of
 from mllmu.evaluation.examples import wanted_people
 from mllmu.models.encoding import FEATURE_BYTES
 from mllmu.models.engine.memory import PROBE, Moment, QuestionBatch, most_questions, passing_bytes, read_bytes
+from mllmu.pipeline import batch_plan
 from mllmu.preflight.plan.facts import ModelFacts
 
 PUBLISHED_PEOPLE = 500
@@ -161,7 +162,7 @@ class Questions:
             read = max(moment.read for moment in moments) * read_bytes(self.facts.text, self.facts.width)
             needed = max(needed, (held + read) / batch.questions)
         most = most_questions(free, needed)
-        return most if self.facts.width == 4 else min(most, self.evaluate.planned_batch_size)
+        return most if self.facts.width == 4 else min(most, batch_plan.size(self.evaluate.batch_size))
 
     def tokens_read(self, people: int, questions: int) -> float:
         """Tokens that are read to ask some people everything, in batches of so many questions."""
