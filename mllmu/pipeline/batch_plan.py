@@ -14,9 +14,8 @@ from mllmu.core.records import Response, Sample
 from mllmu.core.runfolder import dump_lines, write_atomic
 from mllmu.parallel import team
 
-
 PLANNED = 512
-"""Questions of a batch where the recipe says ``auto``: fewer would leave a large GPU idle, and a small one cuts them."""
+"""Questions of a batch where the recipe says ``auto``: fewer leave a large GPU idle, and a small one cuts them."""
 
 
 def size(batch_size: int | Literal["auto"]) -> int:

@@ -186,13 +186,18 @@ def test_a_norm_is_recognised_and_equal(dtype: torch.dtype, least: float) -> Non
     assert (found - expected).abs().max() <= least * expected.abs().max()
 
 
-def test_a_norm_of_another_kind_or_in_training_is_left_alone() -> None:
+def test_a_norm_of_another_kind_is_left_alone() -> None:
     gemma = Gemma3RMSNorm(16).requires_grad_(False)
     gemma.variance_epsilon = gemma.eps
     nn.init.normal_(gemma.weight)
     assert not fused.is_rms_norm(gemma)
-    assert not fused.is_rms_norm(LlamaRMSNorm(16))
     assert not fused.is_rms_norm(nn.LayerNorm(16).requires_grad_(False))
+
+
+def test_a_norm_whose_weights_are_trained_keeps_its_own_code() -> None:
+    net = nn.ModuleList([LlamaRMSNorm(16), LlamaRMSNorm(16).requires_grad_(requires_grad=False)])
+    fused.fuse(net)
+    assert ["forward" in norm.__dict__ for norm in net] == [False, True]
 
 
 def test_the_adapters_file_is_pefts_own(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def sizes(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
         yield from respond(loaded, batches, **settings)
 
     monkeypatch.setattr(evaluate, "respond", watched)
-    monkeypatch.setattr(evaluate, "PLANNED", 4)
+    monkeypatch.setattr(batch_plan, "PLANNED", 4)
     return found
 
 

@@ -51,13 +51,13 @@ def fuse(model: Any) -> None:
                 AdapterGroup(layers)
         if type(module) is LlamaAttention:
             module.forward = partial(attention.forward, module)
-        if is_rms_norm(module):
+        if is_rms_norm(module) and not module.weight.requires_grad:
             module.forward = partial(_norm, module)
 
 
 @contextmanager
 def answering(model: Any) -> Iterator[None]:
-    """Let the norms and attention of a model work in few operations while it answers, where they are of a known kind."""
+    """Let norms and attention work in few operations while a model answers, where they are of a known kind."""
     attention = Attention(gradients=False)
     changed = []
     for module in core(model).modules():
@@ -240,9 +240,9 @@ def product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def is_rms_norm(module: Any) -> bool:
-    """Whether a module with frozen weights is what :func:`rms_norm` computes; tried on random numbers."""
+    """Whether a module is what :func:`rms_norm` computes; tried on random numbers."""
     weight, eps = getattr(module, "weight", None), getattr(module, "variance_epsilon", None)
-    if eps is None or not isinstance(weight, Tensor) or weight.ndim != 1 or weight.requires_grad:
+    if eps is None or not isinstance(weight, Tensor) or weight.ndim != 1:
         return False
     x = torch.randn(8, len(weight), generator=torch.Generator().manual_seed(0)).to(weight)
     with torch.no_grad():

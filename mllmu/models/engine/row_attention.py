@@ -111,7 +111,7 @@ def _shared(shared: SharedLevel, layer: int, q_BFKD: Tensor, scale: float) -> tu
 
 def _joined(parts: list[tuple[Tensor, Tensor]]) -> Tensor:
     """As :func:`mllmu.models.engine.tree.join`, in fewer operations where there are two parts."""
-    if len(parts) != 2:  # noqa: PLR2004
+    if len(parts) != 2:
         return join([(out.flatten(0, 1), weight.flatten(0, 1)) for out, weight in parts])
     (out, weight), (other, of_other) = parts
     share = (weight - of_other).sigmoid().to(out.dtype)

@@ -15,7 +15,7 @@ from pydantic import Field
 from mllmu.config.recipe import Finetune, Recipe, jobs
 from mllmu.core.records import MODALITIES, Record
 from mllmu.data.tasks import task_of
-from mllmu.models.encoding import FEATURE_BYTES
+from mllmu.models.encoding import DEVICE_BYTES, FEATURE_BYTES
 from mllmu.preflight.plan import workload as loads
 from mllmu.preflight.plan.facts import ModelFacts, describe, image_sizes
 from mllmu.preflight.plan.rates import find_device, pace_of
@@ -150,7 +150,8 @@ class Planner:
             # nothing waits but all logits with their gradient, and every part is run once more
             cost = cost._replace(kept=2 * logits, peak=cost.peak + 2 * logits, both=cost.both + cost.forward)
         step = cost.peak + (sides - 1) * cost.kept + sides * logits * reference
-        seen = 0 if modality == "text" or not facts.packs else feature_bytes(facts, self.work.people, self.image_tokens)
+        features = min(DEVICE_BYTES, feature_bytes(facts, self.work.people, self.image_tokens))
+        seen = 0 if modality == "text" or not facts.packs else features
         # without adapters the trained weights are among the weights already
         weights = models * facts.resident - (0 if section.lora else trained)
         passes = sum(-(-count // batch) for count in asked) * settings.epochs * sides * -(-batch // part)

@@ -14,7 +14,7 @@ from mllmu.core import plugins
 from mllmu.core.records import MODALITIES, Split, TaskName
 from mllmu.data.tasks import task_of
 from mllmu.evaluation.examples import wanted_people
-from mllmu.models.encoding import FEATURE_BYTES
+from mllmu.models.encoding import DEVICE_BYTES
 from mllmu.models.engine.memory import PROBE, Moment, QuestionBatch, most_questions, passing_bytes, read_bytes
 from mllmu.pipeline import batch_plan
 from mllmu.preflight.plan.facts import ModelFacts
@@ -143,7 +143,7 @@ class Questions:
     def memory(self, batch: QuestionBatch, *, fused: bool, people: int = 0) -> EvaluationMemory:
         """What a batch needs beside the weights; ``people``: whose images have been seen."""
         facts = self.facts
-        seen = feature_bytes(facts, people, batch.image - TURN)
+        seen = min(DEVICE_BYTES, feature_bytes(facts, people, batch.image - TURN))
         needs = (
             EvaluationMemory(m.held * facts.kv_token, passing_bytes(facts.text, facts.width, m, batch.questions), seen)
             for m in self.moments(batch, fused=fused)
@@ -190,10 +190,8 @@ def example_tokens(task: TaskName, image_tokens: int) -> int:
 
 
 def feature_bytes(facts: ModelFacts, images: int, image_tokens: int) -> int:
-    """Bytes of remembered features of images."""
-    if not facts.family.image_parts:
-        return 0
-    return min(FEATURE_BYTES, images * image_tokens * int(facts.text.hidden_size) * facts.width)
+    """Bytes of the features of images, if they are remembered."""
+    return images * image_tokens * int(facts.text.hidden_size) * facts.width if facts.family.image_parts else 0
 
 
 def most_written() -> int:
