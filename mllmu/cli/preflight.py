@@ -78,7 +78,7 @@ def plan(
 def show(planned: RecipePlan) -> None:
     """Print a plan: the model, one row per stage, the sum, advice and assumptions."""
     how = [planned.dtype, "packed" if planned.packed else "not packed"]
-    how += ["gradient checkpointing"] * planned.gradient_checkpointing
+    how += ["gradient checkpointing"] * (planned.gradient_checkpointing is True)
     how += [f"{planned.quantize} weights"] * bool(planned.quantize)
     say(f"{planned.recipe}: {planned.model} ({planned.family}) on {planned.device} ({planned.memory:g} GiB)")
     say(

@@ -8,7 +8,6 @@ run folder of its own, named after the values.
 """
 
 import itertools
-import re
 from collections.abc import Mapping, Sequence
 from copy import copy, deepcopy
 from pathlib import Path
@@ -17,12 +16,11 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from mllmu.config.grid import GRID, axes_of, name_of_value
 from mllmu.config.recipe import Evaluate, Recipe, jobs
 from mllmu.core import plugins
 from mllmu.core.errors import PluginError, RecipeError
 from mllmu.core.records import QUESTION_FORMAT, TaskName
-
-GRID = "grid"
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -236,7 +234,7 @@ def apply_overrides(raw: dict[str, Any], overrides: Sequence[str], *, where: str
     for change in overrides if GRID in raw else ():
         key, _, text = change.partition("=")
         key = key.strip()
-        for axis in _axes(raw, where):
+        for axis in axes_of(raw, where):
             if key == axis:
                 raw[GRID] = raw[GRID] | {axis: [read_yaml(text, where=f"--set {change}")]}
             elif f"{axis}.".startswith(f"{key}.") or f"{key}.".startswith(f"{axis}."):
@@ -251,7 +249,7 @@ def combinations(raw: dict[str, Any], *, where: str) -> dict[str, dict[str, Any]
     Raises:
         RecipeError: the grid is not a mapping of settings to lists of values, or two combinations have one name.
     """
-    axes = _axes(raw, where)
+    axes = axes_of(raw, where)
     found: dict[str, dict[str, Any]] = {}
     for values in itertools.product(*axes.values()):
         name = "_".join(map(name_of_value, values))
@@ -262,27 +260,3 @@ def combinations(raw: dict[str, Any], *, where: str) -> dict[str, dict[str, Any]
             put(one, axis, deepcopy(value), where=f"{where}: grid: {axis}")
         found[name] = one
     return found
-
-
-def name_of_value(value: Any) -> str:
-    """A value as part of a folder name: the last part of a path, without what a folder name should not hold.
-
-    >>> name_of_value("llava-hf/llava-1.5-7b-hf"), name_of_value(0.05), name_of_value([0.05, 0.1])
-    ('llava-1.5-7b-hf', '0.05', '0.05-0.1')
-    """
-    text = value.rstrip("/").rpartition("/")[2] if isinstance(value, str) else str(value)
-    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")[:64] or "value"
-
-
-def _axes(raw: dict[str, Any], where: str) -> dict[str, list[Any]]:
-    axes = raw[GRID]
-    if not isinstance(axes, dict) or not axes:
-        raise RecipeError(
-            f"{where}: grid: expected settings with their values, e.g. {{model.path: [a, b]}}, got {axes!r}."
-        )
-    for axis, values in axes.items():
-        if not isinstance(axis, str) or axis in {"name", GRID}:
-            raise RecipeError(f"{where}: grid: {axis!r} is no setting that can vary, e.g. model.path.")
-        if not isinstance(values, list) or not values:
-            raise RecipeError(f"{where}: grid: {axis}: expected a list of values, got {values!r}.")
-    return axes

@@ -159,8 +159,8 @@ class ModelSection(Section):
     """attention kernel; 'auto': sdpa, but eager on CPU for short contexts"""
     device_map: Literal["auto", "balanced", "sequential"] | None = None
     """spread one model over all GPUs, to evaluate a model that does not fit one"""
-    gradient_checkpointing: bool = False
-    """recompute activations in the backward pass: less memory, about a third more time"""
+    gradient_checkpointing: bool | Literal["auto"] = "auto"
+    """recompute activations in the backward pass: less memory, a third more time; 'auto': where a step does not fit"""
 
     @field_validator("packing", mode="before")
     @classmethod
@@ -192,8 +192,8 @@ class Finetune(Section):
     weight_decay: float = Field(0.0, ge=0, description="weight decay of AdamW")
     modality: Modalities = Field("image_text", description="training questions with image, text only, or both")
     lora: Lora | None = Field(Lora(), description="low-rank adapters; null trains the weights of the target layers")
-    micro_batch_size: int | None = Field(None, ge=1)
-    """questions per forward pass; a step then runs in parts, with the same result"""
+    micro_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """most questions per forward pass; 'auto': as many as memory allows. The result does not depend on it"""
     checkpoint_every_s: float = Field(60, gt=0, description="seconds between resumable checkpoints")
 
 
@@ -207,7 +207,8 @@ class Unlearn(Section):
     )
     lora: Lora | None = Lora()
     """adapters of the methods; null changes the weights of the target layers"""
-    micro_batch_size: int | None = Field(None, ge=1, description="forget questions per forward pass, and retain ones")
+    micro_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """most forget questions per forward pass, and retain ones; 'auto': as many as memory allows"""
     reference_mib: float = Field(1024, ge=0)
     """memory for kept outputs of the frozen reference, in MiB; 0: recompute them"""
 

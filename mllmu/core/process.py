@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR")
@@ -89,12 +89,13 @@ class SilentProgress(Progress):
 
 @dataclass
 class TokenMeter:
-    """Counts of one training; ``started`` while it runs."""
+    """Counts of one training, and what else it says of itself; ``started`` while it runs."""
 
     parameters: int = 0
     tokens: int = 0
     seconds: float = 0.0
     started: float | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 _meter: ContextVar[TokenMeter | None] = ContextVar("meter", default=None)
@@ -114,6 +115,7 @@ def metered(facts: dict[str, Any]) -> Iterator[None]:
         yield
     finally:
         _meter.reset(token)
+    facts |= meter.facts
     if meter.parameters:
         facts["trainable"] = meter.parameters
     if meter.seconds > 0 and meter.tokens:
@@ -132,8 +134,9 @@ def count_tokens(number: int) -> None:
         meter.tokens += number
 
 
-def stop_meter() -> None:
-    """The training has ended."""
+def stop_meter(**facts: Any) -> None:
+    """The training has ended, with these facts about it."""
     meter = _meter.get()
     if meter and meter.started is not None:
+        meter.facts = facts
         meter.seconds, meter.started = meter.seconds + time.monotonic() - meter.started, None

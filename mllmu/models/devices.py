@@ -134,11 +134,19 @@ def fitting_layers(layers: list[Any]) -> list[Any]:
     return layers[: bisect(list(sizes), PACKED_SHARE * free_bytes(torch.device("cpu")))]
 
 
-def recompute_activations(model: Any) -> None:
-    """Let a model in training compute the activations of its layers again in the backward pass."""
+def recomputes(model: Any) -> bool:
+    """Whether a model in training computes the activations of its layers again in the backward pass."""
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
+def recompute_activations(model: Any, *, on: bool = True) -> None:
+    """Let a model in training compute the activations of its layers again in the backward pass, or keep them."""
+    word = "enable" if on else "disable"
+    switch = getattr(model, f"activation_checkpointing_{word}", None) or getattr(
+        model, f"gradient_checkpointing_{word}"
+    )
     settings = {"use_reentrant": False, "context_fn": partial(draw_again, core(model))}  # frozen inputs are no obstacle
-    newer = getattr(model, "activation_checkpointing_enable", None)
-    (newer or model.gradient_checkpointing_enable)(settings)
+    switch(*[settings] * on)
 
 
 def half_of(batch: Sequence[Sample], error: Exception) -> int:
@@ -147,15 +155,25 @@ def half_of(batch: Sequence[Sample], error: Exception) -> int:
     Raises:
         ModelError: not even one sample fits.
     """
-    if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in OUT_OF_MEMORY):
-        raise error
+    check_memory_is_the_cause(error)
     if len(batch) == 1:
         raise ModelError(
             f"out of memory with a single question ({batch[0].id}). Use a smaller model, a GPU with more memory, or "
             "smaller images (model.image_processor)."
         ) from None
+    empty_caches()
+    return len(batch) // 2
+
+
+def check_memory_is_the_cause(error: Exception) -> None:
+    """Raise an error again, unless it says that memory was too little."""
+    if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in OUT_OF_MEMORY):
+        raise error
+
+
+def empty_caches() -> None:
+    """Give memory back that is held for later use."""
     for give_back in SPARE:
         give_back()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return len(batch) // 2

@@ -81,7 +81,7 @@ def load(section: ModelSection, ref: ModelRef, run_folder: Path, encoder: Encode
     if "device_map" not in settings:
         model.to(device)  # modifiers
     model.eval()
-    if section.gradient_checkpointing:
+    if section.gradient_checkpointing is True:
         devices.recompute_activations(model)
     return Loaded(model=model, encoder=encoder, device=device, packs=choose_packing(section, encoder.family, config))
 

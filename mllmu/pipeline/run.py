@@ -105,7 +105,8 @@ class Run:
             seed=seed,
             progress=self.progress,
             lora=section.lora,
-            micro_batch_size=section.micro_batch_size,
+            micro_batch_size=None if section.micro_batch_size == "auto" else section.micro_batch_size,
+            recompute=self.recipe.model.gradient_checkpointing,
             checkpoint_every_s=self.recipe.finetune.checkpoint_every_s,
         )
 

@@ -1,6 +1,7 @@
 """Fine-tune a model on people: the one way in which target and retain_model are made."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from torch import Tensor
@@ -9,8 +10,9 @@ from mllmu.config.recipe import Finetune
 from mllmu.core import process
 from mllmu.core.errors import DataError
 from mllmu.core.process import derive
-from mllmu.models.families import Turn
+from mllmu.models.families import Turn, core
 from mllmu.models.loading import Loaded, add_trainable, save_trained
+from mllmu.training import fitting
 from mllmu.training.batches import Order, forward, training_batch
 from mllmu.training.loop import Schedule, Training, train
 from mllmu.training.losses import answer_nll
@@ -37,7 +39,9 @@ def finetune(loaded: Loaded, turns: Sequence[Turn], section: Finetune, training:
         spread(loaded, model)
     images = tuple(turn.image for turn in turns)
     order = Order(images, section.batch_size, training.seed, "finetune", together=section.questions_together)
-    make = partial(training_batch, loaded)
+    make, training = partial(training_batch, loaded), replace(training, batch_size=section.batch_size)
+    if core(model).num_parameters() > fitting.LARGE:
+        fitting.choose(loaded, model, training, [[turns[index] for index in order.indices(0)]], make)
 
     def terms(step: int) -> dict[str, Tensor]:
         chosen = [turns[index] for index in order.indices(step)]

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from mllmu.core import process
 from mllmu.core.errors import ModelError
 from mllmu.core.process import Progress, derive, start_meter, stop_meter
 from mllmu.core.runfolder import write_atomic
+from mllmu.models import devices
+from mllmu.training import fitting
 from mllmu.training.checkpoint import CHECKPOINT, TEMPORARY, load_checkpoint, save_checkpoint
 from mllmu.training.distributed import agree, average_gradients
 
@@ -26,7 +28,7 @@ FUSED = ("cpu", "cuda")
 """Devices on which one operation clips, and one steps, all weights, and a step can be left out without asking."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Training:
     """Where and with what means one model is trained, whatever its loss.
 
@@ -35,11 +37,12 @@ class Training:
         label: what progress and errors call the model; no random number depends on it.
         seed: of the order of the turns, dropout and new adapters.
         lora: size of the adapters; None trains the weights themselves.
-        micro_batch_size: most turns in one run of the model, for less memory; None: all of a step. The result is the
-            same.
         checkpoint_every_s: least seconds between two checkpoints.
         reference_mib: memory for what the frozen reference gives the replies of a side, see
             :mod:`mllmu.unlearning.trainer`; 0 runs the reference in every step.
+        batch_size: turns of a step, of each side.
+        micro_batch_size: most of them in one run of the model; None: all.
+        recompute: activations are computed again in the backward pass; "auto": where a step does not fit.
     """
 
     folder: Path
@@ -47,9 +50,11 @@ class Training:
     seed: int
     progress: Progress
     lora: Lora | None = None
-    micro_batch_size: int | None = None
     checkpoint_every_s: float = 60.0
     reference_mib: float = 1024.0
+    batch_size: int = 1
+    micro_batch_size: int | None = None
+    recompute: bool | Literal["auto"] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,25 +98,43 @@ class TrainingState:
     curve: list[dict[str, float]] = field(default_factory=list)
     unread: list[tuple[int, list[str], Tensor]] = field(default_factory=list)
 
+    def slope(self, model: Any, terms: Callable[[int], dict[str, Tensor]], step: int) -> dict[str, Tensor]:
+        """The terms of a step, their gradient in the weights; what does not fit into memory is run in smaller parts."""
+        memory = dict(self.memory)
+        while True:
+            torch.manual_seed(derive(self.training.seed, "step", step))
+            try:
+                return self._differentiate(terms(step))
+            except (MemoryError, RuntimeError) as error:
+                devices.check_memory_is_the_cause(error)
+            # the error is gone here, and the tensors of the step, which its frames held
+            fitting.make_smaller(model, self.training)
+            fitting.put_back(self.memory, memory)
+
+    def _differentiate(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        if terms:
+            total, weights = torch.stack(list(terms.values())).sum(), list(self.trainable.values())
+            # backward() would make one more operation for each weight
+            for weight, gradient in zip(weights, torch.autograd.grad(total, weights, allow_unused=True), strict=True):
+                weight.grad = None if gradient is None else gradient.contiguous()
+        return terms
+
     def descend(self, terms: dict[str, Tensor], schedule: Schedule, step: int) -> None:
-        """One step of the optimiser down the sum of the terms, without waiting for the device.
+        """One step of the optimiser down the :meth:`slope` of the terms, without waiting for the device.
 
         From the first sum or norm of its gradient that is not finite on, no step changes the weights any more;
         :meth:`read` says so.
         """
-        values = torch.stack(list(terms.values()))
+        values = torch.stack(list(terms.values())).detach()
         total = values.sum()
         weights = list(self.trainable.values())
-        # backward() would make one more operation for each weight
-        for weight, gradient in zip(weights, torch.autograd.grad(total, weights, allow_unused=True), strict=True):
-            weight.grad = None if gradient is None else gradient.contiguous()
         if process.count() > 1:
             average_gradients(weights)
         fused = bool(self.optimizer.defaults["fused"])
         norm = torch.nn.utils.clip_grad_norm_(weights, schedule.max_grad_norm, foreach=fused or None)
-        self.unread.append((step, list(terms), torch.stack([*values.detach(), total.detach(), norm])))
+        self.unread.append((step, list(terms), torch.stack([*values, total, norm])))
         if fused:
-            bad = (total.detach() + norm).isfinite().logical_not().float()
+            bad = (total + norm).isfinite().logical_not().float()
             earlier = getattr(self.optimizer, "found_inf", bad)
             setattr(self.optimizer, "found_inf", torch.maximum(earlier, bad))  # noqa: B010 - declared nowhere
         else:
@@ -180,8 +203,7 @@ def train(
     progress.advance(first)
     saved = seen = time.monotonic()
     for step in range(first, schedule.num_steps):
-        torch.manual_seed(derive(training.seed, "step", step))
-        losses = terms(step)
+        losses = state.slope(model, terms, step)
         if not losses:
             progress.advance(1)
             continue
@@ -195,7 +217,8 @@ def train(
             saved = time.monotonic()
     state.read(schedule)
     progress.finish()
-    stop_meter()
+    size = min(training.micro_batch_size or training.batch_size, training.batch_size)
+    stop_meter(micro_batch_size=size, gradient_checkpointing=training.recompute is True)
     model.eval()
     if process.leads():
         for leftover in (folder / CHECKPOINT, folder / TEMPORARY):

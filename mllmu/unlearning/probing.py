@@ -19,6 +19,7 @@ from mllmu.core.process import derive, rng
 from mllmu.models.encoding import grouped
 from mllmu.models.engine.forward import Forward
 from mllmu.models.families import IGNORE, Batch, Turn, num_layers
+from mllmu.models.labels import label_everything
 from mllmu.models.layers import run_hidden
 from mllmu.models.loading import Loaded
 from mllmu.models.modifiers import Gate, Modifier
@@ -80,7 +81,7 @@ class Probe:
         """
         states: dict[int, TurnStates] = {}
         for indices, plain in self.batches(turns):
-            batch = plain.label_everything(image_token_id=-1)
+            batch = label_everything(plain, image_token_id=-1)
             hidden_ND = run_hidden(self.loaded.model, batch, layer).cpu()
             counts = (batch.labels[:, 1:] != IGNORE).sum(1).tolist()
             for index, part_ND in zip(indices, hidden_ND.split(counts), strict=True):

@@ -28,10 +28,12 @@ from mllmu.core.process import derive, rng
 from mllmu.models.encoding import evaluating, grouped
 from mllmu.models.engine.forward import Forward, apply_head, labelled, run_forward, run_labelled, run_logits
 from mllmu.models.families import Batch, Turn, core, moved, num_layers
+from mllmu.models.labels import label_everything, without_ends
 from mllmu.models.layers import run_hidden
 from mllmu.models.loading import Loaded, add_trainable, save_trained, without_adapter
 from mllmu.models.modifiers import write_settings
 from mllmu.models.weights import scale_change
+from mllmu.training import fitting
 from mllmu.training.batches import Order, encoded, forward, plain, run_step, step_tokens
 from mllmu.training.distributed import MakeBatch
 from mllmu.training.loop import Schedule, Training, train
@@ -115,6 +117,7 @@ class _Engine:
     """Turns a step number into the loss terms of a method."""
 
     def __init__(self, model: Any, loaded: Loaded, method: Method, sides: Sides, training: Training) -> None:
+        training = replace(training, batch_size=method.batch_size)
         self.model, self.loaded, self.method, self.training = model, loaded, method, training
         self.holdout = sides.holdout
         self.turns: dict[SideName, Sequence[Turn]] = {"forget": sides.forget, "retain": sides.retain}
@@ -140,6 +143,10 @@ class _Engine:
             learning_rate=self.method.learning_rate,
             decay=self.method.decay == "linear",
         )
+        if core(self.model).num_parameters() > fitting.LARGE:
+            make, compares = partial(step_batch, self.loaded, self.method), self.method.uses_reference
+            sides = [self.side(name, 0).turns for name, turns in self.turns.items() if turns]
+            fitting.choose(self.loaded, self.model, self.training, sides, make, reference=compares)
         train(trained, self.terms, schedule, self.training, self.memory)
 
     def terms(self, step: int) -> Terms:
@@ -207,8 +214,8 @@ def step_batch(loaded: Loaded, method: Method, turns: Sequence[Turn]) -> Batch:
         batch = encoded(loaded, turns)
     else:
         # a shared prompt token would be counted once instead of once per question, so nothing is packed here
-        batch = plain(loaded, turns).label_everything(image_token_id=loaded.image_token_id)
-    return (batch if method.train_end else batch.without_ends(loaded.ends)).to(loaded.device)
+        batch = label_everything(plain(loaded, turns), image_token_id=loaded.image_token_id)
+    return (batch if method.train_end else without_ends(batch, loaded.ends)).to(loaded.device)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from helpers_models import LORA, logits, turns_of
 
 from mllmu.models.engine.forward import Forward, run_forward
 from mllmu.models.families import IGNORE, Batch, Turn
+from mllmu.models.labels import label_everything
 from mllmu.models.loading import Loaded, add_trainable
 
 
@@ -59,7 +60,7 @@ def test_an_adapter_is_part_of_the_pass(loaded: Loaded, tiny_base: Path) -> None
 def test_everything_labels_prompt_and_reply_but_neither_image_nor_padding(loaded: Loaded, tiny_base: Path) -> None:
     turns = [turns_of(tiny_base)[0], Turn(prompt="Where?", reply="Riga")]
     batch = loaded.encoder.batch(turns)
-    everything = batch.label_everything(image_token_id=loaded.image_token_id)
+    everything = label_everything(batch, image_token_id=loaded.image_token_id)
     for row, turn in enumerate(turns):
         kept = everything.labels[row][everything.labels[row] != IGNORE].tolist()
         spoken = loaded.encoder.prompt(turn) + loaded.encoder.reply(turn.reply)
@@ -74,4 +75,4 @@ def test_everything_labels_prompt_and_reply_but_neither_image_nor_padding(loaded
 def test_without_an_image_token_all_that_is_not_padding_is_labelled() -> None:
     inputs = {"input_ids": torch.tensor([[5, 6, 0]]), "attention_mask": torch.tensor([[1, 1, 0]])}
     batch = Batch(inputs=inputs, labels=torch.full((1, 3), IGNORE))
-    assert batch.label_everything(image_token_id=-1).labels.tolist() == [[5, 6, IGNORE]]
+    assert label_everything(batch, image_token_id=-1).labels.tolist() == [[5, 6, IGNORE]]

@@ -20,8 +20,8 @@ from mllmu.models.families import Batch
 from mllmu.models.loading import Loaded, add_trainable, load
 from mllmu.preflight.plan.facts import ModelFacts, describe
 from mllmu.preflight.plan.plan import training_peak
-from mllmu.preflight.plan.simulate import Cost, step_cost
 from mllmu.training.batches import pack
+from mllmu.training.cost import Cost, step_cost
 from mllmu.training.losses import answer_nll
 
 LORA = Lora(rank=16, alpha=16, dropout=0.05)
@@ -53,9 +53,10 @@ def allocated(work: Callable[[], None]) -> int:
     return peak
 
 
-def simulated(facts: ModelFacts, lora: Lora | None, batch: Batch) -> Cost:
+def simulated(facts: ModelFacts, lora: Lora | None, batch: Batch, *, checkpointing: bool = False) -> Cost:
     sequences, tokens = batch.labels.shape
-    return step_cost(facts, lora, sequences, tokens, int((batch.labels != -100).sum()))
+    labelled = int((batch.labels != -100).sum())
+    return step_cost(facts.outline, lora, sequences, tokens, labelled, recompute=checkpointing)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def test_the_planned_peak_of_training_is_within_a_fifth_of_the_measured_one(
             optimiser.step()
 
     measured = allocated(two_steps)
-    cost = simulated(facts, lora, batches[0])
+    cost = simulated(facts, lora, batches[0], checkpointing=checkpointing)
     trained = facts.trainable(lora) * 4
     planned = training_peak(facts.resident - (0 if lora else trained), trained, cost.peak)
     assert planned == pytest.approx(measured, rel=0.2)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mllmu.core.errors import DataError, ModelError
 from mllmu.models.engine.forward import Forward, run_forward
 from mllmu.models.families import IGNORE, Batch
+from mllmu.models.labels import label_everything
 from mllmu.training.losses import answer_nll, kl_batchmean_published, kl_to_reference
 from mllmu.unlearning.methods.npo import npo_loss
 
@@ -199,5 +200,5 @@ def test_rows_are_scored_as_if_each_were_alone() -> None:
 
 def test_labelling_everything_adds_the_prompt_but_no_padding_and_no_image() -> None:
     batch = encoded([([IMAGE, 1, 2], [3]), ([1], [3])])
-    labels = batch.label_everything(image_token_id=IMAGE).labels
+    labels = label_everything(batch, image_token_id=IMAGE).labels
     assert labels.tolist() == [[IGNORE, 1, 2, 3, IGNORE, IGNORE], [1, 3, IGNORE, IGNORE, IGNORE, IGNORE]]

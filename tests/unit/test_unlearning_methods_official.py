@@ -14,6 +14,7 @@ from mllmu.config.load import parse
 from mllmu.core import plugins
 from mllmu.core.errors import RecipeError
 from mllmu.models.families import IGNORE, Batch
+from mllmu.models.labels import without_ends
 from mllmu.training.loop import Schedule
 from mllmu.unlearning.trainer import Sides, unlearn
 
@@ -45,7 +46,7 @@ def test_a_setting_beside_it_wins_and_methods_without_a_script_refuse_it() -> No
 
 def test_the_ends_of_replies_leave_the_labels() -> None:
     batch = Batch(inputs={}, labels=torch.tensor([[IGNORE, 5, 2, IGNORE], [7, 2, 9, 3]]))
-    assert batch.without_ends(frozenset({2, 3})).labels.tolist() == [[-100, 5, -100, -100], [7, -100, 9, -100]]
+    assert without_ends(batch, frozenset({2, 3})).labels.tolist() == [[-100, 5, -100, -100], [7, -100, 9, -100]]
 
 
 def test_a_learning_rate_that_does_not_decay_is_the_same_in_every_step() -> None:

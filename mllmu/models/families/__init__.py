@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -97,21 +97,6 @@ class Batch:
         replies = None if self.replies is None else moved(self.replies, device)
         found, labels = tuple(moved(each, device) for each in self.labelled), moved(self.labels, device)
         return replace(self, inputs=inputs, labels=labels, replies=replies, masks=masks, noise=noise, found=found)
-
-    def label_everything(self, *, image_token_id: int) -> Batch:
-        """Make all text tokens labels, prompt included; padding and image tokens stay out.
-
-        This reproduces the published training code, whose loss covers the prompt (and, with older processors, no image
-        tokens). The first token of a row predicts nothing and is never counted.
-        """
-        ids = self.inputs["input_ids"]
-        keep = self.inputs["attention_mask"].bool() & (ids != image_token_id)
-        return replace(self, labels=ids.masked_fill(~keep, IGNORE), found=())
-
-    def without_ends(self, ends: Collection[int]) -> Batch:
-        """Take the tokens that end a reply out of the labels, as in the published training code, which has none."""
-        ended = torch.isin(self.labels, torch.tensor(sorted(ends), device=self.labels.device))
-        return replace(self, labels=self.labels.masked_fill(ended, IGNORE), found=())
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:

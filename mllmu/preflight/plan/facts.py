@@ -3,7 +3,7 @@
 import re
 import tempfile
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 import yaml
 from PIL import Image
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoConfig
 
 from mllmu.config.recipe import Lora, ModelSection
 from mllmu.models.engine.memory import kv_bytes
@@ -26,6 +26,7 @@ from mllmu.models.loading import (
     make_encoder,
     source_of,
 )
+from mllmu.training.cost import ModelOutline, build, outline
 
 QUANTIZED = {"int8": 1.0, "nf4": 0.5 + 8.127 / 64 / 8}
 """Bytes per weight; nf4: four bits, and per 64 weights a scale that is itself stored in 8.127 bits."""
@@ -71,6 +72,11 @@ class ModelFacts:
     def text(self) -> Any:
         return self.config.get_text_config()
 
+    @cached_property
+    def outline(self) -> ModelOutline:
+        """What decides what a training step costs."""
+        return outline(self.config, self.family, packs=self.packs)
+
     @property
     def width(self) -> int:
         """Bytes of a number."""
@@ -97,12 +103,6 @@ class ModelFacts:
         if lora is None:
             return sum(rows * columns for rows, columns in matched)
         return sum(lora.rank * (rows + columns) for rows, columns in matched)
-
-
-def build(config: Any) -> Any:
-    """A model with the precision and attention kernel in its config; under a device of its own."""
-    kernel = config._attn_implementation
-    return AutoModelForImageTextToText.from_config(config, dtype=config.dtype, attn_implementation=kernel)
 
 
 def is_vision(name: str) -> bool:

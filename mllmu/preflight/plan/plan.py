@@ -1,7 +1,7 @@
 """The plan of a recipe on a device: the memory, operations and time of every stage, and what to change if too much.
 
 Memory of a training step = weights + adapters (or trained weights) + optimiser + the most that a step allocates. The
-last part is simulated on the model's own code, see :mod:`mllmu.preflight.plan.simulate`; the rest is counted. Time
+last part is simulated on the model's own code, see :mod:`mllmu.training.cost`; the rest is counted. Time
 follows from measured rates, see :mod:`mllmu.preflight.plan.rates`.
 """
 
@@ -19,9 +19,10 @@ from mllmu.models.encoding import DEVICE_BYTES, FEATURE_BYTES
 from mllmu.preflight.plan import workload as loads
 from mllmu.preflight.plan.facts import ModelFacts, describe, image_sizes
 from mllmu.preflight.plan.rates import find_device, pace_of
-from mllmu.preflight.plan.simulate import step_cost
 from mllmu.preflight.plan.workload import Questions, feature_bytes
 from mllmu.training.batches import CAPACITY, SHARE, Group, arrange
+from mllmu.training.cost import step_cost
+from mllmu.training.fitting import divisions, step_bytes
 from mllmu.unlearning.base import Method
 
 GIB = 2**30
@@ -61,7 +62,7 @@ class RecipePlan(Record):
     trainable: int
     image_tokens: int
     packed: bool
-    gradient_checkpointing: bool
+    gradient_checkpointing: bool | str
     quantize: str | None
     stages: tuple[PlannedStage, ...]
     hours: float
@@ -131,31 +132,56 @@ class Planner:
         yield self.evaluation(2 + len(planned))
 
     def _training(self, what: str, settings: Finetune | Method, groups: Iterable[int]) -> PlannedStage:
-        """One line of training: one model per group of so many people, by the fine-tuning or by a method."""
+        """One line of training: one model per group of so many people, by the fine-tuning or by a method.
+
+        A step is divided as the run does it, so that it fits.
+        """
+        section = self.recipe.unlearn if isinstance(settings, Method) else self.recipe.finetune
+        most = None if section.micro_batch_size == "auto" else section.micro_batch_size
+        checkpointing = self.recipe.model.gradient_checkpointing
+        tries = divisions(settings.batch_size, most, recompute=checkpointing)
+        for at_once, recompute in tries:
+            how = [f"{at_once} at once"] * (at_once < min(most or settings.batch_size, settings.batch_size))
+            how += ["activations again"] * (recompute and checkpointing == "auto")
+            text = f"{what} ({', '.join(how)})" if how else what
+            line = self._divided(text, settings, groups, at_once, recompute=recompute)
+            if line.fits:
+                break
+        return line
+
+    def _divided(
+        self, what: str, settings: Finetune | Method, groups: Iterable[int], part: int, *, recompute: bool
+    ) -> PlannedStage:
+        """A line of training with so many questions at once."""
         facts, batch, modality = self.facts, settings.batch_size, settings.modality
         method = settings if isinstance(settings, Method) else None
-        stage, section = ("unlearn", self.recipe.unlearn) if method else ("finetune", self.recipe.finetune)
+        stage, lora = ("unlearn", self.recipe.unlearn.lora) if method else ("finetune", self.recipe.finetune.lora)
         sides = 2 if method and method.uses_retain else 1
         reference = method is not None and method.uses_reference
-        models = 2 if method and method.needs_second_model(lora=section.lora is not None) else 1
+        models = 2 if method and method.needs_second_model(lora=lora is not None) else 1
         asked = [self.work.training_questions(people, modality) for people in groups]
         questions = round(sum(asked) * settings.epochs) * sides
-        trained = facts.trainable(section.lora) * (4 if section.lora else facts.width)
-        part = min(batch, section.micro_batch_size or batch)  # questions that are run at once
+        trained = facts.trainable(lora) * (4 if lora else facts.width)
         sequences, tokens = self.shape(part, modality, settings.questions_together)
-        cost = step_cost(facts, section.lora, sequences, tokens, part * loads.TRAINED_REPLY_TOKENS)
-        # the sides wait for each other, and for the logits of the reference
-        logits = batch * loads.TRAINED_REPLY_TOKENS * int(facts.text.vocab_size) * 4
-        if part < batch:
-            # nothing waits but all logits with their gradient, and every part is run once more
-            cost = cost._replace(kept=2 * logits, peak=cost.peak + 2 * logits, both=cost.both + cost.forward)
-        step = cost.peak + (sides - 1) * cost.kept + sides * logits * reference
+        shape = (sequences, tokens, part * loads.TRAINED_REPLY_TOKENS)
+        cost = step_cost(facts.outline, lora, *shape, recompute=recompute)
+        # parts are run once more each
+        both = cost.both + (cost.forward if part < batch else 0)
+        step = step_bytes(
+            facts.outline,
+            lora,
+            [shape] * sides,
+            whole=part == batch,
+            logits=4.0 * sides * batch * loads.TRAINED_REPLY_TOKENS * int(facts.text.vocab_size),
+            reference=reference,
+            recompute=recompute,
+        )
         features = min(DEVICE_BYTES, feature_bytes(facts, self.work.people, self.image_tokens))
         seen = 0 if modality == "text" or not facts.packs else features
         # without adapters the trained weights are among the weights already
-        weights = models * facts.resident - (0 if section.lora else trained)
+        weights = models * facts.resident - (0 if lora else trained)
         passes = sum(-(-count // batch) for count in asked) * settings.epochs * sides * -(-batch // part)
-        flop = questions * (cost.both + cost.forward * reference) / part
+        flop = questions * (both + cost.forward * reference) / part
         flop += self.vision_flop(stage, questions, modality)
         return self._line(
             stage,
@@ -257,7 +283,8 @@ class Planner:
         yield f"evaluate: the weights alone take {evaluation.weights:.1f} GiB; use a larger device"
 
     def _training_advice(self, worst: PlannedStage) -> Iterator[str]:
-        for change in ({"gradient_checkpointing": True}, {"gradient_checkpointing": True, "quantize": "nf4"}):
+        freed = {} if self.recipe.model.gradient_checkpointing else {"gradient_checkpointing": "auto"}
+        for change in ([freed] if freed else []) + [freed | {"quantize": "nf4"}]:
             peak = max(stage.peak for stage in list(self._with("model", **change).stages())[:-1])
             fits = peak <= self.device.memory
             settings = " ".join(f"--set model.{k}={str(v).lower()}" for k, v in change.items())
@@ -265,8 +292,8 @@ class Planner:
             if fits:
                 return
         yield (
-            f"training: of {worst.peak:.1f} GiB the weights take {worst.weights:.1f}: parts of a step "
-            f"({worst.stage}.micro_batch_size=1, same result), a smaller model, or a larger device"
+            f"training: of {worst.peak:.1f} GiB the weights take {worst.weights:.1f}, and single questions do "
+            "not fit: a smaller model, or a larger device"
         )
 
     def _with(self, section: str, **settings: Any) -> Planner:

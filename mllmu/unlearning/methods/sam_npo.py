@@ -64,14 +64,16 @@ def sharpness_aware(loss: Callable[[], Tensor], weights: Sequence[Tensor], *, rh
     norm = torch.stack([gradient.float().norm() for gradient in first]).norm()
     scale = rho / norm.clamp(min=torch.finfo(torch.float32).tiny)
     before = [weight.detach().clone() for weight in weights]
-    with torch.no_grad():
-        for weight, gradient in zip(weights, first, strict=True):
-            weight.add_(gradient * scale.to(gradient.dtype))
-    value = loss()
-    there = torch.autograd.grad(value, list(weights), allow_unused=True)
-    with torch.no_grad():
-        for weight, old in zip(weights, before, strict=True):
-            weight.copy_(old)
+    try:
+        with torch.no_grad():
+            for weight, gradient in zip(weights, first, strict=True):
+                weight.add_(gradient * scale.to(gradient.dtype))
+        value = loss()
+        there = torch.autograd.grad(value, list(weights), allow_unused=True)
+    finally:  # a pass that does not fit into memory is repeated, from where the weights were
+        with torch.no_grad():
+            for weight, old in zip(weights, before, strict=True):
+                weight.copy_(old)
     products = [(w * g).float().sum() for w, g in zip(weights, there, strict=True) if g is not None]
     linear = torch.stack(products).sum()
     return value.detach() + linear - linear.detach()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import weakref
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -22,12 +23,12 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForImageTextToText
 
 from mllmu.config.recipe import Lora
 from mllmu.models.engine.forward import apply_head
-from mllmu.models.families import core
+from mllmu.models.families import Family, core
 from mllmu.models.loading import add_trainable, quiet_libraries
-from mllmu.preflight.plan.facts import ModelFacts, build
 
 
 class LiveBytes(TorchDispatchMode):
@@ -78,18 +79,55 @@ class Cost(NamedTuple):
         return Cost(*(own + times * more for own, more in zip(self, other, strict=True)))
 
 
-@cache
-def step_cost(facts: ModelFacts, lora: Lora | None, sequences: int, tokens: int, labelled: int) -> Cost:
+@dataclass(frozen=True, kw_only=True)
+class ModelOutline:
+    """What decides what a step costs: the model but for its weights.
+
+    Attributes:
+        described: the config in words, which tells outlines apart.
+        config: with the precision and the attention kernel that are used.
+    """
+
+    described: str
+    family: Family = field(compare=False)
+    packs: bool
+    config: Any = field(compare=False)
+
+    @property
+    def width(self) -> int:
+        """Bytes of a number."""
+        return int(self.config.dtype.itemsize)
+
+
+def outline(config: Any, family: Family, *, packs: bool) -> ModelOutline:
+    """The outline of a model by its config, in the precision and with the kernel that the config says."""
+    plain = copy.deepcopy(config)
+    if hasattr(plain, "quantization_config"):
+        del plain.quantization_config  # activations are those of the model in its own precision
+    described = f"{plain.to_json_string(use_diff=False)} {plain.dtype} {plain._attn_implementation} {family.name}"
+    return ModelOutline(described=described, family=family, packs=packs, config=plain)
+
+
+def build(config: Any) -> Any:
+    """A model with the precision and attention kernel in its config; under a device of its own."""
+    kernel = config._attn_implementation
+    return AutoModelForImageTextToText.from_config(config, dtype=config.dtype, attn_implementation=kernel)
+
+
+def step_cost(
+    model: ModelOutline, lora: Lora | None, sequences: int, tokens: int, labelled: int, *, recompute: bool
+) -> Cost:
     """The cost of a step of B sequences of T tokens with N labelled ones; vision is not run (it keeps nothing).
 
     With gradient checkpointing a layer keeps its input, and is run once more.
     """
-    one, two = (_run(facts, lora, count, sequences, tokens, labelled) for count in (1, 2))
-    layer, layers = two.plus(one, -1), int(facts.text.num_hidden_layers)
+    one, two = (_run(model, lora, count, sequences, tokens, labelled) for count in (1, 2))
+    text = model.config.get_text_config()
+    layer, layers = two.plus(one, -1), int(text.num_hidden_layers)
     rest = one.plus(layer, -1)
-    if not facts.section.gradient_checkpointing:
+    if not recompute:
         return rest.plus(layer, layers)
-    kept = layers * sequences * tokens * int(facts.text.hidden_size) * facts.width
+    kept = layers * sequences * tokens * int(text.hidden_size) * model.width
     rebuilt = layer.peak + one.peak - one.kept  # one layer at a time, when the head's part is gone already
     return Cost(
         kept=kept + rest.kept,
@@ -114,10 +152,11 @@ def with_layers(config: Any, count: int) -> Any:
     return smaller
 
 
-def _run(facts: ModelFacts, lora: Lora | None, layers: int, sequences: int, tokens: int, labelled: int) -> Cost:
+@cache
+def _run(outlined: ModelOutline, lora: Lora | None, layers: int, sequences: int, tokens: int, labelled: int) -> Cost:
     """Forward and backward pass of one side of a step on fake tensors, of the model with fewer layers."""
     with torch.device("meta"), quiet_libraries():
-        model = add_trainable(build(with_layers(facts.config, layers)), facts.family, lora, seed=0).train()
+        model = add_trainable(build(with_layers(outlined.config, layers)), outlined.family, lora, seed=0).train()
     own = core(model)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu")
@@ -125,8 +164,9 @@ def _run(facts: ModelFacts, lora: Lora | None, layers: int, sequences: int, toke
         for tensor in (*model.parameters(), *model.buffers()):
             live.track(tensor)
         before, dtype = live.live, own.get_input_embeddings().weight.dtype
-        inputs = {"inputs_embeds": torch.zeros(sequences, tokens, int(facts.text.hidden_size), dtype=dtype)}
-        if facts.packs:
+        size = int(outlined.config.get_text_config().hidden_size)
+        inputs = {"inputs_embeds": torch.zeros(sequences, tokens, size, dtype=dtype)}
+        if outlined.packs:
             inputs["attention_mask"] = torch.zeros(sequences, 1, tokens, tokens, dtype=dtype)
             inputs["position_ids"] = torch.zeros(sequences, tokens, dtype=torch.long)
         with FlopCounterMode(display=False) as counter, live:
