@@ -361,7 +361,8 @@ class Bench:
         command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-rA", "-p", "no:cacheprovider", *files]
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
         (self.out / "gpu_tests.txt").write_text(done.stdout[-60_000:] + done.stderr[-5_000:])
-        yield {"tests": done.stdout.strip().splitlines()[-1:], "exit": done.returncode}
+        outcomes = [line for line in done.stdout.splitlines() if line.startswith(("PASSED", "FAILED", "ERROR"))]
+        yield {"tests": outcomes, "exit": done.returncode}
 
     def slice(self) -> Iterator[Row]:
         """A small run of the paper's kind, stage by stage, beside its plan."""

@@ -126,10 +126,12 @@ def test_a_card_that_was_not_measured_is_scaled_and_the_plan_says_so() -> None:
 
 
 def test_models_steps_and_sides_take_their_time() -> None:
-    """500 people have 7,700 questions, 475 have 7,315, and 25 to forget 385; a small step takes the least time."""
-    methods = [{"name": name, "epochs": 1, "batch_size": 4} for name in ("ga", "grad_diff")]
+    """500 people have 7,700 questions, 475 have 7,315, and 25 to forget 385; a step of text takes the least time."""
+    methods = [{"name": name, "epochs": 1, "batch_size": 4, "modality": "text"} for name in ("ga", "grad_diff")]
     published = {"source": {"name": "mllmu_bench", "path": "copy"}, "splits": {"forget_ratios": [0.05]}}
-    plan = make_plan(recipe(LLAVA, data=published, unlearn={"methods": methods}), "h200-141gb")
+    taught_by_text = {"modality": "text"}
+    settings = {"data": published, "finetune": taught_by_text, "unlearn": {"methods": methods}}
+    plan = make_plan(recipe(LLAVA, **settings), "h200-141gb")
     rates = find_device("h200-141gb").measured
     assert rates is not None
     taught, ga, grad_diff = (3600 * stage.hours for stage in plan.stages[:3])

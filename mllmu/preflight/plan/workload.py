@@ -9,13 +9,23 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
+
 from mllmu.config.recipe import Evaluate, Recipe
 from mllmu.core import plugins
 from mllmu.core.records import MODALITIES, Split, TaskName
 from mllmu.data.tasks import task_of
 from mllmu.evaluation.examples import wanted_people
 from mllmu.models.encoding import DEVICE_BYTES
-from mllmu.models.engine.memory import PROBE, Moment, QuestionBatch, most_questions, passing_bytes, read_bytes
+from mllmu.models.engine.memory import (
+    MOST_ON_GPU,
+    PROBE,
+    Moment,
+    QuestionBatch,
+    most_questions,
+    passing_bytes,
+    read_bytes,
+)
 from mllmu.pipeline import batch_plan
 from mllmu.preflight.plan.facts import ModelFacts
 
@@ -161,8 +171,9 @@ class Questions:
             held = max(moment.held for moment in moments) * self.facts.kv_token
             read = max(moment.read for moment in moments) * read_bytes(self.facts.text, self.facts.width)
             needed = max(needed, (held + read) / batch.questions)
-        most = most_questions(free, needed)
-        return most if self.facts.width == 4 else min(most, batch_plan.size(self.evaluate.batch_size))
+        if self.facts.width == torch.float32.itemsize:
+            return most_questions(free, needed)
+        return min(most_questions(free, needed, MOST_ON_GPU), batch_plan.size(self.evaluate.batch_size))
 
     def tokens_read(self, people: int, questions: int) -> float:
         """Tokens that are read to ask some people everything, in batches of so many questions."""
