@@ -44,4 +44,4 @@ def test_a_model_without_a_head_apart_is_refused(monkeypatch: pytest.MonkeyPatch
     headless = nn.Linear(1, 1), {"missing_keys": []}
     monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", lambda *_, **__: headless)
     with pytest.raises(ModelError, match=r"Linear has no part 'model'.*lm_head\(model"):
-        load_base("anywhere", None)
+        load_base("anywhere", None, torch.device("cpu"))
