@@ -3,6 +3,8 @@
 Shapes: N labelled tokens of all rows together, D hidden size.
 """
 
+import re
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,6 +12,20 @@ from torch import Tensor, nn
 from mllmu.core.errors import ModelError
 from mllmu.models.engine.forward import run_body
 from mllmu.models.families import IGNORE, Batch, core
+
+LANGUAGE = re.compile(r"(?:^|\.)(?:language_model|text_model|lm_head)(?:\.|$)")
+"""Names of layers of the language model; all other layers process the image."""
+
+
+def adapted_outside(names: Iterable[str]) -> str:
+    """A line on adapters outside of the language model, by the names of trained parameters; empty if there are none."""
+    layers = {name.split(".lora_")[0] for name in names if ".lora_" in name}
+    outside = sorted(layer for layer in layers if not LANGUAGE.search(layer))
+    if not outside:
+        return ""
+    first = outside[0].removeprefix("base_model.model.")
+    of_all = f"{len(outside)} of {len(layers)} layers with adapters"
+    return f"lora.targets: {of_all} are outside the language model, e.g. {first}."
 
 
 def decoder(model: Any) -> Any:

@@ -17,6 +17,7 @@ from mllmu.core.errors import ModelError
 from mllmu.core.process import Progress, derive, start_meter, stop_meter
 from mllmu.core.runfolder import write_atomic
 from mllmu.models import devices
+from mllmu.models.layers import adapted_outside
 from mllmu.training import fitting
 from mllmu.training.checkpoint import CHECKPOINT, TEMPORARY, load_checkpoint, save_checkpoint
 from mllmu.training.distributed import agree, average_gradients
@@ -198,6 +199,8 @@ def train(
         agree(weights)
     first = load_checkpoint(state) if (folder / CHECKPOINT).is_file() else 0
     model.train()
+    if training.lora and training.lora.targets and (line := adapted_outside(trainable)):
+        progress.note(f"{training.label}: {line}")
     start_meter(sum(weight.numel() for weight in weights))
     progress.start(training.label, schedule.num_steps)
     progress.advance(first)

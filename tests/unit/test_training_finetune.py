@@ -85,6 +85,17 @@ def test_a_killed_finetuning_goes_on_where_it_was(tiny_base: Path, tmp_path: Pat
     assert (tmp_path / "killed" / CURVE).read_text() == (tmp_path / "plain" / CURVE).read_text()
 
 
+@pytest.mark.parametrize(("targets", "said"), [(r".*\.(q_proj|v_proj)", True), (r".*language_model.*q_proj", False)])
+def test_adapters_outside_the_language_model_are_named(
+    tiny_base: Path, tmp_path: Path, targets: str, *, said: bool
+) -> None:
+    section = SECTION.model_copy(update={"epochs": 0.5, "lora": LORA.model_copy(update={"targets": targets})})
+    watcher = Watcher()
+    finetune(load_ref(tiny_base), turns_of(tiny_base)[:2], section, of(section, tmp_path, progress=watcher))
+    lines = [line for line in watcher.notes if "outside the language model, e.g. model.vision_tower" in line]
+    assert len(lines) == said
+
+
 def test_nothing_to_train_on_is_an_error(loaded: Loaded, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"target: no question to train on\. Check data\.source"):
         finetune(loaded, [], SECTION, of(SECTION, tmp_path))

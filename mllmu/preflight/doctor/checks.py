@@ -18,6 +18,7 @@ from mllmu.models.encoding import as_turn
 from mllmu.models.engine.raw_prompt import encode
 from mllmu.models.engine.respond import limit_of
 from mllmu.models.families import IGNORE, Turn, as_plain_text, core, open_image
+from mllmu.models.layers import LANGUAGE
 from mllmu.models.loading import Loaded
 from mllmu.training.batches import training_batch
 from mllmu.unlearning.base import Method
@@ -32,8 +33,6 @@ DEVIATIONS: dict[tuple[str, str], str] = {
     ("schedule", "two_phase"): "forget and retain are not trained in the same step",
 }
 """Settings of published code, and how they differ from the papers."""
-LANGUAGE = re.compile(r"(?:^|\.)(?:language_model|text_model|lm_head)(?:\.|$)")
-"""Names of layers of the language model; all other layers process the image."""
 UNBOUNDED = 1 << 62
 IMAGE_SETTINGS = (
     "patch_size", "num_additional_image_tokens", "vision_feature_select_strategy", "image_seq_length", "image_seq_len"
