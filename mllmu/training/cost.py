@@ -27,8 +27,9 @@ from transformers import AutoModelForImageTextToText
 
 from mllmu.config.recipe import Lora
 from mllmu.models.engine.forward import apply_head
+from mllmu.models.engine.fused import fuse
 from mllmu.models.families import Family, core
-from mllmu.models.loading import add_trainable, quiet_libraries
+from mllmu.models.loading import DEEP, add_trainable, quiet_libraries
 
 
 class LiveBytes(TorchDispatchMode):
@@ -158,6 +159,11 @@ def _run(outlined: ModelOutline, lora: Lora | None, layers: int, sequences: int,
     with torch.device("meta"), quiet_libraries():
         model = add_trainable(build(with_layers(outlined.config, layers)), outlined.family, lora, seed=0).train()
     own = core(model)
+    deep = int(outlined.config.get_text_config().num_hidden_layers) >= DEEP
+    if lora and (
+        deep or outlined.width < torch.float32.itemsize
+    ):  # as in a run, which has low precision on a GPU alone
+        fuse(model)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu")
         live = LiveBytes()

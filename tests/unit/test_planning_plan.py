@@ -12,11 +12,12 @@ from typer.testing import CliRunner
 
 from mllmu.cli.app import app
 from mllmu.config.load import parse
-from mllmu.config.recipe import ModelSection, Recipe
+from mllmu.config.recipe import Lora, ModelSection, Recipe
 from mllmu.core.errors import ModelError, RecipeError
 from mllmu.preflight.plan.facts import describe, image_sizes, known, known_models
-from mllmu.preflight.plan.plan import make_plan, training_peak
+from mllmu.preflight.plan.plan import PlannedStage, make_plan, training_peak
 from mllmu.preflight.plan.rates import Device, MeasuredRates, Pace, find_device, pace_of
+from mllmu.training.cost import step_cost
 
 LLAVA = "llava-hf/llava-1.5-7b-hf"
 
@@ -55,8 +56,12 @@ def test_the_worst_moment_of_training_by_hand() -> None:
 
 
 def test_a_step_is_divided_until_it_fits_and_costs_more_then() -> None:
+    def stage(checkpointing: bool | str, device: str) -> PlannedStage:
+        model = {"path": LLAVA, "gradient_checkpointing": checkpointing}
+        return make_plan(recipe(LLAVA, model=model, finetune={"batch_size": 8}), device).stages[0]
+
     kept, again, halves, small = (
-        make_plan(recipe(LLAVA, model={"path": LLAVA, "gradient_checkpointing": checkpointing}), device).stages[0]
+        stage(checkpointing, device)
         for checkpointing, device in (
             (False, "h200-141gb"),
             ("auto", "a100-40gb"),
@@ -64,11 +69,24 @@ def test_a_step_is_divided_until_it_fits_and_costs_more_then() -> None:
             ("auto", "rtx4090"),
         )
     )
-    assert all(stage.fits for stage in (kept, again, halves, small))
+    assert all(each.fits for each in (kept, again, halves, small))
     assert again.what.endswith("(activations again)")
     assert halves.what.endswith("at once)")
     assert kept.peak > 40 > again.peak
     assert kept.tflop < min(again.tflop, halves.tflop), "what is not kept is computed again"
+
+
+@pytest.mark.parametrize(
+    ("sequences", "tokens", "labelled", "measured"),
+    [(4, 640, 60, 27.9), (1, 976, 200, 19.5), (2, 1966, 800, 36.5)],
+    ids=["4 mixed", "15 of one person", "60 of 4 people"],
+)
+def test_a_step_takes_what_it_took_on_an_h200(sequences: int, tokens: int, labelled: int, measured: float) -> None:
+    """GiB at the peak in benchmarks/gpu_h200_202611.md, to 6 %."""
+    facts, lora = describe(ModelSection(path=LLAVA), device="cuda"), Lora()
+    step = step_cost(facts.outline, lora, sequences, tokens, labelled, recompute=False)
+    peak = training_peak(facts.resident, 4 * facts.trainable(lora), step.peak)
+    assert peak / 2**30 == pytest.approx(measured, rel=0.06)
 
 
 def test_what_does_not_fit_gets_advice_that_makes_it_fit() -> None:

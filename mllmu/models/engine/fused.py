@@ -26,7 +26,7 @@ from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.llama.modeling_llama import LlamaAttention, eager_attention_forward
+from transformers.models.llama.modeling_llama import LlamaAttention, LlamaRMSNorm, eager_attention_forward
 
 from mllmu.models.dropout import SeededDropout
 from mllmu.models.families import core
@@ -240,10 +240,12 @@ def product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def is_rms_norm(module: Any) -> bool:
-    """Whether a module is what :func:`rms_norm` computes; tried on random numbers."""
+    """Whether a module is what :func:`rms_norm` computes; tried on random numbers, or known where there are none."""
     weight, eps = getattr(module, "weight", None), getattr(module, "variance_epsilon", None)
     if eps is None or not isinstance(weight, Tensor) or weight.ndim != 1:
         return False
+    if weight.is_meta:
+        return type(module) is LlamaRMSNorm
     x = torch.randn(8, len(weight), generator=torch.Generator().manual_seed(0)).to(weight)
     with torch.no_grad():
         expected, found = module(x).float(), rms_norm(x, weight, eps).float()
