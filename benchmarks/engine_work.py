@@ -14,15 +14,8 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import (
-    CLIPImageProcessorPil,
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaProcessor,
-)
 
+from benchmarks import random_llava as random_model
 from mllmu.config.recipe import Lora, ModelSection
 from mllmu.core import plugins
 from mllmu.core.records import ModelRef, Response, Sample
@@ -275,46 +268,11 @@ def llava576(folder: Path, people: int = 6, questions: int = 15, width: int = 25
 def random_llava(folder: Path, tokenizer: Any, width: int = 256, layers: int = 6) -> Loaded:
     """A random LLaVA with 576 image tokens; saved once and loaded anew every time."""
     if not (folder / "config.json").exists():
-        tokenizer.model_max_length = 4096
-        torch.manual_seed(0)
-        model = LlavaForConditionalGeneration(config(tokenizer, width, layers))
-        with torch.no_grad():  # they stay frozen, and at their initial size no training could make any token likely
-            model.lm_head.weight.mul_(15)
-            model.get_input_embeddings().weight.mul_(15)
-        model.generation_config.pad_token_id = tokenizer.pad_token_id
-        model.generation_config.eos_token_id = tokenizer.eos_token_id
-        model.save_pretrained(folder)
-        images = CLIPImageProcessorPil(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336})
-        LlavaProcessor(
-            image_processor=images,
-            tokenizer=tokenizer,
-            patch_size=14,
-            vision_feature_select_strategy="default",
-            num_additional_image_tokens=1,
-        ).save_pretrained(folder)
+        sizes = {"text": (width, layers, width // 32, 43 * width // 16), "vision": (128, 4, 4, 512)}
+        settings = random_model.config(tokenizer, **sizes, image_size=336)
+        # they stay frozen, and at their initial size no training could make any token likely
+        random_model.save(folder, settings, tokenizer, scale=15)
     return load(ModelSection(path=str(folder), device="cpu"), ModelRef(base=str(folder)), folder)
-
-
-def config(tokenizer: Any, width: int, layers: int) -> LlavaConfig:
-    """The shape of LLaVA-1.5 in everything that decides the number of tokens and logits; narrow and shallow else."""
-    vision = CLIPVisionConfig(
-        hidden_size=128,
-        intermediate_size=512,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        image_size=336,
-        patch_size=14,
-    )
-    text = LlamaConfig(
-        vocab_size=32_064, hidden_size=width, intermediate_size=43 * width // 16, num_hidden_layers=layers,
-        num_attention_heads=width // 32, num_key_value_heads=width // 32, max_position_embeddings=4096,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
-    return LlavaConfig(
-        vision_config=vision, text_config=text, image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        image_seq_length=576, vision_feature_layer=-2, vision_feature_select_strategy="default",
-    )  # fmt: skip
 
 
 def scoring_inputs(count: int) -> tuple[list[Sample], list[Response]]:

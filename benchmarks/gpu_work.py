@@ -20,16 +20,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
-from transformers import (
-    CLIPImageProcessorPil,
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaProcessor,
-)
 
 from benchmarks import engine_evaluation as evaluation
+from benchmarks import random_llava
 from benchmarks.engine_work import FACTS, WORDS, people_turns
 from mllmu.config.load import parse
 from mllmu.config.recipe import Finetune, Lora, ModelSection
@@ -147,7 +140,8 @@ class Bench:
                 one.prompt for name in evaluation.PROTOCOLS.values() for one in evaluation.asked(self.data, name, 1)
             ]
             tokenizer = build_tokenizer([*texts, *FACTS, *WORDS, "USER: ASSISTANT: this person"], vocab_size=4000)
-            save_random(folder, self.shape, tokenizer, self.device)
+            sizes = {"text": self.shape.text, "vision": self.shape.vision, "image_size": self.shape.image_size}
+            random_llava.save(folder, random_llava.config(tokenizer, **sizes), tokenizer, device=self.device)
         return folder
 
     @property
@@ -418,45 +412,6 @@ def slice_recipe(base: Path, shape: Shape) -> dict[str, Any]:
 
 def card_is(name: str) -> bool:
     return torch.cuda.is_available() and name.split("-")[0] in torch.cuda.get_device_name().lower()
-
-
-def save_random(folder: Path, shape: Shape, tokenizer: Any, device: torch.device) -> None:
-    """A random model with its processor. Its weights are drawn on the device."""
-    tokenizer.model_max_length = 4096
-    torch.manual_seed(0)
-    half = torch.bfloat16 if device.type == "cuda" else torch.float32
-    width, layers, heads, inner = shape.vision
-    vision = CLIPVisionConfig(
-        hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=inner,
-        image_size=shape.image_size, patch_size=14,
-    )  # fmt: skip
-    width, layers, heads, inner = shape.text
-    text = LlamaConfig(
-        vocab_size=32_064, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
-        intermediate_size=inner, max_position_embeddings=4096, pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
-    config = LlavaConfig(
-        vision_config=vision, text_config=text, image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        image_seq_length=(shape.image_size // 14) ** 2, vision_feature_layer=-2, dtype=half,
-        vision_feature_select_strategy="default",
-    )  # fmt: skip
-    default = torch.get_default_dtype()
-    try:
-        torch.set_default_dtype(half)
-        with device:
-            model = LlavaForConditionalGeneration(config)
-    finally:
-        torch.set_default_dtype(default)
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.save_pretrained(folder)
-    side = shape.image_size
-    images = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
-    LlavaProcessor(
-        image_processor=images, tokenizer=tokenizer, patch_size=14, vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-    ).save_pretrained(folder)  # fmt: skip
 
 
 @contextmanager

@@ -23,15 +23,8 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import (
-    CLIPImageProcessorPil,
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaProcessor,
-)
 
+from benchmarks import random_llava
 from benchmarks.engine_work import FACTS, WORDS, people_turns
 from mllmu.config.recipe import Lora, ModelSection
 from mllmu.core.process import Progress
@@ -43,7 +36,7 @@ from mllmu.training.loop import Schedule, Training, train
 from mllmu.training.losses import answer_nll
 from tools.pretrain_tiny.build import build_tokenizer
 
-VISION_LAYERS, LAYERS, WIDTH, IMAGE_SIDE, PATCH = 24, 32, 64, 56, 14
+VISION_LAYERS, LAYERS, WIDTH, IMAGE_SIDE = 24, 32, 64, 56
 QUESTIONS, WARM, STEPS = 15, 2, 8
 READS = "aten._local_scalar_dense.default"
 """Dispatched where Python asks for a number: on a GPU it waits until everything before is done."""
@@ -66,31 +59,9 @@ def deep_llava(folder: Path, *, layers: int = LAYERS, vision_layers: int = VISIO
     tokens = build_tokenizer(
         [*FACTS, *WORDS, "USER: ASSISTANT: What is the of person in this image? The and."], vocab_size=600
     )
-    tokens.model_max_length = 4096
-    torch.manual_seed(0)
-    vision = CLIPVisionConfig(
-        hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=vision_layers, num_attention_heads=2,
-        image_size=IMAGE_SIDE, patch_size=PATCH,
-    )  # fmt: skip
-    text = LlamaConfig(
-        vocab_size=len(tokens), hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=layers,
-        num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=4096, pad_token_id=tokens.pad_token_id,
-        bos_token_id=tokens.bos_token_id, eos_token_id=tokens.eos_token_id,
-    )  # fmt: skip
-    pieces = (IMAGE_SIDE // PATCH) ** 2
-    settings = {
-        "vision_feature_select_strategy": "default",
-        "image_token_index": tokens.convert_tokens_to_ids("<image>"),
-    }
-    config = LlavaConfig(
-        vision_config=vision, text_config=text, image_seq_length=pieces, vision_feature_layer=-2, **settings
-    )
-    LlavaForConditionalGeneration(config).save_pretrained(folder)
-    size = {"height": IMAGE_SIDE, "width": IMAGE_SIDE}
-    LlavaProcessor(
-        image_processor=CLIPImageProcessorPil(size={"shortest_edge": IMAGE_SIDE}, crop_size=size),
-        tokenizer=tokens, patch_size=PATCH, vision_feature_select_strategy="default", num_additional_image_tokens=1,
-    ).save_pretrained(folder)  # fmt: skip
+    sizes = {"text": (WIDTH, layers, 2, 2 * WIDTH), "vision": (WIDTH, vision_layers, 2, 2 * WIDTH)}
+    settings = random_llava.config(tokens, **sizes, image_size=IMAGE_SIDE, vocab_size=len(tokens))
+    random_llava.save(folder, settings, tokens)
     return load(ModelSection(path=str(folder), device="cpu"), ModelRef(base=str(folder)), folder)
 
 
