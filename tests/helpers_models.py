@@ -130,3 +130,17 @@ class Watcher(SilentProgress):
 
     def note(self, text: str) -> None:
         self.notes.append(text)
+
+
+class Killer(Watcher):
+    """Stands for a process that is killed after some batches."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.left = after + 1  # the first report is about what was there before
+
+    def advance(self, n: int = 1, **facts: float) -> None:
+        super().advance(n, **facts)
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers_models import Watcher, load_ref, sample
+from helpers_models import Killer, Watcher, load_ref, sample
 
 from mllmu.core.records import Response, Sample
 from mllmu.core.runfolder import RunFolder, read_lines
@@ -20,20 +20,6 @@ SAMPLES = [
     sample(n, prompt=f"Where? {'Ada Bell ' * (n % 4)}", image=("", "red.png")[n % 2], candidates={"target": "Riga"})
     for n in range(10)
 ]
-
-
-class Killer(Watcher):
-    """Stands for a process that is killed after some batches."""
-
-    def __init__(self, after: int) -> None:
-        super().__init__()
-        self.left = after + 1  # the first report is about what was there before
-
-    def advance(self, n: int = 1, **facts: float) -> None:
-        super().advance(n, **facts)
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers_models import Watcher, load_ref, sample
+from helpers_models import Killer, load_ref, sample
 
 from mllmu.core.records import Response, Sample
 from mllmu.models.loading import Loaded
@@ -22,20 +22,6 @@ SAMPLES = [
 ]
 FILE = "responses.jsonl"
 Ask = Callable[..., list[Response]]
-
-
-class Killer(Watcher):
-    """Stands for a process that is killed after some batches."""
-
-    def __init__(self, after: int) -> None:
-        super().__init__()
-        self.left = after + 1  # the first report is about what was there before
-
-    def advance(self, n: int = 1, **facts: float) -> None:
-        super().advance(n, **facts)
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
 
 
 @pytest.fixture
