@@ -23,12 +23,6 @@ def size(batch_size: int | Literal["auto"]) -> int:
     return PLANNED if batch_size == "auto" else batch_size
 
 
-def parts(batches: Iterable[Sequence[Sample]]) -> list[list[Sample]]:
-    """The batches as they are asked: raw prompts never together with others."""
-    halves = ([s for s in batch if s.raw_prompt is raw] for batch in batches for raw in (True, False))
-    return [half for half in halves if half]
-
-
 def kept(known: Mapping[str, Response], planned: Iterable[Sequence[Sample]]) -> dict[str, Response]:
     """The known responses of batches that are complete and were planned as now; all others are asked again."""
     whole = (batch for batch in planned if all(_planned(known.get(s.id)) == len(batch) for s in batch))

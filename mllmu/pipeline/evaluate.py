@@ -14,7 +14,7 @@ from mllmu.evaluation import samples as rendering
 from mllmu.evaluation import scoring
 from mllmu.evaluation.metrics import Metric
 from mllmu.models.engine.memory import MOST, starting_size
-from mllmu.models.engine.respond import plan_batches, respond
+from mllmu.models.engine.respond import plan_batches, raw_apart, respond
 from mllmu.models.engine.vllm_backend import VllmModel, open_model, start_engine
 from mllmu.models.loading import Loaded, choose_device, choose_dtype, family_of
 from mllmu.models.weights import round_weights
@@ -241,7 +241,7 @@ def collect(
         All responses; nothing where this process does not lead.
     """
     if low_precision:
-        planned = batch_plan.parts(plan_batches(samples, batch_plan.size(batch_size)))
+        planned = raw_apart(plan_batches(samples, batch_plan.size(batch_size)))
     else:
         planned = plan_batches(samples, PLANNED if batch_size == "auto" else batch_size)
     known = read_known(folder)

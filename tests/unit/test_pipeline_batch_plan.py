@@ -10,6 +10,7 @@ import pytest
 from helpers_models import Killer, load_ref, sample
 
 from mllmu.core.records import Response, Sample
+from mllmu.models.engine.respond import raw_apart
 from mllmu.models.loading import Loaded
 from mllmu.pipeline import batch_plan, evaluate
 from mllmu.pipeline.evaluate import PARTIAL, collect
@@ -117,7 +118,7 @@ def test_in_float32_nothing_is_recorded_and_no_response_of_bfloat16_kept(
 
 def test_raw_prompts_are_batches_of_their_own() -> None:
     raw = [sample(i, raw_prompt=True) for i in range(2)]
-    assert batch_plan.parts([[raw[0], SAMPLES[0], raw[1]], [SAMPLES[1]]]) == [raw, [SAMPLES[0]], [SAMPLES[1]]]
+    assert raw_apart([[raw[0], SAMPLES[0], raw[1]], [SAMPLES[1]]]) == [raw, [SAMPLES[0]], [SAMPLES[1]]]
 
 
 def test_a_reader_is_told_what_differs_between_models() -> None:

@@ -9,7 +9,7 @@ share those; those with the same image share all up to its end::
                         -> image q -> question 3
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from itertools import groupby
@@ -78,8 +78,7 @@ def respond(
     Raises:
         ModelError: a prompt with one of its candidates does not fit the context; before the first reply is written.
     """
-    parts = ([s for s in batch if s.raw_prompt is raw] for batch in batches for raw in (True, False))
-    batches = [part for part in parts if part]
+    batches = raw_apart(batches)
     if raw := [sample for batch in batches for sample in batch if sample.raw_prompt]:
         raw_prompt.check_longest(loaded, raw, image_folder)
     for batch in batches:
@@ -94,6 +93,12 @@ def respond(
     with ready, decode_graph.quickly(loaded.model) if on_gpu else nullcontext():
         for _, responses in fitting(batches, run):
             yield responses
+
+
+def raw_apart(batches: Iterable[Sequence[Sample]]) -> list[list[Sample]]:
+    """The batches as they are asked: raw prompts never together with others."""
+    halves = ([s for s in batch if s.raw_prompt is raw] for batch in batches for raw in (True, False))
+    return [half for half in halves if half]
 
 
 def fitting(
