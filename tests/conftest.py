@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of the fuzz tests, see tests/fuzz/conftest.py."""
+    parser.addoption("--fuzz-rounds", type=int, default=20, help="inputs per fuzz test (20)")
+    parser.addoption("--fuzz-seed", type=int, default=0, help="seed of the fuzz tests (0)")
+
+
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a random LLaVA with its processor and three images; do not write into it."""

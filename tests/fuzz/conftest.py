@@ -1,0 +1,38 @@
+"""The frame of the fuzz tests: the rounds of a test, and the table of all tests at the end.
+
+``pytest tests/fuzz`` takes a few rounds per test, ``--fuzz-rounds 10000`` as many as one likes, ``--fuzz-seed`` others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from rounds import OUTCOMES, Fuzz
+
+
+@pytest.fixture
+def fuzz(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Iterator[Fuzz]:
+    """The rounds of this test; see :class:`Fuzz`."""
+    made = Fuzz(request.node.name, request.config.getoption("--fuzz-rounds"), request.config.getoption("--fuzz-seed"))
+    yield made
+    record_property("fuzz", {outcome: made.counts[outcome] for outcome in OUTCOMES})
+    if made.faults:
+        pytest.fail(f"{len(made.faults)} faults:\n" + "\n".join(made.faults[:10]), pytrace=False)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """One line for each fuzz test: how many inputs were tried, and what came of them."""
+    found = {}
+    for report in terminalreporter.stats.values():
+        for one in report:
+            if counts := dict(getattr(one, "user_properties", ())).get("fuzz"):
+                found[one.nodeid] = counts
+    if not found:
+        return
+    terminalreporter.section(f"inputs tried (seed {config.getoption('--fuzz-seed')})")
+    terminalreporter.write_line("| input | " + " | ".join(OUTCOMES) + " |")
+    terminalreporter.write_line("|---" * (len(OUTCOMES) + 1) + "|")
+    for node, counts in sorted(found.items()):
+        name = node.partition("::")[2].removeprefix("test_").replace("_", " ")
+        terminalreporter.write_line(f"| {name} | " + " | ".join(str(counts[one]) for one in OUTCOMES) + " |")
