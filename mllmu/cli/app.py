@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 from mllmu.cli import data, run, studies
 from mllmu.cli.evaluate import evaluate
 from mllmu.cli.failures import explained_errors
+from mllmu.cli.init import init
 from mllmu.cli.judge import judge
 from mllmu.cli.ls import ls
 from mllmu.cli.preflight import doctor, plan
@@ -22,7 +23,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Run": (run.run, run.validate, doctor, plan),
     "One stage": (*map(run.stage_command, run.STAGES), evaluate, judge),
     "Studies": (studies.tune, studies.trust, studies.layers, studies.pool),
-    "Look up and export": (ls, run.export_model),
+    "Start, look up, export": (init, ls, run.export_model),
 }
 
 
@@ -37,10 +38,9 @@ class CommandGroup(TyperGroup):
 app = typer.Typer(
     cls=CommandGroup,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings=HELP_NAMES,
-    epilog="Start with: mllmu run recipes/demo.yaml. A stopped command continues when it is repeated.",
+    epilog="Start with: mllmu run demo. A stopped command continues when it is repeated.",
 )
 
 

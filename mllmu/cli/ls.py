@@ -1,4 +1,4 @@
-"""``mllmu ls``: every plug-in and every setting.
+"""``mllmu ls``: every plug-in, every setting and every packaged recipe.
 
 The lists are made by reading the files, not by importing them, so they appear at once and without torch; only the page
 of one plug-in imports it.
@@ -25,35 +25,42 @@ if TYPE_CHECKING:
     from mllmu.core.plugins import Plugin
 
 SETTINGS = "settings"
+RECIPES = "recipes"
 ROOT = Path(__file__).parents[2]
 
 
 def ls(
     kind: Annotated[
-        str | None, Argument(metavar="KIND", help="A kind of plug-in, e.g. methods or metrics; or settings.")
+        str | None,
+        Argument(metavar="KIND", help="A kind of plug-in, e.g. methods or metrics; or settings, or recipes."),
     ] = None,
     name: Annotated[str | None, Argument(metavar="NAME", help="A plug-in, or a section of a recipe.")] = None,
     *,
     markdown: Annotated[bool, Option("--markdown", help="All plug-ins of a kind as a Markdown table.")] = False,
 ) -> None:
-    """List the kinds of plug-ins, the plug-ins of a kind, and the settings of a plug-in or of a recipe.
+    """List the kinds of plug-ins, the plug-ins of a kind, the settings of a plug-in or of a recipe, and the recipes.
 
-    mllmu ls methods; mllmu ls methods npo; mllmu ls settings; mllmu ls settings finetune.
+    mllmu ls methods; mllmu ls methods npo; mllmu ls settings; mllmu ls settings finetune; mllmu ls recipes.
     """
+    from mllmu.config import packaged
     from mllmu.core.describe import plugin_table
     from mllmu.core.plugins import KINDS, find, names
 
-    kinds = {each: first_line(KINDS[each]) for each in KINDS} | {SETTINGS: "Every setting of a recipe, by section."}
+    others = {SETTINGS: "Every setting of a recipe, by section.", RECIPES: "Recipes that are run by name."}
+    kinds = {each: first_line(KINDS[each]) for each in KINDS} | others
     if kind is not None and kind not in kinds:
         raise PluginError(f"no plug-in kind '{kind}'.{did_you_mean(kind, kinds)} Kinds: {', '.join(kinds)}.")
     if markdown:
-        if kind is None or kind == SETTINGS or name is not None:
+        if kind is None or kind in others or name is not None:
             raise PluginError("--markdown prints all plug-ins of one kind. Expected its name alone, e.g. methods.")
         results().out(plugin_table(kind), end="")
     elif kind is None:
         say(_listing(kinds))
     elif kind == SETTINGS:
         say("\n".join(recipe_page(name)))
+    elif kind == RECIPES:
+        found = packaged.recipes() if name is None else {name: packaged.recipe_file(Path(name))}
+        say(_listing({each: packaged.first_comment(path) for each, path in found.items()}))
     elif name is None:
         modules = {each: f"{KINDS[kind]}.{each}" for each in names(kind)}
         say(_listing({each: first_line(module) or find(kind, each).summary() for each, module in modules.items()}))

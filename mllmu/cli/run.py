@@ -26,7 +26,22 @@ STAGES: dict[Stage, str] = {
     "report": "Write the report and print its table.",
 }
 
-RecipePath = Annotated[Path, Argument(metavar="RECIPE", help="The YAML file that describes the run.")]
+
+def _recipe_names(incomplete: str) -> Iterator[tuple[str, str]]:
+    """Packaged recipes for the shell to complete; files are completed by the shell itself."""
+    from mllmu.config.packaged import first_comment, recipes
+
+    return ((name, first_comment(path)) for name, path in recipes().items() if name.startswith(incomplete))
+
+
+RecipePath = Annotated[
+    Path,
+    Argument(
+        metavar="RECIPE",
+        help="The YAML file that describes the run, or the name of a packaged recipe, e.g. demo.",
+        autocompletion=_recipe_names,
+    ),
+]
 Overrides = Annotated[
     list[str] | None, Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. finetune.epochs=3. Repeatable.")
 ]

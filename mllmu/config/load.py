@@ -17,6 +17,7 @@ import yaml
 from pydantic import ValidationError
 
 from mllmu.config.grid import GRID, axes_of, name_of_value
+from mllmu.config.packaged import recipe_file
 from mllmu.config.recipe import Evaluate, Recipe, jobs
 from mllmu.core import plugins
 from mllmu.core.errors import PluginError, RecipeError
@@ -24,7 +25,7 @@ from mllmu.core.records import QUESTION_FORMAT, TaskName
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe file, apply ``a.b.c=value`` overrides, and check it completely.
+    """Read a recipe file, or a packaged recipe by its name, apply ``a.b.c=value`` overrides, and check it completely.
 
     Raises:
         RecipeError: the file is missing, is not YAML, or holds an unknown or impossible setting; or it is a grid, and
@@ -172,10 +173,9 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         RecipeError: the file is missing, is not YAML, or is no mapping of settings.
     """
+    path = path if path.is_file() else recipe_file(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise RecipeError(f"{path}: no such recipe. Give the path of a YAML file, e.g. recipes/demo.yaml.") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise RecipeError(f"{path}: cannot be read ({reason}). Expected a YAML text file.") from None
