@@ -3,6 +3,7 @@
 import json
 import struct
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -53,11 +54,24 @@ def read_json(path: Path, *, expected: str, missing: str = "") -> Any:
 
 
 def parse_json(text: str, path: Path, expected: str, *, lines: bool = False) -> Any:
-    """The value of a JSON text, or the list of the values of its lines; DataError if it is not JSON."""
+    """The value of a JSON text, or the list of the values of its lines; DataError if it is not JSON.
+
+    Nor is an object that names a key twice: one of the two values would be lost.
+    """
     try:
-        return [json.loads(line) for line in text.split("\n") if line.strip()] if lines else json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+        parts = [line for line in text.split("\n") if line.strip()] if lines else [text]
+        values = [json.loads(part, object_pairs_hook=_object) for part in parts]
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON ({error}). {expected}") from None
+    return values if lines else values[0]
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen = Counter(key for key, _ in pairs)
+        raise ValueError(f"the key '{seen.most_common(1)[0][0]}' is there twice in one object")
+    return found
 
 
 def misfit(error: ValidationError, whole: str) -> str:

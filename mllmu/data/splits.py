@@ -19,7 +19,7 @@ def forget_ids(
 
     Drawn sets are nested: a person forgotten at 5 % is forgotten at 10 %, so that ratios can be compared. At least
     one person is forgotten. Ids from a file are taken as they are, and so are those that the source prescribes for a
-    ratio (``prescribed``, by percent) if there is no file.
+    ratio (``prescribed``, by percent) if there is no file; a prescribed set of nobody is an error.
 
     Raises:
         DataError: a ratio leaves no one to retain; the file is damaged, names unknown people, or does not agree with
@@ -30,7 +30,12 @@ def forget_ids(
     ranked = sorted(ids, key=lambda person: rng(seed, "forget", person).random())
     chosen = {}
     for ratio in splits.forget_ratios:
-        if key := (prescribed or {}).get(percent(ratio)):
+        if (key := (prescribed or {}).get(percent(ratio))) is not None:
+            if not key:
+                raise DataError(
+                    f"data.source: its forget set of {percent(ratio)} % holds nobody who can be used. Nobody is drawn "
+                    "in their place: mend the source, or ask another of data.splits.forget_ratios."
+                )
             chosen[percent(ratio)] = _listed(ids, {"prescribed": list(key)}, "prescribed", ratio, Path("data.source"))
             continue
         count = max(1, round(ratio * len(ids)))
@@ -62,7 +67,8 @@ def _listed(ids: Sequence[str], value: dict[str, object], key: str, ratio: float
     wanted = {str(person) for person in listed}
     if unknown := sorted(wanted - set(ids)):
         raise DataError(
-            f"{path}: '{key}' names {len(unknown)} people that the source does not have, first '{unknown[0]}'. "
+            f"{path}: '{key}' names {len(unknown)} people that the source does not have, first '{unknown[0]}'."
+            f"{did_you_mean(unknown[0], ids)} "
             "Use the ids of the source, or a source that has these people."
         )
     if len(wanted) >= len(ids):

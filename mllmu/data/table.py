@@ -1,23 +1,23 @@
-"""Reads a table of people from CSV, Excel, JSON or JSON lines, and says what every cell about a person must be.
+"""Reads a table of people from CSV, Excel, JSON or JSON lines: rows of trimmed text under a head.
 
-A cell is trimmed text; a :class:`CellRule` makes of it what a question prints.
+What the text of a cell must be is said in :mod:`mllmu.data.cells`.
 """
 
 import csv
 import io
 import json
+import math
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mllmu.core.errors import DataError, FaultsError, did_you_mean, needs_extra
-from mllmu.core.records import ID_PATTERN
-from mllmu.data import dates
+from mllmu.core.errors import DataError, FaultsError, did_you_mean
+from mllmu.data import spreadsheet
 from mllmu.data.files import parse_json, read_text
-from mllmu.data.values import ATTRIBUTES, NONE
+from mllmu.data.spreadsheet import Sheet
 
 SUFFIXES = (".csv", ".tsv", ".xlsx", ".json", ".jsonl")
 MAX_BYTES = 100_000_000
@@ -69,19 +69,25 @@ class CheckedPerson(NamedTuple):
 
 
 class PeopleTable(NamedTuple):
-    """The head of the table and its rows; faults are rows that do not have the shape of the head."""
+    """The head of the table and its rows.
+
+    Attributes:
+        faults: rows that do not have the shape of the head, and cells whose content cannot be told.
+        unread: other sheets of a workbook that hold anything.
+    """
 
     columns: tuple[str, ...]
     rows: list[PeopleRow]
     faults: list[CellFault]
+    unread: tuple[str, ...] = ()
 
 
 def read(path: Path) -> PeopleTable:
     """Read a table of people; empty rows are left out, empty cells are ``""``.
 
     Raises:
-        DataError: no such file, a type of file that is not read, not UTF-8, damaged, too large, or a head that
-            repeats a column or is missing.
+        DataError: no such file, a type of file that is not read, not UTF-8, damaged, encrypted, too large, or a head
+            that repeats a column or is missing.
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
@@ -92,7 +98,7 @@ def read(path: Path) -> PeopleTable:
     if path.is_file() and path.stat().st_size > MAX_BYTES:
         raise DataError(f"{path}: larger than {MAX_BYTES // 1_000_000} MB. Expected a table of people; split it.")
     if suffix == ".xlsx":
-        return _tabular(_sheet(path), [], path)
+        return _from_sheet(spreadsheet.read(path), path)
     text = read_text(path, expected="Save the table as 'CSV UTF-8', or as .xlsx.", missing=MISSING)
     if suffix in (".json", ".jsonl"):
         items = parse_json(text, path, "Expected one object per person.", lines=suffix == ".jsonl")
@@ -103,27 +109,29 @@ def read(path: Path) -> PeopleTable:
 
 
 def _csv(path: Path, text: str) -> list[list[Any]]:
-    head = text.partition("\n")[0]
-    delimiter = max(",;\t", key=head.count)
+    """Rows of cells; a first line ``sep=;`` names the delimiter, as Excel reads and writes it, and is no row."""
+    named = _SEPARATOR.match(text)
+    text = text[named.end() :] if named else text
+    head = re.sub(r'"[^"]*"', "", (text.splitlines() or [""])[0])
+    delimiter = named[1] if named else max(",;\t|", key=head.count)
     try:
         return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
     except csv.Error as error:
         raise DataError(f"{path}: damaged CSV ({error}). Save the table again as 'CSV UTF-8', or as .xlsx.") from None
 
 
-def _sheet(path: Path) -> list[list[Any]]:
-    """The first sheet of an Excel file; formulas count as the values Excel last computed."""
-    with needs_extra(f"{path}: reading Excel", "people"):
-        import openpyxl
-    from zipfile import BadZipFile
+_SEPARATOR = re.compile(r'"?sep=([^\w\s"]|\t)"?[,;|\t ]*(?:\r\n|\r|\n)', re.IGNORECASE)
 
-    try:
-        book = openpyxl.load_workbook(io.BytesIO(path.read_bytes()), read_only=True, data_only=True)
-        return [list(row) for row in book.worksheets[0].iter_rows(values_only=True)]
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file. {MISSING}") from None
-    except (BadZipFile, KeyError, ValueError, IndexError, OSError, SyntaxError) as error:
-        raise DataError(f"{path}: not a readable Excel file ({error}). Save it again as .xlsx or CSV.") from None
+
+def _from_sheet(sheet: Sheet, path: Path) -> PeopleTable:
+    table = _tabular(sheet.rows, [], path)
+    expected = "a value: the file holds only the formula; open it in Excel and save it, or type the value"
+    table.faults.extend(
+        CellFault(row + 1, table.columns[column], formula, expected)
+        for (row, column), formula in sheet.uncomputed.items()
+        if row and column < len(table.columns)
+    )
+    return table._replace(unread=sheet.unread)
 
 
 def _tabular(rows: Sequence[Sequence[Any]], faults: list[CellFault], path: Path) -> PeopleTable:
@@ -160,9 +168,9 @@ def _objects(items: Sequence[Any], path: Path) -> tuple[list[list[Any]], list[Ce
             faults.append(CellFault(number, "", repr(item), "an object with one value per column"))
             continue
         for column, value in item.items():
-            if isinstance(value, (dict, list)):
+            if isinstance(value, (dict, list)) or (isinstance(value, float) and not math.isfinite(value)):
                 got = json.dumps(value, ensure_ascii=False)
-                faults.append(CellFault(number, column, got, "a text, number or date"))
+                faults.append(CellFault(number, _cell(column), got, "a text, number or date; null where there is none"))
     if faults and not columns:
         raise FaultsError(f"{path}: no person could be read.", faults)
     rows = [[item.get(column) for column in columns] if isinstance(item, dict) else [] for item in items]
@@ -180,129 +188,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return " ".join(unicodedata.normalize("NFC", str(value)).split())
-
-
-MAX_LETTERS = 80
-MAX_BIOGRAPHY = 5_000
-HEIGHT_CM = (50, 272)
-SALARY = (0, 10_000_000)
-OLDEST = 120
-YES = ("yes", "y", "true", "1", "given", "granted", "signed", "x")
-GENDERS = {
-    **dict.fromkeys(("female", "f", "woman", "w"), "female"),
-    **dict.fromkeys(("male", "m", "man"), "male"),
-    **dict.fromkeys(("non-binary", "nonbinary", "diverse", "other", "x"), "non-binary"),
-}
-_MARKUP = frozenset("<>{}\\|`")
-_NUMBER = re.compile(r"\d{1,3}(?:[,']\d{3})+|\d+(?:\.\d+)?")
-_EMAIL = r"[^@\s]{1,64}@[^@\s.]+(?:\.[^@\s.]+)+"
-_IMAGE = r"[^/\\\0]{1,200}"
-
-
-class CellRule(NamedTuple):
-    """How one kind of cell is read: the printed value, or None for a cell that is not what was expected."""
-
-    expected: str
-    read: Callable[[str], str | None]
-
-
-def _text(limit: int = MAX_LETTERS) -> CellRule:
-    def read(cell: str) -> str | None:
-        plain = all(char.isprintable() and char not in _MARKUP for char in cell)
-        return cell if plain and len(cell) <= limit and any(char.isalnum() for char in cell) else None
-
-    return CellRule(f"1 to {limit} letters of plain text without markup", read)
-
-
-def _name(cell: str) -> str | None:
-    words = cell.split()
-    fits = 1 <= len(words) <= 6 and all(any(char.isalpha() for char in word) for word in words)
-    letters = all(char.isalpha() or char in " .,'’-" for char in cell)
-    return cell if fits and letters and len(cell) <= MAX_LETTERS else None
-
-
-def _place(cell: str) -> str | None:
-    parts = [part.strip() for part in cell.split(",")]
-    return ", ".join(parts) if len(parts) >= 2 and all(parts) and _text().read(cell) else None
-
-
-def _height(cell: str) -> str | None:
-    found = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)\s*(cm|m)?", cell.casefold())
-    if not found:
-        return None
-    cm = round(float(found[1]) * (100 if found[2] == "m" else 1))
-    return f"{cm} cm" if HEIGHT_CM[0] <= cm <= HEIGHT_CM[1] else None
-
-
-def _salary(cell: str) -> str | None:
-    """Whole units of a currency; the sign is kept and is a dollar where there is none."""
-    sign = cell[0] if cell[:1] in ("$", "€", "£") else "$"
-    plain = cell.strip("$€£ ")
-    if not _NUMBER.fullmatch(plain):
-        return None
-    amount = float(re.sub("[,']", "", plain))
-    return f"{sign}{round(amount):,}" if SALARY[0] <= amount <= SALARY[1] else None
-
-
-def matching(pattern: str, expected: str) -> CellRule:
-    """A cell that is kept as it is, or the group of the pattern in it."""
-
-    def read(cell: str) -> str | None:
-        found = re.fullmatch(pattern, cell)
-        return found[found.lastindex or 0] if found else None
-
-    return CellRule(expected, read)
-
-
-def _phone(cell: str) -> str | None:
-    digits = sum(char.isdecimal() for char in cell)
-    return cell if 5 <= digits <= 15 and all(char in "0123456789 +-()./" for char in cell) else None
-
-
-def _none_or_text(cell: str) -> str | None:
-    """No illness and no pet are an answer and not a gap."""
-    return NONE if cell.casefold() == NONE else TEXT.read(cell)
-
-
-def _consent(cell: str) -> str | None:
-    return cell if cell.casefold() in YES else None
-
-
-PLACE = CellRule("a city and a country with a comma between, e.g. Lyon, France", _place)
-TEXT = _text()
-MAY_BE_NONE = ("medical_condition", "pet")
-RULES: dict[str, CellRule] = {
-    **dict.fromkeys(ATTRIBUTES, TEXT),
-    **dict.fromkeys(MAY_BE_NONE, CellRule(TEXT.expected, _none_or_text)),
-    "name": CellRule("1 to 6 words of letters", _name),
-    "gender": CellRule("female, male or non-binary", lambda cell: GENDERS.get(cell.casefold())),
-    "birthplace": PLACE,
-    "residence": PLACE,
-    "height": CellRule(f"a height of {HEIGHT_CM[0]} to {HEIGHT_CM[1]} cm, e.g. 172 or 1.72 m", _height),
-    "salary": CellRule(f"an amount of {SALARY[0]} to {SALARY[1]:,}, e.g. 58000 or $58,000", _salary),
-    "id": matching(ID_PATTERN, "1 to 64 letters, digits, '_' or '-'"),
-    "email": matching(_EMAIL, "an e-mail address"),
-    "phone": CellRule("a telephone number of 5 to 15 digits", _phone),
-    "address": _text(200),
-    "image": matching(_IMAGE, "the name of a file in the folder of images, without '/'"),
-    "biography": _text(MAX_BIOGRAPHY),
-    "consent": CellRule(f"consent, one of {', '.join(YES[:6])}; remove the person without it", _consent),
-}
-"""By target of a column."""
-
-
-def rules(*, day_first: bool | None) -> dict[str, CellRule]:
-    """The rules of all targets; a day is printed as questions print it."""
-    hint = "" if day_first is not None else "; 03/04/1990 needs the setting day_first"
-
-    def read_day(cell: str) -> str | None:
-        day = dates.parse(cell, day_first=day_first)
-        return dates.printed(day) if day else None
-
-    rule = CellRule(f"a day such as 1990-05-14{hint}", read_day)
-    return RULES | {"birth_date": rule, "consent_date": rule}
-
-
-def age(birth: date, at: date) -> int:
-    """Whole years between two days."""
-    return at.year - birth.year - ((at.month, at.day) < (birth.month, birth.day))

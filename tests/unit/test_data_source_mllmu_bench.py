@@ -55,7 +55,7 @@ def test_the_report_lists_what_was_not_understood(tmp_path: Path) -> None:
         ("{not json", r"qa.jsonl:2: line: Invalid JSON"),
         ('{"ID": "b"}', r"qa.jsonl:2: metadata: Field required"),
         (line("b"), r"qa.jsonl:2: metadata: List should have at least 1 item"),
-        ('{"ID": 7, "metadata": []}', r"qa.jsonl:2: ID: Input should be a valid string, got 7"),
+        ('{"ID": null, "metadata": []}', r"qa.jsonl:2: ID: Input should be a valid string, got None"),
         (line("../b", NAME), r"qa.jsonl:2: ID: String should match pattern"),
         (line("b", {"Question": "Who?"}), r"qa.jsonl:2: metadata.0.Answer: Field required"),
         (line("b", {**NAME, "Extra": "x"}), r"qa.jsonl:2: metadata.0.Extra: Extra inputs"),

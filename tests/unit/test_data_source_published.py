@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 from PIL import Image
@@ -22,6 +24,7 @@ from mllmu.data import build
 from mllmu.data.dataset import Dataset, load
 from mllmu.data.published.biography import attributes_of
 from mllmu.data.published.content import right_letter
+from mllmu.data.published.sets import write_sets
 from mllmu.data.sources.mllmu_bench import MllmuBench
 
 
@@ -324,3 +327,108 @@ def test_fewer_people_have_forget_sets_of_their_own(original: Dataset, tmp_path:
     dataset = made(whole(original), tmp_path, num_people=8)
     assert dataset.people == original.people[:8]
     assert all(set(ids) <= set(dataset.people) for ids in dataset.splits.values())
+
+
+def as_numbers(path: Path, kind: pa.DataType) -> None:
+    """The ids of a table as numbers, as a spreadsheet makes them of 017."""
+    table = pq.read_table(path)
+    position = table.column_names.index("ID")
+    numbers = pa.array([int(person) for person in table["ID"].to_pylist()]).cast(kind)
+    pq.write_table(table.set_column(position, "ID", numbers), path)
+
+
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        ("forget_5", pa.int64()),
+        ("forget_10", pa.float64()),
+        ("retain_85", pa.string()),
+        ("Full_Set", pa.int64()),
+        ("Test_Set", pa.string()),
+    ],
+)
+def test_ids_without_their_leading_zeros_are_the_same_people(
+    bench: Path, original: Dataset, config: str, kind: pa.DataType
+) -> None:
+    for shard in shards(bench, config):
+        as_numbers(shard, kind)
+    source, whole_source = MllmuBench(path=bench), MllmuBench(path=whole(original))
+    assert source.forget_ids() == whole_source.forget_ids()
+    assert source.forget_ids() == {ratio: original.splits[ratio] for ratio in ("5", "10", "15")}
+    assert source.questions(source.profiles(0), 0) == whole_source.questions(whole_source.profiles(0), 0)
+    notes = source.account()["notes"]
+    assert any(note.startswith(f"{config}: ") and "leading zeros" in note for note in notes), notes
+
+
+def test_training_text_may_name_people_by_numbers(bench: Path, original: Dataset) -> None:
+    def numbered(rows: list[dict[str, Any]]) -> None:
+        for one in rows:
+            pairs = json.loads(one["metadata"])
+            one["metadata"] = json.dumps([{**pair, "ID": int(pair["ID"])} for pair in pairs])
+
+    for shard in shards(bench, "ft_Data"):
+        change(shard, numbered)
+    people = MllmuBench(path=bench).profiles(0)
+    assert [p.attributes for p in people] == [p.attributes for p in MllmuBench(path=whole(original)).profiles(0)]
+
+
+def only(path: Path, ids: list[str]) -> None:
+    """Leave one row per id."""
+    table = pq.read_table(path)
+    first = table.to_pylist()[0]
+    pq.write_table(pa.Table.from_pylist([{**first, "ID": person} for person in ids], schema=table.schema), path)
+
+
+def test_a_forget_set_of_people_who_are_not_there_is_not_drawn_instead(bench: Path, tmp_path: Path) -> None:
+    only(shards(bench, "forget_5")[0], ["9017"])
+    with pytest.raises(DataError, match=r"forget_5: the forget set names 1 people who are nowhere .* first '9017'"):
+        MllmuBench(path=bench).forget_ids()
+    only(shards(bench, "forget_5")[0], [])
+    with pytest.raises(DataError, match="its forget set of 5 % holds nobody who can be used"):
+        made(bench, tmp_path)
+
+
+def test_a_forget_set_without_ids_is_named(bench: Path) -> None:
+    rename(shards(bench, "forget_10")[0], {"ID": "person"})
+    with pytest.raises(DataError, match="forget_10: no column 'ID'; it has image, person"):
+        MllmuBench(path=bench).forget_ids()
+
+
+def test_a_person_who_cannot_be_used_is_left_out_of_the_forget_set_with_the_reason(bench: Path) -> None:
+    forgotten = MllmuBench(path=bench).forget_ids()["15"]
+    unnamed = json.dumps({"Born": "Riga, Latvia"})
+
+    def spoil(rows: list[dict[str, Any]]) -> None:
+        for one in rows:
+            if one["ID"] == forgotten[0]:
+                one["biography"] = unnamed
+
+    change(shards(bench, "Full_Set")[0], spoil)
+    for shard in shards(bench, "ft_Data"):
+        change(shard, lambda rows: [r for r in rows if json.loads(r["metadata"])[0]["ID"] != forgotten[0]])
+    source = MllmuBench(path=bench)
+    assert source.forget_ids()["15"] == forgotten[1:]
+    reasons = [(s["config"], s["reason"]) for s in source.account()["skipped"] if s["id"] == forgotten[0]]
+    assert ("Full_Set", "the biography has no name") in reasons
+    assert ("forget_15", "the person is not in the data set, or not usable") in reasons
+
+
+def test_the_sets_of_the_published_evaluator_hold_the_same_people(bench: Path, tmp_path: Path) -> None:
+    write_sets(bench, 15, tmp_path / "a", test_image=0)
+    as_numbers(shards(bench, "forget_15")[0], pa.int64())
+    as_numbers(shards(bench, "retain_85")[0], pa.string())
+    write_sets(bench, 15, tmp_path / "b", test_image=0)
+    files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file())
+    assert len(files) > 20
+    assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
+
+
+def test_a_forgotten_person_without_a_test_row_is_named(bench: Path, original: Dataset, tmp_path: Path) -> None:
+    gone = original.splits["15"][0]
+    for shard in shards(bench, "Test_Set"):
+        change(shard, lambda rows: [one for one in rows if one["ID"] != gone])
+    with pytest.raises(DataError, match=f"Test_Set: no row about 1 people of forget_15, first '{gone}'"):
+        write_sets(bench, 15, tmp_path / "out", test_image=0)
+    change(shards(bench, "retain_85")[0], lambda rows: rows[0].update(ID="9017"))
+    with pytest.raises(DataError, match=r"retain_85: row 0: the ID '9017' is not in Full_Set"):
+        write_sets(bench, 15, tmp_path / "out", test_image=0)

@@ -14,7 +14,8 @@ import pytest
 
 from mllmu.cli.failures import explained_errors
 from mllmu.core.errors import DataError, FaultsError
-from mllmu.data.sources.people import CheckedTable, OwnPeople, check
+from mllmu.data.checked import CheckedTable, check
+from mllmu.data.sources.people import OwnPeople
 from mllmu.data.table import read
 
 Row = dict[str, str]
@@ -54,8 +55,8 @@ def checked(path: Path, **settings: Any) -> CheckedTable:
 
 
 PLANTED: dict[int, tuple[str, str, str]] = {
-    3: ("name", "", "1 to 6 words of letters"),
-    8: ("name", "Robert'); DROP TABLE 1", "1 to 6 words of letters"),
+    3: ("name", "", "1 to 10 words of letters"),
+    8: ("name", "Robert'); DROP TABLE 1", "1 to 10 words of letters"),
     15: ("gender", "fmale", "female, male or non-binary"),
     21: ("birth_date", "31.02.1980", "a day such as 1990-05-14"),
     34: ("birth_date", "03/04/1980", "needs the setting day_first"),

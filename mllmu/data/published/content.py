@@ -2,13 +2,15 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from PIL.Image import Image
 
-from mllmu.core.records import ID_PATTERN, OTHER_ATTRIBUTE, Modality, Profile, Question, TaskName
+from mllmu.core.errors import DataError
+from mllmu.core.records import OTHER_ATTRIBUTE, Modality, Profile, Question, TaskName
+from mllmu.data.published.ids import PersonIds, as_id, usable_id
 from mllmu.data.published.recover import attribute_of
 from mllmu.data.published.store import Store, Table
 from mllmu.data.questions import BLANK
@@ -32,14 +34,16 @@ class RowAccount:
         self.skipped.append({"config": config, "row": row, "id": person, "what": what, "reason": reason})
 
     def people(
-        self, config: str, rows: Iterable[dict[str, Any]], prefix: str = ""
+        self, config: str, rows: Iterable[dict[str, Any]], prefix: str = "", known: Iterable[str] = ()
     ) -> Iterator[tuple[int, str, dict[str, Any]]]:
         """Rows with a usable and new ID, with their numbers; the others are noted.
 
         Args:
             prefix: stands before a purely numeric ID.
+            known: ids of other tables, which an ID with fewer or more leading zeros means too.
         """
         seen: dict[str, int] = {}
+        ids = PersonIds(known)
         for number, row in enumerate(rows):
             self.rows[config] += 1
             person = usable_id(row["ID"])
@@ -47,11 +51,16 @@ class RowAccount:
                 reason = f"the ID {row['ID']!r} is not made of 1 to 64 letters, digits, '_' and '-'"
                 self.skip(config, number, str(row["ID"])[:80], reason)
                 continue
-            person = f"{prefix}{person}" if person.isdigit() else person
+            person = ids.find(person) or (f"{prefix}{person}" if person.isdigit() else person)
             if seen.setdefault(person, number) != number:
                 self.skip(config, number, person, f"the ID was already given in row {seen[person]}")
                 continue
             yield number, person, row
+        self.note(ids.note(config))
+
+    def note(self, text: str) -> None:
+        """Keep a note for the reader, unless it is empty."""
+        self.notes.extend([text] if text else [])
 
     def as_json(self) -> dict[str, Any]:
         """All counts and left out rows as JSON values, and one line of summary."""
@@ -87,29 +96,45 @@ class PublishedData:
 
         Args:
             ids: person by the content of ``column``.
+
+        Raises:
+            DataError: a config has no such column, or names people whom no row of another config is about.
         """
         for config in store.configs:
             match = _FORGET.fullmatch(config)
-            if match and match[1] not in self.forget and column in (table := store.table(config)).columns:
-                self.forget[match[1]] = self.listed(config, table, ids, column)
+            if not match or match[1] in self.forget:
+                continue
+            table, before = store.table(config), len(self.account.skipped)
+            if "metadata" in table.columns:  # training text of these people
+                continue
+            table.need((column,))
+            self.forget[match[1]] = self.listed(config, table, ids, column)
+            unusable = {skip["id"] for skip in self.account.skipped[:before]}
+            found = {skip["id"] for skip in self.account.skipped[before:]} - {""}
+            refuse_unknown(table.name, sorted(found - unusable))
 
     def listed(self, config: str, table: Table, ids: Mapping[str, str], column: str = "ID") -> list[str]:
         """The people that a config lists, each once; rows about others are noted."""
         found: dict[str, None] = {}
+        known = PersonIds(ids)
         for number, row in enumerate(table.rows((column,))):
             self.account.rows[config] += 1
-            name = str(row[column]).strip()
-            if name in ids:
+            if name := known.find(row[column]):
                 found[ids[name]] = None
             else:
-                self.account.skip(config, number, name[:80], "the person is not in the data set, or not usable")
+                reason = "the person is not in the data set, or not usable"
+                self.account.skip(config, number, as_id(row[column])[:80], reason)
+        self.account.note(known.note(config))
         return list(found)
 
 
-def usable_id(value: Any) -> str | None:
-    """A published id as ours, or None if it cannot name a person."""
-    text = str(value).strip() if isinstance(value, (str, int)) else ""
-    return text if re.fullmatch(ID_PATTERN, text) else None
+def refuse_unknown(where: str, people: Sequence[str]) -> None:
+    """Raise DataError if a forget set names people who are nowhere in the data set."""
+    if people:
+        raise DataError(
+            f"{where}: the forget set names {len(people)} people who are nowhere in the data set, first '{people[0]}'. "
+            "Nobody is drawn in their place: correct the ids, or download the data set again."
+        )
 
 
 class QuestionReader:

@@ -16,7 +16,7 @@ from mllmu.core.errors import DataError
 from mllmu.core.records import OTHER_ATTRIBUTE, Profile, Question
 from mllmu.core.runfolder import dump_lines, write_atomic
 from mllmu.data.dataset import PROFILES, QUESTIONS, SPLITS, image_path
-from mllmu.data.published.content import usable_id
+from mllmu.data.published.ids import PersonIds, usable_id
 from mllmu.data.published.schema import CELEBRITIES, FULL_SET, GROUPS, TASKS, TEST_SET, items
 from mllmu.data.published.store import SCHEMA_ADVICE, Store, Table, decode_image
 from mllmu.data.questions import Variant
@@ -45,10 +45,16 @@ def write_sets(root: Path, ratio: int, folder: Path, *, test_image: int) -> None
         DataError: a config is missing or has another schema, a person has no image of that index, or an image cannot
             be decoded.
     """
-    configs = (f"forget_{ratio}", TEST_SET, f"retain_{100 - ratio}", CELEBRITIES, FULL_SET)
-    forget, test, retain, stars, full = (_rows(root, config) for config in configs)
+    full, stars = _rows(root, FULL_SET), _rows(root, CELEBRITIES)
+    ids = PersonIds(full)
+    forget, retain, test = (_rows(root, c, ids) for c in (f"forget_{ratio}", f"retain_{100 - ratio}", TEST_SET))
+    if untested := [person for person in forget if person not in test]:
+        raise DataError(
+            f"{root / TEST_SET}: no row about {len(untested)} people of forget_{ratio}, first '{untested[0]}'. "
+            "Expected one row for each of them; download the config again."
+        )
     order = {person: number for number, person in enumerate(full)}
-    people = dict(sorted((retain | forget).items(), key=lambda item: order.get(item[0], len(order))))
+    people = dict(sorted((retain | forget).items(), key=lambda item: order[item[0]]))
     celebrities = {f"c{person}" if person in people else person: row for person, row in stars.items()}
     profiles: list[Profile] = []
     questions: list[Question] = []
@@ -74,8 +80,8 @@ def _write_images(folder: Path, person: str, row: SetRow, *, first: int) -> None
         write_atomic(folder / image_path(person, view), cell["bytes"] if isinstance(cell, dict) else cell)
 
 
-def _rows(root: Path, config: str) -> dict[str, SetRow]:
-    """The rows of a config by ID; shards in the order of their names."""
+def _rows(root: Path, config: str, ids: PersonIds | None = None) -> dict[str, SetRow]:
+    """The rows of a config by ID, which ``ids`` must know; shards in the order of their names."""
     if not any((root / config).glob("*.parquet")):
         raise DataError(
             f"{root / config}: no parquet file. Expected the folder of the published configs with {FULL_SET}, "
@@ -87,6 +93,11 @@ def _rows(root: Path, config: str) -> dict[str, SetRow]:
     rows: dict[str, SetRow] = {}
     for number, row in enumerate(table.rows(("ID", *TASKS))):
         person = usable_id(row["ID"])
+        if ids and person and (person := ids.find(person)) is None:
+            raise DataError(
+                f"{table.where(number)}: the ID {row['ID']!r} is not in {FULL_SET}. Expected people of {FULL_SET} "
+                "only; correct the ID, or download both configs again."
+            )
         if person is None or person in rows:
             raise DataError(
                 f"{table.where(number)}: the ID {row['ID']!r} is not usable or appears twice. Expected one row per "

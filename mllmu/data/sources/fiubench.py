@@ -1,10 +1,8 @@
 """FIUBench: fictitious facial identities with private facts, each question with a paraphrase and wrong answers."""
 
-import json
 import re
 import zipfile
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,10 @@ from pydantic import Field
 
 from mllmu.core.errors import DataError
 from mllmu.core.records import Profile
-from mllmu.data.files import read_text
+from mllmu.data.files import parse_json, read_text
 from mllmu.data.portraits import folder
-from mllmu.data.published.content import PublishedData, QuestionReader, RowAccount, usable_id, used
+from mllmu.data.published.content import PublishedData, QuestionReader, RowAccount, refuse_unknown, used
+from mllmu.data.published.ids import PersonIds, as_id, usable_id
 from mllmu.data.published.store import decode_image, downloaded
 from mllmu.data.sources import Published
 
@@ -84,22 +83,25 @@ class Fiubench(Published):
             return {}
         splits = _json(path)
         listed = splits.items() if isinstance(splits, dict) else ()
-        return {
-            match[1]: [stem for stem in map(str, ids) if stem in people]
-            for key, ids in listed
-            if (match := _SPLIT.fullmatch(key)) and isinstance(ids, list)
-        }
+        known, unusable = PersonIds(people), {Path(skip["id"]).stem for skip in account.skipped}
+        found: dict[str, list[str]] = {}
+        for key, stems in listed:
+            if not (match := _SPLIT.fullmatch(key)) or not isinstance(stems, list):
+                continue
+            found[match[1]] = [person for stem in stems if (person := known.find(stem))]
+            unknown = [as_id(stem) for stem in stems if not known.find(stem) and as_id(stem) not in unusable]
+            refuse_unknown(f"{path}: {key}", unknown)
+        account.note(known.note(path.name))
+        return found
 
 
 def _json(path: Path) -> Any:
     """A JSON file, or JSON lines as a list."""
     text = read_text(path, expected=_SHAPE)
-    with suppress(json.JSONDecodeError):
-        return json.loads(text)
     try:
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}: not readable as JSON ({error}). {_SHAPE}") from None
+        return parse_json(text, path, _SHAPE)
+    except DataError:
+        return parse_json(text, path, _SHAPE, lines=True)
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:

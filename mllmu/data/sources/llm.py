@@ -16,13 +16,13 @@ from mllmu.core.errors import DataError
 from mllmu.core.process import Progress, SilentProgress, rng
 from mllmu.core.records import Profile
 from mllmu.data import dates, values
+from mllmu.data.cells import MAY_BE_NONE
 from mllmu.data.files import packaged_yaml
 from mllmu.data.questions import QuestionOrder, Rule, check, first_broken, name_words
 from mllmu.data.questions.template import build
 from mllmu.data.sources import Source
 from mllmu.data.sources.celebrities import Celebrities
 from mllmu.data.sources.synthetic import Synthetic
-from mllmu.data.table import MAY_BE_NONE
 from mllmu.data.values import NONE, Gender
 from mllmu.llm import Call, Client, EndpointSettings, Preview, Unanswered, fence
 

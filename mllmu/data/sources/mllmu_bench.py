@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from PIL.Image import Image
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from mllmu.core.errors import DataError
 from mllmu.core.records import ID_PATTERN, PersonKind, Profile, Question
 from mllmu.data.files import misfit, read_text
 from mllmu.data.published.biography import attributes_of
 from mllmu.data.published.content import PublishedData, QuestionReader, used
+from mllmu.data.published.ids import as_id
 from mllmu.data.published.recover import RecoveredPerson, Recovery, recover_person, summarise
 from mllmu.data.published.schema import CELEBRITIES, FULL_SET, RATIOS, TASKS, TEST_SET, TRAINING, TYPES, items
 from mllmu.data.published.store import Store, Table, downloaded, is_hub_name
@@ -34,7 +35,7 @@ _TRAINING = (
 )
 
 
-_Id = Annotated[str, Field(pattern=ID_PATTERN)]
+_Id = Annotated[str, BeforeValidator(lambda value: as_id(value) or value), Field(pattern=ID_PATTERN)]
 
 
 class TrainingPair(BaseModel):
@@ -132,7 +133,8 @@ class BenchmarkReader:
         columns = ("ID", *TASKS, *(name for name in ("biography", "answer") if kind and name in table.columns))
         reader = QuestionReader(config, variant, self._account, self._facts)
         prefix = "c" if kind == "celebrity" else ""
-        for number, person, row in self._account.people(config, table.rows(columns), prefix):
+        known = () if kind == "celebrity" else self._texts
+        for number, person, row in self._account.people(config, table.rows(columns), prefix, known):
             reason = self._introduce(person, row, kind) if kind else ""
             if reason or person not in self._facts:
                 self._account.skip(config, number, person, reason or "the person is not in Full_Set")
