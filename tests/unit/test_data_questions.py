@@ -447,3 +447,44 @@ def test_balancing_letters_changes_nothing_but_the_order_of_options():
         else:
             assert before == after
         assert before.variant != "train" or before == after
+
+
+WORDS = (
+    "Alma Mater", "May Will", "Grace Rich", "Art Dean", "Summer Major", "Can Please", "What Which", "Tell Name",
+    "Place Job", "Mark Young", "In By", "Of The", "Home Height", "Given Called", "Kim In", "Do Say",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_a_name_that_is_a_word_costs_wordings_values_and_distractors_but_never_the_build(name):
+    own = person(1, name=name, education="The Grace School", hobby="art, in summer")
+    others = [person(2, education="Alma College"), person(3, hobby="Art"), person(4, profession="Dean")]
+    everyone = [own, *others, *PEOPLE[5:25]]
+    formats = ("question", "classification", "cloze")
+    found = build(everyone, QuestionOrder(seed=3, train_formats=formats))
+    check(found, everyone)
+    asked = {(q.variant, q.modality, q.attribute) for q in found if q.profile_id == "001"}
+    assert ("train", "image_text", "profession") in asked
+    assert len([q for q in found if q.profile_id == "001" and q.variant == "eval"]) == 18
+
+
+def test_an_answer_sentence_that_says_the_name_gives_way_to_one_that_knows_the_attribute_only():
+    own = person(1, name="Alma Okafor")
+    found = build([own, *PEOPLE[2:25]], QuestionOrder(seed=3, variants=("train", "eval", "test"), train_wordings=8))
+    answers = {
+        (q.modality, q.answer)
+        for q in found
+        if q.profile_id == "001" and q.attribute == "education" and q.task == "generation"
+    }
+    assert not [a for modality, a in answers if modality == "image_text" and "Alma" in a]
+    assert not [q for q in found if q.profile_id == "001" and q.modality == "image_text" and "Alma" in q.text]
+
+
+def test_a_name_that_leaves_too_little_to_ask_is_named_with_what_to_do():
+    own = person(1, name="Ada Holt")
+    telling = {a: f"{v} of Holt" for a, v in own.attributes.items() if a not in ("name", "gender", "height", "salary")}
+    own = own.model_copy(update={"attributes": own.attributes | telling})
+    with pytest.raises(
+        DataError, match=r"profile 001: only \d of .* write values that do otherwise, or give 'Ada Holt'"
+    ):
+        build([own, *PEOPLE[2:25]], QuestionOrder(seed=3))

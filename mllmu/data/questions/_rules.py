@@ -16,6 +16,7 @@ LETTERS = ("A", "B", "C", "D")
 SLOTS: dict[TaskName, int] = {task: task_of(task).size.questions for task in TASKS}
 """Questions per person, variant and modality: 2 x (5 + 2 + 2) = 18."""
 NUM_WRONG = 3
+MEND = "Correct the question where it was written, or leave the person out (data.review)."
 Rule = tuple[object, str]
 """Whether a rule is broken (by truth), and what it expects."""
 _BALANCE_FROM = 400  # fewer questions say nothing about the balance of letters
@@ -117,7 +118,7 @@ def _check_ids(questions: Sequence[Question], known: Mapping[str, Profile]) -> N
 
 
 def _fail(question: Question, what: str) -> None:
-    raise DataError(f"question {question.id} ({question.attribute}): {what}. Got {question.text!r}. Rebuild the data.")
+    raise DataError(f"question {question.id} ({question.attribute}): {what}. Got {question.text!r}. {MEND}")
 
 
 def rules_of(q: Question, profile: Profile) -> Iterator[Rule]:
@@ -171,7 +172,7 @@ def _check_slots(questions: Sequence[Question]) -> None:
         if len(got) != num or len(set(got)) != num:
             raise DataError(
                 f"person {person}, {variant}, {task}, {modality}: expected {num} questions on different"
-                f" attributes, got {got}. Rebuild the data."
+                f" attributes, got {got}. {MEND}"
             )
 
 

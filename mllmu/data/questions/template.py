@@ -15,7 +15,15 @@ from mllmu.core.process import Progress, rng
 from mllmu.core.records import MODALITIES, OTHER_ATTRIBUTE, QA, QUESTION_FORMAT, Modality, Profile, Question, TaskName
 from mllmu.data.questions import QuestionOrder, QuestionWriter, Written, _distractors
 from mllmu.data.questions._rules import LETTERS, SLOTS, mentions, name_words
-from mllmu.data.questions._wordings import FACT, Variant, Wordings, render_subject, wording, wordings
+from mllmu.data.questions._wordings import (
+    FACT,
+    Variant,
+    Wordings,
+    fact_wordings,
+    render_subject,
+    wording,
+    wordings,
+)
 
 NOT_EVALUATED = frozenset({"gender"})
 """Attributes that are trained but never asked: two values cannot make four options."""
@@ -144,13 +152,14 @@ class _Writer:
             n = 0
             for attribute, entry in self._entries(modality):
                 value = self.profile.attributes[attribute]
-                if not self._may_say(modality, attribute, value):
+                told = self._sentences([entry.answers.train, entry.answers.test], modality, attribute, value)
+                if not told or not self._may_say(modality, attribute, value):
                     continue
                 texts = self._texts(entry.questions.train, modality, value)
                 dice = rng(self.order.seed, self.profile.id, "train", modality, attribute)
                 for text in dice.sample(texts, min(self.order.train_wordings, len(texts))):
                     slot = _Slot("train", "generation", modality, attribute, n)
-                    yield self._question(slot, text=text, answer=render_answer(entry.answers.train, value), value=value)
+                    yield self._question(slot, text=text, answer=render_answer(told[0], value), value=value)
                     n += 1
 
     def _practice(self, task: TaskName) -> Iterator[Question]:
@@ -182,10 +191,13 @@ class _Writer:
                 pairs.append((question, paired))
             if len(pairs) == num:
                 return pairs
+        name = self.profile.name
         raise DataError(
             f"profile {own}: only {len(pairs)} of {num} {task} questions ({modality}) can be asked."
             f" It has: {', '.join(self.profile.attributes)}. Expected at least 6 attributes besides gender, each with"
             " three other values in the data set; add attributes or more people."
+            " Beside the image neither a value nor a sentence may say a word of the name: write values that do"
+            f" otherwise, or give {name!r} another name."
         )
 
     def _entries(self, modality: Modality) -> list[tuple[str, Wordings]]:
@@ -199,9 +211,21 @@ class _Writer:
         return [attribute for attribute, _ in self._entries(modality) if attribute not in NOT_EVALUATED]
 
     def _texts(self, templates: Sequence[str], modality: Modality, value: str) -> list[str]:
-        """Rendered questions that do not contain the value."""
-        name = self.profile.name if modality == "text" else None
-        return [text for t in templates if not mentions(text := render_subject(t, name), value)]
+        """Rendered questions that do not contain the value, nor beside the image a word of the name ('Alma mater')."""
+        texts = [render_subject(t, self.profile.name if modality == "text" else None) for t in templates]
+        return [text for text in texts if not mentions(text, value) and self._may_say(modality, "", text)]
+
+    def _sentences(self, preferred: Sequence[str], modality: Modality, attribute: str, value: str) -> list[str]:
+        """Templates of answers that may be used, the preferred first; each says the value in words of its own.
+
+        The sentences about facts, which know no more than what is asked, stand in for those that say the name.
+        """
+        spare = fact_wordings(FACT + attribute.removeprefix(FACT)).answers
+        found: dict[str, str] = {}
+        for template in (*preferred, spare.train, spare.test):
+            if self._may_say(modality, attribute, template):
+                found.setdefault(render_answer(template, value), template)
+        return list(found.values())
 
     def _may_say(self, modality: Modality, attribute: str, text: str) -> bool:
         """Beside the image nothing may say a word of the name, unless the name is asked."""
@@ -226,7 +250,7 @@ class _Writer:
 
         wrong = _distractors.draw(dice, slot.attribute, value, pool, allowed=allowed)
         answers = self._answers(slot, entry, value, wrong) if wrong else {}
-        return self._question(slot, text=text, value=value, **answers) if wrong else None
+        return self._question(slot, text=text, value=value, **answers) if answers else None
 
     def _question(self, slot: _Slot, **fields: Any) -> Question:
         about = {name: value for name, value in slot._asdict().items() if name != "n"}
@@ -240,10 +264,11 @@ class _Writer:
             return {"answer": LETTERS[position], "options": dict(zip(LETTERS, values, strict=True))}
         if slot.task == "cloze":
             return {"answer": value, "alternatives": wrong}
-        trained = self._trained_template(slot, entry, value)
-        same = render_answer(trained, value) == render_answer(entry.answers.test, value)
-        other = entry.answers.train if same else entry.answers.test
-        main, rewording = (trained, other) if slot.variant == "eval" else (other, trained)
+        preferred = self._trained_template(slot, entry, value), entry.answers.test, entry.answers.train
+        pair = self._sentences(preferred, slot.modality, slot.attribute, value)[:2]
+        if len(pair) < 2:
+            return {}
+        main, rewording = pair if slot.variant == "eval" else reversed(pair)
         return {
             "answer": render_answer(main, value),
             "alternatives": tuple(render_answer(main, w) for w in wrong),
