@@ -68,6 +68,7 @@ _data = typer.Typer(cls=data.WithDefault, help="Make the people, portraits and q
 _data.command(context_settings=HELP_NAMES)(data.make)
 _data.command()(data.review)
 _data.command()(data.reveal)
+_data.command()(data.search)
 app.add_typer(_data, name="data", rich_help_panel="One stage")
 for _panel, _commands in PANELS.items():
     for _command in _commands:

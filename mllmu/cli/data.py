@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Argument, Option, echo
+from typer import Argument, Exit, Option, echo
 from typer.core import TyperGroup
 
 from mllmu.cli.judge import show_preview
@@ -99,3 +99,20 @@ def reveal(
 
     for name, values in look_up(key, wanted or ()).items():
         echo(f"{name}: {', '.join(f'{what} {value}' for what, value in values.items())}")
+
+
+def search(
+    run: Annotated[Path, Argument(metavar="DIR", help="A run folder.")],
+    key: Annotated[Path, Argument(metavar="KEYFILE", help="The key file that data.source.key names.")],
+) -> None:
+    """Search all texts of a run folder for the people of a key file; exit code 1 if any is found."""
+    from mllmu.data.pseudonyms.identities import Identities
+    from mllmu.data.pseudonyms.keyfile import people_of
+    from mllmu.data.pseudonyms.search import search_run
+
+    found = search_run(run, Identities.of(people_of(key)))
+    for told in found:
+        echo(str(told))
+    if found:
+        raise Exit(1)
+    say(f"nobody of {key} is found in the texts of {run}")

@@ -96,6 +96,8 @@ def make(section: DataSection, seed: int, folder: Path, progress: Progress) -> d
     portraits.verify([(p.id, folder / image_path(p.id)) for p in people.profiles if p.id not in own])
     found = {"review": review.counts(faults), "flaws": flaws, "equal_images": equal}
     _report(groups, found, folder, progress)
+    if people.source:
+        people.source.inspect(folder)
     counts = {"num_people": len(people.profiles), "num_questions": len(questions), "num_images": len(shots)}
     return {**counts, **({"questions": written.facts} if written.facts else {})}
 

@@ -32,6 +32,10 @@ class TableSettings(Protocol):
     @property
     def facts(self) -> dict[str, str]: ...
     @property
+    def dates(self) -> dict[str, str]: ...
+    @property
+    def free_text(self) -> str: ...
+    @property
     def ignore(self) -> tuple[str, ...]: ...
     @property
     def day_first(self) -> bool | None: ...
@@ -108,17 +112,20 @@ def _assign(heads: Sequence[str], settings: TableSettings) -> dict[str, str]:
                 f"{', '.join(TARGETS)}. Use 'facts' for anything else that is to be asked."
             )
         found[target] = known(head, f"columns.{target}")
-    for label, head in settings.facts.items():
-        found[FACT + label.replace(" ", "_")] = known(head, f"facts.{label}")
+    for label, head in (settings.facts | settings.dates).items():
+        setting = "facts" if label in settings.facts else "dates"
+        found[FACT + label.replace(" ", "_")] = known(head, f"{setting}.{label}")
     found = {target: head for target, head in found.items() if head not in ignored}
     _refuse_gaps(heads, found, ignored, settings)
+    if settings.free_text == "ignore":
+        found.pop("biography", None)
     every = (*TARGETS, *sorted(target for target in found if target.startswith(FACT)))
     return {target: found[target] for target in every if target in found}
 
 
 def _by_name(heads: Sequence[str], settings: TableSettings) -> dict[str, str]:
     """Columns that bear the name of a target and are not mapped otherwise; two of one name are an error."""
-    mapped = {*settings.columns.values(), *settings.facts.values()}
+    mapped = {*settings.columns.values(), *settings.facts.values(), *settings.dates.values()}
     found: dict[str, str] = {}
     for head in heads:
         target = _plain(head)
@@ -170,7 +177,9 @@ class _RowReader:
         given = {target: row.cells[column] for target, column in columns.items()}
         self.absent = {target: cell for target, cell in given.items() if cells.is_absent(target, cell)}
         self.texts = given | dict.fromkeys(self.absent, "")
-        self._rules = cells.rules(day_first=settings.day_first)
+        rules = cells.rules(day_first=settings.day_first)
+        days = (FACT + label.replace(" ", "_") for label in settings.dates)
+        self._rules = rules | dict.fromkeys(days, rules["birth_date"])
         self.faults: list[CellFault] = []
 
     @property

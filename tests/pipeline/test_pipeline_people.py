@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from mllmu.config.load import parse
-from mllmu.data.pseudonyms.finding import words
-from mllmu.data.pseudonyms.keyfile import Key
+from mllmu.data.pseudonyms.identities import Identities, words
+from mllmu.data.pseudonyms.keyfile import Key, people_of
+from mllmu.data.pseudonyms.search import search_run
 from mllmu.pipeline.pipeline import Pipeline
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "people"
@@ -20,7 +21,7 @@ ORIGINAL = ("staff_no", "full name", "mail", "phone", "street")
 
 
 def test_the_example_people_run_from_table_to_report_and_leave_no_trace(base: Path, tmp_path: Path) -> None:
-    pytest.importorskip("phonenumbers")
+    pytest.importorskip("anyascii")
     with (EXAMPLE / "people.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))[:5]
     with (tmp_path / "table.csv").open("w", encoding="utf-8", newline="") as file:
@@ -37,7 +38,7 @@ def test_the_example_people_run_from_table_to_report_and_leave_no_trace(base: Pa
         "columns": {"id": "staff_no", "name": "full name", "email": "mail", "address": "street", "biography": "notes"},
         "facts": {"employer": "company"},
         "ignore": ["desk"],
-        "region": "GB",
+        "approved": str(tmp_path / "people.approved.json"),
         "size": 32,
         "views": 2,
     }
@@ -57,4 +58,5 @@ def test_the_example_people_run_from_table_to_report_and_leave_no_trace(base: Pa
         if path.suffix == ".png":
             with Image.open(path) as image:
                 assert not image.getexif(), path
+    assert search_run(root, Identities.of(people_of(tmp_path / "people.key.json"))) == []
     assert json.loads((root / "run.json").read_text(encoding="utf-8"))["status"] == "done"

@@ -88,9 +88,7 @@ def reveal(path: Path, asked: Sequence[str] = ()) -> dict[str, dict[str, str]]:
     Raises:
         DataError: there is no key file, or it does not hold what is asked.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: no such key file. Name the file that data.source.key named when the data were made.")
-    key = Key.load(path)
+    key = _existing(path)
     ids = {name.casefold(): one for one, known in key.people.items() for name in (one, known.get("pseudonym", ""))}
     fakes = {fake.casefold(): original for pairs in key.replaced.values() for original, fake in pairs.items()}
     found: dict[str, dict[str, str]] = {}
@@ -107,11 +105,22 @@ def reveal(path: Path, asked: Sequence[str] = ()) -> dict[str, dict[str, str]]:
     return found
 
 
-def refuse_run_folder(path: Path) -> None:
-    """The key must not travel with the results."""
+def people_of(path: Path) -> dict[str, dict[str, str]]:
+    """Everybody whom a key file knows, by pseudonymous id; errors as in :func:`reveal`."""
+    return _existing(path).people
+
+
+def _existing(path: Path) -> Key:
+    if not path.is_file():
+        raise DataError(f"{path}: no such key file. Name the file that data.source.key named when the data were made.")
+    return Key.load(path)
+
+
+def refuse_run_folder(path: Path, setting: str = "data.source.key") -> None:
+    """The key, and the page that shows originals, must not travel with the results."""
     for folder in path.resolve().parents:
         if all((folder / name).is_file() for name in RUN_FILES):
             raise DataError(
-                f"data.source.key: {path} lies in the run folder {folder}. Whoever gets the results would get the key; "
-                "keep it elsewhere."
+                f"{setting}: {path} lies in the run folder {folder}. Whoever gets the results would get to know who is "
+                "in them; keep it elsewhere."
             )

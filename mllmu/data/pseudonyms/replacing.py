@@ -1,42 +1,52 @@
-"""Replaces what identifies people: in their attributes, in their texts, and in what texts of others say about them.
+"""Pseudonyms for the people of a table: what stands for names, ids, places and days, and texts without them.
 
-The same original gets the same fake as long as the key is the same.
+The same original gets the same fake as long as the key is the same. Facts are never changed inside.
 """
 
 import random
 import re
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import date
 from functools import cache
+from typing import NamedTuple
 
 from faker import Faker
 
 from mllmu.core.errors import DataError
-from mllmu.core.records import Profile
 from mllmu.data import dates
-from mllmu.data.pseudonyms import finding
-from mllmu.data.pseudonyms.finding import Hit, Lexicon, Match, plain, words
+from mllmu.data.files import packaged_yaml
+from mllmu.data.pseudonyms.identities import (
+    Find,
+    Form,
+    Identities,
+    apart,
+    name_forms,
+    name_words,
+    other_forms,
+    plain,
+    words,
+)
 from mllmu.data.pseudonyms.keyfile import Key
-from mllmu.data.questions import FACT
 from mllmu.data.table import CheckedPerson
 from mllmu.data.values import GENDERS, Gender, family_names, given_names, pools
 
 LOCALES = ("en_US", "en_GB", "fr_FR", "de_DE", "es_ES", "it_IT", "nl_NL", "sv_SE", "pt_PT")
 """Locales whose family names have one form for all genders."""
 MAX_TRIES = 10_000
-AREA_CODES = tuple(code for code in range(201, 990) if code % 100 not in (11, 55) and code // 10 % 10 != 9)
+PLACES = ("birthplace", "residence")
+NUMBER, ADDRESS = "[number]", "[address]"
+_TELLING = re.compile(r"""[^\s(\["']*(?:\d|@|://|www\.)(?:\S*[^\s.,;:!?)\]"'])?""", re.IGNORECASE)
 
 
 class Fakes:
-    """Fakes under one key. No fake has a word of an original name or city in it, and no two originals share one.
+    """Fakes under one key. No two originals share one.
 
     Args:
-        originals: plain words that no fake may contain.
+        barred: plain words that no fake may contain.
     """
 
-    def __init__(self, key: Key, originals: Collection[str]) -> None:
-        self._key, self._originals = key, originals
+    def __init__(self, key: Key, barred: Collection[str]) -> None:
+        self._key, self._barred = key, barred
 
     def given(self, word: str, gender: str) -> str:
         """A given name; of the same gender where that is female or male."""
@@ -53,19 +63,6 @@ class Fakes:
         locale = _locales().get(country.casefold(), "en_US")
         return self._fake("place", plain(city), lambda dice: _faker(locale, dice).city())
 
-    def address(self, address: str) -> str:
-        """A street and a house number."""
-        return self._fake("address", plain(address), lambda dice: _faker("en_US", dice).street_address())
-
-    def identifier(self, kind: str, original: str) -> str:
-        """What stands for an e-mail address, page, handle or telephone number; of others their shape with other signs.
-
-        Addresses and pages lie under example.org, which is reserved and reaches no one. Telephone numbers come from the
-        range that is kept for fiction: +1, an area code, 555, 0100 to 0199. Shape: EMP-0042 -> QXA-7719.
-        """
-        make = _MAKERS.get(kind, lambda dice: "".join(_other(char, dice) for char in original))
-        return self._fake(kind, original, make)
-
     def _fake(self, kind: str, original: str, make: Callable[[random.Random], str]) -> str:
         known = self._key.replaced.setdefault(kind, {})
         if original in known:
@@ -74,33 +71,11 @@ class Fakes:
         for attempt in range(MAX_TRIES):
             seed = self._key.number(kind, original, str(attempt))
             fake = make(random.Random(seed))  # noqa: S311 - the seed is secret
-            if fake not in taken and not any(word.plain in self._originals for word in words(fake)):
+            if fake not in taken and not any(word.plain in self._barred for word in words(fake)):
                 return known.setdefault(original, fake)
         raise DataError(
             f"data.source: no free {kind} after {MAX_TRIES} tries, {len(taken)} are taken. Split the table."
         )
-
-
-def _handle(dice: random.Random) -> str:
-    name = dice.choice(_names(GENDERS, given=True)) + dice.choice(_names(GENDERS, given=False))
-    return f"{name.casefold().replace('-', '')}{dice.randrange(10, 100)}"
-
-
-_MAKERS: dict[str, Callable[[random.Random], str]] = {
-    "email": lambda dice: f"{_handle(dice)}@example.org",
-    "handle": lambda dice: f"@{_handle(dice)}",
-    "url": lambda dice: f"https://example.org/{_handle(dice)}",
-    "phone": lambda dice: f"+1 {dice.choice(AREA_CODES)} 555 01{dice.randrange(100):02d}",
-}
-
-
-def _other(char: str, dice: random.Random) -> str:
-    if char.isdecimal():
-        return str(dice.randrange(10))
-    if char.isalpha():
-        letter = dice.choice("ABCDEFGHJKLMNPQRSTUVWXYZ")
-        return letter if char.isupper() else letter.lower()
-    return char
 
 
 @cache
@@ -111,7 +86,7 @@ def _names(genders: tuple[Gender, ...], *, given: bool) -> tuple[str, ...]:
 
 @cache
 def _locales() -> dict[str, str]:
-    """Country -> a locale of Faker that has cities of it."""
+    """Country -> locale, of the countries of the invented people as far as Faker knows cities of it."""
     found = {city.country.casefold(): city.locale for city in pools().cities if city.locale in LOCALES}
     more = {"united states": "en_US", "uk": "en_GB", "united kingdom": "en_GB", "england": "en_GB"}
     return more | found
@@ -126,113 +101,100 @@ def _faker(locale: str, dice: random.Random) -> Faker:
     return fake
 
 
-PLACES = ("birthplace", "residence")
-KEPT = ("gender", "height", "salary")
-"""Attributes that are numbers or one of three words, and so cannot hide a name."""
-MIN_ID_LETTERS = 4
-"""A shorter id is not looked for in texts: '7' would be everywhere."""
-MIN_JOINED = 6
+class TextPiece(NamedTuple):
+    """A part of a text, and what stands in its place, None if it stays; ``doubtful``: it stays, but may be a name."""
+
+    text: str
+    fake: str | None = None
+    doubtful: bool = False
 
 
 class Pseudonyms:
     """Pseudonyms of the people of one table.
 
     Args:
-        people: all of them; each person of the table is recognised in the texts of all.
-        sources: target -> head of its column, for the count of what was replaced.
-        region: where telephone numbers without a country code belong.
+        people: all of them; each is recognised in the cells of all.
+        days: attributes that are days.
         shift_days: dates of a person move by at most so many days, by the same number all of them.
+
+    Attributes:
+        identities: everybody's, to be found in texts.
     """
 
-    def __init__(
-        self, key: Key, people: Sequence[CheckedPerson], sources: Mapping[str, str], *, region: str, shift_days: int
-    ) -> None:
-        self._key, self._sources, self._region, self._shift_days = key, sources, region, shift_days
-        self._fakes = Fakes(key, frozenset(_original_words(people)))
+    def __init__(self, key: Key, people: Sequence[CheckedPerson], *, shift_days: int, days: Collection[str]) -> None:
+        self._key, self._shift_days, self._dated = key, shift_days, days
+        self._fakes = Fakes(key, frozenset(_barred(people)))
         self._days = {day for person in people if (day := _birth(person))}
         names = [person.identity for person in people]
         # an id says nothing: ten hexadecimal digits under the key
         self._ids = {name: f"p{key.number('person', name.casefold()) % 2**40:010x}" for name in names}
-        self.lexicon = Lexicon()
-        self.counts: Counter[tuple[str, str]] = Counter()
-        for person in sorted(people, key=self.id_of):
-            self._learn(person)
+        forms = [form for person in sorted(people, key=self.id_of) for form in self._learn(person)]
+        phones = {p.identifiers["phone"]: self.id_of(p) for p in people if "phone" in p.identifiers}
+        self.identities = Identities(forms, phones)
+        cities = {form.plain: form for person in people for form in self._cities(person)}
+        self._with_cities = Identities([*forms, *cities.values()], phones)
 
     def id_of(self, person: CheckedPerson) -> str:
         """The pseudonymous id of a person."""
         return self._ids[person.identity]
 
-    def profile(self, person: CheckedPerson) -> Profile:
-        """The person as everything after the source knows it; counts what is replaced."""
-        if person.id:
-            self._count("id", "id")
-        attributes = {name: self._attribute(person, name, value) for name, value in person.attributes.items()}
-        biography = self.scrub(person.biography, person, "biography", free=True)
-        return Profile(id=self.id_of(person), kind="fictitious", attributes=attributes, biography=biography)
-
-    def scrub(self, text: str, person: CheckedPerson, target: str, *, free: bool) -> str:
-        """A text that identifies no person; ``free``: also guess at names of people who are not in the table."""
-        hits = dates.apart(self._hits(text, person, free=free))  # of two that overlap, the more certain one counts
-        for hit in reversed(hits):
-            self._count(hit.kind, target)
-            text = text[: hit.start] + hit.fake + text[hit.end :]
-        return text
+    def attributes(self, person: CheckedPerson) -> dict[str, str]:
+        """What is known of a person afterwards: another name, other cities, other days; all other facts as they are."""
+        return {name: self._attribute(person, name, value) for name, value in person.attributes.items()}
 
     def _attribute(self, person: CheckedPerson, attribute: str, value: str) -> str:
-        if attribute in KEPT:
-            return value
         if attribute == "name":
-            self._count("name", attribute)
             return self._known(person)["pseudonym"]
         if attribute in PLACES:
-            self._count("place", attribute)
             city, *_, country = value.split(", ")
             return f"{self._fakes.city(city, country)}, {country}"
-        if attribute == "birth_date" and (day := dates.parse(value)):
-            self._count("date", attribute)
-            return dates.printed(dates.moved(day, self._shift(person)))
-        return self.scrub(value, person, attribute, free=attribute.startswith(FACT))
+        day = dates.parse(value) if attribute in self._dated else None
+        return dates.printed(dates.moved(day, int(self._known(person)["shift_days"]))) if day else value
 
-    def _count(self, kind: str, target: str) -> None:
-        self.counts[kind, self._sources.get(target, target)] += 1
+    def pieces(self, text: str) -> list[TextPiece]:
+        """A text with what identifies people of the table replaced, and whatever has a digit or looks like an address.
+
+        Words of names are replaced where they are written as names; where they are not, and where a word begins like
+        one, they stay as doubtful.
+        """
+        found: list[TextPiece] = []
+        at = 0
+        known = apart([*self._with_cities.find(text), *_telling(text)])
+        near = [f for f in self._with_cities.near(text) if all(f.end <= k.start or f.start >= k.end for k in known)]
+        for find in sorted([*known, *near]):
+            original = text[find.start : find.end]
+            stays = find in near or (not find.form.certain and original[:1].islower())
+            found += [
+                TextPiece(text[at : find.start]),
+                TextPiece(original, None if stays else _stand_in(find.form), stays),
+            ]
+            at = find.end
+        return [piece for piece in (*found, TextPiece(text[at:])) if piece.text]
 
     def _known(self, person: CheckedPerson) -> dict[str, str]:
         """What the key holds of a person; the pseudonym is made word for word, so namesakes stay namesakes."""
         return self._key.people.setdefault(self.id_of(person), {})
 
-    def _shift(self, person: CheckedPerson) -> int:
-        return int(self._known(person)["shift_days"])
-
-    def _hits(self, text: str, person: CheckedPerson, *, free: bool) -> Iterator[Hit]:
-        yield from map(self._hit, finding.by_form(text, finding.NET))
-        yield from self.lexicon.find(text, self.id_of(person))
-        for found in dates.find(text):
-            yield Hit(found.start, found.end, "date", found.write(dates.moved(found.day, self._shift(person))))
-        yield from map(self._hit, finding.by_form(text, finding.ACCOUNTS))
-        yield from map(self._hit, finding.phones(text, self._region))
-        yield from map(self._hit, finding.by_form(text, finding.NUMBERS))
-        if free:
-            for match in finding.others(text):
-                first, *rest = match.key.split()
-                fakes = [self._fakes.given(first, ""), *(self._fakes.family(word) for word in rest[-1:])]
-                yield Hit(match.start, match.end, "name", " ".join(fakes))
-
-    def _hit(self, match: Match) -> Hit:
-        return Hit(match.start, match.end, match.kind, self._fakes.identifier(match.kind, match.key))
-
-    def _learn(self, person: CheckedPerson) -> None:
-        """Give a person a pseudonym and teach the lexicon every form in which the person may be met."""
+    def _learn(self, person: CheckedPerson) -> Iterator[Form]:
+        """Give a person a pseudonym, and say in which forms the person may be met."""
         pid, gender = self.id_of(person), person.attributes.get("gender", "")
-        parts = _name_words(person.name)
+        parts = name_words(person.name)
         fakes = [self._fakes.given(word, gender) for word in parts[:-1]] + [self._fakes.family(parts[-1])]
+        of_words = dict(zip(parts, fakes, strict=True))
         if len(parts) == 1:
             fakes.insert(0, self._fakes.given(f"of {parts[0]}", gender))
         known = self._known(person)
         known |= {"id": person.id, "name": person.name, **person.identifiers}
         known.setdefault("pseudonym", self._unique(" ".join(fakes), pid, gender))
         known.setdefault("shift_days", str(self._new_shift(person, pid)))
-        self._learn_name(person.name, parts, fakes[-len(parts) :], pid)
-        self._learn_identifiers(person, pid)
+        yield from name_forms(pid, person.name, known["pseudonym"], of_words)
+        yield from other_forms(pid, known)
+
+    def _cities(self, person: CheckedPerson) -> Iterator[Form]:
+        for place in (person.attributes[target] for target in PLACES if target in person.attributes):
+            city, *_, country = place.split(", ")
+            if form := plain(city).replace(" ", ""):
+                yield Form(form, "place", "", certain=False, fake=self._fakes.city(city, country))
 
     def _unique(self, name: str, pid: str, gender: str) -> str:
         """A name that no other person of the table has; namesakes but for an initial get a middle name."""
@@ -252,52 +214,24 @@ class Pseudonyms:
                 break
         return days
 
-    def _learn_name(self, name: str, parts: Sequence[str], fakes: Sequence[str], pid: str) -> None:
-        pseudonym = self._key.people[pid]["pseudonym"]
-        joined = "".join(fakes).casefold()
-        if len(parts) > 1:
-            first, _, rest = name.partition(" ")
-            short = (" ".join(parts), " ".join([*parts[1:], parts[0]]), f"{parts[0]} {parts[-1]}")
-            for form in (name, f"{rest} {first}", *short):
-                self.lexicon.add(form, "name", pseudonym, owner=pid)
-            for form in (parts[0] + parts[-1], parts[-1] + parts[0]):
-                if len(form) >= MIN_JOINED:
-                    self.lexicon.add(form, "name", joined, owner=pid)
-        for word, fake in zip(parts, fakes, strict=True):
-            self.lexicon.add(word, "name", fake, owner=pid, loose=False)
 
-    def _learn_identifiers(self, person: CheckedPerson, pid: str) -> None:
-        if len(person.id) >= MIN_ID_LETTERS:
-            self.lexicon.add(person.id, "id", pid, owner=pid)
-        if phone := person.identifiers.get("phone"):
-            fake = self._fakes.identifier("phone", finding.phone_key(phone, self._region))
-            self.lexicon.add(phone, "phone", fake, owner=pid)
-        if address := person.identifiers.get("address"):
-            fake = self._fakes.address(address)
-            for part in {address, *(p for p in address.split(",") if len(p.split()) > 1)}:
-                self.lexicon.add(part, "address", fake, owner=pid)
-        for place in (person.attributes[target] for target in PLACES if target in person.attributes):
-            *cities, country = place.split(", ")
-            for city in cities:
-                self.lexicon.add(city, "place", self._fakes.city(cities[0], country), loose=False)
-
-
-def _original_words(people: Sequence[CheckedPerson]) -> Iterator[str]:
-    """Words that no fake may contain: of names, of cities, of e-mail addresses and ids."""
+def _barred(people: Sequence[CheckedPerson]) -> Iterator[str]:
+    """Words that no fake may contain: of originals, of facts, and of our own sentences and months."""
+    yield from (word.plain for word in words(f"{packaged_yaml('questions/wordings.yaml')} {dates.MONTHS}"))
     for person in people:
-        places = [person.attributes.get(target, "").rpartition(", ")[0] for target in PLACES]
-        for text in (person.name, person.id, person.identifiers.get("email", "").partition("@")[0], *places):
-            yield from (word.plain for word in words(text) if word.plain.isalpha() and len(word.plain) > 1)
+        originals = (person.id, person.identifiers.get("email", "").partition("@")[0], *person.attributes.values())
+        yield from (word.plain for text in originals for word in words(text) if len(word.plain) > 1)
 
 
-def _name_words(name: str) -> list[str]:
-    """The words of a name that tell who it is: no initials, no 'de' or 'van', no titles.
+def _stand_in(form: Form) -> str:
+    return form.fake or (NUMBER if form.kind == "phone" else ADDRESS)
 
-    >>> _name_words("Dr. Anna M. de la Cruz")
-    ['Anna', 'Cruz']
-    """
-    found = [w.strip(".,") for w in name.split() if not (w.endswith(".") or (w[0].islower() and len(w) < 4))]
-    return [word for word in found if len(word) > 1] or [re.sub(r"\W", "", name)]
+
+def _telling(text: str) -> Iterator[Find]:
+    """What has a digit or looks like an address."""
+    for m in _TELLING.finditer(text):
+        fake = ADDRESS if re.search(r"@|://|www\.", m[0], re.IGNORECASE) else NUMBER
+        yield Find(m.start(), m.end(), Form("", "number", "", certain=True, fake=fake))
 
 
 def _birth(person: CheckedPerson) -> date | None:

@@ -79,6 +79,9 @@ class Source(Plugin, ABC):
         """What was read, and what was left out and why, as JSON values; ``summary`` is shown as one line."""
         return {}
 
+    def inspect(self, folder: Path) -> None:
+        """Look through the finished data in a folder before they count; what must not be kept raises DataError."""
+
 
 class Published(Source):
     """Base of the sources that read a published data set from a folder or from the hub.

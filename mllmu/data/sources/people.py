@@ -1,10 +1,9 @@
 """Your own people, with their consent and under pseudonyms: a table, and images if you have them."""
 
-from collections import defaultdict
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from PIL.Image import Image
 from pydantic import Field
@@ -15,16 +14,10 @@ from mllmu.core.records import Profile
 from mllmu.data import table
 from mllmu.data.checked import CheckedTable, check
 from mllmu.data.portraits import MAX_VIEWS, folder, transform
-from mllmu.data.pseudonyms.keyfile import Key
-from mllmu.data.pseudonyms.replacing import Pseudonyms
+from mllmu.data.pseudonyms.people import PeopleSettings, Pseudonymised
+from mllmu.data.questions import FACT
 from mllmu.data.sources import Source
 from mllmu.data.table import CellFault, CheckedPerson, PeopleTable
-
-DETECTION = (
-    "names, cities, ids, addresses and telephone numbers of the table are found in every text, in any case, order and "
-    "accent; e-mail addresses, pages, handles, telephone numbers, codes, long numbers and dates by their form; names "
-    "of people outside the table only behind a title or a word of kinship, or as a usual given name and another name"
-)
 
 Label = Annotated[str, Field(pattern=r"^[a-z][a-z ]{1,30}$")]
 
@@ -34,12 +27,14 @@ class TablePeople(NamedTuple):
 
     Attributes:
         images: file of the portrait by id, if there is a folder of images.
-        account: consent by pseudonym, what was replaced, and what detection can and cannot do.
+        account: consent by pseudonym, what texts were kept, and what was searched for.
+        pseudonyms: what looks through the finished data; None without pseudonyms.
     """
 
     profiles: list[Profile]
     images: dict[str, Path]
     account: dict[str, Any]
+    pseudonyms: Pseudonymised | None
 
 
 class OwnPeople(Source):
@@ -47,19 +42,22 @@ class OwnPeople(Source):
 
     Every row needs ``name``, ``consent`` and ``consent_date``, and six facts. ``columns`` maps a target to the head of
     a column; a column that bears the name of a target needs no entry. All faults of all rows are listed at once.
-    Names, cities, ids, e-mail addresses, telephone numbers and addresses become fakes, the same everywhere; dates move
-    by a number of days of the person's own; texts are scrubbed. Only the key file holds the originals; it is made at
-    the first use and must lie outside the run folder. What was replaced is counted in ``data/source.json``.
+    Names, ids and cities become fakes, days move by a number of days of the person's own; contacts are not kept. All
+    other facts stay as they are: one that holds a name, id, contact, address or date is refused. Free texts are not
+    read, or each waits until a person has approved what is left of it. At the end every text of the data is searched
+    for the people of the table, and what is found must be mended or approved. Only the key file holds the originals; it
+    is made at the first use and must lie outside the run folder, as must the file and page of what was approved.
 
     Raises:
         DataError: the table cannot be read, lacks or does not explain a column; the key file is damaged.
-        FaultsError: rows that break a rule, one line each.
+        FaultsError: rows that break a rule, facts that tell who somebody is, and what waits for approval; a line each.
     """
 
     source = "local files"
 
     columns: dict[str, str] = Field({}, description="target -> head of the column, where they differ")
     facts: dict[Label, str] = Field({}, description="what else is asked, e.g. {employer: Company}")
+    dates: dict[Label, str] = Field({}, description="facts that are days, e.g. {hiring date: Hired}; they move, too")
     ignore: tuple[str, ...] = Field((), description="columns that are not used")
     day_first: bool | None = Field(None, description="how 03/04/1990 is read; without it such a date is a fault")
     min_age: int = Field(18, ge=0, description="years on the day of consent")
@@ -68,7 +66,10 @@ class OwnPeople(Source):
     key: Path = Field(Path("people.key.json"), description="who is behind the pseudonyms; keep it apart and secret")
     pseudonymise: bool = Field(True, description="false: everything is written as it is in the table")
     shift_days: int = Field(365, ge=1, le=3650, description="dates move by at most so many days")
-    region: str = Field("US", pattern="^[A-Z]{2}$", description="country of telephone numbers without a country code")
+    free_text: Literal["ignore", "review"] = Field(
+        "ignore", description="review: texts that a person approved are kept"
+    )
+    approved: Path = Field(Path("people.approved.json"), description="what a person approved; the page lies beside it")
     images: Path | None = Field(None, description="folder of images, named by id or by the column 'image'")
     views: int = Field(4, ge=1, le=MAX_VIEWS, description="images per person, if there is a folder of images")
     size: int = Field(256, ge=32, le=1024, description="width and height of the images")
@@ -79,11 +80,13 @@ class OwnPeople(Source):
         people = table.read(self.path)
         checked = check(people, self)
         files = _images(checked, self.images)
-        profiles, replaced, account = (_pseudonymous if self.pseudonymise else _unchanged)(checked, self)
+        hidden = Pseudonymised(checked.people, checked.columns, self._pseudonyms()) if self.pseudonymise else None
+        profiles = hidden.profiles if hidden else _unchanged(checked)
         ids = [profile.id for profile in profiles]
         given = [{"consent": p.consent, "date": p.consent_date.isoformat()} for p in checked.people]
+        how = hidden.summary if hidden else "NOTHING replaced (pseudonymise: false)"
         about = {
-            "summary": ", ".join([f"{len(ids)} people with consent", *_left_out(people, checked), replaced]),
+            "summary": ", ".join([f"{len(ids)} people with consent", *_left_out(people, checked), how]),
             "pseudonymised": self.pseudonymise,
             "left_out_without_consent": checked.num_without_consent,
             "read_as_empty": checked.absent,
@@ -93,7 +96,11 @@ class OwnPeople(Source):
         }
         images = dict(zip(ids, files, strict=True)) if files else {}
         ordered = sorted(profiles, key=lambda profile: profile.id) if self.pseudonymise else profiles
-        return TablePeople(ordered, images, about | account)
+        return TablePeople(ordered, images, about | (hidden.account if hidden else {}), hidden)
+
+    def _pseudonyms(self) -> PeopleSettings:
+        days = {"birth_date", *(FACT + label.replace(" ", "_") for label in self.dates)}
+        return PeopleSettings(self.path, self.key, self.approved, self.shift_days, days)
 
     def profiles(self, seed: int) -> list[Profile]:
         """The people in the order of their pseudonymous ids, which says nothing about the table; no seed matters."""
@@ -111,8 +118,13 @@ class OwnPeople(Source):
         return image if own or not view else transform(image, rng(0, "portrait", profile.id, "view", view), 1.0)
 
     def account(self) -> dict[str, Any]:
-        """Consent by pseudonym, what was replaced, and what detection can and cannot do."""
+        """Consent by pseudonym, what texts were kept, and what was searched for."""
         return self._people.account
+
+    def inspect(self, folder: Path) -> None:
+        """Search the finished data for the people of the table."""
+        if self._people.pseudonyms:
+            self._people.pseudonyms.inspect(folder)
 
     def files(self) -> list[Path]:
         """The table and the images; not the key, which grows when it is used."""
@@ -131,42 +143,11 @@ def _left_out(people: PeopleTable, checked: CheckedTable) -> Iterator[str]:
         yield f"sheets not read: {', '.join(people.unread)}"
 
 
-Replaced = tuple[list[Profile], str, dict[str, Any]]
-"""The profiles in the order of the table, what was replaced in words, and what the account says about it."""
-
-
-def _unchanged(checked: CheckedTable, settings: OwnPeople) -> Replaced:
-    del settings
-    profiles = [
+def _unchanged(checked: CheckedTable) -> list[Profile]:
+    return [
         Profile(id=p.id or f"p{number:03d}", kind="fictitious", attributes=p.attributes, biography=p.biography)
         for number, p in enumerate(checked.people, start=1)
     ]
-    return profiles, "NOTHING replaced (pseudonymise: false)", {}
-
-
-def _pseudonymous(checked: CheckedTable, settings: OwnPeople) -> Replaced:
-    """Replace the originals and complete the key file."""
-    key = Key.load(settings.key)
-    names = Pseudonyms(key, checked.people, checked.columns, region=settings.region, shift_days=settings.shift_days)
-    _refuse_telling_paths(settings, names)
-    profiles = [names.profile(person) for person in checked.people]
-    key.save(settings.key)
-    counts: defaultdict[str, dict[str, int]] = defaultdict(dict)
-    for (kind, column), number in sorted(names.counts.items()):
-        counts[kind][column] = number
-    account = {"key": key.name, "replaced": counts, "detection": DETECTION}
-    return profiles, f"{names.counts.total()} originals replaced, key {settings.key}", account
-
-
-def _refuse_telling_paths(settings: OwnPeople, names: Pseudonyms) -> None:
-    """The recipe is copied into the run folder, and its paths with it."""
-    for setting in ("path", "key", "images"):
-        path = getattr(settings, setting)
-        if path and (hits := list(names.lexicon.find(str(path), ""))):
-            raise DataError(
-                f"data.source.{setting}: {path} holds an original ({hits[0].kind}), and the run folder keeps the "
-                "recipe. Rename the file or folder, or name it by a relative path."
-            )
 
 
 def _images(checked: CheckedTable, images: Path | None) -> list[Path]:
