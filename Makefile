@@ -25,7 +25,7 @@ demo: setup  ## unlearn on the embedded tiny model and write a report
 	$(BIN)/mllmu run recipes/demo.yaml
 
 test: setup  ## all tests but the slow ones, in JOBS processes (2), with coverage of at least 90 %
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile -m "not slow and not gpu" --cov --cov-report=term tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile -m "not slow and not gpu and not weights" --cov --cov-report=term tests
 
 test-slow: setup  ## the tests of minutes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests

@@ -16,6 +16,7 @@ from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from mllmu.models.processors import leave_videos_out
+from mllmu.models.smol import assemble
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% for c in m.content %}{% if c.type == 'image' %}IMAGE"
@@ -332,6 +333,27 @@ def aya_vision(folder: Path) -> None:
     save(folder, hf.AyaVisionForConditionalGeneration(config), processor)
 
 
+SMOL_CHAT = (
+    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>system\nYou help."
+    "<|im_end|>\n{% endif %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def smol_language() -> tuple[Any, Any]:
+    """A random Llama, and a tokenizer with the names of SmolLM2's special tokens."""
+    tok = tokenizer("<empty_output>", "<|endoftext|>", bos="<|im_start|>", eos="<|im_end|>")
+    tok.chat_template, tok.unk_token, tok.pad_token = SMOL_CHAT, "<|endoftext|>", "<|im_end|>"
+    return hf.LlamaForCausalLM(hf.LlamaConfig(**text_settings(tok), tie_word_embeddings=True)), tok
+
+
+def llava_chat(folder: Path) -> None:
+    language, tok = smol_language()
+    tok = assemble.with_image_token(tok)
+    model = assemble.build(language, tok)
+    save(folder, model, assemble.build_processor(tok, model.config))
+
+
 def save(folder: Path, model: Any, processor: Any) -> None:
     """Save model, processor and images of three shapes."""
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
@@ -355,6 +377,7 @@ BUILD: dict[str, Callable[[Path], None]] = {
     "qwen2_vl": qwen2_vl,
     "qwen2_5_vl": qwen2_5_vl,
     "qwen3_vl": qwen3_vl,
+    "llava_chat": llava_chat,
     "llava_next": llava_next,
     "llava_onevision": llava_onevision,
     "internvl": internvl,

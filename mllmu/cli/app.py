@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 from mllmu.cli import data, run, studies
 from mllmu.cli.evaluate import evaluate
 from mllmu.cli.failures import explained_errors
+from mllmu.cli.get import get
 from mllmu.cli.init import init
 from mllmu.cli.judge import judge
 from mllmu.cli.ls import ls
@@ -23,7 +24,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Run": (run.run, run.validate, doctor, plan),
     "One stage": (*map(run.stage_command, run.STAGES), evaluate, judge),
     "Studies": (studies.tune, studies.trust, studies.layers, studies.pool),
-    "Start, look up, export": (init, ls, run.export_model),
+    "Start, look up, export": (init, get, ls, run.export_model),
 }
 
 

@@ -138,10 +138,10 @@ class DataSection(Section):
 
 
 class ModelSection(Section):
-    """The base model: 'tiny' (embedded), a folder, or a hub id."""
+    """The base model: 'tiny' or 'smol' (embedded), a folder, or a hub id."""
 
     path: str = "tiny"
-    """'tiny', a folder of save_pretrained, or a hub id; e.g. llava-hf/llava-1.5-7b-hf"""
+    """'tiny', 'smol' ('mllmu get smol'), a folder of save_pretrained, or a hub id; e.g. llava-hf/llava-1.5-7b-hf"""
     revision: str | None = Field(None, description="branch, tag or commit of the hub repository; e.g. main")
     family: str = "auto"
     """how inputs are encoded ('mllmu ls families'); 'auto': by the model's config; e.g. llava"""

@@ -218,7 +218,7 @@ class ModelRef(Record):
     """A model on disk without its weights: what to load and what to put on top, in order.
 
     Attributes:
-        base: 'tiny', a folder, or a hub id.
+        base: 'tiny', 'smol', a folder, or a hub id.
         adapters: folders of adapters or weight changes, relative to the run folder, applied in this order.
         system_prompt: system prompt put before every question; empty for none.
     """

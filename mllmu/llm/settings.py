@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, JsonValue, field_validator, model_validator
 
+from mllmu.core.cache import user_cache
 from mllmu.core.errors import BudgetError, EndpointError
 from mllmu.core.plugins import Plugin
 
@@ -106,7 +107,7 @@ class EndpointSettings(Plugin):
 
     def cache_folder(self) -> Path:
         """Where replies are kept: the setting, or ``mllmu/llm`` in the user's cache folder."""
-        return self.cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mllmu" / "llm"
+        return self.cache or user_cache("llm")
 
     def key(self) -> str:
         """The key from the environment; empty if the endpoint needs none.

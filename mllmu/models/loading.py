@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from importlib import resources
+from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,9 @@ WITHOUT_LOOKING = 2**26
 
 
 def source_of(base: str) -> str:
-    """The folder or hub id that a base model is read from; 'tiny' is the folder of the embedded one."""
+    """The folder or hub id that a base model is read from; 'tiny' and 'smol' are the embedded ones."""
+    if base == "smol":
+        return str(import_module("mllmu.models.smol.assemble").folder())
     return str(resources.files("mllmu.models.tiny") / "weights") if base == "tiny" else base
 
 
@@ -60,7 +62,7 @@ def load(section: ModelSection, ref: ModelRef, run_folder: Path, encoder: Encode
     """
     source = source_of(ref.base)
     device = choose_device(section.device, None if section.device_map else source)
-    expected = "Expected 'tiny', a folder saved by save_pretrained with its processor, or a hub id."
+    expected = "Expected 'tiny', 'smol', a folder saved by save_pretrained with its processor, or a hub id."
     with explain_load_faults(f"model.path: '{ref.base}' cannot be loaded", expected):
         config = AutoConfig.from_pretrained(source, revision=ref.revision, trust_remote_code=False)
         encoder = encoder or make_encoder(section, source, ref.revision, config)
@@ -178,7 +180,7 @@ def explain_load_faults(what: str, advice: str = "") -> Iterator[None]:
 
 def make_encoder(section: ModelSection, source: str, revision: str | None, config: Any) -> Encoder:
     """Processor, family and context length of a base model."""
-    family = choose_family(section.family, str(config.model_type))
+    family = choose_family(section.family, getattr(config, "mllmu_family", str(config.model_type)))
     processor = load_processor(source, revision, family.image_settings | section.image_processor)
     return Encoder(family, processor, context_length(config.get_text_config()))
 
@@ -259,7 +261,7 @@ def choose_family(name: str, model_type: str, hub_id: str = "") -> Family:
 def family_of(section: ModelSection) -> Family:
     """The family of a base model by its config on disk or its hub id, without a network."""
     config = read_json(Path(source_of(section.path)) / "config.json")
-    return choose_family(section.family, config.get("model_type", ""), section.path)
+    return choose_family(section.family, config.get("mllmu_family", config.get("model_type", "")), section.path)
 
 
 def choose_packing(section: ModelSection, family: Family, config: Any) -> bool:

@@ -77,7 +77,9 @@ def test_loading_shows_neither_bars_nor_advice_and_leaves_the_library_as_it_was(
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"model\.path: '.*/nowhere' cannot be loaded: .*Expected 'tiny', a folder"):
+    with pytest.raises(
+        ModelError, match=r"model\.path: '.*/nowhere' cannot be loaded: .*Expected 'tiny', 'smol', a folder"
+    ):
         load_ref(tmp_path / "nowhere")
 
 
@@ -85,7 +87,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 def test_an_incomplete_folder_is_named(copy: Path, files: str) -> None:
     for file in copy.glob(files):
         file.unlink()
-    with pytest.raises(ModelError, match=f"'{copy}' cannot be loaded: .*Expected 'tiny', a folder") as caught:
+    with pytest.raises(ModelError, match=f"'{copy}' cannot be loaded: .*Expected 'tiny', 'smol', a folder") as caught:
         load_ref(copy)
     assert "\n" not in str(caught.value)
 

