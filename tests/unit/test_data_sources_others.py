@@ -230,6 +230,27 @@ def test_fiubench_reads_images_from_its_zip_and_asks_the_paraphrase(fiu: Path, t
     assert [(s["id"], s["reason"]) for s in told] == [("00000005.jpg", "the image 00000005.jpg is missing")]
 
 
+def test_separators_inside_the_text_of_a_line_end_no_line(fiu: Path) -> None:
+    """U+2028, U+2029 and U+0085 are letters of JSON text, not ends of lines."""
+    rows = fiu_rows()
+    rows[0]["qa_list"][0]["answer"] = "It is\u2028illness\u20291\x85."
+    (fiu / "full.json").write_text("\n".join(json.dumps(one, ensure_ascii=False) for one in rows), encoding="utf-8")
+    source = Fiubench(path=fiu)
+    asked = source.questions(source.profiles(0)[:1], 0)
+    assert len(source.profiles(0)) == 4
+    assert asked and asked[0].answer == "It is\u2028illness\u20291\x85."
+
+
+def test_a_split_of_fiubench_finds_numbers_and_refuses_strangers(fiu: Path) -> None:
+    (fiu / "split.json").write_text(json.dumps({"forget40": [2, "4", "00000005"]}))
+    source = Fiubench(path=fiu)
+    assert source.forget_ids() == {"40": ["00000002", "00000004"]}, "5 has no image, and is listed so"
+    assert any("leading zeros" in note for note in source.account()["notes"])
+    (fiu / "split.json").write_text(json.dumps({"forget20": ["00000099"]}))
+    with pytest.raises(DataError, match=r"split.json: forget20: the forget set names 1 people .* first '00000099'"):
+        Fiubench(path=fiu).forget_ids()
+
+
 def test_files_that_are_something_else_are_explained(tmp_path: Path, fiu: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"none of full\.json, full_data\.json is in it"):

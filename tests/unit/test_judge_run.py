@@ -254,3 +254,10 @@ def test_a_key_as_a_setting_is_refused_without_showing_it(root: Path) -> None:
     for setting in (f"key_variable={KEY}", f"api_key={KEY}", f"key={KEY}"):
         refused = mllmu(root, "--judge", "endpoint", "--set", setting)
         assert refused.exit_code == 2 and KEY not in refused.stdout + refused.stderr
+
+
+def test_a_server_without_keys_is_named_by_an_empty_variable(root: Path) -> None:
+    """The shell removes the quotes of key_variable=''."""
+    settings = ("model=m", "base_url=http://localhost:8000/v1", "key_variable=")
+    done = mllmu(root, "--judge", "endpoint", *(part for one in settings for part in ("--set", one)), "--dry-run")
+    assert done.exit_code == 0, done.stderr

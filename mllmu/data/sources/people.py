@@ -91,7 +91,7 @@ class OwnPeople(Source):
             "left_out_without_consent": checked.num_without_consent,
             "read_as_empty": checked.absent,
             "without_age": checked.num_without_age,
-            "sheets_not_read": people.unread,
+            "sheets_not_read": len(people.unread),
             "consent": dict(sorted(zip(ids, given, strict=True))),
         }
         images = dict(zip(ids, files, strict=True)) if files else {}
@@ -140,7 +140,7 @@ def _left_out(people: PeopleTable, checked: CheckedTable) -> Iterator[str]:
     if checked.num_without_age:
         yield f"{checked.num_without_age} people without a birth date whose age is NOT checked"
     if people.unread:
-        yield f"sheets not read: {', '.join(people.unread)}"
+        yield f"{len(people.unread)} other sheets of the workbook NOT read"
 
 
 def _unchanged(checked: CheckedTable) -> list[Profile]:
