@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from helpers_attacks import World
+
     from mllmu.models.loading import Loaded
 
 
@@ -36,6 +38,14 @@ def loaded(tiny_base: Path) -> Loaded:
     from helpers_models import load_ref
 
     return load_ref(tiny_base)
+
+
+@pytest.fixture(scope="session")
+def attacked_world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A target, a retain_model, and a model that is weak to attacks; do not teach them anything."""
+    from helpers_attacks import World
+
+    return World(tmp_path_factory.mktemp("world") / "base")
 
 
 @pytest.fixture

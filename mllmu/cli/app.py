@@ -7,6 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from mllmu.cli import data, run, studies
+from mllmu.cli.attack import attack
 from mllmu.cli.evaluate import evaluate
 from mllmu.cli.failures import explained_errors
 from mllmu.cli.get import get
@@ -23,7 +24,7 @@ HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Run": (run.run, run.validate, doctor, plan),
     "One stage": (*map(run.stage_command, run.STAGES), evaluate, judge),
-    "Studies": (studies.tune, studies.trust, studies.layers, studies.pool),
+    "Studies": (attack, studies.tune, studies.trust, studies.layers, studies.pool),
     "Start, look up, export": (init, get, ls, run.export_model),
 }
 

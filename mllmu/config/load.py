@@ -77,8 +77,9 @@ def check_plugins(recipe: Recipe, *, where: str = "recipe") -> None:
     recipe.data.questions.build("questions", f"{where}: data.questions")
     if recipe.data.celebrities:
         recipe.data.celebrities.build("sources", f"{where}: data.celebrities")
-    for spec in recipe.evaluate.benchmarks:
-        spec.build("benchmarks", f"{where}: evaluate.benchmarks")
+    for kind in ("benchmarks", "attacks"):
+        for spec in (each for each in getattr(recipe.evaluate, kind) if (kind, each.name) not in _NO_PLUGINS):
+            spec.build(kind, f"{where}: evaluate.{kind}")
     for (section, setting), kind in _NAMED.items():
         for name in getattr(getattr(recipe, section), setting):
             if (kind, name) not in _NO_PLUGINS:
@@ -100,7 +101,7 @@ _NAMED = {
     ("evaluate", "summaries"): "summaries",
     ("data", "train_formats"): "tasks",
 }
-_NO_PLUGINS = {("summaries", "all"), ("tasks", QUESTION_FORMAT)}
+_NO_PLUGINS = {("summaries", "all"), ("attacks", "all"), ("tasks", QUESTION_FORMAT)}
 """Words that stand beside the names of plug-ins."""
 
 

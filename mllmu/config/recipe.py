@@ -237,6 +237,8 @@ class Evaluate(Section):
     vllm: dict[str, Any] = Field({}, description="arguments of vllm.LLM; e.g. {gpu_memory_utilization: 0.8}")
     benchmarks: tuple[PluginSpec, ...] = ()
     """general benchmarks ('mllmu ls benchmarks'); e.g. [{name: mmmu, num_questions: 100}]"""
+    attacks: tuple[PluginSpec, ...] = Field((), description="attacks ('mllmu ls attacks'), or [all]; e.g. [paraphrase]")
+    attack_budget: Literal["small", "full"] = Field("small", description="questions, tries and steps of each attack")
     max_profiles: dict[Split, NonNegativeInt] = {}
     """most people evaluated per set, 0 for none; e.g. {retain: 50, celebrity: 50}"""
 

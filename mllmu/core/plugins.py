@@ -23,31 +23,22 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mllmu.core.errors import PluginError, RecipeError, did_you_mean
 
-KINDS: dict[str, str] = {
-    "methods": "mllmu.unlearning.methods",
-    "metrics": "mllmu.evaluation.metrics",
-    "summaries": "mllmu.evaluation.summaries",
-    "tasks": "mllmu.data.tasks",
-    "families": "mllmu.models.families",
-    "sources": "mllmu.data.sources",
-    "portraits": "mllmu.data.portraits",
-    "questions": "mllmu.data.questions",
-    "judges": "mllmu.evaluation.judges",
-    "benchmarks": "mllmu.evaluation.benchmarks",
+_RULES = {
+    "methods": ("mllmu.unlearning.methods", "loss"),
+    "metrics": ("mllmu.evaluation.metrics", "value"),
+    "summaries": ("mllmu.evaluation.summaries", "summarise"),
+    "attacks": ("mllmu.evaluation.attacks", "attack"),
+    "tasks": ("mllmu.data.tasks", "sample"),
+    "families": ("mllmu.models.families", "render"),
+    "sources": ("mllmu.data.sources", "profiles"),
+    "portraits": ("mllmu.data.portraits", "render"),
+    "questions": ("mllmu.data.questions", "write"),
+    "judges": ("mllmu.evaluation.judges", "session"),
+    "benchmarks": ("mllmu.evaluation.benchmarks", "read"),
 }
-NEEDED: dict[str, str] = {
-    "methods": "loss",
-    "metrics": "value",
-    "summaries": "summarise",
-    "tasks": "sample",
-    "families": "render",
-    "sources": "profiles",
-    "portraits": "render",
-    "questions": "write",
-    "judges": "session",
-    "benchmarks": "read",
-}
-"""What a plug-in of each kind must at least define."""
+"""The folder of each kind, and what a plug-in of it must at least define."""
+KINDS = {kind: package for kind, (package, _) in _RULES.items()}
+NEEDED = {kind: method for kind, (_, method) in _RULES.items()}
 MAX_SHOWN = 100
 """Characters of a wrong value that an error message repeats."""
 

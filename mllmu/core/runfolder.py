@@ -49,6 +49,7 @@ class RunFolder:
         eval/forget_<k>/metrics.json, gate.json        all numbers of one forget ratio
         protocols/<label>/forget_<k>/...               the same under a further protocol
         report/                                        the page
+        attacks/forget_<k>/<budget>/<attack>/<model>/  what an attack got from a model; eval/.../attacks.json: numbers
         trust/, layers/, tune/                         what studies made
 
     ``k`` is the forget ratio in percent, see :func:`mllmu.config.recipe.percent`.
@@ -70,6 +71,8 @@ class RunFolder:
     SCORES_FILE: ClassVar[str] = "scores.jsonl"
     METRICS_FILE: ClassVar[str] = "metrics.json"
     GATE_FILE: ClassVar[str] = "gate.json"
+    ATTACKS: ClassVar[str] = "attacks"
+    ATTACKS_FILE: ClassVar[str] = "attacks.json"
     JUDGE_FILES: ClassVar[str] = "judge_*.json"
     REPORT: ClassVar[str] = "report"
     TRUST: ClassVar[str] = "trust"
@@ -98,7 +101,7 @@ class RunFolder:
             return "data"
         if top == "models":
             return "finetune" if last in (TARGET, RETAIN_MODEL) else "unlearn"
-        return "evaluate" if last == cls.RESPONSES else "score"
+        return "evaluate" if last == cls.RESPONSES or top == cls.ATTACKS else "score"
 
     @staticmethod
     def judgement(judge: str) -> str:

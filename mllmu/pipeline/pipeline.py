@@ -28,6 +28,7 @@ from mllmu.models.loading import choose_device, choose_dtype, source_of
 from mllmu.parallel.pool import WorkerPool
 from mllmu.parallel.team import follow, leading, only_alone
 from mllmu.pipeline import report
+from mllmu.pipeline.attacks import attack_run
 from mllmu.pipeline.base_logp import score_under_base
 from mllmu.pipeline.data import make_data
 from mllmu.pipeline.evaluate import Evaluation
@@ -129,6 +130,8 @@ class Pipeline:
             others = ", ".join(self.recipe.evaluate.compare)
             self.progress.stage("evaluate", f"the same models under other protocols: {others} ({key} %)")
             comparison.ask(run.models)
+        if self.recipe.evaluate.attacks:
+            attack_run(run)
 
     def score(self) -> None:
         """Score the responses and average; needs no model."""

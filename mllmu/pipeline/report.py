@@ -9,6 +9,7 @@ from rich.console import Group
 
 from mllmu.config import load as recipes
 from mllmu.config.protocol import Protocol
+from mllmu.core.attacked import AttackResults
 from mllmu.core.declared import Declared, MetricInfo
 from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.process import rng
@@ -69,6 +70,7 @@ def report_input(evaluation: Evaluation) -> ReportInput:
     )
     judged, of_judges, warnings = judgements(evaluation.folder, [row.name for row in rows])
     found = read_json(evaluation.folder / RunFolder.GATE_FILE)
+    attacked = read_json(evaluation.folder / RunFolder.ATTACKS_FILE)
     declared = Declared.model_validate(numbers["declared"])
     declared = declared.model_copy(update={"metrics": declared.metrics | of_judges})
     summaries = [*numbers.get("summaries", ()), *({"summary": KS, **row} for row in numbers[KS])]
@@ -98,6 +100,7 @@ def report_input(evaluation: Evaluation) -> ReportInput:
             *broken_warning(numbers.get("broken", {})),
             *warnings,
         ),
+        attacks=AttackResults.model_validate(attacked) if attacked else None,
         reference_rows=recipe.report.reference_rows and key == REFERENCE_KEY,
         trust=tuple(map(TrustRow.model_validate, read_json(run.root / RunFolder.TRUST_FILE).get("rows", ()))),
     )

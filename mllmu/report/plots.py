@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 
 from mllmu.core.declared import MODALITY_LABELS
 from mllmu.core.records import UTILITY, Cell, Modality, Split, TaskName
+from mllmu.report.attacked import attack_plots
 from mllmu.report.figures import PALETTE, Plot, finish, new_figure, style
 from mllmu.report.inputs import ReportInput
 from mllmu.report.numbers import ALL_TASKS, Interval, Numbers, TradeoffRow, mark_front
@@ -32,6 +33,7 @@ def draw(report: ReportInput, numbers: Numbers, rows: Sequence[TradeoffRow]) -> 
         "modalities": _modality_plot(numbers),
         "outcomes": [plot for modality in numbers.modalities for plot in _outcome_plot(numbers, modality)],
         "curves": _curve_plot(report, numbers),
+        "attacks": attack_plots(report.attacks, numbers.models),
     }
 
 

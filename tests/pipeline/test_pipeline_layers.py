@@ -14,9 +14,9 @@ from helpers_models import load_ref, turns_of
 from mllmu.config import load as recipes
 from mllmu.core.process import SilentProgress
 from mllmu.core.runfolder import RunFolder
+from mllmu.evaluation.inside import hidden_states, read_out, replaced
 from mllmu.models.engine.forward import run_forward
 from mllmu.models.layers import decoder_layers
-from mllmu.studies.layers.measure import hidden_states, read_out, replaced
 from mllmu.studies.layers.study import LayersResult, measure_layers
 
 FAMILIES = ("llava", "idefics2", "qwen2_5_vl", "gemma3")

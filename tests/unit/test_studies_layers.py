@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mllmu.studies.layers.measure import ErasureRow, LayerRow, cka, erased, mean_erased, ridge_accuracy
+from mllmu.evaluation.inside import ErasureRow, LayerRow, cka, erased, mean_erased, ridge_accuracy
 from mllmu.studies.layers.study import LayersResult, write_page
 
 

@@ -17,6 +17,7 @@ from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.process import Progress
 from mllmu.core.records import MODALITIES, Modality, Record, Sample
 from mllmu.core.runfolder import RunFolder, write_atomic
+from mllmu.evaluation import inside
 from mllmu.models.families import Turn
 from mllmu.pipeline.pipeline import Pipeline
 from mllmu.pipeline.run import Run
@@ -25,7 +26,6 @@ from mllmu.report.page import PageSection, write_small_page
 from mllmu.report.printing import show
 from mllmu.report.table import ReportTable
 from mllmu.report.tables import plain_table
-from mllmu.studies.layers import measure
 
 _TEXTS = yaml.safe_load(files(__package__).joinpath("page.yaml").read_text(encoding="utf-8"))
 _YARDSTICKS = {TARGET: "ink", RETAIN_MODEL: "muted"}
@@ -37,8 +37,8 @@ class LayersResult(Record):
     title: str
     num_people: int
     probed: tuple[str, ...] = ()
-    layers: tuple[measure.LayerRow, ...]
-    models: tuple[measure.ErasureRow, ...]
+    layers: tuple[inside.LayerRow, ...]
+    models: tuple[inside.ErasureRow, ...]
 
 
 def measure_layers(recipe: Recipe, root: Path, *, gate: bool = True, progress: Progress) -> Path:
@@ -58,7 +58,7 @@ def measure_layers(recipe: Recipe, root: Path, *, gate: bool = True, progress: P
     if not samples:
         raise DataError("layers: no cloze question about the people to forget. Add 'cloze' to evaluate.tasks.")
     modalities = [m for m in MODALITIES if any(sample.modality == m for sample in samples)]
-    probes = {m: measure.attribute_probes(run.data, key, m) for m in modalities}
+    probes = {m: inside.attribute_probes(run.data, key, m) for m in modalities}
     measured = [of_model for m in modalities for of_model in _measured(run, key, m, samples, probes[m])]
     result = LayersResult(
         title=f"{recipe.name}: where facts can be read",
@@ -72,8 +72,8 @@ def measure_layers(recipe: Recipe, root: Path, *, gate: bool = True, progress: P
 
 
 def _measured(
-    run: Run, key: str, modality: Modality, samples: Sequence[Sample], probes: Sequence[measure.AttributeProbe]
-) -> Iterator[tuple[list[measure.LayerRow], measure.ErasureRow]]:
+    run: Run, key: str, modality: Modality, samples: Sequence[Sample], probes: Sequence[inside.AttributeProbe]
+) -> Iterator[tuple[list[inside.LayerRow], inside.ErasureRow]]:
     """The numbers of every model in one modality, the retain_model first: it is the yardstick of all others."""
     size, folder = run.recipe.evaluate.planned_batch_size, run.data.folder
     turns = [
@@ -81,13 +81,13 @@ def _measured(
         for s in samples
         if s.modality == modality
     ]
-    comparison = measure.LayerComparison(run.load(run.ref(key, TARGET)), turns, modality, batch_size=size)
+    comparison = inside.LayerComparison(run.load(run.ref(key, TARGET)), turns, modality, batch_size=size)
     names = list(dict.fromkeys([RETAIN_MODEL, TARGET, *run.models]))
     run.progress.start(f"layers, {modality}", len(names))
     for name in names:
         ref = run.ref(key, name)
         loaded = run.load(ref)
-        accuracy = measure.mean_accuracy(loaded, probes, ref.system_prompt, batch_size=size, seed=run.recipe.seed)
+        accuracy = inside.mean_accuracy(loaded, probes, ref.system_prompt, batch_size=size, seed=run.recipe.seed)
         yield comparison.measure(name, loaded, ref.system_prompt, accuracy)
         run.progress.advance()
     run.progress.finish()

@@ -315,7 +315,7 @@ def _accuracies(
     loaded: Loaded, probe: AttributeProbe, system_prompt: str, batch_size: int, seed: int
 ) -> list[tuple[float, float]]:
     """Accuracy of a probe and its control on the people to forget, per layer."""
-    states_LND = _states_before_reply(loaded, probe.turns, system_prompt, batch_size).double().cpu()
+    states_LND = states_before_reply(loaded, probe.turns, system_prompt, batch_size).double().cpu()
     classes_N, tested_N = torch.tensor(probe.classes), torch.tensor(probe.tested)
     train_N = classes_N[~tested_N]
     shuffled = train_N.tolist()
@@ -328,7 +328,7 @@ def _accuracies(
     return accuracies
 
 
-def _states_before_reply(loaded: Loaded, turns: Sequence[Turn], system_prompt: str, batch_size: int) -> Tensor:
+def states_before_reply(loaded: Loaded, turns: Sequence[Turn], system_prompt: str, batch_size: int) -> Tensor:
     """[L, N, D] states from which the first token of each reply is predicted."""
     rows: list[Tensor] = []
     for index, batch in enumerate(batches(loaded, turns, system_prompt, batch_size)):
@@ -339,7 +339,12 @@ def _states_before_reply(loaded: Loaded, turns: Sequence[Turn], system_prompt: s
 
 
 def ridge_accuracy(train_ND: Tensor, train_N: Tensor, test_ND: Tensor, test_N: Tensor) -> float:
-    """Accuracy on ``test`` of a linear classifier of ``train``: ridge regression on one-hot classes, in closed form.
+    """Share of the rows of ``test`` whose class :func:`ridge_choices` names."""
+    return float((ridge_choices(train_ND, train_N, test_ND) == test_N).double().mean())
+
+
+def ridge_choices(train_ND: Tensor, train_N: Tensor, test_ND: Tensor) -> Tensor:
+    """[N] classes that a linear classifier of ``train`` names: ridge regression on one-hot classes, in closed form.
 
     Features are standardised by the training rows. Nothing is random and nothing is tuned.
     """
@@ -349,8 +354,8 @@ def ridge_accuracy(train_ND: Tensor, train_N: Tensor, test_ND: Tensor, test_N: T
     y_NC = torch.eye(classes, dtype=x_ND.dtype)[train_N]
     penalty_EE = len(x_ND) * torch.eye(x_ND.shape[1], dtype=x_ND.dtype) / x_ND.shape[1]
     weights_EC = torch.linalg.solve(x_ND.T @ x_ND + penalty_EE, x_ND.T @ y_NC)
-    chosen_N = (_with_constant((test_ND - mean_D) / std_D) @ weights_EC).argmax(1)
-    return float((chosen_N == test_N).double().mean())
+    chosen_N: Tensor = (_with_constant((test_ND - mean_D) / std_D) @ weights_EC).argmax(1)
+    return chosen_N
 
 
 def _with_constant(x_ND: Tensor) -> Tensor:

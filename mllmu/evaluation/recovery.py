@@ -1,0 +1,198 @@
+"""What attacks got back: recovery, excess over the retain_model, and the worst case, each with an interval over people.
+
+    recovery = (after - before) / (target - before)          excess = after - after of the retain_model
+
+``after`` is the score under the attack, ``before`` that without it, ``target`` that of the target without it; all are
+means over the same questions. Relearning and many tries bring the retain_model up too, so the excess is the result.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from mllmu.core.attacked import Access, AttackCurvePoint, AttackPoint, AttackRow, WorstCase
+from mllmu.core.records import Sample
+from mllmu.evaluation.bootstrap import DRAWS, draw
+from mllmu.evaluation.gate import FEW_PEOPLE
+from mllmu.evaluation.metrics import clustered_mean
+from mllmu.evaluation.stats import bootstrap_interval
+
+Scores = Mapping[str, float]
+"""Scores of one model by question."""
+NOTHING_FORGOTTEN = "the interval of target - before holds 0: too little was forgotten for anything to come back"
+SHARE = (0.0, 1.0)
+SIGNED = (-1.0, 1.0)
+
+
+def units_of(samples: Sequence[Sample]) -> tuple[dict[str, str], Literal["people", "facts"]]:
+    """What is independent among questions, as for the gate: the person, or of five people or fewer the fact."""
+    few = len({sample.profile_id for sample in samples}) <= FEW_PEOPLE
+    named = {s.id: f"{s.profile_id} {s.attribute}" if few else s.profile_id for s in samples}
+    return named, "facts" if few else "people"
+
+
+class Attacked(NamedTuple):
+    """The points of one attack on one model, or why it does not apply; ``plain``: the model without the attack."""
+
+    plain: Scores
+    points: Sequence[AttackPoint] = ()
+    reason: str = ""
+
+    @property
+    def after(self) -> Scores:
+        """The scores at the last point."""
+        return self.points[-1].values if self.points else {}
+
+    @property
+    def before(self) -> Scores:
+        """The scores without the attack: those that it read itself, or the plain ones."""
+        return self.points[-1].before or self.plain if self.points else self.plain
+
+
+def attack_row(
+    model: str, about: Mapping[str, str], own: Attacked, target: Attacked, retain: Attacked, units: Mapping[str, str]
+) -> AttackRow:
+    """The row of one attack on one model.
+
+    Args:
+        about: name, label, family and access of the attack.
+        own, target, retain: the attack on the model, the target and the retain_model.
+        units: the unit of every question, see :func:`units_of`.
+    """
+    row = AttackRow.model_validate({"model": model, **about})
+    if own.reason:
+        return row.model_copy(update={"reason": own.reason})
+    names = [name for name in own.after if name in own.before]
+    who = [units[name] for name in names]
+    # an attack that reads another number than the plain score compares with what it reads from the target
+    top = target.after if target.points and target.points[-1].before else target.plain
+    after = clustered_mean([own.after[name] for name in names], who, SHARE)
+    found: dict[str, object] = {
+        "before": _mean(own.before, names),
+        "after": after.value,
+        "after_low": after.low,
+        "after_high": after.high,
+        "target": _mean(top, names),
+        "num": after.num,
+        "num_units": after.num_clusters,
+    }
+    recovery = ratio(
+        [own.after[n] - own.before[n] for n in names], [top.get(n, 0.0) - own.before[n] for n in names], who
+    )
+    found |= {"recovery": recovery.value, "recovery_low": recovery.low, "recovery_high": recovery.high}
+    found["no_recovery"] = recovery.reason
+    if shared := [name for name in names if name in retain.after]:
+        differences = [own.after[name] - retain.after[name] for name in shared]
+        excess = clustered_mean(differences, [units[name] for name in shared], SIGNED)
+        found |= {"excess": excess.value, "excess_low": excess.low, "excess_high": excess.high}
+    if own.points[-1].step:
+        start = AttackPoint(values={name: own.before[name] for name in names})
+        curve = [curve_point(point, units) for point in (start, *own.points)]
+        half = (point.step for point in curve if point.value >= _mean(top, names) / 2)
+        found |= {"curve": tuple(curve), "half": next(half, None)}
+    return row.model_copy(update=found)
+
+
+def curve_point(point: AttackPoint, units: Mapping[str, str]) -> AttackCurvePoint:
+    """The mean score at one point of an attack."""
+    found = clustered_mean(list(point.values.values()), [units[name] for name in point.values], SHARE)
+    return AttackCurvePoint(step=point.step, value=found.value or 0.0, low=found.low, high=found.high)
+
+
+def _mean(scores: Scores, names: Sequence[str]) -> float:
+    return sum(scores.get(name, 0.0) for name in names) / max(1, len(names))
+
+
+class Ratio(NamedTuple):
+    """A ratio of two sums with its interval; None with the reason where it is not defined."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    reason: str = ""
+
+
+def ratio(above: Sequence[float], below: Sequence[float], units: Sequence[str]) -> Ratio:
+    """sum of ``above`` / sum of ``below`` over the same questions, with a 95 % interval over people.
+
+    r = mean(a) / mean(b), and its interval that of mean(a - r b) / mean(b), clustered by unit (linearisation). None
+    if the interval of mean(b) holds 0; without an interval if a - r b is the same for all questions.
+
+    Source: Cochran 1977, Sampling Techniques, section 6.3.
+    """
+    size = clustered_mean(below, units, SIGNED)
+    if not size.value or size.low is None or size.high is None or size.low <= 0 <= size.high:
+        return Ratio(None, reason=NOTHING_FORGOTTEN)
+    value = sum(above) / sum(below)
+    spread = clustered_mean([a - value * b for a, b in zip(above, below, strict=True)], units)
+    if spread.low is None or spread.high is None:
+        return Ratio(value)
+    ends = sorted((value + spread.low / size.value, value + spread.high / size.value))
+    return Ratio(value, ends[0], ends[1])
+
+
+class Tries(NamedTuple):
+    """What one attack of an access level got from a model and from the retain_model; ``asks`` see ``Attack``."""
+
+    attack: str
+    own: Scores
+    retain: Scores
+    asks: bool
+
+
+def worst_case(model: str, access: Access, tries: Sequence[Tries], units: Mapping[str, str], *, seed: int) -> WorstCase:
+    """The attack of an access level with the largest excess, and what any of those that ask got right.
+
+    The interval of the largest excess draws people with replacement and takes the largest in every draw, so it knows
+    that one attack was chosen from many. It still leans upwards, as every maximum does: compare it with the row of a
+    copy of the retain_model rather than with 0.
+    """
+    if not tries:
+        return WorstCase(model=model, access=access)
+    sums = [_by_unit(one, units) for one in tries]
+    every = sorted({unit for of_attack in sums for unit in of_attack})
+    excess = [_excess(of_attack, dict.fromkeys(every, 1)) for of_attack in sums]
+    worst = max(range(len(tries)), key=lambda index: excess[index])
+    found = WorstCase(model=model, access=access, attack=tries[worst].attack, excess=excess[worst])
+    found = found.model_copy(update={"num_attacks": len(tries)})
+    drawn = []
+    for number in range(DRAWS if len(every) > 1 else 0):
+        times = dict(zip(every, draw(every, seed=seed, group="attacks", number=number), strict=True))
+        drawn.append(max(_excess(of_attack, times) for of_attack in sums))
+    if drawn and min(drawn) < max(drawn):
+        low, high = bootstrap_interval(drawn, len(every))
+        found = found.model_copy(
+            update={"excess_low": min(low, excess[worst]), "excess_high": max(high, excess[worst])}
+        )
+    asking = [one for one in tries if one.asks]
+    names = sorted({name for one in asking for name in one.own if name in one.retain})
+    if not names:
+        return found
+    own, retain = ({n: max(part(one).get(n, 0.0) for one in asking) for n in names} for part in (_own, _retain))
+    hits = clustered_mean([own[n] - retain[n] for n in names], [units[n] for n in names], SIGNED)
+    return found.model_copy(
+        update={"any_hit": _mean(own, names), "any_excess": hits.value, "any_low": hits.low, "any_high": hits.high}
+    )
+
+
+def _own(one: Tries) -> Scores:
+    return one.own
+
+
+def _retain(one: Tries) -> Scores:
+    return one.retain
+
+
+def _by_unit(one: Tries, units: Mapping[str, str]) -> dict[str, tuple[float, int]]:
+    """Sum and number of the differences to the retain_model, by unit."""
+    found: dict[str, tuple[float, int]] = {}
+    for name in one.own:
+        if name in one.retain:
+            total, count = found.get(units[name], (0.0, 0))
+            found[units[name]] = (total + one.own[name] - one.retain[name], count + 1)
+    return found
+
+
+def _excess(of_attack: Mapping[str, tuple[float, int]], times: Mapping[str, int]) -> float:
+    total = sum(times[unit] * value for unit, (value, _) in of_attack.items())
+    count = sum(times[unit] * number for unit, (_, number) in of_attack.items())
+    return total / count if count else 0.0

@@ -1,0 +1,217 @@
+"""Attacks on the models of a run: every attack on every model is a unit, and their numbers are ``attacks.json``.
+
+All models get the same questions, budget and seed. The questions are open ones about the people to forget (cloze and
+sentences), put under the plain protocol whatever the recipe's: an attack must make the model say the fact, and gains
+nothing by guessing among options.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, get_args
+
+import torch
+
+from mllmu.config.protocol import Protocol
+from mllmu.config.recipe import PluginSpec, Recipe
+from mllmu.core import plugins
+from mllmu.core.attacked import PLAIN, Access, AttackPoint, AttackResults
+from mllmu.core.names import RETAIN_MODEL, TARGET
+from mllmu.core.process import Progress, derive, rng
+from mllmu.core.records import ModelRef, Sample
+from mllmu.core.runfolder import RunFolder, Unit, digest, dump_lines, read_json, read_lines, write_atomic, write_json
+from mllmu.evaluation import samples as rendering
+from mllmu.evaluation.attacks import BUDGETS, Attack, NotAttackableError, Victim
+from mllmu.evaluation.recovery import Attacked, Tries, attack_row, units_of, worst_case
+from mllmu.models.loading import family_of
+from mllmu.parallel.pool import WorkerPool
+from mllmu.pipeline.run import Run
+
+FILE, REASON = "points.jsonl", "reason.json"
+
+
+class AttackJob(NamedTuple):
+    """An attack of a recipe; without one the questions are asked plainly. Its name is that of its unit."""
+
+    name: str
+    attack: Attack | None
+
+
+def attack_jobs(specs: Sequence[PluginSpec]) -> list[AttackJob]:
+    """The attacks of a recipe; ``all`` stands for every one there is, and a name given twice gets a number."""
+    named = [PluginSpec(name=name) if spec.name == "all" else spec for spec in specs for name in _names(spec)]
+    jobs, taken = [AttackJob(PLAIN, None)], {PLAIN}
+    for index, spec in enumerate(named):
+        plain = spec.name.rpartition(":")[2]
+        name = next(n for n in (plain, *(f"{plain}_{i}" for i in range(2, len(named) + 2))) if n not in taken)
+        taken.add(name)
+        jobs.append(AttackJob(name, spec.build("attacks", f"evaluate.attacks[{index}]")))
+    return jobs
+
+
+def _names(spec: PluginSpec) -> list[str]:
+    return plugins.names("attacks") if spec.name == "all" else [spec.name]
+
+
+class AttackStudy:
+    """The attacks of a recipe on the models of one forget ratio.
+
+    Args:
+        run: a run whose models are made.
+        key: the forget ratio in percent.
+    """
+
+    def __init__(self, run: Run, key: str) -> None:
+        self.run = run
+        self.key = key
+        self.budget = run.recipe.evaluate.attack_budget
+        self.jobs = {job.name: job for job in attack_jobs(run.recipe.evaluate.attacks)}
+        self.samples = questions(run, key, BUDGETS[self.budget].questions)
+        self._digest = digest(dump_lines(self.samples))
+
+    @property
+    def models(self) -> list[str]:
+        """The models under attack: those of the run, each once, though it has two names."""
+        refs = [self.run.ref(self.key, model) for model in self.run.models]
+        return [model for i, model in enumerate(self.run.models) if refs[i] not in refs[:i]]
+
+    def unit(self, name: str, model: str) -> Unit:
+        """The unit of an attack on a model."""
+        attack, made = self.jobs[name].attack, partial(RunFolder.model_unit, self.key)
+        inputs = {
+            "model": self.run.fingerprint(made(model)),
+            "target": self.run.fingerprint(made(TARGET)),
+            "questions": self._digest,
+            "attack": attack.name if attack else PLAIN,
+            "settings": attack.model_dump(mode="json") if attack else {},
+            "budget": BUDGETS[self.budget]._asdict(),
+            "finetune": self.run.recipe.finetune.model_dump(mode="json"),
+            "seed": self.run.recipe.seed,
+        }
+        return self.run.store.unit(f"{RunFolder.ATTACKS}/forget_{self.key}/{self.budget}/{name}/{model}", inputs)
+
+    def attack(self, name: str, model: str) -> None:
+        """Run one attack on one model, unless that has been done."""
+        unit = self.unit(name, model)
+        if unit.done:
+            return
+        attack = self.jobs[name].attack
+        with unit.making():
+            victim = self._victim(unit, f"{name} on {model}", self.run.ref(self.key, model))
+            try:
+                points = attack.attack(victim) if attack else [plainly(victim)]
+            except NotAttackableError as error:
+                points = []
+                write_json(unit.building / REASON, {"reason": str(error)})
+            write_atomic(unit.building / FILE, dump_lines(points))
+
+    def _victim(self, unit: Unit, label: str, ref: ModelRef) -> Victim:
+        run, key, seed = self.run, self.key, derive(self.run.recipe.seed, "attacks")
+        return Victim(
+            name=label,
+            ref=ref,
+            refs={"base": run.base, TARGET: run.ref(key, TARGET), RETAIN_MODEL: run.ref(key, RETAIN_MODEL)},
+            samples=self.samples,
+            data=run.data,
+            key=key,
+            recipe=run.recipe,
+            budget=BUDGETS[self.budget],
+            seed=seed,
+            root=run.root,
+            folder=unit.building,
+            images=run.root / RunFolder.ATTACKS / f"forget_{key}" / "images",
+            load=run.load,
+            turns=run.turns,
+            training=lambda: run.training(run.recipe.finetune, unit.building, seed, label),
+            progress=run.progress,
+        )
+
+    def attacked(self, name: str, model: str) -> Attacked:
+        """What an attack got from a model."""
+        first = next(m for m in self.run.models if self.run.ref(self.key, m) == self.run.ref(self.key, model))
+        plain, own = (self.unit(each, first).folder for each in (PLAIN, name))
+        values = read_lines(plain / FILE, AttackPoint)[-1].values
+        return Attacked(values, read_lines(own / FILE, AttackPoint), read_json(own / REASON).get("reason", ""))
+
+    def results(self) -> AttackResults:
+        """The rows of all models and attacks, and the worst case of each model at each access level."""
+        units, unit = units_of(self.samples)
+        found = {(n, m): self.attacked(n, m) for n in self.jobs for m in self.run.models}
+        rows, worst = [], []
+        for model in self.run.models:
+            for name, job in self.jobs.items():
+                target, retain = found[name, TARGET], found[name, RETAIN_MODEL]
+                rows.append(attack_row(model, {**about(job), "unit": unit}, found[name, model], target, retain, units))
+            for access in get_args(Access):
+                tries = [
+                    Tries(name, found[name, model].after, found[name, RETAIN_MODEL].after, asks(job))
+                    for name, job in self.jobs.items()
+                    if about(job)["access"] in ("black box", access) and not found[name, model].reason
+                ]
+                worst.append(worst_case(model, access, tries, units, seed=self.run.recipe.seed))
+        return AttackResults(budget=self.budget, seed=self.run.recipe.seed, rows=tuple(rows), worst=tuple(worst))
+
+
+def about(job: AttackJob) -> dict[str, str]:
+    """What a table says of an attack."""
+    attack = job.attack
+    if attack is None:
+        return {"attack": PLAIN, "label": "No attack", "family": "", "access": "black box"}
+    return {"attack": job.name, "label": attack.title, "family": attack.family, "access": attack.access}
+
+
+def asks(job: AttackJob) -> bool:
+    """Whether an attack asks for the fact itself."""
+    return job.attack is None or job.attack.asks
+
+
+def plainly(victim: Victim) -> AttackPoint:
+    """The scores without an attack."""
+    return AttackPoint(values=victim.hits(victim.load(victim.ref), victim.samples))
+
+
+def questions(run: Run, key: str, per_person: int) -> list[Sample]:
+    """Open questions about the people to forget, at most so many per person, drawn by seed; any if none are open."""
+    recipe = run.recipe
+    asked = recipe.evaluate.model_copy(update={"protocol": Protocol(), "max_profiles": {}, "extra_metrics": ()})
+    family, aside = type(family_of(recipe.model)), recipe.data.splits.selection
+    every = rendering.render(run.data, key, asked, selection=aside, seed=recipe.seed, family=family)
+    forget = [sample for sample in every if sample.split == "forget" and sample.part == "report"]
+    forget = [sample for sample in forget if not sample.options] or forget
+    drawn: dict[str, list[str]] = {}
+    for sample in sorted(forget, key=lambda s: rng(recipe.seed, "attacked", s.id).random()):
+        drawn.setdefault(sample.profile_id, []).append(sample.id)
+    kept = {name for names in drawn.values() for name in names[:per_person]}
+    return [s.model_copy(update={"candidates": {}, "measured": ()}) for s in forget if s.id in kept]
+
+
+def attack_run(run: Run) -> list[Path]:
+    """Attack all models of a run, with as many processes as it has workers; returns ``attacks.json`` of every ratio."""
+    recipe, files = run.recipe, []
+    for key in run.keys:
+        study = AttackStudy(run, key)
+        tasks = [(key, name, model) for name in study.jobs for model in study.models]
+        run.progress.stage("attack", f"{len(study.jobs) - 1} attacks on {len(study.models)} models ({key} %)")
+        missing = [task for task in tasks if not study.unit(*task[1:]).done]
+        start = partial(attack_worker, recipe, run.root)
+        several = recipe.workers > 1 and len(missing) > 1
+        with WorkerPool(recipe.workers, start, run.progress) if several else nullcontext() as workers:
+            if workers:
+                workers.do(missing)
+        for _, name, model in tasks:
+            study.attack(name, model)
+        path = run.root / RunFolder.evaluation(key) / RunFolder.ATTACKS_FILE
+        write_json(path, study.results().model_dump(mode="json"))
+        files.append(path)
+    return files
+
+
+def attack_worker(recipe: Recipe, root: Path, index: int, progress: Progress) -> Callable[[str, str, str], None]:
+    """Prepare a worker process for attacks."""
+    torch.set_num_threads(max(1, torch.get_num_threads() // recipe.workers))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(index % torch.cuda.device_count())
+    run = Run(recipe.model_copy(update={"workers": 1}), root, progress)
+    studies = {key: AttackStudy(run, key) for key in run.keys}
+    return lambda key, name, model: studies[key].attack(name, model)

@@ -1,0 +1,104 @@
+"""Attacks on a finished mini run: units, numbers, report and command."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import mini_run
+import pytest
+from typer.testing import CliRunner
+
+from mllmu.cli.app import app
+from mllmu.config.load import parse
+from mllmu.core.attacked import AttackResults
+from mllmu.core.errors import PluginError, RecipeError
+from mllmu.core.process import SilentProgress
+from mllmu.core.runfolder import read_lines
+from mllmu.evaluation.attacks import AttackPoint
+from mllmu.pipeline.attacks import AttackStudy, attack_jobs
+from mllmu.pipeline.run import Run
+
+ATTACKS = "evaluate.attacks=[{name: relearn_forget, steps: 2}, remove_change]"
+
+
+@pytest.fixture(scope="module")
+def root(base: Path, finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished run, evaluated once more with attacks."""
+    folder = tmp_path_factory.mktemp("attacks") / "run"
+    shutil.copytree(finished, folder)
+    return mini_run.run(base, folder, ATTACKS)
+
+
+def results(root: Path) -> AttackResults:
+    return AttackResults.model_validate_json((root / "eval/forget_40/attacks.json").read_text(encoding="utf-8"))
+
+
+def test_every_attack_has_a_row_for_every_model(root: Path) -> None:
+    found = results(root)
+    assert [(row.model, row.attack) for row in found.rows] == [
+        (model, attack) for model in mini_run.MODELS for attack in ("plain", "relearn_forget", "remove_change")
+    ]
+    assert {(row.model, row.access) for row in found.worst} == {
+        (model, access) for model in mini_run.MODELS for access in ("black box", "white box")
+    }
+    assert all(row.after is not None and row.unit == "facts" and row.num == 16 for row in found.rows)
+    assert all(len(row.curve) == 3 for row in found.rows if row.attack == "relearn_forget")
+
+
+def test_the_retain_model_and_its_copy_have_no_excess(root: Path) -> None:
+    rows = [row for row in results(root).rows if row.model in ("retain_model", "retrain")]
+    assert len(rows) == 6 and {row.excess for row in rows} == {0.0}
+
+
+def test_a_second_attack_on_the_copy_gives_the_points_of_the_retain_model(root: Path, base: Path) -> None:
+    """Not taken over, but attacked again: the same seed and budget give the same numbers under another name."""
+    study = AttackStudy(Run(parse(mini_run.settings(base, ATTACKS)), root, SilentProgress()), "40")
+    study.attack("relearn_forget", "retrain")
+    one, two = (study.unit("relearn_forget", m).folder / "points.jsonl" for m in ("retrain", "retain_model"))
+    assert read_lines(one, AttackPoint) == read_lines(two, AttackPoint)
+
+
+def test_a_model_whose_prompt_forgets_is_the_target_again_without_it(root: Path) -> None:
+    by_place = {(row.model, row.attack): row for row in results(root).rows}
+    assert by_place["prompting", "remove_change"].after == by_place["target", "plain"].after
+
+
+def test_finished_attacks_are_not_repeated_and_the_report_shows_them(root: Path, base: Path) -> None:
+    before = mini_run.unit_times(root)
+    assert sum(name.startswith("attacks/forget_40/small/") for name in before) >= 3 * 5, "retrain is the retain_model"
+    mini_run.run(base, root, ATTACKS)
+    assert {name: time for name, time in mini_run.unit_times(root).items() if name in before} == before
+    page = (root / "report/index.html").read_text(encoding="utf-8")
+    assert 'id="attacks"' in page and "Relearn: forget facts" in page
+    assert "no longer behaviourally accessible under these attacks" in page
+    assert (root / "report/plots/attacks.png").is_file()
+
+
+def test_the_command_attacks_a_finished_run(root: Path) -> None:
+    done = CliRunner().invoke(app, ["attack", str(root), "--attacks", "remove_change", "--budget", "full"])
+    assert done.exit_code == 0, done.output
+    assert "over retain" in done.output and "report:" in done.output
+    assert results(root).budget == "full"
+    assert (root / "attacks/forget_40/full/remove_change/npo/points.jsonl").is_file()
+    assert (root / "attacks/forget_40/small/remove_change/npo/points.jsonl").is_file(), "the other budget stays"
+
+
+def test_a_folder_without_a_run_and_an_unknown_attack_are_told(root: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["attack", str(tmp_path)])
+    assert done.exit_code == 2 and "no run in this folder" in done.output
+    done = CliRunner().invoke(app, ["attack", str(root), "--attacks", "relearn_forgot"])
+    assert done.exit_code == 2 and "relearn_forget" in done.output
+
+
+def test_attacks_of_a_recipe_are_checked_and_numbered(base: Path) -> None:
+    recipe = parse(mini_run.settings(base, "evaluate.attacks=[relearn_forget, {name: relearn_forget, adapters: full}]"))
+    assert [job.name for job in attack_jobs(recipe.evaluate.attacks)] == ["plain", "relearn_forget", "relearn_forget_2"]
+    every = parse(mini_run.settings(base, "evaluate.attacks=[all]"))
+    assert "remove_change" in [job.name for job in attack_jobs(every.evaluate.attacks)]
+    with pytest.raises(
+        RecipeError, match=r"evaluate\.attacks\.step: unknown setting of 'relearn_forget'\. Did you mean"
+    ):
+        parse(mini_run.settings(base, "evaluate.attacks=[{name: relearn_forget, step: 1}]"))
+    with pytest.raises(PluginError, match="attacks: no 'relearn'"):
+        parse(mini_run.settings(base, "evaluate.attacks=[relearn]"))
