@@ -91,7 +91,7 @@ def _read_value(attribute: str, answer: str) -> str | None:
     return None
 
 
-Reason = Literal["unread", "unstated", "outside", "conflict"]
+Reason = Literal["unread", "unstated", "outside", "conflict", "blank"]
 
 
 class PairReading(NamedTuple):
@@ -111,6 +111,7 @@ class Gap(Record):
     """One question/answer pair that gave no value, and why; see :class:`PairReading`.
 
     ``conflict``: the pair states another value than an earlier pair did for a core attribute; the first one is kept.
+    ``blank``: question or answer has no letter that could be seen; the pair is left out of the training text.
     """
 
     profile_id: str
@@ -188,12 +189,24 @@ def read(question: str, answer: str) -> PairReading:
     return PairReading(asked if asked != "leisure" else None, None, "unread")
 
 
+def is_blank(*texts: str) -> bool:
+    """Whether one of the texts shows nothing: it is empty, or all blanks and signs without a width.
+
+    >>> is_blank("Which dish?", "\\u00a0\\u200b"), is_blank("Which dish?", "soup")
+    (True, False)
+    """
+    return not all(any(sign.isprintable() and not sign.isspace() for sign in text) for text in texts)
+
+
 def recover_person(profile_id: str, pairs: Iterable[tuple[str, str]]) -> RecoveredPerson:
     """Recover one person from (question, answer) pairs; the first value of an attribute counts."""
     attributes: dict[str, str] = {}
     qa: list[QA] = []
     gaps: list[Gap] = []
     for question, answer in pairs:
+        if is_blank(question, answer):
+            gaps.append(Gap(profile_id=profile_id, question=question, answer=answer, attribute=None, reason="blank"))
+            continue
         attribute, value, reason = read(question, answer)
         qa.append(QA(question=question, answer=answer, attribute=attribute))
         if attribute and value:

@@ -122,8 +122,11 @@ class BenchmarkReader:
         for pair in pairs:
             by_person.setdefault(pair.ID, []).append((pair.Question, pair.Answer))
         for person, texts in by_person.items():
-            known = self._texts.setdefault(person, recover_person(person, texts))
-            if [(qa.question, qa.answer) for qa in known.training_qa] != texts:
+            read = recover_person(person, texts)
+            known = self._texts.setdefault(person, read)
+            for gap in (gap for gap in read.gaps if gap.reason == "blank"):
+                self._account.skip(config, number, person, "question or answer is blank", f"pair {gap.question!r}")
+            if known.training_qa != read.training_qa:
                 self._account.skip(config, number, person, "an earlier table gives other training text")
 
     def _read_config(self, config: str, variant: str, image: str, kind: PersonKind | None) -> None:
@@ -196,7 +199,7 @@ _SHAPE = '{"ID": "001", "metadata": [{"Question": "...", "Answer": "..."}, ...]}
 _TEXT_EXPECTED = f"Expected the training text as JSON lines, {_SHAPE} per line."
 _EVALUATION_KEY = re.compile(r'"(?:Classification_Task|Generation_Task|Mask_Task)"\s*:')
 
-_Text = Annotated[str, Field(min_length=1, max_length=2_000)]
+_Text = Annotated[str, Field(max_length=2_000)]
 
 
 class _Pair(BaseModel, extra="forbid", strict=True):
@@ -261,7 +264,10 @@ class MllmuBench(Published):
             f"{report.num_people} people, {report.num_qa} training pairs, {report.num_core_complete} people with all "
             f"ten core attributes; {len(silent)} say themselves that one is not available"
         )
-        return {"summary": summary, "people": report.people, "unavailable": silent, "pairs_without": report.reasons()}
+        blank = [{"id": gap.profile_id, "question": gap.question} for gap in report.gaps if gap.reason == "blank"]
+        summary += f"; {len(blank)} blank pairs are left out" if blank else ""
+        told = {"summary": summary, "people": report.people, "unavailable": silent, "pairs_without": report.reasons()}
+        return {**told, "blank": blank} if blank else told
 
     @property
     def _text_only(self) -> bool:
