@@ -25,6 +25,7 @@ def run(
     only: Literal["data", "finetune", "unlearn", "evaluate", "score", "report"] | None = None,
     force: bool = False,
     gate: bool = True,
+    check: bool = True,
     progress: Progress | None = None,
 ) -> Path:
     """Run a recipe as ``mllmu run`` does; what is finished in the run folder is kept and skipped.
@@ -35,6 +36,7 @@ def run(
         only: stop behind this stage.
         force: redo finished work (of the stage alone, if ``only`` names one), also if the settings changed.
         gate: stop before unlearning if the target has not memorised the people to forget.
+        check: stop before the first training step if ``mllmu doctor`` would find a fault.
         progress: told what is going on; nothing is shown by default.
 
     Returns:
@@ -45,9 +47,12 @@ def run(
     """
     checked = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     folder = Path(out) if out is not None else Path("runs") / checked.name
-    from mllmu.pipeline.pipeline import Pipeline  # imports torch, so only after the recipe has turned out to be right
+    # these import torch, so only after the recipe has turned out to be right
+    from mllmu.pipeline.pipeline import Pipeline
+    from mllmu.preflight.doctor.first import check_first
 
-    pipeline = Pipeline(checked, folder, force=force, gate=gate, progress=progress)
+    first = check_first if check else None
+    pipeline = Pipeline(checked, folder, force=force, gate=gate, check=first, progress=progress)
     with held(folder):
         pipeline.run(only)
     return folder

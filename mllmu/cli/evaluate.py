@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from mllmu.cli.run import Force, NoGate, Out, Overrides, execute
+from mllmu.cli.run import Force, NoCheck, NoGate, Out, Overrides, execute
 from mllmu.cli.screen import progress, say
 from mllmu.core.errors import MllmuError, did_you_mean
 from mllmu.core.lock import held
@@ -41,6 +41,7 @@ def evaluate(
     out: Out = None,
     force: Force = False,
     no_gate: NoGate = False,
+    no_check: NoCheck = False,
     model: Annotated[str | None, _option("A folder of save_pretrained, in place of a recipe.", metavar="DIR")] = None,
     data: Annotated[Path | None, _option("Parquet files in the published layout.", metavar="DIR")] = None,
     protocol: Annotated[str | None, _option("How prompts are built and replies are scored: official.")] = None,
@@ -62,7 +63,7 @@ def evaluate(
     del protocol  # only one is possible, which is checked
     _check_options(context.params)
     if recipe is not None:
-        execute(recipe, overrides, out, force=force, no_gate=no_gate, only="evaluate")
+        execute(recipe, overrides, out, force=force, no_gate=no_gate, no_check=no_check, only="evaluate")
         return
     only_alone("the evaluation of a saved model")
     examples, settings = parse_shots(shots or ()), model_section(str(model), overrides or ())

@@ -41,12 +41,15 @@ def doctor(
 
 def _num_faults(run: RecipeRun, samples: int, *, keep: bool) -> int:
     """Show one recipe and its checks; return the number of faults."""
+    from mllmu.pipeline.pipeline import Pipeline
     from mllmu.preflight.doctor.examine import Examination, describe, examine
 
     with tempfile.TemporaryDirectory(prefix="mllmu-doctor-") as temporary, progress() as display:
         folder = run.folder if keep or run.folder.exists() else Path(temporary) / "run"
+        pipeline = Pipeline(run.recipe, folder, gate=False, progress=display)
         with nullcontext() if (folder / RunFolder.DATA).is_dir() else held(folder):
-            examination = Examination(run.recipe, folder, display)
+            pipeline.data()
+        examination = Examination(pipeline)
         for line in describe(examination, samples):
             say(line)
         say("Checks")

@@ -48,6 +48,7 @@ Overrides = Annotated[
 Out = Annotated[Path | None, Option(metavar="DIR", help="The run folder.", show_default="runs/<name of the recipe>")]
 Force = Annotated[bool, Option("--force", help="Redo finished work, also with other settings.")]
 NoGate = Annotated[bool, Option("--no-gate", help="Continue even if the target has not memorised the forget people.")]
+NoCheck = Annotated[bool, Option("--no-check", help="Train even if mllmu doctor would find a fault, and do not look.")]
 
 
 class RecipeRun(NamedTuple):
@@ -87,6 +88,7 @@ def execute(
     *,
     force: bool,
     no_gate: bool = False,
+    no_check: bool = False,
     only: Stage | None,
 ) -> list[RecipeRun]:
     """Run all stages, or ``only`` one; print the table of a new report, and where the results are.
@@ -108,7 +110,7 @@ def execute(
     done, failed = [], []
     for run in each(path, overrides, out):
         try:
-            _execute(run, force=force, gate=not no_gate, only=only)
+            _execute(run, force=force, gate=not no_gate, check=not no_check, only=only)
             done.append(run)
         except Exception as error:
             if not run.name or explanation(error) is None:
@@ -122,12 +124,14 @@ def execute(
     return done
 
 
-def _execute(run: RecipeRun, *, force: bool, gate: bool, only: Stage | None) -> None:
+def _execute(run: RecipeRun, *, force: bool, gate: bool, check: bool, only: Stage | None) -> None:
     with run.at_work() as display:
         # imported late: a wrong recipe, or a folder in use, is reported before the seconds it takes to import torch
         from mllmu.pipeline.pipeline import Pipeline
+        from mllmu.preflight.doctor.first import check_first
 
-        pipeline = Pipeline(run.recipe, run.folder, force=force, gate=gate, progress=display)
+        checked = check_first if check else None
+        pipeline = Pipeline(run.recipe, run.folder, force=force, gate=gate, check=checked, progress=display)
         report = pipeline.run(only)
     if report is not None:
         say(pipeline.terminal_table())
@@ -151,12 +155,14 @@ def run(
     out: Out = None,
     force: Force = False,
     no_gate: NoGate = False,
+    no_check: NoCheck = False,
 ) -> None:
-    """Run a recipe: make the data, fine-tune, unlearn, evaluate, score, report.
+    """Run a recipe: make the data, check them with the model, fine-tune, unlearn, evaluate, score, report.
 
-    Finished work is kept and skipped. At the end the table and the path of the report are printed.
+    Finished work is kept and skipped. A fault that mllmu doctor would find stops it before anything is trained. At the
+    end the table and the path of the report are printed.
     """
-    execute(recipe, overrides, out, force=force, no_gate=no_gate, only=only)
+    execute(recipe, overrides, out, force=force, no_gate=no_gate, no_check=no_check, only=only)
 
 
 def stage_command(stage: Stage) -> Callable[..., None]:
@@ -169,8 +175,9 @@ def stage_command(stage: Stage) -> Callable[..., None]:
         out: Out = None,
         force: Force = False,
         no_gate: NoGate = False,
+        no_check: NoCheck = False,
     ) -> None:
-        execute(recipe, overrides, out, force=force, no_gate=no_gate, only=stage)
+        execute(recipe, overrides, out, force=force, no_gate=no_gate, no_check=no_check, only=stage)
 
     command.__name__ = stage
     command.__doc__ = f"{STAGES[stage]}\n\nEarlier stages that are not finished are run first."

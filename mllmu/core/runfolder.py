@@ -41,6 +41,7 @@ class RunFolder:
     ::
 
         recipe.yaml, run.json                          what was asked for, and how it ended
+        checks.json                                    what was noted before anything was trained
         data/                                          people, questions, splits, images
         benchmarks/<benchmark>/                        questions and images of a general benchmark
         models/target, models/forget_<k>/<model>/      adapters, and model.json: base, adapters, system prompt
@@ -59,6 +60,7 @@ class RunFolder:
 
     RECIPE: ClassVar[str] = "recipe.yaml"
     RECORD: ClassVar[str] = "run.json"
+    CHECKS_FILE: ClassVar[str] = "checks.json"
     DATA: ClassVar[str] = "data"
     BENCHMARKS: ClassVar[str] = "benchmarks"
     MODEL_FILE: ClassVar[str] = "model.json"

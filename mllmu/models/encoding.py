@@ -24,8 +24,8 @@ from cachetools import LRUCache
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from mllmu.core.errors import ModelError
 from mllmu.core.records import Sample
+from mllmu.models import misfits
 from mllmu.models.families import IGNORE, Batch, Family, Turn, core, moved, unknown_attention
 
 T = TypeVar("T")
@@ -116,13 +116,8 @@ class Encoder:
         """Number of tokens of a turn with a reply; more than the context holds is a ModelError."""
         length = len(self.prompt(turn)) + len(self.reply(reply))
         if length > self.context:
-            name = turn.label or (f"person {turn.person}" if turn.person else "")
-            image = len(self._image_ids.get(turn.image) or ()) if turn.image else 0
-            has_image = f" ({image} of them the image's)" if image else ""
-            raise ModelError(
-                f"{name}{': ' if name else ''}the prompt '{turn.prompt[:60]}...' has {length} tokens{has_image}, the "
-                f"model's context is {self.context}, and nothing is ever cut off. Use fewer shots, shorter text, "
-                "smaller images (model.image_processor), or a model with a longer context."
+            raise misfits.too_long(
+                turn, length, self.context, self._image_ids.get(turn.image) or () if turn.image else ()
             )
         return length
 
@@ -285,10 +280,7 @@ def _features(loaded: Loaded, image: Path, parts: Sequence[Any]) -> Tensor:
         if features.is_cuda and loaded.encoder.features.currsize > DEVICE_BYTES:
             features = features.cpu().pin_memory()
     if len(features) != num_tokens:  # every later image of a batch would get a part of the one before
-        raise ModelError(
-            f"{image}: the processor ({type(loaded.encoder.processor).__name__}) gives it {num_tokens} tokens and the "
-            f"model {len(features)} features, so they do not fit; 'mllmu doctor' names the processor's settings."
-        )
+        raise misfits.other_features(image, loaded.encoder.processor, num_tokens, len(features))
     return features
 
 

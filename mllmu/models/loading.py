@@ -18,7 +18,7 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME as ADAPTER_FILE
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils import logging as library_logging
 
@@ -148,6 +148,8 @@ def load_base(source: str, revision: str | None, device: torch.device, **setting
             f"model.path: {name} has no part '{lacking[0]}'. Expected a model whose logits are lm_head(model(...)), as "
             "those of the families are (mllmu ls families)."
         )
+    named = ("bos_token_id", "eos_token_id", "pad_token_id")  # of all that steers decoding: replies are greedy
+    model.generation_config = GenerationConfig(**{name: getattr(model.generation_config, name) for name in named})
     return model
 
 
@@ -171,9 +173,9 @@ def explain_load_faults(what: str, advice: str = "") -> Iterator[None]:
     try:
         with quiet_libraries():
             yield
-    except MllmuError:
-        raise
-    except LOAD_FAULTS as error:
+    except Exception as error:  # itself is what a damaged tokenizer raises
+        if isinstance(error, MllmuError) or not (isinstance(error, LOAD_FAULTS) or type(error) is Exception):
+            raise
         hint = processors.torchvision_hint(error)
         raise ModelError(f"{what}: {one_line(error)}. {hint}{advice}".rstrip()) from None
 
@@ -209,8 +211,8 @@ def load_processor(source: str, revision: str | None, settings: dict[str, Any]) 
         processor = read()
     if settings:
         processors.change_images(processor, settings)
-    if processor.tokenizer.pad_token_id is None:
-        processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    if None in (processor.tokenizer.eos_token, processor.tokenizer.pad_token_id):
+        processors.name_ends(processor.tokenizer, source, revision)
     return processor
 
 

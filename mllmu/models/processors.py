@@ -1,4 +1,5 @@
-"""Processors that need more than loading: without torchvision, or with other settings of the image processor.
+"""Processors that need more than loading: without torchvision, with other settings of the image processor, or whose
+tokenizer names no token that ends a reply.
 
 Families with a slot for videos want torchvision when they are loaded, though images need none of it. Where it is not
 installed the slot is left out; everything else is the library's own.
@@ -6,11 +7,12 @@ installed the slot is left out; everything else is the library's own.
 
 import inspect
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
-from transformers import ProcessorMixin
+from transformers import AutoConfig, GenerationConfig, ProcessorMixin
 from transformers.utils import is_torchvision_available
 
 from mllmu.core.errors import ModelError, did_you_mean
@@ -64,6 +66,35 @@ def default_to_none(cls: type, argument: str) -> None:
     defaults = init.__defaults__ or ()
     missing = len(names) - len(defaults) - names.index(argument)
     init.__defaults__ = (*(None,) * missing, *defaults)
+
+
+def name_ends(tokenizer: Any, source: str, revision: str | None) -> None:
+    """Give a tokenizer the end of a reply that the model itself names, and that as padding, where it names none.
+
+    Raises:
+        ModelError: neither generation_config.json nor config.json names a token that ends a reply.
+    """
+    if tokenizer.eos_token is None:
+        tokenizer.eos_token = _end_of_model(tokenizer, source, revision)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+
+
+def _end_of_model(tokenizer: Any, source: str, revision: str | None) -> str:
+    config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+    named = [config, config.get_text_config()]
+    with suppress(OSError):  # there is no such file
+        named.insert(0, GenerationConfig.from_pretrained(source, revision=revision))
+    ends = (getattr(each, "eos_token_id", None) for each in named)
+    number = next((end[0] if isinstance(end, list) else end for end in ends if end not in (None, [])), None)
+    token = tokenizer.convert_ids_to_tokens(number) if isinstance(number, int) else None
+    if not token:
+        raise ModelError(
+            f"model.path: the tokenizer of '{source}' names no token that ends a reply (eos_token), and neither does "
+            f"the model (eos_token_id: {number}). Expected eos_token in tokenizer_config.json; take the file from the "
+            "model's hub page."
+        )
+    return str(token)
 
 
 def torchvision_hint(error: Exception) -> str:

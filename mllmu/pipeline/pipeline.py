@@ -51,6 +51,7 @@ class Pipeline:
         root: the run folder; may hold an earlier, unfinished or finished run of the same recipe.
         force: redo finished work (of the stage alone, if one is named), also if the settings changed.
         gate: stop before unlearning if the target has not memorised the people to forget.
+        check: called once the data are made, before anything is trained.
         progress: receives what is going on.
     """
 
@@ -61,9 +62,10 @@ class Pipeline:
         *,
         force: bool = False,
         gate: bool = True,
+        check: Callable[["Pipeline"], None] | None = None,
         progress: Progress | None = None,
     ) -> None:
-        self.recipe = recipe
+        self.recipe, self.check = recipe, check
         self.root = Path(root)
         self.force = force
         self.gate = gate and recipe.gate
@@ -89,6 +91,8 @@ class Pipeline:
             for stage in STAGES[: STAGES.index(last) + 1]:
                 # scoring and drawing are cheap, so asking for them by name does them again
                 store.force = only in (None, stage) and (self.force or (stage == only and stage in CHEAP))
+                if stage == "finetune" and self.check:
+                    self.check(self)
                 getattr(self, stage)()
         return self.root / RunFolder.REPORT / "index.html" if last == "report" else None
 

@@ -13,13 +13,18 @@ from transformers import PreTrainedTokenizerFast
 
 from mllmu.core.errors import ModelError
 from mllmu.models.families import Turn
-from mllmu.models.families._chat import Style, style_of
+from mllmu.models.families._chat import Style, remarks, style_of
 from mllmu.models.families.idefics2 import Idefics2
 from mllmu.models.families.llava import Llava
 from mllmu.models.families.llava_next import LlavaNext
 from mllmu.models.families.qwen2_5_vl import Qwen25VL
 
 IMAGED = Turn(prompt="Where was this person born?", image=Path("red.png"))
+PLAIN = (
+    "{% for m in messages %}[{{ m.role }}]{% for c in m.content %}{% if c.type == 'image' %}<image>{% else %}"
+    "{{ c.text }}{% endif %}{% endfor %}</s>{% endfor %}"
+)
+ASK = "{% if add_generation_prompt %}[assistant]{% endif %}"
 
 
 class Processor:
@@ -31,7 +36,8 @@ class Processor:
         self.image_token = mark
 
     def apply_chat_template(self, messages: Any, **settings: Any) -> str:
-        written: str = self.tokenizer.apply_chat_template(messages, chat_template=self.chat_template, **settings)
+        settings = {"chat_template": self.chat_template, **settings}
+        written: str = self.tokenizer.apply_chat_template(messages, **settings)
         return written
 
 
@@ -86,12 +92,56 @@ def test_a_template_without_system_gets_its_text_before_the_users(system: str) -
     assert LlavaNext().frame(processor) == ("", "</s>")  # the template ends no turn, so the tokenizer's end does
 
 
-def test_a_reply_follows_the_prompt_though_the_template_opens_a_thought() -> None:
-    processor = Processor(
-        "{% for m in messages %}[{{ m.role }}]{% for c in m.content %}{% if c.type == 'image' %}<image>{% else %}"
-        "{{ c.text }}{% endif %}{% endfor %}</s>{% endfor %}{% if add_generation_prompt %}[assistant]<think>{% endif %}"
-    )
+@pytest.mark.parametrize(
+    ("opened", "given", "asked"),
+    [
+        ("<think>\n", "", "[assistant]<think>\n\n</think>\n\n"),
+        ("<think>", "<think></think>", "[assistant]<think></think>"),
+        ("[THINK]", "", "[assistant][THINK]\n[/THINK]\n\n"),
+        ("◁think▷", "◁think▷\n◁/think▷ ", "[assistant]◁think▷\n◁/think▷ "),
+    ],
+)
+def test_an_answer_is_trained_and_asked_for_behind_the_closed_block_that_a_template_opens(
+    opened: str, given: str, asked: str
+) -> None:
+    reply = PLAIN.replace("[{{ m.role }}]", "[{{ m.role }}]{% if m.role == 'assistant' %}" + given + "{% endif %}")
+    processor = Processor(reply + ASK.replace("[assistant]", f"[assistant]{opened}"))
+    assert LlavaNext().render(IMAGED, processor).endswith(asked)
     assert LlavaNext().frame(processor) == ("", "</s>")
+    assert "opens a block" in remarks(processor, "<image>")[0]
+
+
+@pytest.mark.parametrize("role", ["<bot>", "[assistant]"])
+def test_a_role_in_brackets_is_no_block(role: str) -> None:
+    processor = Processor(PLAIN.replace("[{{ m.role }}]", role) + ASK.replace("[assistant]", role))
+    assert LlavaNext().render(IMAGED, processor).endswith(role)
+    assert not remarks(processor, "<image>")
+
+
+def test_a_template_that_needs_a_system_message_gets_an_empty_one() -> None:
+    needed = "{% if messages[0].role != 'system' %}{{ raise_exception('where is the system message?') }}{% endif %}"
+    processor = Processor(needed + PLAIN + ASK)
+    shown = Turn(prompt="Who?", before=(Turn(prompt="And he?", reply="Bo"),))
+    written = "[system]</s>[user]And he?</s>[assistant]Bo</s>[user]Who?</s>[assistant]"
+    assert LlavaNext().dialogue(shown, processor) == written
+    assert LlavaNext().render(Turn(prompt="Who?", system="Say no."), processor).startswith("[system]Say no.</s>[user]")
+    assert "system message" in remarks(processor, "<image>")[0]
+
+
+def test_a_template_that_writes_the_date_writes_the_same_on_every_day() -> None:
+    processor = Processor("[{{ strftime_now('%d %b %Y') }}]" + PLAIN + ASK)
+    assert LlavaNext().render(IMAGED, processor).startswith("[26 Jul 2024][user]")
+    assert "the date" in remarks(processor, "<image>")[0]
+
+
+@pytest.mark.parametrize(
+    ("trimmed", "taught"),
+    [("", " Riga  </s>"), ("| trim", "Riga</s>"), (".rstrip()", " Riga</s>"), (".lstrip()", "Riga  </s>")],
+)
+def test_a_reply_is_trained_as_the_template_writes_it(trimmed: str, taught: str) -> None:
+    processor = Processor(PLAIN.replace("{{ c.text }}", "{{ c.text " + trimmed + " }}") + ASK)
+    ids = LlavaNext().reply_ids(" Riga  ", processor)
+    assert processor.tokenizer.decode(ids) == taught
 
 
 @pytest.mark.parametrize(
@@ -100,7 +150,13 @@ def test_a_reply_follows_the_prompt_though_the_template_opens_a_thought() -> Non
         (None, r"the Processor there has no chat template.*chat_template\.jinja"),
         ("{% for m in messages %}{{ m.content[-1].text }}{% endfor %}", r"loses the prompt, its image \(<image>\)"),
         ("<image>{{ messages[0].content[0].text }}", "loses the prompt"),
-        ("{{ nothing.at.all }}", "loses the prompt"),
+        ("{{ nothing.at.all }}", r"line 1, cannot be used: 'nothing' is undefined"),
+        ("{% for m in messages %}\n{{ m.content }}\n{% if %}", r"line 3, cannot be used: Expected an expression"),
+        ("\n\n{{ raise_exception('not today') }}", "line 3, cannot be used: not today"),
+        ("{{ messages + 1 }}", "line 1, cannot be used: can only concatenate list"),
+        ("{{ 1 // 0 }}", "line 1, cannot be used: integer division"),
+        ("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "line 1, cannot be used: maximum recursion depth"),
+        (PLAIN + "{{ [1, 2, 3, 4, 5, 6, 7, 8] | random }}", "writes the same messages in several ways"),
     ],
 )
 def test_a_template_that_loses_something_is_refused(template: str | None, message: str) -> None:

@@ -20,8 +20,9 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from mllmu.core.errors import DataError, ModelError
+from mllmu.core.errors import DataError
 from mllmu.core.plugins import Plugin
+from mllmu.models import misfits, plain_text
 
 IGNORE = -100
 
@@ -171,12 +172,8 @@ class Family(Plugin):
                 # some processors hand tensors to numpy in a way that it warns about
                 warnings.filterwarnings("ignore", category=DeprecationWarning, message="__array_")
                 inputs = processor(text=[text], images=images, return_tensors="pt", add_special_tokens=special)
-        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-            raise ModelError(
-                f"{turn.images[-1]}: {type(processor).__name__} cannot prepare this image for the prompt "
-                f"'{turn.prompt[:60]}': {' '.join(str(error).split())[:300]}. Check the processor's files beside the "
-                "model (patch_size, chat template), model.image_processor, and the image's shape."
-            ) from None
+        except misfits.RAISED as error:
+            raise misfits.unprepared(turn.prompt, turn.images[-1], processor, error) from None
         return inputs["input_ids"][0].tolist(), self.image_tensors(inputs)
 
     def image_tensors(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -222,11 +219,7 @@ class Family(Plugin):
 
     def _text(self, turn: Turn, processor: Any) -> str:
         if self.needs_image and turn.image is None:
-            raise ModelError(
-                f"{turn.label or 'the prompt'} '{turn.prompt[:60]}' has no image, and models of the family "
-                f"'{self.name}' take no prompt without one. Set finetune.modality and that of the methods to "
-                "image_text, and evaluate.modalities to [image_text]."
-            )
+            raise misfits.lacks_image(turn.prompt, turn.label, self.name)
         return self.dialogue(_plain(turn, processor), processor)
 
     def _tokens(self, text: str, processor: Any) -> list[int]:
@@ -313,7 +306,14 @@ def as_plain_text(text: str, processor: Any) -> str:
     """
     for token in special_texts(processor):
         text = text.replace(token, f"{token[0]} {token[1:]}")
-    return text
+    return plain_text.apart(text, processor.tokenizer) if normalised(processor) else text
+
+
+@lru_cache(maxsize=16)
+def normalised(processor: Any) -> bool:
+    """Whether special tokens are looked for in text that was changed before (``<image>`` in ``<IMAGE>``)."""
+    normalizer = getattr(getattr(processor.tokenizer, "backend_tokenizer", None), "normalizer", None)
+    return normalizer is not None and any(t.normalized for t in processor.tokenizer.added_tokens_decoder.values())
 
 
 @lru_cache(maxsize=16)

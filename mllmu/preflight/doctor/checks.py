@@ -35,9 +35,10 @@ DEVIATIONS: dict[tuple[str, str], str] = {
 """Settings of published code, and how they differ from the papers."""
 UNBOUNDED = 1 << 62
 IMAGE_SETTINGS = (
-    "patch_size", "num_additional_image_tokens", "vision_feature_select_strategy", "image_seq_length", "image_seq_len"
+    "patch_size", "merge_size", "num_additional_image_tokens", "vision_feature_select_strategy", "image_seq_length",
+    "image_seq_len",
 )  # fmt: skip
-"""Settings of a processor that decide how many tokens an image has."""
+"""Settings of a processor, or of its image processor, that decide how many tokens an image has."""
 
 
 class CheckResult(NamedTuple):
@@ -257,16 +258,22 @@ def turn_lengths(loaded: Loaded, turns: Iterable[Turn]) -> Iterator[PromptLength
         yield PromptLength(f"training, person {turn.person}: '{turn.prompt[:40]}'", prompt, total, total)
 
 
+def unbounded(loaded: Loaded) -> Loaded:
+    """The same without an end of the context, so that a prompt that is too long is a length and no error."""
+    encoder = copy(loaded.encoder)
+    encoder.context = UNBOUNDED
+    return replace(loaded, encoder=encoder)
+
+
 def sample_lengths(
     loaded: Loaded, samples: Iterable[Sample], image_folder: Path, system_prompt: str = ""
 ) -> Iterator[PromptLength]:
     """Lengths of samples with their examples; raw prompts are tokenised by the processor itself."""
-    encoder = copy(loaded.encoder)
-    encoder.context = UNBOUNDED  # or a prompt that is too long would be an error instead of a length
-    unbounded = replace(loaded, encoder=encoder)
+    loaded = unbounded(loaded)
+    encoder = loaded.encoder
     for sample in samples:
         if sample.raw_prompt:
-            inputs = encode(unbounded, sample, image_folder, system_prompt=system_prompt)
+            inputs = encode(loaded, sample, image_folder, system_prompt=system_prompt)
             prompt = int(inputs["input_ids"].shape[1])
         else:
             prompt = len(encoder.prompt(as_turn(sample, image_folder, system_prompt)))
@@ -314,8 +321,9 @@ def image_tokens(loaded: Loaded, turns: Mapping[Path, Turn]) -> CheckResult:
         faults += [f"{path.name}: {fault}"] if fault else []
         counts.add(tokens)
     if faults:
-        processor = loaded.encoder.processor
-        named = [f"{name} {value}" for name in IMAGE_SETTINGS if (value := getattr(processor, name, None)) is not None]
+        parts = (getattr(loaded.encoder.processor, "image_processor", None), loaded.encoder.processor)
+        held = {n: value for part in parts for n in IMAGE_SETTINGS if (value := getattr(part, n, None)) is not None}
+        named = [f"{name} {value}" for name, value in held.items()]
         faults.insert(0, f"processor_config.json: image tokens come from {', '.join(named) or 'settings of its own'}")
     ok = f"{len(turns)} images of {' or '.join(map(str, sorted(counts)))} tokens have as many features"
     return result("image tokens", faults, ok if turns else "no image is trained or evaluated")

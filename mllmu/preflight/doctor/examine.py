@@ -1,20 +1,19 @@
 """Make the data, load the base model, check both, and show prompts, adapters and examples; nothing is trained."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property, partial
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mllmu.config.recipe import Recipe
-from mllmu.core.process import Progress
+from mllmu.core.errors import one_line
 from mllmu.core.records import MODALITIES, Sample
 from mllmu.models.encoding import as_turn, grouped
 from mllmu.models.engine.raw_prompt import encode
 from mllmu.models.families import Turn, core, num_layers
-from mllmu.models.loading import Loaded
+from mllmu.models.loading import Loaded, source_of
 from mllmu.pipeline.pipeline import Pipeline
-from mllmu.preflight.doctor import checks
+from mllmu.preflight.doctor import checks, prompts
 from mllmu.preflight.doctor.checks import CheckResult, PromptLength
 from mllmu.unlearning.base import Method
 
@@ -34,15 +33,12 @@ class TrainingJob(NamedTuple):
 
 
 class Examination:
-    """A recipe with its data made and its base model loaded."""
+    """A recipe whose data are made, with its base model loaded."""
 
-    def __init__(self, recipe: Recipe, root: Path, progress: Progress) -> None:
-        self.recipe = recipe
-        self.pipeline = Pipeline(recipe, root, gate=False, progress=progress)
-        self.pipeline.data()
-        self.run = self.pipeline.state
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline, self.recipe, self.run = pipeline, pipeline.recipe, pipeline.state
         self.dataset = self.run.data
-        progress.stage("model", recipe.model.path)
+        self.run.progress.stage("model", self.recipe.model.path)
         self.loaded: Loaded = self.run.load(self.run.base)
         self.modules = [name for name, _ in core(self.loaded.model).named_modules()]
 
@@ -73,23 +69,31 @@ class Examination:
 
     def images(self) -> set[Path]:
         """All images of training turns, and of samples with their examples."""
-        samples = list(chain.from_iterable(self.samples.values()))
+        samples = chain.from_iterable(self.samples.values())
         in_prompts = [image for s in samples for image in (s.image, *(example.image for example in s.examples))]
         in_turns = {image for job in self.jobs for turn in job.turns for image in turn.images}
         return in_turns | {self.dataset.folder / image for image in in_prompts if image}
 
-    def lengths(self) -> Iterator[PromptLength]:
-        """Every turn, and every sample also behind each system prompt; of raw prompts the longest of each sort."""
-        turns = {(turn.prompt, turn.reply, turn.image): turn for job in self.jobs for turn in job.turns}
+    @cached_property
+    def turns(self) -> list[Turn]:
+        """Every training turn once."""
+        return list({(turn.prompt, turn.reply, turn.image): turn for job in self.jobs for turn in job.turns}.values())
+
+    @cached_property
+    def asked(self) -> list[Sample]:
+        """Every sample; of raw prompts the longest of each sort."""
         samples = list(chain.from_iterable(self.samples.values()))
         longest: dict[tuple[str, str, int], Sample] = {}
         for sample in sorted((s for s in samples if s.raw_prompt), key=lambda s: len(s.prompt)):
             longest[sample.task, sample.modality, len(sample.examples)] = sample
-        measured = [*(sample for sample in samples if not sample.raw_prompt), *longest.values()]
-        yield from checks.turn_lengths(self.loaded, turns.values())
-        yield from checks.sample_lengths(self.loaded, measured, self.dataset.folder)
+        return [*(sample for sample in samples if not sample.raw_prompt), *longest.values()]
+
+    def lengths(self) -> Iterator[PromptLength]:
+        """Every turn, and every sample also behind each system prompt."""
+        yield from checks.turn_lengths(self.loaded, self.turns)
+        yield from checks.sample_lengths(self.loaded, self.asked, self.dataset.folder)
         for name, prompt in self._system_prompts():
-            for one in checks.sample_lengths(self.loaded, measured, self.dataset.folder, prompt):
+            for one in checks.sample_lengths(self.loaded, self.asked, self.dataset.folder, prompt):
                 yield one._replace(what=f"{one.what} under {name}")
 
     def _system_prompts(self) -> Iterator[tuple[str, str]]:
@@ -102,8 +106,20 @@ class Examination:
 
 
 def examine(examination: Examination) -> Iterator[CheckResult]:
-    """All checks, those that need no model first; with an unreadable image, those that need all images are left out."""
-    data, loaded, recipe = examination.dataset, examination.loaded, examination.recipe
+    """All checks, those that need no model first; one that needs what an earlier one has found at fault is left out."""
+    yield from _data_and_adapters(examination)
+    model = examination.recipe.model
+    yield from prompts.of_decoding(source_of(model.path), model.revision)
+    for check in (_images, _prompts, _labels):
+        results = list(check(examination))
+        yield from results
+        if any(found.level == "FAULT" for found in results):
+            yield CheckResult("all further checks", "note", "not made until the faults above are mended")
+            return
+
+
+def _data_and_adapters(examination: Examination) -> Iterator[CheckResult]:
+    data, recipe = examination.dataset, examination.recipe
     yield from (checks.people_apart(data, key) for key in examination.run.keys)
     yield checks.evaluation_not_trained(data)
     protocols = {"": recipe.evaluate.protocol, **recipe.evaluate.compare}
@@ -117,22 +133,38 @@ def examine(examination: Examination) -> Iterator[CheckResult]:
         yield checks.adapters_on_language(", ".join(names), examination.modules, pattern, published=published)
     for job in examination.jobs:
         yield from checks.deviations(job.name, job.method) if job.method else ()
-    images = checks.images_readable(examination.images())
-    yield images
-    if images.level != "ok":
-        yield CheckResult("labels, context, image tokens", "note", "not checked until all images are readable")
+
+
+def _images(examination: Examination) -> Iterator[CheckResult]:
+    yield checks.images_readable(examination.images())
+
+
+def _prompts(examination: Examination) -> Iterator[CheckResult]:
+    loaded, folder = examination.loaded, examination.dataset.folder
+    encoded, refused = prompts.encoded(loaded, examination.turns, examination.asked, folder)
+    yield prompts.prompts_taken(encoded, refused)
+    if refused:
         return
-    for job in examination.jobs:
-        masks = [checks.label_mask(loaded, turn, job.method) for turn in spread(job.turns, NUM_MASKED)]
-        prompts, no_end = (job.method.loss_on == "all", not job.method.train_end) if job.method else (False, False)
-        yield checks.only_reply_trained(job.name, masks, loaded, prompts=prompts)
-        yield checks.end_trained(job.name, masks, loaded, left_out=no_end)
+    yield from prompts.of_template(loaded)
+    yield prompts.tokens_known(loaded, encoded)
+    yield prompts.prompts_well_formed(loaded, encoded)
+    by_image = {turn.image: turn for turn in examination.turns if turn.image is not None}
+    by_size = sorted(by_image, key=lambda path: (path.stat().st_size, path))
+    shown = {path: by_image[path] for path in _evenly(by_size, NUM_IMAGES)}
+    yield prompts.pixels_scaled(loaded, shown)
+    yield checks.image_tokens(loaded, shown)
     for label, samples in examination.samples.items():
         yield checks.fits_limit(loaded, samples, label)
     yield checks.fits_context(list(examination.lengths()), loaded.encoder.context)
-    by_image = {turn.image: turn for job in examination.jobs for turn in job.turns if turn.image is not None}
-    by_size = sorted(by_image, key=lambda path: (path.stat().st_size, path))
-    yield checks.image_tokens(loaded, {path: by_image[path] for path in _evenly(by_size, NUM_IMAGES)})
+
+
+def _labels(examination: Examination) -> Iterator[CheckResult]:
+    loaded = examination.loaded
+    for job in examination.jobs:
+        masks = [checks.label_mask(loaded, turn, job.method) for turn in spread(job.turns, NUM_MASKED)]
+        trains_prompt, no_end = (job.method.loss_on == "all", not job.method.train_end) if job.method else (False,) * 2
+        yield checks.only_reply_trained(job.name, masks, loaded, prompts=trains_prompt)
+        yield checks.end_trained(job.name, masks, loaded, left_out=no_end)
 
 
 def spread(turns: Sequence[Turn], count: int) -> list[Turn]:
@@ -153,15 +185,13 @@ def describe(examination: Examination, count: int) -> Iterator[str]:
     for names, job in _distinct(examination.jobs):
         yield f"  {', '.join(names)}"
         for turn in filter(_readable, spread(job.turns, count)):
-            mask = checks.label_mask(examination.loaded, turn, job.method)
-            tokens = draw_tokens(mask.ids, mask.trained, examination.loaded)
-            yield f"    {_modality(turn)}, {turn.person}: {tokens}"
+            yield f"    {_modality(turn)}, {turn.person}: {_drawn(partial(_turn, examination, turn, job.method))}"
     for label, samples in examination.samples.items():
         yield f"Evaluation samples{f' under {label}' if label else ''}: [token of the right reply, scored]"
         for sample in _forget_samples(samples, count):
             turn = as_turn(sample, examination.dataset.folder, "")
             if _readable(turn):
-                yield f"  {sample.id} ({sample.task}): {_sample(examination, sample, turn)}"
+                yield f"  {sample.id} ({sample.task}): {_drawn(partial(_sample, examination, sample, turn))}"
     yield "Parts of the model"
     yield from _parts(examination)
     yield "Few-shot examples"
@@ -196,6 +226,19 @@ def _forget_samples(samples: Sequence[Sample], count: int) -> list[Sample]:
         in_turn = [s for i in range(count) for of_task in by_task.values() for s in of_task[i : i + 1]]
         chosen += in_turn[:count]
     return chosen
+
+
+def _drawn(draw: Callable[[], str]) -> str:
+    """What is drawn, or why it cannot be: the checks, which come later, say what to do."""
+    try:
+        return draw()
+    except (LookupError, RuntimeError, ValueError) as error:
+        return f"cannot be shown: {one_line(error)}"
+
+
+def _turn(examination: Examination, turn: Turn, method: Method | None) -> str:
+    mask = checks.label_mask(examination.loaded, turn, method)
+    return draw_tokens(mask.ids, mask.trained, examination.loaded)
 
 
 def _sample(examination: Examination, sample: Sample, turn: Turn) -> str:

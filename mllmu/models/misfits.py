@@ -1,0 +1,65 @@
+"""The errors of prompts, images, processors and models that do not fit each other, with what to do about them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mllmu.core.errors import ModelError, one_line
+
+SIZES = (
+    "size", "crop_size", "min_pixels", "max_pixels", "patch_size", "merge_size", "max_image_size", "max_patches",
+    "image_grid_pinpoints", "do_image_splitting",
+)  # fmt: skip
+"""Settings of an image processor that say how large an image is made."""
+
+RAISED = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, OSError, TypeError, ValueError
+)  # fmt: skip
+"""What processors raise on images, or on settings of their own, that they cannot use."""
+
+
+def unprepared(prompt: str, image: Path, processor: Any, error: Exception) -> ModelError:
+    """An image that the processor does not take."""
+    images = getattr(processor, "image_processor", None)
+    held = {name: value for part in (images, processor) for name in SIZES if (value := getattr(part, name, None))}
+    sizes = [f"{name} {_shown(value)}" for name, value in held.items()]
+    return ModelError(
+        f"{image}: {type(processor).__name__} cannot prepare this image for the prompt '{prompt[:60]}': "
+        f"{one_line(error)}. Its settings: {', '.join(sizes) or 'of its own'}. Check the processor's files beside the "
+        "model (patch_size and the sizes in processor_config.json, chat template), model.image_processor, and the "
+        "image's shape."
+    )
+
+
+def _shown(value: Any) -> str:
+    if not isinstance(value, Mapping):
+        value = getattr(value, "__dict__", value)
+    return str({k: v for k, v in value.items() if v is not None} if isinstance(value, Mapping) else value)
+
+
+def lacks_image(prompt: str, label: str, family: str) -> ModelError:
+    """A prompt without an image, for a model that takes none."""
+    return ModelError(
+        f"{label or 'the prompt'} '{prompt[:60]}' has no image, and models of the family '{family}' take no prompt "
+        "without one. Set finetune.modality and that of the methods to image_text, and evaluate.modalities to "
+        "[image_text]."
+    )
+
+
+def too_long(turn: Any, length: int, context: int, image: Sequence[int]) -> ModelError:
+    """A turn of more tokens than the context holds; ``image``: the tokens of its image."""
+    name = turn.label or (f"person {turn.person}" if turn.person else "")
+    has_image = f" ({len(image)} of them the image's)" if turn.image else ""
+    return ModelError(
+        f"{name}{': ' if name else ''}the prompt '{turn.prompt[:60]}...' has {length} tokens{has_image}, the model's "
+        f"context is {context}, and nothing is ever cut off. Use fewer shots, shorter text, smaller images "
+        "(model.image_processor), or a model with a longer context."
+    )
+
+
+def other_features(image: Path, processor: Any, tokens: int, features: int) -> ModelError:
+    """An image whose tokens in the prompt are not as many as the model's features of it."""
+    return ModelError(
+        f"{image}: the processor ({type(processor).__name__}) gives it {tokens} tokens and the model {features} "
+        "features, so they do not fit; 'mllmu doctor' names the processor's settings."
+    )
