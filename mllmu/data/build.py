@@ -88,16 +88,17 @@ def make(section: DataSection, seed: int, folder: Path, progress: Progress) -> d
     if written.rejected:
         write_atomic(folder / "rejected.jsonl", dump_lines(written.rejected))
     write_atomic(folder / SPLITS, json.dumps(splits, indent=1) + "\n")
+    account = _report(groups, {"review": review.counts(faults), "flaws": flaws}, folder, progress)
+    if people.source:
+        people.source.inspect(folder)
     portraits: Portraits = section.portraits.build("portraits", "data.portraits")
     own = [p.id for p in people.profiles if people.source and people.source.num_views(p)]
     review.refuse_own_images(faults, own)
     shots = [shot for group in groups for shot in _shots(group, portraits, seed, faults.ids("portrait"))]
     equal = draw(shots, folder, progress)
     portraits.verify([(p.id, folder / image_path(p.id)) for p in people.profiles if p.id not in own])
-    found = {"review": review.counts(faults), "flaws": flaws, "equal_images": equal}
-    _report(groups, found, folder, progress)
-    if people.source:
-        people.source.inspect(folder)
+    if equal:
+        _write_report(account | {"equal_images": equal}, folder)
     counts = {"num_people": len(people.profiles), "num_questions": len(questions), "num_images": len(shots)}
     return {**counts, **({"questions": written.facts} if written.facts else {})}
 
@@ -256,7 +257,9 @@ def _png(image: Image) -> bytes:
     return buffer.getvalue()
 
 
-def _report(groups: Sequence[PeopleGroup], found: Mapping[str, Any], folder: Path, progress: Progress) -> None:
+def _report(
+    groups: Sequence[PeopleGroup], found: Mapping[str, Any], folder: Path, progress: Progress
+) -> dict[str, Any]:
     """Write what the sources and the checks report, and show each summary in a line."""
     accounts = {group.name: group.source.account() for group in groups if group.source}
     content = {name: account for name, account in {**accounts, **found}.items() if account}
@@ -264,4 +267,9 @@ def _report(groups: Sequence[PeopleGroup], found: Mapping[str, Any], folder: Pat
         if isinstance(account, dict) and "summary" in account:
             progress.note(f"{name}: {account['summary']}")
     if content:
-        write_atomic(folder / SOURCE_REPORT, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        _write_report(content, folder)
+    return content
+
+
+def _write_report(content: Mapping[str, Any], folder: Path) -> None:
+    write_atomic(folder / SOURCE_REPORT, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -506,6 +506,35 @@ def test_the_command_searches_a_whole_run_folder(folder: Path) -> None:
     found = ask()
     assert found.exit_code == 1
     assert found.stdout.startswith("eval/responses.jsonl, line 2: 'ottoline  QUIBELL' is the name of p")
+    (data / "profiles.jsonl").unlink()
+    missing = ask()
+    assert missing.exit_code == 2 and "profiles.jsonl: no such file" in missing.stderr
+
+
+def test_weights_and_embedded_images_are_no_texts(folder: Path) -> None:
+    data = finished(
+        folder, OwnPeople(**settings(folder)), page_html='<img src="data:image/webp;base64,JocastaQuibell">'
+    )
+    (data / "model.safetensors").write_bytes(b"\0 Jocasta Quibell")
+    OwnPeople(**settings(folder)).inspect(data)
+
+
+def test_the_build_stops_before_images_are_drawn(folder: Path) -> None:
+    settings_of = {k: str(v) if isinstance(v, Path) else v for k, v in settings(folder).items()}
+    raw = {
+        "name": "audit",
+        "data": {
+            "source": {"name": "people", **settings_of, "ignore": ["image"]},
+            "celebrities": None,
+            "splits": {"forget_ratios": [0.2], "holdout": 0},
+            "train_wordings": 1,
+        },
+    }
+    (folder / "run").mkdir()
+    (folder / "run" / "recipe.yaml").write_text("name: Oxborough")
+    with pytest.raises(FaultsError, match=r"recipe\.yaml: 'Oxborough' is a word of the name in row \d"):
+        build.make(parse(raw).data, 0, folder / "run" / "data", SilentProgress())
+    assert not list((folder / "run").rglob("*.png"))
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"format": "x"}', '{"format": "mllmu-approved-1", "approved": 3}'])

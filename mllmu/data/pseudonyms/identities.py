@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from itertools import pairwise
 from typing import NamedTuple, Self
 
 from mllmu.core.errors import needs_extra
@@ -65,12 +66,16 @@ class Find(NamedTuple):
 
 @cache
 def _plain_char(char: str) -> str:
-    """A character in plain letters; a space if it separates words, nothing if it is invisible."""
+    """A character in plain letters; a space if it separates words, nothing if it is invisible.
+
+    Letters without a sound of their own (Hebrew aleph, Arabic ayn) are written as their number, so none is lost.
+    """
     with needs_extra("data.source people: comparing names", "people"):
         from anyascii import anyascii
     category = unicodedata.category(char)
     if category[0] in "LNM":
-        return "".join(_ASCII_WORD.findall(anyascii(char).lower()))
+        sound = "".join(_ASCII_WORD.findall(anyascii(char).lower()))
+        return sound or (f"{ord(char):x}" if category == "Lo" else "")
     return "" if category == "Cf" else " "
 
 
@@ -90,8 +95,25 @@ def words(text: str) -> list[Word]:
     return [word for m in re.finditer(r"\S+", text) for word in _words(m[0], m.start())]
 
 
+@cache
+def _joins(char: str) -> bool:
+    """Whether a character belongs to the one before: an accent, a vowel sign, the rest of a syllable, or invisible."""
+    return unicodedata.category(char) in ("Mn", "Mc", "Me", "Cf") or "\u1160" <= char <= "\u11ff"
+
+
+def _letters(chunk: str) -> list[str]:
+    """For every character what it is in plain letters, together with those that it joins."""
+    starts = [at for at, char in enumerate(chunk) if at == 0 or not _joins(char)]
+    found: list[str] = []
+    for start, end in pairwise([*starts, len(chunk)]):
+        visible = "".join(char for char in chunk[start:end] if unicodedata.category(char) != "Cf")
+        composed = "".join(_plain_char(char) for char in unicodedata.normalize("NFC", visible))
+        found += [composed, *[""] * (end - start - 1)]
+    return found
+
+
 def _words(chunk: str, start: int) -> Iterator[Word]:
-    letters = [_plain_char(char) for char in chunk]
+    letters = _letters(chunk)
     begin = 0
     for at in range(len(chunk) + 1):
         if at == len(chunk) or letters[at] == " ":
@@ -236,8 +258,8 @@ class Identities:
         for form in self._forms_in(word):
             before, _, after = word.plain.partition(form.plain)
             ends = [0]
-            for char in text[word.start : word.end]:
-                ends.append(ends[-1] + len(_plain_char(char)))
+            for letter in _letters(text[word.start : word.end]):
+                ends.append(ends[-1] + len(letter))
             start = max(at for at, end in enumerate(ends) if end <= len(before))
             end = min(at for at, end in enumerate(ends) if end >= len(word.plain) - len(after))
             yield Find(word.start + start, word.start + end, form)

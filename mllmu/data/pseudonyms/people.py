@@ -65,7 +65,7 @@ class Pseudonymised:
         self._decided = [*words, *texts.values()]
         approved = decide(self._decided, settings.approved).approved
         kept = {row: doubt.replaced for row, doubt in texts.items() if doubt.digest in approved}
-        self._approved_texts = frozenset(kept.values())
+        self._approved_texts = frozenset([*kept.values(), SEARCHED])
         self.profiles = [
             Profile(
                 id=self._names.id_of(person),
@@ -84,7 +84,7 @@ class Pseudonymised:
         }
 
     def inspect(self, folder: Path) -> None:
-        """The last check: no text of finished data, nor of the recipe beside them, says who somebody is.
+        """The last check: no text of the data, nor of the recipe beside them, says who somebody is.
 
         Raises:
             FaultsError: finds that no person has approved, each with its place.

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from mllmu.core.runfolder import RunFolder
+from mllmu.core.records import Profile
+from mllmu.core.runfolder import RunFolder, read_lines
 from mllmu.data import dates
 from mllmu.data.dataset import PROFILES
 from mllmu.data.files import packaged_yaml
@@ -20,6 +21,9 @@ MADE = ".jsonl"
 """What the data stage makes of people, their questions above all."""
 MARKED_UP = (".html", ".svg")
 _PRINTED = re.compile(rf"\b(?:{'|'.join(dates.MONTHS)}) \d{{1,2}}, \d{{4}}\b")
+_EMBEDDED = re.compile(r"data:[\w/+.;=-]+,[\w+/=%-]+")
+BEGIN = 8192
+"""Bytes at the beginning of a file by which it is known not to be text."""
 _OWN_KEY = re.compile(r"[a-z0-9_]*")
 
 
@@ -81,13 +85,12 @@ def search(files: Mapping[str, Path], identities: Identities, said: Collection[s
 def texts(name: str, path: Path) -> Iterator[Place]:
     """The name of a file, and its texts; nothing more of one that is not UTF-8."""
     yield Place("file name", name)
-    content = path.read_bytes()
-    if b"\0" in content:
-        return
-    try:
-        text = content.decode()
-    except UnicodeDecodeError:
-        return
+    with path.open("rb") as file:
+        begin = file.read(BEGIN)
+        try:
+            text = "" if b"\0" in begin else (begin + file.read()).decode()
+        except UnicodeDecodeError:
+            return
     read = _READERS.get(path.suffix)
     if path.suffix == MADE:
         for number, line in enumerate(text.split("\n"), start=1):
@@ -95,7 +98,7 @@ def texts(name: str, path: Path) -> Iterator[Place]:
     elif read:
         yield from (Place(name, each) for each in _strings(_parsed(read, text)))
     else:
-        plain = html.unescape(text) if path.suffix in MARKED_UP else text
+        plain = html.unescape(_EMBEDDED.sub("", text)) if path.suffix in MARKED_UP else text
         lines = enumerate(plain.split("\n"), start=1)
         yield from (Place(f"{name}, line {number}", line) for number, line in lines)
 
@@ -126,12 +129,14 @@ def said_anyway(folder: Path) -> frozenset[str]:
     """Plain words that questions say whoever is in the table: of our sentences and values, and of checked facts.
 
     Args:
-        folder: of finished data.
+        folder: of the data.
+
+    Raises:
+        DataError: it holds no people.
     """
     ours = str(packaged_yaml("questions/wordings.yaml"))
     pools = (value for attribute in ATTRIBUTES for value in value_pool(attribute))
-    people = (json.loads(line) for line in (folder / PROFILES).read_text(encoding="utf-8").splitlines())
-    facts = (value for person in people for value in person["attributes"].values())
+    facts = (value for person in read_lines(folder / PROFILES, Profile) for value in person.attributes.values())
     return frozenset(word.plain for text in (ours, *pools, *facts) for word in words(text))
 
 

@@ -80,7 +80,7 @@ class Source(Plugin, ABC):
         return {}
 
     def inspect(self, folder: Path) -> None:
-        """Look through the finished data in a folder before they count; what must not be kept raises DataError."""
+        """Look through the texts of the data before images are drawn; what must not be kept raises DataError."""
 
 
 class Published(Source):

@@ -122,7 +122,7 @@ class OwnPeople(Source):
         return self._people.account
 
     def inspect(self, folder: Path) -> None:
-        """Search the finished data for the people of the table."""
+        """Search the data for the people of the table."""
         if self._people.pseudonyms:
             self._people.pseudonyms.inspect(folder)
 
