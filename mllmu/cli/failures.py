@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 import typer
 
-from mllmu.core.errors import FaultsError, MllmuError, ProcessError
+from mllmu.core.errors import FaultsError, MllmuError, ProcessError, is_out_of_memory, one_line
 from mllmu.core.process import leads
 
 USER_ERROR = 2
@@ -27,8 +27,6 @@ _OS_ERRORS = (
     ((errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG), "not a usable path", "Choose another path."),
 )
 """Numbers of errors that the user can fix, what is wrong, and what to do."""
-_OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError")
-"""By name: torch's own class must not be imported for a command that does without torch."""
 
 
 @contextmanager
@@ -59,15 +57,16 @@ def explanation(error: BaseException) -> str | None:
     """The message for an error that the user can fix; None for a bug."""
     if isinstance(error, MllmuError):
         return error.summary if isinstance(error, FaultsError) else str(error)
+    if is_out_of_memory(error):
+        details = one_line(error) if str(error) else "no details"
+        return (
+            f"out of memory ({details}). Lower the batch sizes of the recipe (finetune.batch_size, "
+            "evaluate.batch_size, batch_size of the methods), or the workers; finished stages are kept."
+        )
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         known = ((fault, advice) for numbers, fault, advice in _OS_ERRORS if error.errno in numbers)
         return next((f"{where}{fault} ({error.strerror}). {advice}" for fault, advice in known), None)
-    if type(error).__name__ in _OUT_OF_MEMORY:
-        return (
-            f"out of memory ({error or 'no details'}). Lower the batch sizes of the recipe "
-            "(finetune.batch_size, evaluate.batch_size, batch_size of the methods); finished stages are kept."
-        )
     if os.strerror(errno.ENOSPC) in str(error):  # weights are written by a library with an error class of its own
         return f"the disk is full ({error}). {_FREE_SPACE}"
     return None

@@ -82,6 +82,29 @@ class BudgetError(MllmuError):
     """The limit of requests, tokens or money of a command is reached; every reply so far is kept."""
 
 
+OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "unable to allocate",
+    "failed to allocate",
+    "bad_alloc",
+    "alloc_failed",
+    "paging file is too small",
+)
+"""What libraries and systems say, in small letters, where memory was too little."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error, of whatever class, says that memory was too little.
+
+    >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."))
+    True
+    """
+    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in OUT_OF_MEMORY)
+
+
 def one_line(error: BaseException) -> str:
     """The beginning of a library's message, without its line breaks and its closing stop."""
     return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mllmu.core.errors import DataError
 from mllmu.data.dataset import Dataset, image_files
-from mllmu.data.files import REMAKE, opened_image
+from mllmu.data.files import REMAKE, read_image
 
 MAX_PEOPLE = 200
 """A sheet of more rows than this is too tall for image viewers."""
@@ -34,9 +34,9 @@ def write_contact_sheet(data: Dataset, path: Path) -> None:
 
 def _opened(path: Path) -> Image.Image:
     """An image, reduced."""
-    with opened_image(path, str(path), fault="not a readable image", advice=REMAKE) as opened:
-        opened.thumbnail((MAX_PIXELS, MAX_PIXELS))
-        return opened.convert("RGB")
+    image = read_image(path, str(path), fault="not a readable image", advice=REMAKE)
+    image.thumbnail((MAX_PIXELS, MAX_PIXELS))
+    return image
 
 
 def contact_sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], path: Path, *, thumb: int = 128) -> None:

@@ -4,15 +4,14 @@ import json
 import struct
 import warnings
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import yaml
-from PIL import Image
+from PIL import Image, ImageOps
 from pydantic import ValidationError
 
 from mllmu.core.errors import DataError
@@ -81,11 +80,10 @@ def misfit(error: ValidationError, whole: str) -> str:
     return f"{place}: {fault['msg']}, got {fault['input']!r:.80}"
 
 
-@contextmanager
-def opened_image(
-    source: Path | BinaryIO, where: str, *, fault: str, advice: str, too_large: str = ""
-) -> Iterator[Image.Image]:
-    """A JPEG, PNG or WebP image, whose size is checked before a pixel is decoded: a small file can claim a large image.
+def read_image(source: Path | BinaryIO, where: str, *, fault: str, advice: str, too_large: str = "") -> Image.Image:
+    """A JPEG, PNG or WebP image of others as it is meant to be seen, see :func:`as_rgb`; a new image without metadata.
+
+    Its size is checked before a pixel is decoded: a small file can claim a large image.
 
     Args:
         where: begins the message of an error; ``fault`` says what is wrong, ``advice`` and ``too_large`` what to do.
@@ -101,10 +99,29 @@ def opened_image(
             with Image.open(source, formats=("JPEG", "PNG", "WEBP")) as opened:
                 if opened.width * opened.height > MAX_PIXELS:
                     raise DataError(f"{large} {opened.width} x {opened.height} pixels.{too_large}")
-                yield opened
+                return as_rgb(opened)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise DataError(f"{large} far more.{too_large}") from None
     except DataError:
         raise
     except (OSError, EOFError, SyntaxError, ValueError, struct.error) as error:
         raise DataError(f"{where}: {fault} ({error}). Expected JPEG, PNG or WebP; {advice}") from None
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """An image as every viewer shows it: upright, on white where it is transparent, 8 bits a channel.
+
+    The EXIF orientation is applied; colours hidden behind full transparency are not shown; a grey value v of 16 bits
+    becomes v / 257, rounded.
+    """
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):
+        grey_HW = np.asarray(upright, dtype=np.int64)
+        hidden_HW = grey_HW == upright.info.get("transparency", -1)
+        upright = Image.fromarray(np.where(hidden_HW, 255, (grey_HW + 128) // 257).astype(np.uint8))
+    elif upright.has_transparency_data:
+        shown = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown)
+    plain = upright.convert("RGB")
+    plain.info.clear()  # profile, place, device, time
+    return plain

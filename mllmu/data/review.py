@@ -20,7 +20,7 @@ from mllmu.core.errors import DataError, did_you_mean
 from mllmu.core.records import Profile, Question, Record
 from mllmu.core.runfolder import RunFolder, read_lines, write_atomic
 from mllmu.data.dataset import PROFILES, QUESTIONS, image_files
-from mllmu.data.files import REMAKE, misfit, opened_image, read_text
+from mllmu.data.files import REMAKE, misfit, read_image, read_text
 
 FORMAT = "mllmu-review-1"
 PAGE = "review.html"
@@ -163,7 +163,7 @@ def _thumbs(folder: Path, person: str) -> list[str]:
     found: list[str] = []
     for path in image_files(folder, person):
         buffer = io.BytesIO()
-        with opened_image(path, str(path), fault="not a readable image", advice=REMAKE) as opened:
-            opened.convert("RGB").resize((THUMB, THUMB)).save(buffer, "WEBP", quality=75)
+        image = read_image(path, str(path), fault="not a readable image", advice=REMAKE)
+        image.resize((THUMB, THUMB)).save(buffer, "WEBP", quality=75)
         found.append(f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}")
     return found

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from mllmu.core import process
-from mllmu.core.errors import ModelError, one_line
+from mllmu.core.errors import ModelError, is_out_of_memory, one_line
 from mllmu.core.records import Sample
 from mllmu.models.dropout import draw_again
 from mllmu.models.families import core
@@ -27,7 +27,6 @@ SMALL = 10_000_000
 """Weights of a model below which two CPU cores are faster than a GPU, whose steps take the same time whatever is in
 them. ``recipes/smoke.yaml`` (4.2 million weights): 34 s on two cores, 72 s on an H200. On a CPU the time grows with the
 number of weights."""
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def choose(name: str, source: str | None = None) -> torch.device:
@@ -167,7 +166,7 @@ def half_of(batch: Sequence[Sample], error: Exception) -> int:
 
 def check_memory_is_the_cause(error: Exception) -> None:
     """Raise an error again, unless it says that memory was too little."""
-    if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in OUT_OF_MEMORY):
+    if not is_out_of_memory(error):
         raise error
 
 

@@ -24,7 +24,7 @@ from transformers.utils import logging as library_logging
 
 from mllmu.config.recipe import Lora, ModelSection
 from mllmu.core import plugins, process
-from mllmu.core.errors import MllmuError, ModelError, one_line
+from mllmu.core.errors import MllmuError, ModelError, is_out_of_memory, one_line
 from mllmu.core.records import ModelRef
 from mllmu.core.runfolder import explain_os_errors, read_json
 from mllmu.models import devices, processors, weights
@@ -174,7 +174,8 @@ def explain_load_faults(what: str, advice: str = "") -> Iterator[None]:
         with quiet_libraries():
             yield
     except Exception as error:  # itself is what a damaged tokenizer raises
-        if isinstance(error, MllmuError) or not (isinstance(error, LOAD_FAULTS) or type(error) is Exception):
+        ours = isinstance(error, MllmuError) or is_out_of_memory(error)
+        if ours or not (isinstance(error, LOAD_FAULTS) or type(error) is Exception):
             raise
         hint = processors.torchvision_hint(error)
         raise ModelError(f"{what}: {one_line(error)}. {hint}{advice}".rstrip()) from None

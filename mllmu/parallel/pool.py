@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, NamedTuple
 
-from mllmu.core.errors import MllmuError, ModelError
+from mllmu.core.errors import MllmuError, ModelError, is_out_of_memory, one_line
 from mllmu.core.process import Progress, SilentProgress
 
 PATIENCE_S = 5.0
@@ -145,7 +145,8 @@ def _work(connection: Connection, start_worker: StartWorker, index: int) -> None
             do(*task)
         except Exception as error:  # noqa: BLE001 - whatever it is, the parent decides
             bug = RuntimeError(f"in a worker process:\n{traceback.format_exc()}")
-            connection.send(("failed", error if isinstance(error, MllmuError) else bug))
+            told = MemoryError(one_line(error)) if is_out_of_memory(error) else bug
+            connection.send(("failed", error if isinstance(error, MllmuError) else told))
         else:
             connection.send(("done",))
 

@@ -109,7 +109,14 @@ def test_each_stage_is_a_command_and_a_value_of_only(stage: str, recipe: Path, t
         ("raise OSError(errno.ENOSPC, 'No space left on device', 'w.bin')", "error: w.bin: cannot be written"),
         ("raise PermissionError(errno.EACCES, 'Permission denied', 'runs')", "error: runs: access denied"),
         ("raise RuntimeError('I/O error: No space left on device (os error 28)')", "error: the disk is full"),
-        ("raise MemoryError", "error: out of memory"),
+        ("raise MemoryError", "error: out of memory (no details). Lower the batch sizes"),
+        (
+            'raise RuntimeError("DefaultCPUAllocator: can\'t allocate memory: tried 40 bytes")',
+            "error: out of memory (DefaultCPUAllocator: can't allocate memory: tried 40 bytes)",
+        ),
+        ("raise RuntimeError('std::bad_alloc')", "error: out of memory (std::bad_alloc)"),
+        ("raise OSError(errno.ENOMEM, 'Cannot allocate memory')", "error: out of memory"),
+        ("import numpy; numpy.ones((1 << 30, 1 << 22))", "error: out of memory (Unable to allocate"),
     ],
 )
 def test_error_of_the_user_or_the_machine_is_one_line_without_traceback(

@@ -314,7 +314,7 @@ def png(size: tuple[int, int]) -> bytes:
         (b"\x89PNG\r\n\x1a\nbroken", r"row 0, image: the image cannot be decoded"),
         (png((8_000, 8_000)), r"row 0, image: image too large: .* got 8000 x 8000"),
         (png((14_000, 14_000)), r"row 0, image: image too large: .* got far more"),
-        (None, r"row 0, image: the image cell holds no bytes"),
+        (None, r"row 0, image: the table holds the path '001_0.png' and no image, and there is no such"),
     ],
 )
 def test_a_image_that_cannot_be_used_is_an_error(bench: Path, tmp_path: Path, data: bytes | None, said: str) -> None:

@@ -136,6 +136,15 @@ def test_an_unknown_model_type_is_explained(copy: Path) -> None:
         load_ref(copy)
 
 
+def test_too_little_memory_is_no_fault_of_the_files(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_little(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.")
+
+    monkeypatch.setattr("mllmu.models.loading.AutoConfig.from_pretrained", too_little)
+    with pytest.raises(RuntimeError, match=r"^DefaultCPUAllocator: can't allocate memory"):
+        load_ref(tiny_base)
+
+
 def test_the_reason_is_not_buried_in_another_error(copy: Path) -> None:
     change(copy / "config.json", model_type="bert", architectures=["BertModel"])
     with pytest.raises(ModelError) as caught:

@@ -25,6 +25,8 @@ def write_down(folder: Path, place: int, progress: Progress) -> Callable[[str, s
             raise DataError("people.csv: row 3 has no name.")
         if what == "faults":
             raise FaultsError("2 faults.", ["row 1", "row 2"])
+        if what == "memory":
+            raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes.")
         if what == "bug":
             raise KeyError(name)
         if what == "die":
@@ -80,3 +82,12 @@ def test_what_goes_wrong_in_a_worker_is_raised_here(
         workers.do([("write", "before"), (what, "x"), ("write", "after")])
     assert getattr(caught.value, "faults", ("row 1", "row 2")) == ("row 1", "row 2")
     assert [path.name for path in tmp_path.iterdir()] == ["before"]
+
+
+def test_too_little_memory_in_a_worker_is_told_as_such(tmp_path: Path) -> None:
+    said = r"^DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes$"
+    with (
+        WorkerPool(1, partial(write_down, tmp_path), SilentProgress()) as workers,
+        pytest.raises(MemoryError, match=said),
+    ):
+        workers.do([("memory", "x")])

@@ -10,7 +10,7 @@ from pydantic import Field
 from mllmu.core.errors import DataError
 from mllmu.core.process import rng
 from mllmu.core.records import ID_PATTERN, Profile
-from mllmu.data.files import opened_image
+from mllmu.data.files import read_image
 from mllmu.data.portraits import Portraits, transform
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -21,8 +21,8 @@ MIN_SIDE = 32
 class Folder(Portraits):
     """Images from a folder: ``<id>.jpg`` (or jpeg, png, webp), and optionally ``<id>_<view>.jpg`` per view.
 
-    The EXIF orientation is applied, then the image is cropped to its central square and scaled to ``size``;
-    metadata (place, device, time) and transparency are dropped. Refused are images of less than 32 pixels a side, of
+    The EXIF orientation is applied, transparency becomes white, then the image is cropped to its central square and
+    scaled to ``size``; metadata (place, device, time) is dropped. Refused are images of less than 32 pixels a side, of
     more than 50 million pixels or 50 MB, and links that lead out of the folder. A view above 0 without a file of its
     own is made from the canonical image by ``transform``. As ``anna_1.jpg`` is view 1 of ``anna``, no other
     person may have the id ``anna_1``.
@@ -79,13 +79,10 @@ def read(path: Path, size: int) -> Image.Image:
     if path.stat().st_size > MAX_BYTES:
         raise DataError(f"{path}: larger than {MAX_BYTES // 1_000_000} MB. Save it smaller.")
     fault, advice = "not a readable image", "save it again or replace it."
-    with opened_image(path, str(path), fault=fault, advice=advice, too_large=" Scale it down.") as opened:
-        if min(opened.size) < MIN_SIDE:
-            raise DataError(
-                f"{path}: image too small: {opened.width} x {opened.height} pixels, expected at least {MIN_SIDE} per "
-                "side. Replace it by a larger one."
-            )
-        upright = ImageOps.exif_transpose(opened).convert("RGBA")
-    fitted = ImageOps.fit(upright, (size, size), Image.Resampling.LANCZOS)
-    ground = Image.new("RGBA", fitted.size, "white")
-    return Image.alpha_composite(ground, fitted).convert("RGB")
+    image = read_image(path, str(path), fault=fault, advice=advice, too_large=" Scale it down.")
+    if min(image.size) < MIN_SIDE:
+        raise DataError(
+            f"{path}: image too small: {image.width} x {image.height} pixels, expected at least {MIN_SIDE} per side. "
+            "Replace it by a larger one."
+        )
+    return ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)

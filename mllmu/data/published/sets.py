@@ -7,6 +7,7 @@ People come in the order of Full_Set, in which examples are looked up. Whereas t
 cannot use, all rows and questions must be usable here: the published evaluator leaves nothing out.
 """
 
+import io
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from mllmu.core.runfolder import dump_lines, write_atomic
 from mllmu.data.dataset import PROFILES, QUESTIONS, SPLITS, image_path
 from mllmu.data.published.ids import PersonIds, usable_id
 from mllmu.data.published.schema import CELEBRITIES, FULL_SET, GROUPS, TASKS, TEST_SET, items
-from mllmu.data.published.store import SCHEMA_ADVICE, Store, Table, decode_image
+from mllmu.data.published.store import SCHEMA_ADVICE, Store, Table
 from mllmu.data.questions import Variant
 
 
@@ -73,11 +74,12 @@ def write_sets(root: Path, ratio: int, folder: Path, *, test_image: int) -> None
 
 
 def _write_images(folder: Path, person: str, row: SetRow, *, first: int) -> None:
-    """Write the images of a row byte for byte as views ``first``, ``first + 1`` ... of the person."""
-    cells = row.table.cell(row.number, "images") if first else [row.table.cell(row.number, "image")]
-    for view, cell in enumerate(cells or (), start=first):
-        decode_image(cell, f"{row.table.name}: '{person}'")
-        write_atomic(folder / image_path(person, view), cell["bytes"] if isinstance(cell, dict) else cell)
+    """Write the images of a row as views ``first``, ``first + 1`` ... of the person."""
+    items = range(len(row.table.cell(row.number, "images") or ())) if first else (None,)
+    for view, item in enumerate(items, start=first):
+        buffer = io.BytesIO()
+        row.table.image(row.number, "images" if first else "image", item).save(buffer, format="PNG")
+        write_atomic(folder / image_path(person, view), buffer.getvalue())
 
 
 def _rows(root: Path, config: str, ids: PersonIds | None = None) -> dict[str, SetRow]:

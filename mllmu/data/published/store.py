@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from mllmu.core.errors import DataError
-from mllmu.data.files import opened_image
+from mllmu.data.files import read_image
 
 SCHEMA_ADVICE = "Expected the published schema; download the data set again."
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})$")
@@ -66,11 +66,12 @@ class Table:
     def image(self, row: int, column: str, item: int | None = None) -> Image.Image:
         """Decode the image in a cell, or one of the list of images in a cell."""
         cell, where = self.cell(row, column), f"{self.where(row)}, {column}"
+        folder = self._shards[0][0].parent
         if item is None:
-            return decode_image(cell, where)
+            return decode_image(cell, where, (folder, folder.parent))
         if item >= len(cell or ()):
             raise DataError(f"{where}: the row has {len(cell or ())} images, asked for index {item}.")
-        return decode_image(cell[item], f"{where}[{item}]")
+        return decode_image(cell[item], f"{where}[{item}]", (folder, folder.parent))
 
     def _group(self, path: Path, file: Any, group: int, column: str) -> list[Any]:
         """A column of a row group; the last one read is kept, so images asked in order are read once."""
@@ -211,15 +212,27 @@ def _readable(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: not a readable parquet file ({error}). Download or export it again.") from None
 
 
-def decode_image(cell: Any, where: str) -> Image.Image:
-    """Decode an image cell, ``{"bytes": ..., "path": ...}``, to RGB at its own size.
+def decode_image(cell: Any, where: str, folders: Sequence[Path] = ()) -> Image.Image:
+    """Decode an image cell, ``{"bytes": ..., "path": ...}``, to RGB at its own size, see :func:`as_rgb`.
+
+    Args:
+        folders: where the file of a cell without bytes may be; its path leads out of none of them.
 
     Raises:
-        DataError: no bytes, not a readable image, or more than 50 million pixels.
+        DataError: no image, not a readable one, or more than 50 million pixels.
     """
-    data = cell.get("bytes") if isinstance(cell, dict) else cell
-    if not isinstance(data, bytes) or not data:
-        raise DataError(f"{where}: the image cell holds no bytes. Download the data set again, images included.")
+    data, named = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
     fault, advice = "the image cannot be decoded", "download the file again."
-    with opened_image(io.BytesIO(data), where, fault=fault, advice=advice) as opened:
-        return opened.convert("RGB")
+    if isinstance(data, bytes) and data:
+        return read_image(io.BytesIO(data), where, fault=fault, advice=advice)
+    if not isinstance(named, str) or not named:
+        raise DataError(f"{where}: the row has no image. Expected one; download the data set again, images included.")
+    for folder in folders:
+        file = (folder / named).resolve()
+        if file.is_relative_to(folder.resolve()) and file.is_file():
+            return read_image(file, f"{where} ({file})", fault=fault, advice=advice)
+    beside = f", and there is no such file below {folders[-1]}" if folders else ""
+    raise DataError(
+        f"{where}: the table holds the path {named!r} and no image{beside}. Put the images there, or download or "
+        "export the data set again with the images inside."
+    )

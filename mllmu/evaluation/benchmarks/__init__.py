@@ -11,7 +11,6 @@ from pydantic import Field
 from mllmu.core.declared import SplitInfo
 from mllmu.core.plugins import Plugin
 from mllmu.core.records import Sample, Split
-from mllmu.data.published.store import Table, decode_image
 
 
 class Skipped(NamedTuple):
@@ -28,11 +27,6 @@ class Asked(NamedTuple):
 
     sample: Sample
     load: Callable[[], Image]
-
-
-def stored_image(table: Table, row: int, column: str) -> Callable[[], Image]:
-    """What loads the image in a cell of a published table."""
-    return lambda: decode_image(table.cell(row, column), f"{table.where(row)}, {column}")
 
 
 class Benchmark(Plugin, ABC):

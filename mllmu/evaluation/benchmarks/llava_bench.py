@@ -1,12 +1,13 @@
 """LLaVA-Bench (in the wild): sixty open questions about images, to be judged against a reference answer."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from pydantic import Field
 
 from mllmu.data.published.store import Store
-from mllmu.evaluation.benchmarks import Asked, Benchmark, Skipped, stored_image
+from mllmu.evaluation.benchmarks import Asked, Benchmark, Skipped
 
 COLUMNS = ("question_id", "question", "gpt_answer", "image")
 
@@ -41,4 +42,4 @@ class LlavaBench(Benchmark):
                 continue
             about = {"attribute": str(row[kind]), "target": answer, "value": answer}
             sample = self.sample(key, task="generation", prompt=question, **about)
-            yield Asked(sample, stored_image(table, number, "image"))
+            yield Asked(sample, partial(table.image, number, "image"))

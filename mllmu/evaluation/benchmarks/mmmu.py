@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from pydantic import Field
 from mllmu.core.errors import DataError
 from mllmu.core.records import Sample
 from mllmu.data.published.store import Store
-from mllmu.evaluation.benchmarks import Asked, Benchmark, Skipped, stored_image
+from mllmu.evaluation.benchmarks import Asked, Benchmark, Skipped
 
 COLUMNS = ("id", "question", "options", "answer", "question_type")
 IMAGES = tuple(f"image_{n}" for n in range(1, 8))
@@ -57,7 +58,7 @@ class Mmmu(Benchmark):
                 if isinstance(made, str):
                     yield Skipped(subject, number, str(row["id"]), made)
                 else:
-                    yield Asked(made, stored_image(table, number, filled[0]))
+                    yield Asked(made, partial(table.image, number, filled[0]))
 
     def _sample(self, subject: str, row: dict[str, Any], images: list[str]) -> Sample | str:
         """The sample of a row, or why it cannot be asked."""
