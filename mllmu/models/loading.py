@@ -3,7 +3,7 @@
 import copy
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from importlib import import_module, resources
@@ -27,7 +27,7 @@ from mllmu.core import plugins, process
 from mllmu.core.errors import MllmuError, ModelError, is_out_of_memory, one_line
 from mllmu.core.records import ModelRef
 from mllmu.core.runfolder import explain_os_errors, read_json
-from mllmu.models import devices, processors, weights
+from mllmu.models import checkpoints, devices, processors, weights
 from mllmu.models.dropout import seed_dropout
 from mllmu.models.encoding import Encoder
 from mllmu.models.encoding import Loaded as Loaded
@@ -62,24 +62,24 @@ def load(section: ModelSection, ref: ModelRef, run_folder: Path, encoder: Encode
     """
     source = source_of(ref.base)
     device = choose_device(section.device, None if section.device_map else source)
-    expected = "Expected 'tiny', 'smol', a folder saved by save_pretrained with its processor, or a hub id."
-    with explain_load_faults(f"model.path: '{ref.base}' cannot be loaded", expected):
+    with explain_load_faults(f"model.path: '{ref.base}' cannot be loaded", partial(checkpoints.advice, source)):
         config = AutoConfig.from_pretrained(source, revision=ref.revision, trust_remote_code=False)
         encoder = encoder or make_encoder(section, source, ref.revision, config)
         dtype, kernel = choose_dtype(section.dtype, device), section.attn_implementation
         settings: dict[str, Any] = {"dtype": dtype, "attn_implementation": kernel}
         if kernel == "auto":
             settings["attn_implementation"] = attention(config, device)
-        if section.quantize:
+        small = section.quantize or getattr(config, "quantization_config", None)
+        if small:
             settings |= weights.load_settings(section.quantize, config, encoder.family, dtype, device)
         elif section.device_map:
             settings["device_map"] = devices.device_map(section.device_map, device)
-        alone = not (section.quantize or section.device_map or process.count() > 1)
+        alone = not (small or section.device_map or process.count() > 1)
         model = (keep_base if alone else load_base)(source, ref.revision, device, **settings)
-    if section.quantize:
+    if small:
         weights.keep_gradients(model)
     for adapter in ref.adapters:
-        model = apply_adapter(model, run_folder / adapter, merge=section.quantize is None)
+        model = apply_adapter(model, run_folder / adapter, merge=not small)
     if "device_map" not in settings:
         model.to(device)  # modifiers
     model.eval()
@@ -129,7 +129,8 @@ def load_base(source: str, revision: str | None, device: torch.device, **setting
     """The base model itself, on its device. Its code comes from the library alone, its weights from safetensors alone.
 
     Raises:
-        ModelError: weights are missing, which the library would fill with random numbers, or it has no body or no head.
+        ModelError: weights are missing, which the library would fill with random numbers, it has no body or no head, or
+            an adapter lies beside it.
     """
     release_base()
     if device.type != "cpu":
@@ -137,17 +138,9 @@ def load_base(source: str, revision: str | None, device: torch.device, **setting
     model, info = AutoModelForImageTextToText.from_pretrained(
         source, revision=revision, trust_remote_code=False, use_safetensors=True, output_loading_info=True, **settings
     )
-    name, missing = type(model).__name__, sorted(info["missing_keys"])
-    if missing:
-        raise ModelError(
-            f"model.path: '{source}' lacks {len(missing)} of the weights of {name}, the first is {missing[0]}. "
-            "Expected the complete model: download or save it again."
-        )
-    if lacking := [part for part in ("model", "lm_head") if not hasattr(model, part)]:
-        raise ModelError(
-            f"model.path: {name} has no part '{lacking[0]}'. Expected a model whose logits are lm_head(model(...)), as "
-            "those of the families are (mllmu ls families)."
-        )
+    whole = not info["missing_keys"] and hasattr(model, "model") and hasattr(model, "lm_head")
+    if not whole or model._hf_peft_config_loaded:
+        raise checkpoints.unusable(source, model, sorted(info["missing_keys"]))
     named = ("bos_token_id", "eos_token_id", "pad_token_id")  # of all that steers decoding: replies are greedy
     model.generation_config = GenerationConfig(**{name: getattr(model.generation_config, name) for name in named})
     return model
@@ -168,7 +161,7 @@ def quiet_libraries() -> Iterator[None]:
 
 
 @contextmanager
-def explain_load_faults(what: str, advice: str = "") -> Iterator[None]:
+def explain_load_faults(what: str, advice: str | Callable[[], str] = "") -> Iterator[None]:
     """Keep the libraries quiet, and turn what they raise on files that do not fit into one ModelError."""
     try:
         with quiet_libraries():
@@ -178,7 +171,8 @@ def explain_load_faults(what: str, advice: str = "") -> Iterator[None]:
         if ours or not (isinstance(error, LOAD_FAULTS) or type(error) is Exception):
             raise
         hint = processors.torchvision_hint(error)
-        raise ModelError(f"{what}: {one_line(error)}. {hint}{advice}".rstrip()) from None
+        advised = advice if isinstance(advice, str) else advice()
+        raise ModelError(f"{what}: {one_line(error)}. {hint}{advised}".rstrip()) from None
 
 
 def make_encoder(section: ModelSection, source: str, revision: str | None, config: Any) -> Encoder:
@@ -269,19 +263,11 @@ def family_of(section: ModelSection) -> Family:
 
 def choose_packing(section: ModelSection, family: Family, config: Any) -> bool:
     """'auto' packs where family, layers and attention kernel allow it; asking for it elsewhere raises ModelError."""
-    reason = ""
-    if section.attn_implementation == "flash_attention_2":
-        reason = "flash_attention_2 takes no mask of its own, which packing needs. Use attn_implementation: sdpa"
-    elif not family.packs:
-        reason = (
-            f"the family '{family.name}' cannot be packed (its images see the question, or its masks are unknown). "
-            "Use packing: auto"
-        )
-    elif unknown := unknown_attention(config.get_text_config()):
-        reason = f"what tokens of a packed sequence see is not known for {unknown}. Use packing: auto"
-    if section.packing == "on" and reason:
-        raise ModelError(f"model.packing: {reason}, or packing: off.")
-    return section.packing != "off" and not reason
+    masked = section.attn_implementation != "flash_attention_2"
+    packs = masked and family.packs and not unknown_attention(config.get_text_config())
+    if section.packing == "on" and not packs:
+        raise checkpoints.unpackable(family, unknown_attention(config.get_text_config()), masked=masked)
+    return section.packing != "off" and packs
 
 
 def apply_adapter(model: Any, folder: Path, *, merge: bool = True) -> Any:

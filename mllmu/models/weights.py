@@ -34,12 +34,14 @@ WEIGHTS_FILE = "weights.safetensors"
 REPACKS = "support_avx512bf16_for_cpu"
 
 
-def load_settings(kind: str, config: Any, family: Family, compute: torch.dtype, device: torch.device) -> dict[str, Any]:
+def load_settings(
+    kind: str | None, config: Any, family: Family, compute: torch.dtype, device: torch.device
+) -> dict[str, Any]:
     """Further arguments with which the library loads the weights.
 
     Args:
         kind: 'int8' (LLM.int8, about 1 byte per weight) or 'nf4' (QLoRA's 4-bit normal floats with double
-            quantisation, about 0.52 bytes per weight).
+            quantisation, about 0.52 bytes per weight); None for weights that are stored so, as ``config`` says.
         config: of the model, to find its layers without loading it.
         family: its ``lora_targets`` are the layers to make small.
         compute: precision of the products.
@@ -47,11 +49,20 @@ def load_settings(kind: str, config: Any, family: Family, compute: torch.dtype, 
 
     Raises:
         DependencyError: bitsandbytes is not installed.
+        ModelError: the weights are to be made small and are stored so already.
 
     Source: Dettmers et al. 2022, arXiv:2208.07339; Dettmers et al. 2023, arXiv:2305.14314.
     """
-    with needs_extra(f"model.quantize: {kind}", "qlora"):
-        import bitsandbytes  # noqa: F401 - the library uses it when it loads
+    stored = stored_in(config)
+    if stored and kind:
+        raise ModelError(
+            f"model.quantize: {kind}, but model.path is stored in {stored} already. Leave model.quantize out."
+        )
+    if stored in ("", "bitsandbytes"):
+        with needs_extra(f"model.quantize: {kind}" if kind else "model.path: stored in few bits", "qlora"):
+            import bitsandbytes  # noqa: F401 - the library uses it when it loads
+    if stored:
+        return {"device_map": {"": str(device)}}
     settings: dict[str, Any] = {"llm_int8_skip_modules": kept_layers(config, family)}
     if kind == "int8":
         settings["load_in_8bit"] = True
@@ -59,6 +70,13 @@ def load_settings(kind: str, config: Any, family: Family, compute: torch.dtype, 
         settings |= {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
         settings["bnb_4bit_compute_dtype"] = compute
     return {"quantization_config": BitsAndBytesConfig(**settings), "device_map": {"": str(device)}}
+
+
+def stored_in(config: Any) -> str:
+    """The method by which the weights of a checkpoint are stored in few bits; empty if they are not."""
+    held = getattr(config, "quantization_config", None)
+    method = held.get("quant_method") if isinstance(held, dict) else getattr(held, "quant_method", None)
+    return str(getattr(method, "value", method) or "few bits") if held else ""
 
 
 def kept_layers(config: Any, family: Family) -> list[str]:
@@ -221,6 +239,8 @@ def round_weights(model: Any, family: Family, *, bits: int) -> int:
     The arithmetic stays in the model's own precision, so this shows what the coarser weights do to the replies, not
     the speed or memory of a quantised model. Formats with other levels (NF4, GPTQ) round differently.
     """
+    if isinstance(model, PeftModel):
+        raise ModelError("weights of 4 or 8 bits cannot be rounded again. Use a base in full precision for this.")
     layers = {name: layer for name, layer in fold(model).named_modules() if re.fullmatch(family.lora_targets, name)}
     replace(model, {f"{name}.weight": rounded(layer.weight, bits) for name, layer in layers.items()})
     return len(layers)
@@ -246,7 +266,7 @@ def train_weights(model: Any, layers: Sequence[str]) -> Any:
     for name in layers:
         layer = model.get_submodule(name)
         if isinstance(model, PeftModel) or getattr(layer, "quant_state", None) or not layer.weight.is_floating_point():
-            raise ModelError("lora: null trains the weights themselves, which model.quantize rounds. Use adapters.")
+            raise ModelError("lora: null trains the weights themselves, and these have few bits. Use adapters.")
         if layer.weight.dtype != torch.float32:
             precision = str(layer.weight.dtype).removeprefix("torch.")
             raise ModelError(

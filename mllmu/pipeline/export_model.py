@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from mllmu.config import load as recipes
+from mllmu.config.recipe import ModelSection
 from mllmu.core.errors import ModelError, did_you_mean
+from mllmu.core.names import TARGET
 from mllmu.core.records import ModelRef
 from mllmu.core.runfolder import RunFolder, explain_os_errors
-from mllmu.models.loading import load, quiet_libraries
-from mllmu.models.weights import fold
+from mllmu.models.base_files import base_files, check_base
+from mllmu.models.loading import apply_adapter, explain_load_faults, load, quiet_libraries
+from mllmu.models.weights import fold, stored_in
 
+USE_ADAPTERS = "Load its adapters beside the base by PEFT instead, from the folders that model.json names."
 ABOUT = "mllmu.json"
 """Says where the weights come from; loaders ignore it."""
 
@@ -30,7 +34,7 @@ def export_model(root: Path, name: str, out: Path, *, device: str = "cpu") -> Mo
 
     Raises:
         ModelError: there is no such model, or the folder is taken.
-        RunStoreError: the disk is full or cannot be written.
+        RunStoreError: the base is not the one that the model was made on, or the disk is full or cannot be written.
     """
     models = RunFolder(root).models_made()
     if name not in models:
@@ -40,18 +44,37 @@ def export_model(root: Path, name: str, out: Path, *, device: str = "cpu") -> Mo
         raise ModelError(f"{out}: already there. Name a new folder, or remove it.")
     recipe = recipes.load(root / RunFolder.RECIPE)
     ref = ModelRef.model_validate_json((models[name] / RunFolder.MODEL_FILE).read_text(encoding="utf-8"))
+    ref = ref.model_copy(update={"base": recipe.model.path, "revision": recipe.model.revision})
+    check_base(RunFolder(root).path(RunFolder.model_unit("", TARGET)), base_files(ref.base, ref.revision), ref.base)
     section = recipe.model.model_copy(update={"device": device, "quantize": None, "gradient_checkpointing": False})
-    loaded = load(section, ref, root)
+    model, processor = merged(section, ref, root)
     about: dict[str, Any] = {"run": recipe.name, "model": name, **ref.model_dump()}
     building = out.with_name(f".{out.name}.building")
     with explain_os_errors(out, elsewhere="name another folder"):
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
         with quiet_libraries():
-            fold(loaded.model).save_pretrained(building)
-            loaded.encoder.processor.save_pretrained(building)
+            model.save_pretrained(building)
+            processor.save_pretrained(building)
         (building / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         if out.exists():
             out.rmdir()
         building.rename(out)
     return ref
+
+
+def merged(section: ModelSection, ref: ModelRef, root: Path) -> tuple[Any, Any]:
+    """A model with its adapters in its weights, and its processor.
+
+    Weights of few bits would swallow most of an adapter: a base that is stored so gets ordinary weights first.
+    """
+    bare = load(section, ref.model_copy(update={"adapters": ()}), root)
+    model = bare.model
+    if stored := stored_in(model.config):
+        with explain_load_faults(
+            f"model.path: '{ref.base}' is stored in {stored}, which cannot be undone", USE_ADAPTERS
+        ):
+            model = model.dequantize()
+    for adapter in ref.adapters:
+        model = apply_adapter(model, root / adapter)
+    return fold(model), bare.encoder.processor

@@ -8,6 +8,7 @@ from mllmu.core.names import TARGET
 from mllmu.core.process import derive
 from mllmu.core.records import ModelRef
 from mllmu.core.runfolder import RunFolder, Unit, digest
+from mllmu.models.base_files import BASE, base_files, check_base
 from mllmu.pipeline.run import SAME_MODEL, Run, write_ref
 from mllmu.training.finetune import finetune
 
@@ -24,15 +25,20 @@ def finetune_unit(
     run: Run, key: str, model: str, people: Sequence[str], *, seed: int | None = None, start: ModelRef | None = None
 ) -> Unit:
     """The unit of a fine-tuned model, made or not yet."""
+    base = base_files(run.recipe.model.path, run.recipe.model.revision, cache=run.root)
     inputs: dict[str, Any] = {
+        BASE: base,
         "data": run.fingerprint(RunFolder.DATA),
         "model": run.recipe.model.model_dump(mode="json", exclude=SAME_MODEL),
         "finetune": run.recipe.finetune.model_dump(mode="json", exclude=SAME_TRAINING),
         "people": digest(list(people)),
     }
     inputs |= {"seed": seed} if seed is not None else {}
-    inputs |= {"start": start.model_dump()} if start is not None else {}
-    return run.store.unit(RunFolder.model_unit(key, model), inputs)
+    inputs |= {"start": start.model_dump(exclude={"base", "revision"})} if start is not None else {}
+    name = RunFolder.model_unit(key, model)
+    if not run.store.force:
+        check_base(run.root / name, base, run.recipe.model.path)
+    return run.store.unit(name, inputs)
 
 
 def finetune_model(

@@ -10,21 +10,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from peft.utils import CONFIG_NAME
 from transformers import AutoProcessor
 
 from mllmu.config.recipe import ModelSection, Recipe
-from mllmu.core.errors import DataError, did_you_mean
+from mllmu.core.errors import DataError, ModelError, did_you_mean
+from mllmu.core.names import TARGET
 from mllmu.core.process import Progress
 from mllmu.core.records import MetricResult, ModelRef, Question, Response, Sample, TaskName
-from mllmu.core.runfolder import RunFolder, write_atomic, write_json
+from mllmu.core.runfolder import RunFolder, content_digest, write_atomic, write_json
 from mllmu.data.published.sets import write_sets
 from mllmu.data.tasks import OUTCOMES
 from mllmu.evaluation import published, scoring
 from mllmu.evaluation.metrics import metrics_of
+from mllmu.models.base_files import BASE, base_files, check_base
+from mllmu.models.checkpoints import adapter_base, is_adapter
 from mllmu.models.encoding import Encoder
 from mllmu.models.loading import Loaded, load, quiet_libraries, source_of
 from mllmu.pipeline.evaluate import Evaluation
-from mllmu.pipeline.run import Run, write_ref
+from mllmu.pipeline.run import SAME_MODEL, Run, write_ref
 
 MODEL = "model"
 """Name of the evaluated model in the run."""
@@ -81,12 +85,25 @@ class PublishedRun(Run):
 
 
 def model_at(path: str, section: ModelSection) -> tuple[ModelSection, ModelRef, Path]:
-    """A saved model: 'tiny', a folder of ``save_pretrained``, a hub id, or the folder of a model in a run folder."""
+    """A saved model: 'tiny', a folder of ``save_pretrained``, a hub id, an adapter, or a model in a run folder.
+
+    Raises:
+        ModelError: an adapter that does not name its base.
+        RunStoreError: a model of a run whose base is another one by now.
+    """
     reference = Path(path) / RunFolder.MODEL_FILE
+    if is_adapter(Path(path)) and not reference.is_file():
+        base, adapter = adapter_base(Path(path)), str(Path(path).resolve())
+        if not base:
+            raise ModelError(
+                f"{path}: an adapter that names no base ({CONFIG_NAME}: base_model_name_or_path). Name it."
+            )
+        return section.model_copy(update={"path": base}), ModelRef(base=base, adapters=(adapter,)), Path()
     if not reference.is_file():
         return section.model_copy(update={"path": path}), ModelRef(base=path, revision=section.revision), Path()
     ref = ModelRef.model_validate_json(reference.read_text(encoding="utf-8"))
     root = next((p.parent for p in reference.resolve().parents if p.name == "models"), reference.parent)
+    check_base(root / RunFolder.model_unit("", TARGET), base_files(ref.base, ref.revision), ref.base)
     return section.model_copy(update={"path": ref.base, "revision": ref.revision}), ref, root
 
 
@@ -125,7 +142,6 @@ def evaluate_published(saved: SavedModel, out: Path, progress: Progress, *, forc
 
 def _make_data(run: Run, saved: SavedModel) -> None:
     inputs = {
-        "data": str(saved.data),
         "forget_ratio": saved.ratio,
         "test_image": saved.test_image,
         "files": dict(_stamps(saved.data)),
@@ -152,10 +168,11 @@ def _enter_model(run: Run, saved: SavedModel) -> None:
         update={"adapters": tuple(str((saved.root / adapter).resolve()) for adapter in saved.ref.adapters)}
     )
     inputs = {
-        "model": run.recipe.model.model_dump(mode="json", exclude={"device"}),
-        "ref": ref.model_dump(mode="json"),
+        BASE: base_files(ref.base, ref.revision, cache=run.root),
+        "model": run.recipe.model.model_dump(mode="json", exclude=SAME_MODEL),
+        "adapters": [content_digest(Path(adapter)) for adapter in ref.adapters],
+        "system_prompt": ref.system_prompt,
         "shots": {task: sorted(ids) for task, ids in saved.shots.items()},
-        "files": dict(stamp for folder in (source_of(ref.base), *ref.adapters) for stamp in _stamps(Path(folder))),
     }
     unit = run.store.unit(RunFolder.model_unit(str(saved.ratio), MODEL), inputs)
     if not unit.done:
@@ -168,7 +185,7 @@ def _stamps(folder: Path) -> Iterator[tuple[str, str]]:
     for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
         if path.is_file():
             stat = path.stat()
-            yield str(path), f"{stat.st_size} bytes, changed at {stat.st_mtime_ns}"
+            yield path.relative_to(folder).as_posix(), f"{stat.st_size} bytes, changed at {stat.st_mtime_ns}"
 
 
 def _line(question: Question, sample: Sample, response: Response) -> dict[str, Any]:

@@ -22,8 +22,8 @@ from mllmu.parallel.team import share
 from mllmu.training.batches import training_turns
 from mllmu.training.loop import Training
 
-SAME_MODEL = {"device", "device_map", "gradient_checkpointing"}
-"""Settings of the model that change where and how it is computed, but nothing that is computed."""
+SAME_MODEL = {"path", "revision", "device", "device_map", "gradient_checkpointing"}
+"""Settings of the model that change where and how it is computed; the base is known by its files, not by its path."""
 
 
 class Run:
@@ -74,7 +74,8 @@ class Run:
     def ref(self, key: str, model: str) -> ModelRef:
         """The reference of a finished model of the run."""
         path = self.root / RunFolder.model_unit(key, model) / RunFolder.MODEL_FILE
-        return ModelRef.model_validate_json(path.read_text(encoding="utf-8"))
+        ref = ModelRef.model_validate_json(path.read_text(encoding="utf-8"))
+        return ref.model_copy(update={"base": self.base.base, "revision": self.base.revision})
 
     def load(self, ref: ModelRef) -> Loaded:
         """Load a model; all models of a run share one encoder, so no text or image is prepared twice."""

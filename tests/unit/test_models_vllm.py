@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from helpers_models import LORA, load_ref, sample
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from mllmu.config.load import parse
 from mllmu.config.recipe import ModelSection
@@ -201,6 +201,25 @@ def test_what_vllm_cannot_run_is_said_before_it_is_tried(vllm: type[StandIn], ti
     asked = [sample(1, measured=("tokens",))]
     with pytest.raises(ModelError, match=r"forget/001: tokens of the target cannot be measured by vLLM"):
         next(open_model(made, ModelRef(base=str(tiny_base)), tmp_path).respond([asked], image_folder=tiny_base))
+    assert not vllm.made[0].calls
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("base_model.model.", ""), ("base_model.model.model.", "base_model.model."), (".lora_A.", ".lora_A.default.")],
+)
+def test_an_adapter_for_layers_that_the_base_lacks_names_the_first(
+    vllm: type[StandIn], tiny_base: Path, tmp_path: Path, old: str, new: str
+) -> None:
+    for name in ("a", "b"):
+        adapter(tiny_base, tmp_path / name, 0)
+    file = tmp_path / "a" / "adapter_model.safetensors"
+    held = load_file(file)
+    save_file({name.replace(old, new): value for name, value in held.items()}, file)
+    first = min(name.replace(old, new) for name in held if name != name.replace(old, new))
+    for adapters in (("a",), ("b", "a")):
+        with pytest.raises(ModelError, match=rf"weights are for no layer of the base model, the first is {first}\."):
+            open_model(engine(tiny_base), ModelRef(base=str(tiny_base), adapters=adapters), tmp_path)
     assert not vllm.made[0].calls
 
 

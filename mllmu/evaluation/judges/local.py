@@ -30,6 +30,13 @@ class Local(Judge):
     batch_size: int = Field(8, ge=1, description="responses judged at once")
     max_tokens: int = Field(200, ge=1, description="most tokens a verdict may have")
 
+    def identity(self) -> dict[str, Any]:
+        """As of every judge, with the digests of the model's files in the place of their path."""
+        from mllmu.models.base_files import base_files  # torch is imported only where a model is needed
+
+        settings = {name: value for name, value in super().identity().items() if name not in ("path", "revision")}
+        return settings | {"files": base_files(self.path, self.revision)}
+
     @contextmanager
     def session(self) -> Iterator[JudgeSession]:
         yield JudgeSession(partial(self._judge, open_model(self)))

@@ -9,9 +9,10 @@ Only tested against a stand-in that records its arguments: never run on vLLM its
 """
 
 import json
+import re
 import shutil
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import mkdtemp
@@ -20,9 +21,10 @@ from typing import Any
 import torch
 from peft.utils import CONFIG_NAME as ADAPTER_CONFIG
 from peft.utils import SAFETENSORS_WEIGHTS_NAME as ADAPTER_FILE
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
-from transformers import AutoConfig
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from mllmu.config.recipe import ModelSection
 from mllmu.core import process
@@ -43,6 +45,7 @@ OURS = frozenset(
     {"model", "tokenizer", "revision", "dtype", "seed", "trust_remote_code", "enable_lora", "mm_processor_kwargs"}
 )
 """Arguments of vLLM that are not settings."""
+_OF_LAYER = re.compile(r"base_model\.model\.(.+)\.lora_[AB]\.weight")
 HOW = "Use evaluate.backend: transformers for this run."
 
 
@@ -82,6 +85,9 @@ class VllmEngine:
                 mm_processor_kwargs={**self.encoder.family.image_settings, **self.section.image_processor},
                 **{"max_lora_rank": self.most_rank, "limit_mm_per_prompt": {"image": MOST_IMAGES}, **self.settings},
             )
+        with torch.device("meta"):
+            outline = AutoModelForImageTextToText.from_config(config)
+        self.layers = {name for name, module in outline.named_modules() if isinstance(module, nn.Linear)}
         self._numbers: dict[Path, int] = {}
         self.scratch = Path(mkdtemp(prefix="mllmu-vllm-"))
         weakref.finalize(self, shutil.rmtree, self.scratch, ignore_errors=True)
@@ -200,6 +206,7 @@ def open_model(engine: VllmEngine, ref: ModelRef, run_folder: Path) -> VllmModel
     folders = [run_folder / adapter for adapter in ref.adapters]
     for folder in folders:
         check_adapter(folder)
+        check_layers(folder, engine.layers)
     if len(folders) < 2:
         return VllmModel(engine, folders[0] if folders else None)
     out = engine.scratch / digest([str(folder) for folder in folders])
@@ -227,6 +234,20 @@ def check_adapter(folder: Path) -> None:
             return
         reason = f"has {odd[0]}"
     raise ModelError(f"{folder}: {reason}, and vLLM applies plain adapters alone. {HOW}")
+
+
+def check_layers(folder: Path, layers: Container[str]) -> None:
+    """Raise ModelError if an adapter is for other layers than a base has: vLLM would apply none of it, or a part."""
+    with safe_open(folder / ADAPTER_FILE, framework="pt") as file:
+        names = sorted(file.keys())
+    known = (_OF_LAYER.fullmatch(name) for name in names)
+    others = [name for name, match in zip(names, known, strict=True) if match is None or match[1] not in layers]
+    if others or not names:
+        raise ModelError(
+            f"{folder / ADAPTER_FILE}: {len(others)} of {len(names)} weights are for no layer of the base model"
+            f"{', the first is ' + others[0] if others else ''}. Expected base_model.model.LAYER.lora_A.weight and "
+            "lora_B.weight, as PEFT saves an adapter made on this very base: check model.path."
+        )
 
 
 def combine(folders: Sequence[Path], out: Path) -> int:
