@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,12 +19,13 @@ from mllmu.parallel.team import only_alone
 
 if TYPE_CHECKING:
     from mllmu.config.recipe import ModelSection
-    from mllmu.core.records import MetricResult, TaskName
+    from mllmu.core.records import MetricResult, Split, TaskName
 
-OF_A_MODEL = ("model", "data", "protocol", "forget_ratio", "shots", "test_image")
+OF_A_MODEL = ("model", "data", "protocol", "forget_ratio", "shots", "test_image", "processor")
 """Parameters of the evaluation of a saved model."""
 REQUIRED = ("model", "data", "forget_ratio", "out")
 SHOT_TASKS: tuple[TaskName, ...] = ("classification", "cloze")
+SHOT_SETS: tuple[Split, ...] = ("forget", "test", "retain")
 SCORES = ("accuracy_first_char", "cloze_contains", "rougeL", "garbled")
 
 
@@ -49,11 +52,17 @@ def evaluate(
     shots: Annotated[
         list[str] | None,
         _option(
-            "People whose questions are the few-shot examples of a task, in the sets they belong to. Repeatable.",
-            metavar="TASK=ID[,ID...]",
+            "People whose questions are the examples of a task, in the sets they belong to or in one set. Repeatable.",
+            metavar="[SET.]TASK=ID[,ID...]",
         ),
     ] = None,
-    test_image: Annotated[int | None, _option("Index of the image in the test set; 0 by default.", min=0)] = None,
+    test_image: Annotated[
+        str | None,
+        _option(
+            "Index of the image in the test set (0 by default), or a JSON file of indices by ID, or by task and ID."
+        ),
+    ] = None,
+    processor: Annotated[str | None, _option("The processor, if none lies beside the model.", metavar="DIR")] = None,
 ) -> None:
     """Collect the responses of every model of a recipe; or evaluate one saved model as the published evaluator does.
 
@@ -77,7 +86,8 @@ def evaluate(
         data=Path(str(data)),
         ratio=int(forget_ratio or 0),
         shots=examples,
-        test_image=test_image or 0,
+        test_image=parse_test_image(test_image or "0"),
+        processor=processor or "",
     )
     with held(Path(str(out))), progress() as display:
         results = evaluate_published(saved, Path(str(out)), display, force=force)
@@ -112,17 +122,42 @@ def _check_options(params: dict[str, Any]) -> None:
         raise MllmuError("--no-gate: there is no gate without a recipe; leave it out.")
 
 
-def parse_shots(listed: Sequence[str]) -> dict[TaskName, list[str]]:
-    """``["cloze=003,017"]`` as ``{"cloze": ["003", "017"]}``."""
-    shots: dict[TaskName, list[str]] = {}
+def parse_shots(listed: Sequence[str]) -> dict[TaskName, list[str] | dict[Split, list[str]]]:
+    """``cloze=003,017`` as ``{"cloze": ["003", "017"]}``, ``test.cloze=003`` as ``{"cloze": {"test": ["003"]}}``."""
+    everywhere: dict[TaskName, list[str]] = {}
+    by_set: dict[TaskName, dict[Split, list[str]]] = {}
     for text in listed:
-        task, _, people = text.partition("=")
+        place, _, people = text.partition("=")
+        split, _, task = place.rpartition(".")
         ids = [part.strip() for part in people.split(",") if part.strip()]
-        if task not in SHOT_TASKS or not ids:
-            hint = "" if task in SHOT_TASKS else did_you_mean(task, SHOT_TASKS)
-            raise MllmuError(f"--shots {text}: expected TASK=ID[,ID...] with a task of {', '.join(SHOT_TASKS)}.{hint}")
-        shots.setdefault(task, []).extend(ids)
-    return shots
+        if task not in SHOT_TASKS or not ids or split not in ("", *SHOT_SETS):
+            known = [*SHOT_TASKS, *(f"{one}.{task}" for one in SHOT_SETS for task in SHOT_TASKS)]
+            hint = "" if place in known else did_you_mean(place, known)
+            raise MllmuError(
+                f"--shots {text}: expected [SET.]TASK=ID[,ID...] with a task of {', '.join(SHOT_TASKS)} and a set of "
+                f"{', '.join(SHOT_SETS)}.{hint}"
+            )
+        found = by_set.setdefault(task, {}).setdefault(split, []) if split else everywhere.setdefault(task, [])
+        found.extend(ids)
+    if both := everywhere.keys() & by_set.keys():
+        raise MllmuError(f"--shots: {min(both)} is given for all sets and for one. Name its people by set alone.")
+    return {**everywhere, **by_set}
+
+
+def parse_test_image(text: str) -> int | dict[str, Any]:
+    """An index for everyone, or what a JSON file says: an index by person, or by task and person."""
+    if text.isdecimal():
+        return int(text)
+    expected = 'Expected an index from 0 up, or a JSON file such as {"003": 1} or {"cloze": {"003": 1}}.'
+    try:
+        found = json.loads(Path(text).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise MllmuError(f"--test-image {text}: {getattr(error, 'strerror', None) or error}. {expected}") from None
+    by_task = found.values() if isinstance(found, dict) else ()
+    values = [*chain.from_iterable(each.values() if isinstance(each, dict) else [each] for each in by_task)]
+    if not values or any(type(value) is not int or value < 0 for value in values):
+        raise MllmuError(f"--test-image {text}: no index by person. {expected}")
+    return dict(found)
 
 
 def model_section(path: str, overrides: Sequence[str]) -> ModelSection:

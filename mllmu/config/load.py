@@ -48,10 +48,12 @@ def load_all(path: Path, overrides: Sequence[str] = ()) -> dict[str, Recipe]:
     """
     raw = read(path)
     apply_overrides(raw, overrides, where=str(path))
-    if GRID not in raw:
-        return {"": parse(raw, where=str(path))}
-    found = combinations(raw, where=str(path))
-    return {name: _titled(parse(one, where=f"{path} ({name})"), name) for name, one in found.items()}
+    several = combinations(raw, where=str(path)) if GRID in raw else {}
+    found = {name: _titled(parse(one, where=f"{path} ({name})"), name) for name, one in several.items()}
+    found = found or {"": parse(raw, where=str(path))}
+    if any(recipe.model.dtype == "float16" for recipe in found.values()):
+        raise RecipeError(f"{path}: model.dtype: float16 loses small gradients. Use bfloat16 or float32 for a run.")
+    return found
 
 
 def _titled(recipe: Recipe, name: str) -> Recipe:

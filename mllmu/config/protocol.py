@@ -1,22 +1,24 @@
 """Settings of ``evaluate.protocol``: how prompts are built and replies parsed; see docs/explanation/protocols.md."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
 from mllmu.core import plugins
 from mllmu.core.errors import did_you_mean
-from mllmu.core.records import TASKS, TaskName
+from mllmu.core.records import TASKS, Split, TaskName
 
-ExamplePeople = NonNegativeInt | tuple[str, ...] | Literal["published"]
+ExamplePeople = NonNegativeInt | tuple[str, ...] | dict[Split, tuple[str, ...]] | Literal["published"]
+ImageByPerson = dict[str, NonNegativeInt]
 
 
 class Shots(BaseModel):
     """Whose questions are few-shot examples, by task: ``cloze: 2``, ``cloze: ['003']``, ``cloze: published``.
 
-    Any task may be named beside the two settings below: with a number of people, their ids, or as many as the published
-    evaluator shows. A task that is not named has no examples.
+    Any task may be named beside the two settings below: with a number of people, their ids, their ids by set
+    (``cloze: {forget: ['003'], retain: ['017']}``), or as many as the published evaluator shows. A task, or a set, that
+    is not named has no examples.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
@@ -41,6 +43,12 @@ class Shots(BaseModel):
                     f"'{name}' is no setting and no task.{did_you_mean(str(name), known)} Expected: {', '.join(known)}"
                 )
         return value
+
+    @model_validator(mode="after")
+    def _sets_have_no_pool(self) -> Self:
+        if self.drawn_from == "pool" and any(isinstance(people, dict) for people in self.by_task.values()):
+            raise ValueError("examples by set belong to drawn_from: asked; those of the pool are the same in all sets")
+        return self
 
     @property
     def by_task(self) -> dict[TaskName, ExamplePeople]:
@@ -79,8 +87,9 @@ class Protocol(BaseModel):
     )
     max_new_tokens: int | None = Field(None, gt=0)
     """most tokens of a reply, for all tasks; null: each task's own; with chat prompts at least the right reply's"""
-    test_image: Literal["each", "one"] | NonNegativeInt = "each"
-    """portrait in the test set: each view in turn, one drawn per person and task, or an index"""
+    test_image: Literal["each", "one"] | NonNegativeInt | dict[str, NonNegativeInt | ImageByPerson] = "each"
+    """portrait in the test set: each view in turn, one drawn per person and task, an index, or an index by person
+    ({'003': 1}) or by task and person ({cloze: {'003': 1}})"""
 
     @model_validator(mode="before")
     @classmethod

@@ -151,8 +151,8 @@ class ModelSection(Section):
     """device of the model; 'auto': a GPU if there is one, but the CPU for less than 10 million weights; e.g. cuda:1"""
     packing: Literal["auto", "on", "off"] = "auto"
     """train on all questions about an image in one sequence: faster, with the same losses"""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """precision of the weights; 'auto': float32 on CPU, bfloat16 on GPU"""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """precision of the weights; 'auto': float32 on CPU, bfloat16 on GPU; float16: 'mllmu evaluate --model' alone"""
     quantize: Literal["int8", "nf4"] | None = None
     """hold the language model in 8 or 4 bits and train adapters on it (QLoRA; extra 'qlora')"""
     attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"

@@ -13,6 +13,8 @@ from mllmu.data.tasks import task_of
 NO_EXAMPLES: tuple[Split, ...] = ("celebrity", "holdout")
 """Sets whose people are never examples: celebrities are not in the published list that examples are looked up in."""
 
+WantedPeople = int | Sequence[str] | Mapping[Split, Sequence[str]]
+"""How many example people, or who, in all sets or by set."""
 QuestionPlace = tuple[str, TaskName, Modality, int]
 """Where a question stands in the published lists of its person; of a multiple choice, each modality has its own."""
 
@@ -53,6 +55,7 @@ class Examples:
         self.people: dict[tuple[Split, TaskName], Sequence[str]] = {}
         wanted = wanted_people(shots, published)
         _check_listed(shots, wanted, dataset, key)
+        _check_sets(wanted, members)
         for split, asked in members.items():
             for task, value in wanted.items():
                 if shots.drawn_from == "pool":
@@ -90,7 +93,7 @@ class Examples:
         return any(self._places[example.id] == place for example in self._asked.get((person, task, modality), ()))
 
 
-def wanted_people(shots: Shots, published: Mapping[TaskName, int]) -> dict[TaskName, int | Sequence[str]]:
+def wanted_people(shots: Shots, published: Mapping[TaskName, int]) -> dict[TaskName, WantedPeople]:
     """How many example people, or who, by task; ``published``: the family's numbers, where not as the task says."""
     return {
         task: published.get(task, task_of(task).published_people or 0) if value == "published" else value
@@ -110,31 +113,45 @@ def _places(questions: Iterable[Question]) -> dict[str, QuestionPlace]:
     return places
 
 
-def _of_pool(value: int | Sequence[str], retained: Sequence[str], asked: Sequence[str], seed: int) -> Sequence[str]:
+def _of_pool(value: WantedPeople, retained: Sequence[str], asked: Sequence[str], seed: int) -> Sequence[str]:
     """Retained people, first those who are not asked anyway."""
     if not isinstance(value, int):
-        return value
+        return list(value)
     busy = set(asked)
     return sorted(retained, key=lambda person: (person in busy, rng(seed, "pool", person).random()))[:value]
 
 
 def _of_set(
-    value: int | Sequence[str], asked: Sequence[str], order: Sequence[str], seed: int, split: Split, task: TaskName
+    value: WantedPeople, asked: Sequence[str], order: Sequence[str], seed: int, split: Split, task: TaskName
 ) -> Sequence[str]:
     """People of the set under evaluation, in the order of the data."""
     if isinstance(value, int):
         drawn = sorted(asked, key=lambda person: rng(seed, "shot", split, task, person).random())
         chosen = set(drawn[: max(0, min(value, len(asked) - 1))])
     else:
-        chosen = set(value) & set(asked)
+        chosen = set(value.get(split, ()) if isinstance(value, Mapping) else value) & set(asked)
     return [person for person in order if person in chosen]
 
 
-def _check_listed(shots: Shots, wanted: Mapping[TaskName, int | Sequence[str]], dataset: Dataset, key: str) -> None:
+def _check_sets(wanted: Mapping[TaskName, WantedPeople], members: Mapping[Split, Sequence[str]]) -> None:
+    """Who is listed for a set must be asked in it, or its questions would have no examples without a word."""
+    for task, value in wanted.items():
+        for split, people in value.items() if isinstance(value, Mapping) else ():
+            known = () if split in NO_EXAMPLES else members.get(split, ())
+            for person in (person for person in people if person not in known):
+                where = [each for each, asked in members.items() if person in asked and each not in NO_EXAMPLES]
+                raise RecipeError(
+                    f"evaluate.protocol.shots.{task}.{split}: '{person}' is not among the {len(known)} people of "
+                    f"this set{', but in ' + ', '.join(where) if where else ''}.{did_you_mean(person, known)} Expected "
+                    "people who are asked in it."
+                )
+
+
+def _check_listed(shots: Shots, wanted: Mapping[TaskName, WantedPeople], dataset: Dataset, key: str) -> None:
     is_pool = shots.drawn_from == "pool"
     known = dataset.retained(key) if is_pool else [*dataset.people, *dataset.celebrities]
     where = f"people retained at {key} %" if is_pool else "people of the data"
-    listed = [(task, person) for task, value in wanted.items() if not isinstance(value, int) for person in value]
+    listed = [(task, person) for task, value in wanted.items() if isinstance(value, Sequence) for person in value]
     for task, person in listed:
         if person not in known:
             raise RecipeError(

@@ -90,17 +90,17 @@ class _Asking:
 
     def _test_view(self, question: Question, shown: int, count: int) -> int:
         """Which of a person's transformed portraits a question of the test set shows, from 0."""
-        wanted = self.protocol.test_image
+        wanted = _given_view(self.protocol.test_image, question)
         if wanted == "each":
             return shown % count
         if wanted == "one":
             return rng(self.seed, "test image", question.profile_id, question.task).randrange(count)
-        if wanted >= count:
+        if (index := int(wanted)) >= count:
             raise RecipeError(
-                f"evaluate.protocol.test_image: {wanted} asked for, but person {question.profile_id} has {count} "
+                f"evaluate.protocol.test_image: {index} asked for, but person {question.profile_id} has {count} "
                 "transformed portraits; the first is 0. Raise data.portraits.num_views or lower the index."
             )
-        return wanted
+        return index
 
     def _sample(self, question: Question, split: Split, image: str) -> Sample:
         shots = self.examples.of(split, question)
@@ -113,6 +113,19 @@ class _Asking:
         raw = published.sample(question, **where, shots=shots, letter_tokens=self.family.published_letter_tokens)
         limit = {} if self.protocol.max_new_tokens == published.NEW_TOKENS else {"max_new_tokens": task.max_new_tokens}
         return raw.model_copy(update=limit)
+
+
+def _given_view(wanted: Any, question: Question) -> Any:
+    """The setting ``test_image`` for one question, where it gives an index by person, or by task and person."""
+    if not isinstance(wanted, Mapping):
+        return wanted
+    by_person = wanted.get(question.task, {}) if any(isinstance(each, Mapping) for each in wanted.values()) else wanted
+    if question.profile_id not in by_person:
+        raise RecipeError(
+            f"evaluate.protocol.test_image: no image is named for person {question.profile_id} in {question.task}. "
+            "Expected an index for everyone in the test set."
+        )
+    return by_person[question.profile_id]
 
 
 def set_aside(question: Question, share: float, seed: int) -> bool:

@@ -27,7 +27,9 @@ _read: dict[Path, dict[str, Any]] = {}
 """What this process has read without a folder to keep it in."""
 
 
-def base_files(path: str, revision: str | None = None, *, cache: Path | None = None) -> dict[str, str]:
+def base_files(
+    path: str, revision: str | None = None, *, cache: Path | None = None, setting: str = "model.path"
+) -> dict[str, str]:
     """The digests of a base model's files by name; of a repository of the hub, the commit that is used.
 
     Two spellings of a path give the same, and so does a copy of the folder. A file is read again when its size or one
@@ -36,6 +38,7 @@ def base_files(path: str, revision: str | None = None, *, cache: Path | None = N
 
     Args:
         cache: folder that keeps the digests.
+        setting: that names the path, for errors.
 
     Raises:
         ModelError: there is no such folder or repository.
@@ -43,7 +46,7 @@ def base_files(path: str, revision: str | None = None, *, cache: Path | None = N
     source = Path(source_of(path))
     kept = _kept(cache / CACHE) if cache else _read.get(source.resolve(), {})
     if not source.is_dir() and (cache is None or kept.get("path") != str(source.resolve())):
-        return {"commit": _commit(path, revision)}
+        return {"commit": _commit(path, revision, setting)}
     known: Mapping[str, Any] = kept.get("files", {})
     if not source.is_dir():
         return {name: str(entry["digest"]) for name, entry in known.items()}
@@ -76,11 +79,11 @@ def _entry(file: Path, known: Mapping[str, Any]) -> dict[str, Any]:
     return stamp | {"digest": content_digest(file)}
 
 
-def _commit(path: str, revision: str | None) -> str:
-    with explain_load_faults(f"model.path: '{path}' cannot be loaded", "Expected 'tiny', 'smol', a folder, or a hub id."):
+def _commit(path: str, revision: str | None, setting: str) -> str:
+    with explain_load_faults(f"{setting}: '{path}' cannot be loaded", "Expected 'tiny', 'smol', a folder, or a hub id."):
         config = cached_file(path, "config.json", revision=revision)
     if config is None:
-        raise ModelError(f"model.path: '{path}' has no config.json. Expected a model.")
+        raise ModelError(f"{setting}: '{path}' has no config.json. Expected a model.")
     return Path(config).parent.name
 
 

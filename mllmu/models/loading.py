@@ -231,8 +231,9 @@ def choose_device(name: str, source: str | None = None) -> torch.device:
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """'auto' is bfloat16 on a GPU and float32 on CPU."""
-    half = name == "bfloat16" or (name == "auto" and device.type == "cuda")
-    return torch.bfloat16 if half else torch.float32
+    own = "bfloat16" if device.type == "cuda" else "float32"
+    dtype: torch.dtype = getattr(torch, own if name == "auto" else name)
+    return dtype
 
 
 def choose_family(name: str, model_type: str, hub_id: str = "") -> Family:

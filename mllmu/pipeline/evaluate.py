@@ -24,8 +24,8 @@ from mllmu.pipeline.run import SAME_MODEL, Run
 
 PARTIAL, OF_FOLLOWER, PARTIALS = "responses.partial.jsonl", "responses.partial.{}.jsonl", "responses.partial*.jsonl"
 """Responses so far: of the only or the leading process, of another one, and of all."""
-LOW = "bfloat16"
-"""The precision in which replies depend on their batch."""
+LOW = ("bfloat16", "float16")
+"""The precisions in which replies depend on their batch."""
 PLANNED = 64
 """Questions of a batch as long as the free memory is unknown."""
 
@@ -136,7 +136,7 @@ class Evaluation:
                 bits=bits,
             )
             facts["precision"] = precision_of(self.run)
-            if facts["precision"] == LOW:
+            if facts["precision"] in LOW:
                 responses = read_lines(unit.building / RunFolder.RESPONSES_FILE, Response)
                 facts |= batch_plan.facts(responses, batch_plan.size(self.run.recipe.evaluate.batch_size))
 
@@ -205,7 +205,7 @@ def collect_responses(
         progress=run.progress,
         label=label,
         share=run.shares_prompts,
-        low_precision=precision_of(run) == LOW,
+        low_precision=precision_of(run) in LOW,
     )
 
 

@@ -6,27 +6,38 @@ same command continues where it was stopped.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from peft.utils import CONFIG_NAME
-from transformers import AutoProcessor
+from transformers import AutoConfig
 
 from mllmu.config.recipe import ModelSection, Recipe
 from mllmu.core.errors import DataError, ModelError, did_you_mean
 from mllmu.core.names import TARGET
 from mllmu.core.process import Progress
-from mllmu.core.records import MetricResult, ModelRef, Question, Response, Sample, TaskName
+from mllmu.core.records import MetricResult, ModelRef, Question, Response, Sample, Split, TaskName
 from mllmu.core.runfolder import RunFolder, content_digest, write_atomic, write_json
+from mllmu.data.dataset import Dataset
 from mllmu.data.published.sets import write_sets
 from mllmu.data.tasks import OUTCOMES
 from mllmu.evaluation import published, scoring
 from mllmu.evaluation.metrics import metrics_of
 from mllmu.models.base_files import BASE, base_files, check_base
-from mllmu.models.checkpoints import adapter_base, is_adapter
+from mllmu.models.checkpoints import adapter_base, advice, is_adapter
 from mllmu.models.encoding import Encoder
-from mllmu.models.loading import Loaded, load, quiet_libraries, source_of
+from mllmu.models.loading import (
+    Loaded,
+    choose_family,
+    context_length,
+    explain_load_faults,
+    load,
+    load_processor,
+    source_of,
+)
 from mllmu.pipeline.evaluate import Evaluation
 from mllmu.pipeline.run import SAME_MODEL, Run, write_ref
 
@@ -45,8 +56,9 @@ class SavedModel:
         ref: the model itself, with adapters relative to ``root``.
         data: folder of the published configs.
         ratio: forgotten people in percent.
-        shots: ids of the people whose questions are examples, by task.
-        test_image: index of the image shown in the test set.
+        shots: ids of the people whose questions are examples, by task, in the sets they belong to; or by task and set.
+        test_image: index of the image shown in the test set, for everyone, by person, or by task and person.
+        processor: folder or hub id of the processor, if none lies beside the model.
     """
 
     model: ModelSection
@@ -54,8 +66,9 @@ class SavedModel:
     root: Path
     data: Path
     ratio: int
-    shots: Mapping[TaskName, Sequence[str]]
-    test_image: int = 0
+    shots: Mapping[TaskName, Sequence[str] | Mapping[Split, Sequence[str]]]
+    test_image: int | Mapping[str, Any] = 0
+    processor: str = ""
 
     @property
     def recipe(self) -> Recipe:
@@ -66,7 +79,8 @@ class SavedModel:
             "metrics": [*published.METRICS, *MORE_METRICS],
             "batch_size": 1,
         }
-        model = self.model.model_dump() | {"attn_implementation": "sdpa"}
+        base = {"path": self.ref.base, "revision": self.ref.revision}
+        model = self.model.model_dump() | base | {"attn_implementation": "sdpa"}
         return Recipe.model_validate({"name": "saved", "model": model, "evaluate": evaluate})
 
 
@@ -74,14 +88,18 @@ class PublishedRun(Run):
     """A run whose model reads every prompt by itself, with the processor as it is stored with the model."""
 
     shares_prompts = False
+    processor = ""
 
     def load(self, ref: ModelRef) -> Loaded:
-        loaded = load(self.recipe.model, ref, self.root)
-        with quiet_libraries():
-            processor = AutoProcessor.from_pretrained(
-                source_of(ref.base), revision=ref.revision, trust_remote_code=False
-            )
-        return replace(loaded, encoder=Encoder(loaded.family, processor, loaded.encoder.context))
+        section, source = self.recipe.model, source_of(ref.base)
+        stored, revision = (self.processor, None) if self.processor else (source, ref.revision)
+        with explain_load_faults(f"model.path: '{ref.base}' cannot be loaded", partial(advice, source)):
+            config = AutoConfig.from_pretrained(source, revision=ref.revision, trust_remote_code=False)
+        expected = "Expected the processor that the model was trained with: name its folder by --processor DIR."
+        with explain_load_faults(f"{stored}: no processor can be loaded from there", expected):
+            processor = load_processor(stored, revision, {})
+        family = choose_family(section.family, str(config.model_type))
+        return load(section, ref, self.root, Encoder(family, processor, context_length(config.get_text_config())))
 
 
 def model_at(path: str, section: ModelSection) -> tuple[ModelSection, ModelRef, Path]:
@@ -117,10 +135,14 @@ def evaluate_published(saved: SavedModel, out: Path, progress: Progress, *, forc
     """
     progress.stage("evaluate", f"{saved.ref.base}, official protocol, {saved.ratio} % forgotten")
     run = PublishedRun(saved.recipe, out, progress)
-    run.store.force = force
+    run.store.force, run.processor = force, saved.processor
     evaluation = Evaluation(run, str(saved.ratio))
     _make_data(run, saved)
     _check_shots(saved.shots, {profile.id for profile in run.data.profiles})
+    examples = examples_by_set(saved, run.data)
+    for task, by_set in examples.items():
+        for split in (split for split, people in by_set.items() if not people):
+            progress.note(f"--shots {task}: no listed person is in the set '{split}', so it is asked without examples.")
     _enter_model(run, saved)
     if force:
         for name in (RunFolder.RESPONSES_FILE, RunFolder.METRICS_FILE):
@@ -135,7 +157,7 @@ def evaluate_published(saved: SavedModel, out: Path, progress: Progress, *, forc
         for sample, response in zip(evaluation.samples, responses, strict=True)
     )
     write_atomic(out / RunFolder.RESPONSES_FILE, "".join(f"{line}\n" for line in lines))
-    summary = _summary(saved, len(responses), results)
+    summary = _summary(saved, examples, len(responses), results)
     write_json(out / RunFolder.METRICS_FILE, summary)
     return results
 
@@ -143,17 +165,36 @@ def evaluate_published(saved: SavedModel, out: Path, progress: Progress, *, forc
 def _make_data(run: Run, saved: SavedModel) -> None:
     inputs = {
         "forget_ratio": saved.ratio,
-        "test_image": saved.test_image,
+        "test_image": _one_image(saved),
         "files": dict(_stamps(saved.data)),
     }
     unit = run.store.unit(RunFolder.DATA, inputs)
     if not unit.done:
         with unit.making():
-            write_sets(saved.data, saved.ratio, unit.building, test_image=saved.test_image)
+            write_sets(saved.data, saved.ratio, unit.building, test_image=_one_image(saved))
 
 
-def _check_shots(shots: Mapping[TaskName, Sequence[str]], known: set[str]) -> None:
-    for task, ids in shots.items():
+def _one_image(saved: SavedModel) -> int:
+    """The index that everyone must have; those by person are looked up when questions are put."""
+    return saved.test_image if isinstance(saved.test_image, int) else 0
+
+
+def examples_by_set(saved: SavedModel, data: Dataset) -> dict[TaskName, dict[Split, list[str]]]:
+    """Whose questions are examples, by task and set, of the sets that have any."""
+    forget = data.splits[str(saved.ratio)]
+    members: dict[Split, Sequence[str]] = {"forget": forget, "test": forget, "retain": data.retained(str(saved.ratio))}
+    found: dict[TaskName, dict[Split, list[str]]] = {}
+    for task, people in saved.shots.items():
+        by_set = people if isinstance(people, Mapping) else dict.fromkeys(members, people)
+        found[task] = {
+            split: [person for person in by_set.get(split, ()) if person in members[split]] for split in members
+        }
+    return found
+
+
+def _check_shots(shots: Mapping[TaskName, Sequence[str] | Mapping[Split, Sequence[str]]], known: set[str]) -> None:
+    for task, listed in shots.items():
+        ids = [*chain(*listed.values())] if isinstance(listed, Mapping) else listed
         for person in ids:
             if person not in known:
                 raise DataError(
@@ -172,7 +213,8 @@ def _enter_model(run: Run, saved: SavedModel) -> None:
         "model": run.recipe.model.model_dump(mode="json", exclude=SAME_MODEL),
         "adapters": [content_digest(Path(adapter)) for adapter in ref.adapters],
         "system_prompt": ref.system_prompt,
-        "shots": {task: sorted(ids) for task, ids in saved.shots.items()},
+        "shots": examples_by_set(saved, run.data),
+        "processor": {**base_files(saved.processor)} if saved.processor else {},
     }
     unit = run.store.unit(RunFolder.model_unit(str(saved.ratio), MODEL), inputs)
     if not unit.done:
@@ -213,12 +255,14 @@ def json_line(value: dict[str, Any]) -> str:
     return text
 
 
-def _summary(saved: SavedModel, num_questions: int, results: Sequence[MetricResult]) -> dict[str, Any]:
+def _summary(
+    saved: SavedModel, examples: Mapping[TaskName, Any], num_questions: int, results: Sequence[MetricResult]
+) -> dict[str, Any]:
     return {
         "protocol": "official",
         "model": saved.ref.model_dump(mode="json"),
         "forget_ratio": saved.ratio,
-        "shots": {task: list(ids) for task, ids in saved.shots.items()},
+        "shots": examples,
         "test_image": saved.test_image,
         "num_questions": num_questions,
         "results": [result.model_dump(mode="json", exclude={"model"}) for result in results],

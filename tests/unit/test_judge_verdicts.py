@@ -210,7 +210,7 @@ def test_a_verdict_that_cannot_be_read_is_no_zero(server: LlmServer, tmp_path: P
     assert found["forget/1"].value is None and "no reply fits the schema" in found["forget/1"].reason
 
 
-def test_what_changes_no_verdict_is_no_part_of_the_identity() -> None:
+def test_what_changes_no_verdict_is_no_part_of_the_identity(tmp_path: Path) -> None:
     same = EndpointJudge(model="m", concurrency=1, timeout_s=9, max_requests=4, key_variable="OTHER", cache=Path("x"))
     assert same.identity() == EndpointJudge(model="m").identity()
     assert (
@@ -219,7 +219,7 @@ def test_what_changes_no_verdict_is_no_part_of_the_identity() -> None:
         != EndpointJudge(model="m").identity()
     )
     assert EndpointJudge(model="m").identity()["rubric"] == 1
-    assert Local(path="x", batch_size=3).identity() == Local(path="x").identity()
+    assert Local(path=str(tmp_path), batch_size=3).identity() == Local(path=str(tmp_path)).identity()
 
 
 def test_kappa_by_hand() -> None:

@@ -19,13 +19,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from helpers_models import Watcher
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from PIL import Image
 from rouge_score import rouge_scorer
 from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
+from mllmu.cli.evaluate import parse_shots, parse_test_image
+from mllmu.config import load as recipes
 from mllmu.config.recipe import ModelSection
-from mllmu.core.errors import DataError, ModelError, RunStoreError
+from mllmu.core.errors import DataError, MllmuError, ModelError, RecipeError, RunStoreError
 from mllmu.core.process import SilentProgress
 from mllmu.core.records import ModelRef, Question
 from mllmu.core.runfolder import RunFolder
@@ -47,6 +50,16 @@ KEPT = {"classification": 2, "cloze": 2, "generation": 1}
 """Questions of a person, task and modality that the test keeps, so that it takes seconds."""
 FORGOTTEN = ["002", "007", "011"]
 SHOTS = {"classification": ["011", "001"], "cloze": ["007", "002", "003", "c001"]}
+BY_SET = {
+    "classification": {"forget": ["007"], "test": ["002"], "retain": ["003"]},
+    "cloze": {"forget": ["011", "002"], "test": ["007"], "retain": ["004"]},
+}
+VIEWS = {
+    "classification": {"002": 0, "007": 1, "011": 0},
+    "cloze": {"002": 1, "007": 0, "011": 0},
+    "generation": {"002": 0, "007": 0, "011": 1},
+}
+"""Examples by task and set, and images by task and person, as the published evaluator draws them."""
 RETAINED = ("001", "003", "004")
 VIEW = 1
 
@@ -111,8 +124,9 @@ def ours(parquet: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Evaluator:
     """The published evaluator once more, straight on, with its random draws handed in."""
 
-    def __init__(self, root: Path, model: Path) -> None:
+    def __init__(self, root: Path, model: Path, *, by_set: bool = False) -> None:
         self.root = root
+        self.by_set = by_set
         self.model = AutoModelForImageTextToText.from_pretrained(model, dtype=torch.float32).eval()
         self.processor = AutoProcessor.from_pretrained(model)
         self.tokenizer = AutoTokenizer.from_pretrained(model)
@@ -133,8 +147,9 @@ class Evaluator:
         assert "ASSISTANT:" in whole
         return whole.split("ASSISTANT:")[1].strip()
 
-    def image(self, row: Any) -> Image.Image:
-        cell = row["images"][VIEW] if "images" in row else row["image"]
+    def image(self, row: Any, task: str) -> Image.Image:
+        view = VIEWS[task][row["ID"]] if self.by_set and "images" in row else VIEW
+        cell = row["images"][view] if "images" in row else row["image"]
         return Image.open(BytesIO(cell["bytes"])).convert("RGB")
 
     def keep(self, name: str, task: str, row: Any, question: str, reply: str) -> None:
@@ -153,7 +168,7 @@ class Evaluator:
                     o = q["Options"]
                     examples += f"USER:{mark}\nQuestion: {q['Question']}\nA: {o['A']}\nB: {o['B']}\nC: {o['C']}\n"
                     examples += f"D: {o['D']}\nCorrect Answer: {q['Correct_Answer']}\n"
-                    images.append(self.image(shot))
+                    images.append(self.image(shot, "classification"))
             right = total = 0
             for _, row in rows.iterrows():
                 for place, q in enumerate(row["Classification_Task"][group]):
@@ -162,7 +177,9 @@ class Evaluator:
                         continue
                     text = "\n".join([q["Question"], *(f"{k}: {v}" for k, v in q["Options"].items())])
                     prompt = f"{examples}USER:{mark}\n{text}\nJust give ONE letter representing the answer directly."
-                    reply = self.say(prompt + "\nASSISTANT:", [*images, self.image(row)] if mark else None)
+                    reply = self.say(
+                        prompt + "\nASSISTANT:", [*images, self.image(row, "classification")] if mark else None
+                    )
                     self.keep(name, "classification", row, q["Question"], reply)
                     right += (
                         bool(reply) and reply[0].upper() in q["Options"] and reply[0].upper() == q["Correct_Answer"]
@@ -187,7 +204,7 @@ class Evaluator:
                         examples += (
                             f"USER:{'<image>' if has_image else ''}\n{put(q)}\nCorrect Answer: {q['Ground_Truth']}\n"
                         )
-                        images.append(self.image(shot))
+                        images.append(self.image(shot, "cloze"))
             right = total = 0
             for _, row in rows.iterrows():
                 used = [s["Mask_Task"] for s in shot_rows if s["ID"] == row["ID"]]
@@ -197,7 +214,7 @@ class Evaluator:
                     if used and place < len(used[0]) and used[0][place]["Type"] == kind:
                         continue
                     prompt = f"{examples}USER:{' <image>' if has_image else ''}\n{put(q)}\nASSISTANT:"
-                    reply = self.say(prompt, [*images, self.image(row)] if has_image else None)
+                    reply = self.say(prompt, [*images, self.image(row, "cloze")] if has_image else None)
                     self.keep(name, "cloze", row, q["Question"], reply)
                     right += q["Ground_Truth"].lower() in reply.lower()
                     total += 1
@@ -216,7 +233,7 @@ class Evaluator:
                     wish = "Answer the question based on your trained knowledge in one sentence"
                     if kind == "Image_Textual":
                         prompt = f"USER: <image>\n{q['Question']}\n{wish} accurately in ENGLISH.\nASSISTANT: "
-                        reply = self.say(prompt, [self.image(row)])
+                        reply = self.say(prompt, [self.image(row, "generation")])
                     else:
                         reply = self.say(f"USER: {q['Question']}\n{wish} in ENGLISH.\nASSISTANT:", None)
                     self.keep(name, "generation", row, q["Question"], reply)
@@ -242,7 +259,8 @@ class Evaluator:
         found = {}
         for title, (name, rows) in sets.items():
             here = set(rows["ID"])
-            shots = {task: [i for i in ids if i in here] for task, ids in SHOTS.items()}
+            listed = {task: ids.get(name, []) for task, ids in BY_SET.items()} if self.by_set else SHOTS
+            shots = {task: [i for i in ids if i in here] for task, ids in listed.items()}
             found[title] = {
                 "fill_in_the_blank": self.blanks(name, rows, shots["cloze"]),
                 "classification": self.letters(name, rows, [] if name == "celebrity" else shots["classification"]),
@@ -256,11 +274,17 @@ def lines(out: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.filterwarnings("ignore:The hypothesis contains:UserWarning")
-def test_replies_and_scores_are_those_of_the_published_evaluator(parquet: Path, ours: Path) -> None:
-    theirs = Evaluator(parquet, Path(source_of("tiny")))
-    expected = theirs.everything()
-    got = json.loads((ours / METRICS).read_text(encoding="utf-8"))
-    said = [(r["set"], r["task"], r["person_id"], r["question"], r["reply"]) for r in lines(ours)]
+@pytest.mark.parametrize("by_set", [False, True])
+def test_replies_and_scores_are_those_of_the_published_evaluator(
+    parquet: Path, ours: Path, tmp_path: Path, *, by_set: bool
+) -> None:
+    theirs = Evaluator(parquet, Path(source_of("tiny")), by_set=by_set)
+    expected, out = theirs.everything(), ours
+    if by_set:
+        out = tmp_path
+        evaluate_published(saved(parquet, shots=BY_SET, test_image=VIEWS), out, SilentProgress())
+    got = json.loads((out / METRICS).read_text(encoding="utf-8"))
+    said = [(r["set"], r["task"], r["person_id"], r["question"], r["reply"]) for r in lines(out)]
     assert sorted(said) == sorted(theirs.replies)
     assert len({reply for *_, reply in said}) > 20, "the replies must vary, or equality proves little"
     assert got["published_layout"].keys() == expected.keys()
@@ -346,12 +370,88 @@ def test_a_prompt_over_the_context_names_the_sample_and_writes_no_numbers(parque
     [
         ({"shots": {"cloze": ["01"]}}, r"nobody with the ID '01' .* Did you mean '011'"),
         ({"test_image": 7}, r"has 2 images, asked for index 7"),
-        ({"ratio": 7}, r"forget_7: no parquet file"),
+        ({"ratio": 7}, r"no config forget_7 and retain_93; forget ratios there: 5, 10, 15\. Expected the folder"),
+        ({"data": Path("nowhere")}, r"^nowhere: no such folder\. Expected the folder of the published configs"),
+        (
+            {"shots": {"cloze": {"forget": ["003"], "retain": ["001"]}}},
+            r"shots\.cloze\.forget: '003' is not among the 3 people of this set, but in retain\.",
+        ),
+        ({"test_image": {"002": 0, "007": 1}}, r"test_image: no image is named for person 011 in classification"),
+        ({"test_image": {"002": 0, "007": 1, "011": 5}}, r"test_image: 5 asked for, but person 011 has 2"),
+        ({"processor": "nowhere"}, r"^nowhere: no processor can be loaded from there: .*--processor DIR"),
     ],
 )
 def test_what_is_not_in_the_files_is_said(parquet: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(MllmuError, match=message):
         evaluate_published(saved(parquet, **changes), tmp_path, SilentProgress())
+
+
+def test_a_set_without_any_of_the_listed_people_is_said_to_have_no_examples(parquet: Path, tmp_path: Path) -> None:
+    watcher = Watcher()
+    settings = {"shots": {"cloze": ["001"], "classification": {"test": ["002"]}}, "test_image": {"002": 0}}
+    with pytest.raises(MllmuError, match="no image is named for person 007"):
+        evaluate_published(saved(parquet, **settings), tmp_path, watcher)
+    said = [note.partition(",")[0] for note in watcher.notes]
+    assert said == [
+        f"--shots {task}: no listed person is in the set '{name}'"
+        for task, name in [
+            ("cloze", "forget"),
+            ("cloze", "test"),
+            ("classification", "forget"),
+            ("classification", "retain"),
+        ]
+    ]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_model_is_read_in_the_precision_of_the_published_script(tmp_path: Path, dtype: str) -> None:
+    model = saved(tmp_path, model=ModelSection(path="tiny", device="cpu", dtype=dtype))
+    loaded = PublishedRun(model.recipe, tmp_path, SilentProgress()).load(model.ref)
+    assert loaded.model.dtype == getattr(torch, dtype)
+
+
+def test_float16_is_for_saved_models_alone(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("{name: x, model: {dtype: float16}}")
+    with pytest.raises(RecipeError, match=r"float16 loses small gradients\. Use bfloat16 or float32 for a run"):
+        recipes.load(tmp_path / "r.yaml")
+
+
+def test_a_processor_from_another_folder_gives_the_same_prompts(tmp_path: Path) -> None:
+    base, own = tmp_path / "base", tmp_path / "processor"
+    shutil.copytree(source_of("tiny"), base)
+    own.mkdir()
+    for file in base.iterdir():
+        if file.name not in ("config.json", "generation_config.json") and file.suffix != ".safetensors":
+            file.rename(own / file.name)
+    model = saved(tmp_path, ref=ModelRef(base=str(base)), processor=str(own))
+    run = PublishedRun(model.recipe, tmp_path, SilentProgress())
+    with pytest.raises(ModelError, match=r"base: no processor can be loaded from there: .*by --processor"):
+        run.load(model.ref)
+    run.processor = model.processor
+    tokenizer = AutoTokenizer.from_pretrained(source_of("tiny"))
+    assert run.load(model.ref).encoder.processor.tokenizer("a b")["input_ids"] == tokenizer("a b")["input_ids"]
+
+
+def test_examples_and_images_are_read_from_the_command_line(tmp_path: Path) -> None:
+    listed = ["cloze=003, 017", "cloze=021", "test.classification=003", "retain.classification=005,006"]
+    assert parse_shots(listed) == {
+        "cloze": ["003", "017", "021"],
+        "classification": {"test": ["003"], "retain": ["005", "006"]},
+    }
+    (tmp_path / "views.json").write_text(json.dumps(VIEWS))
+    assert parse_test_image(str(tmp_path / "views.json")) == VIEWS
+    assert parse_test_image("2") == 2
+    for text in ("[1]", "{}", '{"003": -1}', '{"003": true}', '{"cloze": {"003": "1"}}', "{", '{"003": null}'):
+        (tmp_path / "views.json").write_text(text)
+        with pytest.raises(MllmuError, match=r"^--test-image .*Expected an index from 0 up, or a JSON file"):
+            parse_test_image(str(tmp_path / "views.json"))
+    with pytest.raises(MllmuError, match=r"--test-image -1: No such file"):
+        parse_test_image("-1")
+    for wrong, hint in [("tests.cloze=1", "test.cloze"), ("celebrity.cloze=1", ""), ("cloze=", ""), ("x", "")]:
+        with pytest.raises(MllmuError, match=rf"--shots {wrong}: expected \[SET\.\]TASK=ID.*{hint}"):
+            parse_shots([wrong])
+    with pytest.raises(MllmuError, match="given for all sets and for one"):
+        parse_shots(["cloze=003", "test.cloze=003"])
 
 
 def test_a_model_of_a_run_is_found_by_its_folder(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ cannot use, all rows and questions must be usable here: the published evaluator 
 
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,11 @@ from mllmu.data.published.ids import PersonIds, usable_id
 from mllmu.data.published.schema import CELEBRITIES, FULL_SET, GROUPS, TASKS, TEST_SET, items
 from mllmu.data.published.store import SCHEMA_ADVICE, Store, Table
 from mllmu.data.questions import Variant
+
+_EXPECTED = (
+    f"Expected the folder of the published configs with {FULL_SET}, {TEST_SET}, {CELEBRITIES}, forget_R and retain_Q "
+    "(Q = 100 - R), as `mllmu data --export mllmu-bench` writes it."
+)
 
 
 class SetRow(NamedTuple):
@@ -46,6 +52,7 @@ def write_sets(root: Path, ratio: int, folder: Path, *, test_image: int) -> None
         DataError: a config is missing or has another schema, a person has no image of that index, or an image cannot
             be decoded.
     """
+    _check_ratio(root, ratio)
     full, stars = _rows(root, FULL_SET), _rows(root, CELEBRITIES)
     ids = PersonIds(full)
     forget, retain, test = (_rows(root, c, ids) for c in (f"forget_{ratio}", f"retain_{100 - ratio}", TEST_SET))
@@ -73,6 +80,16 @@ def write_sets(root: Path, ratio: int, folder: Path, *, test_image: int) -> None
     write_atomic(folder / SPLITS, json.dumps({str(ratio): list(forget)}) + "\n")
 
 
+def _check_ratio(root: Path, ratio: int) -> None:
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder. {_EXPECTED}")
+    known = (root / f"{kind}_{share}" for kind, share in (("forget", ratio), ("retain", 100 - ratio)))
+    if missing := [config.name for config in known if not config.is_dir()]:
+        there = (match[1] for path in root.iterdir() if (match := re.fullmatch(r"forget_(\d+)", path.name)))
+        ratios = ", ".join(map(str, sorted(map(int, there)))) or "none"
+        raise DataError(f"{root}: no config {' and '.join(missing)}; forget ratios there: {ratios}. {_EXPECTED}")
+
+
 def _write_images(folder: Path, person: str, row: SetRow, *, first: int) -> None:
     """Write the images of a row as views ``first``, ``first + 1`` ... of the person."""
     items = range(len(row.table.cell(row.number, "images") or ())) if first else (None,)
@@ -85,11 +102,7 @@ def _write_images(folder: Path, person: str, row: SetRow, *, first: int) -> None
 def _rows(root: Path, config: str, ids: PersonIds | None = None) -> dict[str, SetRow]:
     """The rows of a config by ID, which ``ids`` must know; shards in the order of their names."""
     if not any((root / config).glob("*.parquet")):
-        raise DataError(
-            f"{root / config}: no parquet file. Expected the folder of the published configs with {FULL_SET}, "
-            f"{TEST_SET}, {CELEBRITIES}, forget_R and retain_Q (Q = 100 - R), as `mllmu data --export mllmu-bench` "
-            "writes it."
-        )
+        raise DataError(f"{root / config}: no parquet file. {_EXPECTED}")
     table = Store(root).table(config)
     table.need(("ID", *TASKS))
     rows: dict[str, SetRow] = {}

@@ -35,7 +35,7 @@ class Local(Judge):
         from mllmu.models.base_files import base_files  # torch is imported only where a model is needed
 
         settings = {name: value for name, value in super().identity().items() if name not in ("path", "revision")}
-        return settings | {"files": base_files(self.path, self.revision)}
+        return settings | {"files": base_files(self.path, self.revision, setting="judge.path")}
 
     @contextmanager
     def session(self) -> Iterator[JudgeSession]:

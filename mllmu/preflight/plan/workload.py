@@ -6,6 +6,7 @@ memory are those of :mod:`mllmu.models.engine.memory`.
 """
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -121,6 +122,8 @@ class Questions:
         """Exchanges before a question of a task."""
         shots = self.evaluate.protocol.shots
         wanted = wanted_people(shots, self.facts.family.published_shots).get(task, 0)
+        if isinstance(wanted, Mapping):
+            wanted = max(wanted.values(), key=len, default=())
         people = wanted if isinstance(wanted, int) else len(wanted)
         return people * (1 if shots.questions == "one" else task_of(task).size.questions)
 
