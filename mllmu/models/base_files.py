@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ _read: dict[Path, dict[str, Any]] = {}
 
 
 def base_files(
-    path: str, revision: str | None = None, *, cache: Path | None = None, setting: str = "model.path"
+    path: str, revision: str | None = None, *, keep_in: Path | None = None, setting: str = "model.path"
 ) -> dict[str, str]:
     """The digests of a base model's files by name; of a repository of the hub, the commit that is used.
 
@@ -37,15 +38,15 @@ def base_files(
     what was made can still be scored.
 
     Args:
-        cache: folder that keeps the digests.
+        keep_in: folder that keeps the digests.
         setting: that names the path, for errors.
 
     Raises:
         ModelError: there is no such folder or repository.
     """
     source = Path(source_of(path))
-    kept = _kept(cache / CACHE) if cache else _read.get(source.resolve(), {})
-    if not source.is_dir() and (cache is None or kept.get("path") != str(source.resolve())):
+    kept = _kept(keep_in / CACHE) if keep_in else _read.get(source.resolve(), {})
+    if not source.is_dir() and (keep_in is None or kept.get("path") != str(source.resolve())):
         return {"commit": _commit(path, revision, setting)}
     known: Mapping[str, Any] = kept.get("files", {})
     if not source.is_dir():
@@ -53,8 +54,8 @@ def base_files(
     found = {name: _entry(file, known.get(name, {})) for name, file in _files(source).items()}
     now = {"path": str(source.resolve()), "files": found}
     _read[source.resolve()] = now
-    if cache and now != kept:
-        write_json(cache / CACHE, now)
+    if keep_in and now != kept:
+        write_json(keep_in / CACHE, now)
     return {name: str(entry["digest"]) for name, entry in found.items()}
 
 
@@ -79,6 +80,7 @@ def _entry(file: Path, known: Mapping[str, Any]) -> dict[str, Any]:
     return stamp | {"digest": content_digest(file)}
 
 
+@cache
 def _commit(path: str, revision: str | None, setting: str) -> str:
     with explain_load_faults(f"{setting}: '{path}' cannot be loaded", "Expected 'tiny', 'smol', a folder, or a hub id."):
         config = cached_file(path, "config.json", revision=revision)

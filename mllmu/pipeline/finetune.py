@@ -25,7 +25,7 @@ def finetune_unit(
     run: Run, key: str, model: str, people: Sequence[str], *, seed: int | None = None, start: ModelRef | None = None
 ) -> Unit:
     """The unit of a fine-tuned model, made or not yet."""
-    base = base_files(run.recipe.model.path, run.recipe.model.revision, cache=run.root)
+    base = base_files(run.recipe.model.path, run.recipe.model.revision, keep_in=run.root)
     inputs: dict[str, Any] = {
         BASE: base,
         "data": run.fingerprint(RunFolder.DATA),

@@ -209,12 +209,12 @@ def _enter_model(run: Run, saved: SavedModel) -> None:
         update={"adapters": tuple(str((saved.root / adapter).resolve()) for adapter in saved.ref.adapters)}
     )
     inputs = {
-        BASE: base_files(ref.base, ref.revision, cache=run.root),
+        BASE: base_files(ref.base, ref.revision, keep_in=run.root),
         "model": run.recipe.model.model_dump(mode="json", exclude=SAME_MODEL),
         "adapters": [content_digest(Path(adapter)) for adapter in ref.adapters],
         "system_prompt": ref.system_prompt,
         "shots": examples_by_set(saved, run.data),
-        "processor": {**base_files(saved.processor)} if saved.processor else {},
+        "processor": base_files(saved.processor, setting="--processor") if saved.processor else {},
     }
     unit = run.store.unit(RunFolder.model_unit(str(saved.ratio), MODEL), inputs)
     if not unit.done:

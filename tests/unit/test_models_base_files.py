@@ -60,34 +60,34 @@ def test_every_spelling_and_every_copy_is_the_same_model(
 
 def test_a_file_is_read_once_and_again_when_it_was_touched(copy: Path, tmp_path: Path, reads: list[str]) -> None:
     root = tmp_path / "run"
-    first = base_files(str(copy), cache=root)
+    first = base_files(str(copy), keep_in=root)
     assert sorted(reads) == sorted(name.rpartition("/")[2] for name in first)
     reads.clear()
-    assert base_files(f"{copy}/", cache=root) == first
+    assert base_files(f"{copy}/", keep_in=root) == first
     assert reads == []
     before = (copy / "config.json").stat()
     data = (copy / "config.json").read_bytes()
     (copy / "config.json").write_bytes(data.replace(b"320", b"321"))
     os.utime(copy / "config.json", ns=(before.st_atime_ns, before.st_mtime_ns))  # same size, and set back
-    second = base_files(str(copy), cache=root)
+    second = base_files(str(copy), keep_in=root)
     assert reads == ["config.json"]
     assert {name for name in first if first[name] != second[name]} == {"config.json"}
 
 
 def test_damaged_notes_only_cost_time(copy: Path, tmp_path: Path) -> None:
-    expected = base_files(str(copy), cache=tmp_path)
+    expected = base_files(str(copy), keep_in=tmp_path)
     for text in ("", "null", "[1]", '{"files": 3}', "{", '{"path": 1, "files": {}}'):
         (tmp_path / CACHE).write_text(text)
-        assert base_files(str(copy), cache=tmp_path) == expected
+        assert base_files(str(copy), keep_in=tmp_path) == expected
 
 
 def test_a_folder_that_is_gone_is_still_known_to_its_run_and_to_no_other(copy: Path, tmp_path: Path) -> None:
     root = tmp_path / "run"
-    known = base_files(str(copy), cache=root)
+    known = base_files(str(copy), keep_in=root)
     copy.rename(tmp_path / "elsewhere")
-    assert base_files(str(copy), cache=root) == known
+    assert base_files(str(copy), keep_in=root) == known
     with pytest.raises(ModelError, match=r"model\.path: '.*nowhere' cannot be loaded"):
-        base_files(str(tmp_path / "nowhere"), cache=root)
+        base_files(str(tmp_path / "nowhere"), keep_in=root)
     with pytest.raises(ModelError, match=r"model\.path: '.*copy' cannot be loaded"):
         base_files(str(copy))
 
@@ -98,7 +98,7 @@ def test_a_repository_of_the_hub_is_its_commit(monkeypatch: pytest.MonkeyPatch, 
         module, "cached_file", lambda _, name, revision: str(tmp_path / "snapshots" / commits[revision] / name)
     )
     assert base_files("owner/model") == {"commit": "4f1c"}
-    assert base_files("owner/model", "v1", cache=tmp_path) == {"commit": "09ab"}
+    assert base_files("owner/model", "v1", keep_in=tmp_path) == {"commit": "09ab"}
 
 
 def test_a_finished_unit_names_the_file_that_changed(tmp_path: Path) -> None:

@@ -378,7 +378,7 @@ def test_a_prompt_over_the_context_names_the_sample_and_writes_no_numbers(parque
         ),
         ({"test_image": {"002": 0, "007": 1}}, r"test_image: no image is named for person 011 in classification"),
         ({"test_image": {"002": 0, "007": 1, "011": 5}}, r"test_image: 5 asked for, but person 011 has 2"),
-        ({"processor": "nowhere"}, r"^nowhere: no processor can be loaded from there: .*--processor DIR"),
+        ({"processor": "/no/such/folder"}, r"^--processor: '/no/such/folder' cannot be loaded: "),
     ],
 )
 def test_what_is_not_in_the_files_is_said(parquet: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
