@@ -82,7 +82,9 @@ def _entry(file: Path, known: Mapping[str, Any]) -> dict[str, Any]:
 
 @cache
 def _commit(path: str, revision: str | None, setting: str) -> str:
-    with explain_load_faults(f"{setting}: '{path}' cannot be loaded", "Expected 'tiny', 'smol', a folder, or a hub id."):
+    with explain_load_faults(
+        f"{setting}: '{path}' cannot be loaded", "Expected 'tiny', 'smol', a folder, or a hub id."
+    ):
         config = cached_file(path, "config.json", revision=revision)
     if config is None:
         raise ModelError(f"{setting}: '{path}' has no config.json. Expected a model.")
