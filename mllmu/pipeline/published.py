@@ -98,7 +98,7 @@ class PublishedRun(Run):
         expected = "Expected the processor that the model was trained with: name its folder by --processor DIR."
         with explain_load_faults(f"{stored}: no processor can be loaded from there", expected):
             processor = load_processor(stored, revision, {})
-        family = choose_family(section.family, str(config.model_type))
+        family = choose_family(section.family, getattr(config, "mllmu_family", str(config.model_type)))
         return load(section, ref, self.root, Encoder(family, processor, context_length(config.get_text_config())))
 
 
