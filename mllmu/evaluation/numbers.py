@@ -22,7 +22,8 @@ def baselines(samples: Sequence[Sample], train_questions: Iterable[Question]) ->
     chance: mean of 1 / number of options. best_constant: the best answer that is the same to every question of the
     cell, the letter that is right most often. majority: always choose the option whose value most people have in the
     target's training data, by attribute; where several options tie, the expected accuracy of guessing among them.
-    Accuracy near the majority row means that the questions can be answered without knowing the person.
+    The rows are of the task's first metric. Accuracy near the majority row means that the questions can be answered
+    without knowing the person.
 
     Args:
         samples: rendered samples; only those of the part ``report`` with options count.
@@ -88,7 +89,12 @@ def _baseline(model: str, cell: Cell, members: Sequence[Sample], values: Sequenc
     estimate = clustered_mean(values, [sample.profile_id for sample in members], (0.0, 1.0))
     if model != "majority":  # known exactly, so an interval would claim a doubt that does not exist
         estimate = estimate._replace(low=None, high=None)
-    return result_row(model, "accuracy", cell, estimate)
+    return result_row(model, _headline(cell.task), cell, estimate)
+
+
+def _headline(task: str) -> str:
+    """The metric of a task with options that guessing is compared with."""
+    return task_of(task).metrics[0] if task in plugins.names("tasks") else "accuracy"
 
 
 def _majority_value(sample: Sample, counts: Mapping[tuple[str, str], int]) -> float:

@@ -24,8 +24,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mllmu.config.recipe import Lora, ModelSection
+from mllmu.core.errors import ModelError
 from mllmu.core.process import Progress, derive, rng
 from mllmu.core.records import ModelRef
+from mllmu.core.runfolder import write_atomic
 from mllmu.models.families import Turn, core
 from mllmu.models.loading import Loaded, add_trainable, load, release_base, save_trained
 from mllmu.models.smol import assemble, fetch
@@ -74,14 +76,19 @@ def pretrain(
 
     Raises:
         OutOfTimeError: the minutes are over.
-        ModelError: the language weights are not there.
+        ModelError: the language weights are not there, or ``out`` holds a training with other settings.
     """
     deadline = time.monotonic() + 60 * minutes if minutes else float("inf")
     torch.set_float32_matmul_precision("high")  # TF32 on a GPU
     out.mkdir(parents=True, exist_ok=True)
     base = base_folder(out, progress)
     record = _read(out)
-    record.setdefault("plan", asdict(plan))
+    settings = json.loads(json.dumps(asdict(plan)))
+    if record.setdefault("plan", settings) != settings:
+        raise ModelError(
+            f"{out}: holds a training with other settings: {record['plan']}. Repeat them, or name a new --out."
+        )
+    write_atomic(out / "pretraining.json", json.dumps(record, indent=2) + "\n")
     for number, stage in enumerate(STAGES):
         if stage in record:
             continue
