@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -17,9 +18,10 @@ from pathlib import Path
 from rich.table import Table
 
 class Pipeline:
-    def __init__(self, recipe, root, *, force=False, gate=True, progress):
+    def __init__(self, recipe, root, *, force=False, gate=True, check, progress):
         self.root, self.progress = root, progress
         self.facts = {"name": recipe.name, "epochs": recipe.finetune.epochs, "force": force, "gate": gate}
+        self.facts["check"] = check is not None
 
     def run(self, only=None):
         print(json.dumps({**self.facts, "root": str(self.root), "only": only}))
@@ -42,6 +44,9 @@ def act():
 module = types.ModuleType("mllmu.pipeline.pipeline")
 module.Pipeline = Pipeline
 sys.modules["mllmu.pipeline.pipeline"] = module
+first = types.ModuleType("mllmu.preflight.doctor.first")
+first.check_first = print
+sys.modules["mllmu.preflight.doctor.first"] = first
 from mllmu.cli import main
 main()
 """
@@ -70,19 +75,28 @@ def test_run_hands_recipe_and_options_to_the_pipeline_and_ends_with_table_and_re
     recipe: Path, tmp_path: Path
 ) -> None:
     result = scripted(
-        tmp_path, "run", str(recipe), "--set", "finetune.epochs=3", "--force", "--no-gate", "--out", "here"
+        tmp_path,
+        "run",
+        str(recipe),
+        "--set",
+        "finetune.epochs=3",
+        "--force",
+        "--no-gate",
+        "--no-check",
+        "--out",
+        "here",
     )
     lines = result.stdout.splitlines()
     assert result.returncode == 0, result.stderr
-    expected = '{"name": "small", "epochs": 3.0, "force": true, "gate": false, "root": "here", "only": null}'
-    assert lines[0] == expected
+    told = {"name": "small", "epochs": 3.0, "force": True, "gate": False, "check": False, "root": "here", "only": None}
+    assert json.loads(lines[0]) == told
     assert "target [/x]" in result.stdout
     assert lines[-1] == f"report: {Path('here/report/index.html')}"
 
 
 def test_run_folder_is_named_after_the_recipe_and_options_are_off_by_default(recipe: Path, tmp_path: Path) -> None:
     first = scripted(tmp_path, "run", str(recipe)).stdout.splitlines()[0]
-    assert '"force": false, "gate": true' in first and '"root": "runs/small"' in first
+    assert '"force": false, "gate": true, "check": true' in first and '"root": "runs/small"' in first
 
 
 def test_progress_goes_to_stderr_as_plain_lines_when_there_is_no_terminal(recipe: Path, tmp_path: Path) -> None:
