@@ -54,5 +54,9 @@ def run(
     first = check_first if check else None
     pipeline = Pipeline(checked, folder, force=force, gate=gate, check=first, progress=progress)
     with held(folder):
-        pipeline.run(only)
+        page = pipeline.run(only)
+        if page and len(pipeline.evaluations) > 1:
+            from mllmu.studies.board_page import write_index
+
+            write_index(page.parent, checked.report.title or checked.name, [folder])
     return folder

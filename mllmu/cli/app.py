@@ -24,7 +24,7 @@ HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Run": (run.run, run.validate, doctor, plan),
     "One stage": (*map(run.stage_command, run.STAGES), evaluate, judge),
-    "Studies": (attack, studies.tune, studies.trust, studies.layers, studies.pool),
+    "Studies": (attack, studies.tune, studies.trust, studies.layers, studies.pool, studies.board),
     "Start, look up, export": (init, get, ls, run.export_model),
 }
 

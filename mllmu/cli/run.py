@@ -93,7 +93,7 @@ def execute(
 ) -> list[RecipeRun]:
     """Run all stages, or ``only`` one; print the table of a new report, and where the results are.
 
-    A recipe of a grid that fails does not stop the others; an index page links all reports.
+    A recipe of a grid that fails does not stop the others; a board shows all results so far.
 
     Returns:
         The recipes that were run, with their folders; nothing in a process that only helps the leading one.
@@ -118,7 +118,9 @@ def execute(
             tell(error)
             failed.append(run.name)
         if run.name and only in {None, "report"}:
-            echo(f"all reports: {link_reports(run.folder.parent, run.recipe.name)}")
+            from mllmu.studies.board_page import write_index
+
+            echo(f"board: {write_index(run.folder.parent, run.recipe.name, sorted(run.folder.parent.glob('*/')))}")
     if failed:
         raise MllmuError(f"failed: {', '.join(failed)}; the reasons are above. The same command tries them again.")
     return done
@@ -133,18 +135,13 @@ def _execute(run: RecipeRun, *, force: bool, gate: bool, check: bool, only: Stag
         checked = check_first if check else None
         pipeline = Pipeline(run.recipe, run.folder, force=force, gate=gate, check=checked, progress=display)
         report = pipeline.run(only)
+        if report is not None and len(pipeline.evaluations) > 1:
+            from mllmu.studies.board_page import write_index
+
+            write_index(report.parent, run.recipe.report.title or run.recipe.name, [run.folder])
     if report is not None:
         say(pipeline.terminal_table())
     say(f"{'report' if report is not None else f'{only} done'}: {report or run.folder}")
-
-
-def link_reports(root: Path, title: str) -> Path:
-    """Write the index page of a grid: every report in a subfolder of ``root``, also those of earlier commands."""
-    from mllmu.report.page import write_links
-
-    names = sorted(page.parent.parent.name for page in root.glob("*/report/index.html"))
-    links = {name: f"{name}/report/index.html" for name in names}
-    return write_links(root, title, "One report per recipe of the grid.", links)
 
 
 def run(

@@ -1,8 +1,8 @@
-"""``mllmu tune``, ``trust``, ``layers`` and ``pool``: studies over many models of a run, or over several runs."""
+"""``mllmu tune``, ``trust``, ``layers``, ``pool`` and ``board``: studies over many models or several runs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,15 +11,19 @@ from typer import Argument, Option
 
 from mllmu.cli.run import Force, NoGate, Out, Overrides, RecipePath, each
 from mllmu.cli.screen import number, say
-from mllmu.core.errors import DataError
 from mllmu.core.runfolder import RunFolder, write_atomic
 
 if TYPE_CHECKING:
-    from mllmu.studies.pool import PairedRow, PooledRow, PooledValue
     from mllmu.studies.tune import Trial
 
 Trials = Annotated[int, Option(min=1, help="Settings to try per method, the recipe's own included.")]
 Ratio = Annotated[str | None, Option(metavar="PERCENT", help="The forget ratio; by default the recipe's first.")]
+Against = Annotated[
+    str | None, Option(metavar="METHOD", help="Compare all others with this one; by default with the nearest.")
+]
+Bound = Annotated[
+    float, Option(min=0, metavar="POINTS", help="Differences below count as none; choose it before you look.")
+]
 Pool = Annotated[int, Option(help="Models to train with the forget people, and as many without.")]
 Bits = Annotated[int, Option(min=2, max=8, help="Bits that the weights are rounded to.")]
 
@@ -96,16 +100,14 @@ def layers(recipe: RecipePath, *, overrides: Overrides = None, out: Out = None, 
 def pool(
     runs: Annotated[
         list[Path],
-        Argument(metavar="RUN...", help="Runs of one recipe with different seeds, or files written by --scores."),
+        Argument(
+            metavar="RUN...", help="Runs of one recipe with different seeds, a grid of them, or files by --scores."
+        ),
     ],
     *,
     ratio: Ratio = None,
-    against: Annotated[
-        str | None, Option(metavar="METHOD", help="Compare all others with this one; by default with the nearest.")
-    ] = None,
-    bound: Annotated[
-        float, Option(min=0, metavar="POINTS", help="Differences below count as none; choose it before you look.")
-    ] = 5.0,
+    against: Against = None,
+    bound: Bound = 5.0,
     scores: Annotated[
         Path | None, Option(metavar="FILE", help="Also write the raw scores as CSV: 'mllmu pool FILE' says the same.")
     ] = None,
@@ -116,61 +118,40 @@ def pool(
     The best method comes first: nearest to the retain model on the forget people, with the least loss of utility. Then
     every other method is compared with one, on the same people and runs, and with the bound below which two are equal.
     """
-    from mllmu.studies.person_scores import load, person_scores, save
-    from mllmu.studies.pool import pool as pooled
+    from mllmu.studies.board import pooled_setup
+    from mllmu.studies.person_scores import save
+    from mllmu.studies.pool_text import pool_text
 
-    raw = []
-    for index, run in enumerate(runs, start=1):
-        keys = RunFolder(run).evaluated_keys()
-        if not run.is_file() and ratio is None and not keys:
-            raise DataError(f"{run}: holds no evaluation. Expected a finished run, or a file of raw scores.")
-        name = run.name if sum(other.name == run.name for other in runs) == 1 else f"{run.name}_{index}"
-        raw += load(run) if run.is_file() else person_scores(run, ratio or keys[0], name)
+    setup = pooled_setup(runs, ratio=ratio, against=against)
     if scores is not None:
-        save(scores, raw)
-    text = pool_text(*pooled(raw, against=against), bound / 100)
+        save(scores, setup.scores)
+    text = pool_text(setup.rows, setup.pairs, bound / 100)
     say(text)
     if out is not None:
         write_atomic(out, text + "\n")
 
 
-def pool_text(rows: Sequence[PooledRow], pairs: Sequence[PairedRow], bound: float) -> str:
-    """Two Markdown tables per modality, in points of 100: value and, in brackets, the 95 % interval."""
-    from mllmu.core.declared import MODALITY_LABELS
-    from mllmu.core.describe import markdown_table
+def board(
+    runs: Annotated[
+        list[Path],
+        Argument(
+            metavar="RUN...",
+            help="Run folders, grids, files of raw scores (CSV), or results that others submit (JSON).",
+        ),
+    ],
+    *,
+    ratio: Annotated[str | None, Option(metavar="PERCENT", help="One forget ratio; by default all.")] = None,
+    against: Against = None,
+    bound: Bound = 5.0,
+    out: Annotated[Path, Option(metavar="DIR", help="Folder of the page and its files.")] = Path("board"),
+) -> None:
+    """Put many runs on one page: ratios, models and settings beside each other, seeds as intervals, with ranks.
 
-    def table(title: str, head: Sequence[str], lines: Sequence[Iterable[str]]) -> list[str]:
-        return [f"**{title}**\n\n{markdown_table(head, lines, align_right=len(head) - 1)}"] if lines else []
+    Runs that differ in the seed alone are pooled; others stand beside each other, named by the settings that differ.
+    DIR holds index.html, board.csv, board.md, and results/ with the raw scores that anyone can recompute the page from.
+    """
+    from mllmu.studies.board import board_setups
+    from mllmu.studies.board_page import write_board
 
-    parts = []
-    for modality, title in MODALITY_LABELS.items():
-        head = ("model", "forget", "against retain_model", "verdict", "utility", "lost utility", "on the front")
-        parts += table(title, head, [_pool_line(row, bound) for row in rows if row.modality == modality])
-        minus = [pair for pair in pairs if pair.modality == modality]
-        compared = ("method", "forget", "utility", "distance", "verdict")
-        lines = [_pair_line(pair, bound) for pair in minus]
-        parts += table(f"{title}, minus {minus[0].rival}" if minus else "", compared, lines)
-    count = f"{rows[0].runs} run{'s' if rows[0].runs > 1 else ''}"
-    note = (
-        f"Points of 100 over {count}; in brackets the 95 % interval of a bootstrap over runs and their people. "
-        "distance: |against retain_model| + lost utility, by which models are ordered. The verdict is on 'against "
-        "retain_model' and on 'distance'; more, less: the interval leaves out 0; equal: the 90 % interval lies within "
-        f"{100 * bound:g} points of 0 (two one-sided tests); open: neither."
-    )
-    return "\n".join([*parts, note])
-
-
-def _pool_line(row: PooledRow, bound: float) -> Iterable[str]:
-    front = "" if row.front is None else f"{100 * row.front:.0f} %"
-    verdict = "" if row.surplus.low == row.surplus.high == 0 else row.surplus.verdict(bound)
-    forget, surplus, *others = map(_points, (row.forget, row.surplus, row.utility, row.cost))
-    return row.model, forget, surplus, verdict, *others, front
-
-
-def _pair_line(pair: PairedRow, bound: float) -> Iterable[str]:
-    return pair.model, *map(_points, (pair.forget, pair.utility, pair.distance)), pair.distance.verdict(bound)
-
-
-def _points(value: PooledValue) -> str:
-    span = "" if value.low is None or value.high is None else f" ({100 * value.low:.1f} to {100 * value.high:.1f})"
-    return f"{100 * value.value:.1f}{span}"
+    found = board_setups(runs, ratio=ratio, against=against)
+    say(f"board: {write_board(out, 'Board', found, bound=bound / 100)}")

@@ -142,7 +142,7 @@ class Pipeline:
         score_run(self.state, self.evaluations)
 
     def report(self) -> None:
-        """Draw one report per forget ratio; with several, an index page leads to them."""
+        """Draw one report per forget ratio; of several, :mod:`mllmu.studies.board_page` makes a board."""
         report.write_reports(self.state, self.evaluations, self.comparisons)
 
     def terminal_table(self) -> Group:

@@ -27,7 +27,6 @@ from mllmu.pipeline.record import describe, seconds_by_stage
 from mllmu.pipeline.run import Run
 from mllmu.report import Example, ModelRow, Portrait, ReportInput, render, terminal_tables
 from mllmu.report.inputs import TrustRow
-from mllmu.report.page import write_links
 from mllmu.report.tables import REFERENCE_KEY
 from mllmu.training.loop import CURVE
 
@@ -37,7 +36,7 @@ NUM_PORTRAITS = 4
 def write_reports(
     run: Run, evaluations: Mapping[str, Evaluation], comparisons: Mapping[str, ProtocolComparison]
 ) -> None:
-    """Draw one report per forget ratio; with several, an index page leads to them."""
+    """Draw one report per forget ratio; of several, each in a folder of its own."""
     folder = run.root / RunFolder.REPORT
     run.progress.stage("report", str(folder))
     several = len(evaluations) > 1
@@ -46,9 +45,6 @@ def write_reports(
         render(report_input(evaluations[key]), page)
         if key in comparisons:
             write_comparison(page, comparisons[key].results(run.models))
-    if several:
-        links = {f"{key} % forgotten": f"{page.name}/index.html" for key, page in pages.items()}
-        write_links(folder, run.recipe.report.title or run.recipe.name, "One report per forget ratio.", links)
 
 
 def terminal_table(evaluations: Mapping[str, Evaluation]) -> Group:

@@ -74,20 +74,15 @@ class PageSection:
 
 
 def write_small_page(path: Path, title: str, lead: str, sections: Sequence[PageSection]) -> Path:
-    """Write a small page in the style of the report; returns its path."""
-    write_atomic(path, _environment().get_template("small.html.j2").render(title=title, lead=lead, sections=sections))
+    """Write a small page in the style of the report, whose tables of models can be sorted and filtered."""
+    template = _environment().get_template("small.html.j2")
+    write_atomic(path, template.render(title=title, lead=lead, sections=sections, **_script()))
     return path
-
-
-def write_links(folder: Path, title: str, note: str, links: Mapping[str, str]) -> Path:
-    """Write ``index.html`` with a title, a sentence, and a link to a path below the folder for every label."""
-    return write_small_page(folder / "index.html", title, note, [PageSection("Reports", links=links)])
 
 
 def _page(
     report: ReportInput, numbers: Numbers, rows: Sequence[TradeoffRow], plots: Mapping[str, Sequence[Plot]]
 ) -> str:
-    script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
     template = _environment().get_template("index.html.j2")
     return template.render(
         report=report,
@@ -102,10 +97,15 @@ def _page(
         examples=[_example(example, numbers) for example in report.examples],
         glossary=_glossary(numbers),
         many=len(numbers.models) > MANY,
-        # This package's own file, so it may go into the page as it is.
-        script=Markup(script),  # noqa: S704
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        **_script(),
     )
+
+
+def _script() -> dict[str, str]:
+    """The script of a page, which is this package's own and so goes in as it is, and the hash its policy names."""
+    script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
+    digest = hashlib.sha256(script.encode()).digest()
+    return {"script": Markup(script), "script_hash": base64.b64encode(digest).decode()}  # noqa: S704
 
 
 def _environment() -> Environment:

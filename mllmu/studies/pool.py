@@ -73,6 +73,8 @@ class PooledRow(NamedTuple):
         distance: |surplus| + cost, by which rows are ordered.
         front: share of the draws in which no other unlearned model, nor the target, is at least as near to the
             retain_model on forget and as useful, and better in one; None for the target and the retain_model.
+        rank: 1 for the unlearned model with the smallest distance, and between which ranks it is in 95 % of the draws;
+            None for the target and the retain_model. Ranks of models that are close say little.
         runs: number of runs.
     """
 
@@ -84,6 +86,7 @@ class PooledRow(NamedTuple):
     cost: PooledValue
     distance: PooledValue
     front: float | None
+    rank: tuple[int, int, int] | None
     runs: int
 
 
@@ -199,12 +202,15 @@ class _Draws:
         rivals = [index for index, model in enumerate(self.models) if model != RETAIN_MODEL]
         distance_MD, utility_MD = np.abs(self.values["surplus"][rivals]), self.values["utility"][rivals]
         fronts = dict(zip(rivals, _fronts(distance_MD, utility_MD), strict=True))
+        unlearned = [index for index in rivals if self.models[index] != TARGET]
+        ranks = dict(zip(unlearned, _ranks(self.values["distance"][unlearned]), strict=True))
         rows = [
             PooledRow(
                 model=model,
                 modality=self.modality,
                 **{name: pooled(values_MD[index], self.num_people) for name, values_MD in self.values.items()},
                 front=None if model == TARGET else fronts.get(index),
+                rank=ranks.get(index),
                 runs=self.num_runs,
             )
             for index, model in enumerate(self.models)
@@ -249,6 +255,13 @@ def _fronts(distance_MD: Table, utility_MD: Table) -> list[float]:
         beaten_D = (as_good & better).any(axis=0)
         shares.append(float(1 - beaten_D[1:].mean()))
     return shares
+
+
+def _ranks(distance_MD: Table) -> list[tuple[int, int, int]]:
+    """Rank of each model by its distance and the middle 95 % of its ranks in the draws; equals share the better one."""
+    rank_MD = 1 + (distance_MD[None] < distance_MD[:, None]).sum(axis=1)
+    spans_2M = np.percentile(rank_MD[:, 1:], [2.5, 97.5], axis=1, method="nearest")
+    return [(int(rank), int(low), int(high)) for rank, low, high in zip(rank_MD[:, 0], *spans_2M, strict=True)]
 
 
 def pooled(values_D: Table, people: int) -> PooledValue:

@@ -10,7 +10,7 @@ import yaml
 from typer.testing import CliRunner
 
 from mllmu.cli.app import app
-from mllmu.cli.run import each, link_reports
+from mllmu.cli.run import each
 from mllmu.config.load import load, load_all
 from mllmu.core.errors import RecipeError
 
@@ -113,12 +113,3 @@ def test_a_grid_is_planned_recipe_by_recipe(tmp_path: Path) -> None:
     planned = CliRunner().invoke(app, ["plan", str(path), "--device", "cpu", "--json"]).stdout
     one, two = json.loads("[" + planned.replace("\n}\n{", "\n},\n{") + "]")
     assert two["hours"] > one["hours"]
-
-
-def test_the_page_links_every_report_there_is_and_escapes_the_title(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        (tmp_path / name / "report").mkdir(parents=True)
-    (tmp_path / "b" / "report" / "index.html").write_text("")
-    page = link_reports(tmp_path, "<b>").read_text()
-    assert '<a href="b/report/index.html">b</a>' in page and "a/report" not in page
-    assert "&lt;b&gt;" in page and "<b>" not in page

@@ -7,47 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers_scores import make_run, sets
 from typer.testing import CliRunner
 
 from mllmu.cli.app import app
 from mllmu.core.errors import DataError
-from mllmu.core.records import Sample, Score
-from mllmu.core.runfolder import dump_lines
 from mllmu.studies.person_scores import PersonScore, load, person_scores, save
 from mllmu.studies.pool import PairedRow, PooledRow, PooledValue, outside, pool, pooled
-
-SETS = {"forget": ("f1", "f2", "f3"), "retain": ("r1", "r2"), "celebrity": ("c1",)}
-METRIC = {"classification": "accuracy", "cloze": "cloze_contains"}
-
-
-def make_run(root: Path, known: dict[str, dict[str, float]]) -> Path:
-    """A scored run: by model and set, the score of every question there."""
-    samples = [
-        Sample(
-            id=f"{split}/{person}/{task}",
-            question_id=f"{person}/{task}",
-            profile_id=person,
-            split=split,  # type: ignore[arg-type]
-            task=task,  # type: ignore[arg-type]
-            modality="text",
-            attribute="pet",
-            prompt="?",
-            target="A",
-            value="cat",
-            max_new_tokens=1,
-        )
-        for split, people in SETS.items()
-        for person in people
-        for task in METRIC
-    ]
-    folder = root / "eval/forget_10"
-    for model, by_set in known.items():
-        scores = [Score(sample_id=s.id, metric=METRIC[s.task], value=by_set[s.split]) for s in samples]
-        scores += [Score(sample_id=s.id, metric="refused", value=1.0) for s in samples]
-        (folder / model / "scores").mkdir(parents=True)
-        (folder / model / "scores/scores.jsonl").write_text(dump_lines(scores))
-    (folder / "samples.jsonl").write_text(dump_lines(samples))
-    return root
 
 
 def scores_of(runs: list[Path], key: str = "10") -> list[PersonScore]:
@@ -56,10 +22,6 @@ def scores_of(runs: list[Path], key: str = "10") -> list[PersonScore]:
 
 def rows_of(runs: list[Path]) -> list[PooledRow]:
     return pool(scores_of(runs))[0]
-
-
-def sets(forget: float, retain: float, celebrity: float) -> dict[str, float]:
-    return {"forget": forget, "retain": retain, "celebrity": celebrity}
 
 
 @pytest.fixture
@@ -144,7 +106,8 @@ def test_the_command_prints_and_writes_a_table(runs: list[Path], tmp_path: Path)
     assert done.exit_code == 0, done.output
     named = {line.partition(",")[0] for line in (tmp_path / "scores.csv").read_text().splitlines()[1:]}
     assert named == {"twin_1", "twin_2"}, "runs of one name are numbered: a path would say where they lay"
-    empty = CliRunner().invoke(app, ["pool", str(tmp_path)])
+    (tmp_path / "empty").mkdir()
+    empty = CliRunner().invoke(app, ["pool", str(tmp_path / "empty")])
     assert empty.exit_code == 2
     assert "holds no evaluation" in empty.output
 

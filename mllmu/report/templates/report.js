@@ -98,6 +98,18 @@
     });
   });
 
+  // Only the rows of the table below that hold all the words.
+  document.querySelectorAll("input[data-filter]").forEach(function (words) {
+    words.hidden = false;
+    words.addEventListener("input", function () {
+      var wanted = words.value.toLowerCase().split(/\s+/).filter(Boolean);
+      words.parentNode.querySelectorAll("tbody tr").forEach(function (row) {
+        var text = row.textContent.toLowerCase();
+        row.hidden = !wanted.every(function (word) { return text.indexOf(word) >= 0; });
+      });
+    });
+  });
+
   // Paper cannot unfold: open what is short before printing, and fold it again afterwards.
   var folded = [];
   window.addEventListener("beforeprint", function () {

@@ -1,0 +1,177 @@
+"""Which runs belong together: a setup is one recipe at one forget ratio, and its runs differ in the seed alone."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mllmu.config.load import read
+from mllmu.core.errors import DataError
+from mllmu.core.runfolder import RunFolder
+
+FREE = ("name", "seed", "workers", "gate", "report", "model.device", "finetune.micro_batch_size",
+        "finetune.checkpoint_every_s", "unlearn.micro_batch_size", "unlearn.reference_mib",
+        "evaluate.batch_size", "data.splits.file")  # fmt: skip
+"""Settings that runs of one setup may differ in: they name a run, draw its people, or say where and how fast it is
+computed."""
+LONGEST = 40
+"""Letters of a value in a label."""
+RATIO = "forget"
+"""What the forget ratio is called among the settings of a setup."""
+
+
+class ScoredRun(NamedTuple):
+    """A finished evaluation of a run.
+
+    Attributes:
+        name: unique among the runs that are compared.
+        folder: the run folder.
+        key: the forget ratio in percent.
+        seed: None if the run folder has no recipe.
+        settings: every setting that must agree, as text by its dotted key, and the ratio.
+    """
+
+    name: str
+    folder: Path
+    key: str
+    seed: int | None
+    settings: dict[str, str]
+
+
+class Setup(NamedTuple):
+    """Runs that can be pooled; ``label`` is what sets them apart from the others, empty if there are no others."""
+
+    label: str
+    runs: tuple[ScoredRun, ...]
+
+
+def scored_runs(folders: Sequence[Path], ratio: str | None = None) -> list[ScoredRun]:
+    """The evaluations in run folders, and in the run folders of grids.
+
+    Args:
+        folders: run folders, or folders of run folders.
+        ratio: the forget ratio in percent; None: all there are.
+
+    Raises:
+        DataError: a folder holds no evaluation, or none of that ratio.
+    """
+    runs = list(dict.fromkeys(run for folder in folders for run in _expanded(folder)))
+    names = _names(runs)
+    return [run for folder in runs for run in _of_folder(folder, names[folder], ratio)]
+
+
+def setups(runs: Iterable[ScoredRun]) -> list[Setup]:
+    """Group runs by their settings, in the order given.
+
+    Raises:
+        DataError: two runs of a setup have one seed; they are one run counted twice.
+    """
+    groups: dict[str, list[ScoredRun]] = {}
+    for run in runs:
+        group = groups.setdefault(json.dumps(run.settings, sort_keys=True), [])
+        twin = next((other for other in group if run.seed is not None and other.seed == run.seed), None)
+        if twin:
+            raise DataError(
+                f"{twin.folder} and {run.folder}: the same recipe with the same seed {run.seed}, which says nothing "
+                "twice. Give one of them."
+            )
+        group.append(run)
+    several = [key for key in _keys(group[0] for group in groups.values()) if len(groups) > 1]
+    labels = _unique([_label(group[0], several) for group in groups.values()])
+    return [Setup(label, tuple(group)) for label, group in zip(labels, groups.values(), strict=True)]
+
+
+def one_setup(runs: Sequence[ScoredRun]) -> Setup:
+    """The runs as one setup.
+
+    Raises:
+        DataError: they are not of one recipe; names what differs.
+    """
+    found = setups(runs)
+    if len(found) > 1:
+        first, second = found[0].runs[0], found[1].runs[0]
+        raise DataError(
+            f"{first.folder} and {second.folder} cannot be pooled: {differences(first.settings, second.settings)}. "
+            "Give runs that differ in the seed alone, or see all of them with: mllmu board."
+        )
+    return found[0]
+
+
+def differences(one: Mapping[str, str], other: Mapping[str, str], most: int = 3) -> str:
+    """What two settings differ in, the first few.
+
+    >>> differences({"a": "1", "b": "2"}, {"a": "1", "b": "3"})
+    'b is 2 and 3'
+    """
+    keys = [key for key in dict.fromkeys([*one, *other]) if one.get(key) != other.get(key)]
+    texts = [f"{key} is {one.get(key, 'not set')} and {other.get(key, 'not set')}" for key in keys[:most]]
+    return ", ".join(texts) + (f" and {len(keys) - most} more settings" if len(keys) > most else "")
+
+
+def _expanded(folder: Path) -> Iterator[Path]:
+    if RunFolder(folder).evaluated_keys():
+        yield folder
+        return
+    inner = [path for path in sorted(folder.glob("*/")) if RunFolder(path).evaluated_keys()]
+    if not inner:
+        raise DataError(
+            f"{folder}: holds no evaluation. Expected a finished run, a grid, or a file of raw scores. Runs that are "
+            "complete have eval/forget_<ratio>."
+        )
+    yield from inner
+
+
+def _names(folders: Sequence[Path]) -> dict[Path, str]:
+    """The last part of each path, with a number where two are alike."""
+    taken = [folder.name for folder in folders]
+    return {
+        folder: folder.name if taken.count(folder.name) == 1 else f"{folder.name}_{index}"
+        for index, folder in enumerate(folders, start=1)
+    }
+
+
+def _of_folder(folder: Path, name: str, ratio: str | None) -> Iterator[ScoredRun]:
+    path, keys = folder / RunFolder.RECIPE, RunFolder(folder).evaluated_keys()
+    recipe = read(path) if path.is_file() else {}
+    settings = dict(_flat(recipe))
+    splits = settings.pop("data.splits.forget_ratios", None), settings.pop("data.splits.keys", None)
+    del splits  # the ratio of the evaluation takes their place
+    for key in keys if ratio is None else [ratio]:
+        if key not in keys:
+            raise DataError(f"{folder}: no evaluation at {key} %. There are: {', '.join(keys)} %.")
+        yield ScoredRun(name, folder, key, recipe.get("seed"), {**settings, RATIO: f"{key} %"})
+
+
+def _flat(settings: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every setting below a mapping as text, without those that are free."""
+    for key, value in settings.items():
+        dotted = f"{prefix}{key}"
+        if dotted in FREE:
+            continue
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{dotted}.")
+        else:
+            yield dotted, json.dumps(value, ensure_ascii=False).strip('"')
+
+
+def _keys(runs: Iterable[ScoredRun]) -> list[str]:
+    """The settings in which the runs differ."""
+    settings = [run.settings for run in runs]
+    return [key for key in dict.fromkeys(k for one in settings for k in one) if len({s.get(key) for s in settings}) > 1]
+
+
+def _label(run: ScoredRun, keys: Sequence[str]) -> str:
+    """The settings of a run that vary, each with the shortest end of its name that is unique among them."""
+    short = [key.rpartition(".")[2] for key in keys]
+    names = [end if short.count(end) == 1 else key for key, end in zip(keys, short, strict=True)]
+    values = [run.settings.get(key, "not set") for key in keys]
+    cut = [value if len(value) <= LONGEST else f"{value[:LONGEST]}..." for value in values]
+    return ", ".join(f"{name} {value}" for name, value in zip(names, cut, strict=True))
+
+
+def _unique(labels: Sequence[str]) -> list[str]:
+    """Labels that were cut to the same text get a number."""
+    return [
+        label if labels.count(label) == 1 else f"{label} ({labels[: index + 1].count(label)})"
+        for index, label in enumerate(labels)
+    ]
