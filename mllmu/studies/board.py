@@ -15,7 +15,7 @@ from mllmu.core.errors import DataError
 from mllmu.core.runfolder import write_json
 from mllmu.studies.person_scores import PersonScore, load, person_scores, save
 from mllmu.studies.pool import PairedRow, PooledRow, pool
-from mllmu.studies.setups import ScoredRun, Setup, one_setup, scored_runs, setups
+from mllmu.studies.setups import EvaluatedRun, Setup, evaluated_runs, one_setup, setups
 from mllmu.version import __version__
 
 FORMAT = 1
@@ -35,7 +35,7 @@ class BoardSetup(NamedTuple):
     """
 
     label: str
-    runs: tuple[ScoredRun, ...]
+    runs: tuple[EvaluatedRun, ...]
     scores: list[PersonScore]
     rows: list[PooledRow]
     pairs: list[PairedRow]
@@ -55,7 +55,7 @@ def pooled_setup(paths: Sequence[Path], *, ratio: str | None = None, against: st
         DataError: the runs are not of one recipe; names what differs.
     """
     files = [path for path in paths if path.is_file()]
-    found = scored_runs([path for path in paths if not path.is_file()], ratio)
+    found = evaluated_runs([path for path in paths if not path.is_file()], ratio)
     if found and ratio is None:
         found = [run for run in found if run.key == found[0].key]
     scores = [score for path in files for score in _raw(path)[0]]
@@ -70,7 +70,7 @@ def board_setups(paths: Sequence[Path], *, ratio: str | None = None, against: st
         DataError: a path holds no results, or a submitted result is not what its JSON file says.
     """
     folders = [path for path in paths if not path.is_file()]
-    found = [_pooled(setup, [], against) for setup in setups(scored_runs(folders, ratio) if folders else [])]
+    found = [_pooled(setup, [], against) for setup in setups(evaluated_runs(folders, ratio) if folders else [])]
     for path in (path for path in paths if path.is_file()):
         scores, facts = _raw(path)
         setup = _pooled(Setup(facts.get("label") or path.stem, ()), scores, against)

@@ -20,7 +20,7 @@ RATIO = "forget"
 """What the forget ratio is called among the settings of a setup."""
 
 
-class ScoredRun(NamedTuple):
+class EvaluatedRun(NamedTuple):
     """A finished evaluation of a run.
 
     Attributes:
@@ -42,10 +42,10 @@ class Setup(NamedTuple):
     """Runs that can be pooled; ``label`` is what sets them apart from the others, empty if there are no others."""
 
     label: str
-    runs: tuple[ScoredRun, ...]
+    runs: tuple[EvaluatedRun, ...]
 
 
-def scored_runs(folders: Sequence[Path], ratio: str | None = None) -> list[ScoredRun]:
+def evaluated_runs(folders: Sequence[Path], ratio: str | None = None) -> list[EvaluatedRun]:
     """The evaluations in run folders, and in the run folders of grids.
 
     Args:
@@ -60,13 +60,13 @@ def scored_runs(folders: Sequence[Path], ratio: str | None = None) -> list[Score
     return [run for folder in runs for run in _of_folder(folder, names[folder], ratio)]
 
 
-def setups(runs: Iterable[ScoredRun]) -> list[Setup]:
+def setups(runs: Iterable[EvaluatedRun]) -> list[Setup]:
     """Group runs by their settings, in the order given.
 
     Raises:
         DataError: two runs of a setup have one seed; they are one run counted twice.
     """
-    groups: dict[str, list[ScoredRun]] = {}
+    groups: dict[str, list[EvaluatedRun]] = {}
     for run in runs:
         group = groups.setdefault(json.dumps(run.settings, sort_keys=True), [])
         twin = next((other for other in group if run.seed is not None and other.seed == run.seed), None)
@@ -81,7 +81,7 @@ def setups(runs: Iterable[ScoredRun]) -> list[Setup]:
     return [Setup(label, tuple(group)) for label, group in zip(labels, groups.values(), strict=True)]
 
 
-def one_setup(runs: Sequence[ScoredRun]) -> Setup:
+def one_setup(runs: Sequence[EvaluatedRun]) -> Setup:
     """The runs as one setup.
 
     Raises:
@@ -130,7 +130,7 @@ def _names(folders: Sequence[Path]) -> dict[Path, str]:
     }
 
 
-def _of_folder(folder: Path, name: str, ratio: str | None) -> Iterator[ScoredRun]:
+def _of_folder(folder: Path, name: str, ratio: str | None) -> Iterator[EvaluatedRun]:
     path, keys = folder / RunFolder.RECIPE, RunFolder(folder).evaluated_keys()
     recipe = read(path) if path.is_file() else {}
     settings = dict(_flat(recipe))
@@ -139,7 +139,7 @@ def _of_folder(folder: Path, name: str, ratio: str | None) -> Iterator[ScoredRun
     for key in keys if ratio is None else [ratio]:
         if key not in keys:
             raise DataError(f"{folder}: no evaluation at {key} %. There are: {', '.join(keys)} %.")
-        yield ScoredRun(name, folder, key, recipe.get("seed"), {**settings, RATIO: f"{key} %"})
+        yield EvaluatedRun(name, folder, key, recipe.get("seed"), {**settings, RATIO: f"{key} %"})
 
 
 def _flat(settings: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -154,13 +154,13 @@ def _flat(settings: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
             yield dotted, json.dumps(value, ensure_ascii=False).strip('"')
 
 
-def _keys(runs: Iterable[ScoredRun]) -> list[str]:
+def _keys(runs: Iterable[EvaluatedRun]) -> list[str]:
     """The settings in which the runs differ."""
     settings = [run.settings for run in runs]
     return [key for key in dict.fromkeys(k for one in settings for k in one) if len({s.get(key) for s in settings}) > 1]
 
 
-def _label(run: ScoredRun, keys: Sequence[str]) -> str:
+def _label(run: EvaluatedRun, keys: Sequence[str]) -> str:
     """The settings of a run that vary, each with the shortest end of its name that is unique among them."""
     short = [key.rpartition(".")[2] for key in keys]
     names = [end if short.count(end) == 1 else key for key, end in zip(keys, short, strict=True)]
