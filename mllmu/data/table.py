@@ -4,16 +4,15 @@ What the text of a cell must be is said in :mod:`mllmu.data.cells`.
 """
 
 import csv
-import io
 import json
 import math
-import re
 import unicodedata
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mllmu.core.csvrows import csv_rows
 from mllmu.core.errors import DataError, FaultsError, did_you_mean
 from mllmu.data import spreadsheet
 from mllmu.data.files import parse_json, read_text
@@ -105,22 +104,10 @@ def read(path: Path) -> PeopleTable:
         if not isinstance(items, list):
             raise DataError(f"{path}: expected a list of objects, one per person, got {type(items).__name__}.")
         return _tabular(*_objects(items, path), path)
-    return _tabular(_csv(path, text), [], path)
-
-
-def _csv(path: Path, text: str) -> list[list[Any]]:
-    """Rows of cells; a first line ``sep=;`` names the delimiter, as Excel reads and writes it, and is no row."""
-    named = _SEPARATOR.match(text)
-    text = text[named.end() :] if named else text
-    head = re.sub(r'"[^"]*"', "", (text.splitlines() or [""])[0])
-    delimiter = named[1] if named else max(",;\t|", key=head.count)
     try:
-        return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+        return _tabular(csv_rows(text), [], path)
     except csv.Error as error:
         raise DataError(f"{path}: damaged CSV ({error}). Save the table again as 'CSV UTF-8', or as .xlsx.") from None
-
-
-_SEPARATOR = re.compile(r'"?sep=([^\w\s"]|\t)"?[,;|\t ]*(?:\r\n|\r|\n)', re.IGNORECASE)
 
 
 def _from_sheet(sheet: Sheet, path: Path) -> PeopleTable:

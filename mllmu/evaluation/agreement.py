@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from pydantic import Field, ValidationError
 
+from mllmu.core.csvrows import csv_rows
 from mllmu.core.errors import DataError
 from mllmu.core.records import Record
 
@@ -77,16 +78,16 @@ def read_people(path: Path) -> dict[ReplyId, float]:
     """
     found: dict[ReplyId, float] = {}
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            if missing := [column for column in COLUMNS if column not in (reader.fieldnames or ())]:
-                raise DataError(f"{path}: no column '{missing[0]}'. Expected a CSV file with {', '.join(COLUMNS)}.")
-            rows = [(reader.line_num, row) for row in reader if (row["score"] or "").strip()]
+        head, *lines = csv_rows(path.read_bytes().decode("utf-8-sig")) or [[]]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read ({error}). Expected a CSV file in UTF-8.") from None
+    if missing := [column for column in COLUMNS if column not in head]:
+        raise DataError(f"{path}: no column '{missing[0]}'. Expected a CSV file with {', '.join(COLUMNS)}.")
+    filled = ((number, dict(zip(head, line, strict=False))) for number, line in enumerate(lines, start=2))
+    rows = [(number, row) for number, row in filled if row.get("score", "").strip()]
     for number, row in rows:
         try:
-            judged = _Row.model_validate({column: row[column] for column in COLUMNS})
+            judged = _Row.model_validate({column: row.get(column) for column in COLUMNS})
         except ValidationError as error:
             fault = error.errors(include_url=False)[0]
             raise DataError(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mllmu.core import plugins
+from mllmu.core.csvrows import csv_rows
 from mllmu.core.declared import Declared
 from mllmu.core.errors import DataError
 from mllmu.core.records import UTILITY, Modality, Sample, Score, Split, TaskName
@@ -57,8 +58,10 @@ def load(path: Path) -> list[PersonScore]:
     Raises:
         DataError: the file is no such table; names the line.
     """
-    with path.open(encoding="utf-8", newline="") as file:
-        head, *lines = [*csv.reader(file)] or [[]]
+    try:
+        head, *lines = csv_rows(path.read_bytes().decode("utf-8-sig")) or [[]]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read ({error}). Expected the CSV file of raw scores in UTF-8.") from None
     if tuple(head[: len(HEAD)]) != HEAD:
         raise DataError(f"{path}: expected raw scores with the columns {', '.join(HEAD)}; got {', '.join(head)[:80]}.")
     scores = []

@@ -50,6 +50,13 @@ def test_numbers_are_offered_in_the_unit_of_the_right_one():
         assert all(w.endswith(" inches") and w.startswith(("4 feet", "5 feet", "6 feet")) for w in wrong)
 
 
+def test_salaries_are_topped_up_in_their_own_currency():
+    for value in ("€58,000", "CHF 61,000", "$75,000"):
+        sign = value.rstrip("0123456789,")
+        wrong = draw(rng(3), "salary", value, [value, "£1,000"], allowed=anything)
+        assert len(wrong) == 3 and all(w.startswith(sign) and w[len(sign)].isdigit() for w in wrong)
+
+
 def test_far_numbers_are_not_offered():
     assert draw(rng(1), "birth_year", "1500", ["1500", "1510", "1520", "1900", "1910"], allowed=anything) is None
     pool = ["$100,000", "$41,000", "$250,000", "$240,000", "$39,000", "$260,000"]

@@ -244,8 +244,10 @@ def test_agreement_uses_only_what_both_have_judged() -> None:
 
 def test_scores_of_people_are_read_and_open_rows_skipped(tmp_path: Path) -> None:
     path = tmp_path / "people.csv"
-    path.write_text("forget,model,sample_id,score,note\n10,ga,forget/x,7,hm\n10,ga,forget/y,,\n", encoding="utf-8-sig")
-    assert read_people(path) == {("10", "ga", "forget/x"): 7.0}
+    text = "forget,model,sample_id,score,note\n10,ga,forget/x,7,hm\n10,ga,forget/y,,\n"
+    for saved in (text, "sep=;\r\n" + text.replace(",", ";"), text.replace(",", "\t")):
+        path.write_text(saved, encoding="utf-8-sig")
+        assert read_people(path) == {("10", "ga", "forget/x"): 7.0}
 
 
 @pytest.mark.parametrize(

@@ -206,10 +206,16 @@ def test_raw_scores_are_kept_exactly_and_a_damaged_file_names_its_line(tmp_path:
               PersonScore("b", "image_text", "retain", "cloze", "p2", 1, {"target": 1.0})]  # fmt: skip
     save(path, scores)
     assert load(path) == scores
-    path.write_text(path.read_text().replace("1,1.0", "one,1.0"))
+    kept = path.read_text()
+    path.write_text("sep=,\n" + kept, encoding="utf-8-sig")
+    assert load(path) == scores, "as Excel saves it"
+    path.write_text(kept.replace("1,1.0", "one,1.0"))
     with pytest.raises(DataError, match=r"scores\.csv: line 3 cannot be read"):
         load(path)
     for text in ("", "model,value\n"):
         path.write_text(text)
         with pytest.raises(DataError, match="expected raw scores with the columns run, modality, set"):
             load(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match=r"scores\.csv: cannot be read .*UTF-8"):
+        load(path)

@@ -61,7 +61,7 @@ def draw(
     """
     picked = _pick(value, _ordered(rng, attribute, value, pool), allowed)
     if len(picked) < NUM_WRONG:
-        picked = _pick(value, [*picked, *_ordered(rng, attribute, value, _spare(attribute))], allowed)
+        picked = _pick(value, [*picked, *_ordered(rng, attribute, value, _spare_like(attribute, value))], allowed)
     return tuple(picked) if len(picked) == NUM_WRONG else None
 
 
@@ -72,6 +72,12 @@ def _spare(attribute: str) -> tuple[str, ...]:
 
     more = _FEET_AND_INCHES if attribute == "height" else ()
     return tuple(sorted({*value_pool(attribute), *more})) if attribute in ATTRIBUTES else ()
+
+
+def _spare_like(attribute: str, value: str) -> Sequence[str]:
+    """Spare values, salaries in the currency of the value."""
+    spare, sign = _spare(attribute), _NUMBER.split(value)[0]
+    return [other.replace("$", sign) for other in spare] if attribute == "salary" and sign != "$" else spare
 
 
 def _pick(value: str, candidates: Iterable[str], allowed: Callable[[str], bool]) -> list[str]:
