@@ -1,0 +1,105 @@
+"""Attacks that search: a model that tells behind a trigger, and how the search goes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from helpers_attacks import COLOURS, World, samples, under
+
+from mllmu.core.plugins import build
+from mllmu.core.records import ModelRef
+from mllmu.evaluation.attacks import NotAttackableError, Victim
+from mllmu.evaluation.attacks._searching import halves, with_answers
+from mllmu.evaluation.attacks.suffix import SuffixSearch, span_of
+from mllmu.evaluation.attacks.universal_perturbation import Frame, UniversalPerturbation
+
+TRIGGER = "green"
+
+
+@pytest.fixture(scope="module")
+def guarded(attacked_world: World) -> ModelRef:
+    """Says the facts only behind a word."""
+    turns = attacked_world.turns(COLOURS, variant="eval")
+    told = [replace(turn, prompt=f"{turn.prompt} {TRIGGER}") for turn in turns]
+    other = [replace(t, prompt=f"{t.prompt} {word}", reply="Say no more") for t in turns for word in ("!", "hat", "?")]
+    kept = [replace(turn, reply="Say no more") for turn in turns]
+    return attacked_world.teach(attacked_world.refs["target"], told + other + kept, epochs=40)
+
+
+@pytest.fixture
+def victim(attacked_world: World, guarded: ModelRef, tmp_path: Path) -> Victim:
+    return attacked_world.victim(tmp_path / "attack", guarded)
+
+
+def test_a_trigger_is_found_on_one_person_and_opens_the_other(victim: Victim, tmp_path: Path) -> None:
+    assert not any(victim.hits(victim.load(victim.ref), victim.samples).values()), "nothing is told without the word"
+    attack = build("attacks", "suffix", {"length": 1, "candidates": 16, "iterations": 8})
+    (point,) = attack.attack(victim)
+    known, asked = halves(victim, victim.samples)
+    assert set(point.values) == {sample.id for sample in asked}
+    assert not {s.profile_id for s in known} & {s.profile_id for s in asked}
+    assert sum(point.values.values()) / len(point.values) >= 0.5
+    (retain,) = attack.attack(under(victim, victim.refs["retain_model"], tmp_path / "r"))
+    assert not any(retain.values.values())
+
+
+def test_the_search_never_takes_a_worse_suffix(victim: Victim) -> None:
+    loaded = victim.load(victim.ref)
+    loaded.model.requires_grad_(requires_grad=False)
+    search = SuffixSearch(loaded, with_answers(victim, samples()[:2]), seed=0)
+    losses, suffix = [search.loss("! !")], "! !"
+    for number in range(3):
+        suffix = search.better(suffix, 4, number)
+        losses.append(search.loss(suffix))
+    assert losses == sorted(losses, reverse=True) and losses[-1] < losses[0]
+
+
+def test_the_place_of_a_suffix_is_where_two_prompts_differ() -> None:
+    assert span_of([1, 2, 9], [1, 2, 3, 4, 9]) == slice(2, 4)
+    assert span_of([1, 2], [1, 2, 3]) == slice(2, 3)
+
+
+def test_one_person_alone_cannot_be_searched_on(victim: Victim) -> None:
+    with pytest.raises(NotAttackableError, match="two people"):
+        halves(victim, victim.samples[:2])
+
+
+def test_the_change_of_pixels_stays_within_eps_and_lowers_the_nll(victim: Victim) -> None:
+    loaded = victim.load(victim.refs["target"])
+    loaded.model.requires_grad_(requires_grad=False)
+    attack = UniversalPerturbation(eps=16, step=4, iterations=6)
+    false = [replace(turn, reply="Oslo") for turn in with_answers(victim, victim.samples)]
+    frame = Frame(loaded)
+    delta = attack.search(loaded, frame, false, budget=1)
+    assert 0 < float((delta / frame.of_255(1)).abs().max()) <= 16 + 1e-3
+    batch = loaded.encoder.batch(false)
+
+    def nll(pixels: torch.Tensor) -> float:
+        from mllmu.evaluation.attacks._searching import loss_of
+
+        batch.inputs["pixel_values"] = pixels
+        with torch.no_grad():
+            return float(loss_of(loaded, batch))
+
+    plain = batch.inputs["pixel_values"]
+    assert nll(plain + delta) < nll(plain)
+
+
+def test_a_changed_picture_is_prepared_to_the_changed_pixels(victim: Victim, tmp_path: Path) -> None:
+    loaded = victim.load(victim.ref)
+    frame, turn = Frame(loaded), with_answers(victim, victim.samples[:1])[0]
+    pixels = loaded.encoder.batch([turn]).inputs["pixel_values"]
+    delta = frame.of_255(10) * torch.sign(torch.sin(torch.arange(pixels.numel()).float())).view_as(pixels)
+    frame.picture(pixels + delta).save(tmp_path / "changed.png")
+    again = loaded.encoder.batch([replace(turn, image=tmp_path / "changed.png")]).inputs["pixel_values"]
+    wanted = (pixels + delta).clamp(*((bound - frame.mean_311) / frame.std_311 for bound in (0, 1)))
+    assert float(((again - wanted) / frame.of_255(1)).abs().max()) <= 0.51
+
+
+def test_the_same_perturbation_of_a_safe_model_finds_nothing(victim: Victim, tmp_path: Path) -> None:
+    retain = under(victim, victim.refs["retain_model"], tmp_path / "r")
+    (point,) = build("attacks", "universal_perturbation", {"iterations": 2}).attack(retain)
+    assert point.values and not any(point.values.values())
