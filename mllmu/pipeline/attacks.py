@@ -148,6 +148,7 @@ class AttackStudy:
                     Tries(name, found[name, model].after, found[name, RETAIN_MODEL].after, asks(job))
                     for name, job in self.jobs.items()
                     if about(job)["access"] in ("black box", access) and not found[name, model].reason
+                    if job.attack is None or job.attack.counts
                 ]
                 worst.append(worst_case(model, access, tries, units, seed=self.run.recipe.seed))
         return AttackResults(budget=self.budget, seed=self.run.recipe.seed, rows=tuple(rows), worst=tuple(worst))

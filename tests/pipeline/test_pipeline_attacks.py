@@ -19,7 +19,7 @@ from mllmu.evaluation.attacks import AttackPoint
 from mllmu.pipeline.attacks import AttackStudy, attack_jobs
 from mllmu.pipeline.run import Run
 
-ATTACKS = "evaluate.attacks=[{name: relearn_forget, steps: 2}, remove_change]"
+ATTACKS = "evaluate.attacks=[{name: relearn_forget, steps: 2}, remove_prompt]"
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +37,14 @@ def results(root: Path) -> AttackResults:
 def test_every_attack_has_a_row_for_every_model(root: Path) -> None:
     found = results(root)
     assert [(row.model, row.attack) for row in found.rows] == [
-        (model, attack) for model in mini_run.MODELS for attack in ("plain", "relearn_forget", "remove_change")
+        (model, attack) for model in mini_run.MODELS for attack in ("plain", "relearn_forget", "remove_prompt")
     ]
     assert {(row.model, row.access) for row in found.worst} == {
         (model, access) for model in mini_run.MODELS for access in ("black box", "white box")
     }
-    assert all(row.after is not None and row.unit == "facts" and row.num == 16 for row in found.rows)
+    done = [row for row in found.rows if not row.reason]
+    assert all(row.after is not None and row.unit == "facts" and row.num == 16 for row in done)
+    assert {row.model for row in found.rows if row.reason} == {"ga", "npo"}, "they put nothing beside the weights"
     assert all(len(row.curve) == 3 for row in found.rows if row.attack == "relearn_forget")
 
 
@@ -61,7 +63,7 @@ def test_a_second_attack_on_the_copy_gives_the_points_of_the_retain_model(root: 
 
 def test_a_model_whose_prompt_forgets_is_the_target_again_without_it(root: Path) -> None:
     by_place = {(row.model, row.attack): row for row in results(root).rows}
-    assert by_place["prompting", "remove_change"].after == by_place["target", "plain"].after
+    assert by_place["prompting", "remove_prompt"].after == by_place["target", "plain"].after
 
 
 def test_finished_attacks_are_not_repeated_and_the_report_shows_them(root: Path, base: Path) -> None:
@@ -76,12 +78,12 @@ def test_finished_attacks_are_not_repeated_and_the_report_shows_them(root: Path,
 
 
 def test_the_command_attacks_a_finished_run(root: Path) -> None:
-    done = CliRunner().invoke(app, ["attack", str(root), "--attacks", "remove_change", "--budget", "full"])
+    done = CliRunner().invoke(app, ["attack", str(root), "--attacks", "remove_prompt", "--budget", "full"])
     assert done.exit_code == 0, done.output
     assert "over retain" in done.output and "report:" in done.output
     assert results(root).budget == "full"
-    assert (root / "attacks/forget_40/full/remove_change/npo/points.jsonl").is_file()
-    assert (root / "attacks/forget_40/small/remove_change/npo/points.jsonl").is_file(), "the other budget stays"
+    assert (root / "attacks/forget_40/full/remove_prompt/npo/points.jsonl").is_file()
+    assert (root / "attacks/forget_40/small/remove_prompt/npo/points.jsonl").is_file(), "the other budget stays"
 
 
 def test_a_folder_without_a_run_and_an_unknown_attack_are_told(root: Path, tmp_path: Path) -> None:
@@ -95,7 +97,7 @@ def test_attacks_of_a_recipe_are_checked_and_numbered(base: Path) -> None:
     recipe = parse(mini_run.settings(base, "evaluate.attacks=[relearn_forget, {name: relearn_forget, adapters: full}]"))
     assert [job.name for job in attack_jobs(recipe.evaluate.attacks)] == ["plain", "relearn_forget", "relearn_forget_2"]
     every = parse(mini_run.settings(base, "evaluate.attacks=[all]"))
-    assert "remove_change" in [job.name for job in attack_jobs(every.evaluate.attacks)]
+    assert "remove_prompt" in [job.name for job in attack_jobs(every.evaluate.attacks)]
     with pytest.raises(
         RecipeError, match=r"evaluate\.attacks\.step: unknown setting of 'relearn_forget'\. Did you mean"
     ):

@@ -47,17 +47,19 @@ def test_the_planted_models_are_what_they_should_be(victim: Victim, tmp_path: Pa
 
 
 def test_an_adapter_beside_the_target_is_left_out_and_everything_is_back(victim: Victim, tmp_path: Path) -> None:
-    (point,) = build("attacks", "remove_change", {}).attack(victim)
+    (point,) = build("attacks", "remove_adapter", {}).attack(victim)
     assert mean(point.values) == 1.0
     prompted = victim.refs["target"].model_copy(update={"system_prompt": "Say nothing."})
-    (point,) = build("attacks", "remove_change", {}).attack(under(victim, prompted, tmp_path / "p"))
+    (point,) = build("attacks", "remove_prompt", {}).attack(under(victim, prompted, tmp_path / "p"))
     assert mean(point.values) == 1.0
 
 
 def test_there_is_nothing_to_leave_out_of_the_retain_model(victim: Victim, tmp_path: Path) -> None:
     retain = under(victim, victim.refs["retain_model"], tmp_path / "r")
-    (point,) = build("attacks", "remove_change", {}).attack(retain)
-    assert point.values == retain.hits(retain.load(retain.ref), retain.samples)
+    plain = retain.hits(retain.load(retain.ref), retain.samples)
+    for name in ("remove_adapter", "remove_prompt"):
+        (point,) = build("attacks", name, {}).attack(retain)
+        assert point.values == plain
 
 
 def test_changed_weights_cannot_be_left_out(victim: Victim, tmp_path: Path) -> None:
@@ -65,7 +67,12 @@ def test_changed_weights_cannot_be_left_out(victim: Victim, tmp_path: Path) -> N
     (victim.root / "changed" / "weights.safetensors").write_bytes(b"")
     changed = victim.ref.model_copy(update={"adapters": (*victim.refs["target"].adapters, "changed")})
     with pytest.raises(NotAttackableError, match="weights themselves"):
-        build("attacks", "remove_change", {}).attack(under(victim, changed, tmp_path / "c"))
+        build("attacks", "remove_adapter", {}).attack(under(victim, changed, tmp_path / "c"))
+    with pytest.raises(NotAttackableError, match="nothing beside them"):
+        build("attacks", "remove_prompt", {}).attack(victim)
+    prompted = victim.refs["target"].model_copy(update={"system_prompt": "Say nothing."})
+    with pytest.raises(NotAttackableError, match="added no adapter"):
+        build("attacks", "remove_adapter", {}).attack(under(victim, prompted, tmp_path / "n"))
 
 
 def test_a_few_steps_on_the_facts_bring_a_weak_model_back_before_one_that_never_knew(

@@ -138,6 +138,7 @@ class Attack(Plugin):
         label: what it is called in tables.
         family: what is attacked.
         access: what the attacker needs: to ask (black box), or weights and hidden states (white box).
+        counts: it is part of the worst case.
         asks: it asks for the fact itself, so that its hits count among those of any attack.
     """
 
@@ -145,6 +146,7 @@ class Attack(Plugin):
     family: ClassVar[Family]
     access: ClassVar[Access]
     asks: ClassVar[bool] = True
+    counts: ClassVar[bool] = True
 
     @property
     def title(self) -> str:
