@@ -28,7 +28,7 @@ PARTICLE = 3
 """Most letters of words such as 'de' and 'van'."""
 TITLES = ("dr", "mr", "mrs", "ms", "miss", "prof", "sir", "jr", "sr", "ii", "iii", "iv", "phd", "md", "msc", "bsc")
 _ASCII_WORD = re.compile("[a-z0-9]+")
-_DIGITS = re.compile(r"\d(?:[\W_]{0,3}\d){6,}")
+_DIGITS = re.compile(r"[+(]{0,2}\d(?:[\W_]{0,3}\d){6,}")
 DIGRAPHS = {"ä": "ae", "ö": "oe", "ü": "ue", "å": "aa", "ø": "oe"}
 
 
