@@ -5,6 +5,7 @@ from typing import Literal
 
 from mllmu.config.load import load
 from mllmu.config.recipe import Recipe
+from mllmu.core.errors import RunStoreError
 from mllmu.core.lock import held
 from mllmu.core.process import Progress
 
@@ -46,6 +47,10 @@ def run(
         MllmuError: the recipe, the data, a model or the folder cannot be used; the message says what to do.
     """
     checked = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    if out == "":
+        raise RunStoreError(
+            "out: empty, which is not a folder. Expected the path of a folder, or None for runs/<name>."
+        )
     folder = Path(out) if out is not None else Path("runs") / checked.name
     # these import torch, so only after the recipe has turned out to be right
     from mllmu.pipeline.pipeline import Pipeline

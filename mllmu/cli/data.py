@@ -11,6 +11,7 @@ from mllmu.cli.judge import show_preview
 from mllmu.cli.run import Force, Out, Overrides, RecipePath, RecipeRun, each, execute
 from mllmu.cli.screen import say
 from mllmu.core.errors import MllmuError, did_you_mean
+from mllmu.core.lock import claim
 from mllmu.core.runfolder import RunFolder
 
 FORMATS = ("mllmu-bench",)
@@ -64,6 +65,7 @@ def make(
         if export_dir is not None:
             from mllmu.data.published.export import export as export_parquet
 
+            claim(export_dir / run.name, "--export-dir")
             rows = export_parquet(load(run.folder / RunFolder.DATA), export_dir / run.name)
             say(f"exported: {export_dir / run.name} ({sum(rows.values())} rows in {len(rows)} configs)")
 

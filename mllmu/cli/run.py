@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
-from typer import Argument, Option, echo
+from typer import Argument, BadParameter, Option, echo
 
 from mllmu.cli.failures import explanation, tell
 from mllmu.cli.screen import progress, say
 from mllmu.core.errors import MllmuError
-from mllmu.core.lock import held
+from mllmu.core.lock import claim, held
 from mllmu.core.process import Progress, leads
 
 if TYPE_CHECKING:
@@ -45,7 +45,19 @@ RecipePath = Annotated[
 Overrides = Annotated[
     list[str] | None, Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. finetune.epochs=3. Repeatable.")
 ]
-Out = Annotated[Path | None, Option(metavar="DIR", help="The run folder.", show_default="runs/<name of the recipe>")]
+
+
+def folder_named(text: str) -> Path:
+    """The folder that an option names; an empty text, as of a variable that is not set, would be the current folder."""
+    if not text.strip():
+        raise BadParameter("empty, which is no folder. Is a variable not set? Expected the path of a folder.")
+    return Path(text)
+
+
+Out = Annotated[
+    Path | None,
+    Option(metavar="DIR", help="The run folder.", show_default="runs/<name of the recipe>", parser=folder_named),
+]
 Force = Annotated[bool, Option("--force", help="Redo finished work, also with other settings.")]
 NoGate = Annotated[bool, Option("--no-gate", help="Continue even if the target has not memorised the forget people.")]
 NoCheck = Annotated[bool, Option("--no-check", help="Train even if mllmu doctor would find a fault, and do not look.")]
@@ -61,6 +73,8 @@ class RecipeRun(NamedTuple):
     @contextmanager
     def at_work(self) -> Iterator[Progress]:
         """Keep other commands out of the run folder and show progress."""
+        if self.name:
+            claim(self.folder.parent)
         with held(self.folder), progress() as display:
             yield display
 

@@ -9,23 +9,28 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mllmu.core import process
 from mllmu.core.errors import RunStoreError
-from mllmu.core.runfolder import explain_os_errors, read_json, write_json
+from mllmu.core.runfolder import UNIT_FILE, RunFolder, explain_os_errors, read_json, write_atomic, write_json
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 LOCK_FILE = "run.lock"
 HOLDER_FILE = "run.lock.json"
+MARKER = ".mllmu"
+"""In every run folder: says that mllmu may write there."""
+_LEFTOVERS = re.compile(r"\..+\.[0-9a-f]{16}\.tmp|\.checkpoint\.safetensors\.tmp")
+"""Names of files that a killed process was writing."""
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -36,18 +41,18 @@ def held(root: Path) -> Iterator[None]:
     Of several processes of one run the leading one holds it for all.
 
     Raises:
-        RunStoreError: another process is at work there; names it.
+        RunStoreError: another process is at work there; names it. Or the folder holds other things, see :func:`claim`.
     """
     if not process.leads():
         yield
         return
     from filelock import FileLock
 
-    with explain_os_errors(root):
-        root.mkdir(parents=True, exist_ok=True)
+    claim(root)
     lock = FileLock(root / LOCK_FILE)
     _acquire(lock, root)
     try:
+        _tidy(root)
         since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
         write_json(root / HOLDER_FILE, holder)
@@ -72,3 +77,44 @@ def _acquire(lock: BaseFileLock, root: Path) -> None:
         if error.errno not in _NO_LOCKS:
             raise
         warnings.warn(f"{root}: this file system has no locks; let one command at a time work there", stacklevel=3)
+
+
+def claim(folder: Path, option: str = "--out") -> None:
+    """Make a folder for results, or take one that is empty; nothing is written into a folder of others.
+
+    Raises:
+        RunStoreError: there is something in it, and nothing says that this program has made it; ``option`` names
+            another folder.
+    """
+    if folder.is_dir() and any(folder.iterdir()) and not is_ours(folder):
+        raise RunStoreError(
+            f"{folder.absolute()}: is not empty and was not made by mllmu, so nothing is written there. Expected a new "
+            f"or empty folder, or one that an earlier command has made; name another one with {option}."
+        )
+    with explain_os_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / MARKER).is_file():
+        write_atomic(folder / MARKER, "Made by mllmu, which may write here.\n")
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether a folder is a run folder, or holds nothing but run folders and the page that links them."""
+    if _is_marked(folder):
+        return True
+    return all(_is_marked(path) for path in folder.iterdir() if path.name not in (LOCK_FILE, HOLDER_FILE, "index.html"))
+
+
+def _is_marked(folder: Path) -> bool:
+    """By the marker; run folders of earlier versions by their record, or their data."""
+    if (folder / MARKER).is_file() or (folder / RunFolder.DATA / UNIT_FILE).is_file():
+        return True
+    with suppress(RunStoreError, NotADirectoryError):
+        return "mllmu" in read_json(folder / RunFolder.RECORD)
+    return False
+
+
+def _tidy(root: Path) -> None:
+    """Remove the temporary files of processes that were killed; whoever holds the folder is the only one to write."""
+    for path in root.rglob(".*.tmp"):
+        if _LEFTOVERS.fullmatch(path.name):
+            path.unlink(missing_ok=True)

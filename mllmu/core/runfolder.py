@@ -2,8 +2,8 @@
 
 Every unit of work (the data, one model, one evaluation) is a folder. It is built under a hidden name beside its
 final place and renamed when complete, so a folder that exists under its own name is whole. ``unit.json`` in it keeps
-what the unit depends on; asking again with the same inputs skips the work, with other inputs it is an error that
-names the first setting that changed.
+what the unit depends on and the SHA-256 of its files; asking again with the same inputs skips the work, with other
+inputs it is an error that names the first setting that changed, and so is a file that is not as it was written.
 """
 
 from __future__ import annotations
@@ -21,39 +21,27 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from mllmu.core.errors import DataError, RunStoreError
-from mllmu.core.names import RETAIN_MODEL, TARGET
+from mllmu.core import damage
+from mllmu.core.damage import UNIT_FILE as UNIT_FILE
+from mllmu.core.errors import DataError
+from mllmu.core.names import TARGET
 
 if TYPE_CHECKING:
     from mllmu.core.records import Record
 
 R = TypeVar("R", bound="Record")
 
-UNIT_FILE = "unit.json"
-ELAPSED_FILE = "elapsed.json"
+ELAPSED_FILE, REDO_FILE = "elapsed.json", "redo.json"
+SEAL = "record_digest"
+"""The last entry of a record: the digest of the others."""
 WITH_OUT = "choose another folder with --out"
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where everything of a run is. Units are named by their folder below ``root``; no other module spells a path.
+    """Where everything of a run is; docs/reference/run-folder.md lists what is in it. No other module spells a path.
 
-    ::
-
-        recipe.yaml, run.json                          what was asked for, and how it ended
-        checks.json                                    what was noted before anything was trained
-        data/                                          people, questions, splits, images
-        benchmarks/<benchmark>/                        questions and images of a general benchmark
-        models/target, models/forget_<k>/<model>/      adapters, and model.json: base, adapters, system prompt
-        eval/forget_<k>/samples.jsonl                  what every model is asked
-        eval/forget_<k>/<model>/responses, scores ...  what a model answered, and how it was scored
-        eval/forget_<k>/metrics.json, gate.json        all numbers of one forget ratio
-        protocols/<label>/forget_<k>/...               the same under a further protocol
-        report/                                        the page
-        attacks/forget_<k>/<budget>/<attack>/<model>/  what an attack got from a model; eval/.../attacks.json: numbers
-        trust/, layers/, tune/                         what studies made
-
-    ``k`` is the forget ratio in percent, see :func:`mllmu.config.recipe.percent`.
+    Units are named by their folder below ``root``. The ``key`` of a forget ratio is :func:`~mllmu.config.recipe.percent`.
     """
 
     root: Path
@@ -95,21 +83,6 @@ class RunFolder:
         """Folder of the evaluation of a forget ratio, under the recipe's own protocol or a further one by its label."""
         return f"protocols/{label}/forget_{key}" if label else f"eval/forget_{key}"
 
-    @classmethod
-    def stage_of(cls, unit: str) -> str:
-        """The stage that makes a unit: data, finetune, unlearn, evaluate or score."""
-        top, last = unit.split("/")[0], unit.rpartition("/")[2]
-        if top in (cls.DATA, cls.BENCHMARKS):
-            return "data"
-        if top == "models":
-            return "finetune" if last in (TARGET, RETAIN_MODEL) else "unlearn"
-        return "evaluate" if last == cls.RESPONSES or top == cls.ATTACKS else "score"
-
-    @staticmethod
-    def judgement(judge: str) -> str:
-        """Unit of the verdicts of a judge below a model, and the name without suffix of the file of their means."""
-        return f"judge_{judge}"
-
     def path(self, name: str, *parts: str) -> Path:
         """A unit, or a file in it."""
         return self.root.joinpath(name, *parts)
@@ -121,7 +94,7 @@ class RunFolder:
     def models_made(self) -> dict[str, Path]:
         """Folders of the models that are there, by ``target`` or ``forget_10/npo``."""
         models = self.root / "models"
-        found = sorted(models.rglob(self.MODEL_FILE))
+        found = (path for path in sorted(models.rglob(self.MODEL_FILE)) if not path.parent.name.startswith("."))
         return {path.parent.relative_to(models).as_posix(): path.parent for path in found}
 
 
@@ -130,20 +103,20 @@ def write_atomic(path: Path, content: str | bytes, *, mode: int = 0o666, elsewhe
 
     Args:
         mode: permissions of the file, less those that the umask takes away.
-        elsewhere: how to write to another place, for the error.
-
-    Raises:
-        RunStoreError: the disk is full or the place cannot be written; names the path and the reason.
+        elsewhere: how to write to another place, for the error of a disk that is full or cannot be written.
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")  # several processes may write the same file
     with explain_os_errors(path, elsewhere=elsewhere):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "xb", opener=partial(os.open, mode=mode)) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        try:
+            with open(temporary, "xb", opener=partial(os.open, mode=mode)) as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -156,15 +129,8 @@ def explain_os_errors(path: Path, *, elsewhere: str = WITH_OUT) -> Iterator[None
     """Turn a full or unwritable disk into one clear message; ``elsewhere`` says how to write to another place."""
     try:
         yield
-    except (FileExistsError, NotADirectoryError) as error:
-        raise RunStoreError(
-            f"{path}: cannot be written: it is, or lies in, a file. Expected a folder; {elsewhere}."
-        ) from error
     except OSError as error:
-        raise RunStoreError(
-            f"{path}: cannot be written ({error.strerror or error}). "
-            f"Free space or {elsewhere}; finished stages are kept and will not be redone."
-        ) from error
+        raise damage.unwritable(path, error, elsewhere) from error
 
 
 def digest(value: Any) -> str:
@@ -173,13 +139,30 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def content_digest(path: Path) -> str:
-    """SHA-256 of a file's content, or of the names and contents of all files in a folder; first 16 hex digits."""
-    if path.is_dir():
-        files = {f.relative_to(path).as_posix(): f for f in sorted(path.rglob("*")) if f.is_file()}
-        return digest({name: content_digest(file) for name, file in files.items()})
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+def file_digests(folder: Path, names: Iterable[str] = ()) -> dict[str, str]:
+    """SHA-256 of files of a unit, by their path in it; by default of all but ``unit.json``, which holds them."""
+    found = {}
+    for path in [folder / name for name in names] or sorted(folder.rglob("*")):
+        if path.is_file() and path.name != UNIT_FILE and not path.name.startswith("."):
+            stat = path.stat()
+            key = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+            if key not in _digests:  # read once by a process, also if the unit is moved
+                with path.open("rb") as file:
+                    _digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
+            found[path.relative_to(folder).as_posix()] = _digests[key]
+    return found
+
+
+_digests: dict[tuple[int, ...], str] = {}
+
+
+def intact(folder: Path, *names: str) -> bool:
+    """Whether a finished unit has digests; RunStoreError if one of its files, or of those named, is not as written."""
+    expected = unit_record(folder).get("files", {})
+    expected = {name: own for name, own in expected.items() if name in names} if names else expected
+    if expected and expected != (found := file_digests(folder, names)):
+        raise damage.changed(folder, expected, found)
+    return bool(expected)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,24 +173,34 @@ class Unit:
     folder: Path
     building: Path
     inputs: dict[str, Any]
+    store: str = ""
 
     @property
     def done(self) -> bool:
-        return (self.folder / UNIT_FILE).is_file()
+        return (self.folder / UNIT_FILE).is_file() and not self.in_exchange
+
+    @property
+    def in_exchange(self) -> bool:
+        """This store, or the process that started this one, makes a finished unit anew."""
+        wanted = read_json(self.building / REDO_FILE)
+        mine = wanted.get("store") == self.store or wanted.get("pid") == os.getppid()
+        return mine and wanted.get("unit") == self.fingerprint
 
     @property
     def fingerprint(self) -> str:
         return digest(self.inputs)
 
     def commit(self, facts: Mapping[str, Any] | None = None) -> None:
-        """Declare the unit complete: write ``unit.json`` and rename the folder into place."""
+        """Declare the unit complete: write ``unit.json`` and move the folder to its place."""
+        (self.building / REDO_FILE).unlink(missing_ok=True)
         record = {"name": self.name, "fingerprint": self.fingerprint, "inputs": self.inputs, "facts": dict(facts or {})}
-        write_json(self.building / UNIT_FILE, record)
+        write_json(self.building / UNIT_FILE, seal({**record, "files": file_digests(self.building)}))
         with explain_os_errors(self.folder):
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             if self.folder.exists():
-                shutil.rmtree(self.folder)
-            self.building.replace(self.folder)
+                damage.exchange(self.folder, self.building)
+            else:
+                self.building.replace(self.folder)
 
     @contextmanager
     def making(self) -> Iterator[dict[str, Any]]:
@@ -217,53 +210,61 @@ class Unit:
         """
         facts: dict[str, Any] = {}
         path = self.building / ELAPSED_FILE
-        before = float(json.loads(path.read_text())) if path.is_file() else 0.0
+        before = float(read_json(path).get("seconds", 0.0))
         start = time.monotonic()
         try:
             yield facts
         finally:
             facts["seconds"] = round(before + time.monotonic() - start, 3)
             if self.building.is_dir():
-                write_json(path, facts["seconds"])
+                write_json(path, {"seconds": facts["seconds"]})
         self.commit(facts)
 
-    def facts(self) -> dict[str, Any]:
-        """What was measured while the unit was made (seconds, peak memory ...)."""
-        return facts_of(self.folder)
+
+def unit_record(folder: Path) -> dict[str, Any]:
+    """What ``unit.json`` says of the finished unit in a folder; empty if there is none."""
+    record = read_json(folder / UNIT_FILE)
+    whole = all(isinstance(record.get(part), dict) for part in ("inputs", "facts"))
+    if not whole and (folder / UNIT_FILE).is_file():
+        raise damage.damaged(folder / UNIT_FILE, "it does not say what the unit depends on")
+    return record
 
 
 def fingerprint_of(folder: Path) -> str:
     """Fingerprint of the finished unit in a folder; empty if there is none."""
-    return str(read_json(folder / UNIT_FILE).get("fingerprint", ""))
+    return str(unit_record(folder).get("fingerprint", ""))
 
 
 def facts_of(folder: Path) -> dict[str, Any]:
     """What was measured while the finished unit in a folder was made; empty if there is none."""
-    return dict(read_json(folder / UNIT_FILE).get("facts", {}))
+    return dict(unit_record(folder).get("facts", {}))
 
 
 class RunStore:
     """Access to one run folder.
 
-    ``force`` may be switched between stages: finished units that are looked up for the first time while it is on are
-    redone. A unit that was looked up before is only an input of the stage, and is never touched again.
+    ``force`` may be switched between stages: finished units that are first looked up while it is on are redone.
     """
 
     def __init__(self, root: Path, *, force: bool = False) -> None:
         self.root = root
         self.force = force
         self._seen: set[str] = set()
+        self._id = secrets.token_hex(8)
 
     def unit(self, name: str, inputs: Mapping[str, Any]) -> Unit:
         """Look up a unit by name and what it depends on.
 
-        A finished unit with other inputs raises RunStoreError, or is redone with ``force``. An unfinished one keeps
-        its building folder (checkpoints, replies) if the inputs are the same, and starts afresh otherwise.
+        A finished unit with other inputs raises RunStoreError; with ``force`` it is made anew and stays until then. An
+        unfinished one keeps its building folder (checkpoints, replies) if the inputs are the same.
         """
         plain = json.loads(json.dumps(dict(inputs), default=str))
         folder = self.root / name
-        unit = Unit(name=name, folder=folder, building=folder.with_name(f".{folder.name}.building"), inputs=plain)
-        if folder.exists() and name not in self._seen:
+        building = folder.with_name(f".{folder.name}.building")
+        unit = Unit(name=name, folder=folder, building=building, inputs=plain, store=self._id)
+        if folder.with_name(damage.OLD.format(folder.name)).exists():
+            damage.put_back(folder)
+        if folder.exists() and name not in self._seen and not unit.in_exchange:
             self._check_finished(unit)
         self._seen.add(name)
         if not unit.done:
@@ -271,21 +272,15 @@ class RunStore:
         return unit
 
     def _check_finished(self, unit: Unit) -> None:
-        record = read_json(unit.folder / UNIT_FILE)
-        old = record.get("inputs", {})
+        record = {} if self.force else unit_record(unit.folder)
+        if not (unit.folder / UNIT_FILE).is_file():
+            raise damage.unknown(unit.folder)
         if self.force:
-            with explain_os_errors(unit.folder):
-                shutil.rmtree(unit.folder)
-        elif not record:
-            raise RunStoreError(
-                f"{unit.folder}: has no {UNIT_FILE}, so nothing says what is in it. "
-                "Move it away, use --force to replace it, or --out for another run folder."
-            )
-        elif old != unit.inputs:
-            raise RunStoreError(
-                f"{unit.folder}: was made with other settings: {difference(old, unit.inputs)}. "
-                "Use --force to redo it, --out for another run folder, or restore the setting."
-            )
+            self._prepare(unit)
+            redo = {"unit": unit.fingerprint, "store": self._id, "pid": os.getpid()}
+            write_json(unit.building / REDO_FILE, seal(redo))
+        elif record["inputs"] != unit.inputs:
+            raise damage.other_settings(unit.folder, record["inputs"], unit.inputs)
 
     def _prepare(self, unit: Unit) -> None:
         marker = unit.building / "inputs.json"
@@ -294,34 +289,49 @@ class RunStore:
                 shutil.rmtree(unit.building)
             unit.building.mkdir(parents=True, exist_ok=True)
         if not marker.is_file():
-            write_json(marker, unit.inputs)
+            write_json(marker, seal(unit.inputs))
 
 
-def difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str:
-    """Describe the first difference between two nested settings.
+def seal(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with its own digest, by which :func:`read_json` notices that it was changed."""
+    plain = json.loads(json.dumps(dict(record)))
+    return {**plain, SEAL: digest(plain)}
 
-    >>> difference({"a": {"b": 1}}, {"a": {"b": 2}})
-    'a.b was 1, is now 2'
+
+def read_json(path: Path, *, sealed: bool = False) -> dict[str, Any]:
+    """The record in a JSON file of the run folder, {} if there is no file.
+
+    RunStoreError if it is damaged: no JSON object, other than its digest says, or, with ``sealed``, without one.
     """
-    for key in [*old, *(k for k in new if k not in old)]:
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            if a != b:
-                return difference(a, b, f"{prefix}{key}.")
-        elif a != b:
-            return f"{prefix}{key} was {a!r}, is now {b!r}"
-    return "nothing"
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file of the run folder, {} if there is no file; RunStoreError if it is damaged."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_bytes().decode())
+        own = record.pop(SEAL, None)
+        if own != (digest(record) if own or sealed or (path.name == UNIT_FILE and "files" in record) else None):
+            raise ValueError("its digest is another one" if own else "it does not end in its digest")
     except FileNotFoundError:
         return {}
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RunStoreError(f"{path}: damaged ({error}). Delete the folder {path.parent} to make it anew.") from None
-    return value if isinstance(value, dict) else {}
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise damage.damaged(path, error) from None
+    return dict(record)
+
+
+def read_record(path: Path, kind: Any) -> Any:
+    """The value of a type in a JSON file of the run folder; errors as in :func:`read_lines`."""
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(kind).validate_json(_checked(path))
+    except ValidationError as error:
+        raise damage.misfit(path, error, str(kind)) from None
+
+
+def _checked(path: Path) -> bytes:
+    """The content of a file, after the unit that it belongs to has been checked."""
+    intact(path.parent, path.name)
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file. Run the stage that writes it first.") from None
 
 
 def dump_lines(records: Iterable[Record]) -> str:
@@ -329,70 +339,62 @@ def dump_lines(records: Iterable[Record]) -> str:
     return "".join(record.model_dump_json(exclude_defaults=True) + "\n" for record in records)
 
 
-def parse_lines(text: str, kind: type[R], *, where: str) -> Iterator[R]:
-    """Parse JSON lines into records; a bad line raises DataError naming file and line."""
+def read_lines(path: Path, kind: type[R]) -> list[R]:
+    """The records in a JSON lines file; DataError if there is none, RunStoreError if it, or its unit, is damaged."""
     from pydantic import ValidationError  # not above: the command line does without
 
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
+    records = []
+    for number, line in enumerate(_checked(path).split(b"\n"), start=1):
         try:
-            yield kind.model_validate_json(line)
+            records += [kind.model_validate_json(line)] if line.strip() else []
         except ValidationError as error:
-            fault: Any = error.errors()[0]
-            place = ".".join(map(str, fault["loc"])) or "line"
-            raise DataError(
-                f"{where}:{number}: {place}: {fault['msg']}. Expected one {kind.__name__} record."
-            ) from None
-
-
-def read_lines(path: Path, kind: type[R]) -> list[R]:
-    """Read a JSON lines file of records."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file. Run the stage that writes it first.") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from None
-    return list(parse_lines(text, kind, where=str(path)))
+            raise damage.misfit(path, error, f"{kind.__name__} record", f"line {number}: ") from None
+    return records
 
 
 class Journal(Generic[R]):
-    """Records appended to a file as they are made, so that a killed process loses at most the last append.
+    """Records appended in batches to a file, one line each: the digest of the batch, a space, a JSON list of records.
 
-    Args:
-        path: the file; made by the first :meth:`resume`.
-        kind: class of the records.
+    A killed process, a full disk or a damaged byte loses the batches that it hit as a whole, and no others.
     """
 
     def __init__(self, path: Path, kind: type[R]) -> None:
         self.path = path
         self._kind = kind
 
-    def read(self) -> list[R]:
-        """All records that were written completely; a last line cut short by a crash is left out.
+    def batches(self) -> list[list[R]]:
+        """All batches that are as they were written."""
+        from pydantic import TypeAdapter
 
-        Raises:
-            DataError: another line is damaged; names file and line.
-        """
-        if not self.path.is_file():
-            return []
-        text = self.path.read_bytes().decode("utf-8", errors="ignore")
-        return list(parse_lines(text[: text.rfind("\n") + 1], self._kind, where=str(self.path)))
+        lines = self.path.read_bytes().split(b"\n") if self.path.is_file() else []
+        parts = (line.partition(b" ") for line in lines)
+        return [
+            TypeAdapter(list[self._kind]).validate_json(text)  # type: ignore[name-defined]
+            for own, _, text in parts
+            if own and own.decode(errors="replace") == digest(text.decode(errors="replace"))
+        ]
+
+    def read(self) -> list[R]:
+        """The records of all batches that are as they were written."""
+        return [record for batch in self.batches() for record in batch]
 
     def resume(self) -> list[R]:
-        """As :meth:`read`; also removes a line cut short from the file, so that appending starts on a new line."""
-        records = self.read()
-        write_atomic(self.path, dump_lines(records))
-        return records
+        """As :meth:`read`; also removes what is damaged from the file, so that appending starts on a new line."""
+        self.write(self.batches())
+        return self.read()
+
+    def write(self, batches: Iterable[Iterable[R]]) -> None:
+        """Replace the file by some batches."""
+        write_atomic(self.path, "".join(map(_journal_line, batches)))
 
     def append(self, records: Iterable[R]) -> None:
-        """Add records and force them to disk before returning.
-
-        Raises:
-            RunStoreError: the disk is full or cannot be written.
-        """
+        """Add a batch and force it to disk before returning."""
         with explain_os_errors(self.path), self.path.open("a", encoding="utf-8") as file:
-            file.write(dump_lines(records))
+            file.write(_journal_line(records))
             file.flush()
             os.fsync(file.fileno())
+
+
+def _journal_line(records: Iterable[Record]) -> str:
+    text = f"[{','.join(record.model_dump_json(exclude_defaults=True) for record in records)}]"
+    return f"{digest(text)} {text}\n"

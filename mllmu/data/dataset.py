@@ -12,17 +12,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
-
-from mllmu.core.errors import DataError
 from mllmu.core.records import Profile, Question
-from mllmu.core.runfolder import read_lines
+from mllmu.core.runfolder import intact, read_lines, read_record
 
 PROFILES, QUESTIONS, SPLITS = "profiles.jsonl", "questions.jsonl", "splits.json"
 HOLDOUT, CALIBRATION = "holdout", "calibration"
 """The keys of ``splits.json`` with people on whom no model is trained; every other key is a forget ratio."""
-
-_SPLITS = TypeAdapter(dict[str, list[str]])
 
 
 def image_path(person: str, view: int = 0) -> str:
@@ -90,12 +85,8 @@ def load(folder: Path) -> Dataset:
     """Read a data folder.
 
     Raises:
-        DataError: a file is missing or damaged; names it.
+        DataError, RunStoreError: a file is missing or damaged; names it.
     """
-    path = folder / SPLITS
-    try:
-        splits = _SPLITS.validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        fault = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-        raise DataError(f"{path}: cannot be read ({fault}). Make the data again (--force).") from None
+    intact(folder)  # images too
+    splits = read_record(folder / SPLITS, dict[str, list[str]])
     return Dataset(folder, read_lines(folder / PROFILES, Profile), read_lines(folder / QUESTIONS, Question), splits)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from mllmu.core.content import check_samples
 from mllmu.core.declared import Declared, MetricInfo
 from mllmu.core.errors import DataError
 from mllmu.core.process import Progress
@@ -21,9 +22,11 @@ from mllmu.core.runfolder import (
     RunFolder,
     RunStore,
     dump_lines,
+    facts_of,
     fingerprint_of,
     read_json,
     read_lines,
+    seal,
     write_atomic,
     write_json,
 )
@@ -35,6 +38,11 @@ from mllmu.evaluation.metrics import Metric
 
 PARTIAL = "scores.partial.jsonl"
 SPENT = "spent.json"
+
+
+def judgement(judge: str) -> str:
+    """Unit of the verdicts of a judge below a model, and the name without suffix of the file of their means."""
+    return f"judge_{judge}"
 
 
 class Factuality(Metric):
@@ -110,6 +118,7 @@ def _job(folder: RunFolder, key: str, model: str) -> JudgingJob:
     cases = [_case(sample, responses[sample.id]) for sample in samples if sample.id in responses]
     if samples and not cases:
         raise DataError(f"{unit}: holds no reply to any sample of {place}. Run 'mllmu evaluate --force'.")
+    check_samples(place / folder.SAMPLES_FILE, unit)
     return JudgingJob(key, model, samples, cases, fingerprint_of(unit))
 
 
@@ -148,7 +157,7 @@ def _judge(
     store: RunStore, job: JudgingJob, judge: Judge, session: JudgeSession, progress: Progress
 ) -> tuple[list[Score], dict[str, float]]:
     """The scores of one model and what they cost; resumes after the last verdict that was written."""
-    name = f"{RunFolder.evaluation(job.key)}/{job.model}/{RunFolder.judgement(judge.name)}"
+    name = f"{RunFolder.evaluation(job.key)}/{job.model}/{judgement(judge.name)}"
     unit = store.unit(name, {"responses": job.fingerprint, "judge": judge.identity()})
     if not unit.done:
         with unit.making() as facts:
@@ -158,10 +167,10 @@ def _judge(
             finally:  # the cost of interrupted attempts counts too
                 now = {name: amount - before.get(name, 0.0) for name, amount in session.spent().items()}
                 facts |= added(read_json(account), now)
-                write_json(account, facts)
+                write_json(account, seal(facts))
             write_atomic(unit.building / RunFolder.SCORES_FILE, dump_lines(scores))
             (unit.building / PARTIAL).unlink()
-    return read_lines(unit.folder / RunFolder.SCORES_FILE, Score), unit.facts()
+    return read_lines(unit.folder / RunFolder.SCORES_FILE, Score), facts_of(unit.folder)
 
 
 def _verdicts(
@@ -205,8 +214,8 @@ def _averaged(
         "spent": spent,
         "declared": Declared(metrics={metric.name: metric.info()}).model_dump(exclude_defaults=True),
     }
-    path = root / RunFolder.evaluation(key) / f"{RunFolder.judgement(judge.name)}.json"
-    write_json(path, content)
+    path = root / RunFolder.evaluation(key) / f"{judgement(judge.name)}.json"
+    write_json(path, seal(content))
     return Judged(key, results, spent, path)
 
 
@@ -218,7 +227,7 @@ def verdicts(root: Path, models: Sequence[str], name: str) -> dict[ReplyId, floa
     """
     folder = RunFolder(root)
     files = {
-        (key, model): folder.path(folder.evaluation(key), model, folder.judgement(name), folder.SCORES_FILE)
+        (key, model): folder.path(folder.evaluation(key), model, judgement(name), folder.SCORES_FILE)
         for key in folder.evaluated_keys()
         for model in models
     }

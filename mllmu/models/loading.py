@@ -26,8 +26,8 @@ from mllmu.config.recipe import Lora, ModelSection
 from mllmu.core import plugins, process
 from mllmu.core.errors import MllmuError, ModelError, is_out_of_memory, one_line
 from mllmu.core.records import ModelRef
-from mllmu.core.runfolder import explain_os_errors, read_json
-from mllmu.models import checkpoints, devices, processors, weights
+from mllmu.core.runfolder import explain_os_errors, intact, read_json
+from mllmu.models import checkpoints, devices, foreign, processors, weights
 from mllmu.models.dropout import seed_dropout
 from mllmu.models.encoding import Encoder
 from mllmu.models.encoding import Loaded as Loaded
@@ -274,8 +274,7 @@ def choose_packing(section: ModelSection, family: Family, config: Any) -> bool:
 def apply_adapter(model: Any, folder: Path, *, merge: bool = True) -> Any:
     """Add a LoRA adapter, or put changed weights, into a model in memory, or let a modifier act.
 
-    With ``merge=False`` PEFT keeps the adapter beside the weights, frozen: weights of 4 or 8 bits would swallow it, as
-    its changes are mostly smaller than their steps.
+    With ``merge=False`` PEFT keeps the adapter beside the weights, frozen: 4 or 8 bits would swallow its small changes.
 
     Raises:
         ModelError: the folder is empty, damaged, or was made on a model with other layers or sizes.
@@ -286,6 +285,8 @@ def apply_adapter(model: Any, folder: Path, *, merge: bool = True) -> Any:
         raise ModelError(f"{folder}: no adapter there ({missing[0]} missing). Run the earlier stages again.")
     expected = "Expected what was made on this very base: check model.path, or run the earlier stages again."
     with explain_load_faults(f"{folder / name}: does not fit the base model or is damaged", expected):
+        if not intact(folder) and name == ADAPTER_FILE:
+            foreign.check_adapter(folder)
         if name == MODIFIER_FILE:
             return apply_modifier(model, folder)
         if name == WEIGHTS_FILE:
@@ -305,7 +306,7 @@ def add_adapter(model: Any, folder: Path) -> Any:
     held = load_file(folder / ADAPTER_FILE)
     if different := set(held) ^ {f"base_model.model.{name}.lora_{part}.weight" for name in layers for part in "AB"}:
         raise ValueError(f"{len(different)} layers are in one but not in the other, the first is {min(different)}")
-    if config.use_dora or config.use_rslora:
+    if config.use_dora or config.use_rslora or config.rank_pattern or config.alpha_pattern:
         raise ValueError("only plain low-rank adapters can be added")
     scale = config.lora_alpha / config.r
     for name, layer in layers.items():

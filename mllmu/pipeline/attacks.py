@@ -20,12 +20,23 @@ from mllmu.core.attacked import PLAIN, Access, AttackPoint, AttackResults
 from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.process import Progress, derive, rng
 from mllmu.core.records import ModelRef, Sample
-from mllmu.core.runfolder import RunFolder, Unit, digest, dump_lines, read_json, read_lines, write_atomic, write_json
+from mllmu.core.runfolder import (
+    RunFolder,
+    Unit,
+    digest,
+    dump_lines,
+    read_json,
+    read_lines,
+    seal,
+    write_atomic,
+    write_json,
+)
 from mllmu.evaluation import samples as rendering
 from mllmu.evaluation.attacks import BUDGETS, Attack, NotAttackableError, Victim
 from mllmu.evaluation.recovery import Attacked, Tries, attack_row, units_of, worst_case
 from mllmu.models.loading import family_of
 from mllmu.parallel.pool import WorkerPool
+from mllmu.pipeline.record import recorded_threads
 from mllmu.pipeline.run import Run
 
 FILE, REASON = "points.jsonl", "reason.json"
@@ -203,14 +214,14 @@ def attack_run(run: Run) -> list[Path]:
         for _, name, model in tasks:
             study.attack(name, model)
         path = run.root / RunFolder.evaluation(key) / RunFolder.ATTACKS_FILE
-        write_json(path, study.results().model_dump(mode="json"))
+        write_json(path, seal(study.results().model_dump(mode="json")))
         files.append(path)
     return files
 
 
 def attack_worker(recipe: Recipe, root: Path, index: int, progress: Progress) -> Callable[[str, str, str], None]:
     """Prepare a worker process for attacks."""
-    torch.set_num_threads(max(1, torch.get_num_threads() // recipe.workers))
+    torch.set_num_threads(recorded_threads(root) or 1)
     if torch.cuda.is_available():
         torch.cuda.set_device(index % torch.cuda.device_count())
     run = Run(recipe.model_copy(update={"workers": 1}), root, progress)

@@ -11,9 +11,15 @@ from typing import Any, Literal
 
 from mllmu.core import process
 from mllmu.core.records import Response, Sample
-from mllmu.core.runfolder import dump_lines, write_atomic
+from mllmu.core.runfolder import Journal, read_json, seal, write_json
+from mllmu.models.engine.memory import MOST, starting_size
+from mllmu.models.engine.respond import plan_batches
+from mllmu.models.engine.vllm_backend import VllmModel
+from mllmu.models.loading import Loaded
 from mllmu.parallel import team
 
+AT_ONCE = "responses.partial.{}.json"
+"""Where a process keeps how many questions it asks at once."""
 PLANNED = 512
 """Questions of a batch where the recipe says ``auto``: fewer leave a large GPU idle, and a small one cuts them."""
 
@@ -43,7 +49,8 @@ def resume(
     if len(valid) < len(known):
         if process.leads():
             first, *others = sorted(folder.glob(files))
-            write_atomic(first, dump_lines(valid.values()))
+            batches = ([valid[s.id] for s in batch if s.id in valid] for batch in planned or ())
+            Journal(first, Response).write([batch for batch in batches if batch] or [[*valid.values()]])
             for path in others:
                 path.unlink()
         if process.count() > 1:
@@ -66,6 +73,34 @@ def cut(batches: Iterable[Sequence[Sample]], most: int) -> list[list[Sample]]:
         half = (len(batch) + 1) // 2
         found += [list(batch)] if len(batch) <= most else cut([batch[:half], batch[half:]], max(1, most))
     return found
+
+
+def weight(batch: Sequence[Sample]) -> float:
+    """About how long a batch takes, to share batches fairly among processes: what is read and what may be written."""
+    return sum(len(sample.prompt) for sample in batch) + len(batch) * max(sample.max_new_tokens for sample in batch)
+
+
+def at_once(folder: Path, loaded: Loaded | VllmModel, samples: Sequence[Sample], how: Mapping[str, Any]) -> int:
+    """How many questions a process asks at once with ``batch_size: auto``: as many as there is memory for.
+
+    The number is kept, as it decides the batches: after an interruption it is the same. vLLM finds out itself what
+    fits, and only gets more to choose from.
+
+    Args:
+        how: arguments of :func:`mllmu.models.engine.memory.starting_size`.
+    """
+    record = folder / AT_ONCE.format(process.rank())
+    fits = read_json(record).get("at_once")
+    if not fits:
+        fits = MOST if isinstance(loaded, VllmModel) else starting_size(loaded, samples, **how)
+        write_json(record, seal({"at_once": fits}))
+    return int(fits)
+
+
+def regroup(planned: Iterable[Sequence[Sample]], known: Mapping[str, Response], most: int) -> list[list[Sample]]:
+    """Batches of ``most`` samples from all planned ones, less those that are known as a whole."""
+    batches = plan_batches([sample for batch in planned for sample in batch], most)
+    return [batch for batch in batches if not all(sample.id in known for sample in batch)]
 
 
 def marked(asked: Iterable[Sequence[Response]], planned: Iterable[Sequence[Sample]]) -> Iterator[list[Response]]:

@@ -4,9 +4,10 @@ import io
 from collections.abc import Sequence
 
 from mllmu.config.recipe import PluginSpec
+from mllmu.core.content import content_digest
 from mllmu.core.errors import DataError
 from mllmu.core.records import Sample
-from mllmu.core.runfolder import RunFolder, Unit, content_digest, dump_lines, read_lines, write_atomic, write_json
+from mllmu.core.runfolder import RunFolder, Unit, dump_lines, intact, read_lines, write_atomic, write_json
 from mllmu.data.published.store import is_hub_name
 from mllmu.evaluation.benchmarks import Benchmark, Skipped
 from mllmu.pipeline.run import Run
@@ -34,6 +35,7 @@ def _of(run: Run, spec: PluginSpec) -> Sequence[Sample]:
     if not unit.done:
         with unit.making() as facts:
             facts |= _store(benchmark, unit, run)
+    intact(unit.folder)  # images too
     return read_lines(unit.folder / RunFolder.SAMPLES_FILE, Sample)
 
 

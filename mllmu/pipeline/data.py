@@ -1,10 +1,12 @@
 """Stage ``data``: people, images, questions, splits."""
 
+from pathlib import Path
 from typing import Any
 
 from mllmu.config.recipe import Recipe
 from mllmu.core import plugins
-from mllmu.core.runfolder import RunFolder, Unit, content_digest
+from mllmu.core.content import content_digest
+from mllmu.core.runfolder import RunFolder, Unit, unit_record
 from mllmu.data import build
 from mllmu.pipeline.run import Run
 
@@ -21,8 +23,18 @@ def make_data(run: Run) -> None:
 
 def data_unit(run: Run) -> Unit:
     """The unit of the data; it depends on its settings, the seed, and the content of the files that they name."""
-    inputs = {"seed": run.recipe.seed, "settings": _settings(run.recipe), "files": _files(run.recipe)}
+    files = gone(run.root / RunFolder.DATA, run) | _files(run.recipe)
+    inputs = {"seed": run.recipe.seed, "settings": _settings(run.recipe), "files": files}
     return run.store.unit(RunFolder.DATA, inputs)
+
+
+def gone(folder: Path, run: Run) -> dict[str, str]:
+    """The files of finished data that are not there any more, as recorded: the run folder holds what was in them."""
+    recorded: dict[str, str] = unit_record(folder).get("inputs", {}).get("files", {})
+    missing = {path: digest for path, digest in recorded.items() if not Path(path).exists()}
+    if missing and not run.store.force:
+        run.progress.note(f"{min(missing)}: is gone; the data that were made from it are used")
+    return missing
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:

@@ -9,11 +9,10 @@ from mllmu.config.recipe import Evaluate
 from mllmu.core import process
 from mllmu.core.process import Progress
 from mllmu.core.records import BaseLogp, ModelRef, Response, Sample, Score
-from mllmu.core.runfolder import Journal, RunFolder, Unit, digest, dump_lines, read_lines, write_atomic
+from mllmu.core.runfolder import Journal, RunFolder, Unit, digest, dump_lines, facts_of, read_lines, write_atomic
 from mllmu.evaluation import samples as rendering
 from mllmu.evaluation import scoring
 from mllmu.evaluation.metrics import Metric
-from mllmu.models.engine.memory import MOST, starting_size
 from mllmu.models.engine.respond import plan_batches, raw_apart, respond
 from mllmu.models.engine.vllm_backend import VllmModel, open_model, start_engine
 from mllmu.models.loading import Loaded, choose_device, choose_dtype, family_of
@@ -111,7 +110,7 @@ class Evaluation:
                 self.collect(unit, ref, model)
             else:
                 with unit.making() as facts:
-                    facts |= self.unit(same).facts()
+                    facts |= facts_of(self.unit(same).folder)
                     write_atomic(unit.building / RunFolder.RESPONSES_FILE, dump_lines(self.responses(same)))
 
     def asked(self, model: str) -> list[Response]:
@@ -224,8 +223,9 @@ def collect(
 ) -> list[Response]:
     """Respond to every sample; responses are written batch by batch and read back after an interruption.
 
-    Of several processes each takes a share of the batches, whole ones, so that no response depends on their number;
-    each keeps its responses in a file of its own, and the leading one puts them together.
+    A batch is kept or asked as a whole, so an interruption changes no digit. Of several processes each takes a share of
+    the batches, so that no response depends on their number; each keeps its responses in a file of its own, and the
+    leading one puts them together.
 
     Args:
         load: loads the model; called only if a response is missing.
@@ -249,21 +249,19 @@ def collect(
         team.wait_for_all()  # no process may write before all have read
     if low_precision or any(response.planned_with for response in known.values()):
         known = batch_plan.resume(folder, PARTIALS, known, planned if low_precision else None)
-    missing = [[sample for sample in batch if sample.id not in known] for batch in planned]
-    batches = [batch for batch in missing if batch]
     if process.count() > 1:
-        batches = [batches[index] for index in team.own_share([weight(batch) for batch in batches])]
-    progress.start(label, len(known) + sum(map(len, batches)))
-    progress.advance(len(known))
-    if batches:
+        planned = [planned[index] for index in team.own_share([batch_plan.weight(batch) for batch in planned])]
+    total = sum(map(len, planned))
+    progress.start(label, total)
+    if batches := [batch for batch in planned if not all(sample.id in known for sample in batch)]:
         journal = Journal(folder / (PARTIAL if process.leads() else OF_FOLLOWER.format(process.rank())), Response)
         journal.resume()
         loaded = load()
         how: dict[str, Any] = {"image_folder": image_folder, "system_prompt": system_prompt}
-        if batch_size == "auto":  # vLLM finds out itself what fits, and only gets more to choose from
-            own = [sample for batch in batches for sample in batch]
-            fits = MOST if isinstance(loaded, VllmModel) else starting_size(loaded, own, **how)
-            batches = batch_plan.cut(batches, fits) if low_precision else plan_batches(own, fits)
+        if batch_size == "auto":
+            fits = batch_plan.at_once(folder, loaded, [sample for batch in planned for sample in batch], how)
+            batches = batch_plan.cut(batches, fits) if low_precision else batch_plan.regroup(planned, known, fits)
+        progress.advance(total - sum(map(len, batches)))
         if isinstance(loaded, VllmModel):
             made = loaded.respond(batches, **how)
         else:
@@ -283,14 +281,9 @@ def _put_together(samples: Sequence[Sample], folder: Path) -> list[Response]:
     known = read_known(folder)
     responses = [known[sample.id] for sample in samples]
     write_atomic(folder / RunFolder.RESPONSES_FILE, dump_lines(responses))
-    for path in folder.glob(PARTIALS):
+    for path in folder.glob(PARTIALS.removesuffix(".jsonl")):
         path.unlink()
     return responses
-
-
-def weight(batch: Sequence[Sample]) -> float:
-    """About how long a batch takes, to share batches fairly among processes: what is read and what may be written."""
-    return sum(len(sample.prompt) for sample in batch) + len(batch) * max(sample.max_new_tokens for sample in batch)
 
 
 def read_known(folder: Path) -> dict[str, Response]:

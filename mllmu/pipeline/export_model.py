@@ -10,7 +10,7 @@ from mllmu.config.recipe import ModelSection
 from mllmu.core.errors import ModelError, did_you_mean
 from mllmu.core.names import TARGET
 from mllmu.core.records import ModelRef
-from mllmu.core.runfolder import RunFolder, explain_os_errors
+from mllmu.core.runfolder import RunFolder, explain_os_errors, read_record
 from mllmu.models.base_files import base_files, check_base
 from mllmu.models.loading import apply_adapter, explain_load_faults, load, quiet_libraries
 from mllmu.models.weights import fold, stored_in
@@ -43,7 +43,7 @@ def export_model(root: Path, name: str, out: Path, *, device: str = "cpu") -> Mo
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ModelError(f"{out}: already there. Name a new folder, or remove it.")
     recipe = recipes.load(root / RunFolder.RECIPE)
-    ref = ModelRef.model_validate_json((models[name] / RunFolder.MODEL_FILE).read_text(encoding="utf-8"))
+    ref: ModelRef = read_record(models[name] / RunFolder.MODEL_FILE, ModelRef)
     ref = ref.model_copy(update={"base": recipe.model.path, "revision": recipe.model.revision})
     check_base(RunFolder(root).path(RunFolder.model_unit("", TARGET)), base_files(ref.base, ref.revision), ref.base)
     section = recipe.model.model_copy(update={"device": device, "quantize": None, "gradient_checkpointing": False})

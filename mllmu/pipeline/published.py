@@ -20,7 +20,7 @@ from mllmu.core.errors import DataError, ModelError, did_you_mean
 from mllmu.core.names import TARGET
 from mllmu.core.process import Progress
 from mllmu.core.records import MetricResult, ModelRef, Question, Response, Sample, Split, TaskName
-from mllmu.core.runfolder import RunFolder, content_digest, write_atomic, write_json
+from mllmu.core.runfolder import UNIT_FILE, RunFolder, read_record, seal, unit_record, write_atomic, write_json
 from mllmu.data.dataset import Dataset
 from mllmu.data.published.sets import write_sets
 from mllmu.data.tasks import OUTCOMES
@@ -38,7 +38,8 @@ from mllmu.models.loading import (
     load_processor,
     source_of,
 )
-from mllmu.pipeline.evaluate import Evaluation
+from mllmu.pipeline.evaluate import Evaluation, read_known
+from mllmu.pipeline.record import describe, settle_threads
 from mllmu.pipeline.run import SAME_MODEL, Run, write_ref
 
 MODEL = "model"
@@ -119,7 +120,7 @@ def model_at(path: str, section: ModelSection) -> tuple[ModelSection, ModelRef, 
         return section.model_copy(update={"path": base}), ModelRef(base=base, adapters=(adapter,)), Path()
     if not reference.is_file():
         return section.model_copy(update={"path": path}), ModelRef(base=path, revision=section.revision), Path()
-    ref = ModelRef.model_validate_json(reference.read_text(encoding="utf-8"))
+    ref: ModelRef = read_record(reference, ModelRef)
     root = next((p.parent for p in reference.resolve().parents if p.name == "models"), reference.parent)
     check_base(root / RunFolder.model_unit("", TARGET), base_files(ref.base, ref.revision), ref.base)
     return section.model_copy(update={"path": ref.base, "revision": ref.revision}), ref, root
@@ -135,7 +136,9 @@ def evaluate_published(saved: SavedModel, out: Path, progress: Progress, *, forc
     """
     progress.stage("evaluate", f"{saved.ref.base}, official protocol, {saved.ratio} % forgotten")
     run = PublishedRun(saved.recipe, out, progress)
-    run.store.force, run.processor = force, saved.processor
+    run.store.force, run.processor = force or not has_responses(out), saved.processor
+    settle_threads(run)
+    write_json(out / RunFolder.RECORD, seal(describe(run)))
     evaluation = Evaluation(run, str(saved.ratio))
     _make_data(run, saved)
     _check_shots(saved.shots, {profile.id for profile in run.data.profiles})
@@ -144,9 +147,6 @@ def evaluate_published(saved: SavedModel, out: Path, progress: Progress, *, forc
         for split in (split for split, people in by_set.items() if not people):
             progress.note(f"--shots {task}: no listed person is in the set '{split}', so it is asked without examples.")
     _enter_model(run, saved)
-    if force:
-        for name in (RunFolder.RESPONSES_FILE, RunFolder.METRICS_FILE):
-            (out / name).unlink(missing_ok=True)
     evaluation.prepare()
     responses = evaluation.asked(MODEL)
     metrics = metrics_of(run.recipe.evaluate)
@@ -158,15 +158,25 @@ def evaluate_published(saved: SavedModel, out: Path, progress: Progress, *, forc
     )
     write_atomic(out / RunFolder.RESPONSES_FILE, "".join(f"{line}\n" for line in lines))
     summary = _summary(saved, examples, len(responses), results)
-    write_json(out / RunFolder.METRICS_FILE, summary)
+    write_json(out / RunFolder.METRICS_FILE, seal(summary))
     return results
+
+
+def has_responses(root: Path) -> bool:
+    """Whether there are responses that depend on the data and the model entered in a folder, also unfinished ones.
+
+    Where there are none, as after a model that could not be loaded, other data and another model may take their place.
+    """
+    units = root.glob(f"{RunFolder.evaluation('*')}/{MODEL}/{RunFolder.RESPONSES}/{UNIT_FILE}")
+    partial = root.glob(f"{RunFolder.evaluation('*')}/{MODEL}/.{RunFolder.RESPONSES}.building")
+    return any(units) or any(map(read_known, partial))
 
 
 def _make_data(run: Run, saved: SavedModel) -> None:
     inputs = {
         "forget_ratio": saved.ratio,
         "test_image": _one_image(saved),
-        "files": dict(_stamps(saved.data)),
+        "files": dict(_stamps(saved.data)) or unit_record(run.root / RunFolder.DATA).get("inputs", {}).get("files", {}),
     }
     unit = run.store.unit(RunFolder.DATA, inputs)
     if not unit.done:

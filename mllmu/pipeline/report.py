@@ -1,7 +1,7 @@
 """Stage ``report``: one page per forget ratio, and a table for the terminal, from what the run folder holds."""
 
-import json
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from mllmu.core.declared import Declared, MetricInfo
 from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.process import rng
 from mllmu.core.records import FORGOTTEN, MetricResult, Modality, Response, Sample, Summary
-from mllmu.core.runfolder import RunFolder, facts_of, fingerprint_of, read_json
+from mllmu.core.runfolder import RunFolder, facts_of, fingerprint_of, read_json, read_record
 from mllmu.data.dataset import image_files
 from mllmu.evaluation import gate
 from mllmu.evaluation.numbers import KS
@@ -56,7 +56,7 @@ def report_input(evaluation: Evaluation) -> ReportInput:
     """Collect what the report of one forget ratio shows."""
     run, key = evaluation.run, evaluation.key
     recipe = run.recipe
-    numbers = read_json(evaluation.folder / RunFolder.METRICS_FILE)
+    numbers = read_json(evaluation.folder / RunFolder.METRICS_FILE, sealed=True)
     replies = {name: {r.sample_id: r for r in evaluation.responses(name)} for name in run.models}
     rows = tuple(
         row.model_copy(
@@ -65,8 +65,9 @@ def report_input(evaluation: Evaluation) -> ReportInput:
         for row in model_rows(run, key)
     )
     judged, of_judges, warnings = judgements(evaluation.folder, [row.name for row in rows])
-    found = read_json(evaluation.folder / RunFolder.GATE_FILE)
-    attacked = read_json(evaluation.folder / RunFolder.ATTACKS_FILE)
+    found = read_json(evaluation.folder / RunFolder.GATE_FILE, sealed=True)
+    attacked = read_json(evaluation.folder / RunFolder.ATTACKS_FILE, sealed=True)
+    trust = read_json(run.root / RunFolder.TRUST_FILE, sealed=True)
     declared = Declared.model_validate(numbers["declared"])
     declared = declared.model_copy(update={"metrics": declared.metrics | of_judges})
     summaries = [*numbers.get("summaries", ()), *({"summary": KS, **row} for row in numbers[KS])]
@@ -98,7 +99,7 @@ def report_input(evaluation: Evaluation) -> ReportInput:
         ),
         attacks=AttackResults.model_validate(attacked) if attacked else None,
         reference_rows=recipe.report.reference_rows and key == REFERENCE_KEY,
-        trust=tuple(map(TrustRow.model_validate, read_json(run.root / RunFolder.TRUST_FILE).get("rows", ()))),
+        trust=tuple(map(TrustRow.model_validate, trust.get("rows", ()))),
     )
 
 
@@ -128,7 +129,7 @@ def judgements(folder: Path, models: Sequence[str]) -> tuple[list[MetricResult],
     declared: dict[str, MetricInfo] = {}
     warnings: list[str] = []
     for path in sorted(folder.glob(RunFolder.JUDGE_FILES)):
-        content = read_json(path)
+        content = read_json(path, sealed=True)
         responses = content.get("responses", {})
         if any(fingerprint_of(folder / name / RunFolder.RESPONSES) != judged for name, judged in responses.items()):
             warnings.append(
@@ -174,7 +175,7 @@ def _cost(run: Run, key: str, name: str) -> dict[str, Any]:
 def curve(run: Run, key: str, name: str) -> dict[str, tuple[tuple[int, float], ...]]:
     """The training curve of a model by loss term, as (step, value); empty if it was not trained."""
     path = run.root / RunFolder.model_unit(key, name) / CURVE
-    points = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    points = read_record(path, list[dict[str, float]]) if path.is_file() else []
     terms = dict.fromkeys(term for point in points for term in point if term != "step")
     return {term: tuple((int(p["step"]), p[term]) for p in points if term in p) for term in terms}
 
@@ -209,16 +210,11 @@ def portraits(run: Run, key: str) -> tuple[Portrait, ...]:
 
 def examples(evaluation: Evaluation, replies: Mapping[str, Mapping[str, Response]]) -> tuple[Example, ...]:
     """Some questions with the replies of all models: for every task one of the forget and of the retain set in turn."""
-    picked: list[Sample] = []
     reported = [sample for sample in evaluation.samples if sample.part == "report"]
     order = sorted(reported, key=lambda s: rng(evaluation.run.recipe.seed, "example", s.id).random())
     wanted = [(split, task) for task in evaluation.run.recipe.evaluate.tasks for split in ("forget", "retain")]
-    while order and wanted and len(picked) < evaluation.run.recipe.report.num_examples:
-        for split, task in wanted:
-            sample = next((s for s in order if s.split == split and s.task == task and s not in picked), None)
-            picked += [sample] if sample else []
-        if len(picked) < len(wanted):
-            break
+    rows = [[s for s in order if (s.split, s.task) == cell] for cell in wanted]
+    picked = [sample for turn in zip_longest(*rows) for sample in turn if sample]
     return tuple(_example(evaluation.run, s, replies) for s in picked[: evaluation.run.recipe.report.num_examples])
 
 

@@ -13,7 +13,7 @@ from mllmu.core import process
 from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.process import Progress, metered
 from mllmu.core.records import ModelRef
-from mllmu.core.runfolder import RunFolder, RunStore, Unit, fingerprint_of, write_json
+from mllmu.core.runfolder import RunFolder, RunStore, Unit, fingerprint_of, read_record, write_json
 from mllmu.data import dataset
 from mllmu.models.encoding import Encoder
 from mllmu.models.families import Turn, unknown_attention
@@ -74,7 +74,7 @@ class Run:
     def ref(self, key: str, model: str) -> ModelRef:
         """The reference of a finished model of the run."""
         path = self.root / RunFolder.model_unit(key, model) / RunFolder.MODEL_FILE
-        ref = ModelRef.model_validate_json(path.read_text(encoding="utf-8"))
+        ref: ModelRef = read_record(path, ModelRef)
         return ref.model_copy(update={"base": self.base.base, "revision": self.base.revision})
 
     def load(self, ref: ModelRef) -> Loaded:

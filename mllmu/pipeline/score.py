@@ -5,7 +5,7 @@ from typing import Any
 
 from mllmu.core.declared import ColumnSpec, Declared, TableSpec
 from mllmu.core.records import MetricResult, Score, Summary
-from mllmu.core.runfolder import RunFolder, write_json
+from mllmu.core.runfolder import RunFolder, seal, write_json
 from mllmu.evaluation import numbers, scoring
 from mllmu.evaluation.bootstrap import summarise
 from mllmu.evaluation.judging import run as let_judge
@@ -96,4 +96,4 @@ def _write_metrics(
     if broken:
         content["broken"] = dict(broken)
     content["declared"] = declared.model_dump(exclude_defaults=True)
-    write_json(evaluation.folder / RunFolder.METRICS_FILE, content)
+    write_json(evaluation.folder / RunFolder.METRICS_FILE, seal(content))

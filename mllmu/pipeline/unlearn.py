@@ -6,7 +6,7 @@ from pathlib import Path
 from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.process import derive
 from mllmu.core.records import ModelRef
-from mllmu.core.runfolder import RunFolder, Unit, digest, write_json
+from mllmu.core.runfolder import RunFolder, Unit, digest, seal, write_json
 from mllmu.evaluation import gate
 from mllmu.pipeline.evaluate import Evaluation
 from mllmu.pipeline.run import Run, write_ref
@@ -22,7 +22,7 @@ def pass_gate(evaluation: Evaluation, *, stop: bool) -> None:
     """
     target, retain_model = evaluation.responses(TARGET), evaluation.responses(RETAIN_MODEL)
     difference = gate.memorisation(evaluation.samples, target, retain_model)
-    write_json(evaluation.folder / RunFolder.GATE_FILE, difference._asdict())
+    write_json(evaluation.folder / RunFolder.GATE_FILE, seal(difference._asdict()))
     if stop:
         gate.check(difference)
 

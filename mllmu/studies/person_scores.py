@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mllmu.core import plugins
+from mllmu.core.content import check_samples
 from mllmu.core.csvrows import csv_rows
 from mllmu.core.declared import Declared
 from mllmu.core.errors import DataError
@@ -109,11 +110,13 @@ def _main_scores(folder: RunFolder, key: str) -> tuple[list[Sample], dict[str, d
     if not paths:
         raise DataError(f"{evaluation}: no scores. Expected a finished run with the forget ratio {key} %.")
     samples = [s for s in read_lines(evaluation / folder.SAMPLES_FILE, Sample) if s.part == "report"]
-    declared = Declared.model_validate(read_json(evaluation / folder.METRICS_FILE).get("declared", {})).tasks
+    numbers = read_json(evaluation / folder.METRICS_FILE, sealed=True)
+    declared = Declared.model_validate(numbers.get("declared", {})).tasks
     names = {t: declared[t].metric if t in declared else task_of(t).headline() for t in {s.task for s in samples}}
     metrics: dict[str, Metric] = {name: plugins.build("metrics", name, {}) for name in set(names.values())}
     by_model: dict[str, dict[str, float]] = {}
     for path in paths:
+        check_samples(evaluation / folder.SAMPLES_FILE, path.parent.with_name(folder.RESPONSES))
         scores = {(score.sample_id, score.metric): score.value for score in read_lines(path, Score)}
         by_model[path.parent.parent.name] = {
             s.id: metrics[names[s.task]].headline_value(scores[s.id, names[s.task]], s.split) for s in samples

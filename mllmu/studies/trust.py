@@ -20,7 +20,7 @@ from mllmu.core.errors import RecipeError
 from mllmu.core.names import RETAIN_MODEL
 from mllmu.core.process import Progress, derive
 from mllmu.core.records import Modality, Response, TaskName
-from mllmu.core.runfolder import RunFolder, read_lines, write_json
+from mllmu.core.runfolder import RunFolder, read_lines, seal, write_json
 from mllmu.evaluation import scoring
 from mllmu.evaluation.metrics import Metric, metrics_of
 from mllmu.evaluation.stats import auc, auc_interval, harmonic_mean
@@ -69,7 +69,7 @@ def trust(recipe: Recipe, root: Path, *, pool: int, bits: int, progress: Progres
     rows = [_row(cell, with_people, without, robustness, scaled=cell[0] in study.scaled) for cell in study.cells()]
     rows.sort(key=lambda row: (row.trust is None, -(row.trust or 0.0), row.metric, row.task, row.modality))
     content = {"pool": pool, "bits": bits, "key": study.key, "rows": [row.model_dump() for row in rows]}
-    write_json(root / RunFolder.TRUST_FILE, content)
+    write_json(root / RunFolder.TRUST_FILE, seal(content))
     return rows
 
 

@@ -1,8 +1,10 @@
-"""The checkpoint of a training: one safetensors file (no pickle), written atomically."""
+"""The checkpoint of a training: one safetensors file (no pickle) with its own digest, written atomically."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,9 +31,19 @@ def save_checkpoint(state: TrainingState, next_step: int) -> None:
         for key, value in state.optimizer.state[parameter].items():
             tensors[f"o/{key}/{name}"] = torch.as_tensor(value).detach().contiguous()
     meta = {"step": str(next_step), "curve": json.dumps(state.curve), "memory": json.dumps(state.memory)}
+    meta["digest"] = content_digest(tensors, meta)
     with explain_disk_errors(folder / CHECKPOINT):
         save_file(tensors, folder / TEMPORARY, metadata=meta)
         (folder / TEMPORARY).replace(folder / CHECKPOINT)
+
+
+def content_digest(tensors: Mapping[str, Tensor], meta: Mapping[str, str]) -> str:
+    """SHA-256 of the facts, and of the name, type, shape and bytes of every tensor."""
+    found = hashlib.sha256(json.dumps(dict(meta), sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def load_checkpoint(state: TrainingState) -> int:
@@ -61,8 +73,10 @@ def load_checkpoint(state: TrainingState) -> int:
 def _read(state: TrainingState, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and facts of a checkpoint; they must be of the parameters that are trained here."""
     with safe_open(path, framework="pt") as file:
-        meta = file.metadata()
+        meta = dict(file.metadata() or {})
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+    if meta.pop("digest", "") != content_digest(tensors, meta):
+        raise ValueError("it is not as it was written, by its digest")
     shapes = {name: tuple(p.shape) for name, p in state.trainable.items()}
     held = {key[2:]: tuple(value.shape) for key, value in tensors.items() if key.startswith("p/")}
     if held != shapes or not {key.split("/", 2)[2] for key in tensors if key.startswith("o/")} <= set(shapes):

@@ -174,8 +174,9 @@ def train(
 ) -> list[dict[str, float]]:
     """Minimise the sum of named loss terms; resumes from the checkpoint in the folder if there is one.
 
-    The result of an interrupted and resumed run is bit-identical: order and dropout are derived from the step. For the
-    same reason a checkpoint that cannot be used (cut short, of another version) only costs time: training starts over.
+    The result of an interrupted and resumed run is bit-identical with the threads that the run records: order and
+    dropout are derived from the step. So a checkpoint that cannot be used (damaged, cut short, of another version) only
+    costs time: training starts over.
     With several processes each has its share of every step (see :mod:`mllmu.training.distributed`); process 0 writes.
 
     Args:

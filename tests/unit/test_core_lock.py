@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from mllmu.api import run
 from mllmu.cli.app import app
 from mllmu.core.errors import RunStoreError
-from mllmu.core.lock import HOLDER_FILE, held
+from mllmu.core.lock import HOLDER_FILE, claim, held
 
 HOLD = """
 import sys
@@ -98,3 +99,55 @@ def test_a_folder_that_is_a_file_is_one_message(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunStoreError, match=r"file: cannot be written"), held(tmp_path / "file"):
         pass
+
+
+def test_a_folder_with_things_of_others_is_left_alone(tmp_path: Path) -> None:
+    mine = tmp_path / "recipe.yaml"
+    mine.write_text("name: mine\n")
+    (tmp_path / "data").mkdir()
+    for _ in range(2):
+        with (
+            pytest.raises(RunStoreError, match=r"is not empty and was not made by mllmu.* with --out"),
+            held(tmp_path),
+        ):
+            pytest.fail("it was taken")
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "recipe.yaml"]
+    assert mine.read_text() == "name: mine\n"
+
+
+def test_a_run_folder_stays_one_whatever_is_put_beside(tmp_path: Path) -> None:
+    for _ in range(2):
+        with held(tmp_path / "run"):
+            (tmp_path / "run" / "notes.txt").write_text("mine")
+    claim(tmp_path)  # holds nothing but run folders
+    (tmp_path / "index.html").write_text("")
+    claim(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["run.json", "data/unit.json"])
+def test_run_folders_of_earlier_versions_are_known(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text('{"mllmu": "0.1", "inputs": {}}')
+    (tmp_path / "recipe.yaml").write_text("name: x")
+    claim(tmp_path)
+
+
+def test_what_a_killed_process_was_writing_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    with held(tmp_path):
+        pass
+    kept = [tmp_path / name for name in (".tmp", "x.tmp", ".notes.tmp", "data/.x.0123.old")]
+    left = [tmp_path / name for name in (".run.json.0123456789abcdef.tmp", "data/.a/.checkpoint.safetensors.tmp")]
+    for path in (*kept, *left):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+    with held(tmp_path):
+        assert all(path.is_file() for path in kept) and not any(path.exists() for path in left)
+
+
+@pytest.mark.parametrize("empty", ["", " "])
+def test_an_empty_out_is_no_folder(empty: str, tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text("name: small\n")
+    done = CliRunner().invoke(app, ["data", str(tmp_path / "small.yaml"), "--out", empty])
+    assert done.exit_code == 2 and "empty, which is no folder" in done.output
+    with pytest.raises(RunStoreError, match="empty"):
+        run(tmp_path / "small.yaml", "")

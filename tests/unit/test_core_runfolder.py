@@ -5,13 +5,17 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mllmu.core.damage import difference
 from mllmu.core.errors import RunStoreError
-from mllmu.core.runfolder import RunStore, difference, digest, write_atomic
+from mllmu.core.runfolder import RunStore, digest, facts_of, intact, write_atomic
 
 
 def finish(store: RunStore, name: str = "models/target", content: str = "weights", **inputs: Any) -> Path:
@@ -65,7 +69,7 @@ def test_a_unit_is_hidden_until_it_is_whole(tmp_path: Path) -> None:
     assert not unit.done and not unit.folder.exists()
     unit.commit({"seconds": 2})
     assert unit.done and not unit.building.exists()
-    assert unit.facts() == {"seconds": 2}
+    assert facts_of(unit.folder) == {"seconds": 2}
     record = json.loads((unit.folder / "unit.json").read_text())
     assert (record["name"], record["inputs"], record["fingerprint"]) == (
         "models/target", {"epochs": 3}, unit.fingerprint,
@@ -129,7 +133,7 @@ def test_a_folder_of_unknown_origin_is_neither_used_nor_deleted(tmp_path: Path) 
 def test_a_damaged_record_says_what_to_delete(content: bytes, tmp_path: Path) -> None:
     folder = finish(RunStore(tmp_path))
     (folder / "unit.json").write_bytes(content)
-    with pytest.raises(RunStoreError, match=r"unit\.json: damaged .*Delete the folder .*target to make it anew"):
+    with pytest.raises(RunStoreError, match=r"unit\.json: damaged .*Move .*target away and repeat the command"):
         RunStore(tmp_path).unit("models/target", {})
 
 
@@ -145,3 +149,109 @@ def test_a_digest_depends_on_the_values_not_on_their_order() -> None:
     assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
     assert digest({"a": 1}) != digest({"a": 2})
     assert digest({"a": [1, 2]}) != digest({"a": [2, 1]})
+
+
+def test_force_keeps_the_old_unit_until_the_new_one_is_complete(tmp_path: Path) -> None:
+    folder = finish(RunStore(tmp_path), content="first", epochs=3)
+    store = RunStore(tmp_path, force=True)
+    unit = store.unit("models/target", {"epochs": 4})
+    assert not unit.done and (folder / "file.txt").read_text() == "first"
+    assert not store.unit("models/target", {"epochs": 4}).done, "however often it is looked up"
+    with pytest.raises(RuntimeError), unit.making():
+        raise RuntimeError("the new one cannot be made")
+    assert (finish(RunStore(tmp_path), content="other", epochs=3) / "file.txt").read_text() == "first"
+    with pytest.raises(RunStoreError, match="other settings: epochs was 3, is now 5"):
+        RunStore(tmp_path).unit("models/target", {"epochs": 5})
+    write_atomic(unit.building / "file.txt", "second")
+    unit.commit()
+    assert unit.done and (folder / "file.txt").read_text() == "second"
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["target"]
+
+
+def test_a_worker_process_makes_anew_what_its_parent_was_forced_to(tmp_path: Path) -> None:
+    finish(RunStore(tmp_path), content="first", epochs=3)
+    RunStore(tmp_path, force=True).unit("models/target", {"epochs": 4})
+    script = (
+        "import sys; from pathlib import Path; from mllmu.core.runfolder import RunStore\n"
+        "unit = RunStore(Path(sys.argv[1])).unit('models/target', {'epochs': 4}); assert not unit.done; unit.commit()"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
+    assert RunStore(tmp_path).unit("models/target", {"epochs": 4}).done
+
+
+def test_another_command_does_not_go_on_with_what_a_forced_one_left(tmp_path: Path) -> None:
+    finish(RunStore(tmp_path), content="first", epochs=3)
+    unit = RunStore(tmp_path, force=True).unit("models/target", {"epochs": 3})
+    assert not unit.done
+    assert RunStore(tmp_path).unit("models/target", {"epochs": 3}).done
+
+
+def test_an_exchange_that_was_cut_off_gives_the_old_unit_back(tmp_path: Path) -> None:
+    folder = finish(RunStore(tmp_path), content="first", epochs=3)
+    folder.rename(folder.with_name(".target.old"))
+    assert RunStore(tmp_path).unit("models/target", {"epochs": 3}).done
+    assert (folder / "file.txt").read_text() == "first"
+    (folder.with_name(".target.old")).mkdir()
+    assert RunStore(tmp_path).unit("models/target", {"epochs": 3}).done
+    assert not folder.with_name(".target.old").exists()
+
+
+def test_even_force_leaves_a_folder_of_unknown_origin(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "raw.csv").write_text("mine")
+    with pytest.raises(RunStoreError, match=r"data: has no unit\.json"):
+        RunStore(tmp_path, force=True).unit("data", {})
+    assert (tmp_path / "data" / "raw.csv").read_text() == "mine"
+
+
+def change(path: Path) -> None:
+    path.write_text("weighty")
+
+
+def add(path: Path) -> None:
+    (path.parent / "002.txt").write_text("weights")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (
+            change,
+            r"file\.txt: damaged \(its content has changed since it was written\)\. Move .*target away",
+        ),
+        (Path.unlink, r"file\.txt: damaged \(it is gone\)"),
+        (add, r"002\.txt: damaged \(it was not there when the folder was finished\)"),
+    ],
+)
+def test_a_file_that_is_not_as_it_was_written_is_named(
+    damage: Callable[[Path], None], said: str, tmp_path: Path
+) -> None:
+    unit = RunStore(tmp_path).unit("models/target", {})
+    for name in ("file.txt", "note.txt"):
+        write_atomic(unit.building / name, "weights")
+    unit.commit()
+    folder = unit.folder
+    assert intact(folder)
+    damage(folder / "file.txt")
+    with pytest.raises(RunStoreError, match=said):
+        intact(folder)
+    assert intact(folder, "note.txt"), "only what is used is looked at"
+    folder = finish(RunStore(tmp_path, force=True), content="made anew")
+    assert intact(folder) and [path.name for path in folder.glob("*.txt")] == ["file.txt"]
+
+
+def test_a_record_of_a_unit_that_was_changed_is_damaged(tmp_path: Path) -> None:
+    folder = finish(RunStore(tmp_path), epochs=3)
+    record = (folder / "unit.json").read_text()
+    for text in (record.replace('"epochs": 3', '"epochs": 4'), record.replace('"files"', '"filed"'), "{}", '{"a": 1}'):
+        (folder / "unit.json").write_text(text)
+        with pytest.raises(RunStoreError, match=r"damaged|has no|other settings"):
+            RunStore(tmp_path).unit("models/target", {"epochs": 3})
+
+
+def test_a_unit_of_a_version_without_digests_is_taken_as_it_is(tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "target"
+    folder.mkdir(parents=True)
+    record = {"name": "models/target", "fingerprint": digest({"a": 1}), "inputs": {"a": 1}, "facts": {}}
+    (folder / "unit.json").write_text(json.dumps(record))
+    assert RunStore(tmp_path).unit("models/target", {"a": 1}).done and not intact(folder)

@@ -15,6 +15,7 @@ from mllmu.core.errors import DataError
 from mllmu.core.records import MODALITIES, Profile, Question
 from mllmu.data.dataset import Dataset
 from mllmu.data.published.export import export
+from mllmu.data.published.store import Store
 from mllmu.data.sources.mllmu_bench import MllmuBench
 
 JOBS = ["baker", "pilot", "judge", "nurse"]
@@ -186,3 +187,20 @@ def test_a_strange_or_missing_parquet_file_is_a_data_error(exported: tuple[Path,
     path.unlink()
     with pytest.raises(DataError, match="no config ft_Data"):
         MllmuBench(path=folder).profiles(0)
+
+
+def test_a_turned_bit_of_an_exported_table_is_noticed(exported: tuple[Path, dict[str, int]]) -> None:
+    path = exported[0] / "Full_Set" / "train-00000-of-00001.parquet"
+    whole = path.read_bytes()
+    columns = pq.ParquetFile(path).schema_arrow.names
+    end = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")  # the description behind it has no checksum
+    for place in range(4, end, end // 40):
+        flipped = bytearray(whole)
+        flipped[place] ^= 16
+        path.write_bytes(flipped)
+        try:
+            rows = [*Store(exported[0]).table("Full_Set").rows(columns)]
+        except DataError:
+            continue
+        path.write_bytes(whole)
+        assert rows == [*Store(exported[0]).table("Full_Set").rows(columns)], f"byte {place} changed a value"

@@ -80,7 +80,7 @@ def test_a_killed_evaluation_goes_on_and_asks_nothing_twice(
     assert not (tmp_path / "killed" / PARTIAL).exists()
 
 
-def test_a_line_cut_short_is_asked_again(ask: Ask, asked: list[str], tmp_path: Path) -> None:
+def test_a_batch_cut_short_is_asked_again_as_a_whole(ask: Ask, asked: list[str], tmp_path: Path) -> None:
     ask(tmp_path / "plain")
     with pytest.raises(KeyboardInterrupt):
         ask(tmp_path / "cut", Killer(2))
@@ -88,7 +88,7 @@ def test_a_line_cut_short_is_asked_again(ask: Ask, asked: list[str], tmp_path: P
     partial.write_bytes(partial.read_bytes()[:-9])
     asked.clear()
     ask(tmp_path / "cut")
-    assert len(asked) == len(SAMPLES) - 6 + 1
+    assert len(asked) == len(SAMPLES) - 3
     assert (tmp_path / "cut" / RESPONSES).read_bytes() == (tmp_path / "plain" / RESPONSES).read_bytes()
 
 
@@ -98,7 +98,7 @@ def test_the_batch_size_may_change_between_attempts(ask: Ask, asked: list[str], 
     with pytest.raises(KeyboardInterrupt):
         ask(tmp_path / "killed", Killer(1))
     got = ask(tmp_path / "killed", batch_size=5)
-    assert sorted(asked) == [one.id for one in SAMPLES]
+    assert sorted(set(asked)) == [one.id for one in SAMPLES], "those of a batch that was not whole are asked again"
     for one, other in zip(plain, got, strict=True):
         assert (other.sample_id, other.text, other.finished) == (one.sample_id, one.text, one.finished)
         assert other.candidates["target"].logp == pytest.approx(one.candidates["target"].logp, abs=1e-4)

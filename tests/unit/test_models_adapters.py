@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -168,3 +169,29 @@ def test_training_lowers_the_nll_seen_from_outside(loaded: Loaded, tiny_base: Pa
     before = nll(loaded, turns_of(tiny_base))
     teach(loaded, tiny_base, LORA, steps=5)
     assert nll(loaded, turns_of(tiny_base)) < before - 0.2
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"lora_alfa": 16}, "lora_alpha: Field required"),
+        ({"lora_alpha": None}, "lora_alpha: Input should be a valid number"),
+        ({"lora_alpha": float("inf")}, "lora_alpha"),
+        ({"r": 0}, "r: Input should be greater than 0"),
+        ({"peft_type": "IA3"}, "peft_type: String should match"),
+        ({"alpha_pattern": {"q_proj": 64}}, "only plain low-rank adapters can be added"),
+        ({"rank_pattern": {"q_proj": 2}}, "only plain low-rank adapters can be added"),
+    ],
+)
+def test_values_of_a_foreign_adapter_that_are_missing_or_odd_are_named(
+    change: dict[str, Any], said: str, loaded: Loaded, tiny_base: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "theirs").mkdir()
+    save_trained(teach(loaded, tiny_base, LORA), tmp_path / "theirs")
+    path = tmp_path / "theirs" / "adapter_config.json"
+    config = json.loads(path.read_text())
+    if "lora_alfa" in change:
+        del config["lora_alpha"]
+    path.write_text(json.dumps(config | change))
+    with pytest.raises(ModelError, match=said):
+        load_ref(tiny_base, "theirs", root=tmp_path)

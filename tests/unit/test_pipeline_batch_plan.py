@@ -43,7 +43,7 @@ def sizes(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
 @pytest.fixture
 def fits(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Sets how many questions memory holds."""
-    return lambda size: monkeypatch.setattr(evaluate, "starting_size", lambda *_, **__: size)
+    return lambda size: monkeypatch.setattr(batch_plan, "starting_size", lambda *_, **__: size)
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_an_interrupted_evaluation_ends_in_the_same_bytes(
     with pytest.raises(KeyboardInterrupt):
         ask(tmp_path / "killed", after=after)
     partial = tmp_path / "killed" / PARTIAL
-    partial.write_bytes(partial.read_bytes()[:-9])  # the last batch lacks a response: all of it is asked again
+    partial.write_bytes(partial.read_bytes()[:-9])  # the last batch is cut: all of it is asked again
     ask(tmp_path / "killed")
     assert sizes[2] == sizes[0][after - 1 :]
     assert (tmp_path / "killed" / FILE).read_bytes() == (tmp_path / "plain" / FILE).read_bytes()

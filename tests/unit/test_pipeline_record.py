@@ -13,9 +13,10 @@ import torch
 import yaml
 
 from mllmu.config.load import load, parse
+from mllmu.core.content import content_digest
 from mllmu.core.errors import DataError, RunStoreError
 from mllmu.core.process import SilentProgress
-from mllmu.core.runfolder import ELAPSED_FILE, RunStore, content_digest
+from mllmu.core.runfolder import ELAPSED_FILE, RunStore, write_json
 from mllmu.pipeline.data import data_unit
 from mllmu.pipeline.record import installed, recorded, seconds_by_stage
 from mllmu.pipeline.run import Run
@@ -55,7 +56,11 @@ def test_a_folder_of_another_recipe_keeps_its_own(tmp_path: Path) -> None:
         raise RunStoreError("was made with other settings")
     assert load(tmp_path / "recipe.yaml").seed == 1
     with pytest.raises(DataError), recorded(run_in(tmp_path, seed=2)):
-        raise DataError("anything else")
+        raise DataError("no such file")
+    assert load(tmp_path / "recipe.yaml").seed == 1, "nothing in the folder was made with the other one"
+    with pytest.raises(DataError), recorded(run_in(tmp_path, seed=2)):
+        RunStore(tmp_path).unit("data", {}).commit()
+        raise DataError("no such file")
     assert load(tmp_path / "recipe.yaml").seed == 2
 
 
@@ -88,7 +93,7 @@ def test_seconds_are_summed_by_stage_and_interrupted_attempts_count(tmp_path: Pa
     }  # fmt: skip
     for name, spent in seconds.items():
         unit = store.unit(name, {})
-        (unit.building / ELAPSED_FILE).write_text(str(spent))
+        write_json(unit.building / ELAPSED_FILE, {"seconds": spent})
         with unit.making():
             pass
     expected = {"data": 1.0, "finetune": 5.0, "unlearn": 4.0, "evaluate": 5.0, "score": 6.0}

@@ -8,6 +8,7 @@ from pathlib import Path
 from helpers_models import sample
 
 from mllmu.core.records import MetricResult, Response
+from mllmu.core.runfolder import seal
 from mllmu.pipeline.report import judgements, same_as_target
 
 
@@ -32,7 +33,7 @@ DECLARED = {"metrics": {"factuality_rule": {"label": "Factuality", "table": True
 
 def write(folder: Path, *results: dict[str, object], **more: object) -> None:
     content = {"results": results, "declared": DECLARED, **more}
-    (folder / "judge_rule.json").write_text(json.dumps(content), encoding="utf-8")
+    (folder / "judge_rule.json").write_text(json.dumps(seal(content)), encoding="utf-8")
 
 
 def test_results_of_every_judge_are_taken_for_the_listed_models_only(tmp_path: Path) -> None:
@@ -49,11 +50,11 @@ def test_without_a_judge_nothing_is_added(tmp_path: Path) -> None:
 def test_points_for_replies_that_were_replaced_are_left_out_with_a_warning(tmp_path: Path) -> None:
     responses = tmp_path / "target" / "responses"
     responses.mkdir(parents=True)
-    (responses / "unit.json").write_text(json.dumps({"fingerprint": "f1"}))
+    (responses / "unit.json").write_text(json.dumps({"fingerprint": "f1", "inputs": {}, "facts": {}}))
     write(tmp_path, result("target"), responses={"target": "f1"})
     results, _, warnings = judgements(tmp_path, ["target"])
     assert len(results) == 1 and warnings == []
-    (responses / "unit.json").write_text(json.dumps({"fingerprint": "f2"}))
+    (responses / "unit.json").write_text(json.dumps({"fingerprint": "f2", "inputs": {}, "facts": {}}))
     results, declared, (warning,) = judgements(tmp_path, ["target"])
     assert (results, declared) == ([], {})
     assert "points of a judge (rule) are not shown" in warning

@@ -30,8 +30,8 @@ from mllmu.config import load as recipes
 from mllmu.config.recipe import ModelSection
 from mllmu.core.errors import DataError, MllmuError, ModelError, RecipeError, RunStoreError
 from mllmu.core.process import SilentProgress
-from mllmu.core.records import ModelRef, Question
-from mllmu.core.runfolder import RunFolder
+from mllmu.core.records import ModelRef, Question, Response
+from mllmu.core.runfolder import Journal, RunFolder, read_lines
 from mllmu.data import dataset
 from mllmu.data.dataset import Dataset
 from mllmu.data.published.export import export
@@ -322,8 +322,10 @@ def test_a_stopped_evaluation_goes_on_and_gives_the_same_bytes(parquet: Path, ou
     building.mkdir()
     inputs = json.loads((responses / "unit.json").read_text(encoding="utf-8"))["inputs"]
     (building / "inputs.json").write_text(json.dumps(inputs), encoding="utf-8")
-    kept = (responses / RESPONSES).read_text(encoding="utf-8").splitlines(keepends=True)[:-2]
-    (building / PARTIAL).write_text("".join(kept) + '{"sample_id": "cut sho', encoding="utf-8")
+    journal = Journal(building / PARTIAL, Response)
+    journal.write([response] for response in read_lines(responses / RESPONSES, Response)[:-2])
+    with journal.path.open("a", encoding="utf-8") as file:
+        file.write('0123456789abcdef [{"sample_id": "cut sho')
     for folder in (responses, *unit.glob("scores")):
         shutil.rmtree(folder)
     for name in (RESPONSES, METRICS):
@@ -507,3 +509,33 @@ def test_a_reply_with_odd_line_ends_stays_one_line() -> None:
     value = {"reply": "a\x85b\u2028c\u2029d\ne Né"}
     assert len(json_line(value).splitlines()) == 1 and "Né" in json_line(value)
     assert json.loads(json_line(value)) == value
+
+
+def test_a_model_that_could_not_be_loaded_leaves_the_folder_to_another_one(parquet: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    broken = {"model": ModelSection(path=str(tmp_path / "broken")), "ref": ModelRef(base=str(tmp_path / "broken"))}
+    out = tmp_path / "out"
+    with pytest.raises(ModelError):
+        evaluate_published(saved(parquet, **broken), out, SilentProgress())
+    with pytest.raises(ModelError, match="another"):
+        evaluate_published(saved(parquet, **another(tmp_path)), out, SilentProgress())
+
+
+def another(folder: Path) -> dict[str, Any]:
+    return {"model": ModelSection(path=str(folder / "another")), "ref": ModelRef(base=str(folder / "another"))}
+
+
+def test_responses_keep_their_model_and_do_not_need_the_tables_any_more(
+    parquet: Path, ours: Path, tmp_path: Path
+) -> None:
+    out, moved = tmp_path / "out", tmp_path / "moved"
+    shutil.copytree(ours, out)
+    shutil.move(parquet, moved)
+    try:
+        evaluate_published(saved(parquet), out, SilentProgress())
+        with pytest.raises(RunStoreError, match="was made with other settings"):
+            evaluate_published(saved(parquet, **another(tmp_path)), out, SilentProgress())
+    finally:
+        shutil.move(moved, parquet)
+    for name in (RESPONSES, METRICS):
+        assert (out / name).read_bytes() == (ours / name).read_bytes()

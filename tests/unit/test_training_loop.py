@@ -187,6 +187,19 @@ def test_a_checkpoint_that_cannot_be_used_is_noted_and_training_starts_over(
     assert (tmp_path / CURVE).read_text() == finished[1]
 
 
+def test_a_turned_bit_of_a_checkpoint_is_noticed(tmp_path: Path, finished: tuple[list[Tensor], str]) -> None:
+    interrupt(Net(), tmp_path, 5)
+    whole = (tmp_path / CHECKPOINT).read_bytes()
+    for place in range(8, len(whole), len(whole) // 24):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1
+        (tmp_path / CHECKPOINT).write_bytes(flipped)
+        net = Net()
+        _, watcher = run(net, tmp_path)
+        assert len(watcher.notes) == 1 and "starts over" in watcher.notes[0], place
+        assert equal(weights(net), finished[0])
+
+
 def test_the_half_written_checkpoint_of_a_killed_process_is_removed(tmp_path: Path) -> None:
     (tmp_path / TEMPORARY).write_bytes(b"half")
     run(Net(), tmp_path)

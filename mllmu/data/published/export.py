@@ -84,7 +84,7 @@ def _write(path: Path, schema: pa.Schema, people: Sequence[Profile], lists: List
     temporary = path.with_suffix(".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with pq.ParquetWriter(temporary, described) as writer:
+        with pq.ParquetWriter(temporary, described, write_page_checksum=True) as writer:
             for start in range(0, max(1, len(people)), _ROWS_PER_GROUP):
                 rows = [_row(schema, p, lists, data_folder) for p in people[start : start + _ROWS_PER_GROUP]]
                 writer.write_table(pa.Table.from_pylist(rows, schema=described))

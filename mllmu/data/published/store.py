@@ -201,14 +201,14 @@ def _open(path: Path) -> Any:
         if file.read(len(_POINTER)) == _POINTER:
             raise DataError(f"{path}: a git-lfs pointer, not the data. Run 'git lfs pull' in the clone.")
     with _readable(path):
-        return pq.ParquetFile(path)
+        return pq.ParquetFile(path, page_checksum_verification=True)
 
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a readable parquet file ({error}). Download or export it again.") from None
 
 

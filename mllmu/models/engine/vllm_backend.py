@@ -30,7 +30,7 @@ from mllmu.config.recipe import ModelSection
 from mllmu.core import process
 from mllmu.core.errors import ModelError, ProcessError, needs_extra
 from mllmu.core.records import ModelRef, Response, Sample
-from mllmu.core.runfolder import digest
+from mllmu.core.runfolder import digest, intact
 from mllmu.models.encoding import as_turn
 from mllmu.models.engine.raw_prompt import reply_text
 from mllmu.models.engine.respond import candidates_of, limit_of, responses, scored_ids
@@ -220,7 +220,8 @@ def open_model(engine: VllmEngine, ref: ModelRef, run_folder: Path) -> VllmModel
 
 
 def check_adapter(folder: Path) -> None:
-    """Raise ModelError if vLLM cannot apply what is in the folder."""
+    """Raise ModelError if vLLM cannot apply what is in the folder, RunStoreError if a finished model is damaged."""
+    intact(folder)
     if (folder / MODIFIER_FILE).is_file():
         reason = "acts while the model runs (a reversible modifier)"
     elif (folder / WEIGHTS_FILE).is_file():

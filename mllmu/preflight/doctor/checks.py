@@ -10,9 +10,9 @@ from typing import Literal, NamedTuple
 
 import torch
 
+from mllmu.core.content import content_digest
 from mllmu.core.errors import DataError, one_line
 from mllmu.core.records import PEOPLE_SPLITS, Exchange, Sample
-from mllmu.core.runfolder import content_digest
 from mllmu.data.dataset import Dataset, image_files
 from mllmu.models.encoding import as_turn
 from mllmu.models.engine.raw_prompt import encode
