@@ -2,12 +2,14 @@
 CONSTRAINTS ?= $(if $(shell command -v nvidia-smi 2>/dev/null),constraints/cuda.txt,constraints/cpu.txt)
 PYTHON ?= python3
 JOBS ?= 2
+ROUNDS ?= 1000
+SEED ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
 CODE := mllmu tests tools examples benchmarks docs
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check docs clean
+.PHONY: help setup demo test test-slow soak check docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +31,9 @@ test: setup  ## all tests but the slow ones, in JOBS processes (2), with coverag
 
 test-slow: setup  ## the tests of minutes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests
+
+soak: setup  ## damaged inputs, kills and full disks: ROUNDS (1000) per test, from SEED (0); prints the table
+	OMP_NUM_THREADS=1 $(BIN)/pytest -p no:cacheprovider tests/fuzz --fuzz-rounds $(ROUNDS) --fuzz-seed $(SEED)
 
 docs: setup  ## the site, in build/docs; warnings are errors
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs

@@ -5,10 +5,22 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from rounds import OUTCOMES, Fuzz
+
+sys.path.append(str(Path(__file__).parents[1] / "pipeline"))
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random LLaVA; do not write into it."""
+    import mini_run  # torch is imported only by tests that need a model
+
+    return mini_run.make_base(tmp_path_factory.mktemp("fuzz_base"))
 
 
 @pytest.fixture
