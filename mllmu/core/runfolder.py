@@ -41,7 +41,7 @@ WITH_OUT = "choose another folder with --out"
 class RunFolder:
     """Where everything of a run is; docs/reference/run-folder.md lists what is in it. No other module spells a path.
 
-    Units are named by their folder below ``root``. The ``key`` of a forget ratio is :func:`~mllmu.config.recipe.percent`.
+    Units are named by their folder below ``root``. The ``key`` of a forget ratio is ``recipe.percent`` of it.
     """
 
     root: Path

@@ -54,7 +54,6 @@ def load(section: ModelSection, ref: ModelRef, run_folder: Path, encoder: Encode
     """Load a model reference: its base, and its adapters, whose paths are relative to ``run_folder``.
 
     Args:
-        section: device, precision, attention kernel and family.
         encoder: of another model of the same base, to use what it has already tokenised.
 
     Raises:
@@ -66,9 +65,8 @@ def load(section: ModelSection, ref: ModelRef, run_folder: Path, encoder: Encode
         config = AutoConfig.from_pretrained(source, revision=ref.revision, trust_remote_code=False)
         encoder = encoder or make_encoder(section, source, ref.revision, config)
         dtype, kernel = choose_dtype(section.dtype, device), section.attn_implementation
+        kernel = attention(config, device) if kernel == "auto" else kernel
         settings: dict[str, Any] = {"dtype": dtype, "attn_implementation": kernel}
-        if kernel == "auto":
-            settings["attn_implementation"] = attention(config, device)
         small = section.quantize or getattr(config, "quantization_config", None)
         if small:
             settings |= weights.load_settings(section.quantize, config, encoder.family, dtype, device)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from mllmu.core.errors import FaultsError
-from mllmu.core.runfolder import UNIT_FILE, RunFolder, digest, read_json, write_json
+from mllmu.core.runfolder import UNIT_FILE, RunFolder, digest, read_json, seal, write_json
 from mllmu.models.loading import release_base, source_of
 from mllmu.pipeline.pipeline import Pipeline
 from mllmu.preflight.doctor.examine import Examination, examine
@@ -38,7 +38,7 @@ def check_first(pipeline: Pipeline) -> None:
         advice = "Nothing was trained. Mend them ('mllmu doctor' shows prompts and labels), or go on with --no-check"
         raise FaultsError(f"{run.root}: {number} in recipe, data or model. {advice}:", faults)
     notes = [f"{one.check}: {one.text}" for one in results if one.level == "note"]
-    write_json(path, {"checked": key, "checks": len(results), "notes": notes})
+    write_json(path, seal({"checked": key, "checks": len(results), "notes": notes}))
 
 
 def _units(pipeline: Pipeline) -> list[str]:
