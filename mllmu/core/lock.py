@@ -105,8 +105,9 @@ def is_ours(folder: Path) -> bool:
 
 
 def _is_marked(folder: Path) -> bool:
-    """By the marker; run folders of earlier versions by their record, or their data."""
-    if (folder / MARKER).is_file() or (folder / RunFolder.DATA / UNIT_FILE).is_file():
+    """By the marker; run folders of earlier versions by their record, their data, or their responses."""
+    units = (RunFolder.DATA, f"{RunFolder.evaluation('*')}/*/{RunFolder.RESPONSES}")
+    if (folder / MARKER).is_file() or any(any(folder.glob(f"{unit}/{UNIT_FILE}")) for unit in units):
         return True
     with suppress(RunStoreError, NotADirectoryError):
         return "mllmu" in read_json(folder / RunFolder.RECORD)

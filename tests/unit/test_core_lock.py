@@ -124,9 +124,9 @@ def test_a_run_folder_stays_one_whatever_is_put_beside(tmp_path: Path) -> None:
     claim(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["run.json", "data/unit.json"])
+@pytest.mark.parametrize("name", ["run.json", "data/unit.json", "eval/forget_5/npo/responses/unit.json"])
 def test_run_folders_of_earlier_versions_are_known(name: str, tmp_path: Path) -> None:
-    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_text('{"mllmu": "0.1", "inputs": {}}')
     (tmp_path / "recipe.yaml").write_text("name: x")
     claim(tmp_path)
