@@ -65,8 +65,9 @@ def load(section: ModelSection, ref: ModelRef, run_folder: Path, encoder: Encode
         config = AutoConfig.from_pretrained(source, revision=ref.revision, trust_remote_code=False)
         encoder = encoder or make_encoder(section, source, ref.revision, config)
         dtype, kernel = choose_dtype(section.dtype, device), section.attn_implementation
-        kernel = attention(config, device) if kernel == "auto" else kernel
         settings: dict[str, Any] = {"dtype": dtype, "attn_implementation": kernel}
+        if kernel == "auto":
+            settings["attn_implementation"] = attention(config, device)
         small = section.quantize or getattr(config, "quantization_config", None)
         if small:
             settings |= weights.load_settings(section.quantize, config, encoder.family, dtype, device)

@@ -16,6 +16,7 @@ from peft.utils import CONFIG_NAME
 from transformers import AutoConfig
 
 from mllmu.config.recipe import ModelSection, Recipe
+from mllmu.core.content import content_digest
 from mllmu.core.errors import DataError, ModelError, did_you_mean
 from mllmu.core.names import TARGET
 from mllmu.core.process import Progress
