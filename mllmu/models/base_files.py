@@ -12,7 +12,7 @@ from transformers.utils import cached_file
 
 from mllmu.core.content import content_digest
 from mllmu.core.errors import ModelError, RunStoreError
-from mllmu.core.runfolder import UNIT_FILE, read_json, seal, write_json
+from mllmu.core.runfolder import UNIT_FILE, read_json, write_json
 from mllmu.models.loading import explain_load_faults, source_of
 
 CACHE = ".base.json"
@@ -56,7 +56,7 @@ def base_files(
     now = {"path": str(source.resolve()), "files": found}
     _read[source.resolve()] = now
     if keep_in and now != kept:
-        write_json(keep_in / CACHE, seal(now))
+        write_json(keep_in / CACHE, now)
     return {name: str(entry["digest"]) for name, entry in found.items()}
 
 
