@@ -18,7 +18,7 @@ _OLD = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _AGAIN = "Save it again as .xlsx or as CSV UTF-8."
 
 
-class Sheet(NamedTuple):
+class Worksheet(NamedTuple):
     """One sheet.
 
     Attributes:
@@ -32,7 +32,7 @@ class Sheet(NamedTuple):
     unread: tuple[str, ...]
 
 
-def read(path: Path) -> Sheet:
+def read(path: Path) -> Worksheet:
     """Read a workbook.
 
     Raises:
@@ -74,7 +74,7 @@ def _check_archive(path: Path, content: bytes) -> None:
             raise BadZipFile(f"the checksum of {damaged} is wrong")
 
 
-def _first(path: Path, shown: Any, written: Any) -> Sheet:
+def _first(path: Path, shown: Any, written: Any) -> Worksheet:
     """The first visible sheet of the workbook with its values (``shown``) and with its formulas (``written``)."""
     sheets = shown.worksheets
     number = next((n for n, sheet in enumerate(sheets) if sheet.sheet_state == "visible"), 0)
@@ -90,7 +90,7 @@ def _first(path: Path, shown: Any, written: Any) -> Sheet:
             if formula.data_type == "f" and _is_uncomputed(cell, doubtful=doubtful):
                 uncomputed[row, column] = str(getattr(formula.value, "text", formula.value))
     others = (sheet for n, sheet in enumerate(sheets) if n != number)
-    return Sheet(rows, uncomputed, tuple(sheet.title for sheet in others if any(map(_is_filled, _rows(sheet)))))
+    return Worksheet(rows, uncomputed, tuple(sheet.title for sheet in others if any(map(_is_filled, _rows(sheet)))))
 
 
 def _rows(sheet: Any) -> Iterator[tuple[Any, ...]]:

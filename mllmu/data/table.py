@@ -16,7 +16,7 @@ from mllmu.core.csvrows import csv_rows
 from mllmu.core.errors import DataError, FaultsError, did_you_mean
 from mllmu.data import spreadsheet
 from mllmu.data.files import parse_json, read_text
-from mllmu.data.spreadsheet import Sheet
+from mllmu.data.spreadsheet import Worksheet
 
 SUFFIXES = (".csv", ".tsv", ".xlsx", ".json", ".jsonl")
 MAX_BYTES = 100_000_000
@@ -110,7 +110,7 @@ def read(path: Path) -> PeopleTable:
         raise DataError(f"{path}: damaged CSV ({error}). Save the table again as 'CSV UTF-8', or as .xlsx.") from None
 
 
-def _from_sheet(sheet: Sheet, path: Path) -> PeopleTable:
+def _from_sheet(sheet: Worksheet, path: Path) -> PeopleTable:
     table = _tabular(sheet.rows, [], path)
     expected = "a value: the file holds only the formula; open it in Excel and save it, or type the value"
     table.faults.extend(

@@ -12,7 +12,7 @@ from mllmu.evaluation.attacks import Attack, AttackPoint, Loaded, NotAttackableE
 from mllmu.evaluation.inside import AttributeProbe, attribute_probes, ridge_choices, states_before_reply
 
 
-class Probe(Attack):
+class LinearProbe(Attack):
     """Train a linear probe for an attribute on retained people's states, and read forgotten people's states with it.
 
     score of a question = 1 if the probe names the right value of its attribute. No person is in both sets, so no face

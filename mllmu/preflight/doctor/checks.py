@@ -167,17 +167,16 @@ def matching(modules: Iterable[str], pattern: str) -> list[str]:
     return [name for name in modules if re.fullmatch(pattern, name)]
 
 
-def adapters_on_language(name: str, modules: Sequence[str], pattern: str, *, published: bool = False) -> CheckResult:
-    """No adapter is on the vision tower or projector; a note if the method asks for it (``published``)."""
+def adapters_on_language(name: str, modules: Sequence[str], pattern: str) -> CheckResult:
+    """Which layers get adapters; those of the vision tower or projector, which a recipe can ask for, are a note."""
     matched = matching(modules, pattern)
     outside = [module for module in matched if not LANGUAGE.search(module)]
     check, of_all = f"adapters of {name}", f"{len(outside)} of {len(matched)} layers"
     if not matched:
         return CheckResult(check, "FAULT", f"{pattern!r} matches no layer")
-    if outside and published:
-        return note(check, f"layers: published: {of_all} process the image, e.g. {outside[0]}")
-    faults = [f"{of_all} are outside the language model, e.g. {outside[0]}"] if outside else []
-    return result(check, faults, f"{len(matched)} layers of the language model match {pattern}, e.g. {matched[0]}")
+    if outside:
+        return note(check, f"{of_all} are outside the language model and process the image, e.g. {outside[0]}")
+    return CheckResult(check, "ok", f"{len(matched)} layers of the language model match {pattern}, e.g. {matched[0]}")
 
 
 class LabelMask(NamedTuple):

@@ -125,12 +125,11 @@ def _data_and_adapters(examination: Examination) -> Iterator[CheckResult]:
     protocols = {"": recipe.evaluate.protocol, **recipe.evaluate.compare}
     for label, samples in examination.samples.items():
         yield checks.shots_not_evaluated(data, samples, protocols[label].shots.drawn_from, label)
-    by_adapters: dict[tuple[str, bool], list[str]] = {}
+    by_adapters: dict[str, list[str]] = {}
     for job in examination.jobs:
-        published = job.method is not None and job.method.layers == "published"
-        by_adapters.setdefault((job.pattern, published), []).append(job.name)
-    for (pattern, published), names in by_adapters.items():
-        yield checks.adapters_on_language(", ".join(names), examination.modules, pattern, published=published)
+        by_adapters.setdefault(job.pattern, []).append(job.name)
+    for pattern, names in by_adapters.items():
+        yield checks.adapters_on_language(", ".join(names), examination.modules, pattern)
     for job in examination.jobs:
         yield from checks.deviations(job.name, job.method) if job.method else ()
 
