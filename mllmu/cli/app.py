@@ -1,5 +1,7 @@
 """The command ``mllmu``: its commands, ``--version``, and what every command does on an error."""
 
+import io
+import sys
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -9,7 +11,7 @@ from typer.core import TyperGroup
 from mllmu.cli import data, run, studies
 from mllmu.cli.attack import attack
 from mllmu.cli.evaluate import evaluate
-from mllmu.cli.failures import explained_errors
+from mllmu.cli.failures import explained_errors, tell_bug
 from mllmu.cli.get import get
 from mllmu.cli.init import init
 from mllmu.cli.judge import judge
@@ -79,4 +81,8 @@ for _panel, _commands in PANELS.items():
 
 def main() -> None:
     """Run the command line and leave with its exit code: 0 done, 2 an error that the user can fix, 130 Ctrl-C."""
+    sys.excepthook = tell_bug
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that is not UTF-8 shows "?" for what it cannot show
+            stream.reconfigure(errors="replace")
     app(prog_name="mllmu")

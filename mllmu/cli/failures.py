@@ -9,11 +9,15 @@ Anything else is a bug of the program and keeps its traceback.
 
 import errno
 import os
+import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import TracebackType
 
 import typer
 
+from mllmu.core.confidential import redacted
 from mllmu.core.errors import FaultsError, MllmuError, ProcessError, is_out_of_memory, one_line
 from mllmu.core.process import leads
 
@@ -48,9 +52,14 @@ def explained_errors() -> Iterator[None]:
 
 def tell(error: BaseException) -> None:
     """Print an error on stderr: one line, and one more for every fault in a table of people."""
-    typer.echo(f"error: {plain_line(explanation(error) or str(error))}", err=True)
+    typer.echo(f"error: {plain_line(redacted(explanation(error) or str(error)))}", err=True)
     for fault in error.faults if isinstance(error, FaultsError) else ():
-        typer.echo(f"  {plain_line(fault)}", err=True)
+        typer.echo(f"  {plain_line(redacted(fault))}", err=True)
+
+
+def tell_bug(kind: type[BaseException], error: BaseException, place: TracebackType | None) -> None:
+    """Print the traceback of a bug on stderr, without keys and passwords."""
+    sys.stderr.write(redacted("".join(traceback.format_exception(kind, error, place))))
 
 
 def explanation(error: BaseException) -> str | None:

@@ -1,6 +1,8 @@
 """The grid of a recipe file: which settings vary, and what a combination is named after."""
 
+import itertools
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from mllmu.core.errors import RecipeError
@@ -8,9 +10,35 @@ from mllmu.core.errors import RecipeError
 GRID = "grid"
 
 
-def axes_of(raw: dict[str, Any], where: str) -> dict[str, list[Any]]:
+def combinations(axes: Any, changed: Mapping[str, Any], *, where: str) -> dict[str, dict[str, Any]]:
+    """The values of every combination by its name, the last axis varying fastest.
+
+    Args:
+        axes: the value of ``grid``.
+        changed: settings that ``--set`` has changed; one that varies has this value alone.
+
+    Raises:
+        RecipeError: the grid is not a mapping of settings to lists of values; two combinations have one name; or a part
+            of a varied setting, or a section around it, was changed: one would undo the other.
+    """
+    axes = dict(_checked(axes, where))
+    for key, value in changed.items():
+        for axis in axes:
+            if key == axis:
+                axes[axis] = [value]
+            elif f"{axis}.".startswith(f"{key}.") or f"{key}.".startswith(f"{axis}."):
+                raise RecipeError(f"--set {key}: the grid varies '{axis}'. Set '{axis}' as a whole, or edit the grid.")
+    found: dict[str, dict[str, Any]] = {}
+    for values in itertools.product(*axes.values()):
+        name = "_".join(map(name_of_value, values))
+        if name in found:
+            raise RecipeError(f"{where}: grid: two combinations are named '{name}'. Run them as recipes of their own.")
+        found[name] = dict(zip(axes, values, strict=True))
+    return found
+
+
+def _checked(axes: Any, where: str) -> dict[str, list[Any]]:
     """The settings that a file varies, with their values; RecipeError if its grid is none."""
-    axes = raw[GRID]
     if not isinstance(axes, dict) or not axes:
         raise RecipeError(
             f"{where}: grid: expected settings with their values, e.g. {{model.path: [a, b]}}, got {axes!r}."

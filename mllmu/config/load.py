@@ -7,8 +7,8 @@ A file with ``grid: {model.path: [a, b], seed: [0, 1]}`` holds one recipe per co
 run folder of its own, named after the values.
 """
 
-import itertools
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy, deepcopy
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,16 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from mllmu.config.grid import GRID, axes_of, name_of_value
+from mllmu.config import plain
+from mllmu.config.grid import GRID, combinations
 from mllmu.config.packaged import recipe_file
+from mllmu.config.protocol import check_tasks
 from mllmu.config.recipe import Evaluate, Recipe, jobs
 from mllmu.core import plugins
-from mllmu.core.errors import PluginError, RecipeError
-from mllmu.core.records import QUESTION_FORMAT, TaskName
+from mllmu.core.confidential import SECRET_NAME
+from mllmu.core.errors import RecipeError
+from mllmu.core.explain import explain
+from mllmu.core.records import QUESTION_FORMAT
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -47,10 +51,14 @@ def load_all(path: Path, overrides: Sequence[str] = ()) -> dict[str, Recipe]:
         RecipeError: as :func:`load`, or the grid is not one; every combination is checked.
     """
     raw = read(path)
-    apply_overrides(raw, overrides, where=str(path))
-    several = combinations(raw, where=str(path)) if GRID in raw else {}
-    found = {name: _titled(parse(one, where=f"{path} ({name})"), name) for name, one in several.items()}
-    found = found or {"": parse(raw, where=str(path))}
+    changed = dict(apply_override(raw, override) for override in overrides)
+    several = combinations(raw.pop(GRID), changed, where=str(path)) if GRID in raw else {"": {}}
+    found = {}
+    for name, values in several.items():
+        one = deepcopy(raw)
+        for axis, value in values.items():
+            put(one, axis, deepcopy(value), where=f"{path}: grid: {axis}")
+        found[name] = _titled(parse(one, where=f"{path} ({name})"), name) if name else parse(one, where=str(path))
     if any(recipe.model.dtype == "float16" for recipe in found.values()):
         raise RecipeError(f"{path}: model.dtype: float16 loses small gradients. Use bfloat16 or float32 for a run.")
     return found
@@ -62,12 +70,29 @@ def _titled(recipe: Recipe, name: str) -> Recipe:
     return recipe.model_copy(update={"report": recipe.report.model_copy(update={"title": title})})
 
 
+def check_plain(value: Any, place: str, left: Iterator[int] | None = None, depth: int = 0) -> None:
+    """RecipeError for what no recipe may hold (see :mod:`mllmu.config.plain`), at any depth; ``place`` is named."""
+    left = left or iter(range(plain.MOST_VALUES))
+    odd = isinstance(value, (int, float)) and not abs(value) <= plain.LARGEST
+    if isinstance(value, str):
+        odd = bool(plain.SUSPECT.search(value) or SECRET_NAME.search(place))
+    beyond = depth > plain.DEEPEST or next(left, None) is None
+    if odd or beyond:
+        plain.refuse(value, place, beyond=beyond)
+    inside = (
+        enumerate(value) if isinstance(value, (list, tuple)) else value.items() if isinstance(value, Mapping) else ()
+    )
+    for key, one in inside:
+        check_plain(one, f"{place}.{key}" if depth else f"{place}{key}", left, depth + 1)
+
+
 def parse(raw: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
     """Check a mapping of settings, plug-in settings included, and return the recipe."""
+    check_plain(raw, f"{where}: ")
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
-        raise RecipeError(plugins.explain(error, Recipe, where=f"{where}: ")) from None
+        raise RecipeError(explain(error, Recipe, where=f"{where}: ")) from None
     check_plugins(recipe, where=where)
     return recipe
 
@@ -85,9 +110,8 @@ def check_plugins(recipe: Recipe, *, where: str = "recipe") -> None:
     for (section, setting), kind in _NAMED.items():
         for name in getattr(getattr(recipe, section), setting):
             if (kind, name) not in _NO_PLUGINS:
-                _known(kind, name, f"{where}: {section}.{setting}")
-    _check_tasks(recipe, where)
-    _check_judges(recipe, where)
+                plugins.known(kind, name, f"{where}: {section}.{setting}")
+    _check_evaluation(recipe.evaluate, f"{where}: evaluate")
     if recipe.model.family != "auto":
         plugins.find("families", recipe.model.family)
     for job in jobs(recipe, where=where):
@@ -107,50 +131,42 @@ _NO_PLUGINS = {("summaries", "all"), ("attacks", "all"), ("tasks", QUESTION_FORM
 """Words that stand beside the names of plug-ins."""
 
 
-def _known(kind: str, name: str, where: str) -> None:
-    try:
-        plugins.find(kind, name)
-    except PluginError as error:
-        raise PluginError(f"{where}: {error}") from None
-
-
-def _check_tasks(recipe: Recipe, where: str) -> None:
-    """A task whose questions are put in the published words, or shown as examples, must have a text for that."""
-    evaluate, plain = recipe.evaluate, Evaluate.model_fields["protocol"].default
-    for label, protocol in {"protocol": evaluate.protocol, **evaluate.compare}.items():
-        if protocol == plain:
-            continue
-        for name, people in protocol.shots.by_task.items():
-            setting = f"{where}: evaluate.{label}.shots.{name}"
-            _known("tasks", name, setting)
-            if people and protocol.prompts == "published" and not _published_people(name):
-                raise RecipeError(f"{setting}: the published prompt of this task has no examples; leave it out.")
-        for name in evaluate.tasks:
-            if protocol.prompts == "published" and _published_people(name) is None:
-                raise RecipeError(f"{where}: evaluate.tasks: '{name}' has no published prompt; use prompts: chat.")
-
-
-def _published_people(task: TaskName) -> int | None:
-    people: int | None = plugins.find("tasks", task).published_people
-    return people
-
-
-def _check_judges(recipe: Recipe, where: str) -> None:
-    built = [
-        spec.build("judges", f"{where}: evaluate.judges[{index}]") for index, spec in enumerate(recipe.evaluate.judges)
-    ]
-    names = [judge.name for judge in built]
-    if len(set(names)) < len(names):
-        raise RecipeError(f"{where}: evaluate.judges: two are named alike ({', '.join(names)}). Give each a 'label'.")
+def _check_evaluation(evaluate: Evaluate, where: str) -> None:
+    if evaluate.compare or evaluate.protocol != Evaluate.model_fields["protocol"].default:
+        check_tasks({"protocol": evaluate.protocol, **evaluate.compare}, evaluate.tasks, where)
+    judges = [spec.build("judges", f"{where}.judges[{index}]").name for index, spec in enumerate(evaluate.judges)]
+    if len(set(judges)) < len(judges):
+        raise RecipeError(f"{where}.judges: two are named alike ({', '.join(judges)}). Give each a 'label'.")
 
 
 def dump(recipe: Recipe) -> str:
     """The fully resolved recipe as YAML: what ``recipe.yaml`` in the run folder holds."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return dump_yaml(recipe.model_dump(mode="json"))
+
+
+def dump_yaml(value: Any) -> str:
+    """A value as YAML that readers of YAML 1.1 and of 1.2 read alike."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    pass
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain YAML in which a setting given twice is an error; the first one would be lost without a word."""
+    """YAML 1.2 as JSON has its values: 12:30, 010, yes and 2024-01-01 are words, 1e5 is a number.
+
+    A setting given twice is an error (the first one would be lost without a word), and so is a tag that is none of
+    these values'.
+    """
+
+    aliases = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self.aliases += self.check_event(yaml.AliasEvent)
+        if self.aliases > plain.MOST_ALIASES:
+            raise yaml.YAMLError(f"more than {plain.MOST_ALIASES} aliases")
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
         seen: set[str] = set()
@@ -160,12 +176,35 @@ class _Loader(yaml.SafeLoader):
             seen.add(str(key.value))
         return super().construct_mapping(node, deep=deep)
 
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        if len(node.value) > plain.MOST_VALUES:
+            raise yaml.YAMLError("merged sections become too large")
+
+
+_Loader.yaml_implicit_resolvers = {}
+_NUMBER = r"(?:0|[1-9][0-9]*)"
+for _tag, _form, _first in (
+    ("null", "~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", "true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", f"[-+]?{_NUMBER}", list("-+0123456789")),
+    ("float", rf"[-+]?(?:\.[0-9]+|{_NUMBER}(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+     list("-+.0123456789")),
+    ("merge", "<<", ["<"]),
+):  # fmt: skip
+    for _kind in (_Loader, _Dumper):
+        _kind.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_form})\\Z"), _first)
+_Loader.yaml_constructors = {
+    tag: made for tag, made in yaml.SafeLoader.yaml_constructors.items()
+    if tag is None or tag.rpartition(":")[2] in {"null", "bool", "int", "float", "str", "seq", "map"}
+}  # fmt: skip
+
 
 def read_yaml(text: str, *, where: str) -> Any:
     """The value of a YAML text; RecipeError if it is none."""
     try:
         return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, LookupError, RecursionError) as error:
         fault = " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
         raise RecipeError(f"{where}: not valid YAML: {fault}.") from None
 
@@ -178,25 +217,36 @@ def read(path: Path) -> dict[str, Any]:
     """
     path = path if path.is_file() else recipe_file(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as file:
+            content = file.read(plain.MOST_BYTES + 1)
+        text = content.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise RecipeError(f"{path}: cannot be read ({reason}). Expected a YAML text file.") from None
+    if len(content) > plain.MOST_BYTES:
+        raise RecipeError(f"{path}: more than {plain.MOST_BYTES // 1024} KiB. Expected a recipe, of some kilobytes.")
     raw = read_yaml(text, where=str(path)) or {}
     if not isinstance(raw, dict):
         raise RecipeError(f"{path}: expected a mapping of settings, got {type(raw).__name__}.")
     return raw
 
 
-def apply_override(raw: dict[str, Any], override: str) -> None:
+def apply_override(raw: dict[str, Any], override: str) -> tuple[str, Any]:
     """Set one dotted key in place: ``finetune.lora.rank=8``, ``unlearn.methods.0.beta=0.1``; values are YAML.
 
     What is missing on the way is made, and a plug-in given by its bare name becomes ``{name: ...}`` to hold settings.
+
+    Returns:
+        The key and its value.
     """
     key, sign, text = override.partition("=")
-    if not sign or not key.strip():
+    key = key.strip()
+    if not sign or not key:
         raise RecipeError(f"--set {override}: expected key=value, e.g. --set finetune.epochs=3.")
-    put(raw, key.strip(), read_yaml(text, where=f"--set {override}"), where=f"--set {override}")
+    value = read_yaml(text, where=f"--set {override}")
+    check_plain(value, f"--set {key}")
+    put(raw, key, value, where=f"--set {override}")
+    return key, value
 
 
 def put(raw: dict[str, Any], key: str, value: Any, *, where: str) -> None:
@@ -224,42 +274,3 @@ def _index(node: list[Any], part: str, where: str) -> int:
     if not part.isdecimal() or int(part) >= len(node):
         raise RecipeError(f"{where}: '{part}' is no position in a list of {len(node)}; the first is 0.")
     return int(part)
-
-
-def apply_overrides(raw: dict[str, Any], overrides: Sequence[str], *, where: str) -> None:
-    """Apply ``a.b=value`` changes in place; one of a setting in the grid leaves this value alone in the grid.
-
-    Raises:
-        RecipeError: a change of a part of a varied setting, or of a section around it: one would undo the other.
-    """
-    for change in overrides:
-        apply_override(raw, change)
-    for change in overrides if GRID in raw else ():
-        key, _, text = change.partition("=")
-        key = key.strip()
-        for axis in axes_of(raw, where):
-            if key == axis:
-                raw[GRID] = raw[GRID] | {axis: [read_yaml(text, where=f"--set {change}")]}
-            elif f"{axis}.".startswith(f"{key}.") or f"{key}.".startswith(f"{axis}."):
-                raise RecipeError(
-                    f"--set {change}: the grid varies '{axis}'. Set '{axis}' as a whole, or edit the grid."
-                )
-
-
-def combinations(raw: dict[str, Any], *, where: str) -> dict[str, dict[str, Any]]:
-    """The settings of every combination by its name, the last axis varying fastest.
-
-    Raises:
-        RecipeError: the grid is not a mapping of settings to lists of values, or two combinations have one name.
-    """
-    axes = axes_of(raw, where)
-    found: dict[str, dict[str, Any]] = {}
-    for values in itertools.product(*axes.values()):
-        name = "_".join(map(name_of_value, values))
-        if name in found:
-            raise RecipeError(f"{where}: grid: two combinations are named '{name}'. Run them as recipes of their own.")
-        one = deepcopy({key: value for key, value in raw.items() if key != GRID})
-        for axis, value in zip(axes, values, strict=True):
-            put(one, axis, deepcopy(value), where=f"{where}: grid: {axis}")
-        found[name] = one
-    return found

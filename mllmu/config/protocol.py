@@ -1,12 +1,12 @@
 """Settings of ``evaluate.protocol``: how prompts are built and replies parsed; see docs/explanation/protocols.md."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
 from mllmu.core import plugins
-from mllmu.core.errors import did_you_mean
+from mllmu.core.errors import RecipeError, did_you_mean
 from mllmu.core.records import TASKS, Split, TaskName
 
 ExamplePeople = NonNegativeInt | tuple[str, ...] | dict[Split, tuple[str, ...]] | Literal["published"]
@@ -42,6 +42,8 @@ class Shots(BaseModel):
                 raise ValueError(
                     f"'{name}' is no setting and no task.{did_you_mean(str(name), known)} Expected: {', '.join(known)}"
                 )
+            if plugins.holds_booleans(value[name]):
+                raise ValueError(f"'{name}': expected a number of people, their ids, or 'published', not true or false")
         return value
 
     @model_validator(mode="after")
@@ -66,10 +68,8 @@ OFFICIAL: dict[str, Any] = {
 """What ``name: official`` sets, as long as the recipe does not; see docs/explanation/protocols.md."""
 
 
-class Protocol(BaseModel):
+class Protocol(plugins.Settings):
     """How questions are put and replies are read: a preset by name, of which every setting can be changed alone."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     name: Literal["corrected", "official"] = "corrected"
     """a preset for the settings below; 'official' follows the published evaluator"""
@@ -85,7 +85,7 @@ class Protocol(BaseModel):
         description="'strict' counts unreadable replies apart, with both bounds; 'first_char' takes the first "
         "character and counts unreadable replies as wrong, as published",
     )
-    max_new_tokens: int | None = Field(None, gt=0)
+    max_new_tokens: int | None = Field(None, gt=0, le=100_000)
     """most tokens of a reply, for all tasks; null: each task's own; with chat prompts at least the right reply's"""
     test_image: Literal["each", "one"] | NonNegativeInt | dict[str, NonNegativeInt | ImageByPerson] = "each"
     """portrait in the test set: each view in turn, one drawn per person and task, an index, or an index by person
@@ -105,3 +105,21 @@ class Protocol(BaseModel):
             shots = dict.fromkeys(tasks, shots)
         filled["shots"] = {**preset["shots"], **shots} if isinstance(shots, Mapping) else shots
         return filled
+
+
+def check_tasks(protocols: Mapping[str, Protocol], tasks: Iterable[TaskName], where: str) -> None:
+    """A task whose questions are put in the published words, or shown as examples, must have a text for that."""
+    for label, protocol in protocols.items():
+        for name, people in protocol.shots.by_task.items():
+            setting = f"{where}.{label}.shots.{name}"
+            plugins.known("tasks", name, setting)
+            if people and protocol.prompts == "published" and not _published_people(name):
+                raise RecipeError(f"{setting}: the published prompt of this task has no examples; leave it out.")
+        for name in tasks:
+            if protocol.prompts == "published" and _published_people(name) is None:
+                raise RecipeError(f"{where}.tasks: '{name}' has no published prompt; use prompts: chat.")
+
+
+def _published_people(task: TaskName) -> int | None:
+    people: int | None = plugins.find("tasks", task).published_people
+    return people

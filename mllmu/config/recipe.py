@@ -11,18 +11,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationInfo, field_validator, model_validator
 
+from mllmu.config.plain import RegularExpression
 from mllmu.config.protocol import Protocol
 from mllmu.core import plugins
-from mllmu.core.names import BASELINES, RETAIN_MODEL, TARGET
+from mllmu.core.names import BASELINES, FOLDER_NAME, RETAIN_MODEL, TARGET
 from mllmu.core.records import MODALITIES, PEOPLE_SPLITS, QUESTION_FORMAT, TASKS, Modality, Split, TaskName
 
 Modalities = Literal["image_text", "text", "both"]
-
-
-class Section(BaseModel):
-    """Base of all sections: frozen, unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class PluginSpec(BaseModel):
@@ -65,7 +60,7 @@ class MethodSpec(PluginSpec):
         return self._built
 
 
-class Splits(Section):
+class Splits(plugins.Settings):
     """Which people are forgotten, held out, or kept for tuning; drawn by a seeded hash, or read from a file of ids."""
 
     forget_ratios: tuple[float, ...] = (0.1,)
@@ -73,8 +68,8 @@ class Splits(Section):
     file: Path | None = None
     """JSON file {key: [ids]} of people to forget, instead of a draw; e.g. forget.json"""
     keys: tuple[str, ...] = Field((), description="keys of that file, one per forget ratio; e.g. [forget05]")
-    holdout: int = Field(8, ge=0, description="extra people that no model is trained on, as a control group")
-    calibration: int = Field(0, ge=0)
+    holdout: int = Field(8, ge=0, le=10**6, description="extra people that no model is trained on, as a control group")
+    calibration: int = Field(0, ge=0, le=10**6)
     """more such people, for methods that compare with people no model knows; no evaluation asks about them"""
     selection: float = Field(0.0, ge=0, lt=1)
     """share of the facts (person and attribute) whose questions are kept apart for 'mllmu tune'"""
@@ -110,7 +105,7 @@ def percent(ratio: float) -> str:
     return f"{100 * ratio:g}"
 
 
-class DataSection(Section):
+class DataSection(plugins.Settings):
     """The people, their portraits and questions."""
 
     source: PluginSpec = PluginSpec(name="synthetic")
@@ -137,7 +132,7 @@ class DataSection(Section):
         return value
 
 
-class ModelSection(Section):
+class ModelSection(plugins.Settings):
     """The base model: 'tiny' or 'smol' (embedded), a folder, or a hub id."""
 
     path: str = "tiny"
@@ -145,8 +140,9 @@ class ModelSection(Section):
     revision: str | None = Field(None, description="branch, tag or commit of the hub repository; e.g. main")
     family: str = "auto"
     """how inputs are encoded ('mllmu ls families'); 'auto': by the model's config; e.g. llava"""
-    image_processor: dict[str, Any] = {}
-    """settings of the model's image processor; e.g. {max_pixels: 200704}"""
+    image_processor: dict[str, Any] = Field(
+        {}, description="settings of the model's image processor; e.g. {max_pixels: 200704}"
+    )
     device: str = "auto"
     """device of the model; 'auto': a GPU if there is one, but the CPU for less than 10 million weights; e.g. cuda:1"""
     packing: Literal["auto", "on", "off"] = "auto"
@@ -162,42 +158,38 @@ class ModelSection(Section):
     gradient_checkpointing: bool | Literal["auto"] = "auto"
     """recompute activations in the backward pass: less memory, a third more time; 'auto': where a step does not fit"""
 
-    @field_validator("packing", mode="before")
-    @classmethod
-    def _yaml_on_and_off(cls, value: Any) -> Any:
-        """YAML reads a bare on or off as true or false."""
-        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
-
-class Lora(Section):
+class Lora(plugins.Settings):
     """Low-rank adapters; the published setting is rank 16, alpha 16, dropout 0.05."""
 
-    rank: int = Field(16, ge=1, description="rank of each adapter")
-    alpha: float = Field(16, gt=0, description="scale of the adapters: their output is multiplied by alpha / rank")
+    rank: int = Field(16, ge=1, le=4096, description="rank of each adapter")
+    alpha: float = Field(
+        16, gt=0, le=10**6, description="scale: the output of an adapter is multiplied by alpha / rank"
+    )
     dropout: float = Field(0.05, ge=0, lt=1)
     """dropout on the input of each adapter; packed questions share that of their image (model.packing: off: none do)"""
-    targets: str | None = None
+    targets: RegularExpression | None = None
     """regular expression of layer names; null: those of the language model; e.g. .*(q_proj|v_proj)"""
 
 
-class Finetune(Section):
+class Finetune(plugins.Settings):
     """How the target and the retain model are fine-tuned."""
 
-    epochs: float = Field(5, gt=0, description="passes over the training questions")
-    learning_rate: float = Field(2e-5, gt=0, description="peak learning rate of AdamW; it falls linearly to 0")
-    batch_size: int = Field(4, ge=1, description="questions per optimiser step")
-    questions_together: int = Field(1, ge=1)
+    epochs: float = Field(5, gt=0, le=10_000, description="passes over the training questions")
+    learning_rate: float = Field(2e-5, gt=0, le=100, description="peak learning rate of AdamW; it falls linearly to 0")
+    batch_size: int = Field(4, ge=1, le=100_000, description="questions per optimiser step")
+    questions_together: int = Field(1, ge=1, le=10_000)
     """questions about one image that share a step, which is faster; 1 mixes all, as published"""
     warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps in which the learning rate rises")
-    weight_decay: float = Field(0.0, ge=0, description="weight decay of AdamW")
+    weight_decay: float = Field(0.0, ge=0, le=100, description="weight decay of AdamW")
     modality: Modalities = Field("image_text", description="training questions with image, text only, or both")
     lora: Lora | None = Field(Lora(), description="low-rank adapters; null trains the weights of the target layers")
-    micro_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    micro_batch_size: Annotated[int, Field(ge=1, le=100_000)] | Literal["auto"] = "auto"
     """most questions per forward pass; 'auto': as many as memory allows. The result does not depend on it"""
-    checkpoint_every_s: float = Field(60, gt=0, description="seconds between resumable checkpoints")
+    checkpoint_every_s: float = Field(60, gt=0, le=1e6, description="seconds between resumable checkpoints")
 
 
-class Unlearn(Section):
+class Unlearn(plugins.Settings):
     """Which methods unlearn, and what they share; a method's own settings stand beside its name."""
 
     methods: tuple[MethodSpec, ...] = Field(
@@ -207,18 +199,19 @@ class Unlearn(Section):
     )
     lora: Lora | None = Lora()
     """adapters of the methods; null changes the weights of the target layers"""
-    micro_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    micro_batch_size: Annotated[int, Field(ge=1, le=100_000)] | Literal["auto"] = "auto"
     """most forget questions per forward pass, and retain ones; 'auto': as many as memory allows"""
-    reference_mib: float = Field(1024, ge=0)
+    reference_mib: float = Field(1024, ge=0, le=1e7)
     """memory for kept outputs of the frozen reference, in MiB; 0: recompute them"""
 
 
-class Evaluate(Section):
+class Evaluate(plugins.Settings):
     """Which questions the models answer, and how the replies are scored."""
 
     protocol: Protocol = Field(Protocol(), description="how prompts are built and replies are parsed; e.g. official")
-    compare: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]{1,64}$")], Protocol] = {}
-    """further protocols to evaluate all models under, by label; e.g. {published: official}"""
+    compare: dict[Annotated[str, Field(pattern=FOLDER_NAME)], Protocol] = Field(
+        {}, description="further protocols to evaluate all models under, by label; e.g. {published: official}"
+    )
     tasks: tuple[TaskName, ...] = Field(TASKS, min_length=1)
     """tasks that are evaluated; see 'mllmu ls tasks'"""
     modalities: tuple[Modality, ...] = Field(MODALITIES, min_length=1)
@@ -230,7 +223,7 @@ class Evaluate(Section):
     """model summaries ('mllmu ls summaries'), or [all]; e.g. [forget_quality, membership]"""
     judges: tuple[PluginSpec, ...] = ()
     """judges of free-form answers ('mllmu ls judges'); 'mllmu judge' runs others later; e.g. [rule]"""
-    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 64
+    batch_size: Annotated[int, Field(ge=1, le=100_000)] | Literal["auto"] = 64
     """questions per batch; 'auto': as many as memory allows, 512 in bfloat16, where replies depend on it"""
     backend: Literal["transformers", "vllm"] = "transformers"
     """engine of the evaluation; vllm runs base models and LoRA on a GPU (extra 'vllm')"""
@@ -239,8 +232,9 @@ class Evaluate(Section):
     """general benchmarks ('mllmu ls benchmarks'); e.g. [{name: mmmu, num_questions: 100}]"""
     attacks: tuple[PluginSpec, ...] = Field((), description="attacks ('mllmu ls attacks'), or [all]; e.g. [paraphrase]")
     attack_budget: Literal["small", "full"] = Field("small", description="questions, tries and steps of each attack")
-    max_profiles: dict[Split, NonNegativeInt] = {}
-    """most people evaluated per set, 0 for none; e.g. {retain: 50, celebrity: 50}"""
+    max_profiles: dict[Split, NonNegativeInt] = Field(
+        {}, description="most people evaluated per set, 0 for none; e.g. {retain: 50, celebrity: 50}"
+    )
 
     @field_validator("batch_size", mode="before")
     @classmethod
@@ -286,21 +280,21 @@ class Evaluate(Section):
         return self
 
 
-class Report(Section):
+class Report(plugins.Settings):
     """What the report shows."""
 
     title: str = Field("", description="title of the page; empty: the recipe's name; e.g. NPO on LLaVA")
     reference_rows: bool = False
     """also show the paper's numbers (LLaVA-1.5-7B, 5 % forgotten), in a table of their own"""
-    num_examples: int = Field(6, ge=0, description="example questions with the replies of all models")
+    num_examples: int = Field(6, ge=0, le=10_000, description="example questions with the replies of all models")
 
 
-class Recipe(Section):
+class Recipe(plugins.Settings):
     """A run, from the people to the report."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    name: str = Field(pattern=FOLDER_NAME)
     """name of the run; its folder is runs/<name>; e.g. demo"""
-    seed: int = Field(0, ge=0, description="seed of people, questions, splits, training order and bootstrap")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of people, questions, splits, training and bootstrap")
     workers: int = Field(1, ge=1, le=64, description="models trained or evaluated at the same time, one process each")
     data: DataSection = DataSection()
     model: ModelSection = ModelSection()
@@ -309,13 +303,6 @@ class Recipe(Section):
     unlearn: Unlearn = Unlearn()
     evaluate: Evaluate = Evaluate()
     report: Report = Report()
-
-    @field_validator("name")
-    @classmethod
-    def _names_a_folder(cls, value: str) -> str:
-        if not value.strip("."):
-            raise ValueError("the run folder is named after it, and dots alone are no folder name")
-        return value
 
 
 @dataclass(frozen=True, kw_only=True)

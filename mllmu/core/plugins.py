@@ -13,15 +13,17 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import NoneType
 from typing import Any, ClassVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from mllmu.core.errors import PluginError, RecipeError, did_you_mean
+from mllmu.core.explain import explain
 
 _RULES = {
     "methods": ("mllmu.unlearning.methods", "loss"),
@@ -39,11 +41,41 @@ _RULES = {
 """The folder of each kind, and what a plug-in of it must at least define."""
 KINDS = {kind: package for kind, (package, _) in _RULES.items()}
 NEEDED = {kind: method for kind, (_, method) in _RULES.items()}
-MAX_SHOWN = 100
-"""Characters of a wrong value that an error message repeats."""
 
 
-class Plugin(BaseModel):
+class Settings(BaseModel):
+    """Base of everything that a recipe sets: unknown settings are errors, numbers are finite, truth values no numbers.
+
+    A section, list or mapping with nothing below it is the default.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_meant(cls, value: Any, info: ValidationInfo) -> Any:
+        field = cls.model_fields[str(info.field_name)]
+        types = types_in(field.annotation)
+        if value is None and NoneType not in types and isinstance(field.default, (BaseModel, tuple, dict)):
+            return field.default
+        if types & {int, float} and not types & {bool, Any} and holds_booleans(value):
+            raise ValueError("expected a number, not true or false")
+        return value
+
+
+def types_in(annotation: Any) -> set[Any]:
+    """The types that an annotation is made of."""
+    parts = get_args(annotation)
+    return {annotation}.union(*map(types_in, parts)) if parts else {annotation}
+
+
+def holds_booleans(value: Any) -> bool:
+    """A truth value, or a list or mapping with one in it."""
+    inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    return isinstance(value, bool) or any(map(holds_booleans, inside))
+
+
+class Plugin(Settings):
     """Base of every plug-in: settings are fields with defaults and bounds; unknown settings are errors.
 
     What a setting means is the ``description`` of its field or, if that is long, the docstring below it.
@@ -51,7 +83,6 @@ class Plugin(BaseModel):
     Subclasses set ``source``: the paper or project the idea comes from, shown by ``mllmu ls``.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     source: ClassVar[str] = ""
     operational: ClassVar[frozenset[str]] = frozenset()
     """Settings that change how a result is obtained but not which one; fingerprints leave them out."""
@@ -120,9 +151,8 @@ def find(kind: str, name: str) -> type[Any]:
         return _from_path(kind, name)
     if entry := _registered(kind, tuple(sys.path)).get(name):
         return _checked(kind, name, entry.load())
-    known = names(kind)
-    if name not in known:
-        raise PluginError(f"{kind}: no '{name}'.{did_you_mean(name, known)} Known: {', '.join(known)}.")
+    if name not in (there := names(kind)):
+        raise PluginError(f"{kind}: no '{name}'.{did_you_mean(name, there)} Known: {', '.join(there)}.")
     module = importlib.import_module(f"{package}.{name}")
     own = [cls for cls in vars(module).values() if isinstance(cls, type) and cls.__module__ == module.__name__]
     plugins = [cls for cls in own if issubclass(cls, Plugin) and not inspect.isabstract(cls)]
@@ -132,6 +162,14 @@ def find(kind: str, name: str) -> type[Any]:
     return _checked(kind, name, plugins[0])
 
 
+def known(kind: str, name: str, where: str) -> None:
+    """PluginError that begins with ``where`` if there is no plug-in of this name."""
+    try:
+        find(kind, name)
+    except PluginError as error:
+        raise PluginError(f"{where}: {error}") from None
+
+
 def build(kind: str, name: str, settings: Mapping[str, Any], *, where: str = "") -> Any:
     """Construct a plug-in from recipe settings; a bad setting raises RecipeError naming place and alternatives."""
     cls = find(kind, name)
@@ -139,43 +177,6 @@ def build(kind: str, name: str, settings: Mapping[str, Any], *, where: str = "")
         return cls(**settings)
     except ValidationError as error:
         raise RecipeError(explain(error, cls, where=f"{where or kind}.", owner=f"of '{name}'")) from None
-
-
-def explain(error: ValidationError, cls: type[BaseModel], *, where: str, owner: str = "") -> str:
-    """Turn the most telling fault of a pydantic error into one sentence: where, what, got, expected, nearest match.
-
-    Args:
-        where: put right before the path of the setting, e.g. ``recipe.yaml: `` or ``unlearn.methods[2].``.
-    """
-    faults = error.errors(include_url=False)
-    # a misspelt name is why another setting is missing, so it is told first
-    fault = min(faults, key=lambda each: each["type"] != "extra_forbidden")
-    place = (where + ".".join(map(str, fault["loc"]))).rstrip(".: ")
-    if fault["type"] == "extra_forbidden":
-        known = list(_model_at(cls, fault["loc"][:-1]).model_fields)
-        hint = did_you_mean(str(fault["loc"][-1]), known)
-        return f"{place}: unknown setting{' ' + owner if owner else ''}.{hint} Settings: {', '.join(known) or 'none'}."
-    return f"{place}: {fault['msg'].removeprefix('Value error, ')} (got {_short(fault.get('input'))})."
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]} ..."
-
-
-def _model_at(cls: type[BaseModel], path: tuple[int | str, ...]) -> type[BaseModel]:
-    """Follow field names into nested models, also optional ones (``Lora | None``); stops at the last model met."""
-    for key in path:
-        field = cls.model_fields.get(str(key))
-        cls = next(_models_in(field.annotation), cls) if field else cls
-    return cls
-
-
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for part in get_args(annotation):
-        yield from _models_in(part)
 
 
 def _package(kind: str) -> str:

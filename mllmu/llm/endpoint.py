@@ -15,10 +15,11 @@ from typing import Any
 import httpx2
 from pydantic import ValidationError
 
+from mllmu.core.confidential import HIDDEN
 from mllmu.core.errors import EndpointError, RunStoreError
 from mllmu.core.records import Record
 from mllmu.core.runfolder import write_atomic
-from mllmu.llm.settings import HIDDEN, EndpointSettings
+from mllmu.llm.settings import EndpointSettings
 
 MAX_BYTES = 8 * 2**20
 """A chat reply has some kilobytes; an endpoint that sends more than this is at fault."""

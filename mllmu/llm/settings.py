@@ -13,11 +13,10 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, JsonValue, field_validator, model_validator
 
 from mllmu.core.cache import user_cache
+from mllmu.core.confidential import HIDDEN, is_secret
 from mllmu.core.errors import BudgetError, EndpointError
 from mllmu.core.plugins import Plugin
 
-HIDDEN = "(not shown)"
-"""Stands for a setting that may hold a secret by mistake, so that no error message repeats it."""
 COUNTED = ("requests", "answered", "cached", "tokens_in", "tokens_out", "usage_estimated")
 FAILED = "failed_"
 """Begins the name of a count of failures of one kind, e.g. ``failed_429`` or ``failed_timeout``."""
@@ -34,9 +33,19 @@ def _check_variable(value: str) -> str:
     return value
 
 
+def _holds_secret(name: str, value: Any) -> bool:
+    """Whether a setting, or a value at any depth in it, looks like a key or a password."""
+    inside = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    found = isinstance(value, str) and is_secret(name, value)
+    return found or any(_holds_secret(str(key), one) for key, one in inside)
+
+
 def _check_url(value: str) -> str:
     if value == HIDDEN:
-        raise ValueError("a URL must not hold a user name or password; the key comes from the environment")
+        raise ValueError(
+            "expected http(s)://host[:port]/path without a user name, a key or anything behind '?'; "
+            "the key comes from the environment"
+        )
     parts = urlsplit(value)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.port == 0:
         raise ValueError("expected http(s)://host[:port]/path, e.g. http://localhost:8000/v1, and nothing behind it")
@@ -57,21 +66,27 @@ class EndpointSettings(Plugin):
     key_variable: Annotated[str, AfterValidator(_check_variable)] = "OPENAI_API_KEY"
     """environment variable that holds the key; empty for a server without keys"""
     temperature: float | None = Field(0.0, ge=0, le=2, description="null: not sent, for models that refuse it")
-    max_tokens: int | None = Field(1000, ge=1, description="most tokens a reply may have; null: not sent")
+    max_tokens: int | None = Field(1000, ge=1, le=10**6, description="most tokens a reply may have; null: not sent")
     parameters: dict[str, JsonValue] = Field({}, description="further fields of every request, e.g. {top_p: 0.9}")
     structured: Literal["json_schema", "json_object", "prompt"] = "json_schema"
     """how JSON is asked for; the two weaker ways put the schema into the prompt"""
     repair_turns: int = Field(2, ge=0, le=10, description="how often a reply that breaks the schema is sent back")
     concurrency: int = Field(8, ge=1, le=256, description="requests under way at a time")
-    timeout_s: float = Field(60, gt=0, description="longest wait for one reply")
+    timeout_s: float = Field(60, gt=0, le=86_400, description="longest wait for one reply")
     max_attempts: int = Field(6, ge=1, le=100, description="tries per request before the run stops")
-    max_wait_s: float = Field(120, ge=0)
+    max_wait_s: float = Field(120, ge=0, le=86_400)
     """longest pause between two tries, also if the server asks for more"""
-    max_requests: int | None = Field(None, ge=0, description="budget of one command, in requests (failed ones count)")
-    max_total_tokens: int | None = Field(None, ge=0, description="budget of one command, in tokens read and written")
-    max_cost: float | None = Field(None, ge=0, description="budget of one command, in the currency of the prices")
-    price_in: float | None = Field(None, ge=0, description="price of a million tokens read")
-    price_out: float | None = Field(None, ge=0, description="price of a million tokens written")
+    max_requests: int | None = Field(
+        None, ge=0, le=10**9, description="budget of one command, in requests (failed ones count)"
+    )
+    max_total_tokens: int | None = Field(
+        None, ge=0, le=10**12, description="budget of one command, in tokens read and written"
+    )
+    max_cost: float | None = Field(
+        None, ge=0, le=10**9, description="budget of one command, in the currency of the prices"
+    )
+    price_in: float | None = Field(None, ge=0, le=10**6, description="price of a million tokens read")
+    price_out: float | None = Field(None, ge=0, le=10**6, description="price of a million tokens written")
     cache: Path | None = Field(None, description="folder of kept replies; null: the user's cache folder, mllmu/llm")
 
     @model_validator(mode="before")
@@ -87,8 +102,17 @@ class EndpointSettings(Plugin):
     @classmethod
     def _may_be_secret(cls, name: str, value: Any) -> bool:
         if name == "key_variable":
-            return not (isinstance(value, str) and _VARIABLE.fullmatch(value))
-        return name not in cls.model_fields or (name == "base_url" and "@" in str(value))
+            return not (isinstance(value, str) and _VARIABLE.fullmatch(value)) or is_secret("", value)
+        if name == "base_url" and isinstance(value, str) and re.search("[@?#]", value):
+            return True
+        return name not in cls.model_fields or _holds_secret(name, value)
+
+    @field_validator("parameters", mode="before")
+    @classmethod
+    def _nothing_secret(cls, value: Any) -> Any:
+        if value == HIDDEN:
+            raise ValueError("a key or a password must not stand in a recipe; the key comes from the environment")
+        return value
 
     @field_validator("parameters")
     @classmethod

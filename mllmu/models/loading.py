@@ -324,14 +324,11 @@ def add_trainable(model: Any, family: Family, lora: Lora | None, *, seed: int, t
     The layers are those of ``targets``, of ``lora``, or of the family, which leaves vision tower and projector out.
 
     Raises:
-        ModelError: the pattern is no regular expression, or matches no layer, or one that cannot have an adapter; or
-            weights are to be trained that are not float32.
+        ModelError: the pattern matches no layer, or one that cannot have an adapter; or weights are to be trained
+            that are not float32.
     """
     pattern = targets or (lora.targets if lora else None) or family.lora_targets
-    try:
-        matched = [name for name, _ in model.named_modules() if re.fullmatch(pattern, name)]
-    except re.error as error:
-        raise ModelError(f"lora.targets: {pattern!r} is no regular expression: {error}.") from None
+    matched = [name for name, _ in model.named_modules() if re.fullmatch(pattern, name)]
     if not matched:
         raise ModelError(
             f"lora.targets: the pattern {pattern!r} matches no layer of {type(model).__name__}. "

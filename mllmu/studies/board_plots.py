@@ -32,7 +32,7 @@ def board_plot(rows: Sequence[tuple[str, PooledRow]], name: str) -> Plot:
             _dot(axes, row, PALETTE[SERIES[index % len(SERIES)]], MARKERS[index % len(MARKERS)])
         if len(labels) > 1:
             for index, label in enumerate(labels):
-                look = {"color": PALETTE[SERIES[index % len(SERIES)]], "linestyle": "", "markersize": 7}
+                look: dict[str, Any] = {"color": PALETTE[SERIES[index % len(SERIES)]], "linestyle": "", "markersize": 7}
                 axes.plot([], [], marker=MARKERS[index % len(MARKERS)], label=label, **look)
             figure.legend(loc="outside lower left", ncols=3)
         settle(figure)

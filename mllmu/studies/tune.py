@@ -13,9 +13,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
-from mllmu.config.load import parse
+from mllmu.config.load import dump_yaml, parse
 from mllmu.config.recipe import Job, PluginSpec, Recipe, jobs
 from mllmu.core import plugins
 from mllmu.core.errors import RecipeError, needs_extra
@@ -99,7 +97,7 @@ def tune(
     raw = recipe.model_dump(mode="json") | {"name": f"{recipe.name[:58]}-tuned"}
     raw["unlearn"]["methods"] = [spec.model_dump() for spec in best]
     parse(raw, where=RunFolder.TUNED_RECIPE)
-    write_atomic(root / RunFolder.TUNED_RECIPE, yaml.safe_dump(raw, sort_keys=False, allow_unicode=True))
+    write_atomic(root / RunFolder.TUNED_RECIPE, dump_yaml(raw))
     return trials
 
 

@@ -54,7 +54,7 @@ class PreferenceMethod(RetainingMethod):
     uses_reference: ClassVar[bool] = True
     tuned: ClassVar[tuple[str, ...]] = (*Method.tuned, "beta", "retain_weight")
 
-    beta: float = Field(gt=0)
+    beta: float = Field(gt=0, le=10**6)
 
     def forget_terms(self, step: Step) -> Terms:
         side = step.forget

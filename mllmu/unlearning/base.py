@@ -156,10 +156,10 @@ class Method(Plugin):
     """'official': the other settings default to those of the benchmark's released script"""
     modality: Literal["image_text", "text", "both"] = "image_text"
     """what is unlearned: image + text, text only (the paper's unimodal variant), or both"""
-    epochs: float = Field(1, gt=0, description="passes over the forget set")
-    learning_rate: float = Field(2e-5, gt=0, description="learning rate of AdamW at the first step")
-    batch_size: int = Field(4, ge=1, description="forget questions per step (and as many retain questions)")
-    questions_together: int = Field(1, ge=1)
+    epochs: float = Field(1, gt=0, le=10_000, description="passes over the forget set")
+    learning_rate: float = Field(2e-5, gt=0, le=100, description="learning rate of AdamW at the first step")
+    batch_size: int = Field(4, ge=1, le=100_000, description="forget questions per step (and as many retain questions)")
+    questions_together: int = Field(1, ge=1, le=10_000)
     """questions about one image that come in the same step; 1 mixes all, as published"""
     loss_on: Literal["answer", "all"] = "answer"
     """'all' also trains on the prompt tokens, as the published code does"""
@@ -256,7 +256,9 @@ class RetainingMethod(Method):
 
     tuned: ClassVar[tuple[str, ...]] = (*Method.tuned, "retain_weight")
 
-    retain_weight: float = Field(1.0, ge=0, description="weight of the nll of the retain replies; 0 leaves them out")
+    retain_weight: float = Field(
+        1.0, ge=0, le=10**6, description="weight of the retain replies' nll; 0 leaves them out"
+    )
 
     @property
     def uses_retain(self) -> bool:
@@ -276,7 +278,7 @@ class AnchoredMethod(RetainingMethod):
 
     uses_reference: ClassVar[bool] = True
 
-    kl_weight: float = Field(1.0, ge=0, description="weight of KL(reference || current) on retain")
+    kl_weight: float = Field(1.0, ge=0, le=10**6, description="weight of KL(reference || current) on retain")
 
     @property
     def uses_retain(self) -> bool:

@@ -149,8 +149,8 @@ def test_every_example_is_valid_in_a_recipe(setting: SettingText, tmp_path: Path
 def test_settings_of_one_section_come_with_the_sections_inside(capsys: pytest.CaptureFixture[str]) -> None:
     ls("settings", "finetune")
     text = capsys.readouterr().out
-    assert "  finetune.epochs: float, > 0; default 5\n      passes over the training questions\n" in text
-    assert "  finetune.lora.rank: int, >= 1; default 16\n" in text
+    assert "  finetune.epochs: float, > 0, <= 10000; default 5\n      passes over the training questions\n" in text
+    assert "  finetune.lora.rank: int, >= 1, <= 4096; default 16\n" in text
     assert "unlearn" not in text
     with pytest.raises(PluginError, match=r"no section 'finetun'. Did you mean 'finetune'\? Sections: data, "):
         ls("settings", "finetun")

@@ -58,7 +58,7 @@ class Faces(Portraits):
     device: str = Field("auto", description="'auto', 'cpu', 'cuda', 'cuda:1', ...")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="precision of the weights")
     steps: int = Field(30, ge=1, le=200, description="denoising steps an image")
-    guidance: float = Field(5.0, ge=0, description="classifier-free guidance")
+    guidance: float = Field(5.0, ge=0, le=100, description="classifier-free guidance")
     embedder: str = ""
     """checks identity: 'insightface', or a folder of a transformers vision model; empty: no check"""
     min_same: float = Field(0.4, ge=-1, le=1, description="least cosine of a view and the own portrait")

@@ -27,7 +27,7 @@ class Arc2Face(OwnFaces):
 
     source = "https://arxiv.org/abs/2403.11641"
 
-    guidance: float = Field(3.0, ge=0, description="classifier-free guidance")
+    guidance: float = Field(3.0, ge=0, le=100, description="classifier-free guidance")
 
     def redrawn(self, profile: Profile, view: int, face_D: Vectors, settings: dict[str, Any]) -> Any:
         pipe = pipeline("StableDiffusionPipeline", self.path, self.revision, self.device, self.dtype)

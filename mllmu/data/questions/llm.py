@@ -58,7 +58,7 @@ class LlmQuestions(EndpointSettings, QuestionWriter):
     fallback: Literal["template", "stop"] = "template"
     """what happens to a question that is still rejected after the last round"""
     temperature: float | None = Field(0.7, ge=0, le=2, description="null: not sent, for models that refuse it")
-    max_tokens: int | None = Field(6000, ge=1, description="most tokens of a reply; about 150 per question")
+    max_tokens: int | None = Field(6000, ge=1, le=10**6, description="most tokens of a reply; about 150 per question")
 
     def write(self, people: Sequence[Profile], order: QuestionOrder, progress: Progress) -> Written:
         """Write, check, reword and check; see the class.

@@ -97,7 +97,7 @@ class Published(Source):
 
     path: Path = Field(description="folder of parquet configs, or a hub repository by its name")
     revision: str | None = Field(default=None, description="commit, tag or branch on the hub")
-    num_people: int | None = Field(default=None, gt=0, description="only the first n people")
+    num_people: int | None = Field(default=None, gt=0, le=10**6, description="only the first n people")
 
     @abstractmethod
     def read(self) -> PublishedData:

@@ -211,7 +211,7 @@ class LlmPeople(EndpointSettings, Source):
     max_rounds: int = Field(6, ge=1, le=50)
     """how often rejected people are ordered again, the first included"""
     temperature: float | None = Field(1.0, ge=0, le=2, description="null: not sent, for models that refuse it")
-    max_tokens: int | None = Field(8000, ge=1, description="most tokens of a reply; about 400 per person")
+    max_tokens: int | None = Field(8000, ge=1, le=10**6, description="most tokens of a reply; about 400 per person")
     id_prefix: str = Field("", pattern=r"^[A-Za-z0-9_-]{0,32}$", description="put in front of the number in an id")
 
     def profiles(self, seed: int) -> list[Profile]:

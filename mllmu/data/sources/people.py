@@ -60,7 +60,7 @@ class OwnPeople(Source):
     dates: dict[Label, str] = Field({}, description="facts that are days, e.g. {hiring date: Hired}; they move, too")
     ignore: tuple[str, ...] = Field((), description="columns that are not used")
     day_first: bool | None = Field(None, description="how 03/04/1990 is read; without it such a date is a fault")
-    min_age: int = Field(18, ge=0, description="years on the day of consent")
+    min_age: int = Field(18, ge=0, le=150, description="years on the day of consent")
     skip_without_consent: bool = Field(False, description="leave such rows out and count them, instead of refusing")
     path: Path = Field(description="the table: .csv, .tsv, .xlsx, .json or .jsonl")
     key: Path = Field(Path("people.key.json"), description="who is behind the pseudonyms; keep it apart and secret")

@@ -56,7 +56,7 @@ class Task(Plugin):
     bare_in_training: ClassVar[bool] = False
     published_people: ClassVar[int | None] = None
 
-    max_new_tokens: int = Field(default=50, gt=0, description="most tokens a reply may have")
+    max_new_tokens: int = Field(default=50, gt=0, le=100_000, description="most tokens a reply may have")
 
     @classmethod
     def headline(cls, parser: str = "strict") -> str:

@@ -25,7 +25,7 @@ class Classification(Task):
     size: ClassVar[TaskSize] = TaskSize(questions=5, candidates=4, question_tokens=45, reply_tokens=2)
     published_people: ClassVar[int | None] = 1
 
-    max_new_tokens: int = Field(default=8, gt=0, description="most tokens a reply may have")
+    max_new_tokens: int = Field(default=8, gt=0, le=100_000, description="most tokens a reply may have")
 
     @classmethod
     def headline(cls, parser: str = "strict") -> str:

@@ -32,7 +32,7 @@ class Cloze(Task):
     size: ClassVar[TaskSize] = TaskSize(candidates=4, question_tokens=28, reply_tokens=5)
     published_people: ClassVar[int | None] = 2
 
-    max_new_tokens: int = Field(default=24, gt=0, description="most tokens a reply may have")
+    max_new_tokens: int = Field(default=24, gt=0, le=100_000, description="most tokens a reply may have")
 
     def prompt(self, question: Question) -> str:
         return f"{_BLANK.sub('[Blank]', question.text)}\n{_INSTRUCTION}"

@@ -32,7 +32,7 @@ class Generation(Task):
     bare_in_training: ClassVar[bool] = True
     published_people: ClassVar[int | None] = 0
 
-    max_new_tokens: int = Field(default=50, gt=0, description="most tokens a reply may have")
+    max_new_tokens: int = Field(default=50, gt=0, le=100_000, description="most tokens a reply may have")
 
     def prompt(self, question: Question) -> str:
         if question.variant == "train":

@@ -24,7 +24,7 @@ class Asking(Attack):
     access = "black box"
 
     tries: int | None = Field(
-        None, ge=1, description="most samples per question; null: 4 in the small budget, 10 in full"
+        None, ge=1, le=10**6, description="most samples per question; null: 4 in the small budget, 10 in full"
     )
 
     @abstractmethod

@@ -36,11 +36,15 @@ class Relearning(Attack):
 
     adapters: Literal["lora", "full"] = "lora"
     """train low-rank adapters, or all weights of the language model's linear layers"""
-    steps: int | None = Field(None, ge=1, description="optimiser steps; null: 16 in the small budget, 256 in the full")
-    learning_rate: float | None = Field(None, gt=0, description="null: that of finetune")
-    batch_size: int = Field(16, ge=1, description="questions per step")
-    people: int | None = Field(None, ge=1, description="people taught, drawn by seed; null: all there are")
-    facts: int | None = Field(None, ge=1, description="facts taught per person, drawn by seed; null: all there are")
+    steps: int | None = Field(
+        None, ge=1, le=10**6, description="optimiser steps; null: 16 in the small budget, 256 in the full"
+    )
+    learning_rate: float | None = Field(None, gt=0, le=100, description="null: that of finetune")
+    batch_size: int = Field(16, ge=1, le=100_000, description="questions per step")
+    people: int | None = Field(None, ge=1, le=10**6, description="people taught, drawn by seed; null: all there are")
+    facts: int | None = Field(
+        None, ge=1, le=10**6, description="facts taught per person, drawn by seed; null: all there are"
+    )
 
     @abstractmethod
     def taught(self, victim: Victim) -> list[Turn]:

@@ -17,7 +17,7 @@ class Beam(Attack):
     access = "black box"
 
     beams: int | None = Field(
-        None, ge=2, description="beams, all of which are read; null: 4 in the small budget, 10 in full"
+        None, ge=2, le=10**6, description="beams, all of which are read; null: 4 in the small budget, 10 in full"
     )
 
     def attack(self, victim: Victim) -> list[AttackPoint]:

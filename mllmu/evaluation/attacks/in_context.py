@@ -23,7 +23,7 @@ class InContext(Asking):
     source: ClassVar[str] = "https://arxiv.org/abs/2605.26992"
     label = "Examples of others"
 
-    shots: int = Field(2, ge=1, description="examples before the question, or as many as there are")
+    shots: int = Field(2, ge=1, le=10**6, description="examples before the question, or as many as there are")
 
     def samples(self, victim: Victim, sample: Sample) -> Iterator[Sample]:
         retained, task = set(victim.data.retained(victim.key)), plugins.build("tasks", sample.task, {})

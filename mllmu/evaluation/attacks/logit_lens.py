@@ -25,7 +25,7 @@ class LogitLens(Attack):
     access = "white box"
     asks = False
 
-    k: int = Field(4, ge=1, description="a token counts if it is among so many likeliest")
+    k: int = Field(4, ge=1, le=10**6, description="a token counts if it is among so many likeliest")
 
     def attack(self, victim: Victim) -> list[AttackPoint]:
         shares = read_shares(victim.load(victim.ref), victim, self.k)

@@ -16,8 +16,10 @@ class Sampling(Attack):
     family = "extraction"
     access = "black box"
 
-    temperature: float = Field(1.0, gt=0, description="above 1 the draws are more daring")
-    replies: int | None = Field(None, ge=1, description="replies per question; null: 4 in the small budget, 10 in full")
+    temperature: float = Field(1.0, gt=0, le=10**6, description="above 1 the draws are more daring")
+    replies: int | None = Field(
+        None, ge=1, le=10**6, description="replies per question; null: 4 in the small budget, 10 in full"
+    )
 
     def attack(self, victim: Victim) -> list[AttackPoint]:
         number = self.replies or victim.budget.tries

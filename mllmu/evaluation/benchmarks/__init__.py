@@ -50,8 +50,8 @@ class Benchmark(Plugin, ABC):
 
     path: Path = Field(description="folder of the benchmark's files, or its name on the hub")
     revision: str | None = Field(None, description="commit, tag or branch on the hub")
-    num_questions: int | None = Field(None, gt=0, description="only the first n questions")
-    max_new_tokens: int = Field(32, gt=0, description="longest reply, in tokens")
+    num_questions: int | None = Field(None, gt=0, le=10**6, description="only the first n questions")
+    max_new_tokens: int = Field(32, gt=0, le=100_000, description="longest reply, in tokens")
 
     @property
     def name(self) -> Split:

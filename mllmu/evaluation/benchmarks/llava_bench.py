@@ -28,7 +28,7 @@ class LlavaBench(Benchmark):
     free_answers = True
 
     path: Path = Path("lmms-lab/llava-bench-in-the-wild")
-    max_new_tokens: int = Field(512, gt=0, description="longest reply, in tokens")
+    max_new_tokens: int = Field(512, gt=0, le=100_000, description="longest reply, in tokens")
 
     def read(self) -> Iterator[Asked | Skipped]:
         table = Store(self.path, self.revision).single("train")

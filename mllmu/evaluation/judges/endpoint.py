@@ -28,7 +28,7 @@ class EndpointJudge(Judge, EndpointSettings):
 
     source = "https://arxiv.org/abs/2410.22108"
 
-    max_tokens: int | None = Field(200, ge=1, description="most tokens a verdict may have; null: not sent")
+    max_tokens: int | None = Field(200, ge=1, le=10**6, description="most tokens a verdict may have; null: not sent")
     votes: int = Field(1, ge=1, le=15, description="how often each reply is judged; the median counts")
 
     def calls(self, cases: Sequence[Case]) -> list[Call]:

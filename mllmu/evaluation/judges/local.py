@@ -27,8 +27,8 @@ class Local(Judge):
     revision: str | None = Field(None, description="commit, tag or branch on the hub")
     device: str = Field("auto", description="'auto', 'cpu', 'cuda', 'cuda:1', ...")
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="precision of the weights")
-    batch_size: int = Field(8, ge=1, description="responses judged at once")
-    max_tokens: int = Field(200, ge=1, description="most tokens a verdict may have")
+    batch_size: int = Field(8, ge=1, le=100_000, description="responses judged at once")
+    max_tokens: int = Field(200, ge=1, le=10**6, description="most tokens a verdict may have")
 
     def identity(self) -> dict[str, Any]:
         """As of every judge, with the digests of the model's files in the place of their path."""

@@ -21,13 +21,15 @@ class CrossEntropyUnlearning(RetainingMethod):
 
     source = "https://arxiv.org/abs/2503.01224"
 
-    epochs: float = Field(5, gt=0, description="passes over the forget set")
-    learning_rate: float = Field(1e-5, gt=0)
+    epochs: float = Field(5, gt=0, le=10_000, description="passes over the forget set")
+    learning_rate: float = Field(1e-5, gt=0, le=100)
     train_end: bool = False
     skip: int = Field(
-        1, ge=0, description="tokens at the beginning of a reply that are left alone; its last one never is"
+        1, ge=0, le=1000, description="tokens at the beginning of a reply that are left alone; its last one never is"
     )
-    retain_weight: float = Field(0.0, ge=0, description="weight of the nll of the retain replies; 0 leaves them out")
+    retain_weight: float = Field(
+        0.0, ge=0, le=10**6, description="weight of the nll of the retain replies; 0 leaves them out"
+    )
 
     def forget_terms(self, step: Step) -> Terms:
         return {"forget_ce_u": ce_u_loss(step.forget.current, skip=self.skip)}

@@ -20,5 +20,7 @@ class DirectPreference(Refusing, PreferenceMethod):
 
     source = "https://arxiv.org/abs/2305.18290"
 
-    epochs: float = Field(5, gt=0, description="passes over the forget set")
-    beta: float = Field(0.1, gt=0, description="inverse temperature, 1/nat; smaller moves further from the reference")
+    epochs: float = Field(5, gt=0, le=10_000, description="passes over the forget set")
+    beta: float = Field(
+        0.1, gt=0, le=10**6, description="inverse temperature, 1/nat; smaller moves further from the reference"
+    )

@@ -28,7 +28,7 @@ class LossAdjustment(Refusing, Method):
 
     source = "https://arxiv.org/abs/2410.11143"
 
-    epochs: float = Field(5, gt=0, description="passes over the forget set")
+    epochs: float = Field(5, gt=0, le=10_000, description="passes over the forget set")
     divergence: Divergence = Field("tv", description="total variation, Kullback-Leibler, Jensen-Shannon, or Pearson")
 
     def forget_terms(self, step: Step) -> Terms:

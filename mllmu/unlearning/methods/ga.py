@@ -21,7 +21,7 @@ class GradientAscent(Method):
     source = "https://arxiv.org/abs/2210.01504"
     official = PUBLISHED
 
-    clip: float | None = Field(None, gt=0)
+    clip: float | None = Field(None, gt=0, le=10**6)
     """stop pushing while the mean nll is above this, in nats per token"""
 
     def forget_terms(self, step: Step) -> Terms:

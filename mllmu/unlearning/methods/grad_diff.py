@@ -20,8 +20,8 @@ class GradientDifference(RetainingMethod):
     source = "https://arxiv.org/abs/2203.12817"
     official = PUBLISHED | {"schedule": "two_phase", "decay": "none"}
 
-    forget_weight: float = Field(1.0, gt=0, description="weight of the term on forget")
-    retain_weight: float = Field(1.0, gt=0, description="weight of the term on retain")
+    forget_weight: float = Field(1.0, gt=0, le=10**6, description="weight of the term on forget")
+    retain_weight: float = Field(1.0, gt=0, le=10**6, description="weight of the term on retain")
 
     def forget_terms(self, step: Step) -> Terms:
         return {"forget_ascent": -self.forget_weight * answer_nll(step.forget.current)}

@@ -36,10 +36,10 @@ class HoldoutMatch(AnchoredMethod):
     tuned = (*Method.tuned, "retain_weight", "kl_weight")
 
     modality: Literal["image_text", "text", "both"] = Field("both", description="what is unlearned")
-    epochs: float = Field(5, gt=0, description="passes over the forget set")
-    floor: float | None = Field(None, lt=0)
+    epochs: float = Field(5, gt=0, le=10_000, description="passes over the forget set")
+    floor: float | None = Field(None, lt=0, ge=-1000)
     """one level for all, mean log p of a reply's token in nats; null: that of the calibration people"""
-    forget_weight: float = Field(1.0, gt=0, description="weight of the term on forget")
+    forget_weight: float = Field(1.0, gt=0, le=10**6, description="weight of the term on forget")
 
     @property
     def uses_holdout(self) -> bool:

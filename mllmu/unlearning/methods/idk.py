@@ -18,5 +18,5 @@ class IDontKnow(RefusalMethod):
 
     source = "https://arxiv.org/abs/2401.06121"
 
-    epochs: float = Field(8, gt=0, description="passes over the forget set")
-    learning_rate: float = Field(3e-4, gt=0)
+    epochs: float = Field(8, gt=0, le=10_000, description="passes over the forget set")
+    learning_rate: float = Field(3e-4, gt=0, le=100)

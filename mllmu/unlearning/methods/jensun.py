@@ -29,11 +29,11 @@ class JensenShannon(RetainingMethod):
     source = "https://arxiv.org/abs/2509.02820"
     uses_reference = True
 
-    epochs: float = Field(10, gt=0, description="passes over the forget set")
-    learning_rate: float = Field(1e-5, gt=0)
+    epochs: float = Field(10, gt=0, le=10_000, description="passes over the forget set")
+    learning_rate: float = Field(1e-5, gt=0, le=100)
     refusal: str = Field("No idea", min_length=1, description="what to say instead of the private fact")
-    forget_weight: float = Field(1.0, gt=0, description="weight of the term on forget")
-    retain_weight: float = Field(1.0, gt=0, description="weight of the term on retain")
+    forget_weight: float = Field(1.0, gt=0, le=10**6, description="weight of the term on forget")
+    retain_weight: float = Field(1.0, gt=0, le=10**6, description="weight of the term on retain")
 
     def forget_terms(self, step: Step) -> Terms:
         return {"forget_js": self.forget_weight * js_to_token(step.forget.alternative.token_logp_N)}

@@ -24,8 +24,8 @@ class KLMinimization(RetainingMethod):
     official = PUBLISHED | {"schedule": "two_phase", "decay": "none", "reduction": "batchmean", "add_ce": True}
     uses_reference = True
 
-    epochs: float = Field(3, gt=0, description="passes over the forget set")
-    retain_weight: float = Field(1.0, gt=0, description="weight of the KL term")
+    epochs: float = Field(3, gt=0, le=10_000, description="passes over the forget set")
+    retain_weight: float = Field(1.0, gt=0, le=10**6, description="weight of the KL term")
     reduction: Literal["token_mean", "batchmean"] = "token_mean"
     """'batchmean' sums the KL over positions and divides by rows, as the published code"""
     add_ce: bool = Field(False, description="also train on the retain replies (weight 1), as the published code")

@@ -35,10 +35,12 @@ class MMUnlearner(RetainingMethod):
     tuned = (*Method.tuned, "threshold", "retain_weight")
 
     modality: Literal["image_text"] = Field("image_text", description="only the images are unlearned")
-    learning_rate: float = Field(1e-5, gt=0)
-    threshold: float = Field(1.0, gt=0, description="how much more a weight must matter for forget than for retain")
-    forget_weight: float = Field(1.0, gt=0, description="weight of the term on forget")
-    retain_weight: float = Field(1.0, gt=0, description="weight of the term on retain")
+    learning_rate: float = Field(1e-5, gt=0, le=100)
+    threshold: float = Field(
+        1.0, gt=0, le=10**6, description="how much more a weight must matter for forget than for retain"
+    )
+    forget_weight: float = Field(1.0, gt=0, le=10**6, description="weight of the term on forget")
+    retain_weight: float = Field(1.0, gt=0, le=10**6, description="weight of the term on retain")
 
     def masks(self, saliency: Saliency) -> list[Tensor]:
         pairs = zip(saliency.fisher("forget"), saliency.fisher("retain"), strict=True)

@@ -31,12 +31,14 @@ class NegativePreference(AnchoredMethod):
     official = PUBLISHED | {"reduction": "token_mean", "reference": "retain_model"}
     tuned = (*Method.tuned, "beta", "retain_weight", "kl_weight")
 
-    epochs: float = Field(2, gt=0, description="passes over the forget set")
-    beta: float = Field(0.4, gt=0, description="inverse temperature, 1/nat; towards 0 it becomes gradient ascent")
+    epochs: float = Field(2, gt=0, le=10_000, description="passes over the forget set")
+    beta: float = Field(
+        0.4, gt=0, le=10**6, description="inverse temperature, 1/nat; towards 0 it becomes gradient ascent"
+    )
     reduction: Literal["sequence_sum", "token_mean"] = "sequence_sum"
     """log p summed per reply, or the mean of all tokens of a batch (published code)"""
-    retain_weight: float = Field(0.0, ge=0, description="weight of the nll of the retain replies (GDR)")
-    kl_weight: float = Field(0.0, ge=0, description="weight of KL(reference || current) on retain (KLR)")
+    retain_weight: float = Field(0.0, ge=0, le=10**6, description="weight of the nll of the retain replies (GDR)")
+    kl_weight: float = Field(0.0, ge=0, le=10**6, description="weight of KL(reference || current) on retain (KLR)")
 
     def forget_terms(self, step: Step) -> Terms:
         policy_logp_B, reference_logp_B = self._logp_B(step.forget.current), self._logp_B(step.forget.reference)

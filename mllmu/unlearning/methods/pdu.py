@@ -26,11 +26,13 @@ class PrimalDual(Method):
     source = "https://arxiv.org/abs/2506.05314"
     tuned = (*Method.tuned, "limit", "dual_rate")
 
-    epochs: float = Field(10, gt=0, description="passes over the forget set")
-    learning_rate: float = Field(1e-5, gt=0)
-    limit: float = Field(0.3, ge=0, description="nll of the retain replies that is allowed, in nats per token")
-    dual_rate: float = Field(5.0, ge=0, description="how fast the weight of retain adapts; 0 keeps it")
-    first_dual: float = Field(100.0, ge=0, description="weight of retain at the first step")
+    epochs: float = Field(10, gt=0, le=10_000, description="passes over the forget set")
+    learning_rate: float = Field(1e-5, gt=0, le=100)
+    limit: float = Field(
+        0.3, ge=0, le=10**6, description="nll of the retain replies that is allowed, in nats per token"
+    )
+    dual_rate: float = Field(5.0, ge=0, le=10**6, description="how fast the weight of retain adapts; 0 keeps it")
+    first_dual: float = Field(100.0, ge=0, le=10**6, description="weight of retain at the first step")
     dual_warmup: float = Field(0.5, ge=0, le=1, description="share of the steps during which that weight stays")
 
     @property

@@ -31,10 +31,10 @@ class RepresentationMisdirection(RetainingMethod):
     uses_reference = True
     tuned = (*Method.tuned, "steering", "retain_weight")
 
-    learning_rate: float = Field(5e-5, gt=0)
+    learning_rate: float = Field(5e-5, gt=0, le=100)
     depth: float = Field(0.25, gt=0, le=1, description="which layer, as a share of the language model's layers")
-    steering: float = Field(6.5, gt=0, description="length of the hidden state to go to")
-    retain_weight: float = Field(1200.0, gt=0, description="weight of the term on retain")
+    steering: float = Field(6.5, gt=0, le=10**6, description="length of the hidden state to go to")
+    retain_weight: float = Field(1200.0, gt=0, le=10**6, description="weight of the term on retain")
 
     def targets(self, num_layers: int) -> str:
         last = layer_at(self.depth, num_layers)

@@ -37,9 +37,9 @@ class RoutedAdapters(RefusalMethod):
     modifies = True
     tuned = (*RefusalMethod.tuned, "false_alarms")
 
-    epochs: float = Field(5, gt=0, description="passes over the forget set")
-    learning_rate: float = Field(3e-4, gt=0)
-    requests: int = Field(2, ge=1, description="deletion requests that the forgotten people make")
+    epochs: float = Field(5, gt=0, le=10_000, description="passes over the forget set")
+    learning_rate: float = Field(3e-4, gt=0, le=100)
+    requests: int = Field(2, ge=1, le=1000, description="deletion requests that the forgotten people make")
     depth: float = Field(0.5, gt=0, lt=1, description="where the router is, as a share of the language model's layers")
     false_alarms: float = Field(0.01, gt=0, lt=1, description="share of retained questions given to a request")
 

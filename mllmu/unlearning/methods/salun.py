@@ -33,7 +33,7 @@ class SaliencyUnlearning(AnsweringWrongly, RetainingMethod):
     uses_reference = True
     tuned = (*Method.tuned, "share", "retain_weight")
 
-    epochs: float = Field(5, gt=0, description="passes over the forget set")
+    epochs: float = Field(5, gt=0, le=10_000, description="passes over the forget set")
     share: float = Field(0.5, gt=0, le=1, description="share of the weights with a gradient that may change")
     forget_loss: Literal["relabel", "ga", "npo"] = Field("relabel", description="how the chosen weights forget")
 

@@ -28,9 +28,11 @@ class SharpnessAwareNPO(RetainingMethod):
     uses_reference = True
     tuned = (*Method.tuned, "beta", "radius", "retain_weight")
 
-    epochs: float = Field(5, gt=0, description="passes over the forget set")
-    beta: float = Field(0.1, gt=0, description="inverse temperature, 1/nat; towards 0 it becomes gradient ascent")
-    radius: float = Field(0.01, gt=0, description="how far away the forgetting must hold, in units of weight")
+    epochs: float = Field(5, gt=0, le=10_000, description="passes over the forget set")
+    beta: float = Field(
+        0.1, gt=0, le=10**6, description="inverse temperature, 1/nat; towards 0 it becomes gradient ascent"
+    )
+    radius: float = Field(0.01, gt=0, le=10**6, description="how far away the forgetting must hold, in units of weight")
 
     def forget_terms(self, step: Step) -> Terms:
         reference_B = step.forget.reference.row_logp_B

@@ -21,11 +21,15 @@ class SaturationImportance(RetainingMethod):
     source = "https://arxiv.org/abs/2505.11953"
     tuned = (*Method.tuned, "known", "unknown", "retain_weight")
 
-    epochs: float = Field(5, gt=0, description="passes over the forget set")
-    learning_rate: float = Field(1e-5, gt=0)
-    known: float = Field(5.0, ge=0, description="exponent of p (saturation: leave alone what is already unlikely)")
-    unknown: float = Field(1.0, ge=0, description="exponent of 1 - p (importance: leave alone what any text would say)")
-    forget_weight: float = Field(0.1, gt=0, description="weight of the term on forget")
+    epochs: float = Field(5, gt=0, le=10_000, description="passes over the forget set")
+    learning_rate: float = Field(1e-5, gt=0, le=100)
+    known: float = Field(
+        5.0, ge=0, le=10**6, description="exponent of p (saturation: leave alone what is already unlikely)"
+    )
+    unknown: float = Field(
+        1.0, ge=0, le=10**6, description="exponent of 1 - p (importance: leave alone what any text would say)"
+    )
+    forget_weight: float = Field(0.1, gt=0, le=10**6, description="weight of the term on forget")
 
     def forget_terms(self, step: Step) -> Terms:
         ascent = weighted_ascent(step.forget.current, known=self.known, unknown=self.unknown)

@@ -23,9 +23,9 @@ class Scrub(AnchoredMethod):
     source = "https://arxiv.org/abs/2302.09880"
     tuned = (*Method.tuned, "kl_weight", "retain_weight")
 
-    epochs: float = Field(5, gt=0, description="passes over the forget set")
-    kl_weight: float = Field(1.0, gt=0, description="weight of KL(reference || current) on retain")
-    forget_weight: float = Field(1.0, gt=0, description="weight of the term on forget")
+    epochs: float = Field(5, gt=0, le=10_000, description="passes over the forget set")
+    kl_weight: float = Field(1.0, gt=0, le=10**6, description="weight of KL(reference || current) on retain")
+    forget_weight: float = Field(1.0, gt=0, le=10**6, description="weight of the term on forget")
 
     def forget_terms(self, step: Step) -> Terms:
         forget = step.forget

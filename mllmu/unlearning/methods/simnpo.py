@@ -23,11 +23,11 @@ class SimpleNegativePreference(RetainingMethod):
     source = "https://arxiv.org/abs/2410.07163"
     tuned = (*Method.tuned, "beta", "forget_weight", "retain_weight")
 
-    epochs: float = Field(10, gt=0, description="passes over the forget set")
-    learning_rate: float = Field(1e-5, gt=0)
-    beta: float = Field(4.5, gt=0, description="1/nat; larger stops sooner once a reply is unlikely")
-    margin: float = Field(0.0, ge=0, description="nats per token that a reply should at least cost")
-    forget_weight: float = Field(0.125, gt=0, description="weight of the term on forget")
+    epochs: float = Field(10, gt=0, le=10_000, description="passes over the forget set")
+    learning_rate: float = Field(1e-5, gt=0, le=100)
+    beta: float = Field(4.5, gt=0, le=10**6, description="1/nat; larger stops sooner once a reply is unlikely")
+    margin: float = Field(0.0, ge=0, le=10**6, description="nats per token that a reply should at least cost")
+    forget_weight: float = Field(0.125, gt=0, le=10**6, description="weight of the term on forget")
 
     def forget_terms(self, step: Step) -> Terms:
         loss = simnpo_loss(step.forget.current, beta=self.beta, margin=self.margin)

@@ -28,10 +28,10 @@ class RefusalSteering(RefusalMethod):
     modifies = True
     tuned = (*RefusalMethod.tuned, "false_alarms")
 
-    epochs: float = Field(5, gt=0, description="passes over the forget set")
-    learning_rate: float = Field(1e-2, gt=0, description="of the vector; much higher than for weights")
+    epochs: float = Field(5, gt=0, le=10_000, description="passes over the forget set")
+    learning_rate: float = Field(1e-2, gt=0, le=100, description="of the vector; much higher than for weights")
     depth: float = Field(0.5, gt=0, le=1, description="which layer, as a share of the language model's layers")
-    strength: float = Field(1.0, gt=0, description="factor of the vector")
+    strength: float = Field(1.0, gt=0, le=10**6, description="factor of the vector")
     false_alarms: float = Field(0.01, gt=0, lt=1, description="share of retained questions at which the gate fires")
 
     def modifier(self, probe: Probe) -> Modifier:

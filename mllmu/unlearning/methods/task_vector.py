@@ -22,8 +22,10 @@ class TaskVector(Method):
     source = "https://arxiv.org/abs/2212.04089"
     tuned = (*Method.tuned, "strength")
 
-    epochs: float = Field(5, gt=0, description="passes over the forget set")
-    strength: float = Field(1.0, gt=0, description="how far to go backwards, in lengths of the learned change")
+    epochs: float = Field(5, gt=0, le=10_000, description="passes over the forget set")
+    strength: float = Field(
+        1.0, gt=0, le=10**6, description="how far to go backwards, in lengths of the learned change"
+    )
 
     @property
     def kept_change(self) -> float:

@@ -27,10 +27,12 @@ class AdjustedDistillation(RetainingMethod):
     uses_reference = True
     tuned = (*Method.tuned, "strength", "retain_weight")
 
-    epochs: float = Field(10, gt=0, description="passes over the forget set")
-    learning_rate: float = Field(1e-4, gt=0)
-    strength: float = Field(10.0, gt=0, description="what the logit of the trained token is lowered by")
-    retain_weight: float = Field(0.0, ge=0, description="weight of the nll of the retain replies; 0 leaves them out")
+    epochs: float = Field(10, gt=0, le=10_000, description="passes over the forget set")
+    learning_rate: float = Field(1e-4, gt=0, le=100)
+    strength: float = Field(10.0, gt=0, le=10**6, description="what the logit of the trained token is lowered by")
+    retain_weight: float = Field(
+        0.0, ge=0, le=10**6, description="weight of the nll of the retain replies; 0 leaves them out"
+    )
 
     def forget_terms(self, step: Step) -> Terms:
         current, reference = step.forget.current, step.forget.reference

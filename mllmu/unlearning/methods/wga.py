@@ -19,10 +19,10 @@ class WeightedAscent(RetainingMethod):
     source = "https://arxiv.org/abs/2502.19301"
     tuned = (*Method.tuned, "known", "retain_weight")
 
-    epochs: float = Field(5, gt=0, description="passes over the forget set")
-    learning_rate: float = Field(1e-5, gt=0)
-    known: float = Field(1.0, ge=0, description="exponent of p in the weight; 0 is plain gradient ascent")
-    forget_weight: float = Field(1.0, gt=0, description="weight of the term on forget")
+    epochs: float = Field(5, gt=0, le=10_000, description="passes over the forget set")
+    learning_rate: float = Field(1e-5, gt=0, le=100)
+    known: float = Field(1.0, ge=0, le=10**6, description="exponent of p in the weight; 0 is plain gradient ascent")
+    forget_weight: float = Field(1.0, gt=0, le=10**6, description="weight of the term on forget")
 
     def forget_terms(self, step: Step) -> Terms:
         return {"forget_ascent": self.forget_weight * weighted_ascent(step.forget.current, known=self.known)}

@@ -28,8 +28,10 @@ class WhosHarryPotter(Method):
     source = "https://arxiv.org/abs/2310.02238"
     tuned = (*Method.tuned, "strength")
 
-    epochs: float = Field(5, gt=0, description="passes over the forget set")
-    strength: float = Field(1.0, gt=0, description="how much is taken off for what the reinforced model likes better")
+    epochs: float = Field(5, gt=0, le=10_000, description="passes over the forget set")
+    strength: float = Field(
+        1.0, gt=0, le=10**6, description="how much is taken off for what the reinforced model likes better"
+    )
 
     @property
     def at_inference(self) -> ModifierSettings:
