@@ -11,7 +11,7 @@ from typer import Argument, Option
 from mllmu.cli.run import RecipeRun
 from mllmu.cli.screen import number, say
 from mllmu.core.errors import DataError
-from mllmu.core.runfolder import RunFolder
+from mllmu.core.runfolder import RunFolder, read_json
 
 if TYPE_CHECKING:
     from mllmu.config.recipe import Recipe
@@ -46,7 +46,7 @@ def attack(run: RunPath, *, attacks: Names = None, budget: Budget = None) -> Non
         if evaluated:
             pipeline.report()
     for file in files:
-        say(attack_table(AttackResults.model_validate_json(file.read_text(encoding="utf-8"))))
+        say(attack_table(AttackResults.model_validate(read_json(file, sealed=True))))
         say(f"figures: {file}")
     if evaluated:
         say(f"report: {run / RunFolder.REPORT / 'index.html'}")

@@ -153,6 +153,7 @@ def pool(
     for modality in MODALITIES:
         by_person = [_by_person([s for s in scores if (s.run, s.modality) == (run, modality)], models) for run in runs]
         if all(run.counts for run in by_person):
+            _check_sets(runs, by_person)
             study = _Draws(by_person, models, modality, seed)
             of_modality = study.rows()
             rows += of_modality
@@ -160,6 +161,15 @@ def pool(
             rival = against or methods[0]
             pairs += [study.pair(method, rival) for method in methods if method != rival]
     return rows, pairs
+
+
+def _check_sets(runs: Sequence[str], by_person: Sequence[RunScores]) -> None:
+    """Every run has people to forget, and all have the same sets; utility is over retain and celebrity, if both."""
+    for run, scores in zip(runs, by_person, strict=True):
+        if "forget" not in scores.people or not set(UTILITY) & set(scores.people):
+            raise DataError(f"run {run}: asked no questions about people to forget, or none about any to keep.")
+        if set(scores.people) != set(by_person[0].people):
+            raise DataError(f"runs {runs[0]} and {run}: asked about other sets of people, so their scores differ.")
 
 
 def _by_person(scores: Sequence[PersonScore], models: Sequence[str]) -> RunScores:
@@ -191,7 +201,8 @@ class _Draws:
             mean_MD: Table = np.einsum("rd,rmd->md", weights_RD, np.array(mean_RMD))
             return mean_MD
 
-        forget_MD, utility_MD = means(("forget",)), means(UTILITY)
+        forget_MD = means(("forget",))
+        utility_MD = means([split for split in UTILITY if all(split in run.people for run in runs)])
         surplus_MD = forget_MD - forget_MD[models.index(RETAIN_MODEL)]
         cost_MD = utility_MD[models.index(TARGET)] - utility_MD
         self.values = {"forget": forget_MD, "surplus": surplus_MD, "utility": utility_MD, "cost": cost_MD}

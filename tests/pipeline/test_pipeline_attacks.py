@@ -14,7 +14,7 @@ from mllmu.config.load import parse
 from mllmu.core.attacked import AttackResults
 from mllmu.core.errors import PluginError, RecipeError
 from mllmu.core.process import SilentProgress
-from mllmu.core.runfolder import read_lines
+from mllmu.core.runfolder import read_json, read_lines
 from mllmu.evaluation.attacks import AttackPoint
 from mllmu.pipeline.attacks import AttackStudy, attack_jobs
 from mllmu.pipeline.run import Run
@@ -31,7 +31,7 @@ def root(base: Path, finished: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def results(root: Path) -> AttackResults:
-    return AttackResults.model_validate_json((root / "eval/forget_40/attacks.json").read_text(encoding="utf-8"))
+    return AttackResults.model_validate(read_json(root / "eval/forget_40/attacks.json", sealed=True))
 
 
 def test_every_attack_has_a_row_for_every_model(root: Path) -> None:

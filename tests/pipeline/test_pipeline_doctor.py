@@ -47,7 +47,7 @@ def test_a_sound_recipe_is_shown_in_full_without_a_fault_and_nothing_is_trained(
 def test_faults_in_recipe_and_data_end_with_code_2_and_published_settings_are_notes(base: Path, made: Path) -> None:
     root = made.with_name("faulty")
     shutil.copytree(made, root)
-    images = sorted((root / "data" / "images").glob("00?_0.png"))
+    images = sorted((mini_run.without_digests(root / "data") / "images").glob("00?_0.png"))
     images[0].unlink()
     code, text = ask(
         base,
@@ -57,10 +57,10 @@ def test_faults_in_recipe_and_data_end_with_code_2_and_published_settings_are_no
         "evaluate.protocol=official",
     )
     assert code == 2
-    assert "FAULT adapters of finetune" in text and "model.vision_tower" in text
+    assert "note  adapters of finetune: deviation" in text and "model.vision_tower" in text
     assert f"FAULT images: {images[0].name}: no such image" in text
     assert "note  loss of npo: deviation" in text and "note  adapters of npo: deviation" in text
-    assert "2 faults" in text
+    assert "1 fault" in text
 
 
 def test_right_replies_over_a_published_limit_are_named(base: Path, made: Path) -> None:

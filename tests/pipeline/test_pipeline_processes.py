@@ -16,6 +16,8 @@ from mini_run import run
 from safetensors.torch import load_file
 from test_pipeline_interrupted import Stopper
 
+from mllmu.core.records import Response
+from mllmu.core.runfolder import Journal, read_lines
 from mllmu.pipeline.evaluate import OF_FOLLOWER, PARTIAL
 from mllmu.training.checkpoint import CHECKPOINT
 
@@ -203,10 +205,11 @@ def test_a_process_that_fails_ends_all_with_its_message(shared: Done) -> None:
 
 def test_replies_of_all_processes_are_kept_when_one_fails(base: Path, shared: Done) -> None:
     building = shared.failed / "eval/forget_40/target/.responses.building"
-    of_follower = (building / OF_FOLLOWER.format(1)).read_bytes()
-    assert of_follower.count(b"\n") == 5
+    of_follower = Journal(building / OF_FOLLOWER.format(1), Response).read()
+    assert len(of_follower) == 5
     assert (building / PARTIAL).is_file()
     run(base, shared.failed, *SHORT, "unlearn.methods=[]", only="unlearn")
     replies = shared.failed / "eval/forget_40/target/responses"
-    assert set(of_follower.splitlines()) <= set((replies / "responses.jsonl").read_bytes().splitlines())
+    kept = read_lines(replies / "responses.jsonl", Response)
+    assert all(reply in kept for reply in of_follower)
     assert not list(replies.glob("*partial*"))

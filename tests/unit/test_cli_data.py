@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mllmu.core.errors import DataError
+from mllmu.core.errors import DataError, RunStoreError
 from mllmu.core.records import Profile, Question
 from mllmu.core.runfolder import dump_lines
 from mllmu.data.contact_sheet import GAP, write_contact_sheet
@@ -102,5 +102,5 @@ def test_export_of_other_forget_ratios_says_how_to_get_the_published_ones(run: P
 @pytest.mark.parametrize("text", ["{", "[]", '{"5": "a"}'])
 def test_damaged_splits_are_an_error_that_names_the_file(run: Path, text: str) -> None:
     (run / "data" / "splits.json").write_text(text, encoding="utf-8")
-    with pytest.raises(DataError, match=r"splits\.json: cannot be read"):
+    with pytest.raises(RunStoreError, match=r"splits\.json: damaged"):
         load(run / "data")

@@ -33,6 +33,8 @@ class Pipeline:
         self.progress.finish()
         return self.root / "report" / "index.html" if only in (None, "report") else None
 
+    evaluations = {}
+
     def terminal_table(self):
         table = Table("model")
         table.add_row("target [/x]")

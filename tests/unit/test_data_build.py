@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from mllmu.config.recipe import DataSection
-from mllmu.core.errors import DataError, RecipeError
+from mllmu.core.errors import DataError, MllmuError, RecipeError, RunStoreError
 from mllmu.core.process import SilentProgress
 from mllmu.core.records import Profile
 from mllmu.data import build
@@ -214,12 +214,12 @@ def test_invented_people_cannot_stand_in_for_celebrities() -> None:
 def test_damaged_splits_name_the_file(content: bytes | None, dataset: Dataset, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "splits.json").write_bytes(content)
-    with pytest.raises(DataError, match=r"splits\.json: cannot be read .*--force"):
+    with pytest.raises(MllmuError, match=r"splits\.json: (damaged .*Move|no such file)"):
         load(tmp_path)
 
 
 def test_a_damaged_line_names_file_and_line(dataset: Dataset, tmp_path: Path) -> None:
     (tmp_path / "splits.json").write_text(json.dumps(dataset.splits))
     (tmp_path / "profiles.jsonl").write_text('{"id": "001"}\n')
-    with pytest.raises(DataError, match=r"profiles\.jsonl:1: kind: Field required"):
+    with pytest.raises(RunStoreError, match=r"profiles\.jsonl: damaged \(line 1: kind: Field required"):
         load(tmp_path)

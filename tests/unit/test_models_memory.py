@@ -72,7 +72,7 @@ def test_replies_are_the_same_whatever_memory_there_is(
 ) -> None:
     found = []
     for size in (2, 7, 100):
-        monkeypatch.setattr("mllmu.pipeline.evaluate.starting_size", lambda *_, size=size, **__: size)
+        monkeypatch.setattr("mllmu.pipeline.batch_plan.starting_size", lambda *_, size=size, **__: size)
         (folder := tmp_path / str(size)).mkdir()
         found.append(
             collect(

@@ -530,6 +530,9 @@ def test_responses_keep_their_model_and_do_not_need_the_tables_any_more(
 ) -> None:
     out, moved = tmp_path / "out", tmp_path / "moved"
     shutil.copytree(ours, out)
+    shutil.copytree(source_of("tiny"), tmp_path / "another")
+    with (tmp_path / "another" / "generation_config.json").open("a", encoding="utf-8") as file:
+        file.write("\n")
     shutil.move(parquet, moved)
     try:
         evaluate_published(saved(parquet), out, SilentProgress())

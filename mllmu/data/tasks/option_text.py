@@ -26,7 +26,7 @@ class OptionText(Task):
     metrics: ClassVar[tuple[str, ...]] = ("accuracy_option_text", *OUTCOMES, *ENDINGS)
     size: ClassVar[TaskSize] = TaskSize(questions=5, candidates=4, question_tokens=12, reply_tokens=12)
 
-    max_new_tokens: int = Field(default=24, gt=0, description="most tokens a reply may have")
+    max_new_tokens: int = Field(default=24, gt=0, le=100_000, description="most tokens a reply may have")
 
     def derive(self, questions: Sequence[Question]) -> Iterable[Question]:
         return (question for question in questions if question.task == "classification")

@@ -29,9 +29,11 @@ class Suffix(Attack):
     family = "extraction"
     access = "white box"
 
-    length: int = Field(4, ge=1, description="tokens of the suffix at the beginning")
-    candidates: int = Field(8, ge=1, description="replacements tried per iteration")
-    iterations: int | None = Field(None, ge=1, description="null: 12 in the small budget, 250 in the full")
+    length: int = Field(4, ge=1, le=1000, description="tokens of the suffix at the beginning")
+    candidates: int = Field(8, ge=1, le=100_000, description="replacements tried per iteration")
+    iterations: int | None = Field(
+        None, ge=1, le=1_000_000, description="null: 12 in the small budget, 250 in the full"
+    )
 
     def attack(self, victim: Victim) -> list[AttackPoint]:
         known, asked = halves(victim, victim.samples)

@@ -28,9 +28,11 @@ class UniversalPerturbation(Attack):
     family = "image"
     access = "white box"
 
-    eps: float = Field(12, gt=0, description="largest change of a pixel, of 255")
-    step: float = Field(2, gt=0, description="change per iteration, of 255")
-    iterations: int | None = Field(None, ge=1, description="null: 12 in the small budget, 250 in the full")
+    eps: float = Field(12, gt=0, le=255, description="largest change of a pixel, of 255")
+    step: float = Field(2, gt=0, le=255, description="change per iteration, of 255")
+    iterations: int | None = Field(
+        None, ge=1, le=1_000_000, description="null: 12 in the small budget, 250 in the full"
+    )
 
     def attack(self, victim: Victim) -> list[AttackPoint]:
         known, asked = halves(victim, [sample for sample in victim.samples if sample.image])
