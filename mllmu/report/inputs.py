@@ -28,10 +28,10 @@ class ModelRow(Record):
     method: str = ""
     modality: Literal["image_text", "text", "both"] | None = None
     forget_ratio: float | None = Field(default=None, ge=0, le=1, description="share of people to forget, e.g. 0.05")
-    seconds: float | None = Field(default=None, ge=0, le=10**6)
-    peak_mib: float | None = Field(default=None, ge=0, le=10**6)
-    tokens_per_s: float | None = Field(default=None, ge=0, le=10**6)
-    trainable: int | None = Field(default=None, ge=0, le=10**6)
+    seconds: float | None = Field(default=None, ge=0)
+    peak_mib: float | None = Field(default=None, ge=0)
+    tokens_per_s: float | None = Field(default=None, ge=0)
+    trainable: int | None = Field(default=None, ge=0)
     same_as_target: dict[Modality, float] = Field(default_factory=dict)
     settings: dict[str, Any] = Field(default_factory=dict)
     warnings: tuple[str, ...] = ()

@@ -77,8 +77,12 @@ def test_finished_attacks_are_not_repeated_and_the_report_shows_them(root: Path,
     assert (root / "report/plots/attacks.png").is_file()
 
 
+WIDE = {"COLUMNS": "160"}
+"""A terminal in which no heading is broken into lines."""
+
+
 def test_the_command_attacks_a_finished_run(root: Path) -> None:
-    done = CliRunner().invoke(app, ["attack", str(root), "--attacks", "remove_prompt", "--budget", "full"])
+    done = CliRunner().invoke(app, ["attack", str(root), "--attacks", "remove_prompt", "--budget", "full"], env=WIDE)
     assert done.exit_code == 0, done.output
     assert "over retain" in done.output and "report:" in done.output
     assert results(root).budget == "full"

@@ -202,3 +202,8 @@ def test_a_name_without_room_gives_way_to_the_number_and_then_to_nothing() -> No
 def test_a_lonely_dot_has_its_name_to_the_right_without_a_line() -> None:
     (label,) = position([(50.0, 50.0)], [("npo", "1")], (0, 0, 200, 100))
     assert label is not None and label == ("npo", 59.0, 50.0, False)
+
+
+def test_what_was_measured_has_no_upper_bound() -> None:
+    row = ModelRow(name="x", role="unlearned", seconds=2e6, peak_mib=2e6, tokens_per_s=2e6, trainable=7_062_000_000)
+    assert row.trainable == 7_062_000_000
