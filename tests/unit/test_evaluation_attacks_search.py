@@ -12,7 +12,7 @@ from helpers_attacks import COLOURS, World, samples, under
 from mllmu.core.plugins import build
 from mllmu.core.records import ModelRef
 from mllmu.evaluation.attacks import NotAttackableError, Victim
-from mllmu.evaluation.attacks._searching import halves, with_answers
+from mllmu.evaluation.attacks._searching import halves
 from mllmu.evaluation.attacks.suffix import SuffixSearch, span_of
 from mllmu.evaluation.attacks.universal_perturbation import Frame, UniversalPerturbation
 
@@ -49,7 +49,7 @@ def test_a_trigger_is_found_on_one_person_and_opens_the_other(victim: Victim, tm
 def test_the_search_never_takes_a_worse_suffix(victim: Victim) -> None:
     loaded = victim.load(victim.ref)
     loaded.model.requires_grad_(requires_grad=False)
-    search = SuffixSearch(loaded, with_answers(victim, samples()[:2]), seed=0)
+    search = SuffixSearch(loaded, victim.answered(samples()[:2]), seed=0)
     losses, suffix = [search.loss("! !")], "! !"
     for number in range(3):
         suffix = search.better(suffix, 4, number)
@@ -71,7 +71,7 @@ def test_the_change_of_pixels_stays_within_eps_and_lowers_the_nll(victim: Victim
     loaded = victim.load(victim.refs["target"])
     loaded.model.requires_grad_(requires_grad=False)
     attack = UniversalPerturbation(eps=16, step=4, iterations=6)
-    false = [replace(turn, reply="Oslo") for turn in with_answers(victim, victim.samples)]
+    false = [replace(turn, reply="Oslo") for turn in victim.answered(victim.samples)]
     frame = Frame(loaded)
     delta = attack.search(loaded, frame, false, budget=1)
     assert 0 < float((delta / frame.of_255(1)).abs().max()) <= 16 + 1e-3
@@ -90,7 +90,7 @@ def test_the_change_of_pixels_stays_within_eps_and_lowers_the_nll(victim: Victim
 
 def test_a_changed_picture_is_prepared_to_the_changed_pixels(victim: Victim, tmp_path: Path) -> None:
     loaded = victim.load(victim.ref)
-    frame, turn = Frame(loaded), with_answers(victim, victim.samples[:1])[0]
+    frame, turn = Frame(loaded), victim.answered(victim.samples[:1])[0]
     pixels = loaded.encoder.batch([turn]).inputs["pixel_values"]
     delta = frame.of_255(10) * torch.sign(torch.sin(torch.arange(pixels.numel()).float())).view_as(pixels)
     frame.picture(pixels + delta).save(tmp_path / "changed.png")

@@ -8,8 +8,8 @@ them into recovery and excess.
 
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
@@ -21,6 +21,7 @@ from mllmu.core.process import Progress
 from mllmu.core.records import ModelRef, Response, Sample
 from mllmu.data.dataset import Dataset
 from mllmu.evaluation.metrics.right import Right
+from mllmu.models.encoding import as_turn
 from mllmu.models.engine.respond import plan_batches, respond
 from mllmu.models.families import Turn
 from mllmu.models.loading import Loaded
@@ -99,6 +100,17 @@ class Victim:
     def forget(self) -> Sequence[str]:
         """The people to forget."""
         return self.data.splits[self.key]
+
+    def answered(self, samples: Sequence[Sample]) -> list[Turn]:
+        """Questions as the model is asked, with their answers as replies."""
+        turns = (as_turn(sample, self.data.folder, self.ref.system_prompt) for sample in samples)
+        return [replace(turn, reply=sample.target) for turn, sample in zip(turns, samples, strict=True)]
+
+    def batches(self) -> Iterator[Sequence[Sample]]:
+        """All questions, those about one image together, as many at a time as the recipe asks."""
+        ordered = sorted(self.samples, key=lambda sample: (sample.image, sample.id))
+        size = self.recipe.evaluate.planned_batch_size
+        return (ordered[start : start + size] for start in range(0, len(ordered), size))
 
     def respond(self, loaded: Loaded, samples: Sequence[Sample], *, system_prompt: str | None = None) -> list[Response]:
         """Greedy replies to some samples, in their order, behind the model's own system prompt or another one."""

@@ -1,19 +1,32 @@
 """Attacks that search with gradients: on what is known of half of the people, for what opens the other half."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
+from pydantic import Field
 from torch import Tensor
 
 from mllmu.core.process import derive
-from mllmu.evaluation.attacks import Loaded, NotAttackableError, Sample, Turn, Victim
-from mllmu.models.encoding import as_turn
+from mllmu.evaluation.attacks import Attack, Loaded, NotAttackableError, Sample, Victim
 from mllmu.models.engine.forward import run_forward
 from mllmu.models.families import Batch
 from mllmu.training.losses import answer_nll
 
 MOST = 6
 """Known facts that a search goes by."""
+
+
+class Searching(Attack):
+    """Base of the attacks that search with gradients."""
+
+    access = "white box"
+
+    iterations: int | None = Field(
+        None, ge=1, le=1_000_000, description="null: 12 in the small budget, 250 in the full"
+    )
+
+    def number(self, victim: Victim) -> int:
+        """How many iterations the search has."""
+        return self.iterations or victim.budget.iterations
 
 
 def halves(victim: Victim, samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
@@ -30,14 +43,6 @@ def halves(victim: Victim, samples: Sequence[Sample]) -> tuple[list[Sample], lis
         (s for s in samples if s.profile_id in known), key=lambda s: derive(victim.seed, "known", s.question_id)
     )
     return order[:MOST], [s for s in samples if s.profile_id not in known]
-
-
-def with_answers(victim: Victim, samples: Sequence[Sample]) -> list[Turn]:
-    """Questions with their answers, as the model is asked."""
-    return [
-        replace(as_turn(sample, victim.data.folder, victim.ref.system_prompt), reply=sample.target)
-        for sample in samples
-    ]
 
 
 def loss_of(loaded: Loaded, batch: Batch) -> Tensor:

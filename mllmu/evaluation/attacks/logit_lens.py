@@ -1,14 +1,12 @@
 """What the output layer reads from the layers in between."""
 
-from dataclasses import replace
 from typing import ClassVar
 
 import torch
 from pydantic import Field
 
-from mllmu.evaluation.attacks import Attack, AttackPoint, Loaded, Sample, Victim
+from mllmu.evaluation.attacks import Attack, AttackPoint, Loaded, Victim
 from mllmu.evaluation.inside import batches, hidden_states, read_out
-from mllmu.models.encoding import as_turn
 
 
 class LogitLens(Attack):
@@ -36,11 +34,9 @@ class LogitLens(Attack):
 @torch.no_grad()
 def read_shares(loaded: Loaded, victim: Victim, k: int) -> dict[str, list[float]]:
     """By question and layer, the share of the target's tokens that are among the k likeliest; its end is left out."""
-    size, found = victim.recipe.evaluate.planned_batch_size, dict[str, list[float]]()
-    ordered = sorted(victim.samples, key=lambda sample: (sample.image, sample.id))
-    for start in range(0, len(ordered), size):
-        some: list[Sample] = ordered[start : start + size]
-        turns = [replace(as_turn(sample, victim.data.folder, ""), reply=sample.target) for sample in some]
+    found = dict[str, list[float]]()
+    for some in victim.batches():
+        turns = victim.answered(some)
         (batch,) = batches(loaded, turns, victim.ref.system_prompt, len(turns))
         labels_N = batch.labelled[1]
         read_LN = [read_out(loaded.model, state_ND).topk(k).indices for state_ND in hidden_states(loaded.model, batch)]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from mllmu.core.records import Exchange
-from mllmu.evaluation.attacks import AttackPoint, Loaded, Sample, Victim, variant
+from mllmu.evaluation.attacks import MARK, AttackPoint, Loaded, Sample, Victim, variant
 from mllmu.evaluation.attacks._asking import Asking
 
 OPENINGS = (
@@ -39,7 +39,7 @@ def seconds(victim: Victim, loaded: Loaded, firsts: Sequence[Sample]) -> list[Sa
     questions, replies = {s.id: s for s in victim.samples}, victim.respond(loaded, firsts)
     made = []
     for first, reply in zip(firsts, replies, strict=True):
-        name, _, number = first.id.partition("@")
+        name, _, number = first.id.partition(MARK)
         said = Exchange(prompt=first.prompt, reply=reply.text or "...", image=first.image)
         made.append(variant(questions[name], int(number), examples=(said,)))
     return made

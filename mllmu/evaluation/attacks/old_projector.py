@@ -8,6 +8,7 @@ from mllmu.core.names import TARGET
 from mllmu.evaluation.attacks import Attack, AttackPoint, NotAttackableError, Victim
 from mllmu.models import weights
 from mllmu.models.families import core
+from mllmu.models.layers import LANGUAGE
 
 
 class OldProjector(Attack):
@@ -24,13 +25,9 @@ class OldProjector(Attack):
     def attack(self, victim: Victim) -> list[AttackPoint]:
         loaded, target = victim.load(victim.ref), victim.load(victim.refs[TARGET])
         before, now = (dict(core(each.model).named_parameters(remove_duplicate=False)) for each in (target, loaded))
-        outside = [name for name in now if not _of_language_model(name)]
+        outside = [name for name in now if not LANGUAGE.search(name)]
         different = {n: before[n].detach() for n in outside if n in before and not torch.equal(before[n], now[n])}
         if not different and victim.ref not in victim.refs.values():
             raise NotAttackableError("the method changed neither vision tower nor projector, so they are the target's")
         weights.replace(core(loaded.model), different)
         return [AttackPoint(values=victim.hits(loaded, victim.samples))]
-
-
-def _of_language_model(name: str) -> bool:
-    return "language_model" in name or "text_model" in name or name.startswith("lm_head")

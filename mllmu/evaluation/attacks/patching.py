@@ -1,6 +1,5 @@
 """The model's hidden states, put into the target."""
 
-from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -10,7 +9,6 @@ from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.records import ModelRef
 from mllmu.evaluation.attacks import Attack, AttackPoint, Loaded, Victim
 from mllmu.evaluation.inside import batches, hidden_states, replaced
-from mllmu.models.encoding import as_turn
 from mllmu.models.engine.forward import run_forward
 from mllmu.models.families import Batch
 
@@ -39,11 +37,8 @@ class Patching(Attack):
 def patched(victim: Victim, target: Loaded, ref: ModelRef) -> dict[str, float]:
     """By question, how likely the target finds the fact with the states of another model, mean over the layers."""
     other, found = victim.load(ref), dict[str, float]()
-    size = victim.recipe.evaluate.planned_batch_size
-    ordered = sorted(victim.samples, key=lambda sample: (sample.image, sample.id))
-    for start in range(0, len(ordered), size):
-        some = ordered[start : start + size]
-        turns = [replace(as_turn(sample, victim.data.folder, ""), reply=sample.target) for sample in some]
+    for some in victim.batches():
+        turns = victim.answered(some)
         (theirs,), (ours,) = (
             batches(other, turns, ref.system_prompt, len(turns)),
             batches(target, turns, "", len(turns)),

@@ -9,14 +9,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mllmu.core.process import rng
-from mllmu.evaluation.attacks import Attack, AttackPoint, Loaded, Turn, Victim, variant
-from mllmu.evaluation.attacks._searching import halves, loss_of, with_answers
+from mllmu.evaluation.attacks import AttackPoint, Loaded, Turn, Victim, variant
+from mllmu.evaluation.attacks._searching import Searching, halves, loss_of
 from mllmu.models.families import core
 
 START = "!"
 
 
-class Suffix(Attack):
+class Suffix(Searching):
     """Search for one short suffix that makes the model tell known facts, and put it behind the questions on others.
 
     Greedy coordinate gradient: the gradient of the nll of the known answers in the embeddings of the suffix names the
@@ -27,21 +27,17 @@ class Suffix(Attack):
     source: ClassVar[str] = "https://arxiv.org/abs/2307.15043"
     label = "Found suffix"
     family = "extraction"
-    access = "white box"
 
     length: int = Field(4, ge=1, le=1000, description="tokens of the suffix at the beginning")
     candidates: int = Field(8, ge=1, le=100_000, description="replacements tried per iteration")
-    iterations: int | None = Field(
-        None, ge=1, le=1_000_000, description="null: 12 in the small budget, 250 in the full"
-    )
 
     def attack(self, victim: Victim) -> list[AttackPoint]:
         known, asked = halves(victim, victim.samples)
         loaded = victim.load(victim.ref)
         loaded.model.requires_grad_(requires_grad=False)
-        search = SuffixSearch(loaded, with_answers(victim, known), seed=victim.seed)
+        search = SuffixSearch(loaded, victim.answered(known), seed=victim.seed)
         suffix = " ".join([START] * self.length)
-        for number in range(self.iterations or victim.budget.iterations):
+        for number in range(self.number(victim)):
             suffix = search.better(suffix, self.candidates, number)
         samples = [variant(sample, 0, prompt=f"{sample.prompt} {suffix}") for sample in asked]
         return [AttackPoint(values=victim.hits(loaded, samples))]

@@ -8,14 +8,14 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
-from mllmu.evaluation.attacks import Attack, AttackPoint, Loaded, NotAttackableError, Turn, Victim, variant
-from mllmu.evaluation.attacks._searching import halves, loss_of, with_answers
+from mllmu.evaluation.attacks import AttackPoint, Loaded, NotAttackableError, Turn, Victim, variant
+from mllmu.evaluation.attacks._searching import Searching, halves, loss_of
 from mllmu.models.families import Batch
 
 PIXELS = "pixel_values"
 
 
-class UniversalPerturbation(Attack):
+class UniversalPerturbation(Searching):
     """Search for one change of the pixels, within eps, that makes the model tell known facts; show it on other people.
 
     Projected gradient descent on the nll of the known answers: delta <- clip(delta - step sign(gradient), -eps, eps).
@@ -26,28 +26,24 @@ class UniversalPerturbation(Attack):
     source: ClassVar[str] = "https://arxiv.org/abs/1706.06083"
     label = "Universal perturbation"
     family = "image"
-    access = "white box"
 
     eps: float = Field(12, gt=0, le=255, description="largest change of a pixel, of 255")
     step: float = Field(2, gt=0, le=255, description="change per iteration, of 255")
-    iterations: int | None = Field(
-        None, ge=1, le=1_000_000, description="null: 12 in the small budget, 250 in the full"
-    )
 
     def attack(self, victim: Victim) -> list[AttackPoint]:
         known, asked = halves(victim, [sample for sample in victim.samples if sample.image])
         loaded = victim.load(victim.ref)
         loaded.model.requires_grad_(requires_grad=False)
         frame = Frame(loaded)
-        delta = self.search(loaded, frame, with_answers(victim, known), victim.budget.iterations)
+        delta = self.search(loaded, frame, victim.answered(known), self.number(victim))
         samples = []
-        for sample, turn in zip(asked, with_answers(victim, asked), strict=True):
+        for sample, turn in zip(asked, victim.answered(asked), strict=True):
             path = victim.folder / f"{sample.profile_id}.png"
             frame.picture(loaded.encoder.batch([turn]).inputs[PIXELS] + delta).save(path)
             samples.append(variant(sample, 0, image=str(path.absolute())))
         return [AttackPoint(values=victim.hits(loaded, samples))]
 
-    def search(self, loaded: Loaded, frame: "Frame", turns: Sequence[Turn], budget: int) -> Tensor:
+    def search(self, loaded: Loaded, frame: "Frame", turns: Sequence[Turn], iterations: int) -> Tensor:
         """[1, ...] the change of the prepared pixels.
 
         Raises:
@@ -58,7 +54,7 @@ class UniversalPerturbation(Attack):
         if plain is None or plain.dim() != 4 or len(plain) != len(turns):
             raise NotAttackableError("the model cuts pictures into parts, so no change of the pixels fits all of them")
         delta = torch.zeros_like(plain[:1])
-        for _ in range(self.iterations or budget):
+        for _ in range(iterations):
             delta.requires_grad_()
             batch.inputs[PIXELS] = plain + delta
             with torch.enable_grad():

@@ -3,7 +3,7 @@
 import math
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 from mllmu.config.recipe import Evaluate
@@ -17,7 +17,7 @@ from mllmu.data.tasks import task_of
 
 __all__ = [
     "BROKEN", "EMPTY", "CandidateLogp", "Estimate", "Metric", "Response", "Sample", "Split", "TokenStats",
-    "clustered_mean", "interval_around", "is_broken", "measured", "metrics_of",
+    "clustered_mean", "interval_around", "is_broken", "likeliest_is_right", "measured", "metrics_of",
 ]  # fmt: skip
 
 EMPTY = "empty reply"
@@ -145,6 +145,20 @@ def is_broken(response: Response) -> bool:
     """Whether a likelihood is no number, as with weights that training has destroyed."""
     logps = [candidate.logp for candidate in response.candidates.values()]
     return not all(map(math.isfinite, [*logps, *(response.tokens.logps if response.tokens else ())]))
+
+
+def likeliest_is_right(sample: Sample, scores: Mapping[str, float | None]) -> float | str:
+    """1 if the right option of a multiple choice has the highest score, else 0; a reason where that cannot be said.
+
+    It cannot if a score is missing, or if several options share the highest one.
+    """
+    known = {letter: score for letter in sorted(sample.options) if (score := scores.get(letter)) is not None}
+    if missing := sorted(set(sample.options) - set(known)):
+        return f"no likelihood for option {', '.join(missing)}"
+    best = [letter for letter, score in known.items() if score == max(known.values())]
+    if len(best) > 1:
+        return f"options {', '.join(best)} are equally likely"
+    return float(best[0] == sample.target)
 
 
 def clustered_mean(

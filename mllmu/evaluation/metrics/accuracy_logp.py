@@ -1,6 +1,6 @@
 """Multiple choice accuracy by likelihood, without reading any text."""
 
-from mllmu.evaluation.metrics import Metric, Response, Sample
+from mllmu.evaluation.metrics import Metric, Response, Sample, likeliest_is_right
 
 
 class AccuracyLogp(Metric):
@@ -18,10 +18,4 @@ class AccuracyLogp(Metric):
     label = "Accuracy (likelihood)"
 
     def value(self, sample: Sample, response: Response) -> float | str:
-        logps = {letter: found.logp for letter, found in response.candidates.items() if letter in sample.options}
-        if missing := sorted(set(sample.options) - set(logps)):
-            return f"no likelihood for option {', '.join(missing)}"
-        best = [letter for letter, logp in logps.items() if logp == max(logps.values())]
-        if len(best) > 1:
-            return f"options {', '.join(sorted(best))} are equally likely"
-        return float(best[0] == sample.target)
+        return likeliest_is_right(sample, {letter: found.logp for letter, found in response.candidates.items()})

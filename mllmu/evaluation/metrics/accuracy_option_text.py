@@ -1,7 +1,7 @@
 """Multiple choice accuracy by the likelihood of the options' texts, for models that do not read letters."""
 
 from mllmu.evaluation.likelihood import mean_logp
-from mllmu.evaluation.metrics import Metric, Response, Sample
+from mllmu.evaluation.metrics import Metric, Response, Sample, likeliest_is_right
 
 
 class AccuracyOptionText(Metric):
@@ -18,11 +18,4 @@ class AccuracyOptionText(Metric):
     label = "Accuracy (option texts)"
 
     def value(self, sample: Sample, response: Response) -> float | str:
-        means = {letter: mean_logp(response, letter) for letter in sorted(sample.options)}
-        known = {letter: mean for letter, mean in means.items() if mean is not None}
-        if missing := [letter for letter in means if letter not in known]:
-            return f"no likelihood for option {', '.join(missing)}"
-        best = [letter for letter, mean in known.items() if mean == max(known.values())]
-        if len(best) > 1:
-            return f"options {', '.join(best)} are equally likely"
-        return float(best[0] == sample.target)
+        return likeliest_is_right(sample, {letter: mean_logp(response, letter) for letter in sample.options})
