@@ -55,13 +55,11 @@ def run(
     # these import torch, so only after the recipe has turned out to be right
     from mllmu.pipeline.pipeline import Pipeline
     from mllmu.preflight.doctor.first import check_first
+    from mllmu.studies.board_page import index_ratios
 
     first = check_first if check else None
     pipeline = Pipeline(checked, folder, force=force, gate=gate, check=first, progress=progress)
     with held(folder):
-        page = pipeline.run(only)
-        if page and len(pipeline.evaluations) > 1:
-            from mllmu.studies.board_page import write_index
-
-            write_index(page.parent, checked.report.title or checked.name, [folder])
+        if pipeline.run(only) is not None:
+            index_ratios(checked, folder)
     return folder

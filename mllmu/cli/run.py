@@ -131,10 +131,10 @@ def execute(
                 raise
             tell(error)
             failed.append(run.name)
-        if run.name and only in {None, "report"}:
-            from mllmu.studies.board_page import write_index
+    if run.name and only in {None, "report"}:
+        from mllmu.studies.board_page import write_index
 
-            echo(f"board: {write_index(run.folder.parent, run.recipe.name, sorted(run.folder.parent.glob('*/')))}")
+        echo(f"board: {write_index(run.folder.parent, run.recipe.name, sorted(run.folder.parent.glob('*/')))}")
     if failed:
         raise MllmuError(f"failed: {', '.join(failed)}; the reasons are above. The same command tries them again.")
     return done
@@ -145,14 +145,13 @@ def _execute(run: RecipeRun, *, force: bool, gate: bool, check: bool, only: Stag
         # imported late: a wrong recipe, or a folder in use, is reported before the seconds it takes to import torch
         from mllmu.pipeline.pipeline import Pipeline
         from mllmu.preflight.doctor.first import check_first
+        from mllmu.studies.board_page import index_ratios
 
         checked = check_first if check else None
         pipeline = Pipeline(run.recipe, run.folder, force=force, gate=gate, check=checked, progress=display)
         report = pipeline.run(only)
-        if report is not None and len(pipeline.evaluations) > 1:
-            from mllmu.studies.board_page import write_index
-
-            write_index(report.parent, run.recipe.report.title or run.recipe.name, [run.folder])
+        if report is not None:
+            index_ratios(run.recipe, run.folder)
     if report is not None:
         say(pipeline.terminal_table())
     say(f"{'report' if report is not None else f'{only} done'}: {report or run.folder}")

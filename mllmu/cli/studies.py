@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 from rich.table import Table
 from typer import Argument, Option
 
-from mllmu.cli.run import Force, NoGate, Out, Overrides, RecipePath, each
+from mllmu.cli.run import Force, NoGate, Out, Overrides, RecipePath, each, folder_named
 from mllmu.cli.screen import number, say
+from mllmu.core.lock import claim
 from mllmu.core.runfolder import RunFolder, write_atomic
 
 if TYPE_CHECKING:
@@ -143,7 +144,9 @@ def board(
     ratio: Annotated[str | None, Option(metavar="PERCENT", help="One forget ratio; by default all.")] = None,
     against: Against = None,
     bound: Bound = 5.0,
-    out: Annotated[Path, Option(metavar="DIR", help="Folder of the page and its files.")] = Path("board"),
+    out: Annotated[Path, Option(metavar="DIR", help="Folder of the page and its files.", parser=folder_named)] = Path(
+        "board"
+    ),
 ) -> None:
     """Put many runs on one page: ratios, models and settings beside each other, seeds as intervals, with ranks.
 
@@ -154,4 +157,5 @@ def board(
     from mllmu.studies.board_page import write_board
 
     found = board_setups(runs, ratio=ratio, against=against)
+    claim(out)
     say(f"board: {write_board(out, 'Board', found, bound=bound / 100)}")

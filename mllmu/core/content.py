@@ -12,8 +12,13 @@ def content_digest(path: Path) -> str:
     if path.is_dir():
         files = {f.relative_to(path).as_posix(): f for f in sorted(path.rglob("*")) if f.is_file()}
         return digest({name: content_digest(file) for name, file in files.items()})
+    return sha256(path)[:16]
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's content, 64 hex digits."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_samples(path: Path, unit: Path) -> None:

@@ -7,11 +7,9 @@ nothing by guessing among options.
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple, get_args
-
-import torch
 
 from mllmu.config.protocol import Protocol
 from mllmu.config.recipe import PluginSpec, Recipe
@@ -36,7 +34,7 @@ from mllmu.evaluation.attacks import BUDGETS, Attack, NotAttackableError, Victim
 from mllmu.evaluation.recovery import Attacked, Tries, attack_row, units_of, worst_case
 from mllmu.models.loading import family_of
 from mllmu.parallel.pool import WorkerPool
-from mllmu.pipeline.record import recorded_threads
+from mllmu.pipeline.record import settle_worker
 from mllmu.pipeline.run import Run
 
 FILE, REASON = "points.jsonl", "reason.json"
@@ -81,11 +79,16 @@ class AttackStudy:
         self.samples = questions(run, key, BUDGETS[self.budget].questions)
         self._digest = digest(dump_lines(self.samples))
 
+    @cached_property
+    def same(self) -> dict[str, str]:
+        """For every model of the run, the first that is the same: a model can have two names."""
+        refs = [self.run.ref(self.key, model) for model in self.run.models]
+        return {model: self.run.models[refs.index(ref)] for model, ref in zip(self.run.models, refs, strict=True)}
+
     @property
     def models(self) -> list[str]:
-        """The models under attack: those of the run, each once, though it has two names."""
-        refs = [self.run.ref(self.key, model) for model in self.run.models]
-        return [model for i, model in enumerate(self.run.models) if refs[i] not in refs[:i]]
+        """The models under attack: those of the run, each once."""
+        return list(dict.fromkeys(self.same.values()))
 
     def unit(self, name: str, model: str) -> Unit:
         """The unit of an attack on a model."""
@@ -140,8 +143,7 @@ class AttackStudy:
 
     def attacked(self, name: str, model: str) -> Attacked:
         """What an attack got from a model."""
-        first = next(m for m in self.run.models if self.run.ref(self.key, m) == self.run.ref(self.key, model))
-        plain, own = (self.unit(each, first).folder for each in (PLAIN, name))
+        plain, own = (self.unit(each, self.same[model]).folder for each in (PLAIN, name))
         values = read_lines(plain / FILE, AttackPoint)[-1].values
         return Attacked(values, read_lines(own / FILE, AttackPoint), read_json(own / REASON).get("reason", ""))
 
@@ -221,9 +223,7 @@ def attack_run(run: Run) -> list[Path]:
 
 def attack_worker(recipe: Recipe, root: Path, index: int, progress: Progress) -> Callable[[str, str, str], None]:
     """Prepare a worker process for attacks."""
-    torch.set_num_threads(recorded_threads(root) or 1)
-    if torch.cuda.is_available():
-        torch.cuda.set_device(index % torch.cuda.device_count())
+    settle_worker(root, index)
     run = Run(recipe.model_copy(update={"workers": 1}), root, progress)
     studies = {key: AttackStudy(run, key) for key in run.keys}
     return lambda key, name, model: studies[key].attack(name, model)

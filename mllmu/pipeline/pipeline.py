@@ -15,7 +15,6 @@ from contextlib import nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 
-import torch
 from rich.console import Group
 
 from mllmu.config.recipe import Recipe
@@ -34,7 +33,7 @@ from mllmu.pipeline.data import make_data
 from mllmu.pipeline.evaluate import Evaluation
 from mllmu.pipeline.finetune import finetune_model, finetune_unit, people_of
 from mllmu.pipeline.protocols import ProtocolComparison
-from mllmu.pipeline.record import recorded, recorded_threads
+from mllmu.pipeline.record import recorded, settle_worker
 from mllmu.pipeline.run import Run
 from mllmu.pipeline.score import score_run
 from mllmu.pipeline.unlearn import pass_gate, unlearn_model, unlearn_unit
@@ -201,9 +200,7 @@ def worker_task(recipe: Recipe, root: Path, index: int, progress: Progress) -> C
 
 
 def worker_pipeline(recipe: Recipe, root: Path, index: int, progress: Progress) -> Pipeline:
-    """The pipeline of a worker process, with its share of the cores, and a GPU of its own if there are several."""
-    torch.set_num_threads(recorded_threads(root) or 1)
-    if torch.cuda.is_available():
-        torch.cuda.set_device(index % torch.cuda.device_count())
+    """The pipeline of a worker process."""
+    settle_worker(root, index)
     alone = recipe.model_copy(update={"workers": 1})
     return Pipeline(alone, root, gate=False, progress=progress)

@@ -86,6 +86,13 @@ def recorded_threads(root: Path) -> int:
     return found if isinstance(found, int) and found > 0 else 0
 
 
+def settle_worker(root: Path, index: int) -> None:
+    """Give a worker process its threads, as recorded for the run, and a GPU of its own if there are several."""
+    torch.set_num_threads(recorded_threads(root) or 1)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(index % torch.cuda.device_count())
+
+
 def threads(model: str, workers: int) -> int:
     """Threads for each process of a run: one for a small model, whose operations are shorter than sharing them out.
 

@@ -5,12 +5,12 @@ recipe's settings, the seeds, the version of mllmu and the SHA-256 of the scores
 from the scores again, never read from a file.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mllmu.core.content import sha256
 from mllmu.core.errors import DataError
 from mllmu.core.runfolder import write_json
 from mllmu.studies.person_scores import PersonScore, load, person_scores, save
@@ -75,6 +75,8 @@ def board_setups(paths: Sequence[Path], *, ratio: str | None = None, against: st
         scores, facts = _raw(path)
         setup = _pooled(Setup(facts.get("label") or path.stem, ()), scores, against)
         found.append(setup._replace(settings=facts.get("settings", {}), seeds=facts.get("seeds", [])))
+    if not found:
+        raise DataError("nothing has been evaluated yet.")
     if len(found) > 1:
         names = [setup.label or setup.runs[0].folder.name for setup in found]
         found = [setup._replace(label=name) for setup, name in zip(found, names, strict=True)]
@@ -90,7 +92,7 @@ def save_result(folder: Path, name: str, setup: BoardSetup) -> Path:
         "mllmu": __version__,
         "label": setup.label,
         "scores": path.name,
-        "sha256": _sha256(path),
+        "sha256": sha256(path),
         "seeds": setup.seeds,
         "settings": setup.settings,
     }
@@ -121,10 +123,6 @@ def _raw(path: Path) -> tuple[list[PersonScore], dict[str, Any]]:
         raise DataError(f"{path}: format {facts.get('format')!r}; this version of mllmu reads {FORMAT}.")
     if not scores.is_file():
         raise DataError(f"{scores}: missing; {path.name} says that the raw scores are there. Submit both files.")
-    if _sha256(scores) != expected:
+    if sha256(scores) != expected:
         raise DataError(f"{scores}: not the file that {path.name} was made with (SHA-256). Write both files again.")
     return load(scores), facts
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

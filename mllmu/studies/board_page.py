@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from mllmu.config.recipe import Recipe
 from mllmu.core.declared import MODALITY_LABELS
 from mllmu.core.errors import DataError
 from mllmu.core.names import RETAIN_MODEL, TARGET
@@ -56,6 +57,12 @@ def write_board(folder: Path, title: str, setups: Sequence[BoardSetup], *, bound
     ]
     write_atomic(folder / "board.md", "\n\n".join([f"# {title}", *texts]) + "\n")
     return write_small_page(folder / "index.html", title, _lead(setups), list(_sections(folder, setups, bound)))
+
+
+def index_ratios(recipe: Recipe, root: Path) -> None:
+    """Write the first page of a report with several forget ratios; with one, the report itself is that page."""
+    if len(recipe.data.splits.forget_ratios) > 1:
+        write_index(root / RunFolder.REPORT, recipe.report.title or recipe.name, [root])
 
 
 def write_index(folder: Path, title: str, runs: Sequence[Path]) -> Path:

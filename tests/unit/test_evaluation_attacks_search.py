@@ -73,7 +73,7 @@ def test_the_change_of_pixels_stays_within_eps_and_lowers_the_nll(victim: Victim
     attack = UniversalPerturbation(eps=16, step=4, iterations=6)
     false = [replace(turn, reply="Oslo") for turn in victim.answered(victim.samples)]
     frame = Frame(loaded)
-    delta = attack.search(loaded, frame, false, budget=1)
+    delta = attack.search(loaded, frame, false, iterations=1)
     assert 0 < float((delta / frame.of_255(1)).abs().max()) <= 16 + 1e-3
     batch = loaded.encoder.batch(false)
 

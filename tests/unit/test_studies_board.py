@@ -156,6 +156,7 @@ def test_the_first_page_of_a_grid_links_its_reports_and_says_why_there_is_no_boa
         (run / "report/index.html").write_text("")
     page = write_index(tmp_path, "grid", runs).read_text(encoding="utf-8")
     assert "No board: a, b: no unlearned model is in all of them" in page and 'href="b/report/index.html"' in page
+    assert "No board: nothing has been evaluated yet" in write_index(tmp_path / "none", "grid", []).read_text("utf-8")
     page = write_index(tmp_path, "grid", runs[:1]).read_text(encoding="utf-8")
     assert "No board" not in page and 'href="a/report/index.html"' in page
 
@@ -163,3 +164,16 @@ def test_the_first_page_of_a_grid_links_its_reports_and_says_why_there_is_no_boa
 def test_a_folder_without_results_is_named(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["board", str(tmp_path), "--out", str(tmp_path / "board")])
     assert done.exit_code == 2 and "holds no evaluation" in done.output and not (tmp_path / "board").exists()
+
+
+def test_a_board_is_not_written_into_a_folder_of_others(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/index.html").write_text("my page", encoding="utf-8")
+    (tmp_path / "mine/note.txt").write_text("mine", encoding="utf-8")
+    command = ["board", str(run_of(tmp_path / "a")), "--out"]
+    done = CliRunner().invoke(app, [*command, str(tmp_path / "mine")])
+    assert done.exit_code == 2 and "was not made by mllmu" in done.output
+    assert (tmp_path / "mine/index.html").read_text(encoding="utf-8") == "my page"
+    for _ in range(2):
+        assert CliRunner().invoke(app, [*command, str(tmp_path / "board")]).exit_code == 0
+    assert CliRunner().invoke(app, [*command, ""]).exit_code == 2

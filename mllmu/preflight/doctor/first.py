@@ -1,11 +1,11 @@
 """The checks of ``mllmu doctor`` at the beginning of ``mllmu run``, once for the same recipe and model."""
 
-from pathlib import Path
 from typing import Any
 
 from mllmu.core.errors import FaultsError
 from mllmu.core.runfolder import UNIT_FILE, RunFolder, digest, read_json, seal, write_json
-from mllmu.models.loading import release_base, source_of
+from mllmu.models.base_files import BASE, base_files
+from mllmu.models.loading import release_base
 from mllmu.pipeline.pipeline import Pipeline
 from mllmu.preflight.doctor.examine import Examination, examine
 
@@ -17,7 +17,7 @@ def check_first(pipeline: Pipeline) -> None:
     """Stop a run before its first step if ``mllmu doctor`` would find a fault; results are kept in ``checks.json``.
 
     Nothing is checked where every model and every response is there, or where the same was checked before: the same
-    data, settings, and files of the model by name, size and time.
+    data, settings, and files of the model.
 
     Raises:
         FaultsError: the doctor's words for every fault.
@@ -55,6 +55,5 @@ def _key(pipeline: Pipeline) -> str:
     run = pipeline.state
     settings = run.recipe.model_dump(mode="json", include=set(PARTS))
     inputs: dict[str, Any] = {"settings": settings, "data": run.fingerprint(RunFolder.DATA)}
-    files = sorted(file for file in Path(source_of(run.recipe.model.path)).glob("*") if file.is_file())
-    inputs["model"] = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    inputs[BASE] = base_files(run.recipe.model.path, run.recipe.model.revision, keep_in=run.root)
     return digest(inputs)
