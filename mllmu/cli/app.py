@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from mllmu.cli import data, run, studies
+from mllmu.cli import requests as ledger
 from mllmu.cli.attack import attack
 from mllmu.cli.evaluate import evaluate
 from mllmu.cli.failures import explained_errors, tell_bug
@@ -74,6 +75,12 @@ _data.command()(data.review)
 _data.command()(data.reveal)
 _data.command()(data.search)
 app.add_typer(_data, name="data", rich_help_panel="One stage")
+_requests = typer.Typer(invoke_without_command=True)
+_requests.callback()(ledger.requests)
+_requests.command("list")(ledger.listed)
+_requests.command()(ledger.show)
+_requests.command()(ledger.verify)
+app.add_typer(_requests, name="requests", rich_help_panel="Requests for deletion")
 for _panel, _commands in PANELS.items():
     for _command in _commands:
         app.command(_command.__name__.replace("_", "-"), rich_help_panel=_panel)(_command)

@@ -1,0 +1,74 @@
+"""``mllmu requests DIR list|show|verify``: the ledger of requests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from rich.table import Table
+from typer import Argument, Context, Option, echo
+
+from mllmu.cli.run import folder_named
+from mllmu.cli.screen import say
+from mllmu.core.errors import FaultsError
+
+Request = Annotated[str, Argument(metavar="REQUEST", help="Id of a request, as 'list' shows it.")]
+
+
+def requests(
+    context: Context,
+    folder: Annotated[Path, Argument(metavar="DIR", help="The folder of 'mllmu forget --out'.", parser=folder_named)],
+) -> None:
+    """Look up and verify the requests to delete people; without a command they are listed."""
+    context.obj = folder
+    if context.invoked_subcommand is None:
+        listed(context)
+
+
+def listed(context: Context) -> None:
+    """List all requests with what became of them."""
+    from mllmu.requests.ledger import Ledger
+
+    table = Table("request", "received", "people", "status", "since")
+    entries = Ledger(context.obj).entries()
+    for name in dict.fromkeys(entry.request for entry in entries):
+        own = [entry for entry in entries if entry.request == name]
+        table.add_row(name, own[0].date, str(len(own[0].subjects)), own[-1].status, own[-1].date)
+    say(table)
+
+
+def show(context: Context, request: Request) -> None:
+    """Print all entries of one request."""
+    from mllmu.requests.ledger import Ledger
+
+    for entry in Ledger(context.obj).of(request):
+        echo(f"entry {entry.number}, {entry.date}: {entry.status}")
+        for name, value in entry.model_dump(exclude={"number", "date", "status", "request"}).items():
+            if value:
+                echo(f"  {name}: {', '.join(value) if isinstance(value, tuple) else value}")
+
+
+def verify(
+    context: Context,
+    public_key: Annotated[
+        Path | None, Option(metavar="FILE", help="The public key that all entries must be signed with.")
+    ] = None,
+    head: Annotated[
+        str, Option(metavar="HASH", help="Hash of an entry that must be there, e.g. the head in a certificate.")
+    ] = "",
+) -> None:
+    """Find edited, dropped and moved entries, a cut end and foreign keys; exit code 2 with the lines if there are any.
+
+    Without --public-key or --head it says what it cannot exclude.
+    """
+    from mllmu.requests.ledger_check import check_ledger
+    from mllmu.requests.signing import read_public
+
+    found = check_ledger(context.obj, public=read_public(public_key) if public_key else "", head=head.strip())
+    for limit in found.limits:
+        echo(f"note: {limit}")
+    if found.faults:
+        raise FaultsError(
+            f"{context.obj}: the ledger is not as it was written ({found.num_entries} lines).", found.faults
+        )
+    say(f"OK: {found.num_entries} entries, head {found.head}")
