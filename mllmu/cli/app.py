@@ -18,6 +18,7 @@ from mllmu.cli.init import init
 from mllmu.cli.judge import judge
 from mllmu.cli.ls import ls
 from mllmu.cli.preflight import doctor, plan
+from mllmu.cli.view import view
 from mllmu.parallel.team import only_alone
 from mllmu.version import __version__
 
@@ -27,6 +28,7 @@ HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Run": (run.run, run.validate, doctor, plan),
     "One stage": (*map(run.stage_command, run.STAGES), evaluate, judge),
+    "Look": (view,),
     "Studies": (attack, studies.tune, studies.trust, studies.layers, studies.pool, studies.board),
     "Start, look up, export": (init, get, ls, run.export_model),
 }

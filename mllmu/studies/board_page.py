@@ -1,7 +1,8 @@
 """The board as a page, a CSV file, a Markdown file, and one result per setup that anyone can recompute it from."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from mllmu.config.recipe import Recipe
@@ -17,7 +18,10 @@ from mllmu.studies.board import BoardSetup, board_setups, save_result
 from mllmu.studies.board_plots import board_plot
 from mllmu.studies.pool import PairedRow, PooledRow, PooledValue
 from mllmu.studies.pool_text import points, pool_text, rank_text
+from mllmu.studies.setups import EvaluatedRun
 
+RunPages = Callable[[EvaluatedRun], Mapping[str, str]]
+"""Label -> address of pages about a run."""
 VALUES = ("forget", "surplus", "utility", "cost", "distance")
 BOUND = 0.05
 """Differences below 5 points count as none where nobody named a bound."""
@@ -33,7 +37,9 @@ _HEADS = (
 )
 
 
-def write_board(folder: Path, title: str, setups: Sequence[BoardSetup], *, bound: float) -> Path:
+def write_board(
+    folder: Path, title: str, setups: Sequence[BoardSetup], *, bound: float, pages: RunPages | None = None
+) -> Path:
     """Write the board of some setups; the same results give the same bytes.
 
     Args:
@@ -41,6 +47,7 @@ def write_board(folder: Path, title: str, setups: Sequence[BoardSetup], *, bound
         title: of the page.
         setups: at least one.
         bound: 0 to 1; differences below count as none.
+        pages: the pages of a run that are linked, label -> address; by default its report.
 
     Returns:
         The path of the page.
@@ -56,7 +63,9 @@ def write_board(folder: Path, title: str, setups: Sequence[BoardSetup], *, bound
         for s in setups
     ]
     write_atomic(folder / "board.md", "\n\n".join([f"# {title}", *texts]) + "\n")
-    return write_small_page(folder / "index.html", title, _lead(setups), list(_sections(folder, setups, bound)))
+    return write_small_page(
+        folder / "index.html", title, _lead(setups), list(_sections(setups, bound, pages or partial(_report, folder)))
+    )
 
 
 def index_ratios(recipe: Recipe, root: Path) -> None:
@@ -95,7 +104,7 @@ def _lead(setups: Sequence[BoardSetup]) -> str:
     )
 
 
-def _sections(folder: Path, setups: Sequence[BoardSetup], bound: float) -> Iterator[PageSection]:
+def _sections(setups: Sequence[BoardSetup], bound: float, pages: RunPages) -> Iterator[PageSection]:
     for modality in MODALITIES:
         rows = [(setup, row) for setup in setups for row in setup.rows if row.modality == modality]
         if rows:
@@ -107,20 +116,27 @@ def _sections(folder: Path, setups: Sequence[BoardSetup], bound: float) -> Itera
             )
             yield from _pairs(setups, modality, bound)
     links = {
-        f"{setup.label}: {run.name}" if setup.label else run.name: os.path.relpath(page, folder)
+        f"{setup.label}: {label}" if setup.label else label: address
         for setup in setups
         for run in setup.runs
-        if (page := _report(run.folder, run.key)).is_file()
+        for label, address in pages(run).items()
     }
     if links:
-        yield PageSection("Reports", "One page per run.", links=links)
+        yield PageSection("Pages of the runs", links=links)
     files = {"board.csv": "board.csv", "board.md": "board.md", "results/": "results"}
     yield PageSection("Files", "The numbers as CSV and Markdown; the raw scores, person by person.", links=files)
 
 
-def _report(folder: Path, key: str) -> Path:
-    page = folder / RunFolder.REPORT / f"forget_{key}" / "index.html"
-    return page if page.is_file() else folder / RunFolder.REPORT / "index.html"
+def report_of(run: EvaluatedRun) -> Path | None:
+    """The page of a run's report; None if none has been written."""
+    root = run.folder / RunFolder.REPORT
+    pages = (root / f"forget_{run.key}" / "index.html", root / "index.html")
+    return next((page for page in pages if page.is_file()), None)
+
+
+def _report(folder: Path, run: EvaluatedRun) -> dict[str, str]:
+    page = report_of(run)
+    return {run.name: os.path.relpath(page, folder)} if page else {}
 
 
 def _standings(rows: Sequence[tuple[BoardSetup, PooledRow]], *, labelled: bool) -> ReportTable:

@@ -55,9 +55,17 @@ def evaluated_runs(folders: Sequence[Path], ratio: str | None = None) -> list[Ev
     Raises:
         DataError: a folder holds no evaluation, or none of that ratio.
     """
-    runs = list(dict.fromkeys(run for folder in folders for run in _expanded(folder)))
-    names = _names(runs)
-    return [run for folder in runs for run in _of_folder(folder, names[folder], ratio)]
+    names = run_folders(folders)
+    return [run for folder, name in names.items() for run in _of_folder(folder, name, ratio)]
+
+
+def run_folders(folders: Iterable[Path]) -> dict[Path, str]:
+    """The evaluated run folders among folders, or inside of them, each once, with a name of its own.
+
+    Raises:
+        DataError: a folder holds no evaluation.
+    """
+    return _names(list(dict.fromkeys(run for folder in folders for run in _expanded(folder))))
 
 
 def setups(runs: Iterable[EvaluatedRun]) -> list[Setup]:

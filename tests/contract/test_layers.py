@@ -17,7 +17,7 @@ ROOT = Path(mllmu.__file__).parent
 HEAVY = {"torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers", "bitsandbytes"}
 STOREYS = (
     "core", "config", "parallel", "llm", "data", "models", "training", "unlearning", "evaluation", "report", "pipeline",
-    "studies", "preflight", "requests", "cli",
+    "studies", "preflight", "requests", "explorer", "cli",
 )  # fmt: skip
 """The packages, each on a storey of its own: a module imports its own package and those before it."""
 LOOSE = ("mllmu", "mllmu.api", "mllmu.version", "mllmu.__main__")

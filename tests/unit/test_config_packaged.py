@@ -15,6 +15,7 @@ from mllmu import load_recipe
 from mllmu.cli.app import app
 from mllmu.config.packaged import first_comment, recipe_file, recipes
 from mllmu.core.errors import RecipeError
+from mllmu.explorer.site import STATIC
 
 ROOT = Path(__file__).parents[2]
 
@@ -93,6 +94,7 @@ def test_a_wheel_runs_without_the_repository(elsewhere: Path) -> None:
     wheel = next((elsewhere / "wheels").glob("*.whl"))
     with zipfile.ZipFile(wheel) as files:
         about = files.read(next(name for name in files.namelist() if name.endswith("METADATA"))).decode()
+        assert {f"mllmu/explorer/static/{name}" for name in (*STATIC, "index.html")} <= set(files.namelist())
     assert "](docs/" not in about and "](https://" in about
     subprocess.run([*pip, "install", "--no-deps", "--target", "site", str(wheel)], check=True, capture_output=True)
     environment = {**os.environ, "PYTHONPATH": str(elsewhere / "site"), "OMP_NUM_THREADS": "1"}
