@@ -1,0 +1,194 @@
+"""The explorer's page in a real browser, without a window: the distribution's Chromium, driven by playwright.
+
+Where one of them is missing the tests are skipped, and fail where the environment variable CI is set.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from helpers_explorer import HOSTILE, make_evaluated_run
+
+from mllmu.explorer.board import site_of
+from mllmu.explorer.server import ExplorerServer
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    try:
+        from playwright.sync_api import sync_playwright
+
+        assert CHROMIUM, "no chromium: install the distribution's package 'chromium'"
+    except (ImportError, AssertionError) as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"the explorer is not tested in a browser: {error}")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExplorerServer]:
+    folder = tmp_path_factory.mktemp("browsed")
+    made = ExplorerServer(site_of([make_evaluated_run(folder / "run")], folder))
+    Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    yield made
+    made.shutdown()
+    made.server_close()
+
+
+@pytest.fixture
+def page(browser: Browser, server: ExplorerServer) -> Iterator[Page]:
+    """A page at the explorer, which may load nothing from elsewhere and report no error."""
+    with opened(browser, server) as found:
+        yield found
+
+
+class opened:  # noqa: N801 - a context
+    """A page of its own at an address of the explorer; every error and every foreign request fails the test."""
+
+    def __init__(self, browser: Browser, server: ExplorerServer, fragment: str = "", **context: Any) -> None:
+        self.context = browser.new_context(**{"viewport": WIDE, **context})
+        self.faults: list[str] = []
+        page = self.page = self.context.new_page()
+        page.set_default_timeout(20_000)
+        page.on("console", lambda message: self.faults.append(message.text))
+        page.on("pageerror", lambda error: self.faults.append(str(error)))
+        page.on("request", lambda request: self.faults.extend([request.url] * (server.token not in request.url)))
+        page.goto(f"{server.address}{fragment}")
+        page.wait_for_selector("body[data-ready=yes]")
+
+    def __enter__(self) -> Page:
+        return self.page
+
+    def __exit__(self, *_: object) -> None:
+        self.context.close()
+        assert self.faults == []
+
+
+def questions(page: Page) -> list[str]:
+    return [str(button.get_attribute("data-id")) for button in page.query_selector_all("#list button")]
+
+
+def settled(page: Page, count: int) -> None:
+    """Wait until so many questions are listed."""
+    from playwright.sync_api import expect
+
+    expect(page.locator("#list li")).to_have_count(count, timeout=20_000)
+
+
+def says(page: Page, selector: str, text: str) -> None:
+    """Wait until an element holds a text."""
+    from playwright.sync_api import expect
+
+    expect(page.locator(selector)).to_contain_text(text, timeout=20_000)
+
+
+def test_filters_narrow_the_list_and_stand_in_the_address(page: Page) -> None:
+    settled(page, 6)
+    assert page.title() == "run: explorer"
+    page.select_option("#field-split", "forget")
+    settled(page, 3)
+    assert "split=forget" in page.url
+    assert page.inner_text("#summary") == "3 of 6 questions"
+    page.click("#models .model:nth-child(3) .stack button.garbled")
+    settled(page, 1)
+    assert questions(page) == ["forget/p1.cloze"]
+    page.click("#chips button")
+    settled(page, 3)
+    page.fill("#words", "riga")
+    settled(page, 1)
+    page.click("#clear")
+    settled(page, 6)
+    page.go_back()
+    settled(page, 1)
+
+
+def test_a_condition_and_an_order_are_chosen(page: Page) -> None:
+    page.select_option("#condition-model", "npo")
+    page.select_option("#condition-is", "not")
+    page.select_option("#condition-outcome", "right")
+    page.click("#condition button")
+    settled(page, 4)
+    page.select_option("#contrast-a", "npo")
+    page.select_option("#contrast-b", "retain_model")
+    says(page, "#summary", "2 forgotten by npo, but not by retain_model, come first")
+    assert questions(page)[:2] == ["forget/p1.cloze", "retain/p2.generation"]
+
+
+def test_a_question_shows_replies_with_their_differences_and_no_text_becomes_markup(page: Page) -> None:
+    page.click("[data-id='retain/p2.generation']")
+    page.wait_for_selector("table.replies")
+    assert page.inner_text("table.replies tbody tr:nth-child(3) td.said") == HOSTILE
+    assert page.query_selector("table.replies img") is None and page.query_selector("#detail script") is None
+    assert page.title() == "run: explorer"
+    page.click("[data-id='forget/p1.classification']")
+    page.wait_for_selector("#detail .put img")
+    assert page.evaluate("document.querySelector('#detail .put img').naturalWidth") == 16
+    assert page.inner_text("table.replies tbody tr:nth-child(2) mark") == "B"
+    assert "option" in page.inner_text("table.replies tbody tr:nth-child(3) .why")
+    assert "Ana <b>Silva</b>" in page.inner_text("#detail .crumbs")
+    page.select_option("#reference", "retain_model")
+    says(page, "table.replies tr.reference th", "retain_model")
+    assert page.query_selector("table.replies tbody tr:nth-child(2) mark") is None
+
+
+def test_a_deep_link_opens_what_it_was_copied_from(browser: Browser, server: ExplorerServer) -> None:
+    link = "run/0/#split=retain&is=npo%3Aright&q=retain%2Fp2.cloze&hide=target"
+    with opened(browser, server, link) as page:
+        page.wait_for_selector("table.replies")
+        assert questions(page) == ["retain/p2.classification", "retain/p2.cloze"]
+        assert page.get_attribute("[data-id='retain/p2.cloze']", "aria-current") == "true"
+        assert page.inner_text("table.replies tbody tr:first-child th") == "retain_model"
+
+
+def test_keys_go_through_the_questions(page: Page) -> None:
+    def current() -> str:
+        return str(page.get_attribute("#list button[aria-current=true]", "data-id"))
+
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    page.wait_for_selector("table.replies")
+    assert current() == "forget/p1.generation"
+    page.keyboard.press("k")
+    assert current() == "forget/p1.classification"
+    page.keyboard.press("f")
+    settled(page, 3)
+    page.keyboard.press("c")
+    settled(page, 6)
+    page.keyboard.press("/")
+    page.keyboard.type("lind j")
+    settled(page, 1)
+    assert "q=forget%2Fp1.classification" in page.url
+    page.keyboard.press("Escape")
+    page.keyboard.press("c")
+    settled(page, 6)
+    page.keyboard.press("?")
+    assert page.is_visible("#help")
+    page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#detail .empty")
+
+
+def test_it_fits_a_phone_and_a_dark_room(browser: Browser, server: ExplorerServer) -> None:
+    with opened(browser, server, viewport=PHONE, color_scheme="dark") as page:
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 28)"
+        page.click("[data-id='forget/p1.generation']")
+        page.wait_for_selector("table.replies", state="visible")
+        assert page.evaluate("document.querySelector('#detail').scrollWidth") <= PHONE["width"]
+        page.click("#detail .back")
+        page.wait_for_selector("#detail", state="hidden")
