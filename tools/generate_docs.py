@@ -19,7 +19,7 @@ import typer
 from mllmu.cli.app import app
 from mllmu.config.recipe import Recipe
 from mllmu.core import plugins
-from mllmu.core.describe import SettingText, markdown_table, plugin_table, sections, setting_text
+from mllmu.core.describe import SettingText, markdown_table, plugin_table, sections, setting_text, without_roles
 from mllmu.models.families._chat import ChatFamily
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
@@ -109,7 +109,7 @@ def plugin_tables() -> str:
 
 def section(kind: str) -> str:
     """The heading, the purpose and the table of one kind."""
-    purpose = (inspect.getdoc(import_module(plugins.KINDS[kind])) or "").partition("\n")[0]
+    purpose = without_roles(inspect.getdoc(import_module(plugins.KINDS[kind])) or "").partition("\n")[0]
     more = f"\n{family_table()}" if kind == "families" else ""
     return f"## {kind.capitalize()}\n\n{purpose}\n\n{plugin_table(kind)}{more}"
 

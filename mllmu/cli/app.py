@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from mllmu.cli import data, run, studies
+from mllmu.cli import data, run, runs, studies
 from mllmu.cli import requests as ledger
 from mllmu.cli.attack import attack
 from mllmu.cli.evaluate import evaluate
@@ -26,7 +26,7 @@ TOGETHER = ("run", "finetune", "unlearn", "evaluate", "score", "report")
 """Commands that several processes can carry out together."""
 HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Run": (run.run, run.validate, doctor, plan),
+    "Run": (run.run, run.validate, doctor, plan, runs.status, runs.rm),
     "One stage": (*map(run.stage_command, run.STAGES), evaluate, judge),
     "Look": (view,),
     "Studies": (attack, studies.tune, studies.trust, studies.layers, studies.pool, studies.board),

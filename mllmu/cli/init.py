@@ -11,7 +11,7 @@ from typer import Argument, Option
 from mllmu.cli.screen import say
 from mllmu.core.errors import RecipeError
 
-EXAMPLE_PEOPLE = "examples/people/"
+EXAMPLE_PEOPLE = "../examples/people/"
 
 
 def init(

@@ -1,4 +1,4 @@
-"""``mllmu ls``: every plug-in, every setting and every packaged recipe.
+"""``mllmu ls``: every plug-in, every setting, every packaged recipe and every run.
 
 The lists are made by reading the files, not by importing them, so they appear at once and without torch; only the page
 of one plug-in imports it.
@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 from typer import Argument, Option
 
+from mllmu.cli.runs import runs_table
 from mllmu.cli.screen import results, say
 from mllmu.core.errors import PluginError, did_you_mean
 
@@ -25,28 +26,35 @@ if TYPE_CHECKING:
     from mllmu.core.plugins import Plugin
 
 SETTINGS = "settings"
-RECIPES = "recipes"
+RECIPES, RUNS = "recipes", "runs"
 ROOT = Path(__file__).parents[2]
 
 
 def ls(
     kind: Annotated[
         str | None,
-        Argument(metavar="KIND", help="A kind of plug-in, e.g. methods or metrics; or settings, or recipes."),
+        Argument(metavar="KIND", help="A kind of plug-in, e.g. methods or metrics; or settings, recipes or runs."),
     ] = None,
-    name: Annotated[str | None, Argument(metavar="NAME", help="A plug-in, or a section of a recipe.")] = None,
+    name: Annotated[
+        str | None, Argument(metavar="NAME", help="A plug-in, a section of a recipe, or a folder of runs.")
+    ] = None,
     *,
     markdown: Annotated[bool, Option("--markdown", help="All plug-ins of a kind as a Markdown table.")] = False,
 ) -> None:
-    """List the kinds of plug-ins, the plug-ins of a kind, the settings of a plug-in or of a recipe, and the recipes.
+    """List the kinds of plug-ins, the plug-ins of a kind, settings of a plug-in or of a recipe, recipes, and runs.
 
-    mllmu ls methods; mllmu ls methods npo; mllmu ls settings; mllmu ls settings finetune; mllmu ls recipes.
+    mllmu ls methods; mllmu ls methods npo; mllmu ls settings; mllmu ls settings finetune; mllmu ls recipes; mllmu ls
+    runs.
     """
     from mllmu.config import packaged
     from mllmu.core.describe import plugin_table
     from mllmu.core.plugins import KINDS, find, names
 
-    others = {SETTINGS: "Every setting of a recipe, by section.", RECIPES: "Recipes that are run by name."}
+    others = {
+        SETTINGS: "Every setting of a recipe, by section.",
+        RECIPES: "Recipes that are run by name.",
+        RUNS: "Runs in the folder 'runs', or in another one.",
+    }
     kinds = {each: first_line(KINDS[each]) for each in KINDS} | others
     if kind is not None and kind not in kinds:
         raise PluginError(f"no plug-in kind '{kind}'.{did_you_mean(kind, kinds)} Kinds: {', '.join(kinds)}.")
@@ -58,6 +66,8 @@ def ls(
         say(_listing(kinds))
     elif kind == SETTINGS:
         say("\n".join(recipe_page(name)))
+    elif kind == RUNS:
+        say(runs_table(Path(name or RUNS)))
     elif kind == RECIPES:
         found = packaged.recipes() if name is None else {name: packaged.recipe_file(Path(name))}
         say(_listing({each: packaged.first_comment(path) for each, path in found.items()}))
@@ -95,9 +105,9 @@ def _listing(lines: dict[str, str]) -> Table:
 
 def page(name: str, cls: type[Plugin]) -> Iterator[str]:
     """Everything about one plug-in: docstring, source and settings."""
-    from mllmu.core.describe import sections
+    from mllmu.core.describe import sections, without_roles
 
-    yield f"{name}\n\n{inspect.cleandoc(cls.__doc__ or '')}\n"
+    yield f"{name}\n\n{without_roles(inspect.cleandoc(cls.__doc__ or ''))}\n"
     if cls.source:
         yield f"Source: {cls.source}\n"
     for section in sections(cls):

@@ -64,7 +64,9 @@ def plan(
     recipe: RecipePath,
     *,
     overrides: Overrides = None,
-    device: Annotated[str, typer.Option(help="A device: h100-80gb, rtx4090, cpu ...")] = "a100-40gb",
+    device: Annotated[
+        str, typer.Option(help="A device: here (this machine), h100-80gb, rtx4090, cpu ...")
+    ] = "a100-40gb",
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
     """Estimate what a recipe needs per stage: parameters, memory, tokens, operations, time; loads no weights."""

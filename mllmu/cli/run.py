@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
@@ -22,8 +22,8 @@ Stage = Literal["data", "finetune", "unlearn", "evaluate", "score", "report"]
 STAGES: dict[Stage, str] = {
     "finetune": "Fine-tune the target on all people, and the retain model on all but the forget people.",
     "unlearn": "Unlearn the forget people from the target, once with each method of the recipe.",
-    "score": "Score the responses with the metrics; loads no model if all responses exist.",
-    "report": "Write the report and print its table.",
+    "score": "Score the responses of a run with the metrics.",
+    "report": "Write the report of a run and print its table.",
 }
 
 
@@ -49,7 +49,7 @@ Overrides = Annotated[
 
 def folder_named(text: str) -> Path:
     """The folder that an option names; an empty text, as of a variable that is not set, would be the current folder."""
-    if not text.strip():
+    if not str(text).strip():
         raise BadParameter("empty, which is no folder. Is a variable not set? Expected the path of a folder.")
     return Path(text)
 
@@ -64,35 +64,48 @@ NoCheck = Annotated[bool, Option("--no-check", help="Train even if mllmu doctor 
 
 
 class RecipeRun(NamedTuple):
-    """A recipe and its run folder; ``name`` says which recipe of a grid it is, and is empty for a single recipe."""
+    """A recipe and its run folder; ``name`` says which recipe of a grid it is, and is empty for a single recipe.
+
+    ``missing`` names the paths of the recipe that lead nowhere.
+    """
 
     name: str
     recipe: Recipe
     folder: Path
+    missing: Mapping[str, str] = {}
 
     @contextmanager
     def at_work(self) -> Iterator[Progress]:
         """Keep other commands out of the run folder and show progress."""
         if self.name:
             claim(self.folder.parent)
+        from mllmu.core.sharing import share
+
         with held(self.folder), progress() as display:
+            if shared := share(self.folder):
+                display.note(f"{self.folder}: shares unchanged work with {', '.join(map(str, shared))}")
             yield display
 
 
 def each(
     path: Path, overrides: Sequence[str] | None = None, out: Path | None = None, *, quiet: bool = False
 ) -> Iterator[RecipeRun]:
-    """The recipe of a file with its run folder, ``--out`` or ``runs/<name>``; for a grid, each recipe in a subfolder.
+    """The recipe of a file with its run folder; for a grid, each recipe in a subfolder.
+
+    The folder is ``--out``, or the run folder itself where that is given in place of a recipe, or ``runs/<name>``; what
+    ``--set`` makes another run goes into a folder beside that, see :mod:`mllmu.config.variants`.
 
     All recipes are checked before the first one is yielded. A recipe of a grid is named on stdout when its turn comes,
     unless ``quiet``.
     """
-    from mllmu.config.load import load_all
+    from mllmu.config.given import given_recipes
+    from mllmu.config.variants import default_folder
 
-    for name, recipe in load_all(path, overrides or ()).items():
-        if name and not quiet:
-            echo(f"{name}:")
-        yield RecipeRun(name, recipe, (out or Path("runs") / recipe.name) / name)
+    for one in given_recipes(path, overrides or ()):
+        if one.name and not quiet:
+            echo(f"{one.name}:")
+        folder = out / one.name if out else one.folder or default_folder(one.recipe, one.name, overrides or ())
+        yield RecipeRun(one.name, one.recipe, folder, one.missing)
 
 
 def execute(
@@ -104,8 +117,12 @@ def execute(
     no_gate: bool = False,
     no_check: bool = False,
     only: Stage | None,
+    reads: bool = False,
 ) -> list[RecipeRun]:
     """Run all stages, or ``only`` one; print the table of a new report, and where the results are.
+
+    Args:
+        reads: nothing may be made but numbers and pages of what is there.
 
     A recipe of a grid that fails does not stop the others; a board shows all results so far.
 
@@ -124,7 +141,7 @@ def execute(
     done, failed = [], []
     for run in each(path, overrides, out):
         try:
-            _execute(run, force=force, gate=not no_gate, check=not no_check, only=only)
+            _execute(run, force=force, gate=not (no_gate or reads), check=not no_check, only=only, reads=reads)
             done.append(run)
         except Exception as error:
             if not run.name or explanation(error) is None:
@@ -140,15 +157,22 @@ def execute(
     return done
 
 
-def _execute(run: RecipeRun, *, force: bool, gate: bool, check: bool, only: Stage | None) -> None:
+def _execute(run: RecipeRun, *, force: bool, gate: bool, check: bool, only: Stage | None, reads: bool) -> None:
+    from mllmu.preflight.ahead import look_ahead, must_hold_a_run
+
+    if reads:
+        must_hold_a_run(run.folder)
+    else:
+        look_ahead(run.recipe, run.folder, run.missing, say=tell_ahead, estimate=check and only in {None, "report"})
     with run.at_work() as display:
         # imported late: a wrong recipe, or a folder in use, is reported before the seconds it takes to import torch
         from mllmu.pipeline.pipeline import Pipeline
         from mllmu.preflight.doctor.first import check_first
         from mllmu.studies.board_page import index_ratios
 
-        checked = check_first if check else None
+        checked = check_first if check and not reads else None
         pipeline = Pipeline(run.recipe, run.folder, force=force, gate=gate, check=checked, progress=display)
+        pipeline.reads = reads
         report = pipeline.run(only)
         if report is not None:
             index_ratios(run.recipe, run.folder)
@@ -175,8 +199,13 @@ def run(
     execute(recipe, overrides, out, force=force, no_gate=no_gate, no_check=no_check, only=only)
 
 
+READING = ("score", "report")
+"""Stages whose commands read what a run has made, and make nothing else."""
+
+
 def stage_command(stage: Stage) -> Callable[..., None]:
-    """The command that runs one stage, after the earlier stages that are not finished."""
+    """The command that runs one stage, after the earlier stages that are not finished; or that only reads a run."""
+    reads = stage in READING
 
     def command(
         recipe: RecipePath,
@@ -187,10 +216,12 @@ def stage_command(stage: Stage) -> Callable[..., None]:
         no_gate: NoGate = False,
         no_check: NoCheck = False,
     ) -> None:
-        execute(recipe, overrides, out, force=force, no_gate=no_gate, no_check=no_check, only=stage)
+        execute(recipe, overrides, out, force=force, no_gate=no_gate, no_check=no_check, only=stage, reads=reads)
 
     command.__name__ = stage
-    command.__doc__ = f"{STAGES[stage]}\n\nEarlier stages that are not finished are run first."
+    earlier = "Earlier stages that are not finished are run first."
+    never = "RECIPE may be the run folder itself. Nothing is trained or asked: what is missing is an error."
+    command.__doc__ = f"{STAGES[stage]}\n\n{never if reads else earlier}"
     return command
 
 
@@ -200,13 +231,28 @@ def validate(
     overrides: Overrides = None,
     show: Annotated[bool, Option("--show", help="Also print the recipe with all defaults filled in.")] = False,
 ) -> None:
-    """Check every setting of a recipe, including those of methods and metrics; run nothing."""
-    from mllmu.config.load import dump, load_all
+    """Check a recipe before it runs: every setting, files, model folder, extras, keys; and what it will need here.
 
-    recipes = load_all(recipe, overrides or ())
-    echo("valid" if len(recipes) == 1 else f"valid: a grid of {len(recipes)} recipes: {', '.join(recipes)}")
+    Runs nothing. Prints about how long the run takes on this machine, and the memory and the room that it needs.
+    """
+    from mllmu.config.load import dump
+    from mllmu.preflight.ahead import look_ahead
+
+    runs = list(each(recipe, overrides, quiet=True))
+    told: list[str] = []
+    for one in runs:
+        look_ahead(one.recipe, one.folder, one.missing, say=told.append)
+    names = ", ".join(one.name for one in runs)
+    echo("valid" if len(runs) == 1 else f"valid: a grid of {len(runs)} recipes: {names}")
+    for line in dict.fromkeys(told):
+        tell_ahead(line)
     if show:
-        echo("---\n".join(map(dump, recipes.values())), nl=False)
+        echo("---\n".join(dump(one.recipe) for one in runs), nl=False)
+
+
+def tell_ahead(line: str) -> None:
+    """Print on stderr what a run will need."""
+    echo(line, err=True)
 
 
 def export_model(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -88,7 +89,16 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
 
 
 def _first_line(cls: type[BaseModel]) -> str:
-    return inspect.cleandoc(cls.__doc__ or "").partition("\n")[0].replace("``", "`")
+    return without_roles(inspect.cleandoc(cls.__doc__ or "")).partition("\n")[0].replace("``", "`")
+
+
+def without_roles(text: str) -> str:
+    """A docstring for people: references to code are the names that they lead to.
+
+    >>> without_roles("see :func:`mllmu.core.replies.parse_choice` and :class:`Victim`")
+    'see parse_choice and Victim'
+    """
+    return re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"\1", text)
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Iterable[str]], *, align_right: int = 0) -> str:

@@ -54,12 +54,33 @@ def held(root: Path) -> Iterator[None]:
     try:
         _tidy(root)
         since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
-        write_json(root / HOLDER_FILE, holder)
+        write_json(root / HOLDER_FILE, {"pid": os.getpid(), "host": socket.gethostname(), "since": since})
         yield
     finally:
         (root / HOLDER_FILE).unlink(missing_ok=True)
         lock.release()
+
+
+def holder(root: Path) -> str:
+    """Who is at work in a run folder, in words; empty if nobody is."""
+    from filelock import FileLock, Timeout
+
+    if not (root / LOCK_FILE).is_file():
+        return ""
+    lock = FileLock(root / LOCK_FILE)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return _who(root)
+    except OSError:  # a folder that cannot be written, or a file system without locks
+        return ""
+    lock.release()
+    return ""
+
+
+def _who(root: Path) -> str:
+    found = read_json(root / HOLDER_FILE)  # not there yet if the other one has this moment begun
+    return "process {pid} on {host} since {since}".format(**found) if found else "another process"
 
 
 def _acquire(lock: BaseFileLock, root: Path) -> None:
@@ -68,10 +89,9 @@ def _acquire(lock: BaseFileLock, root: Path) -> None:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        holder = read_json(root / HOLDER_FILE)  # not there yet if the other one has this moment begun
-        who = "process {pid} on {host} since {since}".format(**holder) if holder else "another process"
         raise RunStoreError(
-            f"{root}: {who} is at work in this run folder. Wait for it or stop it, or use --out for another run folder."
+            f"{root}: {_who(root)} is at work in this run folder. Wait for it or stop it, or use --out for another run "
+            "folder."
         ) from None
     except OSError as error:
         if error.errno not in _NO_LOCKS:

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", bound="Record")
 
-ELAPSED_FILE, REDO_FILE = "elapsed.json", "redo.json"
+ELAPSED_FILE, REDO_FILE, SHARES_FILE = "elapsed.json", "redo.json", "shares.json"
 SEAL = "record_digest"
 """The last entry of a record: the digest of the others."""
 WITH_OUT = "choose another folder with --out"
@@ -264,6 +265,8 @@ class RunStore:
         unit = Unit(name=name, folder=folder, building=building, inputs=plain, store=self._id)
         if folder.with_name(damage.OLD.format(folder.name)).exists():
             damage.put_back(folder)
+        if not (self.force or folder.exists()) and (self.root / SHARES_FILE).is_file():
+            import_module("mllmu.core.sharing").take(self.root, unit)
         if folder.exists() and name not in self._seen and not unit.in_exchange:
             self._check_finished(unit)
         self._seen.add(name)
@@ -353,10 +356,7 @@ def read_lines(path: Path, kind: type[R]) -> list[R]:
 
 
 class Journal(Generic[R]):
-    """Records appended in batches to a file, one line each: the digest of the batch, a space, a JSON list of records.
-
-    A killed process, a full disk or a damaged byte loses the batches that it hit as a whole, and no others.
-    """
+    """Batches of records, a line each: digest, space, JSON list. A damaged batch is lost as a whole, and no other."""
 
     def __init__(self, path: Path, kind: type[R]) -> None:
         self.path = path

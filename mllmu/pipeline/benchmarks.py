@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from mllmu.config.recipe import PluginSpec
 from mllmu.core.content import content_digest
 from mllmu.core.errors import DataError
+from mllmu.core.names import is_hub_name
 from mllmu.core.records import Sample
 from mllmu.core.runfolder import RunFolder, Unit, dump_lines, intact, read_lines, write_atomic, write_json
-from mllmu.data.published.store import is_hub_name
 from mllmu.evaluation.benchmarks import Benchmark, Skipped
 from mllmu.pipeline.run import Run
 

@@ -33,6 +33,7 @@ from mllmu.pipeline.data import make_data
 from mllmu.pipeline.evaluate import Evaluation
 from mllmu.pipeline.finetune import finetune_model, finetune_unit, people_of
 from mllmu.pipeline.protocols import ProtocolComparison
+from mllmu.pipeline.reading import ReadingStore
 from mllmu.pipeline.record import recorded, settle_worker
 from mllmu.pipeline.run import Run
 from mllmu.pipeline.score import score_run
@@ -53,6 +54,9 @@ class Pipeline:
         check: called once the data are made, before anything is trained.
         progress: receives what is going on.
     """
+
+    reads = False
+    """Nothing may be made but numbers and pages of what is there."""
 
     def __init__(
         self,
@@ -84,7 +88,7 @@ class Pipeline:
         if not leads():
             follow(self.state, self.root)
             return None
-        store = self.state.store = RunStore(self.root)
+        store = self.state.store = (ReadingStore if self.reads else RunStore)(self.root)
         last = only or STAGES[-1]
         with leading(self.root), recorded(self.state), self.workers or nullcontext():
             for stage in STAGES[: STAGES.index(last) + 1]:

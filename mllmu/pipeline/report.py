@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Group
 
 from mllmu.config import load as recipes
+from mllmu.config.given import EMBEDDED
 from mllmu.config.protocol import Protocol
 from mllmu.core.attacked import AttackResults
 from mllmu.core.declared import Declared, MetricInfo
@@ -31,6 +32,8 @@ from mllmu.report.tables import REFERENCE_KEY
 from mllmu.training.loop import CURVE
 
 NUM_PORTRAITS = 4
+RATIO_OFF = 0.5
+"""Points by which the share of forgotten people may differ from the recipe's before it is said."""
 
 
 def write_reports(
@@ -60,7 +63,10 @@ def report_input(evaluation: Evaluation) -> ReportInput:
     replies = {name: {r.sample_id: r for r in evaluation.responses(name)} for name in run.models}
     rows = tuple(
         row.model_copy(
-            update={"same_as_target": same_as_target(evaluation.samples, replies[TARGET], replies[row.name])}
+            update={
+                "same_as_target": same_as_target(evaluation.samples, replies[TARGET], replies[row.name]),
+                "declines": declines(run, key, row.name, evaluation.samples, replies[row.name]),
+            }
         )
         for row in model_rows(run, key)
     )
@@ -72,7 +78,10 @@ def report_input(evaluation: Evaluation) -> ReportInput:
     declared = declared.model_copy(update={"metrics": declared.metrics | of_judges})
     summaries = [*numbers.get("summaries", ()), *({"summary": KS, **row} for row in numbers[KS])]
     return ReportInput(
-        title=recipe.report.title or f"{recipe.name}: forgetting {key} % of the people",
+        title=recipe.report.title or recipe.name,
+        facts=facts_line(run, key),
+        num_people=len(run.data.people),
+        num_forgotten=len(run.data.splits[key]),
         models=rows,
         results=(*map(MetricResult.model_validate, numbers["results"]), *judged),
         summaries=tuple(map(Summary.model_validate, summaries)),
@@ -89,6 +98,7 @@ def report_input(evaluation: Evaluation) -> ReportInput:
         portraits=portraits(run, key),
         examples=examples(evaluation, replies),
         warnings=(
+            *ratio_warning(run, key),
             *gate_warning(found),
             *protocol_warning(recipe.evaluate.protocol),
             *batch_plan.warnings(
@@ -101,6 +111,39 @@ def report_input(evaluation: Evaluation) -> ReportInput:
         reference_rows=recipe.report.reference_rows and key == REFERENCE_KEY,
         trust=tuple(map(TrustRow.model_validate, trust.get("rows", ()))),
     )
+
+
+def facts_line(run: Run, key: str) -> str:
+    """Who was forgotten, and by which model, in a few words."""
+    people, gone = len(run.data.people), len(run.data.splits[key])
+    path = run.recipe.model.path
+    model = f"the embedded model '{path}'" if path in EMBEDDED else Path(path).name if Path(path).exists() else path
+    return f"{gone} of {people} people forgotten ({100 * gone / people:.3g} %), {model}, seed {run.recipe.seed}"
+
+
+def ratio_warning(run: Run, key: str) -> tuple[str, ...]:
+    """Folders are named after the forget ratio of the recipe; of few people it cannot be kept."""
+    people, gone = len(run.data.people), len(run.data.splits[key])
+    if abs(100 * gone / people - float(key)) <= RATIO_OFF:
+        return ()
+    return (
+        f"The recipe asks to forget {key} % of the people, and folders are named so (forget_{key}). Of {people} people "
+        f"that is {gone}, which is {100 * gone / people:.3g} %.",
+    )
+
+
+def declines(
+    run: Run, key: str, model: str, samples: Sequence[Sample], replies: Mapping[str, Response]
+) -> dict[Modality, float]:
+    """Of a model that its system prompt tells to decline questions about the people to forget: the share declined."""
+    job = run.jobs.get(model)
+    if job is None or job.method.trains or job.method.modifies or not run.ref(key, model).system_prompt:
+        return {}
+    found: dict[Modality, list[bool]] = {}
+    for sample in samples:
+        if sample.split in FORGOTTEN and sample.part == "report":
+            found.setdefault(sample.modality, []).append(outcome(sample, replies[sample.id]) == "refused")
+    return {modality: sum(declined) / len(declined) for modality, declined in found.items()}
 
 
 def protocol_warning(protocol: Protocol) -> tuple[str, ...]:

@@ -172,7 +172,8 @@ def _faulty(rows: Sequence[TradeoffRow]) -> list[Finding]:
     names = [f"{r.model.name} ({', '.join(faults)})" for r in rows if (faults := [*r.faults][r.collapsed :])]
     text = (
         "{}. Destroyed: utility under half of the target's. Undertrained: less than a tenth of the way from the target "
-        "to the retain model. Such a model is not on the front."
+        "to the retain model. Takes no instructions: was told to decline these questions, and does not. Such a model "
+        "is not on the front."
     )
     return _limit("Broken or hardly changed", names, text)
 

@@ -20,7 +20,8 @@ class ModelRow(Record):
     """One evaluated model. ``modality`` is what it was unlearned with; ``peak_mib`` is accelerator memory in MiB.
 
     ``trainable`` counts the parameters that were trained, ``tokens_per_s`` what their training read in all its passes;
-    ``same_as_target`` is the share of responses about the people to forget that are the target's, by modality.
+    ``same_as_target`` is the share of responses about the people to forget that are the target's, by modality;
+    ``declines``, of a model that a system prompt tells to decline them, the share that it does.
     """
 
     name: str = Field(min_length=1)
@@ -33,6 +34,7 @@ class ModelRow(Record):
     tokens_per_s: float | None = Field(default=None, ge=0)
     trainable: int | None = Field(default=None, ge=0)
     same_as_target: dict[Modality, float] = Field(default_factory=dict)
+    declines: dict[Modality, float] = Field(default_factory=dict)
     settings: dict[str, Any] = Field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
@@ -88,6 +90,9 @@ class ReportInput(Record):
     """Everything the report shows.
 
     Attributes:
+        title: what the recipe calls the run.
+        facts: what was forgotten, and by which model, in a line computed from the run.
+        num_people, num_forgotten: whom the target was taught, and whom it was made to forget; 0 if unknown.
         models: one row per model; their order is the order of the report within each role.
         results: metric results of all models, and of the ``chance`` and ``majority`` baselines.
         summaries: numbers about whole models that no single reply gives.
@@ -101,6 +106,9 @@ class ReportInput(Record):
     """
 
     title: str
+    facts: str = ""
+    num_people: int = 0
+    num_forgotten: int = 0
     models: tuple[ModelRow, ...]
     results: tuple[MetricResult, ...] = ()
     summaries: tuple[Summary, ...] = ()

@@ -14,6 +14,8 @@ COLLAPSE_SHARE = 0.5
 """A model is called collapsed when at least this share of its replies about retain people is noise."""
 DESTROYED_BELOW = 0.5
 """A model is called destroyed when its utility is below this share of the target's."""
+HEEDED_FROM = 0.05
+"""A model that was told to decline questions follows if it declines at least this share of them."""
 UNDERTRAINED_BELOW = 0.1
 """A model is called undertrained when it has come less of the way from the target to the retain_model."""
 IDENTICAL_FROM = 0.9
@@ -115,6 +117,9 @@ class TradeoffRow(NamedTuple):
             return found
         if self.kept is not None and self.kept < DESTROYED_BELOW:
             found.append("destroyed")
+        declined = self.model.declines.get(self.modality)
+        if declined is not None and declined < HEEDED_FROM:
+            found.append(f"takes no instructions: declines {math.floor(100 * declined)} % of what it was told to")
         if self.same is not None and self.same >= IDENTICAL_FROM:
             found.append(f"identical to the target in {math.floor(100 * self.same)} % of responses")
         elif self.progress is not None and self.progress < UNDERTRAINED_BELOW:

@@ -193,7 +193,9 @@ def results_text(report: ReportInput, numbers: Numbers) -> str:
     for metric, modality, task, index, split in sorted(groups):
         auc = areas.get((metric, task, modality)) if split in FORGOTTEN else None
         cells = [groups[metric, modality, task, index, split].get(name, "") for name in names]
-        lines.append("\t".join([metric, split, task, modality, "" if auc is None else f"{auc:.2f}", *cells]))
+        lines.append(
+            "\t".join([metric, split, task, MODALITY_LABELS[modality], "" if auc is None else f"{auc:.2f}", *cells])
+        )
     return "\n".join(lines)
 
 
@@ -260,7 +262,7 @@ def terminal_tables(report: ReportInput) -> list[Table]:
     heads = ("model", *splits, numbers.metric(numbers.noise).label.lower())
     texts: list[Callable[[str, Modality], str]]
     texts = [*(partial(_brief_score, numbers, split) for split in splits), partial(_brief_noise, numbers)]
-    scores = plain_table(heads, *_brief_rows(numbers, numbers.modalities, texts), title=report.title)
+    scores = plain_table(heads, *_brief_rows(numbers, numbers.modalities, texts), title=_title(report))
     front = {row.model.name for row in rows if row.on_front and row.task == ALL_TASKS}
     asked = " / ".join(MODALITY_LABELS[m] for m in numbers.modalities) or "no results"
     caption = f"mean headline score in % by modality ({asked}); * Pareto front"
@@ -277,6 +279,10 @@ def terminal_tables(report: ReportInput) -> list[Table]:
             lines = _brief_rows(numbers, modalities, texts)
             tables.append(plain_table(("model", *of_task), *lines, title=info.label, intro=info.about))
     return [table.terminal() for table in tables]
+
+
+def _title(report: ReportInput) -> str:
+    return f"{report.title}: {report.facts}" if report.facts else report.title
 
 
 def _brief_rows(

@@ -65,6 +65,11 @@ class Faces(Portraits):
     max_other: float = Field(0.75, ge=-1, le=1, description="cosine from which two people's portraits are one face")
     tries: int = Field(4, ge=1, le=50, description="images made at most until one passes the check")
 
+    @property
+    def needed_extra(self) -> str:
+        """Pipelines of diffusion."""
+        return EXTRA
+
     def render(self, profile: Profile, view: int, seed: int) -> Image.Image:
         """Generate one view of one person; a view that shows another face is made again, ``tries`` times at most."""
         self.check_view(view)

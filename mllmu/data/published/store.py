@@ -17,12 +17,12 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from mllmu.core.errors import DataError
+from mllmu.core.names import is_hub_name
 from mllmu.data.files import read_image
 
 SCHEMA_ADVICE = "Expected the published schema; download the data set again."
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})$")
 _POINTER = b"version https://git-lfs"
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 class Table:
@@ -168,17 +168,6 @@ def _not_given(path: Path, error: Exception) -> DataError:
         f"{path.as_posix()}: neither a folder here nor a data set that the hub gives: "
         f"{' '.join(str(error).split())[:300]}. Check the name and the network, or name a local copy."
     )
-
-
-def is_hub_name(path: Path) -> bool:
-    """Whether a path can only mean a repository of the hub: two plain parts, and nothing of that name here.
-
-    >>> is_hub_name(Path("MLLMMU/MLLMU-Bench")), is_hub_name(Path("data/train.jsonl")), is_hub_name(Path("/a/b"))
-    (True, False, False)
-    """
-    text = path.as_posix()
-    suffixed = path.suffix.lower() in (".jsonl", ".json", ".parquet", ".csv")
-    return bool(_HUB_NAME.fullmatch(text)) and not suffixed and not path.exists() and not path.parent.exists()
 
 
 def _complete(name: str, paths: Sequence[Path]) -> list[Path]:

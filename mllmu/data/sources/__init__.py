@@ -31,10 +31,17 @@ class Source(Plugin, ABC):
     ``published``: the text and images are used as they were published. Questions then need only be usable;
     flaws of wording, equal names and equal images are counted and reported (``data/source.json``), not refused.
     ``filled``: the variants that are written for a source that brings questions, but none of this variant.
+    ``made``: settings that name files which the run makes, so they need not be there.
     """
 
     published: ClassVar[bool] = False
     filled: ClassVar[tuple[str, ...]] = ("train", "eval", "test")
+    made: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    def needed_extra(self) -> str:
+        """The extra of the package that installs what it needs, e.g. ``people``; empty: it needs none."""
+        return ""
 
     @abstractmethod
     def profiles(self, seed: int) -> list[Profile]:
@@ -43,6 +50,11 @@ class Source(Plugin, ABC):
         Raises:
             DataError: the source is missing, damaged, or contradicts itself.
         """
+
+    def expected_people(self) -> int | None:
+        """How many people there will be, as far as that is known before anything is made, for estimates."""
+        number = getattr(self, "num_people", None)
+        return number if isinstance(number, int) else None
 
     def generate(self, seed: int, progress: Progress) -> list[Profile]:
         """The same people, for a source that takes its time and says how far it is."""

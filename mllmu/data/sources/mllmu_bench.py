@@ -15,6 +15,7 @@ from PIL.Image import Image
 from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from mllmu.core.errors import DataError
+from mllmu.core.names import is_hub_name
 from mllmu.core.records import ID_PATTERN, PersonKind, Profile, Question
 from mllmu.data.files import misfit, read_text
 from mllmu.data.published.biography import attributes_of
@@ -22,7 +23,7 @@ from mllmu.data.published.content import PublishedData, QuestionReader, used
 from mllmu.data.published.ids import as_id
 from mllmu.data.published.recover import RecoveredPerson, Recovery, recover_person, summarise
 from mllmu.data.published.schema import CELEBRITIES, FULL_SET, RATIOS, TASKS, TEST_SET, TRAINING, TYPES, items
-from mllmu.data.published.store import Store, Table, downloaded, is_hub_name
+from mllmu.data.published.store import Store, Table, downloaded
 from mllmu.data.sources import Published
 from mllmu.data.values import ATTRIBUTES
 
@@ -249,6 +250,12 @@ class MllmuBench(Published):
         text = self.train_path and downloaded(self.train_path, patterns=["*.parquet"], kind="model")
         reader = BenchmarkReader(Store(self.path, self.revision), Store(text) if text else None)
         return reader.celebrities() if self.part == "celebrities" else reader.people()
+
+    def expected_people(self) -> int | None:
+        """The setting ``num_people``, or the lines of a training text."""
+        if self.num_people is None and self._text_only and self.path.is_file():
+            return sum(1 for line in self.path.read_bytes().split(b"\n") if line.strip())
+        return self.num_people
 
     def report(self) -> Recovery:
         """Count what was recovered from a training text per attribute, and list every pair that gave no value."""

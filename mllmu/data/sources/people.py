@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from PIL.Image import Image
 from pydantic import Field
 
-from mllmu.core.errors import DataError, FaultsError
+from mllmu.core.errors import DataError, DependencyError, FaultsError
 from mllmu.core.process import rng
 from mllmu.core.records import Profile
 from mllmu.data import table
@@ -54,6 +54,7 @@ class OwnPeople(Source):
     """
 
     source = "local files"
+    made = frozenset({"key", "approved"})
 
     columns: dict[str, str] = Field({}, description="target -> head of the column, where they differ")
     facts: dict[Label, str] = Field({}, description="what else is asked, e.g. {employer: Company}")
@@ -125,6 +126,18 @@ class OwnPeople(Source):
         """Search the data for the people of the table."""
         if self._people.pseudonyms:
             self._people.pseudonyms.inspect(folder)
+
+    def expected_people(self) -> int | None:
+        """The rows of the table."""
+        try:
+            return len(table.read(self.path).rows)
+        except (DataError, DependencyError):  # said when the data are made
+            return None
+
+    @property
+    def needed_extra(self) -> str:
+        """Pseudonyms and Excel files need libraries of their own."""
+        return "people" if self.pseudonymise or self.path.suffix.lower() == ".xlsx" else ""
 
     def files(self) -> list[Path]:
         """The table and the images; not the key, which grows when it is used."""

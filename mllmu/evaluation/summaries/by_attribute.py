@@ -35,7 +35,8 @@ class ByAttribute(Summariser):
             intro="Right replies about the forgotten people by kind of fact, in %, all tasks together. The "
             "retain_model's row is what guessing gives; a kind of fact that stays above it leaks.",
             columns=tuple(
-                self.column(kind.replace("_", " "), detail=kind, split="forget", show="percent") for kind in kinds
+                self.column(kind.removeprefix("fact_").replace("_", " "), detail=kind, split="forget", show="percent")
+                for kind in kinds
             ),
             order=40,
             by_modality=True,

@@ -12,16 +12,17 @@ from typing import Any
 
 from pydantic import Field
 
-from mllmu.config.recipe import Finetune, Recipe, jobs
+from mllmu.config.recipe import Finetune, Lora, Recipe, jobs
 from mllmu.core.records import MODALITIES, Record
 from mllmu.data.tasks import task_of
 from mllmu.models.encoding import DEVICE_BYTES, FEATURE_BYTES
 from mllmu.preflight.plan import workload as loads
 from mllmu.preflight.plan.facts import ModelFacts, describe, image_sizes
+from mllmu.preflight.plan.here import is_cpu
 from mllmu.preflight.plan.rates import find_device, pace_of
 from mllmu.preflight.plan.workload import Questions, feature_bytes
 from mllmu.training.batches import CAPACITY, SHARE, Group, arrange
-from mllmu.training.cost import step_cost
+from mllmu.training.cost import Cost, step_cost
 from mllmu.training.fitting import divisions, step_bytes
 from mllmu.unlearning.base import Method
 
@@ -70,9 +71,9 @@ class RecipePlan(Record):
     assumptions: tuple[str, ...] = ()
 
 
-def make_plan(recipe: Recipe, device: str) -> RecipePlan:
-    """Plan a recipe for a device."""
-    planner = Planner(recipe, device)
+def make_plan(recipe: Recipe, device: str, *, rough: bool = False) -> RecipePlan:
+    """Plan a recipe for a device; ``rough``: steps are counted by formulas, not simulated, in a moment."""
+    planner = Planner(recipe, device, rough=rough)
     stages, facts = tuple(planner.stages()), planner.facts
     return RecipePlan(
         recipe=recipe.name,
@@ -109,13 +110,29 @@ def training_peak(weights: float, trained: float, step: float) -> float:
     return weights + 3 * trained + max(step, 2 * trained)
 
 
+def rough_cost(facts: ModelFacts, lora: Lora | None, sequences: int, tokens: int, labelled: int) -> Cost:
+    """The cost of a step by formulas alone, within a factor of two.
+
+    forward = 2 * weights * tokens + 4 * layers * width * tokens * length; backward as much with adapters, else twice.
+    A layer keeps about 14 numbers of its width per token and 3 of its inner width, and the head 3 per labelled token
+    and word.
+    """
+    text, read = facts.text, sequences * tokens
+    layers, hidden = int(text.num_hidden_layers), int(text.hidden_size)
+    inner = int(getattr(text, "intermediate_size", 4 * hidden))
+    forward = round(2 * (facts.parameters - facts.vision) * read + 4 * layers * hidden * read * tokens)
+    kept = layers * read * (14 * hidden + 3 * inner) * facts.width + 12 * labelled * int(text.vocab_size)
+    return Cost(kept=kept, peak=kept, forward=forward, both=forward * (2 if lora else 3))
+
+
 class Planner:
     """Computes the lines of a plan."""
 
-    def __init__(self, recipe: Recipe, device: str) -> None:
-        self.recipe, self.name, self.device = recipe, device, find_device(device)
-        self.overhead = OVERHEAD if device != "cpu" else 1
-        self.facts: ModelFacts = describe(recipe.model, device="cpu" if device == "cpu" else "cuda")
+    def __init__(self, recipe: Recipe, device: str, *, rough: bool = False) -> None:
+        self.recipe, self.name, self.device, self.rough = recipe, device, find_device(device), rough
+        self.on_cpu = is_cpu(device)
+        self.overhead = 1 if self.on_cpu else OVERHEAD
+        self.facts: ModelFacts = describe(recipe.model, device="cpu" if self.on_cpu else "cuda")
         self.pace = pace_of(device, int(self.facts.text.num_hidden_layers))
         self.work = loads.of_recipe(recipe)
         size = int(recipe.data.portraits.settings.get("size", 336))
@@ -164,17 +181,25 @@ class Planner:
         trained = facts.trainable(lora) * (4 if lora else facts.width)
         sequences, tokens = self.shape(part, modality, settings.questions_together)
         shape = (sequences, tokens, part * loads.TRAINED_REPLY_TOKENS)
-        cost = step_cost(facts.outline, lora, *shape, recompute=recompute)
+        cost = (
+            rough_cost(facts, lora, *shape)
+            if self.rough
+            else step_cost(facts.outline, lora, *shape, recompute=recompute)
+        )
         # parts are run once more each
         both = cost.both + (cost.forward if part < batch else 0)
-        step = step_bytes(
-            facts.outline,
-            lora,
-            [shape] * sides,
-            whole=part == batch,
-            logits=4.0 * sides * batch * loads.TRAINED_REPLY_TOKENS * int(facts.text.vocab_size),
-            reference=reference,
-            recompute=recompute,
+        step = (
+            cost.peak * sides
+            if self.rough
+            else step_bytes(
+                facts.outline,
+                lora,
+                [shape] * sides,
+                whole=part == batch,
+                logits=4.0 * sides * batch * loads.TRAINED_REPLY_TOKENS * int(facts.text.vocab_size),
+                reference=reference,
+                recompute=recompute,
+            )
         )
         features = min(DEVICE_BYTES, feature_bytes(facts, self.work.people, self.image_tokens))
         seen = 0 if modality == "text" or not facts.packs else features
@@ -240,7 +265,7 @@ class Planner:
         questions, batch = Questions(evaluate, facts, self.image_tokens), evaluate.batch_size
         if batch == "auto":
             batch = questions.most_at_once(device.memory * GIB - facts.resident)
-        fused = self.name == "cpu"
+        fused = self.on_cpu
         held = max((questions.memory(b, fused=fused, people=people) for b in questions.batches(batch)), key=sum)
         read = questions.tokens_read(people, batch)
         sizes = [task_of(task).size for task in evaluate.tasks]
@@ -299,7 +324,7 @@ class Planner:
     def _with(self, section: str, **settings: Any) -> Planner:
         """The planner of the recipe with other settings of a section."""
         changed = getattr(self.recipe, section).model_copy(update=settings)
-        return Planner(self.recipe.model_copy(update={section: changed}), self.name)
+        return Planner(self.recipe.model_copy(update={section: changed}), self.name, rough=self.rough)
 
     def assumptions(self) -> tuple[str, ...]:
         """What the numbers rest on."""

@@ -15,11 +15,14 @@ from typing import NamedTuple
 from mllmu.core.errors import RecipeError, did_you_mean
 from mllmu.core.records import Record
 from mllmu.preflight.plan.facts import known
+from mllmu.preflight.plan.here import HERE, measured_here
 
 LAYERS = 32
 """Of the language model that was measured."""
 UTILISATION = 0.35
 """Share of the peak that training reaches on a CPU (measured with 576 image tokens)."""
+UTILISATION_HERE = 0.6
+"""Share of the product of two matrices, as measured on this CPU, that the demo's trainings reached on two machines."""
 WRITE_UTILISATION = 0.4
 """Share of the memory bandwidth with which weights and keys are read while replies are written."""
 
@@ -53,10 +56,12 @@ class Device(Record):
 
 
 def find_device(name: str) -> Device:
-    """A device by name; an unknown one raises RecipeError with the nearest."""
+    """A device by name, ``here`` for this machine; an unknown one raises RecipeError with the nearest."""
+    if name == HERE:
+        return this_machine()
     devices = known("devices.yaml")
     if name not in devices:
-        raise RecipeError(f"--device: no '{name}'.{did_you_mean(name, devices)} Known: {', '.join(devices)}.")
+        raise RecipeError(f"--device: no '{name}'.{did_you_mean(name, devices)} Known: {', '.join([HERE, *devices])}.")
     return Device.model_validate(devices[name])
 
 
@@ -102,6 +107,8 @@ def pace_of(name: str, layers: int) -> Pace:
     reply by the ratio of their bandwidths; what the host needs is the same. On a CPU nothing is fixed.
     """
     device = find_device(name)
+    if name == HERE:
+        return _pace_here(device, layers)
     if device.measured:
         return Pace(
             device, device.measured, layers, f"rates measured on {name} with a 7B model ({_said(device.measured)})"
@@ -124,6 +131,18 @@ def pace_of(name: str, layers: int) -> Pace:
         f"and bandwidths ({device.gb_s:g} of {card.gb_s:g} GB/s) of the two ({_said(rates)})"
     )
     return Pace(device, rates, layers, basis)
+
+
+def this_machine() -> Device:
+    """The machine that this runs on: its memory, and the speeds that it has now, measured in a moment."""
+    found = measured_here()
+    return Device(memory=found.memory, tflops=found.tflops, gb_s=found.gb_s)
+
+
+def _pace_here(device: Device, layers: int) -> Pace:
+    rates = MeasuredRates(matmul=device.tflops, share=UTILISATION_HERE, pass_s=0, write_s=0, row_s=0, model_s=2)
+    basis = f"time at {UTILISATION_HERE:.0%} of {device.tflops:.2g} TFLOP/s, as measured here now"
+    return Pace(device, rates, layers, f"{basis}; writing at {WRITE_UTILISATION:.0%} of {device.gb_s:.0f} GB/s")
 
 
 def _said(rates: MeasuredRates) -> str:

@@ -79,8 +79,8 @@ def of_recipe(recipe: Recipe) -> Workload:
 
 
 def _size(spec: Any, published: int) -> int:
-    """People of a source: its setting ``num_people``, or the published number."""
-    return int(getattr(spec.build("sources", "data"), "num_people", None) or published)
+    """People of a source, as far as it knows before anything is made; or the published number."""
+    return spec.build("sources", "data").expected_people() or published
 
 
 class EvaluationMemory(NamedTuple):

@@ -1,0 +1,152 @@
+"""What is given as RECIPE, where its paths lead, and the look ahead before a run."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from mllmu import load_recipe
+from mllmu.cli.app import app
+from mllmu.config.given import given_recipes, place
+from mllmu.core.errors import FaultsError, RecipeError
+from mllmu.preflight import ahead
+from mllmu.preflight.plan.here import measured_here
+from mllmu.preflight.plan.rates import find_device
+
+ROOT = Path(__file__).parents[2]
+TABLE = "name: mine\ndata:\n  source: {name: people, path: people.csv, images: pictures}\n"
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a recipe and its files in a folder of their own; the working directory is elsewhere."""
+    folder = tmp_path / "project" / "recipes"
+    (folder / "pictures").mkdir(parents=True)
+    (folder / "people.csv").write_text("name\n", encoding="utf-8")
+    (folder / "mine.yaml").write_text(TABLE, encoding="utf-8")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    return folder
+
+
+def source(recipe: Path, *overrides: str) -> dict[str, str]:
+    return {key: str(value) for key, value in load_recipe(recipe, *overrides).data.source.settings.items()}
+
+
+def test_paths_are_relative_to_the_recipe(project: Path) -> None:
+    found = source(project / "mine.yaml")
+    assert found == {"path": str(project / "people.csv"), "images": str(project / "pictures")}
+
+
+def test_then_to_the_working_directory(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.move(project / "people.csv", "people.csv")
+    assert source(project / "mine.yaml")["path"] == "people.csv"
+
+
+def test_what_is_set_on_the_command_line_is_relative_to_the_working_directory(project: Path) -> None:
+    Path("people.csv").write_text("name\n", encoding="utf-8")
+    assert source(project / "mine.yaml", "data.source.path=people.csv")["path"] == "people.csv"
+    assert source(project / "mine.yaml")["path"] == str(project / "people.csv")
+    assert source(project / "mine.yaml", "data.source.images=pictures")["images"] == str(project / "pictures")
+
+
+def test_a_path_above_the_recipe_is_written_plainly(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    Path("recipe").mkdir()
+    Path("recipe/mine.yaml").write_text(TABLE.replace("people.csv", "../people.csv"), encoding="utf-8")
+    assert source(Path("recipe/mine.yaml"))["path"] == "people.csv"
+
+
+def test_the_home_folder(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(project))
+    assert source(project / "mine.yaml", "data.source.path=~/people.csv")["path"] == str(project / "people.csv")
+    (project / "model").mkdir()
+    assert load_recipe(project / "mine.yaml", "model.path=~/model").model.path == str(project / "model")
+    assert place("~nobody-of-this-name/x", project) is None
+
+
+def test_a_model_beside_the_recipe(project: Path) -> None:
+    (project / "models" / "llava").mkdir(parents=True)
+    assert load_recipe(project / "mine.yaml", "model.path=models/llava").model.path == str(project / "models" / "llava")
+    assert load_recipe(project / "mine.yaml", "model.path=org/llava").model.path == "org/llava"
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/no/such/folder", "model.path: /no/such/folder: no such file or folder"),
+        ("~/no-such-model", r"model.path: .*/no-such-model: no such file or folder"),
+        ("./llava", r"neither beside the recipe \(.*project/recipes/llava\) nor from here \(.*elsewhere/llava\)"),
+        ("$HOME/llava", "variables are not replaced in a recipe"),
+        ("https://huggingface.co/org/llava-7b/tree/main", "Expected the name on the hub: org/llava-7b"),
+        ("people.csv", "a file. Expected the folder that it lies in"),
+    ],
+)
+def test_a_path_that_can_be_no_model_is_said_before_anything_is_made(project: Path, path: str, said: str) -> None:
+    found = given_recipes(project / "mine.yaml", [f"model.path={path}"])[0]
+    with pytest.raises(FaultsError, match=said):
+        ahead.look_ahead(found.recipe, Path("runs/mine"), found.missing, say=print, estimate=False)
+    assert not Path("runs").exists()
+
+
+def test_every_fault_is_named_at_once(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setattr(ahead, "not_installed", lambda extra: ["lib"] if extra in ("vllm", "qlora") else [])
+    settings = ["data.splits.file=ids.json", "data.splits.keys=[a]", "data.source.path=none.csv", "model.quantize=nf4"]
+    settings += ["evaluate.backend=vllm", "evaluate.judges=[{name: endpoint, model: m}]", "data.review=notes.json"]
+    found = given_recipes(project / "mine.yaml", settings)[0]
+    with pytest.raises(FaultsError, match="mine: 6 faults, found before anything was done") as caught:
+        ahead.look_ahead(found.recipe, Path("runs/mine"), found.missing, say=print)
+    text = "\n".join(caught.value.faults)
+    for part in (
+        "data.splits.file",
+        "data.review",
+        "data.source.path",
+        "mllmu[vllm]",
+        "mllmu[qlora]",
+        "OPENAI_API_KEY",
+    ):
+        assert part in text
+
+
+def test_validate_says_what_is_missing_and_what_a_run_needs(project: Path) -> None:
+    done = CliRunner().invoke(app, ["validate", str(project / "mine.yaml"), "--set", "data.source.images=none"])
+    assert done.exit_code == 2 and "data.source.images" in done.output
+    done = CliRunner().invoke(app, ["validate", "smoke"])
+    assert done.exit_code == 0 and done.output.startswith("valid\n")
+    assert "ahead: about " in done.output and " GiB of memory; " in done.output and "free on the disk" in done.output
+
+
+def test_a_hub_name_and_what_a_run_makes_itself_are_not_missing(project: Path) -> None:
+    text = "name: hub\ndata: {source: {name: mllmu_bench, path: MLLMMU/MLLMU-Bench}}\n"
+    (project / "hub.yaml").write_text(text, encoding="utf-8")
+    assert given_recipes(project / "hub.yaml")[0].missing == {}
+    keyed = given_recipes(project / "mine.yaml", ["data.source.key=new.json", "data.source.approved=a.json"])[0]
+    assert keyed.missing == {}
+
+
+def test_a_folder_without_a_run_is_no_recipe(project: Path) -> None:
+    with pytest.raises(RecipeError, match="no run in this folder"):
+        given_recipes(project)
+
+
+def test_this_machine_is_a_device() -> None:
+    device = find_device("here")
+    assert device.memory == measured_here().memory > 0 and 0 < device.tflops < 10_000 and device.gb_s > 0
+
+
+def test_the_packaged_recipe_of_people_finds_its_table_from_anywhere(project: Path) -> None:
+    found = given_recipes(Path("people"))[0]
+    assert found.missing == {} and found.recipe.data.source.build("sources", "data.source").expected_people() == 24
+
+
+def test_the_rough_plan_is_near_the_simulated_one() -> None:
+    from mllmu.preflight.plan.plan import make_plan
+
+    recipe = load_recipe("smoke", "unlearn.methods=[npo]")
+    exact, rough = (make_plan(recipe, "cpu", rough=how) for how in (False, True))
+    for a, b in zip(exact.stages, rough.stages, strict=True):
+        assert 0.4 < a.hours / b.hours < 2.5 and 0.3 < a.peak / b.peak < 3, a.what
