@@ -230,6 +230,7 @@ class Evaluate(plugins.Settings):
     vllm: dict[str, Any] = Field({}, description="arguments of vllm.LLM; e.g. {gpu_memory_utilization: 0.8}")
     benchmarks: tuple[PluginSpec, ...] = ()
     """general benchmarks ('mllmu ls benchmarks'); e.g. [{name: mmmu, num_questions: 100}]"""
+    controls: bool = Field(False, description="also ask without picture, with another's picture or name, options only")
     attacks: tuple[PluginSpec, ...] = Field((), description="attacks ('mllmu ls attacks'), or [all]; e.g. [paraphrase]")
     attack_budget: Literal["small", "full"] = Field("small", description="questions, tries and steps of each attack")
     max_profiles: dict[Split, NonNegativeInt] = Field(

@@ -46,8 +46,8 @@ class AttackRow(Record):
         recovery: (after - before) / (target - before); None with ``no_recovery`` saying why.
         excess: after - the score of the retain_model under the same attack; 0 if nothing more is there than in a model
             that never saw these people.
-        num, num_units, unit: questions, and what is independent among them; of five people or fewer it is their facts,
-            and the intervals are about these people alone.
+        num, num_units, unit: questions, and what is independent among them; of five people or fewer their facts or
+            questions, and the intervals are about these people alone.
         curve: of attacks that train; ``half`` the first measured step with half of the target's score or more.
     """
 
@@ -71,7 +71,7 @@ class AttackRow(Record):
     excess_high: float | None = None
     num: int = 0
     num_units: int = 0
-    unit: Literal["people", "facts"] = "people"
+    unit: Literal["people", "facts", "questions"] = "people"
     curve: tuple[AttackCurvePoint, ...] = ()
     half: int | None = None
 

@@ -1,26 +1,22 @@
 """The memorisation gate: nothing can be unlearned that was never learned."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from mllmu.core.controlled import CONTROL_LABELS, ControlRow
 from mllmu.core.errors import GateError
 from mllmu.core.records import Response, Sample
 from mllmu.evaluation.metrics.right import Right
-from mllmu.evaluation.stats import Difference, paired_difference
+from mllmu.evaluation.stats import Difference, paired_difference, units_of
 
 LEVEL = 0.05
-FEW_PEOPLE = 5
-"""Up to so many people, the gate compares questions about these people; with more, people."""
-FEWEST_FACTS = 5
-"""0.5^5 is below the level: so many facts must be known better before it can be no accident."""
 
 
 def memorisation(samples: Sequence[Sample], target: Sequence[Response], retain_model: Sequence[Response]) -> Difference:
     """How much more often the target is right on the forget questions than a model that never saw these people.
 
-    difference = mean over questions of [target right] - [retain_model right]. Its interval and p-value take the person
-    as the unit, so they are about people like these. Five people or fewer could not be told from luck that way: then
-    the unit is the fact (all questions about one attribute of a person, which are right or wrong together), and with
-    fewer than five facts the question; both are about these people alone.
+    difference = mean over questions of [target right] - [retain_model right]. What is independent among the
+    questions depends on how many people they are about, see :func:`mllmu.evaluation.stats.units_of`.
 
     Args:
         samples: all samples; the forget questions among them are compared, those kept for tuning excepted.
@@ -34,22 +30,42 @@ def memorisation(samples: Sequence[Sample], target: Sequence[Response], retain_m
         replies = {response.sample_id: response for response in responses}
         return [float(metric.score(sample, replies[sample.id]).value or 0.0) for sample in asked]
 
-    people = [sample.profile_id for sample in asked]
-    facts = [f"{sample.profile_id} {sample.attribute}" for sample in asked]
-    unit, clusters = "people", people
-    if len(set(people)) <= FEW_PEOPLE:
-        unit, clusters = ("facts", facts) if len(set(facts)) >= FEWEST_FACTS else ("questions", [s.id for s in asked])
-    return paired_difference(right(target), right(retain_model), clusters)._replace(unit=unit)
+    units, unit = units_of(asked)
+    return paired_difference(right(target), right(retain_model), [units[s.id] for s in asked])._replace(unit=unit)
 
 
-def verdict(difference: Difference) -> str:
-    """Empty if the target knows the forget people significantly better; else what is wrong and what to do."""
-    if difference.p_value is not None and difference.p_value < LEVEL:
+def verdict(difference: Difference, controls: Sequence[ControlRow] = ()) -> str:
+    """Empty if the target knows the forget people; else which condition fails.
+
+    1. It is right more often than the retain_model: p < 0.05.
+    2. It is right more often when asked about the person than under every control: each 95 % interval is above 0.
+
+    Args:
+        difference: of target and retain_model, see :func:`memorisation`.
+        controls: of the target on the forget people, in the modalities that it was taught.
+    """
+    if difference.p_value is None or difference.p_value >= LEVEL:
+        return (
+            "the target is not significantly better on the forget people than the retain_model, which never saw them: "
+            f"{describe(difference)}. There is nothing to unlearn yet"
+        )
+    failed = [row for row in controls if row.low is None or row.low <= 0]
+    if not failed:
         return ""
+    row = min(failed, key=lambda each: each.difference or 0.0)
+    how = "with picture" if row.modality == "image_text" else "by name"
     return (
-        "the target is not significantly better on the forget people than the retain_model, which never saw them: "
-        f"{describe(difference)}. There is nothing to unlearn yet"
+        f"what the target says about the forget people {how} does not depend on whom it is asked about: it is right in "
+        f"{row.asked:.0%} of the replies, and with {CONTROL_LABELS[row.control]} in {row.score:.0%} ({found_by(row)})"
     )
+
+
+def found_by(row: ControlRow) -> str:
+    """The difference to a control in words."""
+    if row.difference is None or row.low is None or row.high is None:
+        return "too few questions for an interval"
+    span = f"95 % interval {row.low:.2f} to {row.high:.2f}"
+    return f"difference {row.difference:+.2f}, {span}, {row.num} questions, compared by {row.num_units} {row.unit}"
 
 
 def describe(difference: Difference) -> str:
@@ -64,11 +80,24 @@ def describe(difference: Difference) -> str:
     )
 
 
-def check(difference: Difference) -> None:
-    """Raise GateError unless the target has memorised the forget people."""
-    fault = verdict(difference)
+def check(difference: Difference, controls: Sequence[ControlRow] = ()) -> None:
+    """Raise GateError unless the target has memorised the forget people; see :func:`verdict`."""
+    fault = verdict(difference, controls)
     if fault:
         raise GateError(
             f"memorisation gate: {fault}. Raise finetune.epochs or finetune.learning_rate; "
             "--no-gate goes on and puts a warning into the report."
         )
+
+
+def record(difference: Difference, controls: Sequence[ControlRow]) -> dict[str, Any]:
+    """What ``gate.json`` holds: the comparison, the controls, and the level."""
+    return {**difference._asdict(), "controls": [row.model_dump() for row in controls], "level": LEVEL}
+
+
+def read(found: Mapping[str, Any]) -> tuple[Difference | None, tuple[ControlRow, ...]]:
+    """What a gate has found, from ``gate.json``; None for an empty record."""
+    if not found:
+        return None, ()
+    rows = tuple(map(ControlRow.model_validate, found.get("controls", ())))
+    return Difference(**{name: found[name] for name in Difference._fields if name in found}), rows

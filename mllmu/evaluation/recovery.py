@@ -7,12 +7,10 @@ means over the same questions. Relearning and many tries bring the retain_model 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from mllmu.core.attacked import Access, AttackCurvePoint, AttackPoint, AttackRow, WorstCase
-from mllmu.core.records import Sample
 from mllmu.evaluation.bootstrap import DRAWS, draw
-from mllmu.evaluation.gate import FEW_PEOPLE
 from mllmu.evaluation.metrics import clustered_mean
 from mllmu.evaluation.stats import bootstrap_interval
 
@@ -21,13 +19,6 @@ Scores = Mapping[str, float]
 NOTHING_FORGOTTEN = "the interval of target - before holds 0: too little was forgotten for anything to come back"
 SHARE = (0.0, 1.0)
 SIGNED = (-1.0, 1.0)
-
-
-def units_of(samples: Sequence[Sample]) -> tuple[dict[str, str], Literal["people", "facts"]]:
-    """What is independent among questions, as for the gate: the person, or of five people or fewer the fact."""
-    few = len({sample.profile_id for sample in samples}) <= FEW_PEOPLE
-    named = {s.id: f"{s.profile_id} {s.attribute}" if few else s.profile_id for s in samples}
-    return named, "facts" if few else "people"
 
 
 class Attacked(NamedTuple):
@@ -56,7 +47,7 @@ def attack_row(
     Args:
         about: name, label, family and access of the attack.
         own, target, retain: the attack on the model, the target and the retain_model.
-        units: the unit of every question, see :func:`units_of`.
+        units: the unit of every question, see :func:`mllmu.evaluation.stats.units_of`.
     """
     row = AttackRow.model_validate({"model": model, **about})
     if own.reason:

@@ -7,9 +7,10 @@ import math
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from mllmu.core.errors import DataError
+from mllmu.core.records import Sample
 from mllmu.evaluation.metrics import clustered_mean
 
 JS_BINS = 20
@@ -30,6 +31,28 @@ class Difference(NamedTuple):
     num: int
     num_clusters: int
     unit: str = "people"
+
+
+Unit = Literal["people", "facts", "questions"]
+FEW_PEOPLE = 5
+"""Up to so many people, questions about these people are compared; with more, people."""
+FEWEST_FACTS = 5
+"""0.5^5 is below 0.05: so many facts must be known better before it can be no accident."""
+
+
+def units_of(samples: Sequence[Sample]) -> tuple[dict[str, str], Unit]:
+    """What is independent among questions: the unit of each by sample id, and what the units are.
+
+    The person, so that a number is about people like these. Five people or fewer could not be told from luck that way:
+    then the fact (all questions about one attribute of a person, which are right or wrong together), and with fewer
+    than five facts the question; both are about these people alone.
+    """
+    if len({sample.profile_id for sample in samples}) > FEW_PEOPLE:
+        return {sample.id: sample.profile_id for sample in samples}, "people"
+    facts = {sample.id: f"{sample.profile_id} {sample.attribute}" for sample in samples}
+    if len({*facts.values()}) >= FEWEST_FACTS:
+        return facts, "facts"
+    return {sample.id: sample.id for sample in samples}, "questions"
 
 
 def bootstrap_interval(draws: Sequence[float], num_clusters: int) -> tuple[float, float]:

@@ -31,7 +31,8 @@ from mllmu.core.runfolder import (
 )
 from mllmu.evaluation import samples as rendering
 from mllmu.evaluation.attacks import BUDGETS, Attack, NotAttackableError, Victim
-from mllmu.evaluation.recovery import Attacked, Tries, attack_row, units_of, worst_case
+from mllmu.evaluation.recovery import Attacked, Tries, attack_row, worst_case
+from mllmu.evaluation.stats import units_of
 from mllmu.models.loading import family_of
 from mllmu.parallel.pool import WorkerPool
 from mllmu.pipeline.record import settle_worker

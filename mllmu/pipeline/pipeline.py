@@ -29,6 +29,7 @@ from mllmu.parallel.team import follow, leading, only_alone
 from mllmu.pipeline import report
 from mllmu.pipeline.attacks import attack_run
 from mllmu.pipeline.base_logp import score_under_base
+from mllmu.pipeline.controls import control_run
 from mllmu.pipeline.data import make_data
 from mllmu.pipeline.evaluate import Evaluation
 from mllmu.pipeline.finetune import finetune_model, finetune_unit, people_of
@@ -133,6 +134,8 @@ class Pipeline:
             self.progress.stage("evaluate", f"{count} questions to {len(run.models)} models ({key} %)")
             self._ask(evaluation, run.models)
             score_under_base(evaluation, run.models, metrics_of(self.recipe.evaluate))
+            if self.recipe.evaluate.controls:
+                control_run(evaluation)
         for key, comparison in self.comparisons.items():
             others = ", ".join(self.recipe.evaluate.compare)
             self.progress.stage("evaluate", f"the same models under other protocols: {others} ({key} %)")

@@ -11,6 +11,7 @@ from mllmu.config import load as recipes
 from mllmu.config.given import EMBEDDED
 from mllmu.config.protocol import Protocol
 from mllmu.core.attacked import AttackResults
+from mllmu.core.controlled import ControlRow
 from mllmu.core.declared import Declared, MetricInfo
 from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.process import rng
@@ -22,6 +23,7 @@ from mllmu.evaluation.numbers import KS
 from mllmu.evaluation.outcome import outcome
 from mllmu.evaluation.stats import Difference
 from mllmu.pipeline import batch_plan
+from mllmu.pipeline.controls import read_controls
 from mllmu.pipeline.evaluate import Evaluation
 from mllmu.pipeline.protocols import ProtocolComparison, write_comparison
 from mllmu.pipeline.record import describe, seconds_by_stage
@@ -71,7 +73,7 @@ def report_input(evaluation: Evaluation) -> ReportInput:
         for row in model_rows(run, key)
     )
     judged, of_judges, warnings = judgements(evaluation.folder, [row.name for row in rows])
-    found = read_json(evaluation.folder / RunFolder.GATE_FILE, sealed=True)
+    gated = gate.read(read_json(evaluation.folder / RunFolder.GATE_FILE, sealed=True))
     attacked = read_json(evaluation.folder / RunFolder.ATTACKS_FILE, sealed=True)
     trust = read_json(run.root / RunFolder.TRUST_FILE, sealed=True)
     declared = Declared.model_validate(numbers["declared"])
@@ -91,7 +93,7 @@ def report_input(evaluation: Evaluation) -> ReportInput:
             **describe(run),
             "people": len(run.data.people),
             "forgotten": len(run.data.splits[key]),
-            "memorisation gate": gate.describe(Difference(**found)) if found else None,
+            "memorisation gate": gate.describe(gated[0]) if gated[0] else None,
             "seconds": seconds_by_stage(run.root),
             "recipe": recipes.dump(recipe),
         },
@@ -99,7 +101,7 @@ def report_input(evaluation: Evaluation) -> ReportInput:
         examples=examples(evaluation, replies),
         warnings=(
             *ratio_warning(run, key),
-            *gate_warning(found),
+            *gate_warning(*gated),
             *protocol_warning(recipe.evaluate.protocol),
             *batch_plan.warnings(
                 {row.name: facts_of(evaluation.folder / row.name / RunFolder.RESPONSES) for row in rows}
@@ -107,6 +109,7 @@ def report_input(evaluation: Evaluation) -> ReportInput:
             *broken_warning(numbers.get("broken", {})),
             *warnings,
         ),
+        controls=read_controls(evaluation),
         attacks=AttackResults.model_validate(attacked) if attacked else None,
         reference_rows=recipe.report.reference_rows and key == REFERENCE_KEY,
         trust=tuple(map(TrustRow.model_validate, trust.get("rows", ()))),
@@ -234,9 +237,9 @@ def same_as_target(
     return {modality: sum(alike) / len(alike) for modality, alike in same.items()}
 
 
-def gate_warning(difference: Mapping[str, Any]) -> tuple[str, ...]:
+def gate_warning(difference: Difference | None, controls: Sequence[ControlRow]) -> tuple[str, ...]:
     """What the memorisation gate found, if it would have stopped the run."""
-    fault = gate.verdict(Difference(**difference)) if difference else ""
+    fault = gate.verdict(difference, controls) if difference else ""
     text = f"The memorisation gate is not passed: {fault}. The numbers below say little about unlearning."
     return (text,) if fault else ()
 

@@ -8,6 +8,7 @@ from mllmu.core.process import derive
 from mllmu.core.records import ModelRef
 from mllmu.core.runfolder import RunFolder, Unit, digest, seal, write_json
 from mllmu.evaluation import gate
+from mllmu.pipeline.controls import gate_controls
 from mllmu.pipeline.evaluate import Evaluation
 from mllmu.pipeline.run import Run, write_ref
 from mllmu.unlearning.base import Method
@@ -15,16 +16,19 @@ from mllmu.unlearning.trainer import Sides, unlearn
 
 
 def pass_gate(evaluation: Evaluation, *, stop: bool) -> None:
-    """Compare what target and retain model know of the people to forget; keeps the result in ``gate.json``.
+    """Compare what target and retain model know of the people to forget, and the target with its controls.
+
+    Keeps the result in ``gate.json``.
 
     Raises:
         GateError: with ``stop``, if the target does not know more.
     """
     target, retain_model = evaluation.responses(TARGET), evaluation.responses(RETAIN_MODEL)
     difference = gate.memorisation(evaluation.samples, target, retain_model)
-    write_json(evaluation.folder / RunFolder.GATE_FILE, seal(difference._asdict()))
+    controls = gate_controls(evaluation)
+    write_json(evaluation.folder / RunFolder.GATE_FILE, seal(gate.record(difference, controls)))
     if stop:
-        gate.check(difference)
+        gate.check(difference, controls)
 
 
 def unlearn_unit(run: Run, key: str, model: str) -> Unit:

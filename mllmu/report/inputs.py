@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 from pydantic import Field
 
 from mllmu.core.attacked import AttackResults
+from mllmu.core.controlled import ControlResults
 from mllmu.core.declared import Declared
 from mllmu.core.errors import DataError, did_you_mean
 from mllmu.core.names import BASELINES
@@ -101,6 +102,7 @@ class ReportInput(Record):
         provenance: nested plain values; ``seconds`` (stage -> seconds) and ``recipe`` (text) are shown on their own.
         warnings: what a reader must know before believing a number, e.g. that the memorisation gate is off.
         trust: how well each metric tells models that know from models that do not, if that was measured.
+        controls: what the models get right without being told whom they are asked about, if that was asked.
         attacks: what attacks brought back, if any were run.
         reference_rows: also print the paper's published numbers, apart and labelled as not comparable.
     """
@@ -120,6 +122,7 @@ class ReportInput(Record):
     warnings: tuple[str, ...] = ()
     reference_rows: bool = False
     trust: tuple[TrustRow, ...] = ()
+    controls: ControlResults | None = None
     attacks: AttackResults | None = None
 
 

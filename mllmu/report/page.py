@@ -20,6 +20,7 @@ from mllmu.core.records import MetricResult, Summary
 from mllmu.core.runfolder import write_atomic
 from mllmu.report import tables
 from mllmu.report.attacked import attack_tables
+from mllmu.report.controlled import control_tables
 from mllmu.report.figures import Plot
 from mllmu.report.findings import findings
 from mllmu.report.inputs import Example, ReportInput
@@ -93,6 +94,7 @@ def _page(
         overall=[row for row in rows if row.task == ALL_TASKS],
         plots=plots,
         summaries=summary_tables(report, numbers),
+        controls=list(control_tables(report.controls, numbers.models)) if report.controls else [],
         attacks=attack_tables(report.attacks, numbers.models) if report.attacks else [],
         examples=[_example(example, numbers) for example in report.examples],
         glossary=_glossary(numbers),

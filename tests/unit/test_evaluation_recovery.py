@@ -6,7 +6,8 @@ import pytest
 from helpers_models import sample
 
 from mllmu.core.attacked import AttackPoint
-from mllmu.evaluation.recovery import NOTHING_FORGOTTEN, Attacked, Tries, attack_row, ratio, units_of, worst_case
+from mllmu.evaluation.recovery import NOTHING_FORGOTTEN, Attacked, Tries, attack_row, ratio, worst_case
+from mllmu.evaluation.stats import units_of
 
 UNITS = {f"q{n}": f"u{n}" for n in range(8)}
 ABOUT = {"attack": "a", "label": "A", "family": "extraction", "access": "black box"}
