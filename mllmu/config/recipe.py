@@ -68,6 +68,10 @@ class Splits(plugins.Settings):
     file: Path | None = None
     """JSON file {key: [ids]} of people to forget, instead of a draw; e.g. forget.json"""
     keys: tuple[str, ...] = Field((), description="keys of that file, one per forget ratio; e.g. [forget05]")
+    skew: dict[str, Annotated[float, Field(gt=0, le=1e6)]] = Field(
+        {},
+        description="how many times likelier the people of a group are drawn; e.g. {female: 4, born in the 1980s: 2}",
+    )
     holdout: int = Field(8, ge=0, le=10**6, description="extra people that no model is trained on, as a control group")
     calibration: int = Field(0, ge=0, le=10**6)
     """more such people, for methods that compare with people no model knows; no evaluation asks about them"""
@@ -85,6 +89,8 @@ class Splits(plugins.Settings):
 
     @model_validator(mode="after")
     def _one_key_a_ratio(self) -> Self:
+        if self.file is not None and self.skew:
+            raise ValueError("skew is about a draw; leave it out where a file names the people to forget")
         if self.file is None and self.keys:
             raise ValueError("keys belong to a file of ids; name it with 'file', or leave 'keys' out")
         if self.file is not None and len(self.keys) != len(self.forget_ratios):

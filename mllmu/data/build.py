@@ -75,7 +75,7 @@ def make(section: DataSection, seed: int, folder: Path, progress: Progress) -> d
     groups = [replace(group, profiles=review.keep(group.profiles, faults)) for group in groups]
     people, holdout, _ = groups
     prescribed = people.source.forget_ids() if people.source else {}
-    splits = forget_ids([p.id for p in people.profiles], section.splits, seed, prescribed)
+    splits = forget_ids(people.profiles, section.splits, seed, prescribed)
     untrained = [p.id for p in holdout.profiles]
     splits |= {HOLDOUT: untrained[: section.splits.holdout], CALIBRATION: untrained[section.splits.holdout :]}
     order = QuestionOrder.of(section, seed)._replace(marked=faults.marked)

@@ -1,33 +1,41 @@
 """Forget sets: by a seeded draw, or by a file of ids. Always by person, never by question."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mllmu.config.recipe import Splits, percent
 from mllmu.core.errors import DataError, did_you_mean
 from mllmu.core.process import rng
+from mllmu.core.records import Profile
 from mllmu.data.files import read_json
+from mllmu.data.groups import groups_of
 
 RATIO_TOLERANCE = 0.1
 """A list of ids may be larger or smaller than its ratio by one person, or by this part of it."""
 
 
 def forget_ids(
-    ids: Sequence[str], splits: Splits, seed: int, prescribed: Mapping[str, Sequence[str]] | None = None
+    people: Sequence[Profile], splits: Splits, seed: int, prescribed: Mapping[str, Sequence[str]] | None = None
 ) -> dict[str, list[str]]:
-    """The people to forget for each forget ratio, keyed by percent, in the order of ``ids``.
+    """The people to forget for each forget ratio, keyed by percent, in the order of ``people``.
 
     Drawn sets are nested: a person forgotten at 5 % is forgotten at 10 %, so that ratios can be compared. At least
-    one person is forgotten. Ids from a file are taken as they are, and so are those that the source prescribes for a
-    ratio (``prescribed``, by percent) if there is no file; a prescribed set of nobody is an error.
+    one person is forgotten. With ``skew`` the next person is always drawn with probabilities in proportion to the
+    products of their groups' weights (Efraimidis and Spirakis 2006: the smallest -log(u) / weight come first). Ids from
+    a file are taken as they are, and so are those that the source prescribes for a ratio (``prescribed``, by percent)
+    if there is no file; a prescribed set of nobody is an error.
 
     Raises:
         DataError: a ratio leaves no one to retain; the file is damaged, names unknown people, or does not agree with
             the ratios.
     """
+    ids = [person.id for person in people]
     if splits.file is not None:
         return _from_file(ids, splits, splits.file)
-    ranked = sorted(ids, key=lambda person: rng(seed, "forget", person).random())
+    weights = _weights(people, splits.skew)
+    # 1 - u keeps the order of a draw without weights
+    ranked = sorted(ids, key=lambda p: -math.log(1 - rng(seed, "forget", p).random()) / weights[p])
     chosen = {}
     for ratio in splits.forget_ratios:
         if (key := (prescribed or {}).get(percent(ratio))) is not None:
@@ -47,6 +55,18 @@ def forget_ids(
         forgotten = set(ranked[:count])
         chosen[percent(ratio)] = [person for person in ids if person in forgotten]
     return chosen
+
+
+def _weights(people: Sequence[Profile], skew: Mapping[str, float]) -> dict[str, float]:
+    """The product of the weights of every person's groups."""
+    groups = {person.id: groups_of(person.attributes) for person in people}
+    known = sorted({group for of_person in groups.values() for group in of_person})
+    if unknown := [group for group in skew if group not in known]:
+        raise DataError(
+            f"data.splits.skew: nobody is '{unknown[0]}'.{did_you_mean(unknown[0], known)} Groups of these people: "
+            f"{', '.join(known) or 'none; they have neither gender nor date or place of birth'}."
+        )
+    return {person: math.prod(skew.get(group, 1.0) for group in own) for person, own in groups.items()}
 
 
 def _from_file(ids: Sequence[str], splits: Splits, path: Path) -> dict[str, list[str]]:

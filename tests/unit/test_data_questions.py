@@ -410,7 +410,7 @@ def test_no_constant_letter_beats_chance_in_any_forget_set(seed):
     profiles = Synthetic(num_people=20).profiles(seed)
     questions = balance_letters(build(profiles, QuestionOrder(seed=seed)), seed)
     ids = [profile.id for profile in profiles]
-    drawn = forget_ids(ids, Splits(forget_ratios=[0.05, 0.1, 0.25, 0.4, 0.55]), seed)
+    drawn = forget_ids(profiles, Splits(forget_ratios=[0.05, 0.1, 0.25, 0.4, 0.55]), seed)
     for forgotten in drawn.values():
         retained = set(ids) - set(forgotten)
         for variant, modality in product(("eval", "test"), ("image_text", "text")):

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mllmu.config.recipe import Splits
 from mllmu.core.errors import DataError
-from mllmu.data.splits import forget_ids
+from mllmu.core.records import Profile
+from mllmu.data.splits import forget_ids as draw
 
 IDS = [f"{number:03d}" for number in range(1, 41)]
+
+
+def people(ids: Sequence[str], **attributes: Sequence[str]) -> list[Profile]:
+    own = [{name: values[n % len(values)] for name, values in attributes.items()} for n in range(len(ids))]
+    return [Profile(id=i, kind="fictitious", attributes={"name": i, **more}) for i, more in zip(ids, own, strict=True)]
+
+
+def forget_ids(ids: Sequence[str], splits: Splits, seed: int, **more: Any) -> dict[str, list[str]]:
+    return draw(people(ids), splits, seed, **more)
 
 
 def from_file(path: Path, content: object, *keys: str, ratios: tuple[float, ...] = (0.1,)) -> dict[str, list[str]]:
@@ -97,3 +110,37 @@ def test_a_missing_file_and_a_folder_are_errors(tmp_path: Path) -> None:
         forget_ids(IDS, Splits(file=tmp_path / "none.json", keys=("k",)), seed=0)
     with pytest.raises(DataError, match=r"cannot be read \(Is a directory\)\. Expected a JSON object of lists of ids"):
         forget_ids(IDS, Splits(file=tmp_path, keys=("k",)), seed=0)
+
+
+def test_a_skewed_draw_takes_a_group_as_many_times_likelier_as_it_says() -> None:
+    everyone = people(IDS, gender=["female", "male"], birthplace=["Riga, Latvia", "Oslo, Norway", "Ghent, Belgium"])
+    first: Counter[str] = Counter()
+    for seed in range(400):
+        splits = Splits(forget_ratios=(0.025,), skew={"female": 3, "from Latvia": 2})
+        (person,) = draw(everyone, splits, seed)["2.5"]
+        first[person] += 1
+    weight = {
+        p.id: (3 if p.attributes["gender"] == "female" else 1) * (2 if "Latvia" in p.attributes["birthplace"] else 1)
+        for p in everyone
+    }
+    expected = 400 * sum(weight[p.id] for p in everyone if p.attributes["gender"] == "female") / sum(weight.values())
+    women = sum(first[p.id] for p in everyone if p.attributes["gender"] == "female")
+    assert abs(women - expected) < 3 * (expected * (1 - expected / 400)) ** 0.5
+
+
+def test_equal_weights_draw_who_is_drawn_without_any() -> None:
+    everyone = people(IDS, gender=["female", "male"])
+    plain, weighted = (
+        draw(everyone, Splits(forget_ratios=(0.1, 0.5), skew=skew), 0) for skew in ({}, {"female": 1, "male": 1})
+    )
+    assert plain == weighted
+
+
+def test_a_group_that_nobody_belongs_to_is_named_with_those_there_are() -> None:
+    everyone = people(IDS, gender=["female", "male"])
+    with pytest.raises(DataError, match=r"data\.splits\.skew: nobody is 'femal'\. Did you mean 'female'.*female, male"):
+        draw(everyone, Splits(forget_ratios=(0.1,), skew={"femal": 2}), 0)
+    with pytest.raises(DataError, match="neither gender nor date"):
+        forget_ids(IDS, Splits(forget_ratios=(0.1,), skew={"female": 2}), 0)
+    with pytest.raises(ValueError, match="leave it out where a file"):
+        Splits(file=Path("ids.json"), keys=("a",), forget_ratios=(0.1,), skew={"female": 2})

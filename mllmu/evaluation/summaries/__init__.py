@@ -19,7 +19,18 @@ from mllmu.core.declared import ColumnSpec, TableSpec
 from mllmu.core.errors import DataError
 from mllmu.core.names import RETAIN_MODEL
 from mllmu.core.plugins import Plugin
-from mllmu.core.records import FORGOTTEN, MODALITIES, MetricResult, Modality, Response, Sample, Score, Split, Summary
+from mllmu.core.records import (
+    FORGOTTEN,
+    MODALITIES,
+    MetricResult,
+    Modality,
+    Profile,
+    Response,
+    Sample,
+    Score,
+    Split,
+    Summary,
+)
 from mllmu.evaluation.scoring import ordered, samples_by_id, values_by_metric
 
 __all__ = [
@@ -41,13 +52,15 @@ class ScoredRun:
         values: model -> metric -> sample id -> value; None where a reply could not be judged.
         responses: model -> sample id -> response.
         average: gives ``results``, the averaged metrics of all models; called when they are first read.
-        originals: of a person who was drawn more than once, sample id -> id in ``values`` and ``responses``.
+        people: attributes of the people by id; of a person who was drawn more than once, that is before the ``#``.
+        originals: of such a person, sample id -> id in ``values`` and ``responses``.
     """
 
     samples: Mapping[str, Sample]
     values: Mapping[str, Mapping[str, Mapping[str, float | None]]]
     responses: Mapping[str, Mapping[str, Response]]
     average: Callable[[], Sequence[MetricResult]]
+    people: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     originals: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -57,6 +70,7 @@ class ScoredRun:
         scores: Mapping[str, Iterable[Score]],
         responses: Mapping[str, Iterable[Response]],
         results: Sequence[MetricResult],
+        people: Iterable[Profile] = (),
     ) -> ScoredRun:
         """The scored run of all models; refuses scores of unknown samples and second scores (DataError)."""
         known = samples_by_id(samples)
@@ -65,6 +79,7 @@ class ScoredRun:
             values={model: values_by_metric(of_model, known) for model, of_model in scores.items()},
             responses={model: {r.sample_id: r for r in of_model} for model, of_model in responses.items()},
             average=lambda: results,
+            people={person.id: person.attributes for person in people},
         )
 
     @cached_property
