@@ -115,7 +115,7 @@ COMMANDS = [pytest.param(words, id=f"{page}: {' '.join(words)[:60]}") for page, 
 def test_a_documented_command_exists_with_its_options(words: list[str]) -> None:
     command, left = command_of(words)
     assert not hasattr(command, "get_command") or words[0].startswith("-"), f"no command '{words[0]}'"
-    known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+    known = {name for one in command.params for name in (*one.opts, *one.secondary_opts)} | {"--help"}
     assert [word for word in left if word.startswith("--") and word.partition("=")[0] not in known] == []
 
 
