@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from mllmu.cli import data, run, runs, studies
 from mllmu.cli import requests as ledger
+from mllmu.cli.ask import ask
 from mllmu.cli.attack import attack
 from mllmu.cli.evaluate import evaluate
 from mllmu.cli.failures import explained_errors, tell_bug
@@ -28,7 +29,7 @@ HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Run": (run.run, run.validate, doctor, plan, runs.status, runs.rm),
     "One stage": (*map(run.stage_command, run.STAGES), evaluate, judge),
-    "Look": (view,),
+    "Look": (view, ask),
     "Studies": (attack, studies.tune, studies.trust, studies.layers, studies.pool, studies.board),
     "Start, look up, export": (init, get, ls, run.export_model),
 }

@@ -19,18 +19,19 @@ def view(
     ],
     *,
     port: Annotated[int, Option(min=0, max=65535, help="Port on this machine; 0 takes any that is free.")] = 0,
+    ask: Annotated[bool, Option("--ask", help="Let the page put your own questions to the models of the run.")] = False,
     browser: Annotated[bool, Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
 ) -> None:
     """Look at every question of a run: portrait, prompt, truth, and the replies of all models beside each other.
 
     The page is served on this machine alone, at an address with a random token, until Ctrl-C. Nothing is written into
-    the run folder, and no model is loaded.
+    the run folder, and no model is loaded without --ask.
     """
     from mllmu.explorer.board import site_of
     from mllmu.explorer.server import ExplorerServer
 
-    with tempfile.TemporaryDirectory(prefix="mllmu_board_") as scratch:
-        site = site_of(runs, Path(scratch))
+    with tempfile.TemporaryDirectory(prefix="mllmu_view_") as scratch:
+        site = site_of(runs, Path(scratch), asks=ask)
         with ExplorerServer(site, port) as server:
             say(f"explorer: {server.address} (Ctrl-C ends it)")
             if browser:

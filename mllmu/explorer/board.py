@@ -6,6 +6,7 @@ from urllib.parse import urlencode
 
 from mllmu.core.errors import DataError
 from mllmu.core.runfolder import RunFolder
+from mllmu.explorer.answers import ModelAnswers
 from mllmu.explorer.questions import evaluation_label
 from mllmu.explorer.site import ExploredRun, Site
 from mllmu.studies.setups import EvaluatedRun, run_folders
@@ -13,21 +14,28 @@ from mllmu.studies.setups import EvaluatedRun, run_folders
 TITLE = "Runs"
 
 
-def site_of(folders: Sequence[Path], scratch: Path) -> Site:
+def site_of(folders: Sequence[Path], scratch: Path, *, asks: bool = False) -> Site:
     """The site of some runs, with a board if there are several.
 
     Args:
         folders: run folders, or grids.
-        scratch: an empty folder, for the board.
+        scratch: an empty folder, for the board, and for images that the page sends.
+        asks: models may be loaded, to answer questions of the user's own.
 
     Raises:
         DataError: a folder holds no evaluation.
     """
     runs = {root: ExploredRun(root, name) for root, name in run_folders(folders).items()}
-    if len(runs) == 1:
-        return Site(list(runs.values()))
-    _write_board(scratch, {root: f"../run/{number}" for number, root in enumerate(runs)})
-    return Site(list(runs.values()), scratch)
+    answers = ModelAnswers(scratch)
+    several = len(runs) > 1
+    if several:
+        _write_board(scratch / "board", {root: f"../run/{number}" for number, root in enumerate(runs)})
+    return Site(
+        list(runs.values()),
+        scratch / "board" if several else None,
+        reads={"api/rendered": answers.rendered},
+        asks={"api/ask": answers.ask} if asks else {},
+    )
 
 
 def _write_board(folder: Path, addresses: Mapping[Path, str]) -> None:

@@ -1,11 +1,13 @@
 """The explorer's server: the standard library's, on this machine alone, behind an address that cannot be guessed.
 
 Other people on the machine, and pages of other sites in the user's browser, reach the port but not the data: every
-address begins with a random token, and the ``Host`` must be this server's, no name that was bent to 127.0.0.1.
+address begins with a random token, the ``Host`` must be this server's, no name that was bent to 127.0.0.1, and what is
+sent must come from a page of this server.
 """
 
 from __future__ import annotations
 
+import json
 import secrets
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +18,8 @@ from mllmu.core.errors import MllmuError, one_line
 from mllmu.explorer.site import Site, SiteAnswer, json_answer, not_found
 
 HOST = "127.0.0.1"
+MOST_BYTES = 16 * 2**20
+"""Of what a page may send: a question with an image."""
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -71,11 +75,32 @@ class _Handler(BaseHTTPRequestHandler):
         below = self._below(path)
         self._send(not_found() if below is None else self._answered(lambda: self.server.site.get(below, query)))
 
+    def do_POST(self) -> None:
+        below = self._below(self.path)
+        if below is None or not self._from_own_page():
+            self.close_connection = True
+            self._send(not_found())
+            return
+        length = self.headers.get("Content-Length", "")
+        if not length.isdecimal() or int(length) > MOST_BYTES:
+            self.close_connection = True
+            message = f"too much was sent. Expected at most {MOST_BYTES // 2**20} MiB."
+            self._send(json_answer({"error": message}, HTTPStatus.REQUEST_ENTITY_TOO_LARGE))
+            return
+        content = self.rfile.read(int(length))
+        self._send(self._answered(lambda: self.server.site.post(below, json.loads(content))))
+
     def _below(self, path: str) -> str | None:
         """The address below the token; None if the request is not meant for this server, or does not know the token."""
         token, _, rest = unquote(path).removeprefix("/").partition("/")
         known = secrets.compare_digest(token.encode(), self.server.token.encode())
         return rest if known and self.headers.get("Host", "") in self.server.hosts else None
+
+    def _from_own_page(self) -> bool:
+        """Whether a page of this server sends; other sites cannot send JSON here, nor pretend to be this one."""
+        origin, kind = self.headers.get("Origin", ""), self.headers.get("Content-Type", "")
+        same = self.headers.get("Sec-Fetch-Site", "same-origin") == "same-origin"
+        return same and origin.removeprefix("http://") in self.server.hosts and kind == "application/json"
 
     def _answered(self, answer: Any) -> SiteAnswer:
         try:

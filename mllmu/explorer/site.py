@@ -9,7 +9,7 @@ import json
 import math
 import mimetypes
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from http import HTTPStatus
 from importlib import resources
 from pathlib import Path, PurePosixPath
@@ -34,10 +34,11 @@ from mllmu.explorer.replies import NONE, OUTCOMES
 
 MOST_ROWS = 500
 """Questions in one answer."""
-STATIC = ("explorer.js", "explorer.css", "icon.svg")
+STATIC = ("explorer.js", "asking.js", "explorer.css", "icon.svg")
 SHOWN = (".html", ".png", ".csv", ".md", ".json")
 """Files of a report or board that are served."""
 Query = Mapping[str, Sequence[str]]
+RunAnswer = Callable[["ExploredRun", Any], Any]
 
 
 class SiteAnswer(NamedTuple):
@@ -116,6 +117,7 @@ class ExploredRun:
             "labels": labels,
             "metrics": {name: {"label": info.label, "about": info.about} for name, info in declared.metrics.items()},
             "questions": len(table.samples),
+            "people": list(table.profiles),
         }
 
     def questions(self, query: Query) -> dict[str, Any]:
@@ -210,10 +212,18 @@ class Site:
     Args:
         runs: the runs, each with its own addresses.
         board: a folder with the page of all of them, if there are several.
+        reads, asks: further answers that need a model's processor, or a model, by address; the former to a query, the
+            latter to what a page has sent.
     """
 
-    def __init__(self, runs: Sequence[ExploredRun], board: Path | None = None) -> None:
-        self.runs, self.board = runs, board
+    def __init__(
+        self,
+        runs: Sequence[ExploredRun],
+        board: Path | None = None,
+        reads: Mapping[str, RunAnswer] | None = None,
+        asks: Mapping[str, RunAnswer] | None = None,
+    ) -> None:
+        self.runs, self.board, self.reads, self.asks = runs, board, reads or {}, asks or {}
 
     def get(self, path: str, query: str = "") -> SiteAnswer:
         """The answer to an address below the root, e.g. ``run/0/api/questions``."""
@@ -229,8 +239,14 @@ class Site:
         run = self._run(parts)
         return not_found() if run is None else self._of_run(run, path, parts[2:], query)
 
+    def post(self, path: str, content: Any) -> SiteAnswer:
+        """The answer to what a page has sent to an address."""
+        parts = PurePosixPath(path).parts
+        run, answer = self._run(parts), self.asks.get("/".join(parts[2:]))
+        return not_found() if run is None or answer is None else json_answer(plain(answer(run, content)))
+
     def _run(self, parts: Sequence[str]) -> ExploredRun | None:
-        known = parts[0] == "run" and len(parts) > 1 and parts[1].isdecimal() and int(parts[1][:6]) < len(self.runs)
+        known = parts[:1] == ("run",) and len(parts) > 1 and parts[1].isdecimal() and int(parts[1][:6]) < len(self.runs)
         return self.runs[int(parts[1])] if known else None
 
     def _of_run(self, run: ExploredRun, path: str, parts: Sequence[str], query: str) -> SiteAnswer:
@@ -239,10 +255,11 @@ class Site:
         if parts[0] == "report":
             return shown(run.root / RunFolder.REPORT, path, parts[1:])
         answers: dict[str, Callable[[Query], Any]] = {
-            "api/run": lambda asked: {**run.describe(asked), "board": bool(self.board)},
+            "api/run": lambda asked: {**run.describe(asked), "board": bool(self.board), "asks": bool(self.asks)},
             "api/questions": run.questions,
             "api/question": run.question,
             "image": run.image,
+            **{name: partial(read, run) for name, read in self.reads.items()},
         }
         answer = answers.get("/".join(parts))
         if answer is None:

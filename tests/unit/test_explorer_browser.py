@@ -192,3 +192,28 @@ def test_it_fits_a_phone_and_a_dark_room(browser: Browser, server: ExplorerServe
         assert page.evaluate("document.querySelector('#detail').scrollWidth") <= PHONE["width"]
         page.click("#detail .back")
         page.wait_for_selector("#detail", state="hidden")
+
+
+def test_a_question_of_ones_own_is_put_to_the_models_that_are_shown(
+    browser: Browser, server: ExplorerServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[Any] = []
+
+    def reply(_: object, content: Any) -> dict[str, Any]:
+        sent.append(content)
+        logp = {"logp": -1.5, "num_tokens": 3}
+        return {"reply": HOSTILE, "finished": True, "person": "", "truth": None, "value": logp, "sentence": None}
+
+    monkeypatch.setattr(server.site, "asks", {"api/ask": reply})
+    with opened(browser, server, "run/0/#hide=npo&q=forget%2Fp1.classification") as page:
+        page.wait_for_selector("table.replies")
+        page.keyboard.press("a")
+        assert page.input_value("#own-text") == "What does this person earn?"
+        page.set_input_files("#own-file", {"name": "x.png", "mimeType": "image/png", "buffer": b"abc"})
+        page.click("#asking button[type=submit]")
+        says(page, "table.own tbody tr:nth-child(2) td:nth-child(3)", "-1.50 (3)")
+        assert page.inner_text("table.own tbody tr:first-child td.said") == HOSTILE
+        assert page.title() == "run: explorer"
+    assert [(each["model"], each["image"], each["person"]) for each in sent] == [
+        ("target", "YWJj", ""), ("retain_model", "YWJj", ""),
+    ]  # fmt: skip

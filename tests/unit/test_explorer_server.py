@@ -79,6 +79,57 @@ def test_it_listens_on_this_machine_alone(server: ExplorerServer) -> None:
     assert server.server_address[0] == "127.0.0.1"
 
 
+@pytest.fixture
+def asking(server: ExplorerServer, monkeypatch: pytest.MonkeyPatch) -> ExplorerServer:
+    """The server with a model that repeats what it is sent."""
+    monkeypatch.setattr(server.site, "asks", {"api/ask": lambda run, content: {"run": run.name, "said": content}})
+    return server
+
+
+def post(server: ExplorerServer, content: bytes, path: str = "run/0/api/ask", **changed: str) -> tuple[int, bytes]:
+    own = f"{HOST}:{server.server_port}"
+    headers = {"Host": own, "Origin": f"http://{own}", "Content-Type": "application/json"}
+    headers |= {name.replace("_", "-"): value for name, value in changed.items()}
+    connection = http.client.HTTPConnection(HOST, server.server_port, timeout=20)
+    connection.request("POST", f"/{server.token}/{path}", content, {k: v for k, v in headers.items() if v})
+    response = connection.getresponse()
+    found = response.status, response.read()
+    connection.close()
+    return found
+
+
+def test_a_page_of_its_own_may_ask(asking: ExplorerServer) -> None:
+    status, content = post(asking, b'{"text": "Who?"}', Sec_Fetch_Site="same-origin")
+    assert status == 200 and json.loads(content) == {"run": "run", "said": {"text": "Who?"}}
+    assert json.loads(asking.site.get("run/0/api/run").body)["asks"] is True
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"Origin": "http://evil.example"},
+        {"Origin": ""},
+        {"Origin": "null"},
+        {"Host": "evil.example"},
+        {"Content_Type": "text/plain"},
+        {"Sec_Fetch_Site": "cross-site"},
+    ],
+)
+def test_no_other_page_may_ask(asking: ExplorerServer, changed: dict[str, str]) -> None:
+    assert post(asking, b"{}", **changed)[0] == 404
+
+
+def test_what_is_no_question_is_refused(asking: ExplorerServer) -> None:
+    assert post(asking, b"{")[0] == 400
+    assert post(asking, b"{}", path="run/0/api/other")[0] == 404
+    assert post(asking, b"{}", Content_Length=str(1 << 30))[0] == 413
+
+
+def test_without_ask_there_is_nobody_to_ask(server: ExplorerServer) -> None:
+    assert post(server, b"{}")[0] == 404
+    assert json.loads(server.site.get("run/0/api/run").body)["asks"] is False
+
+
 def test_the_first_page_of_one_run_is_its_explorer(server: ExplorerServer) -> None:
     response, _ = get(server, f"/{server.token}/")
     assert response.status == 302 and response.headers["Location"] == f"/{server.token}/run/0/"

@@ -55,6 +55,7 @@ function drawFilters() {
   $("title").textContent = about.name;
   document.title = `${about.name}: explorer`;
   $("board").hidden = !about.board;
+  $("ask-button").hidden = !about.asks;
   $("evaluation-label").hidden = about.evaluations.length < 2;
   options($("evaluation"), about.evaluations.map((each) => [each, each]), about.evaluation);
   $("fields").replaceChildren(...Object.entries(FIELDS).filter(([field]) => about.fields[field].length > 1).map(([field, title]) => {
@@ -266,11 +267,28 @@ function drawPrompt(it) {
   if (it.system) turns.append(drawTurn("system", it.system));
   for (const each of it.examples) turns.append(drawTurn("example", each.prompt, each.image), drawTurn("its reply", each.reply));
   turns.append(drawTurn(it.raw ? "prompt, put as it is" : "user", it.prompt), drawTruth(it));
+  turns.append(drawRendered(it));
   return element("div", { className: "put" }, it.image ? picture(it.image, `the portrait of ${it.name}`) : null, turns);
 }
 
+// The prompt with the chat template, which needs the model's processor and so is read when it is wanted.
+function drawRendered(it) {
+  const text = element("pre", { textContent: "..." });
+  const part = element("details", { className: "rendered" }, element("summary", { textContent: "As the model reads it" }), text);
+  part.addEventListener("toggle", async () => {
+    if (!part.open || part.dataset.read) return;
+    part.dataset.read = "yes";
+    try {
+      text.textContent = (await ask("api/rendered", new URLSearchParams({ id: it.id, evaluation: about.evaluation, model: it.reference }))).text;
+    } catch (error) {
+      text.textContent = error.message;
+    }
+  });
+  return part;
+}
+
 function drawTruth(it) {
-  const value = it.value && it.value !== it.truth ? `${it.truth} (${it.value})` : it.truth;
+  const value = it.value && !it.truth.includes(it.value) ? `${it.truth} (${it.value})` : it.truth;
   return element("p", { className: "truth" }, element("b", { textContent: "truth" }), value);
 }
 
@@ -345,6 +363,7 @@ function listen() {
   $("clear").addEventListener("click", clear);
   $("earlier").addEventListener("click", () => turn(-1));
   $("later").addEventListener("click", () => turn(1));
+  $("ask-button").addEventListener("click", () => showAsking(page && page.rows.find((row) => row.id === chosen.get("q"))));
   $("help-button").addEventListener("click", () => $("help").showModal());
   window.addEventListener("popstate", () => { chosen = new URLSearchParams(location.hash.slice(1)); start(); });
   document.addEventListener("keydown", key);
@@ -365,6 +384,7 @@ function key(event) {
   const person = chosen.get("q") && page.rows.find((row) => row.id === chosen.get("q"));
   const keys = {
     j: () => step(1), k: () => step(-1), n: () => turn(1), p: () => turn(-1), c: clear,
+    a: () => { if (about.asks) showAsking(person); },
     "/": () => { $("filters").open = true; $("words").focus(); }, "?": () => $("help").showModal(),
     f: () => { if (person) { choose({ profile_id: person.profile_id }); refresh({ at: person.id }); } },
   };
