@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import tempfile
 import webbrowser
 from pathlib import Path
@@ -34,9 +36,16 @@ def view(
         site = site_of(runs, Path(scratch), asks=ask)
         with ExplorerServer(site, port) as server:
             say(f"explorer: {server.address} (Ctrl-C ends it)")
-            if browser:
+            if browser and _has_screen():
                 webbrowser.open(server.address)
             try:
                 server.serve_forever()
             except KeyboardInterrupt:
                 say("ended")
+            finally:
+                site.close()
+
+
+def _has_screen() -> bool:
+    """Whether a browser would have a window; one in the terminal would stand in the way of the server."""
+    return sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))

@@ -104,12 +104,19 @@ class QuestionTable:
         self.index = {sample.id: number for number, sample in enumerate(self.samples)}
         self.values = {field: list(dict.fromkeys(getattr(s, field) for s in self.samples)) for field in FIELDS}
         self._codes = {field: self._encoded(field) for field in FIELDS}
-        ids = SampleIds(self.samples)
-        pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="replies")
-        self._replies: dict[str, Future[ModelReplies]] = {
-            model: pool.submit(read_replies, self.folder, model, ids) for model in self.models
-        }
+
+    @cached_property
+    def _replies(self) -> dict[str, Future[ModelReplies]]:
+        """What is being read: from when it is first wanted, so that the first questions are there before."""
+        ids, pool = SampleIds(self.samples), ThreadPoolExecutor(max_workers=2, thread_name_prefix="replies")
+        found = {model: pool.submit(read_replies, self.folder, model, ids) for model in self.models}
         pool.shutdown(wait=False)
+        return found
+
+    def close(self) -> None:
+        """Read no further model."""
+        for future in self._replies.values():
+            future.cancel()
 
     def _encoded(self, field: str) -> NDArray[np.int32]:
         numbers = {value: number for number, value in enumerate(self.values[field])}

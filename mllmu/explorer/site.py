@@ -94,6 +94,11 @@ class ExploredRun:
                 self._tables[label] = QuestionTable(self.root, self.evaluations[label], self._profiles)
             return self._tables[label]
 
+    def close(self) -> None:
+        """Read nothing further."""
+        for table in self._tables.values():
+            table.close()
+
     def describe(self, query: Query) -> dict[str, Any]:
         """What the page needs to know before any question: models, values of the filters, and what all is called."""
         label = _one(query, "evaluation") or next(iter(self.evaluations))
@@ -124,7 +129,7 @@ class ExploredRun:
         """Some of the questions that a filter takes, and how many there are of each kind."""
         table = self.table(_one(query, "evaluation"))
         found = table.select(filter_of(query))
-        offset, limit = _number(query, "offset", 0), min(_number(query, "limit", 100), MOST_ROWS)
+        offset, limit = _number(query, "offset", 0), min(max(1, _number(query, "limit", 100)), MOST_ROWS)
         read = table.read
         at = found.position(table.index.get(_one(query, "at"), -1))
         if at >= 0:
@@ -238,6 +243,11 @@ class Site:
             return shown(self.board, path, parts[1:])
         run = self._run(parts)
         return not_found() if run is None else self._of_run(run, path, parts[2:], query)
+
+    def close(self) -> None:
+        """Stop reading; whoever asks for what has not been read gets an error."""
+        for run in self.runs:
+            run.close()
 
     def post(self, path: str, content: Any) -> SiteAnswer:
         """The answer to what a page has sent to an address."""

@@ -155,6 +155,7 @@ def test_a_page_of_questions_and_the_one_that_an_address_names(root: Path) -> No
     assert [row["id"] for row in found["rows"]] == IDS[4:6]  # type: ignore[index,attr-defined]
     assert (found["total"], found["offset"], found["at"]) == (6, 4, 4)
     assert answer(site, "run/0/api/questions", "limit=2&at=retain/p2.cloze&split=forget")["at"] == -1
+    assert len(answer(site, "run/0/api/questions", "limit=0&at=retain/p2.cloze")["rows"]) == 1  # type: ignore[arg-type]
     assert "whole number" in str(answer(site, "run/0/api/questions", "offset=-1", 400)["error"])
     assert "between them" in str(answer(site, "run/0/api/questions", "is=npo", 400)["error"])
 

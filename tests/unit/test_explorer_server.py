@@ -202,3 +202,16 @@ def test_the_command_prints_the_address_and_ends_with_ctrl_c(root: Path) -> None
         running.send_signal(signal.SIGINT)
         _, errors = running.communicate(timeout=20)
     assert running.returncode == 0 and errors == ""
+
+
+def test_a_browser_that_leaves_is_no_error(server: ExplorerServer, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        raise BrokenPipeError
+    except BrokenPipeError:
+        server.handle_error(None, ("127.0.0.1", 1))
+    assert capsys.readouterr().err == ""
+    try:
+        raise KeyError("x")
+    except KeyError:
+        server.handle_error(None, ("127.0.0.1", 1))
+    assert "KeyError" in capsys.readouterr().err

@@ -2,7 +2,7 @@
 // All text from the run is set as text, never as markup; what is chosen stands behind the # of the address.
 const $ = (id) => document.getElementById(id);
 const FIELDS = { split: "set", task: "task", modality: "modality", attribute: "attribute", profile_id: "person", part: "part" };
-const LIMIT = 100;
+const LIMIT = 50;
 let about = null, page = null, chosen = new URLSearchParams(location.hash.slice(1));
 let asked = 0, opened = 0, waiting = 0, offset = 0;
 
