@@ -5,15 +5,21 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from rich.console import Console, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, Group, RenderableType
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Task, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from rich.table import Table
 from rich.text import Text
 
 from mllmu.core.process import Progress, SilentProgress, leads
 
 WIDE = 140
 """Columns where no terminal says how many: a table written to a file should not be folded at 80."""
+LEAST_COLUMNS = 2
+LONGEST_CELL = 30
+"""Longer texts are folded, shorter ones never."""
 EVERY_S = 10.0
 """Least time between two lines of a task where there is no terminal."""
 
@@ -24,8 +30,27 @@ def results() -> Console:
 
 
 def say(content: RenderableType) -> None:
-    """Print a table, or a line that is not wrapped."""
-    results().print(content, soft_wrap=isinstance(content, str))
+    """Print a table, or a line that is not wrapped; of a table that is too wide, the last columns are left out."""
+    console = results()
+    for part in content.renderables if isinstance(content, Group) else [content]:
+        if isinstance(part, Table):
+            fit(part, console)
+        console.print(part, soft_wrap=isinstance(part, str))
+
+
+def fit(table: Table, console: Console) -> None:
+    """Leave out the last columns of a table until names and numbers fit unbroken, and say which; the first two stay."""
+    for index, column in enumerate(table.columns):
+        widths = [cell_len(str(cell)) for cell in (column.header, *column.cells)]
+        if index == 0 or max(widths) <= LONGEST_CELL:
+            column.no_wrap, column.min_width = True, max(widths)
+    left_out: list[str] = []
+    unbounded = console.options.update(max_width=10_000)
+    while len(table.columns) > LEAST_COLUMNS and Measurement.get(console, unbounded, table).minimum > console.width:
+        left_out.insert(0, str(table.columns.pop().header))
+    if left_out and any(left_out):
+        note = f"no room for: {', '.join(filter(None, left_out))}"
+        table.caption = f"{table.caption}; {note}" if table.caption else note
 
 
 def _console(*, stderr: bool) -> Console:

@@ -1,4 +1,4 @@
-"""CSV as spreadsheets write it, whatever stands between the cells."""
+"""CSV as spreadsheets write it, whatever stands between the cells; and text that no spreadsheet computes."""
 
 import csv
 import io
@@ -6,6 +6,22 @@ import re
 
 _NAMED = re.compile(r'\ufeff?"?sep=([^\w\s"]|\t)"?[,;|\t ]*(?:\r\n|\r|\n)', re.IGNORECASE)
 _LINE_END = re.compile(r"\r\n|\r|\n")
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What a spreadsheet takes for the beginning of a formula, in full width too."""
+
+
+def harmless(text: str) -> str:
+    """A cell that begins like a formula, with an apostrophe before it, which makes it text.
+
+    >>> harmless("=cmd()"), harmless("\\n=1"), harmless("npo")
+    ("'=cmd()", "'\\n=1", 'npo')
+    """
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
+def as_written(cell: str) -> str:
+    """The text of which :func:`harmless` has made a cell."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA) else cell
 
 
 def csv_rows(text: str) -> list[list[str]]:

@@ -25,6 +25,7 @@ from mllmu.evaluation.stats import Difference
 from mllmu.pipeline import batch_plan
 from mllmu.pipeline.controls import read_controls
 from mllmu.pipeline.evaluate import Evaluation
+from mllmu.pipeline.leaks import what_leaks
 from mllmu.pipeline.protocols import ProtocolComparison, write_comparison
 from mllmu.pipeline.record import describe, seconds_by_stage
 from mllmu.pipeline.run import Run
@@ -110,6 +111,7 @@ def report_input(evaluation: Evaluation) -> ReportInput:
             *warnings,
         ),
         controls=read_controls(evaluation),
+        **what_leaks(run.models, run.data.names, evaluation.samples, replies),
         attacks=AttackResults.model_validate(attacked) if attacked else None,
         reference_rows=recipe.report.reference_rows and key == REFERENCE_KEY,
         trust=tuple(map(TrustRow.model_validate, trust.get("rows", ()))),

@@ -8,8 +8,9 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,8 +62,12 @@ def settle(figure: Figure) -> None:
         figure.set_layout_engine("none")
 
 
-def finish(figure: Figure, name: str, alt: str) -> Plot:
-    """Write a figure as SVG and PNG. Neither holds a date or a program version."""
+def finish(figure: Figure, name: str, alt: str, values: Mapping[str, str] | None = None) -> Plot:
+    """Write a figure as SVG and PNG. Neither holds a date or a program version.
+
+    Args:
+        values: what the reader sees on pointing at an element, by its ``gid``.
+    """
     settle(figure)
     svg, png = io.BytesIO(), io.BytesIO()
     # straight to the canvases: savefig would draw everything once more before each file
@@ -70,13 +75,16 @@ def finish(figure: Figure, name: str, alt: str) -> Plot:
     figure.set_facecolor("#ffffff")
     figure.set_dpi(150)
     FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})
-    return Plot(name, alt, _inline(svg.getvalue().decode(), name), png.getvalue())
+    return Plot(name, alt, _inline(svg.getvalue().decode(), name, alt, values or {}), png.getvalue())
 
 
-def _inline(svg: str, name: str) -> str:
-    """Make an SVG file fit to stand in a page: no prolog, ids of its own, colours as CSS variables."""
+def _inline(svg: str, name: str, alt: str, values: Mapping[str, str]) -> str:
+    """Make an SVG file fit to stand in a page: no prolog, ids of its own, colours as CSS variables, a title."""
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg \1 aria-hidden="true">', svg, count=1)
+    svg = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg \1 role="img">', svg, count=1)
+    svg = re.sub(r"(<svg [^>]*>)", lambda found: f"{found[1]}<title>{escape(alt)}</title>", svg, count=1)
+    for gid, text in values.items():
+        svg = svg.replace(f'<g id="{gid}">', f'<g id="{gid}"><title>{escape(text)}</title>', 1)
     svg = re.sub(r"<style[^>]*>.*?</style>", "", svg, count=1, flags=re.DOTALL)
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     svg = re.sub(r"(\d\.\d\d)\d+", r"\1", svg)  # a hundredth of a pixel is enough, and half the bytes

@@ -87,6 +87,17 @@ class Example(Record):
     outcomes: dict[str, str] = Field(default_factory=dict)
 
 
+class ToldFact(Record):
+    """A question about a person to forget that a model answers rightly and the retain_model does not."""
+
+    person: str
+    task: TaskName
+    modality: Modality
+    question: str
+    truth: str
+    reply: str
+
+
 class ReportInput(Record):
     """Everything the report shows.
 
@@ -104,6 +115,9 @@ class ReportInput(Record):
         trust: how well each metric tells models that know from models that do not, if that was measured.
         controls: what the models get right without being told whom they are asked about, if that was asked.
         attacks: what attacks brought back, if any were run.
+        names: of people, by id.
+        told: model -> person to forget -> questions that are answered rightly, and all of them.
+        leaks: model -> what it says and the retain_model does not know, the first few.
         reference_rows: also print the paper's published numbers, apart and labelled as not comparable.
     """
 
@@ -124,6 +138,9 @@ class ReportInput(Record):
     trust: tuple[TrustRow, ...] = ()
     controls: ControlResults | None = None
     attacks: AttackResults | None = None
+    names: dict[str, str] = Field(default_factory=dict)
+    told: dict[str, dict[str, tuple[int, int]]] = Field(default_factory=dict)
+    leaks: dict[str, tuple[ToldFact, ...]] = Field(default_factory=dict)
 
 
 def check(report: ReportInput) -> None:

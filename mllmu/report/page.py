@@ -23,16 +23,21 @@ from mllmu.report.attacked import attack_tables
 from mllmu.report.controlled import control_tables
 from mllmu.report.figures import Plot
 from mllmu.report.findings import findings
+from mllmu.report.images import PageImages
 from mllmu.report.inputs import Example, ReportInput
+from mllmu.report.leaks import leak_tables, told_table
 from mllmu.report.numbers import ALL_TASKS, Numbers, TradeoffRow, csv_text, tradeoff_rows
 from mllmu.report.plots import draw
 from mllmu.report.printing import csv_of
 from mllmu.report.scatter import MANY
 from mllmu.report.summary_tables import summary_tables
-from mllmu.report.table import SHADES, ReportTable
+from mllmu.report.table import SHADES, SIGNS, ReportTable
+from mllmu.report.verdict import verdict
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _UNFOLDED_REPLIES = 6
+TEXT_ROOM = 1_000_000
+"""Letters that all examples of a page may take."""
 
 
 def render(report: ReportInput, folder: Path) -> Path:
@@ -84,23 +89,38 @@ def write_small_page(path: Path, title: str, lead: str, sections: Sequence[PageS
 def _page(
     report: ReportInput, numbers: Numbers, rows: Sequence[TradeoffRow], plots: Mapping[str, Sequence[Plot]]
 ) -> str:
-    template = _environment().get_template("index.html.j2")
+    template, answer = _environment().get_template("index.html.j2"), verdict(numbers, rows)
     return template.render(
         report=report,
         numbers=numbers,
         rows=rows,
         tables=tables,
+        verdict=answer,
+        images=PageImages(),
+        leaks=leak_tables(report, numbers),
+        told=told_table(report, answer.model) if answer else None,
         findings=findings(numbers, rows, report.trust),
         overall=[row for row in rows if row.task == ALL_TASKS],
         plots=plots,
         summaries=summary_tables(report, numbers),
         controls=list(control_tables(report.controls, numbers.models)) if report.controls else [],
         attacks=attack_tables(report.attacks, numbers.models) if report.attacks else [],
-        examples=[_example(example, numbers) for example in report.examples],
+        examples=[_example(example, numbers) for example in _that_fit(report.examples)],
         glossary=_glossary(numbers),
         many=len(numbers.models) > MANY,
         **_script(),
     )
+
+
+def _that_fit(examples: Sequence[Example]) -> list[Example]:
+    """The first examples, as many as a page has room for."""
+    room, found = TEXT_ROOM, list[Example]()
+    for example in examples:
+        room -= 300 + len(example.question) + sum(200 + len(reply) for reply in example.replies.values())
+        if room < 0:
+            break
+        found.append(example)
+    return found
 
 
 def _script() -> dict[str, str]:
@@ -115,13 +135,14 @@ def _environment() -> Environment:
     environment = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True
     style = (_TEMPLATES / "style.css").read_text(encoding="utf-8")
-    environment.globals |= {"style": Markup(style), "modality_labels": MODALITY_LABELS, "shades": SHADES}  # noqa: S704
-    environment.filters |= {"png": _data_uri, "breakable": _breakable}
+    environment.globals |= {
+        "style": Markup(style),  # noqa: S704
+        "modality_labels": MODALITY_LABELS,
+        "shades": SHADES,
+        "signs": SIGNS,
+    }
+    environment.filters |= {"breakable": _breakable}
     return environment
-
-
-def _data_uri(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def _breakable(name: str) -> Markup:

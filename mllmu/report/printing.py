@@ -5,6 +5,7 @@ import io
 import math
 from collections.abc import Iterable, Mapping
 
+from mllmu.core.csvrows import harmless
 from mllmu.core.declared import Format, MetricInfo
 
 DASH = "–"
@@ -18,19 +19,29 @@ def finite(value: float | None) -> float | None:
 def show(value: float | None, style: Format = "percent", decimals: int = 3) -> str:
     """A number as papers print it; a missing one is a dash.
 
-    >>> show(0.517), show(0.6451, "decimal"), show(-0.05, "signed"), show(0.0004, "p_value"), show(None)
-    ('51.7', '0.645', '-5.0', '<0.001', '–')
+    >>> show(0.517), show(0.6451, "decimal"), show(-0.05, "signed"), show(0.0004, "p_value"), show(None), show(-0.0003)
+    ('51.7', '0.645', '-5.0', '<0.001', '–', '0.0')
     """
     number = finite(value)
     if number is None:
         return DASH
     if style == "percent":
-        return f"{100 * number:.1f}"
+        return fixed(100 * number, 1)
     if style == "signed":
         return f"{100 * number:+.1f}" if round(1000 * number) else "0.0"
     if style == "p_value":
         return "<0.001" if number < 0.001 else f"{number:.3f}"
-    return f"{number:.{decimals}f}"
+    return fixed(number, decimals)
+
+
+def fixed(number: float, decimals: int) -> str:
+    """A number with so many decimals; what is rounded to zero has no sign.
+
+    >>> fixed(-0.04, 1), fixed(-0.06, 1)
+    ('0.0', '-0.1')
+    """
+    text = f"{number:.{decimals}f}"
+    return text.removeprefix("-") if float(text) == 0 else text
 
 
 def show_span(low: float | None, high: float | None, style: Format = "percent", decimals: int = 3) -> str:
@@ -43,10 +54,10 @@ def show_span(low: float | None, high: float | None, style: Format = "percent", 
     if len(bounds) < 2:
         return ""
     if style in ("decimal", "p_value"):
-        texts = [f"{bound:.{min(decimals, 2)}f}" for bound in bounds]
+        texts = [fixed(bound, min(decimals, 2)) for bound in bounds]
     else:
         texts = [str(round(100 * bound)) for bound in bounds]
-    return (" to " if bounds[0] < 0 else DASH).join(texts)
+    return (" to " if any(text.startswith("-") for text in texts) else DASH).join(texts)
 
 
 def style_of(metric: MetricInfo) -> tuple[Format, int]:
@@ -81,7 +92,7 @@ def listing(names: Iterable[str]) -> str:
 
 
 def csv_of(head: Iterable[str], rows: Iterable[Mapping[str, object]]) -> str:
-    """A CSV file of rows with equal keys: numbers with six decimals, truth as yes or no, None empty, harmless text."""
+    """A CSV file of rows with equal keys: numbers with six digits, truth as yes or no, None empty, harmless text."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(head)
@@ -92,15 +103,13 @@ def csv_of(head: Iterable[str], rows: Iterable[Mapping[str, object]]) -> str:
 def csv_cell(value: object) -> str:
     """One value as text.
 
-    >>> csv_cell(None), csv_cell(True), csv_cell(0.5), csv_cell("=cmd()")
-    ('', 'yes', '0.500000', "'=cmd()")
+    >>> csv_cell(None), csv_cell(True), csv_cell(0.5), csv_cell(7.82e-19), csv_cell("=cmd()")
+    ('', 'yes', '0.500000', '7.82000e-19', "'=cmd()")
     """
     if value is None:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.6f}"
-    text = str(value)
-    # A spreadsheet would run a cell that starts like a formula; a leading apostrophe makes it text.
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+        return f"{value:#.6g}" if 0 < abs(value) < 0.1 else f"{value:.6f}"
+    return harmless(str(value).replace("\r\n", "\n").replace("\r", "\n"))  # the writer does not quote a lone \r

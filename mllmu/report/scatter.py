@@ -54,7 +54,8 @@ def scatter(
         settle(figure)
         _label(axes, shown)
         asked = MODALITY_LABELS[shown[0].modality]
-        return finish(figure, name, f"Scatter of forgetting against utility, {asked}: {_words(shown)}")
+        values = {f"dot-{row.number}": _words([row]) for row in shown}
+        return finish(figure, name, f"Scatter of forgetting against utility, {asked}: {_words(shown)}", values)
 
 
 def _xy(row: TradeoffRow) -> tuple[float, float]:
@@ -103,7 +104,7 @@ def _dot(axes: Any, row: TradeoffRow, *, many: bool) -> None:
     edge, width = (colour, 1.3) if hollow else (PALETTE["on-dot"], 0.8)
     axes.plot([x], [y], marker, color=colour, markersize=8.5 if rank < 2 else 7.5, fillstyle=fill,
               markeredgecolor=edge, markeredgewidth=width,
-              zorder=3 - 0.1 * rank)  # fmt: skip
+              zorder=3 - 0.1 * rank, gid=f"dot-{row.number}")  # fmt: skip
 
 
 def _bars(interval: Interval | None) -> list[list[float]] | None:

@@ -7,6 +7,8 @@ from rich.table import Table
 from rich.text import Text
 
 SHADES = 6
+SIGNS = ("−−", "−", "", "", "+", "++")
+"""What stands beside a number of a shade: colours alone say nothing to some readers and in print."""
 
 
 class ReportCell(NamedTuple):
@@ -19,7 +21,7 @@ class ReportCell(NamedTuple):
         shade: 0 (bad) to 5 (good); None where that has no meaning.
         alarm: the small print below is a warning.
         beyond: marked as past the retain_model.
-        chips: words in frames before the text, each with the CSS class of its colour.
+        chips: words in frames before the text, each as (word, CSS class of its colour).
         fold: long text that the page folds away.
     """
 

@@ -60,7 +60,7 @@ def overview(numbers: Numbers, rows: Sequence[TradeoffRow]) -> ReportTable:
 
 
 def _tradeoff_cells(row: TradeoffRow) -> list[ReportCell]:
-    chips = [("front", "front")] * row.on_front + [(fault, "collapsed") for fault in row.faults]
+    chips = [("front", "front")] * row.on_front + [(fault.partition(":")[0], "collapsed") for fault in row.faults]
     forget, utility = (
         ReportCell(_with_best(score), show_span(score.low, score.high) if score else "")
         for score in (row.forget, row.utility)
@@ -216,7 +216,7 @@ def cost_table(numbers: Numbers) -> ReportTable:
         texts = (row.method or DASH, modality, duration(row.seconds), share, *counts)
         settings = ", ".join(f"{k}={json.dumps(v, default=str, ensure_ascii=False)}" for k, v in row.settings.items())
         words = "; ".join(row.warnings) if row.warnings or settings else DASH
-        chips = (("front", "warning"),) if row.warnings else ()
+        chips = (("warning", "front"),) if row.warnings else ()
         return [*map(ReportCell, texts), ReportCell(words, chips=chips, fold=settings)]
 
     return ReportTable(tuple(columns), model_rows(numbers, {row.name: cells(row) for row in numbers.models}))

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from mllmu.core import plugins
 from mllmu.core.content import check_samples
-from mllmu.core.csvrows import csv_rows
+from mllmu.core.csvrows import as_written, csv_rows, harmless
 from mllmu.core.declared import Declared
 from mllmu.core.errors import DataError
 from mllmu.core.records import UTILITY, Modality, Sample, Score, Split, TaskName
@@ -48,8 +48,9 @@ def save(path: Path, scores: Sequence[PersonScore]) -> None:
     models = list(dict.fromkeys(model for score in scores for model in score.sums))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*HEAD, *models])
-    writer.writerows([*score[:-1], *(score.sums.get(model, "") for model in models)] for score in scores)
+    writer.writerow(map(harmless, [*HEAD, *models]))
+    for *names, questions, sums in scores:
+        writer.writerow([*map(harmless, names), questions, *(sums.get(model, "") for model in models)])
     write_atomic(path, out.getvalue())
 
 
@@ -68,8 +69,8 @@ def load(path: Path) -> list[PersonScore]:
     scores = []
     for number, line in enumerate(lines, start=2):
         try:
-            *names, questions = line[: len(HEAD)]
-            values = zip(head[len(HEAD) :], line[len(HEAD) :], strict=True)
+            *names, questions = map(as_written, line[: len(HEAD)])
+            values = zip(map(as_written, head[len(HEAD) :]), line[len(HEAD) :], strict=True)
             sums = {model: float(value) for model, value in values if value}
             scores.append(PersonScore(*names, int(questions), sums))  # type: ignore[arg-type, call-arg]
         except (TypeError, ValueError) as error:

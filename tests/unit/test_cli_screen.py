@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 
 import pytest
-from rich.console import Console
+from rich.console import Console, Group
+from rich.table import Table
 
-from mllmu.cli.screen import ConsoleProgress, duration, figures
+from mllmu.cli.screen import ConsoleProgress, duration, figures, say
 
 
 class Clock:
@@ -98,3 +99,19 @@ def test_duration_has_the_two_units_that_matter(seconds: float, text: str) -> No
 
 def test_figures_have_three_significant_digits_and_survive_not_a_number() -> None:
     assert figures({"loss": 12.3456, "lr": 0.00002, "bad": float("nan")}) == ["loss 12.3", "lr 2e-05", "bad nan"]
+
+
+@pytest.mark.parametrize("width", [60, 70, 80, 150])
+def test_a_table_drops_columns_before_it_breaks_a_name_or_a_number(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    table = Table("model", "forget", "test", "retain", "celebrity", title="4 of 16 people forgotten")
+    for name in ("retain_model", "a_method_of_my_own_image_text"):
+        table.add_row(name, *["38.8 (18.8) / 36.6 (26.6)"] * 4)
+    say(Group(table, "the end"))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width and lines[-1] == "the end"
+    told = [line for line in lines if "a_method_of_my_own_image_text" in line]
+    assert len(told) == 1 and "38.8 (18.8) / 36.6 (26.6)" in told[0]
+    assert (width < 150) == any("no room for:" in line and "celebrity" in line for line in lines)

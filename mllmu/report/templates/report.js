@@ -98,6 +98,19 @@
     });
   });
 
+  // Say beside a table that it goes on to the right.
+  function mark() {
+    document.querySelectorAll(".scroll").forEach(function (box) {
+      var hint = box.previousElementSibling;
+      if (hint && hint.className.indexOf("more") === 0) {
+        hint.className = box.scrollWidth > box.clientWidth + 2 ? "more wide" : "more";
+      }
+    });
+  }
+  mark();
+  window.addEventListener("resize", mark);
+  document.addEventListener("toggle", mark, true);
+
   // Only the rows of the table below that hold all the words.
   document.querySelectorAll("input[data-filter]").forEach(function (words) {
     words.hidden = false;
