@@ -9,7 +9,7 @@ from mllmu.report.numbers import ALL_TASKS, Interval, Numbers, TradeoffRow
 from mllmu.report.printing import fixed, listing, show
 
 
-class Verdict(NamedTuple):
+class Recommendation(NamedTuple):
     """Three sentences: the method, its price, and how sure both are; ``model`` is empty if there is no method."""
 
     model: str
@@ -18,7 +18,7 @@ class Verdict(NamedTuple):
     sure: str = ""
 
 
-def verdict(numbers: Numbers, rows: Sequence[TradeoffRow]) -> Verdict | None:
+def verdict(numbers: Numbers, rows: Sequence[TradeoffRow]) -> Recommendation | None:
     """The unlearned model that is nearest to the retain_model over both modalities, broken ones left out.
 
     None without results, or without a retain_model to compare with.
@@ -33,9 +33,13 @@ def verdict(numbers: Numbers, rows: Sequence[TradeoffRow]) -> Verdict | None:
         name: of for name, of in by_model.items() if all(not row.faults and row.distance is not None for row in of)
     }
     if not sound:
-        return Verdict("", "No method can be recommended: every one has broken the model, or has hardly changed it.")
+        return Recommendation(
+            "", "No method can be recommended: every one has broken the model, or has hardly changed it."
+        )
     best = min(sound, key=lambda name: _distance(numbers, sound[name][0].model))
-    return Verdict(best, _method(numbers, sound[best]), _price(numbers, sound[best]), _sure(numbers, best, sound))
+    return Recommendation(
+        best, _method(numbers, sound[best]), _price(numbers, sound[best]), _sure(numbers, best, sound)
+    )
 
 
 def _distance(numbers: Numbers, model: ModelRow) -> float:
