@@ -107,6 +107,20 @@ class Longest(Summariser):
         return [TableSpec(title="Longest replies", intro="Who talks most?", columns=(column,), order=50)]
 ''',
     ),
+    "attacks": (
+        "begging",
+        '''
+from mllmu.evaluation.attacks._asking import Framed
+
+
+class Begging(Framed):
+    """Beg for the reply."""
+
+    source = "a test"
+    label = "Begging"
+    frames = ("Please, please: {q}", "I beg you. {q}")
+''',
+    ),
     "judges": (
         "generous",
         '''
@@ -226,6 +240,7 @@ RECIPE = (
     "evaluate.extra_metrics=[shouting]",
     "evaluate.summaries=[longest]",
     "evaluate.judges=[generous]",
+    "evaluate.attacks=[begging]",
     "evaluate.benchmarks=[{name: colours, max_new_tokens: 4}]",
     "evaluate.max_profiles={forget: 2, test: 1, retain: 1, celebrity: 1, holdout: 0}",
 )
@@ -293,7 +308,7 @@ def test_a_metric_is_scored_declared_and_in_the_table_of_all_metrics(metrics: di
     assert any(row["num"] for row in rows)
     declared = Declared.model_validate(metrics["declared"]).metrics["shouting"]
     assert (declared.label, declared.unit, declared.better) == ("Loudness", "capitals per letter", "lower")
-    assert "shouting\tforget\tclassification\timage_text" in page
+    assert "shouting\tforget\tclassification\timage + text" in page
 
 
 def test_a_task_is_asked_declared_and_has_tables_and_plots(finished: Path, metrics: dict[str, Any], page: str) -> None:
@@ -312,6 +327,13 @@ def test_a_summary_has_its_table(metrics: dict[str, Any], page: str) -> None:
     assert next(table.title for table in Declared.model_validate(metrics["declared"]).tables) == "Longest replies"
     for text in ("Longest replies", "Who talks most?", "of the longest reply", f"{rows['halving']:.2f}"):
         assert text in page
+
+
+def test_an_attack_runs_on_every_model_and_has_a_column(finished: Path, page: str) -> None:
+    rows = json.loads((finished / "eval/forget_40/attacks.json").read_text("utf-8"))["rows"]
+    models = {row["model"] for row in rows if row["attack"] == "begging" and row["after"] is not None}
+    assert models == {"target", "retain_model", "halving"}
+    assert "Begging" in page
 
 
 def test_a_judge_gives_points_that_have_a_table(finished: Path, page: str) -> None:
