@@ -95,7 +95,7 @@ def test_records_that_are_emptied_or_of_another_type_are_one_error(
             run(base, copy, only="report")
 
 
-@pytest.mark.parametrize("number", [0, 1, 7, 10_000])
+@pytest.mark.parametrize("number", [0, 10_000])
 def test_more_examples_than_there_are_end_with_all_of_them(number: int, base: Path, copy: Path) -> None:
     run(base, copy, f"report.num_examples={number}", only="report")
     assert (copy / "report/index.html").is_file()

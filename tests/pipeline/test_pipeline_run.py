@@ -222,6 +222,7 @@ def test_replies_do_not_depend_on_the_batch_size(copied: Path, finished: Path, b
             )
 
 
+@pytest.mark.slow
 def test_a_method_in_a_file_of_the_users_own_runs_and_is_reported(
     copied: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -292,6 +293,7 @@ def test_several_ratios_share_the_target_and_one_page_leads_to_all(base: Path, t
     assert set(splits["5"]) < set(splits["40"])
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_message_and_the_run_goes_on_when_there_is_room(
     finished: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,6 +79,7 @@ def test_a_pool_of_one_is_refused_before_any_work(base: Path, tmp_path: Path) ->
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_two_workers_measure_the_same(base: Path, measured: tuple[Path, list[TrustRow]], tmp_path: Path) -> None:
     recipe = recipes.parse(mini_run.settings(base, METHODS, *TAUGHT, "workers=2"))
     rows = trusting.trust(recipe, tmp_path / "run", pool=2, bits=4, progress=SilentProgress())

@@ -29,6 +29,7 @@ def test_two_workers_give_the_same_bytes(base: Path, finished: Path, tmp_path: P
 
 
 @pytest.mark.usefixtures("one_thread")
+@pytest.mark.slow
 def test_a_killed_run_takes_its_workers_along_and_is_continued(base: Path, finished: Path, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path / "mini.yaml", base, *WORKERS, "finetune.checkpoint_every_s=1e-9")
     root = tmp_path / "run"

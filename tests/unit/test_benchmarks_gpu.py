@@ -3,9 +3,12 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from benchmarks.gpu import main
 
 
+@pytest.mark.slow
 def test_every_phase_gives_rows_and_the_files_hold_them(tmp_path: Path) -> None:
     phases = ["card", "switch", "train", "evaluate", "methods"]
     rows = main(["--shape", "tiny", "--phases", *phases, "--out", str(tmp_path), "--profile"])

@@ -109,7 +109,11 @@ def test_progress_goes_to_stderr_as_plain_lines_when_there_is_no_terminal(recipe
     assert lines[2].startswith("  teaching: 3 in ") and lines[2].endswith(", loss 0.25")
 
 
-@pytest.mark.parametrize("stage", ["data", "finetune", "unlearn", "evaluate", "score", "report"])
+STAGES = [pytest.param(name, marks=() if name in ("unlearn", "report") else pytest.mark.slow) for name in
+          ("data", "finetune", "unlearn", "evaluate", "score", "report")]  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_each_stage_is_a_command_and_a_value_of_only(stage: str, recipe: Path, tmp_path: Path) -> None:
     reads = stage in ("score", "report")
     (tmp_path / "runs/small").mkdir(parents=True)
