@@ -11,13 +11,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationInfo, field_validator, model_validator
 
-from mllmu.config.plain import RegularExpression
+from mllmu.config.finetune import Finetune as Finetune
+from mllmu.config.finetune import Lora as Lora
 from mllmu.config.protocol import Protocol
+from mllmu.config.requests import ForgetRequest, Requests, Seeds
 from mllmu.core import plugins
 from mllmu.core.names import BASELINES, FOLDER_NAME, RETAIN_MODEL, TARGET
 from mllmu.core.records import MODALITIES, PEOPLE_SPLITS, QUESTION_FORMAT, TASKS, Modality, Split, TaskName
-
-Modalities = Literal["image_text", "text", "both"]
 
 
 class PluginSpec(BaseModel):
@@ -165,36 +165,6 @@ class ModelSection(plugins.Settings):
     """recompute activations in the backward pass: less memory, a third more time; 'auto': where a step does not fit"""
 
 
-class Lora(plugins.Settings):
-    """Low-rank adapters; the published setting is rank 16, alpha 16, dropout 0.05."""
-
-    rank: int = Field(16, ge=1, le=4096, description="rank of each adapter")
-    alpha: float = Field(
-        16, gt=0, le=10**6, description="scale: the output of an adapter is multiplied by alpha / rank"
-    )
-    dropout: float = Field(0.05, ge=0, lt=1)
-    """dropout on the input of each adapter; packed questions share that of their image (model.packing: off: none do)"""
-    targets: RegularExpression | None = None
-    """regular expression of layer names; null: those of the language model; e.g. .*(q_proj|v_proj)"""
-
-
-class Finetune(plugins.Settings):
-    """How the target and the retain model are fine-tuned."""
-
-    epochs: float = Field(5, gt=0, le=10_000, description="passes over the training questions")
-    learning_rate: float = Field(2e-5, gt=0, le=100, description="peak learning rate of AdamW; it falls linearly to 0")
-    batch_size: int = Field(4, ge=1, le=100_000, description="questions per optimiser step")
-    questions_together: int = Field(1, ge=1, le=10_000)
-    """questions about one image that share a step, which is faster; 1 mixes all, as published"""
-    warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps in which the learning rate rises")
-    weight_decay: float = Field(0.0, ge=0, le=100, description="weight decay of AdamW")
-    modality: Modalities = Field("image_text", description="training questions with image, text only, or both")
-    lora: Lora | None = Field(Lora(), description="low-rank adapters; null trains the weights of the target layers")
-    micro_batch_size: Annotated[int, Field(ge=1, le=100_000)] | Literal["auto"] = "auto"
-    """most questions per forward pass; 'auto': as many as memory allows. The result does not depend on it"""
-    checkpoint_every_s: float = Field(60, gt=0, le=1e6, description="seconds between resumable checkpoints")
-
-
 class Unlearn(plugins.Settings):
     """Which methods unlearn, and what they share; a method's own settings stand beside its name."""
 
@@ -203,6 +173,8 @@ class Unlearn(plugins.Settings):
         description="methods ('mllmu ls methods') with their settings; a list of modalities is one model each; "
         "e.g. [ga, {name: npo, beta: 0.4, modality: [image_text, text]}]",
     )
+    forget: ForgetRequest | None = Field(None, description="some facts, or people by name, instead of the drawn ones")
+    requests: Requests = Field((), description="several requests one after the other; or their number; e.g. 4")
     lora: Lora | None = Lora()
     """adapters of the methods; null changes the weights of the target layers"""
     micro_batch_size: Annotated[int, Field(ge=1, le=100_000)] | Literal["auto"] = "auto"
@@ -302,6 +274,7 @@ class Recipe(plugins.Settings):
     name: str = Field(pattern=FOLDER_NAME)
     """name of the run; its folder is runs/<name>; e.g. demo"""
     seed: int = Field(0, ge=0, lt=2**31, description="seed of people, questions, splits, training and bootstrap")
+    seeds: Seeds = Field(Seeds(), description="seeds of single stages, in place of that one")
     workers: int = Field(1, ge=1, le=64, description="models trained or evaluated at the same time, one process each")
     data: DataSection = DataSection()
     model: ModelSection = ModelSection()

@@ -22,8 +22,12 @@ OTHER_ATTRIBUTE = "other"
 """The attribute of a question of which nobody says what it asks for."""
 MODALITIES: tuple[Modality, ...] = ("image_text", "text")
 PEOPLE_SPLITS: tuple[Split, ...] = ("forget", "test", "retain", "celebrity", "holdout")
+KEPT, THROUGH = "kept", "through"
+"""Sets about people of whom some facts are forgotten: what they keep, and what is forgotten, asked through that."""
 FORGOTTEN: tuple[Split, ...] = ("forget", "test")
 """The sets about the people to forget: their scores are compared with the retain_model's."""
+TO_FORGET: tuple[Split, ...] = (*FORGOTTEN, THROUGH)
+"""The sets in which knowing is what was to be forgotten."""
 UTILITY: tuple[Split, ...] = ("retain", "celebrity")
 """The sets whose mean score is the utility."""
 TASKS: tuple[TaskName, ...] = ("classification", "generation", "cloze")
@@ -82,6 +86,7 @@ class Question(Record):
         alternatives: wrong answers in the same wording and of the same type (generation, cloze): truth ratio.
         rewording: the right answer in other words (generation only; empty elsewhere).
         support: the passage of the profile that proves the answer, where a model wrote the question.
+        coarse: how coarse the value may still be told after the recipe's request, see :mod:`mllmu.data.coarse`.
         view: which image of the person the question is about; None leaves it to the split (the portrait, or the
             transformed views in turn on test).
     """
@@ -100,6 +105,7 @@ class Question(Record):
     rewording: str = ""
     view: int | None = Field(default=None, ge=0)
     support: str = ""
+    coarse: str = ""
 
 
 class Exchange(Record):
@@ -125,6 +131,7 @@ class Sample(Record):
         candidates: replies whose log-probability is wanted: option letters; or the target, its rewording
             and its wrong alternatives, keyed ``target``, ``rewording``, ``wrong_0`` ...
         measured: what is wanted besides: ``tokens`` of the target, and the ``gradient`` of its nll.
+        coarse: as in :class:`Question`.
     """
 
     id: str
@@ -145,6 +152,7 @@ class Sample(Record):
     options: dict[str, str] = {}
     candidates: dict[str, str] = {}
     measured: tuple[str, ...] = ()
+    coarse: str = ""
     max_new_tokens: int = Field(gt=0)
 
 

@@ -8,9 +8,11 @@ data/images/           <id>_0.png is the portrait, <id>_1.png ... the transforme
 :mod:`mllmu.data.build` makes it.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from mllmu.core.records import Profile, Question
 from mllmu.core.runfolder import intact, read_lines, read_record
@@ -41,6 +43,10 @@ class Dataset:
     profiles: list[Profile]
     questions: list[Question]
     splits: dict[str, list[str]]
+    steps: tuple[Any, ...] = ()
+    """What each request of the recipe forgets, as :class:`mllmu.data.facts.FactSet`; empty: the forget people."""
+    further: Mapping[str, list[Question]] = field(default_factory=dict)
+    """Questions of further sets about these people, by set."""
 
     @cached_property
     def keys(self) -> list[str]:

@@ -26,7 +26,7 @@ from mllmu.core import plugins
 from mllmu.core.declared import THESE_PEOPLE
 from mllmu.core.errors import RecipeError
 from mllmu.core.process import rng
-from mllmu.core.records import MetricResult, Sample, Split, Summary
+from mllmu.core.records import KEPT, THROUGH, MetricResult, Sample, Split, Summary
 from mllmu.evaluation.metrics import Metric, interval_around
 from mllmu.evaluation.stats import bootstrap_interval
 from mllmu.evaluation.summaries import ScoredRun, Summariser
@@ -150,8 +150,8 @@ def _bounded(row: Summary, bounds: tuple[float | None, float | None] | str) -> S
 
 
 def group_of(split: Split) -> Split:
-    """The group of people that a set belongs to: forget and test ask the same people, so they are drawn together."""
-    return "forget" if split == "test" else split
+    """The group of people that a set belongs to: sets that ask the same people are drawn together."""
+    return "forget" if split in ("test", KEPT, THROUGH) else split
 
 
 class PeopleGroups:

@@ -15,7 +15,7 @@ from mllmu.core.content import check_samples
 from mllmu.core.declared import Declared, MetricInfo
 from mllmu.core.errors import DataError
 from mllmu.core.process import Progress
-from mllmu.core.records import PEOPLE_SPLITS, MetricResult, Response, Sample, Score
+from mllmu.core.records import KEPT, PEOPLE_SPLITS, THROUGH, MetricResult, Response, Sample, Score
 from mllmu.core.replies import said
 from mllmu.core.runfolder import (
     Journal,
@@ -124,7 +124,11 @@ def _job(folder: RunFolder, key: str, model: str) -> JudgingJob:
 
 def _case(sample: Sample, response: Response) -> Case:
     """The question without its last line, which tells the model how to answer and not what."""
-    bare = sample.split not in PEOPLE_SPLITS  # a general benchmark adds no such line to an open question
+    bare = sample.split not in (
+        *PEOPLE_SPLITS,
+        KEPT,
+        THROUGH,
+    )  # a general benchmark adds no such line to an open question
     reply = response.text if sample.raw_prompt else said(response.text)
     question = sample.prompt if bare else sample.prompt.rpartition("\n")[0] or sample.prompt
     return Case(sample_id=sample.id, question=question, reference=sample.target, value=sample.value, reply=reply)

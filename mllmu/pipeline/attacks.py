@@ -191,7 +191,7 @@ def questions(run: Run, key: str, per_person: int) -> list[Sample]:
     recipe = run.recipe
     asked = recipe.evaluate.model_copy(update={"protocol": Protocol(), "max_profiles": {}, "extra_metrics": ()})
     family, aside = type(family_of(recipe.model)), recipe.data.splits.selection
-    every = rendering.render(run.data, key, asked, selection=aside, seed=recipe.seed, family=family)
+    every = rendering.render(run.data, key, asked, selection=aside, seed=run.seed_of("evaluate"), family=family)
     forget = [sample for sample in every if sample.split == "forget" and sample.part == "report"]
     forget = [sample for sample in forget if not sample.options] or forget
     drawn: dict[str, list[str]] = {}

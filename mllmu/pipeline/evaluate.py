@@ -13,6 +13,7 @@ from mllmu.core.runfolder import Journal, RunFolder, Unit, digest, dump_lines, f
 from mllmu.evaluation import samples as rendering
 from mllmu.evaluation import scoring
 from mllmu.evaluation.metrics import Metric
+from mllmu.evaluation.parts import further_sets
 from mllmu.models.engine.respond import plan_batches, raw_apart, respond
 from mllmu.models.engine.vllm_backend import VllmModel, open_model, start_engine
 from mllmu.models.loading import Loaded, choose_device, choose_dtype, family_of
@@ -58,15 +59,14 @@ class Evaluation:
 
     def render(self) -> list[Sample]:
         """Render the samples, without a trace in the run folder."""
-        recipe = self.run.recipe
-        samples = rendering.render(
-            self.run.data,
-            self.key,
-            self._settings or recipe.evaluate,
-            selection=recipe.data.splits.selection,
-            seed=recipe.seed,
-            family=type(family_of(recipe.model)),
-        )
+        recipe, settings = self.run.recipe, self._settings or self.run.recipe.evaluate
+        how: dict[str, Any] = {
+            "selection": recipe.data.splits.selection,
+            "seed": self.run.seed_of("evaluate"),
+            "family": type(family_of(recipe.model)),
+        }
+        samples = rendering.render(self.run.data, self.key, settings, **how)
+        samples += further_sets(self.run.data, self.key, settings, **how) if self.run.data.further else []
         # a further protocol is about the questions on people
         samples += [] if self._settings else benchmarks.samples(self.run)
         return [sample for sample in samples if self._keep is None or self._keep(sample)]

@@ -36,6 +36,7 @@ from mllmu.pipeline.finetune import finetune_model, finetune_unit, people_of
 from mllmu.pipeline.protocols import ProtocolComparison
 from mllmu.pipeline.reading import ReadingStore
 from mllmu.pipeline.record import recorded, settle_worker
+from mllmu.pipeline.requests import make_by_requests, request_run
 from mllmu.pipeline.run import Run
 from mllmu.pipeline.score import score_run
 from mllmu.pipeline.unlearn import pass_gate, unlearn_model, unlearn_unit
@@ -140,6 +141,8 @@ class Pipeline:
             others = ", ".join(self.recipe.evaluate.compare)
             self.progress.stage("evaluate", f"the same models under other protocols: {others} ({key} %)")
             comparison.ask(run.models)
+        if self.recipe.unlearn.requests:
+            request_run(run, self.evaluations)
         if self.recipe.evaluate.attacks:
             attack_run(run)
 
@@ -192,7 +195,7 @@ class Pipeline:
         """One task on one model: ``make`` it, ``ask`` it, or ``score`` its responses."""
         run = self.state
         if task == "make" and model in run.jobs:
-            unlearn_model(run, key, model)
+            (make_by_requests if self.recipe.unlearn.requests else unlearn_model)(run, key, model)
         elif task == "make":
             finetune_model(run, key, model, people_of(run, key, model))
         elif task == "ask":

@@ -16,6 +16,7 @@ from mllmu.core.declared import Declared, MetricInfo
 from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.process import rng
 from mllmu.core.records import FORGOTTEN, MetricResult, Modality, Response, Sample, Summary
+from mllmu.core.requested import FILE, RequestResults
 from mllmu.core.runfolder import RunFolder, facts_of, fingerprint_of, read_json, read_record
 from mllmu.data.dataset import image_files
 from mllmu.evaluation import gate
@@ -76,6 +77,7 @@ def report_input(evaluation: Evaluation) -> ReportInput:
     judged, of_judges, warnings = judgements(evaluation.folder, [row.name for row in rows])
     gated = gate.read(read_json(evaluation.folder / RunFolder.GATE_FILE, sealed=True))
     attacked = read_json(evaluation.folder / RunFolder.ATTACKS_FILE, sealed=True)
+    requested = read_json(evaluation.folder / FILE, sealed=True) if recipe.unlearn.requests else {}
     trust = read_json(run.root / RunFolder.TRUST_FILE, sealed=True)
     declared = Declared.model_validate(numbers["declared"])
     declared = declared.model_copy(update={"metrics": declared.metrics | of_judges})
@@ -113,6 +115,7 @@ def report_input(evaluation: Evaluation) -> ReportInput:
         controls=read_controls(evaluation),
         **what_leaks(run.models, run.data.names, evaluation.samples, replies),
         attacks=AttackResults.model_validate(attacked) if attacked else None,
+        requests=RequestResults.model_validate(requested) if requested else None,
         reference_rows=recipe.report.reference_rows and key == REFERENCE_KEY,
         trust=tuple(map(TrustRow.model_validate, trust.get("rows", ()))),
     )

@@ -12,9 +12,10 @@ from mllmu.config.recipe import Finetune, Job, Recipe, Unlearn, jobs
 from mllmu.core import process
 from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.process import Progress, metered
-from mllmu.core.records import ModelRef
+from mllmu.core.records import ModelRef, Question
 from mllmu.core.runfolder import RunFolder, RunStore, Unit, fingerprint_of, read_record, write_json
 from mllmu.data import dataset
+from mllmu.data.facts import as_requested
 from mllmu.models.encoding import Encoder
 from mllmu.models.families import Turn, unknown_attention
 from mllmu.models.loading import Loaded, load
@@ -49,8 +50,10 @@ class Run:
 
     @cached_property
     def data(self) -> dataset.Dataset:
-        """What the data stage has made."""
-        return dataset.load(self.root / RunFolder.DATA)
+        """What the data stage has made; where the recipe has requests or an evaluation seed, as these see it."""
+        made, unlearn = dataset.load(self.root / RunFolder.DATA), self.recipe.unlearn
+        wanted = unlearn.forget or unlearn.requests or self.recipe.seeds.evaluate is not None
+        return as_requested(made, self.recipe) if wanted else made
 
     @property
     def keys(self) -> list[str]:
@@ -65,6 +68,11 @@ class Run:
     def fingerprint(self, unit: str) -> str:
         """Fingerprint of a unit that an earlier stage has finished."""
         return fingerprint_of(self.root / unit)
+
+    def seed_of(self, stage: str) -> int:
+        """The seed of a stage of ``seeds``: its own, or the recipe's."""
+        own: int | None = getattr(self.recipe.seeds, stage)
+        return self.recipe.seed if own is None else own
 
     @property
     def base(self) -> ModelRef:
@@ -92,10 +100,12 @@ class Run:
         if not loaded.shares:
             self.progress.note(f"evaluate: models of {models} read every prompt again per candidate.")
 
-    def turns(self, people: Sequence[str], modality: str, variant: str = "train") -> list[Turn]:
-        """The training questions of some people, or those of another variant put in the same way."""
-        wanted = set(people)
-        questions = [question for question in self.data.questions if question.profile_id in wanted]
+    def turns(
+        self, people: Sequence[str], modality: str, variant: str = "train", among: Sequence[Question] | None = None
+    ) -> list[Turn]:
+        """The training questions of some people, or those of another variant put in the same way; ``among`` some."""
+        wanted, among = set(people), self.data.questions if among is None else among
+        questions = [question for question in among if question.profile_id in wanted]
         return training_turns(questions, self.root / RunFolder.DATA, modality=modality, variant=variant)
 
     def training(self, section: Finetune | Unlearn, folder: Path, seed: int, label: str) -> Training:

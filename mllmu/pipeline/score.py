@@ -42,7 +42,7 @@ def _score_ratio(run: Run, evaluation: Evaluation) -> None:
     summaries = build_all(settings.summaries)
     responses = {model: evaluation.responses(model) for model in run.models} if summaries else {}
     scored = ScoredRun.of(evaluation.samples, scores, responses, results, run.data.profiles)
-    rows = summarise(summaries, scored, seed=run.recipe.seed)
+    rows = summarise(summaries, scored, seed=run.seed_of("evaluate"))
     distances = numbers.ks_to_retain_model(scored)
     declared = numbers.declared(
         results,

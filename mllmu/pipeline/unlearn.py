@@ -7,9 +7,11 @@ from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.process import derive
 from mllmu.core.records import ModelRef
 from mllmu.core.runfolder import RunFolder, Unit, digest, seal, write_json
+from mllmu.data.facts import together
 from mllmu.evaluation import gate
 from mllmu.pipeline.controls import gate_controls
 from mllmu.pipeline.evaluate import Evaluation
+from mllmu.pipeline.facts import further_inputs, narrowed, sides_of_facts
 from mllmu.pipeline.run import Run, write_ref
 from mllmu.unlearning.base import Method
 from mllmu.unlearning.trainer import Sides, unlearn
@@ -42,6 +44,7 @@ def unlearn_unit(run: Run, key: str, model: str) -> Unit:
         "lora": lora.model_dump(mode="json") if lora and job.method.trains else None,
         "forget": digest(run.data.splits[key]),
     }
+    inputs |= further_inputs(run) if run.data.steps or run.recipe.seeds.unlearn is not None else {}
     return run.store.unit(RunFolder.model_unit(key, model), inputs)
 
 
@@ -58,7 +61,9 @@ def unlearn_model(run: Run, key: str, model: str) -> None:
             write_ref(unit, start.model_copy(update={"adapters": (*start.adapters, unit.name)}))
         else:
             names = [run.data.names[person] for person in run.data.splits[key]]
-            write_ref(unit, start.model_copy(update={"system_prompt": method.system_prompt(names)}))
+            prompt = method.system_prompt(names)
+            prompt = narrowed(prompt, together(run.data.steps)) if run.data.steps else prompt
+            write_ref(unit, start.model_copy(update={"system_prompt": prompt}))
 
 
 def sides_of(run: Run, key: str, method: Method) -> Sides:
@@ -66,6 +71,8 @@ def sides_of(run: Run, key: str, method: Method) -> Sides:
 
     Nothing of it is asked in an evaluation, so no method is trained on, or fitted to, what it is judged by.
     """
+    if run.data.steps:
+        return sides_of_facts(run, method)
     forget, retained = run.data.splits[key], run.data.retained(key)
     retain = run.turns(retained, method.modality) if method.uses_retain else []
     return Sides(
@@ -81,5 +88,5 @@ def train(run: Run, *, key: str, model: str, start: ModelRef, reference: ModelRe
     sides = sides_of(run, key, method)
     if method.needs_second_model(lora=section.lora is not None):
         sides = replace(sides, reference=run.load(reference))
-    training = run.training(section, folder, derive(run.recipe.seed, "unlearn"), model)
+    training = run.training(section, folder, derive(run.seed_of("unlearn"), "unlearn"), model)
     unlearn(run.load(start), method, sides, replace(training, reference_mib=section.reference_mib))

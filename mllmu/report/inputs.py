@@ -11,6 +11,7 @@ from mllmu.core.declared import Declared
 from mllmu.core.errors import DataError, did_you_mean
 from mllmu.core.names import BASELINES
 from mllmu.core.records import MetricResult, Modality, Record, Split, Summary, TaskName
+from mllmu.core.requested import RequestResults
 
 Role = Literal["base", "target", "retain_model", "baseline", "unlearned"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -115,6 +116,7 @@ class ReportInput(Record):
         trust: how well each metric tells models that know from models that do not, if that was measured.
         controls: what the models get right without being told whom they are asked about, if that was asked.
         attacks: what attacks brought back, if any were run.
+        requests: what is known after each of several requests, if the recipe has such.
         names: of people, by id.
         told: model -> person to forget -> questions that are answered rightly, and all of them.
         leaks: model -> what it says and the retain_model does not know, the first few.
@@ -138,6 +140,7 @@ class ReportInput(Record):
     trust: tuple[TrustRow, ...] = ()
     controls: ControlResults | None = None
     attacks: AttackResults | None = None
+    requests: RequestResults | None = None
     names: dict[str, str] = Field(default_factory=dict)
     told: dict[str, dict[str, tuple[int, int]]] = Field(default_factory=dict)
     leaks: dict[str, tuple[ToldFact, ...]] = Field(default_factory=dict)

@@ -29,6 +29,7 @@ from mllmu.report.leaks import leak_tables, told_table
 from mllmu.report.numbers import ALL_TASKS, Numbers, TradeoffRow, csv_text, tradeoff_rows
 from mllmu.report.plots import draw
 from mllmu.report.printing import csv_of
+from mllmu.report.requested import request_tables
 from mllmu.report.scatter import MANY
 from mllmu.report.summary_tables import summary_tables
 from mllmu.report.table import SHADES, SIGNS, ReportTable
@@ -105,6 +106,7 @@ def _page(
         summaries=summary_tables(report, numbers),
         controls=list(control_tables(report.controls, numbers.models)) if report.controls else [],
         attacks=attack_tables(report.attacks, numbers.models) if report.attacks else [],
+        requests=request_tables(report.requests, numbers.models) if report.requests else [],
         examples=[_example(example, numbers) for example in _that_fit(report.examples)],
         glossary=_glossary(numbers),
         many=len(numbers.models) > MANY,

@@ -14,6 +14,7 @@ from mllmu.report.attacked import attack_plots
 from mllmu.report.figures import PALETTE, Plot, finish, new_figure, style
 from mllmu.report.inputs import ReportInput
 from mllmu.report.numbers import ALL_TASKS, Interval, Numbers, TradeoffRow, mark_front
+from mllmu.report.requested import request_plots
 from mllmu.report.scatter import scatter
 
 CURVE_POINTS = 80
@@ -34,6 +35,7 @@ def draw(report: ReportInput, numbers: Numbers, rows: Sequence[TradeoffRow]) -> 
         "outcomes": [plot for modality in numbers.modalities for plot in _outcome_plot(numbers, modality)],
         "curves": _curve_plot(report, numbers),
         "attacks": attack_plots(report.attacks, numbers.models),
+        "requests": request_plots(report.requests, numbers.models),
     }
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from mllmu.core.declared import MODALITY_LABELS, Format
 from mllmu.core.names import BASELINES
-from mllmu.core.records import FORGOTTEN, UTILITY, Cell, Modality, Split, TaskName
+from mllmu.core.records import FORGOTTEN, TO_FORGET, UTILITY, Cell, Modality, Split, TaskName
 from mllmu.report.inputs import ModelRow, ReportInput, TrustRow
 from mllmu.report.numbers import ALL_TASKS, Interval, Numbers, TradeoffRow, tradeoff_rows
 from mllmu.report.printing import DASH, duration, show, show_span, style_of
@@ -141,7 +141,7 @@ def goodness(numbers: Numbers, score: Interval, metric: str, cell: Cell) -> floa
     """
     target, gold = numbers.first("target"), numbers.first("retain_model")
     start = numbers.interval(target.name, metric, cell) if target else None
-    if cell.split in FORGOTTEN:
+    if cell.split in TO_FORGET:
         best, worst = numbers.interval(gold.name, metric, cell) if gold else None, start
     else:
         info = numbers.metric(metric)
@@ -153,7 +153,7 @@ def goodness(numbers: Numbers, score: Interval, metric: str, cell: Cell) -> floa
     span = worst.value - best.value
     if abs(span) <= best.half + worst.half:
         return None
-    gap = abs((score.value - best.value) / span) if cell.split in FORGOTTEN else (score.value - best.value) / span
+    gap = abs((score.value - best.value) / span) if cell.split in TO_FORGET else (score.value - best.value) / span
     return min(1.0, max(0.0, 1 - gap))
 
 

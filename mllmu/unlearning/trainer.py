@@ -199,7 +199,9 @@ class _Engine:
         return [self.instead(turns[item], epoch) if alternative else turns[item] for item, epoch in met]
 
     def instead(self, turn: Turn, epoch: int) -> Turn:
-        """The turn with the method's alternative reply."""
+        """The turn with the reply that is wanted instead, or the method's alternative one."""
+        if turn.instead:
+            return replace(turn, reply=turn.instead)
         draw = rng(self.training.seed, "alternative", *turn_key(turn), epoch)
         return replace(turn, reply=self.method.alternative(turn, others_about(turn, self._about), draw))
 

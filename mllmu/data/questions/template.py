@@ -7,6 +7,7 @@ questions take from the others is the set of values that wrong answers are drawn
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, ClassVar, NamedTuple
 
 from mllmu.core.errors import DataError
@@ -27,6 +28,8 @@ from mllmu.data.questions._wordings import (
 
 NOT_EVALUATED = frozenset({"gender"})
 """Attributes that are trained but never asked: two values cannot make four options."""
+FIRST_BEYOND = 100
+"""Number of the first question beyond those that everyone is asked."""
 _SUBJECT = re.compile(
     r"\b(?:this|the) (?:person|individual)\b"
     r"(?: (?:(?:shown|depicted|pictured) )?in (?:the|this) (?:image|picture|photo))?",
@@ -71,6 +74,29 @@ def build(profiles: Sequence[Profile], order: QuestionOrder) -> list[Question]:
         pairs = list(writer.evaluation()) if {"eval", "test"} & set(order.variants) else []
         found += [question for question, _ in pairs if "eval" in order.variants]
         found += [question for _, question in pairs if "test" in order.variants]
+    return found
+
+
+def about(profiles: Sequence[Profile], order: QuestionOrder, facts: Mapping[str, Sequence[str]]) -> list[Question]:
+    """Evaluation questions about given attributes of some people, in every task and modality that can ask them fairly.
+
+    Args:
+        profiles: all people that wrong answers are drawn from.
+        facts: attributes by person.
+    """
+    pools = _distractors.collect(profiles)
+    found: list[Question] = []
+    for profile in profiles:
+        writer = _Writer(profile, pools, order)
+        wanted = [
+            (task, modality, attribute)
+            for task, modality in product(SLOTS, MODALITIES)
+            for attribute in writer.askable(modality)
+            if attribute in facts.get(profile.id, ())
+        ]
+        for number, about_one in enumerate(wanted, start=FIRST_BEYOND):
+            questions = [writer.ask(variant, *about_one, number) for variant in ("eval", "test")]
+            found += [question for question in questions if question]
     return found
 
 
@@ -166,7 +192,7 @@ class _Writer:
         """``train_wordings`` training wordings of every attribute in both modalities, put as another task."""
         for modality in MODALITIES:
             n = 0
-            for attribute in self._askable(modality):
+            for attribute in self.askable(modality):
                 for _ in range(self.order.train_wordings):
                     if question := self._ask(_Slot("train", task, modality, attribute, n)):
                         yield question
@@ -180,7 +206,7 @@ class _Writer:
 
     def _pairs(self, task: TaskName, modality: Modality, num: int) -> list[tuple[Question, Question]]:
         """Go through the attributes in the person's own order until enough of them can be asked."""
-        askable, own = self._askable(modality), self.profile.id
+        askable, own = self.askable(modality), self.profile.id
         pairs: list[tuple[Question, Question]] = []
         for attribute in rng(self.order.seed, own, "attributes", task, modality).sample(askable, len(askable)):
             if (own, task, modality, attribute) in self.order.marked:
@@ -207,8 +233,13 @@ class _Writer:
         every = [*known, *sorted(a for a in own if a.startswith(FACT))]
         return [(a, wording(self.profile.kind, a)) for a in every if (modality, a) != ("text", "name")]
 
-    def _askable(self, modality: Modality) -> list[str]:
+    def askable(self, modality: Modality) -> list[str]:
+        """The attributes that can be asked."""
         return [attribute for attribute, _ in self._entries(modality) if attribute not in NOT_EVALUATED]
+
+    def ask(self, variant: Variant, task: TaskName, modality: Modality, attribute: str, n: int) -> Question | None:
+        """One question, or None if this attribute cannot be asked fairly of this person."""
+        return self._ask(_Slot(variant, task, modality, attribute, n))
 
     def _texts(self, templates: Sequence[str], modality: Modality, value: str) -> list[str]:
         """Rendered questions that do not contain the value, nor beside the image a word of the name ('Alma mater')."""

@@ -137,7 +137,9 @@ class Task(Plugin):
         if question.modality == "image_text" and not image:
             raise DataError(f"question {question.id}: modality is image_text but no image was given.")
         return Sample(
-            **question.model_dump(include={"profile_id", "task", "modality", "attribute", "value", "options"}),
+            **question.model_dump(
+                include={"profile_id", "task", "modality", "attribute", "value", "options", "coarse"}
+            ),
             id=f"{split}/{question.id}",
             question_id=question.id,
             split=split,

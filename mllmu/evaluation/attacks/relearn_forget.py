@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+from mllmu.data.facts import together
 from mllmu.evaluation.attacks import Turn, Victim
 from mllmu.evaluation.attacks._relearning import Relearning
 
@@ -16,4 +17,6 @@ class RelearnForget(Relearning):
     label = "Relearn: forget facts"
 
     def taught(self, victim: Victim) -> list[Turn]:
-        return victim.turns(victim.forget, "both")
+        if not victim.data.steps:
+            return victim.turns(victim.forget, "both")
+        return victim.turns(victim.forget, "both", among=together(victim.data.steps).of(victim.data.questions))

@@ -11,7 +11,7 @@ from mllmu.core import plugins
 from mllmu.core.declared import THESE_PEOPLE, Direction, MetricInfo
 from mllmu.core.errors import DataError
 from mllmu.core.plugins import Plugin
-from mllmu.core.records import FORGOTTEN, CandidateLogp, Response, Sample, Score, Split, TaskName, TokenStats
+from mllmu.core.records import TO_FORGET, CandidateLogp, Response, Sample, Score, Split, TaskName, TokenStats
 from mllmu.core.replies import said
 from mllmu.data.tasks import task_of
 
@@ -125,9 +125,9 @@ class Metric(Plugin):
         """What a reply without a value counts as against the model (known on forget and test, wrong elsewhere, so that
         none gains by replies that cannot be read), and for it. Infinite where the range has no such end.
         """
-        known = (self.known or self.better) if split in FORGOTTEN else self.better
+        known = (self.known or self.better) if split in TO_FORGET else self.better
         low, high = self.range if known == "higher" else self.range[::-1]
-        return (high, low) if split in FORGOTTEN else (low, high)
+        return (high, low) if split in TO_FORGET else (low, high)
 
     def headline_value(self, value: float | None, split: Split) -> float:
         """The value of a reply in headline scores, the same in reports, ``pool`` and ``tune``; see :meth:`unread`."""

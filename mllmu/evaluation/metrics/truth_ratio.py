@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from mllmu.core.records import FORGOTTEN
+from mllmu.core.records import TO_FORGET
 from mllmu.evaluation.likelihood import NO_COMPARISON, mean_logp
 from mllmu.evaluation.metrics import Metric, Response, Sample, Split
 
@@ -48,7 +48,7 @@ class TruthRatio(Metric):
         return math.exp(math.fsum(logs) / len(logs))
 
     def readable(self, value: float, split: Split) -> float:
-        if split in FORGOTTEN:
+        if split in TO_FORGET:
             return value if value <= 1 else 1 / value
         return max(0.0, 1 - value)
 

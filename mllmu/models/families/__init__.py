@@ -32,7 +32,8 @@ class Turn:
     """One exchange: an image (or none), the user's text, and for training or scoring the reply.
 
     ``person``, ``topic`` (the attribute in question), ``task`` and ``label`` (the turn's name in errors) are never
-    shown to a model; empty where unknown. ``before`` are exchanges shown before this one, each with its reply.
+    shown to a model; empty where unknown. ``before`` are exchanges shown before this one, each with its reply, and
+    ``instead`` is the reply that is wanted in place of a forgotten one, if a request names it.
     """
 
     prompt: str
@@ -43,6 +44,7 @@ class Turn:
     topic: str = ""
     task: str = ""
     label: str = ""
+    instead: str = ""
     before: tuple[Turn, ...] = ()
 
     @property

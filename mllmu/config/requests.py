@@ -1,0 +1,45 @@
+"""What is to be forgotten, if it is less than people as a whole or comes in several requests; and seeds apart."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from mllmu.core.plugins import Settings
+from mllmu.core.records import ID_PATTERN
+
+Level = Literal["year", "decade", "country", "band"]
+"""How coarse a value may still be told: the year or decade of a day, the country of a place, the band of an amount."""
+Attribute = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class ForgetRequest(Settings):
+    """Whom, and what about them, a model is to forget; without attributes all that it knows of these people."""
+
+    people: tuple[Annotated[str, Field(pattern=ID_PATTERN)], ...] = ()
+    """ids of the people; empty: those of data.splits; e.g. [p003, p017]"""
+    attributes: tuple[Attribute, ...] = ()
+    """facts to forget, by attribute; empty, without 'coarsen': all; e.g. [salary, medical_condition]"""
+    coarsen: dict[Attribute, Level] = Field({})
+    """facts of which only a coarse value may stay known; e.g. {birth_date: decade, residence: country, salary: band}"""
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        if both := set(self.attributes) & set(self.coarsen):
+            raise ValueError(f"'{min(both)}' is named under 'attributes' and under 'coarsen'; forget it or coarsen it")
+        for what, named in (("people", self.people), ("attributes", self.attributes)):
+            if twice := [name for name in named if named.count(name) > 1]:
+                raise ValueError(f"'{twice[0]}' is named twice in '{what}'; name each once")
+        return self
+
+
+Requests = Annotated[int, Field(ge=2, le=100)] | tuple[ForgetRequest, ...]
+"""Requests in their order, or into how many the people to forget are divided."""
+
+
+class Seeds(Settings):
+    """Seeds of single stages, in place of the recipe's: to tell what varies with each of them."""
+
+    teach: int | None = Field(None, ge=0, lt=2**31, description="of fine-tuning the target and the retain model")
+    unlearn: int | None = Field(None, ge=0, lt=2**31, description="of the methods")
+    evaluate: int | None = Field(None, ge=0, lt=2**31)
+    """of the evaluation: which facts are asked, in which words, and draws; for questions by 'template'"""

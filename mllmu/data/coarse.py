@@ -1,0 +1,113 @@
+"""Coarse values in place of fine ones: the year or decade of a day, the country of a place, the band of an amount."""
+
+import re
+from functools import cache
+from typing import NamedTuple
+
+from mllmu.core.equal_values import tells
+from mllmu.core.errors import DataError
+from mllmu.core.records import Question
+from mllmu.data import dates
+from mllmu.data.files import packaged_yaml
+
+BANDS = {"salary": 25_000}
+"""Width of the bands of an attribute; of others a tenth of the power of ten above the number, at least 10."""
+_NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
+
+
+class CoarseValue(NamedTuple):
+    """A coarse value as it is printed.
+
+    Attributes:
+        parts: a reply tells it if it tells all of these.
+        fine: what a reply that is no finer does not tell.
+    """
+
+    text: str
+    parts: tuple[str, ...]
+    fine: tuple[str, ...]
+
+
+def coarse(attribute: str, value: str, level: str) -> CoarseValue:
+    """The coarse value of a fact at a level.
+
+    Raises:
+        DataError: the value has no such coarse one; names it.
+
+    >>> coarse("birth_date", "May 14, 1990", "decade")
+    CoarseValue(text='1990s', parts=('1990s',), fine=('May 14, 1990', '1990', 'May 14', '14 May'))
+    >>> coarse("residence", "Lyon, France", "country").text, coarse("salary", "$58,000", "band").text
+    ('France', '$50,000 to $74,999')
+    """
+    found = (
+        _country(value) if level == "country" else _band(attribute, value) if level == "band" else _day(value, level)
+    )
+    if found is None:
+        raise DataError(
+            f"unlearn: '{value}' ({attribute}) cannot be coarsened to its {level}. 'year' and 'decade' are of days "
+            "such as 'May 14, 1990', 'country' of places such as 'Lyon, France', 'band' of amounts such as '$58,000'."
+        )
+    return found
+
+
+def _day(value: str, level: str) -> CoarseValue | None:
+    day = dates.parse(value)
+    if day is None:
+        return None
+    month = dates.MONTHS[day.month - 1]
+    close = (f"{month} {day.day}", f"{day.day} {month}")
+    if level == "year":
+        return CoarseValue(str(day.year), (str(day.year),), (value, *close))
+    decade = f"{day.year // 10 * 10}s"
+    return CoarseValue(decade, (decade,), (value, str(day.year), *close))
+
+
+def _country(value: str) -> CoarseValue | None:
+    place, comma, country = (part.strip() for part in value.rpartition(","))
+    return CoarseValue(country, (country,), (place,)) if comma and place and country else None
+
+
+def _band(attribute: str, value: str) -> CoarseValue | None:
+    match = _NUMBER.search(value)
+    if match is None:
+        return None
+    number = float(match[0].replace(",", ""))
+    width = BANDS.get(attribute) or max(10, 10 ** (len(str(int(number))) - 1))
+    start = int(number // width) * width
+    ends = tuple(
+        value.replace(match[0], f"{end:,}" if width >= 1000 else str(end), 1) for end in (start, start + width - 1)
+    )
+    return CoarseValue(" to ".join(ends), ends, (value,))
+
+
+def told(reply: str, wanted: CoarseValue) -> tuple[bool, bool]:
+    """Whether a reply tells the coarse value, and whether it tells the fine one.
+
+    The end of a band is no fine value where the whole band is told.
+
+    >>> told("Born in the 1990s.", coarse("birth_date", "May 14, 1990", "decade"))
+    (True, False)
+    >>> told("In Lyon, France.", coarse("residence", "Lyon, France", "country"))
+    (True, True)
+    """
+    whole = all(tells(reply, part) for part in wanted.parts)
+    return whole, any(tells(reply, fine) for fine in wanted.fine if not (whole and fine in wanted.parts))
+
+
+def coarse_question(question: Question, level: str) -> Question | None:
+    """A training question with the coarse answer; None for one with options, which are fine values."""
+    if question.options:
+        return None
+    value = coarse(question.attribute, question.value, level).text
+    answer = value if question.task == "cloze" else _sentences().get(level, {}).get(question.attribute, "")
+    answer = answer or f"This person's {question.attribute.removeprefix('fact_').replace('_', ' ')} is {{v}}."
+    return question.model_copy(
+        update={"answer": answer.replace("{v}", value), "value": value, "alternatives": (), "rewording": ""}
+    )
+
+
+@cache
+def _sentences() -> dict[str, dict[str, str]]:
+    """Answers with a coarse value, by level and attribute."""
+    sentences: dict[str, dict[str, str]] = packaged_yaml("coarse.yaml")
+    return sentences
