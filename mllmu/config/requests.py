@@ -24,6 +24,8 @@ class ForgetRequest(Settings):
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:
+        if not (self.people or self.attributes or self.coarsen):
+            raise ValueError("a request names nothing; give 'people', 'attributes' or 'coarsen'")
         if both := set(self.attributes) & set(self.coarsen):
             raise ValueError(f"'{min(both)}' is named under 'attributes' and under 'coarsen'; forget it or coarsen it")
         for what, named in (("people", self.people), ("attributes", self.attributes)):

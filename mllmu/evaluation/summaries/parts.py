@@ -24,6 +24,7 @@ class Parts(Summariser):
     Only tasks without options count. Needs a recipe with ``attributes`` or ``coarsen`` in a request; else no rows.
     """
 
+    source = "https://arxiv.org/abs/2410.22108"
     needs = ("right",)
     range = (0.0, 1.0)
 
