@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationInf
 from mllmu.config.finetune import Finetune as Finetune
 from mllmu.config.finetune import Lora as Lora
 from mllmu.config.protocol import Protocol
+from mllmu.config.report import Report
 from mllmu.config.requests import ForgetRequest, Requests, Seeds
 from mllmu.core import plugins
 from mllmu.core.names import BASELINES, FOLDER_NAME, RETAIN_MODEL, TARGET
@@ -257,15 +258,6 @@ class Evaluate(plugins.Settings):
         if len(set(names)) < len(names):
             raise ValueError("a benchmark is named twice in 'benchmarks'; name each once")
         return self
-
-
-class Report(plugins.Settings):
-    """What the report shows."""
-
-    title: str = Field("", description="title of the page; empty: the recipe's name; e.g. NPO on LLaVA")
-    reference_rows: bool = False
-    """also show the paper's numbers (LLaVA-1.5-7B, 5 % forgotten), in a table of their own"""
-    num_examples: int = Field(6, ge=0, le=10_000, description="example questions with the replies of all models")
 
 
 class Recipe(plugins.Settings):

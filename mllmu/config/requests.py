@@ -1,8 +1,8 @@
 """What is to be forgotten, if it is less than people as a whole or comes in several requests; and seeds apart."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from mllmu.core.plugins import Settings
 from mllmu.core.records import ID_PATTERN
@@ -34,7 +34,22 @@ class ForgetRequest(Settings):
         return self
 
 
-Requests = Annotated[int, Field(ge=2, le=100)] | tuple[ForgetRequest, ...]
+def _one_by_one(value: Any) -> Any:
+    """A list with its requests checked, so that an error is about the request and not about a number."""
+    for number, each in enumerate(value if isinstance(value, (list, tuple)) else (), start=1):
+        try:
+            ForgetRequest.model_validate(each)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise ValueError(f"request {number}{f', {place}' if place else ''}: {first['msg']}") from None
+    return value
+
+
+Requests = Annotated[
+    Annotated[int, Field(ge=2, le=100)] | Annotated[tuple[ForgetRequest, ...], Field(max_length=100)],
+    BeforeValidator(_one_by_one),
+]
 """Requests in their order, or into how many the people to forget are divided."""
 
 
