@@ -15,6 +15,7 @@ from mllmu.core.lock import claim
 from mllmu.core.runfolder import RunFolder, write_atomic
 
 if TYPE_CHECKING:
+    from mllmu.studies.board import BoardSetup
     from mllmu.studies.tune import Trial
 
 Trials = Annotated[int, Option(min=1, help="Settings to try per method, the recipe's own included.")]
@@ -118,6 +119,8 @@ def pool(
 
     The best method comes first: nearest to the retain model on the forget people, with the least loss of utility. Then
     every other method is compared with one, on the same people and runs, and with the bound below which two are equal.
+    Of runs that differ in 'seeds' it says how much of the variance comes from teaching, unlearning and evaluation, and
+    where one more run would help most.
     """
     from mllmu.studies.board import pooled_setup
     from mllmu.studies.person_scores import save
@@ -127,9 +130,25 @@ def pool(
     if scores is not None:
         save(scores, setup.scores)
     text = pool_text(setup.rows, setup.pairs, bound / 100)
+    if any(run.seeds for run in setup.runs):
+        text += f"\n\n{seeds_of(setup)}"
     say(text)
     if out is not None:
         write_atomic(out, text + "\n")
+
+
+def seeds_of(setup: BoardSetup) -> str:
+    """How much of the variance comes from each stage, for runs with seeds of their own for single stages."""
+    from mllmu.pipeline.record import seconds_by_stage
+    from mllmu.studies.seed_variance import RunSeeds, Stage, seed_text, seed_variances
+
+    found = seed_variances(setup.scores, {run.name: RunSeeds(*run.all_seeds) for run in setup.runs})
+    spent = [seconds_by_stage(run.folder) for run in setup.runs]
+    mean = {name: sum(each[name] for each in spent) / len(spent) for name in ("finetune", "unlearn", "evaluate")}
+    seconds: dict[Stage, float] = {"evaluate": mean["evaluate"]}
+    seconds["unlearn"] = mean["unlearn"] + seconds["evaluate"]
+    seconds["teach"] = mean["finetune"] + seconds["unlearn"]
+    return seed_text(found, seconds)
 
 
 def board(

@@ -9,9 +9,11 @@ from mllmu.config.load import read
 from mllmu.core.errors import DataError
 from mllmu.core.runfolder import RunFolder
 
-FREE = ("name", "seed", "workers", "gate", "report", "model.device", "finetune.micro_batch_size",
-        "finetune.checkpoint_every_s", "unlearn.micro_batch_size", "unlearn.reference_mib",
-        "evaluate.batch_size", "data.splits.file")  # fmt: skip
+FREE = (
+    "name", "seed", "seeds", "seeds.teach", "seeds.unlearn", "seeds.evaluate", "workers", "gate", "report",
+    "model.device", "finetune.micro_batch_size", "finetune.checkpoint_every_s", "unlearn.micro_batch_size",
+    "unlearn.reference_mib", "evaluate.batch_size", "data.splits.file",
+)  # fmt: skip
 """Settings that runs of one setup may differ in: they name a run, draw its people, or say where and how fast it is
 computed."""
 LONGEST = 40
@@ -27,7 +29,7 @@ class EvaluatedRun(NamedTuple):
         name: unique among the runs that are compared.
         folder: the run folder.
         key: the forget ratio in percent.
-        seed: None if the run folder has no recipe.
+        seed: None if the run folder has no recipe; ``seeds``: of single stages, if the recipe sets them.
         settings: every setting that must agree, as text by its dotted key, and the ratio.
     """
 
@@ -36,6 +38,13 @@ class EvaluatedRun(NamedTuple):
     key: str
     seed: int | None
     settings: dict[str, str]
+    seeds: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        """The seed of the data, and of teaching, unlearning and evaluation."""
+        own = dict(self.seeds)
+        return (self.seed or 0, *(own.get(stage, self.seed or 0) for stage in ("teach", "unlearn", "evaluate")))
 
 
 class Setup(NamedTuple):
@@ -77,7 +86,7 @@ def setups(runs: Iterable[EvaluatedRun]) -> list[Setup]:
     groups: dict[str, list[EvaluatedRun]] = {}
     for run in runs:
         group = groups.setdefault(json.dumps(run.settings, sort_keys=True), [])
-        twin = next((other for other in group if run.seed is not None and other.seed == run.seed), None)
+        twin = next((other for other in group if run.seed is not None and other.all_seeds == run.all_seeds), None)
         if twin:
             raise DataError(
                 f"{twin.folder} and {run.folder}: the same recipe with the same seed {run.seed}, which says nothing "
@@ -147,7 +156,9 @@ def _of_folder(folder: Path, name: str, ratio: str | None) -> Iterator[Evaluated
     for key in keys if ratio is None else [ratio]:
         if key not in keys:
             raise DataError(f"{folder}: no evaluation at {key} %. There are: {', '.join(keys)} %.")
-        yield EvaluatedRun(name, folder, key, recipe.get("seed"), {**settings, RATIO: f"{key} %"})
+        own = {stage: seed for stage, seed in (recipe.get("seeds") or {}).items() if seed is not None}
+        of_run = {**settings, RATIO: f"{key} %"}
+        yield EvaluatedRun(name, folder, key, recipe.get("seed"), of_run, tuple(own.items()))
 
 
 def _flat(settings: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

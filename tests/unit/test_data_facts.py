@@ -148,7 +148,7 @@ def test_a_recipe_refuses_contradictions() -> None:
         recipe(forget={"attributes": ["salary"], "coarsen": {"salary": "band"}})
     with pytest.raises(RecipeError, match="named twice in 'people'"):
         recipe(forget={"people": ["a", "a"]})
-    with pytest.raises(RecipeError, match="request 2: .*a request names nothing"):
+    with pytest.raises(RecipeError, match=r"request 2: .*a request names nothing"):
         recipe(requests=[{"people": ["a"]}, {}])
     with pytest.raises(RecipeError, match=r"unlearn\.requests"):
         recipe(requests=1)
