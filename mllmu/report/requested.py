@@ -156,6 +156,7 @@ def request_plots(results: RequestResults | None, models: Sequence[ModelRow]) ->
                 axes.set_title(f"{MODALITY_LABELS[modality]}: {title}")
         for axes in panels[-1]:
             axes.set_xlabel("after request")
+            axes.set_xticks(some(len(results.labels)))
         for axes in panels[:, 0]:
             axes.set_ylabel("score")
         figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
