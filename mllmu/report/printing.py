@@ -111,5 +111,6 @@ def csv_cell(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:#.6g}" if 0 < abs(value) < 0.1 else f"{value:.6f}"
+        text = f"{value:.6f}"
+        return text if abs(value) >= 0.1 or float(text) == value else f"{value:#.6g}"
     return harmless(str(value).replace("\r\n", "\n").replace("\r", "\n"))  # the writer does not quote a lone \r

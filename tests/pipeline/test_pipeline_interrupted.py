@@ -149,7 +149,7 @@ def test_settings_changed_in_between_start_the_unfinished_part_afresh(
 
 def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(base: Path, finished: Path, tmp_path: Path) -> None:
     recipe, root = write_recipe(tmp_path / "mini.yaml", base, *CAREFUL), tmp_path / "run"
-    call = [sys.executable, "-m", "mllmu", "score", str(recipe), "--out", str(root)]
+    call = [sys.executable, "-m", "mllmu", "run", str(recipe), "--only", "score", "--out", str(root)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(call, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None

@@ -73,7 +73,7 @@ def test_ls_lists_every_kind() -> None:
     from mllmu.core.plugins import KINDS
 
     result = mllmu("ls")
-    assert [line.split()[0] for line in result.stdout.splitlines()] == [*KINDS, "settings", "recipes"]
+    assert [line.split()[0] for line in result.stdout.splitlines()] == [*KINDS, "settings", "recipes", "runs"]
 
 
 def test_ls_kind_lists_every_file_with_its_first_docstring_line() -> None:

@@ -210,10 +210,12 @@ def test_what_still_leaks_is_listed_by_person_and_word_for_word(tmp_path: Path) 
 # --- numbers
 
 
-@pytest.mark.parametrize(("value", "text"), [(7.82e-19, "7.82000e-19"), (3.2e-09, "3.20000e-09"), (0.05, "0.0500000")])
+@pytest.mark.parametrize(
+    ("value", "text"), [(7.82e-19, "7.82000e-19"), (3.2e-09, "3.20000e-09"), (0.0123456789, "0.0123457")]
+)
 def test_small_numbers_keep_their_digits_in_csv_files(value: float, text: str) -> None:
-    assert csv_cell(value) == text and float(text) == value
-    assert csv_cell(0.0) == "0.000000" and csv_cell(0.25) == "0.250000"
+    assert csv_cell(value) == text and float(text) == pytest.approx(value, rel=1e-5)
+    assert csv_cell(0.0) == "0.000000" and csv_cell(0.05) == "0.050000" and csv_cell(0.25) == "0.250000"
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-2+3", "@x", "\t=1", "\r=1", "\n=SUM(1,2)", "\uff1d1", "\uff0b1"])
