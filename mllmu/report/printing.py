@@ -112,5 +112,5 @@ def csv_cell(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         text = f"{value:.6f}"
-        return text if abs(value) >= 0.1 or float(text) == value else f"{value:#.6g}"
+        return text if abs(value) >= 0.1 or math.isclose(float(text), value, rel_tol=1e-6) else f"{value:#.6g}"
     return harmless(str(value).replace("\r\n", "\n").replace("\r", "\n"))  # the writer does not quote a lone \r
