@@ -17,6 +17,7 @@ class ByGroup(Summariser):
     the decade of ``birth_date``, the country of ``birthplace``, each with two people or more.
     """
 
+    source = "ours"
     needs = ("right",)
     range = (-1.0, 1.0)
 

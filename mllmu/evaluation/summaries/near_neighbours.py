@@ -24,6 +24,7 @@ class NearNeighbours(Summariser):
     All tasks together, modalities apart.
     """
 
+    source = "ours"
     needs = ("right",)
     range = (0.0, 1.0)
 
