@@ -9,28 +9,35 @@ BIN := $(VENV)/bin
 CODE := mllmu tests tools examples benchmarks docs
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow soak check docs clean
+.PHONY: help setup demo test test-slow test-peer soak check docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.installed  ## a virtual environment in .venv with everything in it
 
-$(VENV)/.installed: pyproject.toml $(CONSTRAINTS) constraints/tried.txt
+$(VENV)/.package: pyproject.toml $(CONSTRAINTS) constraints/tried.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "mllmu needs Python 3.11 or newer; name one: make setup PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c $(CONSTRAINTS) -e .
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.package
 	$(BIN)/pip install -q -c $(CONSTRAINTS) -e '.[dev]'
 	touch $@
 
-demo: setup  ## unlearn on the embedded tiny model and write a report
+demo: $(VENV)/.package  ## unlearn on the embedded tiny model and write a report
 	$(BIN)/mllmu run recipes/demo.yaml
 
 test: setup  ## all tests but the slow ones, in JOBS processes (2), with coverage of at least 90 %
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile -m "not slow and not gpu and not weights" --cov --cov-report=term tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile -m "not slow and not gpu and not weights and not peer" --cov --cov-report=term tests
 
 test-slow: setup  ## the tests of minutes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests
+
+test-peer: setup  ## the tests beside other tools, each installed in an environment of its own
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m peer tests
 
 soak: setup  ## damaged inputs, kills and full disks: ROUNDS (1000) per test, from SEED (0); prints the table
 	OMP_NUM_THREADS=1 $(BIN)/pytest -p no:cacheprovider tests/fuzz --fuzz-rounds $(ROUNDS) --fuzz-seed $(SEED)

@@ -13,12 +13,14 @@ from mllmu.cli import requests as ledger
 from mllmu.cli.ask import ask
 from mllmu.cli.attack import attack
 from mllmu.cli.evaluate import evaluate
+from mllmu.cli.export_tasks import export_tasks
 from mllmu.cli.failures import explained_errors, tell_bug
 from mllmu.cli.get import get
 from mllmu.cli.init import init
 from mllmu.cli.judge import judge
 from mllmu.cli.ls import ls
 from mllmu.cli.preflight import doctor, plan
+from mllmu.cli.sweep import sweep
 from mllmu.cli.view import view
 from mllmu.parallel.team import only_alone
 from mllmu.version import __version__
@@ -27,11 +29,11 @@ TOGETHER = ("run", "finetune", "unlearn", "evaluate", "score", "report")
 """Commands that several processes can carry out together."""
 HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Run": (run.run, run.validate, doctor, plan, runs.status, runs.rm),
+    "Run": (run.run, sweep, run.validate, doctor, plan, runs.status, runs.rm),
     "One stage": (*map(run.stage_command, run.STAGES), evaluate, judge),
     "Look": (view, ask),
     "Studies": (attack, studies.tune, studies.trust, studies.layers, studies.pool, studies.board),
-    "Start, look up, export": (init, get, ls, run.export_model),
+    "Start, look up, export": (init, get, ls, run.export_model, export_tasks),
 }
 
 

@@ -8,13 +8,13 @@ from typer import Argument, Exit, Option, echo
 from typer.core import TyperGroup
 
 from mllmu.cli.judge import show_preview
-from mllmu.cli.run import Force, Out, Overrides, RecipePath, RecipeRun, each, execute
+from mllmu.cli.run import Force, Out, Overrides, Push, RecipePath, RecipeRun, each, execute
 from mllmu.cli.screen import say
 from mllmu.core.errors import MllmuError, did_you_mean
 from mllmu.core.lock import claim
 from mllmu.core.runfolder import RunFolder
 
-FORMATS = ("mllmu-bench",)
+FORMATS = ("mllmu-bench", "datasets")
 NUM_PROMPTS = 1
 
 
@@ -36,9 +36,10 @@ def make(
         bool, Option("--contact-sheet", help="Also draw all portraits on one page, contact_sheet.png.")
     ] = False,
     export: Annotated[
-        str | None, Option(metavar="FORMAT", help="Also write the data set in another layout: mllmu-bench.")
+        str | None, Option(metavar="FORMAT", help="Also write the data set in another layout: mllmu-bench, datasets.")
     ] = None,
     export_dir: Annotated[Path | None, Option(metavar="DIR", help="Folder for the files of --export.")] = None,
+    push: Push = None,
     dry_run: Annotated[
         bool, Option("--dry-run", help="Show the first prompts for LLM endpoints and count the calls; make nothing.")
     ] = False,
@@ -51,23 +52,44 @@ def make(
         raise MllmuError(f"--export: no format '{export}'.{did_you_mean(export, FORMATS)} Formats: {formats}.")
     if (export is None) != (export_dir is None):
         raise MllmuError("--export and --export-dir belong together, e.g. --export mllmu-bench --export-dir exported.")
+    if push and export_dir is None:
+        raise MllmuError("--push: names where an export goes; add --export datasets --export-dir DIR.")
     if dry_run:
         show_calls(each(recipe, overrides))
         return
     for run in execute(recipe, overrides, out, force=force, only="data"):
-        from mllmu.data.dataset import load
-
         if contact_sheet:
             from mllmu.data.contact_sheet import write_contact_sheet
+            from mllmu.data.dataset import load
 
             write_contact_sheet(load(run.folder / RunFolder.DATA), run.folder / "contact_sheet.png")
             say(f"contact sheet: {run.folder / 'contact_sheet.png'}")
         if export_dir is not None:
-            from mllmu.data.published.export import export as export_parquet
+            _export(run, export or "", export_dir / run.name, push)
 
-            claim(export_dir / run.name, "--export-dir")
-            rows = export_parquet(load(run.folder / RunFolder.DATA), export_dir / run.name)
-            say(f"exported: {export_dir / run.name} ({sum(rows.values())} rows in {len(rows)} configs)")
+
+def _export(run: RecipeRun, layout: str, folder: Path, push: str | None) -> None:
+    """Write the data of a run in another layout, and put the folder on the hub if that is wanted."""
+    from mllmu.data.dataset import load
+
+    claim(folder, "--export-dir")
+    data, recipe = load(run.folder / RunFolder.DATA), run.recipe
+    if layout == "datasets":
+        from mllmu.data.datasets_folder import write_folder
+
+        rows = write_folder(
+            data, folder, title=recipe.report.title or recipe.name, source=recipe.data.source.name, seed=recipe.seed
+        )
+    else:
+        from mllmu.data.published.export import export as export_parquet
+
+        rows = export_parquet(data, folder)
+    parts = "files" if layout == "datasets" else "configs"
+    say(f"exported: {folder} ({sum(rows.values())} rows in {len(rows)} {parts})")
+    if push:
+        from mllmu.core.hub import push as upload
+
+        say(f"pushed: {upload(folder, push, kind='dataset')}")
 
 
 def show_calls(runs: Iterable[RecipeRun]) -> None:

@@ -60,6 +60,13 @@ Out = Annotated[
 ]
 Force = Annotated[bool, Option("--force", help="Redo finished work, also with other settings.")]
 NoGate = Annotated[bool, Option("--no-gate", help="Continue even if the target has not memorised the forget people.")]
+LogWith = Annotated[
+    list[str] | None,
+    Option("--log-with", metavar="TRACKER", help="Also tell tensorboard, wandb, mlflow or trackio. Repeatable."),
+]
+Push = Annotated[
+    str | None, Option(metavar="OWNER/NAME", help="Put the folder on the hub (HF_ENDPOINT), in a private repository.")
+]
 NoCheck = Annotated[bool, Option("--no-check", help="Train even if mllmu doctor would find a fault, and do not look.")]
 
 
@@ -118,6 +125,7 @@ def execute(
     no_check: bool = False,
     only: Stage | None,
     reads: bool = False,
+    log_with: Sequence[str] = (),
 ) -> list[RecipeRun]:
     """Run all stages, or ``only`` one; print the table of a new report, and where the results are.
 
@@ -141,7 +149,8 @@ def execute(
     done, failed = [], []
     for run in each(path, overrides, out):
         try:
-            _execute(run, force=force, gate=not (no_gate or reads), check=not no_check, only=only, reads=reads)
+            how = {"gate": not (no_gate or reads), "check": not no_check, "reads": reads}
+            _execute(run, force=force, **how, only=only, log_with=log_with)
             done.append(run)
         except Exception as error:
             if not run.name or explanation(error) is None:
@@ -157,7 +166,9 @@ def execute(
     return done
 
 
-def _execute(run: RecipeRun, *, force: bool, gate: bool, check: bool, only: Stage | None, reads: bool) -> None:
+def _execute(
+    run: RecipeRun, *, force: bool, gate: bool, check: bool, only: Stage | None, reads: bool, log_with: Sequence[str]
+) -> None:
     from mllmu.preflight.ahead import look_ahead, must_hold_a_run
 
     if reads:
@@ -167,13 +178,15 @@ def _execute(run: RecipeRun, *, force: bool, gate: bool, check: bool, only: Stag
     with run.at_work() as display:
         # imported late: a wrong recipe, or a folder in use, is reported before the seconds it takes to import torch
         from mllmu.pipeline.pipeline import Pipeline
+        from mllmu.pipeline.tracking import tracked
         from mllmu.preflight.doctor.first import check_first
         from mllmu.studies.board_page import index_ratios
 
         checked = check_first if check and not reads else None
-        pipeline = Pipeline(run.recipe, run.folder, force=force, gate=gate, check=checked, progress=display)
-        pipeline.reads = reads
-        report = pipeline.run(only)
+        with tracked(display, log_with, run.recipe, run.folder) as told:
+            pipeline = Pipeline(run.recipe, run.folder, force=force, gate=gate, check=checked, progress=told)
+            pipeline.reads = reads
+            report = pipeline.run(only)
         if report is not None:
             index_ratios(run.recipe, run.folder)
     if report is not None:
@@ -190,13 +203,15 @@ def run(
     force: Force = False,
     no_gate: NoGate = False,
     no_check: NoCheck = False,
+    log_with: LogWith = None,
 ) -> None:
     """Run a recipe: make the data, check them with the model, fine-tune, unlearn, evaluate, score, report.
 
     Finished work is kept and skipped. A fault that mllmu doctor would find stops it before anything is trained. At the
     end the table and the path of the report are printed.
     """
-    execute(recipe, overrides, out, force=force, no_gate=no_gate, no_check=no_check, only=only)
+    how = {"force": force, "no_gate": no_gate, "no_check": no_check}
+    execute(recipe, overrides, out, **how, only=only, log_with=log_with or ())
 
 
 READING = ("score", "report")
@@ -261,11 +276,16 @@ def export_model(
     out: Annotated[Path, Argument(metavar="DIR", help="New folder for weights and processor.")],
     *,
     device: Annotated[str, Option(help="Device that merges the weights: cpu, cuda ...")] = "cpu",
+    push: Push = None,
 ) -> None:
-    """Save a model with its adapters merged, for lmms-eval, vLLM or AutoModelForImageTextToText."""
+    """Save a model with its adapters merged, for lm-eval, vLLM or AutoModelForImageTextToText, with a model card."""
     from mllmu.pipeline.export_model import export_model as export
 
     ref = export(run_folder, model, out, device=device)
     say(f"exported: {out}")
     if ref.system_prompt:
         say("This model also needs its system prompt, which is not part of the weights: see mllmu.json.")
+    if push:
+        from mllmu.core.hub import push as upload
+
+        say(f"pushed: {upload(out, push, kind='model')}")

@@ -6,6 +6,7 @@ MllmuError
 ├── DataError          a data file is missing, damaged or contradicts itself
 │   └── FaultsError    many rows of a table are wrong; lists every fault
 ├── ModelError         a model cannot be loaded, or its files do not fit together
+│   └── LostWorkerError a worker was killed, or its machine is gone, in the middle of a task
 ├── RunStoreError      a run folder cannot be written, or holds results of another recipe
 ├── GateError          the target model did not learn what it is meant to forget
 ├── DependencyError    a library that only an optional extra installs is missing
@@ -56,6 +57,10 @@ class FaultsError(DataError):
 
 class ModelError(MllmuError):
     """A model, adapter or processor that cannot be loaded or does not fit."""
+
+
+class LostWorkerError(ModelError):
+    """A worker process was killed, or its machine is gone; what it had finished is kept."""
 
 
 class RunStoreError(MllmuError):

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, NamedTuple
 
-from mllmu.core.errors import MllmuError, ModelError, is_out_of_memory, one_line
+from mllmu.core.errors import LostWorkerError, MllmuError, is_out_of_memory, one_line
 from mllmu.core.process import Progress, SilentProgress
 
 PATIENCE_S = 5.0
@@ -29,6 +29,7 @@ StartWorker = Callable[[int, Progress], Callable[..., object]]
 
 
 class _Worker(NamedTuple):
+    place: int
     process: SpawnProcess
     connection: Connection
     progress: Progress
@@ -49,6 +50,7 @@ class WorkerPool:
         self.progress = progress
         self._idle: list[_Worker] = []
         self._busy: dict[Connection, _Worker] = {}
+        self._tasks: dict[Connection, Task] = {}
 
     def __enter__(self) -> WorkerPool:
         return self
@@ -69,42 +71,69 @@ class WorkerPool:
 
         Raises:
             MllmuError: the first that a worker raised.
-            ModelError: a worker was killed, most likely because memory ran out.
+            LostWorkerError: a worker was killed, most likely because memory ran out.
         """
         waiting = list(tasks)
         while waiting or self._busy:
-            while waiting and len(self._busy) < self.size:
-                worker = self._idle.pop() if self._idle else self._start()
-                worker.connection.send(waiting.pop(0))
-                self._busy[worker.connection] = worker
-            for connection in wait(list(self._busy)):
-                self._receive(self._busy[connection])  # type: ignore[index]
+            while waiting and self.room:
+                self.submit(waiting.pop(0))
+            for _, error in self.collect():
+                if error:
+                    raise error
+
+    @property
+    def room(self) -> int:
+        """How many more tasks can begin now."""
+        return self.size - len(self._busy)
+
+    def submit(self, task: Task) -> None:
+        """Let an idle worker begin a task; there must be :attr:`room`."""
+        self._idle = [worker for worker in self._idle if worker.process.is_alive()]
+        worker = self._idle.pop() if self._idle else self._start()
+        worker.connection.send(task)
+        self._busy[worker.connection], self._tasks[worker.connection] = worker, task
+
+    def collect(self) -> list[tuple[Task, Exception | None]]:
+        """Wait until a worker says something; the tasks that have ended, with their errors."""
+        ended = []
+        for connection in wait(list(self._busy)):
+            told = self._receive(self._busy[connection])  # type: ignore[index]
+            if told:
+                ended.append((self._tasks.pop(connection), told[0]))  # type: ignore[call-overload]
+        return ended
 
     def _start(self) -> _Worker:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        index = len(self._busy)
+        index = min(set(range(self.size)) - {worker.place for worker in self._busy.values()})
         process = context.Process(target=_work, args=(theirs, self.start_worker, index), daemon=True)
         process.start()
         theirs.close()
-        return _Worker(process, ours, self.progress.lane())
+        return _Worker(index, process, ours, self.progress.lane())
 
-    def _receive(self, worker: _Worker) -> None:
+    def _receive(self, worker: _Worker) -> tuple[Exception | None] | None:
+        """Pass on what a worker reports; the end of its task is a tuple of its error."""
         try:
             kind, *content = worker.connection.recv()
         except (EOFError, ConnectionResetError):
-            worker.process.join()
-            raise ModelError(
-                f"a worker process ended with code {worker.process.exitcode} in the middle of its task. Memory may "
-                f"have run out: use fewer than {self.size} workers. Everything finished is kept."
-            ) from None
+            return (self._bury(worker),)
         if kind == "progress":
             method, args, facts = content
             getattr(worker.progress, method)(*args, **facts)
-        elif kind == "done":
-            self._idle.append(self._busy.pop(worker.connection))
-        else:
-            raise content[0]
+            return None
+        self._idle.append(self._busy.pop(worker.connection))
+        return (content[0],)
+
+    def _bury(self, worker: _Worker) -> Exception:
+        """Take a worker that is gone off the list; the error that says so."""
+        worker.process.join()
+        worker.connection.close()
+        worker.progress.close()
+        del self._busy[worker.connection]
+        return LostWorkerError(
+            f"a worker process ended with code {worker.process.exitcode} in the middle of its task. Memory may "
+            f"have run out: use fewer than {self.size} workers. Everything finished is kept."
+        )
 
 
 class _Relay(SilentProgress):
@@ -144,11 +173,16 @@ def _work(connection: Connection, start_worker: StartWorker, index: int) -> None
             do = do or start_worker(index, _Relay(connection))
             do(*task)
         except Exception as error:  # noqa: BLE001 - whatever it is, the parent decides
-            bug = RuntimeError(f"in a worker process:\n{traceback.format_exc()}")
-            told = MemoryError(one_line(error)) if is_out_of_memory(error) else bug
-            connection.send(("failed", error if isinstance(error, MllmuError) else told))
+            connection.send(("ended", told_of(error)))
         else:
-            connection.send(("done",))
+            connection.send(("ended", None))
+
+
+def told_of(error: Exception) -> Exception:
+    """An error of a task as another process can read it; to be called where it is handled."""
+    bug = RuntimeError(f"in a worker process:\n{traceback.format_exc()}")
+    told = MemoryError(one_line(error)) if is_out_of_memory(error) else bug
+    return error if isinstance(error, MllmuError) else told
 
 
 def _end_with_parent() -> None:

@@ -12,8 +12,10 @@ from mllmu.core.names import TARGET
 from mllmu.core.records import ModelRef
 from mllmu.core.runfolder import RunFolder, explain_os_errors, read_record
 from mllmu.models.base_files import base_files, check_base
+from mllmu.models.chat_forms import take_all_forms
 from mllmu.models.loading import apply_adapter, explain_load_faults, load, quiet_libraries
 from mllmu.models.weights import fold, stored_in
+from mllmu.pipeline.model_card import model_card
 
 USE_ADAPTERS = "Load its adapters beside the base by PEFT instead, from the folders that model.json names."
 ABOUT = "mllmu.json"
@@ -57,6 +59,7 @@ def export_model(root: Path, name: str, out: Path, *, device: str = "cpu") -> Mo
             model.save_pretrained(building)
             processor.save_pretrained(building)
         (building / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        (building / "README.md").write_text(model_card(root, recipe, name, ref), encoding="utf-8")
         if out.exists():
             out.rmdir()
         building.rename(out)
@@ -77,4 +80,5 @@ def merged(section: ModelSection, ref: ModelRef, root: Path) -> tuple[Any, Any]:
             model = model.dequantize()
     for adapter in ref.adapters:
         model = apply_adapter(model, root / adapter)
+    take_all_forms(bare.encoder.processor, bare.family.mark(bare.encoder.processor))
     return fold(model), bare.encoder.processor

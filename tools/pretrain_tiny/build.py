@@ -20,13 +20,15 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from mllmu.models.chat_forms import PARTS_OF_CONTENT
+
 IMAGE_SIZE = 64
 PATCH_SIZE = 16
 SPECIAL = ("<pad>", "<s>", "</s>", "<image>")
-CHAT_TEMPLATE = (
-    "{% for m in messages %}{% if m['role'] == 'system' %}{{ m['content'] }}\n{% elif m['role'] == 'user' %}"
-    "USER: {{ m['content'] }}\n{% else %}{% generation %}ASSISTANT: {{ m['content'] }}</s>{% endgeneration %}"
-    "{% endif %}{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+CHAT_TEMPLATE = PARTS_OF_CONTENT + (
+    "{% for m in messages %}{% if m['role'] == 'system' %}{{ said(m['content']) }}\n{% elif m['role'] == 'user' %}"
+    "USER: {{ said(m['content']) }}\n{% else %}{% generation %}ASSISTANT: {{ said(m['content']) }}</s>"
+    "{% endgeneration %}{% endif %}{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
 
 

@@ -32,17 +32,13 @@ from mllmu.core.content import sha256
 from mllmu.core.errors import ModelError
 from mllmu.core.process import Progress, SilentProgress, derive
 from mllmu.core.runfolder import explain_os_errors
+from mllmu.models.chat_forms import PARTS_OF_CONTENT
 from mllmu.models.loading import add_adapter, explain_load_faults, source_of
 from mllmu.models.smol import fetch
 
 IMAGE, RESERVED = "<image>", "<empty_output>"
 """The image's token, and the reserved token of SmolLM2 whose place it takes."""
 CONTENT = "message['content']"
-PARTS_OF_CONTENT = (
-    "{% macro said(content) %}{% if content is string %}{{ content }}{% else %}{% for part in content %}"
-    "{{ '<image>\n' if part['type'] == 'image' else part['text'] }}{% endfor %}{% endif %}{% endmacro %}"
-)
-"""What SmolLM2's chat template puts in is text; the model's takes lists of images and texts, too, as others do."""
 PARTS = "vision.safetensors"
 """Vision tower and projector; beside it the adapter of the language model, if there is one."""
 UNTRAINED = (

@@ -1,0 +1,79 @@
+"""The README of an exported model: what it is, how it was made, what was measured, and what that does not show."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from mllmu.config.recipe import Recipe, jobs
+from mllmu.core.names import RETAIN_MODEL, TARGET
+from mllmu.core.records import MetricResult, ModelRef
+from mllmu.core.runfolder import RunFolder, read_json
+from mllmu.version import __version__
+
+_SETS = ("forget", "test", "retain", "celebrity")
+LIMITS = """## What this does not show
+
+That a question was not answered as before says nothing about questions that were not asked, and nothing about what is
+left in the weights: attacks can bring back what plain questions no longer show. People and facts of benchmarks are
+invented unless their card says otherwise.
+"""
+
+
+def model_card(root: Path, recipe: Recipe, name: str, ref: ModelRef) -> str:
+    """The card of a model of a run.
+
+    Args:
+        root: the run folder.
+        recipe: of the run.
+        name: ``target``, or ratio and model, ``forget_10/npo``.
+        ref: what it is made of.
+    """
+    base = "" if ref.base in ("tiny", "smol") or Path(ref.base).exists() else f"base_model: {ref.base}\n"
+    title = f"{recipe.report.title or recipe.name}: {name}"
+    lines = [
+        f"---\nlibrary_name: transformers\npipeline_tag: image-text-to-text\n{base}tags:\n- machine-unlearning\n---\n"
+    ]
+    lines += [f"# {title}\n", f"{_made(recipe, name)} Written by `mllmu {__version__}`, seed {recipe.seed}; adapters "
+              "are merged into the weights.\n"]  # fmt: skip
+    if ref.system_prompt:
+        lines += [f"It also needs its system prompt, which is not part of the weights:\n\n> {ref.system_prompt}\n"]
+    lines += list(_measured(root, name))
+    lines += [LIMITS]
+    return "\n".join(lines)
+
+
+def _made(recipe: Recipe, name: str) -> str:
+    ratio, _, model = name.rpartition("/")
+    share = ratio.removeprefix("forget_")
+    if model == TARGET:
+        return f"`{recipe.model.path}`, fine-tuned on all people of the data set: nothing was forgotten."
+    if model == RETAIN_MODEL:
+        return f"`{recipe.model.path}`, fine-tuned on all people but the {share} % to be forgotten: the yardstick."
+    method = next(job.plugin for job in jobs(recipe) if job.name == model)
+    taught = f"`{recipe.model.path}`, fine-tuned on all people of the data set"
+    return f"{taught}, and then made to forget {share} % of them by the method `{method}`."
+
+
+def _measured(root: Path, name: str) -> Iterator[str]:
+    """A table of the headline scores of the model beside target and retain model; nothing before it was evaluated."""
+    ratio, _, model = name.rpartition("/")
+    keys = [ratio.removeprefix("forget_")] if ratio else RunFolder(root).evaluated_keys()[:1]
+    if not keys or not (raw := read_json(root / RunFolder.evaluation(keys[0]) / RunFolder.METRICS_FILE)):
+        return
+    results = [MetricResult.model_validate(row) for row in raw["results"]]
+    yield f"## Measured ({keys[0]} % forgotten)\n"
+    yield "Share of questions of multiple choice answered right (unread replies count against the model), in %.\n"
+    yield "| model | " + " | ".join(f"{s}, {m}" for s in _SETS for m in ("image", "text")) + " |"
+    yield "|---" * (1 + 2 * len(_SETS)) + "|"
+    for each in dict.fromkeys((TARGET, RETAIN_MODEL, model)):
+        cells = [_cell(results, each, split, modality) for split in _SETS for modality in ("image_text", "text")]
+        yield f"| {each} | " + " | ".join(cells) + " |"
+    yield ""
+
+
+def _cell(results: list[MetricResult], model: str, split: str, modality: str) -> str:
+    found = (
+        r.worst for r in results
+        if (r.model, r.split, r.modality, r.metric, r.task) == (model, split, modality, "accuracy", "classification")
+    )  # fmt: skip
+    value = next(found, None)
+    return "-" if value is None else f"{100 * value:.1f}"
