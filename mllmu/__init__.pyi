@@ -1,4 +1,5 @@
 from .api import load_recipe as load_recipe
+from .api import open_run as open_run
 from .api import run as run
 from .config.recipe import Recipe as Recipe
 from .core.declared import TableSpec as TableSpec
@@ -25,6 +26,7 @@ from .evaluation.summaries import ScoredRun as ScoredRun
 from .evaluation.summaries import Summariser as Summariser
 from .models.families import Family as Family
 from .pipeline.pipeline import Pipeline as Pipeline
+from .studies.result import RunResult as RunResult
 from .unlearning.base import Method as Method
 from .unlearning.base import RetainingMethod as RetainingMethod
 from .unlearning.base import Step as Step

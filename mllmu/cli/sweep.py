@@ -50,7 +50,11 @@ def sweep(
     The run folders are those of mllmu run, byte for byte, and so are their places. The same command continues a sweep
     that was stopped. Ray and Slurm need folders that all their machines see under the same paths.
     """
+    from mllmu.preflight.ahead import look_ahead
+
     runs = list(each(recipe, overrides, out, quiet=True))
+    for run in runs:
+        look_ahead(run.recipe, run.folder, run.missing, say=echo, estimate=False)
     with ExitStack() as stack:
         for run in runs:
             if run.name:
