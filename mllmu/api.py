@@ -42,7 +42,9 @@ def load_recipe(path: Path | str | Mapping[str, Any], *overrides: str) -> Recipe
 def _of_settings(given: Mapping[str, Any], overrides: Sequence[str]) -> Recipe:
     settings = deepcopy(dict(given))
     if GRID in settings:
-        raise RecipeError("recipe: grid: a dict is one recipe. Make one dict for each combination, and run them in turn.")
+        raise RecipeError(
+            "recipe: grid: a dict is one recipe. Make one dict for each combination, and run them in turn."
+        )
     for override in overrides:
         apply_override(settings, override)
     return parse(settings)

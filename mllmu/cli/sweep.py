@@ -14,6 +14,7 @@ from mllmu.cli.screen import progress, say
 from mllmu.core.errors import MllmuError, RecipeError
 from mllmu.core.lock import claim, held
 from mllmu.core.process import Progress
+from mllmu.core.sharing import share
 
 if TYPE_CHECKING:
     from mllmu.parallel.schedule import Engine, Resources
@@ -61,6 +62,9 @@ def sweep(
                 claim(run.folder.parent)
             stack.enter_context(held(run.folder))
         display = stack.enter_context(progress())
+        for run in runs:
+            if shared := share(run.folder):
+                display.note(f"{run.folder}: shares unchanged work with {', '.join(map(str, shared))}")
         from mllmu.preflight.doctor.first import check_first
         from mllmu.studies.sweep import SweepOrder, SweptRun
         from mllmu.studies.sweep import sweep as carry_out
