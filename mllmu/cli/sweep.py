@@ -137,13 +137,13 @@ class Wanted:
         peak = {"make": training_peak, "ask": asking, "gate": 0.0}.get(kind, max(training_peak, asking))
         if self._device == "cpu":
             return Resources(memory=round(peak * 2**30))
-        return Resources(gpus=share(peak, memory))
+        return Resources(gpus=gpu_share(peak, memory))
 
 
-def share(peak: float, memory: float) -> float:
+def gpu_share(peak: float, memory: float) -> float:
     """The share of a GPU for a unit, so that as many as fit have one: 1 / floor(memory / peak), at most 1.
 
-    >>> share(20.0, 80.0), share(50.0, 80.0), share(100.0, 80.0), share(0.0, 80.0)
+    >>> gpu_share(20.0, 80.0), gpu_share(50.0, 80.0), gpu_share(100.0, 80.0), gpu_share(0.0, 80.0)
     (0.25, 1.0, 1.0, 0.0)
     """
     return 1 / max(1, int(memory // peak)) if peak else 0.0
