@@ -54,7 +54,7 @@ class Engine(Protocol):
         ...
 
 
-class Schedule:
+class UnitSchedule:
     """Does units in the order of their needs.
 
     Args:

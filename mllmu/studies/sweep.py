@@ -24,7 +24,7 @@ from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.process import Progress
 from mllmu.core.runfolder import UNIT_FILE, RunFolder, read_json, seal, write_json
 from mllmu.parallel.pool import Task
-from mllmu.parallel.schedule import Engine, Resources, Schedule, WorkUnit
+from mllmu.parallel.schedule import Engine, Resources, UnitSchedule, WorkUnit
 from mllmu.pipeline.attacks import AttackStudy, attack_jobs
 from mllmu.pipeline.evaluate import Evaluation
 from mllmu.pipeline.pipeline import Pipeline, worker_pipeline
@@ -173,7 +173,7 @@ def sweep(
     resources: Callable[[str, str], Resources] = lambda _name, _kind: Resources(),
     retries: int = 3,
     progress: Progress,
-) -> Schedule:
+) -> UnitSchedule:
     """Do all units of some recipes; one that fails stops those that need it, and no others.
 
     Args:
@@ -196,7 +196,7 @@ def sweep(
         )
 
     progress.stage("sweep", f"{len(order.runs)} recipe(s)")
-    schedule = Schedule(engine, progress, retries=retries)
+    schedule = UnitSchedule(engine, progress, retries=retries)
     try:
         schedule.run(
             (WorkUnit((name, "data", "", "", ""), resources=resources(name, "data")) for name in order.runs), then

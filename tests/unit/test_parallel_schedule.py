@@ -10,7 +10,7 @@ import pytest
 from mllmu.core.errors import DataError, LostWorkerError
 from mllmu.core.process import SilentProgress
 from mllmu.parallel.pool import Task
-from mllmu.parallel.schedule import Resources, Schedule, WorkUnit
+from mllmu.parallel.schedule import Resources, UnitSchedule, WorkUnit
 
 
 class Scripted:
@@ -61,7 +61,7 @@ def units(**needs: str) -> list[WorkUnit]:
 def test_a_unit_begins_when_all_that_it_needs_has_ended() -> None:
     engine, told = Scripted(2), Told()
     graph = units(report="ask_a ask_b", ask_a="a", ask_b="b", a="data", b="data", data="")
-    assert Schedule(engine, told).run(graph) == {}
+    assert UnitSchedule(engine, told).run(graph) == {}
     place = engine.begun.index
     assert sorted(engine.begun) == sorted(unit.task[0] for unit in graph)
     assert all(place(need[0]) < place(unit.task[0]) for unit in graph for need in unit.needs)
@@ -72,14 +72,14 @@ def test_a_unit_begins_when_all_that_it_needs_has_ended() -> None:
 def test_what_a_unit_found_out_can_add_units() -> None:
     engine = Scripted(1)
     more = {("data",): [WorkUnit(("make",), frozenset(), Resources(cpus=3))]}
-    Schedule(engine, SilentProgress()).run(units(data=""), lambda task: more.get(task, []))
+    UnitSchedule(engine, SilentProgress()).run(units(data=""), lambda task: more.get(task, []))
     assert engine.begun == ["data", "make"]
     assert engine.asked["make"].cpus == 3
 
 
 def test_a_lost_worker_costs_a_second_try_and_no_third_unit() -> None:
     engine, told = Scripted(1, {"a": [LostWorkerError("gone.")]}), Told()
-    assert Schedule(engine, told, retries=1).run(units(a="", b="a")) == {}
+    assert UnitSchedule(engine, told, retries=1).run(units(a="", b="a")) == {}
     assert engine.begun == ["a", "a", "b"]
     assert "lost (gone.) Once more, 1 of 1" in told.lines[0]
 
@@ -87,7 +87,7 @@ def test_a_lost_worker_costs_a_second_try_and_no_third_unit() -> None:
 @pytest.mark.parametrize("error", [LostWorkerError("gone."), DataError("row 3 has no name.")])
 def test_what_fails_stops_those_that_need_it_and_no_others(error: Exception) -> None:
     engine = Scripted(1, {"a": [error] * 3})
-    schedule = Schedule(engine, SilentProgress(), retries=1)
+    schedule = UnitSchedule(engine, SilentProgress(), retries=1)
     failed = schedule.run(units(c="b", b="a", a="", x="", y="x"))
     assert failed == {("a",): error}
     assert schedule.skipped == {("b",): ("a",), ("c",): ("a",)}
