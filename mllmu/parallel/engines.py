@@ -71,7 +71,7 @@ def perform(start_worker: StartWorker, name: str, folder: str, task: Task) -> Ex
 class RayEngine:
     """Tasks on a Ray cluster, which places them by the resources they ask for.
 
-    Ray's own retries are off: :class:`mllmu.parallel.schedule.UnitSchedule` tries again, and says so. All nodes must see
+    Ray retries nothing: :class:`mllmu.parallel.schedule.UnitSchedule` tries again, and says so. All nodes must see
     the run folders, and the model, under the same paths.
 
     Args:
