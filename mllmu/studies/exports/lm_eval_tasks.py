@@ -12,7 +12,7 @@ from typing import Any
 from mllmu.config.load import dump_yaml
 from mllmu.config.recipe import Recipe
 from mllmu.core.errors import DataError
-from mllmu.core.records import PEOPLE_SPLITS, Cell, Sample
+from mllmu.core.records import MODALITIES, PEOPLE_SPLITS, Cell, Sample
 from mllmu.core.runfolder import RunFolder, read_json, read_lines, write_atomic, write_json
 
 METRICS = {"classification": "accuracy_first_char", "generation": "rougeL", "cloze": "cloze_contains"}
@@ -21,11 +21,14 @@ OFFICIAL = "official.py"
 README = """# {title}
 
 Questions of the run `{name}` at {key} % forgotten, for [lm-eval](https://github.com/EleutherAI/lm-evaluation-harness):
-one task per set, task and modality, and the group `{group}` of all.
+one task per set, task and modality, and a group per modality. `hf-multimodal` takes tasks with pictures or tasks without
+them in one run, not both:
 
 ```sh
-lm-eval run --model hf-multimodal --model_args pretrained=MODEL,dtype=float32 --include_path . \\
-  --tasks {group} {flag}--batch_size 1 --device cpu --log_samples --output_path results
+for modality in image_text text; do
+  lm-eval run --model hf-multimodal --model_args pretrained=MODEL,dtype=float32 --include_path . \\
+    --tasks {group}_$modality {flag}--batch_size 1 --device cpu --log_samples --output_path results
+done
 ```
 
 `ours.json` has the same metrics of the run's own models, 0 to 1. Replies are greedy. A question of one person is not
@@ -55,7 +58,9 @@ def write_tasks(root: Path, recipe: Recipe, key: str, out: Path) -> list[str]:
         )
     group = "mllmu_" + re.sub(r"\W+", "_", f"{recipe.name}_{key}")
     names = [_write_task(root, out, group, cell, samples) for cell, samples in cells.items()]
-    write_atomic(out / f"{group}.yaml", dump_yaml({"group": group, "task": names}))
+    for modality in MODALITIES:
+        tasks = [task_name(group, cell) for cell in cells if cell.modality == modality]
+        write_atomic(out / f"{group}_{modality}.yaml", dump_yaml({"group": f"{group}_{modality}", "task": tasks}))
     write_atomic(out / OFFICIAL, (resources.files("mllmu.studies.exports") / OFFICIAL).read_text(encoding="utf-8"))
     write_json(out / "ours.json", dict(ours(root, key, group)))
     flag = "" if raw == {True} else "--apply_chat_template "
