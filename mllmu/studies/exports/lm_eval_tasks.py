@@ -21,8 +21,8 @@ OFFICIAL = "official.py"
 README = """# {title}
 
 Questions of the run `{name}` at {key} % forgotten, for [lm-eval](https://github.com/EleutherAI/lm-evaluation-harness):
-one task per set, task and modality, and a group per modality. `hf-multimodal` takes tasks with pictures or tasks without
-them in one run, not both:
+one task per set, task and modality, and a group per modality. `hf-multimodal` takes tasks with pictures or tasks
+without them in one run, not both:
 
 ```sh
 for modality in image_text text; do
