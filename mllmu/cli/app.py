@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from mllmu.cli import data, run, runs, studies
+from mllmu.cli import data, forget, run, runs, studies
 from mllmu.cli import requests as ledger
 from mllmu.cli.ask import ask
 from mllmu.cli.attack import attack
@@ -21,6 +21,7 @@ from mllmu.cli.judge import judge
 from mllmu.cli.ls import ls
 from mllmu.cli.preflight import doctor, plan
 from mllmu.cli.sweep import sweep
+from mllmu.cli.verify import verify
 from mllmu.cli.view import view
 from mllmu.parallel.team import only_alone
 from mllmu.version import __version__
@@ -32,6 +33,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Run": (run.run, sweep, run.validate, doctor, plan, runs.status, runs.rm),
     "One stage": (*map(run.stage_command, run.STAGES), evaluate, judge),
     "Look": (view, ask),
+    "Requests for deletion": (forget.forget, verify, forget.rollback, forget.replay),
     "Studies": (attack, studies.tune, studies.trust, studies.layers, studies.pool, studies.board),
     "Start, look up, export": (init, get, ls, run.export_model, export_tasks),
 }
@@ -85,6 +87,7 @@ _requests.callback()(ledger.requests)
 _requests.command("list")(ledger.listed)
 _requests.command()(ledger.show)
 _requests.command()(ledger.verify)
+_requests.command()(ledger.purge)
 app.add_typer(_requests, name="requests", rich_help_panel="Requests for deletion")
 for _panel, _commands in PANELS.items():
     for _command in _commands:

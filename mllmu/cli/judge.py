@@ -85,7 +85,9 @@ def model_names(root: Path) -> list[str]:
     path = root / RunFolder.RECIPE
     if not path.is_file():
         raise DataError(f"{root}: no run in this folder. Run 'mllmu evaluate' first, or name the folder with --out.")
-    return [TARGET, RETAIN_MODEL, *(job.name for job in jobs(load(path)))]
+    recipe = load(path)
+    taught = [TARGET, RETAIN_MODEL] if recipe.finetune.retain_model and recipe.finetune.given is None else [TARGET]
+    return [*taught, *(job.name for job in jobs(recipe))]
 
 
 def show_preview(what: str, preview: Preview) -> None:

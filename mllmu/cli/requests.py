@@ -1,4 +1,4 @@
-"""``mllmu requests DIR list|show|verify``: the ledger of requests."""
+"""``mllmu requests DIR list|show|verify|purge``: the ledger of requests."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 from rich.table import Table
-from typer import Argument, Context, Option, echo
+from typer import Abort, Argument, Context, Option, confirm, echo
 
+from mllmu.cli.forget import SigningKey
 from mllmu.cli.run import folder_named
 from mllmu.cli.screen import say
 from mllmu.core.errors import FaultsError
@@ -72,3 +73,22 @@ def verify(
             f"{context.obj}: the ledger is not as it was written ({found.num_entries} lines).", found.faults
         )
     say(f"OK: {found.num_entries} entries, head {found.head}")
+
+
+def purge(
+    context: Context,
+    request: Request,
+    *,
+    key: SigningKey = None,
+    yes: Annotated[bool, Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove the earlier adapters, facts, pictures and replies of a request for good: no rollback, no replay.
+
+    The deployed model, the numbers and the certificate stay, and the certificate says so.
+    """
+    from mllmu.requests.back import purge as remove
+
+    if not (yes or confirm(f"{context.obj}: remove what request {request} has deleted for good?")):
+        raise Abort
+    entry = remove(context.obj, request, key=key)
+    say(f"purged: {request}; the deployed model has the hash {entry.after}. Delete earlier models and data elsewhere.")

@@ -1,5 +1,6 @@
 """How models are trained: the section ``finetune``, and the adapters that fine-tuning and unlearning train."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -38,3 +39,6 @@ class Finetune(Settings):
     micro_batch_size: Annotated[int, Field(ge=1, le=100_000)] | Literal["auto"] = "auto"
     """most questions per forward pass; 'auto': as many as memory allows. The result does not depend on it"""
     checkpoint_every_s: float = Field(60, gt=0, le=1e6, description="seconds between resumable checkpoints")
+    retain_model: bool = Field(True, description="false: none is trained, and holdout people are the yardstick")
+    given: tuple[Path, ...] | None = None
+    """a target and no retain_model, taught already: adapters on model.path, [] for itself; e.g. [adapters/staff]"""

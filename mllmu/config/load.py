@@ -10,6 +10,7 @@ run folder of its own, named after the values.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy, deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +100,8 @@ def parse(raw: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
 
 def check_plugins(recipe: Recipe, *, where: str = "recipe") -> None:
     """Construct every plug-in the recipe names, so that a typo fails before the first second of work."""
-    recipe.data.source.build("sources", f"{where}: data.source")
-    recipe.data.portraits.build("portraits", f"{where}: data.portraits")
-    recipe.data.questions.build("questions", f"{where}: data.questions")
-    if recipe.data.celebrities:
-        recipe.data.celebrities.build("sources", f"{where}: data.celebrities")
+    for name in filter(partial(getattr, recipe.data), _DATA):
+        getattr(recipe.data, name).build(_DATA[name], f"{where}: data.{name}")
     for kind in ("benchmarks", "attacks"):
         for spec in (each for each in getattr(recipe.evaluate, kind) if (kind, each.name) not in _NO_PLUGINS):
             spec.build(kind, f"{where}: evaluate.{kind}")
@@ -120,6 +118,8 @@ def check_plugins(recipe: Recipe, *, where: str = "recipe") -> None:
             raise RecipeError(f"{where}: unlearn.methods: {job.name} {hint}.")
 
 
+_DATA = dict.fromkeys(("source", "celebrities", "holdout_source"), "sources")
+_DATA |= {"portraits": "portraits", "questions": "questions"}
 _NAMED = {
     ("evaluate", "tasks"): "tasks",
     ("evaluate", "metrics"): "metrics",

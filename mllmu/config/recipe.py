@@ -119,6 +119,8 @@ class DataSection(plugins.Settings):
     """where the people come from ('mllmu ls sources'); e.g. {name: synthetic, num_people: 100}"""
     celebrities: PluginSpec | None = PluginSpec(name="celebrities")
     """well-known people that are evaluated, never trained on"""
+    holdout_source: PluginSpec | None = None
+    """a source of people no model was taught; null: invented ones, with the attributes of the others"""
     portraits: PluginSpec = PluginSpec(name="dicebear")
     """how portraits are made ('mllmu ls portraits'); e.g. {name: dicebear, size: 336}"""
     questions: PluginSpec = PluginSpec(name="template")

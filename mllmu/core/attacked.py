@@ -45,7 +45,7 @@ class AttackRow(Record):
         target: score of the target without the attack.
         recovery: (after - before) / (target - before); None with ``no_recovery`` saying why.
         excess: after - the score of the retain_model under the same attack; 0 if nothing more is there than in a model
-            that never saw these people.
+            that never saw these people. Without a retain_model: after - the same about holdout people (``against``).
         num, num_units, unit: questions, and what is independent among them; of five people or fewer their facts or
             questions, and the intervals are about these people alone.
         curve: of attacks that train; ``half`` the first measured step with half of the target's score or more.
@@ -69,6 +69,7 @@ class AttackRow(Record):
     excess: float | None = None
     excess_low: float | None = None
     excess_high: float | None = None
+    against: Literal["retain_model", "holdout"] = "retain_model"
     num: int = 0
     num_units: int = 0
     unit: Literal["people", "facts", "questions"] = "people"

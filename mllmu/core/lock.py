@@ -18,8 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mllmu.core import process
-from mllmu.core.errors import RunStoreError
+from mllmu.core import manifest, process
+from mllmu.core.errors import DataError, RunStoreError
 from mllmu.core.runfolder import UNIT_FILE, RunFolder, explain_os_errors, read_json, write_atomic, write_json
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 def held(root: Path) -> Iterator[None]:
     """Keep every other command out of a run folder while the block runs; the folder is made if there is none.
 
+    Its manifest is taken away at the beginning and written anew at the end, whatever the end is.
+
     Of several processes of one run the leading one holds it for all.
 
     Raises:
@@ -52,11 +54,14 @@ def held(root: Path) -> Iterator[None]:
     lock = FileLock(root / LOCK_FILE)
     _acquire(lock, root)
     try:
+        (root / manifest.MANIFEST).unlink(missing_ok=True)
         _tidy(root)
         since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         write_json(root / HOLDER_FILE, {"pid": os.getpid(), "host": socket.gethostname(), "since": since})
         yield
     finally:
+        with suppress(RunStoreError, DataError):  # damaged, or a full disk: the block says so, or the next command does
+            manifest.write_manifest(root)
         (root / HOLDER_FILE).unlink(missing_ok=True)
         lock.release()
 

@@ -19,13 +19,13 @@ from typing import Any, NamedTuple
 from PIL.Image import Image
 
 from mllmu.config.recipe import DataSection
-from mllmu.core import plugins
 from mllmu.core.errors import DataError
 from mllmu.core.process import Progress, SilentProgress, derive
 from mllmu.core.records import QUESTION_FORMAT, Profile
 from mllmu.core.runfolder import dump_lines, write_atomic
 from mllmu.data import review
 from mllmu.data.dataset import CALIBRATION, HOLDOUT, PROFILES, QUESTIONS, SPLITS, image_path
+from mllmu.data.holdout import holdout_people
 from mllmu.data.portraits import Portraits
 from mllmu.data.questions import QuestionOrder, QuestionWriter, Written, check, check_published
 from mllmu.data.questions._letters import balance_letters
@@ -35,7 +35,6 @@ from mllmu.data.tasks import derived
 
 # Celebrities look the same in every run, whatever its seed, or a model that knows them could not recognise them.
 CELEBRITY_PORTRAIT_SEED = 0
-HOLDOUT_PREFIX = "h"
 SOURCE_REPORT = "source.json"
 
 
@@ -89,8 +88,9 @@ def make(section: DataSection, seed: int, folder: Path, progress: Progress) -> d
         write_atomic(folder / "rejected.jsonl", dump_lines(written.rejected))
     write_atomic(folder / SPLITS, json.dumps(splits, indent=1) + "\n")
     account = _report(groups, {"review": review.counts(faults), "flaws": flaws}, folder, progress)
-    if people.source:
-        people.source.inspect(folder)
+    for source in (people.source, holdout.source):
+        if source:
+            source.inspect(folder)
     portraits: Portraits = section.portraits.build("portraits", "data.portraits")
     own = [p.id for p in people.profiles if people.source and people.source.num_views(p)]
     review.refuse_own_images(faults, own)
@@ -125,21 +125,11 @@ def gather(
     known = PeopleGroup("celebrities", celebrities.profiles(seed) if celebrities else [], celebrities)
     _check_kind("data.source", people, "fictitious")
     _check_kind("data.celebrities", known, "celebrity")
-    groups = [people, PeopleGroup("holdout", _holdout(section, len(people.profiles), seed)), known]
+    holdout = PeopleGroup("holdout", *holdout_people(section, people.profiles, seed))
+    _check_kind("data.holdout_source", holdout, "fictitious")
+    groups = [people, holdout, known]
     _check_distinct(groups)
     return groups
-
-
-def _holdout(section: DataSection, num_people: int, seed: int) -> list[Profile]:
-    """Invented people who continue the series of the synthetic source, so that no person is in both."""
-    count = section.splits.holdout + section.splits.calibration
-    if not count:
-        return []
-    settings: dict[str, Any] = section.source.settings if section.source.name == "synthetic" else {}
-    first = int(settings.get("first_id", 1)) + num_people
-    changed = {**settings, "num_people": count, "first_id": first, "id_prefix": HOLDOUT_PREFIX}
-    series: Source = plugins.build("sources", "synthetic", changed, where="data.splits.holdout")
-    return series.profiles(seed)
 
 
 def _check_kind(where: str, group: PeopleGroup, kind: str) -> None:

@@ -6,13 +6,16 @@ from typing import Any
 from mllmu.core.controlled import CONTROL_LABELS, ControlRow
 from mllmu.core.errors import GateError
 from mllmu.core.records import Response, Sample
+from mllmu.evaluation import yardstick
 from mllmu.evaluation.metrics.right import Right
-from mllmu.evaluation.stats import Difference, paired_difference, units_of
+from mllmu.evaluation.stats import FEWEST_FACTS, Difference, paired_difference, units_of
 
 LEVEL = 0.05
 
 
-def memorisation(samples: Sequence[Sample], target: Sequence[Response], retain_model: Sequence[Response]) -> Difference:
+def memorisation(
+    samples: Sequence[Sample], target: Sequence[Response], retain_model: Sequence[Response] | None = None
+) -> Difference:
     """How much more often the target is right on the forget questions than a model that never saw these people.
 
     difference = mean over questions of [target right] - [retain_model right]. What is independent among the
@@ -21,8 +24,10 @@ def memorisation(samples: Sequence[Sample], target: Sequence[Response], retain_m
     Args:
         samples: all samples; the forget questions among them are compared, those kept for tuning excepted.
         target: its replies to all samples.
-        retain_model: its replies to the same samples.
+        retain_model: its replies to the same samples; None compares with what the target says of holdout people.
     """
+    if retain_model is None:
+        return yardstick.memorisation(samples, target)
     asked = [sample for sample in samples if sample.split == "forget" and sample.part == "report"]
     metric = Right()
 
@@ -38,7 +43,8 @@ def verdict(difference: Difference, controls: Sequence[ControlRow] = ()) -> str:
     """Empty if the target knows the forget people; else which condition fails.
 
     1. It is right more often than the retain_model: p < 0.05.
-    2. It is right more often when asked about the person than under every control: each 95 % interval is above 0.
+    2. It is right more often when asked about the person than under every control: each 95 % interval is above 0. Of
+       fewer than five facts or questions no interval could be, so they decide nothing.
 
     Args:
         difference: of target and retain_model, see :func:`memorisation`.
@@ -46,10 +52,10 @@ def verdict(difference: Difference, controls: Sequence[ControlRow] = ()) -> str:
     """
     if difference.p_value is None or difference.p_value >= LEVEL:
         return (
-            "the target is not significantly better on the forget people than the retain_model, which never saw them: "
+            f"the target is not significantly better on the forget people than {difference.against}: "
             f"{describe(difference)}. There is nothing to unlearn yet"
         )
-    failed = [row for row in controls if row.low is None or row.low <= 0]
+    failed = [row for row in controls if row.num_units >= FEWEST_FACTS and (row.low is None or row.low <= 0)]
     if not failed:
         return ""
     row = min(failed, key=lambda each: each.difference or 0.0)

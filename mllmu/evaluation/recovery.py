@@ -6,7 +6,9 @@
 means over the same questions. Relearning and many tries bring the retain_model up too, so the excess is the result.
 """
 
-from collections.abc import Mapping, Sequence
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from mllmu.core.attacked import Access, AttackCurvePoint, AttackPoint, AttackRow, WorstCase
@@ -27,6 +29,15 @@ class Attacked(NamedTuple):
     plain: Scores
     points: Sequence[AttackPoint] = ()
     reason: str = ""
+
+    def only(self, names: Collection[str]) -> Attacked:
+        """The same for some of the questions."""
+
+        def chosen(scores: Scores) -> dict[str, float]:
+            return {name: value for name, value in scores.items() if name in names}
+
+        points = [p.model_copy(update={"values": chosen(p.values), "before": chosen(p.before)}) for p in self.points]
+        return Attacked(chosen(self.plain), points, self.reason)
 
     @property
     def after(self) -> Scores:

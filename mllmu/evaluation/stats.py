@@ -21,7 +21,7 @@ NORMAL = 1.959964
 class Difference(NamedTuple):
     """Mean of a - b over the same items, its interval, and the one-sided p-value of 'a is no better'.
 
-    ``num_clusters`` counts the units that are independent, ``unit`` says what they are.
+    ``num_clusters`` counts the units that are independent, ``unit`` says what they are, ``against`` what b is.
     """
 
     value: float | None
@@ -31,6 +31,7 @@ class Difference(NamedTuple):
     num: int
     num_clusters: int
     unit: str = "people"
+    against: str = "the retain_model, which never saw them"
 
 
 Unit = Literal["people", "facts", "questions"]

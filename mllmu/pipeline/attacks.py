@@ -30,6 +30,7 @@ from mllmu.core.runfolder import (
     write_json,
 )
 from mllmu.evaluation import samples as rendering
+from mllmu.evaluation import yardstick
 from mllmu.evaluation.attacks import BUDGETS, Attack, NotAttackableError, Victim
 from mllmu.evaluation.recovery import Attacked, Tries, attack_row, worst_case
 from mllmu.evaluation.stats import units_of
@@ -78,6 +79,8 @@ class AttackStudy:
         self.budget = run.recipe.evaluate.attack_budget
         self.jobs = {job.name: job for job in attack_jobs(run.recipe.evaluate.attacks)}
         self.samples = questions(run, key, BUDGETS[self.budget].questions)
+        if RETAIN_MODEL not in run.models:  # the same is tried on people whom no model was taught
+            self.samples += questions(run, key, BUDGETS[self.budget].questions, split=yardstick.HOLDOUT)
         self._digest = digest(dump_lines(self.samples))
 
     @cached_property
@@ -101,7 +104,7 @@ class AttackStudy:
             "attack": attack.name if attack else PLAIN,
             "settings": attack.model_dump(mode="json") if attack else {},
             "budget": BUDGETS[self.budget]._asdict(),
-            "finetune": self.run.recipe.finetune.model_dump(mode="json"),
+            "finetune": self.run.recipe.finetune.model_dump(mode="json", exclude={"retain_model", "given"}),
             "seed": self.run.recipe.seed,
         }
         return self.run.store.unit(f"{RunFolder.ATTACKS}/forget_{self.key}/{self.budget}/{name}/{model}", inputs)
@@ -126,7 +129,7 @@ class AttackStudy:
         return Victim(
             name=label,
             ref=ref,
-            refs={"base": run.base, TARGET: run.ref(key, TARGET), RETAIN_MODEL: run.ref(key, RETAIN_MODEL)},
+            refs={"base": run.base, **{model: run.ref(key, model) for model in run.taught}},
             samples=self.samples,
             data=run.data,
             key=key,
@@ -150,6 +153,8 @@ class AttackStudy:
 
     def results(self) -> AttackResults:
         """The rows of all models and attacks, and the worst case of each model at each access level."""
+        if RETAIN_MODEL not in self.run.models:
+            return self._results_by_yardstick()
         units, unit = units_of(self.samples)
         found = {(n, m): self.attacked(n, m) for n in self.jobs for m in self.run.models}
         rows, worst = [], []
@@ -165,6 +170,33 @@ class AttackStudy:
                     if job.attack is None or job.attack.counts
                 ]
                 worst.append(worst_case(model, access, tries, units, seed=self.run.recipe.seed))
+        return AttackResults(budget=self.budget, seed=self.run.recipe.seed, rows=tuple(rows), worst=tuple(worst))
+
+    def _results_by_yardstick(self) -> AttackResults:
+        """The same with holdout people as the yardstick."""
+        forget = [sample for sample in self.samples if sample.split == yardstick.FORGET]
+        ids = {sample.id for sample in forget}
+        few = yardstick.are_few(self.samples)
+        units = {sample.id: yardstick.unit_of(sample, few=few) for sample in forget}
+        found = {(n, m): self.attacked(n, m) for n in self.jobs for m in self.run.models}
+        rows, worst = [], []
+        for model in self.run.models:
+            for name, job in self.jobs.items():
+                own, target = (found[name, each].only(ids) for each in (model, TARGET))
+                told = {**about(job), "unit": "facts" if few else "people"}
+                row = attack_row(model, told, own, target, Attacked({}), units)
+                after = found[name, model].after
+                rows.append(row if row.reason else yardstick.control_row(row, after, self.samples))
+            for access in get_args(Access):
+                tries = {
+                    name: found[name, model].after
+                    for name, job in self.jobs.items()
+                    if about(job)["access"] in ("black box", access) and not found[name, model].reason
+                    if job.attack is None or job.attack.counts
+                }
+                asking = {name for name in tries if asks(self.jobs[name])}
+                seed = self.run.recipe.seed
+                worst.append(yardstick.worst_control(model, access, tries, asking, self.samples, seed=seed))
         return AttackResults(budget=self.budget, seed=self.run.recipe.seed, rows=tuple(rows), worst=tuple(worst))
 
 
@@ -186,13 +218,16 @@ def plainly(victim: Victim) -> AttackPoint:
     return AttackPoint(values=victim.hits(victim.load(victim.ref), victim.samples))
 
 
-def questions(run: Run, key: str, per_person: int) -> list[Sample]:
-    """Open questions about the people to forget, at most so many per person, drawn by seed; any if none are open."""
+def questions(run: Run, key: str, per_person: int, split: str = yardstick.FORGET) -> list[Sample]:
+    """Open questions about the people to forget, at most so many per person, drawn by seed; any if none are open.
+
+    ``split`` names another set of people.
+    """
     recipe = run.recipe
     asked = recipe.evaluate.model_copy(update={"protocol": Protocol(), "max_profiles": {}, "extra_metrics": ()})
     family, aside = type(family_of(recipe.model)), recipe.data.splits.selection
     every = rendering.render(run.data, key, asked, selection=aside, seed=run.seed_of("evaluate"), family=family)
-    forget = [sample for sample in every if sample.split == "forget" and sample.part == "report"]
+    forget = [sample for sample in every if sample.split == split and sample.part == "report"]
     forget = [sample for sample in forget if not sample.options] or forget
     drawn: dict[str, list[str]] = {}
     for sample in sorted(forget, key=lambda s: rng(recipe.seed, "attacked", s.id).random()):

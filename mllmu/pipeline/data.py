@@ -40,6 +40,8 @@ def gone(folder: Path, run: Run) -> dict[str, str]:
 def _settings(recipe: Recipe) -> dict[str, Any]:
     """All settings but those that only say how patiently, or for how much, an endpoint is asked."""
     settings: dict[str, Any] = recipe.data.model_dump(mode="json")
+    if settings["holdout_source"] is None:
+        del settings["holdout_source"]
     for part, kind in (("source", "sources"), ("questions", "questions")):
         operational = plugins.find(kind, settings[part]["name"]).operational
         settings[part] = {name: value for name, value in settings[part].items() if name not in operational}
@@ -49,6 +51,7 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
 def _files(recipe: Recipe) -> dict[str, str]:
     """Digests of the files and folders that the settings name, by path."""
     section = recipe.data
-    used = (*build.sources(section), section.portraits.build("portraits", "data.portraits"))
+    holdout = section.holdout_source.build("sources", "data.holdout_source") if section.holdout_source else None
+    used = (*build.sources(section), holdout, section.portraits.build("portraits", "data.portraits"))
     paths = [section.splits.file, section.review, *(path for plugin in used if plugin for path in plugin.files())]
     return {str(path): content_digest(path) for path in paths if path and path.exists()}

@@ -10,10 +10,11 @@ from mllmu.core.records import ModelRef
 from mllmu.core.runfolder import RunFolder, Unit, digest
 from mllmu.data.facts import FactSet, together
 from mllmu.models.base_files import BASE, base_files, check_base
+from mllmu.pipeline import taken
 from mllmu.pipeline.run import SAME_MODEL, Run, write_ref
 from mllmu.training.finetune import finetune
 
-SAME_TRAINING = {"checkpoint_every_s", "micro_batch_size"}
+SAME_TRAINING = {"checkpoint_every_s", "micro_batch_size", "retain_model", "given"}
 """Settings of the fine-tuning that change how it is computed, but nothing that is computed."""
 
 
@@ -33,6 +34,9 @@ def finetune_unit(
     without: FactSet | None = None,
 ) -> Unit:
     """The unit of a fine-tuned model, made or not yet."""
+    taken.check_without_retain_model(run.recipe)
+    if run.recipe.finetune.given is not None and model == TARGET and start is None:
+        return taken.taken_unit(run)
     base = base_files(run.recipe.model.path, run.recipe.model.revision, keep_in=run.root)
     inputs: dict[str, Any] = {
         BASE: base,
@@ -74,6 +78,9 @@ def finetune_model(
     """
     unit = finetune_unit(run, key, model, people, seed=seed, start=start, without=without)
     if unit.done:
+        return
+    if run.recipe.finetune.given is not None and model == TARGET and start is None:
+        taken.take(run, unit)
         return
     base = start or run.base
     with run.making_model(unit):

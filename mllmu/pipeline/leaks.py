@@ -30,7 +30,7 @@ def what_leaks(
         for sample in asked:
             count, total = of_model.get(sample.profile_id, (0, 0))
             of_model[sample.profile_id] = (count + (sample.id in right[model]), total + 1)
-        more = [s for s in asked if s.id in right[model] - right[RETAIN_MODEL]]
+        more = [s for s in asked if s.id in right[model] - right.get(RETAIN_MODEL, set())]
         leaks[model] = tuple(_fact(sample, replies[model][sample.id].text) for sample in more[:MOST_FACTS])
     people = dict.fromkeys(sample.profile_id for sample in asked)
     return {"names": {person: names[person] for person in people}, "told": told, "leaks": leaks}

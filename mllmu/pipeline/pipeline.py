@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Group
 
 from mllmu.config.recipe import Recipe
-from mllmu.core.names import RETAIN_MODEL, TARGET
+from mllmu.core.names import TARGET
 from mllmu.core.process import Progress, SilentProgress, leads
 from mllmu.core.runfolder import RunFolder, RunStore
 from mllmu.evaluation.metrics import metrics_of
@@ -35,11 +35,12 @@ from mllmu.pipeline.evaluate import Evaluation
 from mllmu.pipeline.finetune import finetune_model, finetune_unit, people_of
 from mllmu.pipeline.protocols import ProtocolComparison
 from mllmu.pipeline.reading import ReadingStore
-from mllmu.pipeline.record import recorded, settle_worker
+from mllmu.pipeline.record import recorded
 from mllmu.pipeline.requests import make_by_requests, request_run
 from mllmu.pipeline.run import Run
 from mllmu.pipeline.score import score_run
 from mllmu.pipeline.unlearn import pass_gate, unlearn_model, unlearn_unit
+from mllmu.pipeline.workers import worker_task
 
 STAGES = ("data", "finetune", "unlearn", "evaluate", "score", "report")
 CHEAP = ("score", "report")
@@ -78,7 +79,7 @@ class Pipeline:
         self.state = Run(recipe, self.root, self.progress)
         self.workers: WorkerPool | None = None
         if recipe.workers > 1:
-            self.workers = WorkerPool(recipe.workers, partial(worker_task, recipe, self.root), self.progress)
+            self.workers = WorkerPool(recipe.workers, partial(worker_task, Pipeline, recipe, self.root), self.progress)
 
     def run(self, only: str | None = None) -> Path | None:
         """Run all stages, or those up to ``only``; returns the page of the report if that was made.
@@ -108,11 +109,11 @@ class Pipeline:
     def finetune(self) -> None:
         """Fine-tune the target on all people, and one retain model per ratio on all but those to be forgotten."""
         run = self.state
-        self.progress.stage("finetune", f"target on {len(run.data.people)} people, {len(run.keys)} retain model(s)")
+        models = [(run.keys[0], TARGET), *((key, model) for key in run.keys for model in run.taught[1:])]
+        self.progress.stage("finetune", f"target on {len(run.data.people)} people, {len(models) - 1} retain model(s)")
         section = self.recipe.model
         device = choose_device(section.device, None if section.device_map else source_of(section.path))
         self.progress.note(devices.why(section.device, device, choose_dtype(section.dtype, device)))
-        models = [(run.keys[0], TARGET), *((key, RETAIN_MODEL) for key in run.keys)]
         self._make(models)
 
     def unlearn(self) -> None:
@@ -122,7 +123,7 @@ class Pipeline:
             people = len(run.data.splits[key])
             self.progress.stage("gate", f"does the target know the {people} people to forget ({key} %)?")
             evaluation.prepare()
-            self._ask(evaluation, [TARGET, RETAIN_MODEL])
+            self._ask(evaluation, run.taught)
             pass_gate(evaluation, stop=self.gate)
             self.progress.stage("unlearn", f"{people} people ({key} %), {len(run.jobs)} methods")
             self._make([(key, model) for model in run.jobs])
@@ -202,15 +203,3 @@ class Pipeline:
             self.evaluations[key].ask(model)
         else:
             self.evaluations[key].scores(model, metrics_of(self.recipe.evaluate))
-
-
-def worker_task(recipe: Recipe, root: Path, index: int, progress: Progress) -> Callable[[str, str, str], None]:
-    """Prepare a worker process for the tasks of a run."""
-    return worker_pipeline(recipe, root, index, progress).do
-
-
-def worker_pipeline(recipe: Recipe, root: Path, index: int, progress: Progress) -> Pipeline:
-    """The pipeline of a worker process."""
-    settle_worker(root, index)
-    alone = recipe.model_copy(update={"workers": 1})
-    return Pipeline(alone, root, gate=False, progress=progress)

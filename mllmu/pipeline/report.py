@@ -198,10 +198,9 @@ def model_rows(run: Run, key: str) -> tuple[ModelRow, ...]:
     ratio = float(key) / 100
     finetune = run.recipe.finetune.model_dump(mode="json")
     retrained = {"forget_ratio": ratio, **_cost(run, key, RETAIN_MODEL)}
-    rows = [
-        ModelRow(name=TARGET, role="target", settings=finetune, **_cost(run, key, TARGET)),
-        ModelRow(name=RETAIN_MODEL, role="retain_model", settings=finetune, **retrained),
-    ]
+    rows = [ModelRow(name=TARGET, role="target", settings=finetune, **_cost(run, key, TARGET))]
+    if RETAIN_MODEL in run.taught:
+        rows.append(ModelRow(name=RETAIN_MODEL, role="retain_model", settings=finetune, **retrained))
     for job in run.jobs.values():
         method = job.method
         again = method.model == RETAIN_MODEL  # the retain_model by another name has cost what that did

@@ -63,7 +63,13 @@ class Run:
     @property
     def models(self) -> list[str]:
         """Names of the models that are compared at each ratio, in the order of the report."""
-        return [TARGET, RETAIN_MODEL, *self.jobs]
+        return [*self.taught, *self.jobs]
+
+    @property
+    def taught(self) -> list[str]:
+        """The target, and the retain model if there is one."""
+        finetune = self.recipe.finetune
+        return [TARGET, RETAIN_MODEL] if finetune.retain_model and finetune.given is None else [TARGET]
 
     def fingerprint(self, unit: str) -> str:
         """Fingerprint of a unit that an earlier stage has finished."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mllmu.core.declared import ColumnSpec, Declared, TableSpec
+from mllmu.core.declared import ColumnSpec, TableSpec
 from mllmu.core.records import MetricResult, Score, Summary
 from mllmu.core.runfolder import RunFolder, seal, write_json
 from mllmu.evaluation import numbers, scoring
@@ -27,16 +27,25 @@ def score_run(run: Run, evaluations: Mapping[str, Evaluation]) -> None:
 
 
 def _score_ratio(run: Run, evaluation: Evaluation) -> None:
-    settings, metrics = run.recipe.evaluate, metrics_of(run.recipe.evaluate)
+    metrics = metrics_of(run.recipe.evaluate)
     run.progress.stage("score", f"{len(metrics)} metrics, {len(run.models)} models ({evaluation.key} %)")
-    scores: dict[str, list[Score]] = {}
+    scores = {model: evaluation.scores(model, metrics) for model in run.models}
+    content = metrics_content(run, evaluation, scores)
+    for model, number in content.get("broken", {}).items():
+        run.progress.note(f"{model}: the likelihoods of {number} responses are no numbers; the weights are broken.")
+    write_json(evaluation.folder / RunFolder.METRICS_FILE, seal(content))
+
+
+def metrics_content(run: Run, evaluation: Evaluation, scores: Mapping[str, Sequence[Score]]) -> dict[str, Any]:
+    """All numbers of one forget ratio, as ``metrics.json`` holds them; no times, so equal runs give equal bytes.
+
+    Args:
+        scores: of the responses of every model, by every metric of the recipe.
+    """
+    settings, metrics = run.recipe.evaluate, metrics_of(run.recipe.evaluate)
     results: list[MetricResult] = []
     for model in run.models:
-        scores[model] = evaluation.scores(model, metrics)
         results += scoring.aggregate(model, evaluation.samples, scores[model], metrics)
-    broken = broken_models(scores)
-    for model, number in broken.items():
-        run.progress.note(f"{model}: the likelihoods of {number} responses are no numbers; the weights are broken.")
     trained = [question for question in run.data.questions if question.variant == "train"]
     results += numbers.baselines(evaluation.samples, trained)
     summaries = build_all(settings.summaries)
@@ -53,7 +62,16 @@ def _score_ratio(run: Run, evaluation: Evaluation) -> None:
             *ks_tables(distances, folded=bool(summaries)),
         ],
     )
-    _write_metrics(evaluation, results, distances, rows, declared, broken)
+    content: dict[str, Any] = {
+        "results": [result.model_dump() for result in results],
+        KS: [row.model_dump(include={"model", "split", "modality", "value"}) for row in distances],
+    }
+    if rows:
+        content["summaries"] = [row.model_dump() for row in rows]
+    if broken := broken_models(scores):
+        content["broken"] = broken
+    content["declared"] = declared.model_dump(exclude_defaults=True)
+    return content
 
 
 def broken_models(scores: Mapping[str, Sequence[Score]]) -> dict[str, int]:
@@ -76,24 +94,3 @@ def ks_tables(distances: Sequence[Summary], *, folded: bool) -> Iterator[TableSp
             by_modality=True,
             folded=folded,
         )
-
-
-def _write_metrics(
-    evaluation: Evaluation,
-    results: Sequence[MetricResult],
-    distances: Sequence[Summary],
-    summaries: Sequence[Summary],
-    declared: Declared,
-    broken: Mapping[str, int],
-) -> None:
-    """Write all numbers of one forget ratio; no times, so equal runs give equal bytes."""
-    content: dict[str, Any] = {
-        "results": [result.model_dump() for result in results],
-        KS: [row.model_dump(include={"model", "split", "modality", "value"}) for row in distances],
-    }
-    if summaries:
-        content["summaries"] = [row.model_dump() for row in summaries]
-    if broken:
-        content["broken"] = dict(broken)
-    content["declared"] = declared.model_dump(exclude_defaults=True)
-    write_json(evaluation.folder / RunFolder.METRICS_FILE, seal(content))

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from mllmu.core.names import RETAIN_MODEL, TARGET
+from mllmu.core.names import RETAIN_MODEL
 from mllmu.core.process import derive
 from mllmu.core.records import ModelRef
 from mllmu.core.runfolder import RunFolder, Unit, digest, seal, write_json
@@ -20,13 +20,12 @@ from mllmu.unlearning.trainer import Sides, unlearn
 def pass_gate(evaluation: Evaluation, *, stop: bool) -> None:
     """Compare what target and retain model know of the people to forget, and the target with its controls.
 
-    Keeps the result in ``gate.json``.
+    Keeps the result in ``gate.json``. Without a retain model the target's answers about holdout people are compared.
 
     Raises:
         GateError: with ``stop``, if the target does not know more.
     """
-    target, retain_model = evaluation.responses(TARGET), evaluation.responses(RETAIN_MODEL)
-    difference = gate.memorisation(evaluation.samples, target, retain_model)
+    difference = gate.memorisation(evaluation.samples, *map(evaluation.responses, evaluation.run.taught))
     controls = gate_controls(evaluation)
     write_json(evaluation.folder / RunFolder.GATE_FILE, seal(gate.record(difference, controls)))
     if stop:

@@ -28,8 +28,10 @@ from mllmu.evaluation.summaries import mean
 from mllmu.parallel.pool import WorkerPool
 from mllmu.pipeline.evaluate import Evaluation
 from mllmu.pipeline.finetune import finetune_model, finetune_unit
-from mllmu.pipeline.pipeline import Pipeline, worker_pipeline
+from mllmu.pipeline.pipeline import Pipeline
 from mllmu.pipeline.run import Run
+from mllmu.pipeline.taken import need_retain_model
+from mllmu.pipeline.workers import worker_pipeline
 from mllmu.report.inputs import TrustRow
 
 GROUPS = ("with", "without")
@@ -56,6 +58,7 @@ def trust(recipe: Recipe, root: Path, *, pool: int, bits: int, progress: Progres
     Raises:
         RecipeError: the pool is smaller than two.
     """
+    need_retain_model(recipe, "mllmu trust")
     if pool < MIN_POOL:
         raise RecipeError(f"--pool {pool}: expected at least {MIN_POOL} models of each group, better 10 or more.")
     pipeline = Pipeline(recipe, root, gate=recipe.gate, progress=progress)
@@ -103,7 +106,7 @@ def _row(
 
 def _worker_task(recipe: Recipe, root: Path, bits: int, index: int, progress: Progress) -> Callable[[str, str], object]:
     """Prepare a worker process to train members of the pool; the models of the recipe exist by now."""
-    return TrustStudy(worker_pipeline(recipe, root, index, progress).state, bits).member
+    return TrustStudy(worker_pipeline(Pipeline, recipe, root, index, progress).state, bits).member
 
 
 class TrustStudy:

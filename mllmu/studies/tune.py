@@ -27,6 +27,7 @@ from mllmu.evaluation.scoring import by_cell
 from mllmu.evaluation.summaries import mean
 from mllmu.pipeline.evaluate import Evaluation
 from mllmu.pipeline.pipeline import Pipeline
+from mllmu.pipeline.taken import need_retain_model
 from mllmu.pipeline.unlearn import unlearn_model
 from mllmu.unlearning.base import Method
 
@@ -78,6 +79,7 @@ def tune(
     Raises:
         RecipeError: no question is kept apart for tuning, there is nothing to tune, or the ratio is unknown.
     """
+    need_retain_model(recipe, "mllmu tune")
     entries = jobs(recipe)
     if recipe.data.splits.selection <= 0:
         raise RecipeError(

@@ -86,6 +86,8 @@ def command_of(words: list[str]) -> tuple[Any, list[str]]:
     command = command_line()
     while hasattr(command, "get_command"):
         context = typer.Context(command)
+        if any(parameter.param_type_name == "argument" for parameter in command.params):  # mllmu requests DIR list
+            words = words[1:]
         if inner := command.get_command(context, words[0]) if words else None:
             command, words = inner, words[1:]
         elif default := command.get_command(context, "make"):  # mllmu data RECIPE is mllmu data make RECIPE

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.records import ModelRef
-from mllmu.evaluation.attacks import Attack, AttackPoint, Loaded, Victim
+from mllmu.evaluation.attacks import Attack, AttackPoint, Loaded, NotAttackableError, Victim
 from mllmu.evaluation.inside import batches, hidden_states, replaced
 from mllmu.models.engine.forward import run_forward
 from mllmu.models.families import Batch
@@ -29,6 +29,8 @@ class Patching(Attack):
 
     def attack(self, victim: Victim) -> list[AttackPoint]:
         target = victim.load(victim.refs[TARGET])
+        if RETAIN_MODEL not in victim.refs:
+            raise NotAttackableError("there is no retain_model, whose states hold nothing of the facts")
         own, none = (patched(victim, target, ref) for ref in (victim.ref, victim.refs[RETAIN_MODEL]))
         return [AttackPoint(values=own, before=none)]
 

@@ -146,7 +146,8 @@ class ScoredRun:
         Raises:
             DataError: a model and the retain_model were not scored on the same samples.
         """
-        for model, (split, modality) in product(self.models, self.cells(splits)):
+        models = self.models if RETAIN_MODEL in self.models else ()  # without it there is nothing to compare with
+        for model, (split, modality) in product(models, self.cells(splits)):
             first, second = (self.values[name].get("truth_ratio", {}) for name in (model, RETAIN_MODEL))
             if odd := set(first) ^ set(second):
                 raise DataError(

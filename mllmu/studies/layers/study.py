@@ -21,6 +21,7 @@ from mllmu.evaluation import inside
 from mllmu.models.families import Turn
 from mllmu.pipeline.pipeline import Pipeline
 from mllmu.pipeline.run import Run
+from mllmu.pipeline.taken import need_retain_model
 from mllmu.report.figures import PALETTE, SERIES, Plot, finish, new_figure, style
 from mllmu.report.page import PageSection, write_small_page
 from mllmu.report.printing import show
@@ -49,6 +50,7 @@ def measure_layers(recipe: Recipe, root: Path, *, gate: bool = True, progress: P
     Raises:
         DataError: there is no cloze question about the people to forget.
     """
+    need_retain_model(recipe, "mllmu layers")
     pipeline = Pipeline(recipe, root, gate=gate, progress=progress)
     pipeline.run("unlearn")
     run = pipeline.state

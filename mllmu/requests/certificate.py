@@ -1,0 +1,188 @@
+"""The certificate of a request: one page for an auditor, as HTML to print and as JSON to check.
+
+The wording claims what was measured and nothing else: what the model answers to these questions, under these attacks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from mllmu.config.recipe import Job
+from mllmu.core.errors import DataError
+from mllmu.core.runfolder import RunFolder, read_json, write_atomic
+from mllmu.pipeline.run import Run
+from mllmu.requests.evidence import Evidence, MeasuredShare
+from mllmu.requests.ledger import LedgerHead, RequestEntry, canonical
+from mllmu.requests.signing import Signer, is_signed
+from mllmu.version import __version__
+
+FOLDER = "certificates"
+FORMAT = "mllmu-certificate-1"
+LABELS = {
+    "forget": "Questions about the people to forget",
+    "test": "The same, in other words and with other pictures",
+    "holdout": "Questions about people the model was never taught (yardstick)",
+    "retain": "Questions about other people the model was taught",
+    "celebrity": "Questions about well-known people",
+}
+NOT_CLAIMED = (
+    "That the facts are gone from the weights: what a model holds cannot be read off it, only answers can be tested.",
+    "Anything about questions, languages, pictures and attacks that were not tried.",
+    "Anything about copies of the earlier model, of its training data, or of their backups, wherever they are. Whoever "
+    "has the earlier model, or takes the last adapter away from the new one, has the facts back.",
+    "That the result equals a model trained without these people. None was trained: the yardstick is what the model "
+    "says about other people it was never taught. They may be easier or harder to guess, so this is weaker evidence.",
+)
+
+
+def show(measured: MeasuredShare, *, signed: bool = False) -> str:
+    """A share in percent with its interval.
+
+    >>> show(MeasuredShare(value=0.125, low=0.05, high=0.3, num=40)), show(MeasuredShare(value=None))
+    ('12.5 % (5.0 to 30.0)', 'not measured')
+    """
+    if measured.value is None:
+        return "not measured"
+    plus = "+" if signed else ""
+    text = f"{100 * measured.value:{plus}.1f} %"
+    if measured.low is None or measured.high is None:
+        return text
+    return f"{text} ({100 * measured.low:{plus}.1f} to {100 * measured.high:{plus}.1f})"
+
+
+def sentences(evidence: Evidence) -> list[str]:
+    """What was shown and what was not, in plain sentences; the first is the result."""
+    row = {one.split: one for one in evidence.rows if not one.modality}
+    forget, yardstick, excess = row["forget"], row["holdout"], evidence.excess
+    found = [
+        f"{_verdict(evidence)} Right answers: {show(forget.before)} before, {show(forget.after)} after, of "
+        f"{forget.after.num} questions about {evidence.num_forget} people; {show(yardstick.before)} about "
+        f"{evidence.num_holdout} people it was never taught. Difference to these: {show(excess, signed=True)}.",
+    ]
+    if worst := evidence.worst.get("white box"):
+        found.append(
+            f"Of {sum(not one.reason for one in evidence.attacks)} attacks, the one that found most ({worst.label}) "
+            f"got {show(worst.excess, signed=True)} more right answers about them than about the yardstick people."
+        )
+    if "retain" in row:
+        stay = row["retain"]
+        found.append(f"About other people it was taught: {show(stay.before)} before, {show(stay.after)} after.")
+    found.append(
+        "Not shown: that the facts are gone from the weights; anything about other questions or attacks. There is no "
+        "model trained without these people to compare with, so the comparison is with other people: weaker evidence."
+    )
+    return found
+
+
+def _verdict(evidence: Evidence) -> str:
+    forget = next(row for row in evidence.rows if row.split == "forget" and not row.modality)
+    excess, before, after = evidence.excess, forget.before, forget.after
+    if None in (excess.value, before.value, after.value):
+        return "Nothing could be measured."
+    assert excess.value is not None and before.value is not None and after.value is not None  # noqa: S101
+    if after.value >= before.value:
+        return "The model answers no fewer questions about these people than before: nothing was shown to be forgotten."
+    if excess.low is not None and excess.low > 0:
+        return "The model still answers more about these people than about people it was never taught."
+    return (
+        "Asked these questions, the model no longer answers measurably more about these people than about people it "
+        "was never taught."
+    )
+
+
+def write(
+    folder: Path, request: str, evidence: Evidence, entry: RequestEntry, head: LedgerHead, *, signer: Signer | None,
+    run: Run, method: Job,
+) -> Path:  # fmt: skip
+    """Write the certificate of a request as JSON and HTML; returns the page."""
+    record = read_json(run.root / RunFolder.RECORD)
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        "request": request,
+        "date": entry.date,
+        "subjects": list(entry.subjects),
+        "scope": list(entry.scope),
+        "model": {"base": Path(run.recipe.model.path).name, "before": entry.before, "after": entry.after},
+        "method": {"name": method.plugin, **{k: v for k, v in method.settings.items() if k != "name"}},
+        "recipe": entry.recipe,
+        "evidence": entry.evidence,
+        "measured": json.loads(evidence.model_dump_json()),
+        "statements": sentences(evidence),
+        "not_claimed": list(NOT_CLAIMED),
+        "ledger": {"entries": head.count, "head": head.hash},
+        "versions": {"mllmu": __version__, **record.get("versions", {})},
+        "hardware": record.get("hardware", {}),
+        "purged": "",
+        "key": signer.public if signer else "",
+    }
+    return write_content(folder, request, content, signer)
+
+
+def write_content(folder: Path, request: str, content: dict[str, Any], signer: Signer | None) -> Path:
+    """Sign a certificate and write it as JSON and HTML; returns the page."""
+    content = {name: value for name, value in content.items() if name != "signature"}
+    signature = signer.sign("mllmu certificate", canonical(content)) if signer else ""
+    content["signature"] = signature
+    path = folder / FOLDER / f"{request}.json"
+    write_atomic(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    page = path.with_suffix(".html")
+    write_atomic(page, html(content))
+    return page
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A certificate as it was written.
+
+    Raises:
+        DataError: no certificate.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: no certificate ({error}). Expected certificates/<request>.json.") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise DataError(f"{path}: no certificate. Expected certificates/<request>.json, of this program.")
+    return content
+
+
+def signed_by(content: dict[str, Any], public: str) -> bool:
+    """Whether a certificate was signed with the key that belongs to a public one."""
+    plain = {name: value for name, value in content.items() if name != "signature"}
+    return content.get("key") == public and is_signed(
+        "mllmu certificate", canonical(plain), content["signature"], public
+    )
+
+
+def html(content: dict[str, Any]) -> str:
+    """The page of a certificate."""
+    environment = Environment(
+        loader=PackageLoader("mllmu.requests", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    evidence = Evidence.model_validate(content["measured"])
+    rows = [(LABELS[row.split], row, show(row.before), show(row.after)) for row in evidence.rows if not row.modality]
+    by_modality = [
+        (f"{LABELS[row.split]}: {'with picture' if row.modality == 'image_text' else 'by name'}", row, show(row.before),
+         show(row.after))
+        for row in evidence.rows if row.modality and row.split == "forget"
+    ]  # fmt: skip
+    attacks = [
+        (one.label, "asking only" if one.access == "black box" else "access to the weights", one.reason,
+         show(one.forget), show(one.excess, signed=True), one.label == _worst_label(evidence, one.access))
+        for one in evidence.attacks
+    ]  # fmt: skip
+    template = environment.get_template("certificate.html.j2")
+    excess = show(evidence.excess, signed=True)
+    return template.render(
+        c=content, evidence=evidence, rows=[*rows[:1], *by_modality, *rows[1:]], attacks=attacks, excess=excess
+    )
+
+
+def _worst_label(evidence: Evidence, access: str) -> str:
+    worst: Sequence[str] = [one.label for name, one in evidence.worst.items() if name == access]
+    return worst[0] if worst else ""
