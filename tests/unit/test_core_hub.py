@@ -48,7 +48,9 @@ class Hub(BaseHTTPRequestHandler):
         return self._say(200, {"success": True, "commitOid": "abc", "commitUrl": url, "hookOutput": ""})
 
     def do_GET(self) -> None:
-        self._say(200, {"id": "/".join(self.path.split("/")[3:5]), "siblings": [], "sha": "abc"})
+        if self.headers.get("Authorization") != "Bearer good":
+            return self._say(401, {"error": "Invalid credentials"})
+        return self._say(200, {"id": "/".join(self.path.split("/")[3:5]), "siblings": [], "sha": "abc"})
 
     def _say(self, status: int, body: dict[str, Any]) -> None:
         content = json.dumps(body).encode()
