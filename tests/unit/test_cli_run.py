@@ -148,9 +148,9 @@ def test_error_of_the_user_or_the_machine_is_one_line_without_traceback(
     act: str, said: str, recipe: Path, tmp_path: Path
 ) -> None:
     result = scripted(tmp_path, "run", str(recipe), act=act)
-    *before, last = result.stderr.splitlines()
+    ahead, *before, last = result.stderr.splitlines()
     assert result.returncode == 2
-    assert last.startswith(said)
+    assert ahead.startswith("ahead: ") and last.startswith(said)
     assert before == ["finetune: [/bold] target", "  teaching: 0 of 3"]
 
 

@@ -78,7 +78,7 @@ def test_a_wrong_grid_is_an_error_that_names_it(tmp_path: Path, grid: object, me
 
 def test_validate_names_every_recipe_and_fails_on_a_wrong_one(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["validate", str(write(tmp_path, {"seed": [0, 7]}))])
-    assert done.output == "valid: a grid of 2 recipes: 0, 7\n"
+    assert done.stdout == "valid: a grid of 2 recipes: 0, 7\n"
     shown = CliRunner().invoke(app, ["validate", "--show", str(write(tmp_path, {"seed": [0, 7]}))])
     assert [one["seed"] for one in yaml.safe_load_all(shown.output.partition("\n")[2])] == [0, 7]
     assert CliRunner().invoke(app, ["validate", str(write(tmp_path, {"sed": [0]}))]).exit_code == 2
