@@ -27,10 +27,11 @@ from mllmu.parallel.pool import Task
 from mllmu.parallel.schedule import Engine, Resources, UnitSchedule, WorkUnit
 from mllmu.pipeline.attacks import AttackStudy, attack_jobs
 from mllmu.pipeline.evaluate import Evaluation
-from mllmu.pipeline.pipeline import Pipeline, worker_pipeline
+from mllmu.pipeline.pipeline import Pipeline
 from mllmu.pipeline.record import recorded_threads, settle_worker
 from mllmu.pipeline.run import Run
 from mllmu.pipeline.unlearn import pass_gate
+from mllmu.pipeline.workers import worker_pipeline
 from mllmu.studies.board_page import index_ratios
 
 LOCKS = ".sweep"
@@ -103,7 +104,7 @@ class UnitWorker:
     def _within(self, name: str) -> Pipeline:
         """The pipeline of a run, with the threads that its record says."""
         if self._pipeline is None or self._at != name:
-            self._pipeline = worker_pipeline(*self.order.runs[name], self.index, self.progress)
+            self._pipeline = worker_pipeline(Pipeline, *self.order.runs[name], self.index, self.progress)
             self._at = name
         settle_worker(self.order.runs[name].root, self.index)  # another run may have computed with other threads
         return self._pipeline
