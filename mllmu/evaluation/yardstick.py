@@ -94,8 +94,8 @@ def permutation_p(values: Mapping[str, float], samples: Sequence[Sample], *, few
             means.append(sum(total for total, _ in own) / max(1, sum(count for _, count in own)))
         return means[0] - means[1]
 
-    seen, random = difference(forget) - 1e-12, rng(0, "permutation", *units)
-    as_large = sum(difference(set(random.sample(units, len(forget)))) >= seen for _ in range(PERMUTATIONS))
+    seen, dealer = difference(forget) - 1e-12, rng(0, "permutation", *units)
+    as_large = sum(difference(set(dealer.sample(units, len(forget)))) >= seen for _ in range(PERMUTATIONS))
     return (1 + as_large) / (1 + PERMUTATIONS)
 
 

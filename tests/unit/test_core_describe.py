@@ -104,8 +104,8 @@ SETTINGS = [setting for section in sections(Recipe) for setting in section.setti
 
 def test_every_section_and_every_setting_of_a_recipe_has_a_meaning() -> None:
     assert [section.key for section in sections(Recipe)] == [
-        "", "data", "data.splits", "model", "finetune", "finetune.lora", "unlearn", "unlearn.lora", "evaluate",
-        "evaluate.protocol", "evaluate.protocol.shots", "report",
+        "", "seeds", "data", "data.splits", "model", "finetune", "finetune.lora", "unlearn", "unlearn.forget", "unlearn.lora",
+        "evaluate", "evaluate.protocol", "evaluate.protocol.shots", "report",
     ]  # fmt: skip
     assert [section.key for section in sections(Recipe) if not section.meaning] == []
     assert [setting.key for setting in SETTINGS if not setting.meaning] == []
@@ -152,7 +152,7 @@ def test_settings_of_one_section_come_with_the_sections_inside(capsys: pytest.Ca
     assert "  finetune.epochs: float, > 0, <= 10000; default 5\n      passes over the training questions\n" in text
     assert "  finetune.lora.rank: int, >= 1, <= 4096; default 16\n" in text
     assert "unlearn" not in text
-    with pytest.raises(PluginError, match=r"no section 'finetun'. Did you mean 'finetune'\? Sections: data, "):
+    with pytest.raises(PluginError, match=r"no section 'finetun'. Did you mean 'finetune'\? Sections: seeds, data, "):
         ls("settings", "finetun")
 
 

@@ -297,7 +297,7 @@ def test_a_method_that_preserves_text_also_retains_what_is_known_by_name(
     seen = {}
     monkeypatch.setattr(unlearn, "unlearn", lambda *given, **_: seen.update(sides=given[2]))
     run = Run(parse({"name": "x", "unlearn": {"methods": [name]}}), Path("run"), SilentProgress())
-    vars(run)["data"] = SimpleNamespace(splits={"50": ["a"]}, retained=lambda _: ["b"], questions=asked)
+    vars(run)["data"] = SimpleNamespace(splits={"50": ["a"]}, retained=lambda _: ["b"], questions=asked, steps=())
     monkeypatch.setattr(run, "load", lambda _: None)
     ref = ModelRef(base="tiny")
     unlearn.train(run, key="50", model=name, start=ref, reference=ref, folder=Path("made"))
