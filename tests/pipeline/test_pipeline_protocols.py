@@ -56,6 +56,7 @@ def test_the_numbers_of_the_run_itself_do_not_depend_on_the_comparison(compared:
 def test_the_official_protocol_can_be_the_one_of_the_run(base: Path, compared: Path, tmp_path: Path) -> None:
     root = shutil.copytree(compared, tmp_path / "run")
     shutil.rmtree(root / "eval")
+    shutil.rmtree(root / "controls")
     run(base, root, *SMALL, "evaluate.protocol={name: official, max_new_tokens: 3}")
     page = (root / "report" / "index.html").read_text(encoding="utf-8")
     assert "Asked under the protocol" in page
