@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from mllmu.config.recipe import Recipe
 from mllmu.core.errors import RunStoreError
-from mllmu.core.names import RETAIN_MODEL, TARGET
+from mllmu.core.names import TARGET
 from mllmu.core.process import Progress
 from mllmu.core.runfolder import UNIT_FILE, RunFolder, read_json, seal, write_json
 from mllmu.parallel.pool import Task
@@ -154,15 +154,15 @@ def units_behind_data(name: str, run: Run, resources: Callable[[str], Resources]
     target = unit("make", run.keys[0], TARGET)
     found = [target]
     for key in run.keys:
-        retain_model = unit("make", key, RETAIN_MODEL)
-        asked = [unit("ask", key, one.task[3], [one.task]) for one in (target, retain_model)]
+        retained = [unit("make", key, name) for name in run.taught[1:]]
+        asked = [unit("ask", key, one.task[3], [one.task]) for one in (target, *retained)]
         gate = unit("gate", key, needs=[one.task for one in asked])
         made = [unit("make", key, job, [gate.task]) for job in run.jobs]
         asked += [unit("ask", key, one.task[3], [one.task]) for one in made]
-        there = [target.task, retain_model.task, *(one.task for one in made)]
+        there = [one.task for one in (target, *retained, *made)]
         attacks = attack_jobs(run.recipe.evaluate.attacks) if run.recipe.evaluate.attacks else []
         tried = [unit("attack", key, model, there, job.name) for job in attacks for model in run.models]
-        found += [retain_model, *asked, gate, *made, *tried]
+        found += [*retained, *asked, gate, *made, *tried]
     yield from found
     yield unit("finish", "", needs=[one.task for one in found])
 

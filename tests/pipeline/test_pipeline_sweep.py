@@ -28,7 +28,8 @@ from mllmu.core.process import SilentProgress
 from mllmu.parallel.engines import perform
 from mllmu.parallel.pool import StartWorker, Task
 from mllmu.parallel.schedule import Resources
-from mllmu.studies.sweep import SweepOrder, SweptRun, sweep
+from mllmu.pipeline.run import Run
+from mllmu.studies.sweep import SweepOrder, SweptRun, sweep, units_behind_data
 
 
 class Inline:
@@ -80,6 +81,15 @@ def test_units_that_are_missing_are_made_as_a_run_makes_them(base: Path, finishe
     done = [task[1] for task, _ in engine.asked]
     assert (done[0], done[-1], done.count("make"), done.count("ask")) == ("data", "finish", len(MODELS), len(MODELS))
     assert json.loads((root / "run.json").read_text())["status"] == "done"
+
+
+def test_a_sweep_makes_and_asks_a_retain_model_only_where_the_recipe_has_one(base: Path, finished: Path) -> None:
+    def units(*overrides: str) -> set[Task]:
+        run = Run(parse(settings(base, "unlearn.methods=[npo]", *overrides)), finished, SilentProgress())
+        return {unit.task for unit in units_behind_data("mini", run, lambda _: Resources())}
+
+    taught = {("mini", kind, "40", "retain_model", "") for kind in ("make", "ask")}
+    assert taught <= units() and units() - units("finetune.retain_model=false") == taught
 
 
 def test_every_unit_computes_with_the_threads_of_the_record_and_the_gate_stops_the_rest(
