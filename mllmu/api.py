@@ -10,6 +10,7 @@ from mllmu.config.given import given_recipes
 from mllmu.config.grid import GRID
 from mllmu.config.load import apply_override, parse
 from mllmu.config.recipe import Recipe
+from mllmu.config.variants import RUNS
 from mllmu.core.errors import RecipeError, RunStoreError
 from mllmu.core.lock import held
 from mllmu.core.process import Progress, SilentProgress
@@ -95,7 +96,7 @@ def run(
             "out: empty, which is not a folder. Expected the path of a folder, or None for runs/<name>."
         )
     own = not isinstance(recipe, (Recipe, Mapping)) and Path(recipe).is_dir()
-    folder = Path(out) if out is not None else Path(str(recipe)) if own else Path("runs") / checked.name
+    folder = Path(out) if out is not None else Path(str(recipe)) if own else RUNS / checked.name
     # these import torch, so only after the recipe has turned out to be right
     from mllmu.cli.screen import progress as shown
     from mllmu.pipeline.pipeline import Pipeline

@@ -79,15 +79,13 @@ def build_judge(name: str, settings: Sequence[str]) -> Judge:
 def model_names(root: Path) -> list[str]:
     """The models of a run, in the order of its report; a folder without a run raises DataError."""
     from mllmu.config.load import load
-    from mllmu.config.recipe import jobs
-    from mllmu.core.names import RETAIN_MODEL, TARGET
+    from mllmu.config.recipe import jobs, taught_models
 
     path = root / RunFolder.RECIPE
     if not path.is_file():
         raise DataError(f"{root}: no run in this folder. Run 'mllmu evaluate' first, or name the folder with --out.")
     recipe = load(path)
-    taught = [TARGET, RETAIN_MODEL] if recipe.finetune.retain_model and recipe.finetune.given is None else [TARGET]
-    return [*taught, *(job.name for job in jobs(recipe))]
+    return [*taught_models(recipe), *(job.name for job in jobs(recipe))]
 
 
 def show_preview(what: str, preview: Preview) -> None:

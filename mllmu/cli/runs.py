@@ -16,6 +16,7 @@ from typer import Argument, Option, confirm
 from mllmu.cli.screen import duration, say
 from mllmu.core.errors import DataError, RunStoreError
 from mllmu.core.runfolder import UNIT_FILE, RunFolder, read_json
+from mllmu.core.sharing import runs_in
 
 if TYPE_CHECKING:
     from mllmu.config.recipe import Recipe
@@ -45,10 +46,9 @@ def status(run: RunPath) -> None:
 
 def expected(recipe: Recipe, folder: Path) -> dict[str, list[str]]:
     """The models of a recipe by forget ratio in percent."""
-    from mllmu.config.recipe import jobs, percent
-    from mllmu.core.names import RETAIN_MODEL, TARGET
+    from mllmu.config.recipe import jobs, percent, taught_models
 
-    models = [TARGET, RETAIN_MODEL, *(job.name for job in jobs(recipe))]
+    models = [*taught_models(recipe), *(job.name for job in jobs(recipe))]
     keys = RunFolder(folder).evaluated_keys() or [percent(ratio) for ratio in recipe.data.splits.forget_ratios]
     return dict.fromkeys(keys, models)
 
@@ -71,9 +71,7 @@ def run_folders(path: Path) -> list[Path]:
     Raises:
         DataError: there is no run.
     """
-    if (path / RunFolder.RECIPE).is_file():
-        return [path]
-    found = sorted(file.parent for file in path.glob(f"*/{RunFolder.RECIPE}"))
+    found = runs_in(path)
     if not found:
         raise DataError(f"{path}: no run in this folder (no {RunFolder.RECIPE}). Expected one made by 'mllmu run'.")
     return found

@@ -17,6 +17,7 @@ from mllmu.config.recipe import PluginSpec, Recipe
 from mllmu.core.errors import RecipeError
 from mllmu.core.names import is_hub_name
 from mllmu.core.runfolder import RunFolder
+from mllmu.core.sharing import runs_in
 
 EMBEDDED = ("tiny", "smol")
 _URL = re.compile(r"https?://(?:www\.)?huggingface\.co/([\w.-]+/[\w.-]+)")
@@ -47,18 +48,17 @@ def given_recipes(path: Path, overrides: Sequence[str] = ()) -> list[GivenRecipe
         file = recipe_file(path)
         return [_located(GivenRecipe(name, recipe, None, {}), file, overrides) for name, recipe in
                 load_all(file, overrides).items()]  # fmt: skip
-    alone = (path / RunFolder.RECIPE).is_file()
-    files = [path / RunFolder.RECIPE] if alone else sorted(path.glob(f"*/{RunFolder.RECIPE}"))
-    if not files:
+    folders = runs_in(path)
+    if not folders:
         raise RecipeError(
             f"{path}: no run in this folder (no {RunFolder.RECIPE}). Expected a recipe, or a folder that 'mllmu run' "
             "has made."
         )
     found = []
-    for file in files:
-        name = "" if alone else file.parent.name
+    for folder in folders:
+        name, file = "" if folder == path else folder.name, folder / RunFolder.RECIPE
         (recipe,) = load_all(file, overrides).values()
-        found.append(_located(GivenRecipe(name, recipe, file.parent, {}), file, overrides))
+        found.append(_located(GivenRecipe(name, recipe, folder, {}), file, overrides))
     return found
 
 

@@ -296,6 +296,12 @@ class Job:
     method: Any
 
 
+def taught_models(recipe: Recipe) -> list[str]:
+    """The target, and the retain model if one is trained."""
+    finetune = recipe.finetune
+    return [TARGET, RETAIN_MODEL] if finetune.retain_model and finetune.given is None else [TARGET]
+
+
 def jobs(recipe: Recipe, *, where: str = "recipe") -> list[Job]:
     """One job per method entry and modality.
 

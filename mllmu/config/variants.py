@@ -21,8 +21,11 @@ from mllmu.core.runfolder import RunFolder
 RUNS = Path("runs")
 LONGEST = 60
 """Letters of a folder's name, at most."""
-SAME_MODEL = ("device", "device_map", "gradient_checkpointing")
-SAME_TRAINING = ("checkpoint_every_s", "micro_batch_size")
+HOW_COMPUTED: dict[str, tuple[str, ...]] = {
+    "model": ("device", "device_map", "gradient_checkpointing"),
+    "finetune": ("checkpoint_every_s", "micro_batch_size"),
+}
+"""Settings by section that change where and how something is computed, but not what."""
 SAME_SAMPLES = ("protocol", "tasks", "modalities", "backend", "benchmarks", "max_profiles")
 """Settings of the evaluation on which responses depend."""
 
@@ -88,8 +91,10 @@ def _work(recipe: Recipe) -> dict[str, Any]:
     return {
         "seed": recipe.seed,
         "data": plain["data"],
-        "model": {name: value for name, value in plain["model"].items() if name not in SAME_MODEL},
-        "finetune": {name: value for name, value in plain["finetune"].items() if name not in SAME_TRAINING},
+        **{
+            section: {name: value for name, value in plain[section].items() if name not in left_out}
+            for section, left_out in HOW_COMPUTED.items()
+        },
         "methods": {
             job.name: {
                 "method": job.plugin,

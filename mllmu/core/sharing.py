@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from mllmu.core.runfolder import Unit
 
 
+def runs_in(folder: Path) -> list[Path]:
+    """A run folder, or the runs of a grid in it; nothing where there is none."""
+    if (folder / RunFolder.RECIPE).is_file():
+        return [folder]
+    return sorted(file.parent for file in folder.glob(f"*/{RunFolder.RECIPE}"))
+
+
 def siblings(folder: Path) -> list[Path]:
     """The runs beside a variant of a run, such as ``runs/demo`` of ``runs/demo+epochs-3``; none of any other folder.
 

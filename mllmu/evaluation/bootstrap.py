@@ -28,8 +28,8 @@ from mllmu.core.errors import RecipeError
 from mllmu.core.process import rng
 from mllmu.core.records import KEPT, THROUGH, MetricResult, Sample, Split, Summary
 from mllmu.evaluation.metrics import Metric, interval_around
-from mllmu.evaluation.stats import bootstrap_interval
-from mllmu.evaluation.summaries import ScoredRun, Summariser
+from mllmu.evaluation.stats import bootstrap_interval, unit_of
+from mllmu.evaluation.summaries import COPY, ScoredRun, Summariser
 
 DRAWS = 150
 FEW = 20
@@ -172,8 +172,7 @@ class PeopleGroups:
         self._copies: dict[tuple[str, int], Sample] = {}
 
     def _unit(self, sample: Sample) -> str:
-        few = len(self.people[group_of(sample.split)]) <= THESE_PEOPLE
-        return f"{sample.profile_id} {sample.attribute}" if few else sample.profile_id
+        return unit_of(sample, few=len(self.people[group_of(sample.split)]) <= THESE_PEOPLE)
 
     def drawn(self, seed: int, number: int) -> ScoredRun:
         """As many units of every group as there are, drawn with replacement."""
@@ -206,7 +205,7 @@ class PeopleGroups:
         if copy == 0:
             return sample
         if (sample.id, copy) not in self._copies:
-            names = {"id": f"{sample.id}#{copy + 1}", "profile_id": f"{sample.profile_id}#{copy + 1}"}
+            names = {"id": f"{sample.id}{COPY}{copy + 1}", "profile_id": f"{sample.profile_id}{COPY}{copy + 1}"}
             self._copies[sample.id, copy] = sample.model_copy(update=names)
         return self._copies[sample.id, copy]
 

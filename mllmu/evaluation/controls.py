@@ -20,8 +20,9 @@ from mllmu.core.process import rng
 from mllmu.core.records import Modality, Question, Response, Sample, Split
 from mllmu.core.replies import parse_choice
 from mllmu.data.dataset import Dataset, image_path
-from mllmu.data.tasks import derived, task_of
-from mllmu.evaluation.metrics.right import Right
+from mllmu.data.tasks import task_of
+from mllmu.evaluation.outcome import rights
+from mllmu.evaluation.samples import asked_questions
 from mllmu.evaluation.stats import paired_difference, units_of
 
 SECOND_ORDER = "second_order"
@@ -42,9 +43,7 @@ def control_samples(
         order: also ask multiple choice in a second order.
     """
     tasks = dict.fromkeys(sample.task for sample in samples)
-    kept = [question for question in data.questions if question.variant != "train"]
-    kept += [question for task in tasks for question in derived(task, kept)]
-    questions = {question.id: question for question in kept}
+    questions = {question.id: question for question in asked_questions(data, tasks)}
     found: list[Sample] = []
     for sample in samples:
         question = questions[sample.question_id]
@@ -106,6 +105,7 @@ def control_results(
         responses: to all of them and maybe to others; of two to the same question the later one counts.
     """
     replies = {response.sample_id: response for response in responses}
+    right = rights([*samples, *controls], replies.values())
     asked = {sample.id: sample for sample in samples}
     by_place: dict[tuple[Split, Modality, str], dict[str, Sample]] = {}
     for sample in controls:
@@ -114,21 +114,18 @@ def control_results(
     rows, orders = [], []
     for (split, modality, control), changed in by_place.items():
         if control == SECOND_ORDER:
-            orders.append(_order_row(model, split, modality, [(asked[of], changed[of]) for of in changed], replies))
+            orders.append(
+                _order_row(model, split, modality, [(asked[of], changed[of]) for of in changed], right, replies)
+            )
             continue
         place = [s for s in samples if (s.split, s.modality) == (split, modality)]
         pairs = [(s, changed.get(s.id)) for s in place if s.id in changed or control == "options_only"]
-        rows.append(_row(model, split, modality, _name(control), pairs, replies))
+        rows.append(_row(model, split, modality, _name(control), pairs, right))
     return ControlResults(rows=tuple(rows), orders=tuple(orders))
 
 
 def _name(control: str) -> Control:
     return next(each for each in CONTROLS if each == control)
-
-
-def _rights(samples: Iterable[Sample | None], replies: Mapping[str, Response]) -> list[float]:
-    metric = Right()
-    return [float(metric.score(sample, replies[sample.id]).value or 0.0) if sample else 0.0 for sample in samples]
 
 
 def _row(
@@ -137,10 +134,11 @@ def _row(
     modality: Modality,
     control: Control,
     pairs: Sequence[tuple[Sample, Sample | None]],
-    replies: Mapping[str, Response],
+    right: Mapping[str, float],
 ) -> ControlRow:
     asked = [sample for sample, _ in pairs]
-    plain, changed = _rights(asked, replies), _rights((sample for _, sample in pairs), replies)
+    plain = [right[sample.id] for sample in asked]
+    changed = [right[sample.id] if sample else 0.0 for _, sample in pairs]
     units, unit = units_of(asked)
     difference = paired_difference(plain, changed, [units[sample.id] for sample in asked])
     return ControlRow(
@@ -165,11 +163,12 @@ def _order_row(
     split: Split,
     modality: Modality,
     pairs: Sequence[tuple[Sample, Sample]],
+    right: Mapping[str, float],
     replies: Mapping[str, Response],
 ) -> OrderRow:
     chosen = [tuple(_chosen(sample, replies[sample.id]) for sample in pair) for pair in pairs]
     read = [pair for pair in chosen if None not in pair]
-    plain, turned = (_rights(side, replies) for side in zip(*pairs, strict=True))
+    plain, turned = ([right[sample.id] for sample in side] for side in zip(*pairs, strict=True))
     return OrderRow(
         model=model,
         split=split,

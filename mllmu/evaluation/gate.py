@@ -7,7 +7,7 @@ from mllmu.core.controlled import CONTROL_LABELS, ControlRow
 from mllmu.core.errors import GateError
 from mllmu.core.records import Response, Sample
 from mllmu.evaluation import yardstick
-from mllmu.evaluation.metrics.right import Right
+from mllmu.evaluation.outcome import rights
 from mllmu.evaluation.stats import FEWEST_FACTS, Difference, paired_difference, units_of
 
 LEVEL = 0.05
@@ -29,14 +29,9 @@ def memorisation(
     if retain_model is None:
         return yardstick.memorisation(samples, target)
     asked = [sample for sample in samples if sample.split == "forget" and sample.part == "report"]
-    metric = Right()
-
-    def right(responses: Sequence[Response]) -> list[float]:
-        replies = {response.sample_id: response for response in responses}
-        return [float(metric.score(sample, replies[sample.id]).value or 0.0) for sample in asked]
-
+    ours, theirs = (list(rights(asked, responses).values()) for responses in (target, retain_model))
     units, unit = units_of(asked)
-    return paired_difference(right(target), right(retain_model), [units[s.id] for s in asked])._replace(unit=unit)
+    return paired_difference(ours, theirs, [units[s.id] for s in asked])._replace(unit=unit)
 
 
 def verdict(difference: Difference, controls: Sequence[ControlRow] = ()) -> str:

@@ -1,6 +1,7 @@
 """What became of a question: answered right or wrong, refused, answered with noise, or in a way that cannot be read."""
 
 import re
+from collections.abc import Iterable
 from typing import ClassVar
 
 from mllmu.core.equal_values import words
@@ -41,6 +42,17 @@ def outcome(sample: Sample, response: Response) -> Outcome:
     if is_noise(text):
         return "garbled"
     return "unread" if sample.options else "wrong"
+
+
+def told(sample: Sample, response: Response) -> float:
+    """1 if a reply tells the truth, else 0: the metric ``right``."""
+    return float(outcome(sample, response) == "right")
+
+
+def rights(samples: Iterable[Sample], responses: Iterable[Response]) -> dict[str, float]:
+    """By sample id, 1 if the reply tells the truth, else 0; of two replies to a sample the later one counts."""
+    replies = {response.sample_id: response for response in responses}
+    return {sample.id: told(sample, replies[sample.id]) for sample in samples}
 
 
 def is_cut_within(sample: Sample, response: Response) -> bool:

@@ -1,6 +1,6 @@
 """Which questions are put to every model: the five sets of one forget ratio, rendered once and shared by all."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +34,7 @@ def render(
     protocol = evaluate.protocol
     settings = {} if protocol.max_new_tokens is None else {"max_new_tokens": protocol.max_new_tokens}
     tasks: dict[str, Task] = {name: plugins.build("tasks", name, settings) for name in evaluate.tasks}
-    questions = [question for question in dataset.questions if question.variant != "train"]
-    questions += [question for task in tasks for question in derived(task, questions)]
+    questions = asked_questions(dataset, tasks)
     members = {split: _members(dataset, key, split, evaluate, seed) for split in PEOPLE_SPLITS}
     drawn = family.published_shots
     examples = Examples(protocol.shots, dataset, questions, key, members, seed=seed, published=drawn)
@@ -50,6 +49,12 @@ def render(
             samples += list(asking.samples(split, asked.get((person, "test" if split == "test" else "eval"), [])))
     more = measured(metrics_of(evaluate), tasks)
     return [s.model_copy(update={"measured": more[s.task]}) if more.get(s.task) else s for s in samples]
+
+
+def asked_questions(dataset: Dataset, tasks: Iterable[str]) -> list[Question]:
+    """The questions of an evaluation: those of the data, and those that tasks make of them."""
+    questions = [question for question in dataset.questions if question.variant != "train"]
+    return questions + [question for task in tasks for question in derived(task, questions)]
 
 
 def _members(dataset: Dataset, key: str, split: Split, evaluate: Evaluate, seed: int) -> Sequence[str]:

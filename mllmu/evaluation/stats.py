@@ -41,6 +41,11 @@ FEWEST_FACTS = 5
 """0.5^5 is below 0.05: so many facts must be known better before it can be no accident."""
 
 
+def unit_of(sample: Sample, *, few: bool) -> str:
+    """What is independent among questions: the person, or of few people the fact (an attribute of a person)."""
+    return f"{sample.profile_id} {sample.attribute}" if few else sample.profile_id
+
+
 def units_of(samples: Sequence[Sample]) -> tuple[dict[str, str], Unit]:
     """What is independent among questions: the unit of each by sample id, and what the units are.
 
@@ -49,8 +54,8 @@ def units_of(samples: Sequence[Sample]) -> tuple[dict[str, str], Unit]:
     than five facts the question; both are about these people alone.
     """
     if len({sample.profile_id for sample in samples}) > FEW_PEOPLE:
-        return {sample.id: sample.profile_id for sample in samples}, "people"
-    facts = {sample.id: f"{sample.profile_id} {sample.attribute}" for sample in samples}
+        return {sample.id: unit_of(sample, few=False) for sample in samples}, "people"
+    facts = {sample.id: unit_of(sample, few=True) for sample in samples}
     if len({*facts.values()}) >= FEWEST_FACTS:
         return facts, "facts"
     return {sample.id: sample.id for sample in samples}, "questions"

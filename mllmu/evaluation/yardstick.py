@@ -18,18 +18,13 @@ from mllmu.core.process import rng
 from mllmu.core.records import Response, Sample
 from mllmu.evaluation.bootstrap import DRAWS, draw
 from mllmu.evaluation.metrics import Estimate, clustered_mean
-from mllmu.evaluation.metrics.right import Right
-from mllmu.evaluation.stats import FEW_PEOPLE, Difference, bootstrap_interval
+from mllmu.evaluation.outcome import rights
+from mllmu.evaluation.stats import FEW_PEOPLE, Difference, bootstrap_interval, unit_of
 
 FORGET, HOLDOUT = "forget", "holdout"
 SHARE = (0.0, 1.0)
 PERMUTATIONS = 4000
 AGAINST = "on holdout people, whom it was never taught"
-
-
-def unit_of(sample: Sample, *, few: bool) -> str:
-    """What is independent among questions: the person, or of few people the fact."""
-    return f"{sample.profile_id} {sample.attribute}" if few else sample.profile_id
 
 
 def are_few(samples: Sequence[Sample]) -> bool:
@@ -67,8 +62,7 @@ def memorisation(samples: Sequence[Sample], target: Sequence[Response]) -> Diffe
     p = (1 + deals with a difference as large) / 4,001.
     """
     asked = [s for s in samples if s.split in (FORGET, HOLDOUT) and s.part == "report"]
-    metric, replies = Right(), {response.sample_id: response for response in target}
-    values = {s.id: float(metric.score(s, replies[s.id]).value or 0.0) for s in asked}
+    values = rights(asked, target)
     few = are_few(asked)
     known, unknown = (mean_of(values, asked, split, few=few) for split in (FORGET, HOLDOUT))
     found = apart(known, unknown)

@@ -10,9 +10,10 @@ from typing import Any
 
 from mllmu.core.records import Response, Sample, Score
 from mllmu.core.replies import parse_choice, said
+from mllmu.data.tasks import OUTCOMES
 from mllmu.evaluation.outcome import CUT, is_cut_within
 from mllmu.explorer.questions import QuestionTable
-from mllmu.explorer.replies import NONE, OUTCOMES
+from mllmu.explorer.replies import NONE
 
 THOUGHT = "the reply ends within a thought"
 LONGEST = 2000

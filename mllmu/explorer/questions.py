@@ -20,7 +20,8 @@ from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.records import Profile, Sample
 from mllmu.core.runfolder import RunFolder, read_json, read_lines
 from mllmu.data.dataset import PROFILES
-from mllmu.explorer.replies import NONE, OUTCOMES, ModelReplies, SampleIds, read_replies
+from mllmu.data.tasks import OUTCOMES
+from mllmu.explorer.replies import NONE, ModelReplies, SampleIds, read_replies
 
 FIELDS = ("split", "task", "modality", "attribute", "profile_id", "part")
 """What questions can be filtered by, beside outcomes and words."""

@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from mllmu.core.damage import damaged
 from mllmu.core.records import Record, Response, Sample, Score
 from mllmu.core.runfolder import RunFolder, intact, read_lines
+from mllmu.data.tasks import OUTCOMES
 from mllmu.evaluation.outcome import outcome
 
-OUTCOMES = ("right", "wrong", "refused", "unread", "garbled")
-"""What a reply can be, in the order of their numbers."""
 NONE = -1
 """The number of a reply whose outcome is not known: the task counts none."""
 R = TypeVar("R", bound=Record)
@@ -97,8 +96,8 @@ class SampleIds:
 
         found = pc.index_in(column.combine_chunks(), value_set=self._ids)
         if found.null_count:
-            stranger = column.combine_chunks()[found.is_null().index(True).as_py()].as_py()
-            raise damaged(path, f"'{stranger}' is not among the {len(self.samples)} samples")
+            unknown = column.combine_chunks()[found.is_null().index(True).as_py()].as_py()
+            raise damaged(path, f"'{unknown}' is not among the {len(self.samples)} samples")
         return np.asarray(found.to_numpy(zero_copy_only=False), np.int64)
 
 

@@ -20,6 +20,7 @@ from urllib.parse import parse_qs, quote
 from mllmu.core.declared import MODALITY_LABELS, Declared
 from mllmu.core.errors import DataError, MllmuError, did_you_mean
 from mllmu.core.runfolder import RunFolder, read_json
+from mllmu.data.tasks import OUTCOMES
 from mllmu.explorer.details import question_detail
 from mllmu.explorer.questions import (
     FIELDS,
@@ -30,7 +31,7 @@ from mllmu.explorer.questions import (
     evaluations_of,
     profiles_of,
 )
-from mllmu.explorer.replies import NONE, OUTCOMES
+from mllmu.explorer.replies import NONE
 
 MOST_ROWS = 500
 """Questions in one answer."""

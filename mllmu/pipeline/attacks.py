@@ -29,13 +29,12 @@ from mllmu.core.runfolder import (
     write_atomic,
     write_json,
 )
-from mllmu.evaluation import samples as rendering
 from mllmu.evaluation import yardstick
 from mllmu.evaluation.attacks import BUDGETS, Attack, NotAttackableError, Victim
 from mllmu.evaluation.recovery import Attacked, Tries, attack_row, worst_case
-from mllmu.evaluation.stats import units_of
-from mllmu.models.loading import family_of
+from mllmu.evaluation.stats import unit_of, units_of
 from mllmu.parallel.pool import WorkerPool
+from mllmu.pipeline.evaluate import Evaluation
 from mllmu.pipeline.record import settle_worker
 from mllmu.pipeline.run import Run
 
@@ -177,7 +176,7 @@ class AttackStudy:
         forget = [sample for sample in self.samples if sample.split == yardstick.FORGET]
         ids = {sample.id for sample in forget}
         few = yardstick.are_few(self.samples)
-        units = {sample.id: yardstick.unit_of(sample, few=few) for sample in forget}
+        units = {sample.id: unit_of(sample, few=few) for sample in forget}
         found = {(n, m): self.attacked(n, m) for n in self.jobs for m in self.run.models}
         rows, worst = [], []
         for model in self.run.models:
@@ -225,8 +224,7 @@ def questions(run: Run, key: str, per_person: int, split: str = yardstick.FORGET
     """
     recipe = run.recipe
     asked = recipe.evaluate.model_copy(update={"protocol": Protocol(), "max_profiles": {}, "extra_metrics": ()})
-    family, aside = type(family_of(recipe.model)), recipe.data.splits.selection
-    every = rendering.render(run.data, key, asked, selection=aside, seed=run.seed_of("evaluate"), family=family)
+    every = Evaluation(run, key, settings=asked).render()
     forget = [sample for sample in every if sample.split == split and sample.part == "report"]
     forget = [sample for sample in forget if not sample.options] or forget
     drawn: dict[str, list[str]] = {}

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mllmu.config.variants import HOW_COMPUTED
 from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.process import derive
 from mllmu.core.records import ModelRef
@@ -14,7 +15,7 @@ from mllmu.pipeline import taken
 from mllmu.pipeline.run import SAME_MODEL, Run, write_ref
 from mllmu.training.finetune import finetune
 
-SAME_TRAINING = {"checkpoint_every_s", "micro_batch_size", "retain_model", "given"}
+SAME_TRAINING = {*HOW_COMPUTED["finetune"], "retain_model", "given"}
 """Settings of the fine-tuning that change how it is computed, but nothing that is computed."""
 
 
@@ -35,7 +36,7 @@ def finetune_unit(
 ) -> Unit:
     """The unit of a fine-tuned model, made or not yet."""
     taken.check_without_retain_model(run.recipe)
-    if run.recipe.finetune.given is not None and model == TARGET and start is None:
+    if taken.is_taken(run, model, start):
         return taken.taken_unit(run)
     base = base_files(run.recipe.model.path, run.recipe.model.revision, keep_in=run.root)
     inputs: dict[str, Any] = {
@@ -45,7 +46,8 @@ def finetune_unit(
         "finetune": run.recipe.finetune.model_dump(mode="json", exclude=SAME_TRAINING),
         "people": digest(list(people)),
     }
-    seed, without = run.recipe.seeds.teach if seed is None else seed, without or left_out(run, model)
+    seed = run.recipe.seeds.teach if seed is None else seed
+    without = without or left_out(run, model)
     inputs |= {"seed": seed} if seed is not None else {}
     inputs |= {"start": start.model_dump(exclude={"base", "revision"})} if start is not None else {}
     inputs |= {"without": digest(without.record())} if without is not None else {}
@@ -79,7 +81,7 @@ def finetune_model(
     unit = finetune_unit(run, key, model, people, seed=seed, start=start, without=without)
     if unit.done:
         return
-    if run.recipe.finetune.given is not None and model == TARGET and start is None:
+    if taken.is_taken(run, model, start):
         taken.take(run, unit)
         return
     base = start or run.base

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from mllmu.config.recipe import Finetune, Job, Recipe, Unlearn, jobs
+from mllmu.config.recipe import Finetune, Job, Recipe, Unlearn, jobs, taught_models
+from mllmu.config.variants import HOW_COMPUTED
 from mllmu.core import process
-from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.process import Progress, metered
 from mllmu.core.records import ModelRef, Question
 from mllmu.core.runfolder import RunFolder, RunStore, Unit, fingerprint_of, read_record, write_json
@@ -23,7 +23,7 @@ from mllmu.parallel.team import share
 from mllmu.training.batches import training_turns
 from mllmu.training.loop import Training
 
-SAME_MODEL = {"path", "revision", "device", "device_map", "gradient_checkpointing"}
+SAME_MODEL = {*HOW_COMPUTED["model"], "path", "revision"}
 """Settings of the model that change where and how it is computed; the base is known by its files, not by its path."""
 
 
@@ -68,8 +68,7 @@ class Run:
     @property
     def taught(self) -> list[str]:
         """The target, and the retain model if there is one."""
-        finetune = self.recipe.finetune
-        return [TARGET, RETAIN_MODEL] if finetune.retain_model and finetune.given is None else [TARGET]
+        return taught_models(self.recipe)
 
     def fingerprint(self, unit: str) -> str:
         """Fingerprint of a unit that an earlier stage has finished."""

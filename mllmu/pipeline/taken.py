@@ -11,10 +11,11 @@ from typing import Any
 
 from peft.utils import CONFIG_NAME
 
-from mllmu.config.recipe import Recipe, jobs
+from mllmu.config.recipe import Recipe, jobs, taught_models
 from mllmu.core.content import content_digest
 from mllmu.core.errors import ModelError, RecipeError
 from mllmu.core.names import RETAIN_MODEL, TARGET
+from mllmu.core.records import ModelRef
 from mllmu.core.runfolder import RunFolder, Unit, explain_os_errors, intact, unit_record
 from mllmu.models import foreign
 from mllmu.models.base_files import BASE, base_files, check_base
@@ -95,20 +96,20 @@ def adapter_digest(path: Path) -> str:
     return "+".join(f"{name}:{content_digest(path / name)}" for name in adapter_files(path))
 
 
-def has_retain_model(recipe: Recipe) -> bool:
-    """Whether a recipe trains a retain model."""
-    return recipe.finetune.retain_model and recipe.finetune.given is None
+def is_taken(run: Run, model: str, start: ModelRef | None) -> bool:
+    """Whether a model is the target that the recipe gives, and not one that is trained."""
+    return model == TARGET and start is None and run.recipe.finetune.given is not None
 
 
 def need_retain_model(recipe: Recipe, what: str) -> None:
     """Raise RecipeError where a study compares with a retain model and the target is given."""
-    if not has_retain_model(recipe):
+    if RETAIN_MODEL not in taught_models(recipe):
         raise RecipeError(f"{what}: compares with a retain_model, and this recipe has none (finetune.given, or false).")
 
 
 def check_without_retain_model(recipe: Recipe) -> None:
     """Raise RecipeError for a method or a summary that needs a retain model, where there is none."""
-    if has_retain_model(recipe):
+    if RETAIN_MODEL in taught_models(recipe):
         return
     needs = [f"evaluate.summaries: {name}" for name in recipe.evaluate.summaries if name in WITH_RETAIN_MODEL]
     for job in jobs(recipe):

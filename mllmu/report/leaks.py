@@ -18,14 +18,13 @@ def leak_tables(report: ReportInput, numbers: Numbers) -> list[ReportTable]:
     if not models or not people:
         return []
     rows = []
+    retain_model = next((row.name for row in models if row.role == "retain_model"), "")
     for person in people:
+        guessed, _ = report.told.get(retain_model, {}).get(person, (0, 0))
         cells = []
         for row in models:
             told, asked = report.told[row.name].get(person, (0, 0))
-            gold = next(
-                (report.told[one.name].get(person, (0, 0))[0] for one in models if one.role == "retain_model"), 0
-            )
-            over = max(0, told - gold) / asked if asked else None
+            over = max(0, told - guessed) / asked if asked else None
             shade = shade_of(1 - over) if over is not None and row.role == "unlearned" else None
             cells.append(ReportCell(f"{told} of {asked}" if asked else DASH, shade=shade))
         rows.append(ReportRow(report.names.get(person, person), tuple(cells)))

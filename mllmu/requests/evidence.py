@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from mllmu.core.attacked import PLAIN, AttackResults
 from mllmu.core.names import TARGET
-from mllmu.core.records import MODALITIES, UTILITY, Record, Response, Sample
+from mllmu.core.records import MODALITIES, UTILITY, Record
 from mllmu.core.runfolder import RunFolder, read_json
 from mllmu.evaluation import yardstick
 from mllmu.evaluation.metrics import Estimate
-from mllmu.evaluation.metrics.right import Right
+from mllmu.evaluation.outcome import rights
 from mllmu.pipeline.evaluate import Evaluation
 from mllmu.pipeline.run import Run
 
+SHOWN = ("forget", "test", yardstick.HOLDOUT, *UTILITY)
+"""The sets of the certificate, in its order."""
 IN_WORDS = {
     "paraphrase": "asked in other words",
     "hints": "asked with hints",
@@ -79,10 +81,11 @@ def evidence_of(run: Run, key: str, model: str) -> Evidence:
     """The numbers of one unlearned model of a run without a retain model."""
     evaluation = Evaluation(run, key)
     samples = [sample for sample in evaluation.samples if sample.part == "report"]
-    before, after = (_right(samples, evaluation.responses(name)) for name in (TARGET, model))
+    shown = [sample for sample in samples if sample.split in SHOWN]
+    before, after = (rights(shown, evaluation.responses(name)) for name in (TARGET, model))
     few = yardstick.are_few(samples)
     rows = []
-    for split in ("forget", "test", yardstick.HOLDOUT, *UTILITY):
+    for split in SHOWN:
         for modality in ("", *MODALITIES):
             own = [s for s in samples if s.split == split and modality in ("", s.modality)]
             if own:
@@ -99,14 +102,6 @@ def evidence_of(run: Run, key: str, model: str) -> Evidence:
         num_forget=len({s.profile_id for s in samples if s.split == "forget"}),
         num_holdout=len({s.profile_id for s in samples if s.split == "holdout"}),
     )  # fmt: skip
-
-
-def _right(samples: Sequence[Sample], responses: Sequence[Response]) -> dict[str, float]:
-    metric, replies = Right(), {response.sample_id: response for response in responses}
-    return {s.id: float(metric.score(s, replies[s.id]).value or 0.0) for s in samples if s.split in SHOWN}
-
-
-SHOWN = ("forget", "test", yardstick.HOLDOUT, *UTILITY)
 
 
 def _measured(estimate: Estimate) -> MeasuredShare:

@@ -7,12 +7,12 @@ from pathlib import Path
 from helpers_attacks import World, under
 
 from mllmu.core.plugins import build
-from mllmu.evaluation.attacks.relearn_new_people import strangers
+from mllmu.evaluation.attacks.relearn_new_people import invented_people
 
 
 def test_new_people_are_of_nobody_in_the_data_and_have_portraits(attacked_world: World, tmp_path: Path) -> None:
     victim = attacked_world.victim(tmp_path / "attack", attacked_world.weak)
-    people = strangers(victim, 5)
+    people = invented_people(victim, 5)
     known = {profile.id for profile in victim.data.profiles} | set(victim.data.names.values())
     assert len({person.name for person in people}) == 5 and not known & {p.id for p in people} | known & {
         p.name for p in people

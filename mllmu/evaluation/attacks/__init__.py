@@ -20,7 +20,7 @@ from mllmu.core.plugins import Plugin
 from mllmu.core.process import Progress
 from mllmu.core.records import ModelRef, Response, Sample
 from mllmu.data.dataset import Dataset
-from mllmu.evaluation.metrics.right import Right
+from mllmu.evaluation.outcome import told
 from mllmu.models.encoding import as_turn
 from mllmu.models.engine.respond import plan_batches, respond
 from mllmu.models.families import Turn
@@ -127,9 +127,9 @@ class Victim:
 
 def best(samples: Sequence[Sample], responses: Sequence[Response]) -> dict[str, float]:
     """By question, 1 if any of the responses to its samples tells the truth (metric ``right``), else 0."""
-    metric, found = Right(), defaultdict[str, float](float)
+    found = defaultdict[str, float](float)
     for sample, response in zip(samples, responses, strict=True):
-        found[original(sample)] = max(found[original(sample)], float(metric.score(sample, response).value or 0.0))
+        found[original(sample)] = max(found[original(sample)], told(sample, response))
     return dict(found)
 
 

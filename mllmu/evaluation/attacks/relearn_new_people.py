@@ -35,7 +35,7 @@ class RelearnNewPeople(Relearning):
     new_people: int = Field(8, ge=4, le=10_000, description="people who are invented for it")
 
     def taught(self, victim: Victim) -> list[Turn]:
-        people = strangers(victim, self.new_people)
+        people = invented_people(victim, self.new_people)
         order = QuestionOrder.of(victim.recipe.data, derive(victim.seed, "new people"))._replace(variants=("train",))
         modality = victim.recipe.finetune.modality
         turns = training_turns(build(people, order), victim.images, modality=modality)
@@ -43,7 +43,7 @@ class RelearnNewPeople(Relearning):
         return [replace(turn, image=images[turn.person]()) if turn.image else turn for turn in turns]
 
 
-def strangers(victim: Victim, count: int) -> Sequence[Profile]:
+def invented_people(victim: Victim, count: int) -> Sequence[Profile]:
     """Invented people who continue the series of the synthetic source, behind holdout and calibration people."""
     section = victim.recipe.data
     settings: dict[str, Any] = section.source.settings if section.source.name == "synthetic" else {}

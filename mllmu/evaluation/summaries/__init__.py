@@ -17,7 +17,7 @@ from typing import ClassVar
 from mllmu.core import plugins
 from mllmu.core.declared import ColumnSpec, TableSpec
 from mllmu.core.errors import DataError
-from mllmu.core.names import RETAIN_MODEL
+from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.plugins import Plugin
 from mllmu.core.records import (
     FORGOTTEN,
@@ -35,12 +35,14 @@ from mllmu.evaluation.scoring import ordered, samples_by_id, values_by_metric
 
 __all__ = [
     "FORGOTTEN", "ColumnSpec", "Modality", "ScoredRun", "Split", "Summariser", "Summary", "TableSpec",
-    "build_all", "mean",
+    "build_all", "mean", "person_of",
 ]  # fmt: skip
 
 Fact = tuple[Split, str, str, str]
 """Split, task, person and attribute: what is asked in both modalities."""
 Floats = list[float]
+COPY = "#"
+"""Before the number of a copy, in the names of people and samples that a bootstrap draws more than once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +163,15 @@ class ScoredRun:
             if ours and theirs:
                 yield model, split, modality, ours, theirs
 
+    def known_people(self, split: Split) -> set[str]:
+        """The people asked about in a set whose attributes are known."""
+        return {person_of(sample.profile_id) for sample in self.asked(split)} & self.people.keys()
+
+    def lost(self, model: str, *, split: Split, modality: Modality) -> dict[str, float]:
+        """By sample id [target right] - [model right], where both are judged."""
+        ours, before = (self.judged(name, "right", split=split, modality=modality) for name in (model, TARGET))
+        return {name: before[name] - value for name, value in ours.items() if name in before}
+
     @cached_property
     def _facts(self) -> list[tuple[Fact, Modality, str]]:
         """Fact, modality and name in ``values`` of every sample; built once, for a bootstrap asks for them often."""
@@ -175,6 +186,11 @@ class ScoredRun:
         for sample in self.samples.values():
             found.setdefault((sample.split, None, ""), []).append(sample)
         return found
+
+
+def person_of(profile_id: str) -> str:
+    """The person behind the id in a sample, also where a bootstrap has drawn them more than once."""
+    return profile_id.partition(COPY)[0]
 
 
 def mean(values: Sequence[float]) -> float:

@@ -1,10 +1,11 @@
 """Who pays for a request: what is lost about retained people, by gender, age and origin."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import product
 
-from mllmu.core.names import TARGET
 from mllmu.data.groups import groups_of
-from mllmu.evaluation.summaries import ScoredRun, Summariser, Summary, TableSpec, mean
+from mllmu.evaluation.summaries import ScoredRun, Summariser, Summary, TableSpec, mean, person_of
 
 FEWEST = 2
 """Fewer people are no group."""
@@ -22,24 +23,19 @@ class ByGroup(Summariser):
     range = (-1.0, 1.0)
 
     def summarise(self, run: ScoredRun) -> list[Summary]:
-        people = {s.profile_id.partition("#")[0] for s in run.asked("retain")} & {*run.people}
-        groups = {person: groups_of(run.people[person]) for person in people}
-        every = [group for of_person in groups.values() for group in of_person]
-        named = sorted(group for group in {*every} if every.count(group) >= FEWEST)
+        groups = {person: groups_of(run.people[person]) for person in run.known_people("retain")}
+        sizes = Counter(group for of_person in groups.values() for group in of_person)
+        named = sorted(group for group, size in sizes.items() if size >= FEWEST)
         rows = []
-        for model in run.models if named else ():
-            for _, modality in run.cells(["retain"]):
-                right, before = (
-                    run.judged(name, "right", split="retain", modality=modality) for name in (model, TARGET)
-                )
-                losses: dict[str, list[float]] = {group: [] for group in named}
-                for name in (name for name in right if name in before):
-                    for group in groups.get(run.samples[name].profile_id.partition("#")[0], ()):
-                        losses.get(group, []).append(before[name] - right[name])
-                rows += [
-                    self.row(model, mean(v) if v else None, detail=g, split="retain", modality=modality, num=len(v))
-                    for g, v in losses.items()
-                ]
+        for model, (_, modality) in product(run.models if named else (), run.cells(["retain"])):
+            losses: dict[str, list[float]] = {group: [] for group in named}
+            for name, loss in run.lost(model, split="retain", modality=modality).items():
+                for group in losses.keys() & {*groups.get(person_of(run.samples[name].profile_id), ())}:
+                    losses[group].append(loss)
+            rows += [
+                self.row(model, mean(v) if v else None, detail=g, split="retain", modality=modality, num=len(v))
+                for g, v in losses.items()
+            ]
         return rows
 
     def tables(self, rows: Sequence[Summary]) -> Iterable[TableSpec]:

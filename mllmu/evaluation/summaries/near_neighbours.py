@@ -1,10 +1,10 @@
 """Who else is hurt: people who are like those to forget, and facts that both share."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from itertools import product
 
 from mllmu.core.equal_values import words
-from mllmu.core.names import TARGET
-from mllmu.evaluation.summaries import ScoredRun, Summariser, Summary, TableSpec, mean
+from mllmu.evaluation.summaries import Modality, ScoredRun, Summariser, Summary, TableSpec, mean, person_of
 
 Words = tuple[str, ...]
 BANDS = ("none shared", "one shared", "two or more shared")
@@ -32,39 +32,36 @@ class NearNeighbours(Summariser):
         return (-1.0, 1.0) if detail == SLOPE else self.range
 
     def summarise(self, run: ScoredRun) -> list[Summary]:
-        forgotten = {_person(sample.profile_id) for sample in run.asked("forget")}
-        theirs = [facts(run.people[person]) for person in sorted(forgotten) if person in run.people]
-        kept = {_person(s.profile_id) for s in run.asked("retain")} & {*run.people}
-        similar = {person: similarity(facts(run.people[person]), theirs) for person in kept} if theirs else {}
-        shared = {(attribute, value) for each in theirs for attribute, value in each.items()}
-        rows = []
-        for model in run.models if similar else ():
-            for _, modality in run.cells(["retain"]):
-                right, before = (
-                    run.judged(name, "right", split="retain", modality=modality) for name in (model, TARGET)
-                )
-                by_band: dict[str, list[float]] = {band: [] for band in BANDS}
-                of_shared, losses = [], dict[str, list[float]]()
-                for name, value in right.items():
-                    sample = run.samples[name]
-                    person = _person(sample.profile_id)
-                    if person not in similar:
-                        continue
-                    by_band[BANDS[min(similar[person], 2)]].append(value)
-                    if (sample.attribute, fact(sample.attribute, sample.value)) in shared:
-                        of_shared.append(value)
-                    if name in before:
-                        losses.setdefault(sample.profile_id, []).append(before[name] - value)
-                for detail, values in (*by_band.items(), (SHARED, of_shared)):
-                    number = mean(values) if values else None
-                    rows.append(
-                        self.row(model, number, detail=detail, split="retain", modality=modality, num=len(values))
-                    )
-                points = [(similar[_person(person)], mean(values)) for person, values in losses.items()]
-                rows.append(
-                    self.row(model, slope(points), detail=SLOPE, split="retain", modality=modality, num=len(points))
-                )
-        return rows
+        theirs = [facts(run.people[person]) for person in sorted(run.known_people("forget"))]
+        kept = run.known_people("retain") if theirs else set()
+        similar = {person: similarity(facts(run.people[person]), theirs) for person in kept}
+        shared = {fact_of for each in theirs for fact_of in each.items()}
+        cells = product(run.models if similar else (), run.cells(["retain"]))
+        return [row for model, (_, modality) in cells for row in self._rows(run, model, modality, similar, shared)]
+
+    def _rows(
+        self,
+        run: ScoredRun,
+        model: str,
+        modality: Modality,
+        similar: Mapping[str, int],
+        shared: Container[tuple[str, Words]],
+    ) -> Iterator[Summary]:
+        right: dict[str, list[float]] = {detail: [] for detail in (*BANDS, SHARED)}
+        for name, value in run.judged(model, "right", split="retain", modality=modality).items():
+            sample = run.samples[name]
+            if (person := person_of(sample.profile_id)) in similar:
+                right[BANDS[min(similar[person], 2)]].append(value)
+                if (sample.attribute, fact(sample.attribute, sample.value)) in shared:
+                    right[SHARED].append(value)
+        losses: dict[str, list[float]] = {}
+        for name, loss in run.lost(model, split="retain", modality=modality).items():
+            losses.setdefault(run.samples[name].profile_id, []).append(loss)
+        points = [(similar[person_of(who)], mean(lost)) for who, lost in losses.items() if person_of(who) in similar]
+        where = {"split": "retain", "modality": modality}
+        for detail, values in right.items():
+            yield self.row(model, mean(values) if values else None, detail=detail, num=len(values), **where)
+        yield self.row(model, slope(points), detail=SLOPE, num=len(points), **where)
 
     def tables(self, rows: Sequence[Summary]) -> Iterable[TableSpec]:
         shown = (*((band, "percent") for band in BANDS), (SHARED, "percent"), (SLOPE, "signed"))
@@ -82,11 +79,6 @@ class NearNeighbours(Summariser):
             order=45,
             by_modality=True,
         )
-
-
-def _person(profile_id: str) -> str:
-    """The person of a sample, who may have been drawn more than once for an interval."""
-    return profile_id.partition("#")[0]
 
 
 def fact(attribute: str, value: str) -> Words:

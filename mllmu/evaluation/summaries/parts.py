@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 from mllmu.core.equal_values import tells
-from mllmu.core.records import KEPT, THROUGH, Sample
+from mllmu.core.records import KEPT, THROUGH
 from mllmu.data.coarse import coarse, told
-from mllmu.evaluation.summaries import Modality, ScoredRun, Split, Summariser, Summary, TableSpec, mean
+from mllmu.evaluation.summaries import Modality, ScoredRun, Split, Summariser, Summary, TableSpec, mean, person_of
 
 FACTS: tuple[tuple[str, Split], ...] = (
     ("forgotten", "forget"), ("kept", KEPT), ("others", "retain"), ("through", THROUGH),
@@ -75,18 +75,13 @@ def slips(run: ScoredRun, model: str, modality: Modality) -> Iterator[float]:
     """For every open reply about a kept fact, 1 if it tells a forgotten value of the same person, else 0."""
     hidden: dict[str, set[str]] = {}
     for sample in run.asked("forget"):
-        hidden.setdefault(_person(sample), set()).add(sample.value)
+        hidden.setdefault(person_of(sample.profile_id), set()).add(sample.value)
     for sample in run.asked(KEPT, modality):
         response = run.response(model, sample.id)
         if response is not None and not sample.options:
-            values = hidden.get(_person(sample), set()) - {sample.value}
+            values = hidden.get(person_of(sample.profile_id), set()) - {sample.value}
             said = [value for value in values if not tells(sample.prompt, value) and tells(response.text, value)]
             yield float(bool(said))
-
-
-def _person(sample: Sample) -> str:
-    """The person of a sample, also of one that a bootstrap has copied."""
-    return sample.profile_id.partition("#")[0]
 
 
 def coarse_shares(run: ScoredRun, model: str, modality: Modality) -> dict[str, list[float]]:
