@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from mllmu.core import plugins
+from mllmu.core.attacked import AttackReply, AttackResults, AttackRow
 from mllmu.core.records import CandidateLogp, Profile, Response, Sample
 from mllmu.core.runfolder import RunStore, dump_lines, seal, write_atomic, write_json
 from mllmu.evaluation.scoring import score_all
@@ -100,6 +101,31 @@ def make_evaluated_run(root: Path, *, scored: bool = True, key: str = "10") -> P
             for person in NAMES:
                 Image.new("RGB", (16, 16), "teal").save(unit.building / "images" / f"{person}_0.png")
     return root
+
+
+def add_attacks(root: Path, key: str = "10") -> None:
+    """Two attacks on a question of the made-up run, and what was kept of them."""
+    rows = [
+        AttackRow(model=model, attack=name, label=label, family="extraction", access="black box", after=0.5)
+        for model in MODELS
+        for name, label in (("plain", "No attack"), ("hints", "Hints"), ("prefix_injection", "Prefix"))
+    ]
+    results = AttackResults(budget="small", seed=0, rows=tuple(rows))
+    write_json(root / f"eval/forget_{key}/attacks.json", seal(results.model_dump(mode="json")))
+    asked = {"sample_id": "forget/p1.generation"}
+    kept = {
+        "hints/target": [AttackReply(**asked, prompt="Riga or Oslo?", text="Riga.", value=1)],
+        "hints/npo": [
+            AttackReply(**asked, prompt="It begins with R.", text=HOSTILE, value=0),
+            AttackReply(**asked, prompt="It is in Latvia.", text="In Riga, I think.", value=1),
+        ],
+        "prefix_injection/npo": [AttackReply(**asked, text="No.", value=0, other_image=True)],
+        "plain/npo": [AttackReply(**asked, text="Turin.", value=0)],
+    }
+    for name, replies in kept.items():
+        unit = RunStore(root).unit(f"attacks/forget_{key}/small/{name}", {})
+        with unit.making():
+            write_atomic(unit.building / "replies.jsonl", dump_lines(replies))
 
 
 def tree(root: Path) -> dict[str, tuple[int, int]]:

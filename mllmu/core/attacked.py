@@ -11,6 +11,9 @@ Budget = Literal["small", "full"]
 PLAIN = "plain"
 """The name under which the same questions are asked without an attack: what is 'before'."""
 
+REPLIES_FILE = "replies.jsonl"
+"""In the unit of an attack on a model: what the model replied, a line each."""
+
 
 class AttackPoint(Record):
     """What came back at one point of an attack.
@@ -24,6 +27,23 @@ class AttackPoint(Record):
     step: int = 0
     values: dict[str, float]
     before: dict[str, float] = Field(default_factory=dict)
+
+
+class AttackReply(Record):
+    """What a model replied under an attack, for people to look at; of attacks that train, at their last point.
+
+    Attributes:
+        sample_id: the question that the attack is about.
+        prompt: what was put to the model, turns before it included; empty where it is the question as it is.
+        other_image: another image was shown than the question's.
+        text: the reply; ``value``: 1 if it tells the truth, else 0.
+    """
+
+    sample_id: str
+    prompt: str = ""
+    other_image: bool = False
+    text: str
+    value: float
 
 
 class AttackCurvePoint(Record):

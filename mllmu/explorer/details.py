@@ -45,6 +45,7 @@ def question_detail(table: QuestionTable, index: int, reference: str) -> dict[st
         "options": sample.options,
         "reference": reference,
         "models": [_reply(table, model, index, said_by) for model in table.models],
+        "attacks": table.attacked.about(sample.id),
     }
 
 

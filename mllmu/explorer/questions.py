@@ -5,12 +5,12 @@ S samples, M models.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,8 @@ from mllmu.core.records import Profile, Sample
 from mllmu.core.runfolder import RunFolder, read_json, read_lines
 from mllmu.data.dataset import PROFILES
 from mllmu.data.tasks import OUTCOMES
-from mllmu.explorer.replies import NONE, ModelReplies, SampleIds, read_replies
+from mllmu.explorer.attacks import AttackedQuestions
+from mllmu.explorer.replies import NONE, ModelReplies, SampleIds, contains, read_replies, searchable
 
 FIELDS = ("split", "task", "modality", "attribute", "profile_id", "part")
 """What questions can be filtered by, beside outcomes and words."""
@@ -52,7 +53,8 @@ class QuestionFilter:
     Attributes:
         fields: wanted values by the name of a field, one of :data:`FIELDS`.
         conditions: all of them must hold.
-        words: all of them, in any case, must be in the prompt, the truth, or the name or id of the person.
+        words: all of them, in any case, must be in the prompt, the truth, or the name or id of the person, or in
+            these and the reply of one model together.
         contrast: the order, if not that of the evaluation.
     """
 
@@ -95,7 +97,7 @@ class QuestionTable:
     """
 
     def __init__(self, root: Path, name: str, profiles: Mapping[str, Profile]) -> None:
-        self.folder = root / name
+        self.root, self.folder = root, root / name
         self.samples = read_lines(self.folder / RunFolder.SAMPLES_FILE, Sample)
         self.profiles = profiles
         self.models = models_of(self.folder)
@@ -107,9 +109,24 @@ class QuestionTable:
         self._codes = {field: self._encoded(field) for field in FIELDS}
 
     @cached_property
+    def attacked(self) -> AttackedQuestions:
+        """What models replied under attack."""
+        own = self.folder == self.root / RunFolder.evaluation(self.folder.name.removeprefix("forget_"))
+        return AttackedQuestions(self.root, self.folder, self.models if own else ())
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(max_workers=2, thread_name_prefix="replies")
+
+    @cached_property
+    def _texts(self) -> Future[Any]:
+        return self._pool.submit(self._searched)
+
+    @cached_property
     def _replies(self) -> dict[str, Future[ModelReplies]]:
         """What is being read: from when it is first wanted, so that the first questions are there before."""
-        ids, pool = SampleIds(self.samples), ThreadPoolExecutor(max_workers=2, thread_name_prefix="replies")
+        ids, pool = SampleIds(self.samples), self._pool
+        self._texts  # noqa: B018 - before the replies
         found = {model: pool.submit(read_replies, self.folder, model, ids) for model in self.models}
         pool.shutdown(wait=False)
         return found
@@ -140,11 +157,19 @@ class QuestionTable:
         person = self.profiles.get(sample.profile_id)
         return person.attributes.get("name", sample.profile_id) if person else sample.profile_id
 
-    @cached_property
-    def _texts(self) -> list[str]:
-        return [
-            "\n".join((s.id, s.prompt, s.target, s.value, s.attribute, self.named(s))).casefold() for s in self.samples
-        ]
+    def _searched(self) -> Any:
+        texts = ("\n".join((s.id, s.prompt, s.target, s.value, s.attribute, self.named(s))) for s in self.samples)
+        return searchable(texts)
+
+    def _says(self, words: Sequence[str]) -> Mask:
+        """[S] whether all words are in a question, or in it and the reply of one model that has been read."""
+        asked = [contains(self._texts.result(), word) for word in words]
+        found: Mask = np.logical_and.reduce(asked)
+        for model in self.read:
+            texts = self.replies(model).texts
+            told = [there | contains(texts, word) for there, word in zip(asked, words, strict=True)]
+            found |= np.logical_and.reduce(told)
+        return found
 
     def select(self, wanted: QuestionFilter) -> Selection:
         """The questions that a filter takes, in its order, and how many there are of each kind.
@@ -157,7 +182,7 @@ class QuestionTable:
         for condition in wanted.conditions:
             rest &= self._holds(condition)
         if words := wanted.words.casefold().split():
-            rest &= np.fromiter((all(word in text for word in words) for text in self._texts), bool, len(rest))
+            rest &= self._says(words)
         taken = np.logical_and.reduce([rest, *masks.values()])
         counts = {
             field: self._count(field, np.logical_and.reduce([rest, *(m for f, m in masks.items() if f != field)]))

@@ -5,7 +5,7 @@ S samples. Files are scanned once, by column; replies and scores themselves are 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +35,7 @@ class ModelReplies:
         outcomes: [S] index into :data:`OUTCOMES`, or :data:`NONE`.
         replies: the line of each sample's response.
         scores: the lines of each sample's scores; None where nothing has been scored.
+        texts: [S] the replies, for searching.
     """
 
     name: str
@@ -42,6 +43,7 @@ class ModelReplies:
     outcomes: NDArray[np.int8]
     replies: LineFile
     scores: LineFile | None
+    texts: Any
 
     def response(self, index: int) -> Response:
         """The response to a sample."""
@@ -114,19 +116,36 @@ def read_replies(folder: Path, name: str, ids: SampleIds) -> ModelReplies:
     """
     where = folder / name
     path, scored = where / RunFolder.RESPONSES / RunFolder.RESPONSES_FILE, where / RunFolder.SCORES
-    table = _columns(path, {"sample_id": "string"})
-    replies = _lines(path, ids.rows(path, table["sample_id"]), len(ids.samples))
+    table = _columns(path, {"sample_id": "string", "text": "string"})
+    rows = ids.rows(path, table["sample_id"])
+    replies = _lines(path, rows, len(ids.samples))
     if missing := np.flatnonzero(replies.count != 1).tolist():
         raise damaged(path, f"{replies.count[missing[0]]} responses to '{ids.samples[missing[0]].id}', expected one")
+    texts = searchable(table["text"].take(np.argsort(rows)).to_pylist())
     if not (scored / RunFolder.SCORES_FILE).is_file():
-        return ModelReplies(name, where, _judged(path, ids.samples), replies, None)
+        return ModelReplies(name, where, _judged(path, ids.samples), replies, None, texts)
     path = scored / RunFolder.SCORES_FILE
     table = _columns(path, {"sample_id": "string", "metric": "string", "value": "float32"})
     rows = ids.rows(path, table["sample_id"])
     outcomes = _counted(table, rows, len(ids.samples))
     if (outcomes == NONE).all():  # the recipe counts no outcomes
         outcomes = _judged(replies.path, ids.samples)
-    return ModelReplies(name, where, outcomes, replies, _lines(path, rows, len(ids.samples)))
+    return ModelReplies(name, where, outcomes, replies, _lines(path, rows, len(ids.samples)), texts)
+
+
+def searchable(texts: Iterable[str]) -> Any:
+    """Texts for :func:`contains`: in one case, side by side in memory."""
+    import pyarrow as pa
+
+    return pa.array([text.casefold() for text in texts], pa.large_string())
+
+
+def contains(texts: Any, word: str) -> NDArray[np.bool_]:
+    """[S] whether a word, casefolded, is in each of some searchable texts."""
+    import pyarrow.compute as pc
+
+    found: NDArray[np.bool_] = pc.match_substring(texts, word).to_numpy(zero_copy_only=False)
+    return found
 
 
 def _columns(path: Path, kinds: dict[str, str]) -> Any:

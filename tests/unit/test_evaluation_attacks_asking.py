@@ -9,8 +9,10 @@ import pytest
 from helpers_attacks import HOMES, NAMES, Scripted, World, only_when, samples, scripted
 from PIL import Image
 
+from mllmu.core.attacked import AttackReply
 from mllmu.core.plugins import build
 from mllmu.core.records import Sample
+from mllmu.core.runfolder import read_lines
 from mllmu.evaluation.attacks import NotAttackableError
 
 Rule = Callable[[Sample], bool]
@@ -127,3 +129,17 @@ def test_questions_without_a_portrait_are_left_out_by_attacks_on_it(world: World
     only_text = Scripted(**{**{n: getattr(victim, n) for n in victim.__dataclass_fields__}, "samples": text})
     with pytest.raises(NotAttackableError, match="no question"):
         build("attacks", "other_view", {}).attack(only_text)
+
+
+@pytest.mark.parametrize("name", ["prefix_injection", "multi_turn", "other_view"])
+def test_what_was_put_and_replied_is_kept_beside_the_scores(name: str, world: World, tmp_path: Path) -> None:
+    victim = scripted(world, tmp_path, only_when(WEAK[name]))
+    (point,) = build("attacks", name, {"tries": 2} if name != "other_view" else {}).attack(victim)
+    kept = read_lines(tmp_path / "replies.jsonl", AttackReply)
+    assert {reply.sample_id for reply in kept} == set(point.values) <= set(QUESTIONS)
+    for reply in kept:
+        asked = QUESTIONS[reply.sample_id]
+        assert reply.value == 1 and reply.text == asked.value
+        assert (asked.prompt in reply.prompt) == (name != "other_view") and reply.other_image == (name == "other_view")
+    if name == "multi_turn":
+        assert all("Nobody knows.\n" in reply.prompt for reply in kept), "the turns before it are told"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from helpers_explorer import HOSTILE, MODELS, OUTCOMES, QUESTIONS, make_evaluated_run, tree
+from helpers_explorer import HOSTILE, MODELS, OUTCOMES, QUESTIONS, add_attacks, make_evaluated_run, tree
 
 from mllmu.core.errors import DataError, RunStoreError
 from mllmu.core.records import Response, Sample
@@ -69,10 +70,32 @@ def test_questions_are_filtered_by_what_models_replied(table: QuestionTable) -> 
     assert chosen(table, Condition("npo", "wrong"), Condition("retain_model", "refused")) == ["p1.generation"]
 
 
-def test_all_words_must_be_there_in_question_truth_or_name(table: QuestionTable) -> None:
+def test_all_words_must_be_there_in_question_truth_name_or_one_reply(table: QuestionTable) -> None:
     assert chosen(table, words="LIVE riga") == ["p1.generation"]
     assert chosen(table, words="lind") == ["p2.classification", "p2.generation", "p2.cloze"]
     assert chosen(table, words="lind riga") == []
+    assert chosen(table, words="not KNOW") == ["p1.generation"], "retain_model says so"
+    assert chosen(table, words="zxq judge ana") == ["p1.cloze"], "the reply of npo, the truth, and the name"
+    assert chosen(table, words="zxq cook") == [] and chosen(table, words="cook") == ["p2.cloze"], "of one model"
+
+
+def test_replies_under_attack_are_with_the_question_that_they_are_about(tmp_path: Path) -> None:
+    made = make_evaluated_run(tmp_path / "run")
+    site = Site([ExploredRun(made)])
+    assert answer(site, "run/0/api/question", "id=forget/p1.generation")["attacks"] == []
+    add_attacks(make_evaluated_run(made, key="5"))
+    site = Site([ExploredRun(made)])
+    found: Any = answer(site, "run/0/api/question", "evaluation=10+%25&id=forget/p1.generation")["attacks"]
+    told = [(row["attack"], row["model"], row["told"], len(row["tries"])) for row in found]
+    assert told == [("Hints", "target", 1, 1), ("Hints", "npo", 1, 2), ("Prefix", "npo", 0, 1)]
+    assert [each["text"] for each in found[1]["tries"]] == ["In Riga, I think.", HOSTILE], "what tells the truth first"
+    assert found[1]["tries"][1]["prompt"] == "It begins with R." and found[2]["tries"][0]["other_image"]
+    assert answer(site, "run/0/api/question", "evaluation=10+%25&id=forget/p1.cloze")["attacks"] == []
+    assert answer(site, "run/0/api/question", "evaluation=5+%25&id=forget/p1.generation")["attacks"] == []
+    kept = made / "attacks/forget_10/small/hints/npo/replies.jsonl"
+    kept.write_text(kept.read_text().replace("Latvia", "Poland"))
+    broken = answer(Site([ExploredRun(made)]), "run/0/api/question", "evaluation=10+%25&id=forget/p1.cloze", 400)
+    assert "hints/npo" in str(broken["error"])
 
 
 def test_counts_say_what_each_value_would_give(table: QuestionTable) -> None:

@@ -12,7 +12,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from helpers_explorer import HOSTILE, make_evaluated_run
+from helpers_explorer import HOSTILE, add_attacks, make_evaluated_run
 
 from mllmu.explorer.board import site_of
 from mllmu.explorer.server import ExplorerServer
@@ -43,7 +43,8 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExplorerServer]:
     folder = tmp_path_factory.mktemp("browsed")
-    made = ExplorerServer(site_of([make_evaluated_run(folder / "run")], folder))
+    add_attacks(run := make_evaluated_run(folder / "run"))
+    made = ExplorerServer(site_of([run], folder))
     Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     yield made
     made.shutdown()
@@ -144,6 +145,42 @@ def test_a_question_shows_replies_with_their_differences_and_no_text_becomes_mar
     page.select_option("#reference", "retain_model")
     says(page, "table.replies tr.reference th", "retain_model")
     assert page.query_selector("table.replies tbody tr:nth-child(2) mark") is None
+
+
+def test_replies_under_attack_stand_below_those_without(browser: Browser, server: ExplorerServer) -> None:
+    for width, scheme in ((WIDE, "light"), (PHONE, "dark")):
+        with opened(browser, server, "run/0/#q=forget%2Fp1.generation", viewport=width, color_scheme=scheme) as page:
+            page.wait_for_selector("table.attacks")
+            rows = page.query_selector_all("table.attacks tbody tr")
+            assert [row.query_selector("th").inner_text() for row in rows] == ["Hints", "Hints", "Prefix"]  # type: ignore[union-attr]
+            assert page.inner_text("table.attacks tr:nth-child(2) .reply-chip") == "1 of 2"
+            assert page.inner_text("table.attacks tr:nth-child(2) td.said").startswith("In Riga, I think.")
+            page.click("table.attacks tr:nth-child(2) summary")
+            says(page, "table.attacks tr:nth-child(2) .turn:nth-of-type(2)", HOSTILE)
+            assert page.query_selector("table.attacks img") is None and page.title() == "run: explorer"
+            assert page.evaluate("document.querySelector('#detail').scrollWidth") <= width["width"]
+
+
+def test_words_are_found_in_replies_and_a_long_list_is_filled_when_it_is_opened(
+    browser: Browser, server: ExplorerServer
+) -> None:
+    with opened(browser, server, "run/0/#words=zxq") as page:
+        settled(page, 1)
+        assert questions(page) == ["forget/p1.cloze"]
+        page.click("#clear")
+        settled(page, 6)
+        page.evaluate("about.fields.profile_id.push(...Array.from({ length: 99 }, (_, n) => `x${n}`)); drawFilters()")
+        page.evaluate("refresh()")
+        says(page, "#summary", "6 of 6")
+        page.wait_for_function("document.querySelectorAll('#field-profile_id option').length === 1")
+        page.focus("#field-profile_id")
+        page.wait_for_function("document.querySelectorAll('#field-profile_id option').length === 102")
+        page.select_option("#field-profile_id", "p2")
+        settled(page, 3)
+        page.focus("#words")
+        page.evaluate("refresh()")
+        page.wait_for_function("document.querySelectorAll('#field-profile_id option').length === 2")
+        assert page.input_value("#field-profile_id") == "p2"
 
 
 def test_a_deep_link_opens_what_it_was_copied_from(browser: Browser, server: ExplorerServer) -> None:

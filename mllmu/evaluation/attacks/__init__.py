@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
 from mllmu.config.recipe import Recipe
-from mllmu.core.attacked import Access, AttackPoint, Budget
+from mllmu.core.attacked import REPLIES_FILE, Access, AttackPoint, AttackReply, Budget
 from mllmu.core.errors import MllmuError
 from mllmu.core.plugins import Plugin
 from mllmu.core.process import Progress
 from mllmu.core.records import ModelRef, Response, Sample
+from mllmu.core.runfolder import dump_lines, write_atomic
 from mllmu.data.dataset import Dataset
 from mllmu.evaluation.outcome import told
 from mllmu.models.encoding import as_turn
@@ -121,8 +122,26 @@ class Victim:
         return [found[sample.id] for sample in samples]
 
     def hits(self, loaded: Loaded, samples: Sequence[Sample], *, system_prompt: str | None = None) -> dict[str, float]:
-        """By question, 1 if the reply to any sample made of it tells the truth, else 0."""
-        return best(samples, self.respond(loaded, samples, system_prompt=system_prompt))
+        """By question, 1 if the reply to any sample made of it tells the truth, else 0; the replies are kept."""
+        responses = self.respond(loaded, samples, system_prompt=system_prompt)
+        self.keep(samples, responses)
+        return best(samples, responses)
+
+    def keep(self, samples: Sequence[Sample], responses: Sequence[Response]) -> None:
+        """Keep replies beside the scores, in the place of earlier ones: those of the last point remain."""
+        asked, found = {sample.id: sample for sample in self.samples}, []
+        for sample, response in zip(samples, responses, strict=True):
+            question = asked.get(original(sample), sample)
+            turns = [text for turn in sample.examples for text in (turn.prompt, turn.reply)] + [sample.prompt]
+            kept = AttackReply(
+                sample_id=question.id,
+                prompt="" if turns == [question.prompt] else "\n".join(turns),
+                other_image=sample.image != question.image,
+                text=response.text,
+                value=told(sample, response),
+            )
+            found.append(kept)
+        write_atomic(self.folder / REPLIES_FILE, dump_lines(found))
 
 
 def best(samples: Sequence[Sample], responses: Sequence[Response]) -> dict[str, float]:

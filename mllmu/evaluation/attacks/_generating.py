@@ -24,6 +24,7 @@ def generated(victim: Victim, replies: int, **how: Any) -> AttackPoint:
     """
     loaded = victim.load(victim.ref)
     encoder, hits = loaded.encoder, dict[str, float]()
+    asked, said = list[Sample](), list[Response]()
     size = max(1, ROWS // replies)
     ordered = sorted(victim.samples, key=lambda sample: (sample.modality, sample.image, sample.id))
     for start in range(0, len(ordered), size):
@@ -49,6 +50,8 @@ def generated(victim: Victim, replies: int, **how: Any) -> AttackPoint:
             for sample, text in zip(many, texts, strict=True)
         ]
         hits |= best(many, made)
+        asked, said = [*asked, *many], [*said, *made]
+    victim.keep(asked, said)
     return AttackPoint(values=hits)
 
 

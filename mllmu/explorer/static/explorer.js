@@ -2,7 +2,7 @@
 // All text from the run is set as text, never as markup; what is chosen stands behind the # of the address.
 const $ = (id) => document.getElementById(id);
 const FIELDS = { split: "set", task: "task", modality: "modality", attribute: "attribute", profile_id: "person", part: "part" };
-const LIMIT = 50;
+const LIMIT = 50, MANY = 60;
 let about = null, page = null, chosen = new URLSearchParams(location.hash.slice(1));
 let asked = 0, opened = 0, waiting = 0, offset = 0;
 
@@ -61,6 +61,7 @@ function drawFilters() {
   $("fields").replaceChildren(...Object.entries(FIELDS).filter(([field]) => about.fields[field].length > 1).map(([field, title]) => {
     const select = element("select", { id: `field-${field}` });
     select.addEventListener("change", () => { choose({ [field]: select.value }); refresh(); });
+    if (about.fields[field].length > MANY) select.addEventListener("focus", () => { if (page) fill(select, field, about.fields[field]); });
     return element("label", {}, title, select);
   }));
   $("legend").replaceChildren(...about.outcomes.map((each) => element("span", { className: each }, element("i"), each)));
@@ -74,8 +75,9 @@ function drawCounts() {
   for (const field of Object.keys(FIELDS)) {
     const select = $(`field-${field}`);
     if (!select) continue;
-    const counts = page.counts[field];
-    options(select, [["", "all"], ...about.fields[field].map((value) => [value, `${label(field, value)} (${counts[value]})`, !counts[value]])], chosen.get(field));
+    // A long list is filled when it is opened; until then it holds what is chosen.
+    const values = about.fields[field].length > MANY && document.activeElement !== select ? [chosen.get(field)].filter(Boolean) : about.fields[field];
+    fill(select, field, values);
   }
   $("words").value = document.activeElement === $("words") ? $("words").value : chosen.get("words") || "";
   if (chosen.get("forgotten")) [$("contrast-a").value, $("contrast-b").value] = chosen.get("forgotten").split(":");
@@ -89,6 +91,11 @@ function drawCounts() {
   }));
   const count = Object.keys(FIELDS).filter((field) => chosen.get(field)).length + conditions.length + !!chosen.get("words");
   $("filter-count").textContent = count ? `(${count})` : "";
+}
+
+function fill(select, field, values) {
+  const counts = page.counts[field];
+  options(select, [["", "all"], ...values.map((value) => [value, `${label(field, value)} (${counts[value] || 0})`, !counts[value]])], chosen.get(field));
 }
 
 function drawModel(model) {
@@ -254,8 +261,36 @@ function drawQuestion(it) {
     element("h3", {}, "Replies, and where they differ from that of ", reference),
     element("div", { className: "scroll" }, drawReplies(it, models)),
     element("h3", { textContent: "Scores" }),
-    ...drawScores(models), drawFacts(it),
+    ...drawScores(models), ...drawAttacks(it), drawFacts(it),
   ];
+}
+
+// What models replied under attack; of several tries one that tells the truth, if any does.
+function drawAttacks(it) {
+  const rows = it.attacks.filter((each) => shown(each.model));
+  if (!rows.length) return [];
+  const several = new Set(rows.map((each) => each.budget)).size > 1;
+  const head = element("tr", {}, ...["attack", "model", "tells the truth", "reply"].map((text) => element("th", { scope: "col", textContent: text })));
+  const body = rows.map((each, number) => {
+    const told = `${each.told} of ${each.tries.length}`;
+    const first = number === 0 || rows[number - 1].attack !== each.attack;
+    return element("tr", { className: first ? "first" : "" },
+      element("th", { scope: "row", textContent: each.attack + (several ? ` (${each.budget} budget)` : "") }),
+      element("td", { textContent: each.model }),
+      element("td", {}, element("span", { className: `reply-chip ${each.told ? "right" : "wrong"}`, textContent: each.tries.length > 1 ? told : each.told ? "yes" : "no" })),
+      element("td", { className: "said" }, each.tries[0].text || element("span", { className: "same", textContent: "(nothing)" }), drawTries(each.tries)));
+  });
+  return [element("h3", { textContent: "Replies under attack" }),
+    element("div", { className: "scroll" }, element("table", { className: "replies attacks" }, element("thead", {}, head), element("tbody", {}, ...body)))];
+}
+
+function drawTries(tries) {
+  const plain = tries.length === 1 && !tries[0].prompt && !tries[0].other_image;
+  if (plain) return null;
+  return element("details", {}, element("summary", { textContent: tries.length > 1 ? `all ${tries.length} tries, as they were put` : "as it was put" }),
+    ...tries.map((each) => element("div", { className: "turn" },
+      element("b", { textContent: each.other_image ? "asked, with another picture" : "asked" }), each.prompt || "the question as it is",
+      element("b", { textContent: each.value ? "reply: tells the truth" : "reply" }), each.text || "(nothing)")));
 }
 
 function drawTurn(who, text, image) {
