@@ -8,8 +8,9 @@ from mllmu.core.content import content_digest
 from mllmu.core.errors import DataError
 from mllmu.core.names import is_hub_name
 from mllmu.core.records import Sample
-from mllmu.core.runfolder import RunFolder, Unit, dump_lines, intact, read_lines, write_atomic, write_json
+from mllmu.core.runfolder import RunFolder, Unit, dump_lines, intact, read_lines, unit_record, write_atomic, write_json
 from mllmu.evaluation.benchmarks import Benchmark, Skipped
+from mllmu.pipeline.data import same_elsewhere
 from mllmu.pipeline.run import Run
 
 ACCOUNT = "account.json"
@@ -29,9 +30,14 @@ def built(spec: PluginSpec) -> Benchmark:
 def _of(run: Run, spec: PluginSpec) -> Sequence[Sample]:
     benchmark = built(spec)
     files = "" if is_hub_name(benchmark.path) or not benchmark.path.exists() else content_digest(benchmark.path)
-    unit = run.store.unit(
-        f"{RunFolder.BENCHMARKS}/{benchmark.name}", {"settings": benchmark.model_dump(mode="json"), "files": files}
-    )
+    settings = benchmark.model_dump(mode="json")
+    name, inputs = f"{RunFolder.BENCHMARKS}/{benchmark.name}", {"settings": settings, "files": files}
+    made = unit_record(run.root / name).get("inputs", {})
+    if made.get("files") and not run.store.force:  # the file may lie elsewhere now
+        before = {"settings": made["settings"], "files": {made["settings"]["path"]: made["files"]}}
+        now = {"settings": settings, "files": {settings["path"]: files} if files else {}}
+        inputs = made if same_elsewhere(before, now) else inputs
+    unit = run.store.unit(name, inputs)
     if not unit.done:
         with unit.making() as facts:
             facts |= _store(benchmark, unit, run)

@@ -1,5 +1,7 @@
 """Stage ``data``: people, images, questions, splits."""
 
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +24,50 @@ def make_data(run: Run) -> None:
 
 
 def data_unit(run: Run) -> Unit:
-    """The unit of the data; it depends on its settings, the seed, and the content of the files that they name."""
-    files = gone(run.root / RunFolder.DATA, run) | _files(run.recipe)
-    inputs = {"seed": run.recipe.seed, "settings": _settings(run.recipe), "files": files}
-    return run.store.unit(RunFolder.DATA, inputs)
+    """The unit of the data; it depends on its settings, the seed, and the content of the files that they name.
+
+    Files may lie elsewhere than when the data were made, as in a copy of recipe and run folder.
+    """
+    made: dict[str, Any] = unit_record(run.root / RunFolder.DATA).get("inputs", {})
+    now: dict[str, Any] = {"seed": run.recipe.seed, "settings": _settings(run.recipe), "files": _files(run.recipe)}
+    if not made or run.store.force or not same_elsewhere(made, now):
+        return run.store.unit(RunFolder.DATA, now)
+    if missing := sorted(path for path in made["files"] if _name(path) not in map(_name, now["files"])):
+        run.progress.note(f"{missing[0]}: is gone; the data that were made from it are used")
+    return run.store.unit(RunFolder.DATA, made)
 
 
-def gone(folder: Path, run: Run) -> dict[str, str]:
-    """The files of finished data that are not there any more, as recorded: the run folder holds what was in them."""
-    recorded: dict[str, str] = unit_record(folder).get("inputs", {}).get("files", {})
-    missing = {path: digest for path, digest in recorded.items() if not Path(path).exists()}
-    if missing and not run.store.force:
-        run.progress.note(f"{min(missing)}: is gone; the data that were made from it are used")
-    return missing
+def same_elsewhere(made: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether ``settings`` are the same but for the places of ``files``, and no file that is there has other content.
+
+    A file is known by its content; one that is gone by its name, as the run folder holds what was in it.
+    """
+    old, new = made["files"], now["files"]
+
+    def moved(before: Any, after: Any) -> bool:
+        if not (isinstance(before, str) and isinstance(after, str) and before in old):
+            return False
+        return bool(new[after] == old[before]) if after in new else _name(before) == _name(after)
+
+    pairs = _differing(made["settings"], json.loads(json.dumps(now["settings"], default=str)))
+    known = all(own == old[path] if path in old else own in old.values() for path, own in new.items())
+    return made.get("seed") == now.get("seed") and known and all(moved(*pair) for pair in pairs)
+
+
+def _name(path: str) -> str:
+    return Path(path).name
+
+
+def _differing(before: Any, after: Any) -> Iterator[tuple[Any, Any]]:
+    """What differs between two trees of plain values, leaf by leaf."""
+    if isinstance(before, dict) and isinstance(after, dict) and before.keys() == after.keys():
+        for name, value in before.items():
+            yield from _differing(value, after[name])
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        for one, other in zip(before, after, strict=True):
+            yield from _differing(one, other)
+    elif before != after:
+        yield before, after
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
