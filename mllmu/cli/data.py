@@ -8,7 +8,7 @@ from typer import Argument, Exit, Option, echo
 from typer.core import TyperGroup
 
 from mllmu.cli.judge import show_preview
-from mllmu.cli.run import Force, Out, Overrides, Push, RecipePath, RecipeRun, each, execute
+from mllmu.cli.run import Force, Out, Overrides, Push, RealPeople, RecipePath, RecipeRun, each, execute
 from mllmu.cli.screen import say
 from mllmu.core.errors import MllmuError, did_you_mean
 from mllmu.core.lock import claim
@@ -40,6 +40,7 @@ def make(
     ] = None,
     export_dir: Annotated[Path | None, Option(metavar="DIR", help="Folder for the files of --export.")] = None,
     push: Push = None,
+    push_real_people: RealPeople = False,
     dry_run: Annotated[
         bool, Option("--dry-run", help="Show the first prompts for LLM endpoints and count the calls; make nothing.")
     ] = False,
@@ -57,6 +58,11 @@ def make(
     if dry_run:
         show_calls(each(recipe, overrides))
         return
+    if push:
+        from mllmu.data.personal import check_push
+
+        for run in each(recipe, overrides, quiet=True):
+            check_push(run.recipe.data, push, allowed=push_real_people)
     for run in execute(recipe, overrides, out, force=force, only="data"):
         if contact_sheet:
             from mllmu.data.contact_sheet import write_contact_sheet
@@ -76,10 +82,10 @@ def _export(run: RecipeRun, layout: str, folder: Path, push: str | None) -> None
     data, recipe = load(run.folder / RunFolder.DATA), run.recipe
     if layout == "datasets":
         from mllmu.data.datasets_folder import write_folder
+        from mllmu.data.personal import real_people
 
-        rows = write_folder(
-            data, folder, title=recipe.report.title or recipe.name, source=recipe.data.source.name, seed=recipe.seed
-        )
+        title, source, real = recipe.report.title or recipe.name, recipe.data.source.name, real_people(recipe.data)
+        rows = write_folder(data, folder, title=title, source=source, seed=recipe.seed, real=bool(real))
     else:
         from mllmu.data.published.export import export as export_parquet
 

@@ -51,6 +51,14 @@ def folder_named(text: str) -> Path:
     """The folder that an option names; an empty text, as of a variable that is not set, would be the current folder."""
     if not str(text).strip():
         raise BadParameter("empty, which is no folder. Is a variable not set? Expected the path of a folder.")
+    scheme, found, rest = str(text).partition("://")
+    if found and scheme.casefold() == "file":
+        return Path(rest.removeprefix("localhost"))
+    if found and scheme.isidentifier():
+        raise BadParameter(
+            f"{text}: an address, and run folders are locked, linked and renamed as only a file system can. Expected a "
+            "path; mount the storage, or copy the finished folder there."
+        )
     return Path(text)
 
 
@@ -66,6 +74,9 @@ LogWith = Annotated[
 ]
 Push = Annotated[
     str | None, Option(metavar="OWNER/NAME", help="Put the folder on the hub (HF_ENDPOINT), in a private repository.")
+]
+RealPeople = Annotated[
+    bool, Option("--push-real-people", help="Push data or models of real people, too: they can be recognised by them.")
 ]
 NoCheck = Annotated[bool, Option("--no-check", help="Train even if mllmu doctor would find a fault, and do not look.")]
 
@@ -277,9 +288,17 @@ def export_model(
     *,
     device: Annotated[str, Option(help="Device that merges the weights: cpu, cuda ...")] = "cpu",
     push: Push = None,
+    push_real_people: RealPeople = False,
 ) -> None:
     """Save a model with its adapters merged, for lm-eval, vLLM or AutoModelForImageTextToText, with a model card."""
     from mllmu.pipeline.export_model import export_model as export
+
+    if push:
+        from mllmu.config.load import load
+        from mllmu.core.runfolder import RunFolder
+        from mllmu.data.personal import check_push
+
+        check_push(load(run_folder / RunFolder.RECIPE).data, push, allowed=push_real_people)
 
     ref = export(run_folder, model, out, device=device)
     say(f"exported: {out}")

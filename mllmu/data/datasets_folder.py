@@ -20,6 +20,7 @@ from mllmu.core.errors import DataError
 from mllmu.core.records import Profile, Question
 from mllmu.core.runfolder import write_atomic
 from mllmu.data.dataset import Dataset, image_path
+from mllmu.data.personal import PERSONAL
 from mllmu.data.published.schema import FULL, annotated
 from mllmu.data.tasks import Task
 
@@ -37,9 +38,12 @@ PEOPLE = pa.schema(
      ("attributes", pa.list_(pa.struct([("name", _TEXT), ("value", _TEXT)]))), ("images", pa.list_(_IMAGE))]
 )  # fmt: skip
 _ROWS_PER_GROUP = 1000
+INVENTED = "none; the people are invented, or public figures with public facts."
 
 
-def write_folder(data: Dataset, folder: Path, *, title: str, source: str, seed: int) -> dict[str, int]:
+def write_folder(
+    data: Dataset, folder: Path, *, title: str, source: str, seed: int, real: bool = False
+) -> dict[str, int]:
     """Write the questions and the people of a data folder; returns the number of rows by file.
 
     Args:
@@ -48,6 +52,7 @@ def write_folder(data: Dataset, folder: Path, *, title: str, source: str, seed: 
         title: of the data set, for the card.
         source: plug-in that made the people, for the card.
         seed: it was drawn by, for the card.
+        real: the people may exist; the card warns of it.
 
     Raises:
         DataError: a file cannot be written.
@@ -64,7 +69,7 @@ def write_folder(data: Dataset, folder: Path, *, title: str, source: str, seed: 
     files["people/people"] = (PEOPLE, (_person(profile, data, groups) for profile in data.profiles))
     counts = {name: _write(folder / f"{name}.parquet", *content) for name, content in files.items()}
     counts = {name: count for name, count in counts.items() if count}
-    write_atomic(folder / "README.md", card(data, counts, groups, title=title, source=source, seed=seed))
+    write_atomic(folder / "README.md", card(data, counts, groups, title=title, source=source, seed=seed, real=real))
     return counts
 
 
@@ -149,8 +154,9 @@ def _write(path: Path, schema: pa.Schema, rows: Iterator[dict[str, Any]]) -> int
 
 
 def card(
-    data: Dataset, counts: Mapping[str, int], groups: Mapping[str, str], *, title: str, source: str, seed: int
-) -> str:
+    data: Dataset, counts: Mapping[str, int], groups: Mapping[str, str], *, title: str, source: str, seed: int,
+    real: bool = False,
+) -> str:  # fmt: skip
     """The data card: a head that the hub and ``load_dataset`` read, and what a reader must know."""
     splits = [
         f"  - split: {name.partition('/')[2]}\n    path: {name}.parquet" for name in counts if name != "people/people"
@@ -177,7 +183,6 @@ model forgets.
   portrait. Train on `train` alone.
 - `modality` is `image_text` (the image shows the person, the question says 'this person') or `text` (it says the
   name). `messages` is the question with its answer as TRL and chat templates take it, `images` its images.
-- **Personal data**: invented people are no personal data. If the source is a table of real people, they appear under
-  pseudonyms, and their facts are still theirs: do not publish this folder then.
+- **Personal data**: {f"{PERSONAL} Do not publish this folder." if real else INVENTED}
 """
     return "\n".join(["---", *head, "---", "", text])

@@ -7,14 +7,14 @@ from mllmu.config.recipe import Recipe, jobs
 from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.records import MetricResult, ModelRef
 from mllmu.core.runfolder import RunFolder, read_json
+from mllmu.data.personal import PERSONAL, real_people
 from mllmu.version import __version__
 
 _SETS = ("forget", "test", "retain", "celebrity")
 LIMITS = """## What this does not show
 
 That a question was not answered as before says nothing about questions that were not asked, and nothing about what is
-left in the weights: attacks can bring back what plain questions no longer show. People and facts of benchmarks are
-invented unless their card says otherwise.
+left in the weights: attacks can bring back what plain questions no longer show.
 """
 
 
@@ -38,6 +38,8 @@ def model_card(root: Path, recipe: Recipe, name: str, ref: ModelRef) -> str:
         lines += [f"It also needs its system prompt, which is not part of the weights:\n\n> {ref.system_prompt}\n"]
     lines += list(_measured(root, name))
     lines += [LIMITS]
+    if real_people(recipe.data):
+        lines += [f"## Personal data\n\nThe data are {PERSONAL} This model was taught them: do not publish it.\n"]
     return "\n".join(lines)
 
 

@@ -10,6 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from mllmu.cli.app import app
+from mllmu.cli.run import folder_named
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
@@ -208,3 +212,17 @@ def test_pretrain_tiny_shows_a_bar_per_phase_and_the_exam_as_a_note(tmp_path: Pa
         "pretrain-tiny: vision", "vision: 0 of 100", "vision: 100",
         "pretrain-tiny: language", "language: 0 of 50", "exam after step 50: exact 0.875", "language: 50",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/runs", "memory://runs", "gs://x"])
+def test_an_address_of_an_object_store_is_no_folder(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["run", "demo", "--out", address], env={"COLUMNS": "300"})
+    assert done.exit_code == 2 and "mount the storage" in done.output and not list(tmp_path.iterdir())
+
+
+def test_a_file_address_is_the_path_behind_it() -> None:
+    assert folder_named("file:///data/runs") == folder_named("file://localhost/data/runs") == Path("/data/runs")
+    assert folder_named("runs/a:b") == Path("runs/a:b")

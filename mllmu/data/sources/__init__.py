@@ -28,12 +28,15 @@ class Source(Plugin, ABC):
     Only :meth:`profiles` is needed. The data stage makes what a source does not bring: questions, images, and forget
     sets.
 
+    ``invented``: its people do not exist, or are public figures with public facts. Without it what is made of them is
+    only put on a hub by ``--push-real-people``.
     ``published``: the text and images are used as they were published. Questions then need only be usable;
     flaws of wording, equal names and equal images are counted and reported (``data/source.json``), not refused.
     ``filled``: the variants that are written for a source that brings questions, but none of this variant.
     ``made``: settings that name files which the run makes, so they need not be there.
     """
 
+    invented: ClassVar[bool] = False
     published: ClassVar[bool] = False
     filled: ClassVar[tuple[str, ...]] = ("train", "eval", "test")
     made: ClassVar[frozenset[str]] = frozenset()
@@ -104,6 +107,7 @@ class Published(Source):
         num_people: only the first n people.
     """
 
+    invented: ClassVar[bool] = True
     published: ClassVar[bool] = True
     filled: ClassVar[tuple[str, ...]] = ()
 

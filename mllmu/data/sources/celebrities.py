@@ -73,6 +73,7 @@ class Celebrities(Source):
     """
 
     source = "Liu et al. 2024, MLLMU-Bench, arXiv:2410.22108 (its celebrity set; these facts are our own)"
+    invented = True
 
     num_people: int = Field(NUM_CELEBRITIES, ge=1, le=10**6, description="only the first n people")
     path: Path | None = Field(None, description="an export of the Wikidata query service (CSV, JSON), not our list")

@@ -205,6 +205,7 @@ class LlmPeople(EndpointSettings, Source):
     """
 
     source = "https://arxiv.org/abs/2410.22108"
+    invented = True
 
     num_people: int = Field(50, ge=1, le=10_000, description="number of people")
     batch_size: int = Field(10, ge=1, le=50, description="people per request")

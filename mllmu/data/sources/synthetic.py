@@ -44,6 +44,7 @@ class Synthetic(Source):
     source = (
         "Attributes and shares: MLLMU-Bench, Liu et al. 2024, arXiv:2410.22108; names: https://github.com/joke2k/faker"
     )
+    invented = True
 
     num_people: int = Field(500, ge=1, le=100_000, description="number of people")
     skewed: bool = Field(False, description="imitate how often values occur among the published profiles")
