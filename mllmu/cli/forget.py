@@ -27,10 +27,18 @@ def forget(
         ),
     ],
     *,
-    people: Annotated[Path, Option(metavar="FILE", help="Ids or names of the people to forget, one a line (CSV).")],
     data: Annotated[
         Path, Option(metavar="FILE", help="What the model was taught from: a recipe, or a table of people.")
     ],
+    people: Annotated[
+        Path | None, Option(metavar="FILE", help="Ids or names of the people to forget as a whole, one a line (CSV).")
+    ] = None,
+    facts: Annotated[
+        Path | None,
+        Option(
+            metavar="TABLE", help="Single facts to forget: 'id,attribute' rows, or a column for each attribute (CSV)."
+        ),
+    ] = None,
     holdout: Annotated[
         Path | None,
         Option(metavar="FILE", help="A table of people it was never taught; without one they are invented."),
@@ -44,7 +52,7 @@ def forget(
     overrides: Overrides = None,
     out: Annotated[Path, Option(metavar="DIR", help="The folder of all requests.", parser=folder_named)],
 ) -> None:
-    """Make a model forget people, measure what it still answers, and write a certificate.
+    """Make a model forget people, or single facts about them, measure what it still answers, and write a certificate.
 
     No model trained without these people is needed: people it was never taught are the yardstick. Every step is entered
     into the ledger of DIR. A stopped command continues when it is repeated.
@@ -54,8 +62,9 @@ def forget(
         from mllmu.requests.order import ForgetOrder
 
         order = ForgetOrder(
-            model=model, base=base, people=people, data=data, holdout=holdout, method=method, overrides=overrides or ()
-        )
+            model=model, base=base, people=people, facts=facts, data=data, holdout=holdout, method=method,
+            overrides=overrides or (),
+        )  # fmt: skip
         outcome = carry_out(order, out, key=key, name=request, progress=display)
     for sentence in outcome.sentences:
         echo(sentence)

@@ -21,11 +21,19 @@ class ForgetRequest(Settings):
     """facts to forget, by attribute; empty, without 'coarsen': all; e.g. [salary, medical_condition]"""
     coarsen: dict[Attribute, Level] = Field({})
     """facts of which only a coarse value may stay known; e.g. {birth_date: decade, residence: country, salary: band}"""
+    facts: dict[Annotated[str, Field(pattern=ID_PATTERN)], Annotated[tuple[Attribute, ...], Field(min_length=1)]] = (
+        Field({})
+    )
+    """facts to forget, by person; 'people' beside it are forgotten wholly; e.g. {p003: [salary], p017: [pet, hobby]}"""
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:
-        if not (self.people or self.attributes or self.coarsen):
-            raise ValueError("a request names nothing; give 'people', 'attributes' or 'coarsen'")
+        if not (self.people or self.attributes or self.coarsen or self.facts):
+            raise ValueError("a request names nothing; give 'people', 'attributes', 'coarsen' or 'facts'")
+        if self.facts and (self.attributes or self.coarsen):
+            raise ValueError("'facts' names attributes by person; leave 'attributes' and 'coarsen' out")
+        if both := set(self.people) & set(self.facts):
+            raise ValueError(f"'{min(both)}' is named under 'people' and under 'facts'; forget all or some facts")
         if both := set(self.attributes) & set(self.coarsen):
             raise ValueError(f"'{min(both)}' is named under 'attributes' and under 'coarsen'; forget it or coarsen it")
         for what, named in (("people", self.people), ("attributes", self.attributes)):

@@ -11,10 +11,11 @@ from itertools import pairwise
 from operator import or_
 from typing import Any
 
-from mllmu.config.recipe import DataSection, Recipe, percent
+from mllmu.config.recipe import DataSection, Recipe, percent, taught_models
 from mllmu.config.requests import ForgetRequest
 from mllmu.core.equal_values import tells
 from mllmu.core.errors import DataError, RecipeError, did_you_mean
+from mllmu.core.names import RETAIN_MODEL
 from mllmu.core.parsing import render_answer
 from mllmu.core.process import rng
 from mllmu.core.records import KEPT, OTHER_ATTRIBUTE, THROUGH, Profile, Question
@@ -142,16 +143,18 @@ def fact_set(request: ForgetRequest, data: Dataset) -> FactSet:
     Raises:
         DataError: it names unknown people, or attributes that none of them has.
     """
-    people = request.people or tuple(data.splits[data.keys[0]])
+    people = (*request.people, *request.facts) or tuple(data.splits[data.keys[0]])
     if unknown := [person for person in people if person not in data.people]:
         raise DataError(
             f"unlearn: a request names '{unknown[0]}', who is nobody of the {len(data.people)} people."
             f"{did_you_mean(unknown[0], data.people)} Their ids are in data/profiles.jsonl."
         )
+    profiles = {profile.id: profile for profile in data.profiles}
+    if request.facts:
+        return _by_person(request, profiles)
     wanted = {**dict.fromkeys(request.attributes, ""), **request.coarsen}
     if not wanted:
         return FactSet(dict.fromkeys(people), {})
-    profiles = {profile.id: profile for profile in data.profiles}
     had = dict.fromkeys(name for person in people for name in profiles[person].attributes)
     if unknown := [name for name in wanted if name not in had]:
         raise DataError(
@@ -165,6 +168,21 @@ def fact_set(request: ForgetRequest, data: Dataset) -> FactSet:
             if level:
                 coarse(name, profiles[person].attributes[name], level)
     return FactSet(facts, values)
+
+
+def _by_person(request: ForgetRequest, profiles: Mapping[str, Profile]) -> FactSet:
+    """The facts of a request that names them person by person; DataError for one that its person has not."""
+    values = {}
+    for person, names in request.facts.items():
+        own = profiles[person].attributes
+        if unknown := [name for name in names if name not in own]:
+            raise DataError(
+                f"unlearn: a request names '{unknown[0]}' of '{person}', who has no such attribute."
+                f"{did_you_mean(unknown[0], own)} Known: {', '.join(own)}."
+            )
+        values[person] = tuple(own[name] for name in names)
+    some = {person: dict.fromkeys(names, "") for person, names in request.facts.items()}
+    return FactSet({**dict.fromkeys(request.people), **some}, values)
 
 
 def _asked_anew(data: Dataset, section: DataSection, seed: int) -> Dataset:
@@ -197,8 +215,31 @@ def _with_sets(data: Dataset, facts: FactSet, recipe: Recipe) -> Dataset:
     kept = [q for q in every if q.profile_id in who and q.variant == "eval" and not facts.holds(q)]
     main = [q for q in every if q.variant == "train" or q.profile_id not in who or facts.holds(q)]
     main = [q if q.variant == "train" else q.model_copy(update={"coarse": facts.level(q)}) for q in main]
+    if RETAIN_MODEL not in taught_models(recipe):
+        main = _like_for_like(main, facts, data, order)
     through = [t for q in main if q.profile_id in who and q.variant == "eval" for t in _through(q, facts, data, seed)]
     return replace(data, questions=main, further={KEPT: kept, THROUGH: through})
+
+
+def _like_for_like(questions: list[Question], facts: FactSet, data: Dataset, order: QuestionOrder) -> list[Question]:
+    """The same questions, but about people that no model was taught, who are the yardstick: what the request names.
+
+    Raises:
+        DataError: none of these people has an attribute that the request names.
+    """
+    if None in facts.facts.values():
+        return questions
+    names = sorted({name for own in facts.facts.values() for name in own or ()})
+    untaught = {*data.holdout, *data.calibration}
+    profiles = [profile for profile in data.profiles if profile.id in untaught]
+    found = about(profiles, order._replace(variants=("eval",)), {profile.id: names for profile in profiles})
+    if profiles and not any(q.profile_id in data.holdout for q in found):
+        raise DataError(
+            f"unlearn: no holdout people can be asked about {', '.join(names)}, so there is nothing to compare with. "
+            "Give people who have these attributes: data.holdout_source."
+        )
+    stay = [q for q in questions if q.variant == "train" or q.profile_id not in untaught]
+    return stay + balance_letters([q for q in found if q.variant == "eval"], order.seed)
 
 
 def _slot(question: Question) -> tuple[str, ...]:

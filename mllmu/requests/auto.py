@@ -45,7 +45,8 @@ def choose(run: Run) -> tuple[dict[str, Any], list[Trial]]:
     def scores(model: str) -> dict[tuple[str, Any], float]:
         return main_scores(evaluation.samples, evaluation.asked(model), parser)
 
-    run.progress.stage("choose", f"{len(TRIALS)} settings, on facts and people that the evidence leaves out")
+    on = "facts and people that the evidence leaves out" if run.recipe.data.splits.selection else "the same few facts"
+    run.progress.stage("choose", f"{len(TRIALS)} settings, on {on}")
     target = scores("target")
     untaught = {("forget", modality): value for (split, modality), value in target.items() if split == HOLDOUT}
     trials = []
@@ -66,9 +67,13 @@ def choose(run: Run) -> tuple[dict[str, Any], list[Trial]]:
 
 
 def trial_samples(run: Run, key: str) -> list[Sample]:
-    """The questions that trials are judged by: facts set aside, and calibration people in the place of holdout ones."""
+    """The questions that trials are judged by: facts set aside, and calibration people in the place of holdout ones.
+
+    Where so few facts are to be forgotten that none is set aside, trials are judged by the questions of the evidence.
+    """
     data, recipe = run.data, run.recipe
-    aside = [s for s in Evaluation(run, key).render() if s.part == "selection" and s.split != "test"]
+    every = [s for s in Evaluation(run, key).render() if s.split not in ("test", HOLDOUT)]
+    aside = [s for s in every if s.part == "selection"] if recipe.data.splits.selection else every
     others = replace(data, splits={**data.splits, HOLDOUT: data.calibration})
     rendered = rendering.render(
         others, key, recipe.evaluate, selection=recipe.data.splits.selection, seed=recipe.seed,

@@ -141,7 +141,7 @@ def _remove(root: Path) -> None:
 
 def _tell(folder: Path, request: str, entry: RequestEntry, ledger: Ledger) -> None:
     """The certificate says that there is no way back, and what cannot be checked any more."""
-    path = folder / certificate.FOLDER / f"{request}.json"
+    path = certificate.path_of(folder, request)
     if not path.is_file():
         return
     head = ledger.head()

@@ -26,17 +26,25 @@ FORMAT = "mllmu-certificate-1"
 LABELS = {
     "forget": "Questions about the people to forget",
     "test": "The same, in other words and with other pictures",
+    "through": "The same, after another fact about the same person has been told",
     "holdout": "Questions about people the model was never taught (yardstick)",
+    "kept": "Questions about other facts of the same people, which stay",
     "retain": "Questions about other people the model was taught",
     "celebrity": "Questions about well-known people",
 }
+LABELS_OF_FACTS = LABELS | {
+    "forget": "Questions about the facts to forget",
+    "holdout": "Questions about the same facts of people the model was never taught (yardstick)",
+}
+"""What the sets are called where single facts are to be forgotten."""
 NOT_CLAIMED = (
     "That the facts are gone from the weights: what a model holds cannot be read off it, only answers can be tested.",
     "Anything about questions, languages, pictures and attacks that were not tried.",
+    "That nobody can work the facts out from what the model still knows, or from other sources.",
     "Anything about copies of the earlier model, of its training data, or of their backups, wherever they are. Whoever "
     "has the earlier model, or takes the last adapter away from the new one, has the facts back.",
-    "That the result equals a model trained without these people. None was trained: the yardstick is what the model "
-    "says about other people it was never taught. They may be easier or harder to guess, so this is weaker evidence.",
+    "That the result equals a model trained without what is forgotten. None was trained: the yardstick is what the "
+    "model says about other people it was never taught. They may be easier or harder to guess: weaker evidence.",
 )
 
 
@@ -59,22 +67,32 @@ def sentences(evidence: Evidence) -> list[str]:
     """What was shown and what was not, in plain sentences; the first is the result."""
     row = {one.split: one for one in evidence.rows if not one.modality}
     forget, yardstick, excess = row["forget"], row["holdout"], evidence.excess
+    what = f"these facts of {evidence.num_forget} people" if evidence.partial else f"{evidence.num_forget} people"
     found = [
         f"{_verdict(evidence)} Right answers: {show(forget.before)} before, {show(forget.after)} after, of "
-        f"{forget.after.num} questions about {evidence.num_forget} people; {show(yardstick.before)} about "
-        f"{evidence.num_holdout} people it was never taught. Difference to these: {show(excess, signed=True)}.",
+        f"{forget.after.num} questions about {what}; {show(yardstick.before)} about {evidence.num_holdout} people it "
+        f"was never taught. Difference to these: {show(excess, signed=True)}.",
     ]
+    if evidence.reused:
+        found.append(
+            "So few facts were to be forgotten that the settings were chosen by these same questions. The result may "
+            "look better than it would on questions that nothing was chosen by."
+        )
     if worst := evidence.worst.get("white box"):
         found.append(
             f"Of {sum(not one.reason for one in evidence.attacks)} attacks, the one that found most ({worst.label}) "
             f"got {show(worst.excess, signed=True)} more right answers about them than about the yardstick people."
         )
-    if "retain" in row:
-        stay = row["retain"]
-        found.append(f"About other people it was taught: {show(stay.before)} before, {show(stay.after)} after.")
+    for split, who in (
+        ("kept", "About other facts of the same people"),
+        ("retain", "About other people it was taught"),
+    ):
+        if split in row:
+            found.append(f"{who}: {show(row[split].before)} before, {show(row[split].after)} after.")
+    without = "these facts" if evidence.partial else "these people"
     found.append(
         "Not shown: that the facts are gone from the weights; anything about other questions or attacks. There is no "
-        "model trained without these people to compare with, so the comparison is with other people: weaker evidence."
+        f"model trained without {without} to compare with, so the comparison is with other people: weaker evidence."
     )
     return found
 
@@ -82,17 +100,18 @@ def sentences(evidence: Evidence) -> list[str]:
 def _verdict(evidence: Evidence) -> str:
     forget = next(row for row in evidence.rows if row.split == "forget" and not row.modality)
     excess, before, after = evidence.excess, forget.before, forget.after
-    if None in (excess.value, before.value, after.value):
+    these, others = "these people", "people it was never taught"
+    if evidence.partial:
+        these, others = "these facts", "the same facts of people it was never taught"
+    if excess.value is None or before.value is None or after.value is None:
         return "Nothing could be measured."
-    assert excess.value is not None and before.value is not None and after.value is not None  # noqa: S101
     if after.value >= before.value:
-        return "The model answers no fewer questions about these people than before: nothing was shown to be forgotten."
-    if excess.low is not None and excess.low > 0:
-        return "The model still answers more about these people than about people it was never taught."
-    return (
-        "Asked these questions, the model no longer answers measurably more about these people than about people it "
-        "was never taught."
-    )
+        return f"The model answers no fewer questions about {these} than before: nothing was shown to be forgotten."
+    if excess.low is None:
+        return f"The model answers fewer questions about {these} than before; too few were asked to say more."
+    if excess.low > 0:
+        return f"The model still answers more about {these} than about {others}."
+    return f"Asked these questions, the model no longer answers measurably more about {these} than about {others}."
 
 
 def write(
@@ -123,12 +142,17 @@ def write(
     return write_content(folder, request, content, signer)
 
 
+def path_of(folder: Path, request: str) -> Path:
+    """Where the certificate of a request is, as JSON; the page is beside it."""
+    return folder / FOLDER / f"{request}.json"
+
+
 def write_content(folder: Path, request: str, content: dict[str, Any], signer: Signer | None) -> Path:
     """Sign a certificate and write it as JSON and HTML; returns the page."""
     content = {name: value for name, value in content.items() if name != "signature"}
     signature = signer.sign("mllmu certificate", canonical(content)) if signer else ""
     content["signature"] = signature
-    path = folder / FOLDER / f"{request}.json"
+    path = path_of(folder, request)
     write_atomic(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     page = path.with_suffix(".html")
     write_atomic(page, html(content))
@@ -165,9 +189,10 @@ def html(content: dict[str, Any]) -> str:
         lstrip_blocks=True,
     )  # fmt: skip
     evidence = Evidence.model_validate(content["measured"])
-    rows = [(LABELS[row.split], row, show(row.before), show(row.after)) for row in evidence.rows if not row.modality]
+    labels = LABELS_OF_FACTS if evidence.partial else LABELS
+    rows = [(labels[row.split], row, show(row.before), show(row.after)) for row in evidence.rows if not row.modality]
     by_modality = [
-        (f"{LABELS[row.split]}: {'with picture' if row.modality == 'image_text' else 'by name'}", row, show(row.before),
+        (f"{labels[row.split]}: {'with picture' if row.modality == 'image_text' else 'by name'}", row, show(row.before),
          show(row.after))
         for row in evidence.rows if row.modality and row.split == "forget"
     ]  # fmt: skip

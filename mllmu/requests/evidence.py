@@ -7,7 +7,7 @@ from typing import Any
 
 from mllmu.core.attacked import PLAIN, AttackResults
 from mllmu.core.names import TARGET
-from mllmu.core.records import MODALITIES, UTILITY, Record
+from mllmu.core.records import KEPT, MODALITIES, THROUGH, UTILITY, Record
 from mllmu.core.runfolder import RunFolder, read_json
 from mllmu.evaluation import yardstick
 from mllmu.evaluation.metrics import Estimate
@@ -15,7 +15,7 @@ from mllmu.evaluation.outcome import rights
 from mllmu.pipeline.evaluate import Evaluation
 from mllmu.pipeline.run import Run
 
-SHOWN = ("forget", "test", yardstick.HOLDOUT, *UTILITY)
+SHOWN = ("forget", "test", THROUGH, yardstick.HOLDOUT, KEPT, *UTILITY)
 """The sets of the certificate, in its order."""
 IN_WORDS = {
     "paraphrase": "asked in other words",
@@ -60,12 +60,14 @@ class Evidence(Record):
     """All numbers of a certificate.
 
     Attributes:
-        rows: the people to forget (``forget``), the same in other words (``test``), yardstick people (``holdout``),
-            and those whose facts must stay (``retain``, ``celebrity``).
+        rows: the people to forget (``forget``), the same in other words (``test``) and behind another fact of theirs
+            (``through``), yardstick people (``holdout``), and what must stay: other facts of the same people
+            (``kept``), and other people (``retain``, ``celebrity``).
         excess: after, people to forget minus yardstick people before.
         attacks: every attack; ``worst``: the one with the largest excess, at each access level.
-        same: share of the replies about people who stay that are letter by letter those of before.
         units: what is independent: people, or facts of few people.
+        partial: single facts are to be forgotten, not people as a whole.
+        reused: the settings were chosen by the questions of these rows, as too few facts were there to hold some back.
     """
 
     rows: tuple[MeasuredRow, ...]
@@ -75,6 +77,8 @@ class Evidence(Record):
     units: str
     num_forget: int
     num_holdout: int
+    partial: bool = False
+    reused: bool = False
 
 
 def evidence_of(run: Run, key: str, model: str) -> Evidence:
@@ -101,6 +105,8 @@ def evidence_of(run: Run, key: str, model: str) -> Evidence:
         units="facts" if few else "people",
         num_forget=len({s.profile_id for s in samples if s.split == "forget"}),
         num_holdout=len({s.profile_id for s in samples if s.split == "holdout"}),
+        partial=any(facts.partial for facts in run.data.steps),
+        reused=not run.recipe.data.splits.selection and (run.root / RunFolder.TRIALS_FILE).is_file(),
     )  # fmt: skip
 
 

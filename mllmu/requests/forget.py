@@ -28,9 +28,10 @@ from mllmu.preflight.doctor.first import check_first
 from mllmu.requests import auto, certificate
 from mllmu.requests.evidence import Evidence, evidence_of
 from mllmu.requests.ledger import Ledger, RequestEntry
-from mllmu.requests.order import KEY, ForgetOrder, make_recipe, raw_recipe, subjects
+from mllmu.requests.order import KEY, ForgetOrder, make_recipe, raw_recipe
 from mllmu.requests.signing import Signer
 from mllmu.requests.state import deploy, model_given, model_hash, target_of, within
+from mllmu.requests.whom import wanted
 from mllmu.studies.verify import verify_run
 
 LISTED, ORDER = "forget.json", "order.json"
@@ -69,20 +70,25 @@ class DeletionRequest:
 
     def _asked(self) -> str:
         """A digest of the order, by which a stopped request is found again."""
-        return digest([str(self.order), self.order.people.read_bytes().hex() if self.order.people.is_file() else ""])
+        files = (self.order.people, self.order.facts)
+        return digest([str(self.order), *(path.read_bytes().hex() for path in files if path and path.is_file())])
 
     def _next_name(self) -> str:
         entries = self.ledger.entries()
         last = {entry.request: entry.status for entry in entries}
         for name, status in last.items():
-            if status not in FINAL and read_json(self.folder / name / ORDER).get("asked") == self.asked:
+            if not self._closed(name, status) and read_json(self.folder / name / ORDER).get("asked") == self.asked:
                 return name
         return next(f"r{n:03d}" for n in range(1, len(entries) + 2) if f"r{n:03d}" not in last)
+
+    def _closed(self, name: str, status: str) -> bool:
+        """Whether nothing remains to be done; a process may end between the last entry and the certificate."""
+        return status in FINAL and (status != "verified" or certificate.path_of(self.folder, name).is_file())
 
     def _continue(self) -> None:
         """A request that is in the ledger can only be continued with the order that it was begun with."""
         own = [entry for entry in self.ledger.entries() if entry.request == self.name]
-        if own and own[-1].status in FINAL:
+        if own and self._closed(self.name, own[-1].status):
             raise RunStoreError(f"{self.folder}: request {self.name} is {own[-1].status}. Choose another --request.")
         if own and read_json(self.root / ORDER).get("asked") != self.asked:
             raise RunStoreError(
@@ -134,16 +140,16 @@ class DeletionRequest:
         """Find the people and the model, write the list and the recipe, and enter the request as received."""
         base, revision, adapters = model_given(self.order.model, self.order.base)
         raw = {"name": self.name, "data": {}, **_plain_parts(self.order)}
-        people, total = subjects(self.order, recipes.parse(raw, where=str(self.order.data)), self.progress)
+        self.wanted = wanted(self.order, recipes.parse(raw, where=str(self.order.data)), self.progress)
         self.root.mkdir(parents=True, exist_ok=True)
         with held(self.root):
-            write_atomic(self.root / LISTED, json.dumps({KEY: people}) + "\n")
-            self._note(asked=self.asked, subjects=people)
+            write_atomic(self.root / LISTED, json.dumps({KEY: self.wanted.people}) + "\n")
+            self._note(asked=self.asked, subjects=self.wanted.people, facts=self.wanted.facts)
         if not self.status:
             self._entry("received")
             self.status = "received"
         parts = (base, revision, adapters)
-        self._make = partial(make_recipe, self.order, self.name, people, total, listed=self.root / LISTED, parts=parts)
+        self._make = partial(make_recipe, self.order, self.name, self.wanted, listed=self.root / LISTED, parts=parts)
         if self.order.method != "auto":
             value = recipes.read_yaml(self.order.method, where="--method")
             return self._make(methods=[value if isinstance(value, dict) else {"name": value}])
@@ -173,7 +179,9 @@ class DeletionRequest:
         self.pipeline.run()
 
     def _scope(self) -> list[str]:
-        """The attributes that the people are asked about."""
+        """The attributes that are to be forgotten; of whole people those that they are asked about."""
+        if self.wanted.facts:
+            return self.wanted.scope
         run = self.pipeline.state
         wanted = set(run.data.splits[run.keys[0]])
         return sorted({q.attribute for q in run.data.questions if q.profile_id in wanted})

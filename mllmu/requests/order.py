@@ -1,29 +1,27 @@
-"""What a request becomes: the people it is about, and the recipe of its run folder."""
+"""What a user asks for, and what it becomes: the recipe of the run folder of a request."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from math import comb
 from pathlib import Path
 from typing import Any
 
 from mllmu.config import load as recipes
 from mllmu.config.recipe import Recipe
 from mllmu.core import plugins
-from mllmu.core.csvrows import csv_rows
-from mllmu.core.errors import DataError, RecipeError, did_you_mean
-from mllmu.core.process import Progress
+from mllmu.core.errors import DataError, RecipeError
 from mllmu.data import table
-from mllmu.data.files import read_text
-from mllmu.data.pseudonyms.keyfile import people_of
-from mllmu.data.sources import Source
+from mllmu.requests.whom import Wanted
 
 HOLDOUT = 8
 """Invented holdout people that the evaluation asks about, and as many for choosing among settings."""
-SELECTION = 0.25
-"""Share of the facts that settings are chosen by; the evidence asks about the others."""
+HOLDOUT_OF_FACTS = 24
+"""The same for a request that names single facts, as each of them can then be asked few others about."""
+SELECTION, FEWEST_APART = 0.25, 8
+"""Share of the facts that settings are chosen by; the evidence asks about the others. Of fewer, none."""
 ATTACKS = ("paraphrase", "hints", "prefix_injection", "role_play", "rounding", "relearn_retain")
 """Attacks whose effect on holdout people can be compared: none teaches the facts that it asks about."""
 KEY = "requested"
@@ -35,7 +33,8 @@ class ForgetOrder:
 
     Attributes:
         model, base: see :func:`mllmu.requests.state.model_given`.
-        people: file of the ids, or names, of the people to forget.
+        people: file of the ids, or names, of the people to forget as a whole; ``facts``: file of people and attributes,
+            of which nothing else is to be forgotten. At least one of them.
         data: the data the model was taught from: a recipe, or a table of people.
         holdout: a table of people the model was never taught, or None.
         method: ``auto``, or a method with its settings as YAML.
@@ -43,8 +42,9 @@ class ForgetOrder:
     """
 
     model: str
-    people: Path
     data: Path
+    people: Path | None = None
+    facts: Path | None = None
     base: str = ""
     holdout: Path | None = None
     method: str = "auto"
@@ -64,96 +64,68 @@ def raw_recipe(order: ForgetOrder) -> dict[str, Any]:
     return raw
 
 
-def listed_people(path: Path) -> list[str]:
-    """The first cell of every line of a file; a head ('id', 'staff_no' ...) is told by the source that has no such id.
-
-    Raises:
-        DataError: no such file, or nobody in it.
-    """
-    text = read_text(path, expected="Expected a CSV file with one id or name a line.", missing="--people names it.")
-    try:
-        rows = [row[0].strip() for row in csv_rows(text) if row and row[0].strip()]
-    except csv.Error as error:
-        raise DataError(f"{path}: damaged CSV ({error}). Expected one id or name a line.") from None
-    if not rows:
-        raise DataError(f"{path}: names nobody. Expected one id or name a line.")
-    return rows
-
-
-def subjects(order: ForgetOrder, recipe: Recipe, progress: Progress) -> tuple[list[str], int]:
-    """The ids by which the data know the people to forget, and how many people the data have.
-
-    Raises:
-        DataError: somebody is not among the people of the data; the message gives no other name.
-    """
-    source: Source = recipe.data.source.build("sources", "data.source")
-    ids = [profile.id for profile in source.generate(recipe.seed, progress)]
-    known = {person.casefold(): person for person in ids} | _originals(recipe.data.source.settings, ids)
-    rows = listed_people(order.people)
-    if rows[0].casefold() not in known and len(rows) > 1:
-        rows = rows[1:]
-    unknown = [row for row in rows if row.casefold() not in known]
-    if unknown:
-        raise DataError(
-            f"{order.people}: {len(unknown)} of {len(rows)} people are not in the data of {order.data}, the first is "
-            f"'{unknown[0]}'.{did_you_mean(unknown[0].casefold(), known)} Expected ids or names as the data have them."
-        )
-    wanted = {known[row.casefold()] for row in rows}
-    if len(wanted) == len(ids):
-        raise DataError(f"{order.people}: names all {len(ids)} people of the data; nobody would be retained.")
-    return [person for person in ids if person in wanted], len(ids)
-
-
-def _originals(settings: Mapping[str, Any], ids: Sequence[str]) -> dict[str, str]:
-    """Real ids and names, where the key file of the source knows who is behind its pseudonyms."""
-    key = Path(str(settings.get("key", "people.key.json")))
-    if settings.get("pseudonymise") is False or not key.is_file():
-        return {}
-    known = people_of(key)
-    return {
-        known[person][field].casefold(): person for person in ids if person in known for field in ("id", "name")
-        if known[person].get(field)
-    }  # fmt: skip
-
-
 def make_recipe(
-    order: ForgetOrder, request: str, people: Sequence[str], total: int, *, listed: Path, parts: tuple[str, Any, Any],
+    order: ForgetOrder, request: str, wanted: Wanted, *, listed: Path, parts: tuple[str, Any, Any],
     methods: Sequence[Mapping[str, Any]],
 ) -> Recipe:  # fmt: skip
     """The recipe of a request: the data and the model as they are, no fine-tuning, evidence with controls and attacks.
 
     Args:
-        listed: the file that names the people to forget by their ids.
+        wanted: whom and what to forget; ``listed``: the file that names these people by their ids.
         parts: base, revision and adapters of the model.
         methods: what unlearns.
+
+    Raises:
+        DataError: too few holdout people for the facts, or none.
     """
     raw = deepcopy(raw_recipe(order))
     base, revision, adapters = parts
     data, evaluate = raw.setdefault("data", {}), raw.setdefault("evaluate", {})
-    splits = data.setdefault("splits", {})
-    aside = {"holdout": HOLDOUT, "calibration": HOLDOUT}
-    if order.holdout is not None:
-        data["holdout_source"], aside = _holdout(order.holdout, data.get("source", {}))
-    splits.update(
-        file=str(listed), keys=[KEY], forget_ratios=[len(people) / total], selection=SELECTION,
-        **{name: splits.get(name) or number if order.holdout is None else number for name, number in aside.items()},
-    )  # fmt: skip
+    number, total = len(wanted.people), wanted.total
+    few = wanted.facts and not wanted.whole and wanted.num_facts < FEWEST_APART
+    _set_aside(order, data, wanted)
+    data["splits"].update(
+        file=str(listed), keys=[KEY], forget_ratios=[number / total], selection=0.0 if few else SELECTION
+    )
     raw["model"] = {**raw.get("model", {}), "path": base, "revision": revision}
     raw["finetune"] = {**raw.get("finetune", {}), "given": [str(path) for path in adapters]}
-    raw["unlearn"] = {**raw.get("unlearn", {}), "methods": [dict(method) for method in methods]}
-    limits = {
-        "retain": 8,
-        "celebrity": 8,
-        **evaluate.get("max_profiles", {}),
-        "forget": len(people),
-        "test": len(people),
-    }
+    unlearn = {name: value for name, value in raw.get("unlearn", {}).items() if name not in ("forget", "requests")}
+    forget = {"forget": wanted.request} if wanted.request else {}
+    raw["unlearn"] = {**unlearn, **forget, "methods": [dict(method) for method in methods]}
+    limits = {"retain": 8, "celebrity": 8, **evaluate.get("max_profiles", {}), "forget": number, "test": number}
+    limits |= {"holdout": data["splits"]["holdout"]} if wanted.facts else {}
     evaluate.update(
         summaries=[], judges=[], compare={}, attacks=list(ATTACKS), attack_budget="small", max_profiles=limits
     )
     raw.update(name=request, workers=1, gate=True)
-    raw["report"] = {**raw.get("report", {}), "title": f"Request {request}: {len(people)} of {total} people to forget"}
+    what = f"{wanted.num_facts} facts about {len(wanted.facts)} of {total} people" if wanted.facts else ""
+    people = f"{len(wanted.whole)} of {total} people" if wanted.whole else ""
+    title = f"Request {request}: {' and '.join(filter(None, (people, what)))} to forget"
+    raw["report"] = {**raw.get("report", {}), "title": title}
     return recipes.parse(raw, where=f"request {request}")
+
+
+def _set_aside(order: ForgetOrder, data: dict[str, Any], wanted: Wanted) -> None:
+    """The people whom the model was never taught: to ask about, and as many for choosing among settings.
+
+    Single facts cannot be told from luck by few of them: of f facts and h others, one of C(f + h, f) ways to share them
+    out is the one at hand, and 1 / C(f + h, f) must be below 0.05.
+    """
+    splits = data.setdefault("splits", {})
+    single = bool(wanted.facts) and not wanted.whole
+    if order.holdout is not None:
+        data["holdout_source"], aside = _holdout(order.holdout, data.get("source", {}))
+    else:
+        most = HOLDOUT_OF_FACTS if single and "holdout_source" not in data else 0
+        aside = {"holdout": max(splits.get("holdout") or HOLDOUT, most),
+                 "calibration": splits.get("calibration") or HOLDOUT}  # fmt: skip
+    splits.update(aside)
+    others = aside["holdout"] * len({name for own in wanted.facts.values() for name in own})
+    if single and comb(wanted.num_facts + others, others) <= 20:
+        raise DataError(
+            f"{order.facts}: {wanted.num_facts} facts, and {aside['holdout']} people whom the model was never taught: "
+            "too few to tell what it knows from luck. Give a longer --holdout table, or leave it out."
+        )
 
 
 def _holdout(path: Path, source: Mapping[str, Any] | str) -> tuple[dict[str, Any], dict[str, int]]:

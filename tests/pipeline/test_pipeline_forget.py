@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,13 +19,14 @@ from mllmu.cli.app import app
 from mllmu.config.load import parse
 from mllmu.core.errors import DataError, GateError, MllmuError, RunStoreError
 from mllmu.core.process import SilentProgress
-from mllmu.core.runfolder import read_json
+from mllmu.core.records import Sample
+from mllmu.core.runfolder import read_json, read_lines
 from mllmu.evaluation import gate
 from mllmu.models.loading import ADAPTER_FILE, CONFIG_NAME, load
 from mllmu.requests import auto, back, certificate, check, order
 from mllmu.requests.evidence import Evidence
 from mllmu.requests.forget import Outcome, forget
-from mllmu.requests.ledger import Ledger
+from mllmu.requests.ledger import Ledger, RequestEntry
 from mllmu.requests.ledger_check import check_ledger
 from mllmu.requests.order import ForgetOrder
 from mllmu.requests.signing import Signer, read_public
@@ -37,6 +41,7 @@ class Place:
     """What a user has: an adapter, its data, a list of people, keys; and the folder of requests."""
 
     outcome: Outcome
+    facts: Path
     stopped: dict[str, int]
 
     def __init__(self, folder: Path, base: Path, finished: Path) -> None:
@@ -155,6 +160,35 @@ def test_the_certificate_is_verified_with_everything_behind_it(done: Place) -> N
     assert said[-1] == "every number of the certificate was computed again from the stored replies"
 
 
+@pytest.fixture(scope="module")
+def some(base: Path, finished: Path, quickly: None, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A finished request for single facts about two people; do not write into it."""
+    place = Place(tmp_path_factory.mktemp("facts"), base, finished)
+    place.facts = place.people.with_name("facts.csv")
+    place.facts.write_text("id;Salary;birth date\n002;x;\n004;;yes\n")
+    place.outcome = place.forget(people=None, facts=place.facts, overrides=("evaluate.controls=true",))
+    return place
+
+
+def test_a_request_for_single_facts_says_which_and_leaves_the_others(some: Place) -> None:
+    last = Ledger(some.out).entries()[-1]
+    assert (last.status, last.subjects) == ("verified", ("002", "004"))
+    assert last.scope == ("002: salary", "004: birth_date")
+    evidence = Evidence.model_validate(certificate.read(some.out / "certificates/r001.json")["measured"])
+    assert evidence.partial and not evidence.reused and {row.split for row in evidence.rows} > {"through", "kept"}
+    samples = read_lines(some.out / "r001/eval/forget_40/samples.jsonl", Sample)
+    asked = {(s.split, s.profile_id, s.attribute) for s in samples if s.split in ("forget", "test")}
+    assert asked == {(s, *fact) for s in ("forget", "test") for fact in (("002", "salary"), ("004", "birth_date"))}
+    assert {s.attribute for s in samples if s.split == "holdout"} == {"salary", "birth_date"}
+    assert len({s.profile_id for s in samples if s.split == "holdout"}) > 1
+    assert ("002", "birth_date") in {(s.profile_id, s.attribute) for s in samples if s.split == "kept"}
+    page = (some.out / "certificates/r001.html").read_text()
+    assert "These facts only" in page and "002: salary; 004: birth date" in page and "about these facts" in page
+    assert some.verified()[-1] == "every number of the certificate was computed again from the stored replies"
+    (said,) = back.replay(some.out, SilentProgress())
+    assert "byte for byte the same" in said
+
+
 def test_what_is_changed_on_a_certificate_or_behind_it_is_found(copy: Place) -> None:
     path = copy.out / "certificates/r001.json"
     content = json.loads(path.read_text())
@@ -181,6 +215,57 @@ def test_a_stopped_request_was_continued_without_making_anything_again(done: Pla
     made = mini_run.unit_times(done.out / "r001")
     assert len(done.stopped) > 10 and {name: made[name] for name in done.stopped} == done.stopped
     assert [entry.request for entry in Ledger(done.out).entries()] == ["r001"] * 3
+
+
+def test_a_certificate_that_a_killed_process_did_not_write_is_written_by_the_same_command(copy: Place) -> None:
+    path, made = copy.out / "certificates/r001.json", mini_run.unit_times(copy.out / "r001")
+    path.unlink()
+    copy.forget()
+    assert [entry.status for entry in Ledger(copy.out).entries()][2:] == ["verified", "verified"]
+    assert mini_run.unit_times(copy.out / "r001") == made and not (copy.out / "r002").exists()
+    assert copy.verified()[0] == "the signature is right"
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path[:0] = {paths!r}
+from mllmu.core.process import SilentProgress
+from mllmu.evaluation import gate
+from mllmu.requests import certificate, forget, ledger, order
+from mllmu.requests.order import ForgetOrder
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+gate.check, order.ATTACKS, forget.check_first = (lambda *_: None), ("prefix_injection",), None
+setattr({{"head": ledger, "sentences": certificate, "deploy": forget}}[sys.argv[1]],
+        {{"head": "write_json", "sentences": "sentences", "deploy": "deploy"}}[sys.argv[1]], die)
+given = ForgetOrder(model={model!r}, people=Path({people!r}), data=Path({data!r}), method={method!r})
+forget.forget(given, Path({out!r}), key=Path({key!r}), progress=SilentProgress())
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_a_request_loses_no_entry(
+    base: Path, finished: Path, quickly: None, tmp_path: Path
+) -> None:
+    place = Place(tmp_path, base, finished)
+    script = KILLED.format(
+        paths=[str(Path(mini_run.__file__).parent), str(Path(mini_run.__file__).parents[2])], model=str(place.adapter),
+        people=str(place.people), data=str(place.data), method=METHOD, out=str(place.out), key=str(place.key),
+    )  # fmt: skip
+    seen: list[RequestEntry] = []
+    for moment, status in (("head", "received"), ("head", "applied"), ("deploy", "applied"), ("sentences", "applied")):
+        done = subprocess.run([sys.executable, "-c", script, moment], check=False)
+        assert done.returncode == -signal.SIGKILL
+        entries = Ledger(place.out).entries()
+        assert entries[: len(seen)] == seen and entries[-1].status == status
+        assert check_ledger(place.out, public=read_public(place.public)).faults == []
+        seen = entries
+    place.forget()
+    assert [entry.status for entry in Ledger(place.out).entries()] == ["received", "applied", "verified"]
+    assert place.verified()[-1].startswith("every number")
 
 
 def test_a_finished_request_and_one_of_another_order_are_not_carried_out_again(copy: Place) -> None:
