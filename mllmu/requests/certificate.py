@@ -22,6 +22,8 @@ from mllmu.requests.signing import Signer, is_signed
 from mllmu.version import __version__
 
 FOLDER = "certificates"
+FEW_QUESTIONS = 30
+"""Of fewer questions the page says first how few they are."""
 FORMAT = "mllmu-certificate-1"
 LABELS = {
     "forget": "Questions about the people to forget",
@@ -38,26 +40,29 @@ LABELS_OF_FACTS = LABELS | {
 }
 """What the sets are called where single facts are to be forgotten."""
 NOT_CLAIMED = (
-    "That the facts are gone from the weights: what a model holds cannot be read off it, only answers can be tested.",
-    "Anything about questions, languages, pictures and attacks that were not tried.",
+    "That the facts are gone from inside the model: what its weights (millions or billions of numbers) hold cannot be "
+    "read off them, only answers can be tested.",
+    "Anything about questions, languages, pictures and attempts that were not tried.",
     "That nobody can work the facts out from what the model still knows, or from other sources.",
     "Anything about copies of the earlier model, of its training data, or of their backups, wherever they are. Whoever "
-    "has the earlier model, or takes the last adapter away from the new one, has the facts back.",
+    "has the earlier model, or takes the addition away from the new one, has the facts back.",
     "That the result equals a model trained without what is forgotten. None was trained: the yardstick is what the "
     "model says about other people it was never taught. They may be easier or harder to guess: weaker evidence.",
 )
 
 
 def show(measured: MeasuredShare, *, signed: bool = False) -> str:
-    """A share in percent with its interval.
+    """A share in percent, or with ``signed`` a difference of two in percentage points, with its interval.
 
     >>> show(MeasuredShare(value=0.125, low=0.05, high=0.3, num=40)), show(MeasuredShare(value=None))
     ('12.5 % (5.0 to 30.0)', 'not measured')
+    >>> show(MeasuredShare(value=0.4, low=-0.05, high=0.8), signed=True)
+    '+40.0 points (-5.0 to +80.0)'
     """
     if measured.value is None:
         return "not measured"
-    plus = "+" if signed else ""
-    text = f"{100 * measured.value:{plus}.1f} %"
+    plus, unit = ("+", "points") if signed else ("", "%")
+    text = f"{100 * measured.value:{plus}.1f} {unit}"
     if measured.low is None or measured.high is None:
         return text
     return f"{text} ({100 * measured.low:{plus}.1f} to {100 * measured.high:{plus}.1f})"
@@ -71,8 +76,13 @@ def sentences(evidence: Evidence) -> list[str]:
     found = [
         f"{_verdict(evidence)} Right answers: {show(forget.before)} before, {show(forget.after)} after, of "
         f"{forget.after.num} questions about {what}; {show(yardstick.before)} about {evidence.num_holdout} people it "
-        f"was never taught. Difference to these: {show(excess, signed=True)}.",
+        f"was never taught. Difference to these, in percentage points: {show(excess, signed=True)}.",
     ]
+    if forget.after.num < FEW_QUESTIONS:
+        found.append(
+            f"Only {forget.after.num} questions could be asked: the ranges in brackets, not the numbers before them, "
+            "say what is known."
+        )
     if evidence.reused:
         found.append(
             "So few facts were to be forgotten that the settings were chosen by these same questions. The result may "
@@ -80,8 +90,9 @@ def sentences(evidence: Evidence) -> list[str]:
         )
     if worst := evidence.worst.get("white box"):
         found.append(
-            f"Of {sum(not one.reason for one in evidence.attacks)} attacks, the one that found most ({worst.label}) "
-            f"got {show(worst.excess, signed=True)} more right answers about them than about the yardstick people."
+            f"Of {sum(not one.reason for one in evidence.attacks)} attempts to get the facts back, the one that found "
+            f"most ({worst.label}) got {show(worst.forget)} right answers about them: "
+            f"{show(worst.excess, signed=True)} against people it was never taught."
         )
     for split, who in (
         ("kept", "About other facts of the same people"),
@@ -91,8 +102,8 @@ def sentences(evidence: Evidence) -> list[str]:
             found.append(f"{who}: {show(row[split].before)} before, {show(row[split].after)} after.")
     without = "these facts" if evidence.partial else "these people"
     found.append(
-        "Not shown: that the facts are gone from the weights; anything about other questions or attacks. There is no "
-        f"model trained without {without} to compare with, so the comparison is with other people: weaker evidence."
+        "Not shown: that the facts are gone from inside the model; anything about other questions or attempts. There "
+        f"is no model trained without {without} to compare with, but only other people: weaker evidence."
     )
     return found
 
@@ -197,7 +208,7 @@ def html(content: dict[str, Any]) -> str:
         for row in evidence.rows if row.modality and row.split == "forget"
     ]  # fmt: skip
     attacks = [
-        (one.label, "asking only" if one.access == "black box" else "access to the weights", one.reason,
+        (one.label, "asking only" if one.access == "black box" else "the model's files", one.reason,
          show(one.forget), show(one.excess, signed=True), one.label == _worst_label(evidence, one.access))
         for one in evidence.attacks
     ]  # fmt: skip

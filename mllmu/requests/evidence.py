@@ -22,8 +22,8 @@ IN_WORDS = {
     "hints": "asked with hints",
     "prefix_injection": "asked with the beginning of the reply dictated",
     "role_play": "asked within a story",
-    "rounding": "the model's numbers rounded to four bits",
-    "relearn_retain": "a little more training on other people",
+    "rounding": "the model made smaller, its numbers rounded to four bits",
+    "relearn_retain": "the model trained a little more, on other people",
 }
 """What attacks do, for readers who are no engineers."""
 
