@@ -14,7 +14,7 @@ from mllmu.config.recipe import Recipe
 from mllmu.core import plugins
 from mllmu.core.errors import DataError, RecipeError
 from mllmu.data import table
-from mllmu.requests.whom import Wanted
+from mllmu.requests.whom import RequestedFacts
 
 HOLDOUT = 8
 """Invented holdout people that the evaluation asks about, and as many for choosing among settings."""
@@ -65,7 +65,7 @@ def raw_recipe(order: ForgetOrder) -> dict[str, Any]:
 
 
 def make_recipe(
-    order: ForgetOrder, request: str, wanted: Wanted, *, listed: Path, parts: tuple[str, Any, Any],
+    order: ForgetOrder, request: str, wanted: RequestedFacts, *, listed: Path, parts: tuple[str, Any, Any],
     methods: Sequence[Mapping[str, Any]],
 ) -> Recipe:  # fmt: skip
     """The recipe of a request: the data and the model as they are, no fine-tuning, evidence with controls and attacks.
@@ -105,7 +105,7 @@ def make_recipe(
     return recipes.parse(raw, where=f"request {request}")
 
 
-def _set_aside(order: ForgetOrder, data: dict[str, Any], wanted: Wanted) -> None:
+def _set_aside(order: ForgetOrder, data: dict[str, Any], wanted: RequestedFacts) -> None:
     """The people whom the model was never taught: to ask about, and as many for choosing among settings.
 
     Single facts cannot be told from luck by few of them: of f facts and h others, one of C(f + h, f) ways to share them

@@ -24,7 +24,7 @@ ONE_A_LINE = "one id or name a line"
 FACTS_TABLE = "a head, and an id or name in each row: 'id,attribute', or 'id' and a column for each attribute"
 
 
-class Wanted(NamedTuple):
+class RequestedFacts(NamedTuple):
     """Whom a request is about.
 
     Attributes:
@@ -75,7 +75,7 @@ def rows_of(path: Path, option: str, expected: str) -> list[list[str]]:
     return rows
 
 
-def wanted(order: ForgetOrder, recipe: Recipe, progress: Progress) -> Wanted:
+def wanted(order: ForgetOrder, recipe: Recipe, progress: Progress) -> RequestedFacts:
     """The people and facts to forget.
 
     Raises:
@@ -105,7 +105,7 @@ def wanted(order: ForgetOrder, recipe: Recipe, progress: Progress) -> Wanted:
         raise DataError(
             f"{path}: names all {len(profiles)} people of the data. Expected somebody who stays as they are."
         )
-    return Wanted(people, facts, len(profiles))
+    return RequestedFacts(people, facts, len(profiles))
 
 
 def _found(names: Sequence[str], known: Mapping[str, str], path: Path, data: Path) -> list[str]:

@@ -166,7 +166,10 @@ def some(base: Path, finished: Path, quickly: None, tmp_path_factory: pytest.Tem
     place = Place(tmp_path_factory.mktemp("facts"), base, finished)
     place.facts = place.people.with_name("facts.csv")
     place.facts.write_text("id;Salary;birth date\n002;x;\n004;;yes\n")
-    place.outcome = place.forget(people=None, facts=place.facts, overrides=("evaluate.controls=true",))
+    small = ("evaluate.controls=true", "evaluate.tasks=[cloze]")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(order, "HOLDOUT_OF_FACTS", 6)
+        place.outcome = place.forget(people=None, facts=place.facts, overrides=small)
     return place
 
 

@@ -11,13 +11,13 @@ from mllmu.core.errors import DataError
 from mllmu.core.process import SilentProgress
 from mllmu.data.sources.synthetic import Synthetic
 from mllmu.requests.order import ForgetOrder, make_recipe
-from mllmu.requests.whom import Wanted, wanted
+from mllmu.requests.whom import RequestedFacts, wanted
 
 RECIPE = parse({"name": "x", "data": {"source": {"name": "synthetic", "num_people": 4}}})
 NAMES = [profile.name for profile in Synthetic(num_people=4).profiles(0)]
 
 
-def asked(tmp_path: Path, facts: str = "", people: str = "") -> Wanted:
+def asked(tmp_path: Path, facts: str = "", people: str = "") -> RequestedFacts:
     given = {}
     for option, text in (("people", people), ("facts", facts)):
         if text:
@@ -80,12 +80,12 @@ def test_too_few_people_to_compare_single_facts_with_are_refused(tmp_path: Path)
     table = tmp_path / "others.csv"
     order = ForgetOrder(model="m", data=tmp_path / "data.yaml", facts=tmp_path / "f.csv")
     order.data.write_text("name: x\ndata: {source: {name: synthetic, num_people: 8}, splits: {holdout: 2}}\n")
-    one = Wanted(["001"], {"001": ["salary"]}, 8)
+    one = RequestedFacts(["001"], {"001": ["salary"]}, 8)
     made = make_recipe(order, "r001", one, listed=table, parts=("tiny", None, []), methods=[{"name": "npo"}])
     assert made.data.splits.holdout == 24 and made.data.splits.selection == 0
     order.data.write_text(order.data.read_text().replace("splits", "holdout_source: synthetic, splits"))
     with pytest.raises(DataError, match="too few to tell what it knows from luck"):
         make_recipe(order, "r001", one, listed=table, parts=("tiny", None, []), methods=[{"name": "npo"}])
-    three = Wanted(["001"], {"001": ["salary", "pet", "hobby"]}, 8)
+    three = RequestedFacts(["001"], {"001": ["salary", "pet", "hobby"]}, 8)
     made = make_recipe(order, "r001", three, listed=table, parts=("tiny", None, []), methods=[{"name": "npo"}])
     assert made.data.splits.holdout == 2 and made.unlearn.forget is not None
