@@ -1,7 +1,7 @@
 """Stage ``data``: people, images, questions, splits."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,28 +30,37 @@ def data_unit(run: Run) -> Unit:
     """
     made: dict[str, Any] = unit_record(run.root / RunFolder.DATA).get("inputs", {})
     now: dict[str, Any] = {"seed": run.recipe.seed, "settings": _settings(run.recipe), "files": _files(run.recipe)}
-    if not made or run.store.force or not same_elsewhere(made, now):
+    if not made or run.store.force or not same_elsewhere(made, now, written=_written(run.recipe)):
         return run.store.unit(RunFolder.DATA, now)
     if missing := sorted(path for path in made["files"] if _name(path) not in map(_name, now["files"])):
         run.progress.note(f"{missing[0]}: is gone; the data that were made from it are used")
     return run.store.unit(RunFolder.DATA, made)
 
 
-def same_elsewhere(made: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+def same_elsewhere(made: Mapping[str, Any], now: Mapping[str, Any], *, written: Collection[str] = ()) -> bool:
     """Whether ``settings`` are the same but for the places of ``files``, and no file that is there has other content.
 
-    A file is known by its content; one that is gone by its name, as the run folder holds what was in it.
+    A file is known by its content; one that is gone by its name, as the run folder holds what was in it, and so is one
+    of the names in ``written``, which runs write themselves.
     """
     old, new = made["files"], now["files"]
 
     def moved(before: Any, after: Any) -> bool:
-        if not (isinstance(before, str) and isinstance(after, str) and before in old):
+        if not (isinstance(before, str) and isinstance(after, str)):
             return False
+        if before not in old:
+            return _name(before) == _name(after) and _name(after) in written
         return bool(new[after] == old[before]) if after in new else _name(before) == _name(after)
 
     pairs = _differing(made["settings"], json.loads(json.dumps(now["settings"], default=str)))
     known = all(own == old[path] if path in old else own in old.values() for path, own in new.items())
     return made.get("seed") == now.get("seed") and known and all(moved(*pair) for pair in pairs)
+
+
+def _written(recipe: Recipe) -> set[str]:
+    """The names of files that sources write themselves, such as keys of pseudonyms."""
+    plugins_used = build.sources(recipe.data)
+    return {_name(str(getattr(plugin, setting))) for plugin in plugins_used if plugin for setting in plugin.made}
 
 
 def _name(path: str) -> str:

@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from mllmu.cli.app import app
-from mllmu.config.load import load
+from mllmu.config.load import parse
 from mllmu.core.errors import RunStoreError
 from mllmu.core.process import SilentProgress
 from mllmu.pipeline.data import data_unit
@@ -67,20 +67,16 @@ def project(folder: Path) -> Path:
     (folder / "faces").mkdir()
     Image.new("RGB", (40, 40)).save(folder / "faces/001.png")
     (folder / "ids.json").write_text('{"a": ["001"]}')
-    data = {
-        "source": {"name": "people", "path": "people.csv", "images": "faces", "key": str(folder / "key.json")},
-        "splits": {"file": "ids.json", "keys": ["a"], "forget_ratios": [0.2]},
-    }
-    (folder / "r.yaml").write_text(yaml.safe_dump({"name": "x", "data": data}))
-    unit = data_unit(run_in(folder))
-    with unit.making():
-        pass
-    return folder
+    source = {"name": "people", "path": "@/people.csv", "images": "@/faces", "key": "@/key.json"}
+    splits = {"file": "@/ids.json", "keys": ["a"], "forget_ratios": [0.2]}
+    (folder / "r.yaml").write_text(yaml.safe_dump({"name": "x", "data": {"source": source, "splits": splits}}))
+    with data_unit(run_in(folder)).making():
+        return folder
 
 
 def run_in(folder: Path) -> Run:
-    recipe = load(folder / "r.yaml", [f"data.source.key={folder / 'key.json'}"])
-    return Run(recipe, folder / "run", SilentProgress())
+    recipe = yaml.safe_load((folder / "r.yaml").read_text().replace("@", str(folder)))
+    return Run(parse(recipe), folder / "run", SilentProgress())
 
 
 @pytest.mark.parametrize(
