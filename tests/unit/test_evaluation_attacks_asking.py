@@ -137,9 +137,12 @@ def test_what_was_put_and_replied_is_kept_beside_the_scores(name: str, world: Wo
     (point,) = build("attacks", name, {"tries": 2} if name != "other_view" else {}).attack(victim)
     kept = read_lines(tmp_path / "replies.jsonl", AttackReply)
     assert {reply.sample_id for reply in kept} == set(point.values) <= set(QUESTIONS)
+    assert point.values == {
+        name: max(reply.value for reply in kept if reply.sample_id == name) for name in point.values
+    }  # fmt: skip
     for reply in kept:
         asked = QUESTIONS[reply.sample_id]
-        assert reply.value == 1 and reply.text == asked.value
+        assert reply.value == (reply.text == asked.value)
         assert (asked.prompt in reply.prompt) == (name != "other_view") and reply.other_image == (name == "other_view")
     if name == "multi_turn":
         assert all("Nobody knows.\n" in reply.prompt for reply in kept), "the turns before it are told"
