@@ -1,6 +1,7 @@
 """Stage ``score``: responses are scored and averaged into the numbers of ``metrics.json``; needs no model."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from mllmu.core.declared import ColumnSpec, TableSpec
@@ -8,6 +9,7 @@ from mllmu.core.records import MetricResult, Score, Summary
 from mllmu.core.runfolder import RunFolder, seal, write_json
 from mllmu.evaluation import numbers, scoring
 from mllmu.evaluation.bootstrap import summarise
+from mllmu.evaluation.faces import like_forgotten
 from mllmu.evaluation.judging import run as let_judge
 from mllmu.evaluation.metrics import BROKEN, metrics_of
 from mllmu.evaluation.numbers import KS
@@ -50,7 +52,8 @@ def metrics_content(run: Run, evaluation: Evaluation, scores: Mapping[str, Seque
     results += numbers.baselines(evaluation.samples, trained)
     summaries = build_all(settings.summaries)
     responses = {model: evaluation.responses(model) for model in run.models} if summaries else {}
-    scored = ScoredRun.of(evaluation.samples, scores, responses, results, run.data.profiles)
+    faces = partial(like_forgotten, run.data, evaluation.key)
+    scored = ScoredRun.of(evaluation.samples, scores, responses, results, run.data.profiles, faces)
     rows = summarise(summaries, scored, seed=run.seed_of("evaluate"))
     distances = numbers.ks_to_retain_model(scored)
     declared = numbers.declared(

@@ -10,7 +10,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import product
 from typing import ClassVar
 
@@ -56,6 +56,7 @@ class ScoredRun:
         average: gives ``results``, the averaged metrics of all models; called when they are first read.
         people: attributes of the people by id; of a person who was drawn more than once, that is before the ``#``.
         originals: of such a person, sample id -> id in ``values`` and ``responses``.
+        like_forgotten: gives :func:`mllmu.evaluation.faces.like_forgotten`; called when it is read.
     """
 
     samples: Mapping[str, Sample]
@@ -64,6 +65,7 @@ class ScoredRun:
     average: Callable[[], Sequence[MetricResult]]
     people: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     originals: Mapping[str, str] = field(default_factory=dict)
+    like_forgotten: Callable[[], Mapping[str, float]] = dict
 
     @classmethod
     def of(
@@ -73,6 +75,7 @@ class ScoredRun:
         responses: Mapping[str, Iterable[Response]],
         results: Sequence[MetricResult],
         people: Iterable[Profile] = (),
+        like_forgotten: Callable[[], Mapping[str, float]] = dict,
     ) -> ScoredRun:
         """The scored run of all models; refuses scores of unknown samples and second scores (DataError)."""
         known = samples_by_id(samples)
@@ -82,6 +85,7 @@ class ScoredRun:
             responses={model: {r.sample_id: r for r in of_model} for model, of_model in responses.items()},
             average=lambda: results,
             people={person.id: person.attributes for person in people},
+            like_forgotten=cache(like_forgotten),
         )
 
     @cached_property

@@ -1,6 +1,7 @@
 """Who else is hurt: people who are like those to forget, and facts that both share."""
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 
 from mllmu.core.equal_values import words
@@ -9,17 +10,22 @@ from mllmu.evaluation.summaries import Modality, ScoredRun, Summariser, Summary,
 Words = tuple[str, ...]
 BANDS = ("none shared", "one shared", "two or more shared")
 SHARED, SLOPE = "shared facts", "loss per shared fact"
+THIRDS = ("third least alike", "third between", "third most alike")
+FACE_SLOPE = "loss per 0.1 of likeness"
 
 
 class NearNeighbours(Summariser):
-    """Share of right replies about retained people, by how many facts they share with a person to forget.
+    """Share of right replies about retained people, by how like a person to forget they are: in facts, and in looks.
 
-    similarity of a retained person = max over people to forget of the number of attributes with the same value; of
+    shared facts of a retained person = max over people to forget of the number of attributes with the same value; of
     places (``city, country``) the country counts. Bands: none, one, two or more shared.
     shared facts: right replies to questions about a retained person whose value a person to forget has too; it must
     stay, as it is a retained person's fact.
-    loss per shared fact: slope of (target's share right - the model's) over the similarity, by least squares over
-    people; 0 = who is similar is hurt no more than others. None where all are equally similar.
+    likeness of a retained person = max over people to forget of Pearson's r of the two portraits, as thumbnails of
+    16 x 16 fields in colour (see :func:`mllmu.evaluation.faces.like_forgotten`). Bands: thirds of all retained people
+    by likeness, as its scale differs from one kind of picture to another; none with fewer than three people.
+    loss per shared fact, per 0.1 of likeness: slope of (target's share right - the model's) over them, by least squares
+    over people; 0 = who is similar is hurt no more than others. None where all are equally similar.
 
     All tasks together, modalities apart.
     """
@@ -29,56 +35,95 @@ class NearNeighbours(Summariser):
     range = (0.0, 1.0)
 
     def limits(self, detail: str) -> tuple[float, float]:
-        return (-1.0, 1.0) if detail == SLOPE else self.range
+        return {SLOPE: (-1.0, 1.0), FACE_SLOPE: (-math.inf, math.inf)}.get(detail, self.range)
 
     def summarise(self, run: ScoredRun) -> list[Summary]:
         theirs = [facts(run.people[person]) for person in sorted(run.known_people("forget"))]
         kept = run.known_people("retain") if theirs else set()
         similar = {person: similarity(facts(run.people[person]), theirs) for person in kept}
         shared = {fact_of for each in theirs for fact_of in each.items()}
-        cells = product(run.models if similar else (), run.cells(["retain"]))
-        return [row for model, (_, modality) in cells for row in self._rows(run, model, modality, similar, shared)]
+        likeness = run.like_forgotten()
+        bands = {person: BANDS[min(number, 2)] for person, number in similar.items()}
+        rows = list[Summary]()
+        for model, (_, modality) in product(run.models, run.cells(["retain"])):
+            if bands:
+                right = by_band(run, model, modality, bands, BANDS)
+                right[SHARED] = [
+                    value
+                    for name, value in run.judged(model, "right", split="retain", modality=modality).items()
+                    if (s := run.samples[name]) and (s.attribute, fact(s.attribute, s.value)) in shared
+                    if person_of(s.profile_id) in bands
+                ]
+                rows += self._rows(model, modality, right, SLOPE, losses(run, model, modality, similar))
+            if thirds_of := thirds(likeness):
+                right = by_band(run, model, modality, thirds_of, THIRDS)
+                points = [(10 * like, lost) for like, lost in losses(run, model, modality, likeness)]
+                rows += self._rows(model, modality, right, FACE_SLOPE, points)
+        return rows
 
     def _rows(
         self,
-        run: ScoredRun,
         model: str,
         modality: Modality,
-        similar: Mapping[str, int],
-        shared: Container[tuple[str, Words]],
+        right: Mapping[str, Sequence[float]],
+        slope_name: str,
+        points: Sequence[tuple[float, float]],
     ) -> Iterator[Summary]:
-        right: dict[str, list[float]] = {detail: [] for detail in (*BANDS, SHARED)}
-        for name, value in run.judged(model, "right", split="retain", modality=modality).items():
-            sample = run.samples[name]
-            if (person := person_of(sample.profile_id)) in similar:
-                right[BANDS[min(similar[person], 2)]].append(value)
-                if (sample.attribute, fact(sample.attribute, sample.value)) in shared:
-                    right[SHARED].append(value)
-        losses: dict[str, list[float]] = {}
-        for name, loss in run.lost(model, split="retain", modality=modality).items():
-            losses.setdefault(run.samples[name].profile_id, []).append(loss)
-        points = [(similar[person_of(who)], mean(lost)) for who, lost in losses.items() if person_of(who) in similar]
         where = {"split": "retain", "modality": modality}
         for detail, values in right.items():
             yield self.row(model, mean(values) if values else None, detail=detail, num=len(values), **where)
-        yield self.row(model, slope(points), detail=SLOPE, num=len(points), **where)
+        yield self.row(model, slope(points), detail=slope_name, num=len(points), **where)
 
     def tables(self, rows: Sequence[Summary]) -> Iterable[TableSpec]:
-        shown = (*((band, "percent") for band in BANDS), (SHARED, "percent"), (SLOPE, "signed"))
-        yield TableSpec(
-            title="Who else is hurt",
-            intro="Right replies about retained people in %, by how many facts they share with a person to forget; to "
-            "questions whose answer a person to forget shares; and how many points more a model loses for every shared "
-            "fact (0: who is similar is hurt no more than others).",
-            columns=tuple(
-                self.column(
-                    detail, detail=detail, split="retain", show=show, good="none" if detail == SLOPE else "kept"
-                )
-                for detail, show in shown
-            ),
-            order=45,
+        how = (
+            "by how many facts they share with a person to forget; to questions whose answer a person to forget shares"
+        )
+        yield self._table("Who else is hurt", how, "shared fact", (*BANDS, SHARED), SLOPE, 45)
+        if any(row.detail == FACE_SLOPE for row in rows):
+            how = "in thirds, by how much their portrait looks like that of a person to forget (colours by place)"
+            yield self._table(
+                "Who else is hurt, by looks", how, "0.1 of likeness (a correlation)", THIRDS, FACE_SLOPE, 46
+            )
+
+    def _table(self, title: str, how: str, unit: str, bands: Sequence[str], slope_name: str, order: int) -> TableSpec:
+        shown = (*((band, "percent", "kept") for band in bands), (slope_name, "signed", "none"))
+        return TableSpec(
+            title=title,
+            intro=f"Right replies about retained people in %, {how}; and how many points more a model loses for every "
+            f"{unit} (0: who is similar is hurt no more than others).",
+            columns=tuple(self.column(d, detail=d, split="retain", show=show, good=good) for d, show, good in shown),
+            order=order,
             by_modality=True,
         )
+
+
+def by_band(
+    run: ScoredRun, model: str, modality: Modality, band_of: Mapping[str, str], bands: Sequence[str]
+) -> dict[str, list[float]]:
+    """Right or not of the replies about retained people, by the band of the person."""
+    right: dict[str, list[float]] = {band: [] for band in bands}
+    for name, value in run.judged(model, "right", split="retain", modality=modality).items():
+        if (person := person_of(run.samples[name].profile_id)) in band_of:
+            right[band_of[person]].append(value)
+    return right
+
+
+def losses(run: ScoredRun, model: str, modality: Modality, similar: Mapping[str, float]) -> list[tuple[float, float]]:
+    """By retained person, how similar they are and the mean of [target right] - [model right]."""
+    found: dict[str, list[float]] = {}
+    for name, loss in run.lost(model, split="retain", modality=modality).items():
+        found.setdefault(run.samples[name].profile_id, []).append(loss)
+    return [(similar[person_of(who)], mean(lost)) for who, lost in found.items() if person_of(who) in similar]
+
+
+def thirds(likeness: Mapping[str, float]) -> dict[str, str]:
+    """The band of every person, by rank; equal ones by id. Empty with fewer than three people.
+
+    >>> thirds({"a": 0.9, "b": 0.1, "c": 0.5})
+    {'b': 'third least alike', 'c': 'third between', 'a': 'third most alike'}
+    """
+    order = sorted(likeness, key=lambda person: (likeness[person], person))
+    return {person: THIRDS[3 * rank // len(order)] for rank, person in enumerate(order)} if len(order) > 2 else {}
 
 
 def fact(attribute: str, value: str) -> Words:
