@@ -22,6 +22,7 @@ from mllmu.config.grid import GRID, combinations
 from mllmu.config.packaged import recipe_file
 from mllmu.config.protocol import check_tasks
 from mllmu.config.recipe import Evaluate, Recipe, jobs
+from mllmu.config.requests import settled
 from mllmu.core import plugins
 from mllmu.core.confidential import SECRET_NAME
 from mllmu.core.errors import RecipeError
@@ -95,7 +96,8 @@ def parse(raw: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
     except ValidationError as error:
         raise RecipeError(explain(error, Recipe, where=f"{where}: ")) from None
     check_plugins(recipe, where=where)
-    return recipe
+    requested = recipe.unlearn.forget or recipe.unlearn.requests
+    return settled(recipe, {job.name: job.method for job in jobs(recipe)}) if requested else recipe
 
 
 def check_plugins(recipe: Recipe, *, where: str = "recipe") -> None:

@@ -1,9 +1,11 @@
 """What is to be forgotten, if it is less than people as a whole or comes in several requests; and seeds apart."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
+from mllmu.core.errors import RecipeError
 from mllmu.core.plugins import Settings
 from mllmu.core.records import ID_PATTERN
 
@@ -68,3 +70,39 @@ class Seeds(Settings):
     unlearn: int | None = Field(None, ge=0, lt=2**31, description="of the methods")
     evaluate: int | None = Field(None, ge=0, lt=2**31)
     """of the evaluation: which facts are asked, in which words, and draws; for questions by 'template'"""
+
+
+PARTS = "parts"
+"""The summary of what requests for some facts leave of people."""
+
+
+def about_facts(recipe: Any) -> bool:
+    """Whether a recipe has a request for some facts about people, and not for all."""
+    unlearn = recipe.unlearn
+    requests = [unlearn.forget] if unlearn.forget else [] if isinstance(unlearn.requests, int) else unlearn.requests
+    return any(each.attributes or each.coarsen for each in requests)
+
+
+def settled(recipe: Any, methods: Mapping[str, Any]) -> Any:
+    """The recipe with what its requests bring along: the summary ``parts``, if a request is for some facts.
+
+    Raises:
+        RecipeError: a method cannot be applied to its own result.
+    """
+    requests, evaluate = recipe.unlearn.requests, recipe.evaluate
+    several = isinstance(requests, int) or len(requests) > 1
+    once = [name for name, method in methods.items() if _steers_logits(method)]
+    if several and once:
+        raise RecipeError(
+            f"unlearn.requests: {once[0]} lowers logits by a second pass, and that can be put on a model once, so no "
+            "second request can follow. Leave the method out, or forget all at once."
+        )
+    if not about_facts(recipe) or {PARTS, "all"} & {*evaluate.summaries}:
+        return recipe
+    named = {"summaries": (*evaluate.summaries, PARTS)}
+    return recipe.model_copy(update={"evaluate": evaluate.model_copy(update=named)})
+
+
+def _steers_logits(method: Any) -> bool:
+    at_inference = method.at_inference
+    return at_inference is not None and at_inference.kind == "logit_steering"

@@ -28,7 +28,7 @@ GONE = {"salary", "hobby", "birth_date", "residence"}
 @pytest.fixture(scope="module")
 def root(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("facts") / "run"
-    return mini_run.run(base, folder, REQUEST, METHODS, "evaluate.summaries=[parts]", "evaluate.tasks=[cloze]")
+    return mini_run.run(base, folder, REQUEST, METHODS, "evaluate.tasks=[cloze]")
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,24 @@ def recipe(**unlearn: Any) -> Recipe:
     return parse({"name": "x", "data": {"train_wordings": 1}, "unlearn": unlearn})
 
 
+def test_a_request_for_some_facts_brings_the_summary_of_them() -> None:
+    some = {"attributes": ["salary"]}
+    assert recipe(forget=some).evaluate.summaries == ("parts",)
+    assert recipe(requests=[{"people": ["001"]}, {"coarsen": {"birth_date": "year"}}]).evaluate.summaries == ("parts",)
+    whole: tuple[dict[str, Any], ...] = ({}, {"forget": {"people": ["001"]}}, {"requests": 2})
+    assert all(recipe(**request).evaluate.summaries == () for request in whole)
+    for named in (("all",), ("parts",)):
+        raw = {"name": "x", "unlearn": {"forget": some}, "evaluate": {"summaries": named}}
+        assert parse(raw).evaluate.summaries == named
+
+
+def test_a_method_that_cannot_follow_itself_is_refused_before_any_work() -> None:
+    with pytest.raises(RecipeError, match="whp lowers logits by a second pass, and that can be put on a model once"):
+        recipe(requests=2, methods=["ga", "whp"])
+    one = [{"people": ["001"]}]
+    assert recipe(requests=one, methods=["whp"]) and recipe(forget={"attributes": ["salary"]}, methods=["whp"])
+
+
 def question(person: str, attribute: str, answer: str = "This person earns $58,000.", **more: Any) -> Question:
     fields = {
         "id": f"{person}.train.generation.text.0", "profile_id": person, "variant": "train", "task": "generation",
