@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from mllmu.config.recipe import Recipe
+from mllmu.config.requests import about_facts
 from mllmu.core.errors import RecipeError
 from mllmu.core.names import RETAIN_MODEL
 from mllmu.core.process import Progress, derive
@@ -56,9 +57,14 @@ def trust(recipe: Recipe, root: Path, *, pool: int, bits: int, progress: Progres
         One row per metric, task and modality, the most trustworthy first.
 
     Raises:
-        RecipeError: the pool is smaller than two.
+        RecipeError: the pool is smaller than two, or the recipe forgets some facts about people and not all.
     """
     need_retain_model(recipe, "mllmu trust")
+    if about_facts(recipe):
+        raise RecipeError(
+            "mllmu trust: trains models with and without whole people, and a request of this recipe is for some facts "
+            "about them. Leave attributes and coarsen out of unlearn.forget and unlearn.requests."
+        )
     if pool < MIN_POOL:
         raise RecipeError(f"--pool {pool}: expected at least {MIN_POOL} models of each group, better 10 or more.")
     pipeline = Pipeline(recipe, root, gate=recipe.gate, progress=progress)

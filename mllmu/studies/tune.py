@@ -19,7 +19,7 @@ from mllmu.core import plugins
 from mllmu.core.errors import RecipeError, needs_extra
 from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.process import Progress, derive
-from mllmu.core.records import UTILITY, Cell, Modality, Response, Sample, Split
+from mllmu.core.records import KEPT, THROUGH, UTILITY, Cell, Modality, Response, Sample, Split
 from mllmu.core.runfolder import RunFolder, facts_of, write_atomic
 from mllmu.data.tasks import task_of
 from mllmu.evaluation.metrics import Metric
@@ -27,6 +27,7 @@ from mllmu.evaluation.scoring import by_cell
 from mllmu.evaluation.summaries import mean
 from mllmu.pipeline.evaluate import Evaluation
 from mllmu.pipeline.pipeline import Pipeline
+from mllmu.pipeline.requests import make_by_requests
 from mllmu.pipeline.taken import need_retain_model
 from mllmu.pipeline.unlearn import unlearn_model
 from mllmu.unlearning.base import Method
@@ -45,7 +46,7 @@ class Trial(NamedTuple):
     Attributes:
         gap: mean over the modalities of |score(model, forget) - score(retain_model, forget)|, 0 to 1.
         loss: mean over the modalities of max(0, utility(target) - utility(model)), 0 to 1; utility is the mean score
-            over retain and celebrity, as it is reported.
+            over retain and celebrity, as it is reported, and over what the same people keep, if a request is for facts.
         objective: their sum; 0 for a model that forgets like the retain_model and keeps like the target.
         seconds: training time.
     """
@@ -135,7 +136,7 @@ class _Search:
             self.run,
             self.key,
             name=f"{RunFolder.TUNE}/{RunFolder.evaluation(self.key)}",
-            keep=lambda sample: sample.part == "selection" and sample.split != "test",
+            keep=lambda sample: sample.part == "selection" and sample.split not in ("test", THROUGH),
         )
         self.evaluation.prepare()
         if not {"forget", "retain"} <= {sample.split for sample in self.evaluation.samples}:
@@ -171,7 +172,8 @@ class _Search:
     def _trial(self, label: str, plugin: str, number: int, settings: dict[str, Any]) -> Trial:
         method = plugins.build("methods", plugin, settings, where="unlearn.methods")
         self.run.jobs[label] = Job(name=label, plugin=plugin, settings=settings, method=method)
-        unlearn_model(self.run, self.key, label)
+        make = make_by_requests if self.run.recipe.unlearn.requests else unlearn_model
+        make(self.run, self.key, label)
         gap, loss = gap_and_loss(self._scores(label), self.target, self.retain_model)
         facts = facts_of(self.run.root / RunFolder.model_unit(self.key, label))
         seconds = float(facts.get("seconds", 0.0))
@@ -216,9 +218,9 @@ def gap_and_loss(model: Scores, target: Scores, retain_model: Scores) -> tuple[f
 
 
 def utility(scores: Scores) -> dict[Modality, float]:
-    """Mean score over the sets retain and celebrity, as far as they were asked, by modality."""
+    """Mean score over the sets retain, celebrity and kept, as far as they were asked, by modality."""
     by_modality: defaultdict[Modality, list[float]] = defaultdict(list)
     for (split, modality), score in scores.items():
-        if split in UTILITY:
+        if split in (*UTILITY, KEPT):
             by_modality[modality].append(score)
     return {modality: mean(of_sets) for modality, of_sets in by_modality.items()}

@@ -97,6 +97,21 @@ def test_a_ratio_that_is_not_in_the_recipe_is_named(base: Path, tuned: tuple[Pat
         search(base, tuned[0], key="5")
 
 
+def test_a_trial_of_several_requests_carries_out_all_and_counts_what_the_people_keep(
+    base: Path, tmp_path: Path
+) -> None:
+    requests = "unlearn.requests=[{attributes: [salary, hobby]}, {attributes: [pet]}]"
+    quick = ("unlearn.methods=[{name: ga, modality: text}]", "finetune.epochs=1", "evaluate.modalities=[text]")
+    (trial,) = search(base, tmp_path / "run", requests, *quick, "data.splits.selection=0.6", num_trials=1)
+    made = sorted(path.name for path in (tmp_path / "run/models/forget_40").glob("tune_*"))
+    assert made == ["tune_0_ga_0", "tune_0_ga_0@1", "tune_0_ga_0@2"]
+    samples = read_lines(tmp_path / "run/tune/eval/forget_40/samples.jsonl", Sample)
+    assert {sample.split for sample in samples} == {"forget", "kept", "retain", "celebrity"}
+    assert trial.seconds > 0
+    scores = {("retain", "text"): 1.0, ("kept", "text"): 0.5, ("forget", "text"): 0.0}
+    assert tuning.utility(scores) == {"text": 0.75}
+
+
 def test_what_is_switched_off_is_not_searched_and_no_bound_is_passed() -> None:
     def space(name: str, **settings: float) -> dict[str, tuple[float, float]]:
         return tuning.search_space(plugins.build("methods", name, settings))

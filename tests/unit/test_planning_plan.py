@@ -179,3 +179,27 @@ def test_the_command_prints_a_table_or_json(tmp_path: Path) -> None:
     assert [stage["stage"] for stage in stages] == ["finetune", "unlearn", "evaluate"]
     wrong = CliRunner().invoke(app, ["plan", str(path), "--device", "abacus"])
     assert wrong.exit_code == 2
+
+
+def test_requests_one_after_the_other_are_more_models_to_make_and_to_ask() -> None:
+    methods = {"methods": ["npo", "retrain"]}
+    attacked = {"batch_size": 16, "attacks": ["paraphrase"], "controls": True}
+    once, four = (
+        make_plan(recipe("tiny", unlearn=methods | more, evaluate=attacked), "cpu", rough=True)
+        for more in ({}, {"requests": 4})
+    )
+    assert [stage.what.partition(" (")[0] for stage in four.stages[1:-1]] == ["npo", "retrain, after every request"]
+    assert four.stages[2].hours > 3 * four.stages[0].hours / 2, (
+        "four fine-tunings beside those of target and retain model"
+    )
+    assert once.stages[-1].what.startswith("4 models") and four.stages[-1].what.startswith("10 models")
+    assert once.assumptions[-1] == "controls and attacks are not counted"
+
+
+def test_people_by_name_and_facts_are_counted() -> None:
+    ratio, named = (
+        make_plan(recipe("tiny", unlearn={"methods": ["npo"]} | more), "cpu", rough=True)
+        for more in ({}, {"forget": {"people": ["001", "002"], "attributes": ["salary"]}})
+    )
+    assert named.stages[1].tokens < ratio.stages[1].tokens
+    assert named.assumptions[-1] == "a request for some facts is counted as one for all"

@@ -13,6 +13,8 @@ from typing import Any
 from pydantic import Field
 
 from mllmu.config.recipe import Finetune, Lora, Recipe, jobs
+from mllmu.config.requests import about_facts
+from mllmu.core.names import RETAIN_MODEL
 from mllmu.core.records import MODALITIES, Record
 from mllmu.data.tasks import task_of
 from mllmu.models.encoding import DEVICE_BYTES, FEATURE_BYTES
@@ -143,12 +145,16 @@ class Planner:
         work, planned = self.work, jobs(self.recipe)
         taught = (work.people, *(work.people - gone for gone in work.forgotten))
         yield self._training(f"target and {len(work.forgotten)} retain model(s)", self.recipe.finetune, taught)
+        shares = [gone / work.requests for gone in work.forgotten for _ in range(work.requests)]
+        left = [work.people - gone * n // work.requests for gone in work.forgotten for n in range(1, work.requests + 1)]
         for job in planned:
             if job.method.trains:
-                yield self._training(job.name, job.method, work.forgotten)
-        yield self.evaluation(2 + len(planned))
+                yield self._training(job.name, job.method, shares)
+            elif job.method.model == RETAIN_MODEL and work.requests > 1:
+                yield self._training(f"{job.name}, after every request", self.recipe.finetune, left)
+        yield self.evaluation(2 + len(planned) * work.requests)
 
-    def _training(self, what: str, settings: Finetune | Method, groups: Iterable[int]) -> PlannedStage:
+    def _training(self, what: str, settings: Finetune | Method, groups: Iterable[float]) -> PlannedStage:
         """One line of training: one model per group of so many people, by the fine-tuning or by a method.
 
         A step is divided as the run does it, so that it fits.
@@ -167,7 +173,7 @@ class Planner:
         return line
 
     def _divided(
-        self, what: str, settings: Finetune | Method, groups: Iterable[int], part: int, *, recompute: bool
+        self, what: str, settings: Finetune | Method, groups: Iterable[float], part: int, *, recompute: bool
     ) -> PlannedStage:
         """A line of training with so many questions at once."""
         facts, batch, modality = self.facts, settings.batch_size, settings.modality
@@ -329,8 +335,14 @@ class Planner:
     def assumptions(self) -> tuple[str, ...]:
         """What the numbers rest on."""
         tokens = loads.TEMPLATE_TOKENS + loads.TRAINED_QUESTION_TOKENS + loads.TRAINED_REPLY_TOKENS
+        recipe = self.recipe
+        facts = ["a request for some facts is counted as one for all"] if about_facts(recipe) else []
+        more = [name for name in ("controls", "attacks") if getattr(recipe.evaluate, name)]
+        asked = [f"{' and '.join(more)} are not counted"] if more else []
         return (
             f"{self.work.people} people, {self.work.trained:g} training questions each and modality; "
             f"{self.image_tokens} image tokens; question, template and answer about {tokens} tokens",
             f"{self.pace.basis}; reading data, drawing images and saving are not counted",
+            *facts,
+            *asked,
         )

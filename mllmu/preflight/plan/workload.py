@@ -49,14 +49,16 @@ class Workload:
         forgotten: people to forget, one number per forget ratio.
         trained: training questions per person and modality.
         asked: people asked, all sets and forget ratios together.
+        requests: how many requests the people to forget are divided into.
     """
 
     people: int
     forgotten: tuple[int, ...]
     trained: float
     asked: int
+    requests: int = 1
 
-    def training_questions(self, people: int, modality: str) -> int:
+    def training_questions(self, people: float, modality: str) -> int:
         """Questions about so many people in one modality or both."""
         return round(people * self.trained * (2 if modality == "both" else 1))
 
@@ -67,6 +69,10 @@ def of_recipe(recipe: Recipe) -> Workload:
     people = _size(section.source, PUBLISHED_PEOPLE)
     celebrities = _size(section.celebrities, CELEBRITIES) if section.celebrities else 0
     forgotten = tuple(max(1, round(ratio * people)) for ratio in section.splits.forget_ratios)
+    requests = recipe.unlearn.requests
+    named = [recipe.unlearn.forget] if recipe.unlearn.forget else [] if isinstance(requests, int) else requests
+    if named and all(each.people for each in named):
+        forgotten = (len({person for each in named for person in each.people}),)
     # published text is taught as it is, in one wording
     wordings = section.train_wordings if section.source.name == "synthetic" else 1
     asked = 0
@@ -75,7 +81,8 @@ def of_recipe(recipe: Recipe) -> Workload:
         sets["holdout"] = section.splits.holdout
         asked += sum(min(size, recipe.evaluate.max_profiles.get(split, size)) for split, size in sets.items())
     trained = TRAINED_PER_PERSON * wordings * len(section.train_formats)
-    return Workload(people=people, forgotten=forgotten, trained=trained, asked=asked)
+    count = requests if isinstance(requests, int) else max(1, len(requests))
+    return Workload(people=people, forgotten=forgotten, trained=trained, asked=asked, requests=count)
 
 
 def _size(spec: Any, published: int) -> int:
