@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mllmu.core.errors import ModelError
 from mllmu.core.process import rng
 from mllmu.core.records import Modality, Question, Record
 from mllmu.data.dataset import Dataset
@@ -70,9 +71,17 @@ class ErasureRow(Record):
     num_tokens: int
 
 
+class NoStatesError(ModelError):
+    """A model that no layer's state stands for."""
+
+
 @torch.no_grad()
 def hidden_states(model: Any, batch: Batch) -> list[Tensor]:
-    """L tensors [N, D] in float32: what leaves each layer where a labelled token is predicted, before the last norm."""
+    """L tensors [N, D] in float32: what leaves each layer where a labelled token is predicted, before the last norm.
+
+    Raises:
+        NoStatesError: the layers run more than once per pass, so what the model says comes from several states.
+    """
     states: list[Tensor] = []
     predicting_BT = batch.labels[:, 1:] != IGNORE
 
@@ -85,6 +94,8 @@ def hidden_states(model: Any, batch: Batch) -> list[Tensor]:
     finally:
         for handle in handles:
             handle.remove()
+    if len(states) > len(handles):
+        raise NoStatesError("the model subtracts the logits of a second pass, so no layer has one state for both")
     return states
 
 

@@ -31,6 +31,7 @@ from mllmu.core.runfolder import (
 )
 from mllmu.evaluation import yardstick
 from mllmu.evaluation.attacks import BUDGETS, Attack, NotAttackableError, Victim
+from mllmu.evaluation.inside import NoStatesError
 from mllmu.evaluation.recovery import Attacked, Tries, attack_row, worst_case
 from mllmu.evaluation.stats import unit_of, units_of
 from mllmu.parallel.pool import WorkerPool
@@ -118,7 +119,7 @@ class AttackStudy:
             victim = self._victim(unit, f"{name} on {model}", self.run.ref(self.key, model))
             try:
                 points = attack.attack(victim) if attack else [plainly(victim)]
-            except NotAttackableError as error:
+            except (NotAttackableError, NoStatesError) as error:
                 points = []
                 write_json(unit.building / REASON, {"reason": str(error)})
             write_atomic(unit.building / FILE, dump_lines(points))

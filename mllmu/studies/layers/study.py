@@ -89,8 +89,11 @@ def _measured(
     for name in names:
         ref = run.ref(key, name)
         loaded = run.load(ref)
-        accuracy = inside.mean_accuracy(loaded, probes, ref.system_prompt, batch_size=size, seed=run.recipe.seed)
-        yield comparison.measure(name, loaded, ref.system_prompt, accuracy)
+        try:
+            accuracy = inside.mean_accuracy(loaded, probes, ref.system_prompt, batch_size=size, seed=run.recipe.seed)
+            yield comparison.measure(name, loaded, ref.system_prompt, accuracy)
+        except inside.NoStatesError as error:
+            run.progress.note(f"{name}: left out; {error}.")
         run.progress.advance()
     run.progress.finish()
 
