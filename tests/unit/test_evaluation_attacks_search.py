@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers_attacks import COLOURS, World, samples, under
+from numpy.typing import NDArray
+from PIL import Image
 
 from mllmu.core.plugins import build
 from mllmu.core.records import ModelRef
@@ -15,6 +20,7 @@ from mllmu.evaluation.attacks import NotAttackableError, Victim
 from mllmu.evaluation.attacks._searching import halves
 from mllmu.evaluation.attacks.suffix import SuffixSearch, span_of
 from mllmu.evaluation.attacks.universal_perturbation import Frame, UniversalPerturbation
+from mllmu.models.families import Turn
 
 TRIGGER = "green"
 
@@ -99,7 +105,46 @@ def test_a_changed_picture_is_prepared_to_the_changed_pixels(victim: Victim, tmp
     assert float(((again - wanted) / frame.of_255(1)).abs().max()) <= 0.51
 
 
-def test_the_same_perturbation_of_a_safe_model_finds_nothing(victim: Victim, tmp_path: Path) -> None:
-    retain = under(victim, victim.refs["retain_model"], tmp_path / "r")
-    (point,) = build("attacks", "universal_perturbation", {"iterations": 2}).attack(retain)
-    assert point.values and not any(point.values.values())
+BRIGHTER = 48
+"""Of 255, what the planted model waits for before it tells."""
+
+
+@pytest.fixture(scope="module")
+def dazzled(attacked_world: World) -> ModelRef:
+    """Says the facts only where the whole picture is brighter; not where it is darker, or noisy by as much."""
+
+    def shown(turn: Turn, label: str, change: Callable[[tuple[int, ...]], NDArray[Any]]) -> Turn:
+        assert turn.image
+        pixels = np.asarray(Image.open(turn.image), dtype=float)
+        path = turn.image.with_name(f"{turn.image.stem}_{label}.png")
+        Image.fromarray((pixels + change(pixels.shape)).clip(0, 255).round().astype(np.uint8)).save(path)
+        return replace(turn, image=path, reply=turn.reply if label == "bright" else "Say no more")
+
+    signs = np.random.default_rng(0)
+    changes: dict[str, Callable[[tuple[int, ...]], NDArray[Any]]] = {
+        "bright": lambda shape: np.full(shape, BRIGHTER),
+        "dark": lambda shape: np.full(shape, -BRIGHTER),
+        "noise": lambda shape: signs.choice([-BRIGHTER, BRIGHTER], shape),
+        "plain": np.zeros,
+    }
+    turns = attacked_world.turns(COLOURS, variant="eval")
+    made = [shown(turn, label, change) for label, change in changes.items() for turn in turns]
+    often = [
+        turn for turn in made for _ in range(2 if turn.image and turn.image.stem.endswith(("bright", "plain")) else 1)
+    ]
+    return attacked_world.teach(attacked_world.refs["target"], often, epochs=60, rate=0.005)
+
+
+def test_a_change_of_pixels_found_on_one_person_opens_the_other_and_finds_nothing_in_a_safe_model(
+    dazzled: ModelRef, attacked_world: World, tmp_path: Path
+) -> None:
+    weak = attacked_world.victim(tmp_path / "weak", dazzled)
+    assert not any(weak.hits(weak.load(dazzled), weak.samples).values()), (
+        "nothing is told about the pictures as they are"
+    )
+    attack = build("attacks", "universal_perturbation", {"eps": BRIGHTER, "step": 12, "iterations": 6})
+    (point,) = attack.attack(weak)
+    assert set(point.values) == {sample.id for sample in halves(weak, weak.samples)[1]}
+    assert sum(point.values.values()) / len(point.values) >= 0.5
+    (safe,) = attack.attack(under(weak, weak.refs["retain_model"], tmp_path / "retain"))
+    assert safe.values.keys() == point.values.keys() and not any(safe.values.values())
