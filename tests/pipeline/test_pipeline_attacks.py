@@ -9,6 +9,7 @@ import mini_run
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks import attacks_tiny
 from mllmu.cli.app import app
 from mllmu.config.load import parse
 from mllmu.core.attacked import AttackResults
@@ -46,6 +47,14 @@ def test_every_attack_has_a_row_for_every_model(root: Path) -> None:
     assert all(row.after is not None and row.unit == "facts" and row.num == 16 for row in done)
     assert {row.model for row in found.rows if row.reason} == {"ga", "npo"}, "they put nothing beside the weights"
     assert all(len(row.curve) == 3 for row in found.rows if row.attack == "relearn_forget")
+
+
+def test_the_scores_as_one_file_give_the_same_numbers(root: Path) -> None:
+    text = attacks_tiny.export(root)
+    rows, worst = attacks_tiny.results(attacks_tiny.read(text))
+    assert (tuple(rows), tuple(worst)) == (results(root).rows, results(root).worst)
+    shown = attacks_tiny.tables(text)
+    assert "n. s." in shown and "- `remove_prompt` on ga, npo: the method changed the weights" in shown
 
 
 def test_the_retain_model_and_its_copy_have_no_excess(root: Path) -> None:
