@@ -19,6 +19,7 @@ from mllmu.cli.get import get
 from mllmu.cli.init import init
 from mllmu.cli.judge import judge
 from mllmu.cli.ls import ls
+from mllmu.cli.paper import paper
 from mllmu.cli.preflight import doctor, plan
 from mllmu.cli.sweep import sweep
 from mllmu.cli.verify import verify
@@ -34,7 +35,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "One stage": (*map(run.stage_command, run.STAGES), evaluate, judge),
     "Look": (view, ask),
     "Requests for deletion": (forget.forget, verify, forget.rollback, forget.replay),
-    "Studies": (attack, studies.tune, studies.trust, studies.layers, studies.pool, studies.board),
+    "Studies": (paper, attack, studies.tune, studies.trust, studies.layers, studies.pool, studies.board),
     "Start, look up, export": (init, get, ls, run.export_model, export_tasks),
 }
 

@@ -161,7 +161,7 @@ def execute(
     for run in each(path, overrides, out):
         try:
             how = {"gate": not (no_gate or reads), "check": not no_check, "reads": reads}
-            _execute(run, force=force, **how, only=only, log_with=log_with)
+            carry_out(run, force=force, **how, only=only, log_with=log_with)
             done.append(run)
         except Exception as error:
             if not run.name or explanation(error) is None:
@@ -177,9 +177,17 @@ def execute(
     return done
 
 
-def _execute(
-    run: RecipeRun, *, force: bool, gate: bool, check: bool, only: Stage | None, reads: bool, log_with: Sequence[str]
+def carry_out(
+    run: RecipeRun,
+    *,
+    force: bool,
+    gate: bool,
+    check: bool,
+    only: Stage | None,
+    reads: bool = False,
+    log_with: Sequence[str] = (),
 ) -> None:
+    """Run all stages of one recipe, or ``only`` one; arguments as in :func:`execute`."""
     from mllmu.preflight.ahead import look_ahead, must_hold_a_run
 
     if reads:

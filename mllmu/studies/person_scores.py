@@ -6,7 +6,7 @@ over them. All that ``mllmu pool`` prints follows from these rows, so the file t
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,31 +78,35 @@ def load(path: Path) -> list[PersonScore]:
     return scores
 
 
-def person_scores(root: Path, key: str, name: str) -> list[PersonScore]:
+def person_scores(
+    root: Path, key: str, name: str, splits: Container[Split] = ("forget", *UTILITY)
+) -> list[PersonScore]:
     """The raw scores of one run.
 
     Args:
         root: a run folder that was scored.
         key: the forget ratio in percent.
         name: what the run is called.
+        splits: the sets; of a general benchmark every question is a person.
 
     Raises:
         DataError: the run has no scores of that ratio.
     """
-    samples, by_model = _main_scores(RunFolder(root), key)
+    samples, by_model = _main_scores(RunFolder(root), key, splits)
     found: dict[tuple[Modality, str, str, str], list[str]] = {}
     for sample in samples:
-        if sample.split in ("forget", *UTILITY):
-            cell = (sample.modality, sample.split, sample.task, sample.profile_id)
-            found.setdefault(cell, []).append(sample.id)
+        cell = (sample.modality, sample.split, sample.task, sample.profile_id)
+        found.setdefault(cell, []).append(sample.id)
     return [
         PersonScore(name, *cell, len(ids), {m: sum(of[i] for i in ids) for m, of in by_model.items()})
         for cell, ids in found.items()
     ]
 
 
-def _main_scores(folder: RunFolder, key: str) -> tuple[list[Sample], dict[str, dict[str, float]]]:
-    """Samples of a run, and by model the headline score of every sample.
+def _main_scores(
+    folder: RunFolder, key: str, splits: Container[Split]
+) -> tuple[list[Sample], dict[str, dict[str, float]]]:
+    """Samples of some sets of a run, and by model the headline score of every sample.
 
     A reply that could not be read counts as in a report, see :meth:`mllmu.evaluation.metrics.Metric.headline_value`.
     """
@@ -110,16 +114,25 @@ def _main_scores(folder: RunFolder, key: str) -> tuple[list[Sample], dict[str, d
     paths = sorted(evaluation.glob(f"*/{folder.SCORES}/{folder.SCORES_FILE}"))
     if not paths:
         raise DataError(f"{evaluation}: no scores. Expected a finished run with the forget ratio {key} %.")
-    samples = [s for s in read_lines(evaluation / folder.SAMPLES_FILE, Sample) if s.part == "report"]
+    every = read_lines(evaluation / folder.SAMPLES_FILE, Sample)
+    samples = [s for s in every if s.part == "report" and s.split in splits]
     numbers = read_json(evaluation / folder.METRICS_FILE, sealed=True)
-    declared = Declared.model_validate(numbers.get("declared", {})).tasks
-    names = {t: declared[t].metric if t in declared else task_of(t).headline() for t in {s.task for s in samples}}
+    declared = Declared.model_validate(numbers.get("declared", {}))
+    names = {cell: _headline(declared, *cell) for cell in {(s.split, s.task) for s in samples}}
     metrics: dict[str, Metric] = {name: plugins.build("metrics", name, {}) for name in set(names.values())}
     by_model: dict[str, dict[str, float]] = {}
     for path in paths:
         check_samples(evaluation / folder.SAMPLES_FILE, path.parent.with_name(folder.RESPONSES))
         scores = {(score.sample_id, score.metric): score.value for score in read_lines(path, Score)}
         by_model[path.parent.parent.name] = {
-            s.id: metrics[names[s.task]].headline_value(scores[s.id, names[s.task]], s.split) for s in samples
+            s.id: metrics[name].headline_value(scores[s.id, name], s.split)
+            for s in samples
+            for name in [names[s.split, s.task]]
         }
     return samples, by_model
+
+
+def _headline(declared: Declared, split: Split, task: TaskName) -> str:
+    """The metric that judges the questions of a task in a set."""
+    own = declared.splits[split].metric if split in declared.splits else ""
+    return own or (declared.tasks[task].metric if task in declared.tasks else task_of(task).headline())

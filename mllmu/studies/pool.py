@@ -15,6 +15,7 @@ Shapes: D draws (row 0 is the data as they are), R runs, M models, P people of a
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -151,10 +152,10 @@ def pool(
     rows: list[PooledRow] = []
     pairs: list[PairedRow] = []
     for modality in MODALITIES:
-        by_person = [_by_person([s for s in scores if (s.run, s.modality) == (run, modality)], models) for run in runs]
-        if all(run.counts for run in by_person):
-            _check_sets(runs, by_person)
-            study = _Draws(by_person, models, modality, seed)
+        found = [by_person([s for s in scores if (s.run, s.modality) == (run, modality)], models) for run in runs]
+        if all(run.counts for run in found):
+            _check_sets(runs, found)
+            study = _Draws(found, models, modality, seed)
             of_modality = study.rows()
             rows += of_modality
             methods = [row.model for row in of_modality if row.model not in (TARGET, RETAIN_MODEL)]
@@ -163,16 +164,17 @@ def pool(
     return rows, pairs
 
 
-def _check_sets(runs: Sequence[str], by_person: Sequence[RunScores]) -> None:
+def _check_sets(runs: Sequence[str], found: Sequence[RunScores]) -> None:
     """Every run has people to forget, and all have the same sets; utility is over retain and celebrity, if both."""
-    for run, scores in zip(runs, by_person, strict=True):
+    for run, scores in zip(runs, found, strict=True):
         if "forget" not in scores.people or not set(UTILITY) & set(scores.people):
             raise DataError(f"run {run}: asked no questions about people to forget, or none about any to keep.")
-        if set(scores.people) != set(by_person[0].people):
+        if set(scores.people) != set(found[0].people):
             raise DataError(f"runs {runs[0]} and {run}: asked about other sets of people, so their scores differ.")
 
 
-def _by_person(scores: Sequence[PersonScore], models: Sequence[str]) -> RunScores:
+def by_person(scores: Sequence[PersonScore], models: Sequence[str]) -> RunScores:
+    """The scores of one run in one modality as tables, with the models in the order given."""
     people = {split: sorted({s.person for s in scores if s.split == split}) for split in {s.split for s in scores}}
     counts: dict[SplitTask, Table] = {}
     sums: dict[SplitTask, Table] = {}
@@ -184,25 +186,42 @@ def _by_person(scores: Sequence[PersonScore], models: Sequence[str]) -> RunScore
     return RunScores(people, counts, sums)
 
 
+class PersonDraws:
+    """What every draw of runs and people gives, the same draws for all models and sets.
+
+    Args:
+        runs: of one modality.
+        seed: of the draws.
+    """
+
+    def __init__(self, runs: Sequence[RunScores], seed: int = 0) -> None:
+        self.runs = runs
+        self.weights_RD = _draws(tuple(str(number) for number in range(len(runs))), seed, "runs").T / len(runs)
+        self.drawn_DP = [
+            {split: _draws(tuple(names), seed, f"run {number} {split}") for split, names in run.people.items()}
+            for number, run in enumerate(runs)
+        ]
+
+    def num_people(self, split: str) -> int:
+        """People of a set over all runs."""
+        return sum(len(run.people[split]) for run in self.runs)
+
+    def mean(self, sets: Sequence[str]) -> Table:
+        """Mean over sets of the mean over their tasks, of every model in every draw [M, D]; draw 0: as they are."""
+        mean_RMD = [_mean(run, people_DP, sets) for run, people_DP in zip(self.runs, self.drawn_DP, strict=True)]
+        mean_MD: Table = np.einsum("rd,rmd->md", self.weights_RD, np.array(mean_RMD))
+        return mean_MD
+
+
 class _Draws:
     """The numbers of all models in one modality, in every draw of runs and people [M, D]."""
 
     def __init__(self, runs: Sequence[RunScores], models: Sequence[str], modality: Modality, seed: int) -> None:
         self.models, self.modality, self.num_runs = models, modality, len(runs)
-        self.num_people = sum(len(run.people["forget"]) for run in runs)
-        weights_RD = _draws([str(number) for number in range(len(runs))], seed, "runs").T / len(runs)
-        drawn_DP = [
-            {split: _draws(names, seed, f"run {number} {split}") for split, names in run.people.items()}
-            for number, run in enumerate(runs)
-        ]
-
-        def means(sets: Sequence[str]) -> Table:
-            mean_RMD = [_mean(run, people_DP, sets) for run, people_DP in zip(runs, drawn_DP, strict=True)]
-            mean_MD: Table = np.einsum("rd,rmd->md", weights_RD, np.array(mean_RMD))
-            return mean_MD
-
-        forget_MD = means(("forget",))
-        utility_MD = means([split for split in UTILITY if all(split in run.people for run in runs)])
+        draws = PersonDraws(runs, seed)
+        self.num_people = draws.num_people("forget")
+        forget_MD = draws.mean(("forget",))
+        utility_MD = draws.mean([split for split in UTILITY if all(split in run.people for run in runs)])
         surplus_MD = forget_MD - forget_MD[models.index(RETAIN_MODEL)]
         cost_MD = utility_MD[models.index(TARGET)] - utility_MD
         self.values = {"forget": forget_MD, "surplus": surplus_MD, "utility": utility_MD, "cost": cost_MD}
@@ -238,10 +257,16 @@ class _Draws:
         return PairedRow(model, rival, self.modality, **differences)
 
 
-def _draws(names: Sequence[str], seed: int, group: str) -> Table:
-    """How often each name is in each draw [D, len(names)]; the first row has every name once."""
+@lru_cache(maxsize=64)
+def _draws(names: tuple[str, ...], seed: int, group: str) -> Table:
+    """How often each name is in each draw [D, len(names)]; the first row has every name once.
+
+    Kept, as modalities and tasks ask for the same draws; nobody may write into the table.
+    """
     drawn = [draw(names, seed=seed, group=f"pool: {group}", number=number) for number in range(DRAWS)]
-    return np.array([[1] * len(names), *drawn], dtype=float)
+    table = np.array([[1] * len(names), *drawn], dtype=float)
+    table.flags.writeable = False
+    return table
 
 
 def _mean(run: RunScores, people_DP: Mapping[str, Table], sets: Sequence[str]) -> Table:
