@@ -5,7 +5,9 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from rich.console import Group
+from safetensors import safe_open
 
 from mllmu.config import load as recipes
 from mllmu.config.given import EMBEDDED
@@ -23,6 +25,7 @@ from mllmu.evaluation import gate
 from mllmu.evaluation.numbers import KS
 from mllmu.evaluation.outcome import outcome
 from mllmu.evaluation.stats import Difference
+from mllmu.models.layers import adapted_outside
 from mllmu.pipeline import batch_plan
 from mllmu.pipeline.controls import read_controls
 from mllmu.pipeline.evaluate import Evaluation
@@ -105,6 +108,7 @@ def report_input(evaluation: Evaluation) -> ReportInput:
         warnings=(
             *ratio_warning(run, key),
             *gate_warning(*gated),
+            *adapter_warning(run, key),
             *protocol_warning(recipe.evaluate.protocol),
             *batch_plan.warnings(
                 {row.name: facts_of(evaluation.folder / row.name / RunFolder.RESPONSES) for row in rows}
@@ -137,6 +141,19 @@ def ratio_warning(run: Run, key: str) -> tuple[str, ...]:
     return (
         f"The recipe asks to forget {key} % of the people, and folders are named so (forget_{key}). Of {people} people "
         f"that is {gone}, which is {100 * gone / people:.3g} %.",
+    )
+
+
+def adapter_warning(run: Run, key: str) -> tuple[str, ...]:
+    """The models whose adapters reach outside of the language model, so that they also change how images are seen."""
+    found: dict[str, list[str]] = {}
+    for name in run.models:
+        for adapter in run.ref(key, name).adapters[-1:]:  # those before it are other models' own
+            with safe_open(run.root / adapter / SAFETENSORS_WEIGHTS_NAME, framework="pt") as file:
+                if line := adapted_outside(file.keys()):
+                    found.setdefault(line, []).append(name)
+    return tuple(
+        f"{line} How images are seen changed with them in: {', '.join(names)}." for line, names in found.items()
     )
 
 

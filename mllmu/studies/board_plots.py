@@ -36,7 +36,8 @@ def board_plot(rows: Sequence[tuple[str, PooledRow]], name: str) -> Plot:
                 axes.plot([], [], marker=MARKERS[index % len(MARKERS)], label=label, **look)
             figure.legend(loc="outside lower left", ncols=3)
         settle(figure)
-        _names(axes, [row for _, row in shown])
+        nearest = sorted((row for _, row in shown), key=lambda row: row.distance.value)
+        name_dots(axes, [(row.model, _xy(row)) for row in nearest])
         words = "; ".join(f"{row.model} {label} {_xy(row)[0]:.1f}, lost {_xy(row)[1]:.1f}" for label, row in shown)
         return finish(figure, name, f"Scatter of the distance from the retain_model against lost utility: {words}")
 
@@ -67,19 +68,22 @@ def _links(axes: Any, shown: Sequence[tuple[str, PooledRow]]) -> None:
             axes.plot(*zip(*dots, strict=True), color=PALETTE["grey"], linewidth=0.7, alpha=0.6, zorder=1)
 
 
-def _names(axes: Any, rows: Sequence[PooledRow]) -> None:
-    """The name of each method beside one of its dots, the nearest methods first, as far as there is room."""
-    order = sorted(rows, key=lambda row: row.distance.value)
-    named = {row.model: row for row in reversed(order)}
-    first = [row for row in order if named[row.model] is row]
-    others = [row for row in order if named[row.model] is not row]
-    points = [(float(x), float(y)) for x, y in axes.transData.transform([_xy(row) for row in (*first, *others)])]
-    texts = [(row.model,) for row in first] + [()] * len(others)
+def name_dots(axes: Any, dots: Sequence[tuple[str, tuple[float, float]]]) -> None:
+    """The name of each model beside its first dot, earlier dots first, as far as there is room; the figure is settled.
+
+    Args:
+        dots: name and place of each.
+    """
+    names = [name for name, _ in dots]
+    first = [number for number, name in enumerate(names) if names.index(name) == number]
+    order = [*first, *(number for number in range(len(dots)) if number not in first)]
+    points = [(float(x), float(y)) for x, y in axes.transData.transform([dots[number][1] for number in order])]
+    texts = [(names[number],) for number in first] + [()] * (len(order) - len(first))
     x0, y0, x1, y1 = map(float, axes.get_window_extent().extents)
     labels = position(points, texts, (x0, y0, x1, y1))
-    for row, (x, y), label in zip((*first, *others), points, labels, strict=True):
+    for number, (x, y), label in zip(order, points, labels, strict=True):
         if label:
             line = {"arrowstyle": "-", "color": PALETTE["grey"], "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0}
             offset = label.left - x, label.middle - y
-            axes.annotate(label.text, _xy(row), offset, textcoords="offset points", va="center_baseline", fontsize=7.8,
-                          color=PALETTE["ink"], arrowprops=line if label.linked else None)  # fmt: skip
+            axes.annotate(label.text, dots[number][1], offset, textcoords="offset points", va="center_baseline",
+                          fontsize=7.8, color=PALETTE["ink"], arrowprops=line if label.linked else None)  # fmt: skip

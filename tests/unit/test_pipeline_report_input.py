@@ -1,15 +1,21 @@
-"""What judges said joins the report's numbers, for the models the report is about."""
+"""What a report says of its run: the points of judges, who was forgotten, and what a reader must know of the models."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
+import pytest
+import torch
 from helpers_models import sample
+from safetensors.torch import save_file
 
 from mllmu.core.records import MetricResult, Response
 from mllmu.core.runfolder import seal
-from mllmu.pipeline.report import judgements, same_as_target
+from mllmu.pipeline.report import adapter_warning, facts_line, judgements, ratio_warning, same_as_target
+from mllmu.pipeline.run import Run
 
 
 def result(model: str) -> dict[str, object]:
@@ -72,3 +78,53 @@ def test_how_many_responses_about_the_people_to_forget_are_the_target_s() -> Non
 
     target, model = replies("Riga", "Oslo", "Riga", "Rome", "Rome"), replies("Riga", "oslo", "Riga", "Oslo", "Oslo")
     assert same_as_target(asked, target, model) == {"text": 0.5, "image_text": 1.0}
+
+
+def run_of(people: int, gone: int, key: str) -> Run:
+    """As much of a run as says who was forgotten."""
+    data = SimpleNamespace(people=range(people), splits={key: range(gone)})
+    recipe = SimpleNamespace(model=SimpleNamespace(path="tiny"), seed=3)
+    return cast(Run, SimpleNamespace(data=data, recipe=recipe))
+
+
+@pytest.mark.parametrize(
+    ("people", "gone", "key", "said"),
+    [
+        (12, 1, "10", "Of 12 people that is 1, which is 8.33 %."),
+        (16, 6, "37.5", ""),
+        (200, 11, "5", ""),  # half a point off is not said
+        (100, 6, "5", "Of 100 people that is 6, which is 6 %."),
+    ],
+)
+def test_a_ratio_that_could_not_be_kept_is_said_with_what_it_became(
+    people: int, gone: int, key: str, said: str
+) -> None:
+    found = "".join(ratio_warning(run_of(people, gone, key), key))
+    assert found.endswith(said) and bool(found) == bool(said)
+    if found:
+        assert found.startswith(
+            f"The recipe asks to forget {key} % of the people, and folders are named so (forget_{key})"
+        )
+
+
+def test_the_title_line_has_the_people_of_the_run_and_not_the_ratio_of_the_recipe() -> None:
+    line = facts_line(run_of(12, 1, "10"), "10")
+    assert line == "1 of 12 people forgotten (8.33 %), the embedded model 'tiny', seed 3"
+
+
+def test_adapters_outside_of_the_language_model_are_said_with_the_models_that_have_them(tmp_path: Path) -> None:
+    layers = {
+        "inside": ["language_model.layers.0.self_attn.q_proj"],
+        "both": ["language_model.layers.0.self_attn.q_proj", "vision_tower.layers.0.self_attn.q_proj"],
+    }
+    for name, adapted in layers.items():
+        (tmp_path / name).mkdir()
+        weights = {f"base_model.model.model.{layer}.lora_A.weight": torch.zeros(1) for layer in adapted}
+        save_file(weights, tmp_path / name / "adapter_model.safetensors")
+    adapters = {"target": ["inside"], "npo": ["inside", "both"], "ga": ["both"], "prompting": []}
+    run = SimpleNamespace(
+        root=tmp_path, models=list(adapters), ref=lambda _, name: SimpleNamespace(adapters=adapters[name])
+    )
+    (line,) = adapter_warning(cast(Run, run), "10")
+    assert "1 of 2 layers with adapters are outside the language model, e.g. model.vision_tower.layers.0" in line
+    assert line.endswith("How images are seen changed with them in: npo, ga.")

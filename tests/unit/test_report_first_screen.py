@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -113,6 +114,34 @@ def test_the_answer_and_the_plot_are_on_the_first_screen(tmp_path: Path, size: s
     assert method < sure < 800
     if size == "1280,800":
         assert max(plots) <= 800
+
+
+def test_a_table_that_was_sorted_says_what_the_numbers_before_the_names_are(tmp_path: Path) -> None:
+    """Clicked once, twice and three times; the ranks stay with their models, and the third click undoes the others."""
+    chromium = shutil.which("chromium")
+    if not chromium:
+        pytest.skip("needs chromium")
+    page = render(report(facts="4 of 16 people forgotten"), tmp_path).read_text(encoding="utf-8")
+    look = (
+        "<script>const t = document.querySelector('table.sortable'), seen = [];"
+        "const head = [...t.tHead.querySelectorAll('th')].find(e => e.tabIndex === 0);"
+        "const note = () => (t.parentNode.nextElementSibling || {textContent: ''}).textContent;"
+        "const rows = () => [...t.tBodies[0].querySelectorAll('tr.unlearned th')].map("
+        "e => e.querySelector('.rank').textContent + ' ' + e.dataset.name);"
+        "seen.push([rows(), '']); for (let i = 0; i < 3; i++) { head.click(); seen.push([rows(), note()]); }"
+        "const out = document.createElement('pre'); out.id = 'seen'; out.textContent = JSON.stringify(seen);"
+        "document.body.append(out)</script>"
+    )
+    driven = tmp_path / "driven.html"
+    driven.write_text(re.sub(r"<meta http-equiv=.Content-Security.*?>", "", page).replace("</body>", look + "</body>"))
+    flags = "--headless=new --no-sandbox --disable-gpu --dump-dom"
+    done = subprocess.run([chromium, *flags.split(), driven.as_uri()], capture_output=True, text=True, timeout=120)
+    first, up, down, undone = json.loads(html.unescape(re.findall(r'<pre id="seen">(.*?)</pre>', done.stdout)[0]))
+    by_name = sorted(first[0], key=lambda text: text.partition(" ")[2])
+    assert [text.partition(" ")[0] for text in first[0]] == ["3", "4", "5"], "behind the target and the retain model"
+    assert up[0] == by_name and down[0] == by_name[::-1] and undone == first
+    assert "Sorted by model, lowest first. The numbers before the names stay those of the first order" in up[1]
+    assert "highest first" in down[1]
 
 
 # --- colours

@@ -14,7 +14,7 @@ from mllmu.config.load import parse, read
 from mllmu.config.packaged import recipes
 from mllmu.core.errors import RecipeError
 from mllmu.studies.paper.figures import paired_plot
-from mllmu.studies.paper.findings import Finding, RatioScores, findings, paired_cells
+from mllmu.studies.paper.findings import PaperFinding, RatioScores, findings, paired_cells
 from mllmu.studies.paper.setting import EXPERIMENTS, Experiment, origin, settings
 from mllmu.studies.person_scores import PersonScore
 from mllmu.studies.setups import EvaluatedRun
@@ -35,7 +35,7 @@ def one_ratio(cells: Mapping[tuple[str, str, str], Scores], key: str = "10") -> 
     return RatioScores(EvaluatedRun("run", Path("run"), key, 1, {}), scores, list(next(iter(cells.values()))))
 
 
-def the(found: Sequence[Finding], word: str) -> Finding:
+def the(found: Sequence[PaperFinding], word: str) -> PaperFinding:
     return next(finding for finding in found if word in finding.claim)
 
 
@@ -105,12 +105,12 @@ def test_the_trade_off_is_the_slope_over_all_models(lost: tuple[float, ...], slo
         }
         made.append(one_ratio(cells, key))
     found = findings(made)
-    retain = the(found, "of retain")
+    retain = the(found, "of Retain")
     assert retain.measures[0].value.value == pytest.approx(slope)
     assert retain.verdict(BOUND) == verdict
     assert "over 3 models" in retain.sentence(BOUND)
-    assert the(found, "of celebrity").verdict(BOUND) == "cannot tell"
-    assert the(found, "of mmmu").measures == ()
+    assert the(found, "of Celebrity").verdict(BOUND) == "cannot tell"
+    assert the(found, "of MMMU").measures == ()
 
 
 def test_methods_that_forget_alike_say_nothing_about_a_trade_off() -> None:
@@ -118,7 +118,7 @@ def test_methods_that_forget_alike_say_nothing_about_a_trade_off() -> None:
         ("text", split, "cloze"): {**YARDSTICKS, "a": [0.5] * 6, "b": [0.5] * 6, "c": [0.48] * 6}
         for split in ("forget", "retain")
     }
-    assert the(findings([one_ratio(cells)]), "of retain").verdict(BOUND) == "cannot tell"
+    assert the(findings([one_ratio(cells)]), "of Retain").verdict(BOUND) == "cannot tell"
 
 
 def test_cells_are_paired_per_method_task_and_modality() -> None:

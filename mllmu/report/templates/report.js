@@ -55,19 +55,43 @@
     fold.addEventListener("toggle", function () { if (fold.open && !rows) { filter(); } });
   }
 
-  // A click on a heading sorts the unlearned models by that column; target and retain model stay on top.
+  // A click on a heading sorts the unlearned models by that column, a second one the other way round, a third one as
+  // they were; target and retain model stay on top. The numbers before the names stay, as they name models in
+  // plots too, so a line says what they are while another order is shown.
   function value(row, index) {
     var text = row.cells[index].textContent.trim();
     var number = parseFloat(text.replace(/^[^\d+\-\u2013]+/, "").replace("<", ""));
     return { text: text.toLowerCase(), number: number };
   }
 
-  function sortBy(table, index, head) {
-    var down = head.getAttribute("aria-sort") === "ascending";
+  function unlearned(table) {
+    return Array.prototype.filter.call(table.tBodies[0].rows, function (row) { return row.className.indexOf("unlearned") >= 0; });
+  }
+
+  function say(table, text) {
+    var box = table.parentNode, line = box.nextElementSibling;
+    if (!line || line.className !== "note order") {
+      line = document.createElement("p");
+      line.className = "note order";
+      line.setAttribute("role", "status");
+      box.parentNode.insertBefore(line, box.nextSibling);
+    }
+    line.textContent = text;
+  }
+
+  function sortBy(table, index, head, first) {
+    var was = head.getAttribute("aria-sort"), down = was === "ascending", group = table.tBodies[0];
     table.querySelectorAll("th[aria-sort]").forEach(function (other) { other.removeAttribute("aria-sort"); });
+    if (was === "descending") {
+      first.forEach(function (row) { group.appendChild(row); });
+      say(table, "");
+      return;
+    }
     head.setAttribute("aria-sort", down ? "descending" : "ascending");
-    var group = table.tBodies[0];
-    var keyed = Array.prototype.filter.call(group.rows, function (row) { return row.className.indexOf("unlearned") >= 0; });
+    var ranked = unlearned(table).some(function (row) { return row.querySelector(".rank").textContent; });
+    say(table, "Sorted by " + head.firstChild.textContent.trim() + (down ? ", highest first." : ", lowest first.")
+      + (ranked ? " The numbers before the names stay those of the first order: nearest to the retain model first." : ""));
+    var keyed = unlearned(table);
     keyed = keyed.map(function (row) { return { row: row, key: value(row, index) }; });
     keyed.sort(function (a, b) {
       var order;
@@ -88,19 +112,20 @@
     var heads = lines.length > 1
       ? Array.prototype.slice.call(lines[0].querySelectorAll("th[rowspan]")).concat(Array.prototype.slice.call(lines[1].cells))
       : Array.prototype.slice.call(lines[0].cells);
+    var first = unlearned(table);
     heads.forEach(function (head, index) {
       head.tabIndex = 0;
       head.title = "sort by this column";
-      head.addEventListener("click", function () { sortBy(table, index, head); });
+      head.addEventListener("click", function () { sortBy(table, index, head, first); });
       head.addEventListener("keydown", function (event) {
-        if (event.key === "Enter" || event.key === " ") { event.preventDefault(); sortBy(table, index, head); }
+        if (event.key === "Enter" || event.key === " ") { event.preventDefault(); sortBy(table, index, head, first); }
       });
     });
   });
 
-  // Say beside a table that it goes on to the right.
+  // Say above a table or a figure that it goes on to the right.
   function mark() {
-    document.querySelectorAll(".scroll").forEach(function (box) {
+    document.querySelectorAll(".scroll, figure.wide").forEach(function (box) {
       var hint = box.previousElementSibling;
       if (hint && hint.className.indexOf("more") === 0) {
         hint.className = box.scrollWidth > box.clientWidth + 2 ? "more wide" : "more";

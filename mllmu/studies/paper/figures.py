@@ -1,23 +1,16 @@
 """The paper's figures: target against retain_model, unimodal beside multimodal unlearning, four utilities."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
 from mllmu.core.declared import MODALITY_LABELS
-from mllmu.core.records import MODALITIES, TASKS, Split
+from mllmu.core.records import MODALITIES, TASKS
 from mllmu.data.tasks import task_of
-from mllmu.report.figures import PALETTE, SERIES, Plot, finish, new_figure, style
-from mllmu.studies.paper.findings import SETS, PairedCell, UtilityPoint
+from mllmu.report.figures import PALETTE, SERIES, Plot, finish, new_figure, settle, style
+from mllmu.studies.board_plots import MARKERS, name_dots
+from mllmu.studies.paper.findings import LABELS, SETS, PairedCell, UtilityPoint
 from mllmu.studies.pool import PooledValue
-
-LABELS: Mapping[Split, str] = {
-    "retain": "Retain",
-    "celebrity": "Celebrity",
-    "mmmu": "MMMU",
-    "llava_bench": "LLaVA-Bench",
-}
-MARKERS = "os^Dvp*XPh"
 
 
 def paired_plot(cells: Sequence[PairedCell], name: str) -> Plot:
@@ -88,6 +81,10 @@ def utility_plot(points: Sequence[UtilityPoint], name: str) -> Plot:
             look: dict[str, Any] = {"color": PALETTE[SERIES[index % len(SERIES)]], "linestyle": "", "markersize": 7}
             panels[0].plot([], [], marker=MARKERS[index % len(MARKERS)], label=f"{ratio} % forgotten", **look)
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
+        settle(figure)
+        for axes, split in zip(panels, splits, strict=True):
+            own = [(p.model, (100 * p.forgot.value, 100 * p.lost.value)) for p in points if p.split == split]
+            name_dots(axes, own)
         words = "; ".join(
             f"{p.model} {p.ratio} % forgot {100 * p.forgot.value:.0f}, lost {100 * p.lost.value:.0f} of {p.split}"
             for p in points
@@ -100,7 +97,6 @@ def _dot(axes: Any, point: UtilityPoint, colour: str, marker: str) -> None:
     look = {"fmt": "none", "ecolor": colour, "elinewidth": 0.8, "alpha": 0.3}
     axes.errorbar(x, y, xerr=_bars(point.forgot), yerr=_bars(point.lost), **look)
     axes.plot([x], [y], marker, color=colour, markersize=6, markeredgecolor=PALETTE["on-dot"], markeredgewidth=0.8)
-    axes.annotate(point.model, (x, y), (5, 4), textcoords="offset points", fontsize=6.5, color=PALETTE["ink"])
 
 
 def _bars(value: PooledValue) -> list[list[float]] | None:

@@ -16,15 +16,21 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from mllmu.core.names import RETAIN_MODEL, TARGET
-from mllmu.core.records import MODALITIES, TASKS, UTILITY, Modality, Split, TaskName
+from mllmu.core.records import MODALITIES, TASKS, Modality, Split, TaskName
 from mllmu.evaluation.bootstrap import Table
 from mllmu.studies.person_scores import PersonScore, person_scores
 from mllmu.studies.pool import PersonDraws, PooledValue, by_person, pooled
 from mllmu.studies.setups import EvaluatedRun, evaluated_runs
 
 Verdict = Literal["reproduced", "not reproduced", "cannot tell"]
-SETS: tuple[Split, ...] = (*UTILITY, "mmmu", "llava_bench")
+LABELS: Mapping[Split, str] = {
+    "retain": "Retain",
+    "celebrity": "Celebrity",
+    "mmmu": "MMMU",
+    "llava_bench": "LLaVA-Bench",
+}
 """The paper's four utilities."""
+SETS: tuple[Split, ...] = tuple(LABELS)
 FLAT = 1e-9
 """Below, methods do not differ in how much they forget."""
 
@@ -72,7 +78,7 @@ class Measure(NamedTuple):
         return f"{text}, and no model of them forgot {100 * bound:g} points" if idle else text
 
 
-class Finding(NamedTuple):
+class PaperFinding(NamedTuple):
     """One finding of the paper with the measures of a run; none if the run does not ask for it."""
 
     claim: str
@@ -159,7 +165,7 @@ def read_scores(root: Path) -> list[RatioScores]:
     return found
 
 
-def findings(ratios: Sequence[RatioScores]) -> list[Finding]:
+def findings(ratios: Sequence[RatioScores]) -> list[PaperFinding]:
     """Every finding of the paper, with the measures that the runs allow; those on modalities at the first ratio."""
     cells = {(c.method, c.task, c.modality): c for c in paired_cells(ratios[:1])}
 
@@ -175,16 +181,16 @@ def findings(ratios: Sequence[RatioScores]) -> list[Finding]:
     either = {task: [m for modality in MODALITIES for m in worse(task, modality, -1)] for task in TASKS}
     both = {task: tuple(measures) if len(measures) == len(MODALITIES) else () for task, measures in either.items()}
     return [
-        Finding("The target knows the people to forget, and a model that never saw them does not", _known(ratios)),
-        Finding(
+        PaperFinding("The target knows the people to forget, and a model that never saw them does not", _known(ratios)),
+        PaperFinding(
             "With the image, multimodal gradient ascent forgets multiple choice better than unimodal",
             tuple(worse("classification", "image_text", 1)),
         ),
-        Finding("In generation, unimodal gradient ascent forgets better in both modalities", both["generation"]),
-        Finding("In cloze, unimodal gradient ascent forgets better in both modalities", both["cloze"]),
+        PaperFinding("In generation, unimodal gradient ascent forgets better in both modalities", both["generation"]),
+        PaperFinding("In cloze, unimodal gradient ascent forgets better in both modalities", both["cloze"]),
         *(
-            Finding(f"The more a method forgets, the more it loses of {split}", tuple(_slope(ratios, split)))
-            for split in SETS
+            PaperFinding(f"The more a method forgets, the more it loses of {label}", tuple(_slope(ratios, split)))
+            for split, label in LABELS.items()
         ),
     ]
 
@@ -253,7 +259,7 @@ def _slope(ratios: Sequence[RatioScores], split: Split) -> Iterator[Measure]:
     forgot_KD, lost_KD = (np.concatenate([found[part] for found in moved]) for part in (0, 1))
     people = min(found[2] for found in moved)
     if len(forgot_KD) > 2:
-        what = f"points of {split} lost per point forgotten, over {len(forgot_KD)} models"
+        what = f"points of {LABELS[split]} lost per point forgotten, over {len(forgot_KD)} models"
         spread = float(np.ptp(forgot_KD[:, 0]))
         yield Measure(what, pooled(slope(forgot_KD, lost_KD), people), people, spread, slope=True)
 

@@ -14,11 +14,12 @@ from mllmu.report.tables import reference_table
 from mllmu.studies.board import board_setups
 from mllmu.studies.board_page import report_of
 from mllmu.studies.board_plots import board_plot
-from mllmu.studies.paper.figures import LABELS, paired_plot, utility_plot
+from mllmu.studies.paper.figures import paired_plot, utility_plot
 from mllmu.studies.paper.findings import (
+    LABELS,
     SETS,
-    Finding,
     PairedCell,
+    PaperFinding,
     RatioScores,
     findings,
     paired_cells,
@@ -33,7 +34,7 @@ PUBLISHED_MODEL, PUBLISHED_RATIO = "llava-1.5-7b-hf", "5"
 FOLDER = "paper"
 
 
-def write_paper(root: Path, *, origin: str, bound: float) -> tuple[Path, list[Finding]]:
+def write_paper(root: Path, *, origin: str, bound: float) -> tuple[Path, list[PaperFinding]]:
     """Write ``paper/index.html``, ``findings.md`` and ``paired.csv`` of a finished run.
 
     Args:
@@ -75,7 +76,7 @@ def _facts(ratios: Sequence[RatioScores], origin: str) -> str:
     )
 
 
-def _findings(found: Sequence[Finding], bound: float) -> PageSection:
+def _findings(found: Sequence[PaperFinding], bound: float) -> PageSection:
     rows = []
     for finding in found:
         numbers = "; ".join(measure.text(bound) for measure in finding.measures) or "this run does not compare them"
