@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.table import Table
-from typer import Argument, Option
+from typer import Argument, Option, echo
 
-from mllmu.cli.run import Force, NoGate, Out, Overrides, RecipePath, each, folder_named
+from mllmu.cli.run import Force, NoCheck, NoGate, Out, Overrides, RecipePath, RecipeRun, each, folder_named
 from mllmu.cli.screen import number, say
 from mllmu.core.lock import claim
 from mllmu.core.runfolder import RunFolder, write_atomic
@@ -38,6 +38,7 @@ def tune(
     overrides: Overrides = None,
     out: Out = None,
     force: Force = False,
+    no_check: NoCheck = False,
 ) -> None:
     """Search the settings of every method, each with the same number of trials; write the best ones as a recipe.
 
@@ -46,12 +47,23 @@ def tune(
     continues.
     """
     for run in each(recipe, overrides, out):
+        _look(run)
         with run.at_work() as display:
+            from mllmu.preflight.doctor.first import check_first
             from mllmu.studies.tune import tune as search
 
-            tried = search(run.recipe, run.folder, num_trials=trials, key=ratio, progress=display, force=force)
+            check = None if no_check else check_first
+            how: dict[str, Any] = {"num_trials": trials, "key": ratio, "force": force}
+            tried = search(run.recipe, run.folder, **how, check=check, progress=display)
         say(trial_table(tried))
         say(f"best settings: {run.folder / RunFolder.TUNED_RECIPE}")
+
+
+def _look(run: RecipeRun) -> None:
+    """Raise FaultsError before any work if files, folders, extras or keys that the recipe names are missing."""
+    from mllmu.preflight.ahead import look_ahead
+
+    look_ahead(run.recipe, run.folder, run.missing, say=echo, estimate=False)
 
 
 def trial_table(trials: Sequence[Trial]) -> Table:
@@ -68,7 +80,15 @@ def trial_table(trials: Sequence[Trial]) -> Table:
     return table
 
 
-def trust(recipe: RecipePath, *, pool: Pool = 10, bits: Bits = 4, overrides: Overrides = None, out: Out = None) -> None:
+def trust(
+    recipe: RecipePath,
+    *,
+    pool: Pool = 10,
+    bits: Bits = 4,
+    overrides: Overrides = None,
+    out: Out = None,
+    no_check: NoCheck = False,
+) -> None:
     """Train a pool of models with and without the forget people, and measure which metrics tell the two groups apart.
 
     Unlearned models are also rounded to fewer bits and fine-tuned again on the forget people, which shows what was
@@ -76,26 +96,39 @@ def trust(recipe: RecipePath, *, pool: Pool = 10, bits: Bits = 4, overrides: Ove
     fine-tunings.
     """
     for run in each(recipe, overrides, out):
+        _look(run)
         with run.at_work() as display:
+            from mllmu.preflight.doctor.first import check_first
             from mllmu.report.tables import trust_table
             from mllmu.studies.trust import trust as measure
 
-            rows = measure(run.recipe, run.folder, pool=pool, bits=bits, progress=display)
+            check = None if no_check else check_first
+            rows = measure(run.recipe, run.folder, pool=pool, bits=bits, check=check, progress=display)
         say(trust_table(rows)._replace(title="1 is best; an AUC of 0.5 is chance").terminal())
         say(f"figures: {run.folder / RunFolder.TRUST_FILE}; 'mllmu report {recipe}' shows them")
 
 
-def layers(recipe: RecipePath, *, overrides: Overrides = None, out: Out = None, no_gate: NoGate = False) -> None:
+def layers(
+    recipe: RecipePath,
+    *,
+    overrides: Overrides = None,
+    out: Out = None,
+    no_gate: NoGate = False,
+    no_check: NoCheck = False,
+) -> None:
     """Show in which layers of each model the forgotten facts can be read, before and after unlearning.
 
     Writes a page with four measures per layer and modality: logit lens, similarity to the target (CKA), activation
     patching, and a linear probe with its control. Models that are missing in the run folder are trained first.
     """
     for run in each(recipe, overrides, out):
+        _look(run)
         with run.at_work() as display:
+            from mllmu.preflight.doctor.first import check_first
             from mllmu.studies.layers.study import measure_layers
 
-            page = measure_layers(run.recipe, run.folder, gate=not no_gate, progress=display)
+            check = None if no_check else check_first
+            page = measure_layers(run.recipe, run.folder, gate=not no_gate, check=check, progress=display)
         say(f"page: {page}")
 
 

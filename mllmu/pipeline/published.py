@@ -21,7 +21,7 @@ from mllmu.core.errors import DataError, ModelError, did_you_mean
 from mllmu.core.names import TARGET
 from mllmu.core.process import Progress
 from mllmu.core.records import MetricResult, ModelRef, Question, Response, Sample, Split, TaskName
-from mllmu.core.runfolder import UNIT_FILE, RunFolder, read_record, seal, unit_record, write_atomic, write_json
+from mllmu.core.runfolder import UNIT_FILE, RunFolder, intact, read_record, seal, unit_record, write_atomic, write_json
 from mllmu.data.dataset import Dataset
 from mllmu.data.published.sets import write_sets
 from mllmu.data.tasks import OUTCOMES
@@ -108,7 +108,7 @@ def model_at(path: str, section: ModelSection) -> tuple[ModelSection, ModelRef, 
     """A saved model: 'tiny', a folder of ``save_pretrained``, a hub id, an adapter, or a model in a run folder.
 
     Raises:
-        ModelError: an adapter that does not name its base.
+        ModelError: an adapter that does not name its base, or a model whose adapters lie outside of its folder.
         RunStoreError: a model of a run whose base is another one by now.
     """
     reference = Path(path) / RunFolder.MODEL_FILE
@@ -122,7 +122,13 @@ def model_at(path: str, section: ModelSection) -> tuple[ModelSection, ModelRef, 
     if not reference.is_file():
         return section.model_copy(update={"path": path}), ModelRef(base=path, revision=section.revision), Path()
     ref: ModelRef = read_record(reference, ModelRef)
-    root = next((p.parent for p in reference.resolve().parents if p.name == "models"), reference.parent)
+    root = next((p.parent for p in reference.resolve().parents if p.name == "models"), reference.parent).resolve()
+    outside = [name for name in ref.adapters if not (root / name).resolve().is_relative_to(root)]
+    if outside and not intact(reference.parent):
+        raise ModelError(
+            f"{reference}: adapters: '{outside[0]}' lies outside of {root}, and no run has recorded this file. "
+            "Expected folders inside of it: copy the adapter there, or evaluate the adapter itself by --model."
+        )
     check_base(root / RunFolder.model_unit("", TARGET), base_files(ref.base, ref.revision), ref.base)
     return section.model_copy(update={"path": ref.base, "revision": ref.revision}), ref, root
 

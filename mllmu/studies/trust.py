@@ -43,7 +43,15 @@ Values = dict[Cell, float]
 """Values of one model by metric, task and modality, each as :func:`oriented` gives it."""
 
 
-def trust(recipe: Recipe, root: Path, *, pool: int, bits: int, progress: Progress) -> list[TrustRow]:
+def trust(
+    recipe: Recipe,
+    root: Path,
+    *,
+    pool: int,
+    bits: int,
+    progress: Progress,
+    check: Callable[[Pipeline], None] | None = None,
+) -> list[TrustRow]:
     """Measure every metric of the recipe on the forget questions of its first ratio; writes ``trust/trust.json``.
 
     Args:
@@ -52,6 +60,7 @@ def trust(recipe: Recipe, root: Path, *, pool: int, bits: int, progress: Progres
         pool: models of each group, each with a seed of its own.
         bits: of the rounded weights.
         progress: shows what is done.
+        check: called before anything is trained, as :class:`Pipeline` does.
 
     Returns:
         One row per metric, task and modality, the most trustworthy first.
@@ -67,7 +76,7 @@ def trust(recipe: Recipe, root: Path, *, pool: int, bits: int, progress: Progres
         )
     if pool < MIN_POOL:
         raise RecipeError(f"--pool {pool}: expected at least {MIN_POOL} models of each group, better 10 or more.")
-    pipeline = Pipeline(recipe, root, gate=recipe.gate, progress=progress)
+    pipeline = Pipeline(recipe, root, gate=recipe.gate, check=check, progress=progress)
     pipeline.run("unlearn")
     study = TrustStudy(pipeline.state, bits)
     if recipe.workers > 1:

@@ -8,7 +8,7 @@ sampler is seeded, and a trial that exists is not trained again.
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,7 +61,14 @@ class Trial(NamedTuple):
 
 
 def tune(
-    recipe: Recipe, root: Path, *, num_trials: int, key: str | None = None, progress: Progress, force: bool = False
+    recipe: Recipe,
+    root: Path,
+    *,
+    num_trials: int,
+    key: str | None = None,
+    progress: Progress,
+    force: bool = False,
+    check: Callable[[Pipeline], None] | None = None,
 ) -> list[Trial]:
     """Search all methods of the recipe; writes ``tune/trials.jsonl`` and the recipe ``tune/tuned.yaml``.
 
@@ -73,6 +80,7 @@ def tune(
             for all its ratios.
         progress: shows what is done.
         force: redo finished trials.
+        check: called before anything is trained, as :class:`Pipeline` does.
 
     Returns:
         All trials, method by method, the best of each first.
@@ -89,7 +97,7 @@ def tune(
         )
     if not any(search_space(job.method) for job in entries):
         raise RecipeError("unlearn.methods: no method with anything to tune. Name at least one that changes the model.")
-    search = _Search(recipe, root, key, progress, force=force)
+    search = _Search(recipe, root, key, progress, force=force, check=check)
     trials: list[Trial] = []
     best: list[PluginSpec] = []
     for index, job in enumerate(entries):
@@ -122,9 +130,18 @@ def _around(method: Method, key: str, value: float) -> tuple[float, float]:
 class _Search:
     """The target, the retain_model and their scores on the selection questions; trials are compared with these."""
 
-    def __init__(self, recipe: Recipe, root: Path, key: str | None, progress: Progress, *, force: bool) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        root: Path,
+        key: str | None,
+        progress: Progress,
+        *,
+        force: bool,
+        check: Callable[[Pipeline], None] | None,
+    ) -> None:
         plain = recipe.model_copy(update={"unlearn": recipe.unlearn.model_copy(update={"methods": ()})})
-        pipeline = Pipeline(plain, root, gate=recipe.gate, progress=progress)
+        pipeline = Pipeline(plain, root, gate=recipe.gate, check=check, progress=progress)
         pipeline.run("unlearn")
         self.run = pipeline.state
         self.run.store.force = force
@@ -154,7 +171,7 @@ class _Search:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.run.progress.stage("tune", f"{job.plugin}, {num_trials} trials")
         label = f"{RunFolder.TUNE}_{index}_{''.join(c if c.isalnum() else '_' for c in job.plugin)}"
-        sampler = optuna.samplers.TPESampler(seed=derive(self.run.recipe.seed, "tune", label) % 2**32)
+        sampler = optuna.samplers.TPESampler(seed=derive(self.run.recipe.seed, "tune", job.plugin) % 2**32)
         study = optuna.create_study(sampler=sampler)
         bounds = search_space(job.method)
         study.enqueue_trial({key: getattr(job.method, key) for key in bounds})

@@ -249,6 +249,21 @@ def test_a_run_stops_once_with_the_words_of_the_doctor_and_goes_on_when_mended(
     assert json.loads((root / "checks.json").read_text())["checks"] > 8
 
 
+@pytest.mark.parametrize("command", ["tune", "trust", "layers"])
+def test_studies_stop_before_they_train(command: str, made: Path, base: Path, tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    model, root = shutil.copytree(base, tmp_path / "model"), tmp_path / "run"
+    images(do_rescale=False)(model)
+    recipe = mini_run.write_recipe(tmp_path / "run.yaml", model, *SMALL, "data.splits.selection=0.5")
+    done = CliRunner().invoke(app, [command, str(recipe), "--out", str(root)])
+    assert done.exit_code == 2 and "FAULT pixels" in done.stderr and "Nothing was trained" in done.stderr
+    assert not (root / "models").exists()
+    shutil.rmtree(model)
+    done = CliRunner().invoke(app, [command, str(recipe), "--out", str(tmp_path / "other")])
+    assert done.exit_code == 2 and "found before anything was done" in done.stderr
+    assert not (tmp_path / "other").exists()
+
+
 def test_the_same_is_not_checked_twice(made: Path, base: Path, tmp_path: Path) -> None:
     root = shutil.copytree(made, tmp_path / "run")
     recipe = mini_run.write_recipe(tmp_path / "run.yaml", base, *SMALL)

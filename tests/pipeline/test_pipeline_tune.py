@@ -48,6 +48,14 @@ def test_every_training_method_gets_the_same_number_of_trials_its_own_settings_f
     assert all(t.objective == pytest.approx(t.gap + t.loss) for t in trials)
 
 
+def test_the_settings_tried_depend_on_no_other_entry(
+    base: Path, tmp_path: Path, tuned: tuple[Path, list[tuning.Trial]]
+) -> None:
+    alone = search(base, tmp_path / "run", METHODS.replace("{name: ga, learning_rate: 0.01}, ", ""))
+    of_npo = [trial for trial in tuned[1] if trial.method == "npo"]
+    assert [(t.number, t.settings, t.objective) for t in alone] == [(t.number, t.settings, t.objective) for t in of_npo]
+
+
 def test_no_reported_question_is_asked(tuned: tuple[Path, list[tuning.Trial]]) -> None:
     samples = read_lines(tuned[0] / "tune/eval/forget_40/samples.jsonl", Sample)
     assert {sample.part for sample in samples} == {"selection"}

@@ -77,6 +77,22 @@ def test_an_adapter_alone_is_evaluated_on_the_base_it_names(copy: Path, tmp_path
         model_at(str(folder), ModelSection())
 
 
+@pytest.mark.parametrize("outside", ["../adapter", "/adapter", "inside/../../adapter"])
+def test_a_record_of_others_takes_no_adapter_from_outside_of_its_folder(
+    outside: str, copy: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    adapter(copy, folder / "inside")
+    adapter(copy, tmp_path / "adapter")
+    name = outside if outside.startswith("..") else f"{tmp_path}{outside}" if outside[0] == "/" else outside
+    record = folder / "model.json"
+    record.write_text(ModelRef(base=str(copy), adapters=("inside", name)).model_dump_json())
+    with pytest.raises(ModelError, match=r"model\.json: adapters: '.*adapter' lies outside of .*run"):
+        model_at(str(folder), ModelSection())
+    record.write_text(ModelRef(base=str(copy), adapters=("inside",)).model_dump_json())
+    assert model_at(str(folder), ModelSection())[1].adapters == ("inside",)
+
+
 @pytest.mark.parametrize(("outer", "inner"), [(None, True), (False, True), (True, None), (True, False)])
 def test_an_output_layer_tied_in_either_part_of_the_settings_is_the_embedding(
     copy: Path, outer: bool | None, inner: bool | None

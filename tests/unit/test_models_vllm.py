@@ -93,7 +93,7 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> type[StandIn]:
     return StandIn
 
 
-def adapter(base: Path, folder: Path, seed: int) -> None:
+def adapter(base: Path, folder: Path, seed: int) -> Path:
     loaded = load_ref(base)
     model = add_trainable(loaded.model, loaded.family, LORA, seed=0)
     torch.manual_seed(seed)
@@ -101,6 +101,7 @@ def adapter(base: Path, folder: Path, seed: int) -> None:
         if parameter.requires_grad:
             parameter.data += 0.2 * torch.randn_like(parameter)
     save_trained(model, folder)
+    return folder
 
 
 def engine(base: Path, **settings: Any) -> VllmEngine:
@@ -220,6 +221,16 @@ def test_an_adapter_for_layers_that_the_base_lacks_names_the_first(
     for adapters in (("a",), ("b", "a")):
         with pytest.raises(ModelError, match=rf"weights are for no layer of the base model, the first is {first}\."):
             open_model(engine(tiny_base), ModelRef(base=str(tiny_base), adapters=adapters), tmp_path)
+    assert not vllm.made[0].calls
+
+
+def test_an_adapter_of_others_without_its_scale_is_refused(
+    vllm: type[StandIn], tiny_base: Path, tmp_path: Path
+) -> None:
+    config = adapter(tiny_base, tmp_path / "a", 0) / "adapter_config.json"
+    config.write_text(config.read_text().replace("lora_alpha", "lora_alfa"))
+    with pytest.raises(ModelError, match=r"adapter_config\.json: lora_alpha: Field required"):
+        open_model(engine(tiny_base), ModelRef(base=str(tiny_base), adapters=("a",)), tmp_path)
     assert not vllm.made[0].calls
 
 

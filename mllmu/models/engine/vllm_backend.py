@@ -31,6 +31,7 @@ from mllmu.core import process
 from mllmu.core.errors import ModelError, ProcessError, needs_extra
 from mllmu.core.records import ModelRef, Response, Sample
 from mllmu.core.runfolder import digest, intact
+from mllmu.models import foreign
 from mllmu.models.encoding import as_turn
 from mllmu.models.engine.raw_prompt import reply_text
 from mllmu.models.engine.respond import candidates_of, limit_of, responses, scored_ids
@@ -221,7 +222,7 @@ def open_model(engine: VllmEngine, ref: ModelRef, run_folder: Path) -> VllmModel
 
 def check_adapter(folder: Path) -> None:
     """Raise ModelError if vLLM cannot apply what is in the folder, RunStoreError if a finished model is damaged."""
-    intact(folder)
+    known = intact(folder)
     if (folder / MODIFIER_FILE).is_file():
         reason = "acts while the model runs (a reversible modifier)"
     elif (folder / WEIGHTS_FILE).is_file():
@@ -229,6 +230,8 @@ def check_adapter(folder: Path) -> None:
     elif not (folder / ADAPTER_FILE).is_file():
         raise ModelError(f"{folder}: no adapter there ({ADAPTER_FILE} missing). Run the earlier stages again.")
     else:
+        if not known:
+            foreign.check_adapter(folder)
         config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
         odd = [name for name in ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save") if config.get(name)]
         if not odd:

@@ -15,8 +15,8 @@ def load(name: str, **_: Any) -> dict[str, Any]:
     """The questions of a task, from ``questions/<name>.jsonl``, as lm-eval takes a data set of one's own."""
     from datasets import Dataset
 
-    lines = (HERE / "questions" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-    return {"test": Dataset.from_list([json.loads(line) for line in lines])}
+    with (HERE / "questions" / f"{name}.jsonl").open(encoding="utf-8") as lines:
+        return {"test": Dataset.from_list([json.loads(line) for line in lines])}
 
 
 def doc_to_image(doc: dict[str, Any]) -> list[Any]:

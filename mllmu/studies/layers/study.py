@@ -3,7 +3,7 @@
 The page shows where the forgotten facts can be read, layer by layer, before and after unlearning.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -42,7 +42,14 @@ class LayersResult(Record):
     models: tuple[inside.ErasureRow, ...]
 
 
-def measure_layers(recipe: Recipe, root: Path, *, gate: bool = True, progress: Progress) -> Path:
+def measure_layers(
+    recipe: Recipe,
+    root: Path,
+    *,
+    gate: bool = True,
+    check: Callable[[Pipeline], None] | None = None,
+    progress: Progress,
+) -> Path:
     """Measure all models of the first forget ratio on its cloze questions; returns the page ``layers/index.html``.
 
     Cloze replies are the facts themselves, so every measured token belongs to one. Models that are missing are made.
@@ -51,7 +58,7 @@ def measure_layers(recipe: Recipe, root: Path, *, gate: bool = True, progress: P
         DataError: there is no cloze question about the people to forget.
     """
     need_retain_model(recipe, "mllmu layers")
-    pipeline = Pipeline(recipe, root, gate=gate, progress=progress)
+    pipeline = Pipeline(recipe, root, gate=gate, check=check, progress=progress)
     pipeline.run("unlearn")
     run = pipeline.state
     key = run.keys[0]
