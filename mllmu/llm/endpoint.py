@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import tempfile
 import time
@@ -15,7 +16,7 @@ from typing import Any
 import httpx2
 from pydantic import ValidationError
 
-from mllmu.core.confidential import HIDDEN
+from mllmu.core.confidential import HIDDEN, redacted
 from mllmu.core.errors import EndpointError, RunStoreError
 from mllmu.core.records import Record
 from mllmu.core.runfolder import write_atomic
@@ -29,6 +30,7 @@ _NOT_TAKEN = re.compile(
     r"(?:un|not |n't )(?:support|recogni[sz]ed|known|expected|permitted|allowed)|extra|only the default|deprecated",
     re.IGNORECASE,
 )
+_PROXIES = frozenset({"http_proxy", "https_proxy", "all_proxy"})
 _AGAIN = frozenset({408, 409, 425, 429})
 _THIS_REQUEST = frozenset({400, 413, 422})
 
@@ -59,11 +61,19 @@ class RefusedRequest(Exception):  # noqa: N818
     """The endpoint will not answer this one request (too long, filtered, malformed)."""
 
 
+def _unusable_proxy(why: str) -> str:
+    names = [name for name in os.environ if name.lower() in _PROXIES]
+    return (
+        f"the proxy in the environment ({', '.join(names) or 'none'}) cannot be used: {redacted(why)} Expected "
+        "http://HOST:PORT; for socks5://HOST:PORT install socksio; or unset the variable."
+    )
+
+
 class Endpoint:
     """The connection pool of one endpoint; safe to use from many threads.
 
     Raises:
-        EndpointError: the key is missing.
+        EndpointError: the key is missing, or a proxy of the environment cannot be used.
     """
 
     def __init__(self, settings: EndpointSettings) -> None:
@@ -72,7 +82,10 @@ class Endpoint:
         self._url = f"{settings.base_url}/chat/completions"
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         limits = httpx2.Limits(max_connections=settings.concurrency)
-        self._http = httpx2.Client(headers=headers, timeout=settings.timeout_s, limits=limits)
+        try:
+            self._http = httpx2.Client(headers=headers, timeout=settings.timeout_s, limits=limits)
+        except (ImportError, ValueError, httpx2.InvalidURL) as error:
+            raise EndpointError(f"{self._url}: {_unusable_proxy(str(error))}") from None
 
     def close(self) -> None:
         """Close all connections."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -131,6 +132,17 @@ def test_an_endpoint_that_never_recovers_stops_the_run_after_the_last_attempt(
     with pytest.raises(EndpointError, match=r"no answer in 3 attempts, the last time: status 500.*repeat the command"):
         ask(settings(server, tmp_path, max_attempts=3), 1)
     assert len(server.bodies) == 3
+
+
+@pytest.mark.parametrize("proxy", ["socks5://me:pa55word@127.0.0.1:9", "http://127.0.0.1:port", "127.0.0.1:x:y"])
+def test_a_proxy_that_cannot_be_used_is_named_without_its_password(
+    server: LlmServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with pytest.raises(EndpointError, match=r"the proxy in the environment \(.*ALL_PROXY") as stopped:
+        ask(settings(server, tmp_path), 1)
+    assert "pa55word" not in str(stopped.value)
 
 
 def test_an_unreachable_endpoint_is_named(tmp_path: Path) -> None:
