@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 CODE := mllmu tests tools examples benchmarks docs
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-peer soak check docs clean
+.PHONY: help setup demo test test-slow test-peer test-lowest soak check docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,13 @@ test-slow: setup  ## the tests of minutes
 
 test-peer: setup  ## the tests beside other tools, each installed in an environment of its own
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m peer tests
+
+test-lowest: setup  ## the smoke recipe with the lowest versions of libraries that pyproject.toml allows (but PyTorch's)
+	rm -rf build/lowest build/lowest_run
+	$(PYTHON) -m venv build/lowest
+	$(BIN)/python tools/lowest_versions.py $(shell grep '^torch==' $(CONSTRAINTS)) > build/lowest.txt
+	build/lowest/bin/pip install -q -c build/lowest.txt -e .
+	build/lowest/bin/mllmu run smoke --out build/lowest_run
 
 soak: setup  ## damaged inputs, kills and full disks: ROUNDS (1000) per test, from SEED (0); prints the table
 	OMP_NUM_THREADS=1 $(BIN)/pytest -p no:cacheprovider tests/fuzz --fuzz-rounds $(ROUNDS) --fuzz-seed $(SEED)
