@@ -195,14 +195,53 @@ def test_tasks_for_lm_eval_hold_every_question_that_a_report_counts(finished: Pa
 
 @pytest.mark.peer
 def test_lm_eval_finds_the_same_replies_and_accuracies(finished: Path, exported: Path, tmp_path: Path) -> None:
-    venv.create(tmp_path / "env", with_pip=True)
-    [site] = (tmp_path / "env/lib").glob("python*/site-packages")
+    compare_with_lm_eval(environment_with(tmp_path, "lm_eval==0.4.13"), finished, exported, tmp_path)
+
+
+def environment_with(folder: Path, requirement: str) -> Path:
+    """The Python of an environment of its own that has a tool beside what is installed here."""
+    venv.create(folder / "env", with_pip=True)
+    [site] = (folder / "env/lib").glob("python*/site-packages")
     (site / "shared.pth").write_text(next(path for path in sys.path if path.endswith("site-packages")))
-    python = tmp_path / "env/bin/python"
+    python = folder / "env/bin/python"
     constraints = Path(__file__).parents[2] / "constraints/cpu.txt"
-    install = [python, "-m", "pip", "install", "-q", "-c", constraints, "lm_eval==0.4.13"]
-    subprocess.run(install, check=True, timeout=1200)
-    compare_with_lm_eval(python, finished, exported, tmp_path)
+    subprocess.run([python, "-m", "pip", "install", "-q", "-c", constraints, requirement], check=True, timeout=1200)
+    return python
+
+
+TEACH = """
+import sys
+import datasets
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from trl import SFTConfig, SFTTrainer
+
+model, folder, out = sys.argv[1:]
+rows = datasets.load_dataset(folder, "questions", split="train", cache_dir=out + "/cache")
+rows = rows.filter(lambda row: bool(row["images"])).select(range(4)).select_columns(["messages", "images"])
+processor = AutoProcessor.from_pretrained(model)
+how = SFTConfig(output_dir=out, max_steps=2, per_device_train_batch_size=2, use_cpu=True, report_to=[], max_length=None,
+                logging_steps=1, save_strategy="no", learning_rate=1e-3, bf16=False, gradient_checkpointing=False)
+base = AutoModelForImageTextToText.from_pretrained(model)
+trainer = SFTTrainer(base, how, train_dataset=rows, processing_class=processor)
+batch = trainer.data_collator([rows[0], rows[1]])
+print("READ", repr(processor.tokenizer.decode(batch["input_ids"][0])), len(batch["pixel_values"]))
+trainer.train()
+print("LOSSES", *(log["loss"] for log in trainer.state.log_history if "loss" in log))
+"""
+
+
+@pytest.mark.peer
+def test_trl_teaches_a_shipped_model_on_a_conversational_data_set(finished: Path, tmp_path: Path) -> None:
+    """The exported data folder as it is: one picture's tokens, the question, the reply, and a loss that falls."""
+    python = environment_with(tmp_path, "trl==1.16.0")
+    data = dataset.load(finished / "data")
+    write_folder(data, tmp_path / "folder", title="Mini: people", source="synthetic", seed=0)
+    command = [python, "-c", TEACH, source_of("tiny"), tmp_path / "folder", tmp_path / "out"]
+    done = subprocess.run(list(map(str, command)), check=True, timeout=1200, capture_output=True, text=True)
+    read = next(line for line in done.stdout.splitlines() if line.startswith("READ "))
+    assert read.startswith('READ "USER: ' + 17 * "<image>" + "\\nWhat") and read.endswith('</s>" 2')
+    first, second = map(float, next(ln for ln in done.stdout.splitlines() if ln.startswith("LOSSES")).split()[1:])
+    assert second < first
 
 
 def ask_with_lm_eval(python: Path, model: Path, folder: Path, names: list[str]) -> None:
