@@ -156,6 +156,9 @@ class Ledger:
         entries = self.entries()
         self._check_key(entries)
         self._check_head(entries)
+        head = self.head()
+        if entries and (head is None or head.hash != entries[-1].hash):
+            self._renew(entries[-1])  # a killed process left it one entry behind; it must not fall two behind
         said: dict[str, Any] = {
             "number": len(entries) + 1,
             "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),

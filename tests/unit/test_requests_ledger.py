@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from mllmu.cli.app import app
 from mllmu.core.errors import DataError, RunStoreError
-from mllmu.requests.ledger import HEAD, LEDGER, Ledger, RequestEntry, canonical, parse_entry
+from mllmu.core.runfolder import write_json
+from mllmu.requests.ledger import HEAD, LEDGER, Ledger, RequestEntry, Status, canonical, parse_entry
 from mllmu.requests.ledger_check import check_ledger
 from mllmu.requests.signing import PASSPHRASE, Signer, is_signed, read_public
 
@@ -250,3 +251,22 @@ def test_the_commands_list_show_and_verify(tmp_path: Path, keys: tuple[Path, Pat
     failed = run(app, verify)
     assert failed.exit_code == 2 and "line 2: was edited" in failed.stderr
     assert run(app, ["requests", str(tmp_path), "verify"]).exit_code == 2
+
+
+def test_two_processes_killed_one_after_the_other_before_the_head_leave_it_one_entry_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    killed_at: tuple[Status, ...] = ("received", "applied")
+    for status in killed_at:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            # the first writing of the head mends the one before, where there is something to mend
+            writes = iter([write_json] * (status == "applied") + [killed])
+            patch.setattr("mllmu.requests.ledger.write_json", lambda *given, left=writes: next(left)(*given))
+            Ledger(tmp_path).append("r001", status)
+        assert check_ledger(tmp_path).faults == []
+    Ledger(tmp_path).append("r001", "verified")
+    assert [entry.status for entry in Ledger(tmp_path).entries()] == ["received", "applied", "verified"]
+    assert check_ledger(tmp_path).faults == []
