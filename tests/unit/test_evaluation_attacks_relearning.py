@@ -16,6 +16,7 @@ from mllmu.evaluation.attacks import Victim
 from mllmu.evaluation.attacks._relearning import few
 from mllmu.evaluation.attacks._reweighting import matrices
 from mllmu.models.engine.forward import run_forward
+from mllmu.models.layers import decoder_layers
 from mllmu.training.batches import training_batch
 from mllmu.training.losses import answer_nll
 
@@ -66,6 +67,42 @@ def test_a_model_that_further_training_brings_back_is_caught_and_the_retain_mode
     assert not any(weak.hits(weak.load(weak.ref), asked).values()), "forgotten, as it seems"
     after = attack.attack(weak)[-1].values
     assert set(after) == {sample.id for sample in asked}
+    assert sum(after.values()) / len(after) >= 0.5
+    retain = under(target, target.refs["retain_model"], tmp_path / "retain")
+    assert not any(value for point in attack.attack(retain) for value in point.values.values())
+
+
+def mumbling(world: World, victim: Victim) -> ModelRef:
+    """The target with one direction more in its last layer, just strong enough that one word drowns every fact."""
+    target = victim.refs["target"]
+    loaded, seen = world.load(target), list[torch.Tensor]()
+    name = [name for name in matrices(loaded) if name.endswith("mlp.down_proj.weight")][-1]
+    weight = dict(loaded.model.named_parameters())[name]
+    layer = decoder_layers(loaded.model)[-1].mlp.down_proj
+    with layer.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0])), torch.no_grad():
+        run_forward(loaded.model, training_batch(loaded, victim.answered(victim.samples)))
+    usual = seen[0].reshape(-1, seen[0].shape[-1]).mean(0)
+    (word, *_) = loaded.encoder.processor.tokenizer("Say", add_special_tokens=False).input_ids
+    towards = loaded.model.get_input_embeddings().weight[word].detach()
+    push, before = torch.outer(towards / towards.norm(), usual / usual.dot(usual)), weight.detach().clone()
+    for strength in torch.arange(8, 32, 0.5):
+        with torch.no_grad():
+            weight.copy_(before + strength * push)
+        if not any(victim.hits(loaded, victim.samples).values()):
+            break
+    (world.root / "mumbling").mkdir()
+    save_file({name: weight.detach().contiguous()}, world.root / "mumbling" / "weights.safetensors")
+    return target.model_copy(update={"adapters": (*target.adapters, "mumbling")})
+
+
+def test_a_model_that_says_one_word_to_everything_is_brought_back_by_strange_pictures(
+    attacked_world: World, tmp_path: Path
+) -> None:
+    target = attacked_world.victim(tmp_path / "target", attacked_world.refs["target"])
+    weak = under(target, mumbling(attacked_world, target), tmp_path / "weak")
+    assert not any(weak.hits(weak.load(weak.ref), weak.samples).values()), "forgotten, as it seems"
+    attack = build("attacks", "relearn_foreign", {"people": 8, "learning_rate": 0.01, "steps": 4})
+    after = attack.attack(weak)[-1].values
     assert sum(after.values()) / len(after) >= 0.5
     retain = under(target, target.refs["retain_model"], tmp_path / "retain")
     assert not any(value for point in attack.attack(retain) for value in point.values.values())
