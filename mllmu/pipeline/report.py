@@ -148,8 +148,10 @@ def adapter_warning(run: Run, key: str) -> tuple[str, ...]:
     """The models whose adapters reach outside of the language model, so that they also change how images are seen."""
     found: dict[str, list[str]] = {}
     for name in run.models:
-        for adapter in run.ref(key, name).adapters[-1:]:  # those before it are other models' own
-            with safe_open(run.root / adapter / SAFETENSORS_WEIGHTS_NAME, framework="pt") as file:
+        last = run.ref(key, name).adapters[-1:]  # those before it are other models' own
+        files = (run.root / adapter / SAFETENSORS_WEIGHTS_NAME for adapter in last)
+        for path in filter(Path.is_file, files):  # modifiers and whole weights have none
+            with safe_open(path, framework="pt") as file:
                 if line := adapted_outside(file.keys()):
                     found.setdefault(line, []).append(name)
     return tuple(
