@@ -57,7 +57,7 @@ def test_the_page_of_methods_advises_on_every_method(name: str) -> None:
 
 @pytest.mark.parametrize("recipe", [path.name for path in RECIPES])
 def test_every_recipe_has_a_row(recipe: str) -> None:
-    assert f"`recipes/{recipe}`" in (DOCS / "reference" / "recipes.md").read_text(encoding="utf-8")
+    assert f"`{recipe.removesuffix('.yaml')}`" in (DOCS / "reference" / "recipes.md").read_text(encoding="utf-8")
 
 
 def test_the_page_of_the_python_interface_has_every_public_name() -> None:

@@ -11,7 +11,6 @@ from copy import deepcopy
 from typing import Any, Literal, get_args
 
 from mllmu.config.grid import name_of_value
-from mllmu.config.load import read
 from mllmu.config.packaged import recipe_file, recipes
 
 Experiment = Literal["baseline", "modalities", "ratios"]
@@ -39,6 +38,8 @@ def settings(experiment: Experiment, model: str = "tiny", people: int | None = N
         model: ``tiny`` or ``smol``: in small; a folder or a hub name: as published.
         people: invented people, in small; None: as many as in the recipe that the settings are from.
     """
+    from mllmu.config.load import read  # slow to import, and the command line imports this module
+
     published = read(recipes()[f"paper_{experiment}"])
     if model not in SMALL:
         published["model"]["path"] = model
