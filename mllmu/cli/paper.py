@@ -57,15 +57,14 @@ def chosen(
     """The recipe of an experiment and its folder; of a time budget, a folder that is there keeps its people."""
     from mllmu.config.variants import default_folder
 
+    plain = _recipe(experiment, model, None, overrides)
     if minutes is None:
-        recipe = _recipe(experiment, model, None, overrides)
-        return RecipeRun("", recipe, out or default_folder(recipe, "", overrides))
+        return RecipeRun("", plain, out or default_folder(plain, "", overrides))
     if model not in SMALL:
         raise RecipeError(
             f"--minutes: chooses a number of invented people, and {model} runs on the published ones. Use --model tiny "
             "or smol, or say with --set what to leave out, e.g. evaluate.max_profiles."
         )
-    plain = _recipe(experiment, model, None, overrides)
     folder = out or default_folder(plain, "", overrides).parent / f"{plain.name}+minutes-{minutes:g}"
     people = _people_of(folder) or _that_fit(experiment, model, minutes, overrides)
     return RecipeRun("", _recipe(experiment, model, people, overrides), folder)
