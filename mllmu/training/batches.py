@@ -151,9 +151,13 @@ class Group:
     turns: list[int] = field(default_factory=list)
     blocks: list[tuple[Sequence[int], Sequence[int]]] = field(default_factory=list)
 
-    @property
-    def length(self) -> int:
-        return len(self.prefix) + sum(len(rest) + len(reply) for rest, reply in self.blocks)
+    def __post_init__(self) -> None:
+        self.length = len(self.prefix)
+
+    def add(self, turn: int, block: tuple[Sequence[int], Sequence[int]]) -> None:
+        self.turns.append(turn)
+        self.blocks.append(block)
+        self.length += sum(map(len, block))
 
 
 def training_batch(loaded: Loaded, turns: Sequence[Turn]) -> Batch:
@@ -178,8 +182,7 @@ def pack(loaded: Loaded, turns: Sequence[Turn], *, capacity: int | None = None) 
     Args:
         loaded: a model of a family that can be packed.
         turns: with replies.
-        capacity: of a sequence in tokens: a group is split, prefix and all, when it passes it. If not given, groups
-            have room by their prefixes, and sequences the length that costs least.
+        capacity: tokens of a sequence; longer groups are split, prefix and all. None: see :func:`arrange`.
     """
     groups = make_groups(loaded.encoder, turns, capacity)
     longest = max(group.length for group in groups)
@@ -245,10 +248,9 @@ def make_groups(encoder: Encoder, turns: Sequence[Turn], capacity: int | None) -
         room = capacity or max(CAPACITY, SHARE * cut)
         for index, prompt in zip(indices, prompts, strict=True):
             block = (prompt[cut:], encoder.reply(turns[index].reply))
-            if groups[-1].blocks and groups[-1].length + len(block[0]) + len(block[1]) > room:
+            if groups[-1].blocks and groups[-1].length + sum(map(len, block)) > room:
                 groups.append(Group(prompts[0][:cut]))
-            groups[-1].turns.append(index)
-            groups[-1].blocks.append(block)
+            groups[-1].add(index, block)
     return groups
 
 
