@@ -143,6 +143,9 @@ def pool(
     ratio: Ratio = None,
     against: Against = None,
     bound: Bound = 5.0,
+    task: Annotated[
+        list[str] | None, Option(metavar="TASK", help="Only the scores of a task, e.g. option_text. Repeatable.")
+    ] = None,
     scores: Annotated[
         Path | None, Option(metavar="FILE", help="Also write the raw scores as CSV: 'mllmu pool FILE' says the same.")
     ] = None,
@@ -159,7 +162,7 @@ def pool(
     from mllmu.studies.person_scores import save
     from mllmu.studies.pool_text import pool_text
 
-    setup = pooled_setup(runs, ratio=ratio, against=against)
+    setup = pooled_setup(runs, ratio=ratio, against=against, tasks=task or ())
     if scores is not None:
         save(scores, setup.scores)
     text = pool_text(setup.rows, setup.pairs, bound / 100)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from mllmu.core.content import sha256
 from mllmu.core.errors import DataError
 from mllmu.core.runfolder import write_json
-from mllmu.studies.person_scores import PersonScore, load, person_scores, save
+from mllmu.studies.person_scores import PersonScore, load, of_tasks, person_scores, save
 from mllmu.studies.pool import PairedRow, PooledRow, pool
 from mllmu.studies.setups import EvaluatedRun, Setup, evaluated_runs, one_setup, setups
 from mllmu.version import __version__
@@ -43,16 +43,19 @@ class BoardSetup(NamedTuple):
     seeds: list[int]
 
 
-def pooled_setup(paths: Sequence[Path], *, ratio: str | None = None, against: str | None = None) -> BoardSetup:
+def pooled_setup(
+    paths: Sequence[Path], *, ratio: str | None = None, against: str | None = None, tasks: Sequence[str] = ()
+) -> BoardSetup:
     """All runs as one setup; of several forget ratios the first.
 
     Args:
         paths: run folders, grids, or files of raw scores.
         ratio: the forget ratio in percent.
         against: the method that all others are compared with; None: the nearest.
+        tasks: the scores of these alone; none: of all.
 
     Raises:
-        DataError: the runs are not of one recipe; names what differs.
+        DataError: the runs are not of one recipe (names what differs), or a task has no scores.
     """
     files = [path for path in paths if path.is_file()]
     found = evaluated_runs([path for path in paths if not path.is_file()], ratio)
@@ -60,7 +63,7 @@ def pooled_setup(paths: Sequence[Path], *, ratio: str | None = None, against: st
         found = [run for run in found if run.key == found[0].key]
     scores = [score for path in files for score in _raw(path)[0]]
     runs = one_setup(found).runs if found else ()
-    return _pooled(Setup("", runs), scores, against)
+    return _pooled(Setup("", runs), scores, against, tasks)
 
 
 def board_setups(paths: Sequence[Path], *, ratio: str | None = None, against: str | None = None) -> list[BoardSetup]:
@@ -100,8 +103,9 @@ def save_result(folder: Path, name: str, setup: BoardSetup) -> Path:
     return path.with_suffix(".json")
 
 
-def _pooled(setup: Setup, scores: Iterable[PersonScore], against: str | None) -> BoardSetup:
+def _pooled(setup: Setup, scores: Iterable[PersonScore], against: str | None, tasks: Sequence[str] = ()) -> BoardSetup:
     raw = [score for run in setup.runs for score in person_scores(run.folder, run.key, run.name)] + list(scores)
+    raw = of_tasks(raw, tasks) if tasks else raw
     rows, pairs = pool(raw, against=against)
     settings = setup.runs[0].settings if setup.runs else {}
     seeds = [run.seed for run in setup.runs if run.seed is not None]

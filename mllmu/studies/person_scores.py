@@ -14,7 +14,7 @@ from mllmu.core import plugins
 from mllmu.core.content import check_samples
 from mllmu.core.csvrows import as_written, csv_rows, harmless
 from mllmu.core.declared import Declared
-from mllmu.core.errors import DataError
+from mllmu.core.errors import DataError, did_you_mean
 from mllmu.core.records import UTILITY, Modality, Sample, Score, Split, TaskName
 from mllmu.core.runfolder import RunFolder, read_json, read_lines, write_atomic
 from mllmu.data.tasks import task_of
@@ -41,6 +41,20 @@ class PersonScore(NamedTuple):
 
 HEAD = ("run", "modality", "set", "task", "person", "questions")
 """The first columns of the file; behind them one for every model."""
+
+
+def of_tasks(scores: Sequence[PersonScore], tasks: Sequence[str]) -> list[PersonScore]:
+    """The scores of some tasks.
+
+    Raises:
+        DataError: no score is of one of them; names those there are.
+    """
+    there = sorted({score.task for score in scores})
+    if missing := next((task for task in tasks if task not in there), None):
+        raise DataError(
+            f"task '{missing}': nothing is scored.{did_you_mean(missing, there)} Scored: {', '.join(there)}."
+        )
+    return [score for score in scores if score.task in tasks]
 
 
 def save(path: Path, scores: Sequence[PersonScore]) -> None:

@@ -54,6 +54,28 @@ def test_a_reply_that_cannot_be_read_counts_against_the_model_as_in_a_report(tmp
     assert (noise.forget.value, noise.utility.value) == (0.5, 0.5), "known on forget, wrong on retain and celebrity"
 
 
+def test_one_task_is_pooled_alone_and_an_unknown_one_is_named(runs: list[Path], tmp_path: Path) -> None:
+    """The file of one task holds its rows alone, and their mean is that of the rows by hand."""
+    scores, kept = scores_of(runs), tmp_path / "one.csv"
+    tasks = sorted({score.task for score in scores})
+    assert len(tasks) == 2
+    done = CliRunner().invoke(app, ["pool", *map(str, runs), "--task", tasks[0], "--scores", str(kept)])
+    assert done.exit_code == 0, done.output
+    alone = load(kept)
+    assert alone == [score for score in scores if score.task == tasks[0]]
+    by_run = [
+        sum(s.sums["good"] for s in alone if (s.run, s.split) == (run.name, "forget"))
+        / sum(s.questions for s in alone if (s.run, s.split) == (run.name, "forget"))
+        for run in runs
+    ]
+    good = next(row for row in pool(alone)[0] if row.model == "good")
+    assert good.forget.value == pytest.approx(sum(by_run) / len(by_run))
+    wrong = CliRunner().invoke(app, ["pool", str(kept), "--task", "clozes"])
+    assert wrong.exit_code == 2 and f"task 'clozes': nothing is scored. Scored: {tasks[0]}." in " ".join(
+        wrong.output.split()
+    )
+
+
 def test_means_differences_and_fronts(runs: list[Path]) -> None:
     rows = {row.model: row for row in rows_of(runs)}
     assert set(rows) == {"target", "retain_model", "good", "bad"}
