@@ -247,6 +247,7 @@ def test_layers_with_earlier_adapters_beside_their_weights_are_groups_too(dtype:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_a_step_on_a_gpu_waits_for_nothing_and_agrees_with_the_plain_modules(tmp_path: Path) -> None:
     """The first loss is that of the modules themselves; in the sixth step any wait for the device is an error."""
     deep_llava(tmp_path, layers=4, vision_layers=2)
