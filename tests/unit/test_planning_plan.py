@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from typer.testing import CliRunner
 
@@ -14,7 +16,9 @@ from mllmu.cli.app import app
 from mllmu.config.load import parse
 from mllmu.config.recipe import Lora, ModelSection, Recipe
 from mllmu.core.errors import ModelError, RecipeError
+from mllmu.preflight.plan import rates
 from mllmu.preflight.plan.facts import describe, image_sizes, known, known_models
+from mllmu.preflight.plan.here import Measured
 from mllmu.preflight.plan.plan import PlannedStage, make_plan, training_peak
 from mllmu.preflight.plan.rates import Device, MeasuredRates, Pace, find_device, pace_of
 from mllmu.training.cost import step_cost
@@ -141,6 +145,18 @@ def test_a_card_that_was_not_measured_is_scaled_and_the_plan_says_so() -> None:
     assert slow.hours > 3 * fast.hours
     assert "not measured on rtx3090: rates of h200-141gb, scaled" in slow.assumptions[1]
     assert "rates measured on h200-141gb" in fast.assumptions[1]
+
+
+def test_a_small_model_runs_on_one_core_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four cores of 0.1 TFLOP/s at 60 %: one process has 0.06 TFLOP/s of them, three have 0.18, nine all 0.24."""
+    monkeypatch.setattr(rates, "measured_here", lambda: Measured(memory=8, tflops=0.4, gb_s=10))
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    seconds = [pace_of("here", 8, processes=count).computing(1.8e12) for count in (1, 3, 9, None)]
+    assert seconds == pytest.approx([30, 10, 7.5, 7.5])
+    one, two = (make_plan(recipe("tiny", workers=count), "here") for count in (1, 2))
+    assert any("for 1 of 4 cores" in line for line in one.assumptions)
+    assert one.stages[0].hours == pytest.approx(2 * two.stages[0].hours, rel=0.3)  # loading the models is not halved
 
 
 def test_models_steps_and_sides_take_their_time() -> None:

@@ -17,6 +17,7 @@ from mllmu.config.requests import about_facts
 from mllmu.core.names import RETAIN_MODEL
 from mllmu.core.records import MODALITIES, Record
 from mllmu.data.tasks import task_of
+from mllmu.models import devices
 from mllmu.models.encoding import DEVICE_BYTES, FEATURE_BYTES
 from mllmu.preflight.plan import workload as loads
 from mllmu.preflight.plan.facts import ModelFacts, describe, image_sizes
@@ -135,7 +136,8 @@ class Planner:
         self.on_cpu = is_cpu(device)
         self.overhead = 1 if self.on_cpu else OVERHEAD
         self.facts: ModelFacts = describe(recipe.model, device="cpu" if self.on_cpu else "cuda")
-        self.pace = pace_of(device, int(self.facts.text.num_hidden_layers))
+        workers = recipe.workers if self.facts.parameters < devices.SMALL else None
+        self.pace = pace_of(device, int(self.facts.text.num_hidden_layers), processes=workers)
         self.work = loads.of_recipe(recipe)
         size = int(recipe.data.portraits.settings.get("size", 336))
         self.image_tokens, self.patches = image_sizes(self.facts, size)

@@ -10,7 +10,10 @@ the measured one: below a size, the host that starts the operations of a layer d
 
 from __future__ import annotations
 
+import os
 from typing import NamedTuple
+
+import torch
 
 from mllmu.core.errors import RecipeError, did_you_mean
 from mllmu.core.records import Record
@@ -100,15 +103,20 @@ class Pace(NamedTuple):
         return self.computing(flop) + steps * step + models * self.rates.model_s
 
 
-def pace_of(name: str, layers: int) -> Pace:
+def pace_of(name: str, layers: int, *, processes: int | None = None) -> Pace:
     """The pace on a device by name: measured there, or on the nearest thing to it and scaled.
+
+    Args:
+        name: of the device.
+        layers: of the language model.
+        processes: that run a small model, with one thread each, so that no more cores of this machine count; None: all.
 
     A card that was not measured gets the products of the measured one times the ratio of their peaks, and the time per
     reply by the ratio of their bandwidths; what the host needs is the same. On a CPU nothing is fixed.
     """
     device = find_device(name)
     if name == HERE:
-        return _pace_here(device, layers)
+        return _pace_here(device, layers, processes)
     if device.measured:
         return Pace(
             device, device.measured, layers, f"rates measured on {name} with a 7B model ({_said(device.measured)})"
@@ -139,9 +147,14 @@ def this_machine() -> Device:
     return Device(memory=found.memory, tflops=found.tflops, gb_s=found.gb_s)
 
 
-def _pace_here(device: Device, layers: int) -> Pace:
-    rates = MeasuredRates(matmul=device.tflops, share=UTILISATION_HERE, pass_s=0, write_s=0, row_s=0, model_s=2)
-    basis = f"time at {UTILISATION_HERE:.0%} of {device.tflops:.2g} TFLOP/s, as measured here now"
+def _pace_here(device: Device, layers: int, processes: int | None) -> Pace:
+    cores = 1 if torch.cuda.is_available() else os.cpu_count() or 1
+    used = min(cores, processes or cores)
+    tflops = device.tflops * used / cores
+    rates = MeasuredRates(matmul=tflops, share=UTILISATION_HERE, pass_s=0, write_s=0, row_s=0, model_s=2)
+    basis = f"time at {UTILISATION_HERE:.0%} of {tflops:.2g} TFLOP/s, as measured here now"
+    if used < cores:
+        basis += f" for {used} of {cores} cores: a small model runs on one a worker"
     return Pace(device, rates, layers, f"{basis}; writing at {WRITE_UTILISATION:.0%} of {device.gb_s:.0f} GB/s")
 
 
