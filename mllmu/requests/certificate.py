@@ -13,10 +13,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mllmu.config.recipe import Job
+from mllmu.core.attacked import PLAIN
 from mllmu.core.errors import DataError
 from mllmu.core.runfolder import RunFolder, read_json, write_atomic
 from mllmu.pipeline.run import Run
-from mllmu.requests.evidence import Evidence, MeasuredShare
+from mllmu.requests.evidence import IN_WORDS, Evidence, MeasuredShare
 from mllmu.requests.ledger import LedgerHead, RequestEntry, canonical
 from mllmu.requests.signing import Signer, is_signed
 from mllmu.version import __version__
@@ -89,9 +90,11 @@ def sentences(evidence: Evidence) -> list[str]:
             "look better than it would on questions that nothing was chosen by."
         )
     if worst := evidence.worst.get("white box"):
+        most = f"the one that found most ({worst.label}) got {show(worst.forget)} right answers about them"
+        if worst.label == IN_WORDS[PLAIN]:
+            most = f"none found more than plain questions, which got {show(worst.forget)} right answers about them"
         found.append(
-            f"Of {sum(not one.reason for one in evidence.attacks)} attempts to get the facts back, the one that found "
-            f"most ({worst.label}) got {show(worst.forget)} right answers about them: "
+            f"Of {sum(not one.reason for one in evidence.attacks)} attempts to get the facts back, {most}: "
             f"{show(worst.excess, signed=True)} against people it was never taught."
         )
     for split, who in (

@@ -21,6 +21,7 @@ IN_WORDS = {
     "paraphrase": "asked in other words",
     "hints": "asked with hints",
     "prefix_injection": "asked with the beginning of the reply dictated",
+    PLAIN: "asked plainly",
     "role_play": "asked within a story",
     "rounding": "the model made smaller, its numbers rounded to four bits",
     "relearn_retain": "the model trained a little more, on other people",
