@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.table import Table
@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from mllmu.config.recipe import ModelSection
     from mllmu.core.records import MetricResult, Split, TaskName
 
-OF_A_MODEL = ("model", "data", "protocol", "forget_ratio", "shots", "test_image", "processor")
+OF_A_MODEL = ("model", "data", "protocol", "forget_ratio", "shots", "test_image", "processor", "batch_size")
 """Parameters of the evaluation of a saved model."""
 REQUIRED = ("model", "data", "forget_ratio", "out")
 SHOT_TASKS: tuple[TaskName, ...] = ("classification", "cloze")
 SHOT_SETS: tuple[Split, ...] = ("forget", "test", "retain")
+MOST_AT_ONCE = 100_000
 SCORES = ("accuracy_first_char", "cloze_contains", "rougeL", "garbled")
 
 
@@ -63,6 +64,13 @@ def evaluate(
         ),
     ] = None,
     processor: Annotated[str | None, _option("The processor, if none lies beside the model.", metavar="DIR")] = None,
+    batch_size: Annotated[
+        str | None,
+        _option(
+            "Prompts at once: 1 by default, as published; more, or auto: the same replies in float32, sooner.",
+            metavar="N|auto",
+        ),
+    ] = None,
 ) -> None:
     """Collect the responses of every model of a recipe; or evaluate one saved model as the published evaluator does.
 
@@ -88,6 +96,7 @@ def evaluate(
         shots=examples,
         test_image=parse_test_image(test_image or "0"),
         processor=processor or "",
+        batch_size=parse_batch_size(batch_size or "1"),
     )
     with held(Path(str(out))), progress() as display:
         results = evaluate_published(saved, Path(str(out)), display, force=force)
@@ -142,6 +151,15 @@ def parse_shots(listed: Sequence[str]) -> dict[TaskName, list[str] | dict[Split,
     if both := everywhere.keys() & by_set.keys():
         raise MllmuError(f"--shots: {min(both)} is given for all sets and for one. Name its people by set alone.")
     return {**everywhere, **by_set}
+
+
+def parse_batch_size(text: str) -> int | Literal["auto"]:
+    """A number from 1 up, or ``auto``."""
+    if text == "auto":
+        return "auto"
+    if text.isdecimal() and 1 <= int(text) <= MOST_AT_ONCE:
+        return int(text)
+    raise MllmuError(f"--batch-size {text}: expected a number from 1 to {MOST_AT_ONCE}, or auto.")
 
 
 def parse_test_image(text: str) -> int | dict[str, Any]:

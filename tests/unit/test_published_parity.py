@@ -25,7 +25,7 @@ from PIL import Image
 from rouge_score import rouge_scorer
 from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
-from mllmu.cli.evaluate import parse_shots, parse_test_image
+from mllmu.cli.evaluate import parse_batch_size, parse_shots, parse_test_image
 from mllmu.config import load as recipes
 from mllmu.config.recipe import ModelSection
 from mllmu.core.errors import DataError, MllmuError, ModelError, RecipeError, RunStoreError
@@ -291,6 +291,24 @@ def test_replies_and_scores_are_those_of_the_published_evaluator(
     for title, tasks in expected.items():
         for task, numbers in tasks.items():
             assert got["published_layout"][title][task] == pytest.approx(numbers, rel=0, abs=1e-9), (title, task)
+
+
+@pytest.mark.parametrize("batch_size", [7, "auto"])
+def test_prompts_read_together_get_the_replies_of_prompts_read_alone(
+    parquet: Path, ours: Path, tmp_path: Path, batch_size: Any
+) -> None:
+    evaluate_published(saved(parquet, batch_size=batch_size), tmp_path, SilentProgress())
+    assert (tmp_path / "responses.jsonl").read_bytes() == (ours / "responses.jsonl").read_bytes()
+    assert (
+        json.loads((tmp_path / "metrics.json").read_text())["results"]
+        == json.loads((ours / "metrics.json").read_text())["results"]
+    )
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "many", "1e3", "100001"])
+def test_a_batch_size_that_is_none_is_named(text: str) -> None:
+    with pytest.raises(MllmuError, match=rf"--batch-size {text}: expected a number from 1 to 100000, or auto"):
+        parse_batch_size(text)
 
 
 def test_example_people_are_skipped_in_their_set_and_their_task_alone(ours: Path) -> None:
