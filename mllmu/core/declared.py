@@ -48,10 +48,11 @@ class MetricInfo(Record):
 
 
 class TaskInfo(Record):
-    """A task's title, and the metric that tables and plots show of it."""
+    """A task's title, the metric that tables and plots show of it, and whether means over the tasks hold it."""
 
     label: str
     metric: str
+    in_mean: bool = True
 
 
 class SplitInfo(Record):

@@ -5,6 +5,7 @@ from typing import Any
 
 from mllmu.core.controlled import CONTROL_LABELS, ControlRow
 from mllmu.core.errors import GateError
+from mllmu.core.probed import ProbeResults
 from mllmu.core.records import Response, Sample
 from mllmu.evaluation import yardstick
 from mllmu.evaluation.outcome import rights
@@ -91,9 +92,20 @@ def check(difference: Difference, controls: Sequence[ControlRow] = ()) -> None:
         )
 
 
-def record(difference: Difference, controls: Sequence[ControlRow]) -> dict[str, Any]:
-    """What ``gate.json`` holds: the comparison, the controls, and the level."""
-    return {**difference._asdict(), "controls": [row.model_dump() for row in controls], "level": LEVEL}
+def record(
+    difference: Difference, controls: Sequence[ControlRow], probed: ProbeResults | None = None
+) -> dict[str, Any]:
+    """What ``gate.json`` holds: the comparison, the controls, the level, and the probes with what they say."""
+    found = probed.model_dump(exclude_none=True) if probed else {}
+    said = {name: getattr(probed, name) for name in ("reads_letters", "takes_instructions")} if found else {}
+    probes = {"probes": {**found, **{name: one for name, one in said.items() if one is not None}}} if found else {}
+    return {**difference._asdict(), "controls": [row.model_dump() for row in controls], "level": LEVEL, **probes}
+
+
+def read_probes(found: Mapping[str, Any]) -> ProbeResults:
+    """The probes in a ``gate.json``; without any for one of an earlier version."""
+    probes = found.get("probes", {})
+    return ProbeResults(**{name: probes[name] for name in ProbeResults.model_fields if name in probes})
 
 
 def read(found: Mapping[str, Any]) -> tuple[Difference | None, tuple[ControlRow, ...]]:

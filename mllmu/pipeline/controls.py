@@ -37,12 +37,7 @@ class ControlStudy:
     def plain(self) -> list[Sample]:
         """The questions as they are asked under the plain protocol, which is often that of the recipe."""
         splits: tuple[Split, ...] = ("forget", "retain") if self.wanted else ("forget",)
-        settings = self.run.recipe.evaluate
-        every = self.evaluation.samples
-        if settings.protocol != Protocol():
-            plainly = settings.model_copy(update={"protocol": Protocol()})
-            every = Evaluation(self.run, self.key, settings=plainly).render()
-        return [sample for sample in every if sample.split in splits and sample.part == "report"]
+        return [s for s in plain_samples(self.evaluation) if s.split in splits and s.part == "report"]
 
     @cached_property
     def changed(self) -> list[Sample]:
@@ -63,6 +58,14 @@ class ControlStudy:
         """The rows of a model that has been asked."""
         replies = [reply for one in (self.evaluation, self.asking) for reply in one.responses(model)]
         return control_results(model, self.plain, self.changed, replies)
+
+
+def plain_samples(evaluation: Evaluation) -> list[Sample]:
+    """The questions of an evaluation as the plain protocol asks them."""
+    run, settings = evaluation.run, evaluation.run.recipe.evaluate
+    if settings.protocol == Protocol():
+        return evaluation.samples
+    return Evaluation(run, evaluation.key, settings=settings.model_copy(update={"protocol": Protocol()})).render()
 
 
 def gate_controls(evaluation: Evaluation) -> list[ControlRow]:

@@ -33,13 +33,14 @@ from mllmu.pipeline.controls import control_run
 from mllmu.pipeline.data import make_data
 from mllmu.pipeline.evaluate import Evaluation
 from mllmu.pipeline.finetune import finetune_model, finetune_unit, people_of
+from mllmu.pipeline.gate import pass_gate
 from mllmu.pipeline.protocols import ProtocolComparison
 from mllmu.pipeline.reading import ReadingStore
 from mllmu.pipeline.record import recorded
 from mllmu.pipeline.requests import make_by_requests, request_run
 from mllmu.pipeline.run import Run
 from mllmu.pipeline.score import score_run
-from mllmu.pipeline.unlearn import pass_gate, unlearn_model, unlearn_unit
+from mllmu.pipeline.unlearn import unlearn_model, unlearn_unit
 from mllmu.pipeline.workers import worker_task
 
 STAGES = ("data", "finetune", "unlearn", "evaluate", "score", "report")

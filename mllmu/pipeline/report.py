@@ -1,6 +1,6 @@
 """Stage ``report``: one page per forget ratio, and a table for the terminal, from what the run folder holds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from mllmu.core.attacked import AttackResults
 from mllmu.core.controlled import ControlRow
 from mllmu.core.declared import Declared, MetricInfo
 from mllmu.core.names import RETAIN_MODEL, TARGET
+from mllmu.core.probed import ProbeResults
 from mllmu.core.process import rng
 from mllmu.core.records import FORGOTTEN, MetricResult, Modality, Response, Sample, Summary
 from mllmu.core.requested import FILE, RequestResults
@@ -24,9 +25,10 @@ from mllmu.data.dataset import image_files
 from mllmu.evaluation import gate
 from mllmu.evaluation.numbers import KS
 from mllmu.evaluation.outcome import outcome
+from mllmu.evaluation.probes import BY_LETTER
 from mllmu.evaluation.stats import Difference
 from mllmu.models.layers import adapted_outside
-from mllmu.pipeline import batch_plan
+from mllmu.pipeline import batch_plan, probes
 from mllmu.pipeline.controls import read_controls
 from mllmu.pipeline.evaluate import Evaluation
 from mllmu.pipeline.leaks import what_leaks
@@ -68,11 +70,13 @@ def report_input(evaluation: Evaluation) -> ReportInput:
     recipe = run.recipe
     numbers = read_json(evaluation.folder / RunFolder.METRICS_FILE, sealed=True)
     replies = {name: {r.sample_id: r for r in evaluation.responses(name)} for name in run.models}
+    probed = probes.read_probes(evaluation)
     rows = tuple(
         row.model_copy(
             update={
                 "same_as_target": same_as_target(evaluation.samples, replies[TARGET], replies[row.name]),
                 "declines": declines(run, key, row.name, evaluation.samples, replies[row.name]),
+                "of_target": probed.of_instructions if probes.is_system_prompt(run, row.name) else "",
             }
         )
         for row in model_rows(run, key)
@@ -84,6 +88,7 @@ def report_input(evaluation: Evaluation) -> ReportInput:
     trust = read_json(run.root / RunFolder.TRUST_FILE, sealed=True)
     declared = Declared.model_validate(numbers["declared"])
     declared = declared.model_copy(update={"metrics": declared.metrics | of_judges})
+    of_letters = probed.of_letters if BY_LETTER in declared.tasks else ""
     summaries = [*numbers.get("summaries", ()), *({"summary": KS, **row} for row in numbers[KS])]
     return ReportInput(
         title=recipe.report.title or recipe.name,
@@ -108,6 +113,7 @@ def report_input(evaluation: Evaluation) -> ReportInput:
         warnings=(
             *ratio_warning(run, key),
             *gate_warning(*gated),
+            *probe_warnings(probed, declared, [row.name for row in rows if row.of_target]),
             *adapter_warning(run, key),
             *protocol_warning(recipe.evaluate.protocol),
             *batch_plan.warnings(
@@ -116,6 +122,7 @@ def report_input(evaluation: Evaluation) -> ReportInput:
             *broken_warning(numbers.get("broken", {})),
             *warnings,
         ),
+        task_notes={BY_LETTER: of_letters} if of_letters else {},
         controls=read_controls(evaluation),
         **what_leaks(run.models, run.data.names, evaluation.samples, replies),
         attacks=AttackResults.model_validate(attacked) if attacked else None,
@@ -265,6 +272,23 @@ def gate_warning(difference: Difference | None, controls: Sequence[ControlRow]) 
     fault = gate.verdict(difference, controls) if difference else ""
     text = f"The memorisation gate is not passed: {fault}. The numbers below say little about unlearning."
     return (text,) if fault else ()
+
+
+def probe_warnings(probed: ProbeResults, declared: Declared, prompted: Sequence[str]) -> Iterator[str]:
+    """What the probes of the gate say of the numbers; ``prompted``: the models that are a system prompt."""
+    letters = declared.tasks.get(BY_LETTER)
+    if letters and probed.of_letters:
+        also = ""
+        if probed.reads_letters is False and letters.in_mean:
+            also = (
+                " The means over the tasks hold its scores by letter, which say nothing about what it knows; task "
+                "option_text asks the same without letters."
+            )
+        elif probed.reads_letters is False:
+            also = " So the means over the tasks leave its scores by letter out; option_text asks the same."
+        yield f"{letters.label}: {probed.of_letters}{also}"
+    if prompted and probed.of_instructions:
+        yield f"{', '.join(prompted)}: {probed.of_instructions} So the loss is the model's, not the method's."
 
 
 def portraits(run: Run, key: str) -> tuple[Portrait, ...]:

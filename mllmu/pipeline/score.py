@@ -14,7 +14,7 @@ from mllmu.evaluation.judging import run as let_judge
 from mllmu.evaluation.metrics import BROKEN, metrics_of
 from mllmu.evaluation.numbers import KS
 from mllmu.evaluation.summaries import ScoredRun, build_all
-from mllmu.pipeline import benchmarks
+from mllmu.pipeline import benchmarks, probes
 from mllmu.pipeline.evaluate import Evaluation
 from mllmu.pipeline.run import Run
 
@@ -73,7 +73,7 @@ def metrics_content(run: Run, evaluation: Evaluation, scores: Mapping[str, Seque
         content["summaries"] = [row.model_dump() for row in rows]
     if broken := broken_models(scores):
         content["broken"] = broken
-    content["declared"] = declared.model_dump(exclude_defaults=True)
+    content["declared"] = probes.judged(declared, evaluation).model_dump(exclude_defaults=True)
     return content
 
 

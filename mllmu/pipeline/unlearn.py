@@ -1,4 +1,4 @@
-"""Stage ``unlearn``: behind a gate, every method of the recipe makes the target forget, once per ratio."""
+"""Stage ``unlearn``: every method of the recipe makes the target forget, once per ratio."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,30 +6,12 @@ from pathlib import Path
 from mllmu.core.names import RETAIN_MODEL
 from mllmu.core.process import derive
 from mllmu.core.records import ModelRef
-from mllmu.core.runfolder import RunFolder, Unit, digest, seal, write_json
+from mllmu.core.runfolder import RunFolder, Unit, digest
 from mllmu.data.facts import together
-from mllmu.evaluation import gate
-from mllmu.pipeline.controls import gate_controls
-from mllmu.pipeline.evaluate import Evaluation
 from mllmu.pipeline.facts import further_inputs, narrowed, sides_of_facts
 from mllmu.pipeline.run import Run, write_ref
 from mllmu.unlearning.base import Method
 from mllmu.unlearning.trainer import Sides, unlearn
-
-
-def pass_gate(evaluation: Evaluation, *, stop: bool) -> None:
-    """Compare what target and retain model know of the people to forget, and the target with its controls.
-
-    Keeps the result in ``gate.json``. Without a retain model the target's answers about holdout people are compared.
-
-    Raises:
-        GateError: with ``stop``, if the target does not know more.
-    """
-    difference = gate.memorisation(evaluation.samples, *map(evaluation.responses, evaluation.run.taught))
-    controls = gate_controls(evaluation)
-    write_json(evaluation.folder / RunFolder.GATE_FILE, seal(gate.record(difference, controls)))
-    if stop:
-        gate.check(difference, controls)
 
 
 def unlearn_unit(run: Run, key: str, model: str) -> Unit:

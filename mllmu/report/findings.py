@@ -164,17 +164,21 @@ def _collapsed(numbers: Numbers, rows: Sequence[TradeoffRow]) -> list[Finding]:
     noise = numbers.metric(numbers.noise).label.lower()
     names = [f"{r.model.name} ({show(r.noise_retain)} % of retain replies {noise})" for r in rows if r.collapsed]
     text = "{}. Such a model cannot answer any more; its low forget score is damage, not unlearning."
+    of_target = [r.model.name for r in rows if r.collapsed and r.model.of_target]
+    text += f" In {listing(of_target)} it is the target that cannot take a system prompt." if of_target else ""
     return _limit("Collapsed", names, text)
 
 
 def _faulty(rows: Sequence[TradeoffRow]) -> list[Finding]:
     """Unlearned models that are off the front for another reason than collapse."""
     names = [f"{r.model.name} ({', '.join(faults)})" for r in rows if (faults := [*r.faults][r.collapsed :])]
+    of_target = [r.model.name for r in rows if r.model.of_target]
     text = (
         "{}. Destroyed: utility under half of the target's. Undertrained: less than a tenth of the way from the target "
         "to the retain model. Takes no instructions: was told to decline these questions, and does not. Such a model "
         "is not on the front."
     )
+    text += f" The loss of {listing(of_target)} is the target's, not the method's." if of_target else ""
     return _limit("Broken or hardly changed", names, text)
 
 

@@ -23,7 +23,8 @@ class ModelRow(Record):
 
     ``trainable`` counts the parameters that were trained, ``tokens_per_s`` what their training read in all its passes;
     ``same_as_target`` is the share of responses about the people to forget that are the target's, by modality;
-    ``declines``, of a model that a system prompt tells to decline them, the share that it does.
+    ``declines``, of a model that a system prompt tells to decline them, the share that it does; ``of_target`` says what
+    the target cannot do that the method asks of it, so that the loss is the target's.
     """
 
     name: str = Field(min_length=1)
@@ -37,6 +38,7 @@ class ModelRow(Record):
     trainable: int | None = Field(default=None, ge=0)
     same_as_target: dict[Modality, float] = Field(default_factory=dict)
     declines: dict[Modality, float] = Field(default_factory=dict)
+    of_target: str = ""
     settings: dict[str, Any] = Field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
@@ -113,6 +115,7 @@ class ReportInput(Record):
         curves: model -> loss term -> logged values as (step, value), by step; a value may be infinite or not a number.
         provenance: nested plain values; ``seconds`` (stage -> seconds) and ``recipe`` (text) are shown on their own.
         warnings: what a reader must know before believing a number, e.g. that the memorisation gate is off.
+        task_notes: what a reader of the scores of a task must know, by task.
         trust: how well each metric tells models that know from models that do not, if that was measured.
         controls: what the models get right without being told whom they are asked about, if that was asked.
         attacks: what attacks brought back, if any were run.
@@ -136,6 +139,7 @@ class ReportInput(Record):
     portraits: tuple[Portrait, ...] = ()
     examples: tuple[Example, ...] = ()
     warnings: tuple[str, ...] = ()
+    task_notes: dict[TaskName, str] = Field(default_factory=dict)
     reference_rows: bool = False
     trust: tuple[TrustRow, ...] = ()
     controls: ControlResults | None = None

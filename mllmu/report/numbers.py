@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from mllmu.core.declared import MetricInfo, TaskInfo
 from mllmu.core.names import BASELINES
-from mllmu.core.records import MODALITIES, UTILITY, Cell, MetricResult, Modality, Split, TaskName
+from mllmu.core.records import MODALITIES, PEOPLE_SPLITS, UTILITY, Cell, MetricResult, Modality, Split, TaskName
 from mllmu.report.inputs import ROLES, ModelRow, ReportInput, Role, check
 from mllmu.report.printing import csv_of, finite
 
@@ -20,6 +20,8 @@ UNDERTRAINED_BELOW = 0.1
 """A model is called undertrained when it has come less of the way from the target to the retain_model."""
 IDENTICAL_FROM = 0.9
 """A model that gives at least this share of the target's responses about the people to forget is named for it."""
+OF_TARGET = "the target takes no system prompt"
+"""Of a model that is the target behind a system prompt, where the gate's probe found that; the loss is the target's."""
 ALL_TASKS = "all"
 """In place of a task: the mean over all tasks."""
 
@@ -120,6 +122,8 @@ class TradeoffRow(NamedTuple):
         declined = self.model.declines.get(self.modality)
         if declined is not None and declined < HEEDED_FROM:
             found.append(f"takes no instructions: declines {math.floor(100 * declined)} % of what it was told to")
+        if self.model.of_target:
+            found.append(f"{OF_TARGET}: {self.model.of_target}")
         if self.same is not None and self.same >= IDENTICAL_FROM:
             found.append(f"identical to the target in {math.floor(100 * self.same)} % of responses")
         elif self.progress is not None and self.progress < UNDERTRAINED_BELOW:
@@ -144,6 +148,7 @@ class Numbers:
         self.splits = list(dict.fromkeys([*report.declared.splits, *(r.split for r in report.results)]))
         undeclared = {result.task: TaskInfo(label=result.task, metric="") for result in report.results}
         self.tasks = {**report.declared.tasks, **undeclared, **report.declared.tasks}  # declared first
+        self.notes = report.task_notes
         self.outcomes = [name for name, metric in report.declared.metrics.items() if metric.outcome]
         self.noise = next((name for name in self.outcomes if self.metric(name).collapse), "noise")
         self._results: dict[tuple[str, str, Cell], MetricResult] = {}
@@ -219,10 +224,21 @@ class Numbers:
         return self.interval(model, self.tasks[cell.task].metric, cell)
 
     def score(self, model: str, modality: Modality, splits: Iterable[Split], tasks: Tasks = None) -> Interval | None:
-        """Mean headline score over splits and tasks; None if one is missing, as a mean over fewer would not compare."""
-        parts = [self.main(model, cell) for cell in self.cells(modality, splits, tasks)]
+        """Mean headline score over splits and tasks; None if one is missing, as a mean over fewer would not compare.
+
+        Over all tasks, those are left out of sets of people that are declared to be in no mean.
+        """
+        cells = self.cells(modality, splits, tasks)
+        if tasks is None and (apart := self.not_in_mean):
+            cells = [cell for cell in cells if cell.task not in apart or cell.split not in PEOPLE_SPLITS]
+        parts = [self.main(model, cell) for cell in cells]
         known = [part for part in parts if part is not None]
         return mean_interval(known) if len(known) == len(parts) else None
+
+    @property
+    def not_in_mean(self) -> list[TaskName]:
+        """The tasks that no mean over the tasks holds."""
+        return [name for name, task in self.tasks.items() if not task.in_mean]
 
     def share(self, model: str, metric: str, cells: Iterable[Cell]) -> float | None:
         """Mean of a metric over cells, each cell weighted by its number of replies."""

@@ -15,7 +15,7 @@ from mllmu.core.names import BASELINES
 from mllmu.core.records import FORGOTTEN, TO_FORGET, UTILITY, Cell, Modality, Split, TaskName
 from mllmu.report.inputs import ModelRow, ReportInput, TrustRow
 from mllmu.report.numbers import ALL_TASKS, Interval, Numbers, TradeoffRow, tradeoff_rows
-from mllmu.report.printing import DASH, duration, show, show_span, style_of
+from mllmu.report.printing import DASH, duration, listing, show, show_span, style_of
 from mllmu.report.table import ReportCell, ReportColumn, ReportRow, ReportTable, shade_of
 
 FEW_PEOPLE = 5
@@ -103,7 +103,8 @@ def _set_table(numbers: Numbers, metric: str, cells: Sequence[Cell], label: str,
         texts = (_set_cell(numbers, row, metric, cell) for cell in cells)
         rows.append(ReportRow(row.name, tuple(texts), row.role, number))
     columns = (_set_column(numbers, metric, cell) for cell in cells)
-    return ReportTable(tuple(columns), tuple(rows), f"{label}, {MODALITY_LABELS[cells[0].modality]}", aside)
+    title, note = f"{label}, {MODALITY_LABELS[cells[0].modality]}", numbers.notes.get(cells[0].task, "")
+    return ReportTable(tuple(columns), tuple(rows), title, aside, intro=note)
 
 
 def _set_column(numbers: Numbers, metric: str, cell: Cell) -> ReportColumn:
@@ -266,6 +267,8 @@ def terminal_tables(report: ReportInput) -> list[Table]:
     front = {row.model.name for row in rows if row.on_front and row.task == ALL_TASKS}
     asked = " / ".join(MODALITY_LABELS[m] for m in numbers.modalities) or "no results"
     caption = f"mean headline score in % by modality ({asked}); * Pareto front"
+    if apart := numbers.not_in_mean:
+        caption += f"; without {listing([numbers.tasks[task].label for task in apart])}"
     if any("(" in cell.text for row in scores.rows for cell in row.cells):
         caption += "; replies that could not be read count against the model, (in brackets) for it"
     marked = (r._replace(name=f"{r.name} *", strong=True) if r.name in front else r for r in scores.rows)

@@ -33,13 +33,17 @@ def verdict(numbers: Numbers, rows: Sequence[TradeoffRow]) -> Recommendation | N
         name: of for name, of in by_model.items() if all(not row.faults and row.distance is not None for row in of)
     }
     if not sound:
-        return Recommendation(
-            "", "No method can be recommended: every one has broken the model, or has hardly changed it."
-        )
+        none = "No method can be recommended: every one has broken the model, or has hardly changed it."
+        return Recommendation("", f"{none}{_of_target(numbers)}")
     best = min(sound, key=lambda name: _distance(numbers, sound[name][0].model))
-    return Recommendation(
-        best, _method(numbers, sound[best]), _price(numbers, sound[best]), _sure(numbers, best, sound)
-    )
+    sure = f"{_sure(numbers, best, sound)}{_of_target(numbers)}"
+    return Recommendation(best, _method(numbers, sound[best]), _price(numbers, sound[best]), sure)
+
+
+def _of_target(numbers: Numbers) -> str:
+    """The methods that the target, and not their own loss, keeps from being compared; empty if there are none."""
+    names = [row.name for row in numbers.unlearned() if row.of_target]
+    return f" Not judged: {listing(names)}, as the target itself takes no system prompt." if names else ""
 
 
 def _distance(numbers: Numbers, model: ModelRow) -> float:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from mllmu.core.content import sha256
 from mllmu.core.errors import DataError
 from mllmu.core.runfolder import write_json
-from mllmu.studies.person_scores import PersonScore, load, of_tasks, person_scores, save
+from mllmu.studies.person_scores import PersonScore, load, not_in_mean, of_tasks, person_scores, save
 from mllmu.studies.pool import PairedRow, PooledRow, pool
 from mllmu.studies.setups import EvaluatedRun, Setup, evaluated_runs, one_setup, setups
 from mllmu.version import __version__
@@ -105,6 +105,8 @@ def save_result(folder: Path, name: str, setup: BoardSetup) -> Path:
 
 def _pooled(setup: Setup, scores: Iterable[PersonScore], against: str | None, tasks: Sequence[str] = ()) -> BoardSetup:
     raw = [score for run in setup.runs for score in person_scores(run.folder, run.key, run.name)] + list(scores)
+    if not tasks and (apart := {task for run in setup.runs for task in not_in_mean(run.folder, run.key)}):
+        raw = [score for score in raw if score.task not in apart]  # of all runs, or they would not compare
     raw = of_tasks(raw, tasks) if tasks else raw
     rows, pairs = pool(raw, against=against)
     settings = setup.runs[0].settings if setup.runs else {}

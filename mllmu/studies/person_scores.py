@@ -57,6 +57,13 @@ def of_tasks(scores: Sequence[PersonScore], tasks: Sequence[str]) -> list[Person
     return [score for score in scores if score.task in tasks]
 
 
+def not_in_mean(root: Path, key: str) -> list[TaskName]:
+    """The tasks that a run declares to be in no mean over its tasks, as its target does not read letters."""
+    numbers = read_json(RunFolder(root).path(RunFolder.evaluation(key), RunFolder.METRICS_FILE), sealed=True)
+    declared = Declared.model_validate(numbers.get("declared", {}))
+    return [name for name, task in declared.tasks.items() if not task.in_mean]
+
+
 def save(path: Path, scores: Sequence[PersonScore]) -> None:
     """Write scores as CSV, exactly; a model that a run does not have is left empty there."""
     models = list(dict.fromkeys(model for score in scores for model in score.sums))

@@ -27,10 +27,10 @@ from mllmu.parallel.pool import Task
 from mllmu.parallel.schedule import Engine, Resources, UnitSchedule, WorkUnit
 from mllmu.pipeline.attacks import AttackStudy, attack_jobs
 from mllmu.pipeline.evaluate import Evaluation
+from mllmu.pipeline.gate import pass_gate
 from mllmu.pipeline.pipeline import Pipeline
 from mllmu.pipeline.record import recorded_threads, settle_worker
 from mllmu.pipeline.run import Run
-from mllmu.pipeline.unlearn import pass_gate
 from mllmu.pipeline.workers import worker_pipeline
 from mllmu.studies.board_page import index_ratios
 

@@ -72,7 +72,7 @@ def test_every_stage_left_its_files(finished: Path, base: Path) -> None:
     assert json.loads((finished / "run.json").read_text())["status"] == "done"
     units = {"data", "models/target"} | {f"models/forget_40/{name}" for name in MODELS[1:]}
     units |= {f"eval/forget_40/{name}/{what}" for name in MODELS for what in ("responses", "scores")}
-    units |= {"controls/forget_40/target/responses"}  # of the gate
+    units |= {"controls/forget_40/target/responses", "probes/forget_40/letters/target/responses"}  # of the gate
     assert set(unit_times(finished)) == units
     trained = ["target", "forget_40/retain_model", "forget_40/ga", "forget_40/npo"]
     for name in trained:

@@ -14,6 +14,7 @@ from mllmu.report import ModelRow, ReportInput, render, terminal_tables, tradeof
 from mllmu.report.findings import findings
 from mllmu.report.numbers import Interval, Numbers, TradeoffRow
 from mllmu.report.scatter import Box, position
+from mllmu.report.verdict import verdict
 
 Levels = dict[TaskName, tuple[float | None, float]]
 
@@ -207,3 +208,41 @@ def test_a_lonely_dot_has_its_name_to_the_right_without_a_line() -> None:
 def test_what_was_measured_has_no_upper_bound() -> None:
     row = ModelRow(name="x", role="unlearned", seconds=2e6, peak_mib=2e6, tokens_per_s=2e6, trainable=7_062_000_000)
     assert row.trainable == 7_062_000_000
+
+
+def test_a_task_that_is_declared_to_be_in_no_mean_keeps_its_own_row_and_is_named(tmp_path: Path) -> None:
+    asked = report(target=TARGET, retain_model=GOLD, npo=FAIR)
+    tasks = {**DECLARED.tasks, "classification": DECLARED.tasks["classification"].model_copy(update={"in_mean": False})}
+    apart = asked.model_copy(
+        update={
+            "declared": DECLARED.model_copy(update={"tasks": tasks}),
+            "task_notes": {"classification": "This model does not read letters."},
+        }
+    )
+    row, before = overall(apart)["npo"], overall(asked)["npo"]
+    assert row.forget is not None and row.utility is not None and before.forget is not None
+    assert (row.forget.value, row.utility.value, before.forget.value) == pytest.approx((0.2, 0.7, 0.3))  # cloze alone
+    of_task = {r.task: r.forget.value for r in tradeoff_rows(apart) if r.model.name == "npo" and r.forget}
+    assert of_task == pytest.approx({"all": 0.2, "classification": 0.4, "cloze": 0.2})
+    page = render(apart, tmp_path).read_text(encoding="utf-8")
+    assert "Means over the tasks without Classification, from 0 to 100" in page
+    assert page.count("This model does not read letters.") == 1
+    caption = str(terminal_tables(apart)[0].caption)
+    assert "; without Classification" in caption and "without" not in str(terminal_tables(asked)[0].caption)
+
+
+def test_what_a_system_prompt_costs_is_the_loss_of_a_target_that_takes_none() -> None:
+    asked = report(
+        target=TARGET, retain_model=GOLD, npo=FAIR, prompting={"classification": (0.3, 0.9), "cloze": (0, 0)}
+    )
+    why = "The target cannot take a system prompt: of 24 questions ..."
+    rows = [row.model_copy(update={"of_target": why if row.name == "prompting" else ""}) for row in asked.models]
+    burdened = asked.model_copy(update={"models": tuple(rows)})
+    row = overall(burdened)["prompting"]
+    assert row.faults[-1] == f"the target takes no system prompt: {why}" and not row.on_front
+    assert not overall(asked)["prompting"].faults
+    said = sentences(burdened)["Broken or hardly changed"]
+    assert "The loss of prompting is the target's, not the method's." in said
+    answer = verdict(Numbers(burdened), tradeoff_rows(burdened))
+    assert answer is not None and answer.model == "npo"
+    assert answer.sure.endswith("Not judged: prompting, as the target itself takes no system prompt.")

@@ -35,11 +35,15 @@ class OptionText(Task):
         return question.text
 
     def candidates(self, question: Question) -> dict[str, str]:
-        template = _answers().get(question.attribute, "{v}")
-        return {letter: render_answer(template, value) for letter, value in sorted(question.options.items())}
+        return {letter: sentence(question.attribute, value) for letter, value in sorted(question.options.items())}
 
     def right(self, text: str, sample: Sample) -> bool | None:
         return tells(text, sample.value)
+
+
+def sentence(attribute: str, value: str) -> str:
+    """A value in the sentence of an answer, in the words of training; as it is if the attribute has no sentence."""
+    return render_answer(_answers().get(attribute, "{v}"), value)
 
 
 @cache
