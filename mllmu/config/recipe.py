@@ -214,6 +214,8 @@ class Evaluate(plugins.Settings):
     controls: bool = Field(False, description="also ask without picture, with another's picture or name, options only")
     attacks: tuple[PluginSpec, ...] = Field((), description="attacks ('mllmu ls attacks'), or [all]; e.g. [paraphrase]")
     attack_budget: Literal["small", "full"] = Field("small", description="questions, tries and steps of each attack")
+    celebrity: Literal["all", "known_to_base"] = "all"
+    """which questions about celebrities are asked: all, or those that the base model answers right"""
     max_profiles: dict[Split, NonNegativeInt] = Field(
         {}, description="most people evaluated per set, 0 for none; e.g. {retain: 50, celebrity: 50}"
     )

@@ -55,7 +55,7 @@ class Evaluation:
         self.name = name or RunFolder.evaluation(key)
         self.folder = run.root / self.name
         self._settings = settings
-        self._keep = keep
+        self.keep = keep
 
     def render(self) -> list[Sample]:
         """Render the samples, without a trace in the run folder."""
@@ -69,7 +69,7 @@ class Evaluation:
         samples += further_sets(self.run.data, self.key, settings, **how) if self.run.data.further else []
         # a further protocol is about the questions on people
         samples += [] if self._settings else benchmarks.samples(self.run)
-        return [sample for sample in samples if self._keep is None or self._keep(sample)]
+        return [sample for sample in samples if self.keep is None or self.keep(sample)]
 
     def prepare(self, samples: Sequence[Sample] | None = None) -> None:
         """Render the samples, unless they are given; they are written when the first model is asked."""

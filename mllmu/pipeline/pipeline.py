@@ -34,6 +34,7 @@ from mllmu.pipeline.data import make_data
 from mllmu.pipeline.evaluate import Evaluation
 from mllmu.pipeline.finetune import finetune_model, finetune_unit, people_of
 from mllmu.pipeline.gate import pass_gate
+from mllmu.pipeline.known import known_samples, known_to_base
 from mllmu.pipeline.protocols import ProtocolComparison
 from mllmu.pipeline.reading import ReadingStore
 from mllmu.pipeline.record import recorded
@@ -115,6 +116,8 @@ class Pipeline:
         section = self.recipe.model
         device = choose_device(section.device, None if section.device_map else source_of(section.path))
         self.progress.note(devices.why(section.device, device, choose_dtype(section.dtype, device)))
+        if self.recipe.evaluate.celebrity != "all":
+            known_samples(run)  # too few are an error before hours of training, not after
         self._make(models)
 
     def unlearn(self) -> None:
@@ -163,7 +166,8 @@ class Pipeline:
     @cached_property
     def evaluations(self) -> dict[str, Evaluation]:
         """The evaluation of every ratio, by key."""
-        return {key: Evaluation(self.state, key) for key in self.state.keys}
+        keep = known_to_base(self.state) if self.recipe.evaluate.celebrity != "all" else None
+        return {key: Evaluation(self.state, key, keep=keep) for key in self.state.keys}
 
     @cached_property
     def comparisons(self) -> dict[str, ProtocolComparison]:

@@ -37,7 +37,7 @@ class ProtocolComparison:
         self.evaluations: dict[str, Evaluation] = {OWN: own}
         for label, protocol in settings.compare.items():
             changed, name = settings.model_copy(update={"protocol": protocol}), RunFolder.evaluation(own.key, label)
-            self.evaluations[label] = Evaluation(own.run, own.key, name=name, settings=changed)
+            self.evaluations[label] = Evaluation(own.run, own.key, name=name, settings=changed, keep=own.keep)
 
     def ask(self, models: Sequence[str]) -> None:
         """Ask all models under every protocol; equal prompts are put once."""

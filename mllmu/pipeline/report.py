@@ -31,6 +31,7 @@ from mllmu.models.layers import adapted_outside
 from mllmu.pipeline import batch_plan, probes
 from mllmu.pipeline.controls import read_controls
 from mllmu.pipeline.evaluate import Evaluation
+from mllmu.pipeline.known import what_is_kept
 from mllmu.pipeline.leaks import what_leaks
 from mllmu.pipeline.protocols import ProtocolComparison, write_comparison
 from mllmu.pipeline.record import describe, seconds_by_stage
@@ -105,6 +106,7 @@ def report_input(evaluation: Evaluation) -> ReportInput:
             "people": len(run.data.people),
             "forgotten": len(run.data.splits[key]),
             "memorisation gate": gate.describe(gated[0]) if gated[0] else None,
+            **({"celebrity questions known to the base": kept} if (kept := what_is_kept(evaluation)) else {}),
             "seconds": seconds_by_stage(run.root),
             "recipe": recipes.dump(recipe),
         },

@@ -20,6 +20,7 @@ from mllmu.data.dataset import HOLDOUT
 from mllmu.evaluation import samples as rendering
 from mllmu.models.loading import family_of
 from mllmu.pipeline.evaluate import Evaluation
+from mllmu.pipeline.known import known_to_base
 from mllmu.pipeline.run import Run
 from mllmu.pipeline.unlearn import unlearn_model
 from mllmu.studies.tune import Trial, gap_and_loss, main_scores
@@ -72,7 +73,7 @@ def trial_samples(run: Run, key: str) -> list[Sample]:
     Where so few facts are to be forgotten that none is set aside, trials are judged by the questions of the evidence.
     """
     data, recipe = run.data, run.recipe
-    every = [s for s in Evaluation(run, key).render() if s.split not in ("test", HOLDOUT)]
+    every = [s for s in Evaluation(run, key, keep=known_to_base(run)).render() if s.split not in ("test", HOLDOUT)]
     aside = [s for s in every if s.part == "selection"] if recipe.data.splits.selection else every
     others = replace(data, splits={**data.splits, HOLDOUT: data.calibration})
     rendered = rendering.render(

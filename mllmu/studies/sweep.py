@@ -28,6 +28,7 @@ from mllmu.parallel.schedule import Engine, Resources, UnitSchedule, WorkUnit
 from mllmu.pipeline.attacks import AttackStudy, attack_jobs
 from mllmu.pipeline.evaluate import Evaluation
 from mllmu.pipeline.gate import pass_gate
+from mllmu.pipeline.known import known_samples, wants_known
 from mllmu.pipeline.pipeline import Pipeline
 from mllmu.pipeline.record import recorded_threads, settle_worker
 from mllmu.pipeline.run import Run
@@ -95,6 +96,8 @@ class UnitWorker:
         mark(root, "running")
         if self.order.check:
             self.order.check(pipeline)
+        if wants_known(pipeline.state):
+            known_samples(pipeline.state)  # asked here, by one process
 
     def _finish(self, name: str) -> None:
         recipe, root = self.order.runs[name]

@@ -26,6 +26,7 @@ from mllmu.evaluation.metrics import Metric
 from mllmu.evaluation.scoring import by_cell
 from mllmu.evaluation.summaries import mean
 from mllmu.pipeline.evaluate import Evaluation
+from mllmu.pipeline.known import known_to_base
 from mllmu.pipeline.pipeline import Pipeline
 from mllmu.pipeline.requests import make_by_requests
 from mllmu.pipeline.taken import need_retain_model
@@ -153,7 +154,7 @@ class _Search:
             self.run,
             self.key,
             name=f"{RunFolder.TUNE}/{RunFolder.evaluation(self.key)}",
-            keep=lambda sample: sample.part == "selection" and sample.split not in ("test", THROUGH),
+            keep=known_to_base(self.run, lambda s: s.part == "selection" and s.split not in ("test", THROUGH)),
         )
         self.evaluation.prepare()
         if not {"forget", "retain"} <= {sample.split for sample in self.evaluation.samples}:

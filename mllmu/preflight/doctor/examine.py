@@ -12,7 +12,9 @@ from mllmu.models.encoding import as_turn, grouped
 from mllmu.models.engine.raw_prompt import encode
 from mllmu.models.families import Turn, core, num_layers
 from mllmu.models.loading import Loaded, source_of
+from mllmu.pipeline.evaluate import Evaluation
 from mllmu.pipeline.pipeline import Pipeline
+from mllmu.pipeline.protocols import ProtocolComparison
 from mllmu.preflight.doctor import checks, prompts
 from mllmu.preflight.doctor.checks import CheckResult, PromptLength
 from mllmu.unlearning.base import Method
@@ -45,9 +47,9 @@ class Examination:
     @cached_property
     def samples(self) -> dict[str, list[Sample]]:
         """The samples of all ratios, without repetition, by protocol; the recipe's own is ''."""
-        protocols = {"": list(self.pipeline.evaluations.values())}
+        protocols = {"": [Evaluation(self.run, key) for key in self.run.keys]}  # also what the base does not know
         for label in self.recipe.evaluate.compare:
-            protocols[label] = [comparison.evaluations[label] for comparison in self.pipeline.comparisons.values()]
+            protocols[label] = [ProtocolComparison(one).evaluations[label] for one in protocols[""]]
         by_id = {label: {s.id: s for one in of_label for s in one.render()} for label, of_label in protocols.items()}
         return {label: list(samples.values()) for label, samples in by_id.items()}
 
