@@ -9,7 +9,7 @@ from mllmu.core.errors import DataError
 from mllmu.core.parsing import render_answer
 from mllmu.core.process import rng
 from mllmu.core.records import QA, Profile
-from mllmu.data.questions import QuestionOrder, check, wording
+from mllmu.data.questions import QuestionOrder, check, render_subject, wording
 from mllmu.data.questions._letters import balance_letters
 from mllmu.data.questions.template import build, name_subject
 from mllmu.data.sources.synthetic import Synthetic
@@ -296,6 +296,24 @@ def test_published_text_is_kept_verbatim_and_named_in_text():
     ]
     assert [q.answer for q in text] == [q.answer for q in image[1:]]
     check(found, [published()])
+
+
+@pytest.mark.parametrize("attribute", ["profession", "medical_condition"])
+def test_published_words_that_are_those_of_an_evaluation_wording_are_not_evaluated(attribute):
+    """All evaluation wordings but one are taught: the one that is left is asked, by name as beside the image."""
+    ours = [render_subject(text, None) for text in wording("fictitious", attribute).questions.of("eval")]
+    taught = tuple(QA(question=text, answer="They are a teacher.", attribute=attribute) for text in ours[1:])
+    someone, asked = published(training_qa=taught), set()
+    for seed in range(20):
+        found = [q for q in build([*PEOPLE[:17], someone], QuestionOrder(seed=seed)) if q.profile_id == "017"]
+        words = {(q.modality, q.text) for q in found if q.variant == "train"}
+        assert not words & {(q.modality, q.text) for q in found if q.variant != "train"}
+        asked |= {
+            q.text
+            for q in found
+            if (q.variant, q.attribute, q.modality) == ("eval", attribute, "image_text") and q.task != "cloze"
+        }
+    assert asked == {ours[0]}
 
 
 def test_evaluation_of_published_people_expects_the_published_sentence():

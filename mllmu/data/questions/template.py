@@ -165,8 +165,11 @@ class _Writer:
             kept = [qa for qa in self.profile.training_qa if modality == "image_text" or qa.attribute != "name"]
             for n, qa in enumerate(kept):
                 slot = _Slot("train", "generation", modality, qa.attribute or OTHER_ATTRIBUTE, n)
-                text = qa.question if modality == "image_text" else name_subject(qa.question, self.profile.name)
+                text = self._in_modality(qa.question, modality)
                 yield self._question(slot, text=text, answer=qa.answer, value=self._value(qa))
+
+    def _in_modality(self, published: str, modality: Modality) -> str:
+        return published if modality == "image_text" else name_subject(published, self.profile.name)
 
     def _value(self, qa: QA) -> str:
         value = self.profile.attributes.get(qa.attribute or "", "")
@@ -268,7 +271,9 @@ class _Writer:
         templates = (entry.cloze if slot.task == "cloze" else entry.questions).of(slot.variant)
         texts = self._texts(templates, slot.modality, value)
         if slot.variant != "train":
-            texts = [text for text in texts if (self.profile.id, slot.task, text) not in self.order.marked]
+            trained = {self._in_modality(qa.question, slot.modality) for qa in self.profile.training_qa}
+            unmarked = (text for text in texts if (self.profile.id, slot.task, text) not in self.order.marked)
+            texts = [text for text in unmarked if text not in trained]  # published words can be those of a wording
         if not texts or not self._may_say(slot.modality, slot.attribute, value):
             return None
         dice = rng(self.order.seed, self.profile.id, slot.key, slot.attribute)
