@@ -7,6 +7,7 @@ questions take from the others is the set of values that wrong answers are drawn
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from typing import Any, ClassVar, NamedTuple
 
@@ -171,6 +172,12 @@ class _Writer:
     def _in_modality(self, published: str, modality: Modality) -> str:
         return published if modality == "image_text" else name_subject(published, self.profile.name)
 
+    @cached_property
+    def _taught(self) -> set[tuple[Modality, str]]:
+        """The published training questions as they are put in each modality; their words can be those of a wording."""
+        texts = product(MODALITIES, (qa.question for qa in self.profile.training_qa))
+        return {(modality, self._in_modality(text, modality)) for modality, text in texts}
+
     def _value(self, qa: QA) -> str:
         value = self.profile.attributes.get(qa.attribute or "", "")
         return value if value and value in qa.answer else qa.answer.strip().removesuffix(".")
@@ -271,9 +278,8 @@ class _Writer:
         templates = (entry.cloze if slot.task == "cloze" else entry.questions).of(slot.variant)
         texts = self._texts(templates, slot.modality, value)
         if slot.variant != "train":
-            trained = {self._in_modality(qa.question, slot.modality) for qa in self.profile.training_qa}
-            unmarked = (text for text in texts if (self.profile.id, slot.task, text) not in self.order.marked)
-            texts = [text for text in unmarked if text not in trained]  # published words can be those of a wording
+            texts = [text for text in texts if (self.profile.id, slot.task, text) not in self.order.marked]
+            texts = [text for text in texts if (slot.modality, text) not in self._taught]
         if not texts or not self._may_say(slot.modality, slot.attribute, value):
             return None
         dice = rng(self.order.seed, self.profile.id, slot.key, slot.attribute)
