@@ -21,15 +21,16 @@ from mllmu.core.records import Modality, Response, Sample, TaskName
 from mllmu.data.tasks import task_of
 from mllmu.data.tasks.option_text import sentence
 from mllmu.evaluation.controls import MARK
-from mllmu.evaluation.metrics import Metric, clustered_mean
+from mllmu.evaluation.metrics import Metric, clustered_mean, interval_around
 from mllmu.evaluation.outcome import rights
-from mllmu.evaluation.stats import share_interval
 
 LETTERS, INSTRUCTIONS = "letters", "instructions"
 BY_LETTER, BY_TEXT = "classification", "option_text"
 """The tasks that ask multiple choice by letter, and by the text of the options."""
 MOST = 24
 """Questions of a probe."""
+MANY = 10**9
+"""Degrees of freedom of a variance that is known, not estimated."""
 HARMLESS = "You are a helpful assistant. Answer the question."
 
 
@@ -82,6 +83,12 @@ def share_right(samples: Sequence[Sample], responses: Iterable[Response]) -> Pro
     right, num = round(sum(rights(samples, responses).values())), len(samples)
     low, high = share_interval(right, num)
     return ProbeShare(right=right, num=num, low=low, high=high, chance=chance_of(samples))
+
+
+def share_interval(right: int, num: int) -> tuple[float | None, float | None]:
+    """Wilson's 95 % interval of a share of independent questions, whose variance p (1 - p) / n is known."""
+    share = right / num
+    return interval_around(share, share * (1 - share) / num, MANY, (0.0, 1.0), num)
 
 
 def chance_of(samples: Sequence[Sample]) -> float | None:

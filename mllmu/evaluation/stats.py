@@ -90,25 +90,6 @@ def percentile_interval(draws: Sequence[float], outside: float = 0.025) -> tuple
     return float(low), float(high)
 
 
-def share_interval(right: int, num: int) -> tuple[float, float]:
-    """95 % interval of a share of independent questions, Wilson's.
-
-    (p + z^2/2n -+ z sqrt(p (1 - p) / n + z^2/4n^2)) / (1 + z^2/n),  p = right / num, n = num, z = 1.96
-
-    >>> [round(end, 3) for end in share_interval(24, 24)], [round(end, 3) for end in share_interval(6, 24)]
-    ([0.862, 1.0], [0.12, 0.449])
-
-    Args:
-        right: of ``num`` questions, which are at least one.
-
-    Source: Wilson 1927, doi:10.1080/01621459.1927.10502953.
-    """
-    share, more = right / num, NORMAL**2 / num
-    reach = NORMAL * math.sqrt(share * (1 - share) / num + more / (4 * num))
-    low, high = ((share + more / 2 + side * reach) / (1 + more) for side in (-1, 1))
-    return max(0.0, low), min(1.0, high)
-
-
 def paired_difference(scores_a: Sequence[float], scores_b: Sequence[float], clusters: Sequence[str]) -> Difference:
     """Compare two models on the same right or wrong answers: mean of a - b, clustered 95 % interval, and p-value.
 

@@ -22,11 +22,12 @@ from mllmu.evaluation.probes import (
     instruction_samples,
     letter_samples,
     share_chosen,
+    share_interval,
     share_right,
     truth,
 )
 from mllmu.evaluation.samples import render
-from mllmu.evaluation.stats import Difference, share_interval
+from mllmu.evaluation.stats import Difference
 
 KEY = "50"
 NOTHING = Difference(None, None, None, None, 0, 0)
