@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import resource
 import signal
+import socket
+import time
 import warnings
+from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from random import Random
+from typing import NamedTuple
 
 import mini_run
 
@@ -22,23 +28,89 @@ CAREFUL = ("finetune.checkpoint_every_s=1e-9", "unlearn.methods=[npo, prompting]
 RESULTS = ("models/**/*.safetensors", "eval/*/metrics.json", "eval/*/*/responses/responses.jsonl", "data/**/*.png")
 
 
-def start(base: Path, root: Path, *, most_bytes: int = 0) -> BaseProcess:
-    """Begin, or go on with, the run in a process; with ``most_bytes`` no file can become larger, as on a full disk."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        process = get_context("fork").Process(target=_attempt, args=(base, root, most_bytes))
-        process.start()
-    return process
+class Mode(NamedTuple):
+    """How a run uses processes: how many a launcher starts, and its settings."""
+
+    launched: int = 1
+    settings: tuple[str, ...] = ()
 
 
-def _attempt(base: Path, root: Path, most_bytes: int) -> None:
+ALONE, WORKERS, LAUNCHED = Mode(), Mode(settings=("workers=2",)), Mode(launched=2)
+OUTLIVES_S = 60.0
+"""Seconds after which a process that lost its fellow, or a worker whose run was killed, is said to outlive it."""
+
+
+class Attempt:
+    """A run that begins, or goes on, in processes of a session of its own; with ``most_bytes`` no file can become
+    larger, as on a full disk."""
+
+    def __init__(self, base: Path, root: Path, mode: Mode = ALONE, *, most_bytes: int = 0) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.processes = []
+        for rank in range(mode.launched):
+            address = {"WORLD_SIZE": str(mode.launched), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            launch = address | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if mode.launched > 1 else {}
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                process = get_context("fork").Process(
+                    target=_attempt, args=(base, root, mode.settings, launch, most_bytes)
+                )
+                process.start()
+            self.processes.append(process)
+
+    def goes_on(self, seconds: float) -> bool:
+        """Wait; false when all processes have ended by then."""
+        until = time.monotonic() + seconds
+        for process in self.processes:
+            process.join(max(0.0, until - time.monotonic()))
+        return any(process.is_alive() for process in self.processes)
+
+    def kill(self, rng: Random, how: signal.Signals) -> None:
+        """Send a signal: Ctrl-C to all of a terminal, any other to one process or, of a launch, sometimes to both."""
+        chosen = self.processes if rng.random() < 0.3 else [rng.choice(self.processes)]
+        for process in chosen:
+            if process.is_alive():
+                with suppress(ProcessLookupError):
+                    (os.killpg if how == signal.SIGINT else os.kill)(process.pid or 0, how)
+
+    def ends(self, seconds: float | None = None) -> set[int | None]:
+        """The exit codes when all processes, and what they started, are gone; None for one that outlives the others."""
+        until = time.monotonic() + (seconds or math.inf)
+        for process in self.processes:
+            process.join(None if seconds is None else max(0.0, until - time.monotonic()))
+        codes = {process.exitcode for process in self.processes}
+        while any(map(_session, self.processes)):
+            if time.monotonic() > until:
+                codes.add(None)
+                for process in self.processes:
+                    with suppress(ProcessLookupError):
+                        os.killpg(process.pid or 0, signal.SIGKILL)
+            time.sleep(0.02)
+        return codes
+
+
+def _session(process: BaseProcess) -> bool:
+    """Whether a process of the session that this one leads is alive."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, _, session = path.read_text().rpartition(")")[2].split()[:4]
+            if int(session) == process.pid and state != "Z":
+                return True
+    return False
+
+
+def _attempt(base: Path, root: Path, settings: tuple[str, ...], launch: dict[str, str], most_bytes: int) -> None:
+    os.setsid()
+    os.environ |= launch
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if most_bytes:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
     try:
         with held(root):
-            mini_run.run(base, root, *CAREFUL, only="score")
+            mini_run.run(base, root, *CAREFUL, *settings, only="score")
         code = DONE
     except KeyboardInterrupt:
         code = STOPPED
