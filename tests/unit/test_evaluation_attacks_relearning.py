@@ -90,18 +90,26 @@ def mumbling(world: World, victim: Victim) -> ModelRef:
             weight.copy_(before + strength * push)
         if not any(victim.hits(loaded, victim.samples).values()):
             break
-    (world.root / "mumbling").mkdir()
+    (world.root / "mumbling").mkdir(exist_ok=True)
     save_file({name: weight.detach().contiguous()}, world.root / "mumbling" / "weights.safetensors")
     return target.model_copy(update={"adapters": (*target.adapters, "mumbling")})
 
 
-def test_a_model_that_says_one_word_to_everything_is_brought_back_by_strange_pictures(
-    attacked_world: World, tmp_path: Path
+UNLIKE = (
+    ("relearn_foreign", {"people": 8, "learning_rate": 0.01, "steps": 4}),
+    ("relearn_new_people", {"adapters": "full", "learning_rate": 0.003, "steps": 8, "batch_size": 64}),
+)
+"""Attacks that teach nothing about anybody of the run."""
+
+
+@pytest.mark.parametrize(("name", "settings"), UNLIKE, ids=[name for name, _ in UNLIKE])
+def test_a_model_that_says_one_word_to_everything_is_brought_back_by_what_is_about_others(
+    name: str, settings: dict[str, Any], attacked_world: World, tmp_path: Path
 ) -> None:
     target = attacked_world.victim(tmp_path / "target", attacked_world.refs["target"])
     weak = under(target, mumbling(attacked_world, target), tmp_path / "weak")
     assert not any(weak.hits(weak.load(weak.ref), weak.samples).values()), "forgotten, as it seems"
-    attack = build("attacks", "relearn_foreign", {"people": 8, "learning_rate": 0.01, "steps": 4})
+    attack = build("attacks", name, settings)
     after = attack.attack(weak)[-1].values
     assert sum(after.values()) / len(after) >= 0.5
     retain = under(target, target.refs["retain_model"], tmp_path / "retain")
