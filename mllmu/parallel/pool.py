@@ -66,8 +66,8 @@ class WorkerPool:
             worker.progress.close()
         self._idle, self._busy = [], {}
 
-    def do(self, tasks: Iterable[Task]) -> None:
-        """Do all tasks, in any order.
+    def do(self, tasks: Iterable[Task], ended: Callable[[], object] = lambda: None) -> None:
+        """Do all tasks, in any order; ``ended`` is called after each.
 
         Raises:
             MllmuError: the first that a worker raised.
@@ -80,6 +80,7 @@ class WorkerPool:
             for _, error in self.collect():
                 if error:
                     raise error
+                ended()
 
     @property
     def room(self) -> int:
