@@ -152,6 +152,15 @@ def test_a_batch_ends_where_the_examples_change() -> None:
     ]
 
 
+def test_questions_with_examples_of_their_own_come_together() -> None:
+    """Pairs with the same examples fill a batch of eight; five questions with the same ones have a batch of their own."""
+    shown = [(Exchange(prompt=text, reply="Riga"),) for text in "eedccbbaaaaa"]
+    samples = [sample(n, examples=one) for n, one in enumerate(shown)]
+    plan = [["".join(one.examples[0].prompt for one in batch)] for batch in plan_batches(samples, 8)]
+    assert plan == [["aaaaa"], ["bbccdee"]]
+    assert [len(batch) for batch in plan_batches(samples[:7], 4)] == [2, 2, 1, 2], "a pair is half of a batch of four"
+
+
 class Scarce:
     """Answers like the model, but has memory for some rows only."""
 

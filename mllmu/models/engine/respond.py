@@ -37,7 +37,8 @@ def plan_batches(samples: Sequence[Sample], batch_size: int) -> list[list[Sample
 
     Questions with the same examples come together, and of those the ones about one image, because they share it;
     questions without image by task and length. Shared tokens are not read twice for want of a few places: a batch ends
-    early rather than between questions about one image, if these are a quarter of it at most, and where examples end.
+    early rather than between questions with the same examples, or about one image, if these are a quarter of it at
+    most. It also ends before and after examples that more questions share.
     """
 
     def order(sample: Sample) -> tuple[tuple[str, bool, str], str, str, int, str]:
@@ -45,18 +46,23 @@ def plan_batches(samples: Sequence[Sample], batch_size: int) -> list[list[Sample
         return (sample.modality, sample.raw_prompt, examples), sample.image, sample.task, len(sample.prompt), sample.id
 
     batches: list[list[Sample]] = []
-    room, current = 0, None
-    for (opening, image), group in groupby(sorted(samples, key=order), key=lambda sample: order(sample)[:2]):
-        alike = list(group)
-        if (alike[0].examples and opening != current) or (image and room < len(alike) <= batch_size // 4):
+    room, few = 0, batch_size // 4
+    for _, opening in groupby(sorted(samples, key=order), key=lambda sample: order(sample)[0]):
+        members = list(opening)
+        shown, many = bool(members[0].examples), len(members) > few
+        if shown and (many or room < len(members)):
             room = 0
-        current = opening
-        for sample in alike:
-            if not room:
-                batches.append([])
-                room = batch_size
-            batches[-1].append(sample)
-            room -= 1
+        for image, group in groupby(members, key=lambda sample: sample.image):
+            alike = list(group)
+            if image and room < len(alike) <= few:
+                room = 0
+            for sample in alike:
+                if not room:
+                    batches.append([])
+                    room = batch_size
+                batches[-1].append(sample)
+                room -= 1
+        room = 0 if shown and many else room
     return batches
 
 
