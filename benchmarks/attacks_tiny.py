@@ -149,8 +149,8 @@ def tables(text: str) -> str:
 
 
 WORST = (
-    "before", "black box: worst attack", "excess", "white box: worst attack", "excess ", "any asking attack hits",
-    "over retain_model",
+    "before", "black box: worst attack", "excess", "any black-box attack hits", "excess ",
+    "white box: worst attack", "excess  ",
 )  # fmt: skip
 
 
@@ -161,8 +161,8 @@ def _worst_cells(model: str, rows: Sequence[AttackRow], worst: Sequence[WorstCas
         model,
         points(plain.after),
         black.attack, interval(black.excess, black.excess_low, black.excess_high),
+        points(black.any_hit), interval(black.any_excess, black.any_low, black.any_high),
         white.attack, interval(white.excess, white.excess_low, white.excess_high),
-        points(white.any_hit), interval(white.any_excess, white.any_low, white.any_high),
     ]  # fmt: skip
 
 

@@ -126,3 +126,16 @@ def test_other_ranges_are_scaled_and_open_ones_are_cut() -> None:
 def test_without_a_range_and_without_a_spread_there_is_no_interval() -> None:
     assert clustered_mean([-2.0, -2.0], ["a", "b"]) == Estimate(-2.0, None, None, 2, 2)
     assert interval_around(0.5, 0.0, 9, (-inf, inf), 10) == (None, None)
+
+
+def test_differences_that_are_all_zero_are_as_sure_as_shares_that_are_all_zero() -> None:
+    """24 people, none of whom differs: at most a share t^2/(24+t^2) of all does, by 1 at most, with t(27) = 2.0518."""
+    share = 2.0518**2 / (24 + 2.0518**2)
+    none = clustered_mean([0.0] * 24, names(24, 1), (0.0, 1.0))
+    same = clustered_mean([0.0] * 24, names(24, 1), (-1.0, 1.0))
+    above = clustered_mean([0.5] * 24, names(24, 1), (-1.0, 1.0))
+    assert (none.low, none.high) == pytest.approx((0.0, share), abs=1e-4)
+    assert (same.low, same.high) == pytest.approx((-share, share), abs=1e-4)
+    assert (above.low, above.high) == pytest.approx((0.5 - 1.5 * share, 0.5 + 0.5 * share), abs=1e-4)
+    one = clustered_mean([1.0] + [0.0] * 23, names(24, 1), (-1.0, 1.0))
+    assert one.high is not None and same.high is not None and one.high > same.high

@@ -153,7 +153,7 @@ def test_a_batch_ends_where_the_examples_change() -> None:
 
 
 def test_questions_with_examples_of_their_own_come_together() -> None:
-    """Pairs with the same examples fill a batch of eight; five questions with the same ones have a batch of their own."""
+    """Pairs with the same examples fill a batch of eight, five questions have one of their own."""
     shown = [(Exchange(prompt=text, reply="Riga"),) for text in "eedccbbaaaaa"]
     samples = [sample(n, examples=one) for n, one in enumerate(shown)]
     plan = [["".join(one.examples[0].prompt for one in batch)] for batch in plan_batches(samples, 8)]

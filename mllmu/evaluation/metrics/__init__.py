@@ -214,8 +214,10 @@ def interval_around(
 
     m -+ t se without bounds; between bounds Wilson's, with q = (m-a)/(b-a) and N = q(1-q) (b-a)^2 / se^2:
         ( q + t^2/2N -+ t sqrt(q(1-q)/N + t^2/4N^2) ) / (1 + t^2/N),  scaled back to a and b
-    Without any variance N is the number of units (people): ten people who are all right are no certainty. None without
-    bounds and variance: nothing tells how much the mean could vary.
+    Without any variance N is the number of units (people): ten people who are all right are no certainty. If no unit
+    differs from an m between the bounds, N units leave open a share r = t^2 / (N + t^2) that does, as far as a bound:
+        m - r (m-a)   to   m + r (b-m)
+    which is Wilson's where m is a bound. None without bounds and variance: nothing tells how much the mean could vary.
 
     Source: Wilson 1927, doi:10.1080/01621459.1927.10502953; N as in Korn and Graubard 1998 (Survey Methodology 24).
     """
@@ -227,7 +229,10 @@ def interval_around(
         return (mean - error, mean + error) if variance else (None, None)
     share = min(1.0, max(0.0, (mean - bounds[0]) / width))
     spread = share * (1 - share)
-    count = spread * width**2 / variance if spread and variance else units
+    if spread and not variance:
+        differ = reach**2 / (units + reach**2)
+        return mean - differ * (mean - bounds[0]), mean + differ * (bounds[1] - mean)
+    count = spread * width**2 / variance if spread else units
     middle, scale = share + reach**2 / (2 * count), 1 + reach**2 / count
     half = reach * math.sqrt(spread / count + (reach / (2 * count)) ** 2)
     low, high = ((middle + side) / scale * width + bounds[0] for side in (-half, half))
