@@ -80,7 +80,7 @@ def about_facts(recipe: Any) -> bool:
     """Whether a recipe has a request for some facts about people, and not for all."""
     unlearn = recipe.unlearn
     requests = [unlearn.forget] if unlearn.forget else [] if isinstance(unlearn.requests, int) else unlearn.requests
-    return any(each.attributes or each.coarsen for each in requests)
+    return any(each.attributes or each.coarsen or each.facts for each in requests)
 
 
 def settled(recipe: Any, methods: Mapping[str, Any]) -> Any:

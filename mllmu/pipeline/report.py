@@ -12,6 +12,7 @@ from safetensors import safe_open
 from mllmu.config import load as recipes
 from mllmu.config.given import EMBEDDED
 from mllmu.config.protocol import Protocol
+from mllmu.config.requests import about_facts
 from mllmu.core.attacked import AttackResults
 from mllmu.core.controlled import ControlRow
 from mllmu.core.declared import Declared, MetricInfo
@@ -139,7 +140,8 @@ def facts_line(run: Run, key: str) -> str:
     people, gone = len(run.data.people), len(run.data.splits[key])
     path = run.recipe.model.path
     model = f"the embedded model '{path}'" if path in EMBEDDED else Path(path).name if Path(path).exists() else path
-    return f"{gone} of {people} people forgotten ({100 * gone / people:.3g} %), {model}, seed {run.recipe.seed}"
+    what = "facts about " if about_facts(run.recipe) else ""
+    return f"{what}{gone} of {people} people forgotten ({100 * gone / people:.3g} %), {model}, seed {run.recipe.seed}"
 
 
 def ratio_warning(run: Run, key: str) -> tuple[str, ...]:

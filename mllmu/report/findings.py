@@ -84,8 +84,8 @@ def _gap(numbers: Numbers, modality: Modality) -> Finding:
         missing = "target" if start is None else "retain_model"
         return Finding("Nothing to compare with", f"There is no forget score of a {missing}.", bad=True)
     text = (
-        f"On the people to forget, the target scores {show(start.value)} and the retain model, which never saw them, "
-        f"{show(ideal.value)}: a difference of {show(start.value - ideal.value)} points."
+        f"On the {numbers.forgotten} to forget, the target scores {show(start.value)} and the retain model, "
+        f"which never saw them, {show(ideal.value)}: a difference of {show(start.value - ideal.value)} points."
     )
     if _clearly_above(start, ideal):
         return Finding("What there is to forget", text)
@@ -124,7 +124,7 @@ def _nearest(numbers: Numbers, modality: Modality, rows: Sequence[TradeoffRow]) 
     if not candidates or numbers.first("retain_model") is None:
         return []
     gap, _, best = min(candidates)
-    text = f"{best.model.name} ends {show(gap)} points from the retain model on the people to forget"
+    text = f"{best.model.name} ends {show(gap)} points from the retain model on the {numbers.forgotten} to forget"
     start = numbers.of_role("target", modality, UTILITY)
     if start and best.utility:
         change = best.utility.value - start.value

@@ -179,6 +179,11 @@ class Numbers:
         """How many people a set has, of whom replies were judged."""
         return max((r.num_profiles for (_, _, cell), r in self._results.items() if cell.split == split), default=0)
 
+    @property
+    def forgotten(self) -> str:
+        """What was to be forgotten, in a word: people, or facts about people of whom others are kept."""
+        return "facts" if self.people("kept") else "people"
+
     def first(self, role: Role) -> ModelRow | None:
         """The first model of a role."""
         return next((row for row in self.models if row.role == role), None)

@@ -60,8 +60,8 @@ def _method(numbers: Numbers, rows: Sequence[TradeoffRow]) -> str:
                 f"(target {show(start.value)}, retain model {show(aim.value)})"
             )
     return (
-        f"{rows[0].model.name} comes nearest to a model that never learned the people to forget: its score on them is "
-        f"{' and '.join(parts)}."
+        f"{rows[0].model.name} comes nearest to a model that never learned the {numbers.forgotten} to forget: "
+        f"its score on them is {' and '.join(parts)}."
     )
 
 

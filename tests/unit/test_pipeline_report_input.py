@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
 from helpers_models import sample
 from safetensors.torch import save_file
 
+from mllmu.config.requests import ForgetRequest
 from mllmu.core.records import MetricResult, Response
 from mllmu.core.runfolder import seal
 from mllmu.pipeline.report import adapter_warning, facts_line, judgements, ratio_warning, same_as_target
@@ -80,10 +81,11 @@ def test_how_many_responses_about_the_people_to_forget_are_the_target_s() -> Non
     assert same_as_target(asked, target, model) == {"text": 0.5, "image_text": 1.0}
 
 
-def run_of(people: int, gone: int, key: str) -> Run:
+def run_of(people: int, gone: int, key: str, forget: ForgetRequest | None = None) -> Run:
     """As much of a run as says who was forgotten."""
     data = SimpleNamespace(people=range(people), splits={key: range(gone)})
-    recipe = SimpleNamespace(model=SimpleNamespace(path="tiny"), seed=3)
+    unlearn = SimpleNamespace(forget=forget, requests=())
+    recipe = SimpleNamespace(model=SimpleNamespace(path="tiny"), seed=3, unlearn=unlearn)
     return cast(Run, SimpleNamespace(data=data, recipe=recipe))
 
 
@@ -110,6 +112,14 @@ def test_a_ratio_that_could_not_be_kept_is_said_with_what_it_became(
 def test_the_title_line_has_the_people_of_the_run_and_not_the_ratio_of_the_recipe() -> None:
     line = facts_line(run_of(12, 1, "10"), "10")
     assert line == "1 of 12 people forgotten (8.33 %), the embedded model 'tiny', seed 3"
+
+
+@pytest.mark.parametrize(
+    "request_", [{"attributes": ["salary"]}, {"coarsen": {"birth_date": "year"}}, {"facts": {"001": ["pet"]}}]
+)
+def test_the_title_line_says_when_only_facts_about_people_are_forgotten(request_: dict[str, Any]) -> None:
+    line = facts_line(run_of(12, 1, "10", ForgetRequest.model_validate(request_)), "10")
+    assert line.startswith("facts about 1 of 12 people forgotten (8.33 %)")
 
 
 def test_adapters_outside_of_the_language_model_are_said_with_the_models_that_have_them(tmp_path: Path) -> None:
