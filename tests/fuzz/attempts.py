@@ -10,6 +10,7 @@ import signal
 import socket
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
@@ -36,7 +37,7 @@ class Mode(NamedTuple):
 
 
 ALONE, WORKERS, LAUNCHED = Mode(), Mode(settings=("workers=2",)), Mode(launched=2)
-OUTLIVES_S = 60.0
+OUTLIVES_S = 300.0
 """Seconds after which a process that lost its fellow, or a worker whose run was killed, is said to outlive it."""
 
 
@@ -54,10 +55,13 @@ class Attempt:
             launch = address | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if mode.launched > 1 else {}
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)
-                process = get_context("fork").Process(
-                    target=_attempt, args=(base, root, mode.settings, launch, most_bytes)
+                forked = get_context("fork")
+                ready = forked.Event()
+                process = forked.Process(
+                    target=_attempt, args=(base, root, mode.settings, launch, most_bytes, ready.set)
                 )
                 process.start()
+                ready.wait()
             self.processes.append(process)
 
     def goes_on(self, seconds: float) -> bool:
@@ -101,7 +105,14 @@ def _session(process: BaseProcess) -> bool:
     return False
 
 
-def _attempt(base: Path, root: Path, settings: tuple[str, ...], launch: dict[str, str], most_bytes: int) -> None:
+def _attempt(
+    base: Path,
+    root: Path,
+    settings: tuple[str, ...],
+    launch: dict[str, str],
+    most_bytes: int,
+    ready: Callable[[], None],
+) -> None:
     os.setsid()
     os.environ |= launch
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -109,6 +120,7 @@ def _attempt(base: Path, root: Path, settings: tuple[str, ...], launch: dict[str
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
     try:
+        ready()
         with held(root):
             mini_run.run(base, root, *CAREFUL, *settings, only="score")
         code = DONE
