@@ -162,8 +162,9 @@ def test_rows_of_a_published_table(fuzz: Fuzz, published: Path, tmp_path: Path) 
     import pyarrow.parquet as pq
 
     tables = {config.name: pq.read_table(next(config.iterdir())) for config in published.iterdir()}
+    filled = sorted(name for name, table in tables.items() if table.num_rows)
     for round_, rng in enumerate(fuzz.rounds(0.2)):
-        name = rng.choice(sorted(tables))
+        name = rng.choice(filled)
         table = tables[name]
         column = rng.choice([head for head in table.column_names if not head.startswith("image")])
         cells: list[Any] = table[column].to_pylist()
