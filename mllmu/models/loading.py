@@ -27,7 +27,7 @@ from mllmu.core import plugins, process
 from mllmu.core.errors import MllmuError, ModelError, is_out_of_memory, one_line
 from mllmu.core.records import ModelRef
 from mllmu.core.runfolder import explain_os_errors, intact, read_json
-from mllmu.models import checkpoints, devices, foreign, processors, weights
+from mllmu.models import checkpoints, devices, foreign, misfits, processors, weights
 from mllmu.models.dropout import seed_dropout
 from mllmu.models.encoding import Encoder
 from mllmu.models.encoding import Loaded as Loaded
@@ -37,6 +37,8 @@ from mllmu.models.weights import WEIGHTS_FILE
 
 LOAD_FAULTS = (AttributeError, OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError)
 """What the libraries raise on files that are missing, damaged, or made for another model."""
+COUNTS = ("patch_size", "merge_size", "num_additional_image_tokens", "image_seq_length", "image_seq_len")
+"""Numbers of a processor that decide how many tokens an image has."""
 DEEP = 16
 """Layers of a language model from which on the number of operations of a training step counts on a CPU, too."""
 WITHOUT_LOOKING = 2**26
@@ -207,6 +209,9 @@ def load_processor(source: str, revision: str | None, settings: dict[str, Any]) 
         processors.change_images(processor, settings)
     if None in (processor.tokenizer.eos_token, processor.tokenizer.pad_token_id):
         processors.name_ends(processor.tokenizer, source, revision)
+    counts = {name: getattr(processor, name, None) for name in COUNTS}
+    if any(isinstance(count, (int, float)) and not 0 <= count <= misfits.MOST_TOKENS for count in counts.values()):
+        raise misfits.damaged(source, counts)
     return processor
 
 

@@ -12,6 +12,9 @@ SIZES = (
 )  # fmt: skip
 """Settings of an image processor that say how large an image is made."""
 
+MOST_TOKENS = 1 << 16
+"""No number of a processor that counts tokens or pixels of a patch is larger."""
+
 RAISED = (
     ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, OSError, TypeError, ValueError
 )  # fmt: skip
@@ -28,6 +31,15 @@ def unprepared(prompt: str, image: Path, processor: Any, error: Exception) -> Mo
         f"{one_line(error)}. Its settings: {', '.join(sizes) or 'of its own'}. Check the processor's files beside the "
         "model (patch_size and the sizes in processor_config.json, chat template), model.image_processor, and the "
         "image's shape."
+    )
+
+
+def damaged(source: str, counts: Mapping[str, Any]) -> ModelError:
+    """A processor whose images would have so many tokens that they fill the memory."""
+    held = ", ".join(f"{name} {count:.6g}" for name, count in counts.items() if isinstance(count, (int, float)))
+    return ModelError(
+        f"{source}: the processor's settings are {held}, expected 0 to {MOST_TOKENS} of each. processor_config.json "
+        "beside the model is damaged; put the one there that came with the model."
     )
 
 

@@ -214,10 +214,8 @@ def interval_around(
 
     m -+ t se without bounds; between bounds Wilson's, with q = (m-a)/(b-a) and N = q(1-q) (b-a)^2 / se^2:
         ( q + t^2/2N -+ t sqrt(q(1-q)/N + t^2/4N^2) ) / (1 + t^2/N),  scaled back to a and b
-    Without any variance N is the number of units (people): ten people who are all right are no certainty. If no unit
-    differs from an m between the bounds, N units leave open a share r = t^2 / (N + t^2) that does, as far as a bound:
-        m - r (m-a)   to   m + r (b-m)
-    which is Wilson's where m is a bound. None without bounds and variance: nothing tells how much the mean could vary.
+    Without any variance N is the number of units (people), who leave open a share r = t^2 / (N + t^2) that differs, as
+    far as a bound: m - r (m-a) to m + r (b-m), which is Wilson's at a bound. None without bounds and variance.
 
     Source: Wilson 1927, doi:10.1080/01621459.1927.10502953; N as in Korn and Graubard 1998 (Survey Methodology 24).
     """

@@ -35,18 +35,16 @@ SHORTEST = 16
 def plan_batches(samples: Sequence[Sample], batch_size: int) -> list[list[Sample]]:
     """Group samples into batches; the plan is always the same.
 
-    Questions with the same examples come together, and of those the ones about one image, because they share it;
-    questions without image by task and length. Shared tokens are not read twice for want of a few places: a batch ends
-    early rather than between questions with the same examples, or about one image, if these are a quarter of it at
-    most. It also ends before and after examples that more questions share.
+    Questions with the same examples come together, and of those the ones about one image; those without image by task
+    and length. Shared tokens are not read twice for want of a few places: a batch ends early rather than between
+    questions that share examples or image, if these are a quarter of it at most, and around examples of more questions.
     """
 
     def order(sample: Sample) -> tuple[tuple[str, bool, str], str, str, int, str]:
         examples = "".join(one.prompt for one in sample.examples)
         return (sample.modality, sample.raw_prompt, examples), sample.image, sample.task, len(sample.prompt), sample.id
 
-    batches: list[list[Sample]] = []
-    room, few = 0, batch_size // 4
+    batches, room, few = list[list[Sample]](), 0, batch_size // 4
     for _, opening in groupby(sorted(samples, key=order), key=lambda sample: order(sample)[0]):
         members = list(opening)
         shown, many = bool(members[0].examples), len(members) > few
@@ -54,8 +52,7 @@ def plan_batches(samples: Sequence[Sample], batch_size: int) -> list[list[Sample
             room = 0
         for image, group in groupby(members, key=lambda sample: sample.image):
             alike = list(group)
-            if image and room < len(alike) <= few:
-                room = 0
+            room = 0 if image and room < len(alike) <= few else room
             for sample in alike:
                 if not room:
                     batches.append([])
