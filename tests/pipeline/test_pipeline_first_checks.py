@@ -136,6 +136,9 @@ DAMAGED: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "an end of decoding that is a word": (
         "llava", lambda folder: change(folder / "generation_config.json", eos_token_id=["</s>"]),
         r"decoding: .*eos_token_id: got '</s>'"),
+    "a beginning of decoding that is no number": (
+        "llava", lambda folder: change(folder / "generation_config.json", bos_token_id=float("inf")),
+        r"decoding: .*bos_token_id: got inf"),
     "a template that stops half-way": (
         "qwen2_5_vl", template(lambda text: text[: len(text) // 2]), "prompts: .*chat template .*line 2, cannot be"),
     "a template without questions": (

@@ -160,6 +160,14 @@ def of_template(loaded: Loaded) -> Iterator[CheckResult]:
         yield from (CheckResult("chat template", "note", text) for text in remarks(processor, family.mark(processor)))
 
 
+TOKEN_IDS = ("eos_token_id", "bos_token_id", "pad_token_id", "decoder_start_token_id")
+"""What of a model's file about decoding names tokens."""
+
+
+def _is_token_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and -1 <= value < 1 << 31
+
+
 def of_decoding(source: str, revision: str | None) -> Iterator[CheckResult]:
     """The model's own file about decoding can be read; a note on what of it is not used, as replies are greedy."""
     try:
@@ -169,10 +177,12 @@ def of_decoding(source: str, revision: str | None) -> Iterator[CheckResult]:
             text = f"{GENERATION_FILE} cannot be read: {one_line(error)}; download it again, or remove it"
             yield CheckResult("decoding", "FAULT", text)
         return
-    ends = settings.eos_token_id if isinstance(settings.eos_token_id, list) else [settings.eos_token_id]
-    if odd := [end for end in ends if end is not None and (isinstance(end, bool) or not isinstance(end, int))]:
-        text = f"{GENERATION_FILE}: eos_token_id: got {odd[0]!r}, expected the id of a token, or a list of them"
-        yield CheckResult("decoding", "FAULT", text)
+    for name in TOKEN_IDS:
+        held = getattr(settings, name, None)
+        ids = held if isinstance(held, list) and name == "eos_token_id" else [held]
+        if odd := [each for each in ids if each is not None and not _is_token_id(each)]:
+            text = f"{GENERATION_FILE}: {name}: got {odd[0]!r}, expected the id of a token"
+            yield CheckResult("decoding", "FAULT", text + (", or a list of them" if name == "eos_token_id" else ""))
     steering = [f"{k} {v}" for k, v in settings.to_diff_dict().items() if k not in SAMPLING and v]
     if steering:
         yield CheckResult(
