@@ -82,10 +82,17 @@ class Team:
         atexit.register(self._leave)
 
     def send(self, function: Callable[..., None] | None, arguments: dict[str, Any]) -> None:
-        """Leader: give all followers a task of the run, or its end."""
+        """Leader: give all followers a task of the run, or its end.
+
+        Raises:
+            ProcessError: a follower is gone, or has failed.
+        """
         from torch import distributed as dist
 
-        dist.broadcast_object_list([SharedTask(self.run, function, arguments)], 0, group=self._control)
+        try:
+            dist.broadcast_object_list([SharedTask(self.run, function, arguments)], 0, group=self._control)
+        except RuntimeError as error:
+            raise ProcessError(self._obituary(error)) from None
 
     def receive(self) -> SharedTask | None:
         """Follower: wait for the next task of the run; None if another run has begun."""
@@ -183,7 +190,7 @@ def leading(run: Path) -> Iterator[None]:
         yield
     finally:
         if not own.busy:
-            with suppress(RuntimeError):  # those who are gone need not be told
+            with suppress(ProcessError):  # those who are gone need not be told
                 own.send(None, {})
 
 

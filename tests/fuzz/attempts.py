@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from multiprocessing import get_context
+from multiprocessing import connection, get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from random import Random
@@ -37,6 +37,8 @@ class Mode(NamedTuple):
 
 
 ALONE, WORKERS, LAUNCHED = Mode(), Mode(settings=("workers=2",)), Mode(launched=2)
+GRACE_S = 20.0
+"""Seconds in which a process says by itself that its fellow is gone, before the launcher ends it."""
 OUTLIVES_S = 300.0
 """Seconds after which a process that lost its fellow, or a worker whose run was killed, is said to outlive it."""
 
@@ -82,6 +84,8 @@ class Attempt:
     def ends(self, seconds: float | None = None) -> set[int | None]:
         """The exit codes when all processes, and what they started, are gone; None for one that outlives the others."""
         until = time.monotonic() + (seconds or math.inf)
+        if seconds is not None and len(self.processes) > 1:
+            self._launcher_ends_all()
         for process in self.processes:
             process.join(None if seconds is None else max(0.0, until - time.monotonic()))
         codes = {process.exitcode for process in self.processes}
@@ -93,6 +97,14 @@ class Attempt:
                         os.killpg(process.pid or 0, signal.SIGKILL)
             time.sleep(0.02)
         return codes
+
+    def _launcher_ends_all(self) -> None:
+        """As torchrun does, only later: end all soon after one has failed, such as those who still wait for it."""
+        connection.wait([process.sentinel for process in self.processes])
+        failed = any(process.exitcode for process in self.processes if not process.is_alive())
+        for process in self.processes if failed else ():
+            process.join(GRACE_S)
+            process.terminate()
 
 
 def _session(process: BaseProcess) -> bool:
