@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -83,3 +85,16 @@ def test_a_gpu_is_one_of_its_own_or_a_clear_error(launched: pytest.MonkeyPatch) 
     with pytest.raises(ModelError, match="process 1 of this machine has no GPU of its own, 1 are visible"):
         choose_device("auto")
     assert choose_device("cpu") == torch.device("cpu")
+
+
+def test_a_leader_that_finds_another_process_gone_between_two_tasks_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch import distributed as dist
+
+    def closed(*_: object, **__: object) -> None:
+        raise RuntimeError("[pair.cc:553] Connection closed by peer [127.0.0.1]:7897")
+
+    monkeypatch.setattr(dist, "broadcast_object_list", closed)
+    own: Any = processes.Team.__new__(processes.Team)
+    own.run, own._control, own._notes = "run", None, SimpleNamespace(check=lambda _: False)
+    with pytest.raises(ProcessError, match=r"a process of this run is gone .*The same command continues"):
+        own.send(None, {})
