@@ -6,6 +6,7 @@ nothing by guessing among options.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple, get_args
@@ -242,17 +243,17 @@ def attack_run(run: Run) -> list[Path]:
         tasks = [(key, name, model) for name in study.jobs for model in study.models]
         run.progress.stage("attack", f"{len(study.jobs) - 1} attacks on {len(study.models)} models ({key} %)")
         missing = [task for task in tasks if not study.unit(*task[1:]).done]
-        counted = run.progress.lane()
-        if missing:
-            counted.start("attacks", len(missing))
-        if recipe.workers > 1 and len(missing) > 1:
-            with WorkerPool(recipe.workers, partial(attack_worker, recipe, run.root), run.progress) as workers:
-                workers.do(missing, counted.advance)
-        else:
-            for _, name, model in missing:
-                study.attack(name, model)
-                counted.advance()
-        counted.finish()
+        with closing(run.progress.lane()) as counted:
+            if missing:
+                counted.start("attacks", len(missing))
+            if recipe.workers > 1 and len(missing) > 1:
+                with WorkerPool(recipe.workers, partial(attack_worker, recipe, run.root), run.progress) as workers:
+                    workers.do(missing, counted.advance)
+            else:
+                for _, name, model in missing:
+                    study.attack(name, model)
+                    counted.advance()
+            counted.finish()
         path = run.root / RunFolder.evaluation(key) / RunFolder.ATTACKS_FILE
         write_json(path, seal(study.results().model_dump(mode="json")))
         files.append(path)
