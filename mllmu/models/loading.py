@@ -37,8 +37,6 @@ from mllmu.models.weights import WEIGHTS_FILE
 
 LOAD_FAULTS = (AttributeError, OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError)
 """What the libraries raise on files that are missing, damaged, or made for another model."""
-COUNTS = ("patch_size", "merge_size", "num_additional_image_tokens", "image_seq_length", "image_seq_len")
-"""Numbers of a processor that decide how many tokens an image has."""
 DEEP = 16
 """Layers of a language model from which on the number of operations of a training step counts on a CPU, too."""
 WITHOUT_LOOKING = 2**26
@@ -209,7 +207,7 @@ def load_processor(source: str, revision: str | None, settings: dict[str, Any]) 
         processors.change_images(processor, settings)
     if None in (processor.tokenizer.eos_token, processor.tokenizer.pad_token_id):
         processors.name_ends(processor.tokenizer, source, revision)
-    counts = {name: getattr(processor, name, None) for name in COUNTS}
+    counts = {name: getattr(processor, name, None) for name in misfits.COUNTS}
     if any(isinstance(count, (int, float)) and not 0 <= count <= misfits.MOST_TOKENS for count in counts.values()):
         raise misfits.damaged(source, counts)
     return processor

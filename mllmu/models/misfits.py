@@ -12,6 +12,8 @@ SIZES = (
 )  # fmt: skip
 """Settings of an image processor that say how large an image is made."""
 
+COUNTS = ("patch_size", "merge_size", "num_additional_image_tokens", "image_seq_length", "image_seq_len")
+"""Numbers of a processor, or of its image processor, that decide how many tokens an image has."""
 MOST_TOKENS = 1 << 16
 """No number of a processor that counts tokens or pixels of a patch is larger."""
 

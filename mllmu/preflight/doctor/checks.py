@@ -20,6 +20,7 @@ from mllmu.models.engine.respond import limit_of
 from mllmu.models.families import IGNORE, Turn, as_plain_text, core, open_image
 from mllmu.models.layers import LANGUAGE
 from mllmu.models.loading import Loaded
+from mllmu.models.misfits import COUNTS
 from mllmu.training.batches import training_batch
 from mllmu.unlearning.base import Method
 from mllmu.unlearning.trainer import step_batch
@@ -34,10 +35,7 @@ DEVIATIONS: dict[tuple[str, str], str] = {
 }
 """Settings of published code, and how they differ from the papers."""
 UNBOUNDED = 1 << 62
-IMAGE_SETTINGS = (
-    "patch_size", "merge_size", "num_additional_image_tokens", "vision_feature_select_strategy", "image_seq_length",
-    "image_seq_len",
-)  # fmt: skip
+IMAGE_SETTINGS = (*COUNTS, "vision_feature_select_strategy")
 """Settings of a processor, or of its image processor, that decide how many tokens an image has."""
 
 
