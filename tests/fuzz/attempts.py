@@ -7,13 +7,11 @@ import math
 import os
 import resource
 import signal
-import socket
 import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import connection, get_context
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -48,13 +46,8 @@ class Attempt:
     larger, as on a full disk."""
 
     def __init__(self, base: Path, root: Path, mode: Mode = ALONE, *, most_bytes: int = 0) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
         self.processes = []
-        for rank in range(mode.launched):
-            address = {"WORLD_SIZE": str(mode.launched), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-            launch = address | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if mode.launched > 1 else {}
+        for launch in mini_run.launches(mode.launched) if mode.launched > 1 else [{}]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)
                 forked = get_context("fork")
@@ -84,12 +77,12 @@ class Attempt:
     def ends(self, seconds: float | None = None) -> set[int | None]:
         """The exit codes when all processes, and what they started, are gone; None for one that outlives the others."""
         until = time.monotonic() + (seconds or math.inf)
-        if seconds is not None and len(self.processes) > 1:
+        if len(self.processes) > 1:
             self._launcher_ends_all()
         for process in self.processes:
             process.join(None if seconds is None else max(0.0, until - time.monotonic()))
         codes = {process.exitcode for process in self.processes}
-        while any(map(_session, self.processes)):
+        while any(mini_run.session_lives(process.pid or 0) for process in self.processes):
             if time.monotonic() > until:
                 codes.add(None)
                 for process in self.processes:
@@ -105,16 +98,6 @@ class Attempt:
         for process in self.processes if failed else ():
             process.join(GRACE_S)
             process.terminate()
-
-
-def _session(process: BaseProcess) -> bool:
-    """Whether a process of the session that this one leads is alive."""
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            state, _, _, session = path.read_text().rpartition(")")[2].split()[:4]
-            if int(session) == process.pid and state != "Z":
-                return True
-    return False
 
 
 def _attempt(

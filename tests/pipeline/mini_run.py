@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,25 @@ def fingerprints(root: Path, pattern: str) -> dict[str, str]:
         for path in sorted(root.glob(pattern))
         if path.is_file()
     }
+
+
+def launches(processes: int) -> list[dict[str, str]]:
+    """What a launcher puts into the environment of each process of a run."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [address | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+
+
+def session_lives(leader: int) -> bool:
+    """Whether any process of the session that this one leads is alive."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, _, session = path.read_text().rpartition(")")[2].split()[:4]
+            if int(session) == leader and state != "Z":
+                return True
+    return False
 
 
 def unit_times(root: Path) -> dict[str, int]:

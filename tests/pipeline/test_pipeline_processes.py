@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mini_run import run
+from mini_run import launches, run
 from safetensors.torch import load_file
 from test_pipeline_interrupted import Stopper
 
@@ -98,13 +97,9 @@ except typer.Exit as end:
 
 def together(script: str) -> list[tuple[int, str]]:
     """Exit code and what it said on stderr of each of two processes that run a script as a launcher starts it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launched = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     running = []
-    for rank in "01":
-        environment = {**os.environ, **launched, "RANK": rank, "LOCAL_RANK": rank}
+    for launch in launches(2):
+        environment = {**os.environ, **launch, "OMP_NUM_THREADS": "1"}
         call = [sys.executable, "-W", "ignore", "-c", script]
         running.append(
             subprocess.Popen(call, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)

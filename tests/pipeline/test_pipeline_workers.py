@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mini_run import run, write_recipe
+from mini_run import run, session_lives, write_recipe
 from test_pipeline_interrupted import same_numbers
 
 WORKERS = ("workers=2",)
@@ -42,14 +42,8 @@ def test_a_killed_run_takes_its_workers_along_and_is_continued(base: Path, finis
     process.send_signal(signal.SIGKILL)
     process.wait()
     waited = time.monotonic() + 60
-    while _session(process.pid):
+    while session_lives(process.pid):
         assert time.monotonic() < waited, "a worker outlives the run that was killed"
         time.sleep(0.05)
     subprocess.run(command, check=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
     same_numbers(root, finished)
-
-
-def _session(leader: int) -> list[str]:
-    """Processes of a session that are still alive."""
-    found = subprocess.run(["ps", "-o", "pid=,stat=", "-s", str(leader)], capture_output=True, text=True, check=False)
-    return [line for line in found.stdout.splitlines() if "Z" not in line.split()[-1]]
