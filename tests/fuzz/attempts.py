@@ -93,9 +93,11 @@ class Attempt:
 
     def _launcher_ends_all(self) -> None:
         """As torchrun does, only later: end all soon after one has failed, such as those who still wait for it."""
-        connection.wait([process.sentinel for process in self.processes])
-        failed = any(process.exitcode for process in self.processes if not process.is_alive())
-        for process in self.processes if failed else ():
+        ended = connection.wait([process.sentinel for process in self.processes])
+        for process in self.processes:
+            if process.sentinel in ended:
+                process.join()  # its exit code comes a moment after its end
+        for process in self.processes if any(process.exitcode for process in self.processes) else ():
             process.join(GRACE_S)
             process.terminate()
 
@@ -117,7 +119,7 @@ def _attempt(
     try:
         ready()
         with held(root):
-            mini_run.run(base, root, *CAREFUL, *settings, only="score")
+            mini_run.run(base, root, *CAREFUL, *settings)
         code = DONE
     except KeyboardInterrupt:
         code = STOPPED
