@@ -207,7 +207,7 @@ def load_processor(source: str, revision: str | None, settings: dict[str, Any]) 
         processors.change_images(processor, settings)
     if None in (processor.tokenizer.eos_token, processor.tokenizer.pad_token_id):
         processors.name_ends(processor.tokenizer, source, revision)
-    counts = {name: getattr(processor, name, None) for name in misfits.COUNTS}
+    counts = misfits.held(processor, misfits.COUNTS)
     if any(isinstance(count, (int, float)) and not 0 <= count <= misfits.MOST_TOKENS for count in counts.values()):
         raise misfits.damaged(source, counts)
     return processor

@@ -1,6 +1,6 @@
 """The errors of prompts, images, processors and models that do not fit each other, with what to do about them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,15 @@ RAISED = (
 """What processors raise on images, or on settings of their own, that they cannot use."""
 
 
+def held(processor: Any, names: Iterable[str]) -> dict[str, Any]:
+    """Those of the settings that the processor, or its image processor, has; the processor's own where both have."""
+    parts = (getattr(processor, "image_processor", None), processor)
+    return {name: value for part in parts for name in names if (value := getattr(part, name, None)) is not None}
+
+
 def unprepared(prompt: str, image: Path, processor: Any, error: Exception) -> ModelError:
     """An image that the processor does not take."""
-    images = getattr(processor, "image_processor", None)
-    held = {name: value for part in (images, processor) for name in SIZES if (value := getattr(part, name, None))}
-    sizes = [f"{name} {_shown(value)}" for name, value in held.items()]
+    sizes = [f"{name} {_shown(value)}" for name, value in held(processor, SIZES).items() if value]
     return ModelError(
         f"{image}: {type(processor).__name__} cannot prepare this image for the prompt '{prompt[:60]}': "
         f"{one_line(error)}. Its settings: {', '.join(sizes) or 'of its own'}. Check the processor's files beside the "
@@ -38,10 +42,11 @@ def unprepared(prompt: str, image: Path, processor: Any, error: Exception) -> Mo
 
 def damaged(source: str, counts: Mapping[str, Any]) -> ModelError:
     """A processor whose images would have so many tokens that they fill the memory."""
-    held = ", ".join(f"{name} {count:.6g}" for name, count in counts.items() if isinstance(count, (int, float)))
+    shown = ", ".join(f"{name} {count:.6g}" for name, count in counts.items() if isinstance(count, (int, float)))
     return ModelError(
-        f"{source}: the processor's settings are {held}, expected 0 to {MOST_TOKENS} of each. processor_config.json "
-        "beside the model is damaged; put the one there that came with the model."
+        f"{source}: the processor's settings are {shown}, expected 0 to {MOST_TOKENS} of each. "
+        "processor_config.json or preprocessor_config.json beside the model is damaged; put "
+        "the one there that came with the model."
     )
 
 

@@ -21,3 +21,14 @@ def test_a_processor_whose_images_would_fill_the_memory_is_refused(name: str, co
     path.write_text(json.dumps(json.loads(path.read_text()) | {name: count}))
     with pytest.raises(ModelError, match=rf"{name} .*expected 0 to 65536 of each"):
         load_ref(tmp_path / "model")
+
+
+@pytest.mark.parametrize(("name", "count"), [("merge_size", 2**31), ("patch_size", -14)])
+def test_so_is_one_whose_image_processor_counts_so(name: str, count: int, tmp_path: Path) -> None:
+    build("qwen2_vl", tmp_path / "model")
+    path = tmp_path / "model" / "processor_config.json"
+    settings = json.loads(path.read_text())
+    settings["image_processor"][name] = count
+    path.write_text(json.dumps(settings))
+    with pytest.raises(ModelError, match=rf"{name} .*expected 0 to 65536 of each"):
+        load_ref(tmp_path / "model")

@@ -20,7 +20,7 @@ from mllmu.models.engine.respond import limit_of
 from mllmu.models.families import IGNORE, Turn, as_plain_text, core, open_image
 from mllmu.models.layers import LANGUAGE
 from mllmu.models.loading import Loaded
-from mllmu.models.misfits import COUNTS
+from mllmu.models.misfits import COUNTS, held
 from mllmu.training.batches import training_batch
 from mllmu.unlearning.base import Method
 from mllmu.unlearning.trainer import step_batch
@@ -318,9 +318,7 @@ def image_tokens(loaded: Loaded, turns: Mapping[Path, Turn]) -> CheckResult:
         faults += [f"{path.name}: {fault}"] if fault else []
         counts.add(tokens)
     if faults:
-        parts = (getattr(loaded.encoder.processor, "image_processor", None), loaded.encoder.processor)
-        held = {n: value for part in parts for n in IMAGE_SETTINGS if (value := getattr(part, n, None)) is not None}
-        named = [f"{name} {value}" for name, value in held.items()]
+        named = [f"{name} {value}" for name, value in held(loaded.encoder.processor, IMAGE_SETTINGS).items()]
         faults.insert(0, f"processor_config.json: image tokens come from {', '.join(named) or 'settings of its own'}")
     ok = f"{len(turns)} images of {' or '.join(map(str, sorted(counts)))} tokens have as many features"
     return result("image tokens", faults, ok if turns else "no image is trained or evaluated")
