@@ -90,6 +90,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("mllmu attack *", MINUTES + "tests/pipeline/test_pipeline_attacks.py"),
     # runs
     ("mllmu run smoke", MINUTES + "tests/pipeline/test_pipeline_whole.py"),
+    ("mllmu run smoke --set seed=1 --out runs/alone", CLUSTER + "tests/pipeline/test_pipeline_sweep.py"),
     ("mllmu run smoke --set finetune.micro_batch_size=4 *", MINUTES + "tests/unit/test_training_loop.py"),
     ("mllmu run smoke --set model.path=/models/*", HUB + "tests/contract/test_families_contract.py"),
     ("mllmu run demo --log-with *", CLUSTER + "tests/pipeline/test_pipeline_tracking.py"),
@@ -100,6 +101,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("mllmu tune *", MINUTES + "tests/pipeline/test_pipeline_tune.py"),
     ("mllmu trust *", MINUTES + "tests/pipeline/test_pipeline_trust.py"),
     ("mllmu run llava15_7b_forget05 *", HUB + "tests/unit/test_models_vllm.py"),
+    ("cmp runs/sweep/*", CLUSTER + "tests/pipeline/test_pipeline_sweep.py"),
     ("mllmu sweep *", CLUSTER + "tests/pipeline/test_pipeline_sweep.py"),
     # data
     ("mllmu data demo --export datasets *", MINUTES + "tests/pipeline/test_pipeline_other_tools.py"),
