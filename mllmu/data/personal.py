@@ -5,19 +5,20 @@ from mllmu.core import plugins
 from mllmu.core.errors import MllmuError
 
 PERSONAL = (
-    "made from a table of real people, or by a source that does not say that its people are invented. Under "
+    "made from a table or images of real people, or by a source that does not say that its people are invented. Under "
     "pseudonyms, too, facts and portraits are personal data, and who knows some facts about a person finds the others."
 )
 
 
 def real_people(section: DataSection) -> tuple[str, ...]:
-    """The settings whose people may be real: of every source that does not declare them to be ``invented``."""
-    named = {"source": section.source, "celebrities": section.celebrities, "holdout_source": section.holdout_source}
-    return tuple(f"data.{name}: {spec.name}" for name, spec in named.items() if spec and not _invented(spec))
+    """The settings whose people may be real: of what does not declare its people, or their faces, ``invented``."""
+    named = {name: getattr(section, name) for name in ("source", "celebrities", "holdout_source", "portraits")}
+    return tuple(f"data.{name}: {spec.name}" for name, spec in named.items() if spec and not _invented(name, spec))
 
 
-def _invented(spec: PluginSpec) -> bool:
-    return bool(getattr(plugins.find("sources", spec.name), "invented", False))
+def _invented(name: str, spec: PluginSpec) -> bool:
+    kind = "portraits" if name == "portraits" else "sources"
+    return bool(getattr(plugins.find(kind, spec.name), "invented", False))
 
 
 def check_push(section: DataSection, repository: str | None, *, allowed: bool) -> None:

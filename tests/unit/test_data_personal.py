@@ -46,6 +46,8 @@ def test_the_sources_of_benchmarks_declare_their_people_invented(name: str) -> N
         ({"source": {**TABLE, "pseudonymise": False}}, "data.source: people"),
         ({"source": "synthetic", "holdout_source": TABLE}, "data.holdout_source: people"),
         ({"source": f"{__name__}:Neighbours"}, "Neighbours"),
+        ({"source": "synthetic", "portraits": "folder"}, "data.portraits: folder"),
+        ({"portraits": {"name": "arc2face", "path": "m", "embedder": "e"}}, "data.portraits: arc2face"),
     ],
 )
 def test_data_of_real_people_are_refused_unless_the_risk_is_named(data: dict[str, object], said: str) -> None:
@@ -58,6 +60,7 @@ def test_data_of_real_people_are_refused_unless_the_risk_is_named(data: dict[str
 
 def test_invented_people_are_pushed_as_before() -> None:
     check_push(section(source="synthetic"), "me/people", allowed=False)
+    check_push(section(source="synthetic", portraits={"name": "diffusion", "path": "m"}), "me/people", allowed=False)
 
 
 def test_the_commands_refuse_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +36,12 @@ class Portraits(Plugin, ABC):
         num_views: images per person. View 0 is the canonical portrait shown in fine-tuning; views
             1 .. num_views-1 are transformed ones (another expression, pose, framing, background, light)
             that ask whether a model knows the person or only the file.
+
+    ``invented``: its faces are nobody's. Without it what is made of them is put on a hub only by
+    ``--push-real-people``.
     """
+
+    invented: ClassVar[bool] = False
 
     size: int = Field(256, ge=32, le=1024, description="width and height of the images, in pixels")
     num_views: int = Field(4, ge=1, le=MAX_VIEWS, description="images per person; the first is for training")

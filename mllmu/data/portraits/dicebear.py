@@ -62,6 +62,7 @@ class DiceBear(Portraits):
     """
 
     source = "https://www.dicebear.com/styles/avataaars/"
+    invented = True
 
     def render(self, profile: Profile, view: int, seed: int) -> Image.Image:
         """Draw one view of one person; see :meth:`Portraits.render`."""

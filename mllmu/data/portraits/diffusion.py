@@ -20,6 +20,7 @@ class Diffusion(Faces):
     """
 
     source = "https://arxiv.org/abs/2112.10752"
+    invented = True
 
     strength: float = Field(0.55, gt=0, le=1, description="noise added to the portrait for a view; 1: a new image")
 
