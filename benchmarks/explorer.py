@@ -15,7 +15,6 @@ import http.client
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -74,7 +73,7 @@ class Viewer(NamedTuple):
 
 @contextmanager
 def viewing(run: Path) -> Iterator[Viewer]:
-    """``mllmu view`` of a run; ended by Ctrl-C."""
+    """``mllmu view`` of a run; ended with the block."""
     command = [sys.executable, "-u", "-m", "mllmu", "view", str(run), "--no-browser"]
     started = time.monotonic()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - this program
@@ -82,7 +81,7 @@ def viewing(run: Path) -> Iterator[Viewer]:
         try:
             yield Viewer(process, started, line.split()[1])
         finally:
-            process.send_signal(signal.SIGINT)
+            process.terminate()
 
 
 def draw_filter(draw: Random, about: dict[str, Any]) -> dict[str, Any]:
