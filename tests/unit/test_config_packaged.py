@@ -62,16 +62,22 @@ def test_ls_recipes_lists_one_by_its_name() -> None:
     assert done.exit_code == 0 and "demo" not in done.output
 
 
-def test_init_makes_a_folder_whose_recipes_are_valid(elsewhere: Path) -> None:
-    done = CliRunner().invoke(app, ["init", "start", "--recipe", "smoke"])
+@pytest.mark.parametrize("name", recipes())
+def test_init_makes_a_folder_whose_files_are_there(name: str, elsewhere: Path) -> None:
+    done = CliRunner().invoke(app, ["init", "start", "--recipe", name])
     assert done.exit_code == 0, done.output
     made = {path.relative_to(elsewhere / "start").as_posix() for path in (elsewhere / "start").iterdir()}
-    assert made == {"smoke.yaml", "people.yaml", "my_method.py", "people"}
-    os.chdir("start")
-    for recipe in ("smoke.yaml", "people.yaml"):
-        assert CliRunner().invoke(app, ["validate", recipe]).exit_code == 0
-    source = load_recipe("people.yaml").data.source.build("sources", "test")
-    assert source.path.is_file() and source.images.is_dir()
+    assert made == {f"{name}.yaml", "people.yaml", "my_method.py", "people"}
+    for recipe in (elsewhere / "start").glob("*.yaml"):
+        assert "examples/" not in recipe.read_text(encoding="utf-8"), "not in this folder"
+
+
+@pytest.mark.parametrize("name", ["smoke", "people", "deletion"])
+def test_the_recipes_of_a_made_folder_and_of_the_package_are_valid_anywhere(name: str, elsewhere: Path) -> None:
+    assert CliRunner().invoke(app, ["validate", name]).exit_code == 0
+    assert CliRunner().invoke(app, ["init", "start", "--recipe", name]).exit_code == 0
+    done = CliRunner().invoke(app, ["validate", f"start/{name}.yaml"])
+    assert done.exit_code == 0, done.output
 
 
 def test_init_leaves_a_folder_with_files_alone(elsewhere: Path) -> None:
