@@ -11,7 +11,7 @@ from mllmu.core.errors import RecipeError
 from mllmu.core.process import rng
 from mllmu.core.records import FORGOTTEN, OTHER_ATTRIBUTE, PEOPLE_SPLITS, UTILITY, Question, Sample, Split
 from mllmu.data.dataset import Dataset, image_path
-from mllmu.data.tasks import Task, derived
+from mllmu.data.tasks import Part, Task, derived
 from mllmu.evaluation import published
 from mllmu.evaluation.examples import Examples
 from mllmu.evaluation.metrics import measured, metrics_of
@@ -139,6 +139,31 @@ def set_aside(question: Question, share: float, seed: int) -> bool:
     So all questions about a fact are on one side, in every task, modality and wording; what is reported asks nothing
     that was searched on. Questions of unknown attribute go together where they ask for the same value.
     """
-    attribute = question.attribute
-    fact = (attribute, question.value.casefold()) if attribute == OTHER_ATTRIBUTE else (attribute,)
-    return rng(seed, "selection", question.profile_id, *fact).random() < share
+    return _draw(_fact(question), seed) < share
+
+
+def with_both_parts(samples: Sequence[Sample], seed: int) -> list[Sample]:
+    """The samples with facts on both sides of :func:`set_aside`, in each set that asks about two facts or more.
+
+    Few facts may all be drawn to one side; then nothing could be tuned, or nothing reported. There the fact that came
+    nearest to the other side changes to it, in all sets about what is to be forgotten.
+    """
+    moved: dict[tuple[str, ...], Part] = {}
+    for split in ("forget", *UTILITY):
+        parts = {_fact(sample): sample.part for sample in samples if sample.split == split}
+        facts = sorted(parts, key=lambda fact: _draw(fact, seed))
+        if len(facts) > 1 and len(set(parts.values())) == 1:
+            moved |= {facts[0]: "selection"} if parts[facts[0]] == "report" else {facts[-1]: "report"}
+    if not moved:
+        return list(samples)
+    return [sample.model_copy(update={"part": moved.get(_fact(sample), sample.part)}) for sample in samples]
+
+
+def _fact(asked: Question | Sample) -> tuple[str, ...]:
+    """What a question asks about: person and attribute, or, where that is unknown, the value."""
+    unknown = asked.attribute == OTHER_ATTRIBUTE
+    return (asked.profile_id, asked.attribute, *((asked.value.casefold(),) if unknown else ()))
+
+
+def _draw(fact: tuple[str, ...], seed: int) -> float:
+    return rng(seed, "selection", *fact).random()

@@ -67,6 +67,7 @@ class Evaluation:
         }
         samples = rendering.render(self.run.data, self.key, settings, **how)
         samples += further_sets(self.run.data, self.key, settings, **how) if self.run.data.further else []
+        samples = rendering.with_both_parts(samples, how["seed"]) if how["selection"] else samples
         # a further protocol is about the questions on people
         samples += [] if self._settings else benchmarks.samples(self.run)
         return [sample for sample in samples if self.keep is None or self.keep(sample)]

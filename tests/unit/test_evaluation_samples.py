@@ -16,7 +16,7 @@ from mllmu.data import build
 from mllmu.data.dataset import Dataset, load
 from mllmu.data.portraits import Portraits
 from mllmu.evaluation.metrics import metrics_of
-from mllmu.evaluation.samples import render, set_aside
+from mllmu.evaluation.samples import render, set_aside, with_both_parts
 
 
 class Painted(Portraits):
@@ -150,6 +150,26 @@ def test_questions_of_unknown_attribute_stay_together_by_their_value(dataset: Da
     assert all(len(side) == 1 for side in sides.values())
     assert len({side.pop() for side in sides.values()}) == 2, "not all on one side"
     assert len({set_aside(question(value, "pet", 0), 0.5, 0) for value in values}) == 1
+
+
+@pytest.mark.parametrize(("share", "rare"), [(1e-9, "selection"), (1 - 1e-9, "report")])
+def test_facts_that_are_all_drawn_to_one_side_leave_one_on_the_other(dataset: Dataset, share: float, rare: str) -> None:
+    drawn = ask(dataset, selection=share)
+    divided = with_both_parts(drawn, seed=0)
+    for sets in (("forget", "test"), ("retain",), ("celebrity",)):
+        facts = {(s.profile_id, s.attribute) for s in divided if s.split in sets and s.part == rare}
+        assert len(facts) == 1, sets
+        assert {s.part for s in divided if s.split in sets and (s.profile_id, s.attribute) in facts} == {rare}
+    assert [s.model_copy(update={"part": "report"}) for s in divided] == [
+        s.model_copy(update={"part": "report"}) for s in drawn
+    ], "nothing else changes"
+    one = [s for s in drawn if (s.profile_id, s.attribute) == (drawn[0].profile_id, drawn[0].attribute)]
+    assert with_both_parts(one, seed=0) == one, "a single fact cannot be on both sides"
+
+
+def test_facts_on_both_sides_stay_where_they_were_drawn(dataset: Dataset) -> None:
+    drawn = ask(dataset, selection=0.3)
+    assert with_both_parts(drawn, seed=0) == drawn
 
 
 def test_the_selection_part_grows_with_its_share_and_does_not_depend_on_what_else_is_asked(
