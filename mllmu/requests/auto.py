@@ -14,6 +14,7 @@ from typing import Any
 
 from mllmu.config.recipe import Job, Recipe
 from mllmu.core import plugins
+from mllmu.core.errors import DataError
 from mllmu.core.records import Sample
 from mllmu.core.runfolder import RunFolder, facts_of, write_atomic
 from mllmu.data.dataset import HOLDOUT
@@ -23,7 +24,7 @@ from mllmu.pipeline.evaluate import Evaluation
 from mllmu.pipeline.known import known_to_base
 from mllmu.pipeline.run import Run
 from mllmu.pipeline.unlearn import unlearn_model
-from mllmu.studies.tune import Trial, gap_and_loss, main_scores
+from mllmu.studies.tune import Trial, gap_and_loss, main_scores, utility
 
 METHOD = {"name": "npo", "modality": "both", "retain_weight": 2.0, "batch_size": 32}
 TRIALS = ((0.75, 2), (0.4, 2), (1.5, 2), (0.75, 4), (0.4, 4))
@@ -37,7 +38,11 @@ def settings_tried(recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def choose(run: Run) -> tuple[dict[str, Any], list[Trial]]:
-    """Try all settings on a run whose target is there; the best setting, and all trials, the best first."""
+    """Try all settings on a run whose target is there; the best setting, and all trials, the best first.
+
+    Raises:
+        DataError: so few facts are to be forgotten, or stay, that none could be set aside.
+    """
     (key,) = run.keys
     evaluation = Evaluation(run, key, name=f"{RunFolder.TUNE}/{RunFolder.evaluation(key)}")
     evaluation.prepare(trial_samples(run, key))
@@ -49,6 +54,11 @@ def choose(run: Run) -> tuple[dict[str, Any], list[Trial]]:
     on = "facts and people that the evidence leaves out" if run.recipe.data.splits.selection else "the same few facts"
     run.progress.stage("choose", f"{len(TRIALS)} settings, on {on}")
     target = scores("target")
+    if not utility(target) or all(sample.split != "forget" for sample in evaluation.samples):
+        raise DataError(
+            "--method auto: of so few facts none could be set aside to choose settings by. Name a method with its "
+            "settings, e.g. --method '{name: npo, epochs: 2}'."
+        )
     untaught = {("forget", modality): value for (split, modality), value in target.items() if split == HOLDOUT}
     trials = []
     for number, entry in enumerate(settings_tried(run.recipe)):

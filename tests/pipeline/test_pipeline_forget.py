@@ -330,6 +330,16 @@ def test_replay_makes_the_same_bytes_again(copy: Place) -> None:
     assert not list(copy.out.glob(".replay*"))
 
 
+def test_auto_says_when_of_too_few_facts_none_could_be_set_aside(copy: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = auto.trial_samples
+    monkeypatch.setattr(
+        auto, "trial_samples", lambda run, key: [sample for sample in drawn(run, key) if sample.split != "forget"]
+    )
+    copy.people.with_name("more.csv").write_text("001\n")
+    with pytest.raises(DataError, match=r"of so few facts none could be set aside.*Name a method"):
+        copy.forget(model=str(copy.out), people=copy.people.with_name("more.csv"), method="auto")
+
+
 def test_a_second_request_on_the_folder_goes_on_from_the_first_with_auto(copy: Place) -> None:
     copy.people.with_name("more.csv").write_text("001\n")
     outcome = copy.forget(model=str(copy.out), people=copy.people.with_name("more.csv"), method="auto")
