@@ -40,8 +40,7 @@ def fixed(number: float, decimals: int) -> str:
     >>> fixed(-0.04, 1), fixed(-0.06, 1)
     ('0.0', '-0.1')
     """
-    text = f"{number:.{decimals}f}"
-    return text.removeprefix("-") if float(text) == 0 else text
+    return f"{number:z.{decimals}f}"
 
 
 def show_span(low: float | None, high: float | None, style: Format = "percent", decimals: int = 3) -> str:

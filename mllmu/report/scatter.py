@@ -148,7 +148,7 @@ def _rank(row: TradeoffRow) -> int:
 
 
 def _words(rows: list[TradeoffRow]) -> str:
-    return "; ".join(f"{row.model.name} {_xy(row)[0]:.1f} forgotten, utility {_xy(row)[1]:.1f}" for row in rows)
+    return "; ".join(f"{row.model.name} {_xy(row)[0]:z.1f} forgotten, utility {_xy(row)[1]:.1f}" for row in rows)
 
 
 # --- names beside the dots

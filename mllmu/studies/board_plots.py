@@ -38,7 +38,7 @@ def board_plot(rows: Sequence[tuple[str, PooledRow]], name: str) -> Plot:
         settle(figure)
         nearest = sorted((row for _, row in shown), key=lambda row: row.distance.value)
         name_dots(axes, [(row.model, _xy(row)) for row in nearest])
-        words = "; ".join(f"{row.model} {label} {_xy(row)[0]:.1f}, lost {_xy(row)[1]:.1f}" for label, row in shown)
+        words = "; ".join(f"{row.model} {label} {_xy(row)[0]:z.1f}, lost {_xy(row)[1]:z.1f}" for label, row in shown)
         return finish(figure, name, f"Scatter of the distance from the retain_model against lost utility: {words}")
 
 

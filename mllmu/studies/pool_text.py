@@ -53,5 +53,5 @@ def _pair_line(pair: PairedRow, bound: float) -> Iterable[str]:
 
 def points(value: PooledValue) -> str:
     """A value in points of 100 with its interval."""
-    span = "" if value.low is None or value.high is None else f" ({100 * value.low:.1f} to {100 * value.high:.1f})"
-    return f"{100 * value.value:.1f}{span}"
+    span = "" if value.low is None or value.high is None else f" ({100 * value.low:z.1f} to {100 * value.high:z.1f})"
+    return f"{100 * value.value:z.1f}{span}"

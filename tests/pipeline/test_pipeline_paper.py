@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from mllmu.cli.app import app
+from mllmu.core.probed import ProbeShare
+from mllmu.core.runfolder import RunFolder, seal
 from mllmu.studies.paper.page import write_paper
 
 
@@ -22,10 +25,23 @@ def test_the_page_of_a_finished_run_says_what_it_can_and_cannot_tell(finished: P
     assert "Settings: mine." in text and "people to forget: 2 (40 %)" in text
     assert text.count("cannot tell. This run does not compare them.") == 5
     assert "points of retain lost per point forgotten, over 4 models: " in text.lower()
+    assert "Left out" not in text and "-0.0 " not in text
     shown = page.read_text(encoding="utf-8")
     assert "Not asked: MMMU, LLaVA-Bench" in shown and "Published" not in shown
     assert {path.stem for path in page.parent.glob("*.png")} == {"tradeoff_image_text", "tradeoff_text", "utilities"}
     assert not (page.parent / "paired.csv").exists()
+
+
+def test_a_system_prompt_that_the_target_does_not_take_is_no_method_that_loses(finished: Path, tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    shutil.copytree(finished, root)
+    path = root / RunFolder.evaluation("40") / RunFolder.GATE_FILE
+    kept = ProbeShare(right=10, num=24, low=0.24, high=0.61)
+    path.write_text(json.dumps(seal({"probes": {"instructions": kept.model_dump()}})), encoding="utf-8")
+    write_paper(root, origin="Settings: mine.", bound=0.05)
+    text = (root / "paper/findings.md").read_text(encoding="utf-8")
+    assert "Left out of what methods lose: prompting, as the target takes no system prompt." in text
+    assert "points of retain lost per point forgotten, over 3 models: " in text.lower()
 
 
 SHORT = (

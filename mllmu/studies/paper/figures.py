@@ -86,7 +86,7 @@ def utility_plot(points: Sequence[UtilityPoint], name: str) -> Plot:
             own = [(p.model, (100 * p.forgot.value, 100 * p.lost.value)) for p in points if p.split == split]
             name_dots(axes, own)
         words = "; ".join(
-            f"{p.model} {p.ratio} % forgot {100 * p.forgot.value:.0f}, lost {100 * p.lost.value:.0f} of {p.split}"
+            f"{p.model} {p.ratio} % forgot {100 * p.forgot.value:z.0f}, lost {100 * p.lost.value:z.0f} of {p.split}"
             for p in points
         )
         return finish(figure, name, f"Points lost against points forgotten, by utility: {words}")

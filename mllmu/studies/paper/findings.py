@@ -16,8 +16,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from mllmu.core.names import RETAIN_MODEL, TARGET
-from mllmu.core.records import MODALITIES, TASKS, Modality, Split, TaskName
+from mllmu.core.records import MODALITIES, TASKS, Modality, ModelRef, Split, TaskName
+from mllmu.core.runfolder import RunFolder, read_json, read_record
 from mllmu.evaluation.bootstrap import Table
+from mllmu.evaluation.gate import read_probes
 from mllmu.studies.person_scores import PersonScore, person_scores
 from mllmu.studies.pool import PersonDraws, PooledValue, by_person, pooled
 from mllmu.studies.setups import EvaluatedRun, evaluated_runs
@@ -71,9 +73,9 @@ class Measure(NamedTuple):
         """
         scale, unit, digits = (1, "points per point", 2) if self.slope else (100, "points", 1)
         low, high = self.value.low, self.value.high
-        span = "" if low is None or high is None else f"{scale * low:.{digits}f} to {scale * high:.{digits}f}; "
+        span = "" if low is None or high is None else f"{scale * low:z.{digits}f} to {scale * high:z.{digits}f}; "
         people = f"{self.people} people" if self.people > 1 else "1 person, so no interval"
-        text = f"{self.what}: {scale * self.value.value:.{digits}f} {unit} ({span}{people})"
+        text = f"{self.what}: {scale * self.value.value:z.{digits}f} {unit} ({span}{people})"
         idle = self.moved is not None and self.moved < bound
         return f"{text}, and no model of them forgot {100 * bound:g} points" if idle else text
 
@@ -102,12 +104,13 @@ class RatioScores(NamedTuple):
 
     Attributes:
         run: the evaluation; ``scores``: in all modalities and tasks.
-        models: that were asked.
+        models: that were asked; ``unjudged``: those whose losses are the target's fault, not a method's.
     """
 
     run: EvaluatedRun
     scores: Sequence[PersonScore]
     models: Sequence[str]
+    unjudged: tuple[str, ...] = ()
 
     def draws(self, modality: Modality, splits: Sequence[Split], task: TaskName | None = None) -> PersonDraws | None:
         """The draws of people of some sets in a modality; None if one of the sets was not asked about."""
@@ -118,8 +121,8 @@ class RatioScores(NamedTuple):
 
     @property
     def unlearned(self) -> list[str]:
-        """Models that unlearned something."""
-        return [model for model in self.models if model not in (TARGET, RETAIN_MODEL)]
+        """Models that unlearned something, and can be judged."""
+        return [model for model in self.models if model not in (TARGET, RETAIN_MODEL, *self.unjudged)]
 
     @property
     def both_ways(self) -> list[str]:
@@ -161,8 +164,19 @@ def read_scores(root: Path) -> list[RatioScores]:
     found = []
     for run in evaluated_runs([root]):
         scores = person_scores(run.folder, run.key, run.name, ("forget", *SETS))
-        found.append(RatioScores(run, scores, list(scores[0].sums)))
+        models = list(scores[0].sums)
+        found.append(RatioScores(run, scores, models, _unjudged(run, models)))
     return found
+
+
+def _unjudged(run: EvaluatedRun, models: Sequence[str]) -> tuple[str, ...]:
+    """System prompts, where the gate has found that the target takes none."""
+    path = run.folder / RunFolder.evaluation(run.key) / RunFolder.GATE_FILE
+    if not path.is_file() or read_probes(read_json(path, sealed=True)).takes_instructions is not False:
+        return ()
+    units = {model: run.folder / RunFolder.model_unit(run.key, model) / RunFolder.MODEL_FILE for model in models}
+    refs: dict[str, ModelRef] = {model: read_record(unit, ModelRef) for model, unit in units.items()}
+    return tuple(m for m, ref in refs.items() if ref.system_prompt and ref.adapters == refs[TARGET].adapters)
 
 
 def findings(ratios: Sequence[RatioScores]) -> list[PaperFinding]:

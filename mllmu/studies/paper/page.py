@@ -70,9 +70,11 @@ def _facts(ratios: Sequence[RatioScores], origin: str) -> str:
     """What was run, in words."""
     model, seed = ratios[0].run.settings.get("model.path", "not known"), ratios[0].run.seed
     gone = ", ".join(f"{len({s.person for s in r.scores if s.split == 'forget'})} ({r.run.key} %)" for r in ratios)
+    unjudged = ", ".join(dict.fromkeys(model for each in ratios for model in each.unjudged))
+    apart = f" Left out of what methods lose: {unjudged}, as the target takes no system prompt." if unjudged else ""
     return (
         f"Model {model}, seed {seed}, people to forget: {gone}. {origin} "
-        "Intervals draw people anew, the same for all models; one run says nothing about another training."
+        f"Intervals draw people anew, the same for all models; one run says nothing about another training.{apart}"
     )
 
 
