@@ -193,8 +193,7 @@ def _from_path(kind: str, path: str) -> type[Any]:
         return _checked(kind, path, getattr(importlib.import_module(module), attribute, None))
     except ModuleNotFoundError as error:
         raise PluginError(
-            f"{kind}: cannot import '{path}': {error}. Expected package.module:Class of an installed package, or of a "
-            f"file in a folder on PYTHONPATH: with {module.partition('.')[0]}.py in this folder, PYTHONPATH=. mllmu ..."
+            f"{kind}: cannot import '{path}': {error}. Expected package.module:Class; a file here needs PYTHONPATH=."
         ) from None
 
 
