@@ -264,12 +264,12 @@ def test_vowel_signs_are_a_part_of_their_word() -> None:
 
 def test_rouge_of_two_thousand_replies_takes_well_under_two_seconds() -> None:
     pairs = [(sentence(12, "target", case), sentence(12, "reply", case)) for case in range(2000)]
-    start = time.perf_counter()
+    start = time.process_time()
     for target, reply in pairs:
         rouge_n(target, reply, n=1)
         rouge_n(target, reply, n=2)
         rouge_l(target, reply)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_probability_is_the_geometric_mean_over_tokens() -> None:
