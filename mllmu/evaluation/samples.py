@@ -151,8 +151,8 @@ def with_both_parts(samples: Sequence[Sample], seed: int) -> list[Sample]:
     moved: dict[tuple[str, ...], Part] = {}
     for split in ("forget", *UTILITY):
         parts = {_fact(sample): sample.part for sample in samples if sample.split == split}
-        facts = sorted(parts, key=lambda fact: _draw(fact, seed))
-        if len(facts) > 1 and len(set(parts.values())) == 1:
+        if len(parts) > 1 and len(set(parts.values())) == 1:
+            facts = sorted(parts, key=lambda fact: _draw(fact, seed))
             moved |= {facts[0]: "selection"} if parts[facts[0]] == "report" else {facts[-1]: "report"}
     if not moved:
         return list(samples)

@@ -78,6 +78,9 @@ def test_the_recipes_of_a_made_folder_and_of_the_package_are_valid_anywhere(name
     assert CliRunner().invoke(app, ["init", "start", "--recipe", name]).exit_code == 0
     done = CliRunner().invoke(app, ["validate", f"start/{name}.yaml"])
     assert done.exit_code == 0, done.output
+    if name != "smoke":
+        source = load_recipe(f"start/{name}.yaml").data.source.build("sources", "test")
+        assert source.path.is_file() and source.images.is_dir()
 
 
 def test_init_leaves_a_folder_with_files_alone(elsewhere: Path) -> None:
