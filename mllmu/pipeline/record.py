@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from mllmu.config import load as recipes
@@ -97,11 +98,13 @@ def threads(model: str, workers: int) -> int:
     """Threads for each process of a run: one for a small model, whose operations are shorter than sharing them out.
 
     For others it is this process's share of the cores, on machines without GPU of those that nobody else uses now.
-    Measured on two busy cores: ``recipes/smoke.yaml`` takes 91 s with two threads and 24 s with one.
+    Measured on two cores: ``recipes/smoke.yaml`` takes 24 s with one thread and 91 s with two, a training step of
+    ``recipes/smol.yaml`` 27 s and 16 s.
     """
     if devices.is_small(source_of(model)):
         return 1
-    free = (os.cpu_count() or 1) - (0 if torch.cuda.is_available() else round(os.getloadavg()[0]))
+    used = 0 if torch.cuda.is_available() else psutil.cpu_percent(interval=0.3) / 100  # not what was: that is us
+    free = round((os.cpu_count() or 1) * (1 - used))
     return max(1, min(torch.get_num_threads(), free) // workers)
 
 

@@ -17,6 +17,7 @@ from mllmu.core.content import content_digest
 from mllmu.core.errors import DataError, RunStoreError
 from mllmu.core.process import SilentProgress
 from mllmu.core.runfolder import ELAPSED_FILE, RunStore, write_json
+from mllmu.pipeline import record
 from mllmu.pipeline.data import data_unit
 from mllmu.pipeline.record import installed, recorded, seconds_by_stage
 from mllmu.pipeline.run import Run
@@ -167,3 +168,17 @@ def test_what_no_setting_changes_is_in_the_record_and_is_what_trains(
     expected = {"betas": tuple(fixed["betas"]), "eps": fixed["eps"], "weight_decay": 0.0}
     assert [{name: optimizer.defaults[name] for name in expected} for optimizer in made] == [expected]
     assert clipped == [fixed["max_grad_norm"]]
+
+
+@pytest.mark.parametrize(("others", "workers", "expected"), [(0, 1, 4), (30, 1, 3), (100, 1, 1), (0, 2, 2), (60, 3, 1)])
+def test_threads_of_a_large_model_are_the_cores_that_others_leave(
+    monkeypatch: pytest.MonkeyPatch, others: float, workers: int, expected: int
+) -> None:
+    """What this process did before, as portraits and the commands before it, does not count against it."""
+    monkeypatch.setattr(record.devices, "is_small", lambda *_: False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(os, "getloadavg", lambda: (4.0, 4.0, 4.0))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("psutil.cpu_percent", lambda **_: others)
+    assert record.threads("tiny", workers) == expected
