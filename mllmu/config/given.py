@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mllmu.config.load import load_all, parse, put
+from mllmu.config.load import data_plugins, load_all, parse, put
 from mllmu.config.packaged import recipe_file
 from mllmu.config.recipe import PluginSpec, Recipe
 from mllmu.core.errors import RecipeError
@@ -100,14 +100,10 @@ def path_settings(recipe: Recipe) -> Iterator[tuple[str, str, bool]]:
 
 def plugin_settings(recipe: Recipe) -> Iterator[tuple[str, str, PluginSpec]]:
     """The plug-ins that read files or ask endpoints, as (setting, kind, plug-in)."""
-    data, evaluate = recipe.data, recipe.evaluate
-    yield "data.source", "sources", data.source
-    if data.celebrities:
-        yield "data.celebrities", "sources", data.celebrities
-    yield "data.portraits", "portraits", data.portraits
-    yield "data.questions", "questions", data.questions
+    for name, kind, spec in data_plugins(recipe.data):
+        yield f"data.{name}", kind, spec
     for kind in ("benchmarks", "judges"):
-        for index, spec in enumerate(getattr(evaluate, kind)):
+        for index, spec in enumerate(getattr(recipe.evaluate, kind)):
             yield f"evaluate.{kind}.{index}", kind, spec
 
 

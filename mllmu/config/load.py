@@ -10,7 +10,6 @@ run folder of its own, named after the values.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy, deepcopy
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from mllmu.config import plain
 from mllmu.config.grid import GRID, combinations
 from mllmu.config.packaged import recipe_file
 from mllmu.config.protocol import check_tasks
-from mllmu.config.recipe import Evaluate, Recipe, jobs
+from mllmu.config.recipe import DataSection, Evaluate, PluginSpec, Recipe, jobs
 from mllmu.config.requests import settled
 from mllmu.core import plugins
 from mllmu.core.confidential import SECRET_NAME
@@ -39,10 +38,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     found = load_all(path, overrides)
     if len(found) > 1:
-        raise RecipeError(
-            f"{path}: a grid of {len(found)} recipes ({', '.join(found)}), and one is needed here. "
-            "Set what it varies to one value each."
-        )
+        listed = f"{len(found)} recipes ({', '.join(found)})"
+        raise RecipeError(f"{path}: a grid of {listed}, and one is needed here. Set what it varies to one value each.")
     return next(iter(found.values()))
 
 
@@ -102,8 +99,8 @@ def parse(raw: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
 
 def check_plugins(recipe: Recipe, *, where: str = "recipe") -> None:
     """Construct every plug-in the recipe names, so that a typo fails before the first second of work."""
-    for name in filter(partial(getattr, recipe.data), _DATA):
-        getattr(recipe.data, name).build(_DATA[name], f"{where}: data.{name}")
+    for name, kind, spec in data_plugins(recipe.data):
+        spec.build(kind, f"{where}: data.{name}")
     for kind in ("benchmarks", "attacks"):
         for spec in (each for each in getattr(recipe.evaluate, kind) if (kind, each.name) not in _NO_PLUGINS):
             spec.build(kind, f"{where}: evaluate.{kind}")
@@ -120,8 +117,13 @@ def check_plugins(recipe: Recipe, *, where: str = "recipe") -> None:
             raise RecipeError(f"{where}: unlearn.methods: {job.name} {hint}.")
 
 
-_DATA = dict.fromkeys(("source", "celebrities", "holdout_source"), "sources")
-_DATA |= {"portraits": "portraits", "questions": "questions"}
+def data_plugins(section: DataSection) -> list[tuple[str, str, PluginSpec]]:
+    """The plug-ins that data are made with, as (setting, kind, plug-in)."""
+    names = dict.fromkeys(("source", "celebrities", "holdout_source"), "sources")
+    names |= {"portraits": "portraits", "questions": "questions"}
+    return [(name, kind, spec) for name, kind in names.items() if (spec := getattr(section, name))]
+
+
 _NAMED = {
     ("evaluate", "tasks"): "tasks",
     ("evaluate", "metrics"): "metrics",
@@ -234,12 +236,9 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def apply_override(raw: dict[str, Any], override: str) -> tuple[str, Any]:
-    """Set one dotted key in place: ``finetune.lora.rank=8``, ``unlearn.methods.0.beta=0.1``; values are YAML.
+    """Set one dotted key in place, ``finetune.lora.rank=8``, and return it and its value, which is read as YAML.
 
     What is missing on the way is made, and a plug-in given by its bare name becomes ``{name: ...}`` to hold settings.
-
-    Returns:
-        The key and its value.
     """
     key, sign, text = override.partition("=")
     key = key.strip()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mllmu.config.grid import name_of_value
-from mllmu.config.load import load, read_yaml
+from mllmu.config.load import data_plugins, load, read_yaml
 from mllmu.config.recipe import Recipe, jobs
 from mllmu.core import plugins
 from mllmu.core.damage import difference
@@ -84,8 +84,8 @@ def conflict(old: Recipe, new: Recipe) -> str:
 def _work(recipe: Recipe) -> dict[str, Any]:
     """The settings on which data, models and responses depend."""
     plain = recipe.model_dump(mode="json")
-    for part, kind in (("source", "sources"), ("questions", "questions")):
-        operational = plugins.find(kind, plain["data"][part]["name"]).operational
+    for part, kind, spec in data_plugins(recipe.data):
+        operational = plugins.find(kind, spec.name).operational
         plain["data"][part] = {name: value for name, value in plain["data"][part].items() if name not in operational}
     lora = plain["unlearn"]["lora"]
     return {

@@ -1,6 +1,7 @@
 """Whether data are about people who exist: such data, and models that are taught them, are not published by the way."""
 
-from mllmu.config.recipe import DataSection, PluginSpec
+from mllmu.config.load import data_plugins
+from mllmu.config.recipe import DataSection
 from mllmu.core import plugins
 from mllmu.core.errors import MllmuError
 
@@ -12,13 +13,11 @@ PERSONAL = (
 
 def real_people(section: DataSection) -> tuple[str, ...]:
     """The settings whose people may be real: of what does not declare its people, or their faces, ``invented``."""
-    named = {name: getattr(section, name) for name in ("source", "celebrities", "holdout_source", "portraits")}
-    return tuple(f"data.{name}: {spec.name}" for name, spec in named.items() if spec and not _invented(name, spec))
-
-
-def _invented(name: str, spec: PluginSpec) -> bool:
-    kind = "portraits" if name == "portraits" else "sources"
-    return bool(getattr(plugins.find(kind, spec.name), "invented", False))
+    return tuple(
+        f"data.{name}: {spec.name}"
+        for name, kind, spec in data_plugins(section)
+        if kind != "questions" and not getattr(plugins.find(kind, spec.name), "invented", False)
+    )
 
 
 def check_push(section: DataSection, repository: str | None, *, allowed: bool) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mllmu.config.load import data_plugins
 from mllmu.config.recipe import Recipe
 from mllmu.core import plugins
 from mllmu.core.content import content_digest
@@ -59,8 +60,8 @@ def same_elsewhere(made: Mapping[str, Any], now: Mapping[str, Any], *, written: 
 
 def _written(recipe: Recipe) -> set[str]:
     """The names of files that sources write themselves, such as keys of pseudonyms."""
-    plugins_used = build.sources(recipe.data)
-    return {_name(str(getattr(plugin, setting))) for plugin in plugins_used if plugin for setting in plugin.made}
+    made = ((plugin, setting) for plugin in _plugins(recipe) for setting in getattr(plugin, "made", ()))
+    return {_name(str(getattr(plugin, setting))) for plugin, setting in made}
 
 
 def _name(path: str) -> str:
@@ -84,16 +85,18 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
     settings: dict[str, Any] = recipe.data.model_dump(mode="json")
     if settings["holdout_source"] is None:
         del settings["holdout_source"]
-    for part, kind in (("source", "sources"), ("questions", "questions")):
-        operational = plugins.find(kind, settings[part]["name"]).operational
-        settings[part] = {name: value for name, value in settings[part].items() if name not in operational}
+    for name, kind, spec in data_plugins(recipe.data):
+        operational = plugins.find(kind, spec.name).operational
+        settings[name] = {key: value for key, value in settings[name].items() if key not in operational}
     return settings
 
 
 def _files(recipe: Recipe) -> dict[str, str]:
     """Digests of the files and folders that the settings name, by path."""
     section = recipe.data
-    holdout = section.holdout_source.build("sources", "data.holdout_source") if section.holdout_source else None
-    used = (*build.sources(section), holdout, section.portraits.build("portraits", "data.portraits"))
-    paths = [section.splits.file, section.review, *(path for plugin in used if plugin for path in plugin.files())]
+    paths = [section.splits.file, section.review, *(path for plugin in _plugins(recipe) for path in plugin.files())]
     return {str(path): content_digest(path) for path in paths if path and path.exists()}
+
+
+def _plugins(recipe: Recipe) -> list[Any]:
+    return [spec.build(kind, f"data.{name}") for name, kind, spec in data_plugins(recipe.data)]

@@ -60,6 +60,16 @@ def test_a_path_above_the_recipe_is_written_plainly(project: Path, monkeypatch: 
     assert source(Path("recipe/mine.yaml"))["path"] == "people.csv"
 
 
+@pytest.mark.parametrize("part", ["source", "celebrities", "holdout_source"])
+def test_every_source_finds_its_files_beside_the_recipe(project: Path, part: str) -> None:
+    recipe = project / "part.yaml"
+    recipe.write_text(f"name: mine\ndata:\n  {part}: {{name: people, path: people.csv}}\n", encoding="utf-8")
+    assert getattr(load_recipe(recipe).data, part).settings["path"] == str(project / "people.csv")
+    (project / "people.csv").unlink()
+    (given,) = given_recipes(recipe)
+    assert list(given.missing) == [f"data.{part}.path"]
+
+
 def test_the_home_folder(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(project))
     assert source(project / "mine.yaml", "data.source.path=~/people.csv")["path"] == str(project / "people.csv")
