@@ -35,7 +35,24 @@ def memorisation(
     return paired_difference(ours, theirs, [units[s.id] for s in asked])._replace(unit=unit)
 
 
-def verdict(difference: Difference, controls: Sequence[ControlRow] = ()) -> str:
+def known_before(
+    difference: Difference, samples: Sequence[Sample], retain_model: Sequence[Response]
+) -> Difference | None:
+    """How much more often the retain_model is right on the forget than on holdout people, if it cannot be chance.
+
+    It was taught neither, so its base seems to know the former. Also None where the target is better than it.
+    """
+    if _is_certain(difference):
+        return None
+    found = yardstick.memorisation(samples, retain_model)
+    return found if _is_certain(found) else None
+
+
+def _is_certain(difference: Difference) -> bool:
+    return difference.p_value is not None and difference.p_value < LEVEL
+
+
+def verdict(difference: Difference, controls: Sequence[ControlRow] = (), before: Difference | None = None) -> str:
     """Empty if the target knows the forget people; else which condition fails.
 
     1. It is right more often than the retain_model: p < 0.05.
@@ -45,12 +62,16 @@ def verdict(difference: Difference, controls: Sequence[ControlRow] = ()) -> str:
     Args:
         difference: of target and retain_model, see :func:`memorisation`.
         controls: of the target on the forget people, in the modalities that it was taught.
+        before: see :func:`known_before`.
     """
-    if difference.p_value is None or difference.p_value >= LEVEL:
-        return (
-            f"the target is not significantly better on the forget people than {difference.against}: "
-            f"{describe(difference)}. There is nothing to unlearn yet"
-        )
+    if not _is_certain(difference):
+        fault = f"the target is not significantly better on the forget people than {difference.against}: "
+        if before:
+            return (
+                f"{fault}{describe(difference)}. That knows them itself better than holdout people, as if its base had "
+                f"been taught them: {describe(before)}"
+            )
+        return f"{fault}{describe(difference)}. There is nothing to unlearn yet"
     failed = [row for row in controls if row.num_units >= FEWEST_FACTS and (row.low is None or row.low <= 0)]
     if not failed:
         return ""
@@ -82,24 +103,32 @@ def describe(difference: Difference) -> str:
     )
 
 
-def check(difference: Difference, controls: Sequence[ControlRow] = ()) -> None:
+def check(difference: Difference, controls: Sequence[ControlRow] = (), before: Difference | None = None) -> None:
     """Raise GateError unless the target has memorised the forget people; see :func:`verdict`."""
-    fault = verdict(difference, controls)
+    fault = verdict(difference, controls, before)
     if fault:
-        raise GateError(
-            f"memorisation gate: {fault}. Raise finetune.epochs or finetune.learning_rate; "
-            "--no-gate goes on and puts a warning into the report."
-        )
+        advice = "Raise finetune.epochs or finetune.learning_rate"
+        if before:
+            advice = (
+                "Take a model.path that was not taught them or, if that model is to forget them itself, set "
+                "finetune.given: true and finetune.retain_model: false"
+            )
+        raise GateError(f"memorisation gate: {fault}. {advice}; --no-gate goes on and puts a warning into the report.")
 
 
 def record(
-    difference: Difference, controls: Sequence[ControlRow], probed: ProbeResults | None = None
+    difference: Difference,
+    controls: Sequence[ControlRow],
+    probed: ProbeResults | None = None,
+    before: Difference | None = None,
 ) -> dict[str, Any]:
-    """What ``gate.json`` holds: the comparison, the controls, the level, and the probes with what they say."""
+    """What ``gate.json`` holds: the comparisons, the controls, the level, and the probes with what they say."""
     found = probed.model_dump(exclude_none=True) if probed else {}
     said = {name: getattr(probed, name) for name in ("reads_letters", "takes_instructions")} if found else {}
     probes = {"probes": {**found, **{name: one for name, one in said.items() if one is not None}}} if found else {}
-    return {**difference._asdict(), "controls": [row.model_dump() for row in controls], "level": LEVEL, **probes}
+    known = {"known_before": before._asdict()} if before else {}
+    rows = [row.model_dump() for row in controls]
+    return {**difference._asdict(), **known, "controls": rows, "level": LEVEL, **probes}
 
 
 def read_probes(found: Mapping[str, Any]) -> ProbeResults:
@@ -108,9 +137,14 @@ def read_probes(found: Mapping[str, Any]) -> ProbeResults:
     return ProbeResults(**{name: probes[name] for name in ProbeResults.model_fields if name in probes})
 
 
-def read(found: Mapping[str, Any]) -> tuple[Difference | None, tuple[ControlRow, ...]]:
-    """What a gate has found, from ``gate.json``; None for an empty record."""
+def read(found: Mapping[str, Any]) -> tuple[Difference | None, tuple[ControlRow, ...], Difference | None]:
+    """What a gate has found, from ``gate.json``, as :func:`verdict` takes it; None for an empty record."""
     if not found:
-        return None, ()
+        return None, (), None
     rows = tuple(map(ControlRow.model_validate, found.get("controls", ())))
-    return Difference(**{name: found[name] for name in Difference._fields if name in found}), rows
+    before = _difference(found["known_before"]) if "known_before" in found else None
+    return _difference(found), rows, before
+
+
+def _difference(found: Mapping[str, Any]) -> Difference:
+    return Difference(**{name: found[name] for name in Difference._fields if name in found})

@@ -16,8 +16,10 @@ def pass_gate(evaluation: Evaluation, *, stop: bool) -> None:
     Raises:
         GateError: with ``stop``, if the target does not know more.
     """
-    difference = gate.memorisation(evaluation.samples, *map(evaluation.responses, evaluation.run.taught))
+    taught = [evaluation.responses(model) for model in evaluation.run.taught]
+    difference = gate.memorisation(evaluation.samples, *taught)
+    before = gate.known_before(difference, evaluation.samples, taught[1]) if len(taught) > 1 else None
     controls, probed = gate_controls(evaluation), probe_target(evaluation)
-    write_json(evaluation.folder / RunFolder.GATE_FILE, seal(gate.record(difference, controls, probed)))
+    write_json(evaluation.folder / RunFolder.GATE_FILE, seal(gate.record(difference, controls, probed, before)))
     if stop:
-        gate.check(difference, controls)
+        gate.check(difference, controls, before)

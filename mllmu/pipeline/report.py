@@ -271,9 +271,11 @@ def same_as_target(
     return {modality: sum(alike) / len(alike) for modality, alike in same.items()}
 
 
-def gate_warning(difference: Difference | None, controls: Sequence[ControlRow]) -> tuple[str, ...]:
+def gate_warning(
+    difference: Difference | None, controls: Sequence[ControlRow], before: Difference | None
+) -> tuple[str, ...]:
     """What the memorisation gate found, if it would have stopped the run."""
-    fault = gate.verdict(difference, controls) if difference else ""
+    fault = gate.verdict(difference, controls, before) if difference else ""
     text = f"The memorisation gate is not passed: {fault}. The numbers below say little about unlearning."
     return (text,) if fault else ()
 

@@ -184,6 +184,7 @@ def test_one_person_of_eighteen_questions_passes_if_she_is_known_and_else_hardly
 def test_what_a_gate_found_is_read_back_and_earlier_records_have_no_controls(asked: list[Sample]) -> None:
     difference = known_better(asked)
     rows = (one_control([True] * 6, [False] * 5 + [True], 6),)
-    assert gate.read(gate.record(difference, rows)) == (difference, rows)
-    assert gate.read(difference._asdict()) == (difference, ())
-    assert gate.read({}) == (None, ())
+    assert gate.read(gate.record(difference, rows)) == (difference, rows, None)
+    assert gate.read(gate.record(difference, rows, before=difference)) == (difference, rows, difference)
+    assert gate.read(difference._asdict()) == (difference, (), None)
+    assert gate.read({}) == (None, (), None)

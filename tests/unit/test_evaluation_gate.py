@@ -10,7 +10,7 @@ from helpers_models import sample
 from mllmu.core.errors import GateError
 from mllmu.core.process import rng
 from mllmu.core.records import Response, Sample
-from mllmu.evaluation.gate import check, describe, memorisation, verdict
+from mllmu.evaluation.gate import check, describe, known_before, memorisation, verdict
 
 
 def asked(people: int, facts: int = 4, each: int = 1) -> list[Sample]:
@@ -52,6 +52,29 @@ def test_a_target_that_is_no_better_is_stopped(target: float, other: float) -> N
     assert difference.value == pytest.approx(target - other)
     with pytest.raises(GateError, match=r"memorisation gate: .*Raise finetune\.epochs .*--no-gate"):
         check(difference)
+
+
+@pytest.mark.parametrize(
+    ("of_forget", "of_holdout", "taught"), [(1.0, 0.25, True), (0.25, 0.25, False), (0.0, 1.0, False)]
+)
+def test_a_base_that_was_taught_the_people_is_named(of_forget: float, of_holdout: float, taught: bool) -> None:
+    forget = asked(5)
+    holdout = [
+        s.model_copy(update={"split": "holdout", "profile_id": f"h{s.profile_id}", "id": f"h{s.id}"}) for s in forget
+    ]
+    samples, both = [*forget, *holdout], replies(forget, of_forget) + replies(holdout, of_holdout)
+    difference = memorisation(samples, both, both)
+    before = known_before(difference, samples, both)
+    assert (before is not None) == taught
+    if before is not None:
+        assert before.value == pytest.approx(of_forget - of_holdout)
+    said = (
+        "its base had been taught them.* finetune.given: true" if taught else "nothing to unlearn yet.* finetune.epochs"
+    )
+    with pytest.raises(GateError, match=said):
+        check(difference, before=before)
+    assert known_before(memorisation(samples, both, replies(samples, 0.0)), samples, both) is None
+    assert known_before(difference, forget, both) is None, "without holdout people nothing can be said"
 
 
 def test_a_lead_that_one_person_makes_alone_is_not_enough() -> None:
