@@ -165,7 +165,7 @@ def pool(
     setup = pooled_setup(runs, ratio=ratio, against=against, tasks=task or ())
     if scores is not None:
         save(scores, setup.scores)
-    text = pool_text(setup.rows, setup.pairs, bound / 100)
+    text = "\n\n".join(filter(None, [pool_text(setup.rows, setup.pairs, bound / 100), setup.note]))
     if any(run.seeds for run in setup.runs):
         text += f"\n\n{seeds_of(setup)}"
     say(text)

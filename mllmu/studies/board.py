@@ -15,7 +15,7 @@ from mllmu.core.errors import DataError
 from mllmu.core.runfolder import write_json
 from mllmu.studies.person_scores import PersonScore, load, not_in_mean, of_tasks, person_scores, save
 from mllmu.studies.pool import PairedRow, PooledRow, pool
-from mllmu.studies.setups import EvaluatedRun, Setup, evaluated_runs, one_setup, setups
+from mllmu.studies.setups import EvaluatedRun, Setup, evaluated_runs, one_setup, setups, unjudged
 from mllmu.version import __version__
 
 FORMAT = 1
@@ -32,6 +32,7 @@ class BoardSetup(NamedTuple):
         rows, pairs: what :func:`mllmu.studies.pool.pool` says of them.
         settings: every setting by its dotted key, as text; empty if unknown.
         seeds: of its runs.
+        unjudged: methods whose losses are the target's: it takes no system prompt, at least in one of the runs.
     """
 
     label: str
@@ -41,6 +42,15 @@ class BoardSetup(NamedTuple):
     pairs: list[PairedRow]
     settings: dict[str, str]
     seeds: list[int]
+    unjudged: tuple[str, ...] = ()
+
+    @property
+    def note(self) -> str:
+        """What its ranks do not say; empty if nothing."""
+        names = ", ".join(self.unjudged)
+        return f"{names}: the target takes no system prompt, so the loss is the target's, not the method's." * bool(
+            names
+        )
 
 
 def pooled_setup(
@@ -77,7 +87,10 @@ def board_setups(paths: Sequence[Path], *, ratio: str | None = None, against: st
     for path in (path for path in paths if path.is_file()):
         scores, facts = _raw(path)
         setup = _pooled(Setup(facts.get("label") or path.stem, ()), scores, against)
-        found.append(setup._replace(settings=facts.get("settings", {}), seeds=facts.get("seeds", [])))
+        named = facts.get("unjudged")
+        apart = tuple(m for m in _models(setup.rows) if m in named) if isinstance(named, list) else ()
+        settings, seeds = facts.get("settings", {}), facts.get("seeds", [])
+        found.append(setup._replace(settings=settings, seeds=seeds, unjudged=apart))
     if not found:
         raise DataError("nothing has been evaluated yet.")
     if len(found) > 1:
@@ -98,6 +111,7 @@ def save_result(folder: Path, name: str, setup: BoardSetup) -> Path:
         "sha256": sha256(path),
         "seeds": setup.seeds,
         "settings": setup.settings,
+        **({"unjudged": list(setup.unjudged)} if setup.unjudged else {}),
     }
     write_json(path.with_suffix(".json"), facts)
     return path.with_suffix(".json")
@@ -111,7 +125,12 @@ def _pooled(setup: Setup, scores: Iterable[PersonScore], against: str | None, ta
     rows, pairs = pool(raw, against=against)
     settings = setup.runs[0].settings if setup.runs else {}
     seeds = [run.seed for run in setup.runs if run.seed is not None]
-    return BoardSetup(setup.label, setup.runs, raw, rows, pairs, settings, seeds)
+    prompted = tuple(dict.fromkeys(name for run in setup.runs for name in unjudged(run, _models(rows))))
+    return BoardSetup(setup.label, setup.runs, raw, rows, pairs, settings, seeds, prompted)
+
+
+def _models(rows: Iterable[PooledRow]) -> list[str]:
+    return list(dict.fromkeys(row.model for row in rows))
 
 
 def _raw(path: Path) -> tuple[list[PersonScore], dict[str, Any]]:

@@ -59,7 +59,7 @@ def write_board(
             "rank", "rank_low", "rank_high", "on_front", "runs")  # fmt: skip
     write_atomic(folder / "board.csv", csv_of(head, (_record(s, row) for s in setups for row in s.rows)))
     texts = [
-        "\n\n".join(filter(None, [f"## {s.label}" if s.label else "", pool_text(s.rows, s.pairs, bound)]))
+        "\n\n".join(filter(None, [f"## {s.label}" if s.label else "", pool_text(s.rows, s.pairs, bound), s.note]))
         for s in setups
     ]
     write_atomic(folder / "board.md", "\n\n".join([f"# {title}", *texts]) + "\n")
@@ -111,6 +111,9 @@ def _sections(setups: Sequence[BoardSetup], bound: float, pages: RunPages) -> It
             title = MODALITY_LABELS[modality]
             yield PageSection(
                 f"Where every model stands: {title}",
+                " ".join(
+                    f"{setup.label}: {setup.note}" if setup.label else setup.note for setup in setups if setup.note
+                ),
                 plot=board_plot([(setup.label, row) for setup, row in rows], f"board-{modality}"),
                 table=_standings(rows, labelled=len(setups) > 1),
             )

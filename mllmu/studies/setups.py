@@ -7,7 +7,10 @@ from typing import Any, NamedTuple
 
 from mllmu.config.load import read
 from mllmu.core.errors import DataError
-from mllmu.core.runfolder import RunFolder
+from mllmu.core.names import TARGET
+from mllmu.core.records import ModelRef
+from mllmu.core.runfolder import RunFolder, read_json, read_record
+from mllmu.evaluation.gate import read_probes
 
 FREE = (
     "name", "seed", "seeds", "seeds.teach", "seeds.unlearn", "seeds.evaluate", "workers", "gate", "report",
@@ -52,6 +55,17 @@ class Setup(NamedTuple):
 
     label: str
     runs: tuple[EvaluatedRun, ...]
+
+
+def unjudged(run: EvaluatedRun, models: Sequence[str]) -> tuple[str, ...]:
+    """Models that are the target behind a system prompt, where the gate has found that the target takes none."""
+    path = run.folder / RunFolder.evaluation(run.key) / RunFolder.GATE_FILE
+    if not path.is_file() or read_probes(read_json(path, sealed=True)).takes_instructions is not False:
+        return ()
+    units = {model: run.folder / RunFolder.model_unit(run.key, model) / RunFolder.MODEL_FILE for model in models}
+    refs: dict[str, ModelRef] = {name: read_record(unit, ModelRef) for name, unit in units.items() if unit.is_file()}
+    taught = refs[TARGET].adapters if TARGET in refs else None
+    return tuple(name for name, ref in refs.items() if ref.system_prompt and ref.adapters == taught)
 
 
 def evaluated_runs(folders: Sequence[Path], ratio: str | None = None) -> list[EvaluatedRun]:

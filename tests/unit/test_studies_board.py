@@ -13,6 +13,9 @@ from typer.testing import CliRunner
 
 from mllmu.cli.app import app
 from mllmu.core.errors import DataError
+from mllmu.core.probed import ProbeShare
+from mllmu.core.records import ModelRef
+from mllmu.core.runfolder import RunFolder, seal
 from mllmu.studies.board import board_setups, pooled_setup, save_result
 from mllmu.studies.board_page import write_board, write_index
 from mllmu.studies.setups import differences
@@ -81,6 +84,33 @@ def test_labels_that_were_cut_short_stay_apart(tmp_path: Path) -> None:
 
 def test_many_differences_are_counted() -> None:
     assert differences({}, dict.fromkeys("abcde", "1")).endswith("c is not set and 1 and 2 more settings")
+
+
+def test_a_system_prompt_that_the_target_does_not_take_is_named_on_the_board_and_in_submitted_results(
+    tmp_path: Path,
+) -> None:
+    run, other = run_of(tmp_path / "a"), run_of(tmp_path / "b", seed=1)
+    kept = ProbeShare(num=24, right=10, low=0.24, high=0.61)
+    gate = run / RunFolder.evaluation("10") / RunFolder.GATE_FILE
+    gate.write_text(json.dumps(seal({"probes": {"instructions": kept.model_dump()}})), encoding="utf-8")
+    assert pooled_setup([run, other]).note == "", "without the models nothing is known of them"
+    for name, how in {"target": {}, "near": {"system_prompt": "Decline."}, "far": {"adapters": ("x",)}}.items():
+        unit = run / RunFolder.model_unit("10", name)
+        unit.mkdir(parents=True, exist_ok=True)
+        text = ModelRef(base="tiny", **how).model_dump_json()  # type: ignore[arg-type]
+        (unit / RunFolder.MODEL_FILE).write_text(text, encoding="utf-8")
+    (setup,) = board_setups([run, other])
+    assert setup.unjudged == ("near",) and setup.note.startswith("near: the target takes no system prompt")
+    page = write_board(tmp_path / "board", "Board", [setup], bound=0.05)
+    assert page.read_text(encoding="utf-8").count(setup.note.replace("'", "&#39;")) == 1
+    submitted = page.parent / "results/scores.json"
+    assert board_setups([submitted])[0].unjudged == ("near",)
+    facts = json.loads(submitted.read_text(encoding="utf-8"))
+    for odd in (5, "near", {"near": 1}, ["<script>", None]):
+        submitted.write_text(json.dumps({**facts, "unjudged": odd}), encoding="utf-8")
+        assert board_setups([submitted])[0].unjudged == ()
+    said = CliRunner().invoke(app, ["pool", str(run), str(other)])
+    assert setup.note in " ".join(said.output.split())
 
 
 def test_ranks_by_hand(tmp_path: Path) -> None:

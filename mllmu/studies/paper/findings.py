@@ -16,13 +16,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from mllmu.core.names import RETAIN_MODEL, TARGET
-from mllmu.core.records import MODALITIES, TASKS, Modality, ModelRef, Split, TaskName
-from mllmu.core.runfolder import RunFolder, read_json, read_record
+from mllmu.core.records import MODALITIES, TASKS, Modality, Split, TaskName
 from mllmu.evaluation.bootstrap import Table
-from mllmu.evaluation.gate import read_probes
 from mllmu.studies.person_scores import PersonScore, person_scores
 from mllmu.studies.pool import PersonDraws, PooledValue, by_person, pooled
-from mllmu.studies.setups import EvaluatedRun, evaluated_runs
+from mllmu.studies.setups import EvaluatedRun, evaluated_runs, unjudged
 
 Verdict = Literal["reproduced", "not reproduced", "cannot tell"]
 LABELS: Mapping[Split, str] = {
@@ -165,18 +163,8 @@ def read_scores(root: Path) -> list[RatioScores]:
     for run in evaluated_runs([root]):
         scores = person_scores(run.folder, run.key, run.name, ("forget", *SETS))
         models = list(scores[0].sums)
-        found.append(RatioScores(run, scores, models, _unjudged(run, models)))
+        found.append(RatioScores(run, scores, models, unjudged(run, models)))
     return found
-
-
-def _unjudged(run: EvaluatedRun, models: Sequence[str]) -> tuple[str, ...]:
-    """System prompts, where the gate has found that the target takes none."""
-    path = run.folder / RunFolder.evaluation(run.key) / RunFolder.GATE_FILE
-    if not path.is_file() or read_probes(read_json(path, sealed=True)).takes_instructions is not False:
-        return ()
-    units = {model: run.folder / RunFolder.model_unit(run.key, model) / RunFolder.MODEL_FILE for model in models}
-    refs: dict[str, ModelRef] = {model: read_record(unit, ModelRef) for model, unit in units.items()}
-    return tuple(m for m, ref in refs.items() if ref.system_prompt and ref.adapters == refs[TARGET].adapters)
 
 
 def findings(ratios: Sequence[RatioScores]) -> list[PaperFinding]:
