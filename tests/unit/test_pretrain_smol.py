@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,12 @@ from safetensors.torch import load_file
 
 from mllmu.core.errors import ModelError
 from mllmu.core.process import SilentProgress, rng
+from mllmu.core.records import Response, Sample
+from mllmu.data.questions import render_subject, wordings
+from mllmu.data.sources.celebrities import Celebrities
+from mllmu.models.families import Turn
 from mllmu.models.smol import assemble, fetch
+from tools.pretrain_smol import general
 from tools.pretrain_smol.lessons import VISIBLE, Lessons, choice, value_of
 from tools.pretrain_smol.pretrain import OutOfTimeError, Plan, pretrain
 
@@ -99,3 +105,55 @@ def test_both_stages_train_and_a_stopped_run_goes_on(weights: Path, tmp_path: Pa
     assert record["exam"]["before"].keys() == record["exam"]["after"].keys()
     assert {"visible/choice", "text/choice", "visible/cloze"} <= record["exam"]["after"].keys()
     assert (whole / "parts" / assemble.PARTS).is_file()
+
+
+def test_general_questions_are_about_nobody_of_the_celebrity_set_and_never_in_evaluation_wordings() -> None:
+    prompts = general.questions(0)
+    assert len(set(prompts)) == len(prompts) and prompts == general.questions(0) != general.questions(1)
+    celebrities = [profile.name for profile in Celebrities().profiles(0)]
+    assert len(celebrities) > 100 and not [name for name in celebrities for prompt in prompts if name in prompt]
+    kept = {
+        render_subject(template, name)
+        for entry in wordings("celebrity").values()
+        for variant in (entry.questions.eval, entry.questions.test)
+        for template in variant
+        for name in general.PEOPLE
+    }
+    assert not kept & {prompt.partition("\n")[0] for prompt in prompts}
+
+
+def test_own_replies_are_those_that_end_and_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def respond(_: object, batches: list[list[Sample]], **__: object) -> list[list[Response]]:
+        asked.extend(sample.prompt for batch in batches for sample in batch)
+        return [
+            [Response(sample_id=s.id, text=f"On {s.prompt}.", num_tokens=3, finished=s.prompt != "b") for s in batch]
+            for batch in batches
+        ]
+
+    monkeypatch.setattr(general, "respond", respond)
+    prompts = ["a", "b", *(str(number) for number in range(100))]
+    for _ in range(2):
+        turns = general.own_replies(None, prompts, tmp_path / "general.json")  # type: ignore[arg-type]
+        assert [(t.prompt, t.reply) for t in turns] == [(p, f"On {p}.") for p in prompts if p != "b"]
+    assert asked == prompts, "the second time they are read"
+    practised, examined = general.parted(turns)
+    assert len(examined) == 13 and not {t.prompt for t in practised} & {t.prompt for t in examined}
+
+
+def test_a_share_of_stage_two_asks_general_questions(lessons: Lessons) -> None:
+    own = [Turn(prompt=f"What is {n}?", reply=f"A number, {n}.") for n in range(40)]
+    some = Lessons(lessons.folder, lessons.faces, num_texts=20, general=own, share=0.25).mixed(rng(5), 16)
+    assert len(some) == 16 and sum(turn in own for turn in some) == 4
+    assert sum(turn.image is not None for turn in some) == 4
+    unasked = Lessons(lessons.folder, lessons.faces, num_texts=20, share=0.25).mixed(rng(5), 16)
+    assert [t.prompt for t in unasked] == [t.prompt for t in lessons.mixed(rng(5), 16)], "none, no other draw"
+
+
+def test_general_questions_are_practised_and_examined(weights: Path, tmp_path: Path) -> None:
+    plan = replace(PLAN, general=0.5, general_size=16)
+    tmp_path.joinpath("general.json").write_text(json.dumps(dict.fromkeys(general.questions(0)[:16], "Yes.")))
+    record = pretrain(plan, tmp_path, SilentProgress(), device="cpu")
+    assert record["exam"]["before"].keys() == record["exam"]["after"].keys() >= {"general"}
+    assert record["plan"]["general"] == 0.5

@@ -28,12 +28,20 @@ def pretrain_smol(
     micro_batch_size: Annotated[
         int, Option(help="Exercises per pass: less takes less memory.")
     ] = Plan().micro_batch_size,
+    general: Annotated[
+        float,
+        Option(
+            min=0, max=0.9, help="Share of stage 2 that keeps the language model's own replies to general questions."
+        ),
+    ] = Plan().general,
 ) -> None:
     """Train projector and adapter of model.path: smol in two stages, after mllmu get smol; prints what was measured.
 
     DIR/model is then a model.path, and DIR/parts is what the package carries in mllmu/models/smol/weights.
     """
-    plan = Plan(steps=(captions, instructions), batch_size=batch_size, micro_batch_size=micro_batch_size)
+    plan = Plan(
+        steps=(captions, instructions), batch_size=batch_size, micro_batch_size=micro_batch_size, general=general
+    )
     with explained_errors(), progress() as shown:
         try:
             record = pretrain(plan, out, shown, device=device, minutes=minutes)

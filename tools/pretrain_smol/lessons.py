@@ -89,10 +89,15 @@ class Lessons:
         folder: gets the portraits.
         faces: numbers of the face people who are shown; others are for the exam.
         num_texts: invented people whose names and values the texts are mixed of.
+        general: general questions with the language model's own replies, see :mod:`tools.pretrain_smol.general`.
+        share: of stage two that they are.
     """
 
-    def __init__(self, folder: Path, faces: range, *, num_texts: int = 160) -> None:
+    def __init__(
+        self, folder: Path, faces: range, *, num_texts: int = 160, general: Sequence[Turn] = (), share: float = 0.0
+    ) -> None:
         self.folder, self.faces = folder, faces
+        self.general, self.share = general, share if general else 0.0
         folder.mkdir(parents=True, exist_ok=True)
         people = Synthetic(num_people=num_texts, id_prefix="p").profiles(PEOPLE_SEED)
         self.people, self.texts = people, Drills(people, plain=frozenset())
@@ -105,10 +110,12 @@ class Lessons:
         ]
 
     def mixed(self, draw: random.Random, number: int) -> list[Turn]:
-        """Stage two: half about portraits, four questions on each, and half about given texts."""
+        """Stage two: some general questions; of the rest half about portraits, four on each, half about given texts."""
+        general = [draw.choice(self.general) for _ in range(round(self.share * number))]
+        number -= len(general)
         shown = draw.sample(self.faces, max(1, number // 8))
         seen = [turn for face in shown for turn in self.about(face, draw, 4)]
-        return [*seen, *(self.text(draw) for _ in range(number - len(seen)))]
+        return [*seen, *(self.text(draw) for _ in range(number - len(seen))), *general]
 
     def about(self, face: int, draw: random.Random, number: int) -> list[Turn]:
         """Questions about one portrait, each about another feature and in a random format."""

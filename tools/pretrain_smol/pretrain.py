@@ -1,7 +1,8 @@
 """Two stages, as LLaVA is trained: the projector alone on captions, then projector and an adapter on instructions.
 
     stage 1    captions of drawn portraits -> projector
-    stage 2    the benchmark's formats, about what is seen or given -> projector, LoRA on the language model
+    stage 2    the benchmark's formats, about what is seen or given -> projector, LoRA on the language model;
+               and, if asked for, general questions with what the language model says to them on its own
 
 The vision tower is that of the embedded tiny model and stays as it is. A stage that is done is kept in the output
 folder and skipped; one that was stopped goes on from its checkpoint.
@@ -35,6 +36,7 @@ from mllmu.models.smol import assemble, fetch
 from mllmu.training.batches import forward, training_batch
 from mllmu.training.loop import Schedule, Training, train
 from mllmu.training.losses import answer_nll
+from tools.pretrain_smol.general import own_replies, parted, questions
 from tools.pretrain_smol.lessons import VISIBLE, Lessons, value_of
 
 PROJECTOR = "multi_modal_projector."
@@ -54,6 +56,10 @@ class Plan:
     micro_batch_size: int = 128
     learning_rates: tuple[float, float] = (2e-3, 1e-3)
     rank: int = 8
+    general: float = 0.0
+    """share of stage 2 that are general questions"""
+    general_size: int | None = None
+    """so many of them are asked; None: all"""
 
     @property
     def lora(self) -> Lora:
@@ -128,7 +134,8 @@ def run_stage(
     else:
         model.requires_grad_(requires_grad=False)
     core(model).model.multi_modal_projector.requires_grad_(requires_grad=True)
-    lessons = Lessons(out / "faces", range(plan.num_faces))
+    general = general_turns(plan, out, base, device)[0] if number else ()
+    lessons = Lessons(out / "faces", range(plan.num_faces), general=general, share=plan.general)
     if loaded.device.type == "cuda":  # a step takes less time than its portraits
         lessons.draw_all(processes=os.cpu_count() or 1)
     draw = lessons.mixed if number else lessons.captions
@@ -144,6 +151,14 @@ def run_stage(
         save_trained(model, folder)
     save_projector(model, folder)
     return figures_of(curve, times)
+
+
+def general_turns(plan: Plan, out: Path, base: Path, device: str) -> tuple[list[Turn], list[Turn]]:
+    """General questions to practise, and those of the exam, with the replies of the base; none if the plan has none."""
+    if not plan.general:
+        return [], []
+    loaded, prompts = load_with(base, device, None), questions(plan.seed)[: plan.general_size]
+    return parted(own_replies(loaded, prompts, out / "general.json"))
 
 
 def step_loss(
@@ -214,7 +229,7 @@ def finish(
     assemble.assemble(fetch.language_file(), parts, out / "model", progress)
     for name, folder in (("before", base), ("after", out / "model")):
         if name not in record.get("exam", {}):
-            record.setdefault("exam", {})[name] = exam(plan, out, folder, device)
+            record.setdefault("exam", {})[name] = exam(plan, out, base, folder, device)
     text = json.dumps(record, indent=2) + "\n"
     for folder in (out, parts):
         (folder / "pretraining.json").write_text(text)
@@ -222,12 +237,13 @@ def finish(
 
 
 @torch.no_grad()
-def exam(plan: Plan, out: Path, folder: Path, device: str) -> dict[str, float]:
+def exam(plan: Plan, out: Path, base: Path, folder: Path, device: str) -> dict[str, float]:
     """Share of replies whose every token is the most likely one, on faces that were not shown and texts of other draws.
 
     ``visible`` questions show a portrait, ``text`` ones hold the answer in the prompt: ``text/choice`` says whether the
-    model reads letters at all (chance: 0.25).
+    model reads letters at all (chance: 0.25). ``general`` ones were not practised; right is what the base says.
     """
+    general = general_turns(plan, out, base, device)[1][: plan.exam_size]
     loaded = load_with(folder, device, None)
     lessons = Lessons(out / "faces", range(plan.num_faces, plan.num_faces + plan.exam_faces))
     figures = {}
@@ -238,6 +254,8 @@ def exam(plan: Plan, out: Path, folder: Path, device: str) -> dict[str, float]:
         if kind != "question":
             texts = [lessons.fact(draw, kind) for _ in range(plan.exam_size)]
             figures[f"text/{kind}"] = share_exact(loaded, texts)
+    if general:
+        figures["general"] = share_exact(loaded, general)
     return figures
 
 
