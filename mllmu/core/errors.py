@@ -59,6 +59,10 @@ class ModelError(MllmuError):
     """A model, adapter or processor that cannot be loaded or does not fit."""
 
 
+class UnfitPromptError(ModelError):
+    """A prompt of a kind that models of this family do not take, whatever it says."""
+
+
 class LostWorkerError(ModelError):
     """A worker process was killed, or its machine is gone; what it had finished is kept."""
 

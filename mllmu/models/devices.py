@@ -1,7 +1,8 @@
 """Devices: which one a model runs on, how much memory is left there, and what to do when it was too little."""
 
 from bisect import bisect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import accumulate
 from math import prod
@@ -136,6 +137,19 @@ def fitting_layers(layers: list[Any]) -> list[Any]:
 def recomputes(model: Any) -> bool:
     """Whether a model in training computes the activations of its layers again in the backward pass."""
     return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
+@contextmanager
+def kept_activations(model: Any) -> Iterator[None]:
+    """Keep the activations of the passes inside: what is computed again later could find other circumstances."""
+    layers = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
+    for layer in layers:
+        layer.gradient_checkpointing = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.gradient_checkpointing = True
 
 
 def recompute_activations(model: Any, *, on: bool = True) -> None:

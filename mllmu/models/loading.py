@@ -79,8 +79,6 @@ def load(section: ModelSection, ref: ModelRef, run_folder: Path, encoder: Encode
         weights.keep_gradients(model)
     for adapter in ref.adapters:
         model = apply_adapter(model, run_folder / adapter, merge=not small)
-    if "device_map" not in settings:
-        model.to(device)  # modifiers
     model.eval()
     if section.gradient_checkpointing is True:
         devices.recompute_activations(model)

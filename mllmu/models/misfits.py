@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mllmu.core.errors import ModelError, one_line
+from mllmu.core.errors import ModelError, UnfitPromptError, one_line
 
 SIZES = (
     "size", "crop_size", "min_pixels", "max_pixels", "patch_size", "merge_size", "max_image_size", "max_patches",
@@ -56,9 +56,9 @@ def _shown(value: Any) -> str:
     return str({k: v for k, v in value.items() if v is not None} if isinstance(value, Mapping) else value)
 
 
-def lacks_image(prompt: str, label: str, family: str) -> ModelError:
+def lacks_image(prompt: str, label: str, family: str) -> UnfitPromptError:
     """A prompt without an image, for a model that takes none."""
-    return ModelError(
+    return UnfitPromptError(
         f"{label or 'the prompt'} '{prompt[:60]}' has no image, and models of the family '{family}' take no prompt "
         "without one. Set finetune.modality and that of the methods to image_text, and evaluate.modalities to "
         "[image_text]."

@@ -29,6 +29,7 @@ from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from mllmu.core.runfolder import write_atomic
+from mllmu.models.devices import kept_activations
 from mllmu.models.engine.forward import MODIFIER
 from mllmu.models.engine.tree import current_pass
 from mllmu.models.engine.visibility import highest
@@ -82,6 +83,7 @@ def apply_modifier(model: Any, folder: Path) -> Any:
     modifier = classes[settings.kind].read(settings, folder, model)
     modifier.requires_grad_(requires_grad=False)
     modifier.attach(model)
+    modifier.to(model.device)
     return model
 
 
@@ -151,7 +153,9 @@ class Gate(nn.Module):
 
     def score(self, hidden_BTD: Tensor) -> Tensor:
         """[B, T, R] how clearly a token by itself belongs to each request; above 0 is enough."""
-        return hidden_BTD.float() @ self.gate_RD.T - self.threshold_R
+        # of a model on several devices, a layer may lie on another one than the gate
+        gate_RD, threshold_R = (each.to(hidden_BTD.device) for each in (self.gate_RD, self.threshold_R))
+        return hidden_BTD.float() @ gate_RD.T - threshold_R
 
     def forward(self, hidden_BTD: Tensor, layer_inputs: dict[str, Any]) -> Tensor:
         """[B, T, R] ones and zeros, at most one 1 per token.
@@ -175,9 +179,11 @@ class Gate(nn.Module):
             while len(cache.layers) <= self.slot:
                 cache.layers.append(DynamicLayer())
             held_BSR = cache.layers[self.slot].update(score_BTR[:, None], score_BTR[:, None])[0][:, 0]
-        if mask is None:
+        if mask is None or mask.ndim == 2:  # [B, S] says which tokens are there, as flash attention takes it
             num_new, num_held = score_BTR.shape[1], held_BSR.shape[1]
             visible_BTS = torch.ones(1, num_new, num_held, dtype=torch.bool).tril(num_held - num_new)
+            if mask is not None:
+                visible_BTS = visible_BTS.to(mask.device) & mask[:, None, -num_held:].bool()
         else:
             visible_BTS = mask[:, 0] if mask.dtype == torch.bool else mask[:, 0] >= 0
         visible_BTS = visible_BTS.to(held_BSR.device)
@@ -206,7 +212,7 @@ class Steering(Modifier):
     def _steer(self, _module: Any, _args: Any, kwargs: dict[str, Any], output: Any) -> Any:
         hidden_BTD = output[0] if isinstance(output, tuple) else output
         fires_BT1 = self.gate(hidden_BTD, kwargs).sum(-1, keepdim=True)
-        changed = hidden_BTD + fires_BT1 * (self.settings.strength * self.vector_D).to(hidden_BTD.dtype)
+        changed = hidden_BTD + fires_BT1 * (self.settings.strength * self.vector_D).to(hidden_BTD)
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
     def tensors(self) -> dict[str, Tensor]:
@@ -251,13 +257,13 @@ class Experts(Modifier):
 
     def _choose(self, _module: Any, _args: Any, kwargs: dict[str, Any], output: Any) -> None:
         chosen_BTG = self.gate(output[0] if isinstance(output, tuple) else output, kwargs)
-        self._chosen_BTR = chosen_BTG @ self.owner_GR.to(chosen_BTG.dtype)
+        self._chosen_BTR = chosen_BTG @ self.owner_GR.to(chosen_BTG)
 
     def _adapt(self, index: int, _module: Any, args: Any, output_BTO: Tensor) -> Tensor:
         if not torch.is_grad_enabled() and not self._chosen_BTR.any():
             return output_BTO
-        down_RrI, up_ROr = self.down[index].to(args[0].dtype), self.up[index].to(args[0].dtype)
-        small_BTRr = torch.einsum("bti,rki->btrk", args[0], down_RrI) * self._chosen_BTR[..., None]
+        down_RrI, up_ROr = self.down[index].to(args[0]), self.up[index].to(args[0])
+        small_BTRr = torch.einsum("bti,rki->btrk", args[0], down_RrI) * self._chosen_BTR.to(args[0])[..., None]
         return output_BTO + self.settings.strength * torch.einsum("btrk,rok->bto", small_BTRr, up_ROr)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -342,7 +348,7 @@ class LogitSteering(Modifier):
             return output
         added = args[0]
         for part in parts.parameters():
-            added = nn.functional.linear(added, part.to(added.dtype))
+            added = nn.functional.linear(added, part.to(added))
         return torch.add(output, added)
 
     def _run_again(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
@@ -354,8 +360,9 @@ class LogitSteering(Modifier):
         if (tree_pass := current_pass()) is not None:
             tree_pass.offset = self._num_layers  # the second pass is kept as if by further layers
         try:
-            # not the module itself, which would run this again
-            second = module.forward(*args, **{**kwargs, CACHE: None if cache is None else own})
+            with kept_activations(module):
+                # not the module itself, which would run this again
+                second = module.forward(*args, **{**kwargs, CACHE: None if cache is None else own})
         finally:
             self._reinforced = False
             if tree_pass is not None:

@@ -222,13 +222,13 @@ def _activate(model: PeftModel, names: Sequence[str]) -> None:
 
 @contextmanager
 def earlier_adapters(model: PeftModel) -> Iterator[None]:
-    """The model without its new adapter, with those of earlier stages."""
-    names = [name for name in model.peft_config if name != NEW]
-    _activate(model, names)
+    """The model without its new adapter, with those of earlier stages; inside of another such context, too."""
+    before = list(model.active_adapters)
+    _activate(model, [name for name in model.peft_config if name != NEW])
     try:
         yield
     finally:
-        _activate(model, [*names, NEW])
+        _activate(model, before)
 
 
 @torch.no_grad()

@@ -13,8 +13,9 @@ from typing import NamedTuple, get_args
 
 from mllmu.config.protocol import Protocol
 from mllmu.config.recipe import PluginSpec, Recipe
-from mllmu.core import plugins
-from mllmu.core.attacked import PLAIN, Access, AttackPoint, AttackResults
+from mllmu.config.variants import HOW_COMPUTED, named_attacks
+from mllmu.core.attacked import PLAIN, Access, AttackPoint, AttackResults, AttackRow, WorstCase
+from mllmu.core.errors import UnfitPromptError
 from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.process import Progress, derive, rng
 from mllmu.core.records import ModelRef, Sample
@@ -50,19 +51,10 @@ class AttackJob(NamedTuple):
 
 
 def attack_jobs(specs: Sequence[PluginSpec]) -> list[AttackJob]:
-    """The attacks of a recipe; ``all`` stands for every one there is, and a name given twice gets a number."""
-    named = [PluginSpec(name=name) if spec.name == "all" else spec for spec in specs for name in _names(spec)]
-    jobs, taken = [AttackJob(PLAIN, None)], {PLAIN}
-    for index, spec in enumerate(named):
-        plain = spec.name.rpartition(":")[2]
-        name = next(n for n in (plain, *(f"{plain}_{i}" for i in range(2, len(named) + 2))) if n not in taken)
-        taken.add(name)
-        jobs.append(AttackJob(name, spec.build("attacks", f"evaluate.attacks[{index}]")))
-    return jobs
-
-
-def _names(spec: PluginSpec) -> list[str]:
-    return plugins.names("attacks") if spec.name == "all" else [spec.name]
+    """The attacks of a recipe, with the names of :func:`mllmu.config.variants.named_attacks`, behind no attack."""
+    named = enumerate(named_attacks(specs).items())
+    built = [AttackJob(name, spec.build("attacks", f"evaluate.attacks[{n}]")) for n, (name, spec) in named]
+    return [AttackJob(PLAIN, None), *built]
 
 
 class AttackStudy:
@@ -77,7 +69,8 @@ class AttackStudy:
         self.run = run
         self.key = key
         self.budget = run.recipe.evaluate.attack_budget
-        self.jobs = {job.name: job for job in attack_jobs(run.recipe.evaluate.attacks)}
+        self.specs = tuple(named_attacks(run.recipe.evaluate.attacks).values())
+        self.jobs = {job.name: job for job in attack_jobs(self.specs)}
         self.samples = questions(run, key, BUDGETS[self.budget].questions)
         if RETAIN_MODEL not in run.models:  # the same is tried on people whom no model was taught
             self.samples += questions(run, key, BUDGETS[self.budget].questions, split=yardstick.HOLDOUT)
@@ -119,7 +112,7 @@ class AttackStudy:
             victim = self._victim(unit, f"{name} on {model}", self.run.ref(self.key, model))
             try:
                 points = attack.attack(victim) if attack else [plainly(victim)]
-            except (NotAttackableError, NoStatesError) as error:
+            except (NotAttackableError, NoStatesError, UnfitPromptError) as error:
                 points = []
                 write_json(unit.building / REASON, {"reason": str(error)})
             write_atomic(unit.building / FILE, dump_lines(points))
@@ -170,7 +163,12 @@ class AttackStudy:
                     if job.attack is None or job.attack.counts
                 ]
                 worst.append(worst_case(model, access, tries, units, seed=self.run.recipe.seed))
-        return AttackResults(budget=self.budget, seed=self.run.recipe.seed, rows=tuple(rows), worst=tuple(worst))
+        return self._found(rows, worst)
+
+    def _found(self, rows: Sequence[AttackRow], worst: Sequence[WorstCase]) -> AttackResults:
+        attacks = tuple(spec.model_dump(mode="json") for spec in self.specs)
+        found = {"budget": self.budget, "attacks": attacks, "seed": self.run.recipe.seed}
+        return AttackResults(**found, rows=tuple(rows), worst=tuple(worst))
 
     def _results_by_yardstick(self) -> AttackResults:
         """The same with holdout people as the yardstick."""
@@ -197,7 +195,7 @@ class AttackStudy:
                 asking = {name for name in tries if asks(self.jobs[name])}
                 seed = self.run.recipe.seed
                 worst.append(yardstick.worst_control(model, access, tries, asking, self.samples, seed=seed))
-        return AttackResults(budget=self.budget, seed=self.run.recipe.seed, rows=tuple(rows), worst=tuple(worst))
+        return self._found(rows, worst)
 
 
 def about(job: AttackJob) -> dict[str, str]:

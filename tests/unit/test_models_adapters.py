@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 
 from mllmu.config.recipe import Lora
 from mllmu.core.errors import ModelError, RunStoreError
+from mllmu.models import weights
 from mllmu.models.engine.forward import run_forward
-from mllmu.models.loading import WEIGHTS_FILE, Loaded, add_trainable, save_trained, without_adapter
+from mllmu.models.loading import WEIGHTS_FILE, Loaded, add_trainable, quiet_libraries, save_trained, without_adapter
 from mllmu.training.losses import answer_nll
 
 WAYS = pytest.mark.parametrize("lora", [LORA, None], ids=["lora", "full"])
@@ -194,3 +195,33 @@ def test_values_of_a_foreign_adapter_that_are_missing_or_odd_are_named(
     path.write_text(json.dumps(config | change))
     with pytest.raises(ModelError, match=said):
         load_ref(tiny_base, "theirs", root=tmp_path)
+
+
+def test_the_model_before_training_stays_that_while_it_is_asked_for_again(tiny_base: Path, tmp_path: Path) -> None:
+    """With adapters of earlier stages beside weights of few bits, which PEFT keeps."""
+    loaded = load_ref(tiny_base)
+    first = add_trainable(loaded.model, loaded.family, LORA, seed=1)
+    change(first)
+    save_trained(first, tmp_path)
+    loaded = load_ref(tiny_base)
+    with quiet_libraries():
+        attached = weights.attach(loaded.model, tmp_path)
+    model = add_trainable(attached, loaded.family, LORA, seed=2)
+    change(model)
+    turn = turns_of(tiny_base)[0]
+    with without_adapter(model):
+        before = logits(model, loaded, turn)
+        with without_adapter(model):
+            assert torch.equal(logits(model, loaded, turn), before)
+        assert torch.equal(logits(model, loaded, turn), before), "the inner one has ended"
+    assert not torch.allclose(logits(model, loaded, turn), before, atol=1e-3)
+    assert [name for name, p in model.named_parameters() if p.requires_grad and f".{weights.NEW}." not in name] == []
+    assert any(p.requires_grad for p in model.parameters())
+
+
+def change(model: Any) -> None:
+    """Let the adapter in training do something."""
+    torch.manual_seed(4)
+    for name, weight in model.named_parameters():
+        if weight.requires_grad and "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.3)

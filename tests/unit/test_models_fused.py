@@ -121,6 +121,23 @@ def test_switched_off_adapters_leave_the_base_and_come_back() -> None:
     assert not torch.allclose(first, base)
 
 
+@pytest.mark.parametrize("pre", [False, True])
+def test_what_hooks_a_layer_under_its_adapter_is_kept(pre: bool) -> None:
+    torch.manual_seed(8)
+    model = adapted(Mixer())
+    base = model.get_submodule("base_model.model.k_proj").base_layer
+    if pre:
+        base.register_forward_pre_hook(lambda _, args: (args[0] * 2,))
+    else:
+        base.register_forward_hook(lambda _, __, output: output + 1)
+    x = torch.randn(3, 4, WIDTH, requires_grad=True)
+    expected = outcome(model, lambda: model(x), x)
+    fused.fuse(model)
+    assert_close(outcome(model, lambda: model(x), x), expected, 1e-6)
+    with torch.no_grad():
+        assert torch.allclose(model(x), expected["given"], atol=1e-6)
+
+
 @pytest.mark.parametrize("scale", [4, 6])
 def test_the_layers_of_a_group_share_a_dropout_whose_mask_the_gradient_sees(scale: int) -> None:
     torch.manual_seed(9)

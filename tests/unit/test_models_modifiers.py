@@ -12,6 +12,8 @@ from helpers_models import LORA, load_ref, logits, nll, sample, turns_of
 from safetensors.torch import save_file
 
 from mllmu.core.errors import ModelError
+from mllmu.models import loading
+from mllmu.models.devices import recompute_activations
 from mllmu.models.engine.forward import run_forward
 from mllmu.models.engine.respond import plan_batches, respond
 from mllmu.models.loading import Loaded, add_trainable, save_trained
@@ -159,6 +161,41 @@ def test_a_gate_stays_open_once_it_has_opened_and_obeys_the_mask() -> None:
     unseen[..., 1:, 1] = torch.finfo(torch.float32).min  # nobody sees token 1, not even itself
     assert gate(hidden, {"attention_mask": unseen})[0].tolist() == [[0, 0], [0, 0], [0, 0], [0, 1]]
     assert gate(hidden, {"attention_mask": unseen >= 0})[0].tolist() == [[0, 0], [0, 0], [0, 0], [0, 1]]
+
+
+def test_a_gate_obeys_the_mask_of_flash_attention_which_says_what_is_there() -> None:
+    gate = Gate(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([1.0, 1.0]))
+    row = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 0.0], [0.0, 5.0]])
+    there = torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1]])
+    found = gate(torch.stack([row, row]), {"attention_mask": there})
+    assert found[0].tolist() == [[0, 0], [1, 0], [1, 0], [0, 1]], "each row by itself, and token by token"
+    assert found[1, 2:].tolist() == [[0, 0], [0, 1]], "padding opens no gate"
+
+
+def test_what_is_trained_on_top_of_a_modifier_is_trained_with_it(
+    modified: Loaded, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With adapters in few operations, as of deep models, and with activations that are computed again."""
+    monkeypatch.setattr(loading, "DEEP", 1)
+    turns = turns_of(tiny_base)[:3]
+    model = add_trainable(modified.model, modified.family, LORA, seed=0)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.2)
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+
+    def slope() -> list[torch.Tensor]:
+        loss = -run_forward(model, modified.encoder.batch(turns)).row_logp_B.sum()
+        return [loss.detach(), *torch.autograd.grad(loss, weights)]
+
+    with torch.no_grad():
+        asked = -run_forward(model, modified.encoder.batch(turns)).row_logp_B.sum()
+    kept = slope()
+    assert torch.allclose(kept[0], asked, rtol=1e-4)
+    model.train()
+    recompute_activations(model)
+    for one, other in zip(slope(), kept, strict=True):
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-4 * float(other.abs().max()))
 
 
 def test_a_token_without_a_request_is_left_exactly_as_it_was(tiny_base: Path, tmp_path: Path) -> None:

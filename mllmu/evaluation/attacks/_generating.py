@@ -32,19 +32,22 @@ def generated(victim: Victim, replies: int, **how: Any) -> AttackPoint:
         torch.manual_seed(derive(victim.seed, "generate", start))
         turns = [as_turn(sample, victim.data.folder, victim.ref.system_prompt) for sample in batch]
         encoded = encoder.batch(turns, side="left").to(loaded.device)
+        lengths = map(len, map(encoder.prompt, turns))  # a reply never depends on the other questions of its batch
+        limits = {s.id: encoder.room(n, limit_of(encoder, s)) for n, s in zip(lengths, batch, strict=True)}
         output = loaded.model.generate(
             **encoded.inputs,
-            max_new_tokens=max(limit_of(encoder, sample) for sample in batch),
+            max_new_tokens=max(limits.values()),
             num_return_sequences=replies,
             pad_token_id=encoder.pad,
             eos_token_id=sorted(loaded.ends),
             **how,
         )
         rows = output[:, encoded.inputs["input_ids"].shape[1] :].tolist()
-        texts = [
-            encoder.processor.tokenizer.decode(_until_end(row, loaded.ends), skip_special_tokens=True) for row in rows
-        ]
         many = [sample for sample in batch for _ in range(replies)]
+        cut = [row[: limits[sample.id]] for row, sample in zip(rows, many, strict=True)]
+        texts = [
+            encoder.processor.tokenizer.decode(_until_end(row, loaded.ends), skip_special_tokens=True) for row in cut
+        ]
         made = [
             Response(sample_id=sample.id, text=text.strip(), num_tokens=0, finished=True)
             for sample, text in zip(many, texts, strict=True)

@@ -90,7 +90,10 @@ def relearn(attack: Relearning, victim: Victim, turns: Sequence[Turn], asked: Se
         NotAttackableError: the weights cannot be trained as asked.
     """
     loaded, training = victim.load(victim.ref), victim.training()
-    turns = [replace(turn, system=victim.ref.system_prompt) for turn in turns]
+    asks_all = not loaded.encoder.family.needs_image
+    turns = [replace(turn, system=victim.ref.system_prompt) for turn in turns if turn.image or asks_all]
+    if not turns:
+        raise NotAttackableError("the model takes no question without an image, and the data have no other to teach")
     loaded.encoder.check(turns)
     lora = None if attack.adapters == "full" else Lora(rank=16, alpha=32, dropout=0.0)
     try:

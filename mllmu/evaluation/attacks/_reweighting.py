@@ -5,9 +5,10 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
 
+from peft import PeftModel
 from torch import Tensor
 
-from mllmu.evaluation.attacks import Attack, AttackPoint, Loaded, Victim
+from mllmu.evaluation.attacks import Attack, AttackPoint, Loaded, NotAttackableError, Victim
 from mllmu.evaluation.attacks import Family as AttackFamily
 from mllmu.models import weights
 
@@ -29,7 +30,13 @@ class Reweighting(Attack):
 
 
 def matrices(loaded: Loaded) -> Mapping[str, Tensor]:
-    """[O, I] the weights of the language model's linear layers by name, with all adapters merged into them."""
+    """[O, I] the weights of the language model's linear layers by name, with all adapters merged into them.
+
+    Raises:
+        NotAttackableError: the weights are quantised.
+    """
+    if isinstance(loaded.model, PeftModel):
+        raise NotAttackableError("the weights have few bits, and adapters beside them cannot be merged into them")
     layers = weights.fold(loaded.model).named_modules()
     pattern = loaded.family.lora_targets
     return {f"{name}.weight": layer.weight.detach() for name, layer in layers if re.fullmatch(pattern, name)}

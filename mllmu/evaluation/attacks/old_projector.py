@@ -24,7 +24,8 @@ class OldProjector(Attack):
 
     def attack(self, victim: Victim) -> list[AttackPoint]:
         loaded, target = victim.load(victim.ref), victim.load(victim.refs[TARGET])
-        before, now = (dict(core(each.model).named_parameters(remove_duplicate=False)) for each in (target, loaded))
+        folded = (weights.fold(core(each.model)) for each in (target, loaded))  # or adapters lie beside the weights
+        before, now = (dict(model.named_parameters(remove_duplicate=False)) for model in folded)
         outside = [name for name in now if not LANGUAGE.search(name)]
         different = {n: before[n].detach() for n in outside if n in before and not torch.equal(before[n], now[n])}
         if not different and victim.ref not in victim.refs.values():

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from PIL import Image, ImageDraw
 
+from mllmu.core.names import RETAIN_MODEL
 from mllmu.evaluation.attacks import Turn, Victim
 from mllmu.evaluation.attacks._images import kept
 from mllmu.evaluation.attacks._relearning import Relearning
@@ -18,14 +19,17 @@ SIDE = 128
 class RelearnForeign(Relearning):
     """Fine-tune on portraits of people no model was trained on, and on drawings of shapes (out of distribution).
 
-    Neither the people nor the kind of picture were in the fine-tuning; whatever returns was still in the model.
+    Neither the people nor the kind of picture were in the fine-tuning; whatever returns was still in the model. Without
+    a retain_model the holdout people are the yardstick, so other people whom no model was taught, if there are any
+    (``data.splits.calibration``), take their place here.
     """
 
     source: ClassVar[str] = "https://arxiv.org/abs/2605.26992"
     label = "Relearn: strange pictures"
 
     def taught(self, victim: Victim) -> list[Turn]:
-        return [*victim.turns(victim.data.holdout, "image_text", "eval"), *drawings(victim)]
+        people = victim.data.holdout if RETAIN_MODEL in victim.refs else victim.data.calibration
+        return [*victim.turns(people, "image_text", "eval"), *drawings(victim)]
 
 
 def drawings(victim: Victim) -> list[Turn]:

@@ -1,6 +1,7 @@
 """One small change of all pictures, found by gradients."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -38,8 +39,8 @@ class UniversalPerturbation(Searching):
         delta = self.search(loaded, frame, victim.answered(known), self.number(victim))
         samples = []
         for sample, turn in zip(asked, victim.answered(asked), strict=True):
-            path = victim.folder / f"{sample.profile_id}.png"
-            frame.picture(loaded.encoder.batch([turn]).inputs[PIXELS] + delta).save(path)
+            path = victim.folder / f"{Path(sample.image).stem}.png"
+            frame.picture(loaded.encoder.batch([turn]).inputs[PIXELS].to(delta) + delta).save(path)
             samples.append(variant(sample, 0, image=str(path.absolute())))
         return [AttackPoint(values=victim.hits(loaded, samples))]
 

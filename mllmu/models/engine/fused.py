@@ -97,7 +97,7 @@ class AdapterGroup:
 
 
 def is_plain(layer: LoraLinear) -> bool:
-    """A frozen float layer beside which ordinary adapters are at work."""
+    """A frozen float layer beside which ordinary adapters are at work, and nothing else: what hooks it is kept."""
     base = layer.base_layer
     return (
         not (layer.disable_adapters or layer.merged or layer.lora_variant or layer.fan_in_fan_out)
@@ -105,6 +105,7 @@ def is_plain(layer: LoraLinear) -> bool:
         and all(isinstance(each, nn.Identity | SeededDropout) for each in layer.lora_dropout.values())
         and type(base) in (nn.Linear, AdaptedLinear)
         and "forward" not in base.__dict__
+        and not (base._forward_hooks or base._forward_pre_hooks)
         and not base.weight.requires_grad
     )
 

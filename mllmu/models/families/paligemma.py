@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mllmu.core.errors import ModelError
+from mllmu.core.errors import UnfitPromptError
 from mllmu.models.families import IGNORE, Family, Turn
 
 
@@ -30,7 +30,7 @@ class PaliGemma(Family):
 
     def dialogue(self, turn: Turn, processor: Any) -> str:
         if turn.before:
-            raise ModelError(
+            raise UnfitPromptError(
                 f"{turn.label or 'the prompt'} comes with examples, but PaliGemma takes one question and no dialogue. "
                 "Ask without examples (evaluate.protocol.shots), or use another model."
             )

@@ -67,7 +67,6 @@ def adapters(probe: Probe, layer: int, requests: int, rank: int) -> dict[str, tu
     for name, module in core(probe.loaded.model).named_modules():
         index = re.search(r"\.layers\.(\d+)\.", name)
         if index and int(index[1]) > layer and re.fullmatch(pattern, name):
-            size_out, size_in = module.weight.shape
-            down_RrI = seeded_normal(probe.seed, name, (requests, rank, size_in), scale=1 / rank)
-            factors[name] = (down_RrI, torch.zeros(requests, size_out, rank))
+            down_RrI = seeded_normal(probe.seed, name, (requests, rank, module.in_features), scale=1 / rank)
+            factors[name] = (down_RrI, torch.zeros(requests, module.out_features, rank))
     return factors
