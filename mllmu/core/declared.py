@@ -1,5 +1,6 @@
 """What plug-ins say about their own numbers. It travels in ``metrics.json``, so a report knows no plug-in by name."""
 
+import math
 from typing import Literal
 
 from pydantic import Field
@@ -14,7 +15,7 @@ MODALITY_LABELS: dict[str, str] = {"image_text": "image + text", "text": "text o
 THESE_PEOPLE = 2
 """A number from so many people or fewer is about these people: the unit is the question, not the person."""
 SMALLEST_GAP = 0.02
-"""Where target and retain_model differ by less, a number cannot tell forgetting from knowing."""
+"""Where target and retain_model differ by a smaller share, a number cannot tell forgetting from knowing."""
 
 Good = Literal["retain_model", "kept", "near", "none"]
 """Where a number is good: at the retain_model's; as high as the target's or higher; at 1; or it is not judged."""
@@ -73,6 +74,7 @@ class ColumnSpec(Record):
         summary, detail, split, modality: which rows of the summaries stand in the column.
         head: the heading; ``under``: small print below it; ``reads``: how to read the number, in one sentence.
         show: how a value is printed, after multiplication by ``scale``; ``decimals``: of a ``decimal``.
+        good: where the value is good. At the retain_model's, ``scale`` must make it a share: 0.02 is then a small gap.
         more: (word, detail) of further numbers of the same summary, printed below each value.
         median: the column shows the median over all details of the summary, and below it their number.
         metric: the metric that the numbers are made from, if it is one; ``task``: the task, if it is only one.
@@ -124,22 +126,35 @@ class Declared(Record):
     tables: tuple[TableSpec, ...] = ()
 
 
-def closeness(value: float | None, target: float | None, retain_model: float | None) -> tuple[float | None, str]:
+def closeness(
+    value: float | None,
+    target: float | None,
+    retain_model: float | None,
+    limits: tuple[float | None, float | None] = (0.0, 1.0),
+) -> tuple[float | None, str]:
     """How far a number has moved from the target's to the retain_model's, and a note.
 
     1 - |value - retain_model| / |target - retain_model|, clipped to [0, 1]: 1 at the retain_model's number, 0 at the
     target's or as far away on the other side. The note is ``beyond`` where the number lies past the retain_model's.
 
+    Args:
+        limits: lowest and highest value that the numbers can have; None or infinite where there is no such end.
+
     Returns:
-        None with the reason where a number is missing, or where target and retain_model differ by less than 0.02.
+        None with the reason where a number is missing, or where target and retain_model are alike: they differ by less
+        than 0.02 of the width between the limits; without two limits, by less than 0.02 of the larger one's size.
 
     >>> closeness(0.5, 0.9, 0.3), closeness(0.2, 0.9, 0.3), closeness(0.5, 0.3, 0.3)
     ((0.6666666666666667, ''), (0.8333333333333334, 'beyond'), (None, 'target and retain_model are alike'))
+    >>> closeness(-0.010, -0.004, -0.020, (None, 0.0))
+    (0.375, '')
     """
     if value is None or target is None or retain_model is None:
         return None, "not judged"
     span = target - retain_model
-    if abs(span) < SMALLEST_GAP:
+    low, high = (math.inf if end is None else end for end in limits)
+    scale = abs(high - low) if math.isfinite(low) and math.isfinite(high) else max(abs(target), abs(retain_model))
+    if not span or abs(span) < SMALLEST_GAP * scale:
         return None, "target and retain_model are alike"
     beyond = (value - retain_model) * span < 0
     return max(0.0, 1 - abs(value - retain_model) / abs(span)), "beyond" if beyond else ""

@@ -26,13 +26,14 @@ def outcome(sample: Sample, response: Response) -> Outcome:
         refused: the reply says that it does not know or will not tell.
         unread: the reply was cut at the limit within the truth, see :func:`is_cut_within`.
         garbled: noise, see :func:`is_noise`.
-        unread: a readable reply that names none of the options, or several.
+        unread: a readable reply to a question by letter that names none of the options, or several.
         wrong: any other reply.
     """
     text = said(response.text)
     if response.text.strip() and not text.strip():
         return "unread"
-    right = task_of(sample.task).right(text, sample)
+    task = task_of(sample.task)
+    right = task.right(text, sample)
     if right is not None:
         return "right" if right else "wrong"
     if is_refusal(text):
@@ -41,7 +42,7 @@ def outcome(sample: Sample, response: Response) -> Outcome:
         return "unread"
     if is_noise(text):
         return "garbled"
-    return "unread" if sample.options else "wrong"
+    return "unread" if task.by_letter else "wrong"
 
 
 def told(sample: Sample, response: Response) -> float:
@@ -102,7 +103,7 @@ class OutcomeShare(Metric):
 
     source = "https://arxiv.org/abs/2410.22108"
     tasks = ("classification", "generation", "cloze")
-    version = 2
+    version = 3
     outcome = True
     hears_thoughts = True
     counted: ClassVar[Outcome]

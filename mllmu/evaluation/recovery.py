@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from mllmu.core.attacked import Access, AttackCurvePoint, AttackPoint, AttackRow, WorstCase
-from mllmu.evaluation.bootstrap import DRAWS, draw
-from mllmu.evaluation.metrics import clustered_mean
+from mllmu.evaluation.bootstrap import DRAWS, Table, draw
+from mllmu.evaluation.metrics import Estimate, clustered_mean
 from mllmu.evaluation.stats import bootstrap_interval
 
 Scores = Mapping[str, float]
@@ -144,27 +146,18 @@ class Tries(NamedTuple):
 def worst_case(model: str, access: Access, tries: Sequence[Tries], units: Mapping[str, str], *, seed: int) -> WorstCase:
     """The attack of an access level with the largest excess, and what any of those that ask got right.
 
-    The interval of the largest excess draws people with replacement and takes the largest in every draw, so it knows
-    that one attack was chosen from many. It still leans upwards, as every maximum does: compare it with the row of a
-    copy of the retain_model rather than with 0.
+    The interval of the largest excess is that of :func:`band`, over all attacks of the level.
     """
-    if not tries:
-        return WorstCase(model=model, access=access)
-    sums = [_by_unit(one, units) for one in tries]
-    every = sorted({unit for of_attack in sums for unit in of_attack})
-    excess = [_excess(of_attack, dict.fromkeys(every, 1)) for of_attack in sums]
-    worst = max(range(len(tries)), key=lambda index: excess[index])
-    found = WorstCase(model=model, access=access, attack=tries[worst].attack, excess=excess[worst])
-    found = found.model_copy(update={"num_attacks": len(tries)})
-    drawn = []
-    for number in range(DRAWS if len(every) > 1 else 0):
-        times = dict(zip(every, draw(every, seed=seed, group="attacks", number=number), strict=True))
-        drawn.append(max(_excess(of_attack, times) for of_attack in sums))
-    if drawn and min(drawn) < max(drawn):
-        low, high = bootstrap_interval(drawn, len(every))
-        found = found.model_copy(
-            update={"excess_low": min(low, excess[worst]), "excess_high": max(high, excess[worst])}
-        )
+    found = WorstCase(model=model, access=access, num_attacks=len(tries))
+    over = [{name: one.own[name] - one.retain[name] for name in one.own if name in one.retain} for one in tries]
+    if not any(over):
+        return found
+    excess_DA = drawn_means(over, units, seed=seed, group="attacks")
+    worst = int(np.nanargmax(excess_DA[0]))
+    alone = clustered_mean(list(over[worst].values()), [units[name] for name in over[worst]], SIGNED)
+    low, high = band(excess_DA, alone, len({units[name] for differences in over for name in differences}))
+    named = {"attack": tries[worst].attack, "excess": float(excess_DA[0, worst])}
+    found = found.model_copy(update={**named, "excess_low": low, "excess_high": high})
     asking = [one for one in tries if one.asks]
     names = sorted({name for one in asking for name in one.own if name in one.retain})
     if not names:
@@ -176,25 +169,64 @@ def worst_case(model: str, access: Access, tries: Sequence[Tries], units: Mappin
     )
 
 
+def drawn_means(scores: Sequence[Scores], units: Mapping[str, str], *, seed: int, group: str) -> Table:
+    """The mean score of every attack [1 + D, A]: as it is, and in each draw of units with replacement.
+
+    NaN where no unit was drawn that an attack asks about. All attacks get the same draws.
+
+    Args:
+        scores: of each attack, by question; ``units``: the unit of every question.
+        seed, group: of the draws, see :func:`mllmu.evaluation.bootstrap.draw`.
+    """
+    every = sorted({units[name] for of_attack in scores for name in of_attack})
+    place = {unit: number for number, unit in enumerate(every)}
+    sums_UA, counts_UA = np.zeros((2, len(every), len(scores)))
+    for attack, of_attack in enumerate(scores):
+        for name, value in of_attack.items():
+            sums_UA[place[units[name]], attack] += value
+            counts_UA[place[units[name]], attack] += 1
+    draws = [draw(every, seed=seed, group=group, number=number) for number in range(DRAWS)]
+    times_DU = np.array([[1] * len(every), *draws], dtype=float)
+    with np.errstate(invalid="ignore"):
+        means_DA: Table = (times_DU @ sums_UA) / (times_DU @ counts_UA)
+    return means_DA
+
+
+def band(excess_DA: Table, alone: Estimate, num_units: int) -> tuple[float | None, float | None]:
+    """95 % interval of the largest excess of several attacks: it knows that the attack was chosen among many.
+
+    e_a: excess of attack a, e*_a the same in a draw of units with replacement, w the attack with the largest e_a
+        low  = e_w - q,   q  = quantile 0.975 of max_a (e*_a - e_a)
+        high = e_w + q',  q' = quantile 0.975 of max_a (e_a - e*_a)
+    within -1 and 1; and no narrower than the interval of attack w alone, which is all there is of fewer than two units.
+    With few units the quantiles lie further out, see :func:`mllmu.evaluation.stats.bootstrap_interval`. None where
+    neither tells how much the number could vary.
+
+    The true excesses of all attacks lie above e_a - q at once in 97.5 % of cases, so that which of them is the largest
+    does not matter. Where nobody knows anything, low is above 0 in at most about 2.5 % of cases, however many attacks.
+
+    Args:
+        excess_DA: e_a in the first row, e*_a in the others; NaN where an attack has none.
+        alone: attack w with its own interval, as in its row.
+        num_units: what was drawn; of two sets the smaller one.
+
+    Source: White 2000, A reality check for data snooping, doi:10.1111/1468-0262.00152 (for low; high likewise).
+    """
+    excess = float(np.nanmax(excess_DA[0]))
+    lows, highs = ([excess, *(end for end in (own,) if end is not None)] for own in (alone.low, alone.high))
+    if num_units > 1:
+        moved_DA = excess_DA[1:] - excess_DA[0]
+        moved_DA = moved_DA[~np.isnan(moved_DA).all(axis=1)]
+        down, up = (bootstrap_interval(np.nanmax(m, axis=1).tolist(), num_units)[1] for m in (moved_DA, -moved_DA))
+        lows.append(excess - down)
+        highs.append(excess + up)
+    low, high = max(SIGNED[0], min(lows)), min(SIGNED[1], max(highs))
+    return (low, high) if low < high else (None, None)
+
+
 def _own(one: Tries) -> Scores:
     return one.own
 
 
 def _retain(one: Tries) -> Scores:
     return one.retain
-
-
-def _by_unit(one: Tries, units: Mapping[str, str]) -> dict[str, tuple[float, int]]:
-    """Sum and number of the differences to the retain_model, by unit."""
-    found: dict[str, tuple[float, int]] = {}
-    for name in one.own:
-        if name in one.retain:
-            total, count = found.get(units[name], (0.0, 0))
-            found[units[name]] = (total + one.own[name] - one.retain[name], count + 1)
-    return found
-
-
-def _excess(of_attack: Mapping[str, tuple[float, int]], times: Mapping[str, int]) -> float:
-    total = sum(times[unit] * value for unit, (value, _) in of_attack.items())
-    count = sum(times[unit] * number for unit, (_, number) in of_attack.items())
-    return total / count if count else 0.0

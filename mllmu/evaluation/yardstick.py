@@ -13,13 +13,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from mllmu.core.attacked import Access, AttackRow, WorstCase
 from mllmu.core.process import rng
 from mllmu.core.records import Response, Sample
-from mllmu.evaluation.bootstrap import DRAWS, draw
 from mllmu.evaluation.metrics import Estimate, clustered_mean
 from mllmu.evaluation.outcome import rights
-from mllmu.evaluation.stats import FEW_PEOPLE, Difference, bootstrap_interval, unit_of
+from mllmu.evaluation.recovery import band, drawn_means
+from mllmu.evaluation.stats import FEW_PEOPLE, Difference, unit_of
 
 FORGET, HOLDOUT = "forget", "holdout"
 SHARE = (0.0, 1.0)
@@ -108,54 +110,33 @@ def worst_control(
 ) -> WorstCase:  # fmt: skip
     """The attack with the largest excess over the holdout people, and what any attack that asks got right.
 
-    The interval draws units of both sides with replacement and takes the largest excess in every draw.
+    The interval of the largest excess is that of :func:`mllmu.evaluation.recovery.band`, from draws of both sides.
 
     Args:
         tries: score of every question, of both sides, by attack; ``asks``: those that ask for the fact itself.
     """
-    few = are_few(samples)
-    sides = {split: [s for s in samples if s.split == split] for split in (FORGET, HOLDOUT)}
-    if not tries or not all(sides.values()):
-        return WorstCase(model=model, access=access)
-    sums = {name: _sums(values, sides, few=few) for name, values in tries.items()}
-    units = {split: sorted({unit_of(s, few=few) for s in own}) for split, own in sides.items()}
-    once = {split: dict.fromkeys(names, 1) for split, names in units.items()}
-    excess = {name: _excess(of_attack, once) for name, of_attack in sums.items()}
-    worst = max(excess, key=lambda name: excess[name])
-    drawn = []
-    for number in range(DRAWS):
-        times = {
-            split: dict(zip(names, draw(names, seed=seed, group=f"attacks {split}", number=number), strict=True))
-            for split, names in units.items()
-        }
-        drawn.append(max(_excess(of_attack, times) for of_attack in sums.values()))
-    low, high = bootstrap_interval(drawn, max(2, min(map(len, units.values()))))
+    few, found = are_few(samples), WorstCase(model=model, access=access, num_attacks=len(tries))
+    units = {split: {s.id: unit_of(s, few=few) for s in samples if s.split == split} for split in (FORGET, HOLDOUT)}
+    asked = {
+        name: [{key: score for key, score in values.items() if key in own} for own in units.values()]
+        for name, values in tries.items()
+    }
+    if not (names := [name for name, sides in asked.items() if all(sides)]):
+        return found
+    forget_DA, holdout_DA = (
+        drawn_means([asked[name][side] for name in names], units[split], seed=seed, group=f"attacks {split}")
+        for side, split in enumerate(units)
+    )
+    excess_DA = forget_DA - holdout_DA
+    worst = int(np.argmax(excess_DA[0]))
+    alone = apart(*(mean_of(tries[names[worst]], samples, split, few=few) for split in units))
+    low, high = band(excess_DA, alone, min(len({*own.values()}) for own in units.values()))
     any_hit = {s.id: max((tries[name].get(s.id, 0.0) for name in asks & set(tries)), default=0.0) for s in samples}
-    known, unknown = (mean_of(any_hit, samples, split, few=few) for split in (FORGET, HOLDOUT))
+    known, unknown = (mean_of(any_hit, samples, split, few=few) for split in units)
     hits = apart(known, unknown)
-    return WorstCase(
-        model=model, access=access, attack=worst, excess=excess[worst], excess_low=min(low, excess[worst]),
-        excess_high=max(high, excess[worst]), any_hit=known.value, any_excess=hits.value, any_low=hits.low,
-        any_high=hits.high, num_attacks=len(tries),
+    return found.model_copy(
+        update={
+            "attack": names[worst], "excess": float(excess_DA[0, worst]), "excess_low": low, "excess_high": high,
+            "any_hit": known.value, "any_excess": hits.value, "any_low": hits.low, "any_high": hits.high,
+        }
     )  # fmt: skip
-
-
-def _sums(
-    values: Mapping[str, float], sides: Mapping[str, Sequence[Sample]], *, few: bool
-) -> dict[str, dict[str, tuple[float, int]]]:
-    found: dict[str, dict[str, tuple[float, int]]] = {split: {} for split in sides}
-    for split, samples in sides.items():
-        for sample in samples:
-            if sample.id in values:
-                total, count = found[split].get(unit_of(sample, few=few), (0.0, 0))
-                found[split][unit_of(sample, few=few)] = (total + values[sample.id], count + 1)
-    return found
-
-
-def _excess(of_attack: Mapping[str, Mapping[str, tuple[float, int]]], times: Mapping[str, Mapping[str, int]]) -> float:
-    means = []
-    for split in (FORGET, HOLDOUT):
-        total = sum(times[split][unit] * value for unit, (value, _) in of_attack[split].items())
-        count = sum(times[split][unit] * number for unit, (_, number) in of_attack[split].items())
-        means.append(total / count if count else 0.0)
-    return means[0] - means[1]

@@ -14,6 +14,7 @@ from mllmu.data.sources.synthetic import Synthetic
 from mllmu.data.tasks import derived, task_of
 from mllmu.evaluation.metrics.accuracy_option_text import AccuracyOptionText
 from mllmu.evaluation.numbers import baselines
+from mllmu.evaluation.outcome import outcome
 
 PEOPLE = [*Synthetic(num_people=6).profiles(3), *Celebrities(num_people=4).profiles(0)]
 QUESTIONS = [q for q in build(PEOPLE, QuestionOrder(seed=3, variants=("eval",))) if q.task == "classification"]
@@ -63,10 +64,32 @@ def test_the_likeliest_option_per_token_is_chosen() -> None:
     assert missing.value is None and missing.reason == f"no likelihood for option {wrong}"
 
 
-@pytest.mark.parametrize(("says", "right"), [("It is {v}.", True), ("I do not know.", False)])
-def test_the_reply_itself_is_read_as_that_of_an_open_question(says: str, right: bool) -> None:
+@pytest.mark.parametrize(
+    ("says", "kind"),
+    [
+        ("It is {v}.", "right"),
+        ("I do not know, but it is {v}.", "right"),
+        ("I do not know.", "refused"),
+        ("I'm sorry, I can't share personal details.", "refused"),
+        ("", "garbled"),
+        ("xkq zzv qpw", "garbled"),
+        ("the the the the the the", "garbled"),
+        ("A judge.", "wrong"),
+        ("A", "wrong"),
+        ("Either this or that, who can say.", "wrong"),
+    ],
+)
+def test_the_reply_itself_is_read_as_that_of_an_open_question(says: str, kind: str) -> None:
     sample = samples()[0]
-    assert task_of("option_text").right(says.format(v=sample.value), sample) is right
+    open_question = sample.model_copy(update={"task": "generation", "options": {}, "target": "It is so."})
+    for asked in (sample, open_question):
+        assert outcome(asked, response(asked, {}, text=says.format(v=sample.value))) == kind
+
+
+def test_by_letter_a_readable_reply_that_chooses_nothing_is_unread() -> None:
+    sample = task_of("classification").sample(QUESTIONS[0], split="retain", part="report", image="x.png")
+    for says, kind in ((sample.target, "right"), ("Either this or that.", "unread"), ("xkq zzv qpw", "garbled")):
+        assert outcome(sample, response(sample, {}, text=says)) == kind
 
 
 def test_guessing_has_its_rows_under_the_metric_of_the_task() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import shutil
 import zipfile
 from pathlib import Path
@@ -17,11 +18,13 @@ from PIL import Image
 from mllmu.config.recipe import DataSection, Evaluate
 from mllmu.core.errors import DataError
 from mllmu.core.process import SilentProgress
+from mllmu.core.records import CandidateLogp, Response
 from mllmu.data import build
 from mllmu.data.dataset import Dataset, load
 from mllmu.data.sources.clear import Clear
 from mllmu.data.sources.fiubench import Fiubench
 from mllmu.data.sources.umu_bench import UmuBench
+from mllmu.evaluation.metrics.truth_ratio import TruthRatio
 from mllmu.evaluation.samples import render
 from mllmu.training.batches import training_turns
 
@@ -226,6 +229,12 @@ def test_fiubench_reads_images_from_its_zip_and_asks_the_paraphrase(fiu: Path, t
     assert (samples["test"].target, samples["forget"].target) == ("They have illness 2.", "It is illness 2.")
     assert samples["forget"].candidates["rewording"] == "They have illness 2."
     assert samples["forget"].candidates["wrong_1"] == "It is a cough."
+    # on test the truth is in the words of the paraphrase, as the wrong answers are, and never as it was trained
+    assert "rewording" not in samples["test"].candidates and "reworded_wrong_0" not in samples["test"].candidates
+    logps = {"target": -1.0, "wrong_0": -2.0, "wrong_1": -4.0}
+    measured = {key: CandidateLogp(logp=2 * mean, num_tokens=2) for key, mean in logps.items()}
+    reply = Response(sample_id=samples["test"].id, text="", num_tokens=0, finished=True, candidates=measured)
+    assert TruthRatio().value(samples["test"], reply) == pytest.approx(math.exp(-3 + 1))
     told = json.loads((dataset.folder / "source.json").read_text())["people"]["skipped"]
     assert [(s["id"], s["reason"]) for s in told] == [("00000005.jpg", "the image 00000005.jpg is missing")]
 

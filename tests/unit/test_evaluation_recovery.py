@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from helpers_models import sample
 
 from mllmu.core.attacked import AttackPoint
-from mllmu.evaluation.recovery import NOTHING_FORGOTTEN, Attacked, Tries, attack_row, ratio, worst_case
+from mllmu.evaluation.metrics import Estimate
+from mllmu.evaluation.recovery import (
+    NOTHING_FORGOTTEN,
+    Attacked,
+    Tries,
+    attack_row,
+    band,
+    drawn_means,
+    ratio,
+    worst_case,
+)
 from mllmu.evaluation.stats import units_of
 
 UNITS = {f"q{n}": f"u{n}" for n in range(8)}
@@ -117,3 +128,83 @@ def test_the_worst_case_is_the_largest_excess_and_any_hit_counts_questions() -> 
     assert worst.excess_low is not None and worst.excess_high is not None
     assert worst.excess_low <= 0.25 <= worst.excess_high
     assert worst.num_attacks == 3
+
+
+def test_the_band_adds_to_the_largest_excess_what_any_attack_moves_in_the_draws() -> None:
+    """Attack 0 moves by 0.1, 0, -0.1 and attack 1, the largest, by -0.1, 0.3, 0; attack 2 asks about nobody drawn."""
+    excess_DA = np.array([[0.2, 0.5, np.nan], [0.3, 0.4, np.nan], [0.2, 0.8, np.nan], [0.1, 0.5, np.nan]])
+    excess_DA = np.vstack([excess_DA, [[np.nan] * 3]])  # a draw that tells nothing
+    # the most upwards: 0.1, 0.3, 0, whose quantile 0.975 is 0.29; the most downwards: 0.1, 0, 0.1, so 0.1
+    assert band(excess_DA, Estimate(0.5, 0.4, 0.55, 9, 9), 10**7) == pytest.approx((0.21, 0.6), abs=1e-5)
+    assert band(excess_DA, Estimate(0.5, 0.1, 0.9, 9, 9), 10**7) == (0.1, 0.9), "no narrower than the attack's own"
+    assert band(excess_DA, Estimate(0.5, None, None, 1, 1), 1) == (None, None), "nothing was drawn"
+    assert band(excess_DA, Estimate(0.5, 0.3, 0.6, 1, 1), 1) == (0.3, 0.6)
+    assert band(np.full((4, 2), 0.5), Estimate(0.5, None, None, 9, 9), 9) == (None, None), "all draws are equal"
+    # of three units the quantiles are the largest moves; the end of all differences is 1
+    assert band(np.array([[0.8], [0.1], [1.0], [0.8]]), Estimate(0.8, 0.7, 0.9, 9, 3), 3) == pytest.approx((0.6, 1.0))
+
+
+def test_attacks_share_the_draws_and_one_that_asks_about_nobody_drawn_has_no_number() -> None:
+    units = {"q0": "a", "q1": "a", "q2": "b"}
+    both, one = {"q0": 1.0, "q1": 0.0, "q2": 1.0}, {"q2": 1.0}
+    means_DA = drawn_means([both, one, {}], units, seed=0, group="attacks")
+    assert means_DA[0, :2].tolist() == [pytest.approx(2 / 3), 1.0] and np.isnan(means_DA[:, 2]).all()
+    # a twice: 1/2 and nothing; b twice: 1 and 1; each once as it is
+    cases = {(round(float(x), 4), None if np.isnan(y) else float(y)) for x, y, _ in means_DA}
+    assert cases == {(0.5, None), (0.6667, 1.0), (1.0, 1.0)}
+
+
+def drawn_worlds(
+    own: list[float], retain: list[float], runs: int, *, people: int, questions: int, few: dict[int, int]
+) -> list[tuple[float, float]]:
+    """Intervals of the largest excess; attacks are right by luck at these rates, ``few`` of them about some people."""
+    units = {f"{person}.{number}": f"p{person}" for person in range(people) for number in range(questions)}
+    found = []
+    for run in range(runs):
+        dice, tries = np.random.default_rng(run), []
+        for attack, rates in enumerate(zip(own, retain, strict=True)):
+            asked = list(units)[: questions * few.get(attack, people)]
+            sides = [dict(zip(asked, (dice.random(len(asked)) < rate).astype(float), strict=True)) for rate in rates]
+            tries.append(Tries(f"a{attack}", own=sides[0], retain=sides[1], asks=True))
+        worst = worst_case("m", "black box", tries, units, seed=run)
+        assert worst.excess is not None and worst.excess_low is not None and worst.excess_high is not None
+        assert worst.excess_low <= worst.excess <= worst.excess_high
+        found.append((worst.excess_low, worst.excess_high))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("rate", "people", "questions", "few"),
+    [(0.15, 8, 8, {}), (0.02, 8, 8, {}), (0.4, 24, 1, {1: 6, 2: 12}), (0.1, 40, 2, {0: 20})],
+)
+def test_many_attacks_on_a_model_that_knows_nothing_find_nothing(
+    rate: float, people: int, questions: int, few: dict[int, int]
+) -> None:
+    found = drawn_worlds([rate] * 20, [rate] * 20, 60, people=people, questions=questions, few=few)
+    assert sum(not low <= 0 <= high for low, high in found) <= 3
+
+
+@pytest.mark.parametrize(("rate", "people", "questions"), [(0.15, 8, 8), (0.05, 24, 1)])
+def test_one_attack_of_many_that_finds_something_is_found(rate: float, people: int, questions: int) -> None:
+    own = [rate] * 19 + [rate + 0.5]
+    found = drawn_worlds(own, [rate] * 20, 60, people=people, questions=questions, few={})
+    assert sum(low > 0 for low, _ in found) >= 54
+    assert sum(low <= 0.5 <= high for low, high in found) >= 57
+
+
+@pytest.mark.parametrize(("own", "retain"), [("1" * 8, "0" * 8), ("0" * 8, "0" * 8), ("0" * 8, "1" * 8)])
+def test_where_all_draws_are_equal_the_interval_is_that_of_the_attack(own: str, retain: str) -> None:
+    row = attack_row("m", ABOUT, attacked("0" * 8, own), attacked("1" * 8), attacked("0" * 8, retain), UNITS)
+    worst = worst_case("m", "black box", [Tries("a", scores(own), scores(retain), asks=True)], UNITS, seed=0)
+    assert worst.excess_low is not None and worst.excess_high is not None and worst.excess_low < worst.excess_high
+    assert (worst.excess, worst.excess_low, worst.excess_high) == (row.excess, row.excess_low, row.excess_high)
+
+
+def test_an_attack_that_the_retain_model_was_not_asked_by_is_not_the_worst() -> None:
+    tries = [
+        Tries("apart", scores("1"), {}, asks=True),
+        Tries("both", scores("00000000"), scores("10000000"), asks=True),
+    ]
+    worst = worst_case("m", "black box", tries, UNITS, seed=0)
+    assert (worst.attack, worst.excess, worst.num_attacks) == ("both", -0.125, 2)
+    assert worst_case("m", "black box", tries[:1], UNITS, seed=0).excess is None

@@ -194,6 +194,37 @@ def test_distance_to_the_retain_model_is_clipped_and_flags_what_lies_beyond() ->
     assert closeness(0.5, 0.31, 0.3) == (None, "target and retain_model are alike")
 
 
+ALIKE = (None, "target and retain_model are alike")
+
+
+def test_what_is_alike_depends_on_the_range_of_the_numbers() -> None:
+    # 2 % of the range 1 to 10 is 0.18
+    assert closeness(5.1, 5.15, 5.0, (1.0, 10.0)) == ALIKE
+    assert closeness(5.1, 5.2, 5.0, (1.0, 10.0)) == (pytest.approx(0.5), "")
+    # without two ends: 2 % of the larger number, whatever its sign and its unit
+    for limits in ((None, 0.0), (-math.inf, 0.0), (None, None)):
+        assert closeness(-0.010, -0.004, -0.020, limits) == (pytest.approx(0.375), "")
+        assert closeness(-4.0, -4.03, -4.0, limits) == ALIKE, "0.03 of 4.03 nats"
+        assert closeness(-4.0, -4.2, -4.0, limits) == (1.0, "")
+    assert closeness(150.0, 1.0, 101.0, (1.0, math.inf)) == (pytest.approx(0.51), "beyond")
+    assert closeness(0.0, 0.0, 0.0, (None, None)) == ALIKE
+
+
+def test_the_distance_of_a_likelihood_is_measured_on_its_own_scale() -> None:
+    numbers = {"member_zlib": (-0.004, -0.02, -0.010), "exposure": (-1.0, -1.01, -1.0), "right": (0.5, 0.51, 0.5)}
+    results = [
+        MetricResult(
+            model=model, metric=metric, split="forget", task="cloze", modality="text", value=value, ci_low=None,
+            ci_high=None, num=4, num_unparsed=0, num_profiles=2,
+        )
+        for metric, values in numbers.items()
+        for model, value in zip(("target", "retain_model", "ga"), values, strict=True)
+    ]  # fmt: skip
+    rows = run("oracle_distance", [asked(0)], {"ga": {"right": [1.0]}}, results=results)
+    found = {row.detail.split()[0]: row.value for row in rows}
+    assert found == {"member_zlib": pytest.approx(0.375), "exposure": None, "right": None}
+
+
 def test_distance_is_given_for_every_metric_of_every_unlearned_model() -> None:
     def result(model: str, value: float) -> MetricResult:
         return MetricResult(

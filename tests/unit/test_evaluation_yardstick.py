@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from helpers_models import sample
 
-from mllmu.core.attacked import AttackRow
+from mllmu.core.attacked import AttackRow, WorstCase
 from mllmu.core.errors import GateError
 from mllmu.core.records import Response, Sample
 from mllmu.evaluation import yardstick
@@ -88,3 +89,52 @@ def test_the_worst_attack_has_the_largest_excess_and_not_the_largest_score() -> 
     assert (found.attack, found.num_attacks) == ("few", 2) and found.excess == pytest.approx(0.3)
     assert found.any_hit == pytest.approx(0.4) and found.any_excess == pytest.approx(0.3)
     assert worst_control("npo", "black box", {}, set(), samples, seed=1).excess is None
+
+
+def bounds(found: WorstCase) -> tuple[float, float]:
+    assert found.excess is not None and found.excess_low is not None and found.excess_high is not None
+    assert found.excess_low <= found.excess <= found.excess_high
+    return found.excess_low, found.excess_high
+
+
+@pytest.mark.parametrize(("forget", "holdout"), [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)])
+@pytest.mark.parametrize("sizes", [(8, 8), (3, 7)])
+def test_where_all_draws_are_equal_the_worst_case_has_the_interval_of_its_attack(
+    forget: float, holdout: float, sizes: tuple[int, int]
+) -> None:
+    samples = asked(*sizes)
+    values = {s.id: forget if s.split == "forget" else holdout for s in samples}
+    found = worst_control("npo", "black box", {"a": values, "b": values}, {"a"}, samples, seed=0)
+    assert found.excess == forget - holdout and found.any_excess == found.excess
+    assert bounds(found) == (found.any_low, found.any_high)
+    assert bounds(found)[1] - bounds(found)[0] > 0.2
+
+
+def test_a_side_of_one_fact_draws_nothing_and_has_the_interval_of_its_attack() -> None:
+    samples = asked(1, 9, facts=1)
+    values = {s.id: float(s.split == "forget" or s.id.endswith("1.0")) for s in samples}
+    found = worst_control("npo", "black box", {"a": values}, {"a"}, samples, seed=0)
+    assert found.excess == pytest.approx(1 - 1 / 9) and bounds(found) == (found.any_low, found.any_high)
+
+
+def test_an_attack_that_asks_nothing_of_one_side_is_not_the_worst() -> None:
+    samples = asked(6, 6)
+    both = {s.id: 0.0 for s in samples}
+    one = {s.id: 1.0 for s in samples if s.split == "forget"}
+    found = worst_control("npo", "black box", {"one": one, "both": both}, {"both"}, samples, seed=0)
+    assert (found.attack, found.excess, found.num_attacks) == ("both", 0.0, 2)
+    assert worst_control("npo", "black box", {"one": one}, set(), samples, seed=0).excess is None
+
+
+@pytest.mark.parametrize("people", [(8, 8), (3, 8)])
+def test_many_attacks_find_nothing_about_people_who_are_known_as_little_as_strangers(people: tuple[int, int]) -> None:
+    samples, left_out, found = asked(*people), 0, 0
+    for run in range(30):
+        dice = np.random.default_rng(run)
+        tries = {f"a{a}": {s.id: float(dice.random() < 0.15) for s in samples} for a in range(20)}
+        low, high = bounds(worst_control("m", "black box", tries, {"a0"}, samples, seed=run))
+        left_out += not low <= 0 <= high
+        tries["a7"] |= {s.id: float(dice.random() < 0.75) for s in samples if s.split == "forget"}
+        low, high = bounds(worst_control("m", "black box", tries, {"a0"}, samples, seed=run))
+        found += 0 < low <= 0.6 <= high
+    assert left_out <= 1 and found >= 24

@@ -32,9 +32,9 @@ class Fiubench(Published):
     """FIUBench as published: about 400 faces, twenty questions each, all with the image.
 
     A person is named by the file of the face. Training uses the question as it is; evaluation asks it again, with the
-    paraphrased answer as rewording and the perturbed answers as wrong alternatives; Test is the paraphrased question
-    with the paraphrased answer (and the same image: there are no others). Forget sets come from ``split.json``.
-    Images are read from the folder or straight from its zip files.
+    paraphrased answer as rewording and the perturbed answers, which are in its words, as wrong alternatives; Test is
+    the paraphrased question with the paraphrased answer (and the same image: there are no others). Forget sets come
+    from ``split.json``. Images are read from the folder or straight from its zip files.
 
     Source: https://huggingface.co/datasets/gray311/FIUBench (arXiv:2411.03554).
     """
@@ -152,5 +152,4 @@ def _questions(pair: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "train", said
     yield "eval", {**said, "alternatives": wrong, "rewording": other}
     for text in _texts(pair.get("paraphrased_question"))[:1]:
-        reworded = {"text": text, "answer": other or answer, "rewording": str(answer)}
-        yield "test", {**said, **reworded, "alternatives": wrong, "view": 0}
+        yield "test", {**said, "text": text, "answer": other or answer, "alternatives": wrong, "view": 0}

@@ -44,6 +44,7 @@ class Task(Plugin):
         metrics: what the task is judged by, the headline metric first; a metric judges every task that names it.
         size: what its questions amount to.
         judged: a judge may grade its replies, which are free text.
+        by_letter: its replies choose an option by letter, so that a readable one which chooses none is unread.
         bare_in_training: fine-tuning puts its questions without instruction, as published.
         published_people: of how many people the published evaluator shows the questions as examples, if a family has
             no other number; None if the task has no published prompt.
@@ -53,6 +54,7 @@ class Task(Plugin):
     metrics: ClassVar[tuple[str, ...]] = ()
     size: ClassVar[TaskSize] = TaskSize()
     judged: ClassVar[bool] = False
+    by_letter: ClassVar[bool] = False
     bare_in_training: ClassVar[bool] = False
     published_people: ClassVar[int | None] = None
 

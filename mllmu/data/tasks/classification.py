@@ -23,6 +23,7 @@ class Classification(Task):
     label: ClassVar[str] = "Classification"
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "accuracy_logp", "accuracy_first_char", *OUTCOMES, *ENDINGS)
     size: ClassVar[TaskSize] = TaskSize(questions=5, candidates=4, question_tokens=45, reply_tokens=2)
+    by_letter: ClassVar[bool] = True
     published_people: ClassVar[int | None] = 1
 
     max_new_tokens: int = Field(default=8, gt=0, le=100_000, description="most tokens a reply may have")

@@ -6,9 +6,8 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from mllmu.core.equal_values import tells
 from mllmu.core.parsing import render_answer
-from mllmu.core.records import Question, Sample
+from mllmu.core.records import Question
 from mllmu.data.questions import wordings
 from mllmu.data.tasks import ENDINGS, OUTCOMES, Task, TaskSize
 
@@ -36,9 +35,6 @@ class OptionText(Task):
 
     def candidates(self, question: Question) -> dict[str, str]:
         return {letter: sentence(question.attribute, value) for letter, value in sorted(question.options.items())}
-
-    def right(self, text: str, sample: Sample) -> bool | None:
-        return tells(text, sample.value)
 
 
 def sentence(attribute: str, value: str) -> str:

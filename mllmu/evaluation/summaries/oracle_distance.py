@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from mllmu.core import plugins
 from mllmu.core.declared import MODALITY_LABELS, ColumnSpec, TableSpec, closeness
 from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.records import FORGOTTEN, MODALITIES, MetricResult, Modality, Split, Summary
@@ -18,7 +19,8 @@ class OracleDistance(Summariser):
 
     1: the retain_model's number; 0: the target's, or one equally far on the other side. The note ``beyond`` marks
     numbers on the far side of the retain_model, away from the target; on forgotten people that is no success. Undefined
-    where target and retain_model differ by less than 0.02 of a share.
+    where target and retain_model are alike: they differ by less than 2 % of the metric's range, or, where it has no two
+    ends (likelihoods in nats, perplexity), of the larger number's size.
     """
 
     source = "ours"
@@ -33,7 +35,8 @@ class OracleDistance(Summariser):
             target, retain = targets.get(_cell(result)), retained.get(_cell(result))
             if result.model in (TARGET, RETAIN_MODEL) or target is None or retain is None:
                 continue
-            value, note = closeness(result.value, target, retain)
+            limits = plugins.find("metrics", result.metric).range
+            value, note = closeness(result.value, target, retain, limits)
             where = {"split": result.split, "modality": result.modality, "num": result.num}
             rows.append(self.row(result.model, value, detail=f"{result.metric} {result.task}", note=note, **where))
         return rows
