@@ -132,9 +132,10 @@ class Wanted:
 
             planned = make_plan(self._recipes[name], self._device)
             *training, evaluation = (stage.peak for stage in planned.stages)
-            self._peaks[name] = max(training), evaluation, planned.memory
+            self._peaks[name] = max(training, default=evaluation), evaluation, planned.memory
         training_peak, asking, memory = self._peaks[name]
-        peak = {"make": training_peak, "ask": asking, "gate": 0.0}.get(kind, max(training_peak, asking))
+        # the gate asks the target with its controls
+        peak = {"make": training_peak, "ask": asking, "gate": asking}.get(kind, max(training_peak, asking))
         if self._device == "cpu":
             return Resources(memory=round(peak * 2**30))
         return Resources(gpus=gpu_share(peak, memory))
@@ -143,10 +144,10 @@ class Wanted:
 def gpu_share(peak: float, memory: float) -> float:
     """The share of a GPU for a unit, so that as many as fit have one: 1 / floor(memory / peak), at most 1.
 
-    >>> gpu_share(20.0, 80.0), gpu_share(50.0, 80.0), gpu_share(100.0, 80.0), gpu_share(0.0, 80.0)
-    (0.25, 1.0, 1.0, 0.0)
+    >>> gpu_share(20.0, 80.0), gpu_share(50.0, 80.0), gpu_share(100.0, 80.0)
+    (0.25, 1.0, 1.0)
     """
-    return 1 / max(1, int(memory // peak)) if peak else 0.0
+    return 1 / max(1, int(memory // peak))
 
 
 def _say_where(runs: Sequence[RecipeRun]) -> None:

@@ -1,7 +1,8 @@
 """A look ahead, before the first second of work: what a run needs and does not find, and how long it will take.
 
-Faults are what would stop the run later: files, the model's folder, libraries of extras, keys of endpoints. Memory,
-room on the disk and time are estimated from the recipe, see :mod:`mllmu.preflight.plan`, and said in one line.
+Faults are what would stop the run later: files, the model's folder, libraries of extras, keys of endpoints, weights
+that cannot be trained. Memory, room on the disk and time are estimated from the recipe, see
+:mod:`mllmu.preflight.plan`, and said in one line.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from mllmu.preflight.plan.plan import RecipePlan
 
 _REQUIREMENT = re.compile(r"([A-Za-z0-9_.-]+).*extra\s*==\s*['\"]([\w-]+)['\"]")
+TAUGHT_FROM = ("model.path", "finetune.given")
+"""Settings whose files a run does not need once its target is there."""
 CHECKPOINT = 3
 """A checkpoint holds the trained weights and the two averages of the optimiser."""
 IMAGES_GIB = 0.0002
@@ -60,7 +63,8 @@ def look_ahead(
     """
     made = _made(folder)
     missing = missing_paths(recipe) if missing is None else missing
-    if faults := [*_missing(missing, made), *_extras(recipe, made), *_keys(recipe, made)]:
+    unfit = _weights(recipe, folder, made)
+    if faults := [*_missing(missing, made), *_extras(recipe, made), *_keys(recipe, made), *unfit]:
         number = f"{len(faults)} fault{'s' * (len(faults) > 1)}"
         raise FaultsError(f"{recipe.name}: {number}, found before anything was done:", faults)
     if estimate and TARGET not in made:
@@ -75,7 +79,7 @@ def _made(folder: Path) -> set[str]:
 
 def _missing(missing: Mapping[str, str], made: set[str]) -> Iterator[str]:
     for key, fault in missing.items():
-        if (key.startswith("data.") and "data" in made) or (key == "model.path" and TARGET in made):
+        if (key.startswith("data.") and "data" in made) or (key.startswith(TAUGHT_FROM) and TARGET in made):
             continue
         yield f"{key}: {fault}."
 
@@ -124,6 +128,20 @@ def _keys(recipe: Recipe, made: set[str]) -> Iterator[str]:
                 f"{key}: the environment variable {variable} is not set. Export the key under that name, name another "
                 "one with key_variable, or leave that empty for a server without keys."
             )
+
+
+def _weights(recipe: Recipe, folder: Path, made: set[str]) -> Iterator[str]:
+    """Sections that would train the weights themselves and cannot on this machine; what is trained already is not."""
+    if recipe.finetune.lora and recipe.unlearn.lora:
+        return
+    from mllmu.preflight.plan.precision import dtype_here, refusal, sections_without_lora, stored_here, weight_jobs
+
+    units = [f"{RunFolder.model_unit('*', name)}/{UNIT_FILE}" for name in weight_jobs(recipe)]
+    unlearned = all(any(folder.glob(unit)) for unit in units)
+    done = {"finetune": TARGET in made, "unlearn": unlearned}
+    sections = [name for name in sections_without_lora(recipe) if not done[name]]
+    if sections and (fault := refusal(recipe.model, sections, dtype_here(recipe.model), stored_here(recipe.model))):
+        yield fault
 
 
 def needs(recipe: Recipe, folder: Path) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from helpers_families import build
 from typer.testing import CliRunner
 
 from mllmu.cli.app import app
@@ -17,6 +18,7 @@ from mllmu.config.load import parse
 from mllmu.config.recipe import Lora, ModelSection, Recipe
 from mllmu.core.errors import ModelError, RecipeError
 from mllmu.preflight.plan import rates
+from mllmu.preflight.plan import workload as loads
 from mllmu.preflight.plan.facts import describe, image_sizes, known, known_models
 from mllmu.preflight.plan.here import Measured
 from mllmu.preflight.plan.plan import PlannedStage, make_plan, training_peak
@@ -39,11 +41,62 @@ def test_a_model_made_from_the_known_config_has_the_published_number_of_weights(
     assert str(facts.dtype) == "torch.bfloat16"
 
 
-def test_a_image_that_is_cut_into_tiles_takes_seventeen_times_the_tokens_of_a_whole_one() -> None:
-    name = "HuggingFaceTB/SmolVLM-500M-Instruct"
-    whole = describe(ModelSection(path=name, image_processor={"do_image_splitting": False}), device="cuda")
-    assert image_sizes(whole, 336)[0] == 64
-    assert image_sizes(describe(ModelSection(path=name), device="cuda"), 336)[0] == 17 * 64
+IDEFICS, QWEN = "HuggingFaceM4/idefics2-8b", "Qwen/Qwen2.5-VL-7B-Instruct"
+SMOLVLM = "HuggingFaceTB/SmolVLM-500M-Instruct"
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "size", "tokens", "patches"),
+    [
+        (LLAVA, {}, 900, 24 * 24, 24 * 24),  # 336 pixels of 14
+        (LLAVA, {"size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}}, 900, 256, 256),
+        (IDEFICS, {}, 256, 64, 27 * 27),  # at least 378 pixels
+        (IDEFICS, {}, 700, 64, 50 * 50),
+        (IDEFICS, {"do_image_splitting": True}, 256, 5 * 64, 5 * 27 * 27),
+        (QWEN, {}, 256, 9 * 9, 18 * 18),  # 9.1 cells of 28
+        (QWEN, {}, 500, 18 * 18, 36 * 36),
+        (QWEN, {}, 32, 2 * 2, 4 * 4),  # at least 3,136 pixels
+        (QWEN, {"max_pixels": 200704}, 500, 16 * 16, 32 * 32),  # 448 * 448
+        (QWEN, {"min_pixels": 560 * 560}, 256, 20 * 20, 40 * 40),
+        (SMOLVLM, {}, 256, 17 * 64, 17 * 32 * 32),  # 4 * 4 tiles of 512 pixels, and the whole
+        (SMOLVLM, {"size": {"longest_edge": 1536}}, 256, 10 * 64, 10 * 32 * 32),
+        (SMOLVLM, {"do_image_splitting": False}, 256, 64, 32 * 32),
+    ],
+)
+def test_tokens_and_patches_follow_the_portrait_and_the_settings(
+    name: str, settings: dict[str, Any], size: int, tokens: int, patches: int
+) -> None:
+    facts = describe(ModelSection(path=name, image_processor=settings), device="cuda")
+    assert image_sizes(facts, size) == (tokens, patches)
+
+
+def test_a_setting_that_the_run_would_refuse_is_refused() -> None:
+    facts = describe(ModelSection(path=QWEN, image_processor={"max_pixel": 1}), device="cuda")
+    with pytest.raises(ModelError, match=r"model\.image_processor\.max_pixel: unknown .*Did you mean 'max_pixels'"):
+        image_sizes(facts, 256)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "patches"),
+    [("idefics2", {}, 4 * 4), ("idefics2", {"do_image_splitting": True}, 5 * 4 * 4), ("qwen2_5_vl", {}, 6 * 6)],
+)
+def test_patches_of_a_model_in_a_folder(tmp_path: Path, kind: str, settings: dict[str, Any], patches: int) -> None:
+    """Patches of 8 pixels: of images of 32 and, at most, of 48."""
+    facts = describe(ModelSection(path=str(build(kind, tmp_path)), image_processor=settings), device="cpu")
+    assert image_sizes(facts, 32 if kind == "idefics2" else 64)[1] == patches
+
+
+def test_portraits_have_the_size_of_the_plug_in() -> None:
+    usual, large = (
+        make_plan(recipe(QWEN, data={"portraits": portraits}), "a100-40gb", rough=True)
+        for portraits in ({"name": "dicebear"}, {"name": "dicebear", "size": 640})
+    )
+    assert (usual.image_tokens, large.image_tokens) == (81, 23 * 23)
+    assert "529 image tokens at 640 pixels a side" in large.assumptions[0]
+    assert large.stages[0].tflop > 3 * usual.stages[0].tflop
+    published = {"source": {"name": "mllmu_bench", "path": "copy"}}
+    own = make_plan(recipe(QWEN, data=published), "a100-40gb", rough=True)
+    assert "images that the source brings are counted at this size too" in set(own.assumptions) - {*usual.assumptions}
 
 
 def test_four_bits_take_about_a_quarter_of_the_language_models_layers() -> None:
@@ -100,6 +153,69 @@ def test_what_does_not_fit_gets_advice_that_makes_it_fit() -> None:
     assert plan.advice[0].endswith("fits")
     changed = make_plan(recipe(LLAVA, model={"path": LLAVA, "quantize": "nf4"}), "cpu")
     assert all(stage.fits for stage in changed.stages[:-1])
+
+
+@pytest.mark.parametrize("stage", ["finetune", "unlearn"])
+@pytest.mark.parametrize(
+    ("model", "why", "change"),
+    [
+        ({}, "model.dtype: auto makes them bfloat16", "set model.dtype: float32"),
+        ({"dtype": "bfloat16"}, "model.dtype: bfloat16 makes them bfloat16", "set model.dtype: float32"),
+        ({"quantize": "nf4"}, "model.quantize: nf4 holds them in few bits", "leave model.quantize out and set"),
+    ],
+)
+def test_weights_that_a_run_would_not_train_are_named_and_counted_in_float32(
+    stage: str, model: dict[str, Any], why: str, change: str
+) -> None:
+    null = {
+        "unlearn": {"methods": ["ga"]},
+        stage: {"lora": None, **({"methods": ["ga"]} if stage == "unlearn" else {})},
+    }
+    plan, float32 = (
+        make_plan(recipe(LLAVA, model={"path": LLAVA} | settings, **null), "rtx4090", rough=True)
+        for settings in (model, {"dtype": "float32"})
+    )
+    assert why in plan.advice[0] and change in plan.advice[0]
+    assert plan.advice[0].startswith(f"{stage}.lora: null trains the weights themselves")
+    assert (plan.stages, plan.advice[1:]) == (float32.stages, float32.advice)
+    assert (plan.dtype, plan.quantize) == ("float32", None)
+    trained = next(each for each in plan.stages if each.stage == stage)
+    assert trained.weights > 0
+    # all weights; what is trained, twice for the optimiser and twice while it steps; and 1 GiB of features of images
+    layers = 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008)
+    assert trained.peak == pytest.approx(1.06 * (4 * (7063427072 + 4 * layers) / 2**30 + 1), rel=1e-6)
+    assert "nf4" not in " ".join(float32.advice)
+
+
+def test_weights_that_a_run_trains_are_planned_without_objection() -> None:
+    """In float32; on a CPU; a small model, which runs there; and a modifier, which is no change of weights."""
+    null = {"finetune": {"lora": None}}
+    for path, device, sections in (
+        (LLAVA, "h200-141gb", null | {"model": {"path": LLAVA, "dtype": "float32"}}),
+        ("tiny", "cpu", null),
+        ("tiny", "rtx4090", null),
+        (LLAVA, "a100-80gb", {"unlearn": {"lora": None, "methods": ["steering", "retrain"]}}),
+    ):
+        assert not make_plan(recipe(path, **sections), device, rough=True).advice
+
+
+def test_what_is_given_or_not_wanted_is_not_planned() -> None:
+    both, alone, given = (
+        make_plan(recipe("tiny", finetune=finetune), "cpu", rough=True).stages
+        for finetune in ({}, {"retain_model": False}, {"given": []})
+    )
+    assert [stages[0].what for stages in (both, alone, given)] == ["target and 1 retain model(s)", "target", "ga"]
+    assert [stages[-1].what[:8] for stages in (both, alone, given)] == ["5 models", "4 models", "4 models"]
+    # 500 and 450 people, or 500
+    assert both[0].tokens == pytest.approx(1.9 * alone[0].tokens, rel=1e-3)
+
+
+def test_text_that_is_to_be_kept_is_retained_besides() -> None:
+    """10 of 100 people: 924 questions to forget, 92.4 about each, 8,316 of the others, 9,240 about everyone."""
+    methods = ["ga", {"name": "mmunlearner", "schedule": "two_phase", "batch_size": 4}]
+    data = {"source": {"name": "synthetic", "num_people": 100}}
+    ga, kept, _ = make_plan(recipe("tiny", data=data, unlearn={"methods": methods}), "cpu", rough=True).stages[1:]
+    assert kept.tokens / ga.tokens == pytest.approx((924 + 8316 + 9240) / 924, rel=1e-3)
 
 
 def test_stages_are_the_runs_own_and_more_teaching_takes_longer() -> None:
@@ -161,17 +277,23 @@ def test_a_small_model_runs_on_one_core_a_worker(monkeypatch: pytest.MonkeyPatch
 
 def test_models_steps_and_sides_take_their_time() -> None:
     """500 people have 7,700 questions, 475 have 7,315, and 25 to forget 385; a step of text takes the least time."""
-    methods = [{"name": name, "epochs": 1, "batch_size": 4, "modality": "text"} for name in ("ga", "grad_diff")]
+    plain = {"epochs": 1, "batch_size": 4, "modality": "text"}
+    methods = [{"name": name, **plain} for name in ("ga", "grad_diff")]
+    methods += [{"name": "grad_diff", **plain, "compat": "official", "epochs": 3}]
     published = {"source": {"name": "mllmu_bench", "path": "copy"}, "splits": {"forget_ratios": [0.05]}}
     taught_by_text = {"modality": "text"}
     settings = {"data": published, "finetune": taught_by_text, "unlearn": {"methods": methods}}
     plan = make_plan(recipe(LLAVA, **settings), "h200-141gb")
     rates = find_device("h200-141gb").measured
     assert rates is not None
-    taught, ga, grad_diff = (3600 * stage.hours for stage in plan.stages[:3])
+    taught, ga, grad_diff, official = (3600 * stage.hours for stage in plan.stages[:-1])
     assert taught == pytest.approx(5 * (1925 + 1829) * rates.pass_s + 2 * rates.model_s)
     assert ga == pytest.approx(97 * rates.pass_s + rates.model_s)
     assert grad_diff == pytest.approx(2 * 97 * rates.pass_s + rates.model_s)
+    # an epoch of the one side, then one of all of the other
+    assert official == pytest.approx(3 * (97 + 1829) * rates.pass_s + rates.model_s)
+    assert plan.stages[3].tokens == pytest.approx(3 * (385 + 7315) / 385 * plan.stages[1].tokens, rel=1e-3)
+    assert plan.stages[3].activations == plan.stages[1].activations < plan.stages[2].activations
 
 
 def test_an_unknown_device_and_an_unknown_model_say_what_there_is() -> None:
@@ -195,6 +317,20 @@ def test_the_command_prints_a_table_or_json(tmp_path: Path) -> None:
     assert [stage["stage"] for stage in stages] == ["finetune", "unlearn", "evaluate"]
     wrong = CliRunner().invoke(app, ["plan", str(path), "--device", "abacus"])
     assert wrong.exit_code == 2
+
+
+def test_facts_are_taught_in_all_wordings_unless_the_text_is_published(tmp_path: Path) -> None:
+    (tmp_path / "people.csv").write_text("name,city\nAda Bell,Rome\nIan Fox,Bern\n", encoding="utf-8")
+    ours = [
+        {"name": "synthetic"},
+        {"name": "people", "path": str(tmp_path / "people.csv")},
+        {"name": "llm", "model": "m", "base_url": "http://localhost:1"},
+    ]
+    published = [{"name": name, "path": "copy"} for name in ("mllmu_bench", "clear", "fiubench", "umu_bench")]
+    for sources, trained in ((ours, 3 * 15.4), (published, 15.4)):
+        for source in sources:
+            work = loads.of_recipe(recipe("tiny", data={"source": source, "train_wordings": 3}))
+            assert work.trained == pytest.approx(trained), source["name"]
 
 
 def test_requests_one_after_the_other_are_more_models_to_make_and_to_ask() -> None:

@@ -1,18 +1,22 @@
 """Sizes of a model from its config alone, and of a portrait from its processor; no weights are read or made."""
 
+import json
+import math
 import re
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 import yaml
 from PIL import Image
 from torch import nn
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoImageProcessor
 
 from mllmu.config.recipe import Lora, ModelSection
 from mllmu.models.engine.memory import kv_bytes
@@ -26,6 +30,7 @@ from mllmu.models.loading import (
     make_encoder,
     source_of,
 )
+from mllmu.models.processors import change_images
 from mllmu.training.cost import ModelOutline, build, outline
 
 QUANTIZED = {"int8": 1.0, "nf4": 0.5 + 8.127 / 64 / 8}
@@ -147,23 +152,46 @@ def describe(section: ModelSection, *, device: str) -> ModelFacts:
 
 
 def image_sizes(facts: ModelFacts, size: int) -> tuple[int, int]:
-    """Image tokens and vision patches of a square portrait; known, or found by encoding a grey one.
+    """Image tokens and vision patches of a square portrait, found by preparing a grey one with the run's settings.
+
+    Args:
+        size: its side in pixels.
 
     Raises:
         ModelError: the processor can neither be read nor used.
     """
-    section = facts.section
-    if entry := known_models().get(section.path):
-        image = entry.get("whole", entry) if section.image_processor.get("do_image_splitting") is False else entry
-        return image["image_tokens"], image["patches"]
+    section, entry = facts.section, known_models().get(facts.section.path)
+    image = Image.new("RGB", (size, size), (128, 128, 128))
     what = f"model.path: the processor of '{section.path}' cannot be used"
     with explain_load_faults(what), tempfile.TemporaryDirectory() as folder:
+        if entry:
+            return _known_sizes(facts, entry, image, Path(folder))
         encoder = make_encoder(section, source_of(section.path), section.revision, facts.config)
         path = Path(folder) / "grey.png"
-        Image.new("RGB", (size, size), (128, 128, 128)).save(path)
-        tokens = len(encoder.prompt(Turn(prompt="?", image=path))) - len(encoder.prompt(Turn(prompt="?")))
-    vision = getattr(facts.config, "vision_config", None)
-    side, patch = getattr(vision, "image_size", None), getattr(vision, "patch_size", None)
-    if isinstance(side, int) and isinstance(patch, int):
-        return tokens, (side // patch) ** 2
-    return tokens, 4 * tokens
+        image.save(path)
+        turn = Turn(prompt="?", image=path)
+        tokens = len(encoder.prompt(turn)) - len(encoder.prompt(Turn(prompt="?")))
+        patch = getattr(getattr(facts.config, "vision_config", None), "patch_size", None)
+        return tokens, math.prod(_grid(encoder.images([turn]), patch)) or 4 * tokens
+
+
+def _known_sizes(facts: ModelFacts, entry: dict[str, Any], image: Image.Image, folder: Path) -> tuple[int, int]:
+    """The same for a known model: by the library's image processor with the published settings and the recipe's."""
+    (folder / "preprocessor_config.json").write_text(json.dumps(entry["images"]), encoding="utf-8")
+    holder = SimpleNamespace(image_processor=AutoImageProcessor.from_pretrained(folder))
+    change_images(holder, facts.family.image_settings | facts.section.image_processor)
+    tensors = holder.image_processor(image, return_tensors="pt")
+    tiles, patches = _grid(tensors, facts.config.vision_config.patch_size)
+    merged = getattr(holder.image_processor, "merge_size", 1) ** 2
+    return tiles * entry.get("tile_tokens", patches // merged), tiles * patches
+
+
+def _grid(tensors: Mapping[str, torch.Tensor], patch: Any) -> tuple[int, int]:
+    """Into how many tiles a prepared image is cut, and the patches of one; zeros if its tensors do not tell."""
+    if "image_grid_thw" in tensors:
+        return 1, int(tensors["image_grid_thw"].prod())
+    pixels = tensors.get("pixel_values")
+    if pixels is None or pixels.ndim < len("NCHW") or not isinstance(patch, int):
+        return 0, 0
+    *tiles, _, height, width = pixels.shape
+    return math.prod(tiles), (height // patch) * (width // patch)

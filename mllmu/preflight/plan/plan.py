@@ -7,21 +7,26 @@ follows from measured rates, see :mod:`mllmu.preflight.plan.rates`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 from pydantic import Field
 
-from mllmu.config.recipe import Finetune, Lora, Recipe, jobs
+from mllmu.config.recipe import Finetune, Lora, Recipe, jobs, taught_models
 from mllmu.config.requests import about_facts
 from mllmu.core.names import RETAIN_MODEL
 from mllmu.core.records import MODALITIES, Record
+from mllmu.data.sources import Source
 from mllmu.data.tasks import task_of
 from mllmu.models import devices
 from mllmu.models.encoding import DEVICE_BYTES, FEATURE_BYTES
+from mllmu.models.loading import choose_dtype
+from mllmu.models.weights import stored_in
 from mllmu.preflight.plan import workload as loads
 from mllmu.preflight.plan.facts import ModelFacts, describe, image_sizes
 from mllmu.preflight.plan.here import is_cpu
+from mllmu.preflight.plan.precision import refusal, sections_without_lora
 from mllmu.preflight.plan.rates import find_device, pace_of
 from mllmu.preflight.plan.workload import Questions, feature_bytes
 from mllmu.training.batches import CAPACITY, SHARE, Group, arrange
@@ -91,7 +96,7 @@ def make_plan(recipe: Recipe, device: str, *, rough: bool = False) -> RecipePlan
         image_tokens=planner.image_tokens,
         packed=facts.packs,
         gradient_checkpointing=recipe.model.gradient_checkpointing,
-        quantize=recipe.model.quantize,
+        quantize=facts.section.quantize,
         stages=stages,
         hours=sum(stage.hours for stage in stages),
         advice=tuple(planner.advice(stages)),
@@ -135,31 +140,42 @@ class Planner:
         self.recipe, self.name, self.device, self.rough = recipe, device, find_device(device), rough
         self.on_cpu = is_cpu(device)
         self.overhead = 1 if self.on_cpu else OVERHEAD
-        self.facts: ModelFacts = describe(recipe.model, device="cpu" if self.on_cpu else "cuda")
+        self.without_lora = sections_without_lora(recipe)
+        # what a run would refuse is counted as it would have to be
+        model = recipe.model.model_copy(update={"dtype": "float32", "quantize": None} if self.without_lora else {})
+        self.facts: ModelFacts = describe(model, device="cpu" if self.on_cpu else "cuda")
         workers = recipe.workers if self.facts.parameters < devices.SMALL else None
         self.pace = pace_of(device, int(self.facts.text.num_hidden_layers), processes=workers)
         self.work = loads.of_recipe(recipe)
-        size = int(recipe.data.portraits.settings.get("size", 336))
-        self.image_tokens, self.patches = image_sizes(self.facts, size)
+        self.portrait = int(recipe.data.portraits.build("portraits", "data.portraits").size)
+        self.image_tokens, self.patches = image_sizes(self.facts, self.portrait)
 
     def stages(self) -> Iterator[PlannedStage]:
         """The lines: fine-tuning, every method, evaluation."""
-        work, planned = self.work, jobs(self.recipe)
-        taught = (work.people, *(work.people - gone for gone in work.forgotten))
-        yield self._training(f"target and {len(work.forgotten)} retain model(s)", self.recipe.finetune, taught)
+        work, planned, taught = self.work, jobs(self.recipe), taught_models(self.recipe)
+        kept = [work.people - gone for gone in work.forgotten] if RETAIN_MODEL in taught else []
+        what = f"target and {len(kept)} retain model(s)" if kept else "target"
+        if self.recipe.finetune.given is None:
+            yield self._training(what, self.recipe.finetune, [(people, 0) for people in (work.people, *kept)])
         shares = [gone / work.requests for gone in work.forgotten for _ in range(work.requests)]
         left = [work.people - gone * n // work.requests for gone in work.forgotten for n in range(1, work.requests + 1)]
         for job in planned:
             if job.method.trains:
-                yield self._training(job.name, job.method, shares)
+                yield self._training(job.name, job.method, [*zip(shares, left, strict=True)])
             elif job.method.model == RETAIN_MODEL and work.requests > 1:
-                yield self._training(f"{job.name}, after every request", self.recipe.finetune, left)
-        yield self.evaluation(2 + len(planned) * work.requests)
+                again = f"{job.name}, after every request"
+                yield self._training(again, self.recipe.finetune, [(people, 0) for people in left])
+        yield self.evaluation(len(taught) + len(planned) * work.requests)
 
-    def _training(self, what: str, settings: Finetune | Method, groups: Iterable[float]) -> PlannedStage:
-        """One line of training: one model per group of so many people, by the fine-tuning or by a method.
+    def _training(self, what: str, settings: Finetune | Method, groups: Sequence[tuple[float, float]]) -> PlannedStage:
+        """One line of training, by the fine-tuning or by a method.
 
         A step is divided as the run does it, so that it fits.
+
+        Args:
+            what: the models, in words.
+            settings: of the training.
+            groups: for every model the people who are taught or forgotten, and those who are retained.
         """
         section = self.recipe.unlearn if isinstance(settings, Method) else self.recipe.finetune
         most = None if section.micro_batch_size == "auto" else section.micro_batch_size
@@ -175,17 +191,24 @@ class Planner:
         return line
 
     def _divided(
-        self, what: str, settings: Finetune | Method, groups: Iterable[float], part: int, *, recompute: bool
+        self,
+        what: str,
+        settings: Finetune | Method,
+        groups: Sequence[tuple[float, float]],
+        part: int,
+        *,
+        recompute: bool,
     ) -> PlannedStage:
         """A line of training with so many questions at once."""
         facts, batch, modality = self.facts, settings.batch_size, settings.modality
         method = settings if isinstance(settings, Method) else None
-        stage, lora = ("unlearn", self.recipe.unlearn.lora) if method else ("finetune", self.recipe.finetune.lora)
-        sides = 2 if method and method.uses_retain else 1
+        stage, own = ("unlearn", self.recipe.unlearn.lora) if method else ("finetune", self.recipe.finetune.lora)
+        lora = own or (Lora() if method and method.modifies else None)  # a modifier is as small as an adapter
+        asked = [self._questions(method, modality, *group) for group in groups]
+        sides = 2 if method and method.uses_retain and method.schedule == "joint" else 1
         reference = method is not None and method.uses_reference
-        models = 2 if method and method.needs_second_model(lora=lora is not None) else 1
-        asked = [self.work.training_questions(people, modality) for people in groups]
-        questions = round(sum(asked) * settings.epochs) * sides
+        models = 2 if method and method.needs_second_model(lora=own is not None) else 1
+        questions = round(sum(map(sum, asked)) * settings.epochs) * sides
         trained = facts.trainable(lora) * (4 if lora else facts.width)
         sequences, tokens = self.shape(part, modality, settings.questions_together)
         shape = (sequences, tokens, part * loads.TRAINED_REPLY_TOKENS)
@@ -213,7 +236,7 @@ class Planner:
         seen = 0 if modality == "text" or not facts.packs else features
         # without adapters the trained weights are among the weights already
         weights = models * facts.resident - (0 if lora else trained)
-        passes = sum(-(-count // batch) for count in asked) * settings.epochs * sides * -(-batch // part)
+        steps = sum(-(-count // batch) for counts in asked for count in counts) * settings.epochs
         flop = questions * (both + cost.forward * reference) / part
         flop += self.vision_flop(stage, questions, modality)
         return self._line(
@@ -221,7 +244,7 @@ class Planner:
             what,
             peak=training_peak(weights, trained, step) + seen,
             flop=flop,
-            seconds=self.pace.training(flop, passes=passes, models=len(asked)),
+            seconds=self.pace.training(flop, passes=steps * sides * -(-batch // part), models=len(asked)),
             tokens=questions * sequences * tokens / part,
             weights=weights / GIB,
             trained=trained / GIB,
@@ -229,6 +252,14 @@ class Planner:
             activations=max(step, 2 * trained) / GIB,
             images=seen / GIB,
         )
+
+    def _questions(self, method: Method | None, modality: str, first: float, retained: float) -> list[int]:
+        """Questions of one model in an epoch: those of every step, and, of two phases, those of the second."""
+        counts = [self.work.training_questions(first, modality)]
+        if method and method.uses_retain and method.schedule == "two_phase":
+            everyone = self.work.training_questions(self.work.people, "text") if method.preserves_text else 0
+            counts.append(self.work.training_questions(retained, modality) + everyone)
+        return counts
 
     def _line(
         self, stage: str, what: str, *, peak: float, flop: float, seconds: float, tokens: float, **memory: float
@@ -301,11 +332,12 @@ class Planner:
         )
 
     def advice(self, stages: tuple[PlannedStage, ...]) -> Iterator[str]:
-        """What to change for what does not fit, each with the peak it would lead to."""
-        worst = max(stages[:-1], key=lambda stage: stage.peak)
-        if not worst.fits:
+        """What to change for what a run refuses, or does not fit; the latter with the peak it would lead to."""
+        yield from self._refused()
+        *training, evaluation = stages
+        if training and not (worst := max(training, key=lambda stage: stage.peak)).fits:
             yield from self._training_advice(worst)
-        evaluation, section = stages[-1], self.recipe.evaluate
+        section = self.recipe.evaluate
         if evaluation.fits:
             return
         if section.batch_size != "auto":
@@ -317,7 +349,8 @@ class Planner:
 
     def _training_advice(self, worst: PlannedStage) -> Iterator[str]:
         freed = {} if self.recipe.model.gradient_checkpointing else {"gradient_checkpointing": "auto"}
-        for change in ([freed] if freed else []) + [freed | {"quantize": "nf4"}]:
+        changes = [freed] if self.without_lora else [freed, freed | {"quantize": "nf4"}]
+        for change in filter(None, changes):
             peak = max(stage.peak for stage in list(self._with("model", **change).stages())[:-1])
             fits = peak <= self.device.memory
             settings = " ".join(f"--set model.{k}={str(v).lower()}" for k, v in change.items())
@@ -326,8 +359,17 @@ class Planner:
                 return
         yield (
             f"training: of {worst.peak:.1f} GiB the weights take {worst.weights:.1f}, and single questions do "
-            "not fit: a smaller model, or a larger device"
+            f"not fit: {'adapters (lora), ' * bool(self.without_lora)}a smaller model, or a larger device"
         )
+
+    def _refused(self) -> Iterator[str]:
+        """Why a run on the device would refuse to train, if it would."""
+        model, facts = self.recipe.model, self.facts
+        small = model.device == "auto" and facts.parameters < devices.SMALL
+        on_cpu = self.on_cpu or model.device == "cpu" or small
+        dtype = choose_dtype(model.dtype, torch.device("cpu" if on_cpu else "cuda"))
+        if refused := refusal(model, self.without_lora, dtype, stored_in(facts.config)):
+            yield f"{refused} A run refuses it as it is; it is counted in float32 here."
 
     def _with(self, section: str, **settings: Any) -> Planner:
         """The planner of the recipe with other settings of a section."""
@@ -341,9 +383,13 @@ class Planner:
         facts = ["a request for some facts is counted as one for all"] if about_facts(recipe) else []
         more = [name for name in ("controls", "attacks") if getattr(recipe.evaluate, name)]
         asked = [f"{' and '.join(more)} are not counted"] if more else []
+        own = type(recipe.data.source.build("sources", "data.source")).num_views is not Source.num_views
+        images = ["images that the source brings are counted at this size too"] if own else []
         return (
             f"{self.work.people} people, {self.work.trained:g} training questions each and modality; "
-            f"{self.image_tokens} image tokens; question, template and answer about {tokens} tokens",
+            f"{self.image_tokens} image tokens at {self.portrait} pixels a side; "
+            f"question, template and answer about {tokens} tokens",
+            *images,
             f"{self.pace.basis}; reading data, drawing images and saving are not counted",
             *facts,
             *asked,

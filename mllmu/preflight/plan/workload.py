@@ -1,8 +1,8 @@
 """How many questions a recipe trains on and asks, how long they are, and the memory that asking takes.
 
 Nothing is made for this: the counts are those of the benchmark, which the built-in sources and question writer keep
-to (15.4 training questions per person and modality, 18 evaluation questions per person and variant). The formulas of
-memory are those of :mod:`mllmu.models.engine.memory`.
+to (15.4 training questions per person, modality and wording, 18 evaluation questions per person and variant). The
+formulas of memory are those of :mod:`mllmu.models.engine.memory`.
 """
 
 from collections import defaultdict
@@ -74,7 +74,7 @@ def of_recipe(recipe: Recipe) -> Workload:
     if named and all(each.people for each in named):
         forgotten = (len({person for each in named for person in each.people}),)
     # published text is taught as it is, in one wording
-    wordings = section.train_wordings if section.source.name == "synthetic" else 1
+    wordings = 1 if plugins.find("sources", section.source.name).published else section.train_wordings
     asked = 0
     for count in forgotten:
         sets: dict[Split, int] = {"forget": count, "test": count, "retain": people - count, "celebrity": celebrities}
