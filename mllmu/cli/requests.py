@@ -91,4 +91,5 @@ def purge(
     if not (yes or confirm(f"{context.obj}: remove what request {request} has deleted for good?")):
         raise Abort
     entry = remove(context.obj, request, key=key)
-    say(f"purged: {request}; the deployed model has the hash {entry.after}. Delete earlier models and data elsewhere.")
+    deployed = f"; the deployed model has the hash {entry.after}" if entry.after else ""
+    say(f"purged: {request}{deployed}. Delete earlier models and data elsewhere.")

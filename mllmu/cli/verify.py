@@ -6,6 +6,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from mllmu.cli.screen import progress, say
+from mllmu.core.errors import DataError
 
 
 def verify(
@@ -23,10 +24,14 @@ def verify(
     Of a certificate also the signature, the ledger beside it, and the numbers that it shows. Prints OK, or the first
     difference with exit code 2.
     """
-    from mllmu.requests.check import verify_certificate
+    from mllmu.requests.check import certificates_of, verify_certificate
     from mllmu.requests.signing import read_public
     from mllmu.studies.verify import verify_run
 
+    if public_key and path.is_dir():
+        there = [f"mllmu verify {file} --public-key {public_key}" for file in certificates_of(path)]
+        advice = f"Its certificate: {there[0]}" if there else "Leave --public-key out, or name a certificate."
+        raise DataError(f"{path}: a folder. --public-key belongs to a certificate, as a run is not signed. {advice}")
     public = read_public(public_key) if public_key else ""
     with progress() as display:
         if path.is_dir():

@@ -46,7 +46,7 @@ def given_recipes(path: Path, overrides: Sequence[str] = ()) -> list[GivenRecipe
     """
     if not path.is_dir():
         file = recipe_file(path)
-        return [_located(GivenRecipe(name, recipe, None, {}), file, overrides) for name, recipe in
+        return [located(GivenRecipe(name, recipe, None, {}), file, overrides) for name, recipe in
                 load_all(file, overrides).items()]  # fmt: skip
     folders = runs_in(path)
     if not folders:
@@ -58,12 +58,12 @@ def given_recipes(path: Path, overrides: Sequence[str] = ()) -> list[GivenRecipe
     for folder in folders:
         name, file = "" if folder == path else folder.name, folder / RunFolder.RECIPE
         (recipe,) = load_all(file, overrides).values()
-        found.append(_located(GivenRecipe(name, recipe, folder, {}), file, overrides))
+        found.append(located(GivenRecipe(name, recipe, folder, {}), file, overrides))
     return found
 
 
-def _located(one: GivenRecipe, file: Path, overrides: Sequence[str]) -> GivenRecipe:
-    """The recipe with its paths resolved, and what they do not lead to."""
+def located(one: GivenRecipe, file: Path, overrides: Sequence[str]) -> GivenRecipe:
+    """The recipe of a file with its paths resolved, and what they do not lead to; ``overrides`` have changed it."""
     typed = [override.partition("=")[0].strip() for override in overrides]
     raw, missing, changed = one.recipe.model_dump(mode="json"), dict[str, str](), False
     for key, value, needed in (*path_settings(one.recipe), *_model(one.recipe)):
@@ -85,6 +85,8 @@ def path_settings(recipe: Recipe) -> Iterator[tuple[str, str, bool]]:
     for key, value in (("data.splits.file", recipe.data.splits.file), ("data.review", recipe.data.review)):
         if value is not None:
             yield key, str(value), True
+    for index, adapter in enumerate(recipe.finetune.given or ()):
+        yield f"finetune.given.{index}", str(adapter), True
     for key, kind, spec in plugin_settings(recipe):
         plugin = spec.build(kind, key)
         inputs = set(plugin.files())
@@ -152,8 +154,10 @@ def _nowhere(value: str, beside: Path) -> str:
     path = _home(value)
     if path.is_absolute() or value.startswith("~"):
         return f"{path}: no such file or folder"
-    at = os.path.normpath(beside.absolute() / path)
-    return f"{value}: no such file or folder, neither beside the recipe ({at}) nor from here ({path.absolute()})"
+    at, here = os.path.normpath(beside.absolute() / path), os.path.normpath(path.absolute())
+    if at == here:
+        return f"{value}: no such file or folder ({here})"
+    return f"{value}: no such file or folder, neither beside the recipe ({at}) nor from here ({here})"
 
 
 def fault_of_model(path: str) -> str:

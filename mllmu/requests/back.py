@@ -29,20 +29,26 @@ from mllmu.requests.combined import combine
 from mllmu.requests.forget import ORDER
 from mllmu.requests.ledger import LEDGER, Ledger, RequestEntry
 from mllmu.requests.signing import Signer
-from mllmu.requests.state import current, deploy, model_hash, target_of, within
+from mllmu.requests.state import CURRENT, current, deploy, model_hash, target_of, within
 
 MERGED = "model"
 """In the folder of a purged request: the deployed adapter, which no longer consists of the earlier one and a change."""
 KEPT = ("run.json", "recipe.yaml", "manifest.json", ORDER)
+REPLAY = ".replay."
+"""Begins the name of the folder that a replay works in; one that was killed leaves it there."""
 
 
-def _last(ledger: Ledger, request: str) -> tuple[RequestEntry, list[RequestEntry]]:
-    own = ledger.of(request)
-    return own[-1], own
+def _purged(own: list[RequestEntry]) -> RequestEntry | None:
+    return next((entry for entry in own if entry.status == "purged"), None)
 
 
-def _purged(own: list[RequestEntry]) -> bool:
-    return any(entry.status == "purged" for entry in own)
+def _model_of(root: Path) -> Path:
+    """The file that names the model before a request, the first that a purge removes: without it no way leads back."""
+    return root / RunFolder.model_unit("", TARGET) / RunFolder.MODEL_FILE
+
+
+def _told(entry: RequestEntry) -> dict[str, Any]:
+    return {name: getattr(entry, name) for name in ("subjects", "scope", "recipe", "evidence")}
 
 
 def _rests_on(ledger: Ledger, request: str) -> str:
@@ -61,20 +67,27 @@ def _rests_on(ledger: Ledger, request: str) -> str:
 def rollback(folder: Path, request: str, *, key: Path | None = None) -> RequestEntry:
     """Bring the model before a request back, byte for byte, and enter it into the ledger.
 
+    The entry comes last, so a command that is stopped can be repeated.
+
     Raises:
         RunStoreError: the request was not applied, was purged, is rolled back already, or a later one rests on it; or
             the earlier model is not the one that was unlearned.
     """
     with held(folder):
         ledger = Ledger(folder, Signer(key, apart_from=folder) if key else None)
-        last, own = _last(ledger, request)
+        own, root = ledger.of(request), folder / request
+        last = own[-1]
         if _purged(own):
             raise RunStoreError(f"{folder}: request {request} was purged: the earlier model is gone for good.")
         if last.status not in ("applied", "verified"):
             raise RunStoreError(f"{folder}: request {request} is {last.status}; there is nothing to roll back.")
         if later := _rests_on(ledger, request):
             raise RunStoreError(f"{folder}: request {later} rests on {request}. Roll {later} back first.")
-        root = folder / request
+        deployed = current(folder)
+        if not _model_of(root).is_file() or (deployed and deployed.ref.adapters == (f"{request}/{MERGED}",)):
+            raise RunStoreError(
+                f"{folder}: a purge of {request} was begun. Finish it: mllmu requests {folder} purge {request}"
+            )
         before = within(target_of(root), request)
         intact(root / RunFolder.model_unit("", TARGET))
         found = model_hash(before, folder)
@@ -83,75 +96,124 @@ def rollback(folder: Path, request: str, *, key: Path | None = None) -> RequestE
                 f"{root}: the earlier model has the hash {found}, the ledger says {last.before}. Restore base and "
                 "adapters from a copy. Nothing was changed."
             )
-        told = {name: getattr(last, name) for name in ("subjects", "scope", "recipe", "evidence")}
-        entry = ledger.append(request, "rolled back", before=last.after, after=found, **told)
+        ledger.ready()
         deploy(folder, request, before, found)
-        return entry
+        return ledger.append(request, "rolled back", before=last.after, after=found, **_told(last))
 
 
 def purge(folder: Path, request: str, *, key: Path | None = None) -> RequestEntry:
     """Remove the earlier adapters, the facts, the pictures and the replies of a request for good.
 
     The deployed model becomes one adapter, from which the earlier one cannot be told. The recipe, the order, the
-    manifest, the numbers and the certificate stay.
+    manifest, the numbers and the certificate stay. Nothing is said to be removed that is still there: the new adapter
+    is deployed, the rest removed, the entry written, then the certificate. A command that is stopped is continued when
+    it is repeated.
 
     Raises:
-        RunStoreError: the request is not verified, or a later one holds copies of its model.
+        RunStoreError: the request is not verified, or a later one holds copies of its model; or the deployed model or
+            the certificate is not as it was written.
     """
     with held(folder):
         ledger = Ledger(folder, Signer(key, apart_from=folder) if key else None)
-        last, own = _last(ledger, request)
-        if _purged(own):
+        own = ledger.of(request)
+        entry, certified = _purged(own), _certified(folder, request, ledger)
+        if entry and not list(_left(folder, request)) and _says_purged(folder, certified, entry):
             raise RunStoreError(f"{folder}: request {request} was purged already.")
-        if last.status not in ("verified", "rolled back", "refused"):
-            raise RunStoreError(
-                f"{folder}: request {request} is {last.status}. Finish it first, with the same command."
-            )
-        if later := _rests_on(ledger, request):
-            raise RunStoreError(f"{folder}: request {later} holds a copy of the model before it. Purge {later} first.")
-        deployed, root, after = current(folder), folder / request, last.after
-        if deployed is not None and any(name.startswith(f"{request}/") for name in deployed.ref.adapters):
-            if last.status == "rolled back":
-                raise RunStoreError(
-                    f"{folder}: the deployed model is the one before {request}, and its adapters lie there. Deploy "
-                    "another model first: carry out the next request, or keep this one."
-                )
-            ref = deployed.ref.model_copy(update={"adapters": (f"{request}/{MERGED}",)})
-            combine([folder / name for name in deployed.ref.adapters], root / MERGED)
-            after = model_hash(ref, folder)
-            deploy(folder, request, ref, after)
-        note = "earlier adapters, facts, pictures and replies were removed; no way back"
-        told = {name: getattr(last, name) for name in ("subjects", "scope", "recipe", "evidence")}
-        entry = ledger.append(request, "purged", reason=note, before=last.after, after=after, **told)
-        _remove(root)
-        _tell(folder, request, entry, ledger)
+        ledger.ready()
+        after = "" if entry else _as_one_adapter(folder, request, own[-1], _rests_on(ledger, request))
+        _remove(folder, request)
+        if entry is None:
+            note = "earlier adapters, facts, pictures and replies were removed; no way back"
+            last = own[-1]
+            entry = ledger.append(request, "purged", reason=note, before=last.after, after=after, **_told(last))
+        if certified:
+            certificate.write_content(folder, request, certificate.purged(certified, entry), ledger.signer)
         return entry
 
 
-def _remove(root: Path) -> None:
-    """Everything of a request but what says what was done, and the deployed adapter."""
-    for path in sorted(root.iterdir()):
-        if path.name in KEPT or path.name == MERGED or path.name.startswith("."):
-            continue
+def _certified(folder: Path, request: str, ledger: Ledger) -> dict[str, Any]:
+    """The certificate of a request, which is to be signed again; empty if there is none.
+
+    Raises:
+        DataError: it is none. RunStoreError: it is not the one that was signed.
+    """
+    path = certificate.path_of(folder, request)
+    content = certificate.read(path) if path.is_file() else {}
+    if content and ledger.signer and not certificate.signed_by(content, ledger.signer.public):
+        raise RunStoreError(
+            f"{path}: its signature is not one of the key of the ledger on what it says. Restore it from a copy."
+        )
+    return content
+
+
+def _says_purged(folder: Path, content: dict[str, Any], entry: RequestEntry) -> bool:
+    """Whether a certificate, if there is one, and its page say that its request was purged."""
+    if not content:
+        return True
+    page = certificate.path_of(folder, entry.request).with_suffix(".html")
+    told = content == certificate.purged(content, entry)
+    return told and page.is_file() and page.read_text(encoding="utf-8") == certificate.html(content)
+
+
+def _as_one_adapter(folder: Path, request: str, last: RequestEntry, later: str) -> str:
+    """Deploy one adapter in place of those in the folder of a request, if the deployed model has any there.
+
+    Args:
+        later: the request that rests on this one, if there is any.
+
+    Returns:
+        The hash of the deployed model; of the model after the request, if another one is deployed by now.
+    """
+    if last.status not in ("verified", "rolled back", "refused"):
+        raise RunStoreError(f"{folder}: request {request} is {last.status}. Finish it first, with the same command.")
+    if later:
+        raise RunStoreError(f"{folder}: request {later} holds a copy of the model before it. Purge {later} first.")
+    deployed, merged = current(folder), (f"{request}/{MERGED}",)
+    if deployed is None or not any(name.startswith(f"{request}/") for name in deployed.ref.adapters):
+        return last.after
+    if last.status == "rolled back":
+        raise RunStoreError(
+            f"{folder}: the deployed model is the one before {request}, and its adapters lie there. Deploy another "
+            "model first: carry out the next request, or keep this one."
+        )
+    if deployed.hash == last.before:
+        raise RunStoreError(
+            f"{folder}: a rollback of {request} was begun. Finish it: mllmu rollback {folder} {request}"
+        )
+    if model_hash(deployed.ref, folder) != deployed.hash:
+        raise RunStoreError(
+            f"{folder}: the deployed model is not the one that {CURRENT} names. Restore it from a copy. Nothing was "
+            "removed."
+        )
+    if deployed.ref.adapters == merged:
+        return deployed.hash
+    ref = deployed.ref.model_copy(update={"adapters": merged})
+    combine([folder / name for name in deployed.ref.adapters], folder / merged[0])
+    after = model_hash(ref, folder)
+    deploy(folder, request, ref, after)
+    return after
+
+
+def _left(folder: Path, request: str) -> Iterator[Path]:
+    """What a purge has yet to remove: all but what says what was done, the deployed adapter, and files of the program.
+
+    Hidden folders are work that was stopped, which holds the same facts.
+    """
+    root = folder / request
+    for path in sorted(root.iterdir()) if root.is_dir() else ():
+        if path.name not in (*KEPT, MERGED) and (path.is_dir() or not path.name.startswith(".")):
+            yield path
+    yield from folder.glob(f"{REPLAY}*")
+
+
+def _remove(folder: Path, request: str) -> None:
+    """Remove what is left of a request, the way back first."""
+    _model_of(folder / request).unlink(missing_ok=True)
+    for path in _left(folder, request):
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink()
-
-
-def _tell(folder: Path, request: str, entry: RequestEntry, ledger: Ledger) -> None:
-    """The certificate says that there is no way back, and what cannot be checked any more."""
-    path = certificate.path_of(folder, request)
-    if not path.is_file():
-        return
-    head = ledger.head()
-    content: dict[str, Any] = certificate.read(path) | {
-        "purged": f"Purged on {entry.date}: the earlier adapters, the facts, pictures and replies of this request were "
-        "removed from the folder of requests. It cannot be rolled back or made again, and its replies cannot be scored "
-        f"again. The model is one adapter since then, with the hash {entry.after}.",
-        "ledger": {"entries": head.count, "head": head.hash} if head else {},
-    }
-    certificate.write_content(folder, request, content, ledger.signer)
 
 
 def replay(folder: Path, progress: Progress) -> Iterator[str]:
@@ -170,6 +232,8 @@ def replay(folder: Path, progress: Progress) -> Iterator[str]:
             yield f"{request}: was not applied ({own[-1].status})"
         elif _purged(own):
             yield f"{request}: was purged, so it cannot be made again"
+        elif not _model_of(folder / request).is_file():
+            yield f"{request}: a purge was begun, so it cannot be made again"
         else:
             yield f"{request}: {_again(folder, request, applied, progress)}"
 
@@ -182,7 +246,7 @@ def _again(folder: Path, request: str, applied: RequestEntry, progress: Progress
     recipe = recipes.load(root / RunFolder.RECIPE)
     if sha256(root / RunFolder.RECIPE) != applied.recipe:
         raise RunStoreError(f"{root / RunFolder.RECIPE}: is not the recipe of the ledger.")
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".replay.") as name:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=REPLAY) as name:
         again = Path(name)
         for part in (RunFolder.RECORD, RunFolder.RECIPE):
             shutil.copyfile(root / part, again / part)

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from mllmu.config.recipe import Job
 from mllmu.core.attacked import PLAIN
-from mllmu.core.errors import DataError
+from mllmu.core.errors import DataError, one_line
+from mllmu.core.names import FOLDER_NAME
+from mllmu.core.records import Record
 from mllmu.core.runfolder import RunFolder, read_json, write_atomic
 from mllmu.pipeline.run import Run
 from mllmu.requests.evidence import IN_WORDS, Evidence, MeasuredShare
@@ -25,7 +29,7 @@ from mllmu.version import __version__
 FOLDER = "certificates"
 FEW_QUESTIONS = 30
 """Of fewer questions the page says first how few they are."""
-FORMAT = "mllmu-certificate-1"
+FORMAT: Literal["mllmu-certificate-1"] = "mllmu-certificate-1"
 LABELS = {
     "forget": "Questions about the people to forget",
     "test": "The same, in other words and with other pictures",
@@ -50,6 +54,72 @@ NOT_CLAIMED = (
     "That the result equals a model trained without what is forgotten. None was trained: the yardstick is what the "
     "model says about other people it was never taught. They may be easier or harder to guess: weaker evidence.",
 )
+
+
+class CertifiedModel(Record):
+    """The name of the base, and the hashes of the model before and after."""
+
+    base: str
+    before: str
+    after: str
+
+
+class CertifiedEntry(Record):
+    """The entry of the ledger that a certificate repeats: its number, and its hash."""
+
+    entries: int = Field(ge=1)
+    head: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class NamedMethod(BaseModel, extra="allow"):
+    """A method with its settings."""
+
+    name: str
+
+
+class MadeWith(BaseModel, extra="allow"):
+    """Versions of libraries."""
+
+    mllmu: str
+    torch: str
+    transformers: str
+
+
+class MadeOn(BaseModel, extra="allow"):
+    """A machine."""
+
+    machine: str
+
+
+class Certificate(Record):
+    """What the file of a certificate holds."""
+
+    format: Literal["mllmu-certificate-1"]
+    request: str = Field(pattern=FOLDER_NAME)
+    date: str
+    subjects: tuple[str, ...]
+    scope: tuple[str, ...] = Field(min_length=1)
+    model: CertifiedModel
+    method: NamedMethod
+    recipe: str
+    evidence: str
+    measured: Evidence
+    statements: tuple[str, ...]
+    not_claimed: tuple[str, ...]
+    ledger: CertifiedEntry
+    versions: MadeWith
+    hardware: MadeOn
+    purged: str
+    key: str
+    signature: str
+
+    @field_validator("measured")
+    @classmethod
+    def _has_what_is_compared(cls, value: Evidence) -> Evidence:
+        rows = {row.split for row in value.rows if not row.modality}
+        if not {"forget", "holdout"} <= rows <= LABELS.keys():
+            raise ValueError(f"expected rows of forget and holdout, and of no sets but {', '.join(LABELS)}")
+        return value
 
 
 def show(measured: MeasuredShare, *, signed: bool = False) -> str:
@@ -128,32 +198,56 @@ def _verdict(evidence: Evidence) -> str:
     return f"Asked these questions, the model no longer answers measurably more about {these} than about {others}."
 
 
+def of_run(run: Run, evidence: Evidence, method: Job) -> dict[str, Any]:
+    """What a certificate says of the run behind it, by its field; ``base`` is one of ``model``."""
+    record = read_json(run.root / RunFolder.RECORD)
+    versions = {"mllmu": record.get("mllmu", __version__), **record.get("versions", {})}
+    return {
+        "measured": json.loads(evidence.model_dump_json()),
+        **words(evidence),
+        "base": Path(run.recipe.model.path).name,
+        "method": {"name": method.plugin, **{k: v for k, v in method.settings.items() if k != "name"}},
+        "versions": versions,
+        "hardware": record.get("hardware", {}),
+    }
+
+
+def words(evidence: Evidence) -> dict[str, list[str]]:
+    """What a certificate says of its numbers, and what it does not claim."""
+    return {"statements": sentences(evidence), "not_claimed": list(NOT_CLAIMED)}
+
+
 def write(
     folder: Path, request: str, evidence: Evidence, entry: RequestEntry, head: LedgerHead, *, signer: Signer | None,
     run: Run, method: Job,
 ) -> Path:  # fmt: skip
     """Write the certificate of a request as JSON and HTML; returns the page."""
-    record = read_json(run.root / RunFolder.RECORD)
+    own = of_run(run, evidence, method)
     content: dict[str, Any] = {
         "format": FORMAT,
         "request": request,
         "date": entry.date,
         "subjects": list(entry.subjects),
         "scope": list(entry.scope),
-        "model": {"base": Path(run.recipe.model.path).name, "before": entry.before, "after": entry.after},
-        "method": {"name": method.plugin, **{k: v for k, v in method.settings.items() if k != "name"}},
+        "model": {"base": own.pop("base"), "before": entry.before, "after": entry.after},
         "recipe": entry.recipe,
         "evidence": entry.evidence,
-        "measured": json.loads(evidence.model_dump_json()),
-        "statements": sentences(evidence),
-        "not_claimed": list(NOT_CLAIMED),
+        **own,
         "ledger": {"entries": head.count, "head": head.hash},
-        "versions": {"mllmu": __version__, **record.get("versions", {})},
-        "hardware": record.get("hardware", {}),
         "purged": "",
         "key": signer.public if signer else "",
     }
     return write_content(folder, request, content, signer)
+
+
+def purged(content: dict[str, Any], entry: RequestEntry) -> dict[str, Any]:
+    """A certificate that says by an entry of the ledger that there is no way back, and what cannot be checked."""
+    return content | {
+        "purged": f"Purged on {entry.date}: the earlier adapters, the facts, pictures and replies of this request were "
+        "removed from the folder of requests. It cannot be rolled back or made again, and its replies cannot be scored "
+        f"again. The model is one adapter since then, with the hash {entry.after}.",
+        "ledger": {"entries": entry.number, "head": entry.hash},
+    }
 
 
 def path_of(folder: Path, request: str) -> Path:
@@ -162,30 +256,36 @@ def path_of(folder: Path, request: str) -> Path:
 
 
 def write_content(folder: Path, request: str, content: dict[str, Any], signer: Signer | None) -> Path:
-    """Sign a certificate and write it as JSON and HTML; returns the page."""
+    """Sign a certificate and write it as HTML and JSON; returns the page. A page is there wherever a JSON file is."""
     content = {name: value for name, value in content.items() if name != "signature"}
     signature = signer.sign("mllmu certificate", canonical(content)) if signer else ""
     content["signature"] = signature
     path = path_of(folder, request)
-    write_atomic(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     page = path.with_suffix(".html")
     write_atomic(page, html(content))
+    write_atomic(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return page
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A certificate as it was written.
+    """A certificate as it was written; every field is there, and of its type.
 
     Raises:
         DataError: no certificate.
     """
+    expected = "Expected certificates/<request>.json, as 'mllmu forget' writes it."
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: no certificate ({error}). Expected certificates/<request>.json.") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise DataError(f"{path}: no certificate. Expected certificates/<request>.json, of this program.")
-    return content
+        canonical(content).encode()
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: no certificate ({one_line(error)}). {expected}") from None
+    try:
+        Certificate.model_validate(content)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(map(str, fault["loc"])) or "file"
+        raise DataError(f"{path}: no certificate ({place}: {fault['msg']}). {expected}") from None
+    return dict(content)
 
 
 def signed_by(content: dict[str, Any], public: str) -> bool:
@@ -196,12 +296,17 @@ def signed_by(content: dict[str, Any], public: str) -> bool:
     )
 
 
-def html(content: dict[str, Any]) -> str:
-    """The page of a certificate."""
+@cache
+def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("mllmu.requests", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
+    return environment.get_template("certificate.html.j2")
+
+
+def html(content: dict[str, Any]) -> str:
+    """The page of a certificate."""
     evidence = Evidence.model_validate(content["measured"])
     labels = LABELS_OF_FACTS if evidence.partial else LABELS
     rows = [(labels[row.split], row, show(row.before), show(row.after)) for row in evidence.rows if not row.modality]
@@ -215,9 +320,8 @@ def html(content: dict[str, Any]) -> str:
          show(one.forget), show(one.excess, signed=True), one.label == _worst_label(evidence, one.access))
         for one in evidence.attacks
     ]  # fmt: skip
-    template = environment.get_template("certificate.html.j2")
     excess = show(evidence.excess, signed=True)
-    return template.render(
+    return _template().render(
         c=content, evidence=evidence, rows=[*rows[:1], *by_modality, *rows[1:]], attacks=attacks, excess=excess
     )
 

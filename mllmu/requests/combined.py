@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from peft.utils import CONFIG_NAME
 from peft.utils import SAFETENSORS_WEIGHTS_NAME as ADAPTER_FILE
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mllmu.core.errors import RunStoreError
-from mllmu.core.runfolder import write_json
+from mllmu.core.runfolder import write_atomic, write_json
 
 Factors = tuple[Tensor, Tensor]
 """A layer's A [R, I] and B [O, R], the scale in B."""
@@ -46,8 +46,7 @@ def combine(adapters: Sequence[Path], out: Path) -> float:
         tensors[f"{PREFIX}{name}.lora_B.weight"] = new_up_OR.contiguous()
     config: dict[str, Any] = json.loads((adapters[-1] / CONFIG_NAME).read_text(encoding="utf-8"))
     config |= {"r": rank, "lora_alpha": rank, "lora_dropout": 0.0, "target_modules": layers}
-    out.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, out / ADAPTER_FILE)
+    write_atomic(out / ADAPTER_FILE, save(tensors))  # whole on disk before the parts are removed
     write_json(out / CONFIG_NAME, config)
     return largest
 

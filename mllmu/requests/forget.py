@@ -28,9 +28,9 @@ from mllmu.preflight.doctor.first import check_first
 from mllmu.requests import auto, certificate
 from mllmu.requests.evidence import Evidence, evidence_of
 from mllmu.requests.ledger import Ledger, RequestEntry
-from mllmu.requests.order import KEY, ForgetOrder, make_recipe, raw_recipe
+from mllmu.requests.order import KEY, ForgetOrder, check_methods, make_recipe, methods_named, raw_recipe
 from mllmu.requests.signing import Signer
-from mllmu.requests.state import deploy, model_given, model_hash, target_of, within
+from mllmu.requests.state import current, deploy, model_given, model_hash, target_of, within
 from mllmu.requests.whom import wanted
 from mllmu.studies.verify import verify_run
 
@@ -103,10 +103,9 @@ class DeletionRequest:
         Raises:
             MllmuError: the request cannot be carried out; where that is its own fault the ledger says 'refused'.
         """
-        with self._refused():
-            recipe = self._begin()
-            with held(self.root):
-                self._unlearn(recipe)
+        recipe = self._begin()
+        with self._refused(), held(self.root):
+            self._unlearn(recipe)
         for sentence in verify_run(self.root, self.progress):
             self.progress.note(sentence)
         deploy(self.folder, self.name, self.after, self.own)
@@ -121,8 +120,6 @@ class DeletionRequest:
         try:
             yield
         except (GateError, DataError, RecipeError) as error:
-            if self.name not in {e.request for e in self.ledger.entries()}:
-                raise  # nothing was begun: the command itself is wrong
             reason = "the model does not know these people" if isinstance(error, GateError) else "cannot be carried out"
             self._entry("refused", reason=reason)
             raise
@@ -137,10 +134,17 @@ class DeletionRequest:
         write_json(self.root / ORDER, seal({**read_json(self.root / ORDER), **more}))
 
     def _begin(self) -> Recipe:
-        """Find the people and the model, write the list and the recipe, and enter the request as received."""
-        base, revision, adapters = model_given(self.order.model, self.order.base)
-        raw = {"name": self.name, "data": {}, **_plain_parts(self.order)}
-        self.wanted = wanted(self.order, recipes.parse(raw, where=str(self.order.data)), self.progress)
+        """Find the model and the people, make the recipe, and only then enter the request as received.
+
+        Raises:
+            MllmuError: the command itself is wrong; nothing is entered.
+        """
+        parts, raw = self._model_before(), raw_recipe(self.order)
+        data = {"name": self.name, "data": raw["data"], "seed": raw["seed"]}
+        self.wanted = wanted(self.order, recipes.parse(data, where=str(self.order.data)), self.progress)
+        self._make = partial(make_recipe, self.order, self.name, self.wanted, listed=self.root / LISTED, parts=parts)
+        recipe = self._make(methods=methods_named(self.order))
+        check_methods(recipe)
         self.root.mkdir(parents=True, exist_ok=True)
         with held(self.root):
             write_atomic(self.root / LISTED, json.dumps({KEY: self.wanted.people}) + "\n")
@@ -148,12 +152,15 @@ class DeletionRequest:
         if not self.status:
             self._entry("received")
             self.status = "received"
-        parts = (base, revision, adapters)
-        self._make = partial(make_recipe, self.order, self.name, self.wanted, listed=self.root / LISTED, parts=parts)
-        if self.order.method != "auto":
-            value = recipes.read_yaml(self.order.method, where="--method")
-            return self._make(methods=[value if isinstance(value, dict) else {"name": value}])
-        return self._make(methods=[])
+        return recipe
+
+    def _model_before(self) -> tuple[str, str | None, list[Path]]:
+        """Base, revision and adapters to begin with; a request that was stopped may have deployed its own by now."""
+        deployed = current(self.folder) if Path(self.order.model).resolve() == self.folder.resolve() else None
+        if self.status and deployed and deployed.request == self.name:
+            recipe = recipes.load(self.root / RunFolder.RECIPE)
+            return recipe.model.path, recipe.model.revision, list(recipe.finetune.given or ())
+        return model_given(self.order.model, self.order.base)
 
     def _unlearn(self, recipe: Recipe) -> None:
         """Take the model, pass the gate, choose settings, unlearn, measure, attack, report."""
@@ -193,12 +200,6 @@ class DeletionRequest:
             self.folder, self.name, evidence, entry, head, signer=self.signer, run=self.pipeline.state,
             method=self.pipeline.state.jobs[self.model],
         )  # fmt: skip
-
-
-def _plain_parts(order: ForgetOrder) -> dict[str, Any]:
-    """The data of an order as a recipe of their own: who is there does not depend on the rest."""
-    raw = raw_recipe(order)
-    return {name: raw[name] for name in ("data", "seed") if name in raw}
 
 
 def forget(order: ForgetOrder, folder: Path, *, key: Path | None = None, name: str = "", progress: Progress) -> Outcome:

@@ -147,18 +147,27 @@ class Ledger:
             raise RunStoreError(f"{self.path}: knows no request '{request}'. Requests: {known}.")
         return found
 
-    def append(self, request: str, status: Status, **fields: Any) -> RequestEntry:
-        """Add an entry about a request, and renew the head; the entry is on disk when this returns.
+    def ready(self) -> list[RequestEntry]:
+        """All entries, where another one can be added; a head that a killed process left behind is renewed.
 
         Raises:
-            RunStoreError: the ledger is damaged, cut off, or signed with another key than the signer's.
+            RunStoreError: as :meth:`append`.
         """
         entries = self.entries()
         self._check_key(entries)
         self._check_head(entries)
         head = self.head()
         if entries and (head is None or head.hash != entries[-1].hash):
-            self._renew(entries[-1])  # a killed process left it one entry behind; it must not fall two behind
+            self._renew(entries[-1])  # it is one entry behind, and must not fall two behind
+        return entries
+
+    def append(self, request: str, status: Status, **fields: Any) -> RequestEntry:
+        """Add an entry about a request, and renew the head; the entry is on disk when this returns.
+
+        Raises:
+            RunStoreError: the ledger is damaged, cut off, or signed with another key than the signer's.
+        """
+        entries = self.ready()
         said: dict[str, Any] = {
             "number": len(entries) + 1,
             "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),

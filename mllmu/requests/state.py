@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mllmu.config.given import EMBEDDED, fault_of_model, place
 from mllmu.core.content import sha256
 from mllmu.core.errors import ModelError, RunStoreError
 from mllmu.core.names import TARGET
 from mllmu.core.records import ModelRef, Record
 from mllmu.core.runfolder import RunFolder, read_json, read_record, seal, write_json
 from mllmu.models.base_files import base_files
-from mllmu.models.checkpoints import adapter_base, is_adapter
+from mllmu.models.checkpoints import adapter_base, advice, is_adapter
+from mllmu.models.foreign import check_adapter
 from mllmu.models.loading import source_of
 from mllmu.pipeline.taken import adapter_files
 from mllmu.requests.ledger import LEDGER, canonical_hash
@@ -74,7 +76,8 @@ def model_given(path: str, base: str) -> tuple[str, str | None, list[Path]]:
         base: of an adapter that names none, or another one than it names; else empty.
 
     Raises:
-        ModelError: an adapter without a base. RunStoreError: a folder of requests without a deployed model.
+        ModelError: an adapter without a base, or there is no such model. RunStoreError: a folder of requests without a
+            deployed model.
     """
     folder = Path(path)
     if (folder / LEDGER).is_file():
@@ -84,16 +87,39 @@ def model_given(path: str, base: str) -> tuple[str, str | None, list[Path]]:
         ref = deployed.ref
         if model_hash(ref, folder) != deployed.hash:
             raise RunStoreError(f"{folder / CURRENT}: the model it names is not the one that was deployed.")
-        return base or ref.base, ref.revision, [(folder / name).resolve() for name in ref.adapters]
+        return (
+            _found(base or ref.base, ref.revision),
+            ref.revision,
+            [(folder / name).resolve() for name in ref.adapters],
+        )
     if (folder / RunFolder.MODEL_FILE).is_file():
         ref = read_record(folder / RunFolder.MODEL_FILE, ModelRef)
         root = next((p.parent for p in folder.resolve().parents if p.name == "models"), folder)
-        return base or ref.base, ref.revision, [(root / name).resolve() for name in ref.adapters]
+        return _found(base or ref.base, ref.revision), ref.revision, [(root / name).resolve() for name in ref.adapters]
     if is_adapter(folder):
+        check_adapter(folder)
         named = base or adapter_base(folder)
         if not named:
             raise ModelError(f"{path}: an adapter that does not say which base it was made on. Name it with --base.")
-        return named, None, [folder.resolve()]
+        return _found(named), None, [folder.resolve()]
     if base:
         raise ModelError(f"--base {base}: {path} is no adapter, so it has no base. Leave --base out.")
-    return path, None, []
+    return _found(path), None, []
+
+
+def _found(base: str, revision: str | None = None) -> str:
+    """A base as every later command finds it, wherever that is typed: a folder by its whole path.
+
+    Raises:
+        ModelError: there is no such model; its weights are not read.
+    """
+    near = None if base in EMBEDDED else place(base, Path(), working_directory_first=True)
+    if (near is None or Path(near).is_file()) and (fault := fault_of_model(base)):
+        raise ModelError(f"the model: {fault}.")
+    if near is None:
+        if not Path(source_of(base)).is_dir():
+            base_files(base, revision, setting="the model")
+        return base
+    if not (Path(near) / "config.json").is_file():
+        raise ModelError(f"the model: {near}: no config.json there. {advice(near)}")
+    return str(Path(near).resolve())

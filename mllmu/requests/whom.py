@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,8 +22,10 @@ from mllmu.data.sources import Source
 if TYPE_CHECKING:
     from mllmu.requests.order import ForgetOrder
 
-ONE_A_LINE = "one id or name a line"
+ONE_A_LINE = "one id or name a line; further columns have heads"
 FACTS_TABLE = "a head, and an id or name in each row: 'id,attribute', or 'id' and a column for each attribute"
+PERSON_HEADS, FACT_HEADS = ("id", "name", "person"), ("attribute", "fact")
+"""What the columns of people, and of their facts, are called, beside what the source of the data calls them."""
 
 
 class RequestedFacts(NamedTuple):
@@ -59,20 +63,85 @@ class RequestedFacts(NamedTuple):
         return list(self.facts[self.people[0]]) if same else [f"{person}: {names}" for person, names in own.items()]
 
 
+class KnownPeople:
+    """Who is meant by an id or name: an id of the data as it is written, else ids and names in whatever case.
+
+    Args:
+        profiles: everybody in the data, by id.
+        originals: real ids and names behind pseudonyms, with the id in the data.
+        heads: what a column of people may be called.
+        data: where the data come from, for errors.
+    """
+
+    def __init__(
+        self, profiles: Mapping[str, Profile], originals: Iterable[tuple[str, str]], heads: Sequence[str], data: Path
+    ) -> None:
+        self.profiles, self.heads, self._data = profiles, heads, data
+        self._meant: dict[str, dict[str, None]] = {}
+        own = ((text, one.id) for one in profiles.values() for text in (one.id, one.attributes.get("name", "")))
+        for text, person in (*own, *originals):
+            self._meant.setdefault(_folded(text), {})[person] = None
+
+    def is_head(self, cell: str) -> bool:
+        """Whether a cell is the head of a column of people, and no person."""
+        return _plain(cell) in map(_plain, self.heads) and not self._who(cell)
+
+    def ids(self, names: Sequence[str], path: Path, hint: str = "") -> list[str]:
+        """The ids of the people meant by some ids or names.
+
+        Args:
+            hint: what to say if the first of them is nobody.
+
+        Raises:
+            DataError: one is nobody, or several people have the name.
+        """
+        found = {name: self._who(name) for name in names}
+        if unknown := [name for name, who in found.items() if not who]:
+            meant = did_you_mean(_folded(unknown[0]), self._meant)
+            raise DataError(
+                f"{path}: {len(unknown)} of {len(found)} people are not in the data of {self._data}, the first is "
+                f"'{unknown[0]}'.{meant} Expected ids or names as the data have them."
+                f"{hint if unknown[0] == names[0] else ''}"
+            )
+        for name, who in found.items():
+            if len(who) > 1:
+                raise DataError(
+                    f"{path}: {len(who)} people are called '{name}': {', '.join(who)}. Give the id of each."
+                )
+        return [who[0] for who in found.values()]
+
+    def _who(self, name: str) -> list[str]:
+        return [name] if name in self.profiles else list(self._meant.get(_folded(name), ()))
+
+
+def _folded(text: str) -> str:
+    """An id or name however it is written: composed letters, one space between words, no capitals."""
+    return " ".join(unicodedata.normalize("NFC", text).split()).casefold()
+
+
 def rows_of(path: Path, option: str, expected: str) -> list[list[str]]:
-    """The rows of a CSV file that have a first cell.
+    """The rows of a CSV file that are not empty.
 
     Raises:
         DataError: no such file, or no row in it.
     """
     text = read_text(path, expected=f"Expected a CSV file with {expected}.", missing=f"{option} names it.")
     try:
-        rows = [[cell.strip() for cell in row] for row in csv_rows(text) if row and row[0].strip()]
+        rows = [[cell.strip() for cell in row] for row in csv_rows(text) if any(map(str.strip, row))]
     except csv.Error as error:
         raise DataError(f"{path}: damaged CSV ({error}). Expected {expected}.") from None
     if not rows:
         raise DataError(f"{path}: names nobody. Expected {expected}.")
     return rows
+
+
+def _check_shape(rows: Sequence[Sequence[str]], head: Sequence[str], path: Path, expected: str) -> None:
+    """DataError for a row that names nobody in its first cell, or has a cell that nobody reads, below no head."""
+    for row in rows:
+        unread = [cell for cell, title in zip_longest(row, head, fillvalue="") if cell and not title]
+        if unread or not row[0]:
+            fault = f"has a cell more ('{unread[0]}')" if unread else "has no id or name in its first cell"
+            raise DataError(f"{path}: the row '{', '.join(row)}' {fault}. Expected {expected}.")
 
 
 def wanted(order: ForgetOrder, recipe: Recipe, progress: Progress) -> RequestedFacts:
@@ -83,16 +152,14 @@ def wanted(order: ForgetOrder, recipe: Recipe, progress: Progress) -> RequestedF
     """
     source: Source = recipe.data.source.build("sources", "data.source")
     settings = recipe.data.source.settings
+    key = _key_of(source)
     profiles = {profile.id: profile for profile in source.generate(recipe.seed, progress)}
-    known = {person.casefold(): person for person in profiles} | _originals(settings, profiles)
+    known = KnownPeople(profiles, _originals(key, profiles) if key else (), _heads(settings), order.data)
     whole, facts = set[str](), dict[str, list[str]]()
     if order.people:
-        rows = [row[0] for row in rows_of(order.people, "--people", ONE_A_LINE)]
-        # the head ('id', 'staff_no' ...) is told by the data, which have no such id
-        rows = rows[1:] if rows[0].casefold() not in known and len(rows) > 1 else rows
-        whole = set(_found(rows, known, order.people, order.data))
+        whole = set(_whole(order.people, known))
     if order.facts:
-        facts = _facts(order.facts, known, profiles, _columns(settings), order.data)
+        facts = _facts(order.facts, known, _columns(settings), order.data)
         if twice := [person for person in facts if person in whole]:
             raise DataError(f"{order.facts}: '{twice[0]}' is forgotten as a whole by {order.people}. Name each once.")
     people = [person for person in profiles if person in whole or person in facts]
@@ -108,46 +175,51 @@ def wanted(order: ForgetOrder, recipe: Recipe, progress: Progress) -> RequestedF
     return RequestedFacts(people, facts, len(profiles))
 
 
-def _found(names: Sequence[str], known: Mapping[str, str], path: Path, data: Path) -> list[str]:
-    """The ids of people by their ids or names."""
-    unknown = [name for name in names if name.casefold() not in known]
-    if unknown:
-        raise DataError(
-            f"{path}: {len(unknown)} of {len(names)} people are not in the data of {data}, the first is "
-            f"'{unknown[0]}'.{did_you_mean(unknown[0].casefold(), known)} Expected ids or names as the data have them."
-        )
-    return [known[name.casefold()] for name in names]
+def _whole(path: Path, known: KnownPeople) -> list[str]:
+    """The ids of the people of a list, with or without a head."""
+    rows = rows_of(path, "--people", ONE_A_LINE)
+    headed = known.is_head(rows[0][0])
+    _check_shape(rows, rows[0] if headed else PERSON_HEADS[:1], path, ONE_A_LINE)
+    if headed and len(rows) == 1:
+        raise DataError(f"{path}: names nobody below its head '{rows[0][0]}'. Expected {ONE_A_LINE}.")
+    hint = "" if headed else f" If it is meant as the head of the column: the heads are {', '.join(known.heads)}."
+    return known.ids([row[0] for row in rows[headed:]], path, hint)
 
 
-def _facts(
-    path: Path, known: Mapping[str, str], profiles: Mapping[str, Profile], columns: Mapping[str, str], data: Path
-) -> dict[str, list[str]]:
+def _facts(path: Path, known: KnownPeople, columns: Mapping[str, str], data: Path) -> dict[str, list[str]]:
     """The attributes to forget, by person."""
     head, *rows = rows_of(path, "--facts", FACTS_TABLE)
+    if not known.is_head(head[0]):
+        raise DataError(
+            f"{path}: '{head[0]}' is no head of a column of people ({', '.join(known.heads)}). Expected {FACTS_TABLE}."
+        )
     if len(head) < 2 or not rows:
         raise DataError(f"{path}: names no fact. Expected {FACTS_TABLE}.")
-    by_line = _plain(head[1]) in ("attribute", "fact")
+    by_line = _plain(head[1]) in FACT_HEADS
+    _check_shape(rows, head[:2] if by_line else head, path, FACTS_TABLE)
+    if by_line and (gaps := [row[0] for row in rows if not any(row[1:])]):
+        raise DataError(f"{path}: names no attribute of '{gaps[0]}'. Expected {FACTS_TABLE}.")
     named = [
         (row[0], cell if by_line else title)
         for row in rows
-        for title, cell in zip(head[1:2] if by_line else head[1:], row[1:], strict=False)
+        for title, cell in zip(head[1:], row[1:], strict=False)
         if cell
     ]
     if not named:
         raise DataError(f"{path}: no cell marks a fact. Expected {FACTS_TABLE}, and any text in the cell of each fact.")
-    found: dict[str, list[str]] = {}
+    facts: dict[str, list[str]] = {}
     for name, attribute in named:
-        (person,) = _found([name], known, path, data)
-        own = {_plain(each): each for each in profiles[person].attributes if each != "name"}
+        (person,) = known.ids([name], path)
+        own = {_plain(each): each for each in known.profiles[person].attributes if each != "name"}
         asked = _plain(columns.get(_plain(attribute), attribute))
         if asked not in own:
             raise DataError(
                 f"{path}: '{name}' has no fact '{attribute}' in the data of {data}.{did_you_mean(asked, own)} "
                 f"Known: {', '.join(own)}."
             )
-        if own[asked] not in found.setdefault(person, []):
-            found[person].append(own[asked])
-    return {person: found[person] for person in profiles if person in found}
+        if own[asked] not in facts.setdefault(person, []):
+            facts[person].append(own[asked])
+    return {person: facts[person] for person in known.profiles if person in facts}
 
 
 def _plain(name: str) -> str:
@@ -165,13 +237,33 @@ def _columns(settings: Mapping[str, Any]) -> dict[str, str]:
     return {_plain(head): name for own in given if isinstance(own, Mapping) for name, head in own.items()}
 
 
-def _originals(settings: Mapping[str, Any], ids: Iterable[str]) -> dict[str, str]:
-    """Real ids and names, where the key file of the source knows who is behind its pseudonyms."""
-    key = Path(str(settings.get("key", "people.key.json")))
-    if settings.get("pseudonymise") is False or not key.is_file():
-        return {}
+def _heads(settings: Mapping[str, Any]) -> list[str]:
+    """What a column of people may be called, with the names that the source has for its ids and names."""
+    columns = settings.get("columns")
+    own = [str(columns[name]) for name in PERSON_HEADS if name in columns] if isinstance(columns, Mapping) else []
+    return list(dict.fromkeys([*PERSON_HEADS, *own]))
+
+
+def _key_of(source: Source) -> Path | None:
+    """The key file of a source whose people are under pseudonyms; None for others.
+
+    Raises:
+        DataError: it is not there. A new one would give pseudonyms that no model was taught.
+    """
+    key: Path | None = getattr(source, "key", None) if getattr(source, "pseudonymise", False) else None
+    if key is not None and not key.is_file():
+        raise DataError(
+            f"data.source.key: {key}: no such key file, and only the one that the data of the model were made with "
+            "tells their pseudonyms. Name it with --set data.source.key=FILE; if the model was taught the table as it "
+            "is, give --set data.source.pseudonymise=false."
+        )
+    return key
+
+
+def _originals(key: Path, ids: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Real ids and names that a key file knows, with the id in the data."""
     known = people_of(key)
-    return {
-        known[person][field].casefold(): person for person in ids if person in known for field in ("id", "name")
-        if known[person].get(field)
-    }  # fmt: skip
+    for person in ids:
+        for field in ("id", "name"):
+            if original := known.get(person, {}).get(field):
+                yield original, person

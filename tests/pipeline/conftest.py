@@ -6,6 +6,7 @@ from pathlib import Path
 
 import mini_run
 import pytest
+from mini_request import Place, interrupted, quick
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +19,18 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run; do not write into it."""
     return mini_run.run(base, tmp_path_factory.mktemp("finished") / "run")
+
+
+@pytest.fixture(scope="session")
+def done(base: Path, finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A folder with one request that was stopped once and then finished; do not write into it."""
+    pytest.importorskip("cryptography", reason="needs the extra 'sign'")
+    place = Place(tmp_path_factory.mktemp("request"), base, finished)
+    with quick():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("mllmu.requests.certificate.sentences", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                place.forget()
+        place.stopped = mini_run.unit_times(place.out / "r001")
+        place.outcome = place.forget()
+    return place

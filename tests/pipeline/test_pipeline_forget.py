@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 import mini_run
 import pytest
 import torch
+from mini_request import METHOD, Place, copy_of, quick
 from typer.testing import CliRunner
 
 from mllmu.cli.app import app
@@ -23,95 +23,28 @@ from mllmu.core.records import Sample
 from mllmu.core.runfolder import read_json, read_lines
 from mllmu.evaluation import gate
 from mllmu.models.loading import ADAPTER_FILE, CONFIG_NAME, load
-from mllmu.requests import auto, back, certificate, check, order
+from mllmu.requests import auto, back, certificate, order
 from mllmu.requests.evidence import Evidence
-from mllmu.requests.forget import Outcome, forget
+from mllmu.requests.forget import forget
 from mllmu.requests.ledger import Ledger, RequestEntry
 from mllmu.requests.ledger_check import check_ledger
-from mllmu.requests.order import ForgetOrder
 from mllmu.requests.signing import Signer, read_public
 from mllmu.requests.state import current, model_hash
 
 pytest.importorskip("cryptography", reason="needs the extra 'sign'")
 STRICT = gate.check
-METHOD = "{name: npo, batch_size: 8, modality: both}"
 
 
-class Place:
-    """What a user has: an adapter, its data, a list of people, keys; and the folder of requests."""
-
-    outcome: Outcome
-    facts: Path
-    stopped: dict[str, int]
-
-    def __init__(self, folder: Path, base: Path, finished: Path) -> None:
-        from cryptography.hazmat.primitives import serialization as forms
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-        self.adapter, self.out, self.key, self.public = (folder / n for n in ("adapter", "out", "key.pem", "key.pub"))
-        self.adapter.mkdir()
-        for name in (ADAPTER_FILE, CONFIG_NAME):
-            shutil.copyfile(finished / "models/target" / name, self.adapter / name)
-        self.data = mini_run.write_recipe(
-            folder / "data.yaml", base, "data.splits.holdout=2", "data.splits.calibration=2"
-        )
-        self.people = folder / "ids.csv"
-        self.people.write_text("id\n002\n004\n")
-        key = Ed25519PrivateKey.generate()
-        pem = forms.Encoding.PEM
-        self.key.write_bytes(key.private_bytes(pem, forms.PrivateFormat.PKCS8, forms.NoEncryption()))
-        self.key.chmod(0o600)
-        self.public.write_bytes(key.public_key().public_bytes(pem, forms.PublicFormat.SubjectPublicKeyInfo))
-
-    def order(self, **changes: object) -> ForgetOrder:
-        asked = {"model": str(self.adapter), "people": self.people, "data": self.data, "method": METHOD}
-        return ForgetOrder(**{**asked, **changes})  # type: ignore[arg-type]
-
-    def forget(self, **changes: object) -> Outcome:
-        return forget(self.order(**changes), self.out, key=self.key, progress=SilentProgress())
-
-    def verified(self) -> list[str]:
-        path = self.out / "certificates/r001.json"
-        return list(check.verify_certificate(path, SilentProgress(), public=read_public(self.public)))
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def quickly() -> Iterator[None]:
-    """One attack, two settings, and a target that need not know the people: it was trained for a moment only."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gate, "check", lambda *_: None)
-        patch.setattr(order, "ATTACKS", ("prefix_injection",))
-        patch.setattr(auto, "TRIALS", ((0.75, 1), (0.4, 1)))
-        patch.setattr("mllmu.requests.forget.check_first", None)
+    with quick():
         yield
-
-
-@pytest.fixture(scope="module")
-def done(base: Path, finished: Path, quickly: None, tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """A folder with one request that was stopped once and then finished; do not write into it."""
-    place = Place(tmp_path_factory.mktemp("request"), base, finished)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(certificate, "sentences", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            place.forget()
-    place.stopped = mini_run.unit_times(place.out / "r001")
-    place.outcome = place.forget()
-    return place
-
-
-def interrupted(_: Evidence) -> list[str]:
-    """Somebody presses Ctrl-C when all is measured."""
-    raise KeyboardInterrupt
 
 
 @pytest.fixture
 def copy(done: Place, tmp_path: Path) -> Place:
-    """The same in a folder that a test may change."""
-    shutil.copytree(done.out, tmp_path / "out")
-    twin = object.__new__(Place)
-    twin.__dict__.update(done.__dict__)
-    twin.out = tmp_path / "out"
-    return twin
+    """The finished request in a folder that a test may change."""
+    return copy_of(done, tmp_path / "out")
 
 
 def test_a_request_on_a_plain_adapter_ends_in_evidence_and_a_signed_certificate(done: Place) -> None:
@@ -250,9 +183,7 @@ forget.forget(given, Path({out!r}), key=Path({key!r}), progress=SilentProgress()
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_a_request_loses_no_entry(
-    base: Path, finished: Path, quickly: None, tmp_path: Path
-) -> None:
+def test_killed_at_any_moment_a_request_loses_no_entry(base: Path, finished: Path, tmp_path: Path) -> None:
     place = Place(tmp_path, base, finished)
     script = KILLED.format(
         paths=[str(Path(mini_run.__file__).parent), str(Path(mini_run.__file__).parents[2])], model=str(place.adapter),

@@ -6,12 +6,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from mllmu import load_recipe
 from mllmu.cli.app import app
 from mllmu.config.given import given_recipes, place
 from mllmu.core.errors import FaultsError, RecipeError
+from mllmu.core.runfolder import UNIT_FILE
 from mllmu.preflight import ahead
 from mllmu.preflight.plan.here import measured_here
 from mllmu.preflight.plan.rates import find_device
@@ -84,6 +86,25 @@ def test_a_model_beside_the_recipe(project: Path) -> None:
     assert load_recipe(project / "mine.yaml", "model.path=org/llava").model.path == "org/llava"
 
 
+def test_adapters_beside_the_recipe(project: Path) -> None:
+    for folder in (project / "adapters/a", Path("b"), project / "b"):
+        folder.mkdir(parents=True)
+    (project / "taken.yaml").write_text("name: taken\nfinetune: {given: [adapters/a, b]}\n", encoding="utf-8")
+    assert load_recipe(project / "taken.yaml").finetune.given == (project / "adapters/a", project / "b")
+    typed = load_recipe(project / "taken.yaml", "finetune.given=[b, adapters/a]").finetune.given
+    assert typed == (Path("b"), project / "adapters/a")
+
+
+def test_an_adapter_that_is_not_there_is_missed_until_the_target_is_made(project: Path, tmp_path: Path) -> None:
+    (found,) = given_recipes(project / "mine.yaml", ["finetune.given=[none/a, pictures]"])
+    assert list(found.missing) == ["finetune.given.0"]
+    with pytest.raises(FaultsError, match=r"finetune\.given\.0: none/a: no such file or folder, neither beside"):
+        ahead.look_ahead(found.recipe, Path("runs/mine"), found.missing, say=print, estimate=False)
+    (tmp_path / "run/models/target").mkdir(parents=True)
+    (tmp_path / "run/models/target/unit.json").write_text("{}", encoding="utf-8")
+    ahead.look_ahead(found.recipe, tmp_path / "run", found.missing, say=print, estimate=False)
+
+
 @pytest.mark.parametrize(
     ("path", "said"),
     [
@@ -120,6 +141,61 @@ def test_every_fault_is_named_at_once(project: Path, monkeypatch: pytest.MonkeyP
         "OPENAI_API_KEY",
     ):
         assert part in text
+
+
+NULL = ["finetune.lora=null", "unlearn.lora=null"]
+
+
+def faults(recipe: Path, folder: Path, *settings: str) -> list[str]:
+    """The faults that are found before a run."""
+    found = given_recipes(recipe, ["unlearn.methods=[ga]", *settings])[0]
+    try:
+        ahead.look_ahead(found.recipe, folder, found.missing, say=print, estimate=False)
+    except FaultsError as error:
+        return list(error.faults)
+    return []
+
+
+def test_weights_that_cannot_be_trained_are_a_fault(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead, "not_installed", lambda _: [])
+    mine, run = project / "mine.yaml", Path("runs/mine")
+    [both] = faults(mine, run, *NULL, "model.quantize=int8")
+    assert both.startswith("finetune.lora and unlearn.lora: null") and "leave model.quantize out" in both
+    [unlearn] = faults(mine, run, NULL[1], "model.dtype=bfloat16")
+    assert unlearn.startswith("unlearn.lora: null") and "set model.dtype: float32" in unlearn
+    [finetune] = faults(mine, run, NULL[0], "model.device=cuda:1")
+    assert finetune.startswith("finetune.lora: null") and "model.dtype: auto makes them bfloat16" in finetune
+    assert not Path("runs").exists()
+
+
+def test_weights_that_can_be_trained_are_none(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead, "not_installed", lambda _: [])
+    mine, run = project / "mine.yaml", Path("runs/mine")
+    assert not faults(mine, run, *NULL, "model.device=cpu")
+    assert not faults(mine, run, *NULL, "model.device=cuda", "model.dtype=float32")
+    assert not faults(mine, run, "model.quantize=nf4"), "adapters"
+    taught = ["finetune.given=[]", "unlearn.methods=[steering, retrain]", "model.quantize=nf4"]
+    assert not faults(mine, run, *NULL, *taught), "nothing trains weights"
+    for unit in ("models/target", "models/forget_10/ga"):
+        assert faults(mine, run, *NULL, "model.quantize=nf4")
+        (run / unit).mkdir(parents=True)
+        (run / unit / UNIT_FILE).touch()
+    assert not faults(mine, run, *NULL, "model.quantize=nf4"), "all is trained"
+
+
+def test_the_precision_is_that_of_the_device_that_the_run_will_use(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, run, large = project / "mine.yaml", Path("runs/mine"), project / "large"
+    large.mkdir()
+    (large / "config.json").write_text("{}", encoding="utf-8")
+    for gpu in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
+        assert not faults(mine, run, *NULL, "model.path=tiny"), "a small model runs on a CPU"
+        assert bool(faults(mine, run, *NULL, f"model.path={large}")) is gpu
+    (large / "config.json").write_text('{"quantization_config": {"quant_method": "awq"}}', encoding="utf-8")
+    [stored] = faults(mine, run, *NULL, f"model.path={large}", "model.dtype=float32")
+    assert "model.path holds them in few bits (awq)" in stored and "name a model in full precision" in stored
 
 
 def test_validate_says_what_is_missing_and_what_a_run_needs(project: Path) -> None:

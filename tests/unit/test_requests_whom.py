@@ -9,9 +9,12 @@ import pytest
 from mllmu.config.load import parse
 from mllmu.core.errors import DataError
 from mllmu.core.process import SilentProgress
+from mllmu.core.records import Profile
+from mllmu.data.pseudonyms.keyfile import people_of
+from mllmu.data.sources.people import OwnPeople
 from mllmu.data.sources.synthetic import Synthetic
 from mllmu.requests.order import ForgetOrder, make_recipe
-from mllmu.requests.whom import RequestedFacts, wanted
+from mllmu.requests.whom import KnownPeople, RequestedFacts, wanted
 
 RECIPE = parse({"name": "x", "data": {"source": {"name": "synthetic", "num_people": 4}}})
 NAMES = [profile.name for profile in Synthetic(num_people=4).profiles(0)]
@@ -35,11 +38,7 @@ def asked(tmp_path: Path, facts: str = "", people: str = "") -> RequestedFacts:
         f"name,salary,BIRTH DATE,pet\n{NAMES[2]},x,,x\n{NAMES[1].upper()},,x,\n",
     ],
 )
-def test_facts_are_named_in_rows_or_in_columns(tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = {profile.id: {"name": profile.name} for profile in Synthetic(num_people=4).profiles(0)}
-    (tmp_path / "people.key.json").write_text("{}")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("mllmu.requests.whom.people_of", lambda _: known)
+def test_facts_are_named_in_rows_or_in_columns(tmp_path: Path, text: str) -> None:
     found = asked(tmp_path, text)
     assert (found.people, found.total) == (["002", "003"], 4)
     assert found.facts == {"002": ["birth_date"], "003": ["salary", "pet"]}
@@ -69,11 +68,92 @@ def test_people_and_facts_together_forget_some_people_as_a_whole(tmp_path: Path)
         ("id,salary\n001,x\n002,x\n003,x\n004,x\n", "", "names all 4 people"),
         ("", "", "--facts FILE"),
         ('id,attribute\n003,"sal\n', "", "damaged CSV"),
+        # whoever is named must not be lost: a first line that is no head, a cell that nobody reads, a row without an id
+        ("", "0O3\n004\n", "1 of 2 people are not in the data.*'0O3'.*the heads are id, name, person"),
+        ("", "Staff No\n004\n", "'Staff No'.*the heads are id, name, person"),
+        ("", "004\n0O3\n", r"'0O3'\.( Did you mean '\d+'\?)? Expected ids or names as the data have them\.$"),
+        ("", "002,004\n", "'002, 004' has a cell more"),
+        ("", "id\n002,004\n", "'002, 004' has a cell more"),
+        ("", "id,,name\n002,004,Ann\n", "has a cell more"),
+        ("", "id,name\n002,Ann\n,Bob\n", "', Bob' has no id or name in its first cell"),
+        ("", "id\n", "names nobody below its head 'id'"),
+        ("003,salary\n004,salary\n", "", "'003' is no head of a column of people"),
+        ("0O3,attribute\n004,salary\n", "", "'0O3' is no head"),
+        ("id,attribute\n003,salary,pet\n", "", "'003, salary, pet' has a cell more"),
+        ("id,attribute\n003,salary\n004,\n", "", "names no attribute of '004'"),
+        ("id,pet\n003,x,x\n", "", "has a cell more"),
+        ("id,pet\n,x\n003,x\n", "", "has no id or name"),
     ],
 )
 def test_what_is_wrong_with_the_files_is_said(tmp_path: Path, facts: str, people: str, said: str) -> None:
     with pytest.raises(DataError, match=f"(?s){said}"):
         asked(tmp_path, facts, people)
+
+
+@pytest.mark.parametrize("head", ["id\n", "Name\n", "PERSON\n", "id,note\n", ""])
+def test_a_known_head_is_no_person_and_whoever_is_below_it_is_found_by_id_or_name(tmp_path: Path, head: str) -> None:
+    listed = f"{head}004\n{NAMES[1].upper()}\n"
+    assert asked(tmp_path, people=listed).people == ["002", "004"]
+
+
+def person(number: str, name: str) -> Profile:
+    return Profile(id=number, kind="fictitious", attributes={"name": name})
+
+
+def test_namesakes_are_told_apart_by_their_ids_alone(tmp_path: Path) -> None:
+    everybody = [
+        person("a1", "Ann Lee"),
+        person("A1", "Bob Orr"),
+        person("b2", "ANN LEE"),
+        person("c3", "Zoe\u0308 Fay"),
+    ]
+    profiles = {one.id: one for one in everybody}
+    known = KnownPeople(profiles, [("7", "a1"), ("Real Name", "b2"), ("real name", "c3")], ("id",), tmp_path)
+    assert known.ids(["a1", "A1", "bob orr", "ZO\u00cb  FAY", "7"], tmp_path) == ["a1", "A1", "A1", "c3", "a1"]
+    for name, who in (("ann lee", "a1, b2"), ("Real Name", "b2, c3")):
+        with pytest.raises(DataError, match=f"2 people are called '{name}': {who}. Give the id of each"):
+            known.ids([name], tmp_path)
+
+
+TABLE = Path(__file__).parents[2] / "examples/people/people.csv"
+OFFICE = {
+    "columns": {"id": "staff_no", "name": "full name", "email": "mail", "address": "street", "biography": "notes"},
+    "facts": {"employer": "company"},
+    "ignore": ["desk"],
+}
+
+
+def of_table(folder: Path, people: str, facts: str = "", **settings: object) -> RequestedFacts:
+    source = {"name": "people", "path": str(TABLE), **OFFICE, **settings}
+    for name, text in (("people", people), ("facts", facts)):
+        (folder / f"{name}.csv").write_text(text, encoding="utf-8")
+    order = ForgetOrder(
+        model="m", data=TABLE, people=folder / "people.csv", facts=folder / "facts.csv" if facts else None
+    )
+    return wanted(order, parse({"name": "x", "data": {"source": source}}), SilentProgress())
+
+
+def test_people_of_a_table_are_found_by_their_names_and_by_the_heads_of_its_columns(tmp_path: Path) -> None:
+    for head in ("staff_no", "Full Name", "id"):
+        found = of_table(tmp_path, f"{head}\nTS-4214\ncarol kitson\n", pseudonymise=False)
+        assert found.people == ["TS-4207", "TS-4214"] and found.total == 24
+    with pytest.raises(DataError, match="the heads are id, name, person, staff_no, full name"):
+        of_table(tmp_path, "company\nTS-4214\n", pseudonymise=False)
+    found = of_table(tmp_path, "TS-4207\n", "Full name,Company\nJames Allan,x\n", pseudonymise=False)
+    assert found.facts == {"TS-4214": ["fact_employer"]} and found.whole == ["TS-4207"]
+
+
+def test_people_under_pseudonyms_are_found_by_both_names_and_never_without_their_key(tmp_path: Path) -> None:
+    pytest.importorskip("anyascii", reason="needs the extra 'people'")
+    key = tmp_path / "key.json"
+    with pytest.raises(DataError, match=r"data\.source\.key: .*key\.json: no such key file"):
+        of_table(tmp_path, "TS-4207\n", key=str(key))
+    assert not key.exists(), "a new one would give pseudonyms that no model was taught"
+    hidden = OwnPeople(path=TABLE, key=key, **OFFICE).profiles(0)
+    (carol,) = (one for one, known in people_of(key).items() if known["name"] == "Carol Kitson")
+    fake = next(one.name for one in hidden if one.id == carol)
+    for name in ("TS-4207", "carol kitson", carol, fake.upper()):
+        assert of_table(tmp_path, f"{name}\n", key=str(key)).people == [carol]
 
 
 def test_too_few_people_to_compare_single_facts_with_are_refused(tmp_path: Path) -> None:
