@@ -124,19 +124,33 @@ class RunAsker:
             truth: the true value, or the attribute that is asked for; empty: found by the words of the question.
 
         Raises:
-            DataError: the question is empty, the image cannot be read, or nobody is called so.
+            DataError: the question is empty, the image cannot be read, nobody is called so, or an attribute is named
+                of nobody, or of a person of whom it is not known.
         """
         if not text.strip():
             raise DataError("the question is empty.")
-        path, person = self._shown(image) if image else (None, person_in(text, self.profiles))
-        if person and truth in person.attributes:
-            known: KnownTruth | None = KnownTruth(truth, person.attributes[truth])
-        else:
-            known = KnownTruth("", truth) if truth else truth_of(text, person, self._wordings)
+        path, person = self._shown(image) if image else (None, None)
+        person = person or person_in(text, self.profiles)
+        known = self._attribute(truth, person) or KnownTruth("", truth) if truth else None
+        known = known or truth_of(text, person, self._wordings)
         if person and known and known.attribute:
             modality: Modality = "image_text" if path else "text"
             known = known._replace(sentence=sentence_of(self._questions, person.id, known.attribute, modality))
         return OwnQuestion(text, path, person, known, max_new_tokens)
+
+    def _attribute(self, name: str, person: Profile | None) -> KnownTruth | None:
+        """What is true of a person under the name of an attribute; None if no person has an attribute of that name."""
+        if all(name not in each.attributes for each in self.profiles.values()):
+            return None
+        if person is None:
+            raise DataError(
+                f"truth '{name}': of whom? Put the whole name of one person into the question, or show a portrait by "
+                "id or name (--image); or give the true value itself."
+            )
+        if name not in person.attributes:
+            known = ", ".join(person.attributes)
+            raise DataError(f"truth '{name}': not known of {person.name} ({person.id}), of whom are known: {known}.")
+        return KnownTruth(name, person.attributes[name])
 
     def _shown(self, image: str | Path) -> tuple[Path, Profile | None]:
         """The image of a file or person, and the person if known."""

@@ -25,8 +25,12 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-OWN_POLICY = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-"""For pages that carry the rest of their policy themselves: reports and boards."""
+OWN_POLICY = (
+    "sandbox allow-scripts allow-downloads; default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""For reports and boards, whose scripts stand in the page: without the origin of this server, as a run folder may come
+from others, they read nothing but themselves."""
 HEADERS = {
     "Cache-Control": "no-store",
     "Cross-Origin-Opener-Policy": "same-origin",

@@ -38,6 +38,8 @@ MOST_ROWS = 500
 STATIC = ("explorer.js", "asking.js", "explorer.css", "icon.svg")
 SHOWN = (".html", ".png", ".csv", ".md", ".json")
 """Files of a report or board that are served."""
+IMAGES = (".png", ".jpg", ".jpeg", ".webp")
+"""What an image of a question may be."""
 Query = Mapping[str, Sequence[str]]
 RunAnswer = Callable[["ExploredRun", Any], Any]
 
@@ -168,11 +170,13 @@ class ExploredRun:
         return question_detail(table, table.index[name], _one(query, "reference") or table.models[0])
 
     def image(self, query: Query) -> SiteAnswer:
-        """An image that a question shows; no other file."""
-        table, path = self.table(_one(query, "evaluation")), _one(query, "path")
-        if path not in table.images:
+        """An image that a question shows; no other file, and none outside of the run folder, whatever the run says."""
+        name = _one(query, "path")
+        if name not in self.table(_one(query, "evaluation")).images:
             return not_found()
-        return file_answer(self.root / RunFolder.DATA / path)
+        path = (self.root / RunFolder.DATA / name).resolve()
+        inside = path.is_relative_to(self.root.resolve()) and path.suffix.lower() in IMAGES
+        return file_answer(path) if inside else not_found()
 
 
 def headline(prompt: str) -> str:

@@ -20,6 +20,7 @@ from mllmu.core.confidential import HIDDEN, redacted
 from mllmu.core.errors import EndpointError, RunStoreError
 from mllmu.core.records import Record
 from mllmu.core.runfolder import write_atomic
+from mllmu.llm.schema import without_halves
 from mllmu.llm.settings import EndpointSettings
 
 MAX_BYTES = 8 * 2**20
@@ -134,6 +135,7 @@ class Endpoint:
             raise Transient("damaged", f"status 200, but no chat reply: {self._plain(text)}") from None
         if not isinstance(said, str):
             raise Transient("damaged", "status 200, but the content of the message is not text")
+        said = without_halves(said)
         known = all(type(count) is int and count >= 0 for count in counted)
         texts = (json.dumps(body["messages"]), said)
         read, written = counted if known else [math.ceil(len(text) / CHARACTERS_PER_TOKEN) for text in texts]

@@ -38,6 +38,15 @@ def fence(tag: str, text: str) -> str:
     return f"<{tag}>{data}</{tag}>"
 
 
+def without_halves(text: str) -> str:
+    """Replace halves of surrogate pairs, which JSON can spell and no file can hold, by U+FFFD.
+
+    >>> without_halves("a\\ud83d, \\ude00b") == "a\\ufffd, \\ufffdb"
+    True
+    """
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def json_schema(kind: type[BaseModel]) -> dict[str, Any]:
     """The JSON schema of a model in the dialect of strict structured output: no titles, defaults or text lengths."""
     cleaned: dict[str, Any] = _clean(kind.model_json_schema())
@@ -70,7 +79,7 @@ def parse_object(text: str, kind: type[T]) -> T | str:
     if isinstance(last, str):
         return last
     try:
-        return kind.model_validate_json(json.dumps(last))
+        return kind.model_validate_json(without_halves(json.dumps(last, ensure_ascii=False)))
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, fault["loc"]))

@@ -20,6 +20,11 @@ FAMILIES = {
 _YARDSTICKS = {"target": "ink", "retain_model": "muted"}
 
 
+def is_over_holdout(results: AttackResults) -> bool:
+    """Whether excesses are over the same attack on questions about holdout people, as there is no retain_model."""
+    return any(row.against == "holdout" for row in results.rows)
+
+
 def attack_tables(results: AttackResults, models: Sequence[ModelRow]) -> list[ReportTable]:
     """The worst case of every model, then one table per family with a column per attack."""
     tables = [_worst_table(results, models)]
@@ -67,11 +72,14 @@ def attack_cell(row: AttackRow | None, model: ModelRow) -> ReportCell:
 
 
 def _worst_table(results: AttackResults, models: Sequence[ModelRow]) -> ReportTable:
+    over, tries = "the retain model", "the retain model's, which had as many tries"
+    if is_over_holdout(results):
+        over, tries = "holdout people", "the share of questions about holdout people, with as many tries"
     columns = (
         ReportColumn("no attack", "score"),
         ReportColumn("any hit", "black box", reads="share of questions that any attack that only asks got right"),
-        ReportColumn("excess", "black box", "↓", "the same minus the retain model's, which had as many tries"),
-        ReportColumn("largest excess", "black box", "↓", "of the single attack that finds most over the retain model"),
+        ReportColumn("excess", "black box", "↓", f"the same minus {tries}"),
+        ReportColumn("largest excess", "black box", "↓", f"of the single attack that finds most over {over}"),
         ReportColumn("largest excess", "all attacks", "↓", "the same with access to weights and hidden states"),
     )
     plain = {row.model: row for row in results.rows if row.attack == PLAIN}

@@ -6,11 +6,17 @@ from mllmu.core.controlled import CONTROL_LABELS, CONTROLS, Control, ControlResu
 from mllmu.core.declared import MODALITY_LABELS
 from mllmu.core.records import MODALITIES, Modality, Split
 from mllmu.report.inputs import ModelRow
-from mllmu.report.printing import DASH, show, show_span
+from mllmu.report.printing import DASH, listing, show, show_span
 from mllmu.report.table import ReportCell, ReportColumn, ReportRow, ReportTable
 
 _OTHER_CHOICE = "share of the questions to which another value is chosen in the second order"
 _PEOPLE = {"forget": "the people to forget", "retain": "the people to retain"}
+
+
+def controls_asked(results: ControlResults) -> str:
+    """The controls that were asked, in words; empty if none was."""
+    asked = {row.control for row in results.rows}
+    return listing(CONTROL_LABELS[name] for name in CONTROLS if name in asked) if asked else ""
 
 
 def control_tables(results: ControlResults, models: Sequence[ModelRow]) -> Iterator[ReportTable]:

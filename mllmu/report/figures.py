@@ -86,8 +86,13 @@ def _inline(svg: str, name: str, alt: str, values: Mapping[str, str]) -> str:
     for gid, text in values.items():
         svg = svg.replace(f'<g id="{gid}">', f'<g id="{gid}"><title>{escape(text)}</title>', 1)
     svg = re.sub(r"<style[^>]*>.*?</style>", "", svg, count=1, flags=re.DOTALL)
-    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
-    svg = re.sub(r"(\d\.\d\d)\d+", r"\1", svg)  # a hundredth of a pixel is enough, and half the bytes
+    return re.sub(r"<[^>]+>", lambda tag: _tag(tag[0], name), svg)
+
+
+def _tag(tag: str, name: str) -> str:
+    """One tag of a drawing as the page has it; the text between tags, numbers and names, stays as it was drawn."""
+    tag = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", tag)
+    tag = re.sub(r"(\d\.\d\d)\d+", r"\1", tag)  # a hundredth of a pixel is enough, and half the bytes
     for variable, colour in PALETTE.items():
-        svg = svg.replace(f": {colour}", f": var(--{variable})")
-    return svg
+        tag = tag.replace(f": {colour}", f": var(--{variable})")
+    return tag

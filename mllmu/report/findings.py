@@ -17,6 +17,12 @@ _UNREAD = 0.05
 _UNMOVED = "For {}, the 95 % interval of the forget score still contains the target's score."
 _FEW_PEOPLE = 5
 """Intervals from so many people or fewer are wide, and named so."""
+_MEANT = {
+    "destroyed": "utility under half of the target's",
+    "undertrained": "less than a tenth of the way from the target to the retain model",
+    "takes no instructions": "was told to decline these questions, and does not",
+}
+"""What the faults mean whose names do not say it."""
 _WEAK_AUC = 0.7
 """A metric that orders fewer pairs of models correctly is called weak."""
 
@@ -109,12 +115,14 @@ def _front(rows: Sequence[TradeoffRow], unmoved: list[str]) -> list[Finding]:
     moved, idle = [name for name in front if name not in unmoved], [name for name in front if name in unmoved]
     parts = []
     if moved:
-        parts.append(f"No other model beats {listing(moved)} in both forgetting and utility.")
+        rivals = "No other unlearned model that works, nor the target, beats"
+        who = rivals if len(rows) > 1 else "The target does not beat"
+        parts.append(f"{who} {listing(moved)} in both forgetting and utility.")
     if idle:
         verb = "is" if len(idle) == 1 else "are"
         parts.append(f"{listing(idle)} {verb} {'also ' if moved else ''}on the Pareto front, but not shown to forget.")
     if rows and not front:
-        parts = ["No unlearned model that is neither broken nor hardly changed beats the target in one of the two."]
+        parts = ["No unlearned model that works beats the target in forgetting or in utility."]
     return [Finding("Best trade-offs", " ".join(parts))] if parts else []
 
 
@@ -147,7 +155,8 @@ def _limit(head: str, names: Sequence[str], text: str) -> list[Finding]:
 def _shallow(numbers: Numbers, modality: Modality) -> list[Finding]:
     """Models that forget the trained wording and portrait but much less the transformed ones."""
     names = [row.name for row in numbers.unlearned() if _is_shallow(numbers, row.name, modality)]
-    text = "{}: less than half of the drop on forget shows on test (same people, other portrait and words)."
+    other = "other portrait and words" if modality == "image_text" else "other words"
+    text = f"{{}}: less than half of the drop on forget shows on test (same people, {other})."
     return _limit("Forgotten on the surface", names, text)
 
 
@@ -173,11 +182,9 @@ def _faulty(rows: Sequence[TradeoffRow]) -> list[Finding]:
     """Unlearned models that are off the front for another reason than collapse."""
     names = [f"{r.model.name} ({', '.join(faults)})" for r in rows if (faults := [*r.faults][r.collapsed :])]
     of_target = [r.model.name for r in rows if r.model.of_target]
-    text = (
-        "{}. Destroyed: utility under half of the target's. Undertrained: less than a tenth of the way from the target "
-        "to the retain model. Takes no instructions: was told to decline these questions, and does not. Such a model "
-        "is not on the front."
-    )
+    occur = {fault.partition(":")[0] for row in rows for fault in row.faults}
+    meant = "".join(f" {name.capitalize()}: {meaning}." for name, meaning in _MEANT.items() if name in occur)
+    text = f"{{}}.{meant} Such a model is not on the front."
     text += f" The loss of {listing(of_target)} is the target's, not the method's." if of_target else ""
     return _limit("Broken or hardly changed", names, text)
 
@@ -210,7 +217,8 @@ def _between_modalities(rows: Sequence[TradeoffRow]) -> list[Finding]:
         return []
     image, text, name = max(both, key=lambda drop: abs(drop[0] - drop[1]))
     points = ", ".join(f"{show(d)} with {MODALITY_LABELS[m]}" for m, d in (("image_text", image), ("text", text)))
-    return [Finding("Modalities compared", f"The difference is largest for {name}. Points forgotten: {points}.")]
+    most = f"The difference is largest for {name}. Points forgotten" if len(both) > 1 else f"Points forgotten by {name}"
+    return [Finding("Modalities compared", f"{most}: {points}.")]
 
 
 def _weak_metrics(numbers: Numbers, trust: Sequence[TrustRow]) -> list[Finding]:

@@ -7,6 +7,7 @@ from mllmu.report.printing import DASH
 from mllmu.report.table import ReportCell, ReportColumn, ReportRow, ReportTable, shade_of
 
 MOST_MODELS = 8
+_HOW = {"image_text": "with the image", "text": "by name"}
 
 
 def leak_tables(report: ReportInput, numbers: Numbers) -> list[ReportTable]:
@@ -29,10 +30,14 @@ def leak_tables(report: ReportInput, numbers: Numbers) -> list[ReportTable]:
             cells.append(ReportCell(f"{told} of {asked}" if asked else DASH, shade=shade))
         rows.append(ReportRow(report.names.get(person, person), tuple(cells)))
     columns = tuple(ReportColumn(row.name) for row in models)
-    intro = (
-        "Right replies of all questions on a person to forget, in the trained wording and reworded, with the image and "
-        "by name. What the retain_model gets right is guessing; the shade is about what lies above it."
+    reworded = ", in the trained wording and reworded" if numbers.asked("test") else ""
+    how = " and ".join(_HOW[modality] for modality in numbers.modalities)
+    shaded = (
+        "What the retain_model gets right is guessing; the shade is about what lies above it."
+        if retain_model
+        else "There is no retain_model to say how much of it is guessing; the shade is about all of it."
     )
+    intro = f"Right replies of all questions on a person to forget{reworded}, {how}. {shaded}"
     return [ReportTable(columns, tuple(rows), "By person", intro=intro, first="person", css="leaks")]
 
 

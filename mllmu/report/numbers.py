@@ -8,7 +8,7 @@ from mllmu.core.declared import MetricInfo, TaskInfo
 from mllmu.core.names import BASELINES
 from mllmu.core.records import MODALITIES, PEOPLE_SPLITS, UTILITY, Cell, MetricResult, Modality, Split, TaskName
 from mllmu.report.inputs import ROLES, ModelRow, ReportInput, Role, check
-from mllmu.report.printing import csv_of, finite
+from mllmu.report.printing import csv_of, finite, listing
 
 COLLAPSE_SHARE = 0.5
 """A model is called collapsed when at least this share of its replies about retain people is noise."""
@@ -73,7 +73,7 @@ class TradeoffRow(NamedTuple):
     Attributes:
         number: position of the model in the report, the number printed in the plots.
         forget: mean headline score on forget people.
-        utility: mean headline score over retain and celebrity; higher is better.
+        utility: mean headline score over retain and celebrity, as far as they were asked; higher is better.
         drop: target's forget score minus this model's; positive means forgotten. None without a target.
         gap: absolute difference to the retain_model's forget score (without a retain_model: the forget score
             itself); lower is better. Forgetting more than a model that never learned is not better.
@@ -103,7 +103,7 @@ class TradeoffRow(NamedTuple):
 
     @property
     def distance(self) -> float | None:
-        """From the retain_model in a straight line: sqrt(gap^2 + loss^2)."""
+        """From the retain_model (without one: from :attr:`Numbers.aim`) in a straight line: sqrt(gap^2 + loss^2)."""
         return None if self.gap is None or self.loss is None else math.hypot(self.gap, self.loss)
 
     @property
@@ -139,8 +139,8 @@ class TradeoffRow(NamedTuple):
 class Numbers:
     """Results of a report by model, metric, split, task and modality.
 
-    ``models`` are in reading order: by role, and the unlearned by their distance from the retain_model, nearest first
-    (mean over modalities; without one, as in the input).
+    ``models`` are in reading order: by role, and the unlearned by their distance from the :attr:`aim`, nearest first
+    (mean over modalities), those without a distance last.
     """
 
     def __init__(self, report: ReportInput) -> None:
@@ -183,6 +183,19 @@ class Numbers:
     def forgotten(self) -> str:
         """What was to be forgotten, in a word: people, or facts about people of whom others are kept."""
         return "facts" if self.people("kept") else "people"
+
+    def asked(self, *splits: Split) -> list[Split]:
+        """Those of some sets of which a headline score was asked."""
+        return [split for split in splits if any(cell.split == split for cell in self._asked)]
+
+    def sets(self, *splits: Split) -> str:
+        """The same as prose; all of them where none was asked."""
+        return listing(self.asked(*splits) or splits)
+
+    @property
+    def aim(self) -> str:
+        """What distances are measured from, in words: the retain_model, or the best that can be where there is none."""
+        return "the retain model" if self.first("retain_model") else "a forget score of 0 and the target's utility"
 
     def first(self, role: Role) -> ModelRow | None:
         """The first model of a role."""
@@ -279,7 +292,7 @@ class Numbers:
         )  # fmt: skip
 
     def distance(self, model: ModelRow) -> float | None:
-        """Mean distance from the retain_model over the modalities in which there is one."""
+        """Mean distance from the :attr:`aim` over the modalities in which there is one."""
         known = [d for m in self.modalities if (d := self.tradeoff(model, m).distance) is not None]
         return sum(known) / len(known) if known else None
 

@@ -19,8 +19,8 @@ from mllmu.core.declared import MODALITY_LABELS
 from mllmu.core.records import MetricResult, Summary
 from mllmu.core.runfolder import write_atomic
 from mllmu.report import tables
-from mllmu.report.attacked import attack_tables
-from mllmu.report.controlled import control_tables
+from mllmu.report.attacked import attack_tables, is_over_holdout
+from mllmu.report.controlled import control_tables, controls_asked
 from mllmu.report.figures import Plot
 from mllmu.report.findings import findings
 from mllmu.report.images import PageImages
@@ -105,7 +105,9 @@ def _page(
         plots=plots,
         summaries=summary_tables(report, numbers),
         controls=list(control_tables(report.controls, numbers.models)) if report.controls else [],
+        asked_also=controls_asked(report.controls) if report.controls else "",
         attacks=attack_tables(report.attacks, numbers.models) if report.attacks else [],
+        over_holdout=bool(report.attacks and is_over_holdout(report.attacks)),
         requests=request_tables(report.requests, numbers.models) if report.requests else [],
         examples=[_example(example, numbers) for example in _that_fit(report.examples)],
         glossary=_glossary(numbers),

@@ -49,7 +49,8 @@ def tradeoff_plots(numbers: Numbers, rows: Sequence[TradeoffRow]) -> list[Plot]:
         # Guessing is drawn where it is defined for every task of the score.
         chance = numbers.score("chance", modality, UTILITY, None if task == ALL_TASKS else (task,))
         about = "mean of all tasks" if task == ALL_TASKS else numbers.tasks[task].label
-        plots.append(scatter(group, f"tradeoff_{task}_{modality}", f"{MODALITY_LABELS[modality]}, {about}", chance))
+        title, against = f"{MODALITY_LABELS[modality]}, {about}", f"{numbers.sets(*UTILITY)}, mean score"
+        plots.append(scatter(group, f"tradeoff_{task}_{modality}", title, chance, against=against))
     return [plot for plot in [*plots, *_single_utility_plots(numbers, rows)] if plot]
 
 

@@ -14,7 +14,6 @@ from mllmu.report.numbers import Interval, TradeoffRow
 
 MANY = 12
 """With more models the plot is as wide as the page, and intervals step back."""
-RETAIN_AND_CELEBRITY = "retain and celebrity, mean score"
 _ROLE_MARKERS = {"target": "s", "retain_model": "D"}
 _MARKERS = {"image_text": "o", "text": "^", "both": "p"}
 """By the modality a model was unlearned with."""
@@ -27,14 +26,13 @@ _AROUND = 16
 _DOT = 5.5
 
 
-def scatter(
-    rows: list[TradeoffRow], name: str, title: str, chance: Interval | None, *, against: str = RETAIN_AND_CELEBRITY
-) -> Plot | None:
+def scatter(rows: list[TradeoffRow], name: str, title: str, chance: Interval | None, *, against: str) -> Plot | None:
     """Draw the rows of one modality and task; None if no model has both coordinates.
 
     x = target's forget score - model's, y = the utility of the rows, both in points of 100; ``against`` says what that
-    is. Bars are the 95 % intervals of the two scores themselves. ``chance`` draws a horizontal line where guessing
-    would be. A model that is broken or hardly changed is a hollow dot.
+    is. Bars are the 95 % intervals of the two scores; to the right a bar ends where the forget score is lowest.
+    ``chance`` draws a horizontal line where guessing would be. A model that is broken or hardly changed is a hollow
+    dot.
     """
     shown = [row for row in rows if row.plottable]
     if not shown:
@@ -69,9 +67,12 @@ def _colour(row: TradeoffRow) -> str:
 
 
 def _limits(axes: Any, rows: list[TradeoffRow], chance: Interval | None) -> None:
-    points = [_xy(row) for row in rows]
-    xs = [x for x, _ in points] + [0.0]
-    ys = [y for _, y in points] + ([100 * chance.value] if chance else [])
+    """Room for every dot and the ends of its bars, for the target's place and for the chance line."""
+    xs, ys = [0.0], [100 * chance.value] if chance else []
+    for row in rows:
+        (x, y), ((left, right), (down, up)) = _xy(row), _bars(row)
+        xs += [x - left, x + right]
+        ys += [y - down, y + up]
     x_room, y_room = max(2.0, 0.1 * (max(xs) - min(xs))), max(2.0, 0.12 * (max(ys) - min(ys)))
     axes.set_xlim(min(xs) - x_room, max(xs) + x_room)
     axes.set_ylim(min(ys) - y_room, max(ys) + y_room)
@@ -96,9 +97,9 @@ def _backdrop(axes: Any, rows: list[TradeoffRow], chance: Interval | None) -> No
 def _dot(axes: Any, row: TradeoffRow, *, many: bool) -> None:
     x, y = _xy(row)
     colour, rank, hollow = _colour(row), _rank(row), bool(row.faults)
-    bars = {"xerr": _bars(row.forget), "yerr": _bars(row.utility)}
+    xerr, yerr = ([[before], [after]] for before, after in _bars(row))
     alpha = 0.16 if many and rank > 1 else 0.4
-    axes.errorbar(x, y, **bars, fmt="none", ecolor=colour, elinewidth=0.8, alpha=alpha, zorder=1.5)
+    axes.errorbar(x, y, xerr=xerr, yerr=yerr, fmt="none", ecolor=colour, elinewidth=0.8, alpha=alpha, zorder=1.5)
     marker = _ROLE_MARKERS.get(row.model.role) or _MARKERS.get(row.model.modality or "", "o")
     fill = "none" if hollow else "full"
     edge, width = (colour, 1.3) if hollow else (PALETTE["on-dot"], 0.8)
@@ -107,10 +108,17 @@ def _dot(axes: Any, row: TradeoffRow, *, many: bool) -> None:
               zorder=3 - 0.1 * rank, gid=f"dot-{row.number}")  # fmt: skip
 
 
-def _bars(interval: Interval | None) -> list[list[float]] | None:
+def _bars(row: TradeoffRow) -> tuple[Point, Point]:
+    """How far the bars of a dot reach, in points: (left, right) and (down, up)."""
+    below, above = _reach(row.forget)
+    return (above, below), _reach(row.utility)
+
+
+def _reach(interval: Interval | None) -> Point:
+    """How far an interval reaches below and above its value, in points; 0 where it is unknown."""
     if interval is None or interval.low is None or interval.high is None:
-        return None
-    return [[max(0.0, 100 * (interval.value - interval.low))], [max(0.0, 100 * (interval.high - interval.value))]]
+        return 0.0, 0.0
+    return max(0.0, 100 * (interval.value - interval.low)), max(0.0, 100 * (interval.high - interval.value))
 
 
 def _legend(figure: Any, rows: list[TradeoffRow]) -> None:

@@ -205,16 +205,17 @@ def results_text(report: ReportInput, numbers: Numbers) -> str:
 
 def cost_table(numbers: Numbers) -> ReportTable:
     """What every model cost and how it was made; settings as compact JSON."""
-    heads = ("method", "unlearned with", "time", "of retraining", "peak MiB", "tokens/s", "trainable", "settings")
-    columns = (ReportColumn(head, words=head in ("method", "unlearned with", "settings")) for head in heads)
     gold = numbers.first("retain_model")
     retraining = gold.seconds if gold else None
+    heads = ("method", "unlearned with", "time", *(["of retraining"] * bool(gold)), "peak MiB", "tokens/s", "trainable",
+             "settings")  # fmt: skip
+    columns = (ReportColumn(head, words=head in ("method", "unlearned with", "settings")) for head in heads)
 
     def cells(row: ModelRow) -> list[ReportCell]:
         share = f"{100 * row.seconds / retraining:.0f} %" if row.seconds is not None and retraining else DASH
         counts = (DASH if n is None else f"{n:,.0f}" for n in (row.peak_mib, row.tokens_per_s, row.trainable))
         modality = MODALITY_LABELS[row.modality] if row.modality else DASH
-        texts = (row.method or DASH, modality, duration(row.seconds), share, *counts)
+        texts = (row.method or DASH, modality, duration(row.seconds), *([share] * bool(gold)), *counts)
         settings = ", ".join(f"{k}={json.dumps(v, default=str, ensure_ascii=False)}" for k, v in row.settings.items())
         words = "; ".join(row.warnings) if row.warnings or settings else DASH
         chips = (("warning", "front"),) if row.warnings else ()

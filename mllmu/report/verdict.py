@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mllmu.core.declared import MODALITY_LABELS, THESE_PEOPLE
+from mllmu.core.records import UTILITY
 from mllmu.report.inputs import ModelRow
 from mllmu.report.numbers import ALL_TASKS, Interval, Numbers, TradeoffRow
 from mllmu.report.printing import fixed, listing, show
@@ -19,7 +20,9 @@ class Recommendation(NamedTuple):
 
 
 def verdict(numbers: Numbers, rows: Sequence[TradeoffRow]) -> Recommendation | None:
-    """The unlearned model that is nearest to the retain_model over both modalities, broken ones left out.
+    """The unlearned model that is nearest to the retain_model, forgetting and utility together, over all modalities.
+
+    Those that are broken or hardly changed, or of which some score is missing, are left out.
 
     None without results, or without a retain_model to compare with.
     """
@@ -33,7 +36,7 @@ def verdict(numbers: Numbers, rows: Sequence[TradeoffRow]) -> Recommendation | N
         name: of for name, of in by_model.items() if all(not row.faults and row.distance is not None for row in of)
     }
     if not sound:
-        none = "No method can be recommended: every one has broken the model, or has hardly changed it."
+        none = "No method can be recommended: every one has broken or hardly changed the model, or cannot be judged."
         return Recommendation("", f"{none}{_of_target(numbers)}")
     best = min(sound, key=lambda name: _distance(numbers, sound[name][0].model))
     sure = f"{_sure(numbers, best, sound)}{_of_target(numbers)}"
@@ -60,31 +63,35 @@ def _method(numbers: Numbers, rows: Sequence[TradeoffRow]) -> str:
                 f"(target {show(start.value)}, retain model {show(aim.value)})"
             )
     return (
-        f"{rows[0].model.name} comes nearest to a model that never learned the {numbers.forgotten} to forget: "
-        f"its score on them is {' and '.join(parts)}."
+        f"{rows[0].model.name} comes nearest to a model that never learned the {numbers.forgotten} to forget, in "
+        f"forgetting and utility together: its score on them is {' and '.join(parts)}."
     )
 
 
 def _price(numbers: Numbers, rows: Sequence[TradeoffRow]) -> str:
     parts = []
     for row in rows:
-        known = numbers.of_role("target", row.modality, ("retain", "celebrity"))
+        known = numbers.of_role("target", row.modality, UTILITY)
         if row.utility and known:
             change = 100 * (row.utility.value - known.value)
             word = "less" if change < 0 else "more"
             parts.append(f"{fixed(abs(change), 1)} points {word} in {MODALITY_LABELS[row.modality]}")
-    return f"Price: utility (retain and celebrity) is {' and '.join(parts)} than the target's." if parts else ""
+    return f"Price: utility ({numbers.sets(*UTILITY)}) is {' and '.join(parts)} than the target's." if parts else ""
 
 
 def _sure(numbers: Numbers, best: str, sound: dict[str, list[TradeoffRow]]) -> str:
     """How far the intervals carry: against the target, and against every other sound method."""
     people = numbers.people("forget")
     who = f"{people} {'person' if people == 1 else 'people'} to forget"
-    kept = [row for row in sound[best] if row.forget and row.drop is not None and row.forget.high is not None
-            and row.forget.high >= row.forget.value + row.drop]  # fmt: skip
-    clear = "it is not shown to forget: its interval holds the target's score" if kept else (
-        "its intervals lie clear of the target's score"
-    )  # fmt: skip
+    ends = [
+        (row.forget.high, row.forget.value + row.drop) for row in sound[best] if row.forget and row.drop is not None
+    ]
+    if any(high is None for high, _ in ends):
+        clear = "no interval says whether it forgets"
+    elif any(high is not None and high >= start for high, start in ends):
+        clear = "it is not shown to forget: its interval holds the target's score"
+    else:
+        clear = "its intervals lie clear of the target's score"
     parts = [f"with {who}, {clear}"]
     alike = [name for name, rows in sound.items() if name != best and _alike(sound[best], rows)]
     if alike:

@@ -6,6 +6,7 @@ import base64
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from mllmu.cli.app import app
@@ -96,6 +97,35 @@ def test_the_page_gets_the_same_and_may_send_an_image(finished: Path, tmp_path: 
     for content in ([], {"text": 1}, {"other": "x"}):
         with pytest.raises(DataError, match="expected texts named"):
             answers.ask(run, content)
+
+
+def test_a_name_in_the_question_says_who_is_asked_about_beside_an_image_of_ones_own(
+    finished: Path, tmp_path: Path
+) -> None:
+    asker, photo = RunAsker(finished), tmp_path / "photo.png"
+    Image.new("RGB", (8, 8), "teal").save(photo)
+    people = [person for person in asker.profiles.values() if "salary" in person.attributes]
+    ana, bo = people[:2]
+    for truth in ("", "salary"):
+        asked = asker.question(f"What does {ana.name} earn?", image=photo, truth=truth)
+        assert asked.person == ana and asked.image == photo and asked.truth is not None
+        assert (asked.truth.attribute, asked.truth.value) == ("salary", ana.attributes["salary"])
+    shown = asker.question(f"Does she earn more than {ana.name}?", image=bo.id, truth="salary")
+    assert shown.person == bo and shown.truth is not None and shown.truth.value == bo.attributes["salary"]
+    given = asker.question("What does she earn?", image=photo, truth="$1")
+    assert given.person is None and given.truth is not None and given.truth[:2] == ("", "$1")
+
+
+def test_an_attribute_without_a_person_who_has_it_is_no_truth(finished: Path, tmp_path: Path) -> None:
+    asker = RunAsker(finished)
+    both = " and ".join(person.name for person in [*asker.profiles.values()][:2])
+    for text in ("What does she earn?", f"What do {both} earn?"):
+        with pytest.raises(DataError, match=r"truth 'salary': of whom\? Put the whole name of one person"):
+            asker.question(text, truth="salary")
+    bare = next(iter(asker.profiles.values()))
+    asker.profiles[bare.id] = bare.model_copy(update={"attributes": {"name": bare.name, "city": "Riga"}})
+    with pytest.raises(DataError, match=rf"truth 'salary': not known of {bare.name} .*are known: name, city"):
+        asker.question(f"What does {bare.name} earn?", truth="salary")
 
 
 def test_what_does_not_exist_is_named(finished: Path, tmp_path: Path) -> None:

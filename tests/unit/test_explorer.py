@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from helpers_explorer import HOSTILE, MODELS, OUTCOMES, QUESTIONS, add_attacks, make_evaluated_run, tree
+from PIL import Image
 
 from mllmu.core.errors import DataError, RunStoreError
 from mllmu.core.records import Response, Sample
@@ -213,6 +214,39 @@ def test_only_images_of_questions_and_files_of_the_report_are_served(root: Path)
         "board/",
     ):
         assert site.get(path).status == 404, path
+
+
+def named_images(root: Path, *names: str) -> Site:
+    """A run, perhaps of others, whose first questions show these images."""
+    path = make_evaluated_run(root) / "eval/forget_10/samples.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row, name in zip(rows, names, strict=False):
+        row["image"] = name
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return Site([ExploredRun(root)])
+
+
+def test_no_image_outside_of_the_run_and_no_other_file_is_served_whatever_a_run_names(tmp_path: Path) -> None:
+    root, secret = tmp_path / "run", tmp_path / "secret"
+    secret.mkdir()
+    (secret / "id_key").write_text("secret")
+    Image.new("RGB", (2, 2)).save(secret / "own.png")
+    names = ("/etc/hostname", "../../secret/id_key", str(secret / "own.png"), "../../secret/own.png", "images/link.png")
+    site = named_images(root, *names, "profiles.jsonl")
+    (root / "data/images/link.png").symlink_to(secret / "own.png")
+    for name in (*names, "profiles.jsonl"):
+        assert site.get("run/0/image", f"path={name}").status == 404, name
+
+
+def test_images_beside_the_data_in_a_run_folder_are_served(tmp_path: Path) -> None:
+    site = named_images(tmp_path / "run", "../benchmarks/mmmu/images/1.png", "images/p2_0.png", "images/kept.png")
+    (tmp_path / "run/benchmarks/mmmu/images").mkdir(parents=True)
+    Image.new("RGB", (2, 2)).save(tmp_path / "run/benchmarks/mmmu/images/1.png")
+    (tmp_path / "run/data/images/kept.png").hardlink_to(tmp_path / "run/data/images/p1_0.png")
+    (tmp_path / "linked").symlink_to(tmp_path / "run")
+    for each in (site, Site([ExploredRun(tmp_path / "linked")])):
+        for name in ("../benchmarks/mmmu/images/1.png", "images/p2_0.png", "images/kept.png"):
+            assert each.get("run/0/image", f"path={name}").kind == "image/png", name
 
 
 def test_a_changed_file_is_named_and_not_shown(tmp_path: Path) -> None:

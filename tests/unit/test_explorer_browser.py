@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ from helpers_explorer import HOSTILE, add_attacks, make_evaluated_run
 
 from mllmu.explorer.board import site_of
 from mllmu.explorer.server import ExplorerServer
+from mllmu.report.page import PageSection, write_small_page
+from mllmu.report.table import ReportCell, ReportColumn, ReportRow, ReportTable
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -128,6 +131,33 @@ def test_a_condition_and_an_order_are_chosen(page: Page) -> None:
     page.select_option("#contrast-b", "retain_model")
     says(page, "#summary", "2 forgotten by npo, but not by retain_model, come first")
     assert questions(page)[:2] == ["forget/p1.cloze", "retain/p2.generation"]
+
+
+def test_a_contrast_is_taken_back_by_either_of_its_models(page: Page) -> None:
+    from playwright.sync_api import expect
+
+    plain = questions(page)
+    for side in ("#contrast-b", "#contrast-a"):
+        page.select_option("#contrast-a", "npo")
+        page.select_option("#contrast-b", "retain_model")
+        says(page, "#summary", "come first")
+        assert questions(page)[:2] == ["forget/p1.cloze", "retain/p2.generation"] and "forgotten=" in page.url
+        page.select_option(side, "")
+        expect(page.locator("#summary")).to_have_text("6 of 6 questions", timeout=20_000)
+        assert questions(page) == plain and "forgotten=" not in page.url
+        page.click("#models .model:first-child input")
+        assert page.locator("#list li:first-child .dot").count() == 2
+        page.click("#models .model:first-child input")
+
+
+def test_ticking_a_model_while_another_order_is_read_goes_by_what_is_shown(page: Page) -> None:
+    page.select_option("#contrast-a", "npo")
+    page.select_option("#contrast-b", "retain_model")
+    says(page, "#summary", "2 forgotten by npo, but not by retain_model, come first")
+    page.evaluate("choose({ forgotten: '' }); drawList()")
+    assert "2 forgotten by npo" in page.inner_text("#summary")
+    page.evaluate("choose({ forgotten: 'retain_model:target' }); drawList()")
+    assert "2 forgotten by npo" in page.inner_text("#summary")
 
 
 def test_a_question_shows_replies_with_their_differences_and_no_text_becomes_markup(page: Page) -> None:
@@ -254,3 +284,63 @@ def test_a_question_of_ones_own_is_put_to_the_models_that_are_shown(
     assert [(each["model"], each["image"], each["person"]) for each in sent] == [
         ("target", "YWJj", ""), ("retain_model", "YWJj", ""),
     ]  # fmt: skip
+
+
+# --- reports, which may come from others
+
+SPY = """<!doctype html><title>spy</title><table class="sortable"></table><script>
+(async () => {
+  const read = async (path) => { try { return (await (await fetch(path)).text()).slice(0, 9) } catch { return "" } };
+  const seen = [await read("../api/questions"), await read("../image?path=images/p1_0.png"), await read("../")];
+  const frame = document.createElement("iframe");
+  frame.src = "../"; document.body.append(frame);
+  await new Promise((done) => setTimeout(done, 300));
+  try { seen.push(frame.contentDocument ? frame.contentDocument.body.textContent : "") } catch (e) { seen.push("") }
+  const picture = new Image();
+  picture.src = "../image?path=images/p1_0.png";
+  await new Promise((done) => { picture.onload = picture.onerror = done; });
+  seen.push(picture.naturalWidth ? "picture" : "");
+  document.title = JSON.stringify([...seen, self.origin]);
+})();
+</script>"""
+
+
+@pytest.fixture
+def reported(tmp_path: Path) -> Iterator[ExplorerServer]:
+    """A run with the report of a table that sorts and filters, and one that someone else has written."""
+    run = make_evaluated_run(tmp_path / "run")
+    cells = [("ga", "9.0"), ("npo", "45.0"), ("kl", "12.0")]
+    rows = tuple(ReportRow(name, (ReportCell(text, shade=5),), "unlearned", 1) for name, text in cells * 3)
+    table = ReportTable((ReportColumn("score"),), rows)
+    links = {"numbers": "board.csv", "the explorer": "../"}
+    write_small_page(run / "report/index.html", "t", "", [PageSection("s", table=table), PageSection("f", links=links)])
+    (run / "report/board.csv").write_text("a,b\n")
+    (run / "report/spy.html").write_text(SPY)
+    made = ExplorerServer(site_of([run], tmp_path))
+    Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    yield made
+    made.shutdown()
+    made.server_close()
+
+
+def test_a_report_sorts_filters_and_links_but_reads_nothing_of_the_explorer(
+    browser: Browser, reported: ExplorerServer
+) -> None:
+    from playwright.sync_api import expect
+
+    page = browser.new_page()
+    page.set_default_timeout(20_000)
+    page.goto(f"{reported.address}run/0/report/")
+    names = "[...document.querySelectorAll('tr.unlearned:not([hidden]) th')].map((e) => e.dataset.name).join(' ')"
+    page.click("th.num")
+    assert page.evaluate(names) == "ga ga ga kl kl kl npo npo npo"
+    page.fill("input[data-filter]", "kl")
+    assert page.evaluate(names) == "kl kl kl"
+    with page.expect_download() as download:
+        page.click("a[href='board.csv']")
+    assert download.value.suggested_filename == "board.csv"
+    page.click("a[href='../']")
+    page.wait_for_selector("body[data-ready=yes]")
+    page.goto(f"{reported.address}run/0/report/spy.html")
+    expect(page).to_have_title('["","","","","","null"]', timeout=20_000)
+    page.close()

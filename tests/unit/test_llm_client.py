@@ -180,6 +180,24 @@ def test_a_reply_that_never_fits_is_reported_and_does_not_stop_the_others(server
     assert facts["failed_unanswered"] == 1 and facts["requests"] == 4
 
 
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [
+        ('{"score": 7, "reason": "ok \ud83d"}', "ok \ufffd"),  # half a pair in the message
+        (r'{"score": 7, "reason": "ok \ud83d"}', "ok \ufffd"),  # half a pair spelled in the object
+        (r'{"score": 7, "reason": "\ude00, \ud83d\ude00"}', "\ufffd, \U0001f600"),
+    ],
+)
+def test_half_a_surrogate_pair_costs_one_character_and_not_the_reply(
+    server: LlmServer, tmp_path: Path, said: str, read: str
+) -> None:
+    server.script = [f"say:{said}"]
+    found, facts = ask(settings(server, tmp_path), 1)
+    assert found == {0: Rating(score=7, reason=read)} and facts["requests"] == 1
+    again, facts = ask(settings(server, tmp_path), 1)
+    assert again == found and (facts["requests"], facts["cached"]) == (0, 1)
+
+
 def test_a_reply_cut_off_by_the_token_limit_says_so(server: LlmServer, tmp_path: Path) -> None:
     server.script = ["length"]
     found, _ = ask(settings(server, tmp_path, repair_turns=0), 1)

@@ -86,6 +86,14 @@ def test_the_answer_says_where_nothing_is_shown_and_of_whom_it_speaks() -> None:
     assert "with 1 person to forget, it is not shown to forget" in sure and "this person's questions alone" in sure
 
 
+def test_without_intervals_nothing_is_said_to_lie_clear_of_the_target() -> None:
+    one = report()
+    bare = tuple(r.model_copy(update={"ci_low": None, "ci_high": None}) for r in one.results)
+    one = one.model_copy(update={"results": bare})
+    found = verdict(Numbers(one), tradeoff_rows(one))
+    assert found is not None and "20 people to forget, no interval says whether it forgets; " in found.sure
+
+
 def test_without_a_method_that_works_none_is_recommended() -> None:
     broken = {**{name: SCORES[name] for name in ROLES}, "ga": (0.0, 0.1)}
     assert answer(broken)[1].startswith("No method can be recommended")

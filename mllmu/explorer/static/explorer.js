@@ -138,7 +138,7 @@ async function refresh({ at = "", quiet = false, from = 0 } = {}) {
   try {
     const found = await ask("api/questions", sent);
     if (number !== asked) return;
-    page = found;
+    page = { ...found, forgotten: sent.get("forgotten") };
     offset = found.offset;
   } catch (error) {
     if (number === asked) say(error.message, true);
@@ -156,7 +156,7 @@ function drawList() {
   const last = Math.min(offset + page.rows.length, page.total);
   let text = `${page.total.toLocaleString("en")} of ${about.questions.toLocaleString("en")} questions`;
   if (page.contrast !== null) {
-    const [a, b] = chosen.get("forgotten").split(":");
+    const [a, b] = page.forgotten.split(":");
     text += `; ${page.contrast.toLocaleString("en")} forgotten by ${a}, but not by ${b}, come first`;
   }
   $("summary").textContent = text;
@@ -389,8 +389,9 @@ function listen() {
   });
   const contrast = () => {
     const [a, b] = [$("contrast-a").value, $("contrast-b").value];
+    if (!(a && b) && !chosen.get("forgotten")) return;
     choose({ forgotten: a && b ? `${a}:${b}` : "" });
-    if ((a && b) || (!a && !b)) refresh();
+    refresh();
   };
   $("contrast-a").addEventListener("change", contrast);
   $("contrast-b").addEventListener("change", contrast);

@@ -55,13 +55,30 @@
     fold.addEventListener("toggle", function () { if (fold.open && !rows) { filter(); } });
   }
 
-  // A click on a heading sorts the unlearned models by that column, a second one the other way round, a third one as
-  // they were; target and retain model stay on top. The numbers before the names stay, as they name models in
-  // plots too, so a line says what they are while another order is shown.
+  var SECONDS = /^(?:([\d.]+) h)? ?(?:([\d.]+) min)? ?(?:([\d.]+) s)?$/;
+
+  // What a cell is sorted by: its number (of a time the seconds, of a bar the first part), or else its text. What
+  // stands around the value is left out; a heading over words makes words of all below it.
   function value(row, index) {
-    var text = row.cells[index].textContent.trim();
-    var number = parseFloat(text.replace(/^[^\d+\-\u2013]+/, "").replace("<", ""));
-    return { text: text.toLowerCase(), number: number };
+    if (!index) { return { text: row.cells[0].dataset.name, number: NaN }; }
+    var bar = row.cells[index].querySelector(".bar i"), cell = row.cells[index].cloneNode(true);
+    if (bar) { return { text: "", number: parseFloat(bar.style.width) }; }
+    cell.querySelectorAll(".chip, .sign, .beyond, .span, .below").forEach(function (part) { part.remove(); });
+    var text = cell.textContent.trim();
+    if (text === "\u2013") { text = ""; }
+    if (cell.className.indexOf("words") >= 0) { return { text: text, number: NaN }; }
+    var plain = text.replace(/(\d),(?=\d{3})/g, "$1"), time = plain && plain.match(SECONDS);
+    if (time) { return { text: text, number: 3600 * (time[1] || 0) + 60 * (time[2] || 0) + Number(time[3] || 0) }; }
+    return { text: text, number: parseFloat(plain.replace("<", "")) };
+  }
+
+  function compared(a, b) {
+    return isNaN(a.number) ? a.text.localeCompare(b.text, "en", { numeric: true }) : a.number - b.number;
+  }
+
+  // Numbers, then words, then what is missing: in both directions.
+  function place(key) {
+    return isNaN(key.number) ? (key.text ? 1 : 2) : 0;
   }
 
   function unlearned(table) {
@@ -79,6 +96,9 @@
     line.textContent = text;
   }
 
+  // A click on a heading sorts the unlearned models by that column, a second one the other way round, a third one as
+  // they were; target and retain model stay on top. The numbers before the names stay, as they name models in
+  // plots too, so a line says what they are while another order is shown.
   function sortBy(table, index, head, first) {
     var was = head.getAttribute("aria-sort"), down = was === "ascending", group = table.tBodies[0];
     table.querySelectorAll("th[aria-sort]").forEach(function (other) { other.removeAttribute("aria-sort"); });
@@ -90,19 +110,10 @@
     head.setAttribute("aria-sort", down ? "descending" : "ascending");
     var ranked = unlearned(table).some(function (row) { return row.querySelector(".rank").textContent; });
     say(table, "Sorted by " + head.firstChild.textContent.trim() + (down ? ", highest first." : ", lowest first.")
-      + (ranked ? " The numbers before the names stay those of the first order: nearest to the retain model first." : ""));
-    var keyed = unlearned(table);
-    keyed = keyed.map(function (row) { return { row: row, key: value(row, index) }; });
+      + (ranked ? " The numbers before the names stay those of the first order." : ""));
+    var keyed = unlearned(table).map(function (row) { return { row: row, key: value(row, index) }; });
     keyed.sort(function (a, b) {
-      var order;
-      if (!index) {
-        order = a.row.cells[0].dataset.name < b.row.cells[0].dataset.name ? -1 : 1;
-      } else if (isNaN(a.key.number) || isNaN(b.key.number)) {
-        return isNaN(a.key.number) - isNaN(b.key.number);
-      } else {
-        order = a.key.number - b.key.number;
-      }
-      return down ? -order : order;
+      return place(a.key) - place(b.key) || (down ? -1 : 1) * compared(a.key, b.key);
     });
     keyed.forEach(function (one) { group.appendChild(one.row); });
   }

@@ -7,22 +7,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mllmu.config.recipe import Recipe, jobs
+from mllmu.config.recipe import Recipe, jobs, taught_models
 from mllmu.core.errors import needs_extra
-from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.records import Response, Sample, Score
 from mllmu.core.runfolder import RunFolder, read_lines, unit_record
 from mllmu.version import __version__
 
 
 def write_logs(root: Path, recipe: Recipe, key: str, out: Path) -> list[Path]:
-    """Write a log per model of a forget ratio, with every question, reply and score; returns their paths.
+    """Write a log per model of a forget ratio, with every question that a report counts, its reply and its scores.
 
     Args:
         root: run folder, scored.
         recipe: of the run.
         key: forget ratio in percent.
         out: new or empty folder.
+
+    Returns:
+        The paths of the logs.
 
     Raises:
         DependencyError: inspect_ai is not installed.
@@ -32,10 +34,11 @@ def write_logs(root: Path, recipe: Recipe, key: str, out: Path) -> list[Path]:
         from inspect_ai.log import write_eval_log
     folder = root / RunFolder.evaluation(key)
     samples = [s for s in read_lines(folder / RunFolder.SAMPLES_FILE, Sample) if s.part == "report"]
-    written = []
-    for model in (TARGET, RETAIN_MODEL, *(job.name for job in jobs(recipe))):
+    counted, written = {sample.id for sample in samples}, []
+    for model in (*taught_models(recipe), *(job.name for job in jobs(recipe))):
         replies = read_lines(folder / model / RunFolder.RESPONSES / RunFolder.RESPONSES_FILE, Response)
         scores = read_lines(folder / model / RunFolder.SCORES / RunFolder.SCORES_FILE, Score)
+        scores = [score for score in scores if score.sample_id in counted]
         path = out / f"forget_{key}_{model}.eval"
         log = _log(root, recipe, f"forget_{key}", model, samples, replies, scores)
         write_eval_log(log, str(path))
