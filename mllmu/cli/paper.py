@@ -66,7 +66,7 @@ def chosen(
             "or smol, or say with --set what to leave out, e.g. evaluate.max_profiles."
         )
     folder = out or default_folder(plain, "", overrides).parent / f"{plain.name}+minutes-{minutes:g}"
-    people = _people_of(folder) or _that_fit(experiment, model, minutes, overrides)
+    people = _people_of(folder, experiment) or _that_fit(experiment, model, minutes, overrides)
     return RecipeRun("", _recipe(experiment, model, people, overrides), folder)
 
 
@@ -79,12 +79,25 @@ def _recipe(experiment: Experiment, model: str, people: int | None, overrides: t
     return parse(raw, where=f"paper {experiment}")
 
 
-def _people_of(folder: Path) -> int | None:
-    """People of the run that is in a folder already: an estimate made anew may choose another number."""
+def _people_of(folder: Path, experiment: Experiment) -> int | None:
+    """People of the run that is in a folder already: an estimate made anew may choose another number.
+
+    Raises:
+        RecipeError: the run is about other people than invented ones.
+    """
     from mllmu.config.load import load
 
     path = folder / RunFolder.RECIPE
-    return int(load(path).data.source.settings["num_people"]) if path.is_file() else None
+    if not path.is_file():
+        return None
+    source = load(path).data.source
+    number = source.settings.get("num_people")
+    if source.name != "synthetic" or number is None:
+        raise RecipeError(
+            f"{folder}: holds another run, with people of the source '{source.name}'. Expected a run of 'mllmu paper "
+            f"{experiment} --minutes', or a new folder; name one with --out."
+        )
+    return int(number)
 
 
 def _that_fit(experiment: Experiment, model: str, minutes: float, overrides: tuple[str, ...]) -> int:

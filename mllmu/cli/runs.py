@@ -128,11 +128,11 @@ def rm(
         for one in run_folders(folder):
             if who := holder(one):
                 raise RunStoreError(f"{one}: {who} is at work in this run folder. Stop it first; nothing was removed.")
-    for folder in runs:
+    for folder, place in [(folder, folder.resolve()) for folder in runs]:  # '.' has no name to be renamed by
         if not yes and not confirm(f"remove {folder} ({size_text(folder)})?"):
             say(f"kept {folder}")
             continue
-        _remove(folder)
+        _remove(place)
         say(f"removed {folder}")
 
 

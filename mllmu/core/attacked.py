@@ -1,6 +1,6 @@
 """What attacks leave behind: the scores of one model at each point of an attack, and the rows of its table."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -102,7 +102,7 @@ class WorstCase(Record):
 
     Attributes:
         attack: the attack with the largest excess over the retain_model.
-        excess: that excess; its interval draws people anew and takes the largest in every draw.
+        excess: that excess; its interval knows that it is the largest, see :func:`mllmu.evaluation.recovery.band`.
         any_hit: share of questions that any attack of this level got right, ``any_excess`` the same minus the
             retain_model's, which had the same number of tries. Only attacks that ask about the fact itself count.
         num_attacks: attacks that were possible.
@@ -122,9 +122,15 @@ class WorstCase(Record):
 
 
 class AttackResults(Record):
-    """All that is known of attacks on the models of one forget ratio: the content of ``attacks.json``."""
+    """All that is known of attacks on the models of one forget ratio: the content of ``attacks.json``.
+
+    Attributes:
+        attacks: those that were tried, with their settings, as a recipe names them; None in files of versions that did
+            not keep them.
+    """
 
     budget: Budget
+    attacks: tuple[dict[str, Any], ...] | None = None
     seed: int
     rows: tuple[AttackRow, ...] = ()
     worst: tuple[WorstCase, ...] = ()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple, get_args
 
 from mllmu.config.protocol import Protocol
-from mllmu.config.recipe import PluginSpec, Recipe
+from mllmu.config.recipe import Finetune, PluginSpec, Recipe
 from mllmu.config.variants import HOW_COMPUTED, named_attacks
 from mllmu.core.attacked import PLAIN, Access, AttackPoint, AttackResults, AttackRow, WorstCase
 from mllmu.core.errors import UnfitPromptError
@@ -37,10 +37,12 @@ from mllmu.evaluation.recovery import Attacked, Tries, attack_row, worst_case
 from mllmu.evaluation.stats import unit_of, units_of
 from mllmu.parallel.pool import WorkerPool
 from mllmu.pipeline.evaluate import Evaluation
-from mllmu.pipeline.record import settle_worker
+from mllmu.pipeline.record import settle_threads, settle_worker
 from mllmu.pipeline.run import Run
 
 FILE, REASON = "points.jsonl", "reason.json"
+HOW_BY_DEFAULT = {name: Finetune.model_fields[name].default for name in HOW_COMPUTED["finetune"]}
+"""An attack depends on none of these; its unit holds their defaults, as units of earlier versions do."""
 
 
 class AttackJob(NamedTuple):
@@ -63,33 +65,36 @@ class AttackStudy:
     Args:
         run: a run whose models are made.
         key: the forget ratio in percent.
+        models: names of the models that are compared; default: those of the run.
     """
 
-    def __init__(self, run: Run, key: str) -> None:
+    def __init__(self, run: Run, key: str, models: Sequence[str] = ()) -> None:
         self.run = run
         self.key = key
+        self.compared = [*models] or run.models
         self.budget = run.recipe.evaluate.attack_budget
         self.specs = tuple(named_attacks(run.recipe.evaluate.attacks).values())
         self.jobs = {job.name: job for job in attack_jobs(self.specs)}
         self.samples = questions(run, key, BUDGETS[self.budget].questions)
-        if RETAIN_MODEL not in run.models:  # the same is tried on people whom no model was taught
+        if RETAIN_MODEL not in self.compared:  # the same is tried on people whom no model was taught
             self.samples += questions(run, key, BUDGETS[self.budget].questions, split=yardstick.HOLDOUT)
         self._digest = digest(dump_lines(self.samples))
 
     @cached_property
     def same(self) -> dict[str, str]:
-        """For every model of the run, the first that is the same: a model can have two names."""
-        refs = [self.run.ref(self.key, model) for model in self.run.models]
-        return {model: self.run.models[refs.index(ref)] for model, ref in zip(self.run.models, refs, strict=True)}
+        """For every model, the first that is the same: a model can have two names."""
+        refs = [self.run.ref(self.key, model) for model in self.compared]
+        return {model: self.compared[refs.index(ref)] for model, ref in zip(self.compared, refs, strict=True)}
 
     @property
     def models(self) -> list[str]:
-        """The models under attack: those of the run, each once."""
+        """The models under attack, each once."""
         return list(dict.fromkeys(self.same.values()))
 
     def unit(self, name: str, model: str) -> Unit:
         """The unit of an attack on a model."""
         attack, made = self.jobs[name].attack, partial(RunFolder.model_unit, self.key)
+        training = self.run.recipe.finetune.model_copy(update=HOW_BY_DEFAULT)
         inputs = {
             "model": self.run.fingerprint(made(model)),
             "target": self.run.fingerprint(made(TARGET)),
@@ -97,7 +102,7 @@ class AttackStudy:
             "attack": attack.name if attack else PLAIN,
             "settings": attack.model_dump(mode="json") if attack else {},
             "budget": BUDGETS[self.budget]._asdict(),
-            "finetune": self.run.recipe.finetune.model_dump(mode="json", exclude={"retain_model", "given"}),
+            "finetune": training.model_dump(mode="json", exclude={"retain_model", "given"}),
             "seed": self.run.recipe.seed,
         }
         return self.run.store.unit(f"{RunFolder.ATTACKS}/forget_{self.key}/{self.budget}/{name}/{model}", inputs)
@@ -146,12 +151,12 @@ class AttackStudy:
 
     def results(self) -> AttackResults:
         """The rows of all models and attacks, and the worst case of each model at each access level."""
-        if RETAIN_MODEL not in self.run.models:
+        if RETAIN_MODEL not in self.compared:
             return self._results_by_yardstick()
         units, unit = units_of(self.samples)
-        found = {(n, m): self.attacked(n, m) for n in self.jobs for m in self.run.models}
+        found = {(n, m): self.attacked(n, m) for n in self.jobs for m in self.compared}
         rows, worst = [], []
-        for model in self.run.models:
+        for model in self.compared:
             for name, job in self.jobs.items():
                 target, retain = found[name, TARGET], found[name, RETAIN_MODEL]
                 rows.append(attack_row(model, {**about(job), "unit": unit}, found[name, model], target, retain, units))
@@ -166,9 +171,13 @@ class AttackStudy:
         return self._found(rows, worst)
 
     def _found(self, rows: Sequence[AttackRow], worst: Sequence[WorstCase]) -> AttackResults:
-        attacks = tuple(spec.model_dump(mode="json") for spec in self.specs)
-        found = {"budget": self.budget, "attacks": attacks, "seed": self.run.recipe.seed}
-        return AttackResults(**found, rows=tuple(rows), worst=tuple(worst))
+        return AttackResults(
+            budget=self.budget,
+            attacks=tuple(spec.model_dump(mode="json") for spec in self.specs),
+            seed=self.run.recipe.seed,
+            rows=tuple(rows),
+            worst=tuple(worst),
+        )
 
     def _results_by_yardstick(self) -> AttackResults:
         """The same with holdout people as the yardstick."""
@@ -176,9 +185,9 @@ class AttackStudy:
         ids = {sample.id for sample in forget}
         few = yardstick.are_few(self.samples)
         units = {sample.id: unit_of(sample, few=few) for sample in forget}
-        found = {(n, m): self.attacked(n, m) for n in self.jobs for m in self.run.models}
+        found = {(n, m): self.attacked(n, m) for n in self.jobs for m in self.compared}
         rows, worst = [], []
-        for model in self.run.models:
+        for model in self.compared:
             for name, job in self.jobs.items():
                 own, target = (found[name, each].only(ids) for each in (model, TARGET))
                 told = {**about(job), "unit": "facts" if few else "people"}
@@ -236,6 +245,7 @@ def questions(run: Run, key: str, per_person: int, split: str = yardstick.FORGET
 def attack_run(run: Run) -> list[Path]:
     """Attack all models of a run, with as many processes as it has workers; returns ``attacks.json`` of every ratio."""
     recipe, files = run.recipe, []
+    settle_threads(run)
     for key in run.keys:
         study = AttackStudy(run, key)
         tasks = [(key, name, model) for name in study.jobs for model in study.models]

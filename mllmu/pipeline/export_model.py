@@ -28,7 +28,7 @@ def export_model(root: Path, name: str, out: Path, *, device: str = "cpu") -> Mo
     Args:
         root: the run folder.
         name: ``target``, or the forget ratio and the model: ``forget_10/npo``.
-        out: new folder; a folder with something in it is refused.
+        out: new folder, or an empty one; a folder with something in it is refused.
         device: where the weights are merged.
 
     Returns:
@@ -51,7 +51,8 @@ def export_model(root: Path, name: str, out: Path, *, device: str = "cpu") -> Mo
     section = recipe.model.model_copy(update={"device": device, "quantize": None, "gradient_checkpointing": False})
     model, processor = merged(section, ref, root)
     about: dict[str, Any] = {"run": recipe.name, "model": name, **ref.model_dump()}
-    building = out.with_name(f".{out.name}.building")
+    place = out.resolve()  # '.' has no name
+    building = place.with_name(f".{place.name}.building")
     with explain_os_errors(out, elsewhere="name another folder"):
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
@@ -60,9 +61,12 @@ def export_model(root: Path, name: str, out: Path, *, device: str = "cpu") -> Mo
             processor.save_pretrained(building)
         (building / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         (building / "README.md").write_text(model_card(root, recipe, name, ref), encoding="utf-8")
-        if out.exists():
-            out.rmdir()
-        building.rename(out)
+        if place.exists():  # it may be the working directory, so it stays
+            for path in building.iterdir():
+                path.replace(place / path.name)
+            building.rmdir()
+        else:
+            building.rename(place)
     return ref
 
 

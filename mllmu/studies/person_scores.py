@@ -6,6 +6,7 @@ over them. All that ``mllmu pool`` prints follows from these rows, so the file t
 
 import csv
 import io
+import math
 from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from mllmu.core.content import check_samples
 from mllmu.core.csvrows import as_written, csv_rows, harmless
 from mllmu.core.declared import Declared
 from mllmu.core.errors import DataError, did_you_mean
-from mllmu.core.records import UTILITY, Modality, Sample, Score, Split, TaskName
+from mllmu.core.records import MODALITIES, UTILITY, Modality, Sample, Score, Split, TaskName
 from mllmu.core.runfolder import RunFolder, read_json, read_lines, write_atomic
 from mllmu.data.tasks import task_of
 from mllmu.evaluation.metrics import Metric
@@ -41,6 +42,7 @@ class PersonScore(NamedTuple):
 
 HEAD = ("run", "modality", "set", "task", "person", "questions")
 """The first columns of the file; behind them one for every model."""
+MOST_QUESTIONS = 10**9
 
 
 def of_tasks(scores: Sequence[PersonScore], tasks: Sequence[str]) -> list[PersonScore]:
@@ -93,10 +95,23 @@ def load(path: Path) -> list[PersonScore]:
             *names, questions = map(as_written, line[: len(HEAD)])
             values = zip(map(as_written, head[len(HEAD) :]), line[len(HEAD) :], strict=True)
             sums = {model: float(value) for model, value in values if value}
-            scores.append(PersonScore(*names, int(questions), sums))  # type: ignore[arg-type, call-arg]
+            scores.append(_checked(PersonScore(*names, int(questions), sums)))  # type: ignore[arg-type, call-arg]
         except (TypeError, ValueError) as error:
             raise DataError(f"{path}: line {number} cannot be read ({error}). Write the file again.") from None
+    if not scores:
+        raise DataError(f"{path}: no raw scores below the names of the columns. Write the file again.")
     return scores
+
+
+def _checked(score: PersonScore) -> PersonScore:
+    """ValueError unless the modality is one, there are questions, and the sums are numbers."""
+    if score.modality not in MODALITIES:
+        raise ValueError(f"modality '{score.modality}', expected {' or '.join(MODALITIES)}")
+    if not 1 <= score.questions <= MOST_QUESTIONS:
+        raise ValueError("expected 1 question or more")
+    if odd := next((model for model, value in score.sums.items() if not math.isfinite(value)), None):
+        raise ValueError(f"{odd}: {score.sums[odd]}, expected a number")
+    return score
 
 
 def person_scores(

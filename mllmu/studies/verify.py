@@ -13,8 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from mllmu.config import load as recipes
+from mllmu.config.recipe import PluginSpec
+from mllmu.core.attacked import AttackResults
 from mllmu.core.content import check_samples
+from mllmu.core.damage import misfit
 from mllmu.core.errors import RunStoreError
 from mllmu.core.manifest import check_manifest
 from mllmu.core.names import TARGET
@@ -24,8 +29,9 @@ from mllmu.core.runfolder import RunFolder, dump_lines, read_json, read_lines, s
 from mllmu.evaluation import scoring
 from mllmu.evaluation.metrics import metrics_of
 from mllmu.models.base_files import base_files, check_base
-from mllmu.pipeline.attacks import AttackStudy
+from mllmu.pipeline.attacks import AttackStudy, attack_jobs
 from mllmu.pipeline.evaluate import LOW, Evaluation, collect_responses, precision_of
+from mllmu.pipeline.reading import ReadingStore
 from mllmu.pipeline.record import settle_threads
 from mllmu.pipeline.run import Run
 from mllmu.pipeline.score import metrics_content
@@ -49,6 +55,7 @@ def verify_run(root: Path, progress: Progress, *, ask: bool = False) -> Iterator
     """
     yield check_files(root)
     run = Run(recipes.load(root / RunFolder.RECIPE), root, progress)
+    run.store = ReadingStore(root)
     keys = RunFolder(root).evaluated_keys()
     if not keys:
         yield "nothing was evaluated in this run, so there are no numbers to compute again"
@@ -110,10 +117,26 @@ def _check_model(evaluation: Evaluation, model: str) -> None:
 
 
 def recount_attacks(run: Run, key: str) -> str:
-    """Compute what attacks got back again from the scores of their replies."""
+    """Compute what attacks got back again from the scores of their replies, for the attacks and models of the file.
+
+    The recipe may be without them: 'mllmu attack' leaves it alone, and a later 'mllmu run' may name others. A file of a
+    version that kept no attacks is compared with those of the recipe, if its rows are of these.
+    """
     path = run.root / RunFolder.evaluation(key) / RunFolder.ATTACKS_FILE
-    results = AttackStudy(run, key).results()
-    compare(path, results.model_dump(mode="json"))
+    try:
+        stored = AttackResults.model_validate(read_json(path, sealed=True))
+        specs = tuple(map(PluginSpec.model_validate, stored.attacks or ()))
+    except ValidationError as error:
+        raise misfit(path, error, "record of attacks") from None
+    evaluate = run.recipe.evaluate.model_copy(update={"attack_budget": stored.budget})
+    if stored.attacks is not None:
+        evaluate = evaluate.model_copy(update={"attacks": specs})
+    elif {row.attack for row in stored.rows} != {job.name for job in attack_jobs(evaluate.attacks)}:
+        return f"{key} %: attacks not computed again: {path.name} does not say which; 'mllmu attack' writes it anew"
+    attacked = Run(run.recipe.model_copy(update={"evaluate": evaluate}), run.root, run.progress)
+    attacked.store = run.store
+    results = AttackStudy(attacked, key, list(dict.fromkeys(row.model for row in stored.rows))).results()
+    compare(path, results.model_dump(mode="json", exclude=set() if stored.attacks is not None else {"attacks"}))
     return f"{key} %: {len(results.rows)} results of attacks computed again"
 
 

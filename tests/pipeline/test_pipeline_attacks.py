@@ -7,18 +7,22 @@ from pathlib import Path
 
 import mini_run
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from benchmarks import attacks_tiny
 from mllmu.cli.app import app
-from mllmu.config.load import parse
+from mllmu.config.load import load, parse
 from mllmu.core.attacked import AttackResults
-from mllmu.core.errors import PluginError, RecipeError
+from mllmu.core.errors import PluginError, RecipeError, RunStoreError
+from mllmu.core.lock import held
 from mllmu.core.process import SilentProgress
-from mllmu.core.runfolder import read_json, read_lines
+from mllmu.core.runfolder import read_json, read_lines, seal, write_json
 from mllmu.evaluation.attacks import AttackPoint
 from mllmu.pipeline.attacks import AttackStudy, attack_jobs
+from mllmu.pipeline.reading import ReadingStore
 from mllmu.pipeline.run import Run
+from mllmu.studies.verify import recount_attacks
 
 ATTACKS = "evaluate.attacks=[{name: relearn_forget, steps: 2}, remove_prompt]"
 
@@ -97,6 +101,98 @@ def test_the_command_attacks_a_finished_run(root: Path) -> None:
     assert results(root).budget == "full"
     assert (root / "attacks/forget_40/full/remove_prompt/npo/points.jsonl").is_file()
     assert (root / "attacks/forget_40/small/remove_prompt/npo/points.jsonl").is_file(), "the other budget stays"
+
+
+HOW = (
+    "finetune.micro_batch_size=3", "finetune.checkpoint_every_s=10", "unlearn.micro_batch_size=3",
+    "unlearn.reference_mib=0", "evaluate.batch_size=2", "model.gradient_checkpointing=false", "report.num_examples=1",
+)  # fmt: skip
+
+
+def test_how_it_is_computed_makes_no_other_unit(root: Path, base: Path) -> None:
+    before = mini_run.unit_times(root)
+    mini_run.run(base, root, ATTACKS, *HOW)
+    assert mini_run.unit_times(root) == before
+
+
+def tree(root: Path) -> dict[str, tuple[int, str]]:
+    """Everything in a folder: when it was written, and what is in it."""
+    files = mini_run.fingerprints(root, "**/*")
+    paths = (path.relative_to(root).as_posix() for path in root.rglob("*"))
+    return {name: ((root / name).stat().st_mtime_ns, files.get(name, "")) for name in paths}
+
+
+@pytest.fixture(scope="module")
+def once(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose recipe names no attacks, attacked with the larger budget."""
+    folder = tmp_path_factory.mktemp("attacked") / "run"
+    shutil.copytree(finished, folder)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    done = CliRunner().invoke(app, ["attack", str(folder), "--attacks", "remove_prompt", "--budget", "full"])
+    assert done.exit_code == 0, done.output
+    assert torch.get_num_threads() == read_json(folder / "run.json")["hardware"]["threads"] == 1
+    torch.set_num_threads(threads)
+    return folder
+
+
+@pytest.fixture
+def attacked(once: Path, tmp_path: Path) -> Path:
+    shutil.copytree(once, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_verify_counts_the_attacks_that_were_made_and_writes_nothing(attacked: Path, base: Path) -> None:
+    assert load(attacked / "recipe.yaml").evaluate.attacks == ()
+    assert (results(attacked).attacks, results(attacked).budget) == (({"name": "remove_prompt"},), "full")
+    before = tree(attacked)
+    done = CliRunner().invoke(app, ["verify", str(attacked)])
+    assert done.exit_code == 0 and "12 results of attacks computed again" in done.output, done.output
+    assert tree(attacked) == before
+    with held(attacked):
+        mini_run.run(base, attacked, "unlearn.methods=[ga]")
+    done = CliRunner().invoke(app, ["verify", str(attacked)])
+    assert done.exit_code == 0 and "12 results of attacks computed again" in done.output, done.output
+
+
+def test_verify_names_a_changed_result_of_an_attack_and_an_attack_that_is_gone(attacked: Path) -> None:
+    path = attacked / "eval/forget_40/attacks.json"
+    record = read_json(path, sealed=True)
+    record["rows"][1]["num"] += 1
+    write_json(path, seal(record))
+    with pytest.raises(RunStoreError, match=r"rows\.1\.num: 17 is stored, computed again it is 16"):
+        recount_attacks(reading(attacked), "40")
+    record["attacks"] = [{"name": "remove_prompt"}, {"name": "paraphrase"}]
+    write_json(path, seal(record))
+    before = tree(attacked)
+    with pytest.raises(RunStoreError, match="paraphrase/target is not there, and this command only reads"):
+        recount_attacks(reading(attacked), "40")
+    assert tree(attacked) == before
+    for odd, said in ((3, "attacks: "), ([{"name": 3}], "name: ")):
+        write_json(path, seal(record | {"attacks": odd}))
+        with pytest.raises(RunStoreError, match=rf"attacks\.json: damaged \({said}"):
+            recount_attacks(reading(attacked), "40")
+
+
+def test_a_file_that_does_not_say_which_attacks_is_compared_with_those_of_the_recipe(
+    root: Path, base: Path, attacked: Path
+) -> None:
+    """As earlier versions wrote it."""
+    mini_run.run(base, root, ATTACKS)
+    for folder in (root, attacked):
+        record = read_json(folder / "eval/forget_40/attacks.json", sealed=True)
+        del record["attacks"]
+        write_json(folder / "eval/forget_40/attacks.json", seal(record))
+        assert results(folder).attacks is None
+    assert recount_attacks(reading(root), "40") == "40 %: 18 results of attacks computed again"
+    said = recount_attacks(reading(attacked), "40")
+    assert "not computed again: attacks.json does not say which; 'mllmu attack' writes it anew" in said
+
+
+def reading(root: Path) -> Run:
+    run = Run(load(root / "recipe.yaml"), root, SilentProgress())
+    run.store = ReadingStore(root)
+    return run
 
 
 def test_a_folder_without_a_run_and_an_unknown_attack_are_told(root: Path, tmp_path: Path) -> None:

@@ -43,6 +43,17 @@ def test_a_system_prompt_is_said_to_be_outside_the_weights(finished: Path, tmp_p
     assert json.loads((tmp_path / "out" / "mllmu.json").read_text())["system_prompt"]
 
 
+def test_an_empty_working_directory_is_filled(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "new").mkdir()
+    monkeypatch.chdir(tmp_path / "new")
+    assert CliRunner().invoke(app, ["export-model", str(finished), "target", "."]).exit_code == 0
+    assert {"config.json", "mllmu.json", "README.md"} <= {path.name for path in Path().iterdir()}
+    assert Path("mllmu.json").samefile(tmp_path / "new/mllmu.json"), "the working directory is the same folder"
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+    done = CliRunner().invoke(app, ["export-model", str(finished), "target", "."])
+    assert done.exit_code == 2 and "already there" in done.output
+
+
 def test_a_wrong_name_or_a_taken_folder_is_an_error(finished: Path, tmp_path: Path) -> None:
     assert {"target", "forget_40/retain_model", "forget_40/npo"} <= set(RunFolder(finished).models_made())
     with pytest.raises(ModelError, match=r"no model 'forget_40/np'\. Did you mean 'forget_40/npo'"):

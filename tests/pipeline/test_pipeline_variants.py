@@ -80,10 +80,14 @@ def test_a_setting_of_a_finished_run_makes_a_sibling_that_shares_what_is_the_sam
 
 def test_what_can_be_added_to_a_run_stays_in_its_folder(base: Path, project: Path) -> None:
     recipe = given_recipes(Path("mini.yaml"))[0].recipe
-    for override in ("report.num_examples=0", "evaluate.summaries=[all]", "model.device=cpu", "unlearn.methods=[ga]"):
+    summaries = "evaluate.summaries=[forget_quality]"
+    for override in ("report.num_examples=0", summaries, "model.device=cpu", "unlearn.methods=[ga]"):
         changed = parse(mini_run.settings(base, override))
         assert default_folder(changed, "", [override]) == Path("runs/mini"), override
-    for override in ("seed=3", "finetune.epochs=3", "evaluate.max_profiles.retain=2", "unlearn.lora.rank=2"):
+    for override in (
+        "seed=3", "seeds.teach=1", "seeds.unlearn=1", "seeds.evaluate=1", "unlearn.requests=2", "finetune.epochs=3",
+        "evaluate.max_profiles.retain=2", "unlearn.lora.rank=2",
+    ):  # fmt: skip
         changed = parse(mini_run.settings(base, override))
         assert override.partition("=")[0].rpartition(".")[2] in conflict(recipe, changed), override
         name = f"runs/mini+{override.partition('=')[0].rpartition('.')[2]}-{override[-1]}"
@@ -117,6 +121,30 @@ def test_rm_removes_a_run_and_nothing_else(project: Path) -> None:
     assert done.exit_code == 0 and (project / "runs/mini").is_dir()
     code, said = mllmu("rm", "--yes", "runs/mini")
     assert code == 0 and not (project / "runs/mini").exists() and list((project / "runs").iterdir()) == []
+
+
+@pytest.mark.parametrize("typed", [".", "..", "../mini"])
+def test_rm_takes_a_folder_by_any_path(project: Path, typed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project / ("runs/mini/eval" if typed == ".." else "runs/mini"))
+    code, said = mllmu("rm", "--yes", typed)
+    assert code == 0 and f"removed {typed}" in said
+    assert list((project / "runs").iterdir()) == []
+
+
+def test_rm_follows_no_link(project: Path) -> None:
+    Path("link").symlink_to("runs/mini", target_is_directory=True)
+    code, said = mllmu("rm", "--yes", "link")
+    assert code == 2 and "link: is no run folder" in said and (project / "runs/mini/recipe.yaml").is_file()
+
+
+def test_what_a_seed_changes_is_made_beside_the_run(project: Path) -> None:
+    before = mini_run.unit_times(project / "runs/mini")
+    code, said = mllmu("run", "mini.yaml", "--no-check", "--set", "seeds.evaluate=5")
+    assert code == 0, said
+    assert mini_run.unit_times(project / "runs/mini") == before
+    sibling = project / "runs/mini+evaluate-5"
+    assert (sibling / "models/target/unit.json").samefile(project / "runs/mini/models/target/unit.json")
+    assert mllmu("report", "runs/mini")[0] == 0
 
 
 def test_a_file_without_a_place_is_said_before_the_folder_is_made(project: Path) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
 import re
 import stat
+import time
 import unicodedata
 from collections.abc import Iterator
 from datetime import date
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -310,6 +313,64 @@ def test_the_command_says_who_is_behind_ids_names_and_other_fakes(folder: Path) 
     assert ask(city).stdout.startswith(f"{city}: original ")
     wrong = ask("Nobody")
     assert wrong.exit_code == 2 and wrong.stdout == "" and "knows no 'Nobody'" in wrong.stderr
+
+
+def begin_slowly(folder: Path, table: str, together: Barrier) -> None:
+    """Build from a table, and wait between reading the key and all that follows, in a process of its own."""
+    load = keyfile.Key.load
+
+    def slowly(path: Path) -> keyfile.Key:
+        key = load(path)
+        time.sleep(0.5)
+        return key
+
+    keyfile.Key.load = slowly  # type: ignore[method-assign]
+    together.wait(60)
+    people = OwnPeople(**settings(folder, path=folder / table)).profiles(0)
+    (folder / f"{table}.json").write_text(json.dumps({person.id: person.name for person in people}))
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["a new key", "a key that is there"])
+def test_two_processes_keep_one_key_with_everybody_of_both(folder: Path, there: bool) -> None:
+    write(folder / "first.csv", ROWS[:4])
+    write(folder / "second.csv", ROWS[4:])
+    key = folder / "secret" / "key.json"
+    if there:
+        begun = keyfile.Key(format="mllmu-people-key-1", secret="5" * 64)
+        begun.save(key)
+    spawn = multiprocessing.get_context("spawn")
+    together = spawn.Barrier(2)
+    both = [spawn.Process(target=begin_slowly, args=(folder, f"{name}.csv", together)) for name in ("first", "second")]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(120)
+    assert [process.exitcode for process in both] == [0, 0]
+    told = [json.loads((folder / f"{name}.csv.json").read_text()) for name in ("first", "second")]
+    assert {pid: known["pseudonym"] for pid, known in reveal(key).items()} == told[0] | told[1]
+    assert [len(each) for each in told] == [4, 6]
+    assert sorted(path.name for path in key.parent.iterdir()) == [".key.json.lock", "key.json"]
+    assert not there or keyfile.Key.load(key).secret == "5" * 64
+
+
+def test_a_process_that_holds_the_key_too_long_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keyfile, "PATIENCE_S", 0.1)
+    key = folder / "secret" / "key.json"
+    with keyfile.alone_with(key), pytest.raises(DataError, match=r"key\.json: another process has worked"):
+        OwnPeople(**settings(folder)).profiles(0)
+    assert len(OwnPeople(**settings(folder)).profiles(0)) == 10
+
+
+def test_a_key_that_may_only_be_read_is_used_as_it_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no lock can be made nothing can be written either."""
+    first = OwnPeople(**settings(folder)).profiles(0)
+    (folder / "secret" / ".key.json.lock").unlink()
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refused)
+    assert OwnPeople(**settings(folder)).profiles(0) == first
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"format": "mllmu-people-key-1", "secret": "x"}', "\xff"])

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import published_copy
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -72,6 +74,54 @@ def test_damaged_text_is_named_with_its_line(tmp_path: Path) -> None:
         fetch(source, tmp_path / "out")
     with pytest.raises(DataError, match=r"no such folder.*--from"):
         fetch(tmp_path / "none", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"ID": "004", "metadata": 5}', r"ft_data\.jsonl:4: metadata: expected a list of pairs .*, got 5"),
+        ('{"ID": "004", "metadata": {"Question": "?", "Answer": "!"}}', r":4: metadata: expected a list"),
+        ('{"ID": "004", "metadata": [5]}', r":4: metadata: expected pairs of Question and Answer, got 5"),
+        ('{"ID": "004", "metadata": [{"Question": "?", "Answer": 5}]}', r":4: metadata: expected pairs"),
+        ('{"ID": "004", "metadata": [{"Question": "?", "Answer": "\\ud800"}]}', r":4: not valid JSON .*surrogates"),
+        ("[" * 100_000, r":4: not valid JSON"),
+        ('{"ID": "Ren\xe9"}', r"ft_data\.jsonl: not UTF-8 text .* at byte \d+"),
+    ],
+    ids=["a number", "one pair", "no pair", "an answer that is none", "half a character", "too deep", "Latin-1"],
+)
+def test_a_text_that_is_none_is_named_in_one_line(tmp_path: Path, content: str, said: str) -> None:
+    source = copy(tmp_path / "copy", name=TEXT)
+    with (source / TEXT).open("ab") as file:
+        file.write(content.encode("latin-1") + b"\n")
+    with pytest.raises(DataError, match=said):
+        fetch(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_forget_sets_in_another_encoding_are_named(tmp_path: Path) -> None:
+    source = copy(tmp_path / "copy")
+    (source / IDS).write_bytes('{"forget_5": ["é"]}'.encode("utf-16"))
+    with pytest.raises(DataError, match=r"forget_ids\.json: not UTF-8 text"):
+        fetch(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("config", "columns", "said"),
+    [
+        ("forget_10", {"person": ["1"]}, r"forget_10: no column 'ID'; it has person"),
+        ("ft_Data", {"text": ["1"]}, r"ft_Data: no column 'metadata'; it has text"),
+        ("ft_Data", {"metadata": [5]}, r"ft_Data: row 0: metadata: expected a list"),
+        ("ft_Data", {"metadata": [json.dumps([PAIR])]}, r"ft_Data: row 0: metadata: a pair has no ID"),
+    ],
+)
+def test_a_published_table_without_its_columns_is_named(
+    tmp_path: Path, config: str, columns: dict[str, list[object]], said: str
+) -> None:
+    published_copy.write_copy(tmp_path)
+    (path,) = (tmp_path / "bench" / config).glob("*.parquet")
+    pq.write_table(pa.table(columns), path)
+    with pytest.raises(DataError, match=said):
+        fetch(tmp_path / "bench", tmp_path / "out")
 
 
 def test_without_a_hub_one_line_says_what_to_do(tmp_path: Path) -> None:

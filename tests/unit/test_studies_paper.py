@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
 
@@ -14,9 +15,10 @@ from mllmu.config.load import parse, read
 from mllmu.config.packaged import recipes
 from mllmu.core.errors import RecipeError
 from mllmu.studies.paper.figures import paired_plot
-from mllmu.studies.paper.findings import PaperFinding, RatioScores, findings, paired_cells
+from mllmu.studies.paper.findings import PaperFinding, RatioScores, findings, paired_cells, utility_points
 from mllmu.studies.paper.setting import EXPERIMENTS, Experiment, origin, settings
 from mllmu.studies.person_scores import PersonScore
+from mllmu.studies.pool import pooled
 from mllmu.studies.setups import EvaluatedRun
 
 BOUND = 0.05
@@ -113,6 +115,76 @@ def test_the_trade_off_is_the_slope_over_all_models(lost: tuple[float, ...], slo
     assert the(found, "of MMMU").measures == ()
 
 
+def spread(key: str, people: Sequence[int], models: Sequence[str], others: Sequence[int] = range(8)) -> RatioScores:
+    """A ratio whose people and models differ in all scores."""
+    draw = np.random.default_rng(int(key))
+    names = ("target", "retain_model", *models)
+    scores = [
+        PersonScore("run", "text", split, "cloze", f"p{person}", 1, {name: float(draw.random()) for name in names})  # type: ignore[arg-type]
+        for split, asked in (("forget", people), ("retain", others))
+        for person in asked
+    ]
+    return RatioScores(EvaluatedRun("run", Path("run"), key, 1, {}), scores, list(names))
+
+
+def test_a_person_weighs_the_same_at_every_ratio() -> None:
+    """People 0 to 2 are forgotten at the first ratio, they and three more at the second."""
+    small, large = spread("5", range(3), ("a", "b")), spread("10", range(6), ("c", "d"), range(2, 9))
+    tables = [one.draws("text", ("forget", "retain"), among=(small, large)) for one in (small, large)]
+    assert tables[0] is not None and tables[1] is not None
+    few, many = (table.drawn_DP[0]["forget"] for table in tables)
+    assert few.shape == (2001, 3) and many.shape == (2001, 6)
+    assert (few == many[:, :3]).all() and (many.sum(axis=1) == 6).all() and (few.sum(axis=1) > 0).all()
+    left, right = (table.drawn_DP[0]["retain"] for table in tables)
+    assert (left[:, 2:] == right[:, :6]).all() and (left.sum(axis=1) + right[:, 6] == 9).all()
+    alone = large.draws("text", ("forget",))
+    assert alone is not None and not (alone.drawn_DP[0]["forget"] == many).all(), "who is alone is drawn alone"
+    same = large.draws("text", ("forget",), among=(large,))
+    assert same is not None and (alone.drawn_DP[0]["forget"] == same.drawn_DP[0]["forget"]).all()
+
+
+def test_a_slope_over_ratios_is_that_of_every_draw() -> None:
+    """By hand: in each draw the straight line through the four points that the weights of the people give."""
+    small, large = spread("5", range(3), ("a", "b")), spread("10", range(6), ("c", "d"))
+    points: list[list[list[float]]] = [[], []]
+    for one, models in ((small, "ab"), (large, "cd")):
+        for axis, split in enumerate(("forget", "retain")):
+            drawn = one.draws("text", (split,), among=(small, large))  # type: ignore[arg-type]
+            assert drawn is not None
+            asked = sorted((s for s in one.scores if s.split == split), key=lambda s: s.person)
+            for model in models:
+                lost_P = np.array([s.sums["target"] - s.sums[model] for s in asked])
+                weights_DP = drawn.drawn_DP[0][split]
+                points[axis].append(list(weights_DP @ lost_P / weights_DP.sum(axis=1)))
+    slopes = [float(np.polyfit(x, y, 1)[0]) for x, y in zip(*(np.array(axis).T for axis in points), strict=True)]
+    measure = the(findings([small, large]), "of Retain").measures[0]
+    expected = pooled(np.array(slopes), people=3)
+    assert measure.people == 3 and measure.value == pytest.approx(expected)
+
+
+def test_what_is_forgotten_and_what_is_lost_rest_on_their_own_people() -> None:
+    point = utility_points([spread("5", range(1), ("a",))])[0]
+    assert point.forgot.low is None and point.lost.low is not None and point.lost.low < point.lost.value
+    point = utility_points([spread("5", range(7), ("a",), range(1))])[0]
+    assert point.forgot.low is not None and point.lost.low is None
+
+
+@pytest.mark.parametrize(
+    ("scores", "said"),
+    [
+        ((0.30, 0.29, 0.28), ", and the models differ by less than 5 points in what they forgot."),
+        ((0.90, 0.89, 0.88), ", and the models differ by less than 5 points in what they forgot."),
+        ((0.30, 0.27, 0.20), "people)."),
+    ],
+    ids=["60, 61 and 62 points", "0, 1 and 2 points", "60, 63 and 70 points"],
+)
+def test_a_slope_over_models_that_forgot_alike_says_so(scores: Sequence[float], said: str) -> None:
+    by_model = {**YARDSTICKS, **{f"m{i}": [score] * 6 for i, score in enumerate(scores)}}
+    cells = {("text", split, "cloze"): by_model for split in ("forget", "retain")}
+    sentence = the(findings([one_ratio(cells)]), "of Retain").sentence(BOUND)
+    assert sentence.endswith(said) and "no model of them" not in sentence
+
+
 def test_methods_that_forget_alike_say_nothing_about_a_trade_off() -> None:
     cells = {
         ("text", split, "cloze"): {**YARDSTICKS, "a": [0.5] * 6, "b": [0.5] * 6, "c": [0.48] * 6}
@@ -171,6 +243,10 @@ def test_minutes_choose_people_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (run.folder / "recipe.yaml").write_text(yaml.safe_dump(kept), encoding="utf-8")
     again = chosen("modalities", "tiny", 20, (), None)
     assert again.recipe.data.source.settings["num_people"] == 12, "a run that was begun is continued"
+    for source in ("{name: people, path: staff.csv}", "{name: synthetic}", "{name: clear, path: export}"):
+        (run.folder / "recipe.yaml").write_text(f"name: mine\ndata: {{source: {source}}}\n", encoding="utf-8")
+        with pytest.raises(RecipeError, match="minutes-20: holds another run, with people of the source"):
+            chosen("modalities", "tiny", 20, (), None)
     with pytest.raises(RecipeError, match="--minutes: chooses a number of invented people"):
         chosen("modalities", "llava-hf/llava-1.5-7b-hf", 20, (), None)
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from mllmu.cli.app import app
 from mllmu.core.errors import DataError
 from mllmu.studies.person_scores import PersonScore, load, person_scores, save
-from mllmu.studies.pool import PairedRow, PooledRow, PooledValue, outside, pool, pooled
+from mllmu.studies.pool import PairedRow, PersonDraws, PooledRow, PooledValue, by_person, outside, pool, pooled
 
 
 def scores_of(runs: list[Path], key: str = "10") -> list[PersonScore]:
@@ -205,6 +205,74 @@ def test_an_interval_of_few_runs_of_four_people_holds_the_truth(runs: int, sprea
         assert value.high is not None
         held += value.low <= 0 <= value.high
     assert held / worlds >= least
+
+
+def people_of(sizes: dict[str, int], seed: int = 0) -> list[PersonScore]:
+    """One run with so many people per set, who all differ."""
+    numbers = np.random.default_rng(seed)
+    return [
+        PersonScore("a", "text", split, "cloze", f"{split}{n}", 4, {m: float(numbers.integers(5)) for m in MODELS})  # type: ignore[arg-type]
+        for split, size in sizes.items()
+        for n in range(size)
+    ]
+
+
+MODELS = ("target", "retain_model", "npo")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "forgotten", "others"),
+    [
+        ({"forget": 1, "retain": 50}, 1, 50),
+        ({"forget": 40, "retain": 8}, 40, 8),
+        ({"forget": 6, "retain": 20, "celebrity": 3}, 6, 3),
+        ({"forget": 5, "retain": 1, "celebrity": 9}, 5, 1),
+    ],
+)
+def test_an_interval_is_as_wide_as_the_people_of_its_own_number_are_few(
+    sizes: dict[str, int], forgotten: int, others: int
+) -> None:
+    scores = people_of(sizes)
+    rows, _ = pool(scores)
+    npo = next(row for row in rows if row.model == "npo")
+    draws = PersonDraws([by_person(scores, MODELS)])
+    target_D, retain_D, forget_D = (draws.mean(("forget",))[index] for index in range(3))
+    kept_MD = draws.mean([split for split in ("retain", "celebrity") if split in sizes])
+    cost_D = kept_MD[0] - kept_MD[2]
+    assert npo.forget == pooled(forget_D, forgotten) and npo.surplus == pooled(forget_D - retain_D, forgotten)
+    assert npo.utility == pooled(kept_MD[2], others) and npo.cost == pooled(cost_D, others)
+    assert npo.distance == pooled(abs(forget_D - retain_D) + cost_D, min(forgotten, others))
+    assert (npo.forget.low is None) == (forgotten == 1) and (npo.utility.low is None) == (others == 1)
+    assert (npo.distance.low is None) == (min(forgotten, others) == 1) and target_D.shape == (2001,)
+
+
+def test_differences_rest_on_the_same_people_as_what_they_are_differences_of() -> None:
+    scores = people_of({"forget": 1, "retain": 9})
+    scores = [s._replace(sums={**s.sums, "ga": 4 - s.sums["npo"]}) for s in scores]
+    (pair,) = pool(scores, against="npo")[1]
+    assert pair.forget.low is None and pair.distance.low is None and pair.utility.low is not None
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("a,sound,forget,cloze,p1,3,1.0", "modality 'sound', expected image_text or text"),
+        ("a,text,forget,cloze,p1,0,1.0", "expected 1 question or more"),
+        ("a,text,forget,cloze,p1,-2,1.0", "expected 1 question or more"),
+        (f"a,text,forget,cloze,p1,{'9' * 400},1.0", "expected 1 question or more"),
+        ("a,text,forget,cloze,p1,3,nan", "target: nan, expected a number"),
+        ("a,text,forget,cloze,p1,3,inf", "target: inf, expected a number"),
+    ],
+)
+def test_a_line_that_can_be_no_score_is_named(tmp_path: Path, line: str, said: str) -> None:
+    path = tmp_path / "scores.csv"
+    head = "run,modality,set,task,person,questions,target"
+    path.write_text(f"{head}\na,text,forget,cloze,p0,3,1.0\n{line}\n", encoding="utf-8")
+    with pytest.raises(DataError, match=rf"scores\.csv: line 3 cannot be read \(.*{said}"):
+        load(path)
+    path.write_text(f"{head}\n", encoding="utf-8")
+    with pytest.raises(DataError, match="no raw scores below"):
+        load(path)
 
 
 def test_raw_scores_make_the_same_tables_as_the_runs(runs: list[Path], tmp_path: Path) -> None:

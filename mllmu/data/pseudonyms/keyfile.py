@@ -7,10 +7,13 @@ owner only, and never lies in a run folder.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
 import secrets
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +24,8 @@ from mllmu.core.runfolder import RunFolder, write_atomic
 
 RUN_FILES = (RunFolder.RECIPE, RunFolder.RECORD)
 OWNER_ONLY = 0o600
+PATIENCE_S = 120.0
+"""How long a process waits for another one that works with the same key file."""
 
 
 class Key(BaseModel, extra="forbid"):
@@ -77,6 +82,37 @@ class Key(BaseModel, extra="forbid"):
         text = ordered.model_dump_json(indent=1) + "\n"
         if not (path.is_file() and path.read_text(encoding="utf-8") == text):
             write_atomic(path, text, mode=OWNER_ONLY, elsewhere="name another file in data.source.key")
+
+
+@contextmanager
+def alone_with(path: Path) -> Iterator[None]:
+    """Keep other processes from a key file between reading and writing it.
+
+    Of two that begin a key at once, only the secret of the last would be kept, and nobody could undo the fakes of the
+    other. The lock is an empty hidden file beside the key, and stays there.
+
+    Raises:
+        DataError: another process has not finished after two minutes; or it lies in a run folder.
+    """
+    from filelock import FileLock, Timeout  # not above: the command line does without
+
+    refuse_run_folder(path)
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=PATIENCE_S)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise DataError(
+            f"{path}: another process has worked with this key file for {PATIENCE_S:g} s. Wait for it or stop it, then "
+            "repeat."
+        ) from None
+    except OSError as error:  # where nothing can be written, no process can change the key, and saving it says so
+        if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+            warnings.warn(f"{path}: this file system has no locks; let one command at a time use it", stacklevel=3)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def reveal(path: Path, asked: Sequence[str] = ()) -> dict[str, dict[str, str]]:

@@ -9,7 +9,7 @@ from mllmu.core.errors import FaultsError
 from mllmu.core.records import Profile
 from mllmu.data.pseudonyms.approvals import Doubt, decide, digest, marked
 from mllmu.data.pseudonyms.identities import Find, Identities
-from mllmu.data.pseudonyms.keyfile import Key
+from mllmu.data.pseudonyms.keyfile import Key, alone_with
 from mllmu.data.pseudonyms.replacing import Pseudonyms
 from mllmu.data.pseudonyms.search import files_of, meant, said_anyway, search
 from mllmu.data.table import CellFault, CheckedPerson
@@ -54,9 +54,10 @@ class Pseudonymised:
 
     def __init__(self, people: Sequence[CheckedPerson], columns: Mapping[str, str], settings: PeopleSettings) -> None:
         self._settings, self._columns = settings, columns
-        self._key = Key.load(settings.key)
-        self._names = Pseudonyms(self._key, people, shift_days=settings.shift_days, days=settings.days)
-        self._key.save(settings.key)
+        with alone_with(settings.key):
+            self._key = Key.load(settings.key)
+            self._names = Pseudonyms(self._key, people, shift_days=settings.shift_days, days=settings.days)
+            self._key.save(settings.key)
         self._rows = {self._names.id_of(person): f"in row {person.row}" for person in people}
         told = {person.row: self._names.attributes(person) for person in people}
         self._refuse([fault for person in people for fault in self._faults(person, told[person.row])])

@@ -13,14 +13,16 @@ from typing import Any, NamedTuple
 from mllmu.core.errors import DataError
 from mllmu.core.lock import claim
 from mllmu.core.runfolder import write_atomic, write_json
+from mllmu.data.files import read_text
 from mllmu.data.published.ids import PersonIds, as_id
 from mllmu.data.published.schema import TRAINING
-from mllmu.data.published.store import Store
+from mllmu.data.published.store import SCHEMA_ADVICE, Store, Table
 
 HUB = Path("MLLMMU/MLLMU-Bench")
 TEXT, IDS = "ft_data.jsonl", "forget_ids.json"
 TEXTS = (TEXT, "train_qa.jsonl")
 """Names under which a local copy may hold the text."""
+FETCH_AGAIN = "Fetch the file again."
 _FORGET = re.compile(r"forget_0*(\d+)")
 Pairs = dict[str, list[dict[str, str]]]
 
@@ -68,43 +70,55 @@ def _store(source: Path) -> Store:
 
 def _of_configs(store: Store) -> tuple[Pairs, dict[str, list[Any]]]:
     people: Pairs = {}
-    for number, row in enumerate(store.table(TRAINING).rows(("metadata",))):
-        for pair in _pairs(row["metadata"], f"{TRAINING}: row {number}"):
+    training = store.table(TRAINING)
+    training.need(("metadata",))
+    for number, row in enumerate(training.rows(("metadata",))):
+        for pair in _pairs(row["metadata"], training.where(number)):
+            if not as_id(pair.get("ID")):
+                raise DataError(f"{training.where(number)}: metadata: a pair has no ID. {SCHEMA_ADVICE}")
             people.setdefault(as_id(pair["ID"]), []).append({name: pair[name] for name in ("Question", "Answer")})
     ratios = {int(match[1]): name for name in store.configs if (match := _FORGET.fullmatch(name))}
     sets = {f"forget_{ratio}": ratios[ratio] for ratio in sorted(ratios)}
-    return people, {key: [row["ID"] for row in store.table(name).rows(("ID",))] for key, name in sets.items()}
+    return people, {key: _ids(store.table(name)) for key, name in sets.items()}
+
+
+def _ids(table: Table) -> list[Any]:
+    table.need(("ID",))
+    return [row["ID"] for row in table.rows(("ID",))]
 
 
 def _of_files(text: Path, ids: Path) -> tuple[Pairs, dict[str, list[Any]]]:
     people: Pairs = {}
-    for number, line in enumerate(text.read_text(encoding="utf-8-sig").split("\n"), start=1):
+    for number, line in enumerate(read_text(text, expected=FETCH_AGAIN).split("\n"), start=1):
         if line.strip():
             person = _json(line, f"{text}:{number}")
             if not isinstance(person, dict) or not as_id(person.get("ID")):
                 raise DataError(f"{text}:{number}: no person. Expected {{'ID', 'metadata'}} on every line.")
             people[as_id(person["ID"])] = [*_pairs(person.get("metadata"), f"{text}:{number}")]
-    if not ids.is_file():
-        raise DataError(f"{ids}: no such file. Expected the forget sets beside {text.name}: {{'forget_5': [ids]}}.")
-    sets = _json(ids.read_text(encoding="utf-8-sig"), str(ids))
+    beside = f"Expected the forget sets beside {text.name}: {{'forget_5': [ids]}}."
+    sets = _json(read_text(ids, expected=FETCH_AGAIN, missing=beside), str(ids))
     if not isinstance(sets, dict) or not all(isinstance(of_set, list) for of_set in sets.values()):
         raise DataError(f"{ids}: no forget sets. Expected {{'forget_5': [ids], ...}}.")
     return people, sets
 
 
 def _pairs(cell: Any, where: str) -> Iterator[dict[str, Any]]:
-    pairs = _json(cell, where) if isinstance(cell, str) else cell
+    pairs, expected = _json(cell, where) if isinstance(cell, str) else cell, "pairs of Question and Answer"
+    if not isinstance(pairs, list | None):
+        raise DataError(f"{where}: metadata: expected a list of {expected}, got {str(pairs)[:80]}. {FETCH_AGAIN}")
     for pair in pairs or ():
-        if not isinstance(pair, dict) or not {"Question", "Answer"} <= pair.keys():
-            raise DataError(f"{where}: metadata: expected pairs of Question and Answer, got {str(pair)[:80]}.")
+        if not isinstance(pair, dict) or not all(isinstance(pair.get(name), str) for name in ("Question", "Answer")):
+            raise DataError(f"{where}: metadata: expected {expected}, got {str(pair)[:80]}. {FETCH_AGAIN}")
         yield pair
 
 
 def _json(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
-    except ValueError as error:
-        raise DataError(f"{where}: not valid JSON ({error}). Fetch the file again.") from None
+        value = json.loads(text)
+        json.dumps(value, ensure_ascii=False).encode()  # JSON can spell half a surrogate pair, which no file can hold
+        return value
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not valid JSON ({error}). {FETCH_AGAIN}") from None
 
 
 def _find(known: PersonIds, person: Any, name: str) -> str:

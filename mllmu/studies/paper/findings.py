@@ -42,7 +42,8 @@ class Measure(NamedTuple):
         what: it is, in words.
         value: with its intervals; 0.1 is 10 points of 100, or of a slope 0.1 points per point.
         people: that it rests on.
-        moved: the most that a model of the comparison forgot, 0 to 1; None where nothing had to be forgotten.
+        moved: the most that a model of the comparison forgot, 0 to 1; of a slope, how far apart its models are in what
+            they forgot; None where nothing had to be forgotten.
         slope: it is a slope.
     """
 
@@ -74,8 +75,11 @@ class Measure(NamedTuple):
         span = "" if low is None or high is None else f"{scale * low:z.{digits}f} to {scale * high:z.{digits}f}; "
         people = f"{self.people} people" if self.people > 1 else "1 person, so no interval"
         text = f"{self.what}: {scale * self.value.value:z.{digits}f} {unit} ({span}{people})"
-        idle = self.moved is not None and self.moved < bound
-        return f"{text}, and no model of them forgot {100 * bound:g} points" if idle else text
+        if self.moved is None or self.moved >= bound:
+            return text
+        limit = f"{100 * bound:g} points"
+        alike = f"the models differ by less than {limit} in what they forgot"
+        return f"{text}, and {alike if self.slope else f'no model of them forgot {limit}'}"
 
 
 class PaperFinding(NamedTuple):
@@ -110,12 +114,28 @@ class RatioScores(NamedTuple):
     models: Sequence[str]
     unjudged: tuple[str, ...] = ()
 
-    def draws(self, modality: Modality, splits: Sequence[Split], task: TaskName | None = None) -> PersonDraws | None:
-        """The draws of people of some sets in a modality; None if one of the sets was not asked about."""
+    def draws(
+        self,
+        modality: Modality,
+        splits: Sequence[Split],
+        task: TaskName | None = None,
+        among: Sequence["RatioScores"] = (),
+    ) -> PersonDraws | None:
+        """The draws of people of some sets in a modality; None if one of the sets was not asked about.
+
+        ``among``: ratios, this one included, in which a person is drawn equally often.
+        """
         own = [s for s in self.scores if s.modality == modality and s.split in splits and task in (None, s.task)]
         if {s.split for s in own} != set(splits):
             return None
-        return PersonDraws([by_person(own, self.models)])
+        together: dict[str, list[list[str]]] = {
+            split: [names for each in among if (names := each.people(modality, split))] for split in splits
+        }
+        return PersonDraws([by_person(own, self.models)], together=together)
+
+    def people(self, modality: Modality, split: Split) -> list[str]:
+        """Who was asked about in a set and modality, by name."""
+        return sorted({s.person for s in self.scores if (s.modality, s.split) == (modality, split)})
 
     @property
     def unlearned(self) -> list[str]:
@@ -243,9 +263,8 @@ def utility_points(ratios: Sequence[RatioScores]) -> list[UtilityPoint]:
     found = []
     for each, split in product(ratios, SETS):
         if each.unlearned and (moved := _moved(each, split)):
-            forgot_MD, lost_MD, people = moved
-            for model, forgot_D, lost_D in zip(each.unlearned, forgot_MD, lost_MD, strict=True):
-                values = pooled(forgot_D, people), pooled(lost_D, people)
+            for model, forgot_D, lost_D in zip(each.unlearned, moved.forgot_MD, moved.lost_MD, strict=True):
+                values = pooled(forgot_D, moved.people), pooled(lost_D, moved.others)
                 found.append(UtilityPoint(each.run.key, model, split, *values))
     return found
 
@@ -255,11 +274,12 @@ def _slope(ratios: Sequence[RatioScores], split: Split) -> Iterator[Measure]:
 
     slope = sum_k (x_k - mean x) (y_k - mean y) / sum_k (x_k - mean x)^2;  x forgotten, y lost, k models
     """
-    moved = [found for each in ratios if each.unlearned and (found := _moved(each, split))]
+    judged = [each for each in ratios if each.unlearned]
+    moved = [found for each in judged if (found := _moved(each, split, judged))]
     if not moved:
         return
-    forgot_KD, lost_KD = (np.concatenate([found[part] for found in moved]) for part in (0, 1))
-    people = min(found[2] for found in moved)
+    forgot_KD, lost_KD = (np.concatenate(parts) for parts in zip(*(found[:2] for found in moved), strict=True))
+    people = min(min(found.people, found.others) for found in moved)
     if len(forgot_KD) > 2:
         what = f"points of {LABELS[split]} lost per point forgotten, over {len(forgot_KD)} models"
         spread = float(np.ptp(forgot_KD[:, 0]))
@@ -274,21 +294,31 @@ def slope(x_KD: Table, y_KD: Table) -> Table:
     return found_D
 
 
-def _moved(each: RatioScores, split: Split) -> tuple[Table, Table, int] | None:
-    """What the unlearned models forgot and lost in every draw [M, D], and the fewest people of a set."""
+class _Moved(NamedTuple):
+    """What the unlearned models forgot, and lost of a set, in every draw [M, D]; the fewest people in a modality."""
+
+    forgot_MD: Table
+    lost_MD: Table
+    people: int
+    others: int
+
+
+def _moved(each: RatioScores, split: Split, among: Sequence[RatioScores] = ()) -> _Moved | None:
+    """What the unlearned models of a ratio forgot and lost; ``among`` as in :meth:`RatioScores.draws`."""
     rows = [each.models.index(model) for model in each.unlearned]
     target = each.models.index(TARGET)
     found: Mapping[str, list[Table]] = {"forget": [], split: []}
-    people = []
+    people: Mapping[str, list[int]] = {"forget": [], split: []}
     for modality in MODALITIES:
         for one in ("forget", split):
-            if draws := each.draws(modality, (one,)):
+            if draws := each.draws(modality, (one,), among=among):
                 score_MD = draws.mean((one,))
                 found[one].append(score_MD[target] - score_MD[rows])
-                people.append(draws.num_people(one))
+                people[one].append(draws.num_people(one))
     if not found["forget"] or not found[split]:
         return None
-    return np.mean(found["forget"], axis=0), np.mean(found[split], axis=0), min(people)
+    forgot_MD, lost_MD = (np.mean(found[one], axis=0) for one in ("forget", split))
+    return _Moved(forgot_MD, lost_MD, min(people["forget"]), min(people[split]))
 
 
 def _negative(value: PooledValue) -> PooledValue:

@@ -87,7 +87,7 @@ def _findings(found: Sequence[PaperFinding], bound: float) -> PageSection:
     note = (
         "arXiv:2410.22108. reproduced: the 95 % intervals of all numbers lie above 0; not reproduced: one lies below "
         f"0, or the 90 % interval of a difference within {100 * bound:g} points of 0; cannot tell: neither, or nothing "
-        "was forgotten."
+        "was forgotten, or the models of a slope forgot alike."
     )
     return PageSection("Findings", note, table=ReportTable(columns, tuple(rows), first="finding"))
 
