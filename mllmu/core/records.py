@@ -59,11 +59,15 @@ class QA(Record):
 
 
 class Profile(Record):
-    """One person. ``attributes`` maps canonical attribute names to printable values."""
+    """One person. ``attributes`` maps canonical attribute names to printable values.
+
+    ``also`` has further values that are true of the person, by attribute: they are never asked for, and never wrong.
+    """
 
     id: str = Field(pattern=ID_PATTERN)
     kind: PersonKind
     attributes: dict[str, str]
+    also: dict[str, tuple[str, ...]] = {}
     biography: str = ""
     training_qa: tuple[QA, ...] = Field(default=(), description="published text where the source has it, else empty")
 

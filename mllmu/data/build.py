@@ -71,17 +71,18 @@ def make(section: DataSection, seed: int, folder: Path, progress: Progress) -> d
     """
     groups = gather(section, seed, progress)
     faults = review.load(section.review, all_people(groups))
+    left_out = [person.id for person in groups[0].profiles if person.id in faults.ids("person")]
     groups = [replace(group, profiles=review.keep(group.profiles, faults)) for group in groups]
     people, holdout, _ = groups
     prescribed = people.source.forget_ids() if people.source else {}
-    splits = forget_ids(people.profiles, section.splits, seed, prescribed)
+    splits = forget_ids(people.profiles, section.splits, seed, prescribed, left_out)
     untrained = [p.id for p in holdout.profiles]
     splits |= {HOLDOUT: untrained[: section.splits.holdout], CALIBRATION: untrained[section.splits.holdout :]}
     order = QuestionOrder.of(section, seed)._replace(marked=faults.marked)
     written, flaws = ask(section.questions.build("questions", "data.questions"), order, groups, progress)
     questions = review.without(written.questions, faults)
     if section.review:
-        write_atomic(folder / "review.json", faults.model_dump_json() + "\n")
+        write_atomic(folder / review.KEPT, faults.model_dump_json() + "\n")
     write_atomic(folder / PROFILES, dump_lines(all_people(groups)))
     write_atomic(folder / QUESTIONS, dump_lines(questions))
     if written.rejected:

@@ -19,6 +19,7 @@ from mllmu.core.names import RETAIN_MODEL
 from mllmu.core.parsing import render_answer
 from mllmu.core.process import rng
 from mllmu.core.records import KEPT, OTHER_ATTRIBUTE, THROUGH, Profile, Question
+from mllmu.data import review
 from mllmu.data.coarse import coarse, coarse_question
 from mllmu.data.dataset import CALIBRATION, HOLDOUT, Dataset
 from mllmu.data.questions import QuestionOrder, Variant, wording
@@ -185,6 +186,11 @@ def _by_person(request: ForgetRequest, profiles: Mapping[str, Profile]) -> FactS
     return FactSet({**dict.fromkeys(request.people), **some}, values)
 
 
+def _order(section: DataSection, seed: int, data: Dataset) -> QuestionOrder:
+    """What a recipe asks, without what was marked in the review that the data were made with."""
+    return QuestionOrder.of(section, seed)._replace(marked=review.made_with(data.folder).marked)
+
+
 def _asked_anew(data: Dataset, section: DataSection, seed: int) -> Dataset:
     """The data with evaluation questions drawn by another seed; those that methods read stay."""
     if section.questions.name != "template" or any(profile.training_qa for profile in data.profiles):
@@ -193,7 +199,7 @@ def _asked_anew(data: Dataset, section: DataSection, seed: int) -> Dataset:
         )
     stay = [q for q in data.questions if q.variant == "train" or q.profile_id in data.calibration]
     profiles = {profile.id: profile for profile in data.profiles}
-    order = QuestionOrder.of(section, seed)
+    order = _order(section, seed, data)
     drawn: list[Question] = []
     for people in (data.people, data.holdout, data.celebrities):
         variants: tuple[Variant, ...] = ("eval", "test") if people is data.people else ("eval",)
@@ -207,7 +213,7 @@ def _with_sets(data: Dataset, facts: FactSet, recipe: Recipe) -> Dataset:
     who = {person: own for person, own in facts.facts.items() if own is not None}
     profiles = [profile for profile in data.profiles if profile.id in data.people]
     seed = recipe.seed if recipe.seeds.evaluate is None else recipe.seeds.evaluate
-    order = QuestionOrder.of(recipe.data, seed)
+    order = _order(recipe.data, seed, data)
     more = about(profiles, order, {person: list(own) for person, own in who.items()})
     asked = {_slot(q) for q in data.questions}
     more = [question for question in more if _slot(question) not in asked]

@@ -23,6 +23,7 @@ from mllmu.data.dataset import PROFILES, QUESTIONS, image_files
 from mllmu.data.files import REMAKE, misfit, read_image, read_text
 
 FORMAT = "mllmu-review-1"
+KEPT = "review.json"
 PAGE = "review.html"
 THUMB = 128
 
@@ -76,6 +77,12 @@ def load(path: Path | None, known: Sequence[Profile]) -> Faults:
     for mark in faults.marks:
         _check_mark(mark, ids, path)
     return faults
+
+
+def made_with(folder: Path) -> Faults:
+    """The marks that a data folder was made with; none if it was made without a review."""
+    path = folder / KEPT
+    return Faults.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else Faults(format=FORMAT)
 
 
 def _check_mark(mark: Mark, ids: set[str], path: Path) -> None:
@@ -143,10 +150,8 @@ def write_page(run: Path) -> Path:
     shown = [
         {"person": person, "views": _thumbs(folder, person.id), "questions": questions[person.id]} for person in people
     ]
-    earlier = folder / "review.json"
-    marks = Faults.model_validate_json(earlier.read_text(encoding="utf-8")).marks if earlier.is_file() else ()
     path = run / PAGE
-    write_atomic(path, _render(run.resolve().name, shown, [mark.model_dump() for mark in marks]))
+    write_atomic(path, _render(run.resolve().name, shown, [mark.model_dump() for mark in made_with(folder).marks]))
     return path
 
 

@@ -1,7 +1,7 @@
 """Forget sets: by a seeded draw, or by a file of ids. Always by person, never by question."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from mllmu.config.recipe import Splits, percent
@@ -16,7 +16,11 @@ RATIO_TOLERANCE = 0.1
 
 
 def forget_ids(
-    people: Sequence[Profile], splits: Splits, seed: int, prescribed: Mapping[str, Sequence[str]] | None = None
+    people: Sequence[Profile],
+    splits: Splits,
+    seed: int,
+    prescribed: Mapping[str, Sequence[str]] | None = None,
+    left_out: Collection[str] = (),
 ) -> dict[str, list[str]]:
     """The people to forget for each forget ratio, keyed by percent, in the order of ``people``.
 
@@ -26,13 +30,18 @@ def forget_ids(
     a file are taken as they are, and so are those that the source prescribes for a ratio (``prescribed``, by percent)
     if there is no file; a prescribed set of nobody is an error.
 
+    Args:
+        left_out: people of the source whom a review left out. A list may name them: it is checked as it is, and then
+            they are dropped from it.
+
     Raises:
         DataError: a ratio leaves no one to retain; the file is damaged, names unknown people, or does not agree with
-            the ratios.
+            the ratios; a list names nobody who is still there.
     """
     ids = [person.id for person in people]
+    everyone = [*ids, *left_out]
     if splits.file is not None:
-        return _from_file(ids, splits, splits.file)
+        return _from_file(everyone, splits, splits.file, left_out)
     weights = _weights(people, splits.skew)
     # 1 - u keeps the order of a draw without weights
     ranked = sorted(ids, key=lambda p: -math.log(1 - rng(seed, "forget", p).random()) / weights[p])
@@ -44,7 +53,8 @@ def forget_ids(
                     f"data.source: its forget set of {percent(ratio)} % holds nobody who can be used. Nobody is drawn "
                     "in their place: mend the source, or ask another of data.splits.forget_ratios."
                 )
-            chosen[percent(ratio)] = _listed(ids, {"prescribed": list(key)}, "prescribed", ratio, Path("data.source"))
+            listed = {"prescribed": list(key)}
+            chosen[percent(ratio)] = _listed(everyone, listed, "prescribed", ratio, Path("data.source"), left_out)
             continue
         count = max(1, round(ratio * len(ids)))
         if count >= len(ids):
@@ -69,18 +79,21 @@ def _weights(people: Sequence[Profile], skew: Mapping[str, float]) -> dict[str, 
     return {person: math.prod(skew.get(group, 1.0) for group in own) for person, own in groups.items()}
 
 
-def _from_file(ids: Sequence[str], splits: Splits, path: Path) -> dict[str, list[str]]:
+def _from_file(ids: Sequence[str], splits: Splits, path: Path, left_out: Collection[str]) -> dict[str, list[str]]:
     missing = "data.splits.file names a JSON file of id lists."
     value = read_json(path, expected="Expected a JSON object of lists of ids.", missing=missing)
     if not isinstance(value, dict):
         raise DataError(f"{path}: expected an object of lists of ids, got {type(value).__name__}.")
     return {
-        percent(ratio): _listed(ids, value, key, ratio, path)
+        percent(ratio): _listed(ids, value, key, ratio, path, left_out)
         for ratio, key in zip(splits.forget_ratios, splits.keys, strict=True)
     }
 
 
-def _listed(ids: Sequence[str], value: dict[str, object], key: str, ratio: float, path: Path) -> list[str]:
+def _listed(
+    ids: Sequence[str], value: Mapping[str, object], key: str, ratio: float, path: Path, left_out: Collection[str]
+) -> list[str]:
+    """The listed people of a source, in its order, less those whom a review left out; ``ids`` has everyone."""
     listed = value.get(key)
     if not isinstance(listed, list) or not listed:
         raise DataError(f"{path}: no list of ids under '{key}'.{did_you_mean(key, value)} Keys: {', '.join(value)}.")
@@ -99,4 +112,11 @@ def _listed(ids: Sequence[str], value: dict[str, object], key: str, ratio: float
             f"{path}: '{key}' names {len(wanted)} of {len(ids)} people, {percent(len(wanted) / len(ids))} %, but its "
             f"entry in data.splits.forget_ratios is {ratio:g}. Correct the ratio or the order of keys."
         )
-    return [person for person in ids if person in wanted]
+    present = [person for person in ids if person not in left_out]
+    kept = [person for person in present if person in wanted]
+    if len(kept) in (0, len(present)):
+        raise DataError(
+            f"{path}: after the review {len(kept)} of the {len(wanted)} people under '{key}' are left, of all "
+            f"{len(ids)} people {len(present)}: nobody to {'retain' if kept else 'forget'}. Unmark some in data.review."
+        )
+    return kept

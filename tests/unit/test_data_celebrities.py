@@ -9,6 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from mllmu.core.plugins import find
+from mllmu.data.questions import QuestionOrder
+from mllmu.data.questions.template import build
 from mllmu.data.sources.celebrities import Celebrities
 
 KEYS = [
@@ -97,6 +99,28 @@ def test_a_profession_belongs_to_one_field() -> None:
     for person in PEOPLE:
         fields.setdefault(person.attributes["profession"], set()).add(person.attributes["field"])
     assert [job for job, found in fields.items() if len(found) > 1] == []
+
+
+def test_what_else_is_true_is_a_value_of_the_set_and_another_one() -> None:
+    pools = {key: {p.attributes[key] for p in PEOPLE} for key in KEYS}
+    for person in PEOPLE:
+        for key, values in person.also.items():
+            assert key in ("nationality", "profession", "field", "continent"), person.name
+            assert list(values) == sorted(set(values) - {person.attributes[key]}), (person.name, key)
+            assert set(values) <= pools[key], (person.name, key)
+    euler, hodgkin = (next(p for p in PEOPLE if p.name == name) for name in ("Leonhard Euler", "Dorothy Hodgkin"))
+    assert "astronomer" in euler.also["profession"] and hodgkin.also["continent"] == ("Europe",)
+
+
+def test_no_question_has_two_right_options() -> None:
+    pairs = {("field", "science", field) for field in ("mathematics", "engineering", "medicine")}
+    by_id = {p.id: p for p in PEOPLE}
+    for seed in range(3):
+        for q in build(PEOPLE, QuestionOrder(seed=seed, variants=("eval",))):
+            wrong = {value for value in q.options.values() if value != q.value}
+            assert not wrong & set(by_id[q.profile_id].also.get(q.attribute, ())), q
+            for attribute, one, other in pairs:
+                assert q.attribute != attribute or not {one, other} <= {*wrong, q.value}, q
 
 
 def test_the_set_is_varied() -> None:

@@ -1,10 +1,11 @@
 from collections import Counter
+from itertools import permutations
 
 import pytest
 
 from mllmu.core.process import rng
 from mllmu.core.records import Profile
-from mllmu.data.questions._distractors import collect, draw, magnitude
+from mllmu.data.questions._distractors import clash, collect, draw, magnitude
 
 
 def anything(_):
@@ -81,5 +82,93 @@ def test_names_are_pooled_by_gender_and_kind():
         for n, (name, gender) in enumerate([("Ana Silva", "female"), ("Bo Ek", "male"), ("Eva Lind", "female")])
     ]
     pools = collect(people)
-    assert pools["fictitious", "name", "female"] == ("Ana Silva", "Eva Lind")
-    assert pools["fictitious", "gender", ""] == ("female", "male")
+    assert pools["fictitious", "name", "female"].values == ("Ana Silva", "Eva Lind")
+    assert pools["fictitious", "gender", ""].values == ("female", "male")
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "pool"),
+    [
+        ("height", "170 cm", [f"{cm} cm" for cm in range(150, 199)]),
+        ("birth_year", "1850", [str(year) for year in range(1800, 1900)]),
+        ("hobby", "chess", ["chess", "judo", "knitting"]),
+    ],
+)
+def test_every_order_of_the_wrong_values_is_drawn_as_often(attribute, value, pool):
+    """Near ones below and above the right one, and the values of the data before those of the made-up people."""
+    place = {name: number for number, name in enumerate(pool)}
+    orders = Counter()
+    for n in range(1200):
+        wrong = draw(rng(n, attribute), attribute, value, pool, allowed=anything)
+        at = [place.get(w, len(place) + rank) for rank, w in enumerate(sorted(wrong))]
+        by_name = dict(zip(sorted(wrong), at, strict=True))
+        ranked = sorted(wrong, key=by_name.__getitem__)
+        orders[tuple(ranked.index(w) for w in wrong)] += 1
+    # 1200 draws of six orders: mean 200, standard deviation 12.9
+    assert set(orders) == set(permutations(range(3))) and all(148 <= count <= 252 for count in orders.values())
+
+
+ONE_VALUE = [
+    ("residence", "Graz, Austria", "Graz, Styria, Austria"),
+    ("birthplace", "Bristol, England", "Bristol, United Kingdom"),
+    ("birthplace", "Córdoba, Argentina", "CORDOBA, Argentina"),
+    ("food", "crème brûlée", "Creme Brulee"),
+    ("food", "farmer's cheese", "farmer’s cheese"),
+    ("food", "a fish-and-chips plate", "fish and chips plate"),
+    ("hobby", "birdwatching", "bird watching"),
+    ("pet", "a cat named Miso", "a pet cat named Miso"),
+    ("salary", "$58,000", "58k USD"),
+    ("birth_date", "May 14, 1990", "14 May 1990"),
+    ("profession", "athlete", "tennis player"),
+    ("profession", "composer", "musician"),
+    ("field", "mathematics", "science"),
+    ("field", "film", "visual arts"),
+]
+TWO_VALUES = [
+    ("residence", "Bergen, Norway", "Oslo, Norway"),
+    ("education", "Bachelor, Lund", "Bachelor, Oslo"),
+    ("education", "University of Vienna", "Universität Wien"),
+    ("profession", "novelist", "poet"),
+    ("field", "engineering", "medicine"),
+    ("height", "5'1\"", "5'11\""),
+    ("salary", "$5,000", "$75,000"),
+    ("known_for", "science", "mathematics"),
+    ("food", "寿司", "天ぷら"),
+]
+
+
+@pytest.mark.parametrize(("attribute", "one", "other"), ONE_VALUE)
+def test_a_value_is_not_offered_beside_itself_in_another_spelling_nor_beside_what_it_includes(attribute, one, other):
+    assert clash(attribute, one, other) and clash(attribute, other, one)
+    pool = [one, other, "Quito, Peru", "xylophone", "zither"]
+    for n in range(10):
+        assert other not in (draw(rng(n), attribute, one, pool, allowed=anything) or ())
+
+
+@pytest.mark.parametrize(("attribute", "one", "other"), TWO_VALUES)
+def test_values_that_differ_stand_side_by_side(attribute, one, other):
+    """Translations are not recognised."""
+    assert not clash(attribute, one, other) and not clash(attribute, other, one)
+
+
+ILLNESSES = ["asthma", "eczema", "gout", "migraine", "none", "scurvy"]
+
+
+@pytest.mark.parametrize(("none", "expected"), [(0.0, 0), (0.1, 667), (0.15, 1059), (0.25, 2000), (0.8, 2000)])
+def test_none_is_a_wrong_option_so_often_that_it_is_right_in_a_quarter_of_those_that_show_it(none, expected):
+    """2000 questions, q = 3 s / (1 - s): 0.3 / 0.9 is 1/3, 0.45 / 0.85 is 0.529, 0.75 / 0.75 and more are 1."""
+    drawn = [draw(rng(n), "medical_condition", "gout", ILLNESSES, allowed=anything, none=none) for n in range(2000)]
+    shown = sum("none" in wrong for wrong in drawn)
+    assert abs(shown - expected) <= (100 if 0 < none < 0.25 else 0)  # 4.5 standard deviations of at most 22.4
+    right = draw(rng(1), "medical_condition", "none", ILLNESSES, allowed=anything, none=none)
+    assert len(set(right) - {"none"}) == 3
+
+
+def test_beside_open_questions_none_is_a_value_like_any_other():
+    drawn = [draw(rng(n), "medical_condition", "gout", ILLNESSES, allowed=anything) for n in range(500)]
+    assert 250 <= sum("none" in wrong for wrong in drawn) <= 350  # three of five: mean 300, standard deviation 11
+
+
+def test_nobody_s_none_is_not_topped_up_either():
+    for n in range(50):
+        assert "none" not in draw(rng(n), "pet", "a dog named Rex", ["a dog named Rex"], allowed=anything, none=0.0)

@@ -222,9 +222,14 @@ def test_questions_do_not_depend_on_order_or_on_the_variants_asked():
 
 
 def test_a_person_depends_on_the_set_of_values_only():
-    doubled = [*PEOPLE, PEOPLE[5].model_copy(update={"id": "900"})]
-    old = [q for q in build(PEOPLE, QuestionOrder(seed=3)) if q.profile_id == "005"]
-    assert [q for q in build(doubled, QuestionOrder(seed=3)) if q.profile_id == "005"] == old
+    doubled = [*PEOPLE, *PEOPLE[4:6], *PEOPLE]
+    doubled = [profile.model_copy(update={"id": f"9{n}"}) if n >= 60 else profile for n, profile in enumerate(doubled)]
+    share = [sum(p.attributes["pet"] == "none" for p in people) / len(people) for people in (PEOPLE, doubled)]
+    assert share[0] != share[1], "of which only the options about pets and conditions depend"
+    old = {q.id: q for q in build(PEOPLE, QuestionOrder(seed=3)) if q.profile_id == "005"}
+    new = {q.id: q for q in build(doubled, QuestionOrder(seed=3)) if q.profile_id == "005"}
+    changed = [q for name, q in old.items() if new[name] != q]
+    assert {(q.task, q.attribute) for q in changed} <= {("classification", a) for a in ("pet", "medical_condition")}
 
 
 def test_another_seed_gives_other_questions():
@@ -465,6 +470,16 @@ def test_balancing_letters_changes_nothing_but_the_order_of_options():
         else:
             assert before == after
         assert before.variant != "train" or before == after
+
+
+def test_what_else_is_true_of_a_person_is_no_wrong_answer():
+    true = {"profession": ("poet", "composer"), "nationality": ("Indian", "French")}
+    stars = [star.model_copy(update={"also": true}) for star in STARS]
+    for seed in range(4):
+        for q in build(stars, QuestionOrder(seed=seed, variants=("eval", "test"))):
+            wrong = {v for v in q.options.values() if v != q.value} | set(q.alternatives)
+            for value in true.get(q.attribute, ()):
+                assert not any(value in text for text in wrong), q.id
 
 
 WORDS = (

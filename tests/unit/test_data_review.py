@@ -20,6 +20,8 @@ from mllmu.core.records import Profile
 from mllmu.core.runfolder import dump_lines
 from mllmu.data import build, review
 from mllmu.data.dataset import Dataset, load
+from mllmu.data.facts import as_requested
+from mllmu.data.sources.synthetic import Synthetic
 
 DATA: dict[str, Any] = {
     "source": {"name": "synthetic", "num_people": 6},
@@ -73,6 +75,55 @@ def test_a_question_can_be_kept_to_its_fact_in_other_words(tmp_path: Path) -> No
     after = {q.id: q for q in make(tmp_path / "after", [mark]).questions}
     assert {name for name in before if after[name] != before[name]} == {asked.id}
     assert after[asked.id].attribute == asked.attribute and after[asked.id].text != asked.text
+
+
+@pytest.mark.parametrize("listed", ["file", "source"])
+def test_a_marked_person_of_a_prescribed_forget_set_is_left_out(
+    tmp_path: Path, listed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits: dict[str, Any] = {"forget_ratios": [0.4], "holdout": 1}
+    if listed == "file":
+        (tmp_path / "ids.json").write_text('{"some": ["002", "005"]}')
+        splits |= {"file": str(tmp_path / "ids.json"), "keys": ["some"]}
+    else:
+        monkeypatch.setattr(Synthetic, "forget_ids", lambda _: {"40": ["002", "005"]})
+    monkeypatch.setitem(DATA, "splits", splits)
+    assert make(tmp_path / "before").splits["40"] == ["002", "005"]
+    after = make(tmp_path / "after", [{"what": "person", "id": "002"}])
+    assert after.splits["40"] == ["005"] and after.people == ["001", "003", "004", "005", "006"]
+
+
+def marks_of(data: Dataset, people: int) -> list[dict[str, Any]]:
+    """Every other evaluation question of some people: in these words, or not at all."""
+    asked = [q for q in data.questions if q.profile_id in data.people[:people] and q.variant == "eval"][::2]
+    return [
+        {"what": "question", "id": q.id, "attribute": q.attribute, "text": q.text, "same_fact": n % 3 > 0}
+        for n, q in enumerate(asked)
+    ]
+
+
+REQUEST = {"people": ["001", "002", "003"], "attributes": ["pet", "hobby", "salary", "education", "food"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "kinds"), [({"seeds": {"evaluate": 4}}, {3, 4}), ({"unlearn": {"forget": REQUEST}}, {4})]
+)
+def test_questions_that_are_drawn_later_are_none_of_the_marked_ones(
+    tmp_path: Path, changes: dict[str, Any], kinds: set[int]
+) -> None:
+    """Neither wordings (3 parts) nor facts that are not asked in a task and modality (4 parts)."""
+    data = make(tmp_path / "after", marks_of(make(tmp_path / "before"), 6))
+    banned = review.made_with(data.folder).marked
+    recipe = parse({"name": "r", "data": DATA} | changes)
+
+    def said() -> set[tuple[str, ...]]:
+        asked = [q for q in as_requested(data, recipe).questions if q.variant != "train"]
+        words = {(q.profile_id, q.task, q.text) for q in asked}
+        return words | {(q.profile_id, q.task, q.modality, q.attribute) for q in asked}
+
+    assert len(banned) > 30 and not said() & banned
+    (data.folder / review.KEPT).unlink()
+    assert {len(mark) for mark in said() & banned} == kinds, "without the marks they come back"
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,25 @@ def test_a_file_that_does_not_fit_is_an_error_that_names_it(content: object, sai
         from_file(tmp_path / "ids.json", content, "forget_10")
 
 
+def test_listed_people_whom_a_review_left_out_are_dropped_and_others_who_are_nowhere_stay_an_error(
+    tmp_path: Path,
+) -> None:
+    """37 of 40 people are left: of the four listed ones two."""
+    left, gone = [i for i in IDS if i not in ("002", "004", "040")], ("002", "004", "040")
+    listed = ["004", "001", "003", "002"]
+    path = tmp_path / "ids.json"
+    path.write_text(json.dumps({"k": listed, "odd": [*listed[:3], "041"], "all": ["002", "004", "040"]}))
+    by_file = forget_ids(left, Splits(file=path, keys=("k",), forget_ratios=(0.1,)), seed=0, left_out=gone)
+    by_source = forget_ids(left, Splits(forget_ratios=(0.1,)), seed=0, prescribed={"10": listed}, left_out=gone)
+    assert by_file == by_source == {"10": ["001", "003"]}
+    with pytest.raises(DataError, match="names 1 people that the source does not have, first '041'"):
+        forget_ids(left, Splits(file=path, keys=("odd",), forget_ratios=(0.1,)), seed=0, left_out=gone)
+    with pytest.raises(DataError, match=r"after the review 0 of the 3 people under 'all' are left.*nobody to forget"):
+        forget_ids(left, Splits(file=path, keys=("all",), forget_ratios=(0.1,)), seed=0, left_out=gone)
+    with pytest.raises(DataError, match="first '002'"):
+        forget_ids(left, Splits(file=path, keys=("k",), forget_ratios=(0.1,)), seed=0)
+
+
 def test_a_file_may_miss_its_ratio_by_a_person(tmp_path: Path) -> None:
     assert len(from_file(tmp_path / "ids.json", {"k": IDS[:5]}, "k")["10"]) == 5
 

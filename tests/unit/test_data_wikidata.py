@@ -38,10 +38,14 @@ def test_an_export_gives_people_who_can_be_asked(tmp_path: Path) -> None:
     assert [p.id for p in people] == [f"Q{n}" for n in range(8)]
     assert people[0].kind == "celebrity"
     assert people[0].attributes["birth_year"] == "1810" and people[0].attributes["profession"] == "job 0"
+    assert people[0].also == {"profession": ("second job",)} and people[1].also == {}
     check(build(people, QuestionOrder(seed=0, variants=("eval",))), people)
     rows = [dict(zip(HEAD.split(","), line(n).split(","), strict=True)) for n in range(8)]
     (tmp_path / "query.json").write_text(json.dumps(rows), encoding="utf-8")
-    assert Celebrities(path=tmp_path / "query.json", num_people=3).profiles(0) == people[:3]
+    assert Celebrities(path=tmp_path / "query.json", num_people=3).profiles(0) == [
+        people[0].model_copy(update={"also": {}}),
+        *people[1:3],
+    ]
 
 
 def test_an_export_of_which_nobody_can_be_used_lists_every_fault(tmp_path: Path) -> None:

@@ -82,6 +82,31 @@ def test_code_decides_attribute_value_and_letter_and_the_model_the_words(server:
     assert changed > 50
 
 
+def test_the_plan_decides_whether_none_is_a_wrong_option(server: LlmServer, tmp_path: Path) -> None:
+    people = Synthetic(num_people=40).profiles(1)
+    planned, shown = plan(people, EVAL), 0
+    for q in written(server, tmp_path, people=people, order=EVAL).questions:
+        assert ("none" in q.options.values()) == ("none" in planned[q.id].options.values()), q.id
+        shown += q.value != "none" and "none" in q.options.values()
+    assert shown > 5
+
+
+def test_a_value_in_another_spelling_or_true_besides_is_no_wrong_answer(server: LlmServer, tmp_path: Path) -> None:
+    person = PEOPLE[0]
+    planned = [q for q in plan([person], EVAL).values() if q.task == "classification" and q.attribute != "name"]
+    for n, wrong in enumerate((planned[0].value.upper().replace(" ", "-"), "Utopian")):
+        found = dict.fromkeys([q.attribute for q in planned], ("Utopian",))
+
+        def spoil(row: Row, attempt: int, wrong: str = wrong) -> None:
+            if attempt == 1 and row["number"] == 1 and "wrong" in row:
+                row["wrong"][0] = wrong
+
+        spoiled(server, spoil)
+        own = person.model_copy(update={"also": found})
+        rejected = written(server, tmp_path / str(n), people=[own], order=EVAL).rejected
+        assert any(r.rule.startswith("wrong: expected values") for r in rejected), wrong
+
+
 def test_a_reworded_question_has_other_words_and_the_same_values(server: LlmServer, tmp_path: Path) -> None:
     found = {q.id: q for q in written(server, tmp_path).questions}
     for q in (q for q in found.values() if q.variant == "test"):

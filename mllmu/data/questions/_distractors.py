@@ -1,18 +1,45 @@
 """Wrong answers that look right: other people's values of the same attribute, near ones where values are numbers.
 
-The result depends on the caller's generator and on the *set* of values of the data set, never on its order.
+The result depends on the caller's generator, on the *set* of values of the data set, never on its order, and among
+options on the share of people who have none.
 """
 
 import random
 import re
+import unicodedata
 from bisect import bisect_left
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
+from typing import NamedTuple
 
+from mllmu.core.equal_values import words
 from mllmu.core.records import Profile
+from mllmu.data.values import ATTRIBUTES, NONE, value_pool
 
 NUM_WRONG = 3
 NUM_NEAR = 8
+_PLACES = frozenset({"birthplace", "residence"})
+_INCLUDES: dict[str, dict[str, frozenset[str]]] = {
+    "profession": {
+        "activist": frozenset({"politician"}),
+        "artist": frozenset({"painter", "photographer", "sculptor"}),
+        "athlete": frozenset({"footballer", "racing driver", "tennis player"}),
+        "engineer": frozenset({"computer scientist", "inventor"}),
+        "explorer": frozenset({"astronaut", "aviator"}),
+        "musician": frozenset({"composer", "singer"}),
+        "politician": frozenset({"monarch"}),
+        "scientist": frozenset({"astronomer", "biologist", "chemist", "computer scientist", "mathematician",
+                                "physicist"}),
+        "writer": frozenset({"novelist", "playwright", "poet"}),
+    },
+    "field": {
+        "art": frozenset({"dance", "film", "literature", "music", "visual arts"}),
+        "science": frozenset({"engineering", "mathematics", "medicine"}),
+        "visual arts": frozenset({"architecture", "fashion", "film"}),
+    },
+}  # fmt: skip
+"""Values that include others, or run into them: who is told one of a pair may rightly name the other."""
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 _MONTH = re.compile(r"\b(" + "|".join(_MONTHS) + r")[a-z]*", re.IGNORECASE)
@@ -22,19 +49,27 @@ _FAR = {"height": 30.0, "birth_date": 20 * 365.25, "birth_year": 200.0, "death_y
 _NUMERIC = frozenset({"salary", *_FAR})
 _FEET_AND_INCHES = tuple(f"{inches // 12} feet {inches % 12} inches" for inches in range(58, 80))
 
-Pools = dict[tuple[str, str, str], tuple[str, ...]]
+
+class Pool(NamedTuple):
+    """The distinct values of an attribute, sorted, and the share of its people whose value is 'none', 0 to 1."""
+
+    values: tuple[str, ...]
+    none: float
+
+
+Pools = dict[tuple[str, str, str], Pool]
 
 
 def collect(profiles: Iterable[Profile]) -> Pools:
-    """Distinct values, sorted, by (kind, attribute, gender); the gender is empty for all attributes but the name.
+    """The values by (kind, attribute, gender); the gender is empty for all attributes but the name.
 
     Names are kept apart by gender: otherwise the portrait gives the right option away.
     """
-    found: dict[tuple[str, str, str], set[str]] = {}
+    found: defaultdict[tuple[str, str, str], Counter[str]] = defaultdict(Counter)
     for profile in profiles:
         for attribute, value in profile.attributes.items():
-            found.setdefault(pool_key(profile, attribute), set()).add(value)
-    return {key: tuple(sorted(values)) for key, values in found.items()}
+            found[pool_key(profile, attribute)][value] += 1
+    return {key: Pool(tuple(sorted(values)), values[NONE] / values.total()) for key, values in found.items()}
 
 
 def pool_key(profile: Profile, attribute: str) -> tuple[str, str, str]:
@@ -44,32 +79,76 @@ def pool_key(profile: Profile, attribute: str) -> tuple[str, str, str]:
 
 
 def draw(
-    rng: random.Random, attribute: str, value: str, pool: Sequence[str], *, allowed: Callable[[str], bool]
+    rng: random.Random,
+    attribute: str,
+    value: str,
+    pool: Sequence[str],
+    *,
+    allowed: Callable[[str], bool],
+    none: float | None = None,
 ) -> tuple[str, ...] | None:
-    """Draw three wrong values of an attribute, or None if three do not exist.
+    """Draw three wrong values of an attribute, in an order that tells nothing, or None if three do not exist.
 
-    They differ from the value and from each other after lower-casing, and none contains another (a reply
-    naming one must not name two). Salaries, heights, dates and years are written alike and near the value:
-    each of the three comes from the eight nearest below or above, and how many lie below is uniform in 0..3,
-    so that the middle option is not right more often than the others.
+    No two of the four clash, see :func:`clash`. Salaries, heights, dates and years are written alike
+    and near the value: each of the three comes from the eight nearest below or above, and how many lie below is
+    uniform in 0..3, so that the middle option is not right more often than the others.
+
+    Among options 'none', which many people share, is a wrong one with probability q = 3 s / (1 - s), at most 1, where
+    s is the share of people who have none: shown, it is right as often as any option, s / (s + (1 - s) q) = 1/4, or s
+    where more than a quarter have none.
 
     Args:
         rng: the person's own generator for this question.
         attribute: decides the type; ``value_pool(attribute)`` tops up a data set with too few values.
         pool: distinct values of the data set in sorted order; the value itself may be among them.
         allowed: says whether a candidate may stand in this question.
+        none: the share of people who have none, for options; otherwise 'none' is a value like any other.
     """
-    picked = _pick(value, _ordered(rng, attribute, value, pool), allowed)
+    shown = [NONE] if none and value != NONE and rng.random() * (1 - none) < NUM_WRONG * none else []
+
+    def fits(candidate: str) -> bool:
+        return allowed(candidate) and (none is None or candidate != NONE or bool(shown))
+
+    picked = _pick(attribute, value, [*shown, *_ordered(rng, attribute, value, pool)], fits)
     if len(picked) < NUM_WRONG:
-        picked = _pick(value, [*picked, *_ordered(rng, attribute, value, _spare_like(attribute, value))], allowed)
+        spare = _ordered(rng, attribute, value, _spare_like(attribute, value))
+        picked = _pick(attribute, value, [*picked, *spare], fits)
+    rng.shuffle(picked)
     return tuple(picked) if len(picked) == NUM_WRONG else None
+
+
+def clash(attribute: str, one: str, other: str) -> bool:
+    """Whether two values must not stand in one question: who names one of them may have named the other.
+
+    That is where one contains the other, both are spelt as they are or in the same words (without case, accents,
+    punctuation and blanks; dates, amounts and heights in any form; of places what stands before the first comma), and
+    where one includes the other by its meaning. Translations and synonyms are not recognised.
+
+    >>> clash("residence", "San Francisco, USA", "San Francisco, California, United States")
+    True
+    """
+    a, b = one.casefold().strip(), other.casefold().strip()
+    if not a or not b or a in b or b in a or _includes(attribute, a, b) or _includes(attribute, b, a):
+        return True
+    x, y = _words(attribute, one), _words(attribute, other)
+    return x in y or y in x or x.replace(" ", "") == y.replace(" ", "")
+
+
+def _includes(attribute: str, one: str, other: str) -> bool:
+    return other in _INCLUDES.get(attribute, {}).get(one, ())
+
+
+@cache
+def _words(attribute: str, value: str) -> str:
+    """The words of a value with blanks around each; of a place those before the first comma."""
+    text = value.partition(",")[0] if attribute in _PLACES else value
+    bare = re.sub("[\u0300-\u036f]", "", unicodedata.normalize("NFKD", text))
+    return f" {' '.join(words(bare))} "
 
 
 @cache
 def _spare(attribute: str) -> tuple[str, ...]:
     """Values from the pools of made-up people; attributes that only celebrities have have none."""
-    from mllmu.data.values import ATTRIBUTES, value_pool  # late: the pools are big and seldom needed
-
     more = _FEET_AND_INCHES if attribute == "height" else ()
     return tuple(sorted({*value_pool(attribute), *more})) if attribute in ATTRIBUTES else ()
 
@@ -80,18 +159,14 @@ def _spare_like(attribute: str, value: str) -> Sequence[str]:
     return [other.replace("$", sign) for other in spare] if attribute == "salary" and sign != "$" else spare
 
 
-def _pick(value: str, candidates: Iterable[str], allowed: Callable[[str], bool]) -> list[str]:
-    """The first three candidates that are allowed and neither contain nor are contained in one already taken."""
+def _pick(attribute: str, value: str, candidates: Iterable[str], fits: Callable[[str], bool]) -> list[str]:
+    """The first three candidates that fit and clash neither with the value nor with those already taken."""
     picked: list[str] = []
-    taken = [value.casefold().strip()]
     for candidate in candidates:
-        plain = candidate.casefold().strip()
-        if not plain or any(plain in other or other in plain for other in taken) or not allowed(candidate):
-            continue
-        picked.append(candidate)
-        taken.append(plain)
         if len(picked) == NUM_WRONG:
             break
+        if fits(candidate) and not any(clash(attribute, candidate, other) for other in (value, *picked)):
+            picked.append(candidate)
     return picked
 
 

@@ -1,4 +1,7 @@
-"""Under which letter the right option stands: under each as often as under the others, in every set of questions."""
+"""Under which letter the right option stands: under each as often as under the others, in every set of questions.
+
+The order of the wrong ones is drawn, whoever wrote them: a model that writes questions lists numbers by size.
+"""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -42,11 +45,12 @@ def balance_letters(questions: Sequence[Question], seed: int) -> list[Question]:
                 counts.update(chosen)
                 by_attribute.update((q.attribute, letter) for q, letter in zip(block, chosen, strict=True))
                 letter_of |= {q.id: letter for q, letter in zip(block, chosen, strict=True)}
-    return [_moved(q, letter_of[q.id]) if q.id in letter_of else q for q in questions]
+    return [_moved(q, letter_of[q.id], seed) if q.id in letter_of else q for q in questions]
 
 
-def _moved(question: Question, letter: str) -> Question:
-    """A question whose right option stands under another letter; the wrong ones keep their order."""
-    values = [value for key, value in question.options.items() if key != question.answer]
+def _moved(question: Question, letter: str, seed: int) -> Question:
+    """A question whose right option stands under another letter, and the wrong ones in a drawn order."""
+    values = sorted(value for key, value in question.options.items() if key != question.answer)
+    rng(seed, question.id, "options").shuffle(values)
     values.insert(LETTERS.index(letter), question.options[question.answer])
     return question.model_copy(update={"answer": letter, "options": dict(zip(LETTERS, values, strict=True))})

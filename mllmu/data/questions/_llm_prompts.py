@@ -5,7 +5,7 @@ classes are part of the schema that a request carries, and so of the key of a ke
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, combinations
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
@@ -16,6 +16,7 @@ from mllmu.data.files import packaged_yaml
 from mllmu.data.questions import _distractors
 from mllmu.data.questions._rules import NUM_WRONG, Rule, first_broken, mentions, name_words, rules_of
 from mllmu.data.questions._wordings import BLANK, SUBJECT, render_subject, wordings
+from mllmu.data.values import NONE
 from mllmu.llm import Call, fence
 
 FORMS: dict[TaskName, str] = {"classification": "choice", "generation": "sentence", "cloze": "cloze"}
@@ -124,7 +125,6 @@ LETTERS = (8, 300)
 MAX_VALUE = 80
 MAX_ANSWER = 60
 """A second reading may say the value in a sentence, but not a list of guesses: so many characters beside the value."""
-NONE = "none"
 _GENERIC = frozenset({"university", "college", "school", "institute", "academy", "named", "with", "from", "city"})
 """Words of a value that give nothing away: a question may ask for a university."""
 
@@ -132,7 +132,17 @@ _GENERIC = frozenset({"university", "college", "school", "institute", "academy",
 def drafted(item: Item, planned: Question) -> Question:
     """The question that an item makes in a planned slot: the plan's attribute, value and letter, the model's words."""
     support = " ".join(item.support.split())
-    return _filled(planned, item.question, support, item.wrong[:NUM_WRONG], item.answer, item.rewording)
+    wrong = _options(item.wrong, planned) if planned.options else item.wrong[:NUM_WRONG]
+    return _filled(planned, item.question, support, wrong, item.answer, item.rewording)
+
+
+def _options(wrong: Sequence[str], planned: Question) -> list[str]:
+    """The model's wrong options; 'none' is one where it is one in the plan, and else a planned one is in its place."""
+    plan = [value for value in planned.options.values() if value != planned.value]
+    named = [value for value in wrong if value.casefold() != NONE]
+    spare = [value for value in plan if not any(_distractors.clash(planned.attribute, value, one) for one in named)]
+    none = [value for value in plan if value == NONE]
+    return [*none, *named, *(value for value in spare if value != NONE)][:NUM_WRONG]
 
 
 def reworded(question: Question, text: str, paired: Question) -> Question:
@@ -171,15 +181,15 @@ def _of_support(draft: Question, profile: Profile) -> Iterator[Rule]:
 
 
 def _of_wrong(wrong: Sequence[str], draft: Question, profile: Profile) -> Iterator[Rule]:
-    plain = [value.casefold().strip() for value in (draft.value, *wrong)]
-    nested = any(one in other for n, one in enumerate(plain) for m, other in enumerate(plain) if n != m)
-    true = {value.casefold() for value in profile.attributes.values()}
+    nested = any(_distractors.clash(draft.attribute, *pair) for pair in combinations((draft.value, *wrong), 2))
+    plain = {value.casefold().strip() for value in wrong}
+    true = {value.casefold() for value in (*profile.attributes.values(), *profile.also.get(draft.attribute, ()))}
     alike = all(_distractors.same_form(draft.attribute, draft.value, value) for value in wrong)
     printable = all(_printable(value, (1, MAX_VALUE)) for value in wrong)
     yield len(wrong) != NUM_WRONG, f"wrong: expected {NUM_WRONG} wrong values"
     yield not printable, f"wrong: expected plain values of at most {MAX_VALUE} characters"
-    yield nested, "wrong: expected values of which none contains another one or the right one"
-    yield true & set(plain[1:]), "wrong: expected values that are not true of another attribute"
+    yield nested, "wrong: expected values of which none contains another one or the right one, in any spelling"
+    yield true & plain, "wrong: expected values that are not true of the person in another way"
     yield not alike, "wrong: expected the form of the right value"
 
 

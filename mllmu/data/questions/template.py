@@ -1,7 +1,7 @@
 """Questions from the sentence templates of ``wordings.yaml``: free, offline, and the same every time.
 
 Every choice is drawn by a generator of the person's own, keyed by seed, person and slot; the only thing a person's
-questions take from the others is the set of values that wrong answers are drawn from.
+questions take from the others is the set of values that wrong answers are drawn from, and the share of 'none'.
 """
 
 import re
@@ -149,7 +149,7 @@ class _Writer:
     """Writes the questions of one person."""
 
     profile: Profile
-    pools: Mapping[tuple[str, str, str], tuple[str, ...]]
+    pools: _distractors.Pools
     order: QuestionOrder
 
     def train(self) -> Iterator[Question]:
@@ -219,8 +219,6 @@ class _Writer:
         askable, own = self.askable(modality), self.profile.id
         pairs: list[tuple[Question, Question]] = []
         for attribute in rng(self.order.seed, own, "attributes", task, modality).sample(askable, len(askable)):
-            if (own, task, modality, attribute) in self.order.marked:
-                continue
             question = self._ask(_Slot("eval", task, modality, attribute, len(pairs)))
             paired = question and self._ask(_Slot("test", task, modality, attribute, len(pairs)))
             if question and paired:
@@ -274,23 +272,30 @@ class _Writer:
 
     def _ask(self, slot: _Slot) -> Question | None:
         """One question, or None if this attribute cannot be asked fairly of this person."""
+        own, evaluated = self.profile.id, slot.variant != "train"
+        if evaluated and (own, slot.task, slot.modality, slot.attribute) in self.order.marked:
+            return None
         entry, value = wording(self.profile.kind, slot.attribute), self.profile.attributes[slot.attribute]
         templates = (entry.cloze if slot.task == "cloze" else entry.questions).of(slot.variant)
         texts = self._texts(templates, slot.modality, value)
-        if slot.variant != "train":
-            texts = [text for text in texts if (self.profile.id, slot.task, text) not in self.order.marked]
+        if evaluated:
+            texts = [text for text in texts if (own, slot.task, text) not in self.order.marked]
             texts = [text for text in texts if (slot.modality, text) not in self._taught]
         if not texts or not self._may_say(slot.modality, slot.attribute, value):
             return None
-        dice = rng(self.order.seed, self.profile.id, slot.key, slot.attribute)
-        text = dice.choice(texts)
+        dice = rng(self.order.seed, own, slot.key, slot.attribute)
+        text, choice = dice.choice(texts), slot.task == "classification"
         pool = self.pools[_distractors.pool_key(self.profile, slot.attribute)]
+        true = self.profile.also.get(slot.attribute, ())
 
         def allowed(candidate: str) -> bool:
-            given_away = slot.task == "classification" and mentions(text, candidate)
-            return not given_away and self._may_say(slot.modality, slot.attribute, candidate)
+            if choice and mentions(text, candidate):
+                return False
+            true_too = any(_distractors.clash(slot.attribute, candidate, value) for value in true)
+            return not true_too and self._may_say(slot.modality, slot.attribute, candidate)
 
-        wrong = _distractors.draw(dice, slot.attribute, value, pool, allowed=allowed)
+        none = pool.none if choice else None
+        wrong = _distractors.draw(dice, slot.attribute, value, pool.values, allowed=allowed, none=none)
         answers = self._answers(slot, entry, value, wrong) if wrong else {}
         return self._question(slot, text=text, value=value, **answers) if answers else None
 

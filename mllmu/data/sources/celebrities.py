@@ -1,8 +1,9 @@
 """The celebrity set: historical public figures whose knowledge must survive unlearning.
 
 They are never fine-tuned on and never forgotten; they measure whether neighbouring knowledge was broken.
-The facts about the 153 built-in people lie in ``mllmu/data/celebrities.jsonl``, one object per line; others come from
-an export of the Wikidata query service, one row or several per person.
+The facts about the 153 built-in people lie in ``mllmu/data/celebrities.jsonl``, one object per line, ``also`` with
+further values that are true of the person; others come from an export of the Wikidata query service, one row or several
+per person.
 """
 
 import json
@@ -134,7 +135,9 @@ class Celebrities(Source):
 def _built_in() -> tuple[Profile, ...]:
     rows = [json.loads(line) for line in FACTS.read_text(encoding="utf-8").splitlines()]
     return tuple(
-        Profile(id=f"c{number:03d}", kind="celebrity", attributes=row, biography=_biography(row))
+        Profile(
+            id=f"c{number:03d}", kind="celebrity", also=row.pop("also", {}), attributes=row, biography=_biography(row)
+        )
         for number, row in enumerate(rows, start=1)
     )
 
@@ -149,9 +152,9 @@ def _biography(row: Mapping[str, str]) -> str:
 
 
 def _exported(path: Path, columns: Mapping[str, str]) -> WikidataExport:
-    """The people of an export, one profile per item; of several values of one attribute the first usable one counts."""
+    """The people of an export, one profile per item; the first usable value of an attribute is asked, all are true."""
     table = read(path)
-    sources, found, left_out = _assign(table, columns, path), dict[str, dict[str, str]](), list(table.faults)
+    sources, found, left_out = _assign(table, columns, path), dict[str, dict[str, list[str]]](), list(table.faults)
     numbers, items = dict[str, int](), sources.pop("id")
     for row in table.rows:
         cell = row.cells[items]
@@ -165,18 +168,21 @@ def _exported(path: Path, columns: Mapping[str, str]) -> WikidataExport:
             if is_absent(attribute, cell) or not cell:
                 continue
             if value := rule.read(cell):
-                person.setdefault(attribute, value)
+                values = person.setdefault(attribute, [])
+                values += [value] if value not in values else []
             else:
                 left_out.append(CellFault(row.number, column, cell, rule.fault(cell)))
     people = dict[str, Profile]()
     for item_id, person in found.items():
-        name = person.get("name", "")
+        name = person.get("name", [""])[0]
         if not name or len(person) < MIN_FACTS + 1:
             got, expected = f"{name or 'no name'}, {len(person)} values", f"a name and {MIN_FACTS} facts"
         elif name.casefold() in people:
             got, expected = name, f"a name that is not also that of {people[name.casefold()].id}"
         else:
-            people[name.casefold()] = Profile(id=item_id, kind="celebrity", attributes=person)
+            facts = {attribute: values[0] for attribute, values in person.items()}
+            more = {attribute: tuple(values[1:]) for attribute, values in person.items() if values[1:]}
+            people[name.casefold()] = Profile(id=item_id, kind="celebrity", attributes=facts, also=more)
             continue
         left_out.append(CellFault(numbers[item_id], items, f"{item_id}: {got}", expected))
     left_out.sort(key=lambda fault: fault.row)
