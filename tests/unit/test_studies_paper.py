@@ -130,8 +130,8 @@ def spread(key: str, people: Sequence[int], models: Sequence[str], others: Seque
 def test_a_person_weighs_the_same_at_every_ratio() -> None:
     """People 0 to 2 are forgotten at the first ratio, they and three more at the second."""
     small, large = spread("5", range(3), ("a", "b")), spread("10", range(6), ("c", "d"), range(2, 9))
-    tables = [one.draws("text", ("forget", "retain"), among=(small, large)) for one in (small, large)]
-    assert tables[0] is not None and tables[1] is not None
+    drawn = [one.draws("text", ("forget", "retain"), among=(small, large)) for one in (small, large)]
+    tables = [each for each in drawn if each is not None]
     few, many = (table.drawn_DP[0]["forget"] for table in tables)
     assert few.shape == (2001, 3) and many.shape == (2001, 6)
     assert (few == many[:, :3]).all() and (many.sum(axis=1) == 6).all() and (few.sum(axis=1) > 0).all()
