@@ -15,9 +15,12 @@ from PIL import Image, ImageOps
 from pydantic import ValidationError
 
 from mllmu.core.errors import DataError
+from mllmu.core.runfolder import RunFolder
 
 MAX_PIXELS = 50_000_000
 REMAKE = "make the data again with --force."
+SHOWN = (".png", ".jpg", ".jpeg", ".webp")
+"""What an image of a question may be."""
 """Advice about an image that the data stage wrote."""
 
 
@@ -125,3 +128,12 @@ def as_rgb(image: Image.Image) -> Image.Image:
     plain = upright.convert("RGB")
     plain.info.clear()  # profile, place, device, time
     return plain
+
+
+def shown_image(run: Path, name: str) -> Path | None:
+    """The image that a question of a run shows, by its path from the data folder.
+
+    None if it lies outside of the run folder, or is no image, whatever the run says: it may come from somebody else.
+    """
+    path = (run / RunFolder.DATA / name).resolve()
+    return path if path.is_relative_to(run.resolve()) and path.suffix.lower() in SHOWN else None

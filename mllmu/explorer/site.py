@@ -20,6 +20,7 @@ from urllib.parse import parse_qs, quote
 from mllmu.core.declared import MODALITY_LABELS, Declared
 from mllmu.core.errors import DataError, MllmuError, did_you_mean
 from mllmu.core.runfolder import RunFolder, read_json
+from mllmu.data.files import shown_image
 from mllmu.data.tasks import OUTCOMES
 from mllmu.explorer.details import question_detail
 from mllmu.explorer.questions import (
@@ -38,8 +39,6 @@ MOST_ROWS = 500
 STATIC = ("explorer.js", "asking.js", "explorer.css", "icon.svg")
 SHOWN = (".html", ".png", ".csv", ".md", ".json")
 """Files of a report or board that are served."""
-IMAGES = (".png", ".jpg", ".jpeg", ".webp")
-"""What an image of a question may be."""
 Query = Mapping[str, Sequence[str]]
 RunAnswer = Callable[["ExploredRun", Any], Any]
 
@@ -174,9 +173,8 @@ class ExploredRun:
         name = _one(query, "path")
         if name not in self.table(_one(query, "evaluation")).images:
             return not_found()
-        path = (self.root / RunFolder.DATA / name).resolve()
-        inside = path.is_relative_to(self.root.resolve()) and path.suffix.lower() in IMAGES
-        return file_answer(path) if inside else not_found()
+        path = shown_image(self.root, name)
+        return file_answer(path) if path else not_found()
 
 
 def headline(prompt: str) -> str:

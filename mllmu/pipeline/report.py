@@ -23,6 +23,7 @@ from mllmu.core.records import FORGOTTEN, MetricResult, Modality, Response, Samp
 from mllmu.core.requested import FILE, RequestResults
 from mllmu.core.runfolder import RunFolder, facts_of, fingerprint_of, read_json, read_record
 from mllmu.data.dataset import image_files
+from mllmu.data.files import shown_image
 from mllmu.evaluation import gate
 from mllmu.evaluation.numbers import KS
 from mllmu.evaluation.outcome import outcome
@@ -318,10 +319,11 @@ def examples(evaluation: Evaluation, replies: Mapping[str, Mapping[str, Response
 
 
 def _example(run: Run, sample: Sample, replies: Mapping[str, Mapping[str, Response]]) -> Example:
+    image = shown_image(run.root, sample.image) if sample.image else None
     return Example(
         **sample.model_dump(include={"split", "task", "modality"}),
         question=sample.prompt,
-        image=(run.data.folder / sample.image).read_bytes() if sample.image else None,
+        image=image.read_bytes() if image else None,
         truth=sample.target,
         replies={name: of_model[sample.id].text for name, of_model in replies.items()},
         outcomes={name: outcome(sample, of_model[sample.id]) for name, of_model in replies.items()},

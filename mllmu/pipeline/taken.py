@@ -108,10 +108,11 @@ def need_retain_model(recipe: Recipe, what: str) -> None:
 
 
 def check_without_retain_model(recipe: Recipe) -> None:
-    """Raise RecipeError for a method or a summary that needs a retain model, where there is none."""
+    """Raise RecipeError for what needs a retain model as its yardstick, where there is none."""
     if RETAIN_MODEL in taught_models(recipe):
         return
     needs = [f"evaluate.summaries: {name}" for name in recipe.evaluate.summaries if name in WITH_RETAIN_MODEL]
+    needs += ["unlearn.requests"] if recipe.unlearn.requests else []
     for job in jobs(recipe):
         if RETAIN_MODEL in (job.method.model, job.method.reference if job.method.trains else ""):
             needs.append(f"unlearn.methods: {job.name}")

@@ -140,7 +140,7 @@ def _raw(path: Path) -> tuple[list[PersonScore], dict[str, Any]]:
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
         scores, expected = path.with_name(Path(facts["scores"]).name), str(facts["sha256"])
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise DataError(
             f"{path}: no result of 'mllmu board' ({error!r}). Expected the JSON file beside a CSV."
         ) from None

@@ -154,10 +154,10 @@ def _expanded(folder: Path) -> Iterator[Path]:
 
 def _names(folders: Sequence[Path]) -> dict[Path, str]:
     """The last part of each path, with a number where two are alike."""
-    taken = [folder.name for folder in folders]
+    taken = [folder.resolve().name for folder in folders]
     return {
-        folder: folder.name if taken.count(folder.name) == 1 else f"{folder.name}_{index}"
-        for index, folder in enumerate(folders, start=1)
+        folder: name if taken.count(name) == 1 else f"{name}_{index}"
+        for index, (folder, name) in enumerate(zip(folders, taken, strict=True), start=1)
     }
 
 

@@ -113,6 +113,18 @@ def test_a_system_prompt_that_the_target_does_not_take_is_named_on_the_board_and
     assert setup.note in " ".join(said.output.split())
 
 
+def test_a_run_is_called_by_its_folder_however_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run_of(tmp_path / "a"))
+    assert [run.name for run in pooled_setup([Path()]).runs] == ["a"]
+
+
+def test_a_result_that_is_nested_too_deep_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "deep.json"
+    path.write_text("[" * 200_000, encoding="utf-8")
+    with pytest.raises(DataError, match="no result of 'mllmu board'"):
+        board_setups([path])
+
+
 def test_ranks_by_hand(tmp_path: Path) -> None:
     """``near`` is first in every draw; the two others are equal in all of them and share the second rank."""
     (setup,) = board_setups([run_of(tmp_path / "a")])

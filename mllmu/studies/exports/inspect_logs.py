@@ -11,6 +11,7 @@ from mllmu.config.recipe import Recipe, jobs, taught_models
 from mllmu.core.errors import needs_extra
 from mllmu.core.records import Response, Sample, Score
 from mllmu.core.runfolder import RunFolder, read_lines, unit_record
+from mllmu.data.files import shown_image
 from mllmu.version import __version__
 
 
@@ -61,7 +62,7 @@ def _log(
     judged: dict[str, list[Score]] = defaultdict(list)
     for score in scores:
         judged[score.sample_id].append(score)
-    cases = [_case(root / RunFolder.DATA, s, responses[s.id], judged[s.id], model) for s in samples]
+    cases = [_case(root, s, responses[s.id], judged[s.id], model) for s in samples]
     unit = root / RunFolder.evaluation(ratio.removeprefix("forget_")) / model / RunFolder.RESPONSES
     spec = EvalSpec(
         created=datetime.fromtimestamp((unit / "unit.json").stat().st_mtime, UTC).isoformat(),
@@ -77,15 +78,15 @@ def _log(
     return EvalLog(status="success", eval=spec, results=results, samples=cases)
 
 
-def _case(data: Path, sample: Sample, response: Response, scores: Sequence[Score], model: str) -> Any:
+def _case(root: Path, sample: Sample, response: Response, scores: Sequence[Score], model: str) -> Any:
     """A question with its image, the reply, and what every metric says of it."""
     from inspect_ai.log import EvalSample
     from inspect_ai.model import ChatMessageSystem, ChatMessageUser, ContentImage, ContentText, ModelOutput
     from inspect_ai.scorer import Score as InspectScore
 
     asked: list[Any] = [ContentText(text=sample.prompt)]
-    if sample.image:
-        encoded = base64.b64encode((data / sample.image).read_bytes()).decode()
+    if sample.image and (image := shown_image(root, sample.image)):
+        encoded = base64.b64encode(image.read_bytes()).decode()
         asked.insert(0, ContentImage(image=f"data:image/png;base64,{encoded}"))
     system = [ChatMessageSystem(content=sample.system)] if sample.system else []
     return EvalSample(
