@@ -13,7 +13,7 @@ from typing import Any
 
 from mllmu.config.grid import name_of_value
 from mllmu.config.load import data_plugins, load, read_yaml
-from mllmu.config.recipe import Evaluate, PluginSpec, Recipe, jobs
+from mllmu.config.recipe import DataSection, Evaluate, PluginSpec, Recipe, jobs
 from mllmu.core import plugins
 from mllmu.core.attacked import PLAIN
 from mllmu.core.damage import difference
@@ -96,13 +96,19 @@ def conflict(old: Recipe, new: Recipe) -> str:
 
 def _work(recipe: Recipe) -> dict[str, Any]:
     """The settings on which data, models, responses and scores depend; without what :func:`_parts` holds."""
-    plain = recipe.model_dump(mode="json", exclude=set(NO_WORK))
-    for part, kind, spec in data_plugins(recipe.data):
-        operational = plugins.find(kind, spec.name).operational
-        plain["data"][part] = {name: value for name, value in plain["data"][part].items() if name not in operational}
+    plain = recipe.model_dump(mode="json", exclude=set(NO_WORK)) | {"data": data_settings(recipe.data)}
     for section, left_out in (*HOW_COMPUTED.items(), *PARTS.items()):
         plain[section] = {name: value for name, value in plain[section].items() if name not in left_out}
     return plain | {"metrics": _metrics(recipe.evaluate)}
+
+
+def data_settings(section: DataSection) -> dict[str, Any]:
+    """The settings on which data depend: all but those that only say how patiently, or for how much, they are made."""
+    plain: dict[str, Any] = section.model_dump(mode="json")
+    for part, kind, spec in data_plugins(section):
+        operational = plugins.find(kind, spec.name).operational
+        plain[part] = {name: value for name, value in plain[part].items() if name not in operational}
+    return plain
 
 
 def _metrics(evaluate: Evaluate) -> list[str]:

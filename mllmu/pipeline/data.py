@@ -7,7 +7,7 @@ from typing import Any
 
 from mllmu.config.load import data_plugins
 from mllmu.config.recipe import Recipe
-from mllmu.core import plugins
+from mllmu.config.variants import data_settings
 from mllmu.core.content import content_digest
 from mllmu.core.runfolder import RunFolder, Unit, unit_record
 from mllmu.data import build
@@ -81,13 +81,10 @@ def _differing(before: Any, after: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
-    """All settings but those that only say how patiently, or for how much, an endpoint is asked."""
-    settings: dict[str, Any] = recipe.data.model_dump(mode="json")
+    """The settings on which data depend; without ``holdout_source`` where there is none, as in earlier runs."""
+    settings = data_settings(recipe.data)
     if settings["holdout_source"] is None:
         del settings["holdout_source"]
-    for name, kind, spec in data_plugins(recipe.data):
-        operational = plugins.find(kind, spec.name).operational
-        settings[name] = {key: value for key, value in settings[name].items() if key not in operational}
     return settings
 
 

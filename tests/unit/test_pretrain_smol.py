@@ -124,6 +124,7 @@ def test_general_questions_are_about_nobody_of_the_celebrity_set_and_never_in_ev
 
 def test_own_replies_are_those_that_end_and_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
+    loads: list[int] = []
 
     def respond(_: object, batches: list[list[Sample]], **__: object) -> list[list[Response]]:
         asked.extend(sample.prompt for batch in batches for sample in batch)
@@ -135,9 +136,9 @@ def test_own_replies_are_those_that_end_and_asked_once(tmp_path: Path, monkeypat
     monkeypatch.setattr(general, "respond", respond)
     prompts = ["a", "b", *(str(number) for number in range(100))]
     for _ in range(2):
-        turns = general.own_replies(None, prompts, tmp_path / "general.json")  # type: ignore[arg-type]
+        turns = general.own_replies(lambda: loads.append(1), prompts, tmp_path / "general.json")  # type: ignore[arg-type, func-returns-value]
         assert [(t.prompt, t.reply) for t in turns] == [(p, f"On {p}.") for p in prompts if p != "b"]
-    assert asked == prompts, "the second time they are read"
+    assert asked == prompts and loads == [1], "the second time they are read"
     practised, examined = general.parted(turns)
     assert len(examined) == 13 and not {t.prompt for t in practised} & {t.prompt for t in examined}
 

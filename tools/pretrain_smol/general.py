@@ -8,6 +8,7 @@ nothing new is taught. Nobody of a celebrity set is asked about, and evaluation 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
@@ -46,12 +47,16 @@ def questions(seed: int) -> list[str]:
     return prompts
 
 
-def own_replies(loaded: Loaded, prompts: list[str], file: Path) -> list[Turn]:
-    """Each prompt with the model's greedy reply, without those that are longer than MOST_TOKENS; kept in ``file``."""
+def own_replies(load: Callable[[], Loaded], prompts: list[str], file: Path) -> list[Turn]:
+    """Each prompt with the model's greedy reply, without those that are longer than MOST_TOKENS; kept in ``file``.
+
+    Args:
+        load: the model; it is not loaded if the file is there.
+    """
     if not file.is_file():
         samples = [_sample(number, prompt) for number, prompt in enumerate(prompts)]
         batches = [samples[start : start + BATCH] for start in range(0, len(samples), BATCH)]
-        replies = [r for some in respond(loaded, batches, image_folder=file.parent) for r in some]
+        replies = [r for some in respond(load(), batches, image_folder=file.parent) for r in some]
         ended = {prompts[int(r.sample_id)]: r.text for r in replies if r.finished and r.text.strip()}
         write_json(file, ended)
     said = json.loads(file.read_text(encoding="utf-8"))

@@ -157,8 +157,8 @@ def general_turns(plan: Plan, out: Path, base: Path, device: str) -> tuple[list[
     """General questions to practise, and those of the exam, with the replies of the base; none if the plan has none."""
     if not plan.general:
         return [], []
-    loaded, prompts = load_with(base, device, None), questions(plan.seed)[: plan.general_size]
-    return parted(own_replies(loaded, prompts, out / "general.json"))
+    prompts = questions(plan.seed)[: plan.general_size]
+    return parted(own_replies(partial(load_with, base, device, None), prompts, out / "general.json"))
 
 
 def step_loss(
