@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import mini_run
 import pytest
-from mini_request import Place, interrupted, quick
+from mini_request import Place, copy_of, interrupted, quick
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +35,16 @@ def done(base: Path, finished: Path, tmp_path_factory: pytest.TempPathFactory) -
         place.stopped = mini_run.unit_times(place.out / "r001")
         place.outcome = place.forget()
     return place
+
+
+@pytest.fixture
+def copy(done: Place, tmp_path: Path) -> Place:
+    """The finished request in a folder that a test may change."""
+    return copy_of(done, tmp_path / "out")
+
+
+@pytest.fixture(scope="module")
+def quickly() -> Iterator[None]:
+    """Requests in this module take little time, see :func:`mini_request.quick`."""
+    with quick():
+        yield

@@ -6,13 +6,12 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import mini_run
 import pytest
 import torch
-from mini_request import METHOD, Place, copy_of, quick
+from mini_request import METHOD, Place
 from typer.testing import CliRunner
 
 from mllmu.cli.app import app
@@ -32,19 +31,8 @@ from mllmu.requests.signing import Signer, read_public
 from mllmu.requests.state import current, model_hash
 
 pytest.importorskip("cryptography", reason="needs the extra 'sign'")
+pytestmark = pytest.mark.usefixtures("quickly")
 STRICT = gate.check
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quickly() -> Iterator[None]:
-    with quick():
-        yield
-
-
-@pytest.fixture
-def copy(done: Place, tmp_path: Path) -> Place:
-    """The finished request in a folder that a test may change."""
-    return copy_of(done, tmp_path / "out")
 
 
 def test_a_request_on_a_plain_adapter_ends_in_evidence_and_a_signed_certificate(done: Place) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mini_request import Place, copy_of, quick
+from mini_request import Place
 from typer.testing import CliRunner
 
 from mllmu.cli.app import app
@@ -20,18 +19,7 @@ from mllmu.requests.check import verify_certificate
 from mllmu.requests.ledger import Ledger
 
 pytest.importorskip("cryptography", reason="needs the extra 'sign'")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quickly() -> Iterator[None]:
-    with quick():
-        yield
-
-
-@pytest.fixture
-def copy(done: Place, tmp_path: Path) -> Place:
-    """The finished request in a folder that a test may change."""
-    return copy_of(done, tmp_path / "out")
+pytestmark = pytest.mark.usefixtures("quickly")
 
 
 def unsigned(place: Place) -> dict[str, Any]:

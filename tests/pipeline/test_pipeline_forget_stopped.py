@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import mini_run
 import pytest
-from mini_request import Place, copy_of, interrupted, quick
+from mini_request import Place, copy_of, interrupted
 
 from mllmu.core.errors import MllmuError, RecipeError, RunStoreError
 from mllmu.core.process import SilentProgress
@@ -22,17 +22,12 @@ from mllmu.requests.signing import Signer, read_public
 from mllmu.requests.state import current, model_hash
 
 pytest.importorskip("cryptography", reason="needs the extra 'sign'")
+pytestmark = pytest.mark.usefixtures("quickly")
 STEPS: tuple[tuple[Any, str], ...] = (
     (back, "combine"), (back, "deploy"), (Path, "unlink"), (shutil, "rmtree"), (ledger, "write_atomic"),
     (ledger, "write_json"), (certificate, "write_atomic"),
 )  # fmt: skip
 """All that a purge or a rollback changes on the disk."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quickly() -> Iterator[None]:
-    with quick():
-        yield
 
 
 def stopped_at(number: int, act: Callable[[], object]) -> str:
@@ -132,12 +127,6 @@ def test_a_rollback_that_is_killed_at_any_step_is_finished_by_the_same_command(d
         if not step:
             break
     assert {"deploy", "write_atomic", "write_json"} <= set(seen)
-
-
-@pytest.fixture
-def copy(done: Place, tmp_path: Path) -> Place:
-    """The finished request in a folder that a test may change."""
-    return copy_of(done, tmp_path / "out")
 
 
 def test_a_purge_that_was_begun_leaves_no_way_back(copy: Place, monkeypatch: pytest.MonkeyPatch) -> None:
