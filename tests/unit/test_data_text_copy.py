@@ -40,6 +40,16 @@ def test_a_copy_of_the_two_files_is_read_by_the_source(tmp_path: Path, monkeypat
     assert again.exit_code == 0
 
 
+def test_a_person_on_two_lines_keeps_the_pairs_of_both(tmp_path: Path) -> None:
+    source = copy(tmp_path / "copy")
+    more = {"ID": "002", "metadata": [{"Question": "What is her job?", "Answer": "She is a nurse."}]}
+    with (source / "train_qa.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(more) + "\n")
+    assert fetch(source, tmp_path / "out") == (3, 7, {"forget_5": 1})
+    lines = map(json.loads, (tmp_path / "out" / TEXT).read_text(encoding="utf-8").splitlines())
+    assert {line["ID"]: len(line["metadata"]) for line in lines} == {"001": 1, "002": 3, "003": 3}
+
+
 def test_a_folder_of_the_published_configs_gives_the_same_text(tmp_path: Path) -> None:
     dataset = published_copy.write_copy(tmp_path)
     found = fetch(tmp_path / "bench", tmp_path / "text")

@@ -94,7 +94,7 @@ def _of_files(text: Path, ids: Path) -> tuple[Pairs, dict[str, list[Any]]]:
             person = _json(line, f"{text}:{number}")
             if not isinstance(person, dict) or not as_id(person.get("ID")):
                 raise DataError(f"{text}:{number}: no person. Expected {{'ID', 'metadata'}} on every line.")
-            people[as_id(person["ID"])] = [*_pairs(person.get("metadata"), f"{text}:{number}")]
+            people.setdefault(as_id(person["ID"]), []).extend(_pairs(person.get("metadata"), f"{text}:{number}"))
     beside = f"Expected the forget sets beside {text.name}: {{'forget_5': [ids]}}."
     sets = _json(read_text(ids, expected=FETCH_AGAIN, missing=beside), str(ids))
     if not isinstance(sets, dict) or not all(isinstance(of_set, list) for of_set in sets.values()):
