@@ -7,7 +7,7 @@ from pathlib import Path
 from mllmu.core.records import Sample, Score
 from mllmu.core.runfolder import dump_lines
 
-SETS = {"forget": ("f1", "f2", "f3"), "retain": ("r1", "r2"), "celebrity": ("c1",)}
+SETS = {"forget": ("f1", "f2", "f3"), "retain": ("r1", "r2"), "celebrity": ("c1", "c2")}
 METRIC = {"classification": "accuracy", "cloze": "cloze_contains"}
 
 

@@ -1,7 +1,8 @@
 """Raw scores of runs, person by person: what pooled tables are made from, and the CSV file that others can check.
 
 One row per run, modality, set, task and person: the number of questions, and for every model the sum of its main scores
-over them. All that ``mllmu pool`` prints follows from these rows, so the file takes the place of the run folders.
+over them. All that ``mllmu pool`` prints follows from these rows, so the file takes the place of the run folders. The
+column ``people_digest`` tells runs that ask about the same people from runs with people of their own.
 """
 
 import csv
@@ -16,8 +17,9 @@ from mllmu.core.content import check_samples
 from mllmu.core.csvrows import as_written, csv_rows, harmless
 from mllmu.core.declared import Declared
 from mllmu.core.errors import DataError, did_you_mean
-from mllmu.core.records import MODALITIES, UTILITY, Modality, Sample, Score, Split, TaskName
-from mllmu.core.runfolder import RunFolder, read_json, read_lines, write_atomic
+from mllmu.core.records import MODALITIES, UTILITY, Modality, Profile, Sample, Score, Split, TaskName
+from mllmu.core.runfolder import RunFolder, digest, read_json, read_lines, write_atomic
+from mllmu.data.dataset import PROFILES
 from mllmu.data.tasks import task_of
 from mllmu.evaluation.metrics import Metric
 
@@ -29,6 +31,7 @@ class PersonScore(NamedTuple):
         run: which run, by name.
         questions: how many there are.
         sums: by model, the sum of the main score of the task over them; 0 to ``questions``.
+        people: digest of all invented people of the run; empty if unknown.
     """
 
     run: str
@@ -38,10 +41,22 @@ class PersonScore(NamedTuple):
     person: str
     questions: int
     sums: dict[str, float]
+    people: str = ""
+
+    @property
+    def who(self) -> str:
+        """The person by a name that runs share if, and only if, they ask about the same person.
+
+        Invented people of different seeds have equal ids, so the digest of all of them counts too; where it is unknown,
+        every run has people of its own. Celebrities are the same people in all runs.
+        """
+        return self.person if self.split == "celebrity" else f"{self.people or self.run} {self.person}"
 
 
 HEAD = ("run", "modality", "set", "task", "person", "questions")
 """The first columns of the file; behind them one for every model."""
+DIGEST = "people_digest"
+"""The column behind :data:`HEAD`; missing in files of earlier versions, and where no run has a data folder."""
 MOST_QUESTIONS = 10**9
 
 
@@ -69,11 +84,13 @@ def not_in_mean(root: Path, key: str) -> list[TaskName]:
 def save(path: Path, scores: Sequence[PersonScore]) -> None:
     """Write scores as CSV, exactly; a model that a run does not have is left empty there."""
     models = list(dict.fromkeys(model for score in scores for model in score.sums))
+    known = any(score.people for score in scores)
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(map(harmless, [*HEAD, *models]))
-    for *names, questions, sums in scores:
-        writer.writerow([*map(harmless, names), questions, *(sums.get(model, "") for model in models)])
+    writer.writerow(map(harmless, [*HEAD, *([DIGEST] if known else []), *models]))
+    for *names, questions, sums, people in scores:
+        cells = [*map(harmless, names), questions, *([people] if known else [])]
+        writer.writerow([*cells, *(sums.get(model, "") for model in models)])
     write_atomic(path, out.getvalue())
 
 
@@ -90,12 +107,14 @@ def load(path: Path) -> list[PersonScore]:
     if tuple(head[: len(HEAD)]) != HEAD:
         raise DataError(f"{path}: expected raw scores with the columns {', '.join(HEAD)}; got {', '.join(head)[:80]}.")
     scores = []
+    first = len(HEAD) + (head[len(HEAD) :][:1] == [DIGEST])
     for number, line in enumerate(lines, start=2):
         try:
             *names, questions = map(as_written, line[: len(HEAD)])
-            values = zip(map(as_written, head[len(HEAD) :]), line[len(HEAD) :], strict=True)
+            people = "".join(line[len(HEAD) : first])
+            values = zip(map(as_written, head[first:]), line[first:], strict=True)
             sums = {model: float(value) for model, value in values if value}
-            scores.append(_checked(PersonScore(*names, int(questions), sums)))  # type: ignore[arg-type, call-arg]
+            scores.append(_checked(PersonScore(*names, int(questions), sums, people)))  # type: ignore[arg-type, call-arg]
         except (TypeError, ValueError) as error:
             raise DataError(f"{path}: line {number} cannot be read ({error}). Write the file again.") from None
     if not scores:
@@ -133,10 +152,23 @@ def person_scores(
     for sample in samples:
         cell = (sample.modality, sample.split, sample.task, sample.profile_id)
         found.setdefault(cell, []).append(sample.id)
+    people = _people_digest(root)
     return [
-        PersonScore(name, *cell, len(ids), {m: sum(of[i] for i in ids) for m, of in by_model.items()})
+        PersonScore(name, *cell, len(ids), {m: sum(of[i] for i in ids) for m, of in by_model.items()}, people)
         for cell, ids in found.items()
     ]
+
+
+def _people_digest(root: Path) -> str:
+    """Digest of the ids and attributes of all invented people of a run; empty if its data are gone.
+
+    Of all people together, so that it tells nothing about any one of them.
+    """
+    path = root / RunFolder.DATA / PROFILES
+    if not path.is_file():
+        return ""
+    invented = {p.id: p.attributes for p in read_lines(path, Profile) if p.kind == "fictitious"}
+    return f"people-{digest(invented)}"
 
 
 def _main_scores(

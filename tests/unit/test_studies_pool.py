@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 
 from mllmu.cli.app import app
 from mllmu.core.errors import DataError
+from mllmu.core.records import Profile
+from mllmu.core.runfolder import dump_lines
 from mllmu.studies.person_scores import PersonScore, load, person_scores, save
 from mllmu.studies.pool import PairedRow, PersonDraws, PooledRow, PooledValue, by_person, outside, pool, pooled
 
@@ -218,6 +220,76 @@ def people_of(sizes: dict[str, int], seed: int = 0) -> list[PersonScore]:
 
 
 MODELS = ("target", "retain_model", "npo")
+
+
+def run_of(name: str, split: str, scores: dict[str, float], people: str = "") -> list[PersonScore]:
+    """A run in which each person has one question, and every model the same score on it."""
+    return [
+        PersonScore(name, "text", split, "cloze", person, 1, dict.fromkeys(MODELS, score), people)  # type: ignore[arg-type]
+        for person, score in scores.items()
+    ]
+
+
+def test_runs_that_share_their_people_draw_them_together_and_count_them_once() -> None:
+    """Three runs of the same four people: as many people as one run has, and the same draws in each."""
+    levels = {"001": 0.0, "002": 0.2, "003": 0.7, "004": 1.0}
+    shared, own = (
+        PersonDraws([by_person(run_of(name, "forget", levels, digest), MODELS) for name in "abc"])
+        for digest in ("people-1", "")
+    )
+    assert (shared.num_people("forget"), own.num_people("forget")) == (4, 12)
+    tables = [drawn["forget"] for drawn in shared.drawn_DP]
+    assert (tables[0] == tables[1]).all() and (tables[0] == tables[2]).all()
+    assert (own.drawn_DP[0]["forget"] != own.drawn_DP[1]["forget"]).any()
+    single = PersonDraws([by_person(run_of("a", "forget", levels), MODELS)])
+    assert shared.mean(("forget",)).std() == pytest.approx(single.mean(("forget",)).std()), "runs add nothing"
+    ratio = own.mean(("forget",)).std() / single.mean(("forget",)).std()
+    assert ratio == pytest.approx((5 / 9) ** 0.5, abs=0.03), "squared shares of three runs drawn: 1/3 + 2/9 on average"
+
+
+def test_of_people_whom_some_runs_share_each_is_drawn_equally_often_there() -> None:
+    """Forget sets that overlap: 1 to 3, 3 to 5; a third run has people of another list."""
+    asked = [("a", "x", "123"), ("b", "x", "345"), ("c", "y", "123")]
+    runs = [by_person(run_of(name, "forget", dict.fromkeys(ids, 1.0), digest), MODELS) for name, digest, ids in asked]
+    draws = PersonDraws(runs)
+    assert draws.num_people("forget") == 8
+    first, second, third = (drawn["forget"] for drawn in draws.drawn_DP)
+    assert (first[:, 2] == second[:, 0]).all(), "person 3 of both"
+    assert (first.sum(axis=1) + second.sum(axis=1) - first[:, 2] == 5)[1:].all(), "five people are drawn of five"
+    assert (third.sum(axis=1) == 3).all() and (first.sum(axis=1) > 0).all() and (second.sum(axis=1) > 0).all()
+
+
+def test_celebrities_are_the_same_people_in_all_runs_also_in_a_file_without_the_column(tmp_path: Path) -> None:
+    """Of three and three celebrities one is in both runs; forget people of equal ids are other people."""
+    rows = [
+        *run_of("a", "forget", {"001": 0.5, "002": 0.1}), *run_of("b", "forget", {"001": 0.2, "002": 0.3}),
+        *run_of("a", "celebrity", {"c1": 0.5, "c2": 0.1, "c3": 0.2}), *run_of("b", "celebrity", {"c3": 1, "c4": 0, "c5": 1}),
+    ]  # fmt: skip
+    save(path := tmp_path / "scores.csv", rows)
+    assert path.read_text().splitlines()[0] == "run,modality,set,task,person,questions,target,retain_model,npo"
+    kept = load(path)
+    assert kept == rows
+    draws = PersonDraws([by_person([s for s in kept if s.run == run], MODELS) for run in "ab"])
+    assert (draws.num_people("forget"), draws.num_people("celebrity")) == (4, 5)
+
+
+def test_the_file_of_raw_scores_keeps_whose_people_they_are(runs: list[Path], tmp_path: Path) -> None:
+    """Two runs with one data folder, and one whose person 1 has another name: only the latter has people of its own."""
+    third = make_run(tmp_path / "c", {name: sets(0.5, 0.5, 0.5) for name in ("target", "retain_model", "good")})
+    for root, name in zip((*runs, third), ("Ann", "Ann", "Eve"), strict=True):
+        people = [Profile(id=f"f{n}", kind="fictitious", attributes={"name": f"{name} {n}"}) for n in (1, 2, 3)]
+        stars = [Profile(id="c1", kind="celebrity", attributes={"name": f"Star of {root.name}"})]
+        (root / "data").mkdir()
+        (root / "data/profiles.jsonl").write_text(dump_lines([*people, *stars]))
+    scores = scores_of([*runs, third])
+    save(path := tmp_path / "scores.csv", scores)
+    assert path.read_text().startswith("run,modality,set,task,person,questions,people_digest,bad,")
+    assert load(path) == scores
+    who = {
+        root.name: {s.who for s in load(path) if s.run == root.name and s.split == "forget"} for root in (*runs, third)
+    }
+    assert who["a"] == who["b"] and who["a"].isdisjoint(who["c"]) and len(who["c"]) == 3
+    assert not any(name in path.read_text() for name in ("Ann", "Eve", "Star"))
 
 
 @pytest.mark.parametrize(

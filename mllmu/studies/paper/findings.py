@@ -134,8 +134,8 @@ class RatioScores(NamedTuple):
         return PersonDraws([by_person(own, self.models)], together=together)
 
     def people(self, modality: Modality, split: Split) -> list[str]:
-        """Who was asked about in a set and modality, by name."""
-        return sorted({s.person for s in self.scores if (s.modality, s.split) == (modality, split)})
+        """Who was asked about in a set and modality."""
+        return sorted({s.who for s in self.scores if (s.modality, s.split) == (modality, split)})
 
     @property
     def unlearned(self) -> list[str]:
