@@ -50,6 +50,7 @@ class CheckedTable(NamedTuple):
 
     Attributes:
         columns: the column of every target.
+        images: names of images of all rows, also of those left out: the cell 'image', or the id where it is empty.
         absent: how many cells of a column hold which marker of absence, e.g. ``{"hobby": {"n/a": 3}}``.
         num_without_age: people of whom neither a birth date nor an age is known.
     """
@@ -57,6 +58,7 @@ class CheckedTable(NamedTuple):
     people: list[CheckedPerson]
     columns: dict[str, str]
     num_without_consent: int
+    images: list[str]
     absent: dict[str, Counter[str]]
     num_without_age: int
 
@@ -71,8 +73,10 @@ def check(people: PeopleTable, settings: TableSettings) -> CheckedTable:
     columns = _assign(people.columns, settings)
     faults = [fault for fault in people.faults if fault.column not in settings.ignore]
     checked, used, absent = list[CheckedPerson](), list[_RowReader](), dict[str, Counter[str]]()
+    images = []
     for row in people.rows:
         reader = _RowReader(row, columns, settings)
+        images += [name for target in ("image", "id") if (name := reader.texts.get(target))][:1]
         if settings.skip_without_consent and not reader.consents:
             continue
         used.append(reader)
@@ -89,7 +93,7 @@ def check(people: PeopleTable, settings: TableSettings) -> CheckedTable:
     if not checked:
         raise DataError(f"{settings.path}: no people. Expected rows with consent under the head of the table.")
     ages = sum(reader.has_age for reader in used)
-    return CheckedTable(checked, columns, len(people.rows) - len(used), absent, len(used) - ages)
+    return CheckedTable(checked, columns, len(people.rows) - len(used), images, absent, len(used) - ages)
 
 
 def _assign(heads: Sequence[str], settings: TableSettings) -> dict[str, str]:

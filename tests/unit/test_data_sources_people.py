@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from mllmu.cli.failures import explained_errors
 from mllmu.core.errors import DataError, FaultsError
@@ -130,6 +131,40 @@ def test_rows_without_consent_can_be_left_out_and_are_counted(tmp_path: Path) ->
     found = checked(path, skip_without_consent=True)
     assert [person.id for person in found.people] == ["E0000", "E0003"]
     assert found.num_without_consent == 2
+
+
+def _with_images(folder: Path, rows: list[Row], *files: str) -> OwnPeople:
+    """People of a table, and images of one colour each: the n-th is (10 n, 0, 0)."""
+    for number, name in enumerate(files):
+        Image.new("RGB", (40, 40), (10 * number, 0, 0)).save(folder / name)
+    path = write(folder / "people.csv", rows)
+    return OwnPeople(path=path, images=folder, size=32, views=3, pseudonymise=False, skip_without_consent=True)
+
+
+@pytest.mark.parametrize("consent", ["no", "yes"])
+def test_an_image_that_another_row_names_is_no_view(tmp_path: Path, consent: str) -> None:
+    rows = [row(0, image="face.png"), row(1, image="face_1.PNG", consent=consent)]
+    source = _with_images(tmp_path, rows, "face.png", "face_1.PNG", "face_2.png")
+    person = source.profiles(0)[0]
+    reds = [source.image(person, view).getpixel((16, 16))[0] for view in range(3)]
+    assert reds[0] == 0 and reds[2] == 20 and reds[1] != 10, "view 1 is made of the portrait"
+
+
+def test_an_id_that_reads_like_a_view_is_another_person(tmp_path: Path) -> None:
+    rows = [row(0, id="12"), row(1, id="12_2", consent="no"), row(2, id="30"), row(3, id="30_2")]
+    source = _with_images(tmp_path, rows, "12.png", "12_2.png", "30.png", "30_2.png")
+    for person in source.profiles(0)[:2]:
+        portrait, view = (source.image(person, n).getpixel((16, 16))[0] for n in (0, 2))
+        assert view != portrait + 10
+
+
+def test_an_image_of_somebody_without_consent_is_nobody_elses_portrait(tmp_path: Path) -> None:
+    rows = [row(0, image="pair.png"), row(1, image="pair", consent="no")]
+    source = _with_images(tmp_path, rows, "pair.png")
+    with pytest.raises(FaultsError, match="1 people share an image with another row") as caught:
+        source.profiles(0)
+    expected = "an image that no other row names, also none that is left out"
+    assert list(caught.value.faults) == [f"row 2, column 'image': got 'pair.png', expected {expected}"]
 
 
 def _xlsx(path: Path, rows: list[Row]) -> None:

@@ -1,5 +1,6 @@
 """Your own people, with their consent and under pseudonyms: a table, and images if you have them."""
 
+from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -27,12 +28,14 @@ class TablePeople(NamedTuple):
 
     Attributes:
         images: file of the portrait by id, if there is a folder of images.
+        named: how many rows of the table, also of those left out, name a file (in lower case, without type).
         account: consent by pseudonym, what texts were kept, and what was searched for.
         pseudonyms: what looks through the finished data; None without pseudonyms.
     """
 
     profiles: list[Profile]
     images: dict[str, Path]
+    named: Counter[str]
     account: dict[str, Any]
     pseudonyms: Pseudonymised | None
 
@@ -97,7 +100,7 @@ class OwnPeople(Source):
         }
         images = dict(zip(ids, files, strict=True)) if files else {}
         ordered = sorted(profiles, key=lambda profile: profile.id) if self.pseudonymise else profiles
-        return TablePeople(ordered, images, about | (hidden.account if hidden else {}), hidden)
+        return TablePeople(ordered, images, _named(checked), about | (hidden.account if hidden else {}), hidden)
 
     def _pseudonyms(self) -> PeopleSettings:
         days = {"birth_date", *(FACT + label.replace(" ", "_") for label in self.dates)}
@@ -112,9 +115,13 @@ class OwnPeople(Source):
         return self.views if profile.id in self._people.images else 0
 
     def image(self, profile: Profile, view: int) -> Image:
-        """One view: a file of its own (``<name>_<view>``), or the portrait transformed."""
+        """One view: a file of its own (``<name>_<view>``), or the portrait transformed.
+
+        A file that a row of the table names is that person's portrait and no view of another one.
+        """
         file = self._people.images[profile.id]
-        own = folder.find(file.parent, f"{file.stem}_{view}") if view else None
+        name = f"{file.stem}_{view}"
+        own = folder.find(file.parent, name) if view and name.casefold() not in self._people.named else None
         image = folder.read(own or file, self.size)
         return image if own or not view else transform(image, rng(0, "portrait", profile.id, "view", view), 1.0)
 
@@ -174,10 +181,27 @@ def _images(checked: CheckedTable, images: Path | None) -> list[Path]:
     expected = f"an image in {images}, one of {', '.join(folder.SUFFIXES)}"
     if missing := [CellFault(p.row, column, p.image or p.id, expected) for p, file in found if file is None]:
         raise FaultsError(f"{images}: no image of {len(missing)} people. Add them or the files.", missing)
+    named, alone = _named(checked), "an image that no other row names, also none that is left out"
+    if shared := [
+        CellFault(p.row, column, p.image or p.id, alone)
+        for p, file in found
+        if file and named[file.stem.casefold()] > 1
+    ]:
+        raise FaultsError(f"{images}: {len(shared)} people share an image with another row. Mend the table.", shared)
     return [file for _, file in found if file]
 
 
 def _image_of(person: CheckedPerson, images: Path) -> Path | None:
-    name = Path(person.image or person.id)
-    stem = name.stem if name.suffix.lower() in folder.SUFFIXES else name.name
+    stem = _stem(person.image or person.id)
     return folder.find(images, stem) if stem.strip(".") else None
+
+
+def _named(checked: CheckedTable) -> Counter[str]:
+    """How many rows name an image."""
+    return Counter(_stem(name).casefold() for name in checked.images)
+
+
+def _stem(name: str) -> str:
+    """The name of an image without its type."""
+    path = Path(name)
+    return path.stem if path.suffix.lower() in folder.SUFFIXES else path.name
