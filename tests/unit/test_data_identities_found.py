@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("anyascii")
 
-from mllmu.data.pseudonyms.identities import Identities, words
+from mllmu.data.pseudonyms.identities import Identities, name_words, words
 
 ALPHABETS = (
     "abcdefghijklmnopqrstuvwxyzäöüßåøæéèñłčşğıđþ",
@@ -38,7 +38,7 @@ def test_a_full_name_is_found_however_it_is_written(
     written = unicodedata.normalize(form, case(written))
     if hidden:
         written = f"{written[:1]}\u200b{written[1:]}"
-    found = Identities.of({"p1": {"name": f"{first} {last}"}}).find(f"it is {written} who does")
+    found = Identities.of({"p1": {"name": f"{first} {last}"}}).find(f"123 {written} 456")
     assert [find.form.certain for find in found] == [True], [words(written), words(f"{first} {last}")]
 
 
@@ -52,3 +52,29 @@ def test_what_is_found_lies_in_the_text_and_reads_like_the_form(text: str, first
             assert end <= find.start < find.end <= len(around)
             assert find.form.plain in "".join(word.plain for word in words(around[find.start : find.end]))
             end = find.end
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("lena kim", "lena kim"),
+        ("иван ким", "иван ким"),
+        ("eli TANAKA", "eli TANAKA"),
+        ("Dr. noor ali shah", "noor ali shah"),
+        ("Wim ten", "Wim ten"),
+        ("ali", "ali"),
+        ("mia lee, phd", "mia lee"),
+        ("Ana de los Ríos", "Ana Ríos"),
+        ("Ludwig van der Meer", "Ludwig Meer"),
+        ("J. von Holt", "Holt"),
+    ],
+)
+def test_a_short_word_in_lower_case_is_no_name_only_between_others(name: str, told: str) -> None:
+    assert name_words(name) == told.split()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("lena kim", "Kim & Sons"), ("иван ким", "пекарня ким"), ("ali HADDAD", "ali bakery")]
+)
+def test_short_names_in_lower_case_are_found_in_texts(name: str, text: str) -> None:
+    assert len(Identities.of({"p1": {"name": name}}).find(text)) == 1

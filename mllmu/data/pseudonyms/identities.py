@@ -25,7 +25,7 @@ START, MAX_WORDS = 3, 12
 MIN_STEM, MAX_ENDING = 4, 4
 """Letters of a word of a name that an inflected form keeps, and how many may follow."""
 PARTICLE = 3
-"""Most letters of words such as 'de' and 'van'."""
+"""Most letters of words such as 'de' and 'van' inside a name."""
 TITLES = ("dr", "mr", "mrs", "ms", "miss", "prof", "sir", "jr", "sr", "ii", "iii", "iv", "phd", "md", "msc", "bsc")
 _ASCII_WORD = re.compile("[a-z0-9]+")
 _DIGITS = re.compile(r"[+(]{0,2}\d(?:[\W_]{0,3}\d){6,}")
@@ -128,13 +128,18 @@ def caseless(text: str) -> bool:
 
 
 def name_words(name: str) -> list[str]:
-    """The words of a name that tell who it is: no initials, no 'de' or 'van', no titles.
+    """The words of a name that tell who it is: no initials, no titles, and no 'de' or 'van'.
 
-    >>> name_words("Dr. Anna M. de la Cruz-Holt PhD")
-    ['Anna', 'Cruz-Holt']
+    The last are short words in lower case between others, where the name has capitals elsewhere: in 'omar ali' and
+    'ali HADDAD' every word tells.
+
+    >>> name_words("Dr. Anna M. de la Cruz-Holt PhD"), name_words("omar ali")
+    (['Anna', 'Cruz-Holt'], ['omar', 'ali'])
     """
-    found = [word.strip(".,") for word in name.split() if not (word[0].islower() and len(word) <= PARTICLE)]
-    return [word for word in found if len(plain(word)) > 1 and plain(word) not in TITLES] or [name]
+    told = [word for part in name.split() if plain(word := part.strip(".,")) not in TITLES]
+    inside = range(1, len(told) - 1) if any(word != word.lower() for word in told) else ()
+    particles = [at for at in inside if told[at][:1].islower() and len(told[at]) <= PARTICLE]
+    return [word for at, word in enumerate(told) if at not in particles and len(plain(word)) > 1] or [name]
 
 
 def spellings(name: str) -> set[str]:
