@@ -64,7 +64,9 @@ def _day(value: str, level: str) -> CoarseValue | None:
 
 def _country(value: str) -> CoarseValue | None:
     place, comma, country = (part.strip() for part in value.rpartition(","))
-    return CoarseValue(country, (country,), (place,)) if comma and place and country else None
+    parts = (part.strip() for part in place.split(","))
+    fine = tuple(dict.fromkeys((place, *(part for part in parts if part))))
+    return CoarseValue(country, (country,), fine) if comma and place and country else None
 
 
 def _band(attribute: str, value: str) -> CoarseValue | None:
