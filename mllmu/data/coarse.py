@@ -1,6 +1,7 @@
 """Coarse values in place of fine ones: the year or decade of a day, the country of a place, the band of an amount."""
 
 import re
+import unicodedata
 from functools import cache
 from typing import NamedTuple
 
@@ -8,11 +9,14 @@ from mllmu.core.equal_values import tells
 from mllmu.core.errors import DataError
 from mllmu.core.records import Question
 from mllmu.data import dates
+from mllmu.data.cells import CURRENCIES
 from mllmu.data.files import packaged_yaml
 
 BANDS = {"salary": 25_000}
 """Width of the bands of an attribute; of others a tenth of the power of ten above the number, at least 10."""
-_NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
+_AMOUNT = re.compile(r"(?P<sign>[^\d\s]*)\s?(?P<number>(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d{1,2})?)\s?(?P<unit>[^\d\s]*)")
+_NO_UNITS = ("k", "thousand", "mn", "mio", "million", "bn", "billion", *map(str.casefold, dates.MONTHS))
+"""Words that count in thousands or more, or make a day of the number."""
 
 
 class CoarseValue(NamedTuple):
@@ -70,16 +74,29 @@ def _country(value: str) -> CoarseValue | None:
 
 
 def _band(attribute: str, value: str) -> CoarseValue | None:
-    match = _NUMBER.search(value)
-    if match is None:
+    """The band of exactly one number with a currency or a unit of one word: all other words may be fine values."""
+    match = _AMOUNT.fullmatch(value.strip())
+    if not match or not _is_currency(match["sign"]) or not _is_unit(match["unit"]):
         return None
-    number = float(match[0].replace(",", ""))
+    number = float(match["number"].replace(",", ""))
     width = BANDS.get(attribute) or max(10, 10 ** (len(str(int(number))) - 1))
     start = int(number // width) * width
     ends = tuple(
-        value.replace(match[0], f"{end:,}" if width >= 1000 else str(end), 1) for end in (start, start + width - 1)
+        value.replace(match["number"], f"{end:,}" if width >= 1000 else str(end), 1)
+        for end in (start, start + width - 1)
     )
     return CoarseValue(" to ".join(ends), ends, (value,))
+
+
+def _is_currency(text: str) -> bool:
+    """A sign or code of a currency, or nothing."""
+    return text.casefold() in ("", *CURRENCIES) or unicodedata.category(text[-1]) == "Sc"
+
+
+def _is_unit(text: str) -> bool:
+    """One word, or a sign."""
+    is_word = text.isalpha() and text.casefold() not in _NO_UNITS
+    return is_word or text in ("%", "°C", "°F") or _is_currency(text)
 
 
 def told(reply: str, wanted: CoarseValue) -> tuple[bool, bool]:

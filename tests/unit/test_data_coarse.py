@@ -22,6 +22,10 @@ from mllmu.data.coarse import coarse, coarse_question, told
         ("salary", "€130,000", "band", "€125,000 to €149,999"),
         ("height", "179 cm", "band", "100 cm to 199 cm"),
         ("fact_children", "3", "band", "0 to 9"),
+        ("salary", "CHF 61,500", "band", "CHF 50,000 to CHF 74,999"),
+        ("salary", "61500 €", "band", "50,000 € to 74,999 €"),
+        ("fact_weight", "72.5 kg", "band", "70 kg to 79 kg"),
+        ("fact_share", "35%", "band", "30% to 39%"),
     ],
 )
 def test_a_value_at_a_level(attribute: str, value: str, level: str, text: str) -> None:
@@ -32,6 +36,18 @@ def test_a_value_at_a_level(attribute: str, value: str, level: str, text: str) -
 def test_a_value_without_a_coarse_one_is_named(value: str, level: str) -> None:
     with pytest.raises(DataError, match=f"'{value}'.*cannot be coarsened to its {level}"):
         coarse("any", value, level)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "5 feet 11 inches", "5'11\"", "5 feet (180 cm)", "July 8 1984", "8 July", "1984-07-08", "$2.5 million", "$40k",
+        "Ward No. 7 in Graz", "7 in Graz", "No. 7", "3 children with asthma", "58.000 €", "72,5 kg", "40 to 50",
+    ],
+)  # fmt: skip
+def test_a_band_is_of_one_number_with_a_currency_or_a_unit_and_nothing_else(value: str) -> None:
+    with pytest.raises(DataError, match="cannot be coarsened to its band"):
+        coarse("fact_other", value, "band")
 
 
 @pytest.mark.parametrize(
