@@ -14,7 +14,7 @@ from typing import Any
 from llm_server import Body
 
 from mllmu.core.parsing import render_answer
-from mllmu.data.questions import SUBJECT, render_subject, wordings
+from mllmu.data.questions import SUBJECT, render_subject, wording, wordings
 from mllmu.data.sources.synthetic import Synthetic
 
 Row = dict[str, Any]
@@ -60,6 +60,8 @@ def person(
 PLACE = re.compile(r"^(\d+): (choice|sentence|cloze), (image|name), (\w+)$", re.MULTILINE)
 LINE = re.compile(r"^(\d+): <question>(.*?)</question>(?: <options>(.*?)</options>)?$", re.MULTILINE)
 FORMS = ("question", "options")
+FACTS = ("fact_employer", "fact_home_town")
+"""Facts of one's own that the stand-in can be asked."""
 
 
 def factory(body: Body, spoil: Callable[[Row, int], None] | None = None) -> str:
@@ -87,7 +89,7 @@ def told(order: str) -> dict[str, str]:
 
 
 def _written(profile: dict[str, str], number: str, form: str, subject: str, attribute: str) -> Row:
-    entry, value = wordings("fictitious")[attribute], profile[attribute]
+    entry, value = wording("fictitious", attribute), profile[attribute]
     name = profile["name"] if subject == "name" else None
     templates = entry.cloze.eval if form == "cloze" else entry.questions.eval
     template = templates[1 if form == "sentence" else 0]
@@ -107,7 +109,7 @@ def _wrong(attribute: str, value: str, taken: set[str], profile: dict[str, str])
     found: list[str] = []
     words = set(profile["name"].casefold().split())
     for donor in DONORS:
-        other = donor[attribute]
+        other = donor.get(attribute, donor["education"])
         near = [value, *found, *taken]
         clash = any(other.casefold() in one.casefold() or one.casefold() in other.casefold() for one in near)
         if not clash and donor["gender"] == profile["gender"] and not words & set(other.casefold().split()):
@@ -121,7 +123,7 @@ def _reworded(attempt: int, number: str, question: str, _: str) -> Row:
     known = recognised(json.loads(question))
     assert known, f"no template makes {question}"
     attribute, place, cloze, name = known
-    entry = wordings("fictitious")[attribute]
+    entry = wording("fictitious", attribute)
     templates = entry.cloze.test if cloze else entry.questions.test
     return {"number": int(number), "question": render_subject(templates[(place + attempt - 1) % len(templates)], name)}
 
@@ -139,7 +141,8 @@ def _answered(profile: dict[str, str], number: str, question: str, options: str)
 def _patterns() -> list[tuple[re.Pattern[str], str, int, bool]]:
     """Every template of evaluation and test, as a pattern with the subject as its group."""
     found = []
-    for attribute, entry in wordings("fictitious").items():
+    for attribute in (*wordings("fictitious"), *FACTS):
+        entry = wording("fictitious", attribute)
         for cloze, sentences in ((False, entry.questions), (True, entry.cloze)):
             for templates in (sentences.eval, sentences.test):
                 for place, template in enumerate(templates):

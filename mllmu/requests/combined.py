@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mllmu.core.errors import RunStoreError
 from mllmu.core.runfolder import write_atomic, write_json
+from mllmu.models.modifiers import MODIFIER_FILE
 
 Factors = tuple[Tensor, Tensor]
 """A layer's A [R, I] and B [O, R], the scale in B."""
@@ -53,6 +54,11 @@ def combine(adapters: Sequence[Path], out: Path) -> float:
 
 def read_factors(folder: Path) -> dict[str, Factors]:
     """The factors of a plain low-rank adapter by layer."""
+    if (folder / MODIFIER_FILE).is_file():  # the adapter beside it, if any, is what the modifier turns the model from
+        raise RunStoreError(
+            f"{folder}: is a modifier, not an adapter that is added to weights, so it cannot be put into one with "
+            "others. Purge needs a request whose method changes weights; to stay with this one, keep its folder."
+        )
     if not (folder / ADAPTER_FILE).is_file():
         raise RunStoreError(
             f"{folder}: is no low-rank adapter, so it cannot be put into one with others. Save the whole model by "

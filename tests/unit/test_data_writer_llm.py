@@ -68,6 +68,20 @@ def test_everybody_gets_18_grounded_questions_and_as_many_rewordings(server: Llm
     assert all(q.support in texts[q.profile_id] and q.value in q.support for q in asked)
 
 
+def test_facts_of_ones_own_are_asked_in_the_words_of_the_model(server: LlmServer, tmp_path: Path) -> None:
+    shops, towns = ("Tern Books", "Halden Tools", "Orbit Foods", "Castle Toys"), ("Graz", "Lund", "Porto", "Siena")
+    people = [
+        p.model_copy(update={"attributes": p.attributes | {"fact_employer": shop, "fact_home_town": town}})
+        for p, shop, town in zip(PEOPLE, shops, towns, strict=True)
+    ]
+    found = written(server, tmp_path, people=people)
+    check(found.questions, people)
+    of_facts = [q for q in found.questions if q.attribute.startswith("fact_") and q.variant == "eval"]
+    assert of_facts and found.facts["by_template"] == 0
+    planned = plan(people)
+    assert all(q.text != planned[q.id].text for q in of_facts)
+
+
 def test_code_decides_attribute_value_and_letter_and_the_model_the_words(server: LlmServer, tmp_path: Path) -> None:
     planned = plan()
     changed = 0
