@@ -84,12 +84,19 @@ def purge(
 ) -> None:
     """Remove the earlier adapters, facts, pictures and replies of a request for good: no rollback, no replay.
 
-    The deployed model, the numbers and the certificate stay, and the certificate says so.
+    The deployed model, its base, the numbers and the certificate stay, and the certificate says so.
     """
     from mllmu.requests.back import purge as remove
+    from mllmu.requests.certificate import BASE_REMAINS
 
     if not (yes or confirm(f"{context.obj}: remove what request {request} has deleted for good?")):
         raise Abort
     entry = remove(context.obj, request, key=key)
     deployed = f"; the deployed model has the hash {entry.after}" if entry.after else ""
     say(f"purged: {request}{deployed}. Delete earlier models and data elsewhere.")
+    if BASE_REMAINS in entry.reason:
+        say(
+            f"The model before {request} was the base alone, and the deployed model is that base with an adapter: the "
+            f"base is still the earlier model. Make one that does not need it (mllmu export-model {context.obj} "
+            f"deployed DIR), use that, then delete the base and the adapter in {context.obj / request}."
+        )

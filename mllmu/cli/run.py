@@ -290,8 +290,13 @@ def tell_ahead(line: str) -> None:
 
 
 def export_model(
-    run_folder: Annotated[Path, Argument(metavar="RUN", help="A run folder.")],
-    model: Annotated[str, Argument(metavar="MODEL", help="target, or ratio and model, e.g. forget_10/npo.")],
+    run_folder: Annotated[Path, Argument(metavar="RUN", help="A run folder, or a folder of requests.")],
+    model: Annotated[
+        str,
+        Argument(
+            metavar="MODEL", help="target, or ratio and model, e.g. forget_10/npo; of a folder of requests: deployed."
+        ),
+    ],
     out: Annotated[Path, Argument(metavar="DIR", help="New folder for weights and processor.")],
     *,
     device: Annotated[str, Option(help="Device that merges the weights: cpu, cuda ...")] = "cpu",
@@ -299,15 +304,17 @@ def export_model(
     push_real_people: RealPeople = False,
 ) -> None:
     """Save a model with its adapters merged, for lm-eval, vLLM or AutoModelForImageTextToText, with a model card."""
-    from mllmu.pipeline.export_model import export_model as export
+    from mllmu.pipeline.export_model import export_model as of_run
+    from mllmu.requests.export import check_not_purged, export_deployed, recipe_of
+    from mllmu.requests.ledger import LEDGER
 
     if push:
-        from mllmu.config.load import load
-        from mllmu.core.runfolder import RunFolder
         from mllmu.data.personal import check_push
 
-        check_push(load(run_folder / RunFolder.RECIPE).data, push, allowed=push_real_people)
+        check_push(recipe_of(run_folder).data, push, allowed=push_real_people)
 
+    check_not_purged(run_folder, out)
+    export = export_deployed if (run_folder / LEDGER).is_file() else of_run
     ref = export(run_folder, model, out, device=device)
     say(f"exported: {out}")
     if ref.system_prompt:

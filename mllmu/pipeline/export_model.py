@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mllmu.config import load as recipes
-from mllmu.config.recipe import ModelSection
+from mllmu.config.recipe import ModelSection, Recipe
 from mllmu.core.errors import ModelError, did_you_mean
 from mllmu.core.names import TARGET
 from mllmu.core.records import ModelRef
@@ -42,12 +42,36 @@ def export_model(root: Path, name: str, out: Path, *, device: str = "cpu") -> Mo
     if name not in models:
         known = ", ".join(models) or "none; run the finetune stage first"
         raise ModelError(f"{root}: no model '{name}'.{did_you_mean(name, models)} Models: {known}.")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ModelError(f"{out}: already there. Name a new folder, or remove it.")
+    check_free(out)
     recipe = recipes.load(root / RunFolder.RECIPE)
     ref: ModelRef = read_record(models[name] / RunFolder.MODEL_FILE, ModelRef)
     ref = ref.model_copy(update={"base": recipe.model.path, "revision": recipe.model.revision})
     check_base(RunFolder(root).path(RunFolder.model_unit("", TARGET)), base_files(ref.base, ref.revision), ref.base)
+    save_merged(recipe, ref, root, out, model_card(root, recipe, name, ref), name=name, device=device)
+    return ref
+
+
+def check_free(out: Path) -> None:
+    """ModelError if a folder for a model is taken."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ModelError(f"{out}: already there. Name a new folder, or remove it.")
+
+
+def save_merged(
+    recipe: Recipe, ref: ModelRef, root: Path, out: Path, card: str, *, name: str, device: str = "cpu"
+) -> None:
+    """Save a model with its adapters in its weights, its processor, a card, and where it comes from.
+
+    Args:
+        recipe: that made it.
+        root: what the adapters of ``ref`` are relative to.
+        out: new folder, or an empty one (:func:`check_free`).
+        card: its README; ``name``: what the model is called in the run.
+        device: where the weights are merged.
+
+    Raises:
+        RunStoreError: the disk is full or cannot be written.
+    """
     section = recipe.model.model_copy(update={"device": device, "quantize": None, "gradient_checkpointing": False})
     model, processor = merged(section, ref, root)
     about: dict[str, Any] = {"run": recipe.name, "model": name, **ref.model_dump()}
@@ -60,14 +84,13 @@ def export_model(root: Path, name: str, out: Path, *, device: str = "cpu") -> Mo
             model.save_pretrained(building)
             processor.save_pretrained(building)
         (building / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-        (building / "README.md").write_text(model_card(root, recipe, name, ref), encoding="utf-8")
+        (building / "README.md").write_text(card, encoding="utf-8")
         if place.exists():  # it may be the working directory, so it stays
             for path in building.iterdir():
                 path.replace(place / path.name)
             building.rmdir()
         else:
             building.rename(place)
-    return ref
 
 
 def merged(section: ModelSection, ref: ModelRef, root: Path) -> tuple[Any, Any]:

@@ -104,7 +104,8 @@ def rollback(folder: Path, request: str, *, key: Path | None = None) -> RequestE
 def purge(folder: Path, request: str, *, key: Path | None = None) -> RequestEntry:
     """Remove the earlier adapters, the facts, the pictures and the replies of a request for good.
 
-    The deployed model becomes one adapter, from which the earlier one cannot be told. The recipe, the order, the
+    The deployed model becomes one adapter, from which the earlier one cannot be told; but an earlier model without
+    adapters is the base, which the deployed one needs: it stays, and the entry says so. The recipe, the order, the
     manifest, the numbers and the certificate stay. Nothing is said to be removed that is still there: the new adapter
     is deployed, the rest removed, the entry written, then the certificate. A command that is stopped is continued when
     it is repeated.
@@ -123,8 +124,9 @@ def purge(folder: Path, request: str, *, key: Path | None = None) -> RequestEntr
         after = "" if entry else _as_one_adapter(folder, request, own[-1], _rests_on(ledger, request))
         _remove(folder, request)
         if entry is None:
-            note = "earlier adapters, facts, pictures and replies were removed; no way back"
-            last = own[-1]
+            note, last = "earlier adapters, facts, pictures and replies were removed; no way back", own[-1]
+            if last.status != "refused" and not recipes.load(folder / request / RunFolder.RECIPE).finetune.given:
+                note = f"earlier facts, pictures and replies were removed; {certificate.BASE_REMAINS}"
             entry = ledger.append(request, "purged", reason=note, before=last.after, after=after, **_told(last))
         if certified:
             certificate.write_content(folder, request, certificate.purged(certified, entry), ledger.signer)

@@ -54,6 +54,8 @@ NOT_CLAIMED = (
     "That the result equals a model trained without what is forgotten. None was trained: the yardstick is what the "
     "model says about other people it was never taught. They may be easier or harder to guess: weaker evidence.",
 )
+BASE_REMAINS = "the earlier model was the base alone, which is not removed"
+"""In the entry of a purge: the model before the request had no adapters."""
 
 
 class CertifiedModel(Record):
@@ -241,13 +243,19 @@ def write(
 
 
 def purged(content: dict[str, Any], entry: RequestEntry) -> dict[str, Any]:
-    """A certificate that says by an entry of the ledger that there is no way back, and what cannot be checked."""
-    return content | {
-        "purged": f"Purged on {entry.date}: the earlier adapters, the facts, pictures and replies of this request were "
-        "removed from the folder of requests. It cannot be rolled back or made again, and its replies cannot be scored "
-        f"again. The model is one adapter since then, with the hash {entry.after}.",
-        "ledger": {"entries": entry.number, "head": entry.hash},
-    }
+    """A certificate that says by an entry of the ledger what is gone, what remains, and what cannot be checked."""
+    alone = BASE_REMAINS in entry.reason
+    said = (
+        f"Purged on {entry.date}: {'' if alone else 'the earlier adapters, '}the facts, pictures and replies of this "
+        "request were removed from the folder of requests. It cannot be rolled back or made again, and its replies "
+        f"cannot be scored again. The model is one adapter since then, with the hash {entry.after}."
+    )
+    if alone:
+        said += (
+            " The model before this request was the base alone, without adapters. The base was not removed: whoever "
+            "has it, or takes the adapter away from the model, has the facts back."
+        )
+    return content | {"purged": said, "ledger": {"entries": entry.number, "head": entry.hash}}
 
 
 def path_of(folder: Path, request: str) -> Path:

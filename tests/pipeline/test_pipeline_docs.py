@@ -130,7 +130,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     # requests for deletion, one after the other
     ("mllmu run deletion --only finetune --out deployed", PEOPLE + "tests/pipeline/test_pipeline_forget.py"),
     ("mllmu export-model deployed target model", PEOPLE + "tests/pipeline/test_pipeline_forget.py"),
-    ("mllmu export-model requests/r001 *", PEOPLE + "tests/pipeline/test_pipeline_forget.py"),
+    ("mllmu export-model requests deployed *", PEOPLE + "tests/pipeline/test_pipeline_forget_base.py"),
     ("mllmu forget model *", PEOPLE + "tests/pipeline/test_pipeline_forget.py"),
     ("mllmu verify *", PEOPLE + "tests/pipeline/test_pipeline_forget.py"),
     ("mllmu requests *", PEOPLE + "tests/pipeline/test_pipeline_forget.py"),
