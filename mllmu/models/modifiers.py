@@ -299,9 +299,9 @@ class LogitSteering(Modifier):
     """Two passes, plain and reinforced, and logits = plain - strength * relu(reinforced - plain).
 
     The reinforced model is the same one with changed weights, kept as differences: factors of adapters, or whole
-    matrices. The body of the model returns both hidden states side by side, [B, T, 2D], and its head turns them into
-    one vector of logits, so code that runs body and head apart needs to know nothing about it. The keys and values of
-    the second pass are further layers of the same cache.
+    matrices and biases. The body of the model returns both hidden states side by side, [B, T, 2D], and its head turns
+    them into one vector of logits, so code that runs body and head apart needs to know nothing about it. The keys and
+    values of the second pass are further layers of the same cache.
     """
 
     def __init__(self, settings: ModifierSettings, changes: dict[str, tuple[Tensor, ...]]) -> None:
@@ -314,12 +314,14 @@ class LogitSteering(Modifier):
     def read(cls, settings: ModifierSettings, folder: Path, model: Any) -> LogitSteering:
         changes: dict[str, tuple[Tensor, ...]] = {}
         if (folder / WEIGHTS_FILE).is_file():
-            for name, reinforced_OI in load_file(folder / WEIGHTS_FILE).items():
-                module = name.removesuffix(".weight")
-                if module == name:
-                    raise ValueError(f"{name} is no weight matrix, so it cannot be kept as a difference")
+            for name, reinforced in load_file(folder / WEIGHTS_FILE).items():
+                module, _, part = name.rpartition(".")
                 layer = core(model).get_submodule(module)
-                changes[module] = ((reinforced_OI - plain_weight(layer).to(reinforced_OI)).to(layer.weight),)
+                plain = {"weight": plain_weight(layer), "bias": layer.bias}.get(part)
+                if plain is None:
+                    raise ValueError(f"the base has no layer with {name}, so nothing can be kept as a difference to it")
+                change = (reinforced - plain.to(reinforced)).to(layer.weight)
+                changes[module] = (*changes.get(module, ()), change)
             return cls(settings, changes)
         config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
         if config.get("use_dora") or config.get("use_rslora"):
@@ -347,8 +349,10 @@ class LogitSteering(Modifier):
         if not self._reinforced:
             return output
         added = args[0]
-        for part in parts.parameters():
-            added = nn.functional.linear(added, part.to(added))
+        for matrix in (part for part in parts.parameters() if part.ndim == 2):
+            added = nn.functional.linear(added, matrix.to(added))
+        for bias in (part for part in parts.parameters() if part.ndim == 1):
+            added = added + bias.to(added)
         return torch.add(output, added)
 
     def _run_again(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:

@@ -258,7 +258,9 @@ def rounded(weight_OI: Tensor, bits: int) -> Tensor:
 
 
 def train_weights(model: Any, layers: Sequence[str]) -> Any:
-    """Make the weights of some layers of a frozen model trainable (``lora: null``).
+    """Make the weights, and biases where there are any, of some layers of a frozen model trainable (``lora: null``).
+
+    Copies of them are trained, as other models share the originals.
 
     Raises:
         ModelError: they are packed, or not float32.
@@ -273,7 +275,7 @@ def train_weights(model: Any, layers: Sequence[str]) -> Any:
                 f"lora: null trains the weights themselves, and in {precision} most small steps are rounded away. "
                 "Set model.dtype: float32, or train adapters, which are always float32."
             )
-        replace(model, {f"{name}.weight": layer.weight.detach().clone()})
+        replace(model, {f"{name}.{part}": own.detach().clone() for part, own in layer.named_parameters()})
         layer.requires_grad_(requires_grad=True)
     return model
 
