@@ -155,8 +155,8 @@ def pool(
 
     The best method comes first: nearest to the retain model on the forget people, with the least loss of utility. Then
     every other method is compared with one, on the same people and runs, and with the bound below which two are equal.
-    Of runs that differ in 'seeds' it says how much of the variance comes from teaching, unlearning and evaluation, and
-    where one more run would help most.
+    Of runs that differ in 'seeds' it says how much of the variance comes from people, teaching, unlearning and
+    evaluation, and where one more run would help most.
     """
     from mllmu.studies.board import pooled_setup
     from mllmu.studies.person_scores import save
@@ -174,16 +174,17 @@ def pool(
 
 
 def seeds_of(setup: BoardSetup) -> str:
-    """How much of the variance comes from each stage, for runs with seeds of their own for single stages."""
+    """How much of the variance comes from people and each stage, for runs with seeds of their own for single stages."""
     from mllmu.pipeline.record import seconds_by_stage
     from mllmu.studies.seed_variance import RunSeeds, Stage, seed_text, seed_variances
 
-    found = seed_variances(setup.scores, {run.name: RunSeeds(*run.all_seeds) for run in setup.runs})
+    found = seed_variances(setup.scores, {run.name: RunSeeds(*run.all_seeds, run.prescribed) for run in setup.runs})
     spent = [seconds_by_stage(run.folder) for run in setup.runs]
-    mean = {name: sum(each[name] for each in spent) / len(spent) for name in ("finetune", "unlearn", "evaluate")}
+    mean = {name: sum(each[name] for each in spent) / len(spent) for name in spent[0]}
     seconds: dict[Stage, float] = {"evaluate": mean["evaluate"]}
     seconds["unlearn"] = mean["unlearn"] + seconds["evaluate"]
     seconds["teach"] = mean["finetune"] + seconds["unlearn"]
+    seconds["people"] = mean["data"] + seconds["teach"]
     return seed_text(found, seconds)
 
 

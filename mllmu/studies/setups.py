@@ -9,7 +9,8 @@ from mllmu.config.load import read
 from mllmu.core.errors import DataError
 from mllmu.core.names import TARGET
 from mllmu.core.records import ModelRef
-from mllmu.core.runfolder import RunFolder, read_json, read_record
+from mllmu.core.runfolder import RunFolder, digest, read_json, read_record
+from mllmu.data.dataset import SPLITS
 from mllmu.evaluation.gate import read_probes
 
 FREE = (
@@ -34,6 +35,7 @@ class EvaluatedRun(NamedTuple):
         key: the forget ratio in percent.
         seed: None if the run folder has no recipe; ``seeds``: of single stages, if the recipe sets them.
         settings: every setting that must agree, as text by its dotted key, and the ratio.
+        prescribed: the forget ids, if a file names them: their digest, or without the run's data the name of the file.
     """
 
     name: str
@@ -42,12 +44,13 @@ class EvaluatedRun(NamedTuple):
     seed: int | None
     settings: dict[str, str]
     seeds: tuple[tuple[str, int], ...] = ()
+    prescribed: str = ""
 
     @property
-    def all_seeds(self) -> tuple[int, ...]:
+    def all_seeds(self) -> tuple[int, int, int, int]:
         """The seed of the data, and of teaching, unlearning and evaluation."""
-        own = dict(self.seeds)
-        return (self.seed or 0, *(own.get(stage, self.seed or 0) for stage in ("teach", "unlearn", "evaluate")))
+        own, seed = dict(self.seeds), self.seed or 0
+        return seed, own.get("teach", seed), own.get("unlearn", seed), own.get("evaluate", seed)
 
 
 class Setup(NamedTuple):
@@ -95,12 +98,13 @@ def setups(runs: Iterable[EvaluatedRun]) -> list[Setup]:
     """Group runs by their settings, in the order given.
 
     Raises:
-        DataError: two runs of a setup have one seed; they are one run counted twice.
+        DataError: two runs of a setup have one seed and forget the same people; they are one run counted twice.
     """
     groups: dict[str, list[EvaluatedRun]] = {}
     for run in runs:
         group = groups.setdefault(json.dumps(run.settings, sort_keys=True), [])
-        twin = next((other for other in group if run.seed is not None and other.all_seeds == run.all_seeds), None)
+        same = (other for other in group if (other.all_seeds, other.prescribed) == (run.all_seeds, run.prescribed))
+        twin = next(same, None) if run.seed is not None else None
         if twin:
             raise DataError(
                 f"{twin.folder} and {run.folder}: the same recipe with the same seed {run.seed}, which says nothing "
@@ -172,7 +176,17 @@ def _of_folder(folder: Path, name: str, ratio: str | None) -> Iterator[Evaluated
             raise DataError(f"{folder}: no evaluation at {key} %. There are: {', '.join(keys)} %.")
         own = {stage: seed for stage, seed in (recipe.get("seeds") or {}).items() if seed is not None}
         of_run = {**settings, RATIO: f"{key} %"}
-        yield EvaluatedRun(name, folder, key, recipe.get("seed"), of_run, tuple(own.items()))
+        prescribed = _prescribed(folder, key, recipe)
+        yield EvaluatedRun(name, folder, key, recipe.get("seed"), of_run, tuple(own.items()), prescribed)
+
+
+def _prescribed(folder: Path, key: str, recipe: Mapping[str, Any]) -> str:
+    """What sets the forget people of a run apart from those of other runs with its seed; empty if nothing does."""
+    file = ((recipe.get("data") or {}).get("splits") or {}).get("file")
+    path = folder / RunFolder.DATA / SPLITS
+    if file is None or not path.is_file():
+        return str(file or "")
+    return digest(sorted(read_record(path, dict[str, list[str]]).get(key, [])))
 
 
 def _flat(settings: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -219,3 +219,18 @@ def test_a_board_is_not_written_into_a_folder_of_others(tmp_path: Path) -> None:
     for _ in range(2):
         assert CliRunner().invoke(app, [*command, str(tmp_path / "board")]).exit_code == 0
     assert CliRunner().invoke(app, [*command, ""]).exit_code == 2
+
+
+def test_runs_of_one_seed_that_forget_other_prescribed_people_are_one_setup(tmp_path: Path) -> None:
+    """The ids count where the run has its data, however the file is called; else the name of the file."""
+    runs = [
+        run_of(tmp_path / name, data={"splits": {"file": f"{name}.json", "keys": ["a"], "forget_ratios": [0.1]}})
+        for name in ("first", "other", "copy")
+    ]
+    assert len(board_setups(runs[:2])[0].runs) == 2
+    for root, ids in zip(runs, (["001", "002"], ["002", "003"], ["002", "001"]), strict=True):
+        (root / "data").mkdir()
+        (root / "data/splits.json").write_text(json.dumps({"10": ids, "holdout": ["h1"]}), encoding="utf-8")
+    assert len(board_setups(runs[:2])[0].runs) == 2
+    with pytest.raises(DataError, match=r"first and .*copy: the same recipe with the same seed 0"):
+        board_setups(runs)

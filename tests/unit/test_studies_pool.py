@@ -263,7 +263,8 @@ def test_celebrities_are_the_same_people_in_all_runs_also_in_a_file_without_the_
     """Of three and three celebrities one is in both runs; forget people of equal ids are other people."""
     rows = [
         *run_of("a", "forget", {"001": 0.5, "002": 0.1}), *run_of("b", "forget", {"001": 0.2, "002": 0.3}),
-        *run_of("a", "celebrity", {"c1": 0.5, "c2": 0.1, "c3": 0.2}), *run_of("b", "celebrity", {"c3": 1, "c4": 0, "c5": 1}),
+        *run_of("a", "celebrity", {"c1": 0.5, "c2": 0.1, "c3": 0.2}),
+        *run_of("b", "celebrity", {"c3": 1, "c4": 0, "c5": 1}),
     ]  # fmt: skip
     save(path := tmp_path / "scores.csv", rows)
     assert path.read_text().splitlines()[0] == "run,modality,set,task,person,questions,target,retain_model,npo"

@@ -46,6 +46,35 @@ def test_runs_that_differ_in_everything_tell_nothing_apart() -> None:
     assert seed_text([], {}).startswith("Seeds: these runs cannot tell")
 
 
+def test_what_differs_with_people_alone_is_not_called_teaching() -> None:
+    """Runs of other seeds differ by 1 or 2, all runs of the same people by nothing."""
+    seeds = STAR | {"second": RunSeeds(1, 1, 1, 1), "third": RunSeeds(0, 0, 0, 0, prescribed="other ids")}
+    values = dict.fromkeys(STAR, 0.0) | {"second": 1.0, "third": 2.0}
+    found = components(values, seeds)
+    assert found is not None and found["people"] > 0.9
+    assert [found[s] for s in ("teach", "unlearn", "evaluate")] == pytest.approx([0, 0, 0], abs=1e-9)
+    assert one_more(seeds["second"], "people", list(seeds.values())) == RunSeeds(2, 1, 1, 1)
+    no_teach = {name: of for name, of in seeds.items() if name != "teach"}
+    assert components({name: values[name] for name in no_teach}, no_teach) is None, "people and teach change together"
+
+
+def test_variances_of_people_and_stages_are_found_again_in_the_mean_over_many_worlds() -> None:
+    draw, worlds = np.random.default_rng(3), []
+    every = list(product(range(6), range(2), range(2), range(2)))
+    seeds = {str(run): RunSeeds(*run) for run in every}
+    for _ in range(150):
+        people, teach = draw.normal(0, 0.5, 6), draw.normal(0, 0.2, (6, 2))
+        unlearn, evaluate = draw.normal(0, 0.2, (6, 2, 2)), draw.normal(0, 0.3, (6, 2))
+        values = {
+            str((p, t, u, e)): float(people[p] + teach[p, t] + unlearn[p, t, u] + evaluate[p, e])
+            for p, t, u, e in every
+        }
+        found = components(values, seeds)
+        assert found is not None
+        worlds.append([found[s] for s in ("people", "teach", "unlearn", "evaluate")])
+    assert np.mean(worlds, axis=0) == pytest.approx([0.25, 0.04, 0.04, 0.09], rel=0.25)
+
+
 def test_known_variances_are_found_again_in_the_mean_over_many_worlds() -> None:
     draw, every = np.random.default_rng(1), list(product(range(5), range(3), range(4)))
     seeds = {str(run): RunSeeds(0, *run) for run in every}
@@ -95,6 +124,7 @@ def test_the_command_splits_the_variance_and_names_the_next_run(tmp_path: Path) 
     text = " ".join(done.output.split())
     assert "teach 0 %, unlearn 0 %, evaluate 100 %" in text
     assert "One more run helps most with another seed of: evaluate." in text
+    assert "All runs have the same people" in text and "sd people" not in text
     twice = CliRunner().invoke(app, ["pool", str(roots[0]), str(roots[0].rename(tmp_path / "again"))])
     assert twice.exit_code != 0
 
