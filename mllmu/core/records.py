@@ -160,6 +160,12 @@ class Sample(Record):
     max_new_tokens: int = Field(gt=0)
 
 
+def fact_of(asked: Question | Sample) -> tuple[str, ...]:
+    """What a question asks about: person and attribute, or, where nobody says which attribute, the value too."""
+    unknown = asked.attribute == OTHER_ATTRIBUTE
+    return (asked.profile_id, asked.attribute, *((asked.value.casefold(),) if unknown else ()))
+
+
 class CandidateLogp(Record):
     """Log-probability of one candidate: ``logp`` in nats, summed over ``num_tokens`` tokens.
 

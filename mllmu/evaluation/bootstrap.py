@@ -5,8 +5,8 @@ replacement, with all questions about a person and the responses of all models t
 again from the people drawn (a cluster bootstrap). All models get the same people in a draw, so what compares models
 stays paired. The models are taken as they are: the intervals are about other people, not about another training.
 
-Of one or two people it is their facts that are drawn (a fact: all questions about one attribute of a person): two
-people tell nothing about others, so these intervals are about other questions about the same people.
+Of one or two people it is their facts that are drawn (a fact, see :func:`mllmu.core.records.fact_of`): two people
+tell nothing about others, so these intervals are about other questions about the same people.
 
 A person who is drawn twice counts as two people with names of their own. Their questions are renamed with them, so
 facts are paired, answers ranked and distributions compared as if a second person had been asked.

@@ -9,7 +9,7 @@ from mllmu.config.recipe import Evaluate
 from mllmu.core import plugins
 from mllmu.core.errors import RecipeError
 from mllmu.core.process import rng
-from mllmu.core.records import FORGOTTEN, OTHER_ATTRIBUTE, PEOPLE_SPLITS, UTILITY, Question, Sample, Split
+from mllmu.core.records import FORGOTTEN, PEOPLE_SPLITS, UTILITY, Question, Sample, Split, fact_of
 from mllmu.data.dataset import Dataset, image_path
 from mllmu.data.tasks import Part, Task, derived
 from mllmu.evaluation import published
@@ -139,7 +139,7 @@ def set_aside(question: Question, share: float, seed: int) -> bool:
     So all questions about a fact are on one side, in every task, modality and wording; what is reported asks nothing
     that was searched on. Questions of unknown attribute go together where they ask for the same value.
     """
-    return _draw(_fact(question), seed) < share
+    return _draw(fact_of(question), seed) < share
 
 
 def with_both_parts(samples: Sequence[Sample], seed: int) -> list[Sample]:
@@ -150,19 +150,13 @@ def with_both_parts(samples: Sequence[Sample], seed: int) -> list[Sample]:
     """
     moved: dict[tuple[str, ...], Part] = {}
     for split in ("forget", *UTILITY):
-        parts = {_fact(sample): sample.part for sample in samples if sample.split == split}
+        parts = {fact_of(sample): sample.part for sample in samples if sample.split == split}
         if len(parts) > 1 and len(set(parts.values())) == 1:
             facts = sorted(parts, key=lambda fact: _draw(fact, seed))
             moved |= {facts[0]: "selection"} if parts[facts[0]] == "report" else {facts[-1]: "report"}
     if not moved:
         return list(samples)
-    return [sample.model_copy(update={"part": moved.get(_fact(sample), sample.part)}) for sample in samples]
-
-
-def _fact(asked: Question | Sample) -> tuple[str, ...]:
-    """What a question asks about: person and attribute, or, where that is unknown, the value."""
-    unknown = asked.attribute == OTHER_ATTRIBUTE
-    return (asked.profile_id, asked.attribute, *((asked.value.casefold(),) if unknown else ()))
+    return [sample.model_copy(update={"part": moved.get(fact_of(sample), sample.part)}) for sample in samples]
 
 
 def _draw(fact: tuple[str, ...], seed: int) -> float:

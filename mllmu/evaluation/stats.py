@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from mllmu.core.errors import DataError
-from mllmu.core.records import Sample
+from mllmu.core.records import Sample, fact_of
 from mllmu.evaluation.metrics import clustered_mean
 
 JS_BINS = 20
@@ -43,7 +43,7 @@ FEWEST_FACTS = 5
 
 def unit_of(sample: Sample, *, few: bool) -> str:
     """What is independent among questions: the person, or of few people the fact (an attribute of a person)."""
-    return f"{sample.profile_id} {sample.attribute}" if few else sample.profile_id
+    return " ".join(fact_of(sample)) if few else sample.profile_id
 
 
 def units_of(samples: Sequence[Sample]) -> tuple[dict[str, str], Unit]:

@@ -14,7 +14,7 @@ from mllmu.core.errors import RecipeError
 from mllmu.core.records import TASKS, CandidateLogp, MetricResult, Response, Sample, Score, Summary
 from mllmu.evaluation.bootstrap import summarise
 from mllmu.evaluation.metrics import measured, metrics_of
-from mllmu.evaluation.stats import harmonic_mean
+from mllmu.evaluation.stats import harmonic_mean, unit_of
 from mllmu.evaluation.summaries import OVERVIEW, ScoredRun, Summariser, build_all
 from mllmu.evaluation.summaries.both_ways import overlap, shares
 from mllmu.evaluation.summaries.diversity import distinct
@@ -140,6 +140,25 @@ def test_facts_are_paired_across_modalities() -> None:
     assert got["leak"] == 1 / 3
     # (2/2 + 1 + 0.5 + 0) / 4 and (1 + 0 + 0.5 + 0) / 4
     assert (got["rl_f"], got["rl_r"]) == (0.625, 0.375)
+
+
+def test_facts_of_unknown_attribute_are_told_apart_by_their_value() -> None:
+    """One person's dog is told in both modalities, the club in text alone, the car in one of two wordings of each."""
+    things = [("Rex", 2, [1, 1]), ("Chess Club", 2, [0, 1]), ("Volvo", 4, [1, 0, 0, 1])]
+    samples, right = [], list[float | None]()
+    for thing, number, told in things:
+        samples += [
+            asked(len(samples) + n, profile_id="p", attribute="other", modality=("image_text", "text")[n % 2],
+                  value=thing.upper() if n % 2 else thing)
+            for n in range(number)
+        ]  # fmt: skip
+        right += told
+    got = values(run("both_ways", samples, {"target": {"right": right}}), "target", split="forget")
+    assert (got["acc_r"], got["face_only"], got["name_only"], got["acc_f"]) == (1 / 3, 0, 1 / 3, 1 / 3)
+    rows = run("ape", samples, {"target": {"keyword_match": right}})
+    assert values(rows, "target", modality="text") == {"mean": pytest.approx(2.5 / 3), "worst": 1.0}
+    assert values(rows, "target", modality="image_text") == {"mean": 0.5, "worst": pytest.approx(2 / 3)}
+    assert len({unit_of(sample, few=True) for sample in samples}) == 3
 
 
 def test_the_four_cases_add_up_to_one_and_nothing_gives_nothing() -> None:

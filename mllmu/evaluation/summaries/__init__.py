@@ -30,6 +30,7 @@ from mllmu.core.records import (
     Score,
     Split,
     Summary,
+    fact_of,
 )
 from mllmu.evaluation.scoring import ordered, samples_by_id, values_by_metric
 
@@ -38,8 +39,8 @@ __all__ = [
     "build_all", "mean", "person_of",
 ]  # fmt: skip
 
-Fact = tuple[Split, str, str, str]
-"""Split, task, person and attribute: what is asked in both modalities."""
+Fact = tuple[str, ...]
+"""Split, task, and what :func:`mllmu.core.records.fact_of` says: what is asked in both modalities."""
 Floats = list[float]
 COPY = "#"
 """Before the number of a copy, in the names of people and samples that a bootstrap draws more than once."""
@@ -180,8 +181,7 @@ class ScoredRun:
     def _facts(self) -> list[tuple[Fact, Modality, str]]:
         """Fact, modality and name in ``values`` of every sample; built once, for a bootstrap asks for them often."""
         return [
-            ((s.split, s.task, s.profile_id, s.attribute), s.modality, self.originals.get(s.id, s.id))
-            for s in self.samples.values()
+            ((s.split, s.task, *fact_of(s)), s.modality, self.originals.get(s.id, s.id)) for s in self.samples.values()
         ]
 
     @cached_property

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from mllmu.core.records import fact_of
 from mllmu.evaluation.summaries import FORGOTTEN, Modality, ScoredRun, Summariser, Summary, TableSpec, mean
 
 
@@ -20,11 +21,11 @@ class Ape(Summariser):
     def summarise(self, run: ScoredRun) -> list[Summary]:
         rows = []
         for model in run.models:
-            by: dict[Modality, dict[tuple[str, str, str], list[float]]] = {}
+            by: dict[Modality, dict[tuple[str, ...], list[float]]] = {}
             for split in FORGOTTEN:
                 for sample_id, value in run.judged(model, "keyword_match", split=split).items():
                     sample = run.samples[sample_id]
-                    fact = (sample.task, sample.profile_id, sample.attribute)
+                    fact = (sample.task, *fact_of(sample))
                     by.setdefault(sample.modality, {}).setdefault(fact, []).append(value)
             for modality, facts in by.items():
                 values = {"mean": mean([*map(mean, facts.values())]), "worst": mean([*map(max, facts.values())])}

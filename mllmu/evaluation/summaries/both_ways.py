@@ -37,7 +37,9 @@ class BothWays(Summariser):
     to 1. leak = share told with the face alone minus share told by the name alone: 0 = neither modality tells more.
     rl_f = mean of (a^2 + b^2) / (a + b), which one good modality keeps high; rl_r = mean of 2ab / (a + b), which needs
     both; a, b: ROUGE-L of the two replies of the generation task. Both 0 if a + b = 0.
-    Facts count where both replies were judged.
+    Facts count where both replies were judged. A fact that a modality asks for several times is told there if more than
+    half of the replies are right; of exactly half it is not told. Where nobody says what a question asks for (attribute
+    ``other``), questions with the same value ask for the same fact.
     """
 
     source = "https://arxiv.org/abs/2502.17823"
