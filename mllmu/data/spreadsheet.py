@@ -3,7 +3,7 @@
 import io
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from zipfile import BadZipFile, ZipFile
@@ -18,17 +18,32 @@ _OLD = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _AGAIN = "Save it again as .xlsx or as CSV UTF-8."
 
 
+class MergedCells(NamedTuple):
+    """Cells that a sheet shows as one: the file holds one value for all of them.
+
+    Attributes:
+        name: as Excel names them: ``C3:C7``.
+        rows, columns: that they cover, from 0.
+    """
+
+    name: str
+    rows: range
+    columns: range
+
+
 class Worksheet(NamedTuple):
     """One sheet.
 
     Attributes:
         rows: cells of every row from the first; a row may be shorter than others.
         uncomputed: (row, column), from 0, of formulas whose value the file does not hold -> the formula.
+        merged: cells that are merged and hold anything.
         unread: the other sheets that hold anything.
     """
 
     rows: list[list[Any]]
     uncomputed: dict[tuple[int, int], str]
+    merged: tuple[MergedCells, ...]
     unread: tuple[str, ...]
 
 
@@ -90,7 +105,24 @@ def _first(path: Path, shown: Any, written: Any) -> Worksheet:
             if formula.data_type == "f" and _is_uncomputed(cell, doubtful=doubtful):
                 uncomputed[row, column] = str(getattr(formula.value, "text", formula.value))
     others = (sheet for n, sheet in enumerate(sheets) if n != number)
-    return Worksheet(rows, uncomputed, tuple(sheet.title for sheet in others if any(map(_is_filled, _rows(sheet)))))
+    unread = tuple(sheet.title for sheet in others if any(map(_is_filled, _rows(sheet))))
+    return Worksheet(rows, uncomputed, tuple(_merged(sheets[number], rows)), unread)
+
+
+def _merged(sheet: Any, rows: Sequence[Sequence[Any]]) -> Iterator[MergedCells]:
+    """Merged cells, which the library does not tell of a sheet that it reads row by row."""
+    from openpyxl.utils import range_boundaries
+    from openpyxl.xml.functions import iterparse
+
+    with sheet._get_source() as file:  # the library says nowhere else which part it is
+        for _, element in iterparse(file):
+            if element.tag.endswith("}row"):
+                element.clear()
+            if element.tag.endswith("}mergeCell"):
+                left, top, right, bottom = range_boundaries(name := element.get("ref"))
+                first = rows[top - 1][left - 1 : left] if top <= len(rows) else []
+                if any(value is not None for value in first):
+                    yield MergedCells(name, range(top - 1, bottom), range(left - 1, right))
 
 
 def _rows(sheet: Any) -> Iterator[tuple[Any, ...]]:

@@ -118,6 +118,14 @@ def _from_sheet(sheet: Worksheet, path: Path) -> PeopleTable:
         for (row, column), formula in sheet.uncomputed.items()
         if row and column < len(table.columns)
     )
+    expected = "a value in each cell: unmerge them, and fill in what each of them means"
+    table.faults.extend(
+        CellFault(max(cells.rows[0], 1) + 1, table.columns[column], f"the merged cells {cells.name}", expected)
+        for cells in sheet.merged
+        if cells.rows[-1]
+        for column in cells.columns[: len(table.columns)]
+        if column < len(table.columns)
+    )
     return table._replace(unread=sheet.unread)
 
 

@@ -275,3 +275,35 @@ def test_two_columns_of_one_meaning_are_both_named_until_one_is_ignored(tmp_path
 def test_rows_without_an_image_are_not_taken_for_the_same(tmp_path: Path) -> None:
     path = write(tmp_path / "p.csv", [row(0) | {"image": "N/A"}, row(1) | {"image": "n/a"}])
     assert [p.image for p in checked(path).people] == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        ("F2:F4", ["row 2, column 'residence'"]),
+        ("E3:F3", ["row 3, column 'birthplace'", "row 3, column 'residence'"]),
+        ("J1:J2", ["row 2, column 'hobby'"]),
+        ("M5:AZ9", ["row 5, column 'consent'", "row 5, column 'consent_date'"]),
+    ],
+)
+def test_merged_cells_are_named_as_they_hold_one_value_for_many(
+    tmp_path: Path, cells: str, expected: list[str]
+) -> None:
+    path = workbook(tmp_path / "people.xlsx", PEOPLE, lambda sheet: sheet.merge_cells(cells))
+    with pytest.raises(FaultsError) as caught:
+        checked(path)
+    told = [fault for fault in caught.value.faults if "merged" in fault]
+    assert [fault.partition(":")[0] for fault in told] == expected
+    assert all(f"got 'the merged cells {cells}', expected a value in each cell: unmerge" in fault for fault in told)
+
+
+@pytest.mark.parametrize("cells", ["A9:C12", "O2:P4", "B1:B1"])
+def test_merged_cells_that_hold_nothing_of_the_table_are_no_fault(tmp_path: Path, cells: str) -> None:
+    path = workbook(tmp_path / "people.xlsx", PEOPLE, lambda sheet: sheet.merge_cells(cells))
+    assert checked(path).people == checked(workbook(path, PEOPLE)).people
+
+
+def test_merged_cells_of_a_column_that_is_ignored_are_no_fault(tmp_path: Path) -> None:
+    people = [each | {"desk": "left"} for each in PEOPLE]
+    path = workbook(tmp_path / "people.xlsx", people, lambda sheet: sheet.merge_cells("O2:O4"))
+    assert len(checked(path, ignore=["desk"]).people) == 4
