@@ -2,7 +2,7 @@
 
 from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from itertools import accumulate
 from math import prod
@@ -16,7 +16,6 @@ from safetensors import SafetensorError, safe_open
 from mllmu.core import process
 from mllmu.core.errors import ModelError, is_out_of_memory, one_line
 from mllmu.core.records import Sample
-from mllmu.models.dropout import draw_again
 from mllmu.models.families import core
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -158,8 +157,26 @@ def recompute_activations(model: Any, *, on: bool = True) -> None:
     switch = getattr(model, f"activation_checkpointing_{word}", None) or getattr(
         model, f"gradient_checkpointing_{word}"
     )
-    settings = {"use_reentrant": False, "context_fn": partial(draw_again, core(model))}  # frozen inputs are no obstacle
+    settings = {"use_reentrant": False, "context_fn": partial(run_again, core(model))}  # frozen inputs are no obstacle
     switch(*[settings] * on)
+
+
+def run_again(own: Any) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    """Contexts of a layer's first run, and of its second one in the backward pass, for torch's checkpoint.
+
+    Other passes may run in between. What depends on the tokens of a pass (the noise of adapters, what a modifier chose)
+    has a method ``again``, called in the first run, whose context brings it back.
+    """
+    parts = (getattr(own, "noise", None), *own.children())
+    return nullcontext(), _all_of([part.again() for part in parts if hasattr(part, "again")])
+
+
+@contextmanager
+def _all_of(contexts: Sequence[AbstractContextManager[Any]]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for context in contexts:
+            stack.enter_context(context)
+        yield
 
 
 def half_of(batch: Sequence[Sample], error: Exception) -> int:

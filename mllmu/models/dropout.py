@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -162,12 +162,6 @@ def seed_dropout(model: Any, trained: str) -> None:
             getattr(layer, ADAPTERS)[adapter] = SeededDropout(p, name, noise) if p else nn.Identity()
             drops = drops or p > 0
     own.noise = noise if drops else None
-
-
-def draw_again(own: Any) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-    """Contexts of a layer's first run, and of its second one in the backward pass, for torch's checkpoint."""
-    noise = getattr(own, "noise", None)
-    return nullcontext(), noise.again() if noise else nullcontext()
 
 
 def odd(key: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -258,6 +260,18 @@ class Experts(Modifier):
     def _choose(self, _module: Any, _args: Any, kwargs: dict[str, Any], output: Any) -> None:
         chosen_BTG = self.gate(output[0] if isinstance(output, tuple) else output, kwargs)
         self._chosen_BTR = chosen_BTG @ self.owner_GR.to(chosen_BTG)
+
+    def again(self) -> AbstractContextManager[None]:
+        """Adapt later, in any thread, as is chosen now: for layers that are run again in the backward pass."""
+        return self._chosen(self._chosen_BTR)
+
+    @contextmanager
+    def _chosen(self, chosen_BTR: Tensor) -> Iterator[None]:
+        before, self._chosen_BTR = self._chosen_BTR, chosen_BTR
+        try:
+            yield
+        finally:
+            self._chosen_BTR = before
 
     def _adapt(self, index: int, _module: Any, args: Any, output_BTO: Tensor) -> Tensor:
         if not torch.is_grad_enabled() and not self._chosen_BTR.any():

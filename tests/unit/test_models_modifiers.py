@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -196,6 +197,35 @@ def test_what_is_trained_on_top_of_a_modifier_is_trained_with_it(
     recompute_activations(model)
     for one, other in zip(slope(), kept, strict=True):
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-4 * float(other.abs().max()))
+
+
+@pytest.mark.parametrize("shape", ["alike", "longer", "packed"])
+def test_two_passes_of_a_step_are_each_computed_again_with_what_was_chosen_in_them(
+    modified: Loaded, tiny_base: Path, shape: str
+) -> None:
+    """The gradient of a difference of two passes is the same, whether activations are kept or computed again."""
+    turns = turns_of(tiny_base)
+    parts = [[turns[0]], [replace(turns[2], reply=turns[0].reply)] if shape == "alike" else turns[2:5], turns[5:]]
+    model = add_trainable(modified.model, modified.family, LORA, seed=0)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.2)
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    first, second, third = (
+        (pack(modified, part) if shape == "packed" else modified.encoder.batch(part)) for part in parts
+    )
+
+    def slope() -> list[torch.Tensor]:
+        one, two = (run_forward(model, batch).row_logp_B.sum() for batch in (first, second))
+        with torch.no_grad():
+            run_forward(model, third)
+        return [gradient.clone() for gradient in torch.autograd.grad(one - two, weights)]
+
+    kept = slope()
+    model.train()
+    recompute_activations(model)
+    for again, other in zip(slope(), kept, strict=True):
+        assert torch.allclose(again, other, rtol=1e-3, atol=1e-4 * float(other.abs().max()))
 
 
 def test_a_token_without_a_request_is_left_exactly_as_it_was(tiny_base: Path, tmp_path: Path) -> None:
