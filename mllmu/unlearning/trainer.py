@@ -76,8 +76,9 @@ def unlearn(loaded: Loaded, method: Method, sides: Sides, training: Training) ->
     if method.modifies:
         modifier = make_modifier(loaded, method, sides.forget, sides.retain, training)
         if method.trains:
-            # with a modifier attached the reference changes with it, so nothing of it is kept
-            _Engine(loaded.model, loaded, method, sides, replace(training, reference_mib=0)).train(modifier)
+            # the reference changes with the modifier, so none of it is kept; a base in eval() computes nothing again
+            training = replace(training, reference_mib=0, recompute=False)
+            _Engine(loaded.model, loaded, method, sides, training).train(modifier)
         if process.leads():
             modifier.save(training.folder)
         return
@@ -88,8 +89,7 @@ def unlearn(loaded: Loaded, method: Method, sides: Sides, training: Training) ->
         if sides.reference:
             spread(sides.reference, sides.reference.model)
     engine = _Engine(model, loaded, method, sides, training)
-    masks = method.masks(Saliency(engine.weights, engine.turns, method.batch_size, engine.measured))
-    if masks is not None:
+    if (masks := method.masks(Saliency(engine.weights, engine.turns, method.batch_size, engine.measured))) is not None:
         restrict(engine.weights, masks)
     kept = method.kept_change
     start = [weight.detach().clone() for weight in engine.weights] if kept != 1 and training.lora is None else None

@@ -133,6 +133,19 @@ def test_a_step_is_divided_until_it_fits_and_costs_more_then() -> None:
     assert kept.tflop < min(again.tflop, halves.tflop), "what is not kept is computed again"
 
 
+@pytest.mark.parametrize("method", ["steering", "router"])
+def test_a_modifier_is_planned_with_all_its_activations_as_it_is_trained(method: str) -> None:
+    always, auto, never = (
+        make_plan(
+            recipe(LLAVA, model={"path": LLAVA, "gradient_checkpointing": on}, unlearn={"methods": [method]}),
+            "a100-80gb",
+        ).stages
+        for on in (True, "auto", False)
+    )
+    (one,), (two,), (three,) = ([line for line in lines if line.stage == "unlearn"] for lines in (always, auto, never))
+    assert one == two == three
+
+
 @pytest.mark.parametrize(
     ("sequences", "tokens", "labelled", "measured"),
     [(4, 640, 60, 27.9), (1, 976, 200, 19.5), (2, 1966, 800, 36.5)],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,18 @@ from typing import Any
 import pytest
 import torch
 from helpers_models import LORA, Watcher, load_ref, training, turns_of
+from safetensors.torch import load_file
 from torch import Tensor
 
 from mllmu.config.recipe import Finetune
 from mllmu.core import plugins
 from mllmu.core.errors import ModelError
 from mllmu.core.process import metered
-from mllmu.models.devices import recomputes
+from mllmu.models.devices import recompute_activations, recomputes
 from mllmu.models.engine import forward as forwarding
 from mllmu.models.families import Batch, core
 from mllmu.models.loading import add_trainable
+from mllmu.models.modifiers import TENSOR_FILE
 from mllmu.training import fitting
 from mllmu.training.batches import training_batch
 from mllmu.training.finetune import finetune
@@ -29,10 +32,15 @@ DROPPING = LORA.model_copy(update={"dropout": 0.3})
 
 
 class Small:
-    """A device that has no room for more than some rows at once, in the forward or in the backward pass."""
+    """A device that has no room for more than some rows at once, in the forward or in the backward pass.
 
-    def __init__(self, rows: int, *, backward: bool, error: Callable[[], Exception], kept: bool = False) -> None:
-        self.rows, self.backward, self.error, self.kept = rows, backward, error, kept
+    With ``kept`` it has none for activations that are kept, with ``training`` enough for passes without gradient.
+    """
+
+    def __init__(
+        self, rows: int, *, backward: bool, error: Callable[[], Exception], kept: bool = False, training: bool = False
+    ) -> None:
+        self.rows, self.backward, self.error, self.kept, self.training = rows, backward, error, kept, training
         self.failed = 0
 
     def fail(self, *_: Any) -> None:
@@ -41,6 +49,8 @@ class Small:
 
     def run(self, body: Any, model: Any, batch: Batch) -> Tensor:
         hidden: Tensor = body(model, batch)
+        if self.training and not hidden.requires_grad:
+            return hidden
         if batch.num_replies > self.rows or (self.kept and not recomputes(core(model))):
             if not self.backward:
                 self.fail()
@@ -86,6 +96,33 @@ def test_a_step_that_does_not_fit_is_repeated_in_parts(
     assert len([note for note in watcher.notes if "did not fit into memory" in note]) == 3
     for one, two in zip(whole, parts, strict=True):
         torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("recompute", ["auto", True])
+@pytest.mark.parametrize("name", ["steering", "router"])
+def test_a_modifier_is_trained_in_parts_and_nothing_is_computed_again(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, recompute: bool | str
+) -> None:
+    def modifier(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], Watcher]:
+        loaded, watcher, facts = load_ref(tiny_base), Watcher(), dict[str, Any]()
+        if recompute is True:
+            recompute_activations(loaded.model)
+        turns = [replace(turn, person=str(n // 2), topic=str(n % 2)) for n, turn in enumerate(turns_of(tiny_base))]
+        method = plugins.build("methods", name, {"epochs": 2, "batch_size": 3, "learning_rate": 1e-2})
+        with metered(facts):
+            sides = Sides(forget=turns[:4], retain=turns[2:])
+            unlearn(loaded, method, sides, training(folder, progress=watcher, recompute=recompute))
+        return load_file(folder / TENSOR_FILE), facts, watcher
+
+    whole, facts, _ = modifier(tmp_path / "whole")
+    assert (facts["micro_batch_size"], facts["gradient_checkpointing"]) == (3, False)
+    small = Small(1, backward=False, error=cuda_error, training=True).install(monkeypatch)
+    parts, facts, watcher = modifier(tmp_path / "parts")
+    assert small.failed == 2, "three and two at once"
+    assert (facts["micro_batch_size"], facts["gradient_checkpointing"]) == (1, False)
+    assert len([note for note in watcher.notes if note.endswith("at once; the result is the same.")]) == 2
+    for key, value in whole.items():
+        torch.testing.assert_close(parts[key], value, rtol=1e-3, atol=1e-5)
 
 
 def test_activations_are_given_up_before_the_step_is_cut(

@@ -179,7 +179,8 @@ class Planner:
         """
         section = self.recipe.unlearn if isinstance(settings, Method) else self.recipe.finetune
         most = None if section.micro_batch_size == "auto" else section.micro_batch_size
-        checkpointing = self.recipe.model.gradient_checkpointing
+        modifies = isinstance(settings, Method) and settings.modifies
+        checkpointing = not modifies and self.recipe.model.gradient_checkpointing
         tries = divisions(settings.batch_size, most, recompute=checkpointing)
         for at_once, recompute in tries:
             how = [f"{at_once} at once"] * (at_once < min(most or settings.batch_size, settings.batch_size))
