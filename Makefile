@@ -1,4 +1,4 @@
-# The CPU build of PyTorch unless there is an NVIDIA driver; CONSTRAINTS=... and PYTHON=... choose otherwise.
+# Without an NVIDIA driver the version of PyTorch that the tests run with; CONSTRAINTS=... and PYTHON=... choose otherwise.
 CONSTRAINTS ?= $(if $(shell command -v nvidia-smi 2>/dev/null),constraints/cuda.txt,constraints/cpu.txt)
 PYTHON ?= python3
 JOBS ?= 2
@@ -7,6 +7,13 @@ SEED ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
 CODE := mllmu tests tools examples benchmarks docs
+
+# PyPI's PyTorch for Linux brings gigabytes of CUDA: the CPU build comes first, from PyTorch's own index, unless pip is told another index.
+CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+define torch_for_cpu
+	@if test "$(CONSTRAINTS)" = constraints/cpu.txt -a "$$(uname)" = Linux && ! $(1) config list | grep -q index; then \
+		$(1) install -q --no-deps --retries 1 -c $(2) --extra-index-url $(CPU_INDEX) torch; fi
+endef
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow test-peer test-lowest soak check docs clean
@@ -20,6 +27,7 @@ $(VENV)/.package: pyproject.toml $(CONSTRAINTS) constraints/tried.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "mllmu needs Python 3.11 or newer; name one: make setup PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	$(call torch_for_cpu,$(BIN)/pip,$(CONSTRAINTS))
 	$(BIN)/pip install -q -c $(CONSTRAINTS) -e .
 	touch $@
 
@@ -43,6 +51,7 @@ test-lowest: setup  ## the smoke recipe with the lowest versions of libraries th
 	rm -rf build/lowest build/lowest_run
 	$(PYTHON) -m venv build/lowest
 	$(BIN)/python tools/lowest_versions.py $(shell grep '^torch==' $(CONSTRAINTS)) > build/lowest.txt
+	$(call torch_for_cpu,build/lowest/bin/pip,build/lowest.txt)
 	build/lowest/bin/pip install -q -c build/lowest.txt -e .
 	build/lowest/bin/mllmu run smoke --out build/lowest_run
 
