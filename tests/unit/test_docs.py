@@ -19,6 +19,8 @@ from mllmu.cli.app import app
 from mllmu.config.load import load_all
 from mllmu.config.recipe import Recipe
 from mllmu.core import plugins
+from mllmu.report.inputs import ModelRow
+from mllmu.report.numbers import TradeoffRow
 from tools import generate_docs
 
 ROOT = Path(__file__).parents[2]
@@ -53,6 +55,19 @@ def test_every_page_is_two_clicks_from_the_index() -> None:
 @pytest.mark.parametrize("name", plugins.names("methods"))
 def test_the_page_of_methods_advises_on_every_method(name: str) -> None:
     assert f"`{name}`" in (DOCS / "explanation" / "methods.md").read_text(encoding="utf-8")
+
+
+def test_the_page_of_the_report_explains_every_word_that_keeps_a_model_off_the_front() -> None:
+    """Each of these two rows has all faults that it can have; a number in a word is N on the page."""
+    prompted = ModelRow(name="prompting", role="unlearned", declines={"text": 0.0}, of_target="it keeps 8 of 24")
+    rows = [
+        TradeoffRow(1, prompted, "text", "", kept=0.1, same=1.0, noise_retain=1.0),
+        TradeoffRow(2, ModelRow(name="npo", role="unlearned"), "text", "", progress=0.0),
+    ]
+    page = (DOCS / "reference" / "report.md").read_text(encoding="utf-8")
+    words = [re.sub(r"\d+ %", "N %", word) for row in rows for word in row.faults]
+    assert len(words) == 6
+    assert [word for word in words if f"| {word.replace('it keeps 8 of 24', '...')} |" not in page] == []
 
 
 @pytest.mark.parametrize("recipe", [path.name for path in RECIPES])

@@ -1,4 +1,4 @@
-"""The same portrait, cropped, blurred, mirrored, with noise, or in another light."""
+"""The same portrait: cropped, mirrored, blurred, with noise, in another light, turned, or coarser."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,9 +12,13 @@ from mllmu.evaluation.attacks._images import Depicting, changed
 
 
 class ChangedPicture(Depicting):
-    """Show the same portrait cropped to 90 %, mirrored, blurred (radius 2), with noise (sigma 0.02), darker, turned."""
+    """Show the same portrait cropped to 90 %, mirrored, blurred, with noise; in full also darker, turned, and coarser.
 
-    source: ClassVar[str] = "https://arxiv.org/abs/2506.12618"
+    Blur of radius 2, noise of sigma 0.02, brightness 0.85, turned by 8 degrees, half the pixels a side. They are tried
+    in this order: the four tries of the small budget are the first four.
+    """
+
+    source: ClassVar[str] = "https://github.com/JunkaiChen1/Open-MMunlearning"
     label = "Changed portrait"
 
     def pictures(self, victim: Victim, sample: Sample) -> Iterator[Path]:
