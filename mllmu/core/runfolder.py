@@ -32,10 +32,11 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", bound="Record")
 
-ELAPSED_FILE, REDO_FILE, SHARES_FILE = "elapsed.json", "redo.json", "shares.json"
+ELAPSED_FILE, INPUTS_FILE, REDO_FILE, SHARES_FILE = "elapsed.json", "inputs.json", "redo.json", "shares.json"
 SEAL = "record_digest"
 """The last entry of a record: the digest of the others."""
 WITH_OUT = "choose another folder with --out"
+_digests: dict[tuple[int, ...], str] = {}
 
 
 @dataclass(frozen=True)
@@ -136,8 +137,7 @@ def explain_os_errors(path: Path, *, elsewhere: str = WITH_OUT) -> Iterator[None
 
 def digest(value: Any) -> str:
     """SHA-256 of a JSON value in canonical form, first 16 hex digits."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False, default=str).encode()).hexdigest()[:16]
 
 
 def file_digests(folder: Path, names: Iterable[str] = ()) -> dict[str, str]:
@@ -152,9 +152,6 @@ def file_digests(folder: Path, names: Iterable[str] = ()) -> dict[str, str]:
                     _digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
             found[path.relative_to(folder).as_posix()] = _digests[key]
     return found
-
-
-_digests: dict[tuple[int, ...], str] = {}
 
 
 def intact(folder: Path, *names: str) -> bool:
@@ -185,17 +182,20 @@ class Unit:
         """This store, or the process that started this one, makes a finished unit anew."""
         wanted = read_json(self.building / REDO_FILE)
         mine = wanted.get("store") == self.store or wanted.get("pid") == os.getppid()
-        return mine and wanted.get("unit") == self.fingerprint
+        return mine and wanted.get("unit") == digest(self.inputs)
 
     @property
-    def fingerprint(self) -> str:
-        return digest(self.inputs)
+    def fingerprint(self) -> str:  # of what was made; as long as it is not there, of what it depends on
+        return fingerprint_of(self.folder) or digest(self.inputs)
 
     def commit(self, facts: Mapping[str, Any] | None = None) -> None:
         """Declare the unit complete: write ``unit.json`` and move the folder to its place."""
         (self.building / REDO_FILE).unlink(missing_ok=True)
-        record = {"name": self.name, "fingerprint": self.fingerprint, "inputs": self.inputs, "facts": dict(facts or {})}
-        write_json(self.building / UNIT_FILE, seal({**record, "files": file_digests(self.building)}))
+        record = {"name": self.name, "fingerprint": digest(self.inputs), "inputs": self.inputs}
+        record |= {"facts": dict(facts or {}), "files": file_digests(self.building)}
+        if self.folder.exists():  # then something may depend on it
+            record = import_module("mllmu.core.remade").told_apart(self.folder, record)
+        write_json(self.building / UNIT_FILE, seal(record))
         with explain_os_errors(self.folder):
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             if self.folder.exists():
@@ -211,12 +211,11 @@ class Unit:
         """
         facts: dict[str, Any] = {}
         path = self.building / ELAPSED_FILE
-        before = float(read_json(path).get("seconds", 0.0))
-        start = time.monotonic()
+        start = time.monotonic() - float(read_json(path).get("seconds", 0.0))
         try:
             yield facts
         finally:
-            facts["seconds"] = round(before + time.monotonic() - start, 3)
+            facts["seconds"] = round(time.monotonic() - start, 3)
             if self.building.is_dir():
                 write_json(path, {"seconds": facts["seconds"]})
         self.commit(facts)
@@ -256,8 +255,8 @@ class RunStore:
     def unit(self, name: str, inputs: Mapping[str, Any]) -> Unit:
         """Look up a unit by name and what it depends on.
 
-        A finished unit with other inputs raises RunStoreError; with ``force`` it is made anew and stays until then. An
-        unfinished one keeps its building folder (checkpoints, replies) if the inputs are the same.
+        A finished unit with other inputs raises RunStoreError; with ``force``, or if they were just made again, it is
+        redone and stays until then. An unfinished one keeps its building folder (checkpoints) if the inputs are equal.
         """
         plain = json.loads(json.dumps(dict(inputs), default=str))
         folder = self.root / name
@@ -268,25 +267,26 @@ class RunStore:
         if not (self.force or folder.exists()) and (self.root / SHARES_FILE).is_file():
             import_module("mllmu.core.sharing").take(self.root, unit)
         if folder.exists() and name not in self._seen and not unit.in_exchange:
-            self._check_finished(unit)
+            self.check_finished(unit)
         self._seen.add(name)
         if not unit.done:
             self._prepare(unit)
         return unit
 
-    def _check_finished(self, unit: Unit) -> None:
-        record = {} if self.force else unit_record(unit.folder)
+    def check_finished(self, unit: Unit) -> None:
+        """Prepare to redo a finished unit if that is wanted; RunStoreError if it has other inputs."""
         if not (unit.folder / UNIT_FILE).is_file():
             raise damage.unknown(unit.folder)
-        if self.force:
-            self._prepare(unit)
-            redo = {"unit": unit.fingerprint, "store": self._id, "pid": os.getpid()}
-            write_json(unit.building / REDO_FILE, seal(redo))
-        elif record["inputs"] != unit.inputs:
-            raise damage.other_settings(unit.folder, record["inputs"], unit.inputs)
+        if not self.force:
+            if unit_record(unit.folder)["inputs"] == unit.inputs:
+                return
+            import_module("mllmu.core.remade").check_only_remade(unit)
+        self._prepare(unit)
+        redo = {"unit": digest(unit.inputs), "store": self._id, "pid": os.getpid()}
+        write_json(unit.building / REDO_FILE, seal(redo))
 
     def _prepare(self, unit: Unit) -> None:
-        marker = unit.building / "inputs.json"
+        marker = unit.building / INPUTS_FILE
         with explain_os_errors(unit.building):
             if unit.building.exists() and (not marker.is_file() or read_json(marker) != unit.inputs):
                 shutil.rmtree(unit.building)

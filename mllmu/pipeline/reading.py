@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mllmu.core.errors import RunStoreError
+from mllmu.core.remade import check_only_remade
 from mllmu.core.runfolder import UNIT_FILE, RunStore, Unit
 from mllmu.pipeline.record import stage_of
 
@@ -26,3 +27,13 @@ class ReadingStore(RunStore):
                 f"what is missing; 'mllmu status {self.root}' lists it."
             )
         return super().unit(name, inputs)
+
+    def check_finished(self, unit: Unit) -> None:
+        """As of :class:`RunStore`, but of what is out of date only scores are made again.
+
+        Raises:
+            RunStoreError: it is out of date.
+        """
+        if stage_of(unit.name) != MADE_BY_READING and not self.force:
+            check_only_remade(unit, "'mllmu run' with the recipe makes it again; this command only reads.")
+        super().check_finished(unit)

@@ -15,7 +15,8 @@ import pytest
 
 from mllmu.core.damage import difference
 from mllmu.core.errors import RunStoreError
-from mllmu.core.runfolder import RunStore, digest, facts_of, intact, write_atomic
+from mllmu.core.runfolder import RunStore, digest, facts_of, fingerprint_of, intact, write_atomic
+from mllmu.pipeline.reading import ReadingStore
 
 
 def finish(store: RunStore, name: str = "models/target", content: str = "weights", **inputs: Any) -> Path:
@@ -255,3 +256,74 @@ def test_a_unit_of_a_version_without_digests_is_taken_as_it_is(tmp_path: Path) -
     record = {"name": "models/target", "fingerprint": digest({"a": 1}), "inputs": {"a": 1}, "facts": {}}
     (folder / "unit.json").write_text(json.dumps(record))
     assert RunStore(tmp_path).unit("models/target", {"a": 1}).done and not intact(folder)
+
+
+def test_what_was_made_of_a_unit_that_is_made_again_and_differs_is_made_again(tmp_path: Path) -> None:
+    def chain(content: str, *, force: bool = False) -> list[str]:
+        """A model, its responses and their scores, of which only the model may be forced; what lies there then."""
+        model = finish(RunStore(tmp_path, force=force), "models/ga", content, method="ga")
+        replies = finish(RunStore(tmp_path), "eval/ga/responses", f"of {content}", model=fingerprint_of(model))
+        scores = finish(RunStore(tmp_path), "eval/ga/scores", f"of of {content}", responses=fingerprint_of(replies))
+        return [(folder / "file.txt").read_text() for folder in (model, replies, scores)]
+
+    first = chain("A")
+    before = [fingerprint_of(tmp_path / name) for name in ("models/ga", "eval/ga/responses", "eval/ga/scores")]
+    stamp = (tmp_path / "eval/ga/scores/unit.json").stat().st_mtime_ns
+    assert chain("A", force=True) == first, "the same files: nothing behind it is touched"
+    assert (tmp_path / "eval/ga/scores/unit.json").stat().st_mtime_ns == stamp
+    assert chain("B", force=True) == ["B", "of B", "of of B"]
+    after = [fingerprint_of(tmp_path / name) for name in ("models/ga", "eval/ga/responses", "eval/ga/scores")]
+    assert all(new.startswith(f"{old} made again ") for old, new in zip(before, after, strict=True))
+    assert chain("C") == ["B", "of B", "of of B"], "all of it is there"
+    assert chain("A", force=True) == first
+    assert fingerprint_of(tmp_path / "models/ga") == before[0], "as it was first"
+
+
+def test_other_settings_in_between_do_not_hide_that_a_unit_is_another_one(tmp_path: Path) -> None:
+    def target(content: str, epochs: int) -> str:
+        return fingerprint_of(finish(RunStore(tmp_path, force=True), content=content, epochs=epochs))
+
+    first, other = target("A", 3), target("B", 4)
+    assert " made again " not in first + other
+    assert target("edited", 3).startswith(f"{first} made again ") and target("A", 3) == first
+
+
+def test_a_model_that_lies_in_files_of_another_unit_is_another_one_with_it(tmp_path: Path) -> None:
+    def retrained(content: str) -> str:
+        """A model that only names the folder of its adapter."""
+        start = finish(RunStore(tmp_path, force=True), "models/retain_model", content)
+        return fingerprint_of(finish(RunStore(tmp_path), "models/retrain", "adapter", start=fingerprint_of(start)))
+
+    assert retrained("A") != retrained("B")
+
+
+def test_a_unit_whose_record_is_damaged_is_told_apart_by_its_files(tmp_path: Path) -> None:
+    for content, again in (("A", False), ("B", True)):
+        folder = finish(RunStore(tmp_path, force=True), content="A", epochs=3)
+        (folder / "unit.json").write_text("{")
+        folder = finish(RunStore(tmp_path, force=True), content=content, epochs=3)
+        assert (" made again " in fingerprint_of(folder)) == again
+
+
+def test_a_command_that_only_reads_says_what_is_out_of_date(tmp_path: Path) -> None:
+    def replies(store: RunStore, content: str) -> Path:
+        model = finish(RunStore(tmp_path, force=content != "kept"), "models/ga", content)
+        return finish(store, "eval/forget_5/ga/responses", content, model=fingerprint_of(model))
+
+    replies(RunStore(tmp_path), "A")
+    said = r"ga/responses: was made from what has been made again since\. 'mllmu run' with the recipe makes it again"
+    with pytest.raises(RunStoreError, match=said):
+        replies(ReadingStore(tmp_path), "B")
+    assert (replies(RunStore(tmp_path), "kept") / "file.txt").read_text() == "kept"
+    assert replies(ReadingStore(tmp_path), "kept").is_dir()
+    assert not list(tmp_path.rglob(".*.building"))
+    finish(
+        RunStore(tmp_path, force=True),
+        "eval/forget_5/ga/responses",
+        "new",
+        model=fingerprint_of(tmp_path / "models/ga"),
+    )
+    with pytest.raises(RunStoreError, match="made with other settings: epochs was None, is now 3"):
+        ReadingStore(tmp_path).unit(
+            "eval/forget_5/ga/responses", {"model": fingerprint_of(tmp_path / "models/ga"), "epochs": 3}
+        )
