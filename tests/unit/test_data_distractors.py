@@ -123,6 +123,9 @@ ONE_VALUE = [
     ("profession", "composer", "musician"),
     ("field", "mathematics", "science"),
     ("field", "film", "visual arts"),
+    ("father_job", "junior school teacher", "junior or middle school sports teacher"),
+    ("hobby", "sketching of old boats", "sketching boats"),
+    ("education", "Institute of Art and Design, Oslo", "Oslo Institute of Design"),
 ]
 TWO_VALUES = [
     ("residence", "Bergen, Norway", "Oslo, Norway"),
@@ -134,6 +137,10 @@ TWO_VALUES = [
     ("salary", "$5,000", "$75,000"),
     ("known_for", "science", "mathematics"),
     ("food", "寿司", "天ぷら"),
+    ("food", "茶漬け", "漬け茶"),
+    ("father_job", "school teacher", "school caretaker"),
+    ("hobby", "reading", "writing"),
+    ("name", "Eva Holm", "Eva Lind Holm"),
 ]
 
 

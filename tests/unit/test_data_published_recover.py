@@ -118,6 +118,15 @@ def test_the_first_value_counts_and_a_contradiction_is_reported() -> None:
     assert [qa.attribute for qa in person.training_qa] == ["height"] * 3
 
 
+def test_further_values_of_the_text_are_true_too_and_never_wrong_answers() -> None:
+    hobbies = ("fencing", "baking bread", "Fencing", "rowing")
+    pairs = [("What hobby does he enjoy?", f"He enjoys {hobby} in his spare time.") for hobby in hobbies]
+    jobs = [("What is her father's occupation?", f"Her father is a {job}.") for job in ("baker", "miller")]
+    person = recover_person("a", [*pairs, jobs[0], *pairs[:2], *jobs, CORE_PAIRS[5][:2]])
+    assert person.attributes == {"height": CORE_PAIRS[5][2], "father_job": "baker", "hobby": "fencing"}
+    assert person.also == {"father_job": ("miller",), "hobby": ("baking bread", "rowing")}
+
+
 def test_the_summary_counts_people_not_pairs() -> None:
     whole = recover_person("a", [(q, a) for q, a, _ in CORE_PAIRS])
     part = recover_person("b", [(q, a) for q, a, _ in CORE_PAIRS[:2] * 2] + [("Any siblings?", "No.")])

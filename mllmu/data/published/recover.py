@@ -148,9 +148,13 @@ class Recovery(Record):
 
 
 class RecoveredPerson(NamedTuple):
-    """The recovered attributes of one person, all pairs with their attribute, and the pairs without a value."""
+    """The recovered attributes of one person, all pairs with their attribute, and the pairs without a value.
+
+    ``also``: further values that the text gives an attribute, as in :class:`mllmu.core.records.Profile`.
+    """
 
     attributes: dict[str, str]
+    also: dict[str, tuple[str, ...]]
     training_qa: tuple[QA, ...]
     gaps: tuple[Gap, ...]
 
@@ -199,8 +203,8 @@ def is_blank(*texts: str) -> bool:
 
 
 def recover_person(profile_id: str, pairs: Iterable[tuple[str, str]]) -> RecoveredPerson:
-    """Recover one person from (question, answer) pairs; the first value of an attribute counts."""
-    attributes: dict[str, str] = {}
+    """Recover one person from (question, answer) pairs; the first value of an attribute counts, others are ``also``."""
+    found: dict[str, dict[str, str]] = {}
     qa: list[QA] = []
     gaps: list[Gap] = []
     for question, answer in pairs:
@@ -210,13 +214,16 @@ def recover_person(profile_id: str, pairs: Iterable[tuple[str, str]]) -> Recover
         attribute, value, reason = read(question, answer)
         qa.append(QA(question=question, answer=answer, attribute=attribute))
         if attribute and value:
-            kept = attributes.setdefault(attribute, value)
-            reason = "conflict" if attribute in CORE_ATTRIBUTES and kept.casefold() != value.casefold() else None
+            values = found.setdefault(attribute, {})
+            values.setdefault(value.casefold(), value)
+            reason = "conflict" if attribute in CORE_ATTRIBUTES and next(iter(values)) != value.casefold() else None
         if reason:
             gap = Gap(profile_id=profile_id, question=question, answer=answer, attribute=attribute, reason=reason)
             gaps.append(gap)
-    ordered = {name: attributes[name] for name in ATTRIBUTES if name in attributes}
-    return RecoveredPerson(ordered, tuple(qa), tuple(gaps))
+    values_of = {name: tuple(found[name].values()) for name in ATTRIBUTES if name in found}
+    attributes = {name: values[0] for name, values in values_of.items()}
+    also = {name: values[1:] for name, values in values_of.items() if len(values) > 1}
+    return RecoveredPerson(attributes, also, tuple(qa), tuple(gaps))
 
 
 def summarise(people: Sequence[RecoveredPerson]) -> Recovery:

@@ -14,6 +14,7 @@ from functools import cache
 from typing import NamedTuple
 
 from mllmu.core.equal_values import words
+from mllmu.core.parsing import SPACELESS
 from mllmu.core.records import Profile
 from mllmu.data.values import ATTRIBUTES, NONE, value_pool
 
@@ -40,6 +41,8 @@ _INCLUDES: dict[str, dict[str, frozenset[str]]] = {
     },
 }  # fmt: skip
 """Values that include others, or run into them: who is told one of a pair may rightly name the other."""
+_SMALL = frozenset({"and", "at", "for", "from", "in", "of", "on", "to", "with"})
+"""Words that say nothing by themselves; articles are left out before."""
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 _MONTH = re.compile(r"\b(" + "|".join(_MONTHS) + r")[a-z]*", re.IGNORECASE)
@@ -121,17 +124,23 @@ def clash(attribute: str, one: str, other: str) -> bool:
     """Whether two values must not stand in one question: who names one of them may have named the other.
 
     That is where one contains the other, both are spelt as they are or in the same words (without case, accents,
-    punctuation and blanks; dates, amounts and heights in any form; of places what stands before the first comma), and
-    where one includes the other by its meaning. Translations and synonyms are not recognised.
+    punctuation and blanks; dates, amounts and heights in any form; of places what stands before the first comma), where
+    all words of one are among those of the other (not of names), and where one includes the other by its meaning. Translations and
+    synonyms are not recognised.
 
     >>> clash("residence", "San Francisco, USA", "San Francisco, California, United States")
+    True
+    >>> clash("mother_job", "high school teacher", "high school mathematics teacher")
     True
     """
     a, b = one.casefold().strip(), other.casefold().strip()
     if not a or not b or a in b or b in a or _includes(attribute, a, b) or _includes(attribute, b, a):
         return True
     x, y = _words(attribute, one), _words(attribute, other)
-    return x in y or y in x or x.replace(" ", "") == y.replace(" ", "")
+    if x in y or y in x or x.replace(" ", "") == y.replace(" ", ""):
+        return True
+    few, many = sorted((_telling(x), _telling(y)), key=len)
+    return attribute != "name" and bool(few) and few <= many
 
 
 def _includes(attribute: str, one: str, other: str) -> bool:
@@ -144,6 +153,12 @@ def _words(attribute: str, value: str) -> str:
     text = value.partition(",")[0] if attribute in _PLACES else value
     bare = re.sub("[\u0300-\u036f]", "", unicodedata.normalize("NFKD", text))
     return f" {' '.join(words(bare))} "
+
+
+@cache
+def _telling(spaced: str) -> frozenset[str]:
+    """The words of a value but small ones; none in a script without spaces, where each is a single character."""
+    return frozenset() if re.search(f"[{SPACELESS}]", spaced) else frozenset(spaced.split()) - _SMALL
 
 
 @cache

@@ -155,9 +155,9 @@ class BenchmarkReader:
         if kind == "fictitious" and text is None:
             return "there is no training text with this ID"
         facts = {name: attributes[name] for name in ATTRIBUTES if name in attributes}
-        said, pairs = str(row.get("answer") or ""), text.training_qa if text else ()
+        said, also, pairs = str(row.get("answer") or ""), text.also if text else {}, text.training_qa if text else ()
         self._facts[person] = facts
-        profile = Profile(id=person, kind=kind, attributes=facts, biography=said, training_qa=pairs)
+        profile = Profile(id=person, kind=kind, attributes=facts, also=also, biography=said, training_qa=pairs)
         self._data.people.append(profile)
         return ""
 
@@ -286,7 +286,8 @@ class MllmuBench(Published):
                 f"{self.path}:{number}: no name could be read for ID '{person}'. Expected a pair such as "
                 "'What is the name of this person?' / 'This person's name is Ada Bell.'"
             )
-        return Profile(id=person, kind="fictitious", attributes=read.attributes, training_qa=read.training_qa)
+        told, pairs = read.attributes, read.training_qa
+        return Profile(id=person, kind="fictitious", attributes=told, also=read.also, training_qa=pairs)
 
     @cached_property
     def _texts(self) -> dict[str, tuple[int, RecoveredPerson]]:

@@ -76,7 +76,8 @@ class UmuBench(Published):
         if "name" not in known:
             return None
         kind: PersonKind = "fictitious" if self.part == "people" else "celebrity"
-        return Profile(id=person, kind=kind, attributes={name: known[name] for name in ATTRIBUTES if name in known})
+        facts = {name: known[name] for name in ATTRIBUTES if name in known}
+        return Profile(id=person, kind=kind, attributes=facts, also=read.also)
 
 
 def _value(cell: Any) -> Any:
