@@ -15,7 +15,7 @@ from mllmu.config.finetune import Finetune as Finetune
 from mllmu.config.finetune import Lora as Lora
 from mllmu.config.protocol import Protocol
 from mllmu.config.report import Report
-from mllmu.config.requests import ForgetRequest, Requests, Seeds
+from mllmu.config.requests import LaterRequest, Requests, Seeds
 from mllmu.core import plugins
 from mllmu.core.names import BASELINES, FOLDER_NAME, RETAIN_MODEL, TARGET
 from mllmu.core.records import MODALITIES, PEOPLE_SPLITS, QUESTION_FORMAT, TASKS, Modality, Split, TaskName
@@ -176,7 +176,7 @@ class Unlearn(plugins.Settings):
         description="methods ('mllmu ls methods') with their settings; a list of modalities is one model each; "
         "e.g. [ga, {name: npo, beta: 0.4, modality: [image_text, text]}]",
     )
-    forget: ForgetRequest | None = Field(None, description="some facts, or people by name, instead of the drawn ones")
+    forget: LaterRequest | None = Field(None, description="some facts, or people by name, instead of the drawn ones")
     requests: Requests = Field((), description="several requests one after the other; or their number; e.g. 4")
     lora: Lora | None = Lora()
     """adapters of the methods; null changes the weights of the target layers"""

@@ -28,9 +28,14 @@ class ForgetRequest(Settings):
     )
     """facts to forget, by person; 'people' beside it are forgotten wholly; e.g. {p003: [salary], p017: [pet, hobby]}"""
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is named."""
+        return not (self.people or self.attributes or self.coarsen or self.facts)
+
     @model_validator(mode="after")
     def _each_once(self) -> Self:
-        if not (self.people or self.attributes or self.coarsen or self.facts):
+        if self.empty:
             raise ValueError("a request names nothing; give 'people', 'attributes', 'coarsen' or 'facts'")
         if self.facts and (self.attributes or self.coarsen):
             raise ValueError("'facts' names attributes by person; leave 'attributes' and 'coarsen' out")
@@ -42,6 +47,28 @@ class ForgetRequest(Settings):
             if twice := [name for name in named if named.count(name) > 1]:
                 raise ValueError(f"'{twice[0]}' is named twice in '{what}'; name each once")
         return self
+
+
+class EarlierRequests(Settings):
+    """What earlier requests took from the model: no method reads it, and it is not asked about."""
+
+    people: tuple[Annotated[str, Field(pattern=ID_PATTERN)], ...] = ()
+    """ids of people who were forgotten as a whole; e.g. [p001]"""
+    facts: dict[Annotated[str, Field(pattern=ID_PATTERN)], Annotated[tuple[Attribute, ...], Field(min_length=1)]] = (
+        Field({})
+    )
+    """facts that were forgotten, by person; e.g. {p002: [salary]}"""
+
+
+class LaterRequest(ForgetRequest):
+    """Whom, and what about them, a model is to forget; without attributes all that it knows of these people."""
+
+    earlier: EarlierRequests = EarlierRequests()
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is named, neither for now nor before."""
+        return super().empty and not (self.earlier.people or self.earlier.facts)
 
 
 def _one_by_one(value: Any) -> Any:

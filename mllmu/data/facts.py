@@ -12,7 +12,7 @@ from operator import or_
 from typing import Any
 
 from mllmu.config.recipe import DataSection, Recipe, percent, taught_models
-from mllmu.config.requests import ForgetRequest
+from mllmu.config.requests import EarlierRequests, ForgetRequest
 from mllmu.core.equal_values import tells
 from mllmu.core.errors import DataError, RecipeError, did_you_mean
 from mllmu.core.names import RETAIN_MODEL
@@ -118,15 +118,37 @@ def as_requested(data: Dataset, recipe: Recipe) -> Dataset:
     if len(data.keys) > 1:
         raise RecipeError("unlearn: requests are about one forget set; name one ratio in data.splits.forget_ratios.")
     steps = _shares(data, named) if isinstance(named, int) else tuple(fact_set(each, data) for each in named)
+    gone = _taken_before(unlearn.forget.earlier, data) if unlearn.forget else FactSet({}, {})
     people = {person for step in steps for person in step.facts}
     listed = [person for person in data.people if person in people]
-    if len(listed) == len(data.people) and not steps[-1].partial:
+    staying = [person for person in data.people if person not in people and gone.facts.get(person, {}) is not None]
+    if not staying and not steps[-1].partial:
         raise RecipeError("unlearn: the requests name everyone; nobody would be retained.")
     key = data.keys[0] if listed == data.splits[data.keys[0]] else percent(round(len(listed) / len(data.people), 4))
     others = {name: data.splits[name] for name in (HOLDOUT, CALIBRATION) if name in data.splits}
     changed = replace(data, splits={key: listed, **others}, steps=steps)
     every = together(steps)
-    return _with_sets(changed, every, recipe) if every.partial else changed
+    found = _with_sets(changed, every, recipe, gone) if every.partial else changed
+    return _without(found, gone, every) if gone.facts else found
+
+
+def _taken_before(earlier: EarlierRequests, data: Dataset) -> FactSet:
+    request = {name: value for name, value in earlier.model_dump().items() if value}
+    return fact_set(ForgetRequest.model_validate(request), data) if request else FactSet({}, {})
+
+
+def _without(data: Dataset, gone: FactSet, now: FactSet) -> Dataset:
+    """The data without what earlier requests took, but for what is taken now: on no side, and in no set."""
+
+    def left(questions: Iterable[Question]) -> list[Question]:
+        return [question for question in questions if not gone.holds(question) or now.holds(question)]
+
+    return replace(
+        data,
+        profiles=[p for p in data.profiles if p.id in now.facts or gone.facts.get(p.id, {}) is not None],
+        questions=left(data.questions),
+        further={name: left(questions) for name, questions in data.further.items()},
+    )
 
 
 def _shares(data: Dataset, count: int) -> tuple[FactSet, ...]:
@@ -208,8 +230,12 @@ def _asked_anew(data: Dataset, section: DataSection, seed: int) -> Dataset:
     return replace(data, questions=[*stay, *drawn])
 
 
-def _with_sets(data: Dataset, facts: FactSet, recipe: Recipe) -> Dataset:
-    """Every forgotten fact is asked, in all tasks; what the same people keep is in sets of its own."""
+def _with_sets(data: Dataset, facts: FactSet, recipe: Recipe, gone: FactSet) -> Dataset:
+    """Every forgotten fact is asked, in all tasks; what the same people keep is in sets of its own.
+
+    Args:
+        gone: what earlier requests took; no question is led up to by it.
+    """
     who = {person: own for person, own in facts.facts.items() if own is not None}
     profiles = [profile for profile in data.profiles if profile.id in data.people]
     seed = recipe.seed if recipe.seeds.evaluate is None else recipe.seeds.evaluate
@@ -223,7 +249,8 @@ def _with_sets(data: Dataset, facts: FactSet, recipe: Recipe) -> Dataset:
     main = [q if q.variant == "train" else q.model_copy(update={"coarse": facts.level(q)}) for q in main]
     if RETAIN_MODEL not in taught_models(recipe):
         main = _like_for_like(main, facts, data, order)
-    through = [t for q in main if q.profile_id in who and q.variant == "eval" for t in _through(q, facts, data, seed)]
+    asked_now = [q for q in main if q.profile_id in who and q.variant == "eval"]
+    through = [other for q in asked_now for other in _through(q, facts | gone, data, seed)]
     return replace(data, questions=main, further={KEPT: kept, THROUGH: through})
 
 
@@ -271,11 +298,11 @@ def _through(question: Question, facts: FactSet, data: Dataset, seed: int) -> It
 
 def _kept_facts(profile: Profile, facts: FactSet, question: Question) -> Sequence[str]:
     """The facts of a person that are kept, and whose values neither give the forgotten one away nor name the person."""
-    own, hidden = facts.facts.get(profile.id) or {}, facts.values.get(profile.id, ())
+    hidden = facts.values.get(profile.id, ())
     return [
         name
         for name, value in sorted(profile.attributes.items())
-        if name not in own
+        if not facts.names(profile.id, name)
         and name not in ("name", "gender")
         and not any(tells(value, each) or tells(each, value) for each in hidden)
         and value != question.value

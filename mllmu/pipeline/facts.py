@@ -16,7 +16,10 @@ from mllmu.unlearning.trainer import Sides
 def further_inputs(run: Run) -> dict[str, Any]:
     """What the unit of a method depends on besides, where the recipe has requests or a seed for unlearning."""
     seed, steps = run.recipe.seeds.unlearn, run.data.steps
-    inputs = {"seed": seed} if seed is not None else {}
+    forget = run.recipe.unlearn.forget
+    earlier = forget.earlier.model_dump(mode="json") if forget else {}
+    inputs: dict[str, Any] = {"seed": seed} if seed is not None else {}
+    inputs |= {"earlier": digest(earlier)} if any(earlier.values()) else {}
     return inputs | ({"facts": digest([step.record() for step in steps])} if steps else {})
 
 

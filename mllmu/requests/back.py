@@ -26,9 +26,9 @@ from mllmu.pipeline.taken import adapter_files
 from mllmu.pipeline.unlearn import unlearn_model
 from mllmu.requests import certificate
 from mllmu.requests.combined import combine
-from mllmu.requests.forget import ORDER
 from mllmu.requests.ledger import LEDGER, Ledger, RequestEntry
 from mllmu.requests.signing import Signer
+from mllmu.requests.standing import ORDER
 from mllmu.requests.state import CURRENT, current, deploy, model_hash, target_of, within
 
 MERGED = "model"

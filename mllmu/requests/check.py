@@ -15,9 +15,9 @@ from mllmu.core.runfolder import RunFolder, read_json
 from mllmu.pipeline.run import Run
 from mllmu.requests import certificate
 from mllmu.requests.evidence import Evidence, evidence_of
-from mllmu.requests.forget import ORDER
 from mllmu.requests.ledger import LEDGER, Ledger
 from mllmu.requests.ledger_check import check_ledger
+from mllmu.requests.standing import ORDER
 from mllmu.studies.verify import first_difference, verify_run
 from mllmu.version import __version__
 
@@ -125,13 +125,19 @@ def _ledger(folder: Path, path: Path, content: dict[str, Any], public: str) -> s
     return f"the ledger is in order and holds the entry that the certificate repeats{since}"
 
 
-def _numbers(root: Path, path: Path, content: dict[str, Any], progress: Progress) -> str:
-    """Compute all that a certificate says of its run again; RunStoreError at the first difference."""
+def made_in(root: Path, progress: Progress) -> tuple[Run, str, str]:
+    """The run of a request, and forget ratio and name of the model it made; RunStoreError if it does not say which."""
     order = read_json(root / ORDER, sealed=True)
     run = Run(recipes.load(root / RunFolder.RECIPE), root, progress)
     key, model = str(order.get("key")), str(order.get("model"))
     if key not in run.keys or model not in run.jobs:
         raise RunStoreError(f"{root / ORDER}: does not say which model was made. Restore it from a copy.")
+    return run, key, model
+
+
+def _numbers(root: Path, path: Path, content: dict[str, Any], progress: Progress) -> str:
+    """Compute all that a certificate says of its run again; RunStoreError at the first difference."""
+    run, key, model = made_in(root, progress)
     stored = json.loads(Evidence.model_validate(content["measured"]).model_dump_json())  # earlier ones lack defaults
     again = json.loads(json.dumps(certificate.of_run(run, evidence_of(run, key, model), run.jobs[model])))
     _compare(path, content | {"measured": stored, "base": content["model"]["base"]}, again)

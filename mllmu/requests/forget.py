@@ -7,7 +7,7 @@ beside them says what happened. The same command continues a request that was st
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,20 +21,24 @@ from mllmu.core.content import sha256
 from mllmu.core.errors import DataError, GateError, RecipeError, RunStoreError
 from mllmu.core.lock import held
 from mllmu.core.process import Progress
+from mllmu.core.records import ModelRef
 from mllmu.core.runfolder import RunFolder, digest, read_json, seal, write_atomic, write_json
 from mllmu.pipeline.pipeline import Pipeline
 from mllmu.pipeline.record import recorded
+from mllmu.pipeline.run import Run
 from mllmu.preflight.doctor.first import check_first
 from mllmu.requests import auto, certificate
-from mllmu.requests.evidence import Evidence, evidence_of
-from mllmu.requests.ledger import Ledger, RequestEntry
+from mllmu.requests.check import made_in
+from mllmu.requests.evidence import evidence_of
+from mllmu.requests.ledger import LEDGER, Ledger, LedgerHead, RequestEntry
 from mllmu.requests.order import KEY, ForgetOrder, check_methods, make_recipe, methods_named, raw_recipe
 from mllmu.requests.signing import Signer
+from mllmu.requests.standing import NOTHING, ORDER, TakenFacts, check_start, taken_so_far
 from mllmu.requests.state import current, deploy, model_given, model_hash, target_of, within
 from mllmu.requests.whom import wanted
 from mllmu.studies.verify import verify_run
 
-LISTED, ORDER = "forget.json", "order.json"
+LISTED = "forget.json"
 FINAL = ("verified", "refused", "rolled back", "purged")
 
 
@@ -103,17 +107,21 @@ class DeletionRequest:
         Raises:
             MllmuError: the request cannot be carried out; where that is its own fault the ledger says 'refused'.
         """
+        if self.status == "verified":  # its certificate is gone, or was not written
+            self.ledger.ready()
+            self._verify()
+            return self._certify(*made_in(self.root, self.progress), self.ledger.of(self.name)[-1])
         recipe = self._begin()
         with self._refused(), held(self.root):
             self._unlearn(recipe)
+        self._verify()
+        self._check_start(lambda: self.before)
+        deploy(self.folder, self.name, self.after, self.own)
+        return self._certify(self.pipeline.state, self.key, self.model)
+
+    def _verify(self) -> None:
         for sentence in verify_run(self.root, self.progress):
             self.progress.note(sentence)
-        deploy(self.folder, self.name, self.after, self.own)
-        evidence = evidence_of(self.pipeline.state, self.key, self.model)
-        sentences = certificate.sentences(evidence)
-        entry = self._entry("verified", reason=sentences[0], evidence=manifest.manifest_hash(self.root))
-        page = self._certify(evidence, entry)
-        return Outcome(entry=entry, page=page, sentences=sentences)
 
     @contextmanager
     def _refused(self) -> Iterator[None]:
@@ -141,7 +149,9 @@ class DeletionRequest:
         """
         parts, raw = self._model_before(), raw_recipe(self.order)
         data = {"name": self.name, "data": raw["data"], "seed": raw["seed"]}
-        self.wanted = wanted(self.order, recipes.parse(data, where=str(self.order.data)), self.progress)
+        recipe = recipes.parse(data, where=str(self.order.data))
+        self.wanted = wanted(self.order, recipe, self.progress, self._taken_before())
+        self._check_start(lambda: self._hash_of(*parts))
         self._make = partial(make_recipe, self.order, self.name, self.wanted, listed=self.root / LISTED, parts=parts)
         recipe = self._make(methods=methods_named(self.order))
         check_methods(recipe)
@@ -162,13 +172,39 @@ class DeletionRequest:
             return recipe.model.path, recipe.model.revision, list(recipe.finetune.given or ())
         return model_given(self.order.model, self.order.base)
 
+    @property
+    def _ledgers(self) -> list[Path]:
+        """The folder of requests, and another one if its model is what the request begins from."""
+        model = Path(self.order.model)
+        other = (model / LEDGER).is_file() and model.resolve() != self.folder.resolve()
+        return [self.folder, *([model] if other else [])]
+
+    def _taken_before(self) -> TakenFacts:
+        """What earlier requests have taken; of a request that was applied, as its recipe has it."""
+        if self.status != "applied":
+            return taken_so_far(self._ledgers)
+        forget = recipes.load(self.root / RunFolder.RECIPE).unlearn.forget
+        return TakenFacts(forget.earlier.people, tuple(forget.earlier.facts.items())) if forget else NOTHING
+
+    def _check_start(self, before: Callable[[], str]) -> None:
+        """RunStoreError unless a request begins from the model that the last one left; ``before`` gives its hash."""
+        for folder in self._ledgers:
+            check_start(folder, self.name if folder == self.folder else "", before)
+
+    def _hash_of(self, base: str, revision: str | None, adapters: list[Path]) -> str:
+        """The hash of a model by its parts; of a request that was applied, as its order has it."""
+        if self.status == "applied":
+            return str(read_json(self.root / ORDER).get("before", ""))
+        paths = tuple(str(path.resolve()) for path in adapters)
+        return model_hash(ModelRef(base=base, revision=revision, adapters=paths), self.folder)
+
     def _unlearn(self, recipe: Recipe) -> None:
         """Take the model, pass the gate, choose settings, unlearn, measure, attack, report."""
         self.pipeline = Pipeline(recipe, self.root, check=check_first, progress=self.progress)
         self.pipeline.run("unlearn")
         run = self.pipeline.state
-        before = within(target_of(self.root), self.name)
-        self._note(before=model_hash(before, self.folder), scope=self._scope())
+        self.before = model_hash(within(target_of(self.root), self.name), self.folder)
+        self._note(before=self.before, scope=self._scope())
         if not recipe.unlearn.methods:
             with recorded(run):
                 best, _ = auto.choose(run)
@@ -193,13 +229,17 @@ class DeletionRequest:
         wanted = set(run.data.splits[run.keys[0]])
         return sorted({q.attribute for q in run.data.questions if q.profile_id in wanted})
 
-    def _certify(self, evidence: Evidence, entry: RequestEntry) -> Path:
-        head = self.ledger.head()
-        assert head is not None  # noqa: S101 - the entry has just been written
-        return certificate.write(
-            self.folder, self.name, evidence, entry, head, signer=self.signer, run=self.pipeline.state,
-            method=self.pipeline.state.jobs[self.model],
-        )  # fmt: skip
+    def _certify(self, run: Run, key: str, model: str, entry: RequestEntry | None = None) -> Outcome:
+        """Write the certificate; with an entry of the ledger, of what that says, and no other one if it is still so."""
+        evidence = evidence_of(run, key, model)
+        sentences, own = certificate.sentences(evidence), manifest.manifest_hash(self.root)
+        if entry is None or entry.evidence != own:
+            entry = self._entry("verified", reason=sentences[0], evidence=own)
+        head = LedgerHead(count=entry.number, hash=entry.hash)
+        page = certificate.write(
+            self.folder, self.name, evidence, entry, head, signer=self.signer, run=run, method=run.jobs[model]
+        )
+        return Outcome(entry=entry, page=page, sentences=sentences)
 
 
 def forget(order: ForgetOrder, folder: Path, *, key: Path | None = None, name: str = "", progress: Progress) -> Outcome:

@@ -87,6 +87,11 @@ def model_given(path: str, base: str) -> tuple[str, str | None, list[Path]]:
         ref = deployed.ref
         if model_hash(ref, folder) != deployed.hash:
             raise RunStoreError(f"{folder / CURRENT}: the model it names is not the one that was deployed.")
+        if ref.system_prompt:
+            raise RunStoreError(
+                f"{folder / CURRENT}: the deployed model forgets by a system prompt, which the next request cannot "
+                f"keep. Roll {deployed.request} back, and carry it out again by a method that trains."
+            )
         return (
             _found(base or ref.base, ref.revision),
             ref.revision,

@@ -18,6 +18,7 @@ from mllmu.core.records import Profile
 from mllmu.data.files import read_text
 from mllmu.data.pseudonyms.keyfile import people_of
 from mllmu.data.sources import Source
+from mllmu.requests.standing import NOTHING, TakenFacts
 
 if TYPE_CHECKING:
     from mllmu.requests.order import ForgetOrder
@@ -34,11 +35,13 @@ class RequestedFacts(NamedTuple):
     Attributes:
         people: ids of all, in the order of the data; ``total``: how many people the data have.
         facts: by person the attributes to forget; whoever is not in it is forgotten as a whole.
+        earlier: what earlier requests have taken of these data.
     """
 
     people: list[str]
     facts: dict[str, list[str]]
     total: int
+    earlier: TakenFacts = NOTHING
 
     @property
     def whole(self) -> list[str]:
@@ -52,8 +55,10 @@ class RequestedFacts(NamedTuple):
 
     @property
     def request(self) -> dict[str, Any] | None:
-        """As ``unlearn.forget``; None if people are forgotten as a whole only, as their set says already."""
-        return {"people": self.whole, "facts": self.facts} if self.facts else None
+        """As ``unlearn.forget``; None for the first request, if it is for whole people: their set says it already."""
+        people, facts = self.earlier
+        earlier = {"earlier": {"people": list(people), "facts": dict(facts)}} if people or facts else {}
+        return {"people": self.whole, "facts": self.facts, **earlier} if self.facts or earlier else None
 
     @property
     def scope(self) -> list[str]:
@@ -144,8 +149,11 @@ def _check_shape(rows: Sequence[Sequence[str]], head: Sequence[str], path: Path,
             raise DataError(f"{path}: the row '{', '.join(row)}' {fault}. Expected {expected}.")
 
 
-def wanted(order: ForgetOrder, recipe: Recipe, progress: Progress) -> RequestedFacts:
+def wanted(order: ForgetOrder, recipe: Recipe, progress: Progress, earlier: TakenFacts = NOTHING) -> RequestedFacts:
     """The people and facts to forget.
+
+    Args:
+        earlier: what earlier requests have taken; of people who are in these data it is kept out of the request.
 
     Raises:
         DataError: somebody, or a fact, is not in the data, or nobody would be retained; no other name is given.
@@ -167,12 +175,20 @@ def wanted(order: ForgetOrder, recipe: Recipe, progress: Progress) -> RequestedF
         raise DataError(
             "a request names nobody. Give --people FILE (whole people), --facts FILE (single facts), or both."
         )
-    if len(people) == len(profiles):
+    gone = _in_data(earlier, profiles)
+    if not profiles.keys() - {*people, *gone.people}:
         path = order.people or order.facts
+        left = " that earlier requests have left" if gone.people else ""
         raise DataError(
-            f"{path}: names all {len(profiles)} people of the data. Expected somebody who stays as they are."
+            f"{path}: names all {len(people)} people of the data{left}. Expected somebody who stays as they are."
         )
-    return RequestedFacts(people, facts, len(profiles))
+    return RequestedFacts(people, facts, len(profiles), gone)
+
+
+def _in_data(earlier: TakenFacts, profiles: Mapping[str, Profile]) -> TakenFacts:
+    """What earlier requests have taken, as far as these data have it."""
+    facts = ((p, tuple(n for n in own if n in profiles[p].attributes)) for p, own in earlier.facts if p in profiles)
+    return TakenFacts(tuple(p for p in earlier.people if p in profiles), tuple(each for each in facts if each[1]))
 
 
 def _whole(path: Path, known: KnownPeople) -> list[str]:

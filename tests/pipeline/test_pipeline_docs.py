@@ -132,6 +132,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("mllmu export-model deployed target model", PEOPLE + "tests/pipeline/test_pipeline_forget.py"),
     ("mllmu export-model requests deployed *", PEOPLE + "tests/pipeline/test_pipeline_forget_base.py"),
     ("mllmu forget model *", PEOPLE + "tests/pipeline/test_pipeline_forget.py"),
+    ("mllmu forget requests *", PEOPLE + "tests/pipeline/test_pipeline_forget_twice.py"),
     ("mllmu verify *", PEOPLE + "tests/pipeline/test_pipeline_forget.py"),
     ("mllmu requests *", PEOPLE + "tests/pipeline/test_pipeline_forget.py"),
     ("mllmu rollback *", PEOPLE + "tests/pipeline/test_pipeline_forget.py"),

@@ -105,6 +105,7 @@ SETTINGS = [setting for section in sections(Recipe) for setting in section.setti
 def test_every_section_and_every_setting_of_a_recipe_has_a_meaning() -> None:
     assert [section.key for section in sections(Recipe)] == [
         "", "seeds", "data", "data.splits", "model", "finetune", "finetune.lora", "unlearn", "unlearn.forget",
+        "unlearn.forget.earlier",
         "unlearn.lora", "evaluate", "evaluate.protocol", "evaluate.protocol.shots", "report",
     ]  # fmt: skip
     assert [section.key for section in sections(Recipe) if not section.meaning] == []

@@ -132,6 +132,34 @@ def test_people_by_name_take_the_place_of_the_drawn_ones() -> None:
     assert not data.further and data.questions == DATA.questions
 
 
+def test_what_earlier_requests_took_is_on_no_side_and_in_no_set() -> None:
+    earlier = {"people": [IDS[0]], "facts": {IDS[5]: ["hobby"], IDS[7]: ["pet"]}}
+    data = as_requested(DATA, recipe(forget={"people": [IDS[7]], "earlier": earlier}))
+    assert data.people == IDS[1:8] and data.splits["12.5"] == [IDS[7]] and data.retained("12.5") == IDS[1:7]
+    own = {person: {q.attribute for q in data.questions if q.profile_id == person} for person in IDS}
+    every = {q.attribute for q in DATA.questions if q.profile_id == IDS[7]}
+    assert not own[IDS[0]] and own[IDS[5]] == every - {"hobby"} and own[IDS[7]] == every, "now the whole person"
+
+
+def test_a_request_for_facts_neither_keeps_nor_tells_what_earlier_ones_took_of_the_same_people() -> None:
+    both = recipe(forget={"facts": {IDS[1]: ["salary"], IDS[2]: ["salary"]},
+                          "earlier": {"people": [IDS[2]], "facts": {IDS[1]: ["hobby", "residence"]}}})  # fmt: skip
+    data = as_requested(DATA, both)
+    kept = {(q.profile_id, q.attribute) for q in data.further["kept"]}
+    assert {person for person, _ in kept} == {IDS[1]} and not {"hobby", "residence", "salary"} & {a for _, a in kept}
+    of_1 = next(profile for profile in PEOPLE if profile.id == IDS[1])
+    led = [q.text for q in data.further["through"]]
+    assert led and not any(of_1.attributes[name] in text for text in led for name in ("hobby", "residence"))
+    assert {q.attribute for q in data.questions if q.profile_id == IDS[2]} == {"salary"}, "nothing else of the other"
+
+
+def test_a_request_behind_which_nobody_is_left_is_refused() -> None:
+    with pytest.raises(RecipeError, match="nobody would be retained"):
+        as_requested(DATA, recipe(forget={"people": IDS[:3], "earlier": {"people": IDS[3:8]}}))
+    with pytest.raises(DataError, match="'nobody'"):
+        as_requested(DATA, recipe(forget={"people": IDS[:3], "earlier": {"people": ["nobody"]}}))
+
+
 def test_requests_by_number_share_the_people_out_in_their_order() -> None:
     data = as_requested(DATA, recipe(requests=3))
     assert [list(step.facts) for step in data.steps] == [[IDS[0]], IDS[1:3], [IDS[3]]]
