@@ -29,7 +29,7 @@ from mllmu.core.process import rng
 from mllmu.core.records import KEPT, THROUGH, MetricResult, Sample, Split, Summary
 from mllmu.evaluation.metrics import Metric, interval_around
 from mllmu.evaluation.stats import bootstrap_interval, unit_of
-from mllmu.evaluation.summaries import COPY, ScoredRun, Summariser
+from mllmu.evaluation.summaries import COPY, RowKey, ScoredRun, Summariser
 
 DRAWS = 150
 FEW = 20
@@ -39,8 +39,6 @@ UNDEFINED = 0.05
 ROUNDING = 1e-12
 """Sums of the same numbers in another order differ by less."""
 
-RowKey = tuple[str, str, str, str, str]
-"""Model, summary, detail, split and modality."""
 Table = NDArray[np.float64]
 
 
@@ -76,7 +74,8 @@ def with_intervals(summaries: Sequence[Summariser], run: ScoredRun, *, seed: int
     The bounds are percentiles of what the draws give, further out where there are few people, see
     :func:`mllmu.evaluation.stats.bootstrap_interval`. From 20 people or facts or fewer they come from the spread of the
     draws, see :func:`mllmu.evaluation.metrics.interval_around`: se^2 = G/(G-1) * variance, with t(G-1).
-    People are counted in the smallest group that a number rests on.
+    People are counted in the smallest group that a number rests on, or behind the number if those are fewer, see
+    :meth:`mllmu.evaluation.summaries.Summariser.behind`.
 
     Args:
         summaries: what to compute.
@@ -114,25 +113,28 @@ def _values(summaries: Sequence[Summariser], run: ScoredRun, keys: Sequence[RowK
 def _smallest_groups(
     summaries: Sequence[Summariser], people: PeopleGroups, keys: Sequence[RowKey], values: Mapping[RowKey, float]
 ) -> list[int]:
-    """Units in the smallest group that each number rests on: it changes, or is gone, without them."""
+    """Units that each number rests on, in the smallest group without which it changes or is gone, or behind it."""
     now_K = np.array([values[key] for key in keys])
     smallest_K = np.full(len(keys), min(map(len, people.groups.values()), default=0))
     rests_K = np.full(len(keys), np.inf)
     for group, members in people.groups.items():
         changed_K = _values(summaries, people.without(group), keys) != now_K
         rests_K[changed_K] = np.minimum(rests_K[changed_K], len(members))
-    return [int(count) for count in np.where(np.isinf(rests_K), smallest_K, rests_K)]
+    behind = {key: names for summary in summaries for key, names in summary.behind(people.run).items() if key in values}
+    units = {key: len({people.unit(people.run.samples[name]) for name in names}) for key, names in behind.items()}
+    counts = np.where(np.isinf(rests_K), smallest_K, rests_K)
+    return [min(int(count), units.get(key, int(count))) for key, count in zip(keys, counts, strict=True)]
 
 
 def _interval(
     drawn_D: Table, value: float, units: int, limits: tuple[float, float]
 ) -> tuple[float | None, float | None] | str:
     """The interval, or why there is none."""
-    if units < 2:
-        return "no interval from one fact"
     defined = drawn_D[np.isfinite(drawn_D)]
     if len(defined) < (1 - UNDEFINED) * len(drawn_D):
         return f"no interval: cannot be computed in {1 - len(defined) / len(drawn_D):.0%} of the draws of people"
+    if units < 2:
+        return "no interval from one fact"
     if np.allclose(defined, value, rtol=ROUNDING, atol=ROUNDING):
         return "no interval: the same in every draw of people"
     low, high = bootstrap_interval(defined.tolist(), units)
@@ -167,11 +169,12 @@ class PeopleGroups:
             self.people.setdefault(group_of(sample.split), set()).add(sample.profile_id)
         found: dict[Split, dict[str, list[Sample]]] = {}
         for sample in run.samples.values():
-            found.setdefault(group_of(sample.split), {}).setdefault(self._unit(sample), []).append(sample)
+            found.setdefault(group_of(sample.split), {}).setdefault(self.unit(sample), []).append(sample)
         self.groups = {group: dict(sorted(found[group].items())) for group in sorted(found)}
         self._copies: dict[tuple[str, int], Sample] = {}
 
-    def _unit(self, sample: Sample) -> str:
+    def unit(self, sample: Sample) -> str:
+        """The person of a sample, or the fact in a group of one or two people."""
         return unit_of(sample, few=len(self.people[group_of(sample.split)]) <= THESE_PEOPLE)
 
     def drawn(self, seed: int, number: int) -> ScoredRun:
@@ -256,4 +259,4 @@ class PeopleGroups:
             result.model, result.metric, split=result.split, modality=result.modality, task=result.task
         )
         readable = self._metrics[result.metric].readable
-        return [(self._unit(self.run.samples[name]), readable(v, result.split)) for name, v in judged.items()]
+        return [(self.unit(self.run.samples[name]), readable(v, result.split)) for name, v in judged.items()]

@@ -12,7 +12,8 @@ from mllmu.core import plugins
 from mllmu.core.process import rng
 from mllmu.core.records import Modality, Sample, Score, Split, Summary
 from mllmu.evaluation import scoring
-from mllmu.evaluation.bootstrap import PeopleGroups, with_intervals
+from mllmu.evaluation.bootstrap import DRAWS, PeopleGroups, with_intervals
+from mllmu.evaluation.metrics import interval_around
 from mllmu.evaluation.stats import bootstrap_interval
 from mllmu.evaluation.summaries import ScoredRun, build_all
 
@@ -158,6 +159,53 @@ def test_where_there_is_no_interval_the_note_says_why() -> None:
     distances = intervals("forget_quality", everything(list(alike.samples.values()), {"retain_model": ratios}))
     assert {row.note for row in distances.values()} == {
         "no interval: a p-value is no estimate", "no interval: luck only adds to a distance",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("asked_too", "least"), [(4, 0.6), (6, 0.45)])
+def test_a_kind_of_fact_that_few_people_have_counts_these_people(asked_too: int, least: float) -> None:
+    """Of 40 people all have a job, and the first few a pet: told by all of them but one."""
+    samples = [asked(f"job{n}", f"p{n:02}") for n in range(40)]
+    samples += [asked(f"pet{n}", f"p{n:02}", attribute="pet") for n in range(asked_too)]
+    right: dict[str, float | None] = {s.id: float(s.id not in ("pet0", "job0", "job1")) for s in samples}
+    every = everything(samples, {"x": {"right": right}})
+    (summary,) = build_all(["by_attribute"])
+    behind = summary.behind(every)["x", "by_attribute", "pet", "forget", "text"]
+    found = intervals("by_attribute", every)
+    pet, job = found["x", "pet"], found["x", "job"]
+    assert list(behind) == [f"pet{n}" for n in range(asked_too)] and pet.num == asked_too
+    assert pet.low is not None and pet.high is not None and pet.high - pet.low > least
+    drawn = [v for n in range(DRAWS) if (v := told_pets(every, n)) is not None]
+    spread = sum((v - sum(drawn) / len(drawn)) ** 2 for v in drawn) / len(drawn) * asked_too / (asked_too - 1)
+    shown = interval_around(1 - 1 / asked_too, spread, asked_too - 1, (0.0, 1.0), asked_too)
+    assert (pet.low, pet.high) == pytest.approx(shown)
+    alone = everything(samples[:40], {"x": {"right": right}})
+    assert intervals("by_attribute", alone)["x", "job"] == job, "a kind of fact that all have counts all"
+
+
+def told_pets(every: ScoredRun, number: int) -> float | None:
+    """What one draw gives, if somebody with a pet is drawn."""
+    rows = build_all(["by_attribute"])[0].summarise(PeopleGroups(every).drawn(0, number))
+    return next((row.value for row in rows if row.detail == "pet"), None)
+
+
+def test_bands_and_groups_of_retained_people_name_the_samples_behind_them() -> None:
+    """Rita shares the job of Fay, who is to be forgotten; of four retained people two are women."""
+    people = {"fay": ("nurse", "female"), "rita": ("nurse", "female"), "rob": ("cook", "male"),
+              "roy": ("smith", "male"), "ruth": ("baker", "female")}  # fmt: skip
+    samples = [asked(f"q_{name}", name, "forget" if name == "fay" else "retain", value=job)
+               for name, (job, _) in people.items()]  # fmt: skip
+    right: dict[str, float | None] = dict.fromkeys((s.id for s in samples), 1.0)
+    known = {name: {"job": job, "gender": gender} for name, (job, gender) in people.items()}
+    every = everything(samples, {"x": {"right": right}, "target": {"right": right}}, people=known)
+    neighbours, groups = (build_all([name])[0].behind(every) for name in ("near_neighbours", "by_group"))
+    found = {key[2]: sorted(names) for key, names in neighbours.items() if key[0] == "x"}
+    assert found == {
+        "none shared": ["q_rob", "q_roy"], "one shared": ["q_ruth"], "two or more shared": ["q_rita"],
+        "shared facts": ["q_rita"],
+    }  # fmt: skip
+    assert {key[2]: sorted(names) for key, names in groups.items() if key[0] == "x"} == {
+        "female": ["q_rita", "q_ruth"], "male": ["q_rob", "q_roy"],
     }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from itertools import product
@@ -42,6 +42,8 @@ __all__ = [
 Fact = tuple[str, ...]
 """Split, task, and what :func:`mllmu.core.records.fact_of` says: what is asked in both modalities."""
 Floats = list[float]
+RowKey = tuple[str, str, str, str, str]
+"""Model, summary, detail, split and modality of a row."""
 COPY = "#"
 """Before the number of a copy, in the names of people and samples that a bootstrap draws more than once."""
 
@@ -227,6 +229,13 @@ class Summariser(Plugin):
         no estimate, like a p-value, and for counts of different things, which fall when a person is drawn twice.
         """
         return ""
+
+    def behind(self, run: ScoredRun) -> Mapping[RowKey, Collection[str]]:
+        """Ids of the samples that a row rests on, for rows that do not rest on all people of their sets.
+
+        An interval counts the people behind them: a mean over three of forty people is known as well as one of three.
+        """
+        return {}
 
     def tables(self, rows: Sequence[Summary]) -> Iterable[TableSpec]:
         """Tables of a report; ``rows`` of all summaries, for columns that depend on what was found.

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from mllmu.evaluation.summaries import ScoredRun, Summariser, Summary, TableSpec, mean
+from mllmu.evaluation.summaries import RowKey, ScoredRun, Summariser, Summary, TableSpec, mean
 
 
 class ByAttribute(Summariser):
@@ -16,16 +16,20 @@ class ByAttribute(Summariser):
     range = (0.0, 1.0)
 
     def summarise(self, run: ScoredRun) -> list[Summary]:
-        rows = []
+        return [
+            self.row(model, mean([*right.values()]), detail=name, split=split, modality=modality, num=len(right))
+            for (model, _, name, split, modality), right in self.behind(run).items()
+        ]
+
+    def behind(self, run: ScoredRun) -> dict[RowKey, dict[str, float]]:
+        """Right or not by sample id, by row."""
+        rows: dict[RowKey, dict[str, float]] = {}
         for model in run.models:
             for split, modality in run.cells():
-                by: dict[str, list[float]] = {}
+                by: dict[str, dict[str, float]] = {}
                 for sample_id, value in run.judged(model, "right", split=split, modality=modality).items():
-                    by.setdefault(run.samples[sample_id].attribute, []).append(value)
-                rows += [
-                    self.row(model, mean(by[name]), detail=name, split=split, modality=modality, num=len(by[name]))
-                    for name in sorted(by)
-                ]
+                    by.setdefault(run.samples[sample_id].attribute, {})[sample_id] = value
+                rows |= {(model, self.name, name, split, modality): by[name] for name in sorted(by)}
         return rows
 
     def tables(self, rows: Sequence[Summary]) -> Iterable[TableSpec]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from itertools import product
 
 from mllmu.data.groups import groups_of
-from mllmu.evaluation.summaries import ScoredRun, Summariser, Summary, TableSpec, mean, person_of
+from mllmu.evaluation.summaries import RowKey, ScoredRun, Summariser, Summary, TableSpec, mean, person_of
 
 FEWEST = 2
 """Fewer people are no group."""
@@ -23,19 +23,23 @@ class ByGroup(Summariser):
     range = (-1.0, 1.0)
 
     def summarise(self, run: ScoredRun) -> list[Summary]:
+        return [
+            self.row(model, mean([*v.values()]) if v else None, detail=g, split=split, modality=modality, num=len(v))
+            for (model, _, g, split, modality), v in self.behind(run).items()
+        ]
+
+    def behind(self, run: ScoredRun) -> dict[RowKey, dict[str, float]]:
+        """What is lost by sample id, by row."""
         groups = {person: groups_of(run.people[person]) for person in run.known_people("retain")}
         sizes = Counter(group for of_person in groups.values() for group in of_person)
         named = sorted(group for group, size in sizes.items() if size >= FEWEST)
-        rows = []
+        rows: dict[RowKey, dict[str, float]] = {}
         for model, (_, modality) in product(run.models if named else (), run.cells(["retain"])):
-            losses: dict[str, list[float]] = {group: [] for group in named}
+            losses: dict[str, dict[str, float]] = {group: {} for group in named}
             for name, loss in run.lost(model, split="retain", modality=modality).items():
                 for group in losses.keys() & {*groups.get(person_of(run.samples[name].profile_id), ())}:
-                    losses[group].append(loss)
-            rows += [
-                self.row(model, mean(v) if v else None, detail=g, split="retain", modality=modality, num=len(v))
-                for g, v in losses.items()
-            ]
+                    losses[group][name] = loss
+            rows |= {(model, self.name, group, "retain", modality): lost for group, lost in losses.items()}
         return rows
 
     def tables(self, rows: Sequence[Summary]) -> Iterable[TableSpec]:

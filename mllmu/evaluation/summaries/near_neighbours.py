@@ -5,9 +5,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 
 from mllmu.core.equal_values import words
-from mllmu.evaluation.summaries import Modality, ScoredRun, Summariser, Summary, TableSpec, mean, person_of
+from mllmu.evaluation.summaries import Modality, RowKey, ScoredRun, Summariser, Summary, TableSpec, mean, person_of
 
 Words = tuple[str, ...]
+Points = list[tuple[float, float]]
 BANDS = ("none shared", "one shared", "two or more shared")
 SHARED, SLOPE = "shared facts", "loss per shared fact"
 THIRDS = ("third least alike", "third between", "third most alike")
@@ -38,41 +39,45 @@ class NearNeighbours(Summariser):
         return {SLOPE: (-1.0, 1.0), FACE_SLOPE: (-math.inf, math.inf)}.get(detail, self.range)
 
     def summarise(self, run: ScoredRun) -> list[Summary]:
+        rows = list[Summary]()
+        for model, modality, right, slope_name, points in self._parts(run):
+            where = {"split": "retain", "modality": modality}
+            for detail, values in right.items():
+                value = mean([*values.values()]) if values else None
+                rows.append(self.row(model, value, detail=detail, num=len(values), **where))
+            rows.append(self.row(model, slope(points), detail=slope_name, num=len(points), **where))
+        return rows
+
+    def behind(self, run: ScoredRun) -> dict[RowKey, dict[str, float]]:
+        """Right or not by sample id, by row; slopes rest on all people."""
+        return {
+            (model, self.name, detail, "retain", modality): values
+            for model, modality, right, *_ in self._parts(run)
+            for detail, values in right.items()
+        }
+
+    def _parts(self, run: ScoredRun) -> Iterator[tuple[str, Modality, dict[str, dict[str, float]], str, Points]]:
+        """Model, modality, right or not of the replies of every band, and the name and the points of the slope."""
         theirs = [facts(run.people[person]) for person in sorted(run.known_people("forget"))]
         kept = run.known_people("retain") if theirs else set()
         similar = {person: similarity(facts(run.people[person]), theirs) for person in kept}
         shared = {fact_of for each in theirs for fact_of in each.items()}
         likeness = run.like_forgotten()
         bands = {person: BANDS[min(number, 2)] for person, number in similar.items()}
-        rows = list[Summary]()
         for model, (_, modality) in product(run.models, run.cells(["retain"])):
             if bands:
                 right = by_band(run, model, modality, bands, BANDS)
-                right[SHARED] = [
-                    value
+                right[SHARED] = {
+                    name: value
                     for name, value in run.judged(model, "right", split="retain", modality=modality).items()
                     if (s := run.samples[name]) and (s.attribute, fact(s.attribute, s.value)) in shared
                     if person_of(s.profile_id) in bands
-                ]
-                rows += self._rows(model, modality, right, SLOPE, losses(run, model, modality, similar))
+                }
+                yield model, modality, right, SLOPE, losses(run, model, modality, similar)
             if thirds_of := thirds(likeness):
                 right = by_band(run, model, modality, thirds_of, THIRDS)
                 points = [(10 * like, lost) for like, lost in losses(run, model, modality, likeness)]
-                rows += self._rows(model, modality, right, FACE_SLOPE, points)
-        return rows
-
-    def _rows(
-        self,
-        model: str,
-        modality: Modality,
-        right: Mapping[str, Sequence[float]],
-        slope_name: str,
-        points: Sequence[tuple[float, float]],
-    ) -> Iterator[Summary]:
-        where = {"split": "retain", "modality": modality}
-        for detail, values in right.items():
-            yield self.row(model, mean(values) if values else None, detail=detail, num=len(values), **where)
-        yield self.row(model, slope(points), detail=slope_name, num=len(points), **where)
+                yield model, modality, right, FACE_SLOPE, points
 
     def tables(self, rows: Sequence[Summary]) -> Iterable[TableSpec]:
         how = (
@@ -99,16 +104,16 @@ class NearNeighbours(Summariser):
 
 def by_band(
     run: ScoredRun, model: str, modality: Modality, band_of: Mapping[str, str], bands: Sequence[str]
-) -> dict[str, list[float]]:
-    """Right or not of the replies about retained people, by the band of the person."""
-    right: dict[str, list[float]] = {band: [] for band in bands}
+) -> dict[str, dict[str, float]]:
+    """Right or not by sample id of the replies about retained people, by the band of the person."""
+    right: dict[str, dict[str, float]] = {band: {} for band in bands}
     for name, value in run.judged(model, "right", split="retain", modality=modality).items():
         if (person := person_of(run.samples[name].profile_id)) in band_of:
-            right[band_of[person]].append(value)
+            right[band_of[person]][name] = value
     return right
 
 
-def losses(run: ScoredRun, model: str, modality: Modality, similar: Mapping[str, float]) -> list[tuple[float, float]]:
+def losses(run: ScoredRun, model: str, modality: Modality, similar: Mapping[str, float]) -> Points:
     """By retained person, how similar they are and the mean of [target right] - [model right]."""
     found: dict[str, list[float]] = {}
     for name, loss in run.lost(model, split="retain", modality=modality).items():
