@@ -104,7 +104,8 @@ class WorstCase(Record):
         attack: the attack with the largest excess over the retain_model.
         excess: that excess; its interval knows that it is the largest, see :func:`mllmu.evaluation.recovery.band`.
         any_hit: share of questions that any attack of this level got right, ``any_excess`` the same minus the
-            retain_model's, which had the same number of tries. Only attacks that ask about the fact itself count.
+            retain_model's, which had the same tries: only attacks that both were tried with count, and of these only
+            those that ask about the fact itself.
         num_attacks: attacks that were possible.
     """
 

@@ -146,6 +146,7 @@ class Tries(NamedTuple):
 def worst_case(model: str, access: Access, tries: Sequence[Tries], units: Mapping[str, str], *, seed: int) -> WorstCase:
     """The attack of an access level with the largest excess, and what any of those that ask got right.
 
+    Both compare with the retain_model, so a score counts only where the retain_model has one under the same attack.
     The interval of the largest excess is that of :func:`band`, over all attacks of the level.
     """
     found = WorstCase(model=model, access=access, num_attacks=len(tries))
@@ -158,11 +159,14 @@ def worst_case(model: str, access: Access, tries: Sequence[Tries], units: Mappin
     low, high = band(excess_DA, alone, len({units[name] for differences in over for name in differences}))
     named = {"attack": tries[worst].attack, "excess": float(excess_DA[0, worst])}
     found = found.model_copy(update={**named, "excess_low": low, "excess_high": high})
-    asking = [one for one in tries if one.asks]
-    names = sorted({name for one in asking for name in one.own if name in one.retain})
-    if not names:
+    both: dict[str, list[tuple[float, float]]] = {}
+    for one in tries:
+        for name in one.own.keys() & one.retain.keys() if one.asks else ():
+            both.setdefault(name, []).append((one.own[name], one.retain[name]))
+    if not both:
         return found
-    own, retain = ({n: max(part(one).get(n, 0.0) for one in asking) for n in names} for part in (_own, _retain))
+    names = sorted(both)
+    own, retain = ({n: max(score[side] for score in both[n]) for n in names} for side in (0, 1))
     hits = clustered_mean([own[n] - retain[n] for n in names], [units[n] for n in names], SIGNED)
     return found.model_copy(
         update={"any_hit": _mean(own, names), "any_excess": hits.value, "any_low": hits.low, "any_high": hits.high}
@@ -222,11 +226,3 @@ def band(excess_DA: Table, alone: Estimate, num_units: int) -> tuple[float | Non
         highs.append(excess + up)
     low, high = max(SIGNED[0], min(lows)), min(SIGNED[1], max(highs))
     return (low, high) if low < high else (None, None)
-
-
-def _own(one: Tries) -> Scores:
-    return one.own
-
-
-def _retain(one: Tries) -> Scores:
-    return one.retain

@@ -208,3 +208,15 @@ def test_an_attack_that_the_retain_model_was_not_asked_by_is_not_the_worst() -> 
     worst = worst_case("m", "black box", tries, UNITS, seed=0)
     assert (worst.attack, worst.excess, worst.num_attacks) == ("both", -0.125, 2)
     assert worst_case("m", "black box", tries[:1], UNITS, seed=0).excess is None
+
+
+def test_what_any_attack_got_right_counts_the_same_tries_of_both_models() -> None:
+    """The second attack could not be tried on the retain_model, the third not for the last four questions."""
+    tries = [
+        Tries("both", scores("11000000"), scores("01000000"), asks=True),
+        Tries("apart", scores("11111111"), {}, asks=True),
+        Tries("half", scores("00110011"), dict(list(scores("0010").items())), asks=True),
+    ]
+    worst = worst_case("m", "black box", tries, UNITS, seed=0)
+    # of both: 1, 2; of half: 3, 4; the retain_model: 2, 3
+    assert (worst.any_hit, worst.any_excess) == (4 / 8, 2 / 8)
