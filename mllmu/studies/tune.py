@@ -7,6 +7,7 @@ sampler is seeded, and a trial that exists is not trained again.
 """
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
@@ -36,6 +37,8 @@ from mllmu.unlearning.base import Method
 FACTORS = {"learning_rate": 5.0, "epochs": 2.0}
 FACTOR = 4.0
 """How far the search goes from a setting's own value, up and down: a factor."""
+INSIDE = 1e-3
+"""How far inside of an exclusive limit it stays, as a share: settings are rounded to four digits, which moves less."""
 
 Scores = Mapping[tuple[Split, Modality], float]
 """Mean main score by set and modality."""
@@ -123,9 +126,12 @@ def search_space(method: Method) -> dict[str, tuple[float, float]]:
 
 
 def _around(method: Method, key: str, value: float) -> tuple[float, float]:
-    factor = FACTORS.get(key, FACTOR)
-    limits = [limit.le for limit in type(method).model_fields[key].metadata if hasattr(limit, "le")]
-    return value / factor, min(value * factor, *limits) if limits else value * factor
+    """A setting divided and multiplied by its factor, within the limits of the field; an exclusive one is not met."""
+    factor, low, high = FACTORS.get(key, FACTOR), 0.0, math.inf
+    for limit in type(method).model_fields[key].metadata:
+        low = max(low, getattr(limit, "ge", 0.0), getattr(limit, "gt", 0.0) * (1 + INSIDE))
+        high = min(high, getattr(limit, "le", math.inf), getattr(limit, "lt", math.inf) * (1 - INSIDE))
+    return max(value / factor, min(low, value)), min(value * factor, max(high, value))
 
 
 class _Search:

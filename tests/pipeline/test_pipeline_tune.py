@@ -127,6 +127,10 @@ def test_what_is_switched_off_is_not_searched_and_no_bound_is_passed() -> None:
     assert "kl_weight" not in space("npo")
     assert space("npo", kl_weight=0.5)["kl_weight"] == (0.125, 2.0)
     assert space("salun", share=0.5)["share"] == (0.125, 1.0)
+    for name, key in (("manu", "share"), ("steering", "false_alarms"), ("router", "false_alarms")):
+        low, high = space(name, **{key: 0.9})[key]
+        assert (low, high) == (0.225, 0.999), "1 itself is no share"
+        assert space(name, **{key: 0.9995})[key][1] == 0.9995, "the setting of the recipe is tried too"
     assert space("retrain") == {}
     assert space("manu") == {"share": (0.0125, 0.2)}  # changes the model without training
 
