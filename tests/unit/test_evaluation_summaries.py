@@ -107,8 +107,9 @@ def test_membership_without_unknown_people_says_so() -> None:
 
 
 def test_privleak_has_a_sign_and_an_undefined_case() -> None:
-    assert privleak(0.75, 0.5) == (-50.0, "")  # still looks known
-    assert privleak(0.25, 0.5) == (50.0, "")  # looks less known than if never seen
+    assert privleak(0.75, 0.5) == (-50.0, "")  # looks more known than in the retain_model
+    assert privleak(0.25, 0.5) == (50.0, "")  # looks less known than there
+    assert privleak(0.625, 0.75) == (50.0, "")  # likewise, though it looks more known than people never seen
     assert privleak(0.5, 0.5) == (0.0, "")
     value, note = privleak(0.5, 1.0)
     assert value is None

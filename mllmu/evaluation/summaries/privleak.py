@@ -13,9 +13,9 @@ class PrivLeak(Summariser):
 
     100 * ((1 - AUC) - (1 - AUC_retain)) / (1 - AUC_retain), AUC of min-40 % (MUSE) on forget against holdout answers
 
-    0: as the retain_model. Negative: the forgotten people still look like training data, as they do for the target.
-    Positive: they look less like training data than people never seen, which reveals that they were unlearned.
-    Undefined, with a note, where the retain_model's AUC is 1.
+    0: as in the retain_model. Negative: the forgotten people look more like training data than there, as they do in the
+    target. Positive: they look less like it than there, which reveals that they were unlearned. Undefined, with a note,
+    where the retain_model's AUC is 1.
     """
 
     source = "https://arxiv.org/abs/2407.06460"
@@ -34,8 +34,8 @@ class PrivLeak(Summariser):
 
     def tables(self, rows: Sequence[Summary]) -> Iterable[TableSpec]:
         reads = (
-            "membership AUC by min-40 % relative to the retain_model's, in %: 0 equals it, negative means "
-            "that the people still look like training data, positive that they look less like it than people never seen"
+            "membership AUC by min-40 % relative to the retain_model's, in %: 0 equals it, negative means that the "
+            "people look more like training data than in the retain_model, positive that they look less like it"
         )
         return self.overview(12, self.column("PrivLeak", split="forget", show="signed", scale=0.01, reads=reads))
 
@@ -48,8 +48,8 @@ def sides(run: ScoredRun, model: str, modality: Modality) -> list[list[float]]:
 def privleak(area: float | None, area_retain: float | None) -> tuple[float | None, str]:
     """The number and, where there is none, why.
 
-    >>> privleak(0.75, 0.5), privleak(0.25, 0.5)
-    ((-50.0, ''), (50.0, ''))
+    >>> privleak(0.75, 0.5), privleak(0.25, 0.5), privleak(0.625, 0.75)[0]
+    ((-50.0, ''), (50.0, ''), 50.0)
     """
     if area is None or area_retain is None:
         return None, "no answers about holdout people to compare with"
