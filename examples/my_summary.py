@@ -16,6 +16,7 @@ class PeopleExposed(Summariser):
 
     source = "ours"
     needs = ("right",)
+    range = (0.0, 1.0)
 
     def summarise(self, run: ScoredRun) -> list[Summary]:
         rows = []

@@ -19,6 +19,9 @@ from mllmu.cli.app import app
 from mllmu.config.load import load_all
 from mllmu.config.recipe import Recipe
 from mllmu.core import plugins
+from mllmu.core.records import Response, Sample
+from mllmu.evaluation.bootstrap import with_intervals
+from mllmu.evaluation.summaries import ScoredRun
 from mllmu.report.inputs import ModelRow
 from mllmu.report.numbers import TradeoffRow
 from tools import generate_docs
@@ -180,7 +183,7 @@ def test_a_path_in_the_text_exists() -> None:
     ("page", "kind", "name"),
     [
         ("your-own-method", "methods", "my_method:Unlikelihood"),
-        ("your-own-metric", "metrics", "my_metric:RelativeLength"),
+        ("your-own-metric", "metrics", "my_metric:LengthError"),
         ("your-own-summary", "summaries", "my_summary:PeopleExposed"),
         ("your-own-benchmark", "benchmarks", "my_benchmark:ColourQuiz"),
         ("your-own-task", "tasks", "my_task:TrueOrFalse"),
@@ -197,3 +200,32 @@ def test_a_tutorial_shows_its_example_file_which_is_a_plugin(
     plugin = plugins.build(kind, name, {})
     assert plugin.source
     assert plugins.name_of(type(plugin)) == name
+
+
+def asked(number: int) -> Sample:
+    about = {"id": f"s{number}", "question_id": "q", "profile_id": f"p{number}", "attribute": "job", "value": "nurse"}
+    how = {"split": "forget", "task": "generation", "modality": "text", "prompt": "?", "max_new_tokens": 8}
+    return Sample.model_validate({**about, **how, "target": "She is a nurse."})
+
+
+def test_the_metric_of_the_tutorial_is_best_at_the_true_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    metric = plugins.build("metrics", "my_metric:LengthError", {})
+
+    def value(text: str) -> float:
+        found = metric.value(asked(0), Response(sample_id="s0", text=text, num_tokens=1, finished=True))
+        assert isinstance(found, float)
+        return found
+
+    best, silent, twice, rambles = map(value, ("A nurse in Riga.", "", "a b c d e f g h", "word " * 40))
+    assert (metric.better, best, silent, twice, rambles) == ("lower", 0, 1, 1, 9)
+
+
+def test_the_share_of_the_tutorial_has_an_interval_of_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    samples = {sample.id: sample for sample in map(asked, range(3))}
+    right = {"right": {"s0": 1.0, "s1": 0.0, "s2": 0.0}}
+    run = ScoredRun(samples=samples, values={"m": right}, responses={"m": {}}, average=list)
+    (row,) = with_intervals([plugins.build("summaries", "my_summary:PeopleExposed", {})], run)
+    assert row.low is not None and row.high is not None
+    assert 0 <= row.low < 1 / 3 < row.high <= 1
