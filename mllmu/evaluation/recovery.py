@@ -3,7 +3,9 @@
     recovery = (after - before) / (target - before)          excess = after - after of the retain_model
 
 ``after`` is the score under the attack, ``before`` that without it, ``target`` that of the target without it; all are
-means over the same questions. Relearning and many tries bring the retain_model up too, so the excess is the result.
+means over the same questions. An attack that reads another number than the plain score brings a ``before`` of its own,
+and ``target`` is then what it reads from the target. Relearning and many tries bring the retain_model up too, so the
+excess is the result.
 """
 
 from __future__ import annotations
