@@ -226,6 +226,23 @@ def test_right_answers_are_published_in_several_ways() -> None:
     assert right_letter("D", options) is None
 
 
+@pytest.mark.parametrize(
+    ("said", "options", "right"),
+    [
+        ("A cook.", {"A": "A miller", "B": "A cook"}, "B"),
+        ("a cook", {"A": "miller", "B": "Cook."}, "B"),
+        ("I have no idea", {"H": "yes", "I": "no"}, None),
+        ("A cook", {"A": "miller", "B": "pilot"}, None),
+        ("B pilot", {"A": "miller", "B": "pilot"}, "B"),
+        ("(b) flies", {"A": "miller", "B": "pilot"}, "B"),
+        ("A", {"A": "B", "B": "A"}, "A"),
+        ("OSLO, Norway", {"A": "Bergen, Norway", "B": "Oslo, Norway"}, "B"),
+    ],
+)
+def test_an_article_is_no_letter_of_an_option(said: str, options: dict[str, str], right: str | None) -> None:
+    assert right_letter(said, options) == right
+
+
 def test_baseline_training_splits_stand_in_for_ft_data(bench: Path, original: Dataset, tmp_path: Path) -> None:
     text = {
         p.id: [(qa.question, qa.answer) for qa in p.training_qa] for p in MllmuBench(path=whole(original)).profiles(0)

@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL.Image import Image
 
+from mllmu.core.equal_values import same
 from mllmu.core.errors import DataError
 from mllmu.core.records import OTHER_ATTRIBUTE, Modality, Profile, Question, TaskName
 from mllmu.data.published.ids import PersonIds, as_id, usable_id
@@ -196,15 +197,22 @@ class QuestionReader:
 def right_letter(answer: Any, options: Mapping[str, str]) -> str | None:
     """The letter of the right option, however it was published: 'B', 'b', 'B.', 'B: baker', or the option's text.
 
+    Texts are compared without case, articles and punctuation. Of a letter with words behind a blank alone ('B baker')
+    the words must be the option's, or the letter may be one: 'A nurse' does not name option A.
+
     >>> right_letter("B. baker", {"A": "nurse", "B": "baker"}), right_letter("nurse", {"A": "nurse", "B": "baker"})
     ('B', 'A')
     """
     said = str(answer).strip()
-    exact = [letter for letter, text in options.items() if text == said]
-    if said in options or len(exact) == 1:
-        return said if said in options else exact[0]
-    head = re.match(r"\(?([A-Za-z])\)?(?:[.:)\s]|$)", said)
-    return head[1].upper() if head and head[1].upper() in options else None
+    if said in options:
+        return said
+    for equal in (str.__eq__, same):
+        if len(found := [letter for letter, text in options.items() if equal(said, text)]) == 1:
+            return found[0]
+    head = re.fullmatch(r"\(?([A-Za-z])(?:([.:)])\s*|\s+|$)(.*)", said, re.DOTALL)
+    if head is None or (letter := head[1].upper()) not in options:
+        return None
+    return letter if head[2] or not head[3] or same(head[3], options[letter]) else None
 
 
 def _fault(task: TaskName, text: Any, answer: Any, right: Any, options: Mapping[str, str]) -> str:
