@@ -32,14 +32,15 @@ from mllmu.data.values import GENDERS, Gender, family_names, given_names, pools
 
 LOCALES = ("en_US", "en_GB", "fr_FR", "de_DE", "es_ES", "it_IT", "nl_NL", "sv_SE", "pt_PT")
 """Locales whose family names have one form for all genders."""
-MAX_TRIES = 10_000
+SINGLE_TRIES, MAX_TRIES = 100, 10_000
+"""After so many tries for a free name two are joined; after so many in all there is none."""
 PLACES = ("birthplace", "residence")
 NUMBER, ADDRESS = "[number]", "[address]"
 _TELLING = re.compile(r"""[^\s(\["']*(?:\d|@|://|www\.)(?:\S*[^\s.,;:!?)\]"'])?""", re.IGNORECASE)
 
 
 class Fakes:
-    """Fakes under one key. No two originals share one.
+    """Fakes under one key. No two originals share one; where single ones run out, two are joined ('Mia-Ruth').
 
     Args:
         barred: plain words that no fake may contain.
@@ -64,17 +65,24 @@ class Fakes:
         return self._fake("place", plain(city), lambda dice: _faker(locale, dice).city())
 
     def _fake(self, kind: str, original: str, make: Callable[[random.Random], str]) -> str:
+        """What stands for an original.
+
+        Raises:
+            DataError: neither a single fake nor two joined ones are free.
+        """
         known = self._key.replaced.setdefault(kind, {})
         if original in known:
             return known[original]
         taken = set(known.values())
         for attempt in range(MAX_TRIES):
             seed = self._key.number(kind, original, str(attempt))
-            fake = make(random.Random(seed))  # noqa: S311 - the seed is secret
+            dice = random.Random(seed)  # noqa: S311 - the seed is secret
+            fake = make(dice) if attempt < SINGLE_TRIES else f"{make(dice)}-{make(dice)}"
             if fake not in taken and not any(word.plain in self._barred for word in words(fake)):
                 return known.setdefault(original, fake)
         raise DataError(
-            f"data.source: no free {kind} after {MAX_TRIES} tries, {len(taken)} are taken. Split the table."
+            f"data.source: no free {kind} after {MAX_TRIES:,} tries, also none of two joined; the key file holds "
+            f"{len(taken):,}. Split the table, and give each part a key file of its own (data.source.key)."
         )
 
 
