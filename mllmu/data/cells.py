@@ -3,15 +3,17 @@
 Whatever a cell can stand for in two ways is refused with its row and column; nothing is guessed.
 """
 
+import importlib
 import re
 import unicodedata
 from collections.abc import Callable
 from datetime import date
+from functools import cache
 from typing import NamedTuple
 
 from mllmu.core.records import ID_PATTERN
 from mllmu.data import dates
-from mllmu.data.values import ATTRIBUTES, NONE
+from mllmu.data.values import ATTRIBUTES, NONE, pools
 
 MAX_LETTERS = 80
 MAX_BIOGRAPHY = 5_000
@@ -140,11 +142,28 @@ _POSTCODES = re.compile(rf"(?:{_POSTCODE})\s+|(?:\s+|^)(?:{_POSTCODE})$")
 
 
 def _place(cell: str) -> str | None:
-    """A postcode is no part of a city: '8010 Graz, Austria' is Graz."""
+    """A postcode is no part of a city: '8010 Graz, Austria' is Graz. 'Austria, Graz' would keep the city."""
     given = [part.strip() for part in cell.split(",")]
     parts = [without for part in given if (without := _without_postcode(part))]
     fits = len(parts) >= 2 and all(given) and not any(char.isdecimal() for char in parts[-1])
+    if fits and parts[0].casefold() in _countries() and parts[-1].casefold() not in _countries():
+        return None
     return ", ".join(parts) if fits and TEXT.read(cell) else None
+
+
+@cache
+def _countries() -> frozenset[str]:
+    """Names of countries in lower case, in nine languages."""
+    providers = (importlib.import_module(f"faker.providers.address.{language}").Provider for language in _LANGUAGES)
+    found = {country for provider in providers for country in provider.countries}
+    return frozenset(country.casefold() for country in (*found, *_MORE_COUNTRIES, *(c.country for c in pools().cities)))
+
+
+_LANGUAGES = ("en", "fr_FR", "de", "es", "it_IT", "nl_NL", "sv_SE", "pt_PT", "pl_PL")
+_MORE_COUNTRIES = (
+    "US", "U.S.", "U.S.A.", "United States", "UK", "U.K.", "Wales", "Northern Ireland", "Russia", "South Korea", "Iran",
+    "Syria", "Vietnam", "Moldova", "Bolivia", "Venezuela", "Türkiye", "Taiwan", "UAE",
+)  # fmt: skip
 
 
 def _without_postcode(part: str) -> str:
@@ -236,7 +255,9 @@ def _consent(cell: str) -> str | None:
 
 
 TEXT = _text()
-PLACE = CellRule("a city and a country with a comma between, e.g. Lyon, France", _place, _is_plain, MAX_LETTERS)
+PLACE = CellRule(
+    "a city and a country with a comma between, the country last, e.g. Lyon, France", _place, _is_plain, MAX_LETTERS
+)
 RULES: dict[str, CellRule] = {
     **dict.fromkeys(ATTRIBUTES, TEXT),
     **dict.fromkeys(MAY_BE_NONE, TEXT._replace(read=_none_or_text)),

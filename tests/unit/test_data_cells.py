@@ -65,6 +65,19 @@ NAMES = (
 )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("Austria, Graz", None), ("austria, Styria, Graz", None), ("Österreich, Graz", None), ("USA, Boston", None),
+        ("Graz, Austria", "Graz, Austria"), ("Singapore, Singapore", "Singapore, Singapore"),
+        ("Lebanon, Ohio, USA", "Lebanon, Ohio, USA"), ("Granada, Spain", "Granada, Spain"),
+        ("Mexico, México", "Mexico, México"), ("Town, Atlantis", "Town, Atlantis"),
+    ],
+)  # fmt: skip
+def test_a_country_before_its_city_is_refused(written: str, read: str | None) -> None:
+    assert RULES["residence"].read(written) == read
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_may_be_of_any_script(name: str) -> None:
     assert not is_absent("name", name)
