@@ -1,5 +1,7 @@
 """Checks a whole table of people against the rules of its cells, and lists every fault at once."""
 
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import date
@@ -168,6 +170,12 @@ def _plain(head: str) -> str:
     return "_".join(head.casefold().replace("-", " ").replace("_", " ").split())
 
 
+def _bare(name: str) -> str:
+    """A name without accents, case and marks between its words."""
+    letters = re.sub("[\u0300-\u036f]", "", unicodedata.normalize("NFKD", name).casefold())
+    return " ".join(re.sub(r"[\s.,'’\-‐‑]+", " ", letters).split())
+
+
 class _RowReader:
     """Reads one row and collects its faults.
 
@@ -262,11 +270,15 @@ class _RowReader:
 
 
 def _repeated(rows: Sequence[_RowReader], columns: Mapping[str, str]) -> Iterator[CellFault]:
-    """One person, one row: no name, id or image is that of another row."""
+    """One person, one row: no name, id or image is that of another row.
+
+    Where there are no ids, a name is the same without accents and whatever stands between its words.
+    """
     for target in ("name", "id", "image"):
         seen: dict[str, int] = {}
         for row in rows:
             text, number = row.texts.get(target, ""), row.row.number
-            first = seen.setdefault(text.casefold(), number)
+            bare = target == "name" and not row.texts.get("id")
+            first = seen.setdefault(_bare(text) if bare else text.casefold(), number)
             if text and first != number:
                 yield CellFault(number, columns[target], text, f"one that is not in row {first} already")

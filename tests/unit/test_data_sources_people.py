@@ -167,6 +167,30 @@ def test_an_image_of_somebody_without_consent_is_nobody_elses_portrait(tmp_path:
     assert list(caught.value.faults) == [f"row 2, column 'image': got 'pair.png', expected {expected}"]
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("Zoë Brontë", "Zoe Bronte"), ("Anne-Marie Holt", "ANNE MARIE HOLT"), ("Seán O’Neil", "Sean O'Neil")],
+)
+def test_a_name_without_its_accents_is_the_same_person_where_no_id_says_otherwise(
+    tmp_path: Path, one: str, other: str
+) -> None:
+    rows = [row(0, name=one), row(1), row(2, name=other)]
+    path = write(tmp_path / "people.csv", rows)
+    assert len(checked(path).people) == 3
+    write(path, [{head: cell for head, cell in each.items() if head != "id"} for each in rows])
+    with pytest.raises(FaultsError) as caught:
+        checked(path)
+    assert list(caught.value.faults) == [
+        f"row 4, column 'name': got {other!r}, expected one that is not in row 2 already"
+    ]
+
+
+def test_names_of_other_letters_stay_two_people(tmp_path: Path) -> None:
+    rows = [row(n, name=name) for n, name in enumerate(("王伟", "王薇", "कुमार जोशी", "कमर जोशी", "Ana Lo", "Ana Loo"))]
+    path = write(tmp_path / "people.csv", [{h: cell for h, cell in each.items() if h != "id"} for each in rows])
+    assert len(checked(path).people) == 6
+
+
 def _xlsx(path: Path, rows: list[Row]) -> None:
     openpyxl = pytest.importorskip("openpyxl")
     book = openpyxl.Workbook()
