@@ -136,7 +136,11 @@ class AttackStudy:
             seed=seed,
             root=run.root,
             folder=unit.building,
-            images=run.root / RunFolder.ATTACKS / f"forget_{key}" / "images",
+            images=run.root
+            / RunFolder.ATTACKS
+            / f"forget_{key}"
+            / "images"
+            / digest(run.fingerprint(RunFolder.DATA))[:8],
             load=run.load,
             turns=run.turns,
             training=lambda: run.training(run.recipe.finetune, unit.building, seed, label),

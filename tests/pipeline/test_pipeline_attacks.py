@@ -19,6 +19,7 @@ from mllmu.core.lock import held
 from mllmu.core.process import SilentProgress
 from mllmu.core.runfolder import read_json, read_lines, seal, write_json
 from mllmu.evaluation.attacks import AttackPoint
+from mllmu.evaluation.attacks._images import Depicting
 from mllmu.pipeline.attacks import AttackStudy, attack_jobs
 from mllmu.pipeline.reading import ReadingStore
 from mllmu.pipeline.run import Run
@@ -213,3 +214,26 @@ def test_attacks_of_a_recipe_are_checked_and_numbered(base: Path) -> None:
         parse(mini_run.settings(base, "evaluate.attacks=[{name: relearn_forget, step: 1}]"))
     with pytest.raises(PluginError, match="attacks: no 'relearn'"):
         parse(mini_run.settings(base, "evaluate.attacks=[relearn]"))
+
+
+def test_pictures_of_attacks_are_of_the_people_of_today(finished: Path, base: Path, tmp_path: Path) -> None:
+    """The data of a run are made anew with another seed: nothing that was drawn of the earlier people is shown."""
+    folder = shutil.copytree(finished, tmp_path / "run")
+
+    def pictures(*overrides: str) -> set[bytes]:
+        """All that attacks show, on the run as it is now."""
+        chosen = "evaluate.attacks=[changed_picture, typographic]"
+        run = Run(parse(mini_run.settings(base, chosen, *overrides)), folder, SilentProgress())
+        study = AttackStudy(run, "40")
+        victim = study._victim(study.unit("plain", "target"), "plain", run.ref("40", "target"))
+        shown = set()
+        for job in study.jobs.values():
+            if isinstance(job.attack, Depicting):
+                shown |= {Path(one.image).read_bytes() for s in study.samples for one in job.attack.samples(victim, s)}
+        return shown
+
+    before = pictures()
+    assert pictures() == before
+    mini_run.run(base, folder, "seed=1", only="data", force=True)
+    after = pictures("seed=1")
+    assert before and after and not before & after
