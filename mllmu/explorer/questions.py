@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mllmu.core.errors import DataError, did_you_mean
+from mllmu.core.evaluated import asked_models, models_of_results
 from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.records import Profile, Sample
-from mllmu.core.runfolder import RunFolder, read_json, read_lines
+from mllmu.core.runfolder import RunFolder, read_lines
 from mllmu.data.dataset import PROFILES
 from mllmu.data.tasks import OUTCOMES
 from mllmu.explorer.attacks import AttackedQuestions
@@ -100,7 +101,7 @@ class QuestionTable:
         self.root, self.folder = root, root / name
         self.samples = read_lines(self.folder / RunFolder.SAMPLES_FILE, Sample)
         self.profiles = profiles
-        self.models = models_of(self.folder)
+        self.models = models_of(root, self.folder)
         if not self.models:
             raise DataError(f"{self.folder}: no model has been evaluated there. Run 'mllmu evaluate' first.")
         self.images = {image for s in self.samples for image in (s.image, *(e.image for e in s.examples)) if image}
@@ -234,13 +235,10 @@ class QuestionTable:
         return [int(number) for number in np.bincount(found[found != NONE], minlength=len(OUTCOMES))]
 
 
-def models_of(folder: Path) -> list[str]:
+def models_of(root: Path, folder: Path) -> list[str]:
     """The models evaluated in a folder, in the order of its report: target and retain model first."""
-    there = sorted(
-        path.parent.parent.name for path in folder.glob(f"*/{RunFolder.RESPONSES}/{RunFolder.RESPONSES_FILE}")
-    )
-    results = read_json(folder / RunFolder.METRICS_FILE, sealed=True).get("results", ())
-    order = dict.fromkeys([TARGET, RETAIN_MODEL, *(result["model"] for result in results), *there])
+    there = asked_models(root, folder)
+    order = dict.fromkeys([TARGET, RETAIN_MODEL, *models_of_results(folder), *there])
     return [model for model in order if model in there]
 
 
@@ -251,7 +249,7 @@ def evaluations_of(root: Path) -> dict[str, str]:
 
 def _evaluations(root: Path) -> Iterator[tuple[str, Path]]:
     places = (RunFolder.evaluation("*"), RunFolder.evaluation("*", "*"))
-    for path in (path for place in places for path in sorted(root.glob(place)) if models_of(path)):
+    for path in (path for place in places for path in sorted(root.glob(place)) if models_of(root, path)):
         protocol = "" if path.parent.parent == root else path.parent.name
         yield evaluation_label(path.name.removeprefix("forget_"), protocol), path
 

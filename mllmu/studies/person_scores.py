@@ -17,6 +17,7 @@ from mllmu.core.content import check_samples
 from mllmu.core.csvrows import as_written, csv_rows, harmless
 from mllmu.core.declared import Declared
 from mllmu.core.errors import DataError, did_you_mean
+from mllmu.core.evaluated import scored_models
 from mllmu.core.records import MODALITIES, UTILITY, Modality, Profile, Sample, Score, Split, TaskName
 from mllmu.core.runfolder import RunFolder, digest, read_json, read_lines, write_atomic
 from mllmu.data.dataset import PROFILES
@@ -179,8 +180,8 @@ def _main_scores(
     A reply that could not be read counts as in a report, see :meth:`mllmu.evaluation.metrics.Metric.headline_value`.
     """
     evaluation = folder.path(folder.evaluation(key))
-    paths = sorted(evaluation.glob(f"*/{folder.SCORES}/{folder.SCORES_FILE}"))
-    if not paths:
+    models = scored_models(evaluation)
+    if not models:
         raise DataError(f"{evaluation}: no scores. Expected a finished run with the forget ratio {key} %.")
     every = read_lines(evaluation / folder.SAMPLES_FILE, Sample)
     samples = [s for s in every if s.part == "report" and s.split in splits]
@@ -189,10 +190,11 @@ def _main_scores(
     names = {cell: _headline(declared, *cell) for cell in {(s.split, s.task) for s in samples}}
     metrics: dict[str, Metric] = {name: plugins.build("metrics", name, {}) for name in set(names.values())}
     by_model: dict[str, dict[str, float]] = {}
-    for path in paths:
-        check_samples(evaluation / folder.SAMPLES_FILE, path.parent.with_name(folder.RESPONSES))
-        scores = {(score.sample_id, score.metric): score.value for score in read_lines(path, Score)}
-        by_model[path.parent.parent.name] = {
+    for model in models:
+        check_samples(evaluation / folder.SAMPLES_FILE, evaluation / model / folder.RESPONSES)
+        kept = read_lines(evaluation / model / folder.SCORES / folder.SCORES_FILE, Score)
+        scores = {(score.sample_id, score.metric): score.value for score in kept}
+        by_model[model] = {
             s.id: metrics[name].headline_value(scores[s.id, name], s.split)
             for s in samples
             for name in [names[s.split, s.task]]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mllmu.core.errors import ModelError, RunStoreError, did_you_mean, needs_extra
+from mllmu.core.evaluated import asked_models
 from mllmu.core.names import TARGET
 from mllmu.core.records import MetricResult, ModelRef, Response, Sample
 from mllmu.core.runfolder import RunFolder, read_json, read_lines, read_record
@@ -100,12 +101,12 @@ class RunResult(os.PathLike[str]):
         for key in RunFolder(self.folder).evaluated_keys():
             folder = self.folder / RunFolder.evaluation(key)
             samples = {sample.id: sample for sample in read_lines(folder / RunFolder.SAMPLES_FILE, Sample)}
-            for path in sorted(folder.glob(f"*/{RunFolder.RESPONSES}/{RunFolder.RESPONSES_FILE}")):
-                for response in read_lines(path, Response):
+            for model in asked_models(self.folder, folder):
+                for response in read_lines(folder / model / RunFolder.RESPONSES / RunFolder.RESPONSES_FILE, Response):
                     sample = samples[response.sample_id]
                     yield {
                         "ratio": key,
-                        "model": path.parents[1].name,
+                        "model": model,
                         **sample.model_dump(include={"id", "split", "part", "task", "modality", "attribute", "prompt"}),
                         "person": sample.profile_id,
                         "target": sample.target,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,20 @@ from PIL import Image
 
 from mllmu.core.errors import DataError, RunStoreError
 from mllmu.core.records import Response, Sample
+from mllmu.core.runfolder import read_json, seal, write_json
 from mllmu.explorer.details import marked, why_unread
-from mllmu.explorer.questions import Condition, Contrast, QuestionFilter, QuestionTable, evaluations_of, profiles_of
+from mllmu.explorer.questions import (
+    Condition,
+    Contrast,
+    QuestionFilter,
+    QuestionTable,
+    evaluations_of,
+    models_of,
+    profiles_of,
+)
 from mllmu.explorer.replies import OUTCOMES as KINDS
 from mllmu.explorer.site import ExploredRun, Site
+from mllmu.studies.result import RunResult
 
 IDS = list(QUESTIONS)
 
@@ -279,3 +290,21 @@ def test_looking_writes_nothing(root: Path) -> None:
     for path, query in (("run/0/", ""), ("run/0/api/run", ""), ("run/0/api/questions", "is=any:wrong&words=ana")):
         assert site.get(path, query).status == 200
     assert tree(root) == before
+
+
+def test_a_model_that_the_recipe_no_longer_names_is_not_shown_and_one_without_scores_is(tmp_path: Path) -> None:
+    root = make_evaluated_run(tmp_path / "run")
+    folder, metrics = root / "eval/forget_10", root / "eval/forget_10/metrics.json"
+    every = models_of(root, folder)
+    gone, new = every[-2:]
+    content = read_json(metrics)
+    write_json(metrics, seal({**content, "results": [{"model": model} for model in every[:-2]]}))
+    shutil.rmtree(folder / new / "scores")
+    assert models_of(root, folder) == [*every[:-2], new]
+    shutil.copytree(
+        folder, root / "protocols/official/forget_10", ignore=shutil.ignore_patterns("scores", "metrics.json")
+    )
+    assert models_of(root, root / "protocols/official/forget_10") == [*every[:-2], new]
+    write_json(root / "run.json", seal({"status": "done"}))
+    replied = set(RunResult(root).responses["model"])
+    assert new in replied and gone not in replied

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from mllmu.cli.app import app
 from mllmu.core.errors import DataError
 from mllmu.core.records import Profile
-from mllmu.core.runfolder import dump_lines
+from mllmu.core.runfolder import dump_lines, seal, write_json
 from mllmu.studies.person_scores import PersonScore, load, person_scores, save
 from mllmu.studies.pool import PairedRow, PersonDraws, PooledRow, PooledValue, by_person, outside, pool, pooled
 
@@ -382,3 +382,13 @@ def test_raw_scores_are_kept_exactly_and_a_damaged_file_names_its_line(tmp_path:
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match=r"scores\.csv: cannot be read .*UTF-8"):
         load(path)
+
+
+def test_a_model_that_the_recipe_no_longer_names_is_neither_ranked_nor_read(runs: list[Path]) -> None:
+    """``bad`` is left over from an earlier recipe, and was asked other questions: the numbers do not name it."""
+    folder = runs[0] / "eval/forget_10"
+    named = [{"model": model} for model in ("target", "retain_model", "good")]
+    write_json(folder / "metrics.json", seal({"results": named}))
+    (folder / "bad/scores/scores.jsonl").write_text("")
+    assert {model for score in scores_of(runs[:1]) for model in score.sums} == {"target", "retain_model", "good"}
+    assert {row.model for row in rows_of(runs[:1])} == {"target", "retain_model", "good"}

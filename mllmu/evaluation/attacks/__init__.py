@@ -74,7 +74,7 @@ class Victim:
         budget, seed: the same for all models.
         root: the run folder, where the adapters of ``refs`` lie.
         folder: of the attack on this model, for what it keeps; it survives an interruption.
-        images: folder for pictures that attacks draw of these data; shared by all models, so each is drawn and read once.
+        images: folder for pictures that attacks draw of these data; all models share them, so each is drawn once.
         load: loads a model.
         turns: training questions of people, see :meth:`mllmu.pipeline.run.Run.turns`.
         training: how a model is trained in ``folder``.
