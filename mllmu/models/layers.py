@@ -70,3 +70,27 @@ def run_hidden(model: Any, batch: Batch, layer: int) -> Tensor:
     # behind the last layer there is the norm, as among the library's own hidden states
     hidden_BTD = end_BTD if layer == len(layers) - 1 else outputs[0]
     return hidden_BTD[:, :-1][batch.labels[:, 1:] != IGNORE].float()
+
+
+def check_second_pass(model: Any, changed: Iterable[str] | None = None) -> None:
+    """Refuse changes that are lost where logits are steered by a second pass: those outside of the layers it runs.
+
+    The output layer is run once for both passes, and images go in as features that the vision tower gave before.
+
+    Args:
+        changed: names of the changed modules; None: those with weights that are trained.
+
+    Raises:
+        ModelError: some are outside of the language model's layers.
+    """
+    if changed is None:
+        changed = {name.rpartition(".")[0] for name, weight in model.named_parameters() if weight.requires_grad}
+    modules = {name: model.get_submodule(name) for name in changed}
+    inside = {module for layer in decoder_layers(model) for module in layer.modules()}
+    outside = sorted({name.split(".lora_")[0] for name, module in modules.items() if module not in inside})
+    if outside:
+        raise ModelError(
+            f"logits are steered by a second pass of the language model's layers, and {len(outside)} of the changed "
+            f"layers are outside of these, e.g. {outside[0].removeprefix('base_model.model.')}: their part would be "
+            "lost. Use layers: recipe, and lora.targets that match layers of the language model alone."
+        )

@@ -36,7 +36,7 @@ from mllmu.models.engine.forward import MODIFIER
 from mllmu.models.engine.tree import current_pass
 from mllmu.models.engine.visibility import highest
 from mllmu.models.families import core
-from mllmu.models.layers import decoder_layers, window_of
+from mllmu.models.layers import check_second_pass, decoder_layers, window_of
 from mllmu.models.weights import WEIGHTS_FILE, plain_weight, switch_off
 
 MODIFIER_FILE = "modifier.json"
@@ -357,7 +357,7 @@ class LogitSteering(Modifier):
         if config.get("use_dora") or config.get("use_rslora"):
             raise ValueError("only plain low-rank adapters can be applied to logits")
         held, scale = load_file(folder / SAFETENSORS_WEIGHTS_NAME), config["lora_alpha"] / config["r"]
-        for name in [key.removesuffix(".lora_A.weight") for key in held if key.endswith(".lora_A.weight")]:
+        for name in {key.rpartition(".lora_")[0]: None for key in held}:
             factors = (held[f"{name}.lora_A.weight"], scale * held[f"{name}.lora_B.weight"])
             changes[name.removeprefix("base_model.model.")] = factors
         return cls(settings, changes)
@@ -366,6 +366,7 @@ class LogitSteering(Modifier):
         own = core(model)
         if any(isinstance(module, (LogitSteering, Gate)) for module in own.modules()):
             raise ValueError("the model is steered already, and logits can only be steered on a plain one")
+        check_second_pass(own, self.changes)
         self.register(model)
         for name, parts in zip(self.changes, self.parts, strict=True):
             own.get_submodule(name).register_forward_hook(partial(self._change, parts))

@@ -63,7 +63,7 @@ def look_ahead(
     """
     made = _made(folder)
     missing = missing_paths(recipe) if missing is None else missing
-    unfit = _weights(recipe, folder, made)
+    unfit = [*_weights(recipe, folder, made), *_steered(recipe, folder)]
     if faults := [*_missing(missing, made), *_extras(recipe, made), *_keys(recipe, made), *unfit]:
         number = f"{len(faults)} fault{'s' * (len(faults) > 1)}"
         raise FaultsError(f"{recipe.name}: {number}, found before anything was done:", faults)
@@ -142,6 +142,20 @@ def _weights(recipe: Recipe, folder: Path, made: set[str]) -> Iterator[str]:
     sections = [name for name in sections_without_lora(recipe) if not done[name]]
     if sections and (fault := refusal(recipe.model, sections, dtype_here(recipe.model), stored_here(recipe.model))):
         yield fault
+
+
+def _steered(recipe: Recipe, folder: Path) -> Iterator[str]:
+    """Methods whose change of the vision tower would be lost, as they steer logits; what is made already is not."""
+    from mllmu.config.recipe import jobs
+
+    for job in jobs(recipe):
+        steers = job.method.at_inference is not None and job.method.at_inference.kind == "logit_steering"
+        made = any(folder.glob(f"{RunFolder.model_unit('*', job.name)}/{UNIT_FILE}"))
+        if steers and job.method.layers == "published" and not made:
+            yield (
+                f"unlearn.methods: {job.name} steers logits by a second pass of the language model alone, and with "
+                "layers: published it would train the vision tower too, in vain. Leave layers out."
+            )
 
 
 def needs(recipe: Recipe, folder: Path) -> str:

@@ -29,7 +29,7 @@ from mllmu.models.encoding import evaluating, grouped
 from mllmu.models.engine.forward import Forward, apply_head, labelled, run_forward, run_labelled, run_logits
 from mllmu.models.families import Batch, Turn, core, moved, num_layers
 from mllmu.models.labels import label_everything, without_ends
-from mllmu.models.layers import run_hidden
+from mllmu.models.layers import check_second_pass, run_hidden
 from mllmu.models.loading import Loaded, add_trainable, save_trained, without_adapter
 from mllmu.models.modifiers import write_settings
 from mllmu.models.weights import scale_change
@@ -69,7 +69,7 @@ def unlearn(loaded: Loaded, method: Method, sides: Sides, training: Training) ->
 
     Raises:
         DataError: a side that the method needs is empty.
-        ModelError: the method needs a reference, and there is neither an adapter to switch off nor a second model.
+        ModelError: the method needs a reference, and there is none; or a change would be lost at inference.
     """
     _check(method, sides, training)
     loaded.encoder.check([*sides.forget, *sides.retain])
@@ -117,9 +117,10 @@ class _Engine:
     """Turns a step number into the loss terms of a method."""
 
     def __init__(self, model: Any, loaded: Loaded, method: Method, sides: Sides, training: Training) -> None:
-        training = replace(training, batch_size=method.batch_size)
-        self.model, self.loaded, self.method, self.training = model, loaded, method, training
-        self.holdout = sides.holdout
+        if method.at_inference:
+            check_second_pass(model)
+        self.training = training = replace(training, batch_size=method.batch_size)
+        self.model, self.loaded, self.method, self.holdout = model, loaded, method, sides.holdout
         self.turns: dict[SideName, Sequence[Turn]] = {"forget": sides.forget, "retain": sides.retain}
         self.orders = {
             name: Order(
@@ -153,8 +154,7 @@ class _Engine:
         phase, index = self.places[step]
         forget, retain = self.side("forget", index), self.side("retain", index)
         own: dict[str, Any] = {"weights": self.weights, "memory": self.memory, "seed": self.training.seed}
-        done = step / (self.forget_steps + self.retain_steps)
-        return self.method.loss(Step(forget=forget, retain=retain, phase=phase, done=done, **own))
+        return self.method.loss(Step(forget=forget, retain=retain, phase=phase, done=step / len(self.places), **own))
 
     @cached_property
     def places(self) -> list[tuple[Phase, int]]:

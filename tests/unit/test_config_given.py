@@ -168,6 +168,21 @@ def test_weights_that_cannot_be_trained_are_a_fault(project: Path, monkeypatch: 
     assert not Path("runs").exists()
 
 
+def test_a_second_pass_without_the_vision_tower_is_a_fault_until_the_model_is_made(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ahead, "not_installed", lambda _: [])
+    mine, run = project / "mine.yaml", project / "runs/mine"
+    both = "unlearn.methods=[{name: whp, layers: published}, {name: npo, layers: published}]"
+    [fault] = faults(mine, run, both)
+    assert fault.startswith("unlearn.methods: whp steers logits") and fault.endswith("Leave layers out.")
+    assert not faults(mine, run, "unlearn.methods=[whp]")
+    unit = run / "models/forget_0.05/whp"
+    unit.mkdir(parents=True)
+    (unit / "unit.json").write_text("{}")
+    assert not faults(mine, run, both)
+
+
 def test_weights_that_can_be_trained_are_none(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ahead, "not_installed", lambda _: [])
     mine, run = project / "mine.yaml", Path("runs/mine")

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers_models import LORA, load_ref, logits, nll, sample, turns_of
+from helpers_models import LORA, load_ref, logits, nll, sample, training, turns_of
 from safetensors.torch import save_file
 
+from mllmu.core import plugins
 from mllmu.core.errors import ModelError
 from mllmu.models import loading
 from mllmu.models.devices import recompute_activations
@@ -30,6 +31,7 @@ from mllmu.models.modifiers import (
     write_settings,
 )
 from mllmu.training.batches import pack
+from mllmu.unlearning.trainer import Sides, unlearn
 
 WIDTH = 32
 
@@ -279,6 +281,33 @@ def test_logits_cannot_be_steered_twice(tiny_base: Path, tmp_path: Path) -> None
     logit_steering(tmp_path, tiny_base)
     with pytest.raises(ModelError, match="steered already"):
         load_ref(tiny_base, str(tmp_path), str(tmp_path), root=tmp_path)
+
+
+OUTSIDE = [
+    {"targets": r".*(language_model.*\.(q_proj|v_proj)|lm_head)"},
+    {"targets": r".*(language_model.*\.q_proj|multi_modal_projector\.linear_1)"},
+    {"layers": "published"},
+]
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+@pytest.mark.parametrize("settings", OUTSIDE, ids=["lm_head", "projector", "published"])
+def test_logits_are_not_steered_by_what_a_second_pass_would_lose(
+    tiny_base: Path, tmp_path: Path, settings: dict[str, str]
+) -> None:
+    """Neither trained, nor read from a folder of before."""
+    turns = turns_of(tiny_base)
+    layers = {key: value for key, value in settings.items() if key == "layers"}
+    lora = LORA.model_copy(update={key: value for key, value in settings.items() if key == "targets"})
+    method, sides = plugins.build("methods", "whp", layers), Sides(forget=turns, retain=[])
+    with pytest.raises(ModelError, match=r"second pass of the language model's layers, and \d+ of .* would be lost"):
+        unlearn(load_ref(tiny_base), method, sides, training(tmp_path / "new", lora=lora))
+    assert not (tmp_path / "new" / MODIFIER_FILE).exists()
+    loaded = load_ref(tiny_base)
+    save_trained(add_trainable(loaded.model, loaded.family, lora, seed=0, targets=method.targets(2)), tmp_path)
+    write_settings(tmp_path, ModifierSettings(kind="logit_steering"))
+    with pytest.raises(ModelError, match=r"second pass .* layers: recipe, and lora\.targets"):
+        load_ref(tiny_base, str(tmp_path), root=tmp_path)
 
 
 def test_the_layers_of_the_language_model_are_found_without_those_of_the_vision_tower(loaded: Loaded) -> None:

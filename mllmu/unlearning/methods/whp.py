@@ -21,7 +21,8 @@ class WhosHarryPotter(Method):
     (arXiv:2407.06460).
 
     Cost of a step: 1 forward and backward pass on forget; no retain data, no reference. At inference every token
-    costs 2 passes and twice the cache; the adapter's factors, or a copy of the changed weights, stay in memory.
+    costs 2 passes and twice the cache; the adapter's factors, or a copy of the changed weights, stay in memory. The
+    second pass runs the language model's layers alone, so training others (by ``layers``, ``lora.targets``) is refused.
     Made for: text; strength 1 is the default of MUSE, which scans it.
     """
 
