@@ -304,7 +304,7 @@ class Experts(Modifier):
 
 
 class Pruned(Modifier):
-    """Switches neurons off: their columns in the layer that reads them are set to zero when the model is loaded."""
+    """Switches neurons off when the model is loaded, in the layers that read them: see ``switch_off``."""
 
     def __init__(self, settings: ModifierSettings, masks: dict[str, Tensor]) -> None:
         super().__init__(settings)
@@ -317,8 +317,8 @@ class Pruned(Modifier):
     def attach(self, model: Any) -> None:
         for name, off_F in self.masks.items():
             layer = core(model).get_submodule(name)
-            if layer.weight.shape[1] != len(off_F):
-                raise ValueError(f"{name} reads {layer.weight.shape[1]} neurons, the mask has {len(off_F)}")
+            if layer.in_features != len(off_F):
+                raise ValueError(f"{name} reads {layer.in_features} neurons, the mask has {len(off_F)}")
             switch_off(layer, off_F)
 
     def tensors(self) -> dict[str, Tensor]:

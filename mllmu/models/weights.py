@@ -31,6 +31,8 @@ from mllmu.models.families import Family, core
 NEW = "default"
 """PEFT's name of the adapter in training; one of this name is saved without a folder of its own."""
 WEIGHTS_FILE = "weights.safetensors"
+OFF = "switched_off"
+"""Buffer of a layer whose weights cannot be set: the inputs that it ignores."""
 REPACKS = "support_avx512bf16_for_cpu"
 
 
@@ -158,12 +160,26 @@ def plain_weight(layer: nn.Linear) -> Tensor:
 
 
 @torch.no_grad()
-def switch_off(layer: nn.Linear, off_I: Tensor) -> None:
-    """Make a layer ignore some of its inputs."""
+def switch_off(layer: Any, off_I: Tensor) -> None:
+    """Make a layer ignore some of its inputs: their weights become 0.
+
+    Packed weights have no entries to set, and PEFT's layers none of their own: there the inputs are 0 whenever it runs.
+    """
     off_I = off_I.to(layer.weight.device)
+    if type(layer) not in (nn.Linear, AdaptedLinear):
+        if not hasattr(layer, OFF):
+            layer.register_forward_pre_hook(_without_inputs)
+        # among the buffers, so that features of images are not taken for those of the layer without it
+        layer.register_buffer(OFF, off_I | getattr(layer, OFF, off_I), persistent=False)
+        return
     layer.weight = nn.Parameter(layer.weight.masked_fill(off_I, 0), requires_grad=layer.weight.requires_grad)
     if isinstance(layer, AdaptedLinear):
         layer.down_RI = layer.down_RI.masked_fill(off_I, 0)
+
+
+def _without_inputs(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    off_I: Tensor = getattr(layer, OFF)
+    return args[0].masked_fill(off_I.to(args[0].device), 0), *args[1:]
 
 
 @torch.no_grad()

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers_models import LORA, load_ref, make_base, turns_of
+from helpers_models import LORA, load_ref, make_base, training, turns_of
+from torch import nn
 from transformers import AutoConfig
 
+from mllmu.core import plugins
 from mllmu.core.errors import DependencyError, ModelError
 from mllmu.models.engine.forward import run_forward
 from mllmu.models.loading import Loaded, add_trainable, apply_adapter, choose_family, save_trained, without_adapter
+from mllmu.models.modifiers import ModifierSettings, Pruned
 from mllmu.models.weights import kept_layers, load_settings
+from mllmu.training.batches import pack
 from mllmu.training.losses import answer_nll
+from mllmu.unlearning.trainer import Sides, unlearn
 
 
 def test_without_the_library_one_sentence_says_what_to_install(
@@ -127,6 +134,79 @@ def test_a_gradient_flows_through_a_reference_taken_between_forward_and_backward
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
+def neurons_off(base: Path, folder: Path, *, first: int) -> None:
+    """Every third neuron switched off, of the language model and of the vision tower."""
+    sizes = {n: m.in_features for n, m in load_ref(base).model.named_modules() if n.endswith(("down_proj", "mlp.fc2"))}
+    masks = {name: torch.arange(size) % 3 == first for name, size in sizes.items()}
+    folder.mkdir()
+    Pruned(ModifierSettings(kind="pruned"), masks).save(folder)
+
+
+def test_neurons_are_switched_off_in_layers_with_adapters_beside_them_as_in_merged_ones(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    """Two requests to switch some off; and what is trained on top is the same when it is loaded again."""
+    (tmp_path / "taught").mkdir()
+    save_trained(teach(load_ref(tiny_base), tiny_base, seed=0), tmp_path / "taught")
+    for first in (0, 1):
+        neurons_off(tiny_base, tmp_path / f"off_{first}", first=first)
+    names = ["taught", "off_0", "off_1"]
+    found = []
+    for count in (1, 2, 3):
+        merged = load_ref(tiny_base, *names[:count], root=tmp_path)
+        small = load_ref(tiny_base)
+        found.append(logps(beside(small, *[tmp_path / name for name in names[:count]]), small, tiny_base))
+        torch.testing.assert_close(found[-1], logps(merged.model, merged, tiny_base), atol=2e-3, rtol=0)
+    assert min((one - two).abs().max() for one, two in pairwise(found)) > 0.1
+    ready = load_ref(tiny_base)
+    ready = replace(ready, model=beside(ready, *[tmp_path / name for name in names]))
+    model = teach(ready, tiny_base, seed=1)
+    with without_adapter(model):
+        torch.testing.assert_close(logps(model, ready, tiny_base), found[-1])
+    (tmp_path / "more").mkdir()
+    save_trained(model, tmp_path / "more")
+    again = load_ref(tiny_base)
+    whole = beside(again, *[tmp_path / name for name in (*names, "more")])
+    torch.testing.assert_close(logps(whole, again, tiny_base), logps(model, ready, tiny_base))
+
+
+class PackedLinear(nn.Linear):
+    """A layer that keeps its weights in a form of its own, as those of a library for few bits do."""
+
+
+def test_neurons_are_switched_off_in_front_of_packed_weights(tiny_base: Path, tmp_path: Path) -> None:
+    neurons_off(tiny_base, tmp_path / "off", first=2)
+    turns, exact = turns_of(tiny_base), load_ref(tiny_base, "off", root=tmp_path)
+    packed = load_ref(tiny_base, encoder=exact.encoder)
+    plain = run_forward(packed.model, pack(packed, turns)).row_logp_B
+    before = {name: value.clone() for name, value in packed.model.state_dict().items()}
+    for layer in packed.model.modules():
+        layer.__class__ = PackedLinear if type(layer) is nn.Linear else type(layer)
+    model = beside(packed, tmp_path / "off")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    torch.testing.assert_close(logps(model, packed, tiny_base), logps(exact.model, exact, tiny_base))
+    off = run_forward(model, pack(packed, turns)).row_logp_B  # with features of images that are remembered
+    torch.testing.assert_close(off, run_forward(exact.model, pack(exact, turns)).row_logp_B)
+    assert (off - plain).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("vision", [False, True])
+def test_manu_on_a_model_with_adapters_beside_its_weights_can_be_loaded(
+    tiny_base: Path, tmp_path: Path, *, vision: bool
+) -> None:
+    (tmp_path / "taught").mkdir()
+    save_trained(teach(load_ref(tiny_base), tiny_base, seed=0), tmp_path / "taught")
+    start, turns = load_ref(tiny_base), turns_of(tiny_base)
+    start = replace(start, model=beside(start, tmp_path / "taught"))
+    method = plugins.build("methods", "manu", {"share": 0.2, "vision": vision})
+    unlearn(start, method, Sides(forget=turns[:2], retain=turns[2:]), training(tmp_path / "manu"))
+    merged, small = load_ref(tiny_base, "taught", "manu", root=tmp_path), load_ref(tiny_base)
+    model = beside(small, tmp_path / "taught", tmp_path / "manu")
+    torch.testing.assert_close(
+        logps(model, small, tiny_base), logps(merged.model, merged, tiny_base), atol=2e-3, rtol=0
+    )
+
+
 def test_weights_in_half_precision_are_not_trained(tiny_base: Path) -> None:
     half = load_ref(tiny_base, dtype="bfloat16")
     with pytest.raises(ModelError, match=r"lora: null trains the weights.* in bfloat16 .*Set model\.dtype: float32"):
@@ -155,7 +235,7 @@ def test_a_quantised_model_learns_keeps_its_adapter_and_is_loaded_again(tmp_path
     save_trained(model, tmp_path / "taught")
     again = load_ref(base, "taught", root=tmp_path, quantize=kind)
     torch.testing.assert_close(logps(again.model, again, base), logps(model, small, base), atol=1e-3, rtol=1e-3)
-    with pytest.raises(ModelError, match=r"which model\.quantize rounds"):
+    with pytest.raises(ModelError, match=r"lora: null trains the weights.* few bits"):
         add_trainable(again.model, again.family, None, seed=0)
     second = teach(again, base, seed=1)
     with without_adapter(second):
