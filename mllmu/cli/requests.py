@@ -92,11 +92,11 @@ def purge(
     if not (yes or confirm(f"{context.obj}: remove what request {request} has deleted for good?")):
         raise Abort
     entry = remove(context.obj, request, key=key)
-    deployed = f"; the deployed model has the hash {entry.after}" if entry.after else ""
-    say(f"purged: {request}{deployed}. Delete earlier models and data elsewhere.")
+    deployed = f"; the deployed model has the hash {entry.after}" if entry.after != entry.before else ""
+    say(f"purged: {request}; {entry.reason.rstrip('.')}{deployed}. Delete earlier models and data elsewhere.")
     if BASE_REMAINS in entry.reason:
         say(
-            f"The model before {request} was the base alone, and the deployed model is that base with an adapter: the "
-            f"base is still the earlier model. Make one that does not need it (mllmu export-model {context.obj} "
-            f"deployed DIR), use that, then delete the base and the adapter in {context.obj / request}."
+            "The deployed model is the base with an adapter, so the base is still the earlier model. Make one that does "
+            f"not need it (mllmu export-model {context.obj} deployed DIR), use that, then delete the base and the "
+            f"adapter in {context.obj / request}."
         )

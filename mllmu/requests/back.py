@@ -28,8 +28,8 @@ from mllmu.requests import certificate
 from mllmu.requests.combined import combine
 from mllmu.requests.ledger import LEDGER, Ledger, RequestEntry
 from mllmu.requests.signing import Signer
-from mllmu.requests.standing import ORDER
-from mllmu.requests.state import CURRENT, current, deploy, model_hash, target_of, within
+from mllmu.requests.standing import ORDER, hashes_after, rests_on, standing
+from mllmu.requests.state import CURRENT, DeployedModel, current, deploy, model_hash, target_of, within
 
 MERGED = "model"
 """In the folder of a purged request: the deployed adapter, which no longer consists of the earlier one and a change."""
@@ -51,23 +51,24 @@ def _told(entry: RequestEntry) -> dict[str, Any]:
     return {name: getattr(entry, name) for name in ("subjects", "scope", "recipe", "evidence")}
 
 
-def _rests_on(ledger: Ledger, request: str) -> str:
-    """The latest later request that was applied and not rolled back; empty if there is none."""
-    entries = ledger.entries()
-    first = next(entry.number for entry in entries if entry.request == request)
-    standing = dict[str, bool]()
-    for entry in entries:
-        if entry.number > first and entry.request != request:
-            standing[entry.request] = entry.status in ("applied", "verified", "purged") or (
-                entry.status != "rolled back" and standing.get(entry.request, False)
-            )
-    return next((name for name in reversed(standing) if standing[name]), "")
+def _holding(folder: Path, entries: list[RequestEntry], request: str) -> list[str]:
+    """The other requests whose folders hold an earlier model, or data of everyone: those that were not purged."""
+    names = dict.fromkeys(entry.request for entry in entries if entry.request != request)
+    return [name for name in names if any(path.is_dir() for path in _left_of(folder / name))]
+
+
+def _no_purge_begun(folder: Path, entries: list[RequestEntry], deployed: DeployedModel | None) -> None:
+    """RunStoreError if a purge has deployed its one adapter, and the ledger does not say so yet."""
+    name = deployed.request if deployed and deployed.ref.adapters == (f"{deployed.request}/{MERGED}",) else ""
+    if name and not _purged([entry for entry in entries if entry.request == name]):
+        raise RunStoreError(f"{folder}: a purge of {name} was begun. Finish it: mllmu requests {folder} purge {name}")
 
 
 def rollback(folder: Path, request: str, *, key: Path | None = None) -> RequestEntry:
     """Bring the model before a request back, byte for byte, and enter it into the ledger.
 
-    The entry comes last, so a command that is stopped can be repeated.
+    The entry comes last, so a command that is stopped can be repeated. Where the model of another request is deployed
+    that did not begin from this one, that stays, and the entry says so.
 
     Raises:
         RunStoreError: the request was not applied, was purged, is rolled back already, or a later one rests on it; or
@@ -81,10 +82,11 @@ def rollback(folder: Path, request: str, *, key: Path | None = None) -> RequestE
             raise RunStoreError(f"{folder}: request {request} was purged: the earlier model is gone for good.")
         if last.status not in ("applied", "verified"):
             raise RunStoreError(f"{folder}: request {request} is {last.status}; there is nothing to roll back.")
-        if later := _rests_on(ledger, request):
+        entries, deployed = ledger.entries(), current(folder)
+        if later := rests_on(entries, request):
             raise RunStoreError(f"{folder}: request {later} rests on {request}. Roll {later} back first.")
-        deployed = current(folder)
-        if not _model_of(root).is_file() or (deployed and deployed.ref.adapters == (f"{request}/{MERGED}",)):
+        _no_purge_begun(folder, entries, deployed)
+        if not _model_of(root).is_file():
             raise RunStoreError(
                 f"{folder}: a purge of {request} was begun. Finish it: mllmu requests {folder} purge {request}"
             )
@@ -97,6 +99,10 @@ def rollback(folder: Path, request: str, *, key: Path | None = None) -> RequestE
                 "adapters from a copy. Nothing was changed."
             )
         ledger.ready()
+        if deployed and deployed.hash not in (found, *hashes_after(entries, last)):
+            reason = f"the model of {deployed.request} is deployed, which did not begin from this one, and stays"
+            told = {**_told(last), "reason": reason, "before": deployed.hash, "after": deployed.hash}
+            return ledger.append(request, "rolled back", **told)
         deploy(folder, request, before, found)
         return ledger.append(request, "rolled back", before=last.after, after=found, **_told(last))
 
@@ -104,15 +110,16 @@ def rollback(folder: Path, request: str, *, key: Path | None = None) -> RequestE
 def purge(folder: Path, request: str, *, key: Path | None = None) -> RequestEntry:
     """Remove the earlier adapters, the facts, the pictures and the replies of a request for good.
 
-    The deployed model becomes one adapter, from which the earlier one cannot be told; but an earlier model without
-    adapters is the base, which the deployed one needs: it stays, and the entry says so. The recipe, the order, the
-    manifest, the numbers and the certificate stay. Nothing is said to be removed that is still there: the new adapter
-    is deployed, the rest removed, the entry written, then the certificate. A command that is stopped is continued when
-    it is repeated.
+    If the deployed model has adapters of the request, it becomes one adapter, from which the earlier one cannot be
+    told; but an earlier model without adapters is the base, which the deployed one needs: it stays. The recipe, the
+    order, the manifest, the numbers and the certificate stay. The entry and the certificate name what still leads back:
+    such a base, and other requests whose folders hold an earlier model or the data. Nothing is said to be removed that
+    is still there: the new adapter is deployed, the rest removed, the entry written, then the certificate. A command
+    that is stopped is continued when it is repeated.
 
     Raises:
-        RunStoreError: the request is not verified, or a later one holds copies of its model; or the deployed model or
-            the certificate is not as it was written.
+        RunStoreError: the request was applied and is not finished, or a later one holds copies of its model; or the
+            deployed model or the certificate is not as it was written.
     """
     with held(folder):
         ledger = Ledger(folder, Signer(key, apart_from=folder) if key else None)
@@ -121,16 +128,22 @@ def purge(folder: Path, request: str, *, key: Path | None = None) -> RequestEntr
         if entry and not list(_left(folder, request)) and _says_purged(folder, certified, entry):
             raise RunStoreError(f"{folder}: request {request} was purged already.")
         ledger.ready()
-        after = "" if entry else _as_one_adapter(folder, request, own[-1], _rests_on(ledger, request))
+        entries = ledger.entries()
+        after = "" if entry else _as_one_adapter(folder, entries, own[-1])
+        alone = not entry and _from_base_alone(folder / request, own)
         _remove(folder, request)
         if entry is None:
-            note, last = "earlier adapters, facts, pictures and replies were removed; no way back", own[-1]
-            if last.status != "refused" and not recipes.load(folder / request / RunFolder.RECIPE).finetune.given:
-                note = f"earlier facts, pictures and replies were removed; {certificate.BASE_REMAINS}"
+            others, last = ", ".join(_holding(folder, entries, request)), own[-1]
+            note = certificate.purge_note(base_alone=alone, others=others)
             entry = ledger.append(request, "purged", reason=note, before=last.after, after=after, **_told(last))
         if certified:
             certificate.write_content(folder, request, certificate.purged(certified, entry), ledger.signer)
         return entry
+
+
+def _from_base_alone(root: Path, own: list[RequestEntry]) -> bool:
+    """Whether a request was applied to a base without adapters."""
+    return any(entry.status == "applied" for entry in own) and not recipes.load(root / RunFolder.RECIPE).finetune.given
 
 
 def _certified(folder: Path, request: str, ledger: Ledger) -> dict[str, Any]:
@@ -157,23 +170,28 @@ def _says_purged(folder: Path, content: dict[str, Any], entry: RequestEntry) -> 
     return told and page.is_file() and page.read_text(encoding="utf-8") == certificate.html(content)
 
 
-def _as_one_adapter(folder: Path, request: str, last: RequestEntry, later: str) -> str:
+def _as_one_adapter(folder: Path, entries: list[RequestEntry], last: RequestEntry) -> str:
     """Deploy one adapter in place of those in the folder of a request, if the deployed model has any there.
 
     Args:
-        later: the request that rests on this one, if there is any.
+        last: the last entry of the request.
 
     Returns:
-        The hash of the deployed model; of the model after the request, if another one is deployed by now.
+        The hash of the deployed model; if it has none there, that of the last entry.
     """
-    if last.status not in ("verified", "rolled back", "refused"):
-        raise RunStoreError(f"{folder}: request {request} is {last.status}. Finish it first, with the same command.")
-    if later:
+    request = last.request
+    if last.status == "applied":
+        raise RunStoreError(
+            f"{folder}: request {request} is applied. Finish it first, with the same command, or give it up: mllmu "
+            f"rollback {folder} {request}"
+        )
+    if (later := rests_on(entries, request)) in _holding(folder, entries, request):
         raise RunStoreError(f"{folder}: request {later} holds a copy of the model before it. Purge {later} first.")
     deployed, merged = current(folder), (f"{request}/{MERGED}",)
     if deployed is None or not any(name.startswith(f"{request}/") for name in deployed.ref.adapters):
         return last.after
-    if last.status == "rolled back":
+    stands = any(deployed.hash in one.hashes for one in standing(entries))
+    if last.status == "rolled back" and deployed.ref.adapters != merged and not stands:
         raise RunStoreError(
             f"{folder}: the deployed model is the one before {request}, and its adapters lie there. Deploy another "
             "model first: carry out the next request, or keep this one."
@@ -201,11 +219,14 @@ def _left(folder: Path, request: str) -> Iterator[Path]:
 
     Hidden folders are work that was stopped, which holds the same facts.
     """
-    root = folder / request
+    yield from _left_of(folder / request)
+    yield from folder.glob(f"{REPLAY}*")
+
+
+def _left_of(root: Path) -> Iterator[Path]:
     for path in sorted(root.iterdir()) if root.is_dir() else ():
         if path.name not in (*KEPT, MERGED) and (path.is_dir() or not path.name.startswith(".")):
             yield path
-    yield from folder.glob(f"{REPLAY}*")
 
 
 def _remove(folder: Path, request: str) -> None:

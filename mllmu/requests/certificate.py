@@ -30,6 +30,11 @@ FOLDER = "certificates"
 FEW_QUESTIONS = 30
 """Of fewer questions the page says first how few they are."""
 FORMAT: Literal["mllmu-certificate-1"] = "mllmu-certificate-1"
+REMOVED, NO_WAY = "facts, pictures and replies were removed", "; no way back"
+HELD_BY = (
+    ". Other folders still hold an earlier model, or the data: {}. Until these requests are purged a way leads back."
+)
+"""What the ledger says of a purge, and whether other requests still hold what was removed."""
 LABELS = {
     "forget": "Questions about the people to forget",
     "test": "The same, in other words and with other pictures",
@@ -244,18 +249,35 @@ def write(
 
 def purged(content: dict[str, Any], entry: RequestEntry) -> dict[str, Any]:
     """A certificate that says by an entry of the ledger what is gone, what remains, and what cannot be checked."""
-    alone = BASE_REMAINS in entry.reason
+    alone, merged = BASE_REMAINS in entry.reason, entry.after != entry.before
     said = (
         f"Purged on {entry.date}: {'' if alone else 'the earlier adapters, '}the facts, pictures and replies of this "
         "request were removed from the folder of requests. It cannot be rolled back or made again, and its replies "
-        f"cannot be scored again. The model is one adapter since then, with the hash {entry.after}."
+        "cannot be scored again."
     )
+    if merged:
+        said += f" The model is one adapter since then, with the hash {entry.after}."
     if alone:
         said += (
             " The model before this request was the base alone, without adapters. The base was not removed: whoever "
             "has it, or takes the adapter away from the model, has the facts back."
         )
-    return content | {"purged": said, "ledger": {"entries": entry.number, "head": entry.hash}}
+    _, others, named = entry.reason.partition(HELD_BY[: HELD_BY.index("{")])
+    return content | {
+        "purged": said + others.removeprefix(".") + named,
+        "ledger": {"entries": entry.number, "head": entry.hash},
+    }
+
+
+def purge_note(*, base_alone: bool, others: str) -> str:
+    """What the ledger says of a purge.
+
+    Args:
+        base_alone: the model before the request had no adapters.
+        others: the requests whose folders still hold an earlier model or the data; empty if none does.
+    """
+    left = f"; {BASE_REMAINS}" if base_alone else "" if others else NO_WAY
+    return f"{'' if base_alone else 'earlier adapters, '}{REMOVED}{left}{HELD_BY.format(others) if others else ''}"
 
 
 def path_of(folder: Path, request: str) -> Path:

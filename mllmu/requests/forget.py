@@ -149,9 +149,9 @@ class DeletionRequest:
         """
         parts, raw = self._model_before(), raw_recipe(self.order)
         data = {"name": self.name, "data": raw["data"], "seed": raw["seed"]}
+        self._check_start(lambda: self._hash_of(*parts))
         recipe = recipes.parse(data, where=str(self.order.data))
         self.wanted = wanted(self.order, recipe, self.progress, self._taken_before())
-        self._check_start(lambda: self._hash_of(*parts))
         self._make = partial(make_recipe, self.order, self.name, self.wanted, listed=self.root / LISTED, parts=parts)
         recipe = self._make(methods=methods_named(self.order))
         check_methods(recipe)

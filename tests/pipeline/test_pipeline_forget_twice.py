@@ -16,7 +16,7 @@ from mllmu.core.runfolder import read_lines
 from mllmu.pipeline import unlearn
 from mllmu.pipeline.run import Run
 from mllmu.pipeline.unlearn import sides_of
-from mllmu.requests import auto, back, certificate
+from mllmu.requests import auto, back, certificate, check
 from mllmu.requests.ledger import Ledger
 from mllmu.requests.state import current
 from mllmu.unlearning.base import Method
@@ -146,3 +146,41 @@ def test_a_request_that_was_applied_and_stopped_is_finished_or_given_up_before_t
     assert deployed(both)[0] == before[0]
     assert both.forget(**{**how, "people": listed(both, "005")}).entry.status == "verified"
     assert certificate.path_of(both.out, "r004").is_file()
+
+
+def test_a_purge_names_the_folders_that_still_hold_an_earlier_model(both: Place) -> None:
+    with pytest.raises(RunStoreError, match=r"r002 holds a copy of the model before it\. Purge r002 first"):
+        back.purge(both.out, "r001", key=both.key)
+    later = back.purge(both.out, "r002", key=both.key)
+    said = "Other folders still hold an earlier model, or the data: r001. Until these requests are purged"
+    assert said in later.reason and said in certificate.read(both.out / "certificates/r002.json")["purged"]
+    assert deployed(both) == (later.after, ("r002/model",)) and later.after != later.before
+    first = back.purge(both.out, "r001", key=both.key)
+    assert first.reason.endswith("no way back") and first.before == first.after
+    told = certificate.read(both.out / "certificates/r001.json")["purged"]
+    assert "one adapter" not in told and "Other folders" not in told, "another model is deployed"
+    for name in ("r001", "r002"):
+        assert list(check.verify_certificate(both.out / f"certificates/{name}.json", SilentProgress()))
+        assert not [path for path in (both.out / name).rglob("*") if path.suffix in (".png", ".jsonl")]
+    assert both.forget(**SMALL, model=str(both.out), people=listed(both, "003")).entry.before == later.after
+
+
+def test_what_was_rolled_back_can_be_purged_while_an_earlier_request_stands(both: Place) -> None:
+    back.rollback(both.out, "r002", key=both.key)
+    assert deployed(both)[1] == ("r002/models/target/adapter_0", "r002/models/target/adapter_1")
+    assert "data: r002. Until" in back.purge(both.out, "r001", key=both.key).reason
+    entry = back.purge(both.out, "r002", key=both.key)
+    assert entry.reason.endswith("no way back") and deployed(both) == (entry.after, ("r002/model",))
+    assert not (both.out / "r002/models").exists() and not (both.out / "r002/data").exists()
+    assert both.forget(**SMALL, model=str(both.out), people=listed(both, "003")).entry.before == entry.after
+
+
+def test_a_request_that_was_stopped_before_it_was_applied_can_be_purged(both: Place) -> None:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("mllmu.pipeline.pipeline.unlearn_model", lambda *_: interrupted(None))  # type: ignore[arg-type]
+        both.forget(**SMALL, model=str(both.out), people=listed(both, "005"))
+    assert (both.out / "r003/models/target").is_dir()
+    before = deployed(both)
+    assert "r001, r003" in back.purge(both.out, "r002", key=both.key).reason
+    assert back.purge(both.out, "r003", key=both.key).status == "purged" and not (both.out / "r003/models").exists()
+    assert before != deployed(both) and deployed(both)[1] == ("r002/model",)
