@@ -96,7 +96,7 @@ def purge(
     say(f"purged: {request}; {entry.reason.rstrip('.')}{deployed}. Delete earlier models and data elsewhere.")
     if BASE_REMAINS in entry.reason:
         say(
-            "The deployed model is the base with an adapter, so the base is still the earlier model. Make one that does "
-            f"not need it (mllmu export-model {context.obj} deployed DIR), use that, then delete the base and the "
+            "The deployed model is the base with an adapter, so the base is still the earlier model. Make one that "
+            f"does not need it (mllmu export-model {context.obj} deployed DIR), use that, then delete the base and the "
             f"adapter in {context.obj / request}."
         )

@@ -125,8 +125,8 @@ def clash(attribute: str, one: str, other: str) -> bool:
 
     That is where one contains the other, both are spelt as they are or in the same words (without case, accents,
     punctuation and blanks; dates, amounts and heights in any form; of places what stands before the first comma), where
-    all words of one are among those of the other (not of names), and where one includes the other by its meaning. Translations and
-    synonyms are not recognised.
+    all words of one are among those of the other (not of names), and where one includes the other by its meaning.
+    Translations and synonyms are not recognised.
 
     >>> clash("residence", "San Francisco, USA", "San Francisco, California, United States")
     True
