@@ -41,8 +41,6 @@ from mllmu.models.weights import WEIGHTS_FILE, plain_weight, switch_off
 
 MODIFIER_FILE = "modifier.json"
 TENSOR_FILE = "modifier.safetensors"
-IN_WEIGHTS = frozenset({"pruned"})
-"""Kinds that change weights when they are applied, and nothing while the model runs."""
 # what the installed transformers calls the keys and values of earlier tokens, in calls and in outputs
 CACHE = "cache" if "cache" in {field.name for field in fields(BaseModelOutputWithPast)} else "past_key_values"
 
@@ -68,30 +66,16 @@ def write_settings(folder: Path, settings: ModifierSettings) -> None:
     write_atomic(folder / MODIFIER_FILE, json.dumps(settings.model_dump(), indent=1) + "\n")
 
 
-def _read_settings(folder: Path) -> ModifierSettings:
-    try:
-        return ModifierSettings.model_validate_json((folder / MODIFIER_FILE).read_text(encoding="utf-8"))
-    except ValidationError as error:
-        raise ValueError(f"{MODIFIER_FILE}: {error.errors()[0]['msg']}") from None
-
-
-def acting(folder: Path) -> str:
-    """The kind of a modifier that acts while the model runs, so that no weights hold it; empty for anything else.
-
-    Raises:
-        ValueError, OSError: ``modifier.json`` is damaged.
-    """
-    kind = _read_settings(folder).kind if (folder / MODIFIER_FILE).is_file() else ""
-    return "" if kind in IN_WEIGHTS else kind
-
-
 def apply_modifier(model: Any, folder: Path) -> Any:
     """Read a modifier and let it act on a model.
 
     Raises:
         ValueError, OSError, KeyError: the files are missing, damaged, or made for another model.
     """
-    settings = _read_settings(folder)
+    try:
+        settings = ModifierSettings.model_validate_json((folder / MODIFIER_FILE).read_text(encoding="utf-8"))
+    except ValidationError as error:
+        raise ValueError(f"{MODIFIER_FILE}: {error.errors()[0]['msg']}") from None
     classes: dict[str, type[Modifier]] = {
         "logit_steering": LogitSteering,
         "steering": Steering,

@@ -14,7 +14,6 @@ from mllmu.core.runfolder import RunFolder, explain_os_errors, read_record
 from mllmu.models.base_files import base_files, check_base
 from mllmu.models.chat_forms import take_all_forms
 from mllmu.models.loading import apply_adapter, explain_load_faults, load, quiet_libraries
-from mllmu.models.modifiers import MODIFIER_FILE, acting
 from mllmu.models.weights import fold, stored_in
 from mllmu.pipeline.model_card import model_card
 
@@ -36,7 +35,7 @@ def export_model(root: Path, name: str, out: Path, *, device: str = "cpu") -> Mo
         The reference of the model; its ``system_prompt`` is text and not in the weights.
 
     Raises:
-        ModelError: there is no such model, a part of it acts while it runs, or the folder is taken.
+        ModelError: there is no such model, or the folder is taken.
         RunStoreError: the base is not the one that the model was made on, or the disk is full or cannot be written.
     """
     models = RunFolder(root).models_made()
@@ -98,12 +97,7 @@ def merged(section: ModelSection, ref: ModelRef, root: Path) -> tuple[Any, Any]:
     """A model with its adapters in its weights, and its processor.
 
     Weights of few bits would swallow most of an adapter: a base that is stored so gets ordinary weights first.
-
-    Raises:
-        ModelError: a part of the model acts while it runs, so that its weights alone would be those of another model.
     """
-    for adapter in ref.adapters:
-        check_mergeable(root / adapter)
     bare = load(section, ref.model_copy(update={"adapters": ()}), root)
     model = bare.model
     if stored := stored_in(model.config):
@@ -115,15 +109,3 @@ def merged(section: ModelSection, ref: ModelRef, root: Path) -> tuple[Any, Any]:
         model = apply_adapter(model, root / adapter)
     take_all_forms(bare.encoder.processor, bare.family.mark(bare.encoder.processor))
     return fold(model), bare.encoder.processor
-
-
-def check_mergeable(folder: Path) -> None:
-    """Raise ModelError for a modifier that acts while the model runs: saved weights would have forgotten nothing."""
-    with explain_load_faults(f"{folder / MODIFIER_FILE}: damaged"):
-        kind = acting(folder)
-    if kind:
-        raise ModelError(
-            f"{folder}: a modifier of the kind '{kind}' acts while the model runs, and no weights hold it: saved without "
-            "it, the model would be the one from before it forgot. Use this model by mllmu (mllmu ask, mllmu evaluate), "
-            "or export one of a method that changes weights."
-        )

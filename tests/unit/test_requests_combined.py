@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mllmu.core.errors import RunStoreError
-from mllmu.models.modifiers import ModifierSettings, write_settings
 from mllmu.requests.combined import combine, read_factors
 
 LAYERS = {"model.a": (6, 5), "model.b": (4, 7)}
@@ -64,12 +63,3 @@ def test_what_is_no_plain_adapter_is_refused(tmp_path: Path) -> None:
     (odd / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
     with pytest.raises(RunStoreError, match="only plain"):
         combine([odd], tmp_path / "sum")
-
-
-@pytest.mark.parametrize("kind", ["logit_steering", "steering"])
-def test_a_modifier_is_not_added_to_weights_though_an_adapter_lies_in_its_folder(tmp_path: Path, kind: str) -> None:
-    one, two = (adapter(tmp_path / str(n), 2, 4, LAYERS, n) for n in (1, 2))
-    write_settings(two, ModifierSettings(kind=kind))  # type: ignore[arg-type]
-    with pytest.raises(RunStoreError, match=r"/2: is a modifier, not an adapter that is added to weights"):
-        combine([one, two], tmp_path / "sum")
-    assert not (tmp_path / "sum").exists()
