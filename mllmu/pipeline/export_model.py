@@ -14,6 +14,7 @@ from mllmu.core.runfolder import RunFolder, explain_os_errors, read_record
 from mllmu.models.base_files import base_files, check_base
 from mllmu.models.chat_forms import take_all_forms
 from mllmu.models.loading import apply_adapter, explain_load_faults, load, quiet_libraries
+from mllmu.models.modifiers import Modifier
 from mllmu.models.weights import fold, stored_in
 from mllmu.pipeline.model_card import model_card
 
@@ -35,7 +36,7 @@ def export_model(root: Path, name: str, out: Path, *, device: str = "cpu") -> Mo
         The reference of the model; its ``system_prompt`` is text and not in the weights.
 
     Raises:
-        ModelError: there is no such model, or the folder is taken.
+        ModelError: there is no such model, the folder is taken, or a modifier acts beside the weights.
         RunStoreError: the base is not the one that the model was made on, or the disk is full or cannot be written.
     """
     models = RunFolder(root).models_made()
@@ -97,6 +98,9 @@ def merged(section: ModelSection, ref: ModelRef, root: Path) -> tuple[Any, Any]:
     """A model with its adapters in its weights, and its processor.
 
     Weights of few bits would swallow most of an adapter: a base that is stored so gets ordinary weights first.
+
+    Raises:
+        ModelError: a modifier acts at inference beside the weights: without it the model before would be back.
     """
     bare = load(section, ref.model_copy(update={"adapters": ()}), root)
     model = bare.model
@@ -107,5 +111,11 @@ def merged(section: ModelSection, ref: ModelRef, root: Path) -> tuple[Any, Any]:
             model = model.dequantize()
     for adapter in ref.adapters:
         model = apply_adapter(model, root / adapter)
+        if any(isinstance(module, Modifier) for module in model.modules()):
+            raise ModelError(
+                f"{root / adapter}: acts at inference (modifier.json), which weights cannot hold: exported, the model "
+                "before it would be back, with all it knew. Nothing was written. Use this model through mllmu, or "
+                "unlearn by a method that changes weights."
+            )
     take_all_forms(bare.encoder.processor, bare.family.mark(bare.encoder.processor))
     return fold(model), bare.encoder.processor

@@ -32,7 +32,7 @@ def combine(adapters: Sequence[Path], out: Path) -> float:
     """Write one adapter with the sum of all; returns the largest difference of a change of weights, in absolute value.
 
     Raises:
-        RunStoreError: one is no plain low-rank adapter.
+        RunStoreError: one is no plain low-rank adapter, or a modifier.
     """
     parts = [read_factors(folder) for folder in adapters]
     layers = sorted({name for part in parts for name in part})
@@ -54,15 +54,16 @@ def combine(adapters: Sequence[Path], out: Path) -> float:
 
 def read_factors(folder: Path) -> dict[str, Factors]:
     """The factors of a plain low-rank adapter by layer."""
-    if (folder / MODIFIER_FILE).is_file():  # the adapter beside it, if any, is what the modifier turns the model from
+    if (folder / MODIFIER_FILE).is_file():
         raise RunStoreError(
-            f"{folder}: is a modifier, not an adapter that is added to weights, so it cannot be put into one with "
-            "others. Purge needs a request whose method changes weights; to stay with this one, keep its folder."
+            f"{folder}: a modifier, which cannot be put into one adapter with others. That of 'manu' is in the weights "
+            "of 'mllmu export-model DIR deployed NEW': use those, and delete this folder yourself. Others act at "
+            "inference on the model before the request, so it cannot be removed: use a method that trains weights."
         )
     if not (folder / ADAPTER_FILE).is_file():
         raise RunStoreError(
             f"{folder}: is no low-rank adapter, so it cannot be put into one with others. Save the whole model by "
-            "'mllmu export-model' and delete this folder yourself."
+            "'mllmu export-model DIR deployed NEW' and delete this folder yourself."
         )
     config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
     if any(config.get(name) for name in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern")):

@@ -51,8 +51,8 @@ def export_deployed(folder: Path, name: str, out: Path, *, device: str = "cpu") 
         The reference of the model; its ``system_prompt`` is text and not in the weights.
 
     Raises:
-        ModelError: another name, or ``out`` is taken. RunStoreError: nothing was applied yet, or base or adapters are
-            not those that were deployed.
+        ModelError: another name, ``out`` is taken, or a modifier acts beside the weights.
+        RunStoreError: nothing was applied yet, or base or adapters are not those that were deployed.
     """
     if name != DEPLOYED:
         raise ModelError(

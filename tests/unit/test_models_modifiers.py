@@ -12,8 +12,10 @@ import torch
 from helpers_models import LORA, load_ref, logits, nll, sample, training, turns_of
 from safetensors.torch import save_file
 
+from mllmu.config.recipe import ModelSection
 from mllmu.core import plugins
 from mllmu.core.errors import ModelError
+from mllmu.core.records import ModelRef
 from mllmu.models import loading
 from mllmu.models.devices import recompute_activations
 from mllmu.models.engine.forward import run_forward
@@ -30,6 +32,7 @@ from mllmu.models.modifiers import (
     decoder_layers,
     write_settings,
 )
+from mllmu.pipeline.export_model import merged
 from mllmu.training.batches import pack
 from mllmu.unlearning.trainer import Sides, unlearn
 
@@ -105,6 +108,23 @@ def test_a_modifier_changes_the_model_and_leaves_with_its_folder(modified: Loade
     turns = turns_of(tiny_base)
     plain = load_ref(tiny_base)
     assert nll(modified, turns) != pytest.approx(nll(plain, turns), abs=1e-3)
+
+
+@pytest.mark.parametrize("make", KINDS, ids=lambda made: made.__name__)
+def test_a_model_is_exported_only_if_its_weights_say_it_all(
+    make: Callable[[Path, Path], None], tiny_base: Path, tmp_path: Path
+) -> None:
+    """Without what acts at inference the model before it would be back, under the name of a model that forgot."""
+    make(tmp_path, tiny_base)
+    section, ref = ModelSection(path=str(tiny_base), device="cpu"), ModelRef(base=str(tiny_base), adapters=(".",))
+    if make is not pruned:
+        with pytest.raises(ModelError, match=r"acts at inference .* the model before it would be back"):
+            merged(section, ref, tmp_path)
+        return
+    exported, plain = merged(section, ref, tmp_path)[0].state_dict(), load_ref(tiny_base).model.state_dict()
+    neurons = next(name for name in exported if name.endswith("down_proj.weight"))
+    assert exported[neurons][:, ::2].count_nonzero() == 0 < plain[neurons][:, ::2].count_nonzero()
+    assert torch.equal(exported[neurons][:, 1::2], plain[neurons][:, 1::2])
 
 
 def test_shared_prefixes_give_what_the_librarys_own_generation_gives(modified: Loaded, tiny_base: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mllmu.core.errors import RunStoreError
+from mllmu.models.modifiers import ModifierSettings, write_settings
 from mllmu.requests.combined import combine, read_factors
 
 LAYERS = {"model.a": (6, 5), "model.b": (4, 7)}
@@ -63,3 +64,12 @@ def test_what_is_no_plain_adapter_is_refused(tmp_path: Path) -> None:
     (odd / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
     with pytest.raises(RunStoreError, match="only plain"):
         combine([odd], tmp_path / "sum")
+
+
+def test_a_modifier_is_never_taken_for_an_adapter(tmp_path: Path) -> None:
+    """``whp`` trains an adapter that strengthens what is to be forgotten, beside a file that says how to use it."""
+    adapter(tmp_path / "a", 2, 4, LAYERS, 1)
+    write_settings(tmp_path / "a", ModifierSettings(kind="logit_steering", strength=2.0))
+    with pytest.raises(RunStoreError, match="a modifier, which cannot be put into one adapter"):
+        combine([tmp_path / "a"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
