@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import mini_run
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -61,3 +63,31 @@ def test_a_wrong_name_or_a_taken_folder_is_an_error(finished: Path, tmp_path: Pa
     (tmp_path / "mine").write_text("x")
     with pytest.raises(ModelError, match="already there"):
         export_model(finished, "target", tmp_path / "mine")
+
+
+@pytest.mark.parametrize("method", ["whp", "steering", "router"])
+def test_a_model_that_no_weights_hold_is_refused_before_anything_is_written(
+    finished: Path, base: Path, tmp_path: Path, method: str
+) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    mini_run.run(base, tmp_path / "run", f"unlearn.methods=[{method}]", only="unlearn")
+    done = CliRunner().invoke(
+        app, ["export-model", str(tmp_path / "run"), f"forget_40/{method}", str(tmp_path / "out")]
+    )
+    assert done.exit_code == 2, done.output
+    assert "acts at inference (modifier.json), which weights cannot hold" in " ".join(done.output.split())
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_neurons_that_are_switched_off_are_off_in_the_exported_weights(
+    finished: Path, base: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    mini_run.run(base, run, "unlearn.methods=[{name: manu, share: 0.2}]", only="unlearn")
+    export_model(run, "forget_40/manu", tmp_path / "out")
+    theirs = AutoModelForImageTextToText.from_pretrained(tmp_path / "out", attn_implementation="eager")
+    ref = ModelRef.model_validate_json((run / "models/forget_40/manu/model.json").read_text())
+    ours = load(recipes.load(run / "recipe.yaml").model, ref, run).model
+    ids = torch.tensor([[5, 9, 30]])
+    with torch.no_grad():
+        assert torch.equal(ours(input_ids=ids).logits, theirs(input_ids=ids).logits)
