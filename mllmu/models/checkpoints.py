@@ -5,10 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft.utils import CONFIG_NAME
 
 from mllmu.core.errors import ModelError
+from mllmu.models import misfits
+from mllmu.models.engine.forward import apply_head
 from mllmu.models.families import Family
+
+TOKENS, OFF = 4, 0.01
+"""How many tokens a head is tried on, and by how much of the largest logit one may be off."""
 
 
 def advice(source: str) -> str:
@@ -61,6 +67,35 @@ def unusable(source: str, model: Any, missing: Sequence[str]) -> ModelError:
         f"model.path: '{source}' holds a whole model and an adapter beside it ({CONFIG_NAME}), and training would "
         "start without the adapter. Move the adapter files away, or merge them into the model and save it whole (PEFT: "
         "merge_and_unload, then save_pretrained)."
+    )
+
+
+@torch.no_grad()
+def check_head(source: str, model: Any) -> None:
+    """Compare the logits of a few tokens that the model gives with those of its head, as everything here takes them.
+
+    Some models of the library scale logits behind their head, mask some or cut them off. A model that cannot read
+    text without an image is not compared.
+
+    Raises:
+        ModelError: a logit differs by more than 1 % of the largest one, or there are not as many.
+    """
+    named = {value for key, value in model.config.to_dict().items() if "token" in key and isinstance(value, int)}
+    size = model.get_input_embeddings().weight.shape[0]
+    ids = [token for token in range(size // 2, size) if token not in named][:TOKENS]
+    inputs = {"input_ids": torch.tensor([ids], device=model.device), "use_cache": False}
+    try:
+        own_TV = model(**inputs).logits[0].float().cpu()
+        hidden_TD = model.model(**inputs).last_hidden_state[0]
+    except misfits.RAISED:
+        return
+    ours_TV = apply_head(model, hidden_TD).float().cpu()
+    if ours_TV.shape == own_TV.shape and not (ours_TV - own_TV).abs().max() > OFF * own_TV.abs().max():
+        return
+    raise ModelError(
+        f"model.path: the logits of {type(model).__name__} ('{source}') are not what its lm_head gives: the library "
+        "scales, masks or cuts them behind it, and log-probabilities and losses here would be those of another model. "
+        "Expected a model whose logits are lm_head(model(...)), as those of the families are (mllmu ls families)."
     )
 
 

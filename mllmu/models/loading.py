@@ -65,9 +65,8 @@ def load(section: ModelSection, ref: ModelRef, run_folder: Path, encoder: Encode
         config = AutoConfig.from_pretrained(source, revision=ref.revision, trust_remote_code=False)
         encoder = encoder or make_encoder(section, source, ref.revision, config)
         dtype, kernel = choose_dtype(section.dtype, device), section.attn_implementation
-        settings: dict[str, Any] = {"dtype": dtype, "attn_implementation": kernel}
-        if kernel == "auto":
-            settings["attn_implementation"] = attention(config, device)
+        chosen = attention(config, device) if kernel == "auto" else kernel
+        settings: dict[str, Any] = {"dtype": dtype, "attn_implementation": chosen}
         small = section.quantize or getattr(config, "quantization_config", None)
         if small:
             settings |= weights.load_settings(section.quantize, config, encoder.family, dtype, device)
@@ -126,8 +125,8 @@ def load_base(source: str, revision: str | None, device: torch.device, **setting
     """The base model itself, on its device. Its code comes from the library alone, its weights from safetensors alone.
 
     Raises:
-        ModelError: weights are missing, which the library would fill with random numbers, it has no body or no head, or
-            an adapter lies beside it.
+        ModelError: weights are missing, which the library would fill with random numbers; it has no body or no head,
+            or, without a family of its own, other logits than its head gives; or an adapter lies beside it.
     """
     release_base()
     if device.type != "cpu":
@@ -138,6 +137,8 @@ def load_base(source: str, revision: str | None, device: torch.device, **setting
     whole = not info["missing_keys"] and hasattr(model, "model") and hasattr(model, "lm_head")
     if not whole or model._hf_peft_config_loaded:
         raise checkpoints.unusable(source, model, sorted(info["missing_keys"]))
+    if choose_family("auto", model.config.model_type).name == "auto":
+        checkpoints.check_head(source, model)
     named = ("bos_token_id", "eos_token_id", "pad_token_id")  # of all that steers decoding: replies are greedy
     model.generation_config = GenerationConfig(**{name: getattr(model.generation_config, name) for name in named})
     return model
@@ -167,9 +168,8 @@ def explain_load_faults(what: str, advice: str | Callable[[], str] = "") -> Iter
         ours = isinstance(error, MllmuError) or is_out_of_memory(error)
         if ours or not (isinstance(error, LOAD_FAULTS) or type(error) is Exception):
             raise
-        hint = processors.torchvision_hint(error)
-        advised = advice if isinstance(advice, str) else advice()
-        raise ModelError(f"{what}: {one_line(error)}. {hint}{advised}".rstrip()) from None
+        advised = processors.torchvision_hint(error) + (advice if isinstance(advice, str) else advice())
+        raise ModelError(f"{what}: {one_line(error)}. {advised}".rstrip()) from None
 
 
 def make_encoder(section: ModelSection, source: str, revision: str | None, config: Any) -> Encoder:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from helpers_families import build
+import transformers as hf
+from helpers_families import VISION, build, text_settings, tokenizer
 from helpers_models import LORA, load_ref, turns_of
 from torch import nn
 from transformers import AutoModelForImageTextToText
 
 from mllmu.core.errors import ModelError
+from mllmu.models.checkpoints import check_head
 from mllmu.models.engine.forward import run_forward
 from mllmu.models.families import Turn
 from mllmu.models.loading import add_trainable, load_base
@@ -45,3 +49,59 @@ def test_a_model_without_a_head_apart_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", lambda *_, **__: headless)
     with pytest.raises(ModelError, match=r"Linear has no part 'model'.*lm_head\(model"):
         load_base("anywhere", None, torch.device("cpu"))
+
+
+def granite(scaling: float) -> Any:
+    """Granite 4 Vision, which divides its logits."""
+    from transformers.models.granite4_vision import configuration_granite4_vision as configs
+    from transformers.models.granite4_vision import modeling_granite4_vision as models
+
+    tok = tokenizer("<image>", bos="<s>")
+    tower = {**VISION, "hidden_size": 64, "image_size": 16, "patch_size": 8, "vision_use_head": False}
+    text = {"model_type": "granite4_vision_text", **text_settings(tok), "logits_scaling": scaling}
+    config = configs.Granite4VisionConfig(
+        text_config=text, vision_config={"model_type": "siglip_vision_model", **tower}, downsample_rate="1/2",
+        image_token_index=tok.convert_tokens_to_ids("<image>"), deepstack_layer_map=[], spatial_target_layers=[],
+    )  # fmt: skip
+    return models.Granite4VisionForConditionalGeneration(config)
+
+
+def hyperclovax(scaling: float) -> Any:
+    """HyperCLOVA X Vision 2, which multiplies them by a setting of the same name."""
+    from transformers.models.hyperclovax_vision_v2 import configuration_hyperclovax_vision_v2 as configs
+    from transformers.models.hyperclovax_vision_v2 import modeling_hyperclovax_vision_v2 as models
+
+    tower = {"model_type": "qwen2_5_vl_vision", "depth": 1, "hidden_size": 16, "intermediate_size": 24, "num_heads": 2}
+    text = {"model_type": "hyperclovax", **text_settings(tokenizer(bos="<s>")), "logits_scaling": scaling}
+    config = configs.HyperCLOVAXVisionV2Config(
+        text_config=text, vision_config={**tower, "patch_size": 8, "out_hidden_size": 32, "fullatt_block_indexes": [0]},
+        image_token_id=3, video_token_id=4,
+    )  # fmt: skip
+    return models.HyperCLOVAXVisionV2ForConditionalGeneration(config)
+
+
+def chameleon(num_masked: int) -> Any:
+    """Chameleon, which never says the tokens of images."""
+    codes = {f"IMGIMG{chr(ord('A') + number)}Z": 300 + number for number in range(num_masked)}
+    tower = {"embed_dim": 8, "num_embeddings": 8, "base_channels": 32, "channel_multiplier": [1], "latent_channels": 8}
+    config = hf.ChameleonConfig(
+        **text_settings(tokenizer(bos="<s>")), vq_config={**tower, "resolution": 16, "num_res_blocks": 1},
+        vocabulary_map={"<image>": 5, **codes},
+    )  # fmt: skip
+    return hf.ChameleonForConditionalGeneration(config)
+
+
+@pytest.mark.parametrize(
+    ("made", "plain", "changed"), [(granite, 1.0, 8.0), (hyperclovax, 1.0, 0.125), (chameleon, 0, 2)]
+)
+def test_logits_that_the_library_changes_behind_the_head_are_refused(
+    made: Callable[[Any], Any], plain: float, changed: float, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    check_head("there", made(plain).eval())
+    model = made(changed)
+    with pytest.raises(ModelError, match=rf"model\.path: the logits of {type(model).__name__} \('there'\) are not"):
+        check_head("there", model.eval())
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="scales, masks or cuts them"):
+        load_base(str(tmp_path), None, torch.device("cpu"))
