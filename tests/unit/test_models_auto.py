@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import transformers as hf
-from helpers_families import VISION, build, text_settings, tokenizer
+from helpers_families import CHATML, VISION, build, save, text_settings, tokenizer
 from helpers_models import LORA, load_ref, turns_of
 from torch import nn
 from transformers import AutoModelForImageTextToText
@@ -19,7 +20,9 @@ from mllmu.core.errors import ModelError
 from mllmu.models.checkpoints import check_head
 from mllmu.models.engine.forward import run_forward
 from mllmu.models.families import Turn
+from mllmu.models.families.auto import Auto
 from mllmu.models.loading import add_trainable, load_base
+from mllmu.models.processors import leave_videos_out
 from mllmu.training.losses import answer_nll
 
 
@@ -105,3 +108,50 @@ def test_logits_that_the_library_changes_behind_the_head_are_refused(
     model.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="scales, masks or cuts them"):
         load_base(str(tmp_path), None, torch.device("cpu"))
+
+
+def mllama(folder: Path) -> Path:
+    """Llama 3.2 Vision: tokens see images through layers of their own, by a mask of every token."""
+    tok = tokenizer("<|im_start|>", "<|image|>", "<|python_tag|>", bos="<s>", eos="<|im_end|>")
+    images = hf.MllamaImageProcessorPil(size={"height": 16, "width": 16}, max_image_tiles=2)
+    processor = hf.MllamaProcessor(images, tok, chat_template="{{ bos_token }}" + CHATML.replace("IMAGE", "<|image|>"))
+    tower = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_global_layers": 1}
+    config = hf.MllamaConfig(
+        vision_config={**tower, "attention_heads": 2, "image_size": 16, "patch_size": 8, "max_num_tiles": 2,
+                       "intermediate_layers_indices": [0], "vision_output_dim": 32,
+                       "supported_aspect_ratios": [[1, 1], [1, 2], [2, 1]]},
+        text_config={**text_settings(tok, num_hidden_layers=3), "cross_attention_layers": [1],
+                     "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
+        image_token_index=tok.convert_tokens_to_ids("<|image|>"),
+    )  # fmt: skip
+    save(folder, hf.MllamaForConditionalGeneration(config), processor)
+    return folder
+
+
+def test_images_that_every_token_sees_in_its_own_way_are_refused_by_the_name_of_the_input(tmp_path: Path) -> None:
+    leave_videos_out()
+    loaded = load_ref(mllama(tmp_path))
+    assert loaded.family.name == "auto"
+    turn = Turn(prompt="Where was this person born?", reply="Riga", image=tmp_path / "red.png")
+    with pytest.raises(
+        ModelError, match=r"its processor makes cross_attention_mask \[1, (\d+), 1, 2\] for the \1 tokens"
+    ):
+        loaded.encoder.batch([turn])
+
+
+def test_a_processor_that_writes_prompts_of_its_own_is_refused() -> None:
+    inputs = {"input_ids": torch.ones(3, 7), "pixel_values": torch.ones(3, 3, 8, 8)}
+    with pytest.raises(ModelError, match="makes 3 prompts of one question"):
+        Auto().image_tensors(inputs)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_all_tokens_of_an_image_are_said_to_be_of_it(several: bool) -> None:
+    processor = SimpleNamespace(model_input_names=["input_ids", "mm_token_type_ids"], image_token_id=9)
+    if several:  # patches, line breaks and ends, as of Molmo 2; the token in the prompt is none of them
+        processor.image_token_ids = [4, 5, 7]
+    ids_BT = torch.tensor([[1, 5, 4, 4, 7, 9, 30], [0, 0, 0, 1, 9, 9, 30]])
+    found = Auto().token_inputs(ids_BT, ids_BT, processor)["mm_token_type_ids"]
+    assert found.tolist() == (
+        [[0, 1, 1, 1, 1, 0, 0], [0] * 7] if several else [[0, 0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 1, 1, 0]]
+    )
