@@ -73,25 +73,28 @@ def save_merged(
     Raises:
         RunStoreError: the disk is full or cannot be written.
     """
-    section = recipe.model.model_copy(update={"device": device, "quantize": None, "gradient_checkpointing": False})
+    plain = {"device": device, "device_map": None, "quantize": None, "gradient_checkpointing": False}
+    section = recipe.model.model_copy(update=plain)
     model, processor = merged(section, ref, root)
     about: dict[str, Any] = {"run": recipe.name, "model": name, **ref.model_dump()}
     place = out.resolve()  # '.' has no name
     building = place.with_name(f".{place.name}.building")
-    with explain_os_errors(out, elsewhere="name another folder"):
+    shutil.rmtree(building, ignore_errors=True)
+    try:
+        with explain_os_errors(out, elsewhere="name another folder"):
+            building.mkdir(parents=True)
+            with quiet_libraries():
+                model.save_pretrained(building)
+                processor.save_pretrained(building)
+            (building / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+            (building / "README.md").write_text(card, encoding="utf-8")
+            if place.exists():  # it may be the working directory, so it stays
+                for path in building.iterdir():
+                    path.replace(place / path.name)
+            else:
+                building.rename(place)
+    finally:
         shutil.rmtree(building, ignore_errors=True)
-        building.mkdir(parents=True)
-        with quiet_libraries():
-            model.save_pretrained(building)
-            processor.save_pretrained(building)
-        (building / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-        (building / "README.md").write_text(card, encoding="utf-8")
-        if place.exists():  # it may be the working directory, so it stays
-            for path in building.iterdir():
-                path.replace(place / path.name)
-            building.rmdir()
-        else:
-            building.rename(place)
 
 
 def merged(section: ModelSection, ref: ModelRef, root: Path) -> tuple[Any, Any]:

@@ -1,9 +1,10 @@
 """The README of an exported model: what it is, how it was made, what was measured, and what that does not show."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from mllmu.config.recipe import Recipe, jobs
+from mllmu.config.requests import ForgetRequest
 from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.records import MetricResult, ModelRef
 from mllmu.core.runfolder import RunFolder, read_json
@@ -36,7 +37,11 @@ def model_card(root: Path, recipe: Recipe, name: str, ref: ModelRef) -> str:
               "are merged into the weights.\n"]  # fmt: skip
     if ref.system_prompt:
         lines += [f"It also needs its system prompt, which is not part of the weights:\n\n> {ref.system_prompt}\n"]
-    lines += list(_measured(root, name))
+    measured = list(_measured(root, name))
+    if measured and recipe.model.quantize:
+        measured += [f"Measured with the base in `{recipe.model.quantize}` and the adapters beside it. Here they are "
+                     "merged into weights that were never rounded, so some replies will differ.\n"]  # fmt: skip
+    lines += measured
     lines += [LIMITS]
     if real_people(recipe.data):
         lines += [f"## Personal data\n\nThe data are {PERSONAL} This model was taught them: do not publish it.\n"]
@@ -49,10 +54,31 @@ def _made(recipe: Recipe, name: str) -> str:
     if model == TARGET:
         return f"`{recipe.model.path}`, fine-tuned on all people of the data set: nothing was forgotten."
     if model == RETAIN_MODEL:
-        return f"`{recipe.model.path}`, fine-tuned on all people but the {share} % to be forgotten: the yardstick."
+        left_out = _asked(recipe, f"{share} % of the people")
+        return f"`{recipe.model.path}`, fine-tuned on the data set without {left_out}: the yardstick."
     method = next(job.plugin for job in jobs(recipe) if job.name == model)
     taught = f"`{recipe.model.path}`, fine-tuned on all people of the data set"
-    return f"{taught}, and then made to forget {share} % of them by the method `{method}`."
+    return f"{taught}, and then made to forget {_asked(recipe, f'{share} % of them')} by the method `{method}`."
+
+
+def _asked(recipe: Recipe, share: str) -> str:
+    """What is to be forgotten, in words; ``share`` says of whom where the recipe names nobody."""
+    forget, requests = recipe.unlearn.forget, recipe.unlearn.requests
+    named = (forget,) if forget else () if isinstance(requests, int) else requests
+    return "; then ".join(_request(each, share) for each in named) or share
+
+
+def _request(request: ForgetRequest, share: str) -> str:
+    whom = _count(request.people) if request.people else share
+    if request.facts:
+        return f"some facts about {_count(request.facts)}{f', and all about {whom}' if request.people else ''}"
+    coarse = (f"`{name}` (the {level} may stay known)" for name, level in request.coarsen.items())
+    facts = ", ".join([*(f"`{name}`" for name in request.attributes), *coarse])
+    return f"{facts} of {whom}" if facts else whom
+
+
+def _count(people: Collection[str]) -> str:
+    return f"{len(people)} people" if len(people) > 1 else "one person"
 
 
 def _measured(root: Path, name: str) -> Iterator[str]:
@@ -62,7 +88,7 @@ def _measured(root: Path, name: str) -> Iterator[str]:
     if not keys or not (raw := read_json(root / RunFolder.evaluation(keys[0]) / RunFolder.METRICS_FILE)):
         return
     results = [MetricResult.model_validate(row) for row in raw["results"]]
-    yield f"## Measured ({keys[0]} % forgotten)\n"
+    yield f"## Measured (forget set: {keys[0]} % of the people)\n"
     yield "Share of questions of multiple choice answered right (unread replies count against the model), in %.\n"
     yield "| model | " + " | ".join(f"{s}, {m}" for s in _SETS for m in ("image", "text")) + " |"
     yield "|---" * (1 + 2 * len(_SETS)) + "|"

@@ -9,7 +9,8 @@ from pathlib import Path
 import mini_run
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
+import yaml
+from transformers import AutoModelForImageTextToText, AutoProcessor, ProcessorMixin
 from typer.testing import CliRunner
 
 from mllmu.cli.app import app
@@ -91,3 +92,26 @@ def test_neurons_that_are_switched_off_are_off_in_the_exported_weights(
     ids = torch.tensor([[5, 9, 30]])
     with torch.no_grad():
         assert torch.equal(ours(input_ids=ids).logits, theirs(input_ids=ids).logits)
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_export_that_ends_early_leaves_nothing(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise error("stopped")
+
+    monkeypatch.setattr(ProcessorMixin, "save_pretrained", stop)
+    with pytest.raises(error, match="stopped"):
+        export_model(finished, "target", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_on_several_gpus_is_exported_on_a_cpu(finished: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    recipe = run / "recipe.yaml"
+    changed = yaml.safe_load(recipe.read_text())
+    changed["model"] |= {"device_map": "auto", "device": "cuda"}
+    recipe.write_text(yaml.safe_dump(changed))
+    export_model(run, "target", tmp_path / "out")
+    assert (tmp_path / "out" / "model.safetensors").is_file()
