@@ -19,10 +19,11 @@ from mllmu.core.process import derive, rng
 from mllmu.models.encoding import grouped
 from mllmu.models.engine.forward import Forward
 from mllmu.models.families import IGNORE, Batch, Turn, num_layers
+from mllmu.models.gate import Gate
 from mllmu.models.labels import label_everything
 from mllmu.models.layers import run_hidden
 from mllmu.models.loading import Loaded
-from mllmu.models.modifiers import Gate, Modifier
+from mllmu.models.modifiers import Modifier
 from mllmu.training.distributed import agree, gradients
 from mllmu.training.loop import Training
 from mllmu.unlearning.base import Method, layer_at, turn_key

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from mllmu.config.recipe import Lora
 from mllmu.core import plugins
 from mllmu.models.families import Turn
+from mllmu.models.gate import Gate
 from mllmu.models.loading import Loaded, add_trainable
-from mllmu.models.modifiers import Gate, ModifierSettings, Steering
+from mllmu.models.modifiers import ModifierSettings, Steering
 
 NAMES = [name for name in plugins.names("families") if plugins.find("families", name).shares_prefix]
 WORDS = ["Which", "colour", "has", "her", "hat", "and", "where", "was", "this", "person", "born", "in", "1987", "?"]

@@ -14,9 +14,10 @@ from torch import Tensor
 from mllmu.core import plugins
 from mllmu.models.engine.forward import run_forward
 from mllmu.models.families import core
+from mllmu.models.gate import Gate
 from mllmu.models.layers import decoder_layers
 from mllmu.models.loading import Loaded
-from mllmu.models.modifiers import Experts, Gate, Modifier, Pruned
+from mllmu.models.modifiers import Experts, Modifier, Pruned
 from mllmu.unlearning.base import Method, Step
 from mllmu.unlearning.methods.router import RoutedAdapters
 from mllmu.unlearning.probing import Probe, Saliency

@@ -17,8 +17,9 @@ from mllmu.models import devices
 from mllmu.models.engine import decode_graph, forward
 from mllmu.models.engine.tree import TreeLevel
 from mllmu.models.families import num_layers
+from mllmu.models.gate import Gate
 from mllmu.models.loading import Loaded, load
-from mllmu.models.modifiers import Gate, ModifierSettings, Steering
+from mllmu.models.modifiers import ModifierSettings, Steering
 
 SHARED = [[5, 6, 7, 8, 9, 10], [9, 8, 7]]
 OWN = [[11 + 3 * i + j for j in range(1 + i % 4)] for i in range(24)]

@@ -20,11 +20,11 @@ from mllmu.models import loading
 from mllmu.models.devices import recompute_activations
 from mllmu.models.engine.forward import run_forward
 from mllmu.models.engine.respond import plan_batches, respond
+from mllmu.models.gate import Gate
 from mllmu.models.loading import Loaded, add_trainable, save_trained
 from mllmu.models.modifiers import (
     MODIFIER_FILE,
     Experts,
-    Gate,
     LogitSteering,
     ModifierSettings,
     Pruned,

@@ -18,9 +18,10 @@ from mllmu.models.engine import forward
 from mllmu.models.engine.respond import SHORTEST, SharingPlan, answer, plan, plan_batches, respond
 from mllmu.models.engine.tree import TreeLevel
 from mllmu.models.families import Turn
+from mllmu.models.gate import Gate
 from mllmu.models.layers import decoder_layers
 from mllmu.models.loading import Loaded, add_trainable, load
-from mllmu.models.modifiers import Gate, ModifierSettings, Steering
+from mllmu.models.modifiers import ModifierSettings, Steering
 from tools.pretrain_tiny.build import build_model, build_processor, build_tokenizer
 
 WORDS = "Ada Bell lives in Riga and works as a baker ; the colour of her hat is red , blue or green ? yes no"

@@ -19,8 +19,9 @@ from transformers import AutoModelForImageTextToText
 
 from mllmu.models.engine.forward import run_forward
 from mllmu.models.families import core
+from mllmu.models.gate import Gate
 from mllmu.models.loading import Loaded, add_trainable, release_base, save_trained, without_adapter
-from mllmu.models.modifiers import Gate, ModifierSettings, Pruned, Steering
+from mllmu.models.modifiers import ModifierSettings, Pruned, Steering
 from mllmu.models.weights import AdaptedLinear, fold, put_beside, round_weights, rounded
 from mllmu.training.losses import answer_nll
 
