@@ -30,7 +30,7 @@ from mllmu.unlearning.base import Method, layer_at, turn_key
 
 SideName = Literal["forget", "retain"]
 MOST_TURNS = 256
-"""Turns of a side that are measured; more would only fill memory."""
+"""Turns that are measured of a side, or of each group of a gate; more would only fill memory."""
 BATCH_SIZE = 32
 """Turns per pass."""
 FOLDS = 3
@@ -68,6 +68,10 @@ class Probe:
         by about the share ``false_alarms`` of the retained *questions*, at any of their tokens.
         Row r of the confusion is the share of a group's questions sent to each group, last column: to none; the last
         row is that of the retained people; see :func:`out_of_sample`.
+
+        At most 256 questions of each group are measured, and 256 retained ones. Until the gate is judged, the hidden
+        states of all their tokens are in the host's memory, 4 D bytes a token: about 10 MB a question with 576 image
+        tokens at D = 4096.
         """
         chosen = [self.some(turns) for turns in (*groups, self.retain)]
         states = [self.hidden_states(turns, layer) for turns in chosen]

@@ -28,8 +28,8 @@ class ModalityAwareNeurons(Method):
     language model with the highest score goes in each modality, and with ``vision`` as many of the vision tower's
     (by the images).
 
-    The whole turn counts, true reply included; padding does not. At most 256 turns of a side are looked at.
-    Published code registers every layer under the same names; this follows the formula.
+    The whole turn counts, true reply included; padding does not. Of a side and modality at most 256 turns are looked
+    at. Published code registers every layer under the same names; this follows the formula.
 
     Cost: 1 forward pass over forget and over retain; no training, no reference, nothing at inference. Saved are
     boolean masks, so the neurons come back with the next loading without them.

@@ -28,8 +28,9 @@ class RoutedAdapters(RefusalMethod):
     measured on questions about facts that it was not fitted to.
     A token is routed before any adapter has acted and by what it attends to, so a shared prefix stays shared.
 
-    Cost: before training 1 forward pass over forget and retain (at most 256 turns each); a step: 1 forward and
-    backward pass on forget and 1 on retain. Memory and time of R adapters in training and at inference.
+    Cost: before training 1 forward pass over forget (at most 256 turns a person) and retain (at most 256), whose
+    hidden states stay in memory meanwhile; a step: 1 forward and backward pass on forget and 1 on retain. Memory and
+    time of R adapters in training and at inference.
     Made for: both modalities, requests one after the other.
     """
 

@@ -19,8 +19,9 @@ class RefusalSteering(RefusalMethod):
     stay untouched: without the modifier's folder the target is back. The weights still hold the facts. How often the
     gate opens is in the folder's ``modifier.json``, measured on questions about facts that it was not fitted to.
 
-    Cost: before training 1 forward pass over forget and retain (at most 256 turns each); a step: 1 forward and
-    backward pass on forget and 1 on retain; one trained vector. At inference one product of a vector per token.
+    Cost: before training 1 forward pass over forget (at most 256 turns a person) and retain (at most 256), whose
+    hidden states stay in memory meanwhile; a step: 1 forward and backward pass on forget and 1 on retain; one trained
+    vector. At inference one product of a vector per token.
     Made for: both modalities, at inference (layer 17 of 32 in the paper).
     """
 
