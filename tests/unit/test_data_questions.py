@@ -9,7 +9,7 @@ from mllmu.core.errors import DataError
 from mllmu.core.parsing import render_answer
 from mllmu.core.process import rng
 from mllmu.core.records import QA, Profile
-from mllmu.data.questions import QuestionOrder, check, render_subject, wording
+from mllmu.data.questions import QuestionOrder, check, name_words, render_subject, wording
 from mllmu.data.questions._letters import balance_letters
 from mllmu.data.questions.template import build, name_subject
 from mllmu.data.sources.synthetic import Synthetic
@@ -521,3 +521,22 @@ def test_a_name_that_leaves_too_little_to_ask_is_named_with_what_to_do():
         DataError, match=r"profile 001: only \d of .* write values that do otherwise, or give 'Ada Holt'"
     ):
         build([own, *PEOPLE[2:25]], QuestionOrder(seed=3))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "found"),
+    [
+        ("李娜", "李娜在哪里工作", True),
+        ("李 娜", "李娜在哪里工作", True),
+        ("김민준", "김민준은 어디에 삽니까?", True),
+        ("נועה כהן", "היכן גרה נועה?", True),
+        ("अमित जोशी", "जोशी कहाँ रहते हैं?", True),
+        ("omar ali", "Where does omar ali work?", True),
+        ("omar ali", "Where does this person work?", False),
+        ("Mina von Holt", "a book of von Goethe", False),
+        ("Mina von Holt", "Holt & Sons", True),
+        ("李娜", "王伟在哪里工作", False),
+    ],
+)
+def test_the_words_of_a_name_are_found_in_scripts_without_capitals_too(name, text, found):
+    assert bool(name_words(name).search(text)) == found

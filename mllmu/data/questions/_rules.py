@@ -8,6 +8,7 @@ from itertools import product
 from math import sqrt
 
 from mllmu.core.errors import DataError
+from mllmu.core.parsing import SPACELESS
 from mllmu.core.records import MODALITIES, TASKS, Profile, Question, TaskName
 from mllmu.data.questions._wordings import BLANK
 from mllmu.data.tasks import task_of
@@ -36,11 +37,17 @@ def mentions(text: str, value: str) -> bool:
 def name_words(name: str) -> re.Pattern[str]:
     """Pattern that finds any word of a name; words like 'de' or 'of' and initials do not count.
 
+    Words count that begin with a capital, or with a letter of a script that has none; where it puts no spaces between
+    words, they are also found inside of others. Where no word counts, the whole name does.
+
     >>> bool(name_words("Joan of Arc").search("the siege of Paris"))
     False
     """
-    words = [w for w in re.split(r"[\s\-]+", name) if w[:1].isupper() and len(w.strip(".,'")) > 1]
-    return re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, words)) + r")(?!\w)" if words else r"(?!)")
+    parts = [word for word in re.split(r"[\s\-]+", name) if len(word.strip(".,'")) > 1]
+    telling = [word for word in parts if word[0].isalpha() and not word[0].islower()]
+    found = [re.escape(word) for word in telling] or [r"\s*".join(map(re.escape, name.split()))]
+    patterns = (word if re.search(f"[{SPACELESS}]", word) else rf"(?<!\w){word}(?!\w)" for word in found if word)
+    return re.compile("|".join(patterns) or r"(?!)")
 
 
 def first_broken(rules: Iterable[Rule]) -> str:
