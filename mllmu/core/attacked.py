@@ -128,10 +128,12 @@ class AttackResults(Record):
     Attributes:
         attacks: those that were tried, with their settings, as a recipe names them; None in files of versions that did
             not keep them.
+        models: the fingerprints of the models, by name; None in files of versions that did not keep them.
     """
 
     budget: Budget
     attacks: tuple[dict[str, Any], ...] | None = None
+    models: dict[str, str] | None = None
     seed: int
     rows: tuple[AttackRow, ...] = ()
     worst: tuple[WorstCase, ...] = ()

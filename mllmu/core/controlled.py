@@ -60,10 +60,15 @@ class OrderRow(Record):
 
 
 class ControlResults(Record):
-    """All controls of some models of one forget ratio."""
+    """All controls of some models of one forget ratio.
+
+    Attributes:
+        models: the fingerprints of the models, by name; None in files of versions that did not keep them.
+    """
 
     rows: tuple[ControlRow, ...] = ()
     orders: tuple[OrderRow, ...] = ()
+    models: dict[str, str] | None = None
 
     def knowledge(self, model: str, split: Split, modality: Modality) -> ControlRow | None:
         """The row of the best control: its difference is what the model knows of the people beyond any control.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mllmu.core.attacked import PLAIN, REPLIES_FILE, AttackReply, AttackResults
-from mllmu.core.runfolder import RunFolder, intact, read_json, read_lines
+from mllmu.core.runfolder import RunFolder, fingerprint_of, intact, read_json, read_lines, unit_record
 
 
 class KeptReply(NamedTuple):
@@ -42,6 +42,7 @@ class AttackedQuestions:
             (attacks.index(path.parts[-3]), models.index(path.parts[-2]), path.parts[-4], path)
             for path in (root / RunFolder.ATTACKS / evaluation.name).glob(f"*/*/*/{REPLIES_FILE}")
             if path.parts[-3] in attacks and path.parts[-3] != PLAIN and path.parts[-2] in models
+            if _is_of_today(root, evaluation.name.removeprefix("forget_"), path.parent)
         ):
             intact(path.parent, path.name)
             for reply in read_lines(path, AttackReply):
@@ -57,3 +58,9 @@ class AttackedQuestions:
             told = sum(reply.value > 0 for reply in tries)
             found.append({**row, "told": told, "tries": [reply.model_dump(exclude={"sample_id"}) for reply in tries]})
         return found
+
+
+def _is_of_today(root: Path, key: str, unit: Path) -> bool:
+    """Whether an attack was on the model that a run has now, as far as both are known."""
+    attacked = unit_record(unit).get("inputs", {}).get("model", "")
+    return not attacked or fingerprint_of(root / RunFolder.model_unit(key, unit.name)) in ("", attacked)

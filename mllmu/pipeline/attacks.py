@@ -37,6 +37,7 @@ from mllmu.evaluation.recovery import Attacked, Tries, attack_row, worst_case
 from mllmu.evaluation.stats import unit_of, units_of
 from mllmu.parallel.pool import WorkerPool
 from mllmu.pipeline.evaluate import Evaluation
+from mllmu.pipeline.of_models import fingerprints
 from mllmu.pipeline.record import settle_threads, settle_worker
 from mllmu.pipeline.run import Run
 
@@ -178,6 +179,7 @@ class AttackStudy:
         return AttackResults(
             budget=self.budget,
             attacks=tuple(spec.model_dump(mode="json") for spec in self.specs),
+            models=fingerprints(self.run, self.key, self.compared),
             seed=self.run.recipe.seed,
             rows=tuple(rows),
             worst=tuple(worst),

@@ -15,6 +15,7 @@ from mllmu.core.runfolder import read_json, seal, write_json
 from mllmu.evaluation.controls import control_results, control_samples
 from mllmu.models.loading import family_of
 from mllmu.pipeline.evaluate import Evaluation
+from mllmu.pipeline.of_models import fingerprints
 
 FOLDER, FILE = "controls", "controls.json"
 
@@ -81,12 +82,13 @@ def gate_controls(evaluation: Evaluation) -> list[ControlRow]:
 
 def control_run(evaluation: Evaluation) -> ControlResults:
     """Ask all models of a forget ratio under the controls; the rows are kept in ``controls.json``."""
-    study, models = ControlStudy(evaluation), evaluation.run.models
-    evaluation.run.progress.stage("controls", f"{len(study.changed)} questions to {len(models)} models")
+    study, run = ControlStudy(evaluation), evaluation.run
+    models = run.models
+    run.progress.stage("controls", f"{len(study.changed)} questions to {len(models)} models")
     study.ask(models)
     found = [study.results(model) for model in models]
     rows, orders = (tuple(row for one in found for row in getattr(one, part)) for part in ("rows", "orders"))
-    results = ControlResults(rows=rows, orders=orders)
+    results = ControlResults(rows=rows, orders=orders, models=fingerprints(run, evaluation.key, models))
     write_json(study.asking.folder / FILE, seal(results.model_dump()))
     return results
 

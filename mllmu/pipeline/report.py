@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from rich.console import Group
@@ -19,7 +19,7 @@ from mllmu.core.declared import Declared, MetricInfo
 from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.probed import ProbeResults
 from mllmu.core.process import rng
-from mllmu.core.records import FORGOTTEN, MetricResult, Modality, Response, Sample, Summary
+from mllmu.core.records import FORGOTTEN, MetricResult, Modality, Record, Response, Sample, Summary
 from mllmu.core.requested import FILE, RequestResults
 from mllmu.core.runfolder import RunFolder, facts_of, fingerprint_of, read_json, read_record
 from mllmu.data.dataset import image_files
@@ -35,6 +35,7 @@ from mllmu.pipeline.controls import read_controls
 from mllmu.pipeline.evaluate import Evaluation
 from mllmu.pipeline.known import what_is_kept
 from mllmu.pipeline.leaks import what_leaks
+from mllmu.pipeline.of_models import left_out, replaced
 from mllmu.pipeline.protocols import ProtocolComparison, write_comparison
 from mllmu.pipeline.record import describe, seconds_by_stage
 from mllmu.pipeline.run import Run
@@ -43,6 +44,7 @@ from mllmu.report.inputs import TrustRow
 from mllmu.report.tables import REFERENCE_KEY
 from mllmu.training.loop import CURVE
 
+R = TypeVar("R", bound=Record)
 NUM_PORTRAITS = 4
 RATIO_OFF = 0.5
 """Points by which the share of forgotten people may differ from the recipe's before it is said."""
@@ -86,9 +88,8 @@ def report_input(evaluation: Evaluation) -> ReportInput:
     )
     judged, of_judges, warnings = judgements(evaluation.folder, [row.name for row in rows])
     gated = gate.read(read_json(evaluation.folder / RunFolder.GATE_FILE, sealed=True))
-    attacked = read_json(evaluation.folder / RunFolder.ATTACKS_FILE, sealed=True)
     requested = read_json(evaluation.folder / FILE, sealed=True) if recipe.unlearn.requests else {}
-    trust = read_json(run.root / RunFolder.TRUST_FILE, sealed=True)
+    studied, outdated = studies(evaluation)
     declared = Declared.model_validate(numbers["declared"])
     declared = declared.model_copy(update={"metrics": declared.metrics | of_judges})
     of_letters = probed.of_letters if BY_LETTER in declared.tasks else ""
@@ -125,14 +126,13 @@ def report_input(evaluation: Evaluation) -> ReportInput:
             ),
             *broken_warning(numbers.get("broken", {})),
             *warnings,
+            *outdated,
         ),
         task_notes={BY_LETTER: of_letters} if of_letters else {},
-        controls=read_controls(evaluation),
         **what_leaks(run.models, run.data.names, evaluation.samples, replies),
-        attacks=AttackResults.model_validate(attacked) if attacked else None,
         requests=RequestResults.model_validate(requested) if requested else None,
         reference_rows=recipe.report.reference_rows and key == REFERENCE_KEY,
-        trust=tuple(map(TrustRow.model_validate, trust.get("rows", ()))),
+        **studied,
     )
 
 
@@ -222,6 +222,40 @@ def judgements(folder: Path, models: Sequence[str]) -> tuple[list[MetricResult],
             results += [MetricResult.model_validate(row) for row in content["results"] if row["model"] in models]
             declared |= Declared.model_validate(content["declared"]).metrics
     return results, declared, warnings
+
+
+def studies(evaluation: Evaluation) -> tuple[dict[str, Any], list[str]]:
+    """What attacks, controls and ``mllmu trust`` found about the models of a forget ratio.
+
+    Returns:
+        The sections of a :class:`ReportInput`, without models that the recipe no longer names, and a warning for every
+        one that is left out, as a model that it was made of has been replaced since.
+    """
+    run, key = evaluation.run, evaluation.key
+    attacked = read_json(evaluation.folder / RunFolder.ATTACKS_FILE, sealed=True)
+    trusted = read_json(run.root / RunFolder.TRUST_FILE, sealed=True)
+    attacks, controls = AttackResults.model_validate(attacked) if attacked else None, read_controls(evaluation)
+    warnings: list[str] = []
+
+    def shown(what: str, of: str, models: Mapping[str, str] | None, command: str) -> bool:
+        if old := replaced(run, of, models):
+            warnings.append(left_out(what, old, command))
+        return not old
+
+    sections: dict[str, Any] = {}
+    if attacks and shown("Attacks", key, attacks.models, "mllmu attack"):
+        sections["attacks"] = of_models(attacks, run.models, "rows", "worst")
+    if controls and shown("Controls", key, controls.models, "mllmu evaluate"):
+        sections["controls"] = of_models(controls, run.models, "rows", "orders")
+    if trusted and shown("Figures of trust in metrics", trusted.get("key", key), trusted.get("models"), "mllmu trust"):
+        sections["trust"] = tuple(map(TrustRow.model_validate, trusted.get("rows", ())))
+    return sections, warnings
+
+
+def of_models(found: R, models: Sequence[str], *parts: str) -> R:
+    """A record with the rows about some models alone."""
+    rows = {part: tuple(row for row in getattr(found, part) if row.model in models) for part in parts}
+    return found.model_copy(update=rows)
 
 
 def model_rows(run: Run, key: str) -> tuple[ModelRow, ...]:

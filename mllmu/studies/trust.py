@@ -29,6 +29,7 @@ from mllmu.evaluation.summaries import mean
 from mllmu.parallel.pool import WorkerPool
 from mllmu.pipeline.evaluate import Evaluation
 from mllmu.pipeline.finetune import finetune_model, finetune_unit
+from mllmu.pipeline.of_models import fingerprints
 from mllmu.pipeline.pipeline import Pipeline
 from mllmu.pipeline.run import Run
 from mllmu.pipeline.taken import need_retain_model
@@ -86,7 +87,14 @@ def trust(
     robustness = study.robustness([name for name, job in study.run.jobs.items() if job.method.trains])
     rows = [_row(cell, with_people, without, robustness, scaled=cell[0] in study.scaled) for cell in study.cells()]
     rows.sort(key=lambda row: (row.trust is None, -(row.trust or 0.0), row.metric, row.task, row.modality))
-    content = {"pool": pool, "bits": bits, "key": study.key, "rows": [row.model_dump() for row in rows]}
+    models = fingerprints(study.run, study.key, study.run.models)
+    content = {
+        "pool": pool,
+        "bits": bits,
+        "key": study.key,
+        "rows": [row.model_dump() for row in rows],
+        "models": models,
+    }
     write_json(root / RunFolder.TRUST_FILE, seal(content))
     return rows
 

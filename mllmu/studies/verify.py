@@ -136,7 +136,8 @@ def recount_attacks(run: Run, key: str) -> str:
     attacked = Run(run.recipe.model_copy(update={"evaluate": evaluate}), run.root, run.progress)
     attacked.store = run.store
     results = AttackStudy(attacked, key, list(dict.fromkeys(row.model for row in stored.rows))).results()
-    compare(path, results.model_dump(mode="json", exclude=set() if stored.attacks is not None else {"attacks"}))
+    not_kept = {name for name in ("attacks", "models") if getattr(stored, name) is None}
+    compare(path, results.model_dump(mode="json", exclude=not_kept))
     return f"{key} %: {len(results.rows)} results of attacks computed again"
 
 

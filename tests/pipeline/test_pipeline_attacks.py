@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from benchmarks import attacks_tiny
 from mllmu.cli.app import app
+from mllmu.cli.attack import attacked_recipe
 from mllmu.config.load import load, parse
 from mllmu.core.attacked import AttackResults
 from mllmu.core.errors import PluginError, RecipeError, RunStoreError
@@ -21,7 +22,10 @@ from mllmu.core.runfolder import read_json, read_lines, seal, write_json
 from mllmu.evaluation.attacks import AttackPoint
 from mllmu.evaluation.attacks._images import Depicting
 from mllmu.pipeline.attacks import AttackStudy, attack_jobs
+from mllmu.pipeline.evaluate import Evaluation
+from mllmu.pipeline.of_models import fingerprints
 from mllmu.pipeline.reading import ReadingStore
+from mllmu.pipeline.report import studies
 from mllmu.pipeline.run import Run
 from mllmu.studies.verify import recount_attacks
 
@@ -237,3 +241,57 @@ def test_pictures_of_attacks_are_of_the_people_of_today(finished: Path, base: Pa
     mini_run.run(base, folder, "seed=1", only="data", force=True)
     after = pictures("seed=1")
     assert before and after and not before & after
+
+
+def test_earlier_attacks_stay_beside_a_further_one_as_long_as_the_models_are_the_same(
+    root: Path, base: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(root, tmp_path / "run")
+    mini_run.run(base, folder, ATTACKS)
+    before = results(folder)
+    units = {name: time for name, time in mini_run.unit_times(folder).items() if "forget_40/small/" in name}
+    done = CliRunner().invoke(app, ["attack", str(folder), "--attacks", "in_context"], env=WIDE)
+    assert done.exit_code == 0, done.output
+    both = results(folder)
+    assert both.attacks == (*(before.attacks or ()), {"name": "in_context"})
+    assert [row for row in both.rows if row.attack != "in_context"] == list(before.rows)
+    assert {name: time for name, time in mini_run.unit_times(folder).items() if name in units} == units
+    assert recount_attacks(Run(parse(mini_run.settings(base)), folder, SilentProgress()), "40").endswith("again")
+    write_json(folder / "eval/forget_40/attacks.json", seal({**both.model_dump(mode="json"), "models": {"npo": "x"}}))
+    again = [spec.name for spec in attacked_recipe(folder, "remove_prompt", None).evaluate.attacks]
+    assert again == ["remove_prompt"], "the others were on another model"
+
+
+def test_what_was_found_of_models_that_were_replaced_is_left_out_with_a_warning(
+    root: Path, base: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(root, tmp_path / "run")
+    evaluation = Evaluation(Run(parse(mini_run.settings(base, ATTACKS)), folder, SilentProgress()), "40")
+    attacks, now = results(folder).model_dump(mode="json"), fingerprints(evaluation.run, "40", mini_run.MODELS)
+    assert attacks["models"] == now
+    control = {
+        "split": "forget", "modality": "text", "control": "options_only", "num": 1, "num_units": 1, "unit": "facts",
+        **dict.fromkeys(("asked", "score", "difference", "low", "high", "p_value")),
+    }  # fmt: skip
+    rows = [{"model": model, **control} for model in ("npo", "gone")]
+    trust = {"pool": 2, "bits": 4, "key": "40", "rows": []}
+
+    def shown(**models: str) -> tuple[set[str], list[str]]:
+        """The sections of the report where every record says that it was made of these models."""
+        of = {"models": models} if models else {}
+        write_json(folder / "eval/forget_40/attacks.json", seal({**attacks, "models": None, **of}))
+        write_json(folder / "controls/forget_40/controls.json", seal({"rows": rows, **of}))
+        write_json(folder / "trust/trust.json", seal({**trust, **of}))
+        sections, warnings = studies(evaluation)
+        assert "controls" not in sections or [row.model for row in sections["controls"].rows] == ["npo"]
+        return set(sections), warnings
+
+    every = {"attacks", "controls", "trust"}
+    assert shown() == (every, []), "of earlier versions, which do not say"
+    assert shown(**now) == (every, [])
+    assert shown(**now, gone="f" * 16) == (every, []), "the recipe does not name it"
+    sections, warnings = shown(**now | {"ga": "f" * 16})
+    assert not sections and len(warnings) == 3
+    assert warnings[0] == (
+        "Attacks are not shown: these models were replaced since they were made: ga. Run 'mllmu attack' again."
+    )
