@@ -24,7 +24,7 @@ def ask(
         str, Option(metavar="FILE|PERSON", help="An image, or a person by id or name, whose portrait is shown.")
     ] = "",
     models: Annotated[str, Option(metavar="NAME,NAME...", help="The models; by default all of the ratio.")] = "",
-    ratio: Annotated[str, Option(metavar="PERCENT", help="The forget ratio; by default the first.")] = "",
+    ratio: Annotated[str, Option(metavar="PERCENT", help="The forget ratio; by default the smallest.")] = "",
     truth: Annotated[
         str,
         Option(

@@ -16,7 +16,7 @@ def export_tasks(
     out: Annotated[Path, Argument(metavar="DIR", help="New folder.")],
     *,
     tool: Annotated[Literal["lm-eval", "inspect"], Option("--for", help="Tool that reads the folder.")] = "lm-eval",
-    ratio: Annotated[str | None, Option(metavar="PERCENT", help="The forget ratio; by default the first.")] = None,
+    ratio: Annotated[str | None, Option(metavar="PERCENT", help="The forget ratio; by default the smallest.")] = None,
 ) -> None:
     """Write what a run asked as tasks for lm-eval, or what its models answered as logs for Inspect.
 

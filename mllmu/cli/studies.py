@@ -140,7 +140,7 @@ def pool(
         ),
     ],
     *,
-    ratio: Ratio = None,
+    ratio: Annotated[str | None, Option(metavar="PERCENT", help="The forget ratio; by default the smallest.")] = None,
     against: Against = None,
     bound: Bound = 5.0,
     task: Annotated[
@@ -165,7 +165,7 @@ def pool(
     setup = pooled_setup(runs, ratio=ratio, against=against, tasks=task or ())
     if scores is not None:
         save(scores, setup.scores)
-    text = "\n\n".join(filter(None, [pool_text(setup.rows, setup.pairs, bound / 100), setup.note]))
+    text = "\n\n".join(filter(None, [pool_text(setup.rows, setup.pairs, bound / 100, setup.ratio), setup.note]))
     if any(run.seeds for run in setup.runs):
         text += f"\n\n{seeds_of(setup)}"
     say(text)

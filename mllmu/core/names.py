@@ -1,6 +1,7 @@
 """Names that every part of a run agrees on."""
 
 import re
+from math import inf
 from pathlib import Path
 
 TARGET = "target"
@@ -12,6 +13,16 @@ BASELINES = ("chance", "best_constant", "majority")
 FOLDER_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}$"
 """What names a folder or file of a run: one part of a path, never hidden, above itself, or an option."""
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def ratio_order(key: str) -> tuple[float, str]:
+    """By what forget ratios in percent are sorted, or folders named after them: the smallest first.
+
+    >>> sorted(["10", "5", "12.5", "100", "odd"], key=ratio_order)
+    ['5', '10', '12.5', '100', 'odd']
+    """
+    number = key.removeprefix("forget_")
+    return (float(number) if number.replace(".", "", 1).isdecimal() else inf, key)
 
 
 def is_hub_name(path: Path) -> bool:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from mllmu.core import damage
 from mllmu.core.damage import UNIT_FILE as UNIT_FILE
 from mllmu.core.errors import DataError
-from mllmu.core.names import TARGET
+from mllmu.core.names import TARGET, ratio_order
 
 if TYPE_CHECKING:
     from mllmu.core.records import Record
@@ -90,8 +90,8 @@ class RunFolder:
         return self.root.joinpath(name, *parts)
 
     def evaluated_keys(self) -> list[str]:
-        """The forget ratios in percent that have been evaluated, in the order of their names."""
-        return sorted(path.name.removeprefix("forget_") for path in self.root.glob("eval/forget_*"))
+        """The forget ratios in percent that have been evaluated, the smallest first."""
+        return sorted((p.name.removeprefix("forget_") for p in self.root.glob("eval/forget_*")), key=ratio_order)
 
     def models_made(self) -> dict[str, Path]:
         """Folders of the models that are there, by ``target`` or ``forget_10/npo``."""

@@ -16,7 +16,7 @@ from transformers import AutoConfig
 
 from mllmu.config import load as recipes
 from mllmu.core.errors import DataError, ModelError, did_you_mean
-from mllmu.core.names import TARGET
+from mllmu.core.names import TARGET, ratio_order
 from mllmu.core.process import Progress, SilentProgress
 from mllmu.core.records import Modality, ModelRef, Profile, Question, Response, Sample
 from mllmu.core.runfolder import RunFolder, read_lines
@@ -78,7 +78,7 @@ class RunAsker:
 
     Args:
         root: the run folder.
-        key: the forget ratio in percent; by default the first.
+        key: the forget ratio in percent; by default the smallest.
         progress: is told which model is being loaded.
 
     Raises:
@@ -94,7 +94,7 @@ class RunAsker:
         base = self.run.base
         check_base(root / RunFolder.model_unit("", TARGET), base_files(base.base, base.revision), base.base)
         made = RunFolder(root).models_made()
-        keys = list(dict.fromkeys(name.partition("/")[0].removeprefix("forget_") for name in made if "/" in name))
+        keys = sorted({n.partition("/")[0].removeprefix("forget_") for n in made if "/" in n}, key=ratio_order)
         if key and key not in keys:
             raise DataError(f"{root}: no models of forget ratio {key} %. There are: {', '.join(keys)} %.")
         self.key = key or next(iter(keys), "")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mllmu.core.errors import DataError, did_you_mean
 from mllmu.core.evaluated import asked_models, models_of_results
-from mllmu.core.names import RETAIN_MODEL, TARGET
+from mllmu.core.names import RETAIN_MODEL, TARGET, ratio_order
 from mllmu.core.records import Profile, Sample
 from mllmu.core.runfolder import RunFolder, read_lines
 from mllmu.data.dataset import PROFILES
@@ -249,7 +249,8 @@ def evaluations_of(root: Path) -> dict[str, str]:
 
 def _evaluations(root: Path) -> Iterator[tuple[str, Path]]:
     places = (RunFolder.evaluation("*"), RunFolder.evaluation("*", "*"))
-    for path in (path for place in places for path in sorted(root.glob(place)) if models_of(root, path)):
+    found = (sorted(root.glob(place), key=lambda p: (p.parent, ratio_order(p.name))) for place in places)
+    for path in (path for paths in found for path in paths if models_of(root, path)):
         protocol = "" if path.parent.parent == root else path.parent.name
         yield evaluation_label(path.name.removeprefix("forget_"), protocol), path
 

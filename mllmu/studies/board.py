@@ -45,6 +45,11 @@ class BoardSetup(NamedTuple):
     unjudged: tuple[str, ...] = ()
 
     @property
+    def ratio(self) -> str:
+        """The forget ratio of its runs in percent; empty for a file of raw scores, which does not say."""
+        return self.runs[0].key if self.runs else ""
+
+    @property
     def note(self) -> str:
         """What its ranks do not say; empty if nothing."""
         names = ", ".join(self.unjudged)
@@ -56,7 +61,7 @@ class BoardSetup(NamedTuple):
 def pooled_setup(
     paths: Sequence[Path], *, ratio: str | None = None, against: str | None = None, tasks: Sequence[str] = ()
 ) -> BoardSetup:
-    """All runs as one setup; of several forget ratios the first.
+    """All runs as one setup; of several forget ratios the smallest.
 
     Args:
         paths: run folders, grids, or files of raw scores.

@@ -59,7 +59,9 @@ def write_board(
             "rank", "rank_low", "rank_high", "on_front", "runs")  # fmt: skip
     write_atomic(folder / "board.csv", csv_of(head, (_record(s, row) for s in setups for row in s.rows)))
     texts = [
-        "\n\n".join(filter(None, [f"## {s.label}" if s.label else "", pool_text(s.rows, s.pairs, bound), s.note]))
+        "\n\n".join(
+            filter(None, [f"## {s.label}" if s.label else "", pool_text(s.rows, s.pairs, bound, s.ratio), s.note])
+        )
         for s in setups
     ]
     write_atomic(folder / "board.md", "\n\n".join([f"# {title}", *texts]) + "\n")

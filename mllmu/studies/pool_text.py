@@ -7,8 +7,13 @@ from mllmu.core.describe import markdown_table
 from mllmu.studies.pool import PairedRow, PooledRow, PooledValue
 
 
-def pool_text(rows: Sequence[PooledRow], pairs: Sequence[PairedRow], bound: float) -> str:
-    """Two Markdown tables per modality, in points of 100: value and, in brackets, the 95 % interval."""
+def pool_text(rows: Sequence[PooledRow], pairs: Sequence[PairedRow], bound: float, ratio: str = "") -> str:
+    """Two Markdown tables per modality, in points of 100: value and, in brackets, the 95 % interval.
+
+    Args:
+        bound: how far from 0, as a share, a difference still counts as none.
+        ratio: the forget ratio of the runs in percent, where it is known.
+    """
 
     def table(title: str, head: Sequence[str], lines: Sequence[Iterable[str]]) -> list[str]:
         return [f"**{title}**\n\n{markdown_table(head, lines, align_right=len(head) - 1)}"] if lines else []
@@ -21,7 +26,7 @@ def pool_text(rows: Sequence[PooledRow], pairs: Sequence[PairedRow], bound: floa
         compared = ("method", "forget", "utility", "distance", "verdict")
         lines = [_pair_line(pair, bound) for pair in minus]
         parts += table(f"{title}, minus {minus[0].rival}" if minus else "", compared, lines)
-    count = f"{rows[0].runs} run{'s' if rows[0].runs > 1 else ''}"
+    count = f"{rows[0].runs} run{'s' if rows[0].runs > 1 else ''}{f' at {ratio} % forgotten' if ratio else ''}"
     note = (
         f"Points of 100 over {count}; in brackets the 95 % interval of a bootstrap over runs and their people. "
         "distance: |against retain_model| + lost utility, by which models are ranked; in brackets the ranks of 95 % of "

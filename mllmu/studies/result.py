@@ -118,18 +118,20 @@ class RunResult(os.PathLike[str]):
         """Load a model with its adapters, as the run does.
 
         Args:
-            name: as in the results, e.g. ``npo``.
-            ratio: forget ratio in percent; by default the first.
+            name: as in the results, e.g. ``npo``, or with its ratio as in :attr:`models`, e.g. ``forget_5/npo``.
+            ratio: forget ratio in percent, if the name has none; by default the smallest.
             device: instead of the recipe's.
 
         Raises:
-            ModelError: the run has no such model.
+            ModelError: the run has no such model, or the name has another ratio than ``ratio``.
         """
         from mllmu.config.load import load as load_recipe
         from mllmu.models.loading import load
 
         keys = RunFolder(self.folder).evaluated_keys()
-        wanted = TARGET if name == TARGET else f"forget_{ratio or next(iter(keys), '')}/{name.rpartition('/')[2]}"
+        wanted = name if name == TARGET or "/" in name else f"forget_{ratio or next(iter(keys), '')}/{name}"
+        if ratio and "/" in name and not name.startswith(f"forget_{ratio}/"):
+            raise ModelError(f"{self.folder}: model '{name}' and ratio '{ratio}' are two forget ratios. Name one.")
         made = RunFolder(self.folder).models_made()
         if wanted not in made:
             hint = did_you_mean(wanted, made)

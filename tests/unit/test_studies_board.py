@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -12,12 +14,14 @@ from helpers_scores import make_run, sets
 from typer.testing import CliRunner
 
 from mllmu.cli.app import app
-from mllmu.core.errors import DataError
+from mllmu.core.errors import DataError, ModelError
 from mllmu.core.probed import ProbeShare
 from mllmu.core.records import ModelRef
-from mllmu.core.runfolder import RunFolder, seal
+from mllmu.core.runfolder import RunFolder, seal, write_json
 from mllmu.studies.board import board_setups, pooled_setup, save_result
 from mllmu.studies.board_page import write_board, write_index
+from mllmu.studies.person_scores import save
+from mllmu.studies.result import RunResult
 from mllmu.studies.setups import differences
 
 KNOWN = {
@@ -234,3 +238,44 @@ def test_runs_of_one_seed_that_forget_other_prescribed_people_are_one_setup(tmp_
     assert len(board_setups(runs[:2])[0].runs) == 2
     with pytest.raises(DataError, match=r"first and .*copy: the same recipe with the same seed 0"):
         board_setups(runs)
+
+
+def test_the_smallest_ratio_comes_first_by_number_and_is_named(tmp_path: Path) -> None:
+    """Sorted as text, 10 would come before 5."""
+    root = run_of(tmp_path / "a")
+    for key in ("5", "12.5", "100"):
+        shutil.copytree(root / "eval/forget_10", root / f"eval/forget_{key}")
+    assert RunFolder(root).evaluated_keys() == ["5", "10", "12.5", "100"]
+    assert [setup.ratio for setup in board_setups([root])] == ["5", "10", "12.5", "100"]
+    assert pooled_setup([root]).ratio == "5"
+    done = CliRunner().invoke(app, ["pool", str(root)])
+    assert "Points of 100 over 1 run at 5 % forgotten;" in " ".join(done.output.split())
+    kept = tmp_path / "scores.csv"
+    save(kept, pooled_setup([root], ratio="10").scores)
+    assert pooled_setup([kept]).ratio == "", "a file of scores does not say"
+
+
+def test_a_model_is_opened_by_the_ratio_in_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = run_of(tmp_path / "a")
+    for key, model in (("5", "npo"), ("10", "npo"), ("10", "ga")):
+        write_json(root / f"models/forget_{key}/{model}/model.json", {"base": "tiny", "adapters": [f"{key}/{model}"]})
+    shutil.copytree(root / "eval/forget_10", root / "eval/forget_5")
+    write_json(root / "run.json", {"status": "done"})
+    opened = SimpleNamespace(model=None, encoder=SimpleNamespace(processor=None))
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr("mllmu.models.loading.load", lambda _, ref, __: asked.append(ref.adapters) or opened)
+    (root / "recipe.yaml").write_text("name: a\n")
+    run = RunResult(root)
+    for name, ratio in (
+        ("forget_5/npo", None),
+        ("forget_10/npo", None),
+        ("forget_10/ga", "10"),
+        ("npo", "10"),
+        ("npo", None),
+    ):
+        run.model(name, ratio)
+    assert asked == [("5/npo",), ("10/npo",), ("10/ga",), ("10/npo",), ("5/npo",)]
+    with pytest.raises(ModelError, match=r"model 'forget_5/npo' and ratio '10' are two forget ratios\. Name one"):
+        run.model("forget_5/npo", "10")
+    with pytest.raises(ModelError, match="no model 'forget_5/ga'"):
+        run.model("ga", "5")

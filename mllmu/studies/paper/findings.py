@@ -188,7 +188,7 @@ def read_scores(root: Path) -> list[RatioScores]:
 
 
 def findings(ratios: Sequence[RatioScores]) -> list[PaperFinding]:
-    """Every finding of the paper, with the measures that the runs allow; those on modalities at the first ratio."""
+    """Every finding of the paper, with the measures that the runs allow; those on modalities at the smallest ratio."""
     cells = {(c.method, c.task, c.modality): c for c in paired_cells(ratios[:1])}
 
     def worse(task: TaskName, modality: Modality, sign: int) -> Iterator[Measure]:
