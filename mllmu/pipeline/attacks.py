@@ -32,6 +32,7 @@ from mllmu.core.runfolder import (
 )
 from mllmu.evaluation import yardstick
 from mllmu.evaluation.attacks import BUDGETS, Attack, NotAttackableError, Victim
+from mllmu.evaluation.attacks._searching import Searching
 from mllmu.evaluation.inside import NoStatesError
 from mllmu.evaluation.recovery import Attacked, Tries, attack_row, worst_case
 from mllmu.evaluation.stats import unit_of, units_of
@@ -106,6 +107,8 @@ class AttackStudy:
             "finetune": training.model_dump(mode="json", exclude={"retain_model", "given"}),
             "seed": self.run.recipe.seed,
         }
+        if RETAIN_MODEL not in self.compared and isinstance(attack, Searching):  # earlier ones knew holdout people
+            inputs["known"] = yardstick.FORGET
         return self.run.store.unit(f"{RunFolder.ATTACKS}/forget_{self.key}/{self.budget}/{name}/{model}", inputs)
 
     def attack(self, name: str, model: str) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mllmu.core.plugins import build
-from mllmu.core.records import ModelRef
+from mllmu.core.records import ModelRef, Sample
 from mllmu.evaluation.attacks import NotAttackableError, Victim
 from mllmu.evaluation.attacks._searching import halves
 from mllmu.evaluation.attacks.suffix import SuffixSearch, span_of
@@ -71,6 +72,26 @@ def test_the_place_of_a_suffix_is_where_two_prompts_differ() -> None:
 def test_one_person_alone_cannot_be_searched_on(victim: Victim) -> None:
     with pytest.raises(NotAttackableError, match="two people"):
         halves(victim, victim.samples[:2])
+
+
+def searched(seed: int, forget: int, holdout: int) -> tuple[list[str], list[str]]:
+    """The people that a search knows and asks about, of so many to forget and holdout ones, three questions each."""
+    people = [f"f{n}" for n in range(forget)] + [f"h{n}" for n in range(holdout)]
+    put = [SimpleNamespace(profile_id=who, question_id=f"{who}.{n}") for who in people for n in range(3)]
+    victim = SimpleNamespace(seed=seed, forget=[who for who in people if who[0] == "f"])
+    known, asked = halves(cast("Victim", victim), cast("Sequence[Sample]", put))
+    return sorted({s.profile_id for s in known}), sorted({s.profile_id for s in asked})
+
+
+def test_what_a_search_knows_was_taught_and_all_others_are_asked() -> None:
+    """Of 3 people to forget 1 is known, of 4 it is 2; holdout people, whom nobody was taught, are never known."""
+    for seed in range(40):
+        known, asked = searched(seed, 3, 8)
+        assert len(known) == 1 and known[0][0] == "f" and len(asked) == 10 and known[0] not in asked
+        assert len(searched(seed, 4, 8)[0]) == 2
+        assert searched(seed, 4, 8)[0] == searched(seed, 4, 0)[0], "the same people as without a yardstick"
+    with pytest.raises(NotAttackableError, match="two people to forget"):
+        searched(0, 1, 8)
 
 
 def test_the_change_of_pixels_stays_within_eps_and_lowers_the_nll(victim: Victim) -> None:

@@ -1,4 +1,4 @@
-"""Attacks that search with gradients: on what is known of half of the people, for what opens the other half."""
+"""Attacks that search with gradients: on what is known of half of the people to forget, for what opens the others."""
 
 from collections.abc import Sequence
 
@@ -32,12 +32,16 @@ class Searching(Attack):
 def halves(victim: Victim, samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
     """Some questions whose answers the attacker knows, and those about the other people, which are asked.
 
+    Known are facts of half of the people to forget. The holdout people of a run without a retain model are all asked:
+    no model was taught their facts, so a search on them would find nothing.
+
     Raises:
-        NotAttackableError: there is one person, or none.
+        NotAttackableError: questions are about one of the people to forget, or none.
     """
-    people = sorted({s.profile_id for s in samples}, key=lambda person: derive(victim.seed, "known", person))
+    asked_about = {s.profile_id for s in samples} & {*victim.forget}
+    people = sorted(asked_about, key=lambda person: derive(victim.seed, "known", person))
     if len(people) < 2:
-        raise NotAttackableError("a search needs two people: one whose facts are known, one to attack")
+        raise NotAttackableError("a search needs two people to forget: one whose facts are known, one to attack")
     known = people[: max(1, len(people) // 2)]
     order = sorted(
         (s for s in samples if s.profile_id in known), key=lambda s: derive(victim.seed, "known", s.question_id)
