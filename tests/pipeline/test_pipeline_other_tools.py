@@ -181,8 +181,8 @@ def test_tasks_for_lm_eval_hold_every_question_that_a_report_counts(finished: Pa
     written = [json.loads(line) for path in (out / "questions").iterdir() for line in path.read_text().splitlines()]
     counted = [s for s in read_lines(finished / SAMPLES, Sample) if s.part == "report"]
     assert {doc["id"] for doc in written} == {s.id for s in counted}
-    assert {doc["image"] for doc in written} == {s.image for s in counted}
-    doc = next(doc for doc in written if doc["image"])
+    assert {tuple(doc["images"]) for doc in written} == {(s.image,) if s.image else () for s in counted}
+    doc = next(doc for doc in written if doc["images"])
     assert doc["prompt"].startswith("<image>") and official.__file__
     assert (out / "official.py").read_text() == Path(official.__file__).read_text()
     text = (out / f"{group['task'][0]}.yaml").read_text()

@@ -9,9 +9,10 @@ from typing import Any
 
 from mllmu.config.recipe import Recipe, jobs, taught_models
 from mllmu.core.errors import needs_extra
-from mllmu.core.records import Response, Sample, Score
-from mllmu.core.runfolder import RunFolder, read_lines, unit_record
+from mllmu.core.records import ModelRef, Response, Sample, Score
+from mllmu.core.runfolder import RunFolder, read_lines, read_record, unit_record
 from mllmu.data.files import shown_image
+from mllmu.studies.exports.lm_eval_tasks import images_of
 from mllmu.version import __version__
 
 
@@ -62,7 +63,8 @@ def _log(
     judged: dict[str, list[Score]] = defaultdict(list)
     for score in scores:
         judged[score.sample_id].append(score)
-    cases = [_case(root, s, responses[s.id], judged[s.id], model) for s in samples]
+    told = system_prompt_of(root, ratio.removeprefix("forget_"), model)
+    cases = [_case(root, s, responses[s.id], judged[s.id], model, told) for s in samples]
     unit = root / RunFolder.evaluation(ratio.removeprefix("forget_")) / model / RunFolder.RESPONSES
     spec = EvalSpec(
         created=datetime.fromtimestamp((unit / "unit.json").stat().st_mtime, UTC).isoformat(),
@@ -78,21 +80,44 @@ def _log(
     return EvalLog(status="success", eval=spec, results=results, samples=cases)
 
 
-def _case(root: Path, sample: Sample, response: Response, scores: Sequence[Score], model: str) -> Any:
-    """A question with its image, the reply, and what every metric says of it."""
+def system_prompt_of(root: Path, key: str, model: str) -> str:
+    """The system prompt that a method has made for a model; empty if it made none, or the model is gone."""
+    path = root / RunFolder.model_unit(key, model) / RunFolder.MODEL_FILE
+    ref: ModelRef | None = read_record(path, ModelRef) if path.is_file() else None
+    return ref.system_prompt if ref else ""
+
+
+def _asked(root: Path, sample: Sample, system_prompt: str) -> list[Any]:
+    """The messages of a question: system text, examples, and the question; a raw prompt is all in one."""
+    from inspect_ai.model import ChatMessageAssistant, ChatMessageSystem, ChatMessageUser, ContentImage, ContentText
+
+    def said(text: str, *images: str | None) -> Any:
+        found = [image for name in images if name and (image := shown_image(root, name))]
+        encoded = (base64.b64encode(image.read_bytes()).decode() for image in found)
+        parts = [ContentImage(image=f"data:image/png;base64,{each}") for each in encoded]
+        return ChatMessageUser(content=[*parts, ContentText(text=text)])
+
+    system = "\n".join(filter(None, (system_prompt, sample.system)))
+    if sample.raw_prompt:
+        return [said(f"{system}\n{sample.prompt}" if system else sample.prompt, *images_of(sample))]
+    messages = [ChatMessageSystem(content=system)] if system else []
+    for one in sample.examples:
+        messages += [said(one.prompt, one.image), ChatMessageAssistant(content=one.reply)]
+    return [*messages, said(sample.prompt, sample.image)]
+
+
+def _case(
+    root: Path, sample: Sample, response: Response, scores: Sequence[Score], model: str, system_prompt: str
+) -> Any:
+    """A question as it was put to a model, the reply, and what every metric says of it."""
     from inspect_ai.log import EvalSample
-    from inspect_ai.model import ChatMessageSystem, ChatMessageUser, ContentImage, ContentText, ModelOutput
+    from inspect_ai.model import ModelOutput
     from inspect_ai.scorer import Score as InspectScore
 
-    asked: list[Any] = [ContentText(text=sample.prompt)]
-    if sample.image and (image := shown_image(root, sample.image)):
-        encoded = base64.b64encode(image.read_bytes()).decode()
-        asked.insert(0, ContentImage(image=f"data:image/png;base64,{encoded}"))
-    system = [ChatMessageSystem(content=sample.system)] if sample.system else []
     return EvalSample(
         id=sample.id,
         epoch=1,
-        input=[*system, ChatMessageUser(content=asked)],
+        input=_asked(root, sample, system_prompt),
         choices=[value for _, value in sorted(sample.options.items())] or None,
         target=sample.target,
         output=ModelOutput.from_content(f"mllmu/{model}", response.text, "stop" if response.finished else "max_tokens"),

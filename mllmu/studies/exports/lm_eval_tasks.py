@@ -84,10 +84,10 @@ def task_name(group: str, cell: Cell) -> str:
 
 
 def _write_task(root: Path, out: Path, group: str, cell: Cell, samples: Sequence[Sample]) -> str:
-    name, seen = task_name(group, cell), cell.modality == "image_text"
+    name, images = task_name(group, cell), sorted({image for sample in samples for image in images_of(sample)})
     lines = [json.dumps(_doc(sample), ensure_ascii=False) for sample in samples]
     write_atomic(out / "questions" / f"{name}.jsonl", "\n".join(lines) + "\n")
-    for image in {sample.image for sample in samples if sample.image}:
+    for image in images:
         (out / image).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(root / RunFolder.DATA / image, out / image)
     settings: dict[str, Any] = {
@@ -96,7 +96,7 @@ def _write_task(root: Path, out: Path, group: str, cell: Cell, samples: Sequence
         "dataset_kwargs": {"name": name},
         "test_split": "test",
         "output_type": "generate_until",
-        **({"doc_to_image": f"!function {Path(OFFICIAL).stem}.doc_to_image"} if seen else {}),
+        **({"doc_to_image": f"!function {Path(OFFICIAL).stem}.doc_to_image"} if images else {}),
         "doc_to_text": "{{prompt}}",
         "doc_to_target": "{{answer}}",
         "process_results": f"!function {Path(OFFICIAL).stem}.{cell.task}",
@@ -113,6 +113,11 @@ def _write_task(root: Path, out: Path, group: str, cell: Cell, samples: Sequence
     return name
 
 
+def images_of(sample: Sample) -> list[str]:
+    """The images of a question in the order of their marks: those of its examples, then its own."""
+    return [image for image in (*(one.image for one in sample.examples), sample.image) if image]
+
+
 def _doc(sample: Sample) -> dict[str, Any]:
     """A question as lm-eval renders it; the image's mark becomes a part of the message in front of the text."""
     mark = "<image>" if sample.image and not sample.raw_prompt else ""
@@ -120,7 +125,7 @@ def _doc(sample: Sample) -> dict[str, Any]:
         "id": sample.id,
         "person": sample.profile_id,
         "prompt": f"{mark}{sample.prompt}",
-        "image": sample.image,
+        "images": images_of(sample),
         "answer": sample.target,
     }
 

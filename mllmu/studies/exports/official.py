@@ -20,11 +20,10 @@ def load(name: str, **_: Any) -> dict[str, Any]:
 
 
 def doc_to_image(doc: dict[str, Any]) -> list[Any]:
-    """The image of a question, in a list."""
+    """The images of a question in the order of their marks: those of its examples, then its own."""
     from PIL import Image
 
-    with Image.open(HERE / doc["image"]) as image:
-        return [image.convert("RGB")]
+    return [Image.open(HERE / image).convert("RGB") for image in doc["images"]]
 
 
 def accuracy_first_char(reply: str, answer: str) -> float:
