@@ -162,6 +162,7 @@ def needs(recipe: Recipe, folder: Path) -> str:
     """Time, memory and room on the disk that a recipe needs on this machine, in one line."""
     from mllmu.preflight.plan.here import HERE
     from mllmu.preflight.plan.plan import make_plan
+    from mllmu.preflight.plan.workload import not_counted, of_recipe
 
     try:
         planned = make_plan(recipe, HERE, rough=True)
@@ -169,23 +170,28 @@ def needs(recipe: Recipe, folder: Path) -> str:
         return f"ahead: how long it takes cannot be told before the model is there ({str(error).partition('. ')[0]})"
     peak = max(stage.peak for stage in planned.stages)
     alike = min(recipe.workers, os.cpu_count() or 1)
-    parts = [f"about {roughly(3600 * planned.hours)} on this machine"]
+    without = ", ".join(not_counted(recipe))
+    parts = [f"about {roughly(3600 * planned.hours)} on this machine{f' without {without}' if without else ''}"]
     parts.append(f"{max(peak * alike, 0.1):.1f} of {planned.memory:.0f} GiB of memory")
     if peak * alike > planned.memory:
         parts[-1] += ", which is TOO MUCH (mllmu plan says what to change)"
-    need, free = _disk(recipe, planned), _free(folder)
+    need, free = _disk(recipe, planned, of_recipe(recipe).requests), _free(folder)
     parts.append(f"{max(need, 0.1):.1f} of {free:.0f} GiB free on the disk")
     if need > free:
         parts[-1] += ", which is TOO LITTLE"
     return f"ahead: {'; '.join(parts)}"
 
 
-def _disk(recipe: Recipe, planned: RecipePlan) -> float:
-    """GiB of all models that are kept, of one checkpoint, and of the images."""
+def _disk(recipe: Recipe, planned: RecipePlan, requests: int) -> float:
+    """GiB of all models that are kept, one per method and request, of one checkpoint, and of the images."""
     trained = [stage.trained for stage in planned.stages if stage.trained]
+    if not trained:
+        return 0.0
     ratios = len(recipe.data.splits.forget_ratios)
     people = getattr(recipe.data.source.build("sources", "data.source"), "num_people", None) or 500
-    return sum(trained) * ratios + trained[0] + CHECKPOINT * max(trained) + IMAGES_GIB * people if trained else 0.0
+    taught = 1 if recipe.finetune.given is None else 0  # the first line: the target, and a retain model per ratio
+    kept = trained[0] * taught * (1 + ratios) + sum(trained[taught:]) * ratios * requests
+    return kept + CHECKPOINT * max(trained) + IMAGES_GIB * people
 
 
 def _free(folder: Path) -> float:

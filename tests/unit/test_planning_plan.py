@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from mllmu.cli.app import app
 from mllmu.config.load import parse
 from mllmu.config.recipe import Lora, ModelSection, Recipe
 from mllmu.core.errors import ModelError, RecipeError
+from mllmu.preflight.ahead import CHECKPOINT, IMAGES_GIB, _disk, needs
 from mllmu.preflight.plan import rates
 from mllmu.preflight.plan import workload as loads
 from mllmu.preflight.plan.facts import describe, image_sizes, known, known_models
@@ -358,7 +360,41 @@ def test_requests_one_after_the_other_are_more_models_to_make_and_to_ask() -> No
         "four fine-tunings beside those of target and retain model"
     )
     assert once.stages[-1].what.startswith("4 models") and four.stages[-1].what.startswith("10 models")
-    assert once.assumptions[-1] == "controls and attacks are not counted"
+    assert once.assumptions[-1] == "not counted: evaluate.controls, evaluate.attacks"
+
+
+def test_what_is_asked_beyond_the_plan_is_named() -> None:
+    evaluate = {
+        "compare": {"official": {"name": "official"}},
+        "benchmarks": [{"name": "llava_bench", "path": "copy"}],
+        "batch_size": 16,
+    }
+    asked = recipe("tiny", evaluate=evaluate)
+    planned = make_plan(asked, "cpu", rough=True)
+    assert planned.assumptions[-1] == "not counted: evaluate.compare, evaluate.benchmarks"
+    line = needs(asked, Path())
+    assert " on this machine without evaluate.compare, evaluate.benchmarks; " in line
+
+
+@pytest.mark.parametrize(
+    ("given", "ratios", "requests", "kept"),
+    [
+        (None, [0.1], 1, 2 * 2 + (3 + 5)),  # target and retain model, and two methods
+        (None, [0.1, 0.2], 1, 3 * 2 + 2 * (3 + 5)),
+        (None, [0.1], 4, 2 * 2 + 4 * (3 + 5)),
+        (["adapter"], [0.1], 4, 4 * (2 + 3 + 5)),  # the target is there: every line is a method
+    ],
+)
+def test_the_room_on_the_disk_is_for_a_model_per_method_ratio_and_request(
+    given: list[str] | None, ratios: list[float], requests: int, kept: float
+) -> None:
+    """Lines of 2, 0 (asking), 3 and 5 GiB; the largest is also in a checkpoint, and there are 20 people."""
+    asked = recipe(
+        "tiny", data={"source": {"name": "synthetic", "num_people": 20}, "splits": {"forget_ratios": ratios}}
+    )
+    asked = asked.model_copy(update={"finetune": asked.finetune.model_copy(update={"given": given})})
+    planned: Any = SimpleNamespace(stages=[SimpleNamespace(trained=size) for size in (2, 0, 3, 5)])
+    assert _disk(asked, planned, requests) == pytest.approx(kept + 5 * CHECKPOINT + 20 * IMAGES_GIB)
 
 
 def test_people_by_name_and_facts_are_counted() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
+import psutil
 import torch
 
 HERE = "here"
@@ -57,7 +58,7 @@ def measured_here() -> Measured:
 
 def _memory() -> int:
     """Bytes of the machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return int(psutil.virtual_memory().total)
 
 
 def _fastest(work: Callable[[], object], device: torch.device) -> float:

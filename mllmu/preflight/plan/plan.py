@@ -382,8 +382,8 @@ class Planner:
         tokens = loads.TEMPLATE_TOKENS + loads.TRAINED_QUESTION_TOKENS + loads.TRAINED_REPLY_TOKENS
         recipe = self.recipe
         facts = ["a request for some facts is counted as one for all"] if about_facts(recipe) else []
-        more = [name for name in ("controls", "attacks") if getattr(recipe.evaluate, name)]
-        asked = [f"{' and '.join(more)} are not counted"] if more else []
+        more = loads.not_counted(recipe)
+        asked = [f"not counted: {', '.join(more)}"] if more else []
         own = type(recipe.data.source.build("sources", "data.source")).num_views is not Source.num_views
         images = ["images that the source brings are counted at this size too"] if own else []
         return (

@@ -218,3 +218,9 @@ def feature_bytes(facts: ModelFacts, images: int, image_tokens: int) -> int:
 def most_written() -> int:
     """Tokens of the longest reply that any task asks for."""
     return max(task_of(task).max_new_tokens for task in plugins.names("tasks"))
+
+
+def not_counted(recipe: Recipe) -> list[str]:
+    """The settings of a recipe whose questions are in no plan."""
+    names = ("controls", "compare", "benchmarks", "attacks")
+    return [f"evaluate.{name}" for name in names if getattr(recipe.evaluate, name)]
