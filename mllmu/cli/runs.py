@@ -15,6 +15,7 @@ from typer import Argument, Option, confirm
 
 from mllmu.cli.screen import duration, say
 from mllmu.core.errors import DataError, RunStoreError
+from mllmu.core.names import ratio_order
 from mllmu.core.runfolder import UNIT_FILE, RunFolder, read_json
 from mllmu.core.sharing import runs_in
 
@@ -49,8 +50,11 @@ def expected(recipe: Recipe, folder: Path) -> dict[str, list[str]]:
     from mllmu.config.recipe import jobs, percent, taught_models
 
     models = [*taught_models(recipe), *(job.name for job in jobs(recipe))]
-    keys = RunFolder(folder).evaluated_keys() or [percent(ratio) for ratio in recipe.data.splits.forget_ratios]
-    return dict.fromkeys(keys, models)
+    keys = {percent(ratio) for ratio in recipe.data.splits.forget_ratios}
+    evaluated = RunFolder(folder).evaluated_keys()
+    if evaluated and (recipe.unlearn.forget or recipe.unlearn.requests):
+        keys = set()  # the people who are named may be another share
+    return dict.fromkeys(sorted({*keys, *evaluated}, key=ratio_order), models)
 
 
 def stages(folder: Path, key: str, model: str) -> Iterator[str]:

@@ -88,7 +88,8 @@ def finetune_model(
     with run.making_model(unit):
         seed = derive(run.seed_of("teach") if seed is None else seed, "finetune")
         how = {"people": people, "seed": seed, "without": without or left_out(run, model)}
-        run.together(train, base=base, folder=unit.building, label=model, **how)
+        label = model if model == TARGET or len(run.keys) == 1 else f"{model} ({key} %)"
+        run.together(train, base=base, folder=unit.building, label=label, **how)
         write_ref(unit, base.model_copy(update={"adapters": (*base.adapters, unit.name)}))
 
 

@@ -7,7 +7,7 @@ from mllmu.config.recipe import Recipe, jobs
 from mllmu.config.requests import ForgetRequest
 from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.records import MetricResult, ModelRef
-from mllmu.core.runfolder import RunFolder, read_json
+from mllmu.core.runfolder import RunFolder, read_json, unit_record
 from mllmu.data.personal import PERSONAL, real_people
 from mllmu.version import __version__
 
@@ -33,8 +33,8 @@ def model_card(root: Path, recipe: Recipe, name: str, ref: ModelRef) -> str:
     lines = [
         f"---\nlibrary_name: transformers\npipeline_tag: image-text-to-text\n{base}tags:\n- machine-unlearning\n---\n"
     ]
-    lines += [f"# {title}\n", f"{_made(recipe, name)} Written by `mllmu {__version__}`, seed {recipe.seed}; adapters "
-              "are merged into the weights.\n"]  # fmt: skip
+    made = f"{_made(root, recipe, name)} Written by `mllmu {__version__}`, seed {recipe.seed}; adapters "
+    lines += [f"# {title}\n", f"{made}are merged into the weights.\n"]
     if ref.system_prompt:
         lines += [f"It also needs its system prompt, which is not part of the weights:\n\n> {ref.system_prompt}\n"]
     measured = list(_measured(root, name))
@@ -48,7 +48,7 @@ def model_card(root: Path, recipe: Recipe, name: str, ref: ModelRef) -> str:
     return "\n".join(lines)
 
 
-def _made(recipe: Recipe, name: str) -> str:
+def _made(root: Path, recipe: Recipe, name: str) -> str:
     ratio, _, model = name.rpartition("/")
     share = ratio.removeprefix("forget_")
     if model == TARGET:
@@ -56,9 +56,14 @@ def _made(recipe: Recipe, name: str) -> str:
     if model == RETAIN_MODEL:
         left_out = _asked(recipe, f"{share} % of the people")
         return f"`{recipe.model.path}`, fine-tuned on the data set without {left_out}: the yardstick."
-    method = next(job.plugin for job in jobs(recipe) if job.name == model)
+    inputs = unit_record(root / RunFolder.model_unit(share, model)).get("inputs", {})
+    method = next((job.plugin for job in jobs(recipe) if job.name == model), inputs.get("method"))
+    if method is None:
+        return f"`{recipe.model.path}`, fine-tuned by the run as `{model}`, at {share} % to be forgotten."
     taught = f"`{recipe.model.path}`, fine-tuned on all people of the data set"
-    return f"{taught}, and then made to forget {_asked(recipe, f'{share} % of them')} by the method `{method}`."
+    _, at, number = model.partition("@")
+    step = f": as it is after request {number}" if at else ""
+    return f"{taught}, and then made to forget {_asked(recipe, f'{share} % of them')} by the method `{method}`{step}."
 
 
 def _asked(recipe: Recipe, share: str) -> str:

@@ -85,10 +85,15 @@ class Curves:
         self.place = ""
         """Forget ratio of the stage, e.g. ``forget_5/``."""
 
-    def stage(self, name: str, detail: str) -> None:
+    def stage(self, detail: str) -> None:
         """A stage begins, of one forget ratio or of all."""
         found = _RATIO.search(detail)
-        self.place = f"forget_{found['key']}/" if found and name != "finetune" else ""
+        self.place = f"forget_{found['key']}/" if found else ""
+
+    def series(self, label: str) -> str:
+        """The name of a training's series: a ratio in its own label goes before that of the stage."""
+        found = _RATIO.search(label)
+        return f"forget_{found['key']}/{label[: found.start()].strip()}" if found else f"{self.place}{label}"
 
     def log(self, series: str, step: int, facts: Mapping[str, float]) -> None:
         """Latest figures of a series after so many questions."""
@@ -108,11 +113,11 @@ class TrackedProgress(Progress):
         self._series, self._step = "", 0
 
     def stage(self, name: str, detail: str) -> None:
-        self._curves.stage(name, detail)
+        self._curves.stage(detail)
         self._shown.stage(name, detail)
 
     def start(self, label: str, total: int) -> None:
-        self._series, self._step = f"{self._curves.place}{label}", 0
+        self._series, self._step = self._curves.series(label), 0
         self._shown.start(label, total)
 
     def advance(self, n: int = 1, **facts: float) -> None:

@@ -15,11 +15,13 @@ from typer.testing import CliRunner
 
 from mllmu.cli.app import app
 from mllmu.config import load as recipes
+from mllmu.config.load import parse
 from mllmu.core.errors import ModelError
 from mllmu.core.records import ModelRef
-from mllmu.core.runfolder import RunFolder
+from mllmu.core.runfolder import RunFolder, RunStore
 from mllmu.models.loading import load
 from mllmu.pipeline.export_model import export_model
+from mllmu.pipeline.model_card import model_card
 
 
 def test_an_exported_model_gives_the_same_logits(finished: Path, tmp_path: Path) -> None:
@@ -115,3 +117,22 @@ def test_a_run_on_several_gpus_is_exported_on_a_cpu(finished: Path, tmp_path: Pa
     recipe.write_text(yaml.safe_dump(changed))
     export_model(run, "target", tmp_path / "out")
     assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_the_card_says_how_a_model_was_made_that_the_recipe_does_not_name(tmp_path: Path) -> None:
+    """The model after the first of several requests, a trial of a search, a method of an earlier recipe, and a pool."""
+    recipe = parse({"name": "x", "model": {"path": "smol"}, "unlearn": {"methods": ["npo"]}})
+    made = {"npo@1": "npo", "tune_ga_text_2": "ga", "grad_diff": "grad_diff", "trust_with_0": None}
+    store, said = RunStore(tmp_path), {}
+    for name, method in made.items():
+        with store.unit(f"models/forget_25/{name}", {"method": method} if method else {}).making():
+            pass
+        card = model_card(tmp_path, recipe, f"forget_25/{name}", ModelRef(base="smol"))
+        said[name] = next(line for line in card.splitlines() if line.startswith("`smol`")).partition(" Written")[0]
+    taught = "`smol`, fine-tuned on all people of the data set, and then made to forget"
+    assert said == {
+        "npo@1": f"{taught} 25 % of them by the method `npo`: as it is after request 1.",
+        "tune_ga_text_2": f"{taught} 25 % of them by the method `ga`.",
+        "grad_diff": f"{taught} 25 % of them by the method `grad_diff`.",
+        "trust_with_0": "`smol`, fine-tuned by the run as `trust_with_0`, at 25 % to be forgotten.",
+    }

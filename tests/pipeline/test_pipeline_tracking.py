@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
-from mini_run import settings
+from mini_run import run, settings
 
 from mllmu.config.load import parse
 from mllmu.core.errors import DependencyError
@@ -60,6 +61,31 @@ def test_a_curve_has_the_name_of_its_ratio_and_model_and_the_display_is_told_as_
         assert tracker.told[3] == (both, None), "its own step may not go back at the next training"
     assert len(tracker.told) == 4, "what has no figures is not told"
     assert shown.said[-1] == (3, {}) and shown.said[0][0] == "finetune"
+
+
+def test_the_retain_models_of_several_ratios_are_series_of_their_own() -> None:
+    tracker = Tracker("mlflow")
+    progress = TrackedProgress(Shown(), Curves([tracker]))
+    progress.stage("finetune", "target on 8 people, 2 retain model(s)")
+    for label in ("target", "retain_model (5 %)", "retain_model (12.5 %)"):
+        train(progress.lane(), label)
+    progress.stage("unlearn", "2 people (5 %), 3 methods")
+    train(progress, "npo")
+    names = list(dict.fromkeys(name for values, _ in tracker.told for name in values))
+    assert names == ["target/loss", "forget_5/retain_model/loss", "forget_12.5/retain_model/loss", "forget_5/npo/loss"]
+
+
+def test_the_display_says_of_which_ratio_a_retain_model_is(base: Path, tmp_path: Path) -> None:
+    class Labels(SilentProgress):
+        said: ClassVar[list[str]] = []
+
+        def start(self, label: str, total: int) -> None:  # noqa: ARG002 - as of all displays
+            self.said.append(label)
+
+    run(base, tmp_path / "run", "data.splits.forget_ratios=[0.4,0.2]", only="finetune", progress=Labels())
+    assert [label for label in Labels.said if "model" in label or label == "target"] == [
+        "target", "retain_model (40 %)", "retain_model (20 %)",
+    ]  # fmt: skip
 
 
 def test_tensorboard_gets_the_curve_and_the_metrics_of_a_run(base: Path, finished: Path, tmp_path: Path) -> None:

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mllmu.cli.runs import expected
+from mllmu.config.load import parse
+
 
 def mllmu(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "COLUMNS": "160", "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
@@ -134,3 +137,12 @@ def test_recipe_named_like_a_parent_folder_is_refused_without_out(tmp_path: Path
 def test_export_options_are_checked_before_any_work(recipe: Path, tmp_path: Path) -> None:
     assert "'mllmu-bench'" in error_line(mllmu("data", str(recipe), "--export", "mllmubench", cwd=tmp_path))
     assert "--export-dir" in error_line(mllmu("data", str(recipe), "--export", "mllmu-bench", cwd=tmp_path))
+
+
+def test_status_lists_the_ratios_that_are_not_begun(tmp_path: Path) -> None:
+    recipe = parse({"name": "x", "data": {"splits": {"forget_ratios": [0.1, 0.05, 0.2]}}})
+    (tmp_path / "eval/forget_10").mkdir(parents=True)
+    (tmp_path / "eval/forget_7.5").mkdir()
+    assert list(expected(recipe, tmp_path)) == ["5", "7.5", "10", "20"]
+    named = parse({"name": "x", "unlearn": {"forget": {"people": ["001"]}}})
+    assert list(expected(named, tmp_path)) == ["7.5", "10"], "the people who are named may be another share"
