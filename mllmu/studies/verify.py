@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from mllmu.config import load as recipes
 from mllmu.config.recipe import PluginSpec
-from mllmu.core.attacked import AttackResults
+from mllmu.core.attacked import REPLIES_FILE, AttackPoint, AttackReply, AttackResults
 from mllmu.core.content import check_samples
 from mllmu.core.damage import misfit
 from mllmu.core.errors import RunStoreError
@@ -26,10 +26,12 @@ from mllmu.core.names import TARGET
 from mllmu.core.process import Progress, rng
 from mllmu.core.records import Response, Sample, Score
 from mllmu.core.runfolder import RunFolder, dump_lines, read_json, read_lines, seal, unit_record, write_atomic
-from mllmu.evaluation import scoring
+from mllmu.evaluation import attacks, scoring
 from mllmu.evaluation.metrics import metrics_of
+from mllmu.evaluation.outcome import told
 from mllmu.models.base_files import base_files, check_base
-from mllmu.pipeline.attacks import AttackStudy, attack_jobs
+from mllmu.pipeline.attacks import FILE as POINTS_FILE
+from mllmu.pipeline.attacks import REASON, AttackStudy, attack_jobs
 from mllmu.pipeline.evaluate import LOW, Evaluation, collect_responses, precision_of
 from mllmu.pipeline.reading import ReadingStore
 from mllmu.pipeline.record import settle_threads
@@ -40,6 +42,8 @@ ASKED_AGAIN = 0.05
 """Share of the questions that is put to every model again."""
 LOGP_DIGITS = 1e-3
 """How far a log-probability may be from the stored one, in nats and relative to it; sums are rounded elsewhere."""
+JUDGED_OTHERWISE = ("reversed_question", "interpolation")
+"""Attacks that ask for something else than the question does, or keep the replies of their last try alone."""
 MOST_OTHER = 0.1
 """Share of replies that may be others in low precision, where they depend on their batch."""
 
@@ -117,7 +121,7 @@ def _check_model(evaluation: Evaluation, model: str) -> None:
 
 
 def recount_attacks(run: Run, key: str) -> str:
-    """Compute what attacks got back again from the scores of their replies, for the attacks and models of the file.
+    """Judge the kept replies of attacks again, and compute what they got back, for the attacks and models of the file.
 
     The recipe may be without them: 'mllmu attack' leaves it alone, and a later 'mllmu run' may name others. A file of a
     version that kept no attacks is compared with those of the recipe, if its rows are of these.
@@ -135,10 +139,42 @@ def recount_attacks(run: Run, key: str) -> str:
         return f"{key} %: attacks not computed again: {path.name} does not say which; 'mllmu attack' writes it anew"
     attacked = Run(run.recipe.model_copy(update={"evaluate": evaluate}), run.root, run.progress)
     attacked.store = run.store
-    results = AttackStudy(attacked, key, list(dict.fromkeys(row.model for row in stored.rows))).results()
+    study = AttackStudy(attacked, key, list(dict.fromkeys(row.model for row in stored.rows)))
+    count = sum(_judge_again(study, name, model) for name in study.jobs for model in study.models)
+    results = study.results()
     not_kept = {name for name in ("attacks", "models") if getattr(stored, name) is None}
     compare(path, results.model_dump(mode="json", exclude=not_kept))
-    return f"{key} %: {len(results.rows)} results of attacks computed again"
+    return f"{key} %: {len(results.rows)} results of attacks computed again, from {count} replies judged again"
+
+
+def _judge_again(study: AttackStudy, name: str, model: str) -> int:
+    """Judge the kept replies of an attack on a model, and compare the best of each question with the last point.
+
+    Returns:
+        How many replies there are; 0 for attacks of earlier versions, of others, and of ``JUDGED_OTHERWISE``.
+
+    Raises:
+        RunStoreError: a reply, or a question, has another score than it was given.
+    """
+    attack, folder = study.jobs[name].attack, study.unit(name, model).folder
+    path, found = folder / REPLIES_FILE, dict[str, float]()
+    own = attack is None or (
+        type(attack).__module__.startswith(attacks.__name__) and attack.name not in JUDGED_OTHERWISE
+    )
+    if not own or not path.is_file() or (folder / REASON).is_file():
+        return 0
+    asked, replies = {sample.id: sample for sample in study.samples}, read_lines(path, AttackReply)
+    for reply in replies:
+        if (sample := asked.get(reply.sample_id)) is None:
+            raise RunStoreError(f"{path}: {reply.sample_id} is no question of this run.")
+        value = told(sample, Response(sample_id=sample.id, text=reply.text, num_tokens=0, finished=True))
+        if value != reply.value:
+            raise RunStoreError(f"{path}: {reply.sample_id}: {first_difference(reply.value, value)}.")
+        found[sample.id] = max(value, found.get(sample.id, 0.0))
+    points = read_lines(folder / POINTS_FILE, AttackPoint)
+    if not points or points[-1].values != found:
+        raise RunStoreError(f"{folder / POINTS_FILE}: {first_difference(points[-1].values if points else {}, found)}.")
+    return len(replies)
 
 
 def compare(path: Path, again: Mapping[str, Any]) -> None:

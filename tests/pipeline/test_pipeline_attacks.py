@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -14,11 +15,12 @@ from benchmarks import attacks_tiny
 from mllmu.cli.app import app
 from mllmu.cli.attack import attacked_recipe
 from mllmu.config.load import load, parse
-from mllmu.core.attacked import AttackResults
+from mllmu.core.attacked import AttackReply, AttackResults
+from mllmu.core.content import sha256
 from mllmu.core.errors import PluginError, RecipeError, RunStoreError
 from mllmu.core.lock import held
 from mllmu.core.process import SilentProgress
-from mllmu.core.runfolder import read_json, read_lines, seal, write_json
+from mllmu.core.runfolder import dump_lines, read_json, read_lines, seal, write_json
 from mllmu.evaluation.attacks import AttackPoint
 from mllmu.evaluation.attacks._images import Depicting
 from mllmu.pipeline.attacks import AttackStudy, attack_jobs
@@ -179,6 +181,40 @@ def test_verify_names_a_changed_result_of_an_attack_and_an_attack_that_is_gone(a
             recount_attacks(reading(attacked), "40")
 
 
+def test_verify_judges_the_replies_of_attacks_again(root: Path, tmp_path: Path) -> None:
+    """A score that its reply does not give is found, whether it stands beside the reply, at the end, or is right."""
+    shutil.copytree(root, tmp_path / "run")
+    unit = tmp_path / "run/attacks/forget_40/small/relearn_forget/npo"
+    points, replies = (
+        read_lines(unit / n, k) for n, k in (("points.jsonl", AttackPoint), ("replies.jsonl", AttackReply))
+    )
+    said = recount_attacks(reading(tmp_path / "run"), "40")
+    assert int(said.split(", from ")[1].split()[0]) >= 5 * len(replies), "of plain questions and of 5 models"
+    name, value = next(iter(points[-1].values.items()))
+    better = points[-1].model_copy(update={"values": {**points[-1].values, name: 1 - value}})
+    first, told = replies[0], replies[0].value
+    changes = {
+        f"points.jsonl: {name}: {1 - value} is stored, computed again it is {value}": ([better], replies),
+        f"replies.jsonl: {first.sample_id}: value: {1 - told} is stored, computed again it is {told}": (
+            points, [first.model_copy(update={"value": 1 - told}), *replies[1:]]),
+        "replies.jsonl: forget/nobody is no question": (
+            points, [first.model_copy(update={"sample_id": "forget/nobody"}), *replies[1:]]),
+    }  # fmt: skip
+    for said, (some, others) in changes.items():
+        forge(unit, {"points.jsonl": dump_lines(some), "replies.jsonl": dump_lines(others)})
+        with pytest.raises(RunStoreError, match=re.escape(said)):
+            recount_attacks(reading(tmp_path / "run"), "40")
+
+
+def forge(unit: Path, texts: dict[str, str]) -> None:
+    """Write files of a unit anew, and their digests with them."""
+    record = read_json(unit / "unit.json", sealed=True)
+    for name, text in texts.items():
+        (unit / name).write_text(text)
+        record["files"][name] = sha256(unit / name)
+    write_json(unit / "unit.json", seal(record))
+
+
 def test_a_file_that_does_not_say_which_attacks_is_compared_with_those_of_the_recipe(
     root: Path, base: Path, attacked: Path
 ) -> None:
@@ -189,7 +225,7 @@ def test_a_file_that_does_not_say_which_attacks_is_compared_with_those_of_the_re
         del record["attacks"]
         write_json(folder / "eval/forget_40/attacks.json", seal(record))
         assert results(folder).attacks is None
-    assert recount_attacks(reading(root), "40") == "40 %: 18 results of attacks computed again"
+    assert recount_attacks(reading(root), "40").startswith("40 %: 18 results of attacks computed again, from ")
     said = recount_attacks(reading(attacked), "40")
     assert "not computed again: attacks.json does not say which; 'mllmu attack' writes it anew" in said
 
