@@ -28,7 +28,7 @@ from mllmu.requests import certificate
 from mllmu.requests.combined import combine
 from mllmu.requests.ledger import LEDGER, Ledger, RequestEntry
 from mllmu.requests.signing import Signer
-from mllmu.requests.standing import ORDER, hashes_after, rests_on, standing
+from mllmu.requests.standing import ORDER, rests_on, standing
 from mllmu.requests.state import CURRENT, DeployedModel, current, deploy, model_hash, target_of, within
 
 MERGED = "model"
@@ -99,7 +99,8 @@ def rollback(folder: Path, request: str, *, key: Path | None = None) -> RequestE
                 "adapters from a copy. Nothing was changed."
             )
         ledger.ready()
-        if deployed and deployed.hash not in (found, *hashes_after(entries, last)):
+        others = [one for one in standing(entries) if one.name != request]
+        if deployed and others and deployed.hash != found and deployed.hash in others[-1].hashes:
             reason = f"the model of {deployed.request} is deployed, which did not begin from this one, and stays"
             told = {**_told(last), "reason": reason, "before": deployed.hash, "after": deployed.hash}
             return ledger.append(request, "rolled back", **told)

@@ -18,6 +18,7 @@ from mllmu.pipeline.run import Run
 from mllmu.pipeline.unlearn import sides_of
 from mllmu.requests import auto, back, certificate, check
 from mllmu.requests.ledger import Ledger
+from mllmu.requests.signing import Signer
 from mllmu.requests.state import current
 from mllmu.unlearning.base import Method
 from mllmu.unlearning.trainer import Sides
@@ -184,3 +185,16 @@ def test_a_request_that_was_stopped_before_it_was_applied_can_be_purged(both: Pl
     assert "r001, r003" in back.purge(both.out, "r002", key=both.key).reason
     assert back.purge(both.out, "r003", key=both.key).status == "purged" and not (both.out / "r003/models").exists()
     assert before != deployed(both) and deployed(both)[1] == ("r002/model",)
+
+
+def test_giving_up_a_request_leaves_the_model_of_another_one_deployed(done: Place, tmp_path: Path) -> None:
+    """As earlier versions let two requests begin from one model, of which the first was applied and stopped."""
+    place = copy_of(done, tmp_path / "out")
+    ledger = Ledger(place.out, Signer(place.key, apart_from=place.out))
+    begun = ledger.of("r001")[-1].before
+    ledger.append("r002", "applied", before=begun, after="b" * 64)
+    shutil.copytree(place.out / "r001/models", place.out / "r002/models")
+    before = deployed(place)
+    assert "which did not begin from this one" in back.rollback(place.out, "r002", key=place.key).reason
+    assert deployed(place) == before
+    assert back.rollback(place.out, "r001", key=place.key).after == begun == deployed(place)[0]
