@@ -304,6 +304,8 @@ def export_model(
     push_real_people: RealPeople = False,
 ) -> None:
     """Save a model with its adapters merged, for lm-eval, vLLM or AutoModelForImageTextToText, with a model card."""
+    from mllmu.core.runfolder import read_json
+    from mllmu.pipeline.export_model import ABOUT
     from mllmu.pipeline.export_model import export_model as of_run
     from mllmu.requests.export import check_not_purged, export_deployed, recipe_of
     from mllmu.requests.ledger import LEDGER
@@ -319,6 +321,8 @@ def export_model(
     say(f"exported: {out}")
     if ref.system_prompt:
         say("This model also needs its system prompt, which is not part of the weights: see mllmu.json.")
+    for note in read_json(out / ABOUT).get("notes", ()):
+        say(note)
     if push:
         from mllmu.core.hub import push as upload
 

@@ -12,15 +12,24 @@ from mllmu.core.names import TARGET
 from mllmu.core.records import ModelRef
 from mllmu.core.runfolder import RunFolder, explain_os_errors, read_record
 from mllmu.models.base_files import base_files, check_base
-from mllmu.models.chat_forms import take_all_forms
-from mllmu.models.loading import apply_adapter, explain_load_faults, load, quiet_libraries
+from mllmu.models.chat_forms import take_all_forms, write_own_prompts
+from mllmu.models.loading import (
+    apply_adapter,
+    choose_family,
+    explain_load_faults,
+    load,
+    load_processor,
+    quiet_libraries,
+    source_of,
+)
 from mllmu.models.modifiers import Modifier
 from mllmu.models.weights import fold, stored_in
+from mllmu.pipeline.export_notes import export_notes
 from mllmu.pipeline.model_card import model_card
 
 USE_ADAPTERS = "Load its adapters beside the base by PEFT instead, from the folders that model.json names."
 ABOUT = "mllmu.json"
-"""Says where the weights come from; loaders ignore it."""
+"""Says where the weights come from, and what other tools must be told; loaders ignore it."""
 
 
 def export_model(root: Path, name: str, out: Path, *, device: str = "cpu") -> ModelRef:
@@ -86,6 +95,9 @@ def save_merged(
             with quiet_libraries():
                 model.save_pretrained(building)
                 processor.save_pretrained(building)
+            if notes := _notes(section, ref, model, building):
+                about["notes"] = notes
+                card += "\n## In other tools\n\n" + "".join(f"- {note}\n" for note in notes)
             (building / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
             (building / "README.md").write_text(card, encoding="utf-8")
             if place.exists():  # it may be the working directory, so it stays
@@ -121,4 +133,13 @@ def merged(section: ModelSection, ref: ModelRef, root: Path) -> tuple[Any, Any]:
                 "unlearn by a method that changes weights."
             )
     take_all_forms(bare.encoder.processor, bare.family.mark(bare.encoder.processor))
+    write_own_prompts(bare.encoder.processor, bare.family)
     return fold(model), bare.encoder.processor
+
+
+def _notes(section: ModelSection, ref: ModelRef, model: Any, saved: Path) -> list[str]:
+    """How the processor that was saved differs from that of the run."""
+    family = choose_family(section.family, getattr(model.config, "mllmu_family", model.config.model_type))
+    settings = family.image_settings | section.image_processor
+    run = load_processor(source_of(ref.base), ref.revision, settings)
+    return export_notes(family, run, load_processor(str(saved), None, {}), settings)

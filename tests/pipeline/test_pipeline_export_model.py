@@ -136,3 +136,12 @@ def test_the_card_says_how_a_model_was_made_that_the_recipe_does_not_name(tmp_pa
         "grad_diff": f"{taught} 25 % of them by the method `grad_diff`.",
         "trust_with_0": "`smol`, fine-tuned by the run as `trust_with_0`, at 25 % to be forgotten.",
     }
+
+
+def test_what_other_tools_must_be_told_is_printed_and_in_the_card(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mllmu.pipeline.export_model.export_notes", lambda *_: ["Beware of it."])
+    done = CliRunner().invoke(app, ["export-model", str(finished), "target", str(tmp_path / "out")])
+    assert done.exit_code == 0 and "Beware of it." in done.output
+    assert (tmp_path / "out" / "README.md").read_text().endswith("## In other tools\n\n- Beware of it.\n")
