@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from helpers_families import build
 from helpers_models import LORA, load_ref, sample
 from safetensors.torch import load_file, save_file
 
@@ -145,6 +146,23 @@ def test_what_vllm_is_made_with(vllm: type[StandIn], tiny_base: Path) -> None:
         VllmEngine(ModelSection(quantize="nf4"), ModelRef(base="tiny"))
     with pytest.raises(ModelError, match=r"evaluate\.vllm: trust_remote_code is set by mllmu itself"):
         engine(tiny_base, trust_remote_code=True)
+
+
+@pytest.mark.parametrize(("kind", "refused"), [("gemma3", True), ("paligemma", True), ("idefics2", False)])
+def test_a_family_whose_text_around_images_vllm_would_write_twice_is_refused_before_it_is_started(
+    vllm: type[StandIn], tmp_path: Path, kind: str, refused: bool
+) -> None:
+    base = build(
+        kind, tmp_path
+    )  # the blank that Idefics2 puts behind an image is there once, however often it is asked
+    if not refused:
+        engine(base)
+    else:
+        with pytest.raises(
+            ModelError, match=rf"family '{kind}' puts around an image a second time.*Use evaluate\.backend"
+        ):
+            engine(base)
+    assert len(vllm.made) == (not refused)
 
 
 def test_a_literal_prompt_goes_as_it_is_written(vllm: type[StandIn], tiny_base: Path) -> None:

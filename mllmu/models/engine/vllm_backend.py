@@ -32,10 +32,10 @@ from mllmu.core.errors import ModelError, ProcessError, needs_extra
 from mllmu.core.records import ModelRef, Response, Sample
 from mllmu.core.runfolder import digest, intact
 from mllmu.models import foreign
-from mllmu.models.encoding import as_turn
+from mllmu.models.encoding import Encoder, as_turn
 from mllmu.models.engine.raw_prompt import reply_text
 from mllmu.models.engine.respond import candidates_of, limit_of, responses, scored_ids
-from mllmu.models.families import open_image
+from mllmu.models.families import Turn, open_image
 from mllmu.models.loading import explain_load_faults, make_encoder, release_base, source_of
 from mllmu.models.modifiers import MODIFIER_FILE
 from mllmu.models.weights import WEIGHTS_FILE
@@ -75,6 +75,7 @@ class VllmEngine:
         with explain_load_faults(f"evaluate.backend: vllm cannot load '{self.base.base}'", HOW):
             config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
             self.encoder = make_encoder(self.section, source, revision, config)
+            check_spelling(self.encoder)
             self.llm = vllm.LLM(
                 model=source,
                 revision=revision,
@@ -218,6 +219,17 @@ def open_model(engine: VllmEngine, ref: ModelRef, run_folder: Path) -> VllmModel
             f"{engine.most_rank}. Raise evaluate.vllm.max_lora_rank (vLLM knows 8, 16, 32, 64, 128, 256, 320, 512)."
         )
     return VllmModel(engine, out)
+
+
+def check_spelling(encoder: Encoder) -> None:
+    """Raise ModelError if the processor writes text around an image: vLLM's own writes it, too, when it puts it in."""
+    family, processor = encoder.family, encoder.processor
+    once = family.spelled(family.render(Turn(prompt="?", image=Path()), processor), processor)
+    if family.spelled(once, processor) != once:
+        raise ModelError(
+            f"evaluate.backend: vllm would write what the processor of the family '{family.name}' puts around an image "
+            f"a second time, into prompts that hold it already. {HOW}"
+        )
 
 
 def check_adapter(folder: Path) -> None:
