@@ -205,10 +205,11 @@ def load_processor(source: str, revision: str | None, settings: dict[str, Any]) 
         processors.change_images(processor, settings)
     if None in (processor.tokenizer.eos_token, processor.tokenizer.pad_token_id):
         processors.name_ends(processor.tokenizer, source, revision)
-    parts = {type(part).__name__: part for part in (processor, getattr(processor, "image_processor", None))}
-    counts = {f"{owner}.{name}": getattr(parts[owner], name, None) for owner in parts for name in misfits.COUNTS}
-    if any(isinstance(count, (int, float)) and not 0 <= count <= misfits.MOST_TOKENS for count in counts.values()):
-        raise misfits.damaged(source, counts)
+    parts = (processor, getattr(processor, "image_processor", None))
+    held = [getattr(part, name, None) for part in parts for name in misfits.BOUNDED]
+    numbers = [number for each in held for number in getattr(each, "__dict__", {"": each}).values()]
+    if any(isinstance(number, (int, float)) and not 0 <= number <= misfits.MOST_SIDE for number in numbers):
+        misfits.refuse_large(source, processor)
     return processor
 
 

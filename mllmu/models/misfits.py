@@ -16,6 +16,12 @@ COUNTS = ("patch_size", "merge_size", "num_additional_image_tokens", "image_seq_
 """Numbers of a processor, or of its image processor, that decide how many tokens an image has."""
 MOST_TOKENS = 1 << 16
 """No number of a processor that counts tokens or pixels of a patch is larger."""
+SIDES = ("size", "crop_size", "max_image_size", "pad_size")
+"""Settings of an image processor that name sides of images."""
+BOUNDED = (*COUNTS, *SIDES)
+"""Settings that may be too large; see :func:`refuse_large`."""
+MOST_SIDE = 8192
+"""Most pixels of a side of a prepared image; its 32-bit values take 0.8 GB."""
 
 RAISED = (
     ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, OSError, TypeError, ValueError
@@ -40,14 +46,39 @@ def unprepared(prompt: str, image: Path, processor: Any, error: Exception) -> Mo
     )
 
 
-def damaged(source: str, counts: Mapping[str, Any]) -> ModelError:
-    """A processor whose images would have so many tokens that they fill the memory."""
-    shown = ", ".join(f"{name} {count:.6g}" for name, count in counts.items() if isinstance(count, (int, float)))
-    return ModelError(
-        f"{source}: the processor's settings are {shown}, expected 0 to {MOST_TOKENS} of each. "
-        "processor_config.json or preprocessor_config.json beside the model is damaged; put "
-        "the one there that came with the model."
-    )
+def refuse_large(source: str, processor: Any) -> None:
+    """Refuse a processor whose images would have so many tokens or pixels that they fill the memory.
+
+    Raises:
+        ModelError: names the settings, their values and the bound.
+    """
+    parts = {type(part).__name__: part for part in (processor, getattr(processor, "image_processor", None))}
+    counts = {f"{owner}.{name}": getattr(parts[owner], name, None) for owner in parts for name in COUNTS}
+    if any(isinstance(count, (int, float)) and not 0 <= count <= MOST_TOKENS for count in counts.values()):
+        shown = ", ".join(f"{name} {count:.6g}" for name, count in counts.items() if isinstance(count, (int, float)))
+        raise ModelError(
+            f"{source}: the processor's settings are {shown}, expected 0 to {MOST_TOKENS} of each. "
+            "processor_config.json or preprocessor_config.json beside the model is damaged; put "
+            "the one there that came with the model."
+        )
+    images = getattr(processor, "image_processor", None)
+    edges = ("shortest_edge", "longest_edge") if hasattr(images, "merge_size") else ()
+    areas = ("min_pixels", "max_pixels", *edges)
+    sides = [(name, *side) for name in SIDES for side in _numbers(getattr(images, name, None))]
+    for name, side, value in sides:
+        most = MOST_SIDE**2 if side in areas else MOST_SIDE
+        if value > most:
+            raise ModelError(
+                f"{source}: the image processor's {name} has {side} {value:.6g}, expected at most {most} pixels. "
+                f"Set model.image_processor.{name} smaller, or put the preprocessor_config.json there that came "
+                "with the model."
+            )
+
+
+def _numbers(size: Any) -> list[tuple[str, float]]:
+    """The numbers of a size with their names."""
+    named = size if isinstance(size, Mapping) else getattr(size, "__dict__", {"side": size})
+    return [(name, value) for name, value in named.items() if isinstance(value, (int, float))]
 
 
 def _shown(value: Any) -> str:

@@ -32,3 +32,25 @@ def test_so_is_one_whose_image_processor_counts_so(name: str, count: int, tmp_pa
     path.write_text(json.dumps(settings))
     with pytest.raises(ModelError, match=rf"{name} .*expected 0 to 65536 of each"):
         load_ref(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "named"),
+    [
+        ("llava", {"size": {"shortest_edge": 40_000}}, "size has shortest_edge 40000, expected at most 8192"),
+        ("llava", {"crop_size": {"height": 20_000, "width": 32}}, "crop_size has height 20000"),
+        ("smolvlm", {"size": {"longest_edge": 30_000}}, "size has longest_edge 30000"),
+        ("qwen2_vl", {"size": {"shortest_edge": 1, "longest_edge": 10**9}}, "size has longest_edge 1e\\+09"),
+    ],
+)
+def test_images_of_tens_of_thousands_of_pixels_are_refused(
+    kind: str, settings: dict[str, object], named: str, tmp_path: Path
+) -> None:
+    build(kind, tmp_path / "model")
+    with pytest.raises(ModelError, match=rf"{named}.* Set model\.image_processor\."):
+        load_ref(tmp_path / "model", image_processor=settings)
+
+
+def test_a_size_that_counts_all_pixels_may_be_that_of_a_large_photo(tmp_path: Path) -> None:
+    build("qwen2_vl", tmp_path / "model")
+    load_ref(tmp_path / "model", image_processor={"size": {"shortest_edge": 3136, "longest_edge": 12_845_056}})

@@ -19,6 +19,7 @@ from torch import nn
 from transformers import AutoConfig, AutoImageProcessor
 
 from mllmu.config.recipe import Lora, ModelSection
+from mllmu.models import misfits
 from mllmu.models.engine.memory import kv_bytes
 from mllmu.models.families import Family, Turn, unknown_attention
 from mllmu.models.loading import (
@@ -180,6 +181,7 @@ def _known_sizes(facts: ModelFacts, entry: dict[str, Any], image: Image.Image, f
     (folder / "preprocessor_config.json").write_text(json.dumps(entry["images"]), encoding="utf-8")
     holder = SimpleNamespace(image_processor=AutoImageProcessor.from_pretrained(folder))
     change_images(holder, facts.family.image_settings | facts.section.image_processor)
+    misfits.refuse_large(facts.section.path, holder)
     tensors = holder.image_processor(image, return_tensors="pt")
     tiles, patches = _grid(tensors, facts.config.vision_config.patch_size)
     merged = getattr(holder.image_processor, "merge_size", 1) ** 2
