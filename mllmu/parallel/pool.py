@@ -28,6 +28,11 @@ StartWorker = Callable[[int, Progress], Callable[..., object]]
 """Index of the worker (0, 1 ...) and its progress -> the function that runs a task. Called in the worker; picklable."""
 
 
+def is_worker() -> bool:
+    """Whether this process is a worker of a pool, which can have no workers of its own and does its tasks itself."""
+    return multiprocessing.current_process().daemon
+
+
 class _Worker(NamedTuple):
     place: int
     process: SpawnProcess

@@ -36,7 +36,7 @@ from mllmu.evaluation.attacks._searching import Searching
 from mllmu.evaluation.inside import NoStatesError
 from mllmu.evaluation.recovery import Attacked, Tries, attack_row, worst_case
 from mllmu.evaluation.stats import unit_of, units_of
-from mllmu.parallel.pool import WorkerPool
+from mllmu.parallel.pool import WorkerPool, is_worker
 from mllmu.pipeline.evaluate import Evaluation
 from mllmu.pipeline.of_models import fingerprints
 from mllmu.pipeline.record import settle_threads, settle_worker
@@ -263,7 +263,7 @@ def attack_run(run: Run) -> list[Path]:
         with closing(run.progress.lane()) as counted:
             if missing:
                 counted.start("attacks", len(missing))
-            if recipe.workers > 1 and len(missing) > 1:
+            if recipe.workers > 1 and len(missing) > 1 and not is_worker():
                 with WorkerPool(recipe.workers, partial(attack_worker, recipe, run.root), run.progress) as workers:
                     workers.do(missing, counted.advance)
             else:

@@ -24,7 +24,7 @@ from mllmu.core.runfolder import RunFolder, RunStore
 from mllmu.evaluation.metrics import metrics_of
 from mllmu.models import devices
 from mllmu.models.loading import choose_device, choose_dtype, source_of
-from mllmu.parallel.pool import WorkerPool
+from mllmu.parallel.pool import WorkerPool, is_worker
 from mllmu.parallel.team import follow, leading, only_alone
 from mllmu.pipeline import report
 from mllmu.pipeline.attacks import attack_run
@@ -80,7 +80,7 @@ class Pipeline:
         self.progress = progress or SilentProgress()
         self.state = Run(recipe, self.root, self.progress)
         self.workers: WorkerPool | None = None
-        if recipe.workers > 1:
+        if recipe.workers > 1 and not is_worker():
             self.workers = WorkerPool(recipe.workers, partial(worker_task, Pipeline, recipe, self.root), self.progress)
 
     def run(self, only: str | None = None) -> Path | None:

@@ -20,7 +20,7 @@ from mllmu.data.facts import FactSet, together
 from mllmu.data.tasks import task_of
 from mllmu.evaluation.metrics import Metric
 from mllmu.evaluation.over_time import Course, OverTime
-from mllmu.parallel.pool import WorkerPool
+from mllmu.parallel.pool import WorkerPool, is_worker
 from mllmu.pipeline.evaluate import Evaluation
 from mllmu.pipeline.facts import narrowed, sides_of_facts
 from mllmu.pipeline.finetune import finetune_model
@@ -179,7 +179,7 @@ def request_run(run: Run, evaluations: Mapping[str, Evaluation]) -> None:
         run.progress.stage("requests", f"{study.count} requests, {len(study.steps)} models between ({key} %)")
         study.evaluation.write_samples()
         missing = [("ask", key, name) for name in study.steps if not study.evaluation.unit(name).done]
-        if run.recipe.workers > 1 and len(missing) > 1:
+        if run.recipe.workers > 1 and len(missing) > 1 and not is_worker():
             start = partial(request_worker, run.recipe, run.root)
             with WorkerPool(run.recipe.workers, start, run.progress) as workers:
                 workers.do(missing)

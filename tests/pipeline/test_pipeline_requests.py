@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from mllmu.core.process import SilentProgress
 from mllmu.core.records import ModelRef, Sample
 from mllmu.core.requested import RequestResults
 from mllmu.core.runfolder import read_json, read_lines, read_record
+from mllmu.parallel.engines import LocalEngine
 from mllmu.pipeline.facts import sides_of_facts
 from mllmu.pipeline.requests import label, of_one_request
 from mllmu.pipeline.run import Run
+from mllmu.studies.sweep import SweepOrder, SweptRun, sweep
 
 REQUESTS = "unlearn.requests=2"
 METHODS = "unlearn.methods=[npo, {name: router, epochs: 1}, prompting, retrain]"
@@ -103,3 +106,17 @@ def test_the_report_shows_them_and_a_second_run_does_nothing(root: Path, base: P
     before = mini_run.unit_times(root)
     mini_run.run(base, root, *HOW)
     assert mini_run.unit_times(root) == before
+
+
+def test_a_sweep_on_this_machine_finishes_a_run_with_workers_of_its_own(base: Path, root: Path, tmp_path: Path) -> None:
+    """What the models between the requests reply is asked by the last unit, in a worker that can have no workers."""
+    folder = shutil.copytree(root, tmp_path / "run")
+    shutil.rmtree(folder / "requests")
+    shutil.rmtree(folder / "report")
+    order = SweepOrder({"": SweptRun(parse(mini_run.settings(base, *HOW, "workers=2")), folder)})
+    with LocalEngine(1, order.start_worker, SilentProgress()) as engine:
+        done = sweep(order, engine, progress=SilentProgress())
+    assert not done.failed
+    pattern = "requests/**/responses.jsonl"
+    assert mini_run.fingerprints(folder, pattern) == mini_run.fingerprints(root, pattern)
+    assert (folder / "report/index.html").is_file()
