@@ -10,6 +10,7 @@ import pytest
 from mini_run import fingerprints, run, unit_times
 
 from mllmu.core.errors import RunStoreError
+from mllmu.core.manifest import MANIFEST
 from mllmu.core.process import SilentProgress
 from mllmu.studies.verify import verify_run
 from mllmu.unlearning.methods import npo
@@ -17,8 +18,8 @@ from mllmu.unlearning.methods import npo
 
 @pytest.fixture
 def copied(finished: Path, tmp_path: Path) -> Path:
-    """The finished run, to be changed."""
-    return shutil.copytree(finished, tmp_path / "run")
+    """The finished run, to be changed; without a manifest, which only commands renew."""
+    return shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns(MANIFEST))
 
 
 def changed(root: Path, before: dict[str, int]) -> set[str]:
