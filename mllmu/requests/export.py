@@ -12,8 +12,8 @@ from mllmu.core.records import ModelRef
 from mllmu.core.runfolder import RunFolder, read_json
 from mllmu.pipeline.export_model import check_free, save_merged
 from mllmu.pipeline.model_card import model_card
-from mllmu.requests.forget import ORDER
 from mllmu.requests.ledger import LEDGER, Ledger
+from mllmu.requests.standing import ORDER
 from mllmu.requests.state import CURRENT, current, model_hash
 
 DEPLOYED = "deployed"

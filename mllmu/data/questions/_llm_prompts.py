@@ -15,7 +15,7 @@ from mllmu.core.records import Modality, Profile, Question, TaskName
 from mllmu.data.files import packaged_yaml
 from mllmu.data.questions import _distractors
 from mllmu.data.questions._rules import NUM_WRONG, Rule, first_broken, mentions, name_words, rules_of
-from mllmu.data.questions._wordings import BLANK, SUBJECT, render_subject, wordings
+from mllmu.data.questions._wordings import BLANK, SUBJECT, render_subject, wording
 from mllmu.data.values import NONE
 from mllmu.llm import Call, fence
 
@@ -243,7 +243,7 @@ def _other_facts(asked: str, profile: Profile) -> set[str]:
 
 
 def _trained(profile: Profile, attribute: str) -> set[str]:
-    entry = wordings(profile.kind)[attribute]
+    entry = wording(profile.kind, attribute)
     templates = (*entry.questions.train, *entry.cloze.train)
     texts = [render_subject(template, name) for template in templates for name in (None, profile.name)]
     return {normalise(text) for text in [*texts, *(qa.question for qa in profile.training_qa)]}
