@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mllmu.config.recipe import Recipe
 from mllmu.core.declared import MODALITY_LABELS
-from mllmu.core.errors import DataError
+from mllmu.core.errors import MllmuError
 from mllmu.core.names import RETAIN_MODEL, TARGET
 from mllmu.core.records import MODALITIES, Modality
 from mllmu.core.runfolder import RunFolder, write_atomic
@@ -87,7 +87,7 @@ def write_index(folder: Path, title: str, runs: Sequence[Path]) -> Path:
     evaluated = [run for run in runs if RunFolder(run).evaluated_keys()]
     try:
         return write_board(folder, title, board_setups(evaluated), bound=BOUND)
-    except DataError as error:
+    except MllmuError as error:  # the runs themselves are made: their reports can be opened
         pages = {f"{run.name}: {page.parent.name}": page for run in runs for page in run.glob("report/**/index.html")}
         links = {label: os.path.relpath(page, folder) for label, page in pages.items() if page.parent != folder}
         return write_small_page(

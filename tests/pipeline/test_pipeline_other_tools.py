@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import venv
@@ -18,9 +19,10 @@ from typer.testing import CliRunner
 
 from mllmu.cli.app import app
 from mllmu.config import load as recipes
+from mllmu.core.errors import DataError
 from mllmu.core.names import TARGET
 from mllmu.core.records import MetricResult, ModelRef, Response, Sample
-from mllmu.core.runfolder import read_json, read_lines
+from mllmu.core.runfolder import dump_lines, read_json, read_lines
 from mllmu.data import dataset
 from mllmu.data.datasets_folder import write_folder
 from mllmu.models.chat_forms import take_all_forms
@@ -191,6 +193,17 @@ def test_tasks_for_lm_eval_hold_every_question_that_a_report_counts(finished: Pa
     assert set(ours[group["task"][0]]) >= {"target", "retain_model", "npo"}
     refused = CliRunner().invoke(app, ["export-tasks", str(finished), str(tmp_path / "x"), "--ratio", "41"])
     assert refused.exit_code == 2 and "no evaluation at 41 %" in refused.output
+
+
+@pytest.mark.parametrize("image", ["../recipe.yaml", "../../../secret.png", "/etc/hostname"])
+def test_tasks_take_no_file_from_outside_of_the_data(finished: Path, tmp_path: Path, image: str) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    Image.new("RGB", (4, 4)).save(tmp_path.parent / "secret.png")
+    samples = read_lines(run / SAMPLES, Sample)
+    (run / SAMPLES).write_text(dump_lines([samples[0].model_copy(update={"image": image}), *samples[1:]]))
+    with pytest.raises(DataError, match="no image of its data"):
+        write_tasks(run, recipes.load(run / "recipe.yaml"), "40", tmp_path / "out")
+    assert not list(tmp_path.rglob("secret.png"))
 
 
 @pytest.mark.peer

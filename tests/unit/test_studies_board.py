@@ -203,6 +203,9 @@ def test_the_first_page_of_a_grid_links_its_reports_and_says_why_there_is_no_boa
     page = write_index(tmp_path, "grid", runs).read_text(encoding="utf-8")
     assert "No board: a, b: no unlearned model is in all of them" in page and 'href="b/report/index.html"' in page
     assert "No board: nothing has been evaluated yet" in write_index(tmp_path / "none", "grid", []).read_text("utf-8")
+    (runs[1] / "eval/forget_10/samples.jsonl").write_text("{", encoding="utf-8")
+    page = write_index(tmp_path, "grid", runs).read_text(encoding="utf-8")
+    assert "samples.jsonl: damaged" in page and 'href="a/report/index.html"' in page
     page = write_index(tmp_path, "grid", runs[:1]).read_text(encoding="utf-8")
     assert "No board" not in page and 'href="a/report/index.html"' in page
 

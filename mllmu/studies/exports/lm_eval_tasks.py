@@ -14,6 +14,7 @@ from mllmu.config.recipe import Recipe
 from mllmu.core.errors import DataError
 from mllmu.core.records import MODALITIES, PEOPLE_SPLITS, Cell, Sample
 from mllmu.core.runfolder import RunFolder, read_json, read_lines, write_atomic, write_json
+from mllmu.data.files import shown_image
 
 METRICS = {"classification": "accuracy_first_char", "generation": "rougeL", "cloze": "cloze_contains"}
 """The official metric of each task; the functions are in ``official.py``."""
@@ -88,8 +89,13 @@ def _write_task(root: Path, out: Path, group: str, cell: Cell, samples: Sequence
     lines = [json.dumps(_doc(sample), ensure_ascii=False) for sample in samples]
     write_atomic(out / "questions" / f"{name}.jsonl", "\n".join(lines) + "\n")
     for image in images:
-        (out / image).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(root / RunFolder.DATA / image, out / image)
+        picture, copy = shown_image(root, image), out / image
+        if picture is None or not copy.resolve().is_relative_to(out.resolve()):
+            raise DataError(
+                f"{root}: a question names {image}, no image of its data. 'mllmu verify' says what changed."
+            )
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(picture, copy)
     settings: dict[str, Any] = {
         "task": name,
         "custom_dataset": f"!function {Path(OFFICIAL).stem}.load",
