@@ -358,7 +358,7 @@ def test_raw_scores_make_the_same_tables_as_the_runs(runs: list[Path], tmp_path:
     ]
     done = CliRunner().invoke(app, ["pool", str(file), "--out", str(again)])
     assert done.exit_code == 0, done.output
-    assert again.read_bytes() == table.read_bytes()
+    assert again.read_text() == table.read_text().replace(" at 10 % forgotten", ""), "a file does not say the ratio"
     assert "**text only, minus good**" in table.read_text()
     assert "within 5 points of 0" in table.read_text()
 
