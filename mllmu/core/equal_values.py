@@ -78,6 +78,15 @@ _WORD = re.compile(
 _ARTICLES = {"a", "an", "the"}
 
 
+def without_accents(text: str) -> str:
+    """A text without the accents of its letters; letters of their own, as 'ł' and 'ø', stay.
+
+    >>> without_accents("José Łuksza")
+    'Jose Łuksza'
+    """
+    return re.sub("[\u0300-\u036f]", "", unicodedata.normalize("NFKD", text))
+
+
 @lru_cache(maxsize=16384)
 def words(text: str) -> tuple[str, ...]:
     """The words of a text, amounts, dates and heights in one form; articles are left out unless there is nothing else.

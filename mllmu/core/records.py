@@ -159,6 +159,11 @@ class Sample(Record):
     coarse: str = ""
     max_new_tokens: int = Field(gt=0)
 
+    @property
+    def images(self) -> list[str]:
+        """The images in the order of their marks in the prompt: those of the examples, then its own."""
+        return [image for image in (*(example.image for example in self.examples), self.image) if image]
+
 
 def fact_of(asked: Question | Sample) -> tuple[str, ...]:
     """What a question asks about: person and attribute, or, where nobody says which attribute, the value too."""

@@ -1,13 +1,13 @@
 """Checks a whole table of people against the rules of its cells, and lists every fault at once."""
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from mllmu.core.equal_values import without_accents
 from mllmu.core.errors import DataError, FaultsError, did_you_mean
 from mllmu.data import cells, dates
 from mllmu.data.questions import FACT
@@ -172,8 +172,7 @@ def _plain(head: str) -> str:
 
 def _bare(name: str) -> str:
     """A name without accents, case and marks between its words."""
-    letters = re.sub("[\u0300-\u036f]", "", unicodedata.normalize("NFKD", name).casefold())
-    return " ".join(re.sub(r"[\s.,'’\-‐‑]+", " ", letters).split())
+    return " ".join(re.sub(r"[\s.,'’\-‐‑]+", " ", without_accents(name).casefold()).split())
 
 
 class _RowReader:

@@ -104,7 +104,7 @@ class QuestionTable:
         self.models = models_of(root, self.folder)
         if not self.models:
             raise DataError(f"{self.folder}: no model has been evaluated there. Run 'mllmu evaluate' first.")
-        self.images = {image for s in self.samples for image in (s.image, *(e.image for e in s.examples)) if image}
+        self.images = {image for sample in self.samples for image in sample.images}
         self.index = {sample.id: number for number, sample in enumerate(self.samples)}
         self.values = {field: list(dict.fromkeys(getattr(s, field) for s in self.samples)) for field in FIELDS}
         self._codes = {field: self._encoded(field) for field in FIELDS}

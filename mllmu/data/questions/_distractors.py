@@ -6,14 +6,13 @@ options on the share of people who have none.
 
 import random
 import re
-import unicodedata
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import NamedTuple
 
-from mllmu.core.equal_values import words
+from mllmu.core.equal_values import without_accents, words
 from mllmu.core.parsing import SPACELESS
 from mllmu.core.records import Profile
 from mllmu.data.values import ATTRIBUTES, NONE, value_pool
@@ -151,8 +150,7 @@ def _includes(attribute: str, one: str, other: str) -> bool:
 def _words(attribute: str, value: str) -> str:
     """The words of a value with blanks around each; of a place those before the first comma."""
     text = value.partition(",")[0] if attribute in _PLACES else value
-    bare = re.sub("[\u0300-\u036f]", "", unicodedata.normalize("NFKD", text))
-    return f" {' '.join(words(bare))} "
+    return f" {' '.join(words(without_accents(text)))} "
 
 
 @cache

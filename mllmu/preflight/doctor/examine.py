@@ -72,9 +72,9 @@ class Examination:
     def images(self) -> set[Path]:
         """All images of training turns, and of samples with their examples."""
         samples = chain.from_iterable(self.samples.values())
-        in_prompts = [image for s in samples for image in (s.image, *(example.image for example in s.examples))]
+        in_prompts = {self.dataset.folder / image for sample in samples for image in sample.images}
         in_turns = {image for job in self.jobs for turn in job.turns for image in turn.images}
-        return in_turns | {self.dataset.folder / image for image in in_prompts if image}
+        return in_turns | in_prompts
 
     @cached_property
     def turns(self) -> list[Turn]:

@@ -12,7 +12,6 @@ from mllmu.core.errors import needs_extra
 from mllmu.core.records import ModelRef, Response, Sample, Score
 from mllmu.core.runfolder import RunFolder, read_lines, read_record, unit_record
 from mllmu.data.files import shown_image
-from mllmu.studies.exports.lm_eval_tasks import images_of
 from mllmu.version import __version__
 
 
@@ -99,7 +98,7 @@ def _asked(root: Path, sample: Sample, system_prompt: str) -> list[Any]:
 
     system = "\n".join(filter(None, (system_prompt, sample.system)))
     if sample.raw_prompt:
-        return [said(f"{system}\n{sample.prompt}" if system else sample.prompt, *images_of(sample))]
+        return [said(f"{system}\n{sample.prompt}" if system else sample.prompt, *sample.images)]
     messages = [ChatMessageSystem(content=system)] if system else []
     for one in sample.examples:
         messages += [said(one.prompt, one.image), ChatMessageAssistant(content=one.reply)]

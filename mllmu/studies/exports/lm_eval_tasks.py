@@ -85,7 +85,7 @@ def task_name(group: str, cell: Cell) -> str:
 
 
 def _write_task(root: Path, out: Path, group: str, cell: Cell, samples: Sequence[Sample]) -> str:
-    name, images = task_name(group, cell), sorted({image for sample in samples for image in images_of(sample)})
+    name, images = task_name(group, cell), sorted({image for sample in samples for image in sample.images})
     lines = [json.dumps(_doc(sample), ensure_ascii=False) for sample in samples]
     write_atomic(out / "questions" / f"{name}.jsonl", "\n".join(lines) + "\n")
     for image in images:
@@ -119,11 +119,6 @@ def _write_task(root: Path, out: Path, group: str, cell: Cell, samples: Sequence
     return name
 
 
-def images_of(sample: Sample) -> list[str]:
-    """The images of a question in the order of their marks: those of its examples, then its own."""
-    return [image for image in (*(one.image for one in sample.examples), sample.image) if image]
-
-
 def _doc(sample: Sample) -> dict[str, Any]:
     """A question as lm-eval renders it; the image's mark becomes a part of the message in front of the text."""
     mark = "<image>" if sample.image and not sample.raw_prompt else ""
@@ -131,7 +126,7 @@ def _doc(sample: Sample) -> dict[str, Any]:
         "id": sample.id,
         "person": sample.profile_id,
         "prompt": f"{mark}{sample.prompt}",
-        "images": images_of(sample),
+        "images": sample.images,
         "answer": sample.target,
     }
 
